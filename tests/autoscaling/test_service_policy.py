@@ -113,7 +113,7 @@ def test_a_spike_is_answered_with_what_bears_it_and_given_up_afterwards():
     first = next(at for at, count, _ in made.targets if count > 1)
     assert 120 < first <= 122, "within a second or two"
     assert "requests/s, and one replica does" in made.targets[1][2]
-    assert "times what a start takes" in made.targets[-1][2]
+    assert "times the time of a start" in made.targets[-1][2]
     assert made.attained > 0.88
 
 

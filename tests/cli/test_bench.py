@@ -352,7 +352,7 @@ def test_the_token_goes_with_each_request(folder):
             ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--arrivals", "poison"],
             "neither a known name nor a file",
         ),
-        (["127.0.0.1:1", "--data", DATA, "--slo", "p99 50ms"], "is no promise"),
+        (["127.0.0.1:1", "--data", DATA, "--slo", "p99 50ms"], "is not a valid promise"),
         (
             ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--with", "a=1"],
             "--with, --replicas and --threads are for the service of a file",

@@ -100,4 +100,4 @@ def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
     assert " equals " in again
     assert python("load.py") == "Boosted True"
     served = python("serve.py").splitlines()
-    assert served == ["True", "True", "1", "flights[1].tmp: there is no such field"]
+    assert served == ["True", "True", "1", "flights[1].tmp: unknown field"]

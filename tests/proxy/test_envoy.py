@@ -167,8 +167,8 @@ def test_without_replicas_it_says_to_come_back(tmp_path):
         assert json.loads(body) == {
             "title": "Service Unavailable",
             "status": 503,
-            "detail": "no replica is up at this moment",
-            "error": "no replica is up at this moment",
+            "detail": "no replica is ready",
+            "error": "no replica is ready",
         }
 
 

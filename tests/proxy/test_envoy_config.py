@@ -93,12 +93,12 @@ def test_its_version_tells_two_of_them_apart(some, others):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"address": "0.0.0.0"}, "no TLS"),
-        ({"address": "localhost"}, "no address"),
-        ({"port": 70_000}, "no port"),
-        ({"timeout_s": 0}, "no time"),
-        ({"rate_limit": 0}, "lets nothing through"),
-        ({"most_connections": 0}, "lets nothing through"),
+        ({"address": "0.0.0.0"}, "TLS is missing"),
+        ({"address": "localhost"}, "not a valid address"),
+        ({"port": 70_000}, "not a valid port"),
+        ({"timeout_s": 0}, "not a valid time"),
+        ({"rate_limit": 0}, "admits no request"),
+        ({"most_connections": 0}, "admits no request"),
         ({"folder": Path("here")}, "relative"),
     ],
 )

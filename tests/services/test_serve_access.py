@@ -42,7 +42,7 @@ def serving(folder):
 
 def pasted(line, folder):
     """What the line that it printed answers, with a value in it."""
-    text = line.partition("ask: ")[2].replace('{"rows": ...}', '{"rows": [21]}')
+    text = line.partition("try: ")[2].replace('{"rows": ...}', '{"rows": [21]}')
     asked = f"{text.strip()} --silent --max-time 20"
     return subprocess.run(
         asked, shell=True, cwd=folder, capture_output=True, text=True, timeout=30, check=True
@@ -107,9 +107,9 @@ def test_every_address_with_tls_is_what_is_printed(serving, folder):
     [
         ("--host 0.0.0.0", "without TLS"),
         ("--host 0.0.0.0 --no-auth", "leave out --no-auth"),
-        ("--host example.org", "no address to listen on"),
+        ("--host example.org", "not an IP address"),
         ("--tls-cert cert.pem", "go together"),
-        ("--tls-cert cert.pem --tls-key none.pem", "there is no file"),
+        ("--tls-cert cert.pem --tls-key none.pem", "does not exist"),
         ("--token-file none", "cannot be read"),
         ("--token-file delays.py", "chmod 600"),
         ("--host 203.0.113.7 --tls-cert cert.pem --tls-key key.pem", "203.0.113.7 cannot be served"),

@@ -71,7 +71,7 @@ class Developed:
 
     @property
     def port(self):
-        return int(self.until(r"on http://127\.0\.0\.1:(\d+), and anew")[1])
+        return int(self.until(r"on http://127\.0\.0\.1:(\d+), and again")[1])
 
     def edit(self, name, before, after):
         text = (self.folder / name).read_text()
@@ -184,7 +184,7 @@ def test_edits_take_over_without_a_lost_request(folder):
         for asker in askers:
             asker.until(31)
         served.edit("factors.py", "= 3", "= = 3")
-        served.until(r"goes on serving; the next change is tried again")
+        served.until(r"keeps serving; the next change starts another try")
         assert re.search(r"cannot serve: .*factors\.py:1$", served.said.read_text(), re.MULTILINE)
         assert "SyntaxError: invalid syntax" in served.said.read_text()
         served.until_answer(31)
@@ -208,20 +208,22 @@ def test_edits_take_over_without_a_lost_request(folder):
 def test_a_first_start_that_fails_and_a_setup_that_hangs_wait_for_a_change(folder):
     (folder / "factors.py").unlink()
     with developed(folder, "--no-auth") as served:
-        served.until(r"nothing answers now, and what is asked waits: the next change is tried, Ctrl-C ends")
+        served.until(
+            r"no version answers, and requests wait: the next change starts another try, Ctrl-C ends"
+        )
         assert "No module named 'factors'" in served.said.read_text()
         (folder / "factors.py").write_text("FACTOR = 2\n")
         served.until_answer(20)
         served.edit("delays.py", "sleep(0)", "sleep(600)")
-        served.until(r"delays\.py changed: a new version is being set up$")
+        served.until(r"delays\.py changed: setting up a new version$")
         served.until_answer(20)
         served.edit("delays.py", "sleep(600)", "no_such_name")
-        served.until(r"was not ready yet, and is ended")
+        served.until(r"was not ready and is ended")
         served.until(r"Delay cannot be set up: AttributeError")
         assert re.search(r"cannot serve: .*delays\.py:9$", served.said.read_text(), re.MULTILINE)
         served.until_answer(20)
         (folder / "hooke.toml").write_text("[services.Delay.with]\nfactor = 3\n")
-        served.until(r"hooke\.toml changed: a new version is being set up$")
+        served.until(r"hooke\.toml changed: setting up a new version$")
         served.until(r"factor")
         (folder / "hooke.toml").unlink()
         served.edit("delays.py", "time.no_such_name", "pass")
@@ -245,14 +247,14 @@ def test_ctrl_c_answers_what_was_asked_and_a_second_one_cuts(folder):
         processes = served.processes()
         came = served.nap(50)
         served.process.send_signal(signal.SIGINT)
-        served.until("what was asked is answered, then all ends; again cuts")
+        served.until("draining: open requests are answered; Ctrl-C again cuts them")
         assert came.empty()
         served.process.send_signal(signal.SIGINT)
         served.process.wait(LIMIT_S)
         failure = came.get(timeout=LIMIT_S)
         assert isinstance(failure, (OSError, http.client.HTTPException, AssertionError)), failure
         assert served.process.returncode == 1
-    assert "what still runs is cut" in served.said.read_text()
+    assert "cutting open requests" in served.said.read_text()
     assert gone(processes)
 
 
@@ -271,8 +273,8 @@ def test_a_watch_that_breaks_is_said_and_costs_no_request(folder):
         assert came.get(timeout=LIMIT_S) == 1
         assert served.process.wait(LIMIT_S) == 1
     said = served.said.read_text()
-    assert "changes are not seen any more\n" in said
-    assert f"{folder} cannot be watched: " in said
+    assert "changes are no longer seen: the watch of the files ended\n" in said
+    assert f"{folder} cannot be watched for changes: " in said
     assert "raise fs.inotify.max_user_watches" in said
     assert gone(processes)
 

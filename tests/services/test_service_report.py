@@ -137,11 +137,11 @@ def test_a_run_as_a_picture(run, tmp_path, ending):
 
 def test_what_cannot_be_a_picture_says_why(run, tmp_path):
     record = read_service(run.project.runs.folder(run.id))
-    for name, says in [("service.pdf", "cannot be saved"), ("none/service.svg", "no such folder")]:
+    for name, says in [("service.pdf", "cannot be saved"), ("none/service.svg", "folder does not exist")]:
         with pytest.raises(UsageError, match=says):
             save_service(record, tmp_path / name, alive=False)
     silent = dataclasses.replace(record, windows=())
-    with pytest.raises(UsageError, match="nothing was asked"):
+    with pytest.raises(UsageError, match="has no requests to draw"):
         save_service(silent, tmp_path / "service.svg", alive=False)
 
 

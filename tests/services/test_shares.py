@@ -76,7 +76,7 @@ def test_more_gpus_than_there_are_is_refused(gpus, most, there):
     [{"cpus": 0}, {"cpus": 1.5}, {"cpus": True}, {"gpus": -1}, {"gpus": 1.5}, {"gpus": "1"}, {"gpus": True}],
 )
 def test_what_is_no_number_of_them_is_refused(options):
-    with pytest.raises(UsageError, match="is no number of"):
+    with pytest.raises(UsageError, match="is not a valid number of"):
         declared(**options)
 
 

@@ -75,7 +75,7 @@ def test_status_asks_it_with_its_own_token_and_verbs_for_several_say_why_not(ser
     process.send_signal(signal.SIGINT)
     assert process.wait(LIMIT_S) == 0
     assert not list(tmp_path.glob(".hooke/services/Delay/single-*"))
-    assert "no service runs" in hooke(tmp_path, "status").stderr
+    assert "no service is running" in hooke(tmp_path, "status").stderr
 
 
 def test_one_that_is_stopped_is_listed_without_counts_and_a_killed_one_is_not_listed(served, tmp_path):
@@ -86,7 +86,7 @@ def test_one_that_is_stopped_is_listed_without_counts_and_a_killed_one_is_not_li
     assert "Delay does not reply: no reply within" in facts["unknown"]
     process.kill()
     process.wait()
-    assert "no service runs" in hooke(tmp_path, "status").stderr
+    assert "no service is running" in hooke(tmp_path, "status").stderr
 
 
 def test_status_needs_no_token_and_shows_two_processes_of_one_class(served, tmp_path):

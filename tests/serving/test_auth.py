@@ -143,13 +143,13 @@ class TestTokens:
     def test_what_is_no_token(self, tmp_path, text):
         (tmp_path / "t").write_text(text)
         (tmp_path / "t").chmod(0o600)
-        with pytest.raises(UsageError, match="holds no token"):
+        with pytest.raises(UsageError, match="does not hold a valid token"):
             read_token(tmp_path / "t")
 
     def test_one_that_was_made_and_then_emptied_can_be_made_anew(self, tmp_path):
         made = ensure_token(tmp_path / "t")
         (tmp_path / "t").write_text("")
-        with pytest.raises(UsageError, match="holds no token") as found:
+        with pytest.raises(UsageError, match="does not hold a valid token") as found:
             ensure_token(tmp_path / "t")
         assert f"remove {tmp_path / 't'}" in found.value.fix
         (tmp_path / "t").unlink()
@@ -158,7 +158,7 @@ class TestTokens:
     def test_a_file_that_others_may_read_and_one_that_is_not_there(self, tmp_path):
         (tmp_path / "t").write_text(TOKEN)
         (tmp_path / "t").chmod(0o644)
-        with pytest.raises(UsageError, match="open to every user") as found:
+        with pytest.raises(UsageError, match="can be read by every user") as found:
             read_token(tmp_path / "t")
         assert "chmod 600" in found.value.fix
         for path in (tmp_path / "none", tmp_path):
@@ -175,11 +175,11 @@ class TestExposure:
             ({"host": "0.0.0.0"}, "without TLS"),
             ({"host": "192.168.1.7"}, "without TLS"),
             ({"host": "::"}, "without TLS"),
-            ({"host": "0.0.0.0", "auth": False}, "every machine that reaches it could ask"),
-            ({"host": "example.org"}, "no address to listen on"),
-            ({"auth": False, "token_file": "t"}, "contradict"),
-            ({"names": ("*",)}, "no name of a host"),
-            ({"names": ("a.example:80",)}, "no name of a host"),
+            ({"host": "0.0.0.0", "auth": False}, "every machine that reaches it could call"),
+            ({"host": "example.org"}, "not an IP address"),
+            ({"auth": False, "token_file": "t"}, "exclude each other"),
+            ({"names": ("*",)}, "not a valid host name"),
+            ({"names": ("a.example:80",)}, "not a valid host name"),
         ],
     )
     def test_refused(self, given, said):
@@ -203,7 +203,7 @@ class TestExposure:
 
     def test_other_machines_need_a_certificate_and_a_name(self, tmp_path):
         cert, key = make_certificate(tmp_path)
-        with pytest.raises(UsageError, match="none by which a client asks"):
+        with pytest.raises(UsageError, match="no name that clients use"):
             BindConfig(host="0.0.0.0", tls=TlsFiles(cert=cert, key=key)).check()
         exposure = BindConfig(host="0.0.0.0", names=("API.example.org",), tls=TlsFiles(cert=cert, key=key))
         exposure.check()

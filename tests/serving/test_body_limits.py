@@ -95,7 +95,7 @@ def test_the_room_is_a_part_of_the_memory_and_what_hooke_toml_says_goes_before_i
 
     assert room('[services.Delay]\nbody_memory = "64MiB"\n') == 64 << 20
     assert room("") == pytest.approx(body_memory_bytes(), rel=0.5)
-    with pytest.raises(ConfigError, match="has no room for one body"):
+    with pytest.raises(ConfigError, match="is smaller than one body"):
         room('[services.Delay]\nbody_memory = "1MiB"\n')
     with pytest.raises(ConfigError, match=r"services\.Delay\.body_memory"):
         room('[services.Delay]\nbody_memory = "much"\n')

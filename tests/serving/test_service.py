@@ -33,7 +33,7 @@ def test_what_was_declared():
     assert declared.slo == Slo(99.0, 0.05)
     assert str(declared.slo) == "p99 < 50.0 ms"
     assert declared.idempotent
-    with pytest.raises(UsageError, match="is no service"):
+    with pytest.raises(UsageError, match="is not a service"):
         service_of(type("Heir", (Delay,), {}))
 
 
@@ -81,19 +81,19 @@ def class_with(**members):
     ("made", "options", "said"),
     [
         (lambda x: x, {}, "not a class"),
-        (class_with(), {}, "no method"),
-        (class_with(setup=lambda self: 1), {}, "no method"),
+        (class_with(), {}, "has no public method"),
+        (class_with(setup=lambda self: 1), {}, "has no public method"),
         (class_with(f=lambda self, *rows: rows), {}, r"\*rows"),
         (class_with(f=lambda: 1), {}, "no self"),
         (class_with(__init__=lambda self, model: None, f=lambda self: 1), {}, "needs model"),
-        (class_with(f=lambda self: 1), {"slo": "fast"}, "no promise"),
-        (class_with(f=lambda self: 1), {"slo": "p99 < 0s"}, "no promise"),
-        (class_with(f=lambda self: 1), {"replicas": (3, 1)}, "allows none"),
-        (class_with(f=lambda self: 1), {"replicas": -1}, "no number of replicas"),
-        (class_with(f=lambda self: 1), {"replicas": True}, "no number of replicas"),
-        (class_with(f=lambda self: 1), {"max_batch": 0}, "no number of rows"),
-        (class_with(f=lambda self: 1), {"timeout": 0}, "no time"),
-        (class_with(f=lambda self: 1), {"wait": "soon"}, "no wait"),
+        (class_with(f=lambda self: 1), {"slo": "fast"}, "not a valid promise"),
+        (class_with(f=lambda self: 1), {"slo": "p99 < 0s"}, "not a valid promise"),
+        (class_with(f=lambda self: 1), {"replicas": (3, 1)}, "allows no replica"),
+        (class_with(f=lambda self: 1), {"replicas": -1}, "not a valid number of replicas"),
+        (class_with(f=lambda self: 1), {"replicas": True}, "not a valid number of replicas"),
+        (class_with(f=lambda self: 1), {"max_batch": 0}, "not a valid number of rows"),
+        (class_with(f=lambda self: 1), {"timeout": 0}, "leaves no time"),
+        (class_with(f=lambda self: 1), {"wait": "soon"}, "not a duration"),
     ],
 )
 def test_what_cannot_serve_is_refused_with_a_mend(made, options, said):
@@ -112,7 +112,7 @@ def test_where_the_model_runs():
     plain = class_with(f=lambda self, x: x)
     assert service_of(service(model="process")(plain)).model == "process"
     assert service_of(service()(plain)).model == "thread"
-    with pytest.raises(UsageError, match="no place"):
+    with pytest.raises(UsageError, match="is not valid"):
         service(model="thred")
 
     async def later(self, x):

@@ -241,4 +241,4 @@ def test_a_full_disk_ends_no_service_and_loses_no_count(small_disk, caplog):
             threading.Event().wait(0.001)
         ballast.unlink()
     assert sum(each.requests for each in events_of(run)[2:-1]) == 3
-    assert caplog.text.count("its journal does not") == 1
+    assert caplog.text.count("the journal cannot be written") == 1

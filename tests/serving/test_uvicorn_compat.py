@@ -40,7 +40,7 @@ def test_all_that_is_used_of_a_request_and_of_a_connection_is_looked_for():
 
 def test_the_refusal_says_which_version_to_take(monkeypatch):
     monkeypatch.setattr("hooke.serving.uvicorn.compat.TAKES", ("config", "another"))
-    with pytest.raises(HookeError, match="is not one that services can stand on") as refused:
+    with pytest.raises(HookeError, match="is not supported") as refused:
         check_uvicorn()
     assert "HttpToolsProtocol(config, another)" in refused.value.why
     assert re.search(r"pip install 'uvicorn>=[\d.]+'", refused.value.fix)

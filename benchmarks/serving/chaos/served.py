@@ -164,9 +164,9 @@ class Served:
             words = " ".join(one.cmdline())
             role = (
                 "replica"
-                if "supervising.child" in words
+                if "supervisor.replica_child" in words
                 else "keeper"
-                if "supervising.keeper" in words
+                if "supervisor.proxy_process" in words
                 else "Envoy"
             )
             found[one.pid] = role

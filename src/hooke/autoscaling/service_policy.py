@@ -1,7 +1,7 @@
-"""How many replicas there should be, and why: a pure policy that reacts to load, and takes the time of a start for what it is.
+"""How many replicas a service needs, and why: a policy that reacts to load and takes the time of a start into account. Pure.
 
-A replica that is asked for now answers `start_s` later. So what is needed is what bears the load and works off what will have
-gathered by then; and one is given up only after it was not needed for several times as long as another would take to start.
+A new replica answers only `start_s` later. So the policy asks for what bears the load and works off the backlog that has
+gathered by then; and it gives a replica up only after it was not needed for several times as long as a start takes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 
-# --- What one replica does within its SLO, from the law of its batches: pure arithmetic.
+# --- The capacity of one replica within its SLO, from the law of its batches.
 
 LONE_TIMES = 10.0
-"""Where nothing was promised, a request may take so many times what it takes alone."""
+"""Without an SLO, a request may take so many times what it takes alone."""
 BISECTIONS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """Of one replica: the load that it bears within the limit, and what waits or runs in it when the limit is just kept."""
+    """The load that one replica bears within the limit, and the requests in it when the limit is just kept."""
 
     rate: float
     """Requests a second."""
@@ -53,20 +53,20 @@ class Capacity:
 def capacity_of_batches(
     a: float, b: float, *, max_batch: int, limit_s: float | None, percent: float = 99.0, rows: float = 1.0
 ) -> Capacity:
-    """Where a batch of n rows takes a n + b seconds and fires when the model is free; requests have `rows` rows on average.
+    """The capacity if a batch of n rows takes a n + b seconds and fires when the model is free; requests have `rows` rows on average.
 
-    A row waits for the batch that runs, and runs in the next: both within the limit. While one of n runs, the next gathers,
+    A row waits for the running batch, and runs in the next: both within the limit. While one of n runs, the next gathers,
     n' = Poisson(load (a n + b)). So n has the mean m = load b / (1 - load a) and the variance m / (1 - (load a)^2), and
     the load is the highest at which its `percent` quantile still keeps the limit: that of a normal distribution, corrected
     for a skewness of at least a Poisson's (Cornish & Fisher 1938).
 
-    Where the limit allows for several full batches, rows may also queue for these: by no more than one batch longer than
+    If the limit allows several full batches, rows may also queue for these: by at most one batch longer than
     rows that are taken one by one, each in its part of a full batch.
     """
     limit = limit_s if limit_s is not None else LONE_TIMES * (a + b)
     most = min(float(max_batch), (limit / 2 - b) / a if a > 0 else math.inf)
     if limit < a + b or most < 1:
-        # Two in a row are too long: only a replica that is asked now and then keeps the limit.
+        # Two in a row are too long: the limit is kept only for rare requests.
         return capacity_of_calls(a + b, limit_s=limit, percent=percent)
     z = NormalDist().inv_cdf(percent / 100)
 
@@ -84,14 +84,12 @@ def capacity_of_batches(
     full_s = a * most + b
     queued = capacity_of_calls(full_s / most, limit_s=limit - 2 * full_s + full_s / most, percent=percent)
     well = most * max(limit / full_s, 2.0)
-    alone = capacity_of_calls(
-        a + b, limit_s=limit, percent=percent
-    )  # who is asked now and then has batches of one
+    alone = capacity_of_calls(a + b, limit_s=limit, percent=percent)  # rare requests have batches of one
     return Capacity(rate=max(low, queued.rate, alone.rate) / rows, in_flight=max(well / rows, 1.0))
 
 
 def capacity_of_calls(seconds: float, *, limit_s: float | None, percent: float = 99.0) -> Capacity:
-    """Where each call is for one request and takes so long.
+    """The capacity if each call is for one request and takes so long.
 
     With Poisson arrivals and even service the wait is longer than w with probability C exp(-t w), where t solves
     u (exp(t seconds) - 1) = t seconds and C = (1 - u) / (u exp(t seconds) - 1), u being the share of time that it is
@@ -119,19 +117,19 @@ def _late(busy: float, calls: float) -> float:
     return min((1 - busy) / steep * math.exp(-low * calls), 1.0) if steep > 0 else 1.0
 
 
-# --- What a method's windows say of it: its law a n + b, and what one replica does by that.
+# --- The law a n + b of a method, from its windows, and the capacity by it.
 
 MOST_BLOCKS = 12
-"""More would be shorter than what disturbs a machine, and then not independent; Student's t gains little by them."""
+"""More blocks would be shorter than disturbances of a machine, and so not independent; Student's t gains little by them."""
 
 MAIN_SHARE = 0.9
-"""Of the model's time: a method with less is not all that a replica does, and its law does not tell what that can do."""
+"""The least share of the model's time: below it, the method's law does not describe the replica."""
 
 
 def capacity_of(windows: Sequence[BatchWindow], *, max_batch: int | None, slo: Slo | None) -> Capacity | None:
-    """What one replica does within the SLO, at the pessimistic end of what its windows tell; None where they do not tell yet.
+    """The capacity of one replica within the SLO, at the pessimistic end of what its windows tell; None if they do not tell yet.
 
-    So it is where several methods share the model, and where `async def` does all the work.
+    It is None, too, if several methods share the model, or `async def` does all the work.
     """
     whole = merge_windows(windows)
     busy = {each.method: sum(size.seconds for size in each.sizes) for each in whole.methods}
@@ -150,7 +148,7 @@ def capacity_of(windows: Sequence[BatchWindow], *, max_batch: int | None, slo: S
 
 
 def _mean_call(windows: Sequence[BatchWindow]) -> float | None:
-    """Seconds of a call for one request, two standard errors above the mean over stretches of time."""
+    """Seconds of a call for one request, two standard errors above the mean of blocks of time."""
     parts = stretches(windows, MOST_BLOCKS)
     if len(parts) < FEWEST_BLOCKS:
         return None
@@ -161,9 +159,9 @@ def _mean_call(windows: Sequence[BatchWindow]) -> float | None:
 
 
 def law_of(windows: Sequence[BatchWindow], method: str, *, max_batch: int | None) -> Affine:
-    """How long a batch of n rows takes, from what replicas did over time. Raises NotEnoughData.
+    """The law of a batch's time, from windows over time. Raises NotEnoughData.
 
-    Requests larger than `max_batch` count for nothing: they are several calls.
+    Requests larger than `max_batch` are left out: they take several calls.
     """
     most = max_batch or 1
     blocks = [
@@ -180,7 +178,7 @@ def law_of(windows: Sequence[BatchWindow], method: str, *, max_batch: int | None
 
 
 def stretches(windows: Sequence[BatchWindow], most: int) -> list[BatchWindow]:
-    """The windows put together to at most `most`, in order of time, of about as many batches each."""
+    """The windows merged to at most `most` blocks, in order of time, of about as many batches each."""
     ordered = sorted(windows, key=lambda window: window.at)
     busy = [window for window in ordered if window.batches]
     share = sum(window.batches for window in busy) / most
@@ -196,65 +194,65 @@ def stretches(windows: Sequence[BatchWindow], most: int) -> list[BatchWindow]:
 
 
 HOLD_STARTS = 3.0
-"""For so many starts a replica must not have been needed. One start is what keeping it costs beside starting it anew (the
-rule of ski rental); a request that is late costs more than a replica that idles."""
+"""A replica is given up after it was not needed for so many starts. One start is what keeping it costs beside starting a new one (the
+rule of ski rental); a late request costs more than an idle replica."""
 LEAST_HOLD_S = 10.0
-"""Of services that start at once: the load itself is not known sooner."""
+"""For services that start at once: the load itself is not known sooner."""
 LOOK_STARTS, LEAST_LOOK_S, MOST_LOOK_S = 0.1, 1.0, 15.0
 ENOUGH = 100
-"""The load is its mean over the last tenth of a start (what is shorter, no start could meet), but over a second at least,
-and over as many more as have so many requests: 10 % is what chance alone adds to these. Replicas are added for the load less
-that, and kept for the load and that."""
+"""The load is the mean over the last tenth of a start (no start could meet shorter changes), but over a second at least,
+and over as many more as contain so many requests: chance alone then adds 10 %. Replicas are added for the load less
+that, and kept for the load plus that."""
 DRAIN_STARTS = 1.0
-"""What has gathered until more replicas answer is to be worked off within this many starts."""
+"""The backlog when more replicas answer is to be worked off within so many starts."""
 FORGET_HOLDS = 20.0
 """A load that was too much for a replica is remembered for so many holds."""
 REGRET_HOLDS = 4.0
-"""Within so many holds of a fall a rise means that the fall was a mistake, and doubles the hold."""
+"""A rise within so many holds of a fall means that the fall was a mistake, and doubles the hold."""
 MOST_PATIENCE = 16.0
 SAFE_SHARE = 0.8
-"""How near to that load one goes by giving a replica up."""
+"""How near to that load giving a replica up may lead."""
 MOST_GROWTH = 2.0
-"""Where it is not known what a replica does: to at most so many times those that answer, at once."""
+"""With unknown capacity: at most so many times the replicas that answer, at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The fewest and the most. There is always one: nothing else would hold requests."""
+    """The minimum and maximum. There is always one replica: nothing else would hold requests."""
 
     low: int
     high: int
     assumed_in_flight: float = 2.0
-    """What may wait or run in a replica of which nothing is known yet."""
+    """Requests in a replica that are assumed to be fine while nothing is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSnapshot:
-    """A service at one moment."""
+    """The state of a service at one moment."""
 
     ready: int
     """Replicas that answer."""
     starting: int
     in_flight: int
-    """Requests that wait or run, in all of them."""
+    """Requests that wait or run, in all replicas."""
     arrived: int
-    """Requests since the service began, the ones in flight included; refused ones too."""
+    """Requests since the service began, including open and refused ones."""
     start_s: float
-    """What the latest starts took, from asking to answering."""
+    """The time of the latest starts, from the order to the first answer."""
     capacity: Capacity | None = None
-    """What one replica is known to do, at the pessimistic end of it."""
+    """The capacity of one replica, at the pessimistic end."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceDecision:
-    """So many there should be. `reason` is one plain sentence, of the same words as long as nothing changes but numbers."""
+    """The number of replicas. `reason` is one plain sentence; only its numbers change while the situation stays the same."""
 
     target: int
     reason: str
 
 
 class ReplicaPolicy:
-    """Decides again and again: `decide` is called once a second or so. All times are seconds of one clock, which never goes back."""
+    """Decides repeatedly: `decide` is called about once a second. All times are seconds of one monotonic clock."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.low = max(bounds.low, 1)
@@ -268,10 +266,10 @@ class ReplicaPolicy:
         self._seen: deque[tuple[float, ServiceSnapshot]] = deque()
         self._needs: deque[tuple[float, int]] = deque()
         self._too_much: deque[tuple[float, float]] = deque()
-        """When, and how many requests a second a replica had when that was more than it could bear."""
+        """When a load was too much for a replica, and its requests a second."""
 
     def decide(self, now: float, seen: ServiceSnapshot) -> ServiceDecision:
-        """How many there should be now. It rises at once, and falls when the greatest need of a whole hold is lower."""
+        """The number of replicas needed now. It rises at once, and falls when the greatest need of a whole hold is lower."""
         least_hold = max(HOLD_STARTS * seen.start_s, LEAST_HOLD_S)
         hold = least_hold * self._patience
         load, chance = self._load(now, seen)
@@ -290,7 +288,8 @@ class ReplicaPolicy:
         whole = now - self._needs[0][0] >= 0.9 * hold and now - self._rose >= least_hold
         if not whole or max(count for _, count in self._needs) >= self.target:
             return ServiceDecision(
-                self.target, f"{self.target} stay: {keep} would do, but not for {format_seconds(hold)} yet"
+                self.target,
+                f"{self.target} stay: {keep} would suffice, but not for {format_seconds(hold)} yet",
             )
         return self._fall(now, seen, load, hold)
 
@@ -299,7 +298,7 @@ class ReplicaPolicy:
         return ServiceDecision(target, f"{before} -> {target}: {why}")
 
     def _regret(self, now: float, hold: float) -> None:
-        """What was given up a short time ago is wanted again: from now on wait for longer before that; else, slowly, for less."""
+        """A replica given up a short time ago is needed again: double the hold; otherwise shorten it slowly."""
         if now - self._fell < REGRET_HOLDS * hold:
             self._patience, self._regretted = min(2 * self._patience, MOST_PATIENCE), now
         elif now - self._regretted > FORGET_HOLDS * hold:
@@ -308,23 +307,23 @@ class ReplicaPolicy:
 
     def _fall(self, now: float, seen: ServiceSnapshot, load: float, hold: float) -> ServiceDecision:
         greatest = max(count for _, count in self._needs)
-        why = f"the load needed no more than {greatest} for {format_seconds(hold)}, {hold / seen.start_s:.3g} times what a start takes"
+        why = f"the load needed no more than {greatest} for {format_seconds(hold)}, {hold / seen.start_s:.3g} times the time of a start"
         if seen.capacity is None:
-            # How what waits grows with load is not known: one at a time, and not to where it was too much before.
+            # How the backlog grows with the load is unknown: give up one at a time, and not to a load that was too much before.
             greatest = self.target - 1
             limit = self._too_much[0][1] if self._too_much else math.inf
             if load / greatest > SAFE_SHARE * limit:
                 return ServiceDecision(
                     self.target,
-                    f"{self.target} stay: {_count(limit)} requests/s were too much for one before",
+                    f"{self.target} stay: {_count(limit)} requests/s were too many for one before",
                 )
             if now - self._fell < max(seen.start_s, LEAST_LOOK_S):
-                return ServiceDecision(self.target, f"{self.target} stay: the last one was given up just now")
+                return ServiceDecision(self.target, f"{self.target} stay: one was given up just now")
         self._fell = now
         return self._change(greatest, why)
 
     def _load(self, now: float, seen: ServiceSnapshot) -> tuple[float, float]:
-        """Requests a second that arrive, and by how much that may be chance: one standard deviation."""
+        """The arriving requests a second, and one standard deviation of chance."""
         self._seen.append((now, seen))
         while len(self._seen) > 2 and self._is_enough(now, seen, self._seen[1]):
             self._seen.popleft()
@@ -342,42 +341,42 @@ class ReplicaPolicy:
         )
 
     def _needed(self, seen: ServiceSnapshot, load: float, *, backlog: bool = True) -> tuple[int, str]:
-        """With what has gathered already, or, as that is worked off once, without."""
+        """The number needed with the backlog, or without it, as it is worked off only once."""
         if seen.capacity is not None:
             wanted, why = self._by_law(seen, load, seen.capacity, backlog=backlog)
         else:
             wanted, why = self._by_in_flight(seen)
         if wanted > self.high:
-            why += f"; {wanted} would be needed, and {self.high} are allowed"
+            why += f"; {wanted} would be needed, but at most {self.high} are allowed"
         elif wanted < self.low:
-            why += f"; {self.low} are the fewest allowed"
+            why += f"; at least {self.low} are required"
         return min(max(wanted, self.low), self.high), why
 
     def _by_law(
         self, seen: ServiceSnapshot, load: float, capacity: Capacity, *, backlog: bool
     ) -> tuple[int, str]:
-        """Those that bear the load, and work off what is too much and will be when another has started."""
+        """The replicas that bear the load, and work off the backlog until another has started."""
         said = f"{_count(load)} requests/s, and one replica does {_count(capacity.rate)}/s within the SLO"
         if not capacity.rate:
-            return seen.ready, f"{_count(load)} requests/s, and no number of replicas keeps the SLO"
+            return seen.ready, f"{_count(load)} requests/s; no number of replicas keeps the SLO"
         bears = load / capacity.rate
         working = max(seen.ready, 1)
         over = seen.in_flight - working * capacity.in_flight
         if over <= 0 or not backlog:
             return math.ceil(bears - 1e-9), said
-        # Until another has started, those that are on their way start: on average, half of that time.
+        # Until another has started, those on their way start: on average, half of that time.
         after = working * capacity.rate, (working + seen.starting) * capacity.rate
         gathers = sum((load - rate) * seen.start_s / 2 for rate in after)
         drains = max(over + gathers, 0.0) / (capacity.rate * max(DRAIN_STARTS * seen.start_s, LEAST_LOOK_S))
         return math.ceil(bears + drains - 1e-9), f"{said}; {seen.in_flight} wait or run, {over:.0f} too many"
 
     def _by_in_flight(self, seen: ServiceSnapshot) -> tuple[int, str]:
-        """Nothing is known of what a replica does: those among whom what waits and runs is as little as is assumed to be well."""
+        """With unknown capacity: as many replicas as keep the requests in each at the assumed number."""
         recent = [each.in_flight for _, each in self._seen]
         mean = sum(recent) / len(recent)
         wanted = math.ceil(mean / self.assumed - 1e-9)
         most = math.ceil(MOST_GROWTH * max(seen.ready, 1))
-        why = f"{_count(mean)} requests wait or run, and {self.assumed:g} a replica are assumed to be well"
+        why = f"{_count(mean)} requests wait or run, and {self.assumed:g} a replica are assumed to be fine"
         if wanted > most:
             return max(most, self.target), f"{why}; twice those that answer, until more is known"
         return wanted, why
@@ -386,7 +385,7 @@ class ReplicaPolicy:
         if seen.ready and seen.in_flight > seen.ready * self.assumed and load:
             rate = load / seen.ready
             while self._too_much and self._too_much[-1][1] >= rate:
-                self._too_much.pop()  # what is both older and no lower can never be the least again
+                self._too_much.pop()  # an entry that is older and not lower can never be the least again
             self._too_much.append((now, rate))
         while self._too_much and self._too_much[0][0] < now - keep_s:
             self._too_much.popleft()

@@ -1,5 +1,5 @@
-"""Processes of this machine: how one starts, talks over a channel, keeps a lease, ends with its parent, and is reported.
+"""Processes of this machine: their start, channels, leases, end with the parent, and exit reports.
 
-It knows nothing of runs and services: engines, supervisors and studies all start their processes here.
+It knows nothing of runs and services: engines, supervisors and studies start their processes here.
 Imports `base`.
 """

@@ -1,4 +1,4 @@
-"""GPUs of this machine as shares that attempts hold. Knows device ids, not what runs on them."""
+"""The CPUs, GPUs and memory of this machine: shares that attempts hold. Knows device ids, not what runs on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-# --- The cpus: how many there are for us, which may be fewer than the machine has, and what they are called.
+# --- CPUs: how many this process may use, and the model's name.
 
 
 def cpus_here() -> int:
@@ -37,7 +37,7 @@ def processor(file: Path = Path("/proc/cpuinfo")) -> str:
     """The model's name."""
     try:
         with file.open("rb") as stream:
-            text = stream.read(4096).decode("utf-8", "replace")  # the rest says the same of each core
+            text = stream.read(4096).decode("utf-8", "replace")  # the rest repeats it for each core
     except OSError:
         text = ""
     for line in text.splitlines():
@@ -47,13 +47,13 @@ def processor(file: Path = Path("/proc/cpuinfo")) -> str:
     return platform.processor() or platform.machine() or "an unnamed processor"
 
 
-# --- Cores of this machine, lent to workers that are bound to them.
+# --- Cores that workers are bound to.
 
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list"
 
 
 class Cores:
-    """Core ids with how many workers are bound to each: the least used are lent first, and then in the order given."""
+    """Core ids with the number of workers bound to each: the least used are lent first, then in the given order."""
 
     def __init__(self, ids: Iterable[int]) -> None:
         self._uses = dict.fromkeys(ids, 0)
@@ -62,7 +62,7 @@ class Cores:
         return len(self._uses)
 
     def take(self, count: int) -> tuple[int, ...]:
-        """`count` different cores; all of them where there are fewer."""
+        """`count` different cores; all of them if there are fewer."""
         # Sorting is stable, so that equally used ones stay in order.
         chosen = sorted(self._uses, key=self._uses.__getitem__)[:count]
         for core in chosen:
@@ -70,13 +70,13 @@ class Cores:
         return tuple(chosen)
 
     def release(self, cores: Iterable[int]) -> None:
-        """Give back what `take` gave."""
+        """Return what `take` gave."""
         for core in cores:
             self._uses[core] -= 1
 
 
 def cores_of_this_machine() -> Cores:
-    """The cores that this process may use; none where the system cannot bind a process to them (macOS).
+    """The cores that this process may use; none if the system cannot bind a process to them (macOS).
 
     One hardware thread of each physical core comes before the second one of any.
     """
@@ -87,7 +87,7 @@ def cores_of_this_machine() -> Cores:
 
 
 def _rank_among_siblings(core: int) -> int:
-    """0 for the first hardware thread of a physical core; 0 too where the kernel does not say."""
+    """0 for the first hardware thread of a physical core; 0 also if the kernel does not say."""
     try:
         text = Path(_TOPOLOGY.format(core=core)).read_text(encoding="ascii")
     except OSError:
@@ -106,7 +106,7 @@ _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 class Devices:
-    """Device ids with what is free of each: whole ones for whole numbers, a share of one for a fraction."""
+    """Device ids with the free part of each: whole devices for whole numbers, a share of one for a fraction."""
 
     def __init__(self, ids: tuple[str, ...]) -> None:
         self._free = dict.fromkeys(ids, 1.0)
@@ -116,13 +116,13 @@ class Devices:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """All of them."""
+        """All ids."""
         return tuple(self._free)
 
     def take(self, task: str, amount: float) -> tuple[str, ...] | None:
         """The ids for an attempt that asks for so much; None while they are not free.
 
-        Raises UsageError where they never will be: more than there are, or more than one but not a whole number.
+        Raises UsageError if they never will be: more than there are, or a fraction above 1.
         """
         if not amount:
             return ()
@@ -134,11 +134,11 @@ class Devices:
         return self._hold(tuple(idle[: int(amount)]), 1.0) if len(idle) >= amount else None
 
     def keep(self, ids: tuple[str, ...], amount: float) -> None:
-        """Hold these, which somebody took before this was made; ids that are not there any more hold nothing."""
+        """Hold ids that were taken before this object existed; unknown ids hold nothing."""
         self._hold(tuple(name for name in ids if name in self._free), min(amount, 1.0))
 
     def release(self, ids: tuple[str, ...], amount: float) -> None:
-        """Give back what `take` gave."""
+        """Return what `take` gave."""
         for name in ids:
             self._free[name] = min(1.0, self._free[name] + min(amount, 1.0))
 
@@ -163,7 +163,7 @@ class Devices:
 
 
 def devices_of_this_machine(environment: Mapping[str, str] = os.environ) -> Devices:
-    """The GPUs that the NVIDIA driver shows, cut to CUDA_VISIBLE_DEVICES where that is set."""
+    """The GPUs that the NVIDIA driver shows, cut to CUDA_VISIBLE_DEVICES if that is set."""
     there = sorted(_DRIVER.iterdir()) if _DRIVER.is_dir() else []
     ids = tuple(str(number) for number in range(len(there)))
     visible = environment.get("CUDA_VISIBLE_DEVICES")
@@ -172,10 +172,10 @@ def devices_of_this_machine(environment: Mapping[str, str] = os.environ) -> Devi
     return Devices(tuple(name.strip() for name in visible.split(",") if name.strip()) if ids else ())
 
 
-# --- What tasks may declare together of the memory of a place.
+# --- The memory that tasks may declare together.
 
 SAFE_SHARE = 0.9
-"""Of the memory that is available: the rest is the kernel's and the driver's."""
+"""Of the available memory: the rest is for the kernel and the driver."""
 
 
 def memory_here() -> int:
@@ -184,11 +184,11 @@ def memory_here() -> int:
 
 
 def memory_of(limits: list[int | None]) -> int | None:
-    """Bytes of several hosts; None where one does not say what it has."""
+    """Bytes of several hosts; None if one does not report its memory."""
     return None if None in limits else sum(filter(None, limits))
 
 
-# --- The machine that a study is about, in a line.
+# --- The machine of a study, in one line.
 
 
 def machine_facts() -> str:

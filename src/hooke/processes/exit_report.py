@@ -1,4 +1,4 @@
-"""The end of what a dead process printed: its own lines, then where native code crashed (`faulthandler` wrote that)."""
+"""How a process ended: the end of its output, with native crashes (from `faulthandler`) shortened, and its exit code in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CRASH = "Fatal Python error: "
 
 
 def with_short_stack(lines: Sequence[str]) -> tuple[str, ...]:
-    """The last 20 lines; of a crash's stack only the user's frames, the top ones, so that what was printed before stays."""
+    """The last 20 lines; of a crash's stack only the top frames of the user, so that the output before it stays."""
     crash = next((n for n, line in enumerate(lines) if line.startswith(CRASH)), None)
     if crash is None:
         return tuple(lines[-MOST_LINES:])
@@ -41,11 +41,11 @@ def with_short_stack(lines: Sequence[str]) -> tuple[str, ...]:
     return (*lines[:crash][-(MOST_LINES - len(stack)) :], *stack)
 
 
-# --- Why a process ended, in words.
+# --- The exit code in words.
 
 
 def ended_by(exit_code: int | None, *, asked: bool = False) -> str:
-    """`exit_code` is minus the signal; None where another process was its parent. `asked`: it was we who sent it."""
+    """`exit_code` is minus the signal; None if another process was its parent. `asked`: this process sent the signal."""
     if exit_code is None:
         return "it ended, and nobody knows how: its parent was gone"
     if exit_code >= 0:

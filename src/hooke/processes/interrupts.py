@@ -1,4 +1,4 @@
-"""Ctrl-C while a run is driven: the first asks it to stop cleanly, the second ends it at once."""
+"""Ctrl-C during a run: the first asks it to stop cleanly, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Inside this context SIGINT is noted instead of raised, once. In another thread than the main one it does nothing."""
+    """Inside this context the first SIGINT is noted instead of raised. Does nothing outside the main thread."""
 
     def __init__(self, *, deferred: bool) -> None:
-        """`deferred=False` leaves Python's own handling, for tasks that run in this very thread."""
+        """`deferred=False` keeps Python's own handling, for tasks that run in this thread."""
         self.received = False
         self._answered = False
         self._former = signal.getsignal(signal.SIGINT)
@@ -35,7 +35,7 @@ class Interrupts:
                 signal.raise_signal(signal.SIGINT)
 
     def asked(self) -> bool:
-        """Whether Ctrl-C asks the run to stop; whoever is told so stops it."""
+        """Whether Ctrl-C asks the run to stop; the caller then stops it."""
         self._answered = self._answered or self.received
         return self.received
 

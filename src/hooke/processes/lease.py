@@ -1,4 +1,4 @@
-"""A child's right to go on: it ends unless its supervisor, or another one, renews it in time."""
+"""Leases, under which a child runs only while a supervisor renews them in time; and backoff between restarts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 __all__ = ["LEASE_S", "Backoff", "Lease"]
 
 
-# --- How long the next start waits after failures in a row: doubled each time, up to a cap.
+# --- The wait before the next start after failures in a row: doubled each time, up to a cap.
 
 MOST_DOUBLINGS = 30
-"""Beyond any cap, and below where a float overflows."""
+"""Beyond any cap, and below a float's overflow."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,32 +33,32 @@ class Backoff:
         return waits_s
 
     def succeeded(self, ready_at: float) -> None:
-        """A replica that has been ready since then is healthy: failures before that count no more, and later ones do."""
+        """A replica ready since then is healthy: earlier failures count no more, later ones do."""
         if ready_at > self.failed_at:
             self.failures, self.not_before = 0, 0.0
 
 
 LEASE_S = 30.0
-"""Long enough to start a new supervisor by hand after the old one was killed, short enough that nothing is left for a night."""
+"""Long enough to start a new supervisor by hand, short enough that nothing runs on for a night."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Lease:
-    """Renewed at `renewed` for `seconds`. A renewal that comes late, before anybody looked, counts: whoever renews is there."""
+    """Renewed at `renewed` for `seconds`. A late renewal counts if no one has checked before: the supervisor is alive."""
 
     seconds: float
     renewed: float
 
     def renew(self, now: float) -> None:
-        """Whoever holds it is alive."""
+        """Extend the lease."""
         self.renewed = max(self.renewed, now)
 
     def left_s(self, now: float) -> float:
-        """Seconds until it expires; 0 once it has."""
+        """Seconds until it expires; 0 afterwards."""
         return max(0.0, self.renewed + self.seconds - now)
 
     def expired(self, now: float) -> bool:
-        """Whether nobody has renewed it in time."""
+        """Whether it has expired."""
         return self.left_s(now) <= 0.0
 
     @property

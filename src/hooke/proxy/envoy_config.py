@@ -1,4 +1,4 @@
-"""The clients' side of the front: what is let in, how long it may take, and how often it is tried. Pure."""
+"""Envoy's configuration: the listener for clients, the clusters of replicas, and the proxy's own answers. Pure."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from hooke.serving.problems import RETRY_HEADER
 __all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies"]
 
 
-# --- What the front answers itself, as the same problem documents (RFC 9457) that replicas give. Pure.
+# --- The proxy's own answers, as the same problem documents (RFC 9457) that replicas send.
 
 
 def local_replies(settings: ProxySettings) -> dict[str, Any]:
-    """Envoy's `local_reply_config`: by Envoy's own flag of what happened, else by status."""
+    """Envoy's `local_reply_config`: by Envoy's response flag, else by status."""
     flags = [
         *_metrics(settings),
-        _mapper(_flag("UH"), 503, "no replica is up at this moment", retry_after_s=1),
+        _mapper(_flag("UH"), 503, "no replica is ready", retry_after_s=1),
         _mapper(_flag("UF"), 503, "no replica could be reached", retry_after_s=1),
-        _mapper(_flag("UO"), 503, "more is under way than can be", retry_after_s=1),
-        _mapper(_flag("OM"), 503, "the front is short of memory", retry_after_s=1),
-        # 502 and not 503: unlike with those above the request may have been done.
-        _mapper(_flag("UC"), 502, "the replica ended before its answer; what was asked may have been done"),
+        _mapper(_flag("UO"), 503, "too many requests are in progress", retry_after_s=1),
+        _mapper(_flag("OM"), 503, "the proxy is short of memory", retry_after_s=1),
+        # 502 and not 503: unlike the ones above, the request may have been done.
+        _mapper(_flag("UC"), 502, "the replica ended before its answer; the request may have been done"),
         _mapper(_flag("UT"), 504, f"no answer within {settings.timeout_s:g} s"),
     ]
     statuses = [
@@ -49,23 +49,25 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
         ),
         _mapper(_status(429), 429, f"more than {settings.rate_limit} requests a second", retry_after_s=1),
         _mapper(_status(408), 408, "the request did not arrive in time"),
-        _mapper(_status(426), 426, "HTTP/1.1 is spoken here, and nothing older"),
-        _mapper(_status(403), 403, "no connection becomes one of another protocol here"),
-        # A coding of the body that is not known is the caller's fault, and is told as one.
-        _mapper(_status(501), 400, "a body has no transfer-encoding but chunked: %RESPONSE_CODE_DETAILS%"),
-        _mapper(_status(400), 400, "this is not taken as a request of HTTP/1.1: %RESPONSE_CODE_DETAILS%"),
+        _mapper(_status(426), 426, "only HTTP/1.1 is supported"),
+        _mapper(_status(403), 403, "connection upgrades are not supported"),
+        # An unknown transfer coding is the client's fault, and gets a 400.
+        _mapper(
+            _status(501), 400, "the only supported transfer-encoding is chunked: %RESPONSE_CODE_DETAILS%"
+        ),
+        _mapper(_status(400), 400, "this is not a valid HTTP/1.1 request: %RESPONSE_CODE_DETAILS%"),
     ]
     rest = {"status": "%RESPONSE_CODE%", "detail": "%RESPONSE_CODE_DETAILS%"}
     return {"mappers": [*flags, *statuses], "body_format": _format(rest)}
 
 
 def _metrics(settings: ProxySettings) -> list[dict[str, Any]]:
-    """The replicas may all be well, so it says who is not."""
+    """The replicas may all be well, so the answer names the supervisor."""
     if settings.metrics_socket is None:
         return []
     path = {"header_filter": {"header": {"name": ":path", "string_match": {"prefix": settings.metrics_path}}}}
     silent = {"response_flag_filter": {"flags": ["UF", "UC", "UT", "UH", "UO"]}}
-    said = "the supervisor, which knows what all replicas counted, does not answer; requests are answered without it"
+    said = "the supervisor, which has the metrics of all replicas, does not answer; other requests are not affected"
     return [_mapper({"and_filter": {"filters": [path, silent]}}, 503, said, retry_after_s=5)]
 
 
@@ -83,7 +85,7 @@ def _mapper(which: dict[str, Any], status: int, detail: str, *, retry_after_s: i
 
 
 def _format(document: dict[str, str]) -> dict[str, Any]:
-    # Clients of the Open Inference Protocol look for what is wrong under `error`.
+    # Clients of the Open Inference Protocol look for the message under `error`.
     told = {**document, "error": document["detail"]}
     return {"json_format": told, "content_type": "application/problem+json"}
 
@@ -93,7 +95,7 @@ def _flag(name: str) -> dict[str, Any]:
 
 
 def _status(code: int) -> dict[str, Any]:
-    # Envoy wants a name under which the number could be changed at run time; nothing does.
+    # Envoy wants a key under which the number could be changed at run time; none is used.
     return {
         "status_code_filter": {
             "comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "none"}}
@@ -103,17 +105,17 @@ def _status(code: int) -> dict[str, Any]:
 
 STAT_PREFIX = "front"
 GRACE_S = 1.0
-"""How much later than a replica the front gives up: the replica's own 504 says more."""
+"""How much later than a replica the proxy gives up: the replica's own 504 says more."""
 STREAM_SPARE_S = 5.0
-"""How much longer than the deadline a stream may stand still: an item that is late is the replica's to refuse."""
+"""How much longer than the deadline a stream may stand still: the replica refuses a late item."""
 RETRIES = 4
 """With two, 767 of 51,040 requests failed while replicas were killed; with four none of 53,248."""
 METRICS_TIMEOUT = "5s"
 """It takes milliseconds; Prometheus gives up after ten seconds."""
 MOST_DRAWS = 20
-"""How often a try draws again when it drew a replica that was tried."""
+"""How often a retry draws again if it drew a replica that was tried."""
 NOBODY = "255.255.255.255"
-"""An address that no caller has. Without one Envoy takes its own machine for a network whose headers it obeys."""
+"""An address that no client has. Without one, Envoy trusts the headers of its own machine's networks."""
 FORWARDED = (
     "forwarded",
     "x-forwarded-for",
@@ -124,24 +126,24 @@ FORWARDED = (
     "x-real-ip",
     "x-envoy-external-address",
 )
-"""Whoever is in front of this could write what he likes in these, so no replica sees any."""
+"""Headers that a client could forge: no replica sees them."""
 
 
 def listener(settings: ProxySettings) -> dict[str, Any]:
-    """One port, HTTP/1.1 alone: nothing here needs HTTP/2, whose way into HTTP/1 is where requests are smuggled."""
+    """One port, HTTP/1.1 only: HTTP/2 is not needed, and translating it to HTTP/1 enables request smuggling."""
     chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": _connections(settings)}]}
     if settings.tls is not None:
         chain["transport_socket"] = {"name": "tls", "typed_config": _tls(settings.tls)}
     made: dict[str, Any] = {
         "name": "front",
         "address": {"socket_address": {"address": settings.address, "port_value": settings.port}},
-        # A second Envoy on this port is to fail, rather than get half of the connections.
+        # A second Envoy on this port must fail, rather than get half of the connections.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
         "filter_chains": [chain],
     }
     if settings.threads > 1:
-        # Threads that share a socket take connections as it happens; with few, long ones, one thread would have them all.
+        # Threads that share a socket get connections by chance; of few long ones, one thread might get all.
         balance: dict[str, Any] = {}
         made["connection_balance_config"] = {"exact_balance": balance}
     return made
@@ -181,18 +183,18 @@ def _connections(settings: ProxySettings) -> dict[str, Any]:
 
 def _who_asks() -> dict[str, Any]:
     return {
-        # The caller is who has the connection, and no address is trusted more than another: Envoy's own headers, which could
+        # The client is the peer of the connection, and no address is trusted more than another: Envoy's own headers, which could
         # ask for retries or other timeouts, are dropped from every request.
         "use_remote_address": True,
         "internal_address_config": {"cidr_ranges": [{"address_prefix": NOBODY, "prefix_len": 32}]},
         "skip_xff_append": True,
         "via": "",
         "server_header_transformation": "PASS_THROUGH",
-        # A request keeps the id that it came with, or gets one; also what the front answers itself bears it.
+        # A request keeps its id, or gets one; the proxy's own answers carry it, too.
         "generate_request_id": True,
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
-        # Nothing is written into it. There is no tracing either: the W3C headers pass as they are.
+        # The id is not changed. There is no tracing either: W3C headers pass unchanged.
         "request_id_extension": {
             "typed_config": typed(
                 "extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False
@@ -203,7 +205,7 @@ def _who_asks() -> dict[str, Any]:
 
 def _what_is_well_formed(settings: ProxySettings) -> dict[str, Any]:
     return {
-        # One path, one spelling: what is looked at here is what a replica sees.
+        # One path, one spelling: the proxy checks what a replica sees.
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
@@ -215,11 +217,11 @@ def _what_is_well_formed(settings: ProxySettings) -> dict[str, Any]:
             "headers_with_underscores_action": "REJECT_REQUEST",
         },
         "http_protocol_options": {
-            # Two lengths of one body are two ways to read where the next request begins.
+            # Two lengths of one body would give two places where the next request begins.
             "allow_chunked_length": False,
             "accept_http_10": False,
             "enable_trailers": False,
-            # Java's client asks for it with each first request; it goes on as HTTP/1.1.
+            # Java's client sends it with each first request; it continues with HTTP/1.1.
             "ignore_http_11_upgrade": [{"exact": "h2c"}],
         },
     }
@@ -228,10 +230,10 @@ def _what_is_well_formed(settings: ProxySettings) -> dict[str, Any]:
 def _how_long(settings: ProxySettings) -> dict[str, Any]:
     return {
         "request_headers_timeout": seconds(settings.headers_timeout_s),
-        # Headers and body: a replica waits for a body as long as it would for its own answer.
+        # Headers and body: a replica waits for a body as long as for its own answer.
         "request_timeout": seconds(settings.headers_timeout_s + settings.timeout_s),
         "stream_idle_timeout": seconds(settings.timeout_s + STREAM_SPARE_S),
-        # A refused client is given so long to read why.
+        # Time for a refused client to read the answer.
         "delayed_close_timeout": "1s",
     }
 
@@ -240,12 +242,12 @@ def _filters(settings: ProxySettings) -> list[dict[str, Any]]:
     limit = []
     if settings.rate_limit is not None:
         limit.append({"name": "rate_limit", "typed_config": _rate_limit(settings.rate_limit)})
-    # Bodies pass through as they come. Kept here until they are whole, as Envoy's buffer filter would, each caller without a token
-    # could fill the memory: a replica refuses it once it has seen the headers.
+    # Bodies are streamed. If they were buffered, as by Envoy's buffer filter, clients without a token
+    # could fill the memory: a replica refuses them after the headers.
     body = typed(
         "extensions.filters.http.body_size_limit.v3.BodySizeLimit", max_request_bytes=settings.body_limit
     )
-    # No headers of Envoy's own to either side but the number of the try, and no counters for each status.
+    # No headers of Envoy's own but the attempt count, and no counters for each status.
     router = typed(
         "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True, dynamic_stats=False
     )
@@ -265,7 +267,7 @@ def _rate_limit(rate: int) -> dict[str, Any]:
 
 def _routes(settings: ProxySettings) -> dict[str, Any]:
     deadline = seconds(settings.timeout_s + GRACE_S)
-    # A stream has no deadline as a whole; standing still is what ends it.
+    # A stream has no deadline as a whole; it ends when it stands still.
     streams = [
         {"match": {"path": path}, "route": {"cluster": CLUSTER, "timeout": "0s"}} for path in settings.streams
     ]
@@ -275,12 +277,12 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
         "virtual_hosts": [
             {
                 "name": "front",
-                # Which Host is meant is for the replicas to say: they are asked by others, too.
+                # The replicas check the Host: other clients may reach them, too.
                 "domains": ["*"],
                 "retry_policy": _retries(idempotent=settings.idempotent),
                 "request_body_buffer_limit": settings.kept_body,
                 "response_headers_to_remove": [RETRY_HEADER],
-                # A replica whose model died with a request asks for one more try and no further.
+                # A replica whose model died with a request asks for one more try only.
                 "include_request_attempt_count": True,
                 "routes": [
                     *_metrics_route(settings),
@@ -295,17 +297,17 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
 def _metrics_route(settings: ProxySettings) -> list[dict[str, Any]]:
     if settings.metrics_socket is None:
         return []
-    # Tried once: where nobody listens there is nobody else, and who asks comes again by himself.
+    # Tried once: no other supervisor could answer, and a scraper comes again.
     route = {"cluster": METRICS_CLUSTER, "timeout": METRICS_TIMEOUT, "retry_policy": {"num_retries": 0}}
     return [{"match": {"path": settings.metrics_path}, "route": route}]
 
 
 def _retries(*, idempotent: bool) -> dict[str, Any]:
-    # Nothing of these was sent, so each may try again; of an answer that says so nothing was done, or it may be done again.
+    # Nothing of these was sent, so a retry is safe; a header says so if the replica answered without doing anything.
     safe = "connect-failure,refused-stream,reset-before-request,retriable-headers"
     previous = typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate")
     return {
-        # `reset` is a request that was sent and has no answer: it may have been done.
+        # `reset`: a request that was sent and not answered; it may have been done.
         "retry_on": f"{safe},reset" if idempotent else safe,
         "retriable_headers": [{"name": RETRY_HEADER, "present_match": True}],
         "num_retries": RETRIES,
@@ -316,7 +318,7 @@ def _retries(*, idempotent: bool) -> dict[str, Any]:
 
 
 def _access_log(path: str) -> dict[str, Any]:
-    # Neither query nor headers: tokens stand there.
+    # Neither query nor headers: they may hold tokens.
     line = {
         "at": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
@@ -333,20 +335,20 @@ def _access_log(path: str) -> dict[str, Any]:
     )
 
 
-# --- What Envoy is told: its configuration and the file of its replicas as plain values, each setting with its reason. Pure.
+# --- The bootstrap configuration and the file of the replicas as plain values, each setting with its reason.
 
 CONNECT_TIMEOUT = "1s"
 """A loopback connection takes microseconds. One that takes longer found a full backlog, and another replica is better."""
 UPSTREAM_IDLE = "60s"
-"""Less than the 75 s of a replica: whoever would send next must be the one who closes."""
+"""Less than the 75 s of a replica: the side that would send next must close first."""
 MOST_RETRIES = 1024
 """At once. A budget of 20 % of the requests instead lost 33,819 of 89,940: a dead replica fails fast, and uses it up."""
 
 
 def endpoints(replicas: Iterable[Upstream]) -> dict[str, Any]:
-    """The file of the replicas (EDS), the same whatever their order. Its version is a digest of it.
+    """The file of the replicas (EDS), independent of their order. Its version is its digest.
 
-    There is one priority. An activator, which holds requests while no replica is up, would be an endpoint of the next one, with
+    There is one priority. An activator that holds requests while no replica is up would be an endpoint of the next one, with
     `policy.overprovisioning_factor` 100000, so that nothing spills over to it while any replica is up.
     """
     found = [_endpoint(replica) for replica in sorted(set(replicas), key=lambda one: (one.host, one.port))]
@@ -357,14 +359,14 @@ def endpoints(replicas: Iterable[Upstream]) -> dict[str, Any]:
 
 
 def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
-    """The configuration. `admin` is the socket on which Envoy is asked."""
+    """The configuration. `admin` is the socket of the admin interface."""
     return {
         "node": {"id": settings.service, "cluster": "hooke"},
-        # A socket that its owner alone may open: a port would let every program of the machine end it.
+        # A socket that only its owner may open: over a port every program of the machine could end Envoy.
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": [listener(settings)], "clusters": _clusters(settings)},
         "overload_manager": _overload(settings),
-        # Only what is read is counted, and there is no sink: nothing is sent anywhere.
+        # Only the counters that are read; nothing is sent anywhere.
         "stats_config": {
             "stats_matcher": {
                 "inclusion_list": {
@@ -381,7 +383,7 @@ def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
 
 def _endpoint(replica: Upstream) -> dict[str, Any]:
     address = {"socket_address": {"address": replica.host, "port_value": replica.port}}
-    # Envoy sends nothing new to one that drains, and shows what it still has, which a removed one would not.
+    # A draining host gets nothing new, and its open requests stay visible; a removed host's would not.
     status = {"health_status": "DRAINING"} if replica.leaving else {}
     return {"endpoint": {"address": address}, **status}
 
@@ -389,7 +391,7 @@ def _endpoint(replica: Upstream) -> dict[str, Any]:
 def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
     made = [_cluster(settings)]
     if settings.metrics_socket is not None:
-        # From Envoy's working directory, which is its folder: a whole path may be longer than the address of a socket may be.
+        # Relative to Envoy's working directory, its folder: an absolute path may be too long for a socket.
         path = os.path.relpath(settings.metrics_socket, settings.folder)
         endpoint = {"endpoint": {"address": {"pipe": {"path": path}}}}
         assignment = {"cluster_name": METRICS_CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]}
@@ -411,19 +413,19 @@ def _cluster(settings: ProxySettings) -> dict[str, Any]:
     return {
         "name": CLUSTER,
         "type": "EDS",
-        # The folder is watched, for the file is replaced by a rename, which a watch on the old file would not see.
+        # The folder is watched: the file is replaced by a rename, which a watch on the old file would miss.
         "eds_cluster_config": {
             "service_name": CLUSTER,
             "eds_config": {"resource_api_version": "V3", "path_config_source": file},
         },
-        # Otherwise a host that left keeps its traffic until a health check of Envoy's own fails, and there is none.
+        # Otherwise a removed host keeps its traffic until a health check of Envoy's own fails, and there is none.
         "ignore_health_on_host_removal": True,
         "connect_timeout": CONNECT_TIMEOUT,
         "load_balancing_policy": _least_request(),
         "common_lb_config": {
-            # Never to a replica that is known to be bad: by default, with less than half of them good, all get some.
+            # Never to a replica that is known to be bad: by default all get some if less than half are good.
             "healthy_panic_threshold": {"value": 0},
-            # That a replica leaves, or is set aside, is to count now. By default such news waits for up to a second.
+            # A removal or ejection takes effect at once. By default such updates wait for up to a second.
             "update_merge_window": "0s",
         },
         "circuit_breakers": {"thresholds": [_circuit(settings)]},
@@ -433,7 +435,7 @@ def _cluster(settings: ProxySettings) -> dict[str, Any]:
 
 
 def _to_replicas() -> dict[str, Any]:
-    """Also to whoever tells what all of them counted."""
+    """The same for the supervisor's metrics."""
     options = "extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
         f"envoy.{options}": typed(
@@ -447,8 +449,8 @@ def _to_replicas() -> dict[str, Any]:
 def _least_request() -> dict[str, Any]:
     policy = typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest",
-        # The less busy of two drawn ones. A scan of all finds the same one each time: a dead replica is never busy, so each further
-        # try would find it again (319 of 1,044 requests failed in a test).
+        # The less busy of two drawn ones. A full scan finds the same one each time: a dead replica is never busy, so each
+        # retry would find it again (319 of 1,044 requests failed in a test).
         choice_count=2,
         locality_lb_config={},
     )
@@ -467,8 +469,8 @@ def _circuit(settings: ProxySettings) -> dict[str, Any]:
 
 def _outliers() -> dict[str, Any]:
     return {
-        # Only what the network says counts. A 500 is what the service's own code said: another replica would say the same, and
-        # one caller's bad requests must not cost the others a replica.
+        # Only network errors count. A 500 comes from the service's own code: another replica would say the same, and
+        # one client's bad requests must not cost the others a replica.
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 3,
         "enforcing_consecutive_5xx": 0,

@@ -1,4 +1,4 @@
-"""What a front is made of, and where its replicas are."""
+"""The settings of a proxy, and the addresses of its replicas."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = [
 ]
 
 
-# --- How values are written in Envoy's configuration.
+# --- Values in Envoy's configuration.
 
 CLUSTER = "replicas"
-"""Envoy's name for all replicas together."""
+"""Envoy's name for all replicas."""
 METRICS_CLUSTER = "metrics"
-"""And for whoever tells what all of them counted."""
+"""And for the supervisor's metrics."""
 
 
 def typed(name: str, **fields: Any) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def seconds(value: float) -> str:
 
 
 CONNECTION_BUFFER = 64 << 10
-"""Bytes of a body or an answer that wait in Envoy for whoever reads slowly; beyond them it reads no more of it."""
+"""Bytes of a body or an answer that Envoy buffers for a slow reader; beyond them it stops reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where a replica listens. One that is `leaving` gets nothing new; what it has goes on."""
+    """A replica's address. A `leaving` one gets no new requests, and finishes its open ones."""
 
     port: int
     host: str = "127.0.0.1"
@@ -53,13 +53,13 @@ class Upstream:
 
     @property
     def place(self) -> str:
-        """As Envoy writes it."""
+        """The address as Envoy writes it."""
         return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyTls:
-    """PEM files: the chain of the certificate, and its key."""
+    """PEM files: the certificate's chain and its key."""
 
     certificate: Path
     key: Path
@@ -67,45 +67,45 @@ class ProxyTls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
-    """What a front is made of. Raises UsageError for what would not be safe, or could not be."""
+    """The settings of a proxy. Raises UsageError for unsafe or invalid values."""
 
     service: str
     folder: Path
-    """Its own, absolute: its configuration, the file of the replicas, the socket on which it is asked, its log."""
+    """Its own absolute folder: configuration, file of the replicas, admin socket, log."""
     address: str = "127.0.0.1"
     port: int = 0
-    """0: a free one."""
+    """0: any free port."""
     tls: ProxyTls | None = None
 
     timeout_s: float = 30.0
-    """The deadline of a request, retries and all; for a streaming method that of each item."""
+    """The deadline of a request, retries included; for a streaming method that of each item."""
     idempotent: bool = False
-    """Whether a request that was sent and not answered may be sent again."""
+    """Whether a sent and unanswered request may be sent again."""
     metrics_path: str = "/-/metrics"
     metrics_socket: Path | None = None
-    """Where somebody answers that path for all replicas: a unix socket. None: whichever replica is asked answers for itself."""
+    """The unix socket that answers this path for all replicas. None: the replica that gets the request answers for itself."""
     streams: tuple[str, ...] = ()
-    """Paths that answer with server-sent events, for longer than the deadline."""
+    """Paths that answer with server-sent events, beyond the deadline."""
 
     body_limit: int = 16 << 20
     """Bytes, as in a replica."""
     retry_body_limit: int | None = None
-    """Bytes of a body that is kept for another try; None: as many as there is memory for if every connection has one, `kept_body`."""
+    """Bytes of a body kept for a retry; None: as many as there is memory for if every connection has one, see `kept_body`."""
     header_limit_kb: int = 32
     """KiB of all headers together: many times what tokens and cookies take."""
     most_headers: int = 100
     most_connections: int = 4096
-    """Of clients, at once. With one to a replica that is 8,192 file descriptors; 20,000 is a common limit."""
+    """Concurrent client connections. With one to a replica each, these are 8,192 file descriptors; 20,000 is a common limit."""
     most_requests: int = 16384
-    """In the replicas at once: above what all their queues hold, so that it is they who refuse, with 429."""
+    """Concurrent requests in the replicas: above what all their queues hold, so that they refuse, with 429."""
     rate_limit: int | None = None
-    """Requests a second, of all clients together; as many at once are let through."""
+    """Requests a second of all clients together, and the size of a burst."""
     headers_timeout_s: float = 10.0
-    """For the headers of a request: who sends them slower is cut off (slowloris)."""
+    """For the headers of a request: a slower client is disconnected (slowloris)."""
     idle_timeout_s: float = 60.0
-    """A client's connection without a request is closed after so long."""
+    """An idle client connection is closed after so long."""
     memory_limit: int = 1 << 30
-    """Bytes of Envoy's heap: near them it refuses what is new with 503, rather than be killed."""
+    """Bytes of Envoy's heap: near them it refuses new requests with 503, rather than be killed."""
 
     threads: int = 1
     access_log: Path | None = None
@@ -113,16 +113,18 @@ class ProxySettings:
     def __post_init__(self) -> None:
         if not _is_loopback(self.address) and self.tls is None:
             raise UsageError(
-                f"{self.address} can be reached from other machines, and there is no TLS",
+                f"{self.address} can be reached from other machines, but TLS is missing",
                 fix="give a certificate and its key, or listen on 127.0.0.1",
             )
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"{self.port} is no port", fix="valid ports: 1 to 65535, or 0 for a free one")
+            raise UsageError(
+                f"{self.port} is not a valid port", fix="valid ports: 1 to 65535, or 0 for a free one"
+            )
         for name in ("timeout_s", "headers_timeout_s", "idle_timeout_s"):
             # Envoy counts in milliseconds, and takes 0 for "never".
             if not 0.001 <= getattr(self, name) <= 86_400:
                 raise UsageError(
-                    f"{name}={getattr(self, name)} is no time for a front",
+                    f"{name}={getattr(self, name)} is not a valid time",
                     fix="valid: 0.001 to 86400 seconds",
                 )
         for name in (
@@ -135,37 +137,37 @@ class ProxySettings:
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name}={value} lets nothing through", fix="give at least 1")
+                raise UsageError(f"{name}={value} admits no request", fix="give at least 1")
         if self.rate_limit is not None and self.rate_limit < 1:
             raise UsageError(
-                f"rate_limit={self.rate_limit} lets nothing through",
+                f"rate_limit={self.rate_limit} admits no request",
                 fix="give requests a second, or leave it out",
             )
         if not self.folder.is_absolute():
             raise UsageError(
-                f"the folder of a front, {self.folder}, is relative", fix="give it from the root on"
+                f"the folder of a proxy, {self.folder}, is relative", fix="give an absolute path"
             )
 
     @property
     def kept_body(self) -> int:
-        """Bytes of a body that is kept for another try: each request that waits keeps its own, beside a buffer to either side."""
+        """Bytes of a body kept for a retry: each waiting request keeps its own, beside two buffers."""
         if self.retry_body_limit is not None:
             return self.retry_body_limit
         return max(self.memory_limit // self.most_connections - 2 * CONNECTION_BUFFER, 1)
 
     @property
     def endpoints_file(self) -> Path:
-        """The replicas. It has a folder of its own, for Envoy watches it: what else is written must not wake it."""
+        """The file of the replicas, in a folder of its own, which Envoy watches: other files must not wake it."""
         return self.folder / "endpoints" / "replicas.json"
 
     @property
     def log(self) -> Path:
-        """What Envoy says of itself."""
+        """Envoy's log."""
         return self.folder / "envoy.log"
 
     @property
     def scheme(self) -> str:
-        """`http`, or `https` where there is TLS."""
+        """`http`, or `https` with TLS."""
         return "https" if self.tls else "http"
 
 
@@ -173,4 +175,6 @@ def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
-        raise UsageError(f"{address!r} is no address", fix="give an IP address, such as 127.0.0.1") from None
+        raise UsageError(
+            f"{address!r} is not a valid address", fix="give an IP address, such as 127.0.0.1"
+        ) from None

@@ -1,4 +1,4 @@
-"""`map_service()`: a service's class over a table, here, or in a pipeline as tasks on its workers."""
+"""`map_service()`: a service's class applied to a table, in this process or in a pipeline as tasks on its workers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hooke.serving.service import service_of
 __all__ = ["map_service"]
 
 MOST_PARTS = 32
-"""Into which a table is cut in a pipeline: so many can be shared well by workers, and each is cached by itself."""
+"""Parts that a table is cut into in a pipeline: enough to share among workers, each cached by itself."""
 
 
 class _Kept:
-    """The object that this worker has set up, from its first part of a map on: a worker reads a map's constants, of which this is one, once."""
+    """The service object that this worker has set up, kept from its first part of a map on: a worker reads a map's constants, of which this is one, once."""
 
     def __init__(self) -> None:
         self.made: Any = None
@@ -39,19 +39,19 @@ def map_service(
     arguments: Mapping[str, Any] | None = None,
     **setup: Any,
 ) -> Any:
-    """What a service would answer for each row of a table, without serving: the same class, and at most `max_batch` rows a call.
+    """Apply a service's method to each row of a table without serving: the same class, with at most `max_batch` rows a call.
 
-    `data` is an array, a list, a table of Polars or pandas, or a dict of columns. Where the method's parameters of rows are
-    columns of the table, each gets its own; else the only one gets the whole: an array, or for lists a dict a row. A method
-    without `max_batch` is called for each row. `method` names it where the class has several; `arguments` are its other parameters.
-    `setup` is what `setup` takes, as values: `map_service(Delay, rows, model=model)`. Values must be as annotated, as in
+    `data` is an array, a list, a table of Polars or pandas, or a dict of columns. If the method's row parameters are
+    columns of the table, each gets its own; otherwise the only one gets the whole: an array, or a dict a row for lists. A method
+    without `max_batch` is called for each row. `method` names it if the class has several; `arguments` are its other parameters.
+    `setup` gives the parameters of `setup` as values: `map_service(Delay, rows, model=model)`. Values must be as annotated, as in
     a request.
 
-    Returns the rows in order: the method's arrays or lists put together, or one result a row. In a pipeline it is a promise
-    of that, as tasks' results are; `data` and the values may be promises. It is cut in up to 32 parts, which run as tasks
-    and are cached. Each worker sets the service up once; what `setup` draws by chance is the same in each.
+    Returns the rows in order: the method's arrays or lists put together, or one result a row. In a pipeline it returns a promise,
+    as tasks do, and `data` and the values may be promises. The table is cut into up to 32 parts, which run as tasks
+    and are cached. Each worker sets the service up once; random draws in `setup` are the same in each.
 
-    Raises UsageError for what does not fit, and HookeError, naming the row, where the method raised.
+    Raises UsageError for values that do not fit, and HookeError, naming the row, if the method raised.
     """
     declared = service_of(made)
     chosen = method_of(declared, method).name
@@ -75,7 +75,7 @@ def _parts(data: Any, batch: int) -> list[Any]:
             length = len(data)
         except TypeError:
             raise UsageError(
-                f"a {type(data).__name__} is no table",
+                f"a {type(data).__name__} is not a table",
                 fix="give an array, a list, a table or a dict of columns",
             ) from None
     size = max(math.ceil(length / MOST_PARTS / batch), 1) * batch
@@ -98,7 +98,7 @@ def _answers(
     kept: _Kept,
 ) -> Any:
     declared = service_of(made)
-    found, kept.made = kept.made, None  # one that has raised is not asked again
+    found, kept.made = kept.made, None  # an object whose method raised is not used again
     if found is None:
         with isolated_randomness(made.__qualname__):
             found = set_up(declared, setup)

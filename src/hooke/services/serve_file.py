@@ -1,4 +1,4 @@
-"""A service of a file, with what its `setup` takes, served from this process."""
+"""Serve the service of a file in this process, with the values that its `setup` takes."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ __all__ = [
 ]
 
 
-# --- How a service is asked: the file of its token, and a line for the shell.
+# --- The token file, and a curl command that calls the service.
 
 
 def token_file_of(declared: Service, project: Project, bind_config: BindConfig) -> Path | None:
-    """The file of the token that is asked for, made where there is none; None where no token is. Raises as `kept_token`."""
+    """The file of the bearer token, created if needed; None if the service needs no token. Raises as `ensure_token`."""
     if not bind_config.auth:
         return None
     if bind_config.token_file is not None:
@@ -63,7 +63,7 @@ def token_file_of(declared: Service, project: Project, bind_config: BindConfig) 
 
 
 def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | None, address: str) -> str:
-    """A line that asks it, to be pasted into a shell."""
+    """A shell command that calls the service."""
     name, function = next(iter(declared.methods().items()))
     fields = ", ".join(f'"{field}": ...' for field in list(inspect.signature(function).parameters)[1:])
     words = ["curl"]
@@ -73,20 +73,20 @@ def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | 
         words.append(f'-H "Authorization: Bearer $(cat {shlex.quote(_short(token_file))})"')
     words.append(f"-H content-type:application/json -d '{{{fields}}}' {address}/{name}")
     warned = (
-        "" if token_file is not None else "--no-auth: whatever program of this machine asks is answered; "
+        "" if token_file is not None else "--no-auth: every program on this machine can call the service; "
     )
-    return f"{warned}ask: {' '.join(words)}"
+    return f"{warned}try: {' '.join(words)}"
 
 
 def _short(path: Path) -> str:
-    """Seen from the working directory, where it is below that."""
+    """Relative to the working directory if the path is below it."""
     seen = os.path.relpath(path)
     return str(path) if seen.startswith("..") else seen
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOutcome:
-    """What ended: its run, how many requests were answered, how many were cut, and what the model did."""
+    """What a service did: its run, the requests answered and cut, the batches and their rows."""
 
     run: str
     answered: int
@@ -97,11 +97,11 @@ class ServeOutcome:
 
 @dataclass(frozen=True, slots=True)
 class InheritedSocket:
-    """A socket that another process holds, too, and on which others may answer until this one is set up."""
+    """A listening socket that another process holds, too, and on which others may answer until this one is set up."""
 
     listening: socket.socket
     ready: Callable[[tuple[str, ...]], None]
-    """Gets the lines that say that it answers, in place of `tell`."""
+    """Gets the lines that say that it answers; `tell` does not."""
 
 
 def load_service(text: str) -> tuple[Service, Path]:
@@ -115,7 +115,7 @@ def load_service(text: str) -> tuple[Service, Path]:
 
 
 def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
-    """Raises UsageError where `setup` takes another, or more, than what is given."""
+    """Raises UsageError if `setup` lacks a parameter that is given, or needs one that is not."""
     parameters = declared.setup_parameters()
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in given if name not in parameters]
@@ -140,7 +140,7 @@ def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
 
 
 def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `setup` is called with: a registered model for each `Wanted`, other values as they are. Raises as `load_model`."""
+    """The arguments of `setup`: a registered model for each `VersionQuery`, other values as they are. Raises as `load_model`."""
     return {
         name: load_version(project, find(registry_of(project), value))
         if isinstance(value, VersionQuery)
@@ -150,7 +150,7 @@ def setup_arguments(project: Project, given: Mapping[str, Any]) -> dict[str, Any
 
 
 def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
-    """What `setup` takes as it stands in listings: a model as it was asked for, other values in short."""
+    """The arguments of `setup` for listings: the name of a model, other values shortened."""
     return {
         name: str(value) if isinstance(value, VersionQuery) else short_repr(value)
         for name, value in given.items()
@@ -158,22 +158,22 @@ def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def body_room(declared: Service, project: Project, *, memory_bytes: int | None = None, among: int = 1) -> int:
-    """Bytes of bodies that a replica takes in at once: as `hooke.toml` says, else by what memory it may have. Raises ConfigError."""
+    """Bytes of request bodies that a replica holds at once: from `hooke.toml`, or else from its memory. Raises ConfigError."""
     settings = project.settings.services.get(declared.name)
     if settings is None or settings.body_memory is None:
         return body_memory_bytes(memory_bytes=memory_bytes, among=among)
     if settings.body_memory < BODY_LIMIT:
         raise ConfigError(
             f"{project.root / FILE}: services.{declared.name}.body_memory = {format_bytes(settings.body_memory)}"
-            " has no room for one body",
-            fix=f"a body may have {format_bytes(BODY_LIMIT)}: give at least that, or leave it out",
+            " is smaller than one body",
+            fix=f"give at least {format_bytes(BODY_LIMIT)}, the largest body, or leave it out",
         )
     return settings.body_memory
 
 
 @contextmanager
 def serve_extra() -> Iterator[None]:
-    """Around the imports of what the extra `serve` brings. Raises MissingExtra, and HookeError for a uvicorn that is another inside."""
+    """For the imports of the extra `serve`. Raises MissingExtra, and HookeError for an incompatible uvicorn."""
     try:
         import_module("uvicorn")
         check_uvicorn()
@@ -186,7 +186,7 @@ def serve_extra() -> Iterator[None]:
         ) from error
 
 
-def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
+def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
     declared: Service,
     project: Project,
     given: Mapping[str, Any],
@@ -196,12 +196,12 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
     entry: str = "",
     handed: InheritedSocket | None = None,
 ) -> ServeOutcome:
-    """Serve until SIGTERM or Ctrl-C, and drain. `tell` gets a line when it listens, and two when it answers.
+    """Serve until SIGTERM or Ctrl-C, then drain. `tell` gets a line when the service listens, and two when it answers.
 
-    On a socket that is `handed` over it takes nothing before it is set up.
+    On an inherited socket (`handed`) it accepts nothing before it is set up.
 
-    What it did is journalled, as a run that says that it serves `entry`.
-    Raises UsageError where the port is taken or `exposure` would let strangers in, MissingExtra, and what reading a model or `setup` raises.
+    The run's journal records what it did; `entry` is what the run says it serves.
+    Raises UsageError if the port is taken or `bind_config` is not safe, MissingExtra, and what loading a model or `setup` raises.
     """
     check_bindings(declared, given)
     bind_config.check()
@@ -245,7 +245,7 @@ def serve_here(  # noqa: PLR0913 - what is served and by whom, each by name
 
 
 def _lines(declared: Service, ask: str) -> tuple[str, ...]:
-    """What is said when it answers, once this process has taken its share of the machine."""
+    """The lines that say that it answers; this process takes its share of the machine."""
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     share = apply_share(declared)
     told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)

@@ -1,4 +1,4 @@
-"""The run of a service as it is shown: what was asked, what the model took for it, what one replica can do, how many there were."""
+"""The report of a service's run: load, batches, the law of one replica, replicas and their events."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ __all__ = [
 ]
 
 
-# --- What happens to replicas, as one line for people; the same while it happens and when the journal is read.
+# --- The events of replicas as lines for people; the same while they happen and from the journal.
 
 
 def event_line(event: ReplicaEvent) -> str:
-    """What happened and why. The end of a log follows on lines of its own."""
+    """What happened, and why. An end is followed by the end of its log, on lines of its own."""
     match event:
         case ReplicaStarted():
             return f"replica {event.replica} starts (pid {event.pid}, port {event.port}): {event.reason}"
@@ -133,33 +133,33 @@ def _requests(count: int) -> str:
 
 
 MOST_ROWS = 12
-"""Stretches of time in the table."""
+"""Rows of the table."""
 FINEST_S = 0.001
-"""The clock of an event loop tells times of answers no finer."""
+"""The resolution of an event loop's clock."""
 MOST_EVENTS = 30
-"""Of replicas; `--json` has all."""
+"""Events of replicas in the text; `--json` has all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceRecord:
-    """A service's run as its journal tells it. `finished` is None while it goes on, and where its process died."""
+    """A service's run from its journal. `finished` is None while it runs, and if its process died."""
 
     started: RunStarted
     declared: ServiceBegan
     windows: tuple[BatchWindow, ...]
     replicas: tuple[ReplicaEvent, ...]
-    """What happened to them; nothing where the process itself answered."""
+    """Events of its replicas; none for a single process."""
     finished: RunFinished | None
     until: float
-    """When anything was written last."""
+    """The time of the last event."""
 
     @property
     def staff(self) -> tuple[ReplicaCount, ...]:
-        """How many replicas there were, and were to be, after each change; nothing where the process itself answered."""
+        """The number of replicas after each change; nothing for a single process."""
         return replica_counts(self.replicas, low=self.declared.replicas[0])
 
     def laws(self) -> dict[str, Affine | NotEnoughData]:
-        """By method; of those without a law, why. Methods whose calls are for one request each have none."""
+        """The law of each method, or why it has none. Methods whose calls are for one request have none."""
         names = sorted({each.method for window in self.windows for each in window.methods if each.sizes})
         found: dict[str, Affine | NotEnoughData] = {}
         for name in names if self.declared.max_batch else ():
@@ -171,7 +171,7 @@ class ServiceRecord:
 
 
 def read_service(folder: Path) -> ServiceRecord:
-    """The run of a service. Raises JournalError as `read` does."""
+    """Read the run of a service. Raises JournalError as `read` does."""
     started, declared, finished, until = None, ServiceBegan(), None, 0.0
     windows: list[BatchWindow] = []
     replicas: list[ReplicaEvent] = []
@@ -202,7 +202,7 @@ def read_service(folder: Path) -> ServiceRecord:
 
 
 def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
-    """In some lines; `drawn` is a picture of it in characters."""
+    """The report as text; `drawn` is a chart in characters."""
     lines = service_summary(record, alive=alive)
     if drawn:
         lines += ["", drawn]
@@ -215,7 +215,7 @@ def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
 
 
 def service_summary(record: ServiceRecord, *, alive: bool) -> list[str]:
-    """What is said of the whole run."""
+    """The summary of the whole run."""
     started, whole = record.started, merge_windows(record.windows, side_by_side=True)
     seconds = _seconds(record, alive=alive)
     values = ", ".join(f"{name}={value}" for name, value in started.shown.items())
@@ -241,7 +241,7 @@ def service_summary(record: ServiceRecord, *, alive: bool) -> list[str]:
 
 
 def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
-    """What each batched method's law is, and what follows from it for one replica; if `lacking`, also why one has none."""
+    """The law of each batched method, and what one replica can do by it; if `lacking`, also why a method has no law."""
     lines: list[str] = []
     for name, law in record.laws().items():
         if isinstance(law, NotEnoughData):
@@ -266,7 +266,7 @@ def law_lines(record: ServiceRecord, *, lacking: bool = True) -> list[str]:
 
 
 def _replica_lines(record: ServiceRecord) -> list[str]:
-    """What happened to replicas, the last of it; an end with what its log ended with."""
+    """The last events of replicas; a death with the end of its log."""
     scaled = scalings(record.replicas)
     others = [event for event in record.replicas if not isinstance(event, ServiceScaled)]
     return [
@@ -284,7 +284,7 @@ def _told(events: Sequence[ReplicaEvent]) -> Iterator[str]:
 
 
 def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
-    """The same as plain values, for `--json`."""
+    """The report as plain values, for `--json`."""
     whole = merge_windows(record.windows, side_by_side=True)
     laws = {
         name: {"why_not": law.what} if isinstance(law, NotEnoughData) else _law_facts(law, record.declared)
@@ -383,7 +383,7 @@ def _round(value: float) -> str:
 
 
 def _staff_line(record: ServiceRecord) -> str | None:
-    """How many replicas answered, and what starts took."""
+    """How many replicas answered, and how long starts took."""
     if not record.staff:
         return None
     steps = [*((each.at, each.ready) for each in record.staff), (record.until, 0)]
@@ -400,7 +400,7 @@ def _staff_line(record: ServiceRecord) -> str | None:
 
 
 def service_table(record: ServiceRecord) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Stretches of time: the columns' names, and a row for each in which there was something."""
+    """The table: column names, and a row for each time slice with requests or replicas."""
     parts = time_slices(
         record.windows, record.staff, began=record.started.at, ended=record.until, most=MOST_ROWS
     )
@@ -446,19 +446,19 @@ def _short(value: float) -> str:
 
 
 def _floored(share: float) -> str:
-    """Never 100 % where one was missed."""
+    """Never 100 % if one was missed."""
     return f"{math.floor(1e4 * share + 1e-9) / 100:.4g} %"
 
 
-# --- A service's run as a picture, and as a page to mail.
+# --- The run as a chart, and as a page to mail.
 
 MOST_STRETCHES = 90
-"""Narrower steps than these nobody could tell apart in print."""
+"""Narrower steps could not be told apart in print."""
 _UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
 
 
 def picture_of(record: ServiceRecord) -> ServicePicture | None:
-    """What is drawn of it; None where no window was journalled."""
+    """The chart of a run; None without windows."""
     if not record.windows:
         return None
     began = record.started.at
@@ -504,7 +504,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
 
 
 def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
-    """Write `.svg`, `.png` or `.html`, as the path ends; returns the path.
+    """Write `.svg`, `.png` or `.html`, by the ending of the path; returns the path.
 
     Raises UsageError for another ending, a missing folder, or a service without requests; MissingExtra for `.png` without
     Pillow; OSError.
@@ -531,7 +531,7 @@ def save_service(record: ServiceRecord, path: Path, *, alive: bool) -> Path:
 
 
 def _page(record: ServiceRecord, picture: ServicePicture, *, alive: bool) -> str:
-    """A self-contained HTML page. Text from services is escaped."""
+    """A self-contained HTML page that loads and runs nothing. Text from services is escaped."""
     columns, rows = service_table(record)
     paragraphs = "\n".join(service_summary(record, alive=alive)).split("\n\n")
     told = "".join(

@@ -1,4 +1,4 @@
-"""The run of a service: its beginning, what its replicas did in windows, its end; written beside the event loop."""
+"""The run of a service: its start, its windows of batches, its replicas and its end, written beside the event loop."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ __all__ = [
 ]
 
 
-# --- What a service's run went through, from its journal: load, answers and their times, replicas, and why there were so many.
+# --- The history of a service's run, from its journal: load, answer times, replicas.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaCount:
-    """From a moment on: how many replicas answered, and how many there were to be."""
+    """How many replicas answered from a moment on, and how many were wanted."""
 
     at: float
     ready: int
@@ -62,14 +62,14 @@ class ReplicaCount:
 
 @dataclass(slots=True, kw_only=True)
 class TimeSlice:
-    """A part of a run. A window that is in it with a part of its length counts with that part, so counts are no whole numbers."""
+    """A part of a run. A window that overlaps it counts with its share, so counts are fractions."""
 
     began: float
     seconds: float
     asked: float = 0.0
     answered: float = 0.0
     unanswered: float = 0.0
-    """Those that failed, were refused or too late, and those who asked and went after the SLO's limit."""
+    """Requests that failed, were refused or came too late, and those whose client left after the SLO's limit."""
     over_slo: float = 0.0
     """Of `answered`, those that took longer than the limit."""
     busy_s: float = 0.0
@@ -78,22 +78,22 @@ class TimeSlice:
     rows: float = 0.0
     latencies: dict[int, float] = field(default_factory=dict)
     ready: float = 0.0
-    """Replicas that answered, on average."""
+    """Mean number of replicas that answered."""
     wanted: int = 0
     """At its end."""
 
     @property
     def within(self) -> float | None:
-        """The share that was answered within the SLO's limit; None where nothing was asked."""
+        """The share answered within the SLO's limit; None without requests."""
         counted = self.answered + self.unanswered
         return max(self.answered - self.over_slo, 0.0) / counted if counted > 1e-9 else None
 
     def quantile_s(self, percent: float) -> float | None:
-        """Of the answers' times; None where nothing was answered, or the journal is of before these were counted."""
+        """A quantile of the answer times; None without answers, or for an old journal without them."""
         return quantile_s(self.latencies, percent)
 
     def add(self, window: BatchWindow, share: float) -> None:
-        """That part of a window."""
+        """Add that share of a window."""
         self.asked += share * (window.arrived or window.ended)
         self.answered += share * window.requests
         self.unanswered += share * (window.ended - window.requests)
@@ -107,7 +107,7 @@ class TimeSlice:
 
 
 def replica_counts(events: Sequence[ReplicaEvent], *, low: int) -> tuple[ReplicaCount, ...]:
-    """How many there were, after each event that changed it. `low` were to be at the beginning, if no event says otherwise."""
+    """The number of replicas after each event that changed it. `low` is the number wanted at the start, unless an event says otherwise."""
     scaled = scalings(events)
     wanted = scaled[0].before if scaled else max(low, 1)
     ready: set[str] = set()
@@ -129,29 +129,29 @@ def replica_counts(events: Sequence[ReplicaEvent], *, low: int) -> tuple[Replica
 
 
 def scalings(events: Iterable[ReplicaEvent]) -> list[ServiceScaled]:
-    """Each time that another number was wanted, with its reason."""
+    """Each change of the number wanted, with its reason."""
     return [event for event in events if isinstance(event, ServiceScaled)]
 
 
 def start_times_s(events: Iterable[ReplicaEvent]) -> list[float]:
-    """What each start took, from asking to answering."""
+    """The duration of each start, from the order to the first answer."""
     return [event.seconds for event in events if isinstance(event, ReplicaReady)]
 
 
 def time_slice(
     windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount], *, began: float, ended: float
 ) -> TimeSlice:
-    """What of a run lies between two moments."""
+    """The part of a run between two moments."""
     return _filled([TimeSlice(began=began, seconds=ended - began)], windows, staff)[0]
 
 
 def time_slices(
     windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount], *, began: float, ended: float, most: int
 ) -> list[TimeSlice]:
-    """The time between two moments in about so many stretches, of equal length but for the first and the last one.
+    """The time between two moments in at most about `most` slices of equal length, except the first and the last.
 
-    They end where windows do, so that few of these are in two of them. All that the windows hold is in them: what a replica that
-    was taken over did before counts in the first stretch.
+    They end where windows do, so that few windows lie in two slices. All windows are included: what an adopted replica
+    did before counts in the first slice.
     """
     length = SHORTEST_WINDOW_S * max(1, math.ceil((ended - began) / SHORTEST_WINDOW_S / most - 1e-9))
     first, last = math.floor((began + length / 2) / length) + 1, math.ceil((ended - length / 2) / length)
@@ -164,7 +164,7 @@ def time_slices(
 
 
 def _since(window: BatchWindow, began: float) -> BatchWindow:
-    """The window with all of it after a moment."""
+    """The window, shifted so that all of it lies after a moment."""
     if window.at - window.seconds >= began:
         return window
     at = max(window.at, began + 1e-6)
@@ -188,7 +188,7 @@ def _filled(
 def _shares(
     window: BatchWindow, parts: Sequence[TimeSlice], ends: Sequence[float]
 ) -> Iterator[tuple[int, float]]:
-    """Which stretches it is in, with which part of it."""
+    """The slices that it overlaps, each with its share."""
     since = window.at - window.seconds
     for at in range(bisect_right(ends, since), len(parts)):
         if parts[at].began >= window.at:
@@ -199,7 +199,7 @@ def _shares(
 
 
 def _staff_in(part: TimeSlice, staff: Sequence[ReplicaCount]) -> tuple[float, int]:
-    """The mean of those that answered, and how many were wanted at its end."""
+    """The mean number of replicas that answered, and the number wanted at its end."""
     ends = part.began + part.seconds
     moments = [each.at for each in staff]
     first = bisect_right(moments, part.began)
@@ -217,8 +217,8 @@ _log = logging.getLogger("hooke")
 class ServiceRun:
     """A run of kind `service`, from `with` to its end: `failed` after an exception, else `finished`.
 
-    `window` and `say` may be called from any thread, and do not wait for the disk. While nothing can be written the windows
-    grow together; it is warned of, and tried again with the next one. Entering it raises HookeError where the run's folder
+    `window` and `say` may be called from any thread, and do not wait for the disk. While the disk is full the windows
+    grow together; a warning is logged, and the next one tries again. Entering it raises HookeError if the run's folder
     cannot be written.
     """
 
@@ -281,11 +281,11 @@ class ServiceRun:
             self._lock.release()
 
     def window(self, window: BatchWindow) -> None:
-        """What a replica did since its last window; short ones are put together, the more so the longer the service is up."""
+        """Record what a replica did since its last window. Short windows are merged, the more so the longer the service is up."""
         self._said.put(msgspec.structs.replace(window, at=window.at or self._clock.now()))
 
     def say(self, event: ServiceEvent) -> None:
-        """Another event of the service."""
+        """Record another event of the service."""
         self._said.put(msgspec.structs.replace(event, at=event.at or self._clock.now()))
 
     def _write_on(self) -> None:
@@ -319,7 +319,7 @@ class ServiceRun:
             work()
         except JournalError as error:
             if not self._warned:
-                _log.warning("the service goes on, its journal does not: %s", error)
+                _log.warning("the journal cannot be written, the service continues: %s", error)
             self._warned = True
             return False
         self._warned = False

@@ -1,4 +1,4 @@
-"""What each replica of a service has of this machine: threads, set before its libraries read them, and GPUs."""
+"""A replica's share of this machine: threads, set before its libraries read them, and GPUs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Share", "Shares", "apply_share", "thread_variables"]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Of one replica."""
+    """The share of one replica."""
 
     threads: int
     devices: tuple[str, ...] = ()
     declared: bool = True
-    """Whether the class says how many threads; where it does not, what the user set himself stays."""
+    """Whether the class declares the threads; otherwise the user's own settings stay."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that libraries read it from. A replica that asks for no GPU sees none."""
+        """The variables that libraries read. A replica that asks for no GPU sees none."""
         made = WorkerKind(threads=self.threads, devices=self.devices).environment
         return {
             name: value
@@ -37,13 +37,13 @@ class Share:
 
 
 def thread_variables(threads: int) -> dict[str, str]:
-    """What libraries read their number of threads from when they are imported."""
+    """The variables that libraries read their number of threads from when they are imported."""
     made = WorkerKind(threads=threads, devices=()).environment
     return {name: made[name] for name in THREAD_VARIABLES if name in made}
 
 
 class Shares:
-    """The shares of at most `most` replicas at once. Raises UsageError where they would need more GPUs than there are."""
+    """The shares of at most `most` replicas at once. Raises UsageError if they need more GPUs than the machine has."""
 
     def __init__(
         self, declared: Service, most: int, *, cores: int | None = None, devices: Devices | None = None
@@ -70,7 +70,7 @@ class Shares:
         return f"{said} and no GPU: @service(gpus=1) gives one" if len(self.devices) else said
 
     def take(self, name: str, *, among: int = 0) -> Share:
-        """For a replica that is to start, of `among` if these are more than were thought of. Raises OSError where no GPU is free now, as during a roll-out beside the old ones."""
+        """The share of a new replica; `among` is how many replicas share, if more than planned. Raises OSError if no GPU is free now, as in a roll-out beside the old ones."""
         ids = self.devices.take(self._declared.name, self._declared.gpus)
         if ids is None:
             raise OSError(f"no GPU is free for it: each replica has {self._declared.gpus:g}")
@@ -79,20 +79,20 @@ class Shares:
         return Share(threads, ids, declared=self._declared.cpus is not None)
 
     def keep(self, name: str, ids: tuple[str, ...]) -> None:
-        """One that an earlier supervisor started has these."""
+        """Note the GPUs of a replica that an earlier supervisor started."""
         self.devices.keep(ids, self._declared.gpus)
         self._held[name] = ids
 
     def release(self, name: str) -> None:
-        """It has ended."""
+        """Free the share of a replica that has ended."""
         self.devices.release(self._held.pop(name, ()), self._declared.gpus)
 
 
 def apply_share(declared: Service) -> str:
-    """Take this process's share, as its only replica; says what it is, empty where it is all that there is.
+    """Take this process's share as the only replica; returns a description, empty if it is the whole machine.
 
-    What is imported later reads it from the environment; PyTorch is told, and BLAS and OpenMP where threadpoolctl is installed.
-    Raises UsageError for GPUs that are not there.
+    Libraries that are imported later read it from the environment; PyTorch is told, and BLAS and OpenMP if threadpoolctl is installed.
+    Raises UsageError if the machine lacks the GPUs.
     """
     shares = Shares(declared, 1)
     share = shares.take("1")
@@ -103,6 +103,6 @@ def apply_share(declared: Service) -> str:
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(share.threads)
     if find_spec("threadpoolctl") is None:
-        return f"{shares}; NumPy's own threads are as they were (pip install threadpoolctl)"
+        return f"{shares}; NumPy's own threads are unchanged (pip install threadpoolctl)"
     import_module("threadpoolctl").threadpool_limits(share.threads)
     return str(shares)

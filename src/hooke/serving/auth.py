@@ -1,4 +1,4 @@
-"""What is looked at before every route: for whom a request was meant, from which page it comes, and whether it has the token."""
+"""The checks before every route (Host, Origin, bearer token), and the file of the token."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _ONCE = frozenset(
         b"transfer-encoding",
     }
 )
-"""Headers of which two would mean two things."""
+"""Headers that must not be repeated: two would be ambiguous."""
 MOST_HEADERS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Lets requests through for these hosts alone, from pages of the same address alone, and with this token alone.
+    """Admits requests for these hosts only, from pages of the same origin only, and with this token only.
 
-    A page elsewhere cannot make a browser send a request to a loopback address: its `Origin` is another, and a name that was
-    made to mean 127.0.0.1 is no known `Host`. Without a token (None) any program that reaches the port is let through.
+    A foreign page cannot make a browser send a request to a loopback address: its `Origin` differs, and a name that was
+    pointed at 127.0.0.1 is not an allowed `Host`. Without a token (None) every program that reaches the port is admitted.
     """
 
     hosts: frozenset[str] = LOOPBACK
-    """In lower case, without ports; addresses of IPv6 in brackets."""
+    """In lower case, without ports; IPv6 addresses in brackets."""
     token: str | None = field(default=None, repr=False)
     _hosts: frozenset[bytes] = field(init=False, repr=False)
     _expected: bytes = field(init=False, repr=False)
@@ -55,25 +55,25 @@ class Auth:
         object.__setattr__(self, "_expected", b"Bearer " + self.token.encode() if self.token else b"")
 
     def check(self, exchange: Exchange) -> None:
-        """Raises Problem: 400 where there is not one Host, 403 where it or the Origin is not of this service, 431."""
+        """Raises Problem: 400 for ambiguous or missing headers, 403 for a Host or Origin of another service, 431."""
         headers = exchange.headers
         if len(headers) != len(exchange.raw_headers):
             _refuse_repeated(exchange)
         if len(exchange.raw_headers) > MOST_HEADERS:
-            raise Problem(431, f"there are more than {MOST_HEADERS} headers")
+            raise Problem(431, f"the request has more than {MOST_HEADERS} headers")
         if b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
-            raise Problem(400, "the transfer encoding is not chunked")
+            raise Problem(400, "the transfer encoding must be chunked")
         host = headers.get(b"host")
         if host is None:
-            raise Problem(400, "there is no Host header")
+            raise Problem(400, "the Host header is missing")
         if _without_port(host) not in self._hosts:
-            raise Problem(403, "the Host is not one of this service", reason="host")
+            raise Problem(403, "this service does not serve that Host", reason="host")
         origin = headers.get(b"origin")
         if origin is not None and origin not in (b"http://" + host, b"https://" + host):
-            raise Problem(403, "the Origin is not of this service", reason="origin")
+            raise Problem(403, "this service does not accept that Origin", reason="origin")
 
     def has_token(self, exchange: Exchange) -> bool:
-        """Whether the request has the token, or none is asked for."""
+        """Whether the request has the token, or the service needs none."""
         if not self._expected:
             return True
         shown = exchange.headers.get(b"authorization", b"")
@@ -83,11 +83,11 @@ class Auth:
         return hmac.compare_digest(shown, self._expected)
 
     def refusal(self, exchange: Exchange) -> Problem:
-        """What who has not the token is told (401), as RFC 6750 has it."""
+        """The answer to a request without the token (401), by RFC 6750."""
         if b"authorization" in exchange.headers:
-            said, challenge = "the token is not that of this service", 'Bearer error="invalid_token"'
+            said, challenge = "the bearer token is wrong", 'Bearer error="invalid_token"'
         else:
-            said, challenge = "there is no token; send authorization: Bearer TOKEN", "Bearer"
+            said, challenge = "the bearer token is missing; send authorization: Bearer TOKEN", "Bearer"
         return Problem(401, said, headers={"www-authenticate": challenge}, reason="token")
 
 
@@ -95,7 +95,7 @@ def _refuse_repeated(exchange: Exchange) -> None:
     seen: set[bytes] = set()
     for name, _ in exchange.raw_headers:
         if name in seen and name in _ONCE:
-            raise Problem(400, f"there are two {name.decode().title()} headers")
+            raise Problem(400, f"the request has two {name.decode().title()} headers")
         seen.add(name)
 
 
@@ -104,17 +104,17 @@ def _without_port(host: bytes) -> bytes:
     return name if colon and port.isdigit() else host.lower()
 
 
-# --- The secret that who asks a service shows: made once, kept in a file of its owner alone, and read from such files only.
+# --- The bearer token: created once in a file of its owner alone, and read from such files only.
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,4096}=*")
-"""What a bearer token may be made of (RFC 6750, b64token), and no short one: it is all that is asked for."""
+"""A bearer token (RFC 6750, b64token) of at least 16 characters: it is the only secret."""
 MAKE_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"  # noqa: S105 - a command
 
 
 def ensure_token(path: Path) -> str:
-    """The token in the file `path`, which is made, with 256 random bits and for its owner alone, where there is none.
+    """The token in the file `path`; creates one with 256 random bits, readable by its owner alone, if there is none.
 
-    Raises UsageError as `read_token`, and HookeError where it cannot be written.
+    Raises as `read_token`, and HookeError if it cannot be written.
     """
     if not path.exists():
         with writing("the token of a service", path):
@@ -124,7 +124,7 @@ def ensure_token(path: Path) -> str:
 
 
 def read_token(path: Path, *, fix: str = "") -> str:
-    """The token in a file; `fix` is said where it holds none. Raises UsageError where there is none, where everybody may read it, or where it is too short."""
+    """Read the token in a file; `fix` is the hint for a bad one. Raises UsageError if it is missing, too short, or readable by everybody."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -137,22 +137,22 @@ def read_token(path: Path, *, fix: str = "") -> str:
         ) from error
     if mode & (stat.S_IROTH | stat.S_IWOTH):
         raise UsageError(
-            f"the token in {path} is open to every user of this machine",
+            f"the token in {path} can be read by every user of this machine",
             why=f"its mode is {stat.S_IMODE(mode):04o}",
-            fix=f"chmod 600 {path}, and make another one if somebody may have read it",
+            fix=f"chmod 600 {path}, and make another one if someone may have read it",
         )
     text = held.decode("ascii", "replace").strip()
     if not _TOKEN.fullmatch(text):
         raise UsageError(
-            f"{path} holds no token",
-            why=f"a token is one line of at least 16 letters of ASCII, digits and -._~+/ ({len(text)} characters are there)",
+            f"{path} does not hold a valid token",
+            why=f"a token is one line of at least 16 ASCII letters, digits and -._~+/; the file has {len(text)} characters",
             fix=fix or f"make one: (umask 077; {MAKE_TOKEN} > {path})",
         )
     return text
 
 
 def _make(path: Path) -> None:
-    """Whole or absent, and whoever comes second keeps what the first one made."""
+    """Create it atomically; if two processes do at once, the first one wins."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -1,11 +1,11 @@
-"""When the model runs, and on which requests: a pure policy that takes events and times, and returns decisions.
+"""When the model runs, and on which requests: a policy that takes events and times, and returns decisions. Pure.
 
-The model runs one batch at a time. A batch is fired when the model is free: of the oldest waiting request, and of those after
-it that may go with it, up to `max_batch` rows. Nothing is waited for, unless `wait_s` says so. A batch that fails is halved
-until it is one request: that one alone is to blame.
+The model runs one batch at a time. When it is free, it gets the oldest waiting request with later ones of the same
+group, up to `max_batch` rows. It does not wait for more, unless `wait_s` says so. A failed batch is halved
+until it is one request: that request alone is to blame.
 
-With `fill` a free model waits while it pays: until as many requests are there as were there together with the last batches, and at
-most as long as a batch takes whatever its size, which is what a batch that need not be run saves. One who asks alone waits for nobody.
+With `fill` a free model waits while it pays: until as many requests wait as were together with the last batches, and at
+most for the fixed time of a batch, which is what an avoided batch saves. A lone client never waits for others.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from dataclasses import dataclass
 __all__ = ["Batch", "BatchLimits", "Batcher", "FixedPart", "PendingRequest"]
 
 FORGET = 0.98
-"""What is left of a batch's weight in the law when the next one ended: some fifty batches tell it."""
+"""A batch's weight in the law after one more batch: some fifty batches determine it."""
 EMPTY = 10
-"""Fixed parts of a batch without anybody, and what was there together before says nothing of what comes."""
+"""After so many fixed times without a request, past batches say nothing about those to come."""
 RECENT = 0.2
-"""Weight of the newest batch in the mean time of a row: the mean forgets a batch after some five more."""
+"""The newest batch's weight in the mean time of a row: a batch is forgotten after some five more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """What a batcher keeps to. `max_batch` and `max_waiting` are rows, `wait_s` seconds."""
+    """The limits of a batcher. `max_batch` and `max_waiting` are rows, `wait_s` seconds."""
 
     max_batch: int = 1
-    """The most rows of a batch. A single request may have more: it goes alone."""
+    """The most rows of a batch. A single request may have more: it runs alone."""
     max_waiting: int = 1024
-    """The most rows that wait. A single request may have more when nothing waits."""
+    """The most rows that wait. A single request may have more if nothing waits."""
     wait_s: float = 0.0
-    """How long a free model waits for more rows than there are, counted from the oldest request's arrival."""
+    """How long a free model waits for more rows, counted from the oldest request's arrival."""
     fill: bool = False
     """Whether a free model waits while it pays."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PendingRequest:
-    """One that waits for the model. Requests of equal `group` may go together; with None it goes alone."""
+    """A request that waits for the model. Requests of equal `group` may run together; with None a request runs alone."""
 
     group: Hashable
     rows: int
     arrived: float
     deadline: float
     left: bool = False
-    """Nobody waits for it any more: cancelled, or past its deadline."""
+    """No client waits for it: it was cancelled, or is past its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the model is to run, in order of arrival."""
+    """The requests that the model runs together, in order of arrival."""
 
     requests: tuple[PendingRequest, ...]
     fired: float
@@ -65,7 +65,7 @@ class Batch:
 
 
 class FixedPart:
-    """What a batch takes whatever its size: b of the law `a * rows + b`, by least squares over the last batches."""
+    """The fixed time of a batch: b of the law `a * rows + b`, by least squares over the last batches."""
 
     __slots__ = ("_weight", "_x", "_xx", "_xy", "_y")
 
@@ -82,20 +82,20 @@ class FixedPart:
 
     @property
     def seconds(self) -> float:
-        """Never below 0, and never above the mean. Where all batches had one size nothing tells the parts: then it is all of it."""
+        """Between 0 and the mean. If all batches had one size, the parts cannot be told apart, and it is the mean."""
         if not self._weight:
             return 0.0
         spread = self._xx - self._x * self._x / self._weight
-        # Below this all were of one size, but for the rounding of the sums.
+        # Below this, all batches had one size, up to rounding.
         slope = (self._xy - self._x * self._y / self._weight) / spread if spread > 1e-6 * self._xx else 0.0
         return max(0.0, (self._y - max(0.0, slope) * self._x) / self._weight)
 
 
 class Batcher:
-    """The waiting requests and the one batch that runs. All times are seconds of one clock, which never goes back.
+    """The waiting requests and the running batch. All times are seconds of one monotonic clock.
 
-    Whoever drives it calls `offer` for an arrival, `cancel` for a departure, `expired` at times, and `take` after each of these
-    and whenever `wakes` says; then `finished` or `failed` once for each batch taken.
+    The driver calls `offer` for an arrival, `cancel` for a departure, `expired` at times, `take` after each of these
+    and at the time that `wakes` returns, then `finished` or `failed` once for each batch taken.
     """
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -108,18 +108,18 @@ class Batcher:
         self._row_s = 0.0
         self._fixed = FixedPart()
         self._together = 0.0
-        """Requests that were there when the last batches ended, on average: those of the batch, and those that waited."""
+        """Mean number of requests present when the last batches ended: those of the batch, and those that waited."""
         self._freed = 0.0
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that wait, those of halved batches not counted: they were let in before."""
+        """Waiting rows; those of halved batches, admitted earlier, do not count."""
         return self._rows
 
     def offer(self, request: PendingRequest, *, accepted: bool = False) -> bool:
-        """Let a request in. False where it would wait among more than `max_waiting` rows, or have its answer after its deadline.
+        """Admit a request. False if more than `max_waiting` rows would wait, or its answer would miss its deadline.
 
-        Where nothing waits it is let in whatever it may take. One that is `accepted` is the rest of something that was let in, and is never refused.
+        If nothing waits, it is admitted whatever its size. An `accepted` one continues something admitted, and is never refused.
         """
         if not accepted and self._rows > 0:
             full = self._rows + request.rows > self.limits.max_waiting
@@ -132,16 +132,16 @@ class Batcher:
         return True
 
     def backlog_s(self) -> float:
-        """Seconds that the waiting rows are going to take, as far as the last batches tell."""
+        """Seconds that the waiting rows will take, by the last batches."""
         return self._rows * self._row_s
 
     def _answered_in_s(self, request: PendingRequest) -> float:
-        """What runs, what waits and the request itself: one that waits until its deadline and then runs is late."""
+        """Time for the running batch, the waiting rows and the request: one that starts at its deadline is late."""
         running = self.running.rows if self.running is not None else 0
         return (running + self._rows + min(request.rows, self.limits.max_batch)) * self._row_s
 
     def cancel(self, request: PendingRequest) -> None:
-        """Its caller has gone: it leaves. One that runs goes on, for there is no way to stop it."""
+        """Remove a request whose client has gone. One that runs continues: it cannot be stopped."""
         if not request.left:
             request.left = True
             if request in self._waiting:
@@ -151,12 +151,12 @@ class Batcher:
             self._late.remove(request)
 
     def inside(self) -> list[PendingRequest]:
-        """All that were let in and have no end yet: those that run, the halves of failed batches, those that wait."""
+        """All admitted requests that have not ended: running, halves of failed batches, waiting."""
         running = self.running.requests if self.running else ()
         return [*running, *(one for half in self._halves for one in half), *self._waiting]
 
     def expired(self, now: float) -> list[PendingRequest]:
-        """Those past their deadline, waiting or running, which leave with this; each is told once."""
+        """Remove the requests past their deadline, waiting or running; each is returned once."""
         for request in self.inside():
             self._leave_if_late(request, now)
         late = list(self._late)
@@ -164,7 +164,7 @@ class Batcher:
         return late
 
     def take(self, now: float) -> Batch | None:
-        """The batch to run now. None where the model is busy, nothing waits, or more rows are waited for."""
+        """The batch to run now. None if the model is busy, nothing waits, or more rows are waited for."""
         if self.running is not None:
             return None
         chosen = self._next_half(now)
@@ -178,13 +178,13 @@ class Batcher:
         return self.running
 
     def wakes(self) -> float:
-        """When `take` is to be called again though nothing happens before; infinity where it need not."""
+        """When to call `take` again if nothing happens before; infinity if not at all."""
         if self.running is not None or not self._waiting:
             return math.inf
         return self._ripe()
 
     def finished(self, now: float, took_s: float | None = None) -> None:
-        """The running batch has its results. `took_s` is how long it took, where that is known better than by these times."""
+        """The running batch has its results. `took_s` is its duration, if known better than by these times."""
         batch = self._end()
         took = now - batch.fired if took_s is None else took_s
         row_s = took / max(1, batch.rows)
@@ -194,7 +194,7 @@ class Batcher:
         self._freed = now
 
     def failed(self) -> PendingRequest | None:
-        """The running batch raised: the request that is to blame, or None where halves of it are to run first."""
+        """The running batch raised. Returns the request to blame, or None if halves of it run first."""
         batch = self._end()
         if len(batch.requests) == 1:
             return batch.requests[0]
@@ -203,7 +203,7 @@ class Batcher:
         return None
 
     def lost(self) -> None:
-        """The running batch is gone with the model: it has no results, and none of it is run again."""
+        """The running batch is lost with the model: it has no results, and is not run again."""
         self._end()
 
     def _end(self) -> Batch:
@@ -227,7 +227,7 @@ class Batcher:
         return ()
 
     def _ripe(self) -> float:
-        """When the oldest request has waited long enough: at once if there are rows enough, and in time for its deadline."""
+        """When the oldest request has waited long enough: at once if there are enough rows, and in time for its deadline."""
         first = self._waiting[0]
         if first.group is None or self._rows >= self.limits.max_batch:
             return first.arrived

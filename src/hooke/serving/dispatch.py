@@ -1,4 +1,4 @@
-"""Brings requests to the model and answers back, as the batcher decides: the part with the event loop."""
+"""Brings requests to the model and answers back, as the batcher decides: the part on the event loop."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ from hooke.serving.stats_windows import StatsWindow
 __all__ = ["Dispatch", "ModelRunner", "Tally"]
 
 QUEUE_BATCHES = 32
-"""Rows that may wait, in batches: with the model's time for a batch this bounds what a queue adds to an answer."""
+"""Waiting rows, in batches: with the model's time for a batch this bounds the time in the queue."""
 QUEUE_LEAST = 1024
 LEAST_WAIT_S = 0.001
 SLOWEST_SWEEP_S = 0.05
-"""How late a deadline may be noticed, and how long a request waits before its connection is watched."""
+"""The delay of a deadline's check, and the time before a waiting request's connection is watched."""
 
 
 class ModelRunner(Protocol):
-    """Does a service's work beside the event loop, one piece after the other, in the order in which it was submitted.
+    """Does a service's work beside the event loop, piece by piece, in the order of submission.
 
-    All of it is called on the event loop. `done` is, too, later, and once for each piece, also where the model ends with it.
+    All calls are on the event loop. So is `done`, which is called later, once for each piece, even if the model ends.
     """
 
     def submit(self, work: Work, done: OnDone) -> None:
-        """Do it; not while it is away, but for a Drop."""
+        """Do a piece of work; while unavailable only a Drop is allowed."""
         ...
 
     def unavailable(self) -> Problem | None:
-        """What those are told who ask while it can do nothing; None where it can."""
+        """The refusal for new requests while the model is unavailable; None if it is available."""
         ...
 
     def on_available(self, back: Callable[[], None]) -> None:
-        """Call this each time when it was away, and is back."""
+        """Call this each time the model becomes available again."""
         ...
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the model did so far."""
+    """What the model has done so far."""
 
     batches: int = 0
     rows: int = 0
     busy_s: float = 0.0
     sizes: list[int] = field(default_factory=lambda: [0] * 34)
-    """Batches that gave their results, by `size_bucket`; the last is for larger ones than any."""
+    """Finished batches by `size_bucket`; the last bucket is for all larger ones."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -66,18 +66,18 @@ class _Call(PendingRequest):
     arguments: dict[str, Any]
     future: asyncio.Future[Any]
     contexts: tuple[ContextSource, ...]
-    """For whom: the one request, or none where nobody says."""
+    """The request that it serves, if known."""
     write: Write | None = None
     """None: as JSON."""
     receive: Receive | None = None
-    """What tells that its caller has gone."""
+    """Receives the disconnect of its client."""
     listener: asyncio.Task[None] | None = None
     item: Item | None = None
-    """What is done instead of a call: the next item of a stream."""
+    """The next item of a stream, instead of a call."""
 
 
 class Dispatch:
-    """One service's model, and those who wait for it. Lives on one event loop."""
+    """One service's model and its waiting requests. Lives on one event loop."""
 
     def __init__(self, declared: Service, model: ModelRunner) -> None:
         self.declared = declared
@@ -96,7 +96,7 @@ class Dispatch:
             self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
         )
         self._fired = 0.0
-        """When the running batch was. By a clock of its own: uvloop's counts milliseconds, which a batch may not take."""
+        """When the running batch began. `perf_counter`, since uvloop counts milliseconds, and a batch may take less."""
         self._sweeping = False
         self._turning = False
         self._waiting = 0
@@ -113,9 +113,9 @@ class Dispatch:
         write: Write | None = None,
         receive: Receive | None = None,
     ) -> Awaitable[Any]:
-        """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 where too much waits, 500, 503, 504.
+        """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 if too much waits, 500, 503, 504.
 
-        A cancelled caller's rows leave, and so do those of one who closes the connection that `receive` listens to: CallerGone.
+        The rows of a cancelled call leave, and so do those of a client that closes the connection behind `receive`: CallerGone.
         """
         batched, now = bool(method.rows), self._loop.time()
         return self._submit(
@@ -138,7 +138,7 @@ class Dispatch:
         return next(self._streams)
 
     async def item(self, stream: int, method: Method, arguments: dict[str, Any] | None) -> Any:
-        """The next item of a stream, the first with `arguments`. What has begun is never refused for want of room."""
+        """The next item of a stream, the first with `arguments`. A stream that has begun is never refused for lack of room."""
         now, contexts = self._loop.time(), CURRENT_REQUESTS.get()
         call = _Call(
             method=method,
@@ -154,7 +154,7 @@ class Dispatch:
         return await self._submit(call, accepted=arguments is None)
 
     def drop(self, stream: int) -> None:
-        """End this stream after what runs now, and tell nobody."""
+        """End this stream after the current work."""
         self._model.submit(Drop(stream), lambda _result, _error: None)
 
     async def _submit(self, call: _Call, *, accepted: bool = False) -> Any:
@@ -166,10 +166,10 @@ class Dispatch:
         if not self.batcher.offer(call, accepted=accepted):
             self.windows.refused += 1
             backlog = self.batcher.backlog_s()
-            raise Problem(429, "more requests wait than can be answered in time", retry_after_s=backlog)
+            raise Problem(429, "too many requests wait to be answered in time", retry_after_s=backlog)
         self._waiting += 1
         if self.batcher.running is None and not self._turning:
-            # At the end of this turn of the loop: what other connections brought in the same turn goes with it.
+            # At the end of this turn of the loop: requests of other connections in the same turn join the batch.
             self._turning = True
             self._loop.call_soon(self._turn)
         if not self._sweeping:
@@ -192,7 +192,7 @@ class Dispatch:
         self._pump()
 
     def _pump(self) -> None:
-        """Fire what is to be fired, and see to be woken when more is."""
+        """Fire the next batch, or schedule the next look."""
         if self._model.unavailable() is not None:
             return
         batch = self.batcher.take(self._loop.time())
@@ -207,7 +207,7 @@ class Dispatch:
             self._wake.cancel()
             self._wake = None
         if wakes < math.inf:
-            # uvloop counts milliseconds: for less than one it would come back at once, again and again.
+            # uvloop counts milliseconds: it would return at once for less than one, again and again.
             self._wake = self._loop.call_later(max(wakes - self._loop.time(), LEAST_WAIT_S), self._woken)
 
     def _woken(self) -> None:
@@ -241,7 +241,7 @@ class Dispatch:
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # the process ends; else a service's own code cancelled something
+                raise  # the process ends; otherwise the service's own code cancelled something
             self._done(batch, calls, None, error)
         else:
             self._done(batch, calls, answers, None)
@@ -271,7 +271,7 @@ class Dispatch:
         self._pump()
 
     def _lose(self, calls: list[_Call], lost: ModelLost, took: float) -> None:
-        """The model ended with this batch: nothing of it is done again, for it would do the same to the next one."""
+        """The model died with this batch. None of it is retried: it could kill the next model, too."""
         method = calls[0].method.name
         self.batcher.lost()
         self.windows.failure(method, took, self._waiting, blamed=False)
@@ -280,7 +280,7 @@ class Dispatch:
             _settle(call, lost.problem(method, idempotent=self.declared.idempotent))
 
     def _settle_all(self, calls: list[_Call], answers: list[Any], now: float) -> int:
-        """Give each its answer; how many still waited for one."""
+        """Give each request its answer; returns how many clients still waited."""
         windows, settled = self.windows, 0
         for call, answer in zip(calls, answers, strict=True):
             if not call.future.done():
@@ -301,7 +301,7 @@ class Dispatch:
             _settle(call, problem)
         for call in self.batcher.inside():
             assert isinstance(call, _Call)
-            # Only now: most have their answer long before, and a task for each would cost more than they do.
+            # Only now: most are answered long before, and a task for each would cost more than its answer.
             if call.receive is not None and call.listener is None and now - call.arrived >= self.sweep_s:
                 call.listener = self._loop.create_task(self._listen(call, call.receive))
         self._sweeping = self._waiting > 0

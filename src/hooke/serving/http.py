@@ -1,4 +1,4 @@
-"""One request as it came, and its answer: body, headers and what goes back, as ASGI has them."""
+"""One HTTP request and its answer: body, headers and messages, by ASGI."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ Send = Callable[[Message], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
-"""Where the paths of the Open Inference Protocol begin."""
+"""The path prefix of the Open Inference Protocol."""
 ATTEMPT = b"x-envoy-attempt-count"
-"""How often the front has sent this request, this time included."""
+"""The number of times the proxy has sent this request."""
 _ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 16 << 20
-"""Bytes of a body that nobody wants: so many are read and thrown away, and for more the connection is closed.
+"""Bytes of an unwanted body that are read and discarded; above that the connection is closed.
 
-A connection that is closed while bytes come is reset, which may reach a front before the answer does: whoever asked would be told
-of a replica that ended. What is thrown away takes no memory.
+A connection closed while bytes arrive is reset, and a proxy may see the reset before the answer: the client would be told
+that the replica ended. Discarded bytes take no memory.
 """
 
 
 FAST_PATH = "hooke.direct"
-"""Where a scope has a `Direct`."""
+"""The key of a `FastPath` in an ASGI scope."""
 
 
 class FastPath(Protocol):
-    """What a server of ours offers for a request beside ASGI's messages, for each of which it would have to be waited."""
+    """What our own server offers beside ASGI's messages, each of which would have to be awaited."""
 
     def body(self) -> bytes | None:
-        """The body, once, where all of it has come; else it is to be received."""
+        """The body, once, if all of it has arrived; otherwise None: receive it."""
         ...
 
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send all of an answer, of which nothing is sent yet. False where it must be sent by messages: nothing was done then."""
+        """Send the whole answer, of which nothing is sent yet. False if it must be sent by messages; nothing is done then."""
         ...
 
 
 @dataclass(slots=True)
 class HttpOptions:
-    """What holds for all requests of a replica."""
+    """Options for all requests of a replica."""
 
     body_limit: int
     """Bytes."""
     timeout_s: float
-    """Within which a body must have come."""
+    """The time limit for a body."""
     bodies: BodyMemory
-    """Room for those of all requests."""
+    """The memory for all bodies."""
     closing: bool = False
     """Whether each answer ends its connection."""
 
 
 class Exchange:
-    """A request, with what its handler needs to answer it. Handlers raise Problem instead of answering."""
+    """A request and the means to answer it. Handlers raise Problem instead of answering."""
 
     __slots__ = (
         "_direct",
@@ -98,49 +98,49 @@ class Exchange:
         self.verb: str = scope["method"]
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = dict(self.raw_headers)
-        """By names in lower case; of a repeated one the last."""
+        """By names in lower case; the last of a repeated header."""
         self.id = request_id_of(self.headers)
-        """That of the request, which its answer bears."""
+        """The request's id, which its answer carries."""
         self.parameters: dict[str, str] = {}
-        """What the path has in the places that its route names in braces."""
+        """The path parameters of its route."""
         self.receive = receive
         self.options = options
         self.held = 0
-        """Bytes of room that its body takes until it is answered; who answers gives them back."""
+        """Bytes of body memory that it holds until it is answered."""
         self.status = 0
-        """Of the answer, once it began."""
-        # Taken out, for in the scope it would refer to itself, and be left to the collector of cycles.
+        """The answer's status, once it began."""
+        # Removed from the scope, which it refers to: the cycle would need the garbage collector.
         self._direct: FastPath | None = scope.pop(FAST_PATH, None)
         self._send = send
         self._read = False
 
     @property
     def context(self) -> RequestContext:
-        """What is passed on of it."""
+        """Its id and trace context."""
         if b"traceparent" not in self.headers:
             return RequestContext(id=self.id.decode())
-        # A long `tracestate` may come in parts.
+        # A long `tracestate` may come in several headers.
         state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
         return context_of(self.id, self.headers | {b"tracestate": state})
 
     async def json_body(self) -> bytes:
-        """The body, which must be said to be JSON. Raises Problem: 415, and as `body`."""
+        """The body, whose content type must be JSON. Raises Problem: 415, and as `body`."""
         said = self.headers.get(b"content-type")
         if b"content-encoding" in self.headers:
-            raise Problem(415, "the body is said to be encoded; send it as it is")
+            raise Problem(415, "content-encoding is not supported here; send the body uncompressed")
         if said != JSON[1]:
             if said is None:
-                raise Problem(415, "nothing says what the body is; send content-type: application/json")
+                raise Problem(415, "the content type is missing; send content-type: application/json")
             if said.partition(b";")[0].strip().lower() != JSON[1]:
                 shown = said[:80].decode("latin-1")
-                raise Problem(415, f"the body is said to be {shown}; send content-type: application/json")
+                raise Problem(415, f"the content type is {shown}; send content-type: application/json")
         return await self.body()
 
     async def body(self) -> bytes:
         """The whole body.
 
-        Raises Problem: 413 where it is, or is said to be, too long; 503 where there is no room for it, before it is read;
-        408 where it does not come in time.
+        Raises Problem: 413 if it is, or claims to be, too long; 503 before reading if there is no memory for it;
+        408 if it does not arrive in time.
         """
         length = self.headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.options.body_limit:
@@ -160,7 +160,7 @@ class Exchange:
             raise Problem(408, f"the body did not arrive within {self.options.timeout_s:g} s") from None
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        """Send all of an answer."""
+        """Send the whole answer."""
         self.status = status
         length = (b"content-length", b"%d" % len(body))
         sent = [*headers, length, (b"x-request-id", self.id), *self._closing()]
@@ -179,7 +179,7 @@ class Exchange:
         await self.answer(problem.status, body, kind, *headers)
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
-        """Send the status and the headers; `piece` and `end` send the body."""
+        """Send status and headers; `piece` and `end` send the body."""
         self.status = status
         sent = [*headers, (b"x-request-id", self.id), *self._closing()]
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
@@ -205,7 +205,7 @@ class Exchange:
             body += message.get("body", b"")
             if len(body) > self.options.body_limit:
                 raise self._too_large()
-            if len(body) > self.held + SMALL_BODY:  # nothing said how long it is
+            if len(body) > self.held + SMALL_BODY:  # its length was not declared
                 await self._take_room(min(2 * len(body), self.options.body_limit) - self.held)
             if not message.get("more_body"):
                 self._read = True
@@ -218,9 +218,9 @@ class Exchange:
             return ()
         if self.status in {408, 413}:
             return _CLOSE
-        # So much of the body may be left that the connection is better closed than read on.
+        # So much of the body may be left that closing the connection is better than reading on.
         if b"expect" in self.headers:
-            return _CLOSE  # who was not told to go on may send the body, or the next request
+            return _CLOSE  # a client without 100-continue may send the body, or the next request
         length = self.headers.get(b"content-length", b"0")
         much = b"transfer-encoding" in self.headers or not length.isdigit() or int(length) > READ_ON
         return _CLOSE if much else ()

@@ -1,4 +1,4 @@
-"""Room for bodies: how many bytes of them a replica takes in at once, whoever sends them and however slowly."""
+"""Limits of a replica: memory for request bodies, and time and number of connections."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ __all__ = ["BODY_LIMIT", "SMALL_BODY", "BodyMemory", "ConnectionLimits", "body_m
 BODY_LIMIT = 16 << 20
 """Bytes of one body; a batch of images fits."""
 SMALL_BODY = 64 << 10
-"""A body of at most so many bytes takes no room: as much of each is read before anybody asks for it, and connections bound that."""
+"""Bodies up to this size need no reservation: as much is read of each connection anyway, and connections are limited."""
 PART = 8
-"""Of its memory a replica has one part of so many for bodies: numbers of JSON take eight times as much as objects of Python."""
+"""The part of a replica's memory for bodies: 1 in so many. JSON numbers take eight times as much as Python objects."""
 WAIT_S = 1.0
-"""For room: what goes on takes milliseconds as a rule, and a front has other replicas."""
+"""For room: a request takes milliseconds as a rule, and a proxy has other replicas."""
 WAITING = 64
-"""Requests that wait for room; of each up to 640 KB have come, in two reads of the event loop."""
+"""Requests that wait for room; of each up to 640 KB have arrived, in two reads of the event loop."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def body_memory_bytes(*, memory_bytes: int | None = None, among: int = 1) -> int:
-    """For bodies, of a replica that may have so much memory, or else its part `among` several of what is free now; one body fits."""
+    """Bytes for bodies of a replica with so much memory, or else with its part, `among` several, of the free memory; one body always fits."""
     free = _free_bytes() // among
     return max(min(free, memory_bytes or free) // PART, BODY_LIMIT)
 
 
 class BodyMemory:
-    """Room of `most` bytes, given to bodies in the order in which they ask. It belongs to the event loop."""
+    """A memory budget of `most` bytes, granted to bodies in order. Belongs to the event loop."""
 
     def __init__(self, most: int, *, wait_s: float = WAIT_S) -> None:
         self.most = most
@@ -45,7 +45,7 @@ class BodyMemory:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
-        """Take room, when there is some. Raises Problem (503) where there is none soon."""
+        """Reserve bytes, waiting a moment for them. Raises Problem (503) if there is no room soon."""
         if not self._waiting and self.taken + size <= self.most:
             self.taken += size
             return
@@ -58,7 +58,7 @@ class BodyMemory:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                self.give(size)  # it was given at the very moment
+                self.give(size)  # it was granted at that moment
             else:
                 with contextlib.suppress(ValueError):
                     self._waiting.remove((size, turn))
@@ -68,7 +68,7 @@ class BodyMemory:
             raise
 
     def give(self, size: int) -> None:
-        """Give it back."""
+        """Release bytes."""
         self.taken -= size
         self._next()
 
@@ -80,26 +80,22 @@ class BodyMemory:
                 turn.set_result(None)
 
     def _refusal(self) -> Problem:
-        said = (
-            f"{self.most} bytes of bodies are being received or answered; more are taken when these are done"
-        )
+        said = f"{self.most} bytes of request bodies are in progress; try again when they are done"
         return Problem(503, said, retry_after_s=1, reason="room for bodies")
 
 
 def _free_bytes() -> int:
-    """Of the machine, or of what this process's control groups (a container's, a unit's of systemd) may still have."""
+    """Free memory of the machine, or of this process's control groups (a container, a systemd unit)."""
     free = psutil.virtual_memory().available
     for group in _groups():
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # it has no limit: there is no such file, or "max" in it
+        with contextlib.suppress(OSError, ValueError):  # no limit: the file is missing, or holds "max"
             limit = int((group / "memory.max").read_text())
             free = min(free, limit - int((group / "memory.current").read_text()))
     return max(free, 0)
 
 
 def _groups() -> list[Path]:
-    """Of cgroup v2: its own, and those around it."""
+    """The own cgroup (v2), and those around it."""
     try:
         own = Path("/proc/self/cgroup").read_text().partition("0::/")[2].strip()
     except OSError:
@@ -107,10 +103,10 @@ def _groups() -> list[Path]:
     return [CGROUP / own, *(CGROUP / own).parents[: len(Path(own).parts)]]
 
 
-# --- How long, and for how much, a replica waits for who connects and does not ask.
+# --- Limits of connections.
 
 SPARE_FILES = 256
-"""Of the files that the process may open, those left for models, data and logs."""
+"""File descriptors left for models, data and logs."""
 
 
 def _most_connections() -> int:
@@ -120,14 +116,14 @@ def _most_connections() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How long, and for how much, a connection is waited for."""
+    """Time limits and number of connections."""
 
     head_s: float = 10.0
     """For the head of a request, once it began; phones on bad lines take seconds."""
     idle_s: float = 75.0
-    """For the next request, and the first one; longer than a proxy in front keeps a connection, so that it is the proxy who closes."""
+    """For the next request, and the first one; longer than a proxy keeps an idle connection, so that the proxy closes it."""
     stall_s: float = 30.0
-    """For somebody who takes no more of his answer."""
+    """For a client that does not read its answer."""
     head_bytes: int = 32 << 10
-    """Of request line and headers; browsers send 2 KiB, and proxies allow 8 to 64."""
+    """Bytes of request line and headers; browsers send 2 KiB, and proxies allow 8 to 64."""
     connections: int = field(default_factory=_most_connections)

@@ -1,4 +1,4 @@
-"""Methods of a service, called for requests: within their time, watched, and answered at once or as a stream."""
+"""Calls of a service's methods for requests: within the timeout, cancelled with the client, answered at once or as a stream."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWa
 __all__ = ["MethodCalls", "event", "items_of"]
 
 
-# --- A generator's items, one at a time as they are sent, as server-sent events.
+# --- A generator's items as server-sent events.
 
 
 def event(data: bytes, name: str = "") -> bytes:
-    """One event. `data` is JSON, which has no line break."""
+    """One event. `data` is JSON without line breaks."""
     return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + data + b"\n\n"
 
 
 def items_of(dispatch: Dispatch, method: Method, arguments: dict[str, Any]) -> AsyncGenerator[bytes]:
-    """Each item as JSON, made when it is asked for. Raises Problem for what the generator raises, and 504.
+    """Each item as JSON, made when it is awaited. Raises Problem for what the generator raises, and 504.
 
-    The items of a plain generator are made where the model runs, in turn with what else that does.
+    Items of a plain generator are made where the model runs, in turn with its other work.
     """
     if method.kind is ResponseKind.ASYNC_STREAM:
         return _async_items(dispatch, method, arguments)
@@ -65,14 +65,14 @@ async def _async_items(
         return
     except Exception as error:
         if isinstance(error, TimeoutError) and timer.expired():
-            raise Problem(504, f"{method.name} gave no item within {timeout_s:g} s") from None
+            raise Problem(504, f"{method.name} produced no item within {timeout_s:g} s") from None
         raise problem_of(error, method.name) from error
     finally:
         await made.aclose()
 
 
 MOST_ASYNC = 1024
-"""Calls of `async def` that go on at once."""
+"""The most concurrent calls of `async def`."""
 
 
 class MethodCalls:
@@ -82,7 +82,7 @@ class MethodCalls:
         self.dispatch = dispatch
         self.declared = dispatch.declared
         self.cut = 0
-        """Calls that the end of the process left without an answer."""
+        """Calls that the end of the process left unanswered."""
         self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
 
@@ -97,7 +97,7 @@ class MethodCalls:
     async def call(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
     ) -> Any:
-        """What a method that is no generator returns, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
+        """The result of a method that is not a generator, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
         if method.kind is ResponseKind.ASYNC and not method.rows:
             return await self._call_async(method, arguments, exchange, write or encode)
         try:
@@ -113,7 +113,7 @@ class MethodCalls:
         windows.arrived += 1
         if self._async_calls >= MOST_ASYNC:
             windows.refused += 1
-            raise Problem(429, f"{MOST_ASYNC} calls of {method.name} go on already", retry_after_s=1)
+            raise Problem(429, f"{MOST_ASYNC} calls of {method.name} are already running", retry_after_s=1)
         self._async_calls += 1
         began = time.perf_counter()
         try:
@@ -140,7 +140,7 @@ class MethodCalls:
     async def _watched(
         self, work: Awaitable[Any], exchange: Exchange, method: Method, timeout_s: float = 0
     ) -> Any:
-        """What `work` gives, within the timeout of the service, or within the other one."""
+        """The result of `work` within the service's timeout, or another one."""
         limit_s = timeout_s or self.declared.timeout_s
         receive: Receive = exchange.receive
         try:
@@ -153,7 +153,7 @@ class MethodCalls:
             raise
 
     def _raise_if_closing(self, exchange: Exchange) -> None:
-        """The server ends, and waits no longer: whoever asked is told (503), rather than left with a closed connection."""
+        """The server ends without waiting longer: answer 503 rather than only closing the connection."""
         if exchange.options.closing:
             self.cut += 1
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
@@ -170,13 +170,13 @@ class MethodCalls:
 
 
 async def _send_items(items: AsyncIterator[bytes], exchange: Exchange) -> None:
-    # The first item decides the status: what is wrong before it is a plain refusal.
+    # The first item decides the status: an error before it is a plain refusal.
     data = await anext(items, None)
     await exchange.begin(200, (b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
     try:
         while data is not None:
             await exchange.piece(event(data))
-            # A generator that waits for nothing would keep the loop from writing, and from seeing that its caller went.
+            # A generator that never waits would keep the loop from writing, and from noticing a disconnect.
             await asyncio.sleep(0)
             data = await anext(items, None)
         end = event(b"null", "end")

@@ -1,4 +1,4 @@
-"""What a replica counts of its requests: whole numbers and sums, on the hot path, for whoever wants to write them out."""
+"""The counters of a replica and of a service, and their text for Prometheus."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = [
 ]
 
 
-# --- What replicas counted, as plain values: of one now, and of all that a service ever had. Pure.
+# --- Counters as plain values: of one replica now, and of all that a service ever had. Pure.
 
 K = TypeVar("K", int, str)
 
 KEPT = 32
-"""Ended replicas that are kept by their own names. A scrape a minute sees each of so many: dying ones start more slowly."""
+"""Ended replicas kept under their own names. A scrape a minute sees each: replicas that die restart more slowly."""
 
 
 class RouteCounts(msgspec.Struct, frozen=True):
-    """Of one route; as `metrics.Meter`."""
+    """The counts of one route; as `Meter`."""
 
     statuses: dict[int, int]
     buckets: list[int]
@@ -52,7 +52,7 @@ class RouteCounts(msgspec.Struct, frozen=True):
 
 
 class ProcessCounts(msgspec.Struct, frozen=True):
-    """Of the replica's process, as the system tells."""
+    """The replica's process, from the operating system."""
 
     began: float = 0.0
     """In seconds since 1970."""
@@ -62,33 +62,33 @@ class ProcessCounts(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to write of a replica. What only ever grows is what is left of it when it has ended."""
+    """The counters of a replica. Its totals remain after its end."""
 
     service: str
     routes: dict[str, RouteCounts] = {}
-    """By the paths of routes that were asked; '' for what was answered before one was found."""
+    """By path of the routes that were called; '' counts answers before a route was found."""
     refused: dict[str, int] = {}
     sizes: list[int] = []
-    """Batches, as `dispatch.Tally` has them."""
+    """Finished batches, as in `dispatch.Tally`."""
     rows: int = 0
     busy_s: float = 0.0
     process: ProcessCounts = ProcessCounts()
     active: int = 0
     waiting_rows: int = 0
     body_bytes: int = 0
-    """Of bodies that are being received or answered, but for small ones."""
+    """Bytes of bodies in progress, without small ones."""
     body_room: int = 0
-    """So many there may be."""
+    """The budget for these."""
     ready: bool = False
     ready_at: float | None = None
     """When it was set up, in seconds since 1970; None: not yet."""
 
     def requests(self) -> int:
-        """Answers on the service's own routes: without those that ask how it is, and those of no route."""
+        """Answers on the service's own routes, without health checks and unknown paths."""
         return sum(sum(route.statuses.values()) for route in self._own())
 
     def buckets(self) -> list[int]:
-        """Of the service's own routes together."""
+        """Answer times of the service's own routes together."""
         return _sum_lists(route.buckets for route in self._own())
 
     def p99_s(self, before: Counts | None = None) -> float | None:
@@ -102,7 +102,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_counts(one: Counts, other: Counts) -> Counts:
-    """Two together, as if one replica had done what both did; of what does not only grow, nothing."""
+    """The totals of both, as of one replica; gauges are left out."""
     paths = {**one.routes, **other.routes}
     cpu_s = one.process.cpu_s + other.process.cpu_s
     return Counts(
@@ -117,11 +117,11 @@ def add_counts(one: Counts, other: Counts) -> Counts:
 
 
 class GatheredCounts:
-    """What all replicas counted, as they told it last, since somebody listens.
+    """The last reported counts of all replicas since the supervisor began.
 
-    What an ended one counted stays, so that no sum ever falls: under its own name, in which a rate sees what it did after
-    the last look, and only then among `earlier` ones. The name that those have together says how many they are: it is another one when
-    another comes to them, since in a sum that jumped a rate would see their requests a second time.
+    Counts of an ended replica stay, so that no sum ever falls: first under its own name, where a rate sees what it did after
+    the last scrape, and later among the `earlier` ones. The name of these includes their number, and so changes when one
+    joins them: if the same series jumped, a rate would count its requests a second time.
     """
 
     def __init__(self) -> None:
@@ -131,11 +131,11 @@ class GatheredCounts:
         self._how_many = 0
 
     def take(self, name: str, counts: Counts) -> None:
-        """A replica told what it has counted so far."""
+        """A replica reported its counts."""
         self.live[name] = counts
 
     def end(self, name: str) -> None:
-        """It is gone."""
+        """A replica is gone."""
         last = self.live.pop(name, None)
         if last is None:
             return
@@ -147,7 +147,7 @@ class GatheredCounts:
             self._earlier = gone if self._earlier is None else add_counts(self._earlier, gone)
             self._how_many += 1
             ended = {self._together(): self._earlier, **ended}
-        self.ended = ended  # at once: another thread may read it
+        self.ended = ended  # in one assignment: another thread may read it
 
     def _together(self) -> str:
         return f"earlier-{self._how_many}"
@@ -171,52 +171,52 @@ def _sum_lists(lists: Iterable[list[int]]) -> list[int]:
     return [sum(each) for each in zip(*several, strict=True)]
 
 
-# --- What the front counted.
+# --- The proxy's counters.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamStats:
-    """What the front saw of one replica since it has it."""
+    """The proxy's view of one replica."""
 
     active: int
-    """Requests that it has now."""
+    """Open requests."""
     requests: int
     failed: int
-    """Those without an answer, or with one of 500 and above."""
+    """Requests without an answer, or with a status of 500 and above."""
     unreachable: int
-    """Connections that it did not take."""
+    """Connections that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyStats:
-    """Counted since the front started."""
+    """The proxy's counters since its start."""
 
     connections: int
-    """Of clients, now."""
+    """Client connections now."""
     active: int
-    """Requests that have no answer yet."""
+    """Requests without an answer yet."""
     requests: int
     answers: dict[str, int]
-    """By `2xx` to `5xx`."""
+    """Answers by class, `2xx` to `5xx`."""
     retries: int
     not_retried: int
-    """Too many retries went on at once, or the body was too long to be kept for one."""
+    """Too many concurrent retries, or the body was too long to keep."""
     ejected: int
-    """Replicas that it sends nothing to now, as they could not be reached."""
+    """Replicas that could not be reached, and get no requests now."""
     ejections: int
     memory_bytes: int
-    """Of its heap, now."""
+    """Its heap now."""
     replicas: dict[str, UpstreamStats]
-    """By `Upstream.place`: those that are published, and those that left and may have requests still."""
+    """By `Upstream.place`: published replicas, and those that left and may have open requests."""
 
 
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of the buckets of answers by their seconds."""
+"""Upper bounds of the buckets of answer times."""
 CLIENT_GONE = 499
-"""Stands for a status where the caller went before there was one; proxies write the same."""
+"""Stands for a status if the client left before there was one, as in proxies."""
 
 Refusals = dict[str, int]
-"""How often something was refused, by the reason."""
+"""Refusals by reason."""
 
 
 class Meter:
@@ -227,12 +227,12 @@ class Meter:
     def __init__(self) -> None:
         self.statuses: dict[int, int] = {}
         self.buckets = [0] * (len(BOUNDS_S) + 1)
-        """By BOUNDS_S, each not counted in the next; the last is for those above all bounds."""
+        """By BOUNDS_S, not cumulative; the last bucket is above all bounds."""
         self.seconds = 0.0
-        """Of all answers together."""
+        """Total of all answers."""
 
     def done(self, status: int, seconds: float) -> None:
-        """An answer of this status began or ended after so many seconds."""
+        """Count an answer with this status after so many seconds."""
         statuses = self.statuses
         statuses[status] = statuses.get(status, 0) + 1
         self.buckets[bisect_left(BOUNDS_S, seconds)] += 1
@@ -240,44 +240,44 @@ class Meter:
 
 
 def size_bucket(rows: int) -> int:
-    """The bucket of a batch of so many rows: bucket k holds those of at most 2**k."""
+    """The bucket of a batch: bucket k holds batches of at most 2**k rows."""
     return (rows - 1).bit_length()
 
 
-# --- What replicas counted in Prometheus' text format, written by prometheus_client when it is asked for.
+# --- The text format of Prometheus, written by prometheus_client when it is requested.
 
 MEDIA_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSetMetrics:
-    """What there is to write of a service of several replicas, beside what each counted."""
+    """The metrics of a service of several replicas, beside the counts of each."""
 
     live: Mapping[str, Counts]
     """By replica."""
     ended: Mapping[str, Counts] = field(default_factory=dict)
-    """What those counted that are no more."""
+    """The counts of ended replicas."""
     states: Mapping[str, int] = field(default_factory=dict)
-    """How many replicas are in each state."""
+    """The number of replicas in each state."""
     wanted: int = 0
     ends: Mapping[str, int] = field(default_factory=dict)
-    """How many ended, by cause."""
+    """The number of ends, by cause."""
     decisions: Mapping[str, int] = field(default_factory=dict)
-    """Events of the supervision, by their names in the journal."""
+    """Supervision events, by their names in the journal."""
     proxy: ProxyStats | None = None
-    """None: it does not run, or does not say."""
+    """None: it does not run, or does not answer."""
 
 
 def prometheus_text(counts: Counts) -> bytes:
-    """All families of one replica. Raises Problem (501) where prometheus_client is not installed."""
-    return _generated(lambda core: _Families(core, {"": counts}, {}).collect())
+    """All metric families of one replica. Raises Problem (501) if prometheus_client is not installed."""
+    return _generated(lambda core: _replicas(core, {"": counts}, {}))
 
 
 def service_prometheus_text(metrics: ReplicaSetMetrics) -> bytes:
-    """All families of all replicas, each sample with its `replica`; those of their supervisor and their front. Raises as `written`."""
+    """All metric families of all replicas, each sample with its `replica`, and of supervisor and proxy. Raises as `prometheus_text`."""
 
     def collect(core: Any) -> Iterator[Any]:
-        yield from _Families(core, metrics.live, metrics.ended, "replica").collect()
+        yield from _replicas(core, metrics.live, metrics.ended, "replica")
         yield from _supervisor(core, metrics)
         yield from _proxy(core, metrics.proxy)
 
@@ -285,7 +285,7 @@ def service_prometheus_text(metrics: ReplicaSetMetrics) -> bytes:
 
 
 def process_counts() -> ProcessCounts:
-    """What the system tells of this process."""
+    """This process's facts from the operating system."""
     process = psutil.Process()
     with process.oneshot():
         used = process.cpu_times()
@@ -306,7 +306,7 @@ def _generated(collect: Callable[[Any], Iterable[Any]]) -> bytes:
 
 
 class _Collector:
-    """As prometheus_client has them."""
+    """The interface of a collector for prometheus_client."""
 
     def __init__(self, families: list[Any]) -> None:
         self._families = families
@@ -315,172 +315,116 @@ class _Collector:
         return self._families
 
 
-class _Families:
-    """Of replicas, by the conventions of Prometheus: base units, counters ending in _total. `label` says which replica."""
+_GAUGES: Mapping[str, tuple[str, Callable[[Counts], float | None]]] = {
+    "hooke_requests_in_flight": ("Requests in progress, including the scrape.", lambda c: c.active),
+    "hooke_body_bytes": ("Bytes of request bodies in progress, without small ones.", lambda c: c.body_bytes),
+    "hooke_body_room_bytes": ("Limit of bytes of request bodies in progress.", lambda c: c.body_room),
+    "hooke_queue_rows": ("Rows waiting for the model.", lambda c: c.waiting_rows),
+    "hooke_startup_seconds": (
+        "Seconds from the process's start until the service was set up.",
+        lambda c: None if c.ready_at is None else c.ready_at - c.process.began,
+    ),
+    "hooke_ready": ("Whether the replica is ready for requests.", lambda c: float(c.ready)),
+    "process_resident_memory_bytes": ("Resident memory in bytes.", lambda c: c.process.resident_bytes),
+    "process_start_time_seconds": ("Since 1970.", lambda c: c.process.began),
+    "process_open_fds": ("Open files and connections.", lambda c: c.process.open_files),
+}
+_COUNTERS: Mapping[str, tuple[str, Callable[[Counts], float]]] = {
+    "hooke_model_busy_seconds": (
+        "Seconds that the model ran; calls of async def count only as batches.",
+        lambda c: c.busy_s,
+    ),
+    "process_cpu_seconds": ("Total user and system CPU time in seconds.", lambda c: c.process.cpu_s),
+}
 
-    def __init__(
-        self, core: Any, live: Mapping[str, Counts], ended: Mapping[str, Counts], *label: str
-    ) -> None:
-        self._core = core
-        self._label = label
-        self._live = live
-        self._all = {**ended, **live}
 
-    def collect(self) -> Iterator[Any]:
-        """Each family once."""
-        yield from self._requests()
-        yield from self._model()
-        yield from self._process()
+def _replicas(
+    core: Any, live: Mapping[str, Counts], ended: Mapping[str, Counts], *label: str
+) -> Iterator[Any]:
+    """Families of replicas, by Prometheus' conventions: base units, counters end in _total. `label` names the replica."""
+    running = [([name] if label else [], counts) for name, counts in live.items()]
+    every = [([name] if label else [], counts) for name, counts in {**ended, **live}.items()]
+    yield from _labelled(core, every, label)
+    info = core.GaugeMetricFamily(
+        "hooke_service_info", "The name of the service; always 1.", labels=[*label, "service"]
+    )
+    for which, counts in running:
+        info.add_metric([*which, counts.service], 1)
+    yield info
+    for kind, table, whose in (
+        (core.GaugeMetricFamily, _GAUGES, running),
+        (core.CounterMetricFamily, _COUNTERS, every),
+    ):
+        for name, (said, value) in table.items():
+            family = kind(name, said, labels=label)
+            for which, counts in whose:
+                if (now := value(counts)) is not None:
+                    family.add_metric(which, now)
+            yield family
 
-    def _requests(self) -> Iterator[Any]:
-        total = self._counter(
-            "hooke_requests", "Answers, by route and status. 499: the caller went.", "route", "status"
-        )
-        took = self._histogram(
-            "hooke_request_duration_seconds", "From the request's head to the end of its answer.", "route"
-        )
-        refused = self._counter(
-            "hooke_refused", "Requests and connections that were refused, by reason.", "reason"
-        )
-        for which, counts in self._counted():
-            for path, route in counts.routes.items():
-                for status, count in sorted(route.statuses.items()):
-                    total.add_metric([*which, path, str(status)], count)
-                took.add_metric([*which, path], _buckets(BOUNDS_S, route.buckets), route.seconds)
-            for reason, count in sorted(counts.refused.items()):
-                refused.add_metric([*which, reason], count)
-        yield total
-        yield took
-        said = "Requests being answered, one that asks for this too."
-        yield self._gauge("hooke_requests_in_flight", said, lambda counts: counts.active)
-        said = "Bytes of the bodies that are being received or answered, but for small ones."
-        yield self._gauge("hooke_body_bytes", said, lambda counts: counts.body_bytes)
-        said = "So many bytes of bodies there may be."
-        yield self._gauge("hooke_body_room_bytes", said, lambda counts: counts.body_room)
-        yield refused
 
-    def _model(self) -> Iterator[Any]:
-        said = "Rows that wait for the model."
-        yield self._gauge("hooke_queue_rows", said, lambda counts: counts.waiting_rows)
-        sizes = self._histogram("hooke_batch_rows", "Rows of a batch that gave its results.")
-        for which, counts in self._counted():
+def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Sequence[str]) -> Iterator[Any]:
+    """Requests, refusals and batch sizes, whose samples have further labels or buckets."""
+    said = "Answers, by route and status. 499: the client disconnected."
+    total = core.CounterMetricFamily("hooke_requests", said, labels=[*label, "route", "status"])
+    said = "Seconds from the request's head to the end of its answer."
+    took = core.HistogramMetricFamily("hooke_request_duration_seconds", said, labels=[*label, "route"])
+    said = "Refused requests and connections, by reason."
+    refused = core.CounterMetricFamily("hooke_refused", said, labels=[*label, "reason"])
+    sizes = core.HistogramMetricFamily("hooke_batch_rows", "Rows of finished batches.", labels=label)
+    for which, counts in every:
+        for path, route in counts.routes.items():
+            for status, count in sorted(route.statuses.items()):
+                total.add_metric([*which, path, str(status)], count)
+            took.add_metric([*which, path], _buckets(BOUNDS_S, route.buckets), route.seconds)
+        for reason, count in sorted(counts.refused.items()):
+            refused.add_metric([*which, reason], count)
+        if counts.sizes:
             bounds = [float(2**power) for power in range(len(counts.sizes) - 1)]
-            if counts.sizes:
-                sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
-        yield sizes
-        said = "Seconds in which the model ran; calls of async def count where they are batches."
-        yield self._sums("hooke_model_busy_seconds", said, lambda counts: counts.busy_s)
-
-    def _process(self) -> Iterator[Any]:
-        said = "From the process's start until the service was set up."
-        yield self._gauge(
-            "hooke_startup_seconds",
-            said,
-            lambda counts: None if counts.ready_at is None else counts.ready_at - counts.process.began,
-        )
-        said = "Whether requests should come here."
-        yield self._gauge("hooke_ready", said, lambda counts: float(counts.ready))
-        info = self._core.GaugeMetricFamily(
-            "hooke_service_info", "What is served: always 1.", labels=[*self._label, "service"]
-        )
-        for which, counts in self._counted(self._live):
-            info.add_metric([*which, counts.service], 1)
-        yield info
-        said = "Seconds of user and system time."
-        yield self._sums("process_cpu_seconds", said, lambda counts: counts.process.cpu_s)
-        said = "Memory that is in RAM."
-        yield self._gauge("process_resident_memory_bytes", said, lambda counts: counts.process.resident_bytes)
-        yield self._gauge("process_start_time_seconds", "Since 1970.", lambda counts: counts.process.began)
-        said = "Open files and connections."
-        yield self._gauge("process_open_fds", said, lambda counts: counts.process.open_files)
-
-    def _counted(self, of: Mapping[str, Counts] | None = None) -> Iterator[tuple[list[str], Counts]]:
-        for name, counts in (self._all if of is None else of).items():
-            yield [name] if self._label else [], counts
-
-    def _counter(self, name: str, said: str, *labels: str) -> Any:
-        return self._core.CounterMetricFamily(name, said, labels=[*self._label, *labels])
-
-    def _histogram(self, name: str, said: str, *labels: str) -> Any:
-        return self._core.HistogramMetricFamily(name, said, labels=[*self._label, *labels])
-
-    def _sums(self, name: str, said: str, value: Callable[[Counts], float]) -> Any:
-        family = self._counter(name, said)
-        for which, counts in self._counted():
-            family.add_metric(which, value(counts))
-        return family
-
-    def _gauge(self, name: str, said: str, value: Callable[[Counts], float | None]) -> Any:
-        family = self._core.GaugeMetricFamily(name, said, labels=list(self._label))
-        for which, counts in self._counted(self._live):
-            if (now := value(counts)) is not None:
-                family.add_metric(which, now)
-        return family
+            sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
+    yield from (total, took, refused, sizes)
 
 
 def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:
-    states = core.GaugeMetricFamily("hooke_replicas", "Replicas, by state.", labels=["state"])
-    for state, count in metrics.states.items():
-        states.add_metric([state], count)
-    yield states
-    yield core.GaugeMetricFamily("hooke_replicas_wanted", "So many are to be ready.", value=metrics.wanted)
-    ends = core.CounterMetricFamily(
-        "hooke_replica_ends",
-        "Replicas that ended, by cause; those that were not asked to are replaced.",
-        labels=["cause"],
-    )
-    for cause, count in sorted(metrics.ends.items()):
-        ends.add_metric([cause], count)
-    yield ends
-    decisions = core.CounterMetricFamily(
-        "hooke_supervisor_events",
-        "What was decided about replicas and happened to them, by the event of the journal.",
-        labels=["event"],
-    )
-    for event, count in sorted(metrics.decisions.items()):
-        decisions.add_metric([event], count)
-    yield decisions
+    yield _by(core.GaugeMetricFamily, "hooke_replicas", "Replicas, by state.", "state", metrics.states)
+    yield core.GaugeMetricFamily("hooke_replicas_wanted", "Desired replicas.", value=metrics.wanted)
+    said = "Ended replicas, by cause; those that died are replaced."
+    yield _by(core.CounterMetricFamily, "hooke_replica_ends", said, "cause", metrics.ends)
+    said = "Decisions and events of replicas, by the name of the journal's event."
+    yield _by(core.CounterMetricFamily, "hooke_supervisor_events", said, "event", metrics.decisions)
 
 
 def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
-    yield core.GaugeMetricFamily(
-        "hooke_front_up", "Whether Envoy runs and says how it is.", value=stats is not None
-    )
+    said = "Whether Envoy runs and reports its counters."
+    yield core.GaugeMetricFamily("hooke_front_up", said, value=stats is not None)
     if stats is None:
         return
-    for name, said, value in (
-        ("connections", "Clients' connections.", stats.connections),
-        ("requests_in_flight", "Requests without an answer yet.", stats.active),
-        (
-            "ejected_replicas",
-            "Replicas that it sends nothing to, as they could not be reached.",
-            stats.ejected,
-        ),
-        ("memory_bytes", "Envoy's heap.", stats.memory_bytes),
+    not_retried = "Requests not retried: too many retries at once, or the body was too long."
+    gauge, counter = core.GaugeMetricFamily, core.CounterMetricFamily
+    for kind, name, said, value in (
+        (gauge, "connections", "Open client connections.", stats.connections),
+        (gauge, "requests_in_flight", "Requests without an answer yet.", stats.active),
+        (gauge, "ejected_replicas", "Ejected replicas: they could not be reached.", stats.ejected),
+        (gauge, "memory_bytes", "Envoy's heap.", stats.memory_bytes),
+        (counter, "requests", "Requests received, including scrapes.", stats.requests),
+        (counter, "retries", "Requests retried on another replica.", stats.retries),
+        (counter, "not_retried", not_retried, stats.not_retried),
+        (counter, "ejections", "Ejections of replicas.", stats.ejections),
     ):
-        yield core.GaugeMetricFamily(f"hooke_front_{name}", said, value=value)
-    for name, said, value in (
-        ("requests", "Requests that came, those that ask for this too.", stats.requests),
-        ("retries", "Requests that were sent to another replica.", stats.retries),
-        (
-            "not_retried",
-            "Requests that were not, as too many were, or as their body was too long.",
-            stats.not_retried,
-        ),
-        ("ejections", "How often a replica was set aside.", stats.ejections),
-    ):
-        yield core.CounterMetricFamily(f"hooke_front_{name}", said, value=value)
-    answers = core.CounterMetricFamily(
-        "hooke_front_answers",
-        "Answers, of replicas and of Envoy itself, by the first digit of their status.",
-        labels=["class"],
-    )
-    for kind, count in stats.answers.items():
-        answers.add_metric([kind], count)
-    yield answers
+        yield kind(f"hooke_front_{name}", said, value=value)
+    said = "Answers of replicas and of Envoy itself, by the class of their status."
+    yield _by(counter, "hooke_front_answers", said, "class", stats.answers)
+
+
+def _by(kind: Any, name: str, said: str, label: str, counts: Mapping[str, int]) -> Any:
+    """A family with a sample for each key of `counts`."""
+    family = kind(name, said, labels=[label])
+    for key, count in counts.items():
+        family.add_metric([key], count)
+    return family
 
 
 def _buckets(bounds: Iterable[float], counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Each bucket with all before it, as Prometheus wants them."""
+    """Cumulative counts, as Prometheus wants them."""
     names = [*(f"{bound:g}" if bound < 1 else str(bound) for bound in bounds), "+Inf"]
     return list(zip(names, map(float, itertools.accumulate(counts)), strict=True))

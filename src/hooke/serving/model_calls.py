@@ -1,4 +1,4 @@
-"""A service's object, and what it is asked to do: calls of a method, items of a stream. The same in a thread and in a process of its own."""
+"""A service's object and its work: calls of a method, items of a stream. The same in a thread and in a process of its own."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ __all__ = [
 
 
 Arguments = Callable[[], Mapping[str, Any]]
-"""Gives what `setup` takes, where the model is to run."""
+"""Makes the arguments of `setup`, where the model runs."""
 OnDone = Callable[[Any, BaseException | None], None]
-"""Is told once what became of a piece of work: its answers, or what it raised."""
+"""Gets the outcome of a piece of work: its answers, or its exception."""
 Write = Callable[[Any], Any]
-"""Makes an answer of what a method returned for a request. It runs where the method does, and must not raise for its caller's wishes."""
+"""Makes the answer from a method's result for a request. It runs where the method does, and must not raise for a bad request."""
 
 
 class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Calls of one method, one after the other or, where it takes rows, as few as `most` rows a call allow."""
+    """Calls of one method: one by one, or, if it takes rows, as few calls as `most` rows a call allow."""
 
     method: Method
     arguments: Sequence[dict[str, Any]]
-    """Of each call; or of all of them together, already merged."""
+    """The arguments of each call; or of all calls together, already merged."""
     rows: Sequence[int]
     """Of each call."""
     writes: Sequence[Write | None]
@@ -68,13 +68,13 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
     """For whom."""
 
     def pieces(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """The arguments of each call that is to be made, with its number of rows."""
+        """The arguments and the number of rows of each actual call."""
         return argument_slices(
             self.method, merge_requests(self.method, self.arguments), sum(self.rows), self.most
         )
 
     def shared(self, results: Sequence[Result]) -> list[Any]:
-        """To each call its own rows, as its answer."""
+        """The answers of the calls, each made from its own rows."""
         whole = join_results(results)
         listed = as_lists(whole) if any(write is None for write in self.writes) else whole
         answers: list[Any] = []
@@ -87,7 +87,7 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """The next item of a stream, which begins with it where there are `arguments`; the answer is None at its end."""
+    """The next item of a stream, which begins with it if there are `arguments`; the answer is None at its end."""
 
     stream: int
     method: Method
@@ -96,7 +96,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """Nobody wants more of this stream. It has no answer."""
+    """No client wants more of this stream. It has no answer."""
 
     stream: int
 
@@ -105,14 +105,14 @@ Work: TypeAlias = MethodRun | Item | Drop
 
 
 class ModelLost(Exception):
-    """The process that was at this work ended with it; `why` says how."""
+    """The model's process ended during this work; `why` says how."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
 
     def problem(self, method: str, *, idempotent: bool) -> Problem:
-        """What its callers are told: where it may be done twice another process may do it, else nobody knows what was done."""
+        """The answer: 503 for an idempotent service, whose request another replica may retry; else 500, since the work may have been done."""
         detail = f"the process of the model ended with this call of {method}: {self.why}"
         if idempotent:
             return Problem(503, detail, retry_after_s=1, headers={RETRY_HEADER: REPEATABLE})
@@ -120,7 +120,7 @@ class ModelLost(Exception):
 
 
 class ServiceObject:
-    """An object of the service, set up."""
+    """A service's object after setup."""
 
     def __init__(self, made: object, methods: Mapping[str, Method]) -> None:
         self.object = made
@@ -131,7 +131,7 @@ class ServiceObject:
         self._streams: dict[int, Iterator[Any]] = {}
 
     def do(self, work: Work) -> list[Any]:
-        """The answers, one for each call; whose they are is in the context meanwhile. Raises what the service's code raises."""
+        """The answers, one for each call. The context holds their requests meanwhile. Raises what the service's code raises."""
         if isinstance(work, Drop):
             stream = self._streams.pop(work.stream, None)
             close = getattr(stream, "close", None)
@@ -157,14 +157,14 @@ class ServiceObject:
             self._streams[item.stream] = self.methods[item.method.name].function(**item.arguments)
         stream = self._streams.get(item.stream)
         if stream is None:
-            raise ModelLost("the process that made its items before is gone")
+            raise ModelLost("the process that made the earlier items is gone")
         for made in stream:
             return encode(made)
         return None
 
 
 def make_object(declared: Service, methods: Mapping[str, Method], arguments: Arguments) -> ServiceObject:
-    """Make the object, and set it up. Raises HookeError for what that raised."""
+    """Make the object, and set it up. Raises HookeError for any exception."""
     given = arguments()
     try:
         made = declared.made_by()
@@ -184,19 +184,19 @@ def make_object(declared: Service, methods: Mapping[str, Method], arguments: Arg
     return ServiceObject(made, methods)
 
 
-# --- The one thread in which a service's own code runs, so that the event loop never waits for it.
+# --- The one thread that runs a service's own code, so that the event loop never waits for it.
 
 
 class ModelThread:
-    """Does work in the order in which it was submitted, and tells the event loop of each piece.
+    """Does work in the order of submission, and reports each outcome on the event loop.
 
-    One thread for the whole life of a service: what is bound to the thread that made it (SQLite, CUDA contexts) works.
+    One thread for the service's whole life: objects bound to a thread (SQLite, CUDA contexts) work.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = queue.SimpleQueue()
-        # A model that hangs must not keep a process from ending.
+        # A model that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="hooke-model", daemon=True)
         self._thread.start()
         self._made: ServiceObject | None = None
@@ -204,7 +204,7 @@ class ModelThread:
     async def start(
         self, declared: Service, methods: Mapping[str, Method], arguments: Arguments
     ) -> ServiceObject:
-        """Make the object there, and set it up. Raises HookeError for what that raised."""
+        """Make the object in the thread, and set it up. Raises HookeError for any exception."""
         future: asyncio.Future[ServiceObject] = self._loop.create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -216,23 +216,23 @@ class ModelThread:
         return self._made
 
     def submit(self, work: Work, done: OnDone) -> None:
-        """Do it there; `done` is called on the event loop."""
+        """Do a piece of work; `done` is called on the event loop."""
         assert self._made is not None, "it is set up before"
         self._jobs.put((partial(self._made.do, work), done))
 
     def unavailable(self) -> Problem | None:
-        """None: it ends with this process alone."""
+        """Always None: the thread ends only with this process."""
         return None
 
     def on_available(self, back: Callable[[], None]) -> None:
         """Never."""
 
     def memory_bytes(self) -> int:
-        """None beside this process's own."""
+        """No memory beside this process's own."""
         return 0
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread when its work is done; one that hangs is left behind."""
+        """End the thread when its work is done; a hanging one is left behind."""
         self._jobs.put(None)
         self._thread.join(timeout_s)
 
@@ -248,5 +248,5 @@ class ModelThread:
                 error = raised
             try:
                 self._loop.call_soon_threadsafe(done, result, error)
-            except RuntimeError:  # the loop is closed: nobody waits
+            except RuntimeError:  # the loop is closed: no one waits
                 return

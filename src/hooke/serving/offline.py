@@ -1,4 +1,4 @@
-"""A service without requests: a table, an array or a list through the same class in the same batches, rows out in order."""
+"""A service's methods over a table, an array or a list, without requests: the same class and batches, rows out in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["answer_rows", "method_of", "set_up"]
 
 
 def method_of(declared: Service, name: str) -> Method:
-    """The method of that name, or the only one that can take a table. Raises UsageError."""
+    """The method of that name, or the only one that takes a table. Raises UsageError."""
     known = {
         key: each
         for key, each in methods_of(declared).items()
@@ -47,16 +47,16 @@ def method_of(declared: Service, name: str) -> Method:
     what = (
         f"{declared.name} has no method {name!r} that returns rows"
         if name
-        else f"{declared.name} has several"
+        else f"{declared.name} has several methods"
     )
     raise UsageError(
         what if name or known else f"{declared.name} has no method that returns rows",
-        fix=f"name one: method={', '.join(known) or 'none of them does'}",
+        fix=f"name one: method={', '.join(known) or 'none returns rows'}",
     )
 
 
 def set_up(declared: Service, setup: Mapping[str, Any]) -> Any:
-    """The service's object, which answers. Raises what its `setup` raises."""
+    """The service's object after `setup`. Raises what `setup` raises."""
     made = declared.made_by()
     if (begin := getattr(made, SETUP, None)) is not None:
         _finished(begin(**setup))
@@ -66,10 +66,10 @@ def set_up(declared: Service, setup: Mapping[str, Any]) -> Any:
 def answer_rows(
     declared: Service, method: Method, data: Any, arguments: Mapping[str, Any], made: Any
 ) -> Result:
-    """What the method of `made`, the service's object, returns for all rows of `data`, as it would answer them when it serves.
+    """The results of a method of the object `made` for all rows of `data`, as if it served them.
 
-    A method with rows gets at most `max_batch` of them a call, and its results are put together; another is called for
-    each row, and gives a list. Raises UsageError for data that are not as annotated, and HookeError that names the row
+    A method with row parameters gets at most `max_batch` rows a call, and its results are joined; another is called for
+    each row, and gives a list. Raises UsageError for data that do not fit the annotations, and HookeError that names the row
     for which the method raised.
     """
     bound = replace(method, function=getattr(made, method.name))
@@ -100,7 +100,7 @@ def _called(declared: Service, method: Method, piece: dict[str, Any], count: int
 def _blamed(
     declared: Service, method: Method, piece: dict[str, Any], count: int, first: int
 ) -> HookeError | None:
-    """The first single row of a batch that raised for which it raises again, found by halves; None where there is none."""
+    """The first row of a failed batch that fails alone, too, found by bisection; None if there is none."""
     if count == 1:
         return None
     low, high = 0, count
@@ -115,7 +115,7 @@ def _blamed(
             low = middle
     try:
         _finished(method.function(**(piece | {name: piece[name][low:high] for name in method.rows})))
-    except Exception as error:  # noqa: BLE001 - told with its row
+    except Exception as error:  # noqa: BLE001 - reported with its row
         return _failed(declared, method, first + low, error)
     return None
 
@@ -129,7 +129,7 @@ def _failed(declared: Service, method: Method, row: int, error: Exception) -> Ho
 
 
 def _one_by_one(declared: Service, method: Method, data: Any, arguments: Mapping[str, Any]) -> list[Any]:
-    """Each row as a request of its own: a mapping is its fields, anything else the only parameter that is not given."""
+    """Each row as a request of its own: a mapping gives its fields, any other value the only open parameter."""
     hints = hints_of(f"{declared.name}.{method.name}", method.function)
     open_ones = [name for name in method.fields if name not in arguments]
     results: list[Any] = []
@@ -152,7 +152,7 @@ def _one_by_one(declared: Service, method: Method, data: Any, arguments: Mapping
 def _arguments(
     declared: Service, method: Method, data: Any, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], int]:
-    """The arguments of one call for all rows, and how many these are."""
+    """The arguments of one call for all rows, and the number of rows."""
     hints = hints_of(f"{declared.name}.{method.name}", method.function)
     unknown = [name for name in arguments if name not in method.fields or name in method.rows]
     if unknown:
@@ -174,15 +174,15 @@ def _arguments(
 
 
 def _columns(declared: Service, method: Method, data: Any, hints: Mapping[str, Any]) -> dict[str, Any]:
-    """What each parameter of rows gets of the data."""
+    """The data of each row parameter."""
     named = list(data.columns) if _is_frame(data) else list(data) if isinstance(data, Mapping) else []
     if named and set(method.rows) <= set(named):
         return {name: _values(data[name]) for name in method.rows}
     if len(method.rows) > 1 or isinstance(data, Mapping):
         missing = [name for name in method.rows if name not in named]
         raise UsageError(
-            f"{declared.name}.{method.name} takes the columns {', '.join(method.rows)}, and {missing[0]} is not there",
-            fix=f"give a table or a dict with them; there are: {', '.join(map(str, named)) or 'none with a name'}",
+            f"{declared.name}.{method.name} takes the columns {', '.join(method.rows)}, and {missing[0]} is missing",
+            fix=f"give a table or a dict with these columns; yours: {', '.join(map(str, named)) or 'none has a name'}",
         )
     (name,) = method.rows
     if not _is_frame(data):
@@ -191,7 +191,7 @@ def _columns(declared: Service, method: Method, data: Any, hints: Mapping[str, A
 
 
 def _fitting(declared: Service, name: str, value: Any, annotation: Any) -> Any:
-    """The value as the annotation says, as a request's would be."""
+    """The value converted to its annotation, as in a request."""
     try:
         if is_array(annotation):
             if isinstance(value, list) and value:
@@ -202,12 +202,12 @@ def _fitting(declared: Service, name: str, value: Any, annotation: Any) -> Any:
         return convert(value.tolist() if isinstance(value, np.ndarray) else value, annotation)
     except (msgspec.ValidationError, ValueError, TypeError, KeyError) as error:
         raise UsageError(
-            f"{declared.name}: {name} is not as it is annotated: {error}", fix=f"give it as {annotation}"
+            f"{declared.name}: {name} does not fit its annotation: {error}", fix=f"give a {annotation}"
         ) from error
 
 
 def _is_frame(data: Any) -> bool:
-    """A table of Polars or pandas: known by what it can do, so that neither is imported."""
+    """Whether it is a table of Polars or pandas, by its methods, so that neither is imported."""
     return hasattr(data, "columns") and hasattr(data, "to_numpy")
 
 
@@ -223,7 +223,7 @@ def _values(column: Any) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """A coroutine's result, also where an event loop runs already, as in a notebook."""
+    """A coroutine's result, also inside a running event loop, as in a notebook."""
     if not inspect.iscoroutine(value):
         return value
     try:

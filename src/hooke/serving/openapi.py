@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of a service: what each route takes, and all that it may answer."""
+"""The OpenAPI 3.1 document of a service: the requests and answers of each route."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hooke.serving.routes import Route
 __all__ = ["COMPONENTS", "body_of", "document", "schemas_of"]
 
 
-# --- JSON Schema (2020-12) of what annotations stand for in requests and answers, for the OpenAPI document.
+# --- JSON Schema (2020-12) of annotations, for requests and answers.
 
 COMPONENTS = "#/components/schemas/"
 _ITEMS: Mapping[str, dict[str, Any]] = {
@@ -36,9 +36,9 @@ _ANY_ITEM: dict[str, Any] = {"type": ["number", "boolean", "string"]}
 
 
 def schemas_of(annotations: Sequence[Any], *, answers: bool = False) -> tuple[list[Any], dict[str, Any]]:
-    """A schema for each annotation, and the named ones that these refer to, at COMPONENTS.
+    """A schema for each annotation, and the named schemas that they refer to, at COMPONENTS.
 
-    In `answers` an array of fractions may have null, which stands for NaN. What has no schema may be anything.
+    In `answers` an array of floats may hold null, for NaN. A type without a schema allows any value.
     """
     named: dict[str, Any] = {}
 
@@ -62,13 +62,13 @@ def schemas_of(annotations: Sequence[Any], *, answers: bool = False) -> tuple[li
 
 
 class _Array:
-    """What stands for an array with its dtype while msgspec looks at a type: it asks about the bare `np.ndarray`."""
+    """Stands for an array with its dtype while msgspec looks at a type: it would see only the bare `np.ndarray`."""
 
     annotation: Any
 
 
 def _marked(annotation: Any) -> Any:
-    """The annotation with an `_Array` for each array, but for those in fields of classes, whose dtype is left open."""
+    """The annotation with an `_Array` for each array, except in fields of classes, whose dtype is left open."""
     if is_array(annotation):
         return type("Array", (_Array,), {"annotation": annotation})
     origin, parts = get_origin(annotation), get_args(annotation)
@@ -80,7 +80,7 @@ def _marked(annotation: Any) -> Any:
 
 
 def _array(annotation: Any, named: dict[str, Any], *, answers: bool) -> dict[str, Any]:
-    """Rows in rows, as deep as its dimensions or, where these are open, as one wants. That rows are of one length no schema can say."""
+    """Nested arrays of its dimensions, or of any depth if these are open. No schema can say that rows have one length."""
     dtype = dtype_of(annotation)
     item = _ANY_ITEM if dtype is None else _item(dtype)
     null = answers and (dtype is None or dtype.kind in "fc")
@@ -94,7 +94,7 @@ def _array(annotation: Any, named: dict[str, Any], *, answers: bool) -> dict[str
 
 
 def _nested(item: dict[str, Any], rank: int, *, least: int) -> dict[str, Any]:
-    """An array of so many dimensions. What is read has `least` of all but the last: an empty one would have fewer dimensions."""
+    """An array of so many dimensions. Inputs have `least` of all but the last: an empty one would have fewer dimensions."""
     rows: dict[str, Any] = {"type": "array", "items": item}
     for _ in range(rank - 1):
         rows = {"type": "array", "items": rows, **({"minItems": least} if least else {})}
@@ -110,7 +110,7 @@ def _item(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 
 def _pydantic(kind: Any, named: dict[str, Any], *, answers: bool) -> dict[str, Any]:
-    """That of a model of pydantic, whose parts get the model's name before theirs."""
+    """The schema of a pydantic model; its parts are named after the model."""
     schema = kind.model_json_schema(
         ref_template=f"{COMPONENTS}{kind.__name__}.{{model}}",
         mode="serialization" if answers else "validation",
@@ -124,28 +124,28 @@ def _pydantic(kind: Any, named: dict[str, Any], *, answers: bool) -> dict[str, A
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _REFUSED: Mapping[int, str] = {
-    400: "It is no HTTP or no JSON, or not for one Host.",
-    401: "It has not the token.",
-    403: "Its Host or Origin is not of this service.",
-    408: "Its body did not come in time.",
-    413: "Its body is too large.",
-    415: "Its body is not said to be JSON.",
-    422: "A field does not fit; `errors` names each.",
-    429: "Too much waits, or it could not be answered in time.",
-    431: "There are too many headers.",
-    500: "The service raised; its log says more.",
-    503: "The service is being set up, drains, or asks to come again.",
-    504: "There was no answer within the service's timeout.",
+    400: "The request is not valid HTTP or JSON, or has no unique Host.",
+    401: "The bearer token is missing or wrong.",
+    403: "The Host or Origin does not belong to this service.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The content type is not JSON.",
+    422: "A field is not valid; `errors` lists the fields.",
+    429: "Too many requests wait.",
+    431: "The request has too many headers.",
+    500: "The service raised an exception; its log has the traceback.",
+    503: "The service is starting or draining, or asks for another try later.",
+    504: "No answer within the service's timeout.",
 }
 _OF_ALL = (400, 401, 403, 431)
-"""Statuses that every route may answer, whatever it does."""
+"""Statuses that every route may answer."""
 _RETRY = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
 _HEADERS: Mapping[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}}},
     429: {"Retry-After": _RETRY},
     503: {"Retry-After": _RETRY},
 }
-_ID = {"description": "The request's own, or one that was made.", "schema": {"type": "string"}}
+_ID = {"description": "The id of the request, or a generated one.", "schema": {"type": "string"}}
 _ANY: dict[str, Any] = {}
 _NOBODY: tuple[Any, ...] = ()
 _STATE = {
@@ -158,7 +158,7 @@ _STATE = {
 def document(
     declared: type, methods: Mapping[str, Method], routes: Iterable[Route], *, with_token: bool
 ) -> dict[str, Any]:
-    """The document of a service of this class, for the routes that it answers."""
+    """The document of a service of this class with these routes."""
     schemas: dict[str, Any] = {"Problem": _problem()}
     paths: dict[str, Any] = {}
     for route in routes:
@@ -189,7 +189,7 @@ def document(
 
 
 def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a method's body, and the named ones that it refers to, at COMPONENTS."""
+    """The schema of a method's body, and the named schemas that it refers to, at COMPONENTS."""
     hints = get_type_hints(method.function, include_extras=True)
     parameters = list(inspect.signature(method.function).parameters.values())[-len(method.fields) :]
     given = parameters if method.fields else []
@@ -210,7 +210,9 @@ def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
     schemas |= named | more
     streams = method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     content = {"text/event-stream": _ANY} if streams else {_JSON: {"schema": returned}}
-    said = "An event for each item, then `end`, or `error` with a problem." if streams else "What it returns."
+    said = (
+        "An event for each item, then `end`, or `error` with a problem." if streams else "The returned value."
+    )
     return {
         "operationId": method.name,
         **_described(method.function),
@@ -220,17 +222,17 @@ def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other(route: Route, verb: str) -> dict[str, Any]:
-    """A route that is no method's: its answers are its own protocol's."""
+    """A route that belongs to no method."""
     own = route.path.startswith("/-/")
     schema = {"schema": _STATE} if own and route.open else _ANY
     content = {} if verb == "HEAD" else {_JSON if own and route.open else "*/*": schema}
     made: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{verb.lower()}{route.path}").strip("_"),
-        "responses": {"200": _answer("What was asked for.", content), **_refusals(_OF_ALL)},
+        "responses": {"200": _answer("The requested document.", content), **_refusals(_OF_ALL)},
     }
     if route.open:
         made["security"] = [*_NOBODY]
-        made["responses"]["503"] = _answer("Not now.", content)
+        made["responses"]["503"] = _answer("Not ready.", content)
     if not own:
         made["responses"] |= {"4XX": _any_problem(), "5XX": _any_problem()}
         if verb == "POST":
@@ -261,7 +263,7 @@ def _any_problem(said: str = "A problem.") -> dict[str, Any]:
 
 
 def _problem() -> dict[str, Any]:
-    """RFC 9457, with what we add."""
+    """RFC 9457, with our additions."""
     field = {"field": {"type": "string"}, "detail": {"type": "string"}}
     return {
         "type": "object",

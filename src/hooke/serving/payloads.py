@@ -1,4 +1,4 @@
-"""A method and its payloads: the JSON object that its parameters are read from, by their annotations, and its answer as JSON."""
+"""A method's payloads: the JSON object of its parameters, read by their annotations, and its result as JSON."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-# --- What annotations are made of, as msgspec sees them, and what it leaves undone with dataclasses.
+# --- The types in annotations, as msgspec sees them, and defaults of dataclasses, which it leaves undone.
 
 
 def custom_types(annotation: Any) -> list[Any]:
@@ -49,14 +49,14 @@ def custom_types(annotation: Any) -> list[Any]:
 
 
 def has_dataclasses(annotation: Any) -> bool:
-    """Whether a value that is read as this may hold an object of a dataclass."""
+    """Whether a value of this type may hold a dataclass object."""
     return any(isinstance(part, msgspec.inspect.DataclassType) for part in _parts(annotation))
 
 
 def fill_defaults(value: Any) -> None:
-    """Give each dataclass's object in this value the defaults that it lacks.
+    """Set the missing defaults in all dataclass objects of this value.
 
-    msgspec leaves a default in the class, where its encoder does not look: an answer would lack the field.
+    msgspec leaves a default in the class, where its encoder does not look: the answer would lack the field.
     """
     if isinstance(value, dict):
         for item in value.values():
@@ -71,12 +71,12 @@ def fill_defaults(value: Any) -> None:
         for field in dataclasses.fields(value):
             held = getattr(value, field.name, dataclasses.MISSING)
             if held is not dataclasses.MISSING:
-                object.__setattr__(value, field.name, held)  # of a frozen one, too
+                object.__setattr__(value, field.name, held)  # frozen ones, too
                 fill_defaults(held)
 
 
 def _parts(annotation: Any) -> Iterator[msgspec.inspect.Type]:
-    """The annotation and all below it, each once: a type may refer to itself."""
+    """The type and all types in it, each once: a type may refer to itself."""
     left: list[Any] = [msgspec.inspect.type_info(annotation)]
     seen: dict[int, Any] = {}
     while left:
@@ -90,10 +90,10 @@ def _parts(annotation: Any) -> Iterator[msgspec.inspect.Type]:
             left.extend(getattr(part, name) for name in part.__struct_fields__)
 
 
-# --- NumPy arrays and JSON: which arrays a JSON value may become, and arrays as JSON.
+# --- NumPy arrays from JSON, and as JSON.
 
 _FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf", "c": "iufc", "U": "U"}
-"""Kind of the annotated dtype -> kinds that JSON may give for it."""
+"""Kind of the annotated dtype -> kinds that a JSON value may have."""
 _SAID = {
     "b": "booleans",
     "i": "whole numbers",
@@ -110,26 +110,26 @@ def is_array(annotation: Any) -> bool:
 
 
 def array_from_json(annotation: Any, value: Any) -> np.ndarray:
-    """The array of a JSON value, of the annotation's dtype if it names one. Raises ValueError that says what does not fit.
+    """The array of a JSON value, with the annotation's dtype if it names one. Raises ValueError that says what does not fit.
 
-    Nothing is bent: text becomes no number, a fraction no whole number, and a number that is too large none that wraps around.
+    Nothing is coerced: no text to numbers, no fractions to integers, no overflow.
     """
     if not isinstance(value, list):
-        # msgspec makes its own error of a ValueError or TypeError, whichever.
+        # msgspec turns a ValueError or TypeError into its own error.
         raise TypeError(f"Expected `array`, got {_shown(value)}")
     try:
         made = np.array(value)
     except (ValueError, OverflowError):
-        raise ValueError("Expected rows of one length") from None
+        raise ValueError("Expected rows of equal length") from None
     if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
-        raise ValueError("Expected numbers, or booleans, or text, and one kind only")
+        raise ValueError("Expected only numbers, only booleans, or only text")
     check_rank(made, rank_of(annotation))
     wanted = dtype_of(annotation)
     return made if wanted is None else cast(made, wanted)
 
 
 def encode_other(value: Any) -> Any:
-    """What msgspec does not encode by itself: arrays and numbers of NumPy, and models of pydantic. Raises TypeError."""
+    """Encode what msgspec cannot: NumPy arrays and numbers, pydantic models. Raises TypeError."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     dump = getattr(value, "model_dump", None)
@@ -139,7 +139,7 @@ def encode_other(value: Any) -> Any:
 
 
 def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
-    """The array of numbers, booleans or text as one of the wanted dtype. Raises ValueError that says what does not fit."""
+    """The array as one of the wanted dtype. Raises ValueError that says what does not fit."""
     if made.dtype == wanted:
         return made
     if made.size == 0:
@@ -156,14 +156,14 @@ def cast(made: np.ndarray, wanted: np.dtype[Any]) -> np.ndarray:
 
 
 def check_rank(made: np.ndarray, rank: int) -> None:
-    """Raises ValueError where it has not so many dimensions; 0 means any."""
+    """Raises ValueError for another number of dimensions; 0 allows any."""
     if rank and made.ndim != rank:
         raise ValueError(f"Expected an array of {rank} dimension{'s' * (rank > 1)}, got {made.ndim}")
 
 
 @functools.cache
 def rank_of(annotation: Any) -> int:
-    """The dimensions of `np.ndarray[tuple[int, int], ...]`; 0 where they are open."""
+    """The dimensions of `np.ndarray[tuple[int, int], ...]`; 0 if they are open."""
     arguments = get_args(annotation)
     lengths = get_args(arguments[0]) if arguments else ()
     return 0 if ... in lengths else len(lengths)
@@ -171,7 +171,7 @@ def rank_of(annotation: Any) -> int:
 
 @functools.cache
 def dtype_of(annotation: Any) -> np.dtype[Any] | None:
-    """That of `NDArray[np.float32]`; None where it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
+    """The dtype of `NDArray[np.float32]`; None if it is open (`np.ndarray`, `NDArray[Any]`, `NDArray[np.floating]`)."""
     arguments = get_args(annotation)
     scalar = get_args(arguments[1]) if len(arguments) > 1 else ()
     if not scalar or not isinstance(scalar[0], type) or scalar[0].__subclasses__():
@@ -180,7 +180,7 @@ def dtype_of(annotation: Any) -> np.dtype[Any] | None:
 
 
 def _all_text(value: Any) -> bool:
-    """Text alone, and none that NumPy would shorten: it drops zeros at the end."""
+    """Whether all is text that NumPy keeps: it drops zeros at the end."""
     if isinstance(value, (list, tuple)):
         return all(map(_all_text, value))
     return isinstance(value, str) and not value.endswith("\0")
@@ -191,14 +191,14 @@ def _shown(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-# --- What does not fit in a request, field by field, from what msgspec and pydantic say of it.
+# --- Validation errors, field by field, from messages of msgspec and pydantic.
 
 _AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"Object (?P<what>missing required|contains unknown) field `(?P<name>[^`]*)`$")
 
 
 def validation_problem(error: msgspec.ValidationError, fields: Sequence[str]) -> Problem:
-    """The refusal (422) that names each field that msgspec, or a model of pydantic, found wrong; `fields` are the valid ones."""
+    """The refusal (422) that names each field that msgspec or pydantic rejected; `fields` are the valid ones."""
     text = str(error)
     at = _AT.search(text)
     what = text[: at.start()] if at else text
@@ -208,7 +208,7 @@ def validation_problem(error: msgspec.ValidationError, fields: Sequence[str]) ->
     if not faults[0].field:
         return Problem(422, f"the body must be a JSON object with the fields {valid}: {what}")
     said = "; ".join(f"{fault.field}: {fault.detail}" for fault in faults)
-    hint = "" if path else f"; the fields are {valid}"
+    hint = "" if path else f"; valid fields: {valid}"
     return Problem(422, said + hint, errors=faults)
 
 
@@ -216,7 +216,7 @@ def _fault(what: str, path: str) -> FieldError:
     named = _NAMED.match(what)
     if named is None:
         return FieldError(path, what)
-    detail = "it is missing" if named["what"] == "missing required" else "there is no such field"
+    detail = "missing" if named["what"] == "missing required" else "unknown field"
     return FieldError(".".join(filter(None, (path, named["name"]))), detail)
 
 
@@ -240,25 +240,27 @@ class ResponseKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """One method, as it is called for requests."""
+    """One method of a service."""
 
     name: str
     function: Callable[..., Any]
     kind: ResponseKind
     fields: tuple[str, ...]
     rows: tuple[str, ...]
-    """The parameters that are rows of several requests; none where each call is for one request."""
+    """The parameters that hold rows of several requests; none if each call is for one request."""
     decoder: msgspec.json.Decoder[Any]
     has_dataclasses: bool
 
     def read(self, body: bytes) -> dict[str, Any]:
-        """The arguments in the body. Raises Problem: 400 for what is no JSON, 422 for what does not fit the annotations."""
+        """The arguments in the body. Raises Problem: 400 for invalid JSON, 422 for values that do not fit the annotations."""
         try:
             arguments = msgspec.structs.asdict(self.decoder.decode(body))
         except msgspec.ValidationError as error:
             raise validation_problem(error, self.fields) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Problem(400, f"the body is no JSON: {error}" if body else "the body is empty") from None
+            raise Problem(
+                400, f"the body is not valid JSON: {error}" if body else "the body is empty"
+            ) from None
         except RecursionError:
             raise Problem(400, "the body is nested too deeply") from None
         if self.has_dataclasses:
@@ -267,17 +269,17 @@ class Method:
 
 
 def methods_of(declared: Service) -> dict[str, Method]:
-    """The methods of a service, not bound to an object. Raises UsageError for an annotation that no JSON can be read as."""
+    """The methods of a service, not bound to an object. Raises UsageError for annotations that JSON cannot be read as."""
     return {name: _method(declared, name, function) for name, function in declared.methods().items()}
 
 
 def encode(value: Any) -> bytes:
-    """A returned value as JSON. Raises TypeError for what has none."""
+    """A returned value as JSON. Raises TypeError if it has no JSON form."""
     return _ENCODER.encode(value)
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """A plain value as what the annotation says, as if JSON had brought it. Raises msgspec.ValidationError."""
+    """A plain value converted to the annotation, as if read from JSON. Raises msgspec.ValidationError."""
     converted = msgspec.convert(value, annotation, dec_hook=_decode_other)
     if has_dataclasses(annotation):
         fill_defaults(converted)
@@ -285,13 +287,13 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a function that is called `where`. Raises UsageError for one without a meaning at run time."""
+    """The annotations of the function called `where`. Raises UsageError if one cannot be resolved."""
     try:
         return get_type_hints(function, include_extras=True)
     except (NameError, TypeError) as error:
         raise UsageError(
-            f"an annotation of {where} has no meaning: {error}",
-            fix="import what the annotations name where it is seen at run time, not under TYPE_CHECKING",
+            f"an annotation of {where} cannot be resolved: {error}",
+            fix="import the annotated types at run time, not under TYPE_CHECKING",
         ) from error
 
 
@@ -304,7 +306,7 @@ def _method(declared: Service, name: str, function: Callable[..., Any]) -> Metho
     hints = hints_of(where, function)
     parameters = dict(list(inspect.signature(function).parameters.items())[1:])
     kind = _kind(function)
-    # One that may be left out is not rows: there may be none of it.
+    # An optional parameter does not hold rows: it may be absent.
     rows = tuple(
         key for key, one in parameters.items() if one.default is one.empty and _is_rows(hints.get(key))
     )
@@ -343,14 +345,14 @@ def _decoder(
         if parameter.default is parameter.empty:
             fields.append((parameter.name, annotation))
         else:
-            # A default is the object itself, as in a call; msgspec would copy some, and refuse others.
+            # The default object itself, as in a call; msgspec would copy some defaults, and refuse others.
             default = msgspec.field(default_factory=lambda value=parameter.default: value)
             fields.append((parameter.name, annotation, default))
     try:
         body = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, kw_only=True)
         unread = [kind for kind in custom_types(body) if not is_array(kind) and not _is_pydantic(kind)]
         if unread:
-            raise TypeError(f"nothing says how JSON becomes a {getattr(unread[0], '__name__', unread[0])}")
+            raise TypeError(f"JSON cannot become a {getattr(unread[0], '__name__', unread[0])}")
         return msgspec.json.Decoder(body, dec_hook=_decode_other)
     except (TypeError, NotImplementedError) as error:
         raise UsageError(
@@ -361,7 +363,7 @@ def _decoder(
 
 
 def _decode_other(annotation: Any, value: Any) -> Any:
-    """What msgspec does not know: arrays, and models of pydantic."""
+    """What msgspec cannot decode: arrays, and pydantic models."""
     return array_from_json(annotation, value) if is_array(annotation) else annotation.model_validate(value)
 
 

@@ -1,4 +1,4 @@
-"""Why a request gets no answer, as a status and a problem document (RFC 9457)."""
+"""Refusals and failures of requests, as a status and a problem document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _log = logging.getLogger("hooke")
 
 MEDIA_TYPE = b"application/problem+json"
 RETRY_HEADER = "x-hooke-again"
-"""A header of a 503 that says why a front may ask another replica: UNTOUCHED or REPEATABLE."""
+"""A header of a 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
 UNTOUCHED = "untouched"
-"""Nothing of it was done."""
+"""Nothing was done."""
 REPEATABLE = "repeatable"
-"""It may be done twice. It is asked once more and no further: it may be what ends each process that gets it."""
+"""The request may be done twice. It is retried once only: it may be what kills each process that gets it."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """A field of the request, such as `rows[0]`, and what is wrong with it."""
+    """A field of the request, such as `rows[0]`, and its fault."""
 
     field: str
     detail: str
@@ -48,13 +48,13 @@ class _Document(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: tuple[FieldError, ...] = ()
     request_id: str | None = None
     type: str | None = None  # left out it means about:blank: the status tells the kind
-    error: str | None = None  # where clients of another protocol look for what is wrong
+    error: str | None = None  # where clients of the Open Inference Protocol look for the message
 
 
 class Problem(Exception):
-    """A request that is refused, or that failed. `retry_after_s` goes with 429 and 503, `headers` with the answer.
+    """A request that is refused, or has failed. `retry_after_s` goes with 429 and 503, `headers` with the answer.
 
-    `reason` is a word for it among the counts of refusals, where its status is not enough.
+    `reason` names it in the counts of refusals, where the status is not enough.
     """
 
     def __init__(
@@ -76,22 +76,22 @@ class Problem(Exception):
         self._headers = headers or {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls the class with the detail alone.
+        # Exception's own __reduce__ passes the detail alone.
         return _problem, (self.status, self.detail, self.__dict__)
 
     @property
     def title(self) -> str:
-        """The name of its status."""
+        """The phrase of its status."""
         return HTTPStatus(self.status).phrase
 
     def body(self, request_id: str | None = None, *, as_error: bool = False) -> bytes:
-        """The document, for the request of this id; with its detail as `error`, too, where clients of V2 look for it."""
+        """The document with the request's id; with its detail also as `error`, for clients of V2."""
         error = self.detail if as_error else None
         document = _Document(self.title, self.status, self.detail, self.errors, request_id, error=error)
         return msgspec.json.encode(document)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Those that this status asks for, beside type and length."""
+        """Its headers, beside type and length."""
         headers = [(name.encode(), value.encode()) for name, value in self._headers.items()]
         if self.retry_after_s is not None:
             headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after_s))).encode()))
@@ -105,7 +105,7 @@ def _problem(status: int, detail: str, state: dict[str, Any]) -> Problem:
 
 
 class ServiceRaised(Exception):
-    """An exception of a service's code in another process: its type's name, and its traceback as text."""
+    """An exception of a service's code in another process: its type's name and its traceback as text."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(kind, text)
@@ -117,10 +117,10 @@ class ServiceRaised(Exception):
 
 
 def problem_of(error: BaseException, method: str, request_id: str | None = None) -> Problem:
-    """What the caller is told of an exception in the service's own code: `UsageError` is the caller's fault, `Temporary` time's.
+    """The answer for an exception in the service's own code: `UsageError` is the client's fault, `Temporary` passes.
 
-    Of any other only its type is told, for what it says may be nobody else's business; all of it goes to the logger `hooke`, with
-    the request's id: the one that is given, or that of the request that is being answered.
+    Of any other exception only the type is shown, since its text may be confidential; all of it goes to the logger `hooke`, with
+    the request's id: the given one, or that of the current request.
     """
     if isinstance(error, Problem):
         return error

@@ -1,4 +1,4 @@
-"""One process's service as an ASGI application: its life, its routes, and who is let through to them."""
+"""A service in one process as an ASGI application: its life, its routes, and the checks before them."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ HEALTH = "/-/health"
 READY = "/-/ready"
 METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
-"""No method of a service has a path like these."""
+"""No method of a service has such a path."""
 
 
 class State(enum.Enum):
-    """What a replica says at READY."""
+    """The state shown at READY."""
 
     STARTING = "starting"
     READY = "ready"
@@ -57,10 +57,10 @@ class State(enum.Enum):
 
 
 class Replica:
-    """An ASGI application that answers for one object of a service. It serves one event loop, from `start` to `close`.
+    """An ASGI application that serves one object of a service on one event loop, from `start` to `close`.
 
-    `body_limit` is what one body may have in bytes, `body_room` what all may have together; by default it is made of what is free.
-    Making one raises UsageError for annotations of methods that no JSON can be read as.
+    `body_limit` is the limit of one body in bytes, `body_room` that of all together; by default a part of the free memory.
+    Creating one raises UsageError for annotations that JSON cannot be read as.
     """
 
     def __init__(
@@ -74,22 +74,22 @@ class Replica:
     ) -> None:
         self.declared = declared
         self.bodies = BodyMemory(max(body_memory_bytes() if body_room is None else body_room, body_limit))
-        """Room for those that are being received or answered."""
+        """The memory for bodies in progress."""
         self.connection_limits = connection_limits or ConnectionLimits()
-        """With connections; a server keeps to it."""
+        """Limits that the server keeps to."""
         self.say: Callable[[ModelEvent], None] = lambda _event: None
-        """Is told on the event loop when the model's own process ends, and when it is back."""
+        """Called on the event loop when the model's own process ends, and when it is back."""
         self._state = State.STARTING
         self.active = 0
-        """Requests that are being answered."""
+        """Requests in progress."""
         self.answered = 0
         self.refused: Refusals = {}
         self.unrouted = Meter()
-        """Counts what was answered before a route was found."""
+        """Counts answers before a route was found."""
         self.ready_at: float | None = None
         """When it was set up, in seconds since 1970."""
         self.made: Any = None
-        """The service's object; None where it is in a process of its own."""
+        """The service's object; None if it is in a process of its own."""
         self.calls: MethodCalls | None = None
         self._auth = auth or Auth()
         self._options = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
@@ -107,37 +107,37 @@ class Replica:
                 *self._inference.routes(),
             ]
         )
-        """All that is answered."""
+        """All routes."""
 
     @property
     def dispatch(self) -> Dispatch | None:
-        """What brings requests to the model, once there is one."""
+        """Brings requests to the model, once there is one."""
         return self.calls.dispatch if self.calls is not None else None
 
     @property
     def tally(self) -> Tally:
-        """What the model did so far."""
+        """What the model has done so far."""
         return self.calls.dispatch.tally if self.calls is not None else Tally()
 
     @property
     def state(self) -> State:
-        """What it says of itself."""
+        """Its state."""
         if self._state is State.READY and self._model is not None and self._model.unavailable() is not None:
             return State.RESTARTING
         return self._state
 
     @property
     def ready(self) -> bool:
-        """Whether requests should come here."""
+        """Whether it is ready for requests."""
         return self.state is State.READY
 
     @property
     def cut(self) -> int:
-        """Requests that the end of the process left without an answer."""
+        """Requests that the end of the process left unanswered."""
         return self.calls.cut if self.calls is not None else 0
 
     def counts(self, process: ProcessCounts) -> Counts:
-        """What it has counted so far. Any thread may ask."""
+        """Its counts so far. Any thread may call this."""
         tally, dispatch = self.tally, self.dispatch
         meters = {**{route.path: route.meter for route in self.routes}, "": self.unrouted}
         return Counts(
@@ -161,9 +161,9 @@ class Replica:
         )
 
     async def start(self, arguments: Arguments) -> None:
-        """Make the object and set it up, in the thread or process that will call it; `arguments` gives what `setup` takes.
+        """Make the object and set it up in the thread or process that will call it; `arguments` makes the arguments of `setup`.
 
-        It is called there, so for a process it must be picklable. Raises HookeError for what `setup` raised.
+        It is called there, so for a process it must be picklable. Raises HookeError for an exception of `setup`.
         """
         if self.declared.model == "process":
             self._model = unavailable = ModelProcess(self.declared, self.say)
@@ -181,7 +181,7 @@ class Replica:
         self._state = State.READY
 
     def drain(self) -> None:
-        """From now on it is not ready, and each answer ends its connection; what comes is still answered."""
+        """From now on it is not ready, and each answer ends its connection; requests are still answered."""
         self._state = State.DRAINING
         self._options.closing = True
 
@@ -191,13 +191,13 @@ class Replica:
             self._model.close()
 
     def memory_bytes(self) -> int:
-        """What it has in memory that no file backs, with the model's own process."""
+        """Its memory that no file backs, with the model's own process."""
         return anonymous_bytes() + (self._model.memory_bytes() if self._model is not None else 0)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI says."""
+        """Answer one request; the ASGI interface."""
         if scope["type"] != "http":
-            return  # lifespan and websockets: there are none here
+            return  # no lifespan or websockets
         self.active += 1
         began, meter = time.perf_counter(), self.unrouted
         exchange = Exchange(scope, receive, send, self._options)
@@ -216,7 +216,7 @@ class Replica:
             await self._refuse(exchange, problem)
         except CallerGone:
             pass
-        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - it is the caller's answer
+        except (Exception, asyncio.CancelledError, SystemExit) as error:  # noqa: BLE001 - every error becomes the client's answer
             await self._refuse(exchange, _problem_of(exchange, error))
         finally:
             if exchange.held:
@@ -238,9 +238,7 @@ class Replica:
         route = self.routes.find(exchange)
         if route is None:
             known = ", ".join(f"POST /{known}" for known in self._methods)
-            raise Problem(
-                404, f"there is no {exchange.path[:80]}; there are {known}; GET {OPENAPI} tells of all"
-            )
+            raise Problem(404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists all")
         return route
 
     async def _still_starting(self, _exchange: Exchange) -> None:
@@ -265,7 +263,7 @@ class Replica:
 
 
 def _problem_of(exchange: Exchange, error: BaseException) -> Problem:
-    """What is told of an error that a service's types raised, or its code by cancelling itself. Raises it where nothing can be told."""
+    """The answer for an exception of a service's types, or a cancellation by its code. Raises it if an answer is not possible."""
     task = asyncio.current_task()
     if exchange.status or (task is not None and task.cancelling()):
         raise error

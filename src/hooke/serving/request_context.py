@@ -1,4 +1,4 @@
-"""For whom the code that runs now runs: ids of requests and W3C trace context, for a service's own code and its log."""
+"""The context of requests: ids and W3C trace context, for a service's own code and its log; deadlines and disconnects."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = [
 
 
 _SANE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-"""Ids of others that are taken: what can be looked for in a log, and can do nothing to a log."""
+"""Accepted ids of clients: searchable in a log, and harmless to it."""
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 """`traceparent` of W3C Trace Context; versions after 00 may say more."""
 _KEY = r"(?:[a-z][_0-9a-z*/-]{0,255}|[0-9a-z][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
 _MEMBER = re.compile(rf"{_KEY}=[ -+\--<>-~]{{0,255}}[!-+\--<>-~]")
 _MOST_STATE = 512
-"""Characters of `tracestate` that are passed on, as the recommendation asks at least."""
+"""Characters of `tracestate` that are passed on; the recommendation's minimum."""
 _SHOWN = 3
-"""Ids of a batch that a line of the log names."""
+"""Ids of a batch that a log line shows."""
 
 _STEM = secrets.token_hex(6).encode()
 _numbers = itertools.count(1)
@@ -46,7 +46,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """A request: its id, and the trace that it is part of, as headers to send on. The latter are None where there is none."""
+    """A request's id and trace context, as headers to send on; these are None if the request has none."""
 
     id: str
     traceparent: str | None = None
@@ -54,28 +54,28 @@ class RequestContext:
 
 
 class ContextSource(Protocol):
-    """What a context is made of when somebody asks for it."""
+    """Makes a context when it is needed."""
 
     @property
     def context(self) -> RequestContext:
-        """Of one request."""
+        """The context of one request."""
         ...
 
 
 CURRENT_REQUESTS: ContextVar[tuple[ContextSource, ...]] = ContextVar("hooke_asked", default=())
-"""The requests for which what runs now runs."""
+"""The requests that the current code works for."""
 
 
 def request_contexts() -> tuple[RequestContext, ...]:
-    """The requests that the method of a service which calls this is answering: one, or all those of its batch; none elsewhere.
+    """The requests that the calling method answers: one, or all of its batch; none outside a service's method.
 
-    `for each in request_contexts(): log.info("asked by %s", each.id)`. To go on with a trace, send `traceparent` and `tracestate`.
+    `for each in request_contexts(): log.info("for %s", each.id)`. To continue a trace, send `traceparent` and `tracestate`.
     """
     return tuple(source.context for source in CURRENT_REQUESTS.get())
 
 
 def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
-    """The id that the request has (`x-request-id`), where it is a sane one, or a new one: unique, and not secret."""
+    """The request's own id (`x-request-id`) if it is acceptable, or a new one: unique, and not secret."""
     given = headers.get(b"x-request-id")
     if given is not None and _SANE.fullmatch(given):
         return given
@@ -83,7 +83,7 @@ def request_id_of(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 def context_of(request_id: bytes, headers: Mapping[bytes, bytes]) -> RequestContext:
-    """What is passed on of a request. What does not follow the recommendation is not."""
+    """The context to pass on. Headers that do not follow the recommendation are dropped."""
     parent = headers.get(b"traceparent", b"").decode("latin-1")
     found = _TRACE.fullmatch(parent)
     if found is None or (parent.startswith("00") and found[1]):
@@ -101,7 +101,7 @@ def _state(text: str) -> str | None:
 
 
 class RequestIds(logging.Filter):
-    """Gives each record `request_id`, for a format: the requests that it is about, `-` where it is about none."""
+    """Gives each log record `request_id`, for a format: its requests, or `-`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Lets all through."""
@@ -113,24 +113,24 @@ class RequestIds(logging.Filter):
 
 
 def log_with_ids() -> None:
-    """Have this process write warnings to stderr, each with the requests that it is about."""
+    """Have this process log warnings to stderr, each with its requests."""
     logged = logging.StreamHandler()
     logged.addFilter(RequestIds())
     form = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
     logging.basicConfig(format=form, level=logging.WARNING, handlers=[logged])
 
 
-# --- Work for a request whose caller may go, and may not wait for ever; what is done at once costs next to nothing.
+# --- Work with a deadline and a client that may disconnect; work that finishes at once costs next to nothing.
 
 Receive = Callable[[], Awaitable[Any]]
 
 
 class CallerGone(Exception):
-    """Whoever asked has closed the connection."""
+    """The client has closed the connection."""
 
 
 class DeadlinePassed(Exception):
-    """The work went on beyond its deadline."""
+    """The work passed its deadline."""
 
 
 class _Watch:
@@ -156,7 +156,7 @@ class _Watch:
 
 
 class DeadlineWatch:
-    """All work that is not done yet, looked at every `every_s` seconds by one timer: a timer for each would cost more than most work."""
+    """All unfinished work, checked every `every_s` seconds by one timer: a timer for each would cost more than most work."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -165,7 +165,7 @@ class DeadlineWatch:
         self._sweeping = False
 
     async def over(self, work: Awaitable[Any], receive: Receive, deadline: float) -> Any:
-        """What `work` gives. Raises CallerGone or TooLate, after cancelling it; a connection is listened to once work takes long."""
+        """The result of `work`. Raises CallerGone or DeadlinePassed after cancelling it; the connection is watched once work takes long."""
         watch = _Watch(receive, self._loop.time(), deadline)
         self._open[watch] = None
         if not self._sweeping:
@@ -196,9 +196,9 @@ class DeadlineWatch:
 
 
 class EagerCoroutine:
-    """A coroutine that has run up to its first wait. `done` tells whether there was none, and then `value` is its result.
+    """A coroutine that has run up to its first await. If it finished, `done` is true and `value` its result.
 
-    Raises what the coroutine raises before it waits.
+    Raises what the coroutine raises before it awaits.
     """
 
     __slots__ = ("_coroutine", "_first", "done", "value")
@@ -214,12 +214,12 @@ class EagerCoroutine:
             self.done = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Go on with it, once. What it waits for is waited for by the task that awaits this."""
+        """Continue it, once; the awaiting task waits for what it awaits."""
         yielded = self._first
         while True:
             try:
                 sent = yield yielded
-            except BaseException as thrown:  # noqa: BLE001 - handed on to the coroutine, whatever it is
+            except BaseException as thrown:  # noqa: BLE001 - passed to the coroutine, whatever it is
                 step, value = self._coroutine.throw, thrown
             else:
                 step, value = self._coroutine.send, sent

@@ -1,4 +1,4 @@
-"""The table of all that a replica answers: paths, verbs and who answers them."""
+"""The routing table of a replica: paths, HTTP methods and handlers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _PARAMETER = re.compile(r"\\\{(\w+)\\\}")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A path, and who answers each verb of it."""
+    """A path, and the handler of each HTTP method."""
 
     path: str
-    """`/predict`, or with parameters, each a whole part of the path: `/v2/models/{name}/infer`."""
+    """`/predict`, or with parameters, each a whole path segment: `/v2/models/{name}/infer`."""
     verbs: dict[str, Handler]
     """A handler of GET answers HEAD, too."""
     open: bool = False
-    """Whether it answers those who have no token."""
+    """Whether it answers without a token."""
     meter: Meter = field(default_factory=Meter, compare=False)
-    """What was answered on it."""
+    """Counts its answers."""
 
     def __post_init__(self) -> None:
         if "GET" in self.verbs:
@@ -34,12 +34,12 @@ class Route:
 
     @property
     def allow(self) -> str:
-        """The verbs, as the header of that name has them."""
+        """The HTTP methods, for the Allow header."""
         return ", ".join(self.verbs)
 
 
 class Routes:
-    """All routes, in the order in which they were added. A path without parameters goes before one with some."""
+    """All routes, in order. A path without parameters goes before one with parameters."""
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
         self._exact: dict[str, Route] = {}
@@ -55,7 +55,7 @@ class Routes:
         return self._all[path]
 
     def add(self, route: Route) -> None:
-        """Add a route, or verbs of one that is there. Raises ValueError for a verb that is there already."""
+        """Add a route, or handlers to an existing one. Raises ValueError for an HTTP method that has a handler."""
         there = self._all.get(route.path)
         if there is not None:
             if there.verbs.keys() & route.verbs or there.open != route.open:
@@ -70,7 +70,7 @@ class Routes:
             self._exact[route.path] = route
 
     def find(self, exchange: Exchange) -> Route | None:
-        """The route of this request's path, whose parameters it is given."""
+        """The route for a request's path; sets the request's parameters."""
         route = self._exact.get(exchange.path)
         if route is not None:
             return route

@@ -1,4 +1,4 @@
-"""Rows of many requests as the arguments of one call, and of its result to each request its own."""
+"""Rows of many requests as the arguments of one call, and each request's rows of its result."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = [
 
 
 Result = np.ndarray | list[Any] | dict[str, Any]
-"""What a batched method returned: rows, or columns of them by name."""
+"""A batched method's result: rows, or columns by name."""
 
 
 class WrongRows(Exception):
-    """A batched method returned other than a row for each row."""
+    """A batched method did not return one row for each row."""
 
 
 class _Same:
-    """Equal for values that a method cannot tell apart. As JSON alone None is infinity, and one secret another."""
+    """Equal for values that a method cannot tell apart. JSON text alone would confuse None and infinity, and two secrets."""
 
     __slots__ = ("value",)
 
@@ -48,7 +48,7 @@ class _Same:
 
 
 def count_rows(method: Method, arguments: dict[str, Any]) -> int:
-    """How many rows a request brings. Raises Problem (422) for none, or for parameters that have not equally many."""
+    """The number of rows of a request. Raises Problem (422) for none, or for parameters of unequal length."""
     counts: dict[str, int] = {}
     for name in method.rows:
         value = arguments[name]
@@ -56,16 +56,16 @@ def count_rows(method: Method, arguments: dict[str, Any]) -> int:
     first = counts[method.rows[0]]
     for name, count in counts.items():
         if count == 0 or count != first:
-            detail = "there are no rows" if not count else f"{count} rows, and {method.rows[0]} has {first}"
+            detail = "no rows" if not count else f"{count} rows, and {method.rows[0]} has {first}"
             raise Problem(422, f"{name}: {detail}", errors=[FieldError(name, detail)])
     return first
 
 
 def group_of(method: Method, arguments: dict[str, Any]) -> Hashable:
-    """Equal for requests that one call can answer and that would not change each other's values.
+    """Equal for requests that may share a call without changing each other's values.
 
-    Arrays go with those of their dtype and shape of row (text of any length with text): else numbers would be cast to each
-    other's type. What is not rows must be equal.
+    Arrays are grouped by dtype and row shape (text of any length together): otherwise numbers would be cast to another
+    request's type. Other parameters must be equal.
     """
     parts: list[Any] = [method]
     for name, value in arguments.items():
@@ -77,7 +77,7 @@ def group_of(method: Method, arguments: dict[str, Any]) -> Hashable:
 
 
 def merge_requests(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The arguments of one call for all these requests, of one group."""
+    """The arguments of one call for all these requests of one group."""
     first = requests[0]
     if len(requests) == 1:
         return first
@@ -104,7 +104,7 @@ def argument_slices(
 
 
 def results_of(method: Method, result: Any, rows: int) -> Result:
-    """The result, whose rows are one for each row that was given. Raises WrongRows where they are not."""
+    """Check that the result has one row for each input row. Raises WrongRows."""
     columns = result if isinstance(result, dict) and result else {"": result}
     for name, column in columns.items():
         what = f"{method.name} returned" + (f", as {name!r}," if name else "")
@@ -119,27 +119,27 @@ def results_of(method: Method, result: Any, rows: int) -> Result:
 
 
 def join_results(results: Sequence[Result]) -> Result:
-    """The results of pieces as one, the rows in order. Raises WrongRows where they have not the same columns."""
+    """Join the results of pieces, in order. Raises WrongRows if their columns differ."""
     first = results[0]
     if len(results) == 1:
         return first
     if isinstance(first, dict):
         tables = [one for one in results if isinstance(one, dict) and one.keys() == first.keys()]
         if len(tables) < len(results):
-            raise WrongRows("rows of one request came back with other columns than the rest of it")
+            raise WrongRows("parts of one request came back with different columns")
         return {name: _joined([table[name] for table in tables]) for name in first}
     return _joined(results)
 
 
 def as_lists(result: Result) -> Result:
-    """The result without arrays, all at once: row by row costs more."""
+    """The result without arrays, converted at once: row by row costs more."""
     if isinstance(result, dict):
         return {name: as_lists(column) for name, column in result.items()}
     return result.tolist() if isinstance(result, np.ndarray) else result
 
 
 def result_slice(result: Result, start: int, end: int) -> Result:
-    """These rows of it."""
+    """A part of the result."""
     if isinstance(result, dict):
         return {name: column[start:end] for name, column in result.items()}
     return result[start:end]
@@ -151,9 +151,9 @@ def _alike(one: Any, other: Any) -> bool:
     try:
         if isinstance(one, np.ndarray):
             return one.dtype == other.dtype and np.array_equal(one, other)
-        # 1, 1.0 and True are equal in Python, and not as JSON.
+        # 1, 1.0 and True are equal in Python, but not as JSON.
         return bool(one == other) and encode(one) == encode(other)
-    except Exception:  # noqa: BLE001 - whatever it is: what cannot be compared is not the same
+    except Exception:  # noqa: BLE001 - values that cannot be compared count as different
         return False
 
 

@@ -30,7 +30,7 @@ _REFUSED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What was declared of a class."""
+    """The declaration of a service's class."""
 
     made_by: type
     replicas: tuple[int, int] = (1, 1)
@@ -46,27 +46,27 @@ class Service:
     cpus: int | None = None
     """Threads of a replica's libraries; None: its part of the cores."""
     gpus: float = 0.0
-    """Of a replica: whole ones, or a share of one."""
+    """GPUs of a replica: whole ones, or a share of one."""
     model: Where = "thread"
     """Where the class's own code runs: a thread of the replica, or a process of its own."""
 
     @property
     def name(self) -> str:
-        """That of the class."""
+        """The name of the class."""
         return self.made_by.__name__
 
     def methods(self) -> dict[str, Callable[..., Any]]:
-        """The methods that answer requests, by name: the public ones that are called on an object, without `setup`."""
+        """The methods that answer requests, by name: public methods of the object, without `setup`."""
         found: dict[str, Callable[..., Any]] = {}
         for kind in reversed(self.made_by.__mro__[:-1]):
             for name, value in vars(kind).items():
-                found.pop(name, None)  # what hides a method is served instead of it, or nothing is
+                found.pop(name, None)  # an attribute that hides a method is served instead, or nothing is
                 if inspect.isfunction(value) and not name.startswith("_") and name != SETUP:
                     found[name] = value
         return found
 
     def setup_parameters(self) -> dict[str, inspect.Parameter]:
-        """What `setup` takes beside `self`; nothing where there is none."""
+        """The parameters of `setup` without `self`; none if there is no `setup`."""
         function = getattr(self.made_by, SETUP, None)
         return dict(list(inspect.signature(function).parameters.items())[1:]) if function else {}
 
@@ -86,7 +86,7 @@ def service(
     gpus: float = 0,
     model: Where = "thread",
 ) -> Callable[[C], C]: ...
-def service(  # noqa: PLR0913 - what is declared of a service, each by name
+def service(  # noqa: PLR0913 - the options of a service, each by name
     made: Any = None,
     /,
     *,
@@ -100,32 +100,32 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
     gpus: float = 0,
     model: Where = "thread",
 ) -> Any:
-    """Declare that a class answers requests; the class is returned as it was, and its objects are plain ones.
+    """Declare that a class answers requests. The class is returned unchanged, and its objects are ordinary ones.
 
-    Each public method answers `POST /<method>`; the parameters are the fields of a JSON object, and the returned value is the
+    Each public method answers `POST /<method>`: its parameters are the fields of a JSON object, and its result is the
     answer. A plain method runs in the service's own thread, one call at a time; `async def` runs on the event loop; a generator
-    streams. `setup(self, ...)`, if there is one, is called once, in the same thread, before anything is answered.
+    streams. An optional `setup(self, ...)` is called once, in the same thread, before the first request.
 
-    `replicas` is how many processes serve it, or the fewest and the most; `slo` what it promises (`"p99 < 50ms"`); `idempotent`
-    whether a request that got no answer may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
-    answered with 504; for a generator it is the time to each of its items.
+    `replicas` is the number of processes, or the fewest and the most; `slo` the promise (`"p99 < 50ms"`); `idempotent`
+    whether an unanswered request may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
+    answered with 504; for a generator it is the time to each item.
 
-    `max_batch` is the most rows that a method takes at once. Its parameters annotated `list[...]`, `Sequence[...]` or
-    `np.ndarray` are then rows of several requests, and it returns one row for each, or a dict of such columns; other parameters
-    are the same for the whole batch. A batch that fails is run again in halves, so such a method may see the same rows twice. `wait` is how long a
-    free model waits for more rows; `"auto"` is while it pays: at most as long as a batch takes whatever its size, and only where
-    requests came together before. Without it one replica does not wait, and several do as with `"auto"`: each gets
+    `max_batch` is the most rows that a method takes at once. Parameters annotated `list[...]`, `Sequence[...]` or
+    `np.ndarray` then hold rows of several requests, and the method returns one row for each, or a dict of such columns; other
+    parameters are equal for the whole batch. A failed batch is run again in halves, so a method may see the same rows twice. `wait` is how long a
+    free model waits for more rows; `"auto"` waits while it pays: at most for the fixed time of a batch, and only if
+    requests came together before. By default one replica does not wait, and several do as with `"auto"`: each gets
     fewer requests than one would.
 
-    `model="process"` gives the class a process of its own beside the one that has the connections: `setup` and all methods run there.
-    What holds the interpreter's lock there keeps no health check or deadline waiting, and what crashes takes no connection with it:
-    its requests get 503 where the service is `idempotent`, else 500, and it is started again. It takes a second interpreter and
-    some 0.1 ms a batch. `async def` methods are refused, for they run on the event loop, where the object is not.
+    `model="process"` gives the class a process of its own beside the one with the connections: `setup` and all methods run there.
+    Code that holds the interpreter's lock then delays no health check or deadline, and a crash ends no connection:
+    its requests get 503 if the service is `idempotent`, else 500, and the process is restarted. It takes a second interpreter and
+    some 0.1 ms a batch. `async def` methods are refused: they run on the event loop, where the object is not.
 
-    `cpus` is how many threads the libraries of a replica may use (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
-    by the most replicas. `gpus` is how many GPUs each replica gets, or which share of one; it sees no others.
+    `cpus` is the number of threads for a replica's libraries (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
+    by the most replicas. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
-    Raises UsageError for a class that cannot serve, and for values that cannot be.
+    Raises UsageError for a class that cannot serve, and for invalid values.
     """
     if made is not None and not inspect.isclass(made):
         raise UsageError(
@@ -164,29 +164,31 @@ def service(  # noqa: PLR0913 - what is declared of a service, each by name
 
 
 def service_of(made: object) -> Service:
-    """What `@service` noted of this very class. Raises UsageError where it noted nothing."""
+    """The declaration of this very class. Raises UsageError if there is none."""
     declared = vars(made).get(_MARK) if inspect.isclass(made) else None
     if not isinstance(declared, Service):
-        raise UsageError(f"{made!r} is no service", fix="mark its class with @service")
+        raise UsageError(f"{made!r} is not a service", fix="mark its class with @service")
     return declared
 
 
 def _check_whole(value: int | None, name: str, what: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError(f"{name}={value!r} is no number of {what}", fix=f"write {name}=8, or leave it out")
+        raise UsageError(
+            f"{name}={value!r} is not a valid number of {what}", fix=f"write {name}=8, or leave it out"
+        )
 
 
 def _check_gpus(value: float) -> None:
     number = -1.0 if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
     if number < 0 or (number > 1 and number != int(number)):
         raise UsageError(
-            f"gpus={value!r} is no number of GPUs", fix="write gpus=1, or a share of one: gpus=0.5"
+            f"gpus={value!r} is not a valid number of GPUs", fix="write gpus=1, or a share of one: gpus=0.5"
         )
 
 
 def _check_where(value: str) -> None:
     if value not in get_args(Where):
-        raise UsageError(f"model={value!r} is no place for it", fix='write model="process", or leave it out')
+        raise UsageError(f"model={value!r} is not valid", fix='write model="process", or leave it out')
 
 
 def _timeout_s(value: str | float) -> float:
@@ -203,7 +205,7 @@ def _wait_s(value: str | float | None) -> float:
         return parse_seconds(value)
     except UsageError as error:
         raise UsageError(
-            f"wait={value!r} is no wait",
+            f"wait={value!r} is not a duration",
             why=error.what,
             fix='write wait="auto", wait="2ms", or leave it out',
         ) from error
@@ -214,12 +216,12 @@ def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:
     for count in (low, high):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise UsageError(
-                f"replicas={value!r} is no number of replicas",
+                f"replicas={value!r} is not a valid number of replicas",
                 fix="write replicas=2, or the fewest and the most: replicas=(1, 8)",
             )
     if low > high or high < 1:
         raise UsageError(
-            f"replicas={value!r} allows none", fix="the most is at least 1, and not below the fewest"
+            f"replicas={value!r} allows no replica", fix="give a maximum of at least 1, not below the minimum"
         )
     return low, high
 
@@ -235,22 +237,22 @@ def _check(declared: Service) -> None:
         raise UsageError(
             f"@service: {declared.name}() needs {', '.join(needed)}",
             where=where,
-            fix="take what it needs in setup(self, ...), which --with or keywords give",
+            fix="take these in setup(self, ...); --with or keywords give them",
         )
     methods = declared.methods()
     if not methods:
         raise UsageError(
-            f"@service: {declared.name} has no method that could answer",
+            f"@service: {declared.name} has no public method",
             where=where,
-            fix="give it a public method, such as def predict(self, rows: np.ndarray) -> np.ndarray",
+            fix="add one, such as def predict(self, rows: np.ndarray) -> np.ndarray",
         )
     for name, function in methods.items():
         _check_method(f"{declared.name}.{name}", function, where)
         if declared.model == "process" and _is_async(function):
             raise UsageError(
-                f'@service(model="process"): {declared.name}.{name} is async def, which runs on the event loop, and the object is not there',
+                f'@service(model="process"): {declared.name}.{name} is async def, which would run on the event loop, where the object is not',
                 where=where,
-                fix="write def: in a process of its own it may wait without keeping others from being answered; or leave model= out",
+                fix="write def: waiting in a process of its own delays no other request; or leave model= out",
             )
 
 
@@ -265,9 +267,9 @@ def _check_method(name: str, function: Callable[..., Any], where: str) -> None:
         raise UsageError(
             f"@service: {name} takes {', '.join(refused) or 'no self'}",
             where=where,
-            fix="give each parameter a name of its own: they are the fields of the request",
+            fix="give each parameter a name: they are the fields of the request",
         )
     if not re.fullmatch(r"[A-Za-z0-9_]+", name.rpartition(".")[2]):
         raise UsageError(
-            f"@service: {name} has a name that is no path", fix="use letters of ASCII, digits and _"
+            f"@service: {name} has a name that cannot be a path", fix="use ASCII letters, digits and _"
         )

@@ -1,4 +1,4 @@
-"""What a service promises: `"p99 < 50ms"` as a percentage and a time."""
+"""A service's promise: `"p99 < 50ms"` as a percentage and a time."""
 
 from __future__ import annotations
 
@@ -31,5 +31,7 @@ def parse_slo(text: str) -> Slo:
     percent = float(match["percent"]) if match else 0.0
     limit_s = parse_seconds(match["limit"]) if match else 0.0
     if not percent or not limit_s:
-        raise UsageError(f"slo={text!r} is no promise", fix='write a percentile and a time: slo="p99 < 50ms"')
+        raise UsageError(
+            f"slo={text!r} is not a valid promise", fix='write a percentile and a time: slo="p99 < 50ms"'
+        )
     return Slo(percent, limit_s)

@@ -1,6 +1,6 @@
-"""What a replica did, summed over stretches of time: small enough for a journal, whole enough to fit the model's law from.
+"""A replica's batches and answers, summed over windows of time: small enough for a journal, and enough to fit the model's law.
 
-Pure: times come as arguments, all of one clock.
+Pure: times come as arguments, all from one clock.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ __all__ = [
 ]
 
 
-# --- How long answers took, counted in bins of fixed width by the logarithm: small enough for a journal, and they add up.
+# --- Answer times, counted in logarithmic bins: small enough for a journal, and they add up.
 
 LEAST_BIN_S, OCTAVES, EACH = 2.0**-10, 16, 8
-"""From a millisecond, which is as fine as an event loop's clock, to a minute; eight bins each time it doubles."""
+"""From a millisecond, an event loop's resolution, to a minute; eight bins each time it doubles."""
 BIN_BOUNDS_S = tuple(LEAST_BIN_S * 2.0 ** (at / EACH) for at in range(OCTAVES * EACH + 1))
 BINS = len(BIN_BOUNDS_S) + 1
-"""The first is for what took a millisecond at most, the last for what took longer than a minute."""
+"""The first bin is for a millisecond at most, the last for more than a minute."""
 
 
 def latency_bin(seconds: float) -> int:
-    """Where it is counted."""
+    """The bin of an answer time."""
     return bisect_left(BIN_BOUNDS_S, seconds)
 
 
 def nonzero_counts(counts: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Of counts (BINS,) those that are not 0, as (bin, count)."""
+    """The non-zero counts (BINS,) as (bin, count)."""
     return tuple((at, count) for at, count in enumerate(counts) if count)
 
 
 def merge_counts(several: Iterable[Iterable[tuple[int, int]]]) -> tuple[tuple[int, int], ...]:
-    """The counts of all of them."""
+    """The sums of several counts."""
     sums: dict[int, int] = {}
     for counts in several:
         for at, count in counts:
@@ -80,16 +80,16 @@ def _within(at: int, share: float, bounds: Sequence[float]) -> float:
 
 
 SHORTEST_WINDOW_S = 5.0
-"""The first windows: what a crash loses, and the finest that a spike is seen in afterwards."""
+"""The first windows: what a crash loses, and the resolution of a spike afterwards."""
 SHORTEST = 0.1
-"""A first window, and one whose timer came a little early, is put to the next, if it would be so short a part."""
+"""A first window, or one with an early timer, that would be so short a part is merged into the next."""
 MOST_S = 300.0
 SHARE = 720
 """A window is at most this part of the time before it, so that days take little more room than an hour does."""
 
 
 def window_length_s(age_s: float) -> float:
-    """How long a window should be of a service that has been up for `age_s` seconds.
+    """The length of a window of a service that has been up for `age_s` seconds.
 
     5 s in the first hour, then a 720th of its age, up to five minutes: some 700 in the first hour, 3,000 in the two days
     after it, and 288 in each further day.
@@ -98,16 +98,16 @@ def window_length_s(age_s: float) -> float:
 
 
 def next_window_end_s(wall: float) -> float:
-    """In how many seconds the next window ends, if the wall clock says `wall`: at its multiples of LEAST_S.
+    """Seconds until the next window ends, by the wall clock `wall`: at multiples of SHORTEST_WINDOW_S.
 
-    So the windows of all replicas end together, and what they did side by side can be summed without a remainder.
+    So the windows of all replicas end together, and their sums add up without a remainder.
     """
     left = SHORTEST_WINDOW_S - wall % SHORTEST_WINDOW_S
     return left if left > SHORTEST * SHORTEST_WINDOW_S else left + SHORTEST_WINDOW_S
 
 
 def size_bin(rows: int) -> int:
-    """Which sizes are counted together: each up to 16 by itself, then in steps of at most an eighth."""
+    """The bin of a batch size: each up to 16 by itself, then in steps of at most an eighth."""
     if rows < 16:
         return rows
     octave = rows.bit_length() - 4
@@ -115,7 +115,7 @@ def size_bin(rows: int) -> int:
 
 
 class StatsWindow:
-    """Sums of one replica's batches since the last window. `limit_s` is the SLO's, infinity where there is none.
+    """Sums of one replica's batches since the last window. `limit_s` is the SLO's limit, infinity without one.
 
     Not thread-safe: it belongs to the event loop.
     """
@@ -161,7 +161,7 @@ class StatsWindow:
     def add(self, method: str, rows: int, took: float, answered: int, active: int) -> None:
         """A batch gave its results after `took` seconds, to `answered` requests.
 
-        `active` is how many requests waited or ran when it ended, its own included.
+        `active` is the number of requests that waited or ran when it ended, its own included.
         """
         try:
             sums = self._sizes[method][rows]
@@ -174,23 +174,23 @@ class StatsWindow:
         self._requests += answered
 
     def unbatched(self, took: float) -> None:
-        """A call that is in no batch, an `async def`'s, gave its result after `took` seconds; `raised` counts those that did not."""
+        """A call outside batches, of an `async def`, gave its result after `took` seconds; `raised` counts failed ones."""
         self._unbatched += 1
         self._unbatched_s += took
         self.answered(took)
 
     def answered(self, took: float) -> None:
-        """A request had its result `took` seconds after it came; `add` and `alone` count it."""
+        """A request had its result `took` seconds after its arrival; counted with `add` or `unbatched`."""
         self._latencies[latency_bin(took)] += 1
         self.over_slo += took > self.limit_s
 
     def gone(self, after: float) -> None:
-        """Whoever asked went after so many seconds, without an answer."""
+        """A client left after so many seconds without an answer."""
         self._gone += 1
         self._gone_over += after > self.limit_s
 
     def failure(self, method: str, took: float, active: int, *, blamed: bool) -> None:
-        """A batch raised after `took` seconds; `blamed` where it was a single request."""
+        """A batch raised after `took` seconds; `blamed` if it was a single request."""
         failed = self._failed.setdefault(method, [0, 0.0, 0, 0.0])
         failed[0] += 1
         failed[1] += took
@@ -198,7 +198,7 @@ class StatsWindow:
         failed[3] += took * active
 
     def take(self, now: float) -> BatchWindow:
-        """The window that ends now; the next one begins."""
+        """End the window and begin the next one."""
         sums = [each for sizes in self._sizes.values() for each in sizes.values()]
         failed = list(self._failed.values())
         made = BatchWindow(
@@ -232,7 +232,7 @@ class StatsWindow:
 def merge_windows(
     windows: Iterable[BatchWindow], *, replica: str = "", side_by_side: bool = False
 ) -> BatchWindow:
-    """One window for several: of one replica one after the other, or of several replicas `side_by_side` in the same time."""
+    """Merge windows: of one replica one after another, or of several replicas `side_by_side`."""
     several = list(windows)
     lengths = [each.seconds for each in several]
     names = sorted({method.method for each in several for method in each.methods})
@@ -267,7 +267,7 @@ def _together(name: str, windows: Iterable[BatchWindow]) -> MethodBatches:
 
 
 def _binned(sizes: Iterable[BatchSize]) -> tuple[BatchSize, ...]:
-    """Those of one bin together, the smaller ones first."""
+    """Merge sizes of one bin, in ascending order."""
     bins: dict[int, list[BatchSize]] = {}
     for size in sizes:
         bins.setdefault(size_bin(size.rows // size.batches), []).append(size)

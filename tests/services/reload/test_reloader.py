@@ -111,7 +111,7 @@ def test_the_old_version_drains_when_the_new_one_answers_and_not_before():
     assert DrainProcess(1) in actions
     assert (
         said(actions)
-        == "the version of 10:01:00 answers; the version of 10:00:00 answers what it has, and ends"
+        == "the version of 10:01:00 answers; the version of 10:00:00 answers its open requests and ends"
     )
     _, actions = step(state, Gone(1, "ended", DrainedReply(run="r", answered=3, cut=0)))
     assert said(actions) == "the version of 10:00:00 has ended: 3 requests answered"
@@ -125,7 +125,7 @@ def test_a_version_that_fails_is_told_once_and_the_old_one_stays():
         "the version of 10:01:00 cannot serve: delays.py:7",
         "  delays.py cannot be imported",
         "  | SyntaxError: invalid",
-        "  the version of 10:00:00 goes on serving; the next change is tried again",
+        "  the version of 10:00:00 keeps serving; the next change starts another try",
     ]
     assert step(state, Gone(2, "ended with exit code 1"))[1] == ()
     _, actions = played(*changes, Gone(2, "ended by SIGSEGV"))

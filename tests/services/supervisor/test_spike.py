@@ -40,7 +40,7 @@ def test_it_is_answered_with_more_replicas_which_are_given_up_after_it(spike):
     assert all("requests wait or run" in each.reason or "requests/s" in each.reason for each in rises)
     falls = [each for each in scaled if each.after < each.before]
     assert scaled[-1].after == 1, "it came back"
-    assert all("times what a start takes" in each.reason for each in falls)
+    assert all("times the time of a start" in each.reason for each in falls)
     assert max(each.ready for each in spike.record.staff) == max(each.after for each in scaled)
     assert spike.record.staff[0].ready == 0
     assert before.ready > 0

@@ -62,7 +62,7 @@ def test_a_replica_over_its_memory_is_replaced_without_a_failed_request(supervis
     service.until_ready(2)
     asking = load(service)
     pid = post(service, "/grow", {"mb": 300})
-    said = service.until(r"replica (\d) gets nothing new: it has .* of memory, and 200 MiB is the limit")
+    said = service.until(r"replica (\d) gets nothing new: its memory is .*, above the limit of 200 MiB")
     service.until(rf"replica {said[0][1]} ended after .*, with nothing left to answer")
     facts = service.until_ready(2)
     assert pid not in {one["pid"] for one in facts["replicas"]}
@@ -126,7 +126,7 @@ def test_a_stopped_replica_is_replaced(supervised, folder):
     service = supervised("--replicas", "2", file="slow.py")
     pid = service.until_ready(2)["replicas"][0]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    service.until(r"replica 1 gets nothing new: it told nothing for")
+    service.until(r"replica 1 gets nothing new: it sent no report for")
     service.until(r"replica 3 is ready")
     service.end(signal.SIGTERM)
     assert gone([pid])
@@ -139,7 +139,7 @@ def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervis
     before = service.status()["front_pid"]
     keeper = psutil.Process(before).ppid()
     kill(keeper)
-    service.until("the front is gone, and starts again")
+    service.until("the proxy ended and restarts")
     assert gone([before, keeper])
     ends = time.monotonic() + 60
     while (after := service.status())["front_pid"] == before or after["url"] != url:
@@ -155,7 +155,7 @@ def test_a_front_that_cannot_be_started_again_is_tried_until_it_can(supervised, 
     keeper = json.loads((children / "front.json").read_text())["pid"]
     away = children.rename(folder / "away")
     os.kill(keeper, signal.SIGKILL)
-    service.until("the front cannot be started, and is tried again in")
+    service.until("the proxy cannot be started, next try in")
     away.rename(children)
     service.until("1 of 1 replicas answer", count=2)
     assert service.end() == 0
@@ -178,12 +178,12 @@ def test_a_front_that_dies_while_it_drains_does_not_start_again_and_the_service_
     while not service.status()["replicas"][0]["in_flight"]:
         assert time.monotonic() < ends
     service.process.send_signal(signal.SIGTERM)
-    service.until("SIGTERM: what was asked is answered")
+    service.until("SIGTERM: draining, open requests are answered")
     os.kill(envoy, signal.SIGKILL)
     assert service.process.wait(60) == 0
     asking.join()
     assert failed
-    assert "the front is gone before all that came through it was answered" in service.text
+    assert "the proxy ended before all its requests were answered" in service.text
     assert "starts again" not in service.text
 
 

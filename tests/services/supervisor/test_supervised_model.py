@@ -58,7 +58,7 @@ def test_memory_of_the_model_counts_and_nothing_is_left(supervised, folder):
     first = service.until_ready(1)["replicas"][0]
     model = model_of(first)
     assert post(service, "/grow", {"mb": 400}) == model
-    service.until(r"replica 1 gets nothing new: it has .* of memory, and 300 MiB is the limit")
+    service.until(r"replica 1 gets nothing new: its memory is .*, above the limit of 300 MiB")
     service.until(r"replica 1 ended after .*, with nothing left to answer")
     second = service.until_ready(1)["replicas"][0]
     left = model_of(second)

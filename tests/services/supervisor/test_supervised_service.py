@@ -70,12 +70,12 @@ def test_what_is_printed_is_what_is_bound_and_only_on_loopback(supervised):
 def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, folder):
     nothing = hooke(folder, "status")
     assert nothing.returncode == 2
-    assert "no service runs" in nothing.stderr
+    assert "no service is running" in nothing.stderr
     service = supervised("--replicas", "1")
     service.until_ready(1)
     second = hooke(folder, "delays.py", "--replicas", "2", "--port", "0")
     assert second.returncode == 2
-    assert "Delay is served already" in second.stderr
+    assert "Delay is already being served" in second.stderr
     assert "hooke serve scale Delay 4" in second.stderr
     wrong = hooke(folder, "status", "Delays")
     assert wrong.returncode == 2
@@ -155,7 +155,7 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
     while not service.status()["replicas"][0]["in_flight"]:
         assert time.monotonic() < ends
     service.process.send_signal(signal.SIGINT)
-    service.until("SIGINT: what was asked is answered")
+    service.until("SIGINT: draining, open requests are answered")
     for words in (["scale", "2"], ["drain", "--replica", "1"]):
         refused = hooke(folder, *words)
         assert refused.returncode == 2
@@ -189,7 +189,7 @@ def test_one_that_still_starts_cannot_be_replaced(supervised, folder):
     assert service.url
     refused = hooke(folder, "drain", "--replica", "1")
     assert refused.returncode == 2
-    assert "replica 1 is starting: only one that is ready can be replaced" in refused.stderr
+    assert "replica 1 is starting: only a ready replica can be replaced" in refused.stderr
     (folder / "go").touch()
     service.until_ready(1)
     assert hooke(folder, "drain", "--replica", "1").returncode == 0

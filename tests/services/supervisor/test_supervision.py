@@ -168,7 +168,7 @@ def test_a_successor_is_ready_before_one_over_its_memory_leaves():
     world.processes["1"].grows, world.processes["1"].born = True, world.now - 20
     world.run(40)
     left = next(event for event in told(world, ReplicaLeft) if event.replica == "1")
-    assert "of memory" in left.reason
+    assert "its memory is" in left.reason
     at = next(at for at, event in world.said if event is left)
     third = next((at, start) for at, start in world.starts if start.name == "3")
     assert third[0] < at
@@ -205,7 +205,7 @@ def test_one_that_is_silent_is_ended_although_its_process_lives():
     process.hangs_at, process.deaf = world.now, True
     world.run(120)
     ended = next(event for event in told(world, ReplicaEnded) if event.replica == "1")
-    assert "it told nothing for" in ended.cause
+    assert "it sent no report for" in ended.cause
     assert "SIGKILL" in ended.cause
     assert not ended.expected
 
@@ -228,7 +228,7 @@ def test_one_that_gives_no_sign_gets_nothing_new_until_it_does():
     actions = core.step(SupervisionTick(), 3.5)
     assert actions[0] == Publish(("2",))
     assert actions[1:] == [
-        Announce("replica 1 gives no sign for 2.50 s: others get what is new until it does")
+        Announce("replica 1 has not responded for 2.50 s: others get new requests until it does")
     ]
     core.step(Published(("2",)), 3.6)
     assert core.members["1"].serves, "nobody takes its place yet"
@@ -264,7 +264,7 @@ def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
     assert KillReplica("1") in actions
     assert [type(action) for action in actions if isinstance(action, StartReplica)] == [StartReplica]
     ended = core.step(Exited(name="1", exit_code=-9), 7.6)
-    assert "it told nothing for 6 s; it was killed by SIGKILL (9)" in next(
+    assert "it sent no report for 6 s; it was killed by SIGKILL (9)" in next(
         action.event.cause for action in ended if isinstance(action, RecordEvent)
     )
 
@@ -440,7 +440,7 @@ def test_one_whose_model_is_not_set_up_anew_in_time_is_replaced():
         each.event for each in core.step(Exited(name="1", exit_code=0), 33.0) if isinstance(each, RecordEvent)
     ]
     assert (ended.kind, ended.expected) == ("not ready", False)
-    assert ended.cause.startswith("its model ended, and was not set up anew within 30 s")
+    assert ended.cause.startswith("its model ended, and was not set up again within 30 s")
 
 
 def test_of_those_that_are_not_wanted_the_one_whose_model_is_away_leaves_first():

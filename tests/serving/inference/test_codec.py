@@ -117,37 +117,37 @@ EIGHT = b"\1\0" * 4
 @pytest.mark.parametrize(
     ("one", "behind", "said"),
     [
-        (tensor(data=[1, 2, 3]), b"", "its shape [2, 2] has 4 elements, and its data 3"),
+        (tensor(data=[1, 2, 3]), b"", "its shape [2, 2] has 4 elements, but its data has 3"),
         (tensor(data=[[1, 2], [3]]), b"", "its data is not nested as its shape [2, 2] says"),
         (tensor(data=[[[1, 2], [3, 4]]]), b"", "Expected `int`, got `array` - at `data[0][0]`"),
-        (tensor(data=[1, 2, 3, 70000]), b"", "a number of it is none that INT16 can hold"),
-        (tensor(datatype="UINT8", data=[1, 2, 3, -1]), b"", "a number of it is none that UINT8 can hold"),
-        (tensor(datatype="UINT64", data=[1, 2, 3, 2**64]), b"", "a number of it is none that UINT64 can hold"),
-        (tensor(datatype="FP16", data=[1, 2, 3, 70000]), b"", "a number of it is none that FP16 can hold"),
-        (tensor(datatype="FP32", data=[1, 2, 3, 1e39]), b"", "a number of it is none that FP32 can hold"),
+        (tensor(data=[1, 2, 3, 70000]), b"", "one of its numbers does not fit INT16"),
+        (tensor(datatype="UINT8", data=[1, 2, 3, -1]), b"", "one of its numbers does not fit UINT8"),
+        (tensor(datatype="UINT64", data=[1, 2, 3, 2**64]), b"", "one of its numbers does not fit UINT64"),
+        (tensor(datatype="FP16", data=[1, 2, 3, 70000]), b"", "one of its numbers does not fit FP16"),
+        (tensor(datatype="FP32", data=[1, 2, 3, 1e39]), b"", "one of its numbers does not fit FP32"),
         (tensor(data=[1, 2, 3, 4.5]), b"", "Expected `int`, got `float` - at `data[3]`"),
         (tensor(data=[1, 2, 3, True]), b"", "Expected `int`, got `bool` - at `data[3]`"),
         (tensor(datatype="BOOL"), b"", "Expected `bool`, got `int` - at `data[0]`"),
         (tensor(datatype="BYTES"), b"", "Expected `str`, got `int` - at `data[0]`"),
         (tensor(datatype="BF16"), b"", "NumPy has no BF16; send FP32, which holds all its values"),
-        (tensor(datatype="FP8"), b"", "there is no datatype FP8; there are BYTES, BOOL, INT8"),
+        (tensor(datatype="FP8"), b"", "unknown datatype FP8; datatypes: BYTES, BOOL, INT8"),
         (tensor(data=None), b"", "Expected `array`, got `null`"),
         (tensor(parameters={"binary_data_size": 8}), EIGHT, "it has data and a binary_data_size"),
-        (tensor(parameters={"shared_memory_region": "x"}), b"", "there is no shared memory here; send its data"),
+        (tensor(parameters={"shared_memory_region": "x"}), b"", "shared memory is not supported; send its data"),
         ({k: v for k, v in tensor().items() if k != "data"}, b"", "it has neither data nor a binary_data_size"),
-        (binary(8), EIGHT[:7], "its binary_data_size is 8, and 7 bytes of the body are left"),
-        (binary(7), EIGHT[:7], "its shape [2, 2] of INT16 takes 8 bytes, and its binary_data_size is 7"),
-        (binary(8, shape=[2, 3]), EIGHT, "its shape [2, 3] of INT16 takes 12 bytes, and its binary_data_size is 8"),
-        (binary(4, datatype="BOOL"), b"\0\1\2\1", "a byte of it is neither 0 nor 1"),
-        (binary(8, datatype="BYTES"), EIGHT, "its shape has 4 elements, for whose lengths its 8 bytes are too few"),
-        (binary(8, datatype="BYTES", shape=[1]), EIGHT, "element 0 is said to be longer than what is left"),
-        (binary(9, datatype="BYTES", shape=[2]), b"\1\0\0\0aabcd", "element 1 is said to be longer than"),
+        (binary(8), EIGHT[:7], "its binary_data_size is 8, but 7 bytes of the body are left"),
+        (binary(7), EIGHT[:7], "its shape [2, 2] of INT16 needs 8 bytes, but its binary_data_size is 7"),
+        (binary(8, shape=[2, 3]), EIGHT, "its shape [2, 3] of INT16 needs 12 bytes, but its binary_data_size is 8"),
+        (binary(4, datatype="BOOL"), b"\0\1\2\1", "one of its bytes is neither 0 nor 1"),
+        (binary(8, datatype="BYTES"), EIGHT, "its 8 bytes are too few for the lengths of 4 elements"),
+        (binary(8, datatype="BYTES", shape=[1]), EIGHT, "element 0 is longer than the rest"),
+        (binary(9, datatype="BYTES", shape=[2]), b"\1\0\0\0aabcd", "element 1 is longer than"),
         (binary(8, datatype="BYTES", shape=[2]), b"\2\0\0\0aabb", "ends before the length of element 1"),
-        (binary(6, datatype="BYTES", shape=[1]), b"\1\0\0\0aa", "1 bytes of its binary data are left behind"),
+        (binary(6, datatype="BYTES", shape=[1]), b"\1\0\0\0aa", "1 bytes of binary data follow"),
         (tensor(shape=[1] * 33), b"", "is larger than any array"),
         (tensor(shape=[0, 2**62, 2**62], data=[]), b"", "is larger than any array"),
         (tensor(shape=[2**63 - 1]), b"", "is larger than any array"),
-        (binary(8, shape=[2**39]), EIGHT, "takes 1099511627776 bytes, and its binary_data_size is 8"),
+        (binary(8, shape=[2**39]), EIGHT, "needs 1099511627776 bytes, but its binary_data_size is 8"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(one, behind, said):
@@ -161,16 +161,16 @@ def test_what_does_not_fit_is_refused_by_name(one, behind, said):
     ("body", "length", "status", "said"),
     [
         (b"", None, 400, "the body is empty"),
-        (b"{", None, 400, "the body is no JSON"),
-        (b'{"inputs": [NaN]}', None, 400, "NaN and what is no text go as binary data"),
-        (b"[" * 100_000, None, 400, "expected `object`|nested too deeply|no request for inference"),
+        (b"{", None, 400, "the body is not valid JSON"),
+        (b'{"inputs": [NaN]}', None, 400, "send NaN and non-text bytes as binary data"),
+        (b"[" * 100_000, None, 400, "expected `object`|nested too deeply|not an inference request"),
         (b'{"x": ' + b"[" * 100_000, None, 400, "nested too deeply"),
         (b'{"inputs": {}}', None, 400, "Expected `array`, got `object` - at `$.inputs`"),
         (b'{"inputs": [{"name": "x", "shape": [-1], "datatype": "FP32"}]}', None, 400, ">= 0"),
-        (b'{"inputs": []}', 15, 400, "Inference-Header-Content-Length is 15, and the body has 14 bytes"),
+        (b'{"inputs": []}', 15, 400, "Inference-Header-Content-Length is 15, but the body has 14 bytes"),
         (b'{"inputs": []}', 0, 400, "Inference-Header-Content-Length is 0"),
-        (b'{"inputs": []}', 13, 400, "the body is no JSON"),
-        (b'{"inputs": []}ab', 14, 422, "2 bytes of the body are behind the JSON, and no input's"),
+        (b'{"inputs": []}', 13, 400, "the body is not valid JSON"),
+        (b'{"inputs": []}ab', 14, 422, "2 bytes after the JSON belong to no input"),
         (b'{"inputs": [], "parameters": {"binary_data_output": 1}}', None, 422, "expected true or false"),
         (b'{"inputs": [], "parameters": {"sequence_id": 3}}', None, 422, "parameter sequence_id"),
         (b'{"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 2}}]}', None, 422, "output y: "),
@@ -186,21 +186,21 @@ def test_what_is_no_request(body, length, status, said):
 
 def test_given_twice_and_without_the_header():
     assert refusal(tensor(), tensor()) == (422, "input rows: it is given twice")
-    said = "input rows: it has a binary_data_size, and there is no header Inference-Header-Content-Length"
+    said = "input rows: it has a binary_data_size, but the header Inference-Header-Content-Length is missing"
     assert refusal(binary(8), header=False) == (422, said)
 
 
 def test_values_that_no_tensor_holds():
     for value, said in [
-        (np.array([1j]), "no datatype of the protocol holds complex128"),
-        (np.array(["2026-01-01"], dtype="M8[D]"), "no datatype of the protocol holds datetime64[D]"),
-        (np.array([None]), "no datatype of the protocol holds a NoneType"),
-        (np.array([b"\xff"], dtype=object), "its bytes are no text, which JSON needs; ask for binary data"),
+        (np.array([1j]), "the protocol has no datatype for complex128"),
+        (np.array(["2026-01-01"], dtype="M8[D]"), "the protocol has no datatype for datetime64[D]"),
+        (np.array([None]), "the protocol has no datatype for a NoneType"),
+        (np.array([b"\xff"], dtype=object), "its bytes are not text, which JSON needs; request binary data"),
     ]:
         with pytest.raises(Problem, match="output y: ") as refused:
             write_response("m", "1", {"y": value}, RequestedOutputs(None, False))
         assert (refused.value.status, said in refused.value.detail) == (406, True)
-    with pytest.raises(Problem, match="output y: its text has characters that UTF-8 does not have"):
+    with pytest.raises(Problem, match="output y: its text has characters that UTF-8 cannot encode"):
         write_response("m", "1", {"y": np.array(["\ud800"])}, RequestedOutputs(None, True))
 
 
@@ -213,7 +213,7 @@ def test_only_the_outputs_that_are_wanted_each_as_it_is_wanted():
         ("a", [1], None),
     ]
     assert written.body[written.header_length :] == b"\1"
-    with pytest.raises(Problem, match="output d: there is none; there are a, b, c"):
+    with pytest.raises(Problem, match="output d: unknown output; outputs: a, b, c"):
         write_response("m", "1", outputs, RequestedOutputs({"d": False}, False))
 
 

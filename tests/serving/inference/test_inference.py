@@ -114,11 +114,11 @@ class TestMetadata:
     @pytest.mark.parametrize(
         ("path", "said"),
         [
-            ("/v2/models/None", "there is no model None; there are Forms.arrays, "),
-            ("/v2/models/Forms.same/versions/2", "Forms.same has no version 2; it has 1"),
-            ("/v2/models/Forms.items", "Forms.items is no model: it streams, which the protocol does not; use POST /items"),
-            ("/v2/models/Forms.folded/ready", "Forms.folded is no model: x cannot be given as tensors; use POST /folded"),
-            ("/v2/nothing", "there is no /v2/nothing"),
+            ("/v2/models/None", "unknown model None; models: Forms.arrays, "),
+            ("/v2/models/Forms.same/versions/2", "Forms.same has no version 2; its version is 1"),
+            ("/v2/models/Forms.items", "Forms.items is not a model: it streams, which the protocol does not support; use POST /items"),
+            ("/v2/models/Forms.folded/ready", "Forms.folded is not a model: x cannot be given as tensors; use POST /folded"),
+            ("/v2/nothing", "no route /v2/nothing"),
         ],
     )  # fmt: skip
     def test_what_is_not_there(self, forms, path, said):
@@ -189,7 +189,7 @@ class TestBatches:
             assert [fractions.json()["id"], wholes.json()["id"]] == ["0", "2"]
             status, said = refused(guilty)
             assert (status, "secret" in said) == (500, False)
-            assert refused(wrong.result()) == (422, "output risk: there is none; there are predict")
+            assert refused(wrong.result()) == (422, "output risk: unknown output; outputs: predict")
             assert model.calls[:2] == [1, 7]
 
     def test_more_rows_than_a_batch(self, delay):
@@ -231,7 +231,7 @@ class TestBatches:
                 (
                     "turning",
                     [1, 2, 3, 4, 5],
-                    "rows of one request came back with other columns than the rest of it",
+                    "parts of one request came back with different columns",
                 ),
                 (
                     "none",
@@ -244,7 +244,7 @@ class TestBatches:
 
     def test_none_of_them(self, delay):
         empty = {"name": "rows", "shape": [0, 2], "datatype": "FP64", "data": []}
-        assert refused(infer(delay, "Delay", {"inputs": [empty]})) == (422, "rows: there are no rows")
+        assert refused(infer(delay, "Delay", {"inputs": [empty]})) == (422, "rows: no rows")
 
 
 class TestForms:
@@ -286,22 +286,22 @@ class TestForms:
     @pytest.mark.parametrize(
         ("method", "request_", "status", "said"),
         [
-            ("arrays", {"inputs": [tensor("a", [1], "INT8")]}, 422, "input b: it is missing"),
-            ("arrays", {"inputs": [tensor("c", [1], "INT8")]}, 422, "input c: there is none; there are a, b"),
+            ("arrays", {"inputs": [tensor("a", [1], "INT8")]}, 422, "input b: missing"),
+            ("arrays", {"inputs": [tensor("c", [1], "INT8")]}, 422, "input c: unknown input; inputs: a, b"),
             ("arrays", {"inputs": [tensor("a", [1], "INT8"), tensor("b", [300], "INT16")]}, 422, "that a int8 can hold"),
             ("arrays", {"inputs": [tensor("a", [1], "INT8"), tensor("b", ["x"], "BYTES")]}, 422, "(int8), got text"),
             ("text", {"inputs": [tensor("words", ["a"], "BYTES") | {"data": ["a\0"]}]}, 422, "input words: an array of text drops zeros"),
             ("text", {"inputs": [tensor("words", [1], "INT8")]}, 422, "input words: Expected text"),
             ("floats", {"inputs": [tensor("rows", [1], "FP64")]}, 422, "Expected `array`, got `float` - at `rows[0]`"),
-            ("pair", {"inputs": [tensor("x", [1, 2], "FP64")]}, 422, "input x: it is one value, and there are 2"),
+            ("pair", {"inputs": [tensor("x", [1, 2], "FP64")]}, 422, "input x: expected one value, got 2"),
             ("pair", {"inputs": [tensor("x", [1], "FP64"), tensor("how", ["c"], "BYTES")]}, 422, "input how: Invalid enum"),
             ("pair", {"inputs": [], "parameters": {"x": "y"}}, 422, "input x: Expected `float | null`, got `str`"),
             ("table", {"inputs": [tensor("rows", [1, 2], "FP32")]}, 422, "input rows: Expected an array of 2 dimensions, got 1"),
-            ("nothing", {"inputs": []}, 422, "input x: it is missing"),
-            ("nothing", {"inputs": [tensor("x", [1], "INT8"), tensor("skip", [1], "INT8")]}, 422, "input skip: there is none; there are x"),
-            ("nothing", {"inputs": [tensor("x", [1], "INT8")]}, 406, "output nothing is a NoneType, which no tensor holds"),
-            ("ragged", {"inputs": [tensor("n", [3], "INT8")]}, 406, "unequal or mixed values, which no tensor holds; POST /ragged"),
-            ("same", {"inputs": [tensor("x", [1], "INT8")], "outputs": [{"name": "y"}]}, 422, "output y: there is none"),
+            ("nothing", {"inputs": []}, 422, "input x: missing"),
+            ("nothing", {"inputs": [tensor("x", [1], "INT8"), tensor("skip", [1], "INT8")]}, 422, "input skip: unknown input; inputs: x"),
+            ("nothing", {"inputs": [tensor("x", [1], "INT8")]}, 406, "output nothing is a NoneType, which a tensor cannot hold"),
+            ("ragged", {"inputs": [tensor("n", [3], "INT8")]}, 406, "unequal or mixed values, which a tensor cannot hold; POST /ragged"),
+            ("same", {"inputs": [tensor("x", [1], "INT8")], "outputs": [{"name": "y"}]}, 422, "output y: unknown output"),
         ],
     )  # fmt: skip
     def test_what_does_not_fit(self, forms, method, request_, status, said):
@@ -331,7 +331,7 @@ class TestForms:
         answer = infer(forms, "Forms.raw", header + raw, **length)
         assert refused(answer) == (
             406,
-            "output raw: its bytes are no text, which JSON needs; ask for binary data",
+            "output raw: its bytes are not text, which JSON needs; request binary data",
         )
         wanted = header[:-1] + b',"parameters":{"binary_data_output":true}}'
         answer = infer(
@@ -343,7 +343,7 @@ class TestForms:
         answer = infer(
             forms, "Forms.text", words + raw, **{"inference-header-content-length": str(len(words))}
         )
-        assert refused(answer) == (422, "input words: its bytes are no text in UTF-8")
+        assert refused(answer) == (422, "input words: its bytes are not UTF-8 text")
 
 
 FLIGHTS = [
@@ -396,15 +396,15 @@ class TestTables:
     @pytest.mark.parametrize(
         ("changed", "said"),
         [
-            ({"delay": None}, "input delay: it is missing"),
+            ({"delay": None}, "input delay: missing"),
             ({"delay": tensor("delay", [1, 2], "INT8")}, "input delay: it has 2 rows, and carrier has 3"),
             ({"delay": tensor("delay", [[1, 2, 3]], "INT8")}, "input delay: a column has the shape [rows] or [rows, 1]"),
             ({"delay": tensor("delay", [1, 2.5, 3], "FP64")}, "input delay: Expected `int`, got `float`, in row 0"),
             ({"late": tensor("late", [1, 0, 1], "INT8")}, "input late: Expected `bool`, got `int`, in row 0"),
-            ({"more": tensor("more", [1, 0, 1], "INT8")}, "input more: there is none; there are carrier, delay, wind"),
-            ({"flights": tensor("flights", [1], "INT8")}, "input flights: there is none; there are carrier, delay"),
+            ({"more": tensor("more", [1, 0, 1], "INT8")}, "input more: unknown input; inputs: carrier, delay, wind"),
+            ({"flights": tensor("flights", [1], "INT8")}, "input flights: unknown input; inputs: carrier, delay"),
             ({name: tensor(name, np.zeros(0), kind) for name, kind in
-              (("carrier", "BYTES"), ("delay", "INT8"), ("late", "BOOL"))}, "flights: there are no rows"),
+              (("carrier", "BYTES"), ("delay", "INT8"), ("late", "BOOL"))}, "flights: no rows"),
         ],
     )  # fmt: skip
     def test_what_does_not_fit(self, tables, changed, said):
@@ -444,21 +444,26 @@ class TestBodies:
         status, said = refused(infer(delay, "Delay", body.replace(b'"shape":[50000', b'"shape":[50001')))
         assert (status, said) == (
             422,
-            "input rows: its shape [50001, 2] has 100002 elements, and its data 100000",
+            "input rows: its shape [50001, 2] has 100002 elements, but its data has 100000",
         )
 
     def test_what_is_wrong_with_them(self, forms):
         whole = gzip.compress(b'{"inputs": []}')
         for coding, body, status, said in [
-            ("br", b"x", 415, "the body is coded as br; send it as it is, or as gzip or deflate"),
-            ("gzip", b"x", 400, "the body is no gzip: "),
-            ("gzip", whole[:-3], 400, "the body is no gzip: its end is missing"),
-            ("gzip", whole + whole, 400, "the body is no gzip: more comes after its end"),
+            (
+                "br",
+                b"x",
+                415,
+                "the content encoding br is not supported; send the body uncompressed, or as gzip or deflate",
+            ),
+            ("gzip", b"x", 400, "the body is not valid gzip: "),
+            ("gzip", whole[:-3], 400, "the body is not valid gzip: its end is missing"),
+            ("gzip", whole + whole, 400, "the body is not valid gzip: data follows its end"),
             (
                 "deflate",
                 zlib.compress(b" " * (20 << 20)),
                 413,
-                "larger than 16777216 bytes when it is expanded",
+                "larger than 16777216 bytes after decompression",
             ),
         ]:
             told, error = refused(infer(forms, "Forms.same", body, content_encoding=coding))
@@ -467,7 +472,7 @@ class TestBodies:
             assert refused(infer(forms, "Forms.same", b"{}", content_type=kind))[0] == 415
         for length in ("x", "-1", "9" * 30):
             answer = infer(forms, "Forms.same", b"{}", inference_header_content_length=length)
-            assert refused(answer) == (400, "Inference-Header-Content-Length is no number of bytes")
+            assert refused(answer) == (400, "Inference-Header-Content-Length is not a number of bytes")
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(request=REQUESTS | ANYTHING)

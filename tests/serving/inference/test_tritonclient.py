@@ -160,8 +160,8 @@ def test_many_at_once_each_with_its_own_rows(delay):
 def test_what_is_wrong_is_said_where_the_client_looks(forms):
     one = given("a", np.int8([1]), "INT8")
     for name, inputs, status, said in [
-        ("None", [one], "404", "there is no model None; there are Forms.arrays"),
-        ("Forms.arrays", [one], "422", "input b: it is missing"),
+        ("None", [one], "404", "unknown model None; models: Forms.arrays"),
+        ("Forms.arrays", [one], "422", "input b: missing"),
         ("Forms.items", [], "404", "it streams"),
     ]:
         with pytest.raises(InferenceServerException, match=re.escape(said)) as raised:
@@ -169,7 +169,7 @@ def test_what_is_wrong_is_said_where_the_client_looks(forms):
         assert raised.value.status() == status
     shared = triton.InferInput("a", [1], "INT8")
     shared.set_shared_memory("region", 1)
-    with pytest.raises(InferenceServerException, match="there is no shared memory here"):
+    with pytest.raises(InferenceServerException, match="shared memory is not supported"):
         forms.infer("Forms.arrays", [shared])
     with pytest.raises(InferenceServerException, match="a service keeps no sequences"):
         forms.infer("Forms.arrays", [one], sequence_id=3, sequence_start=True)
@@ -189,10 +189,10 @@ def test_a_token_goes_by_its_headers_too(delay):
         assert delay.infer("Delay", inputs, headers=dict(AUTH)).as_numpy("predict").tolist() == [3.0]
         assert not delay.is_server_ready()
         with pytest.raises(
-            InferenceServerException, match="there is no token; send authorization: Bearer TOKEN"
+            InferenceServerException, match="the bearer token is missing; send authorization: Bearer TOKEN"
         ):
             delay.infer("Delay", inputs)
-        with pytest.raises(InferenceServerException, match="the token is not that of this service"):
+        with pytest.raises(InferenceServerException, match="the bearer token is wrong"):
             delay.get_model_metadata("Delay", headers={"Authorization": "Bearer another"})
     finally:
         delay.register_plugin(Token())

@@ -87,7 +87,7 @@ class TestDeaths:
             f"{kind.__name__}.rows, for 1 request: the process of the model ended: it was killed by SIGKILL (9)"
             in caplog.text
         )
-        assert "another one starts in 500 ms" in caplog.text
+        assert "it restarts in 500 ms" in caplog.text
         (record,) = [each for each in caplog.records if "another one starts" in each.getMessage()]
         assert record.request_id == answer.headers["x-request-id"]
 
@@ -136,10 +136,10 @@ class TestDeaths:
         assert (refused.status, int(refused.headers["retry-after"]) >= 1) == (503, True)
         assert "exit code 3" in refused.json()["detail"]
         wait_until(
-            lambda: "cannot be set up anew: Once cannot be set up: ValueError: no weights" in caplog.text
+            lambda: "cannot be restarted: Once cannot be set up: ValueError: no weights" in caplog.text
         )
         wait_until(lambda: len(one.told) == 2)
-        assert one.told[1].cause.startswith("it could not be set up")
+        assert one.told[1].cause.startswith("setup failed")
         assert one.told[1].starts_in_s == 1.0, "twice the first wait"
         (tmp_path / "unset").unlink()
         back(one)
@@ -280,9 +280,9 @@ class TestStart:
             def f(self) -> int:
                 return 1
 
-        with pytest.raises(UsageError, match="it is in a function") as failed, client(Here):
+        with pytest.raises(UsageError, match="the class is in a function") as failed, client(Here):
             pass
-        assert "at the top of a file" in failed.value.fix
+        assert "top level of a module" in failed.value.fix
         with pytest.raises(UsageError, match="cannot be sent") as failed, client(Once, folder=lambda: None):
             pass
         assert "--with model=" in failed.value.fix

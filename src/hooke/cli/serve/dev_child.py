@@ -1,4 +1,4 @@
-"""A process that serves one version of what is being developed: `python -m hooke.cli.serve.dev_child ORDER`, started by `hooke serve --dev`."""
+"""The process that serves one version under `hooke serve --dev`: `python -m hooke.cli.serve.dev_child ORDER`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from hooke.serving.request_context import log_with_ids
 __all__ = ["DevChildOrder", "main"]
 
 IMPORTED_EVERY_S = 1.0
-"""A method may import what setup did not."""
+"""A method may import modules that setup did not."""
 MOST_LINES = 8
-"""Of a traceback: the last frames and what was raised."""
+"""Lines of a traceback: the last frames and the exception."""
 
 
 class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What is served, and how. The numbers are of descriptors that the process inherits."""
+    """What to serve, and how. The numbers are inherited descriptors."""
 
     target: str
     given: tuple[str, ...]
@@ -58,7 +58,7 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, target: str, given: Sequence[str], bind_config: BindConfig, *, port: int) -> DevChildOrder:
-        """As it was asked for, on the port that was found."""
+        """The order for the port that was found."""
         return cls(
             target=target,
             given=tuple(given),
@@ -73,13 +73,13 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def handed(self, listening: int, channel: int, *, debug: bool) -> str:
-        """The word for the command."""
+        """The argument for the command."""
         made = msgspec.structs.replace(self, listening=listening, channel=channel, debug=debug)
         return msgspec.json.encode(made).decode()
 
     @property
     def bind_config(self) -> BindConfig:
-        """How it is reached."""
+        """The bind configuration."""
         return BindConfig(
             host=self.host,
             port=self.port,
@@ -119,7 +119,7 @@ class _Reports:
 
 def main(order: DevChildOrder) -> int:
     """Serve until SIGTERM; returns the exit code: 0 drained, 1 requests were cut or it cannot serve."""
-    # What was compiled is kept by the second and the size of its source, and an edit may change neither.
+    # Bytecode is cached by the second and size of its source, and an edit may change neither.
     sys.dont_write_bytecode = True
     os.set_inheritable(order.listening, False)
     log_with_ids()
@@ -156,7 +156,7 @@ def main(order: DevChildOrder) -> int:
 
 
 def refused(error: HookeError, sources: Sources) -> ServeRefused:
-    """What is said of it: where in the project's own files it came from, and the last lines."""
+    """The message for an error: its place in the project's own files, and the last lines."""
     lines = user_frames(error.why) if error.why else []
     last = tuple(line for line in lines if line != "Traceback (most recent call last):")[-MOST_LINES:]
     return ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)

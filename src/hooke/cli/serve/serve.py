@@ -1,4 +1,4 @@
-"""`hooke serve`: a service of a file, answering on this machine until Ctrl-C."""
+"""`hooke serve`: serve the class of a file on this machine until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -47,38 +47,36 @@ __all__ = [
 ]
 
 
-# --- The options that say where a service is reached and what it asks of who asks.
+# --- Options of the address, the token and TLS.
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _BIND_OPTIONS = (
     click.option(
-        "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+        "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any free port."
     ),
     click.option(
         "--host",
         default="127.0.0.1",
         show_default=True,
-        help="The address to listen on; others need TLS and token.",
+        help="The address to listen on; others than loopback need TLS and a token.",
     ),
     click.option(
-        "--allow-host", "names", multiple=True, metavar="NAME", help="A name by which clients ask for it."
+        "--allow-host", "names", multiple=True, metavar="NAME", help="A host name that clients use."
     ),
     click.option(
         "--token-file",
         type=_FILE,
         metavar="FILE",
-        help="The token; one is made in the project's .hooke without it.",
+        help="The bearer token; by default a new one in the project's .hooke.",
     ),
-    click.option("--no-auth", is_flag=True, help="Ask for no token; on this machine alone."),
-    click.option(
-        "--tls-cert", type=_FILE, metavar="FILE", help="The certificate and what it is signed by, as PEM."
-    ),
-    click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, as PEM."),
+    click.option("--no-auth", is_flag=True, help="Require no token; only on a loopback address."),
+    click.option("--tls-cert", type=_FILE, metavar="FILE", help="The certificate with its chain, as PEM."),
+    click.option("--tls-key", type=_FILE, metavar="FILE", help="The key of the certificate, as PEM."),
 )
 
 
 def bind_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that the function gets as `exposure`. Raises UsageError for a certificate without its key."""
+    """Options that the function gets as `bind_config`. Raises UsageError for a certificate without its key."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> Any:
@@ -100,24 +98,24 @@ def bind_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-# --- The options of `hooke serve` for several replicas, and what is said while they are kept.
+# --- Several replicas.
 
 _REPLICA_OPTIONS = (
     click.option(
         "--replicas",
         metavar="N|LOW:HIGH",
-        help="How many processes answer, behind Envoy; LOW to HIGH: as they are needed. By default what the class declares.",
+        help="Number of processes behind Envoy; LOW:HIGH scales with the load. Default: what the class declares.",
     ),
     click.option(
         "--memory",
         metavar="SIZE",
-        help="A replica with more memory than this (1GiB) is replaced by another.",
+        help="Replace a replica that uses more memory than this (1GiB).",
     ),
     click.option(
         "--threads",
         type=click.IntRange(1),
         metavar="N",
-        help="Threads of the model's libraries in each replica, in place of @service(cpus=).",
+        help="Threads of the model's libraries in each replica; overrides @service(cpus=).",
     ),
     click.option("--lease", "lease_s", default=LEASE_S, type=float, hidden=True),
     click.option("--healthy", "healthy_s", default=Rules().healthy_s, type=float, hidden=True),
@@ -126,7 +124,7 @@ _REPLICA_OPTIONS = (
 
 
 def replica_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that the function gets as `several`, for `wish_of`."""
+    """Options that the function gets as `several`, for `service_options`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> Any:
@@ -146,8 +144,8 @@ def replica_range(text: str, *, name: str) -> tuple[int, int]:
     numbers = [int(bound) for bound in bounds if bound.isascii() and bound.isdigit()]
     if len(numbers) < 2 or not 1 <= numbers[0] <= numbers[1]:
         raise UsageError(
-            f"{name} {text}: that is no number of replicas",
-            fix="write 3, or the fewest and the most: 1:8; the fewest is at least 1",
+            f"{name} {text}: not a valid number of replicas",
+            fix="write 3, or the minimum and the maximum: 1:8; the minimum is at least 1",
         )
     return numbers[0], numbers[1]
 
@@ -155,7 +153,7 @@ def replica_range(text: str, *, name: str) -> tuple[int, int]:
 def service_options(
     declared: Service, bind_config: BindConfig, several: Mapping[str, Any]
 ) -> ServiceOptions | None:
-    """What is asked of a supervisor; None where one replica is to serve without one."""
+    """The options of a supervised service; None if one process serves without a supervisor."""
     asked, memory = several["replicas"], several["memory"]
     if asked is None and memory is None and declared.replicas == (1, 1):
         return None
@@ -170,7 +168,7 @@ def service_options(
 
 
 def show_law(declared: Service, project: Project, run: str) -> None:
-    """Say what the run of a service showed of its batches, if it showed enough."""
+    """Print the law of a service's run, if it has one."""
     if declared.max_batch:
         from hooke.services.service_report import law_lines, read_service  # SciPy takes half a second
 
@@ -181,7 +179,7 @@ def show_law(declared: Service, project: Project, run: str) -> None:
 def serve_replicas(
     declared: Service, path: Path, project: Project, bound: Mapping[str, Any], options: ServiceOptions
 ) -> int:
-    """Keep them until Ctrl-C; returns the exit code."""
+    """Run the replicas until Ctrl-C; returns the exit code."""
 
     def tell(line: str) -> None:
         with _unheard():
@@ -191,18 +189,18 @@ def serve_replicas(
     with _unheard():
         click.echo(f"ended: {done.answered} requests answered", err=True)
         if done.cut:
-            click.echo(f"{done.cut} requests were cut at the end", err=True)
+            click.echo(f"{done.cut} requests were cut", err=True)
         show_law(declared, project, done.run)
         click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
     return EXIT_FAILED if done.cut else 0
 
 
 def _unheard() -> contextlib.suppress:
-    """The terminal may be gone, or whoever read this: replicas are kept, and drained, all the same."""
+    """The terminal may be gone: replicas are kept, and drained, all the same."""
     return contextlib.suppress(OSError)
 
 
-# --- `hooke serve --dev`: one replica that is set up anew when its files change.
+# --- `hooke serve --dev`: one process, replaced when its files change.
 
 
 def serve_reloading(
@@ -212,7 +210,7 @@ def serve_reloading(
     given: Sequence[str],
     several: Mapping[str, Any],
 ) -> int:
-    """Keep a version of it until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
+    """Serve the current version until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
     _check(bind_config, several)
     path, name = file_of(target, "service")
     file = path.resolve()
@@ -228,7 +226,7 @@ def serve_reloading(
         return python_module("hooke.cli.serve.dev_child", order.handed(listens, tells, debug=session.debug))
 
     tell(
-        f"{target} is being set up, on {bind_config.url(port)}, and anew whenever it changes; Ctrl-C ends it"
+        f"{target} is being set up, on {bind_config.url(port)}, and again whenever it changes; Ctrl-C ends it"
     )
     parent = Reloader(Sources(root=root, file=file), listening, start, tell)
     well = parent.run()
@@ -240,27 +238,27 @@ def serve_reloading(
 
 
 def tell(text: str) -> None:
-    """With the time of day."""
+    """Print a line after the time of day."""
     with contextlib.suppress(OSError):  # the terminal may be gone
         click.echo(f"{time.strftime('%H:%M:%S')} {text}", err=True)
 
 
 def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
-    """Raises UsageError for what is not for development."""
+    """Raises UsageError for options that do not fit development."""
     if several["replicas"] is not None and replica_range(several["replicas"], name="--replicas") != (1, 1):
         raise UsageError(
-            f"--dev with --replicas {several['replicas']}: one replica is set up anew, not several",
+            f"--dev with --replicas {several['replicas']}: it runs a single process",
             fix="leave out --replicas, or --dev",
         )
     if several["memory"] is not None:
         raise UsageError(
-            "--dev with --memory: nobody supervises what is being developed",
+            "--dev with --memory: it has no supervisor",
             fix="leave out --memory, or --dev",
         )
     bind_config.check()
     if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(
-            f"--dev with --host {bind_config.host}: other machines could ask what is being written just now",
+            f"--dev with --host {bind_config.host}: other machines could reach unfinished code",
             fix="leave out --host, or --dev",
         )
 
@@ -268,7 +266,7 @@ def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
 class _Context(click.Context):
     @property
     def command_path(self) -> str:
-        """`hooke serve`: below the group of its verbs it has no name of its own."""
+        """`hooke serve`: as a command of its own group it has no further name."""
         return super().command_path.rstrip()
 
 
@@ -284,13 +282,11 @@ class _Unnamed(click.Command):
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="What setup takes: a registered model (flights@champion, flights:3), or a plain value where it is annotated as one. "
-    "It goes before [services.CLASS.with] of hooke.toml.",
+    help="An argument of setup: a registered model (flights@champion, flights:3), or a plain value if it is annotated as one. "
+    "Overrides [services.CLASS.with] of hooke.toml.",
 )
 @replica_options
-@click.option(
-    "--dev", is_flag=True, help="Set it up anew when its file, what that imports or hooke.toml changes."
-)
+@click.option("--dev", is_flag=True, help="Reload when its file, an import of it or hooke.toml changes.")
 @debug_option
 @click.pass_obj
 def serve(
@@ -304,13 +300,13 @@ def serve(
 ) -> int:
     """Serve the class of FILE.py (its only service), or the named one, on this machine.
 
-    POST /METHOD takes a JSON object of the method's parameters; GET /-/health and /-/ready say how it is. Ctrl-C or SIGTERM
-    drains: what was asked is answered, nothing new is taken. Who asks shows the token that is in the file
-    which is named when it answers; another machine can ask only with TLS.
+    POST /METHOD takes a JSON object of the method's parameters; GET /-/health and /-/ready show the state. Clients
+    send the bearer token from the file printed at startup; other machines need TLS. Ctrl-C or SIGTERM drains: open
+    requests are answered, new ones are not accepted.
     Exit codes: 0 drained, 1 setup failed or requests were cut, 2 wrong usage.
     """
     if dev and several["threads"]:
-        raise UsageError("--dev and --threads do not go together", fix="declare it: @service(cpus=2)")
+        raise UsageError("--dev and --threads exclude each other", fix="declare it: @service(cpus=2)")
     if dev:
         return serve_reloading(session, target, bind_config, given, several)
     log_with_ids()
@@ -334,7 +330,7 @@ def serve(
     mean = f", mean batch {done.rows / done.batches:.1f} rows" if done.batches and declared.max_batch else ""
     click.echo(f"drained: {done.answered} requests answered{mean}", err=True)
     if done.cut:
-        click.echo(f"{done.cut} requests had no answer in time and were cut", err=True)
+        click.echo(f"{done.cut} requests were not answered in time, and were cut", err=True)
     if done.batches:
         show_law(declared, project, done.run)
     click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)

@@ -1,4 +1,4 @@
-"""`hooke serve FILE.py`, and the verbs for a service that runs: status, logs, scale, drain, down."""
+"""`hooke serve FILE.py`, and the commands for a running service: status, logs, scale, drain, down."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COLUMNS = (
 
 @click.group(cls=FileOrVerbs, file_command=serve, name="serve")
 def services() -> None:
-    """Serve a class of a file; or ask a service that runs."""
+    """Serve a class of a file, or control a running service."""
 
 
 _service = click.argument("service", required=False, default="")
@@ -57,11 +57,11 @@ _service = click.argument("service", required=False, default="")
 @in_project
 @click.pass_obj
 def status(session: CommandSession, *, service: str, as_json: bool, project: Path | None) -> int:
-    """Show where SERVICE listens and how its replicas and its front are.
+    """Show the URL, the replicas and the proxy of SERVICE.
 
-    Rate and p99 are of the last minute, p99 as near as the buckets of the histogram tell.
+    Rate and p99 cover the last minute; p99 is as exact as the histogram's buckets.
 
-    Without SERVICE it is the one that runs. Of one process without a supervisor it is what the system and its metrics tell. Exit code 1 where its supervisor is gone and replicas are left.
+    SERVICE may be left out if only one is running. A single process without a supervisor shows its totals. Exit code 1 if the supervisor is gone and replicas are left.
     """
     where = the_project(session, project)
     folder = find_service(where, service, verb="status")
@@ -81,14 +81,14 @@ def status(session: CommandSession, *, service: str, as_json: bool, project: Pat
 
 @services.command()
 @_service
-@click.option("--replica", default="", metavar="N", help="Only that one; `front` is Envoy.")
-@click.option("--follow", "-f", is_flag=True, help="Go on until the service ends, as `tail -f` does.")
+@click.option("--replica", default="", metavar="N", help="Only this one; `front` is Envoy.")
+@click.option("--follow", "-f", is_flag=True, help="Follow the logs until the service ends.")
 @in_project
 @click.pass_obj
 def logs(session: CommandSession, *, service: str, replica: str, follow: bool, project: Path | None) -> int:
     """Print what replicas of SERVICE wrote to stdout and stderr.
 
-    Each line has its replica before it. It works also when the service has ended.
+    Each line starts with its replica. It works for an ended service, too.
     """
     where = the_project(session, project)
     folder = find_service(where, service, verb="logs", running=False)
@@ -97,14 +97,14 @@ def logs(session: CommandSession, *, service: str, replica: str, follow: bool, p
         raise _by_itself(folder)
     if record is None:
         raise HookeError(
-            f"what is known of {folder.name} is damaged",
+            f"the record of {folder.name} is damaged",
             where=str(folder.path / SERVICE),
-            fix="serve it again, which writes it anew; its logs lie below .hooke/runs",
+            fix="serve it again to write a new one; its logs are below .hooke/runs",
         )
     logs = where.runs.folder(record.run) / "logs"
     known = [path.stem.removeprefix("replica-") for path in sorted(logs.glob("*.log"))]
     if replica and replica not in known:
-        raise UsageError(f"{folder.name} has no replica {replica}", fix=f"there are: {', '.join(known)}")
+        raise UsageError(f"{folder.name} has no replica {replica}", fix=f"its logs: {', '.join(known)}")
     told: dict[Path, int] = {}
     count = 0
     while True:
@@ -125,10 +125,10 @@ def logs(session: CommandSession, *, service: str, replica: str, follow: bool, p
 @in_project
 @click.pass_obj
 def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
-    """Have N replicas of SERVICE, or LOW to HIGH as needed."""
+    """Run N replicas of SERVICE, or LOW to HIGH as needed."""
     if len(words) > 2:
         raise UsageError(
-            f"{' '.join(words)!r} is more than a service and a number", fix="hooke serve scale 3"
+            f"{' '.join(words)!r} has more than a service and a number", fix="hooke serve scale 3"
         )
     name = words[0] if len(words) == 2 else ""
     low, high = replica_range(words[-1], name="hooke serve scale")
@@ -146,13 +146,13 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
 
 @services.command()
 @_service
-@click.option("--replica", default="", metavar="N", help="Only that one: another takes its place first.")
+@click.option("--replica", default="", metavar="N", help="Only this one, after another has taken its place.")
 @in_project
 @click.pass_obj
 def drain(session: CommandSession, *, service: str, replica: str, project: Path | None) -> int:
-    """End SERVICE when what was asked is answered.
+    """End SERVICE after its open requests are answered.
 
-    So does Ctrl-C in its terminal. With --replica it is that replica alone that ends, after another has taken its place.
+    Ctrl-C in its terminal does the same. With --replica only that replica ends, after another has taken its place.
     """
     folder = _supervised(session, project, service, "drain")
     if replica:
@@ -168,9 +168,9 @@ def drain(session: CommandSession, *, service: str, replica: str, project: Path 
 @in_project
 @click.pass_obj
 def down(session: CommandSession, *, service: str, project: Path | None) -> int:
-    """End SERVICE now; what is under way is cut.
+    """End SERVICE now, cutting open requests.
 
-    Also what a killed supervisor left behind. `drain` waits for answers.
+    Also ends the processes that a killed supervisor left behind. `drain` waits for answers.
     """
     where = the_project(session, project)
     folder = find_service(where, service, verb="down")
@@ -185,29 +185,29 @@ def down(session: CommandSession, *, service: str, project: Path | None) -> int:
         click.echo(line)
     left = folder.living()
     if left:
-        click.echo(f"still there: {', '.join(f'pid {one.pid}' for one in left)}", err=True)
+        click.echo(f"still running: {', '.join(f'pid {one.pid}' for one in left)}", err=True)
         return EXIT_FAILED
-    click.echo(f"{folder.name} is down: no process of it is left")
+    click.echo(f"{folder.name} is down: none of its processes is left")
     return code
 
 
 def _supervised(session: CommandSession, project: Path | None, name: str, verb: str) -> ServiceFolder:
-    """One with a supervisor. Raises UsageError."""
+    """A supervised service. Raises UsageError."""
     where = the_project(session, project)
     folder = find_service(where, name, verb=verb)
     if not folder.supervised() and folder.single_processes() and not folder.living():
         raise _by_itself(folder)
     if not folder.supervised():
         raise UsageError(
-            f"the supervisor of {folder.name} is gone, and {len(folder.living())} processes are left",
-            fix="serve it again, which takes them over; or end them",
+            f"the supervisor of {folder.name} is gone, but {len(folder.living())} processes are left",
+            fix="serve it again to take them over, or end them",
             next=f"hooke serve down {folder.name}",
         )
     return folder
 
 
 def _wait(folder: ServiceFolder) -> int:
-    """Until the supervisor is gone: Ctrl-C ends the waiting alone."""
+    """Wait until the supervisor is gone; Ctrl-C ends only the wait."""
     click.echo(f"{folder.name} is ending", err=True)
     while folder.supervised():
         time.sleep(POLL_S)
@@ -221,22 +221,22 @@ def _show_left(folder: ServiceFolder, *, as_json: bool) -> int:
         click.echo(json.dumps({"service": folder.name, "state": "unsupervised", "left": facts}, indent=2))
     else:
         click.echo(
-            f"{folder.name}: its supervisor is gone; these end by themselves unless it is served again"
+            f"{folder.name}: its supervisor is gone; these processes end by themselves unless it is served again"
         )
         for one in left:
-            what = "the front" if one.name == PROXY else f"replica {one.name}"
+            what = "the proxy" if one.name == PROXY else f"replica {one.name}"
             click.echo(f"  {what}: pid {one.pid}, port {one.port}")
         click.echo(f"next: hooke serve down {folder.name}", err=True)
     return EXIT_FAILED
 
 
 def _by_itself(folder: ServiceFolder) -> UsageError:
-    """What is told of a verb for several replicas."""
+    """The error of a command that needs a supervisor."""
     pids = [one.pid for one in folder.single_processes()]
     return UsageError(
-        f"{folder.name} has no supervisor: one process serves it by itself, and writes to its own terminal",
+        f"{folder.name} has no supervisor: a single process serves it, and writes to its own terminal",
         where=", ".join(f"pid {pid}" for pid in pids),
-        fix=f"end it with Ctrl-C there, or kill {' '.join(map(str, pids))}, which drains it; several replicas: hooke serve FILE.py --replicas 2",
+        fix=f"end it with Ctrl-C there, or drain it with kill {' '.join(map(str, pids))}; for several replicas: hooke serve FILE.py --replicas 2",
         next=f"hooke serve status {folder.name}",
     )
 
@@ -248,7 +248,7 @@ def _show_single(folder: ServiceFolder, single: list[SingleProcess], *, as_json:
         return 0
     for one in facts:
         click.echo(
-            f"{one['service']} is {one['state'] or 'there'} on {one['url']}: one process, without a supervisor"
+            f"{one['service']} is {one['state'] or 'running'} on {one['url']}: one process, without a supervisor"
         )
         click.echo(
             f"  {one['target']}; run {one['run']}, pid {one['pid']}, up for {format_seconds(one['age_s'])}, {format_bytes(one['memory_bytes'])}"
@@ -285,7 +285,7 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
 
 def _proxy_line(proxy: dict[str, Any] | None) -> str:
     if proxy is None:
-        return "Envoy does not say how it is"
+        return "Envoy does not report its counters"
     said = (
         f"Envoy since its start: {proxy['requests']:,} requests, {proxy['answers']['5xx']:,} answers of 5xx"
     )
@@ -310,7 +310,7 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_new(path: Path, told: dict[Path, int], replica: str) -> int:
-    """The whole lines that have come since the last look; returns how many."""
+    """Print the complete lines since the last call; returns how many."""
     name = path.stem.removeprefix("replica-")
     if replica and name != replica:
         return 0

@@ -1,4 +1,4 @@
-"""Which version of a service answers, which is to follow, and what is done when one changes, is ready, fails or ends. Pure."""
+"""Which version of a service answers, which one follows, and what to do when files change and when a version is ready, fails or ends. Pure."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ __all__ = [
 ]
 
 
-# --- What a process that serves one version tells the process that started it, as messages of a channel.
+# --- Messages from the process that serves one version to its parent.
 
 
 class NowServing(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """It is set up, and takes connections."""
+    """It is set up, and accepts connections."""
 
     lines: tuple[str, ...]
-    """What is said of that, and how it is asked."""
+    """How to call it, for people."""
 
 
 class ImportedModules(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -52,7 +52,7 @@ class ImportedModules(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ServeRefused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """It cannot serve: what is wrong and where, the last lines of the traceback, and the fix."""
+    """It cannot serve: the error and its place, the last lines of the traceback, and the fix."""
 
     what: str
     where: str = ""
@@ -76,7 +76,7 @@ decode = msgspec.json.Decoder(FromDevChild).decode
 
 @dataclass(frozen=True, slots=True)
 class FilesVersion:
-    """What the files were when a process was started; people know it by that time of day."""
+    """A version of the files; people know it by its time of day."""
 
     number: int
     at: str
@@ -87,27 +87,27 @@ class FilesVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """Of the versions whose process lives at most one is `serving`, and at most one `coming`; the others are `leaving`."""
+    """The state. Of the versions whose process lives at most one is `serving` and one `coming`; the others are `leaving`."""
 
     serving: FilesVersion | None = None
     coming: FilesVersion | None = None
     leaving: frozenset[FilesVersion] = frozenset()
     said: tuple[str, ...] = ()
-    """How the last one said that it is asked."""
+    """The lines of the last version that answered."""
     started: int = 0
     interrupted: int = 0
     failed: bool = False
-    """Whether requests were cut, or nothing could serve in the end."""
+    """Whether requests were cut, or no version served at the end."""
 
     @property
     def living(self) -> frozenset[FilesVersion]:
-        """Those whose end is still to come."""
+        """The versions whose process has not ended."""
         return self.leaving | {one for one in (self.serving, self.coming) if one is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class FilesChanged:
-    """These files; none for the first start."""
+    """These files changed; none for the first start."""
 
     names: tuple[str, ...]
     at: str
@@ -115,7 +115,7 @@ class FilesChanged:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It takes connections."""
+    """The version accepts connections."""
 
     number: int
     lines: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It cannot be set up."""
+    """The version cannot be set up."""
 
     number: int
     refused: ServeRefused
@@ -131,7 +131,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Its process has ended: how, and what it came to, if it said so."""
+    """Its process has ended; `served` is its own report, if it sent one."""
 
     number: int
     how: str
@@ -145,28 +145,28 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class StartProcess:
-    """A process for this version."""
+    """Start a process for this version."""
 
     version: FilesVersion
 
 
 @dataclass(frozen=True, slots=True)
 class DrainProcess:
-    """It answers what it has, and ends."""
+    """Let it answer its requests, and end."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class CutProcess:
-    """It ends without answering what still runs."""
+    """End it without answering what still runs."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class KillProcess:
-    """It ends now."""
+    """Kill it."""
 
     number: int
 
@@ -188,7 +188,7 @@ Action: TypeAlias = StartProcess | DrainProcess | CutProcess | KillProcess | Say
 
 
 def step(state: Handover, event: Event) -> tuple[Handover, tuple[Action, ...]]:
-    """What follows. A version answers until its successor does, and whatever comes of a version that is gone is nothing."""
+    """The next state and the actions. A version answers until its successor does; messages of a replaced version change nothing."""
     match event:
         case FilesChanged():
             return _changed(state, event)
@@ -209,9 +209,9 @@ def _changed(state: Handover, event: FilesChanged) -> tuple[Handover, tuple[Acti
     said: list[Action] = []
     leaving = state.leaving
     if event.names:
-        text = f"{_listed(event.names)} changed: a new version is being set up"
+        text = f"{_listed(event.names)} changed: setting up a new version"
         if state.coming is not None:
-            text += f"; {state.coming} was not ready yet, and is ended"
+            text += f"; {state.coming} was not ready and is ended"
         said.append(Say(text))
     if state.coming is not None:
         said.append(KillProcess(state.coming.number))
@@ -226,7 +226,7 @@ def _ready(state: Handover, event: Ready) -> tuple[Handover, tuple[Action, ...]]
         return state, ()
     actions: list[Action] = []
     if state.started > 1:
-        then = f"; {old} answers what it has, and ends" if old is not None else ""
+        then = f"; {old} answers its open requests and ends" if old is not None else ""
         actions.append(Say(f"{coming} answers{then}"))
     actions += [Say(line) for line in event.lines if line not in state.said]
     leaving = state.leaving
@@ -277,13 +277,13 @@ def _interrupted(state: Handover) -> tuple[Handover, tuple[Action, ...]]:
     made = dataclasses.replace(state, interrupted=state.interrupted + 1)
     numbers = sorted(one.number for one in state.living)
     if state.interrupted == 1:
-        return made, (Say("what still runs is cut"), *map(CutProcess, numbers))
+        return made, (Say("cutting open requests"), *map(CutProcess, numbers))
     if state.interrupted > 1:
         return made, tuple(map(KillProcess, numbers))
     made = dataclasses.replace(made, failed=state.serving is None)
     if not state.living:
         return made, (HandoverDone(),)
-    said = (Say("what was asked is answered, then all ends; again cuts"),) if state.serving else ()
+    said = (Say("draining: open requests are answered; Ctrl-C again cuts them"),) if state.serving else ()
     coming = (KillProcess(state.coming.number),) if state.coming is not None else ()
     serving = (DrainProcess(state.serving.number),) if state.serving is not None else ()
     return dataclasses.replace(
@@ -297,5 +297,5 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _left(serving: FilesVersion | None) -> str:
     if serving is not None:
-        return f"{serving} goes on serving; the next change is tried again"
-    return "nothing answers now, and what is asked waits: the next change is tried, Ctrl-C ends"
+        return f"{serving} keeps serving; the next change starts another try"
+    return "no version answers, and requests wait: the next change starts another try, Ctrl-C ends"

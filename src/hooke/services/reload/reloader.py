@@ -1,4 +1,4 @@
-"""Holds the socket, watches the files, and starts and ends the processes that serve, as `handover` says."""
+"""The reloader of `hooke serve --dev`: holds the socket, watches the files, and starts and ends processes as `handover` decides."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from hooke.services.reload.watched_files import Sources, SourceSnapshot, changed
 __all__ = ["Command", "Reloader", "Watcher"]
 
 Command: TypeAlias = Callable[[int, int], Sequence[str]]
-"""Makes the command of a process that serves, from the descriptors of the listening socket and of its channel to the reloader."""
+"""Makes the command of a serving process from the descriptors of the listening socket and of its channel to the reloader."""
 
 LAST_S = 1.0
-"""For what a process told before its end: a process of its own may hold the pipe open."""
+"""How long to wait for the last messages of an ended process: one of its own children may hold the channel open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ _Message: TypeAlias = Event | _Imported | frozenset[Path] | OSError
 
 
 class Reloader:
-    """One service, from `run` to its end. `tell` gets a line for people, or several in one text."""
+    """Serves one service, from `run` to its end. `tell` gets text for people."""
 
     def __init__(
         self, sources: Sources, listening: socket.socket, command: Command, tell: Callable[[str], None]
@@ -74,13 +74,13 @@ class Reloader:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._imported: Collection[Path] | None = None
         self._broken: OSError | None = None
-        """What ended the watch."""
+        """The error that ended the watch."""
         self._done = False
 
     def run(self) -> bool:
-        """Until Ctrl-C or SIGTERM; returns whether all that was asked was answered.
+        """Run until Ctrl-C or SIGTERM; returns whether all requests were answered.
 
-        Raises HookeError where files cannot be watched, or no more: then the version that answers is drained before.
+        Raises HookeError if files cannot be watched, or no longer; then the version that answers drains first.
         """
         former = {
             number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)
@@ -100,8 +100,8 @@ class Reloader:
             self._listening.close()
         if self._broken is not None:
             raise HookeError(
-                f"{self._sources.root} cannot be watched: {self._broken.strerror or self._broken}",
-                fix="raise fs.inotify.max_user_watches, or look at the files every moment: WATCHFILES_FORCE_POLLING=true",
+                f"{self._sources.root} cannot be watched for changes: {self._broken.strerror or self._broken}",
+                fix="raise fs.inotify.max_user_watches, or poll the files: WATCHFILES_FORCE_POLLING=true",
             ) from self._broken
         return not self._state.failed
 
@@ -109,7 +109,7 @@ class Reloader:
         if isinstance(message, OSError):
             self._broken = message
             if not self._state.interrupted:
-                self._tell("changes are not seen any more")
+                self._tell("changes are no longer seen: the watch of the files ended")
                 self._step(Interrupted())
         elif isinstance(message, _Imported):
             serving = self._state.serving
@@ -132,7 +132,7 @@ class Reloader:
     def _do(self, action: handover.Action) -> None:
         match action:
             case handover.StartProcess(version):
-                self._imported = None  # until it is ready each module may be the one that it lacks
+                self._imported = None  # until it is ready, any module may be the one that it lacks
                 self._start(version.number)
             case handover.Say(text):
                 self._tell(text)
@@ -158,7 +158,7 @@ class Reloader:
         threading.Thread(target=self._follow, args=(number, child, channel), daemon=True).start()
 
     def _follow(self, number: int, child: subprocess.Popen[bytes], channel: Channel) -> None:
-        """In a thread of the child's: all that it tells, then its end."""
+        """In a thread of the child's own: its messages, then its end."""
         served: list[DrainedReply] = []
         listening = threading.Thread(target=self._read, args=(number, channel, served), daemon=True)
         listening.start()
@@ -182,7 +182,7 @@ class Reloader:
         channel.close()
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
-        """With what it started."""
+        """Kill it and its children."""
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -203,18 +203,18 @@ def _exit_words(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-# --- Sees that files of a project change, by watchfiles.
+# --- Watching the files of a project, by watchfiles.
 
 STEP_MS = 100
-"""So long nothing more is written, and the change is whole: a checkout writes file after file."""
+"""A change is complete after so long without another: a checkout writes file after file."""
 MOST_MS = 2000
-"""And so long at most."""
+"""The longest wait for that."""
 TURN_MS = 500
-"""How soon it sees that it is to stop."""
+"""How soon `stop` takes effect."""
 
 
 class Watcher:
-    """A thread that calls `seen` with what is new, other or gone below `root`, from `start` on; with what ended it instead, if something did."""
+    """A thread that calls `seen` with the paths below `root` that are new, changed or gone; or with the error that ended it."""
 
     def __init__(self, root: Path, seen: Callable[[frozenset[Path] | OSError], None]) -> None:
         self._root = root
@@ -224,7 +224,7 @@ class Watcher:
         self._before = SourceSnapshot(frozenset(), {})
 
     def start(self) -> None:
-        """From now on nothing is missed."""
+        """Begin. Later changes are not missed."""
         self._before = snapshot(self._root)
         self._thread.start()
 
@@ -241,14 +241,14 @@ class Watcher:
                 else:  # the project's folder is gone, and may come back
                     self._stop.wait(TURN_MS / 1000)
                     self._look()
-            except FileNotFoundError:  # a folder went before it was watched
+            except FileNotFoundError:  # a folder disappeared before it was watched
                 self._look()
             except (OSError, RuntimeError) as error:
                 self._seen(error if isinstance(error, OSError) else OSError(str(error)))
                 return
 
     def _watch(self, folders: frozenset[Path]) -> None:
-        """Until there are other folders. Folders are watched one by one: those of environments and caches would be too many."""
+        """Return when the set of folders changes. Folders are watched one by one: environments and caches would be too many."""
         turns = watchfiles.watch(
             *folders,
             watch_filter=lambda _change, path: (

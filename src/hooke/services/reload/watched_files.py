@@ -1,4 +1,4 @@
-"""What of a project a service is made of: its file, what it imports from the project's folder, and hooke.toml."""
+"""The source files of a service: its file, the project's modules that it imports, and hooke.toml."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["SourceSnapshot", "Sources", "Stamp", "changed_files", "is_source", "
 
 
 Stamp: TypeAlias = tuple[int, int, int]
-"""When it was written (ns), its size, and its number: an editor that saves by renaming makes another file."""
+"""Modification time (ns), size and inode: an editor that saves by renaming makes another file."""
 
 SKIPPED = frozenset({"__pycache__", "mlartifacts", "mlruns", "node_modules", "site-packages"})
 VENV = "pyvenv.cfg"
-"""Lies in every virtual environment, whatever it is called."""
+"""The file in every virtual environment, whatever the folder is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceSnapshot:
-    """What was there: folders that may hold sources, and the sources."""
+    """Folders that may hold sources, and the sources in them."""
 
     folders: frozenset[Path]
     stamps: Mapping[Path, Stamp]
@@ -31,13 +31,13 @@ class SourceSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Of a service in `file`, in the project at `root`; both resolved."""
+    """The sources of a service in `file`, in the project at `root`; both paths resolved."""
 
     root: Path
     file: Path
 
     def counts(self, path: Path, imported: Collection[Path] | None) -> bool:
-        """Whether a change of `path` asks for a new version. `imported` is None where nobody knows: then each module may be what is missing."""
+        """Whether a change of `path` needs a new version. `imported` is None if unknown: any module may then be the missing one."""
         if path in (self.file, self.root / FILE):
             return True
         if path.suffix != ".py" or not self.holds(path):
@@ -45,20 +45,20 @@ class Sources:
         return imported is None or path in imported
 
     def holds(self, path: Path) -> bool:
-        """Whether it is the project's own, by its name."""
+        """Whether a path belongs to the project, by its name."""
         return path.is_relative_to(self.root) and not any(
             _is_skipped(part) for part in path.relative_to(self.root).parts[:-1]
         )
 
     def own(self, files: Collection[str]) -> frozenset[Path]:
-        """Of the files of modules those of the project."""
+        """The project's own files among those of modules."""
         paths = (Path(file) for file in files)
         found = (path.parent.resolve() / path.name for path in paths)
         return frozenset(path for path in found if path.suffix == ".py" and self.holds(path))
 
 
 def snapshot(root: Path) -> SourceSnapshot:
-    """Every module and hooke.toml below `root`, without environments, caches and what is hidden."""
+    """All modules and hooke.toml below `root`, except in environments, caches and hidden folders."""
     folders: set[Path] = set()
     stamps: dict[Path, Stamp] = {}
     for folder, below, names in os.walk(root):
@@ -77,12 +77,12 @@ def snapshot(root: Path) -> SourceSnapshot:
 
 
 def is_source(name: str) -> bool:
-    """Whether a file of this name, or path, is one that is looked at."""
+    """Whether a file with this name or path is watched."""
     return name.endswith(".py") or os.path.basename(name) == FILE
 
 
 def changed_files(before: SourceSnapshot, after: SourceSnapshot) -> frozenset[Path]:
-    """What is new, other or gone."""
+    """The paths that are new, changed or gone."""
     return frozenset(
         path
         for path in before.stamps.keys() | after.stamps.keys()
@@ -97,6 +97,6 @@ def _is_skipped(name: str) -> bool:
 def _stamp(path: Path) -> Stamp | None:
     try:
         found = path.stat()
-    except OSError:  # it went while we looked, or is a link to nothing
+    except OSError:  # it is gone by now, or a broken link
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino

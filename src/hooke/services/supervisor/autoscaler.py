@@ -1,4 +1,4 @@
-"""Asks once a second how many replicas there should be, with what is known of them: load, starts, and what one of them can do."""
+"""The autoscaler of a running service: feeds load, starts and the law of one replica to the policy, once a second."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["Autoscaler"]
 
 EVERY_S = 1.0
 LAW_EVERY_S = 10.0
-"""A law changes slowly, and fitting one takes as long as some requests."""
+"""A law changes slowly, and a fit takes as long as some requests."""
 WINDOWS = 240
-"""Of all replicas together: some minutes, of a service that has just begun."""
+"""Windows of all replicas together: some minutes of a new service."""
 STARTS = 3
-"""What a start takes is the longest of so many."""
+"""The assumed start time is the longest of so many."""
 ASSUMED_START_S = 5.0
-"""Until one has been seen."""
+"""Until a start has been seen."""
 
 
 class Autoscaler:
-    """Of one service between `low` and `high` replicas; where these are equal it has nothing to decide."""
+    """Scales one service between `low` and `high` replicas; if these are equal it never decides anything."""
 
     def __init__(self, declared: Service) -> None:
         self._declared = declared
@@ -38,10 +38,10 @@ class Autoscaler:
         self._thread: threading.Thread | None = None
 
     def between(self, low: int, high: int, *, now_wanted: int) -> None:
-        """From now on within these."""
+        """Set the bounds."""
         self._staffing = None
         if low < high:
-            # Half a batch waits or runs where a model is not yet short of time.
+            # Half a batch waits or runs while a model still has time to spare.
             assumed = max(2.0, (self._declared.max_batch or 1) / 2)
             self._staffing = ReplicaPolicy(Bounds(low=low, high=high, assumed_in_flight=assumed))
             self._staffing.target = min(max(now_wanted, low), high)
@@ -50,15 +50,15 @@ class Autoscaler:
                 self._thread.start()
 
     def window(self, window: BatchWindow) -> None:
-        """What a replica did lately."""
+        """A replica reported a window."""
         self._windows.append(window)
 
     def started(self, seconds: float) -> None:
-        """A replica answered so long after its start."""
+        """A replica took so long to start."""
         self._starts.append(seconds)
 
     def decide(self, now: float, core: Supervision, *, arrived: int) -> Scale | None:
-        """Another number of replicas than is wanted, with the reason; None where none is due."""
+        """A different number of replicas with the reason; None if the number stays."""
         if self._staffing is None or now - self._decided < EVERY_S or not core.ever_ready:
             return None
         self._decided = now
@@ -67,7 +67,7 @@ class Autoscaler:
         starting = sum(member.phase is ReplicaPhase.STARTING for member in members)
         seen = ServiceSnapshot(
             ready=ready,
-            starting=starting + len(core.ready()) - ready,  # a model that is set up anew comes back
+            starting=starting + len(core.ready()) - ready,  # a model that is being set up again comes back
             in_flight=core.in_flight(),
             arrived=arrived,
             start_s=max(self._starts, default=ASSUMED_START_S),
@@ -79,11 +79,11 @@ class Autoscaler:
         return Scale(decision.target, decision.reason.partition(": ")[2] or decision.reason)
 
     def close(self) -> None:
-        """Decide no more."""
+        """Stop the thread that fits laws."""
         self._ended.set()
 
     def _fit(self) -> None:
-        """In a thread of its own: SciPy takes half a second to come, and children must not wait for it."""
+        """In its own thread: importing SciPy takes half a second, and children must not wait for it."""
         from hooke.autoscaling.service_policy import capacity_of
 
         while not self._ended.wait(LAW_EVERY_S):

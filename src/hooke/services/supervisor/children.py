@@ -1,4 +1,4 @@
-"""Children of a supervisor: started by it or adopted, spoken to over their channel, seen to end, ended."""
+"""The supervisor's child processes: started or adopted, reached over a channel, and ended."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["Child", "Replicas", "adopt_child", "start_child"]
 
 
 SEEN_S = 1.0
-"""From the end of its channel to the end of its process; longer, and it closed its channel for another reason."""
+"""The longest time from the end of a channel to the end of its process; a channel may end for other reasons."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Child:
-    """A process that somebody started for this service. `process` is None where that was an earlier supervisor."""
+    """A process of this service. `process` is None if an earlier supervisor started it."""
 
     record: ChildRecord
     channel: Channel | None
@@ -46,11 +46,11 @@ class Child:
 
     @property
     def name(self) -> str:
-        """By which the supervision knows it."""
+        """Its name in the supervision."""
         return self.record.name
 
     def ended(self, now: float) -> tuple[int | None] | None:
-        """Its exit code in a tuple, None in it where nobody knows; None while it lives."""
+        """The exit code in a tuple, which holds None if the code is not known; None while the process lives."""
         if self.process is not None:
             code = self.process.poll()
             return None if code is None else (code,)
@@ -59,7 +59,7 @@ class Child:
         return (None,)
 
     def take(self, now: float) -> list[bytes]:
-        """What it said. Nothing comes any more once `channel` is None."""
+        """The messages received so far. None come once `channel` is None."""
         if self.channel is None:
             return []
         messages, more = self.channel.take()
@@ -68,7 +68,7 @@ class Child:
         return messages
 
     def send(self, message: bytes, now: float) -> None:
-        """Tell it something; that it does not listen is seen by its end."""
+        """Send a message. A closed channel is noticed when the process ends."""
         if self.channel is not None:
             try:
                 self.channel.send(message)
@@ -76,11 +76,11 @@ class Child:
                 self.cut(now)
 
     def renew(self, now: float) -> None:
-        """Its supervisor is there."""
+        """Renew its lease."""
         self.send(encode(Renew()), now)
 
     def cut(self, now: float) -> None:
-        """Let go of its channel."""
+        """Close its channel."""
         if self.channel is not None:
             self.channel.close()
             self.channel, self.cut_at = None, now
@@ -92,7 +92,7 @@ class Child:
                 os.kill(self.record.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, to what it started, too."""
+        """SIGKILL, also for the processes that it started."""
         if self._lives():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.record.pid, signal.SIGKILL)
@@ -105,7 +105,7 @@ class Child:
         return self.process.poll() is None if self.process is not None else is_alive(self.record)
 
 
-def start_child(  # noqa: PLR0913 - what a process is started with, each by name
+def start_child(  # noqa: PLR0913 - the parts of a child's start, each by name
     folder: ServiceFolder,
     module: str,
     order: Callable[[int], str],
@@ -117,7 +117,7 @@ def start_child(  # noqa: PLR0913 - what a process is started with, each by name
 ) -> Child:
     """Start `python -m module ORDER` in a session of its own. `order(control)` makes the order from the descriptor of its channel.
 
-    `environment` is what it has beside this process's.
+    `environment` is added to this process's environment.
     Raises OSError.
     """
     listening = listen_at(folder.child_socket(record.name))
@@ -141,7 +141,7 @@ def start_child(  # noqa: PLR0913 - what a process is started with, each by name
         found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
         folder.write_child(found)
     except BaseException:
-        process.kill()  # nobody could find it
+        process.kill()  # no supervisor could find it
         process.wait()
         channel.close()
         raise
@@ -149,7 +149,7 @@ def start_child(  # noqa: PLR0913 - what a process is started with, each by name
 
 
 def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
-    """A child that an earlier supervisor started; None where it does not listen."""
+    """Connect to a child of an earlier supervisor; None if it does not listen."""
     try:
         channel = Channel(connect_to(folder.child_socket(record.name)).detach())
     except OSError:
@@ -160,14 +160,14 @@ def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
     )
 
 
-# --- The replicas of a service as processes: started for a generation, adopted, forgotten.
+# --- The replicas of a service: started for a generation, adopted, forgotten.
 
 ADOPT_S = 2.0
-"""A child that an earlier supervisor left tells how it is within so long, or is ended."""
+"""An adopted child reports within so long, or is ended."""
 
 
 class Replicas:
-    """Those that run, by name, and the generations that they may be of."""
+    """The running replicas by name, and the generations that they may serve."""
 
     def __init__(self, folder: ServiceFolder, logs: Path, shares: Shares, options: ServiceOptions) -> None:
         self.children: dict[str, Child] = {}
@@ -179,16 +179,16 @@ class Replicas:
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
-        """Something that may be served from now on. Raises HookeError where it cannot be kept."""
+        """Allow a generation to be served. Raises HookeError if it cannot be written."""
         path = self._folder.generation(generation.key)
-        with writing("what a replica is to serve", path):
+        with writing("a generation", path):
             write_generation(path, generation)
         self._generations[generation.name] = generation
 
     def start(self, name: str, generation: str, *, among: int) -> Child:
-        """Start one, on a loopback port of its own; `among` so many the cores are shared.
+        """Start a replica on a loopback port of its own; the cores are shared among `among` replicas.
 
-        Raises OSError, also where no GPU is free, and UsageError where there is no port.
+        Raises OSError, also if no GPU is free, and UsageError if no port is free.
         """
         share = self._shares.take(name, among=among)
         try:
@@ -200,7 +200,7 @@ class Replicas:
 
     def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
         serves = self._generations[generation]
-        write_generation(self._folder.generation(serves.key), serves)  # it may have been damaged since
+        write_generation(self._folder.generation(serves.key), serves)  # the file may have been damaged since
         with bind(0) as listening:
             port = listening.getsockname()[1]
 
@@ -230,7 +230,7 @@ class Replicas:
             )
 
     def adopt(self, records: Iterable[ChildRecord]) -> Iterator[tuple[ChildRecord, ReplicaReport | None]]:
-        """Children of an earlier supervisor with what they tell; None for one that tells nothing, or serves nobody knows what: it is ended."""
+        """Adopt children of an earlier supervisor; yields each with its report. One that does not report, or whose generation is unknown, is ended and has None."""
         known = self._kept()
         for record in records:
             child = adopt_child(self._folder, record)
@@ -250,7 +250,7 @@ class Replicas:
                 path.unlink(missing_ok=True)
 
     def forget(self, child: Child, now: float) -> None:
-        """It is gone."""
+        """Forget a replica that is gone."""
         child.cut(now)
         self._folder.forget_child(child.name)
         self._shares.release(child.name)
@@ -259,9 +259,7 @@ class Replicas:
     def _kept(self) -> dict[str, Generation]:
         known: dict[str, Generation] = {}
         for path in (self._folder.path / "generations").iterdir():
-            with contextlib.suppress(
-                OSError, msgspec.MsgspecError
-            ):  # from one that is damaged nothing can be started
+            with contextlib.suppress(OSError, msgspec.MsgspecError):  # a damaged file cannot start a replica
                 generation = read_generation(path)
                 known[generation.name] = generation
         return known

@@ -35,59 +35,59 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
-    """To a child: its supervisor is there."""
+    """To a child: renew the lease."""
 
 
 class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """To the front: send new requests to these replicas, by name and port."""
+    """To the proxy: send new requests to these replicas, by name and port."""
 
     replicas: dict[str, int]
 
 
 class ProxyDrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """To the front: take nothing new, and answer what there is."""
+    """To the proxy: accept nothing new, and answer what is open."""
 
     within_s: float
 
 
 class StopProxy(msgspec.Struct, frozen=True, tag=True):
-    """To the front: end."""
+    """To the proxy: end."""
 
 
 class ReplicaUpdate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of a replica: how it is, and what it did since it told that last."""
+    """From a replica: its state, and what it did since its last update."""
 
     report: ReplicaReport
     windows: tuple[BatchWindow, ...] = ()
     counts: Counts | None = None
-    """None: as it told last."""
+    """None: unchanged."""
     events: tuple[ModelEvent, ...] = ()
 
 
 class ProxyUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of the front: it takes requests."""
+    """From the proxy: it accepts requests."""
 
     port: int
     pid: int
     """Envoy's own."""
     stats: ProxyStats | None = None
-    """What it counted, a second ago at most; None where it did not say."""
+    """Its counters, at most a second old; None if Envoy did not give them."""
 
 
 class ProxyPublished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of the front: new requests go to these replicas, and to no others."""
+    """From the proxy: new requests go to these replicas only."""
 
     names: tuple[str, ...]
 
 
 class ProxyDrainReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of the front: nothing comes any more; `left` requests had no answer in time."""
+    """From the proxy: it has drained; `left` requests had no answer in time."""
 
     left: int
 
 
 class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Of the front: it cannot go on. `kind` is the class of the error, the rest what that says."""
+    """From the proxy: it cannot continue. `kind` is the error's class; the other fields are the error's."""
 
     kind: str
     what: str
@@ -110,9 +110,9 @@ REPORT_EVERY_S = 0.2
 
 
 class Control:
-    """Serves the supervisors that connect to `listening`: one after the other, or two for a moment. Belongs to one thread.
+    """Serves the supervisors that connect to `listening`: one after another, or two for a moment. Belongs to one thread.
 
-    It reports how the child is, passes on orders, and notices when no supervisor has renewed the lease.
+    It reports the child's state, passes on orders, and notices that no supervisor renews the lease.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Control:
         obey: Callable[[bytes], None],
         expired: Callable[[], None],
     ) -> None:
-        """`report` makes the message that is sent several times a second; `obey` gets all messages, a renewal included; `expired` is called once."""
+        """`report` makes the message sent several times a second; `obey` gets every message, renewals included; `expired` is called once."""
         self._server = ChannelServer(listening, self._receive)
         self._lease = lease
         self._report = report
@@ -139,7 +139,7 @@ class Control:
             self.turn(REPORT_EVERY_S)
 
     def turn(self, timeout_s: float) -> None:
-        """Pass on the orders that arrive within this time; then report, if it is time."""
+        """Pass on the orders that arrive within this time, then report if it is time."""
         if self._server.turn(timeout_s):
             self._reported_at = 0.0
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What replicas serve: a file's class, with what its `setup` takes, at the versions that names meant when they were looked up."""
+"""Generations: a service's class with the arguments of its `setup`, at the versions that its names have now."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ __all__ = [
 
 
 class ServiceSource(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked to be served, with names as they were written."""
+    """A request to serve a class, with names as they were written."""
 
     target: str
     """`/path/to/file.py:Class`."""
     project: str
     folder: str
-    """The working directory that replicas have."""
+    """The working directory of replicas."""
     given: Mapping[str, Any]
-    """By parameter of `setup`: a `Wanted`, or a plain value."""
+    """By parameter of `setup`: a `VersionQuery`, or a plain value."""
     host: str = "127.0.0.1"
-    """The address of the front, by which replicas are asked, too."""
+    """The proxy's address, which replicas accept as a Host, too."""
     names: tuple[str, ...] = ()
-    """Other names by which they are."""
+    """Other hosts that replicas accept."""
     token_file: str = ""
-    """What holds the token that they ask for; empty where none is asked for."""
+    """The file of the bearer token; empty without auth."""
     modules: tuple[PinnedModule, ...] = ()
-    """The file and what it imports of the project, as they were when it was asked for."""
+    """The file and its imports from the project, as they were at the start."""
 
     @property
     def moving(self) -> bool:
-        """Whether it may mean something else tomorrow: an alias, or the newest version."""
+        """Whether it may mean something else later: an alias, or the newest version."""
         return any(isinstance(value, VersionQuery) and value.number is None for value in self.given.values())
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What equal replicas serve. Of equal `key` all is the same, but for modules that are imported only later, in a method."""
+    """What equal replicas serve. Generations of equal `key` are equal, except for modules that a method imports later."""
 
     key: str
     label: str
@@ -75,30 +75,30 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     folder: str
     given: bytes
-    """The values by parameter, pickled; written and read by this user alone."""
+    """The arguments of `setup` by parameter, pickled; only this user can write or read them."""
     host: str
     names: tuple[str, ...]
     token_file: str
     modules: tuple[PinnedModule, ...] = ()
 
     def make_auth(self) -> Auth:
-        """What lets requests through. Raises UsageError where the token cannot be read."""
+        """The check of Host, Origin and token. Raises UsageError if the token cannot be read."""
         token = read_token(Path(self.token_file)) if self.token_file else None
         return BindConfig(host=self.host, names=self.names).make_auth(token)
 
     @property
     def name(self) -> str:
-        """By which the supervision knows it, and people too."""
+        """Its name in the supervision and for people."""
         return f"{self.label} ({self.key[:6]})"
 
     def values(self) -> dict[str, Any]:
-        """By parameter of `setup`."""
+        """The arguments of `setup` by parameter."""
         made: dict[str, Any] = pickle.loads(self.given)
         return made
 
 
 def pin_generation(source: ServiceSource) -> Generation:
-    """What the source means now. Raises as `find`, and HookeError where the registry does not answer."""
+    """The generation that the source means now. Raises as `find`, and HookeError if the registry does not answer."""
     project = Project.find(Path(source.project))
     values: dict[str, Any] = {}
     words: list[str] = []
@@ -137,7 +137,7 @@ def pin_generation(source: ServiceSource) -> Generation:
 
 
 def write_generation(path: Path, generation: Generation) -> None:
-    """Keep it for the replicas of it, unless it is kept already. Raises OSError."""
+    """Write a generation for its replicas, unless the file is there. Raises OSError."""
     data = msgspec.msgpack.encode(generation)
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == data:
@@ -147,17 +147,17 @@ def write_generation(path: Path, generation: Generation) -> None:
 
 
 def read_generation(path: Path) -> Generation:
-    """What was kept. Raises OSError, or msgspec's errors where the file is damaged."""
+    """Read a generation. Raises OSError, or msgspec's errors if the file is damaged."""
     return msgspec.msgpack.decode(path.read_bytes(), type=Generation)
 
 
-# --- Watches what a service's names mean: an alias that moves is another generation, a file that is edited is not.
+# --- Watching aliases: an alias that moves is a new generation, an edited file is not.
 
 _log = logging.getLogger("hooke")
 
 
 class AliasWatcher:
-    """Looks them up every `every_s` seconds, in a thread of its own: a registry on another machine may take long."""
+    """Looks the names up every `every_s` seconds, in its own thread: a registry on another machine may be slow."""
 
     def __init__(
         self,
@@ -169,9 +169,9 @@ class AliasWatcher:
         unknown: Callable[[str], None],
         look: Callable[[ServiceSource], Generation] = pin_generation,
     ) -> None:
-        """`moved` gets another meaning than the last one, `unknown` why nothing can be said, once for each reason; both are called in that thread.
+        """`moved` gets a new generation, `unknown` the reason why a lookup failed, once for each reason; both are called in that thread.
 
-        Whatever `look` raises, it is asked again.
+        Lookups continue whatever `look` raises.
         """
         self._source = source
         self._label = known.label
@@ -180,21 +180,21 @@ class AliasWatcher:
         self._unknown = unknown
         self._look = look
         self._said = ""
-        """Why nothing could be said at the last look."""
+        """Why the last lookup failed."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hooke-aliases", daemon=True)
 
     def start(self) -> None:
-        """Begin, where there is something that may move."""
+        """Begin, if a name can move."""
         if self._source.moving:
             self._thread.start()
 
     def close(self) -> None:
-        """End; a question that is under way is not waited for."""
+        """End. A lookup under way is not waited for."""
         self._ended.set()
 
     def again(self) -> None:
-        """What was found last could not be used: say it again."""
+        """Report the last generation again: it could not be used."""
         self._label = ""
 
     def _watch(self) -> None:
@@ -203,7 +203,7 @@ class AliasWatcher:
                 found = self._look(self._source)
             except (HookeError, OSError) as error:
                 self._warn(str(error).partition("\n")[0])
-            except Exception as error:  # noqa: BLE001 - whatever a registry's client raises: the next look may succeed
+            except Exception as error:  # noqa: BLE001 - whatever a registry's client raises: the next lookup may succeed
                 self._warn(f"{type(error).__name__}: {error}", error)
             else:
                 self._said = ""
@@ -217,29 +217,29 @@ class AliasWatcher:
         self._said = why
         self._unknown(why)
         if unexpected is not None:
-            _log.warning("what the names mean cannot be looked up", exc_info=unexpected)
+            _log.warning("the names of models cannot be looked up", exc_info=unexpected)
 
 
-# --- What is asked of a supervisor.
+# --- The options of a supervised service.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions:
-    """How many replicas, where, and what each may take."""
+    """The number of replicas, the address, and the limits of a replica."""
 
     replicas: tuple[int, int] = (1, 1)
     """The fewest and the most."""
     bind_config: BindConfig = field(default_factory=BindConfig)
-    """Where it is reached, and what it asks of who asks."""
+    """The address, the names, the token and TLS."""
     memory_bytes: int | None = None
-    """A replica with more is replaced by another."""
+    """A replica above this is replaced."""
     lease_s: float = LEASE_S
     healthy_s: float = 10.0
     poll_s: float = 5.0
-    """Between two looks at what an alias means: a query of one row."""
+    """Between two lookups of an alias: a query of one row."""
 
     def rules(self, declared: Service) -> Rules:
-        """What replicas of that service are kept to."""
+        """The rules for replicas of that service."""
         return Rules(
             timeout_s=declared.timeout_s,
             healthy_s=self.healthy_s,

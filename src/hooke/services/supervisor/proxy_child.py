@@ -1,4 +1,4 @@
-"""The supervisor's side of the front: its keeper is started or adopted, told the replicas, started again when it dies."""
+"""The supervisor's side of the proxy: starts or adopts its process, publishes replicas, and restarts it after its death."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ import msgspec
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.processes.lease import Backoff
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls
+from hooke.services.supervisor import control_channel as messages
 from hooke.services.supervisor.children import Child, adopt_child, start_child
-from hooke.services.supervisor.control_channel import (
-    ProxyDrainOrder,
-    ProxyDrainReply,
-    ProxyFailed,
-    ProxyPublished,
-    ProxyUp,
-    PublishPorts,
-    StopProxy,
-    decode_from_child,
-    encode,
-)
 from hooke.services.supervisor.proxy_process import ProxyProcessOrder
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceFolder, end_child
 from hooke.serving.bind_config import BindConfig
@@ -41,7 +31,7 @@ _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 def make_proxy_settings(
     declared: Service, bind_config: BindConfig, folder: Path, metrics: Path | None = None
 ) -> ProxySettings:
-    """The front of a service that is reached like this; at the socket `metrics` somebody tells what all replicas counted."""
+    """The settings of a service's proxy; the socket `metrics` answers for the metrics of all replicas."""
     tls = bind_config.tls
     streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     return ProxySettings(
@@ -59,7 +49,7 @@ def make_proxy_settings(
 
 
 class ProxyChild:
-    """The one front of a service. `port` is 0 until it takes requests."""
+    """The proxy of a service. `port` is 0 until it accepts requests."""
 
     def __init__(
         self,
@@ -74,7 +64,7 @@ class ProxyChild:
         self.pid = 0
         """Envoy's own."""
         self.stats: ProxyStats | None = None
-        """What it counted, as it told last; None where it does not run."""
+        """Its last counters; None while it does not run."""
         self.child: Child | None = None
         self.drained = False
         self._draining = False
@@ -92,51 +82,53 @@ class ProxyChild:
 
     @property
     def up(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return bool(self.port) and self.child is not None
 
     def begin(self, record: ChildRecord | None) -> None:
-        """Adopt the one that runs, if it is as it is wanted, else start one."""
+        """Adopt the running one if its settings are the same, else start one."""
         if record is not None:
             wanted = self._settings.port in (0, record.port) and record.generation == self._key
             self.child = adopt_child(self._folder, record) if wanted else None
             if self.child is None:
-                self._say(f"the front of an earlier supervisor (pid {record.pid}) is another: it is ended")
+                self._say(
+                    f"ending the proxy of an earlier supervisor (pid {record.pid}): its settings differ"
+                )
                 end_child(record)
                 self._folder.forget_child(PROXY)
         if self.child is None:
             self._start()
 
     def publish(self, ports: Mapping[str, int], now: float) -> None:
-        """Send new requests to these replicas; `acknowledged` says when it is so."""
+        """Send new requests to these replicas; `acknowledged` tells when that is in effect."""
         self._ports = dict(ports)
         self._acknowledged = None
-        self._send(PublishPorts(replicas=self._ports), now)
+        self._send(messages.PublishPorts(replicas=self._ports), now)
 
     def drain(self, *, within_s: float, now: float) -> None:
-        """Take nothing new; `drained` becomes true, also where it dies of it: then it does not start again."""
+        """Accept nothing new; `drained` becomes true, also if the proxy dies: then it is not restarted."""
         self._draining, self._restart_at = True, None
         if not self.up:
             self.drained = True
-        self._send(ProxyDrainOrder(within_s=within_s), now)
+        self._send(messages.ProxyDrainOrder(within_s=within_s), now)
 
     def stop(self, now: float) -> None:
         """End it."""
         self._restart_at = None
-        self._send(StopProxy(), now)
+        self._send(messages.StopProxy(), now)
 
     def acknowledged(self) -> tuple[str, ...] | None:
-        """What it sends new requests to, once after each `publish`. One that is not there sends nothing to anybody."""
+        """The replicas that it sends new requests to, once after each `publish`. A proxy that does not run sends none."""
         if self.child is None:
             return ()
         found, self._acknowledged = self._acknowledged, None
         return found
 
     def hear(self, now: float) -> None:
-        """Take what it said, and see whether it lives. Raises what kept it from coming up the first time."""
+        """Process its messages, and check that it lives. Raises the error that kept it from starting the first time."""
         if self.child is not None:
             for message in self.child.take(now):
-                self._take(decode_from_child(message), now)
+                self._take(messages.decode_from_child(message), now)
             self._see_end(self.child, now)
         elif self._restart_at is not None and now >= self._restart_at:
             self._restart_at = None
@@ -145,36 +137,38 @@ class ProxyChild:
             except OSError as error:
                 waits_s = self._backoff.failed(now)
                 self._restart_at = now + waits_s
-                self._say(f"the front cannot be started, and is tried again in {waits_s:g} s: {error}")
+                self._say(f"the proxy cannot be started, next try in {waits_s:g} s: {error}")
 
     def _take(self, message: Any, now: float) -> None:
         match message:
-            case ProxyUp():
+            case messages.ProxyUp():
                 if not self.port:
                     self._backoff.succeeded(now)
                     self._note(message.port)
-                    self._send(PublishPorts(replicas=self._ports), now)
+                    self._send(messages.PublishPorts(replicas=self._ports), now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
-                # After its death it is to have the same port again.
+                # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)
-            case ProxyPublished():
+            case messages.ProxyPublished():
                 self._acknowledged = message.names
-            case ProxyDrainReply():
+            case messages.ProxyDrainReply():
                 self.drained = True
-            case ProxyFailed():
+            case messages.ProxyFailed():
                 facts = {name: getattr(message, name) for name in ("where", "why", "fix")}
                 self._why = _KINDS.get(message.kind, HookeError)(message.what, **facts)
             case _:
                 pass
 
     def _note(self, port: int) -> None:
-        """Where it listens, for a later supervisor."""
+        """Record its port for a later supervisor."""
         if self.child is not None:
             self.child.record = msgspec.structs.replace(self.child.record, port=port)
             try:
                 self._folder.write_child(self.child.record)
             except OSError as error:
-                self._say(f"another supervisor will not find the front: {error}")
+                self._say(
+                    f"the proxy's record cannot be written, so a later supervisor will not find it: {error}"
+                )
 
     def _see_end(self, child: Child, now: float) -> None:
         if child.ended(now) is None:
@@ -183,10 +177,10 @@ class ProxyChild:
         child.cut(now)
         self.child = None
         was_up, self.port, self.stats = bool(self.port), 0, None
-        why = self._why or HookeError("the front ended", why="\n".join(child.tail()))
+        why = self._why or HookeError("the proxy ended", why="\n".join(child.tail()))
         self._why = None
         if self._draining and not self.drained:
-            self._say("the front is gone before all that came through it was answered")
+            self._say("the proxy ended before all its requests were answered")
             self.drained = True
         if self.drained:
             return
@@ -195,7 +189,7 @@ class ProxyChild:
         waits_s = self._backoff.failed(now)
         self._restart_at = now + waits_s
         last = why.why.rpartition("\n")[2]
-        self._say(f"the front is gone, and starts again: {why.what}{f', {last}' if last else ''}")
+        self._say(f"the proxy ended and restarts: {why.what}{f', {last}' if last else ''}")
 
     def _start(self) -> None:
         record = ChildRecord(name=PROXY, port=self._settings.port, generation=self._key, log=self._log)
@@ -216,10 +210,10 @@ class ProxyChild:
 
     def _send(self, message: Any, now: float) -> None:
         if self.child is not None:
-            self.child.send(encode(message), now)
+            self.child.send(messages.encode(message), now)
 
 
 def _key_of(settings: ProxySettings) -> str:
-    """Of fronts that are alike but for their port."""
+    """Equal for proxies that differ only in their port."""
     said = msgspec.json.encode(dataclasses.replace(settings, port=0), enc_hook=str)
     return hashlib.blake2b(said, digest_size=6).hexdigest()

@@ -1,6 +1,6 @@
-"""The front as a process of its own: `python -m hooke.services.supervisor.proxy_process ORDER`. It keeps Envoy, under a lease.
+"""The process that runs Envoy under a lease: `python -m hooke.services.supervisor.proxy_process ORDER`.
 
-So Envoy outlives a supervisor that is killed, for as long as another one may come and go on with it, and no longer.
+Envoy outlives a killed supervisor, so that another one can take over, but no longer than the lease.
 """
 
 from __future__ import annotations
@@ -19,36 +19,25 @@ from hooke.processes.start import exit_with
 from hooke.processes.with_parent import with_parent
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
-from hooke.services.supervisor.control_channel import (
-    Control,
-    ProxyDrainOrder,
-    ProxyDrainReply,
-    ProxyFailed,
-    ProxyPublished,
-    ProxyUp,
-    PublishPorts,
-    StopProxy,
-    decode_for_proxy,
-    encode,
-)
+from hooke.services.supervisor import control_channel as messages
 from hooke.serving.metrics import ProxyStats
 
 __all__ = ["ProxyProcessOrder", "main"]
 
 TURN_S = 0.1
 STATS_EVERY_S = 1.0
-"""Between two looks at what Envoy counted, each of some milliseconds."""
+"""Between two reads of Envoy's counters, each of some milliseconds."""
 AGAIN_S = 0.5
 
 
 class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor starts the front with. `control` is a descriptor that the process inherits."""
+    """What a supervisor starts the process with. `control` is an inherited descriptor."""
 
     control: int
     lease_s: float
     settings: ProxySettings
     replicas: dict[str, int] = {}
-    """Ports by name that it is to send to from its first request on: those of the one before, which died."""
+    """Ports by name for its first requests: those of its predecessor, which died."""
 
 
 class _ProxyProcess:
@@ -56,7 +45,7 @@ class _ProxyProcess:
         self._proxy = Proxy(order.settings, prefix=with_parent())
         self._first = order.replicas
         self._wanted: dict[str, int] | None = None
-        """The replicas that Envoy has not been told yet."""
+        """The replicas that Envoy does not have yet."""
         self._try_at = 0.0
         self._warned = False
         self._ended = False
@@ -64,7 +53,7 @@ class _ProxyProcess:
         self._stats: ProxyStats | None = None
         self._looked = 0.0
         self._within_s = order.settings.timeout_s
-        self._control = Control(
+        self._control = messages.Control(
             socket.socket(fileno=order.control),
             Lease(seconds=order.lease_s, renewed=time.monotonic()),
             report=self._state,
@@ -73,7 +62,7 @@ class _ProxyProcess:
         )
 
     def run(self) -> int:
-        """Until it is told to stop, Envoy dies, or the lease expires."""
+        """Run until an order to stop, Envoy's death, or the end of the lease."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
             self._proxy.start(Upstream(port=port) for port in self._first.values())
@@ -92,36 +81,38 @@ class _ProxyProcess:
         return 0
 
     def _state(self) -> bytes | None:
-        """Said again and again: a supervisor that comes later has to know it, too."""
+        """Sent repeatedly: a later supervisor needs it, too."""
         if not self._up:
             return None
-        return encode(
-            ProxyUp(port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now())
+        return messages.encode(
+            messages.ProxyUp(
+                port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now()
+            )
         )
 
     def _stats_now(self) -> ProxyStats | None:
         now = time.monotonic()
         if now - self._looked >= STATS_EVERY_S:
             self._looked, self._stats = now, None
-            with contextlib.suppress(HookeError, OSError):  # its death is seen, and said, by who keeps it
+            with contextlib.suppress(HookeError, OSError):  # its death is noticed by `run`
                 self._stats = self._proxy.stats()
         return self._stats
 
     def _obey(self, message: bytes) -> None:
-        match decode_for_proxy(message):
-            case PublishPorts(replicas=replicas):
+        match messages.decode_for_proxy(message):
+            case messages.PublishPorts(replicas=replicas):
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
-            case ProxyDrainOrder(within_s=within_s):
+            case messages.ProxyDrainOrder(within_s=within_s):
                 left = self._proxy.drain(within_s=within_s)
-                self._control.send(encode(ProxyDrainReply(left=left)))
-            case StopProxy():
+                self._control.send(messages.encode(messages.ProxyDrainReply(left=left)))
+            case messages.StopProxy():
                 self._end()
             case _:
                 pass
 
     def _publish(self) -> None:
-        """Tell Envoy. Where that cannot be, as on a full disk, it goes on with those that it has, and is told again later."""
+        """Give Envoy the replicas. If that fails, as on a full disk, Envoy keeps those that it has, and the next turn tries again."""
         now = time.monotonic()
         if self._wanted is None or now < self._try_at:
             return
@@ -130,15 +121,15 @@ class _ProxyProcess:
         except (HookeError, OSError) as error:
             self._try_at = now + AGAIN_S
             if not self._warned:
-                _note(f"the replicas stay as they were, and are told again: {error}\n")
+                _note(f"the replicas cannot be updated, trying again: {error}\n")
             self._warned = True
             return
         self._warned = False
         names, self._wanted = tuple(self._wanted), None
-        self._control.send(encode(ProxyPublished(names=names)))
+        self._control.send(messages.encode(messages.ProxyPublished(names=names)))
 
     def _expired(self) -> None:
-        _note("no supervisor has been here: the front answers what it has, and ends\n")
+        _note("no supervisor renewed the lease: the proxy answers its open requests, and ends\n")
         self._proxy.drain(within_s=self._within_s)
         self._end()
 
@@ -149,20 +140,20 @@ class _ProxyProcess:
         _note(f"{error}\n")
         self._up = False
         facts = {name: getattr(error, name) for name in ("what", "where", "why", "fix")}
-        message = encode(ProxyFailed(kind=type(error).__name__, **facts))
-        self._control.turn(1.0)  # it may have been connected to, and not been seen yet
+        message = messages.encode(messages.ProxyFailed(kind=type(error).__name__, **facts))
+        self._control.turn(1.0)  # a supervisor may have connected, and not been accepted yet
         self._control.send(message)
 
 
 def _note(text: str) -> None:
-    """Into its log, unless there is no room for it."""
+    """Write to the log, unless the disk is full."""
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
 def main(order: ProxyProcessOrder) -> int:
-    """Keep the front; returns the exit code."""
+    """Run the proxy; returns the exit code."""
     return _ProxyProcess(order).run()
 
 

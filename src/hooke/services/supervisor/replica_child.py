@@ -1,4 +1,4 @@
-"""A replica as a process of its own: `python -m hooke.services.supervisor.replica_child ORDER`, started by a supervisor."""
+"""The process of a replica: `python -m hooke.services.supervisor.replica_child ORDER`, started by a supervisor."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from hooke.serving.request_context import log_with_ids
 __all__ = ["ReplicaOrder", "ReplicaReporter", "main"]
 
 LAST_S = 2.0
-"""A supervisor that reads nothing keeps the control's thread for a second."""
+"""A supervisor that does not read blocks the control thread for a second."""
 MEMORY_EVERY_S = 1.0
-"""Between two looks at the memory, which takes longer than all else that is told."""
+"""Between two reads of the memory, which take longer than the rest of a report."""
 
 _log = logging.getLogger("hooke")
 
 
 class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervisor starts a replica with. The numbers are of descriptors that the process inherits."""
+    """What a supervisor starts a replica with. The numbers are inherited descriptors."""
 
     name: str
     generation: str
-    """The file that says what to serve."""
+    """The file of the generation."""
     listening: int
     control: int
     lease_s: float
     memory_bytes: int | None = None
-    """What it may have before it is replaced."""
+    """The memory above which it is replaced."""
     among: int = 1
-    """So many replicas share what memory the machine has free."""
+    """The number of replicas that share the machine's free memory."""
 
 
 class ReplicaReporter:
-    """What the replica tells of itself, gathered in the control's own thread, which neither the model nor the event loop can stop."""
+    """Makes the replica's reports in the control thread, which neither the model nor the event loop can block."""
 
     def __init__(self, replica: Replica, name: str, *, memory_every_s: float = MEMORY_EVERY_S) -> None:
         self._memory_every_s = memory_every_s
@@ -71,27 +71,27 @@ class ReplicaReporter:
         self._memory_at = 0.0
         self._process = ProcessCounts()
         self._counted: int | None = None
-        """How much had been answered when it told its counts last."""
+        """The number of answers at the last report of counts."""
         self._windows: list[BatchWindow] = []
         self._events: list[ModelEvent] = []
         self._lock = threading.Lock()
 
     def began(self) -> None:
-        """It answers; called on its event loop."""
+        """The replica answers; called on its event loop."""
         self._loop = asyncio.get_running_loop()
 
     def window(self, window: BatchWindow) -> None:
-        """What it did lately; called on its event loop."""
+        """Add a window; called on its event loop."""
         with self._lock:
             self._windows.append(msgspec.structs.replace(window, replica=self._name, at=time.time()))
 
     def say(self, event: ModelEvent) -> None:
-        """What became of its model; called on its event loop."""
+        """Add an event of its model; called on its event loop."""
         with self._lock:
             self._events.append(msgspec.structs.replace(event, replica=self._name, at=time.time()))
 
     def message(self) -> bytes:
-        """All that is to be told now."""
+        """The next report."""
         now = time.monotonic()
         with self._lock:
             windows, events = tuple(self._windows), tuple(self._events)
@@ -111,7 +111,7 @@ class ReplicaReporter:
         return encode(ReplicaUpdate(report=report, windows=windows, counts=counts, events=events))
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
-        """At once where something was answered: of a replica that is killed no more than the last moment is missing."""
+        """The counts, at once after each answer: if the replica is killed, only the last moment is missing."""
         if anew:
             with contextlib.suppress(OSError):  # as below
                 self._process = process_counts()
@@ -123,19 +123,19 @@ class ReplicaReporter:
     def _memory_now(self, now: float) -> int:
         if now - self._memory_at >= self._memory_every_s:
             self._memory_at = now
-            with contextlib.suppress(OSError):  # where descriptors ran out it tells what it saw last
+            with contextlib.suppress(OSError):  # without free descriptors it reports the last value
                 self._memory = self._replica.memory_bytes()
         return self._memory
 
     def _loop_late_s(self, now: float) -> float:
-        """The event loop is asked to answer; as long as it has not, it has not turned."""
+        """How long a call that was scheduled on the event loop has waited."""
         if self._loop is None:
             return 0.0
         if self._asked_at is None:
             self._asked_at = now
             try:
                 self._loop.call_soon_threadsafe(self._turned)
-            except RuntimeError:  # it is closed: the process ends
+            except RuntimeError:  # the loop is closed: the process ends
                 self._loop = None
             return 0.0
         return now - self._asked_at
@@ -184,12 +184,14 @@ def main(order: ReplicaOrder) -> int:
     )
     control.close()
     thread.join(LAST_S)
-    control.send(reporter.message())  # what it answered since it told that last
+    control.send(reporter.message())  # the answers since its last report
     return 1 if cut else 0
 
 
 def _expired(lease_s: float) -> None:
-    _log.warning("no supervisor has been here for %g s: this replica answers what it has, and ends", lease_s)
+    _log.warning(
+        "no supervisor renewed the lease for %g s: this replica answers its open requests, and ends", lease_s
+    )
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,4 +1,4 @@
-"""One replica as its supervisor knows it, what it tells of itself, and the rules that all are kept to."""
+"""One replica as its supervisor knows it, the rules, and the events and actions of the supervision."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ __all__ = [
 
 
 STARTING, READY, RESTARTING, DRAINING = "starting", "ready", "restarting", "draining"
-"""What a replica says of itself; as `hooke.serving.replica.State`."""
+"""The state that a replica reports; as `hooke.serving.replica.State`."""
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica tells, several times a second, from a thread that neither the model nor the event loop can stop."""
+    """A replica's report, made several times a second in a thread that neither the model nor the event loop can block."""
 
     state: str = STARTING
     in_flight: int = 0
@@ -66,43 +66,43 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     loop_late_s: float = 0.0
     """How long its event loop has not turned."""
     batch_s: float = 0.0
-    """How long its model has been busy with the batch that it runs; 0 where it runs none."""
+    """How long the current batch has run; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How long things may take, in seconds, and how much memory a replica may have."""
+    """Time limits in seconds, and the memory limit of a replica."""
 
     timeout_s: float = 30.0
-    """The service's: within it each request has its answer."""
+    """The service's timeout: every request is answered within it."""
     ready_s: float = 300.0
-    """From a process's start to its first answer, and from its model's end until another is set up, with all tries: models of many GB are read from a disk within that."""
+    """From a process's start to its first answer, and from its model's end until another is set up, all tries included: enough to read a model of many GB from a disk."""
     healthy_s: float = 10.0
-    """A replica that was ready for so long is healthy: what kills it then is not its start."""
+    """A replica that was ready for so long is healthy: its start is not what kills it later."""
     quiet_s: float = 0.5
-    """A replica that left has nothing in flight for so long before it is ended: the front heard of it within 35 ms."""
+    """A leaving replica is ended after so long without open requests: the proxy stops sending within 35 ms."""
     silent_s: float = 10.0
-    """A replica that tells nothing for so long, or whose event loop does not turn, hangs."""
+    """A replica hangs if it does not report, or its event loop does not turn, for so long."""
     still_s: float = 2.0
-    """After so much of that it gets nothing new, where others can: ten times that it told nothing are no chance."""
+    """After so long without a report it gets no new requests if others can: ten missing reports are no accident."""
     idempotent: bool = False
-    """Whether requests may be sent again: those of one that hangs are answered by others once it is killed."""
+    """Whether requests may be sent again: those of a hanging replica are answered by others once it is killed."""
     spare_s: float = 5.0
-    """What is added wherever the service's timeout bounds a wait."""
+    """Added wherever the service's timeout bounds a wait."""
     backoff_s: float = 0.5
     backoff_cap_s: float = 60.0
     tries: int = 3
-    """So many replicas die before any was ever ready, and the service is given up: it is what was asked for that is wrong."""
+    """If so many replicas die before any was ready, the service is given up: the service itself is wrong."""
     roll_out_tries: int = 2
-    """So many of the new ones die, and a roll-out goes back: one may have been killed by chance."""
+    """If so many of the new replicas die, a roll-out is rolled back: one may have been killed by chance."""
     most_starting: int = 4
-    """Starts at once: each reads a model and wants a core."""
+    """Starts at once: each reads a model and needs a core."""
     memory_bytes: int | None = None
-    """A replica with more is replaced."""
+    """A replica above this is replaced."""
 
     @property
     def leave_s(self) -> float:
-        """How long a replica that left may have something in flight."""
+        """How long a leaving replica may have open requests."""
         return self.timeout_s + self.spare_s
 
     @property
@@ -112,19 +112,19 @@ class Rules:
 
     @property
     def batch_s(self) -> float:
-        """A batch that runs longer has nobody who waits for it, and keeps all others waiting."""
+        """No client waits for a batch that runs longer, and it blocks all others."""
         return self.timeout_s + self.spare_s
 
 
 class ReplicaPhase(enum.Enum):
-    """Where a replica is in its life; it never goes back."""
+    """A replica's phase of life; it never goes back."""
 
     STARTING = "starting"
     READY = "ready"
     LEAVING = "leaving"
-    """It gets no new requests, and answers those that it has."""
+    """It gets no new requests, and answers its open ones."""
     ENDING = "ending"
-    """It was sent SIGTERM, or ends by itself."""
+    """It got SIGTERM, or ends by itself."""
     KILLED = "killed"
 
 
@@ -138,47 +138,47 @@ class ReplicaMember:
     since: float
     """When its phase began."""
     heard_at: float
-    """When it told something last."""
+    """When its last report came."""
     phase: ReplicaPhase = ReplicaPhase.STARTING
     ready_at: float | None = None
     idle_since: float | None = None
-    """Since when it has told, after the front let go of it, that nothing is in flight."""
+    """Since when it has reported no open requests after the proxy stopped sending to it."""
     report: ReplicaReport = field(default_factory=ReplicaReport)
     restarting_since: float | None = None
-    """Since when it tells that its model is being set up anew; None: it is there."""
+    """Since when it has reported that its model is being set up again; None: its model answers."""
     unrouted: bool = False
-    """Whether the front has said, after it left, that it sends nothing to it."""
+    """Whether the proxy has acknowledged that it sends nothing to it."""
     replace_reason: str = ""
-    """Why another is to take its place; empty where none is."""
+    """Why another replica takes its place; empty if none does."""
     over_memory: bool = False
-    """Whether that is for its memory."""
+    """Whether it is replaced for its memory."""
     end_reason: str = ""
-    """Why it was ended."""
+    """Why it is ended."""
     failed: bool = False
     """Whether it was ended because it did no work."""
 
     @property
     def serves(self) -> bool:
-        """Whether it is one of those that are counted as wanted."""
+        """Whether it counts as one of the wanted replicas."""
         return self.phase is ReplicaPhase.READY and not self.replace_reason
 
     def update(self, report: ReplicaReport, now: float) -> bool:
-        """What it told now; whether its model is away by that, and was not before."""
+        """Take a report; returns whether its model has gone since the last one."""
         before, unavailable = self.restarting_since, report.state == RESTARTING
         self.report, self.heard_at = report, now
         self.restarting_since = (now if before is None else before) if unavailable else None
         return unavailable and before is None
 
     def enter(self, phase: ReplicaPhase, now: float) -> None:
-        """Go on to the next phase."""
+        """Enter the next phase."""
         self.phase, self.since = phase, now
 
     def healthy(self, now: float, rules: Rules) -> bool:
-        """Whether it has been ready for long enough."""
+        """Whether it has been ready long enough."""
         return self.ready_at is not None and now - self.ready_at >= rules.healthy_s
 
     def end_kind(self, exit_code: int | None, *, expected: bool) -> str:
-        """Why it ended, in a word; as `ReplicaEnded.kind` has them."""
+        """The kind of its end; as in `ReplicaEnded.kind`."""
         if self.failed:
             return "not ready" if self.ready_at is None or self.restarting_since is not None else "hung"
         if expected:
@@ -190,32 +190,32 @@ class ReplicaMember:
         return "signal" if exit_code < 0 else "exit"
 
     def unresponsive_s(self, now: float) -> float:
-        """Seconds without a sign that it can answer anything."""
+        """Seconds without a sign that it can answer."""
         return max(now - self.heard_at, self.report.loop_late_s)
 
     def failure(self, now: float, rules: Rules) -> str:
-        """Why it does no work any more although its process lives; empty where it does.
+        """Why it does no work although its process lives; empty if it works.
 
-        It is progress that is looked at: a replica whose port answers may be stuck all the same.
+        Progress is what counts: a replica whose port answers may still be stuck.
         """
         unheard = now - self.heard_at
         if unheard > rules.silent_s:
-            return f"it told nothing for {unheard:.0f} s"
+            return f"it sent no report for {unheard:.0f} s"
         if self.report.loop_late_s > rules.silent_s:
             return f"its event loop did not turn for {self.report.loop_late_s:.0f} s"
         if self.report.batch_s > rules.batch_s:
             return f"its model is busy with one batch for {self.report.batch_s:.0f} s"
         if self.restarting_since is not None and now - self.restarting_since > rules.ready_s:
-            return f"its model ended, and was not set up anew within {rules.ready_s:g} s"
+            return f"its model ended, and was not set up again within {rules.ready_s:g} s"
         return ""
 
 
-# --- What a supervision is told, and what it wants done.
+# --- The events and actions of a supervision.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """A replica that an earlier supervisor started and that still runs, for `age_s` seconds by now."""
+    """A running replica that an earlier supervisor started `age_s` seconds ago."""
 
     name: str
     generation: str
@@ -225,14 +225,14 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisionBegan:
-    """The first event: what runs already."""
+    """The first event: the replicas that run already."""
 
     adopted: tuple[Adopted, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """A replica told how it is."""
+    """A replica's report."""
 
     name: str
     report: ReplicaReport
@@ -240,7 +240,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exited:
-    """A replica's process is gone, or could not be started. `exit_code` is minus the signal, None where nobody knows."""
+    """A replica's process is gone, or could not be started. `exit_code` is minus the signal, None if unknown."""
 
     name: str
     exit_code: int | None = None
@@ -249,7 +249,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The front sends new requests to these, and to no others."""
+    """The proxy sends new requests to these replicas only."""
 
     names: tuple[str, ...]
 
@@ -264,7 +264,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """So many replicas are wanted from now on."""
+    """The number of wanted replicas changes."""
 
     wanted: int
     reason: str
@@ -280,14 +280,14 @@ class RollOut:
 
 @dataclass(frozen=True, slots=True)
 class DrainService:
-    """The service is to end when what was asked of it is answered."""
+    """The service is to end when its open requests are answered."""
 
     by: str
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyDrained:
-    """Nothing comes through the front any more."""
+    """No more requests come through the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +299,9 @@ class CutService:
 
 @dataclass(frozen=True, slots=True)
 class SupervisionTick:
-    """Time has passed. `listened` is when replicas were last given the chance to be heard; None: now.
+    """Time has passed. `listened` is when reports were last read; None: now.
 
-    A supervisor that was stopped itself has heard nothing for that time, and must not take it for their silence.
+    A supervisor that was stopped itself received nothing meanwhile, and must not count that as its replicas' silence.
     """
 
     listened: float | None = None
@@ -333,7 +333,7 @@ class StartReplica:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """These replicas, and no others, get new requests; before any other action of the same step. Say Published when it is so."""
+    """Send new requests to these replicas only, before any other action of the step; `Published` follows."""
 
     names: tuple[str, ...]
 
@@ -347,33 +347,33 @@ class Terminate:
 
 @dataclass(frozen=True, slots=True)
 class KillReplica:
-    """Send SIGKILL to a replica and to what it started."""
+    """Send SIGKILL to a replica and the processes that it started."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class DrainProxy:
-    """Let the front take no new connections, and end those that it has after their answer; then say FrontDrained."""
+    """Let the proxy accept no new connections, and end its connections after their answer; `ProxyDrained` follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Say this; it may be over in a moment."""
+    """Tell people something that may be over in a moment."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordEvent:
-    """Write this into the journal, and say it."""
+    """Write this event to the journal, and tell people."""
 
     event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveUp:
-    """No replica was ever ready, and trying again does not help. Done follows when all are gone."""
+    """No replica was ever ready, and more tries do not help. `SupervisionDone` follows when all are gone."""
 
     cause: str
     log_tail: tuple[str, ...]

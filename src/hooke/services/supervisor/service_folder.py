@@ -1,4 +1,4 @@
-"""The folder of a supervised service, `.hooke/services/<name>/`: who supervises it, which children it has, how to ask them."""
+"""The folder of a service, `.hooke/services/<name>/`: its supervisor, its children, and the sockets that reach them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 PROXY = "front"
-"""The name of the child that is no replica."""
+"""The name of the proxy's child record."""
 LOCK = "supervisor.lock"
 SOCKET = "supervisor.sock"
 METRICS_SOCKET = "metrics.sock"
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class ServiceDescriptor(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a service to whoever finds its folder."""
+    """The record by which other processes find a service."""
 
     service: str
     target: str
@@ -54,7 +54,7 @@ class ServiceDescriptor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A child process, so that another supervisor can find it: `created` tells it from a later one of the same number."""
+    """The record of a child process for another supervisor; `created` tells it from a later process with the same pid."""
 
     name: str
     pid: int = 0
@@ -66,11 +66,11 @@ class ChildRecord(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     """Seconds since the epoch."""
     devices: tuple[str, ...] = ()
-    """GPUs that it was given."""
+    """Its GPUs."""
 
 
 class ServiceFolder:
-    """One service's. Nothing is made before `create`."""
+    """A service's folder. Nothing is created before `create`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,60 +79,60 @@ class ServiceFolder:
 
     @classmethod
     def of(cls, project: Project, service: str) -> ServiceFolder:
-        """That of a service of this name."""
+        """The folder of the service with this name."""
         return cls(project.data / "services" / service)
 
     @property
     def socket(self) -> Path:
-        """Where the supervisor is asked."""
+        """The supervisor's control socket."""
         return self.path / SOCKET
 
     @property
     def metrics_socket(self) -> Path:
-        """Where the front asks the supervisor what all replicas counted."""
+        """Where the proxy gets the metrics of all replicas."""
         return self.path / METRICS_SOCKET
 
     def create(self) -> None:
-        """Make it, for its owner alone. Raises HookeError."""
+        """Create it, for its owner alone. Raises HookeError."""
         with writing("the service's folder", self.path):
             for folder in (self.path, self.path / "children", self.path / "generations"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.chmod(0o700)
 
     def child_socket(self, name: str) -> Path:
-        """Where a child is spoken to."""
+        """The socket of a child's control channel."""
         return self.path / "children" / f"{name}.sock"
 
     def generation(self, key: str) -> Path:
-        """What the replicas of a generation serve."""
+        """The file of a generation."""
         return self.path / "generations" / key
 
     def write_record(self, record: ServiceDescriptor) -> None:
-        """Say who supervises it. Raises OSError."""
+        """Record the supervisor. Raises OSError."""
         write_atomic(self.path / SERVICE, msgspec.json.encode(record))
 
     def record(self) -> ServiceDescriptor | None:
-        """Who supervises it, or did last; None where nobody ever did, or where the file is damaged."""
+        """The record of the current or last supervisor; None if there was none, or the file is damaged."""
         return _read(self.path / SERVICE, ServiceDescriptor)
 
     def write_child(self, record: ChildRecord) -> None:
-        """Let a child be found. Raises OSError."""
+        """Record a child. Raises OSError."""
         write_atomic(self._child(record.name), msgspec.json.encode(record))
 
     def forget_child(self, name: str) -> None:
-        """It is gone."""
+        """Forget a child that is gone."""
         self._child(name).unlink(missing_ok=True)
         self.child_socket(name).unlink(missing_ok=True)
 
     def children(self) -> Iterator[ChildRecord]:
-        """Those that were started and not seen to end; they need not live. Damaged records are skipped: nobody can be found by them."""
+        """The children that were started and not seen to end; they may be dead. Damaged records are skipped: no process can be found by them."""
         for path in sorted((self.path / "children").glob("*.json")):
             record = _read(path, ChildRecord)
             if record is not None:
                 yield record
 
     def living(self) -> list[ChildRecord]:
-        """Children that live."""
+        """The children that live."""
         return [record for record in self.children() if is_alive(record)]
 
     def single_processes(self) -> list[SingleProcess]:
@@ -154,7 +154,7 @@ class ServiceFolder:
         )
 
     def supervised(self) -> bool:
-        """Whether a supervisor is at work."""
+        """Whether a supervisor runs."""
         return self.lock.taken()
 
     def _child(self, name: str) -> Path:
@@ -162,12 +162,12 @@ class ServiceFolder:
 
 
 def is_alive(record: ChildRecord) -> bool:
-    """Whether it is this process that has the number, and whether it lives."""
+    """Whether the recorded process still runs."""
     return lives(record.pid, record.created)
 
 
 def service_folders(project: Project) -> list[ServiceFolder]:
-    """Those that were ever supervised here, and those that a process serves by itself, by name."""
+    """The folders of all services that were supervised here, or that a single process serves, by name."""
     try:
         names = sorted(os.listdir(project.data / "services"))
     except FileNotFoundError:
@@ -177,7 +177,7 @@ def service_folders(project: Project) -> list[ServiceFolder]:
 
 
 def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
-    """The service of this name, or the only one that runs. Raises UsageError naming those that there are."""
+    """The service of this name, or the only running one. Raises UsageError that lists the services."""
     known = service_folders(project)
     fitting = [folder for folder in known if not running or folder.running()]
     if name:
@@ -186,24 +186,26 @@ def find_service(project: Project, name: str, *, verb: str, running: bool = True
             return chosen[0]
         if chosen:
             raise UsageError(
-                f"{name} does not run", where=str(chosen[0].path), next=f"hooke serve {_target(chosen[0])}"
+                f"{name} is not running", where=str(chosen[0].path), next=f"hooke serve {_target(chosen[0])}"
             )
         near = get_close_matches(name, [folder.name for folder in known], n=1)
         meant = f"did you mean {near[0]}? " if near else ""
         listed = ", ".join(folder.name for folder in fitting) or "none"
         raise UsageError(
-            f"there is no service {name!r}", where=str(project.root), fix=f"{meant}those that run: {listed}"
+            f"no service is called {name!r}",
+            where=str(project.root),
+            fix=f"{meant}running services: {listed}",
         )
     if not fitting:
         raise UsageError(
-            "no service runs",
+            "no service is running",
             where=str(project.root),
             next="hooke serve FILE.py",
         )
     if len(fitting) > 1:
         names = ", ".join(folder.name for folder in fitting)
         raise UsageError(
-            f"{len(fitting)} services run",
+            f"{len(fitting)} services are running",
             fix=f"name one of: {names}",
             next=f"hooke serve {verb} {fitting[0].name}",
         )
@@ -222,24 +224,24 @@ def _read(path: Path, kind: type[T]) -> T | None:
         return None
 
 
-# --- Ends what a killed supervisor left behind.
+# --- Ending the children of a killed supervisor.
 
 GRACE_S = 2.0
-"""From SIGTERM to SIGKILL: the front has to end Envoy."""
+"""From SIGTERM to SIGKILL: the proxy has to end Envoy."""
 
 
 def end_leftovers(folder: ServiceFolder) -> Iterator[str]:
-    """End every child of the service that lives, the front first; a line for each. Its records go, too."""
+    """End every child of the service that lives, the proxy first; yields a line for each. Removes their records."""
     for record in sorted(folder.children(), key=lambda one: one.name != PROXY):
         if is_alive(record):
-            what = "the front" if record.name == PROXY else f"replica {record.name}"
+            what = "the proxy" if record.name == PROXY else f"replica {record.name}"
             end_child(record)
             yield f"ended: {what}, pid {record.pid}"
         folder.forget_child(record.name)
 
 
 def end_child(record: ChildRecord) -> None:
-    """End it now; the front gets a moment in which it ends Envoy."""
+    """End a child now; the proxy gets a moment to end Envoy."""
     if record.name == PROXY:
         with contextlib.suppress(ProcessLookupError):
             os.kill(record.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How a supervised service is, as plain values."""
+"""The status and the metrics of a supervised service."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from hooke.serving.metrics import Counts, GatheredCounts, ProxyStats, ReplicaSet
 __all__ = ["RecentCounts", "SupervisorView", "status_of"]
 
 
-# --- What is known of a service that is supervised: what its replicas counted, what happened to them, what its front counted.
+# --- The counters of replicas and proxy, and the events of replicas.
 
 LATELY_S = 60.0
-"""What a rate and a quantile are of: long enough for some requests, short enough to be now."""
+"""The period of rates and quantiles: long enough for some requests, short enough to be current."""
 STEP_S = 1.0
 
 
 class RecentCounts:
-    """What one replica did in about the last minute."""
+    """The counts of one replica over about the last minute."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, Counts]] = deque()
 
     def take(self, now: float, counts: Counts) -> None:
-        """What it has counted so far."""
+        """Add its current counts."""
         seen = self._seen
         if len(seen) > 1 and now - seen[-2][0] < STEP_S:
             seen.pop()
@@ -41,21 +41,21 @@ class RecentCounts:
             seen.popleft()
 
     def rate(self) -> float | None:
-        """Answers a second on its own routes; None where too little was seen."""
+        """Answers a second on the service's own routes; None if too little was seen."""
         if len(self._seen) < 2:
             return None
         (since, before), (until, after) = self._seen[0], self._seen[-1]
         return (after.requests() - before.requests()) / max(until - since, 1e-9)
 
     def p99_s(self) -> float | None:
-        """Within so many seconds 99 of 100 of them came, as far as the buckets of the histogram tell; None without any."""
+        """The seconds within which 99 % of the answers came, as near as the buckets tell; None without any."""
         if len(self._seen) < 2:
             return None
         return self._seen[-1][1].p99_s(before=self._seen[0][1])
 
 
 class SupervisorView:
-    """Kept by the supervisor's loop; `fleet` may be asked for in any thread."""
+    """Updated by the supervisor's loop; any thread may call `metrics`."""
 
     def __init__(self) -> None:
         self._gathered = GatheredCounts()
@@ -65,32 +65,32 @@ class SupervisorView:
         self._states: Mapping[str, int] = {}
         self._wanted = 0
         self.proxy: ProxyStats | None = None
-        """What the front counted, as it told last; None where it does not run."""
+        """The proxy's last counters; None while it does not run."""
 
     def take(self, name: str, counts: Counts, now: float) -> None:
-        """A replica told what it has counted so far."""
+        """A replica reported its counts."""
         self._gathered.take(name, counts)
         self._recent.setdefault(name, RecentCounts()).take(now, counts)
 
     def end(self, name: str) -> None:
-        """It is gone."""
+        """A replica is gone."""
         self._gathered.end(name)
         self._recent.pop(name, None)
 
     def record(self, event: ReplicaEvent) -> None:
-        """This goes into the journal."""
+        """Count an event of the journal."""
         self._events[str(type(event).__struct_config__.tag)] += 1
         if isinstance(event, ReplicaEnded):
             self._ends[event.kind] += 1
 
     def update(self, core: Supervision, proxy: ProxyStats | None) -> None:
-        """How it is now."""
+        """Take the current states."""
         states = Counter(member.phase.value for member in core.members.values())
         self._states = {phase.value: states[phase.value] for phase in ReplicaPhase}
         self._wanted, self.proxy = core.wanted, proxy
 
     def metrics(self) -> ReplicaSetMetrics:
-        """All of it, to be written out."""
+        """All that `/-/metrics` shows."""
         return ReplicaSetMetrics(
             live=dict(self._gathered.live),
             ended=self._gathered.ended,
@@ -102,7 +102,7 @@ class SupervisorView:
         )
 
     def recent(self, name: str) -> dict[str, float | None]:
-        """For `hooke serve status`: requests a second, and within how many seconds 99 of 100 were answered."""
+        """A replica's rate and 99 % quantile, for `hooke serve status`."""
         found = self._recent.get(name)
         return {
             "rate": found.rate() if found is not None else None,
@@ -110,7 +110,7 @@ class SupervisorView:
         }
 
     def proxy_facts(self) -> dict[str, object] | None:
-        """For `hooke serve status`."""
+        """The proxy's counters, for `hooke serve status`."""
         if self.proxy is None:
             return None
         facts: dict[str, object] = msgspec.to_builtins(self.proxy)
@@ -119,7 +119,7 @@ class SupervisorView:
 
 
 def status_of(core: Supervision, children: Mapping[str, Child], view: SupervisorView) -> dict[str, Any]:
-    """Of its replicas and its front, for `hooke serve status --json`; times in seconds, memory in bytes, rates a second."""
+    """The status of replicas and proxy, for `hooke serve status --json`: times in seconds, memory in bytes, rates a second."""
     now = time.time()
     replicas = []
     for name, member in core.members.items():

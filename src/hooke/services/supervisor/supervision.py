@@ -1,4 +1,4 @@
-"""The supervision of one service: `step(event, now)` folds what happened and returns what is to be done."""
+"""The supervision of one service: `step(event, now)` folds an event and returns actions. Pure."""
 
 from __future__ import annotations
 
@@ -20,63 +20,34 @@ from hooke.journal.service_events import (
 )
 from hooke.processes.exit_report import ended_by
 from hooke.processes.lease import Backoff
-from hooke.services.supervisor.replica_events import (
-    DRAINING,
-    READY,
-    Action,
-    Announce,
-    CutService,
-    DrainProxy,
-    DrainService,
-    Event,
-    Exited,
-    GiveUp,
-    KillReplica,
-    ProxyDrained,
-    Publish,
-    Published,
-    RecordEvent,
-    Replace,
-    ReplicaMember,
-    ReplicaPhase,
-    ReplicaReport,
-    Reported,
-    RollOut,
-    Rules,
-    Scale,
-    StartReplica,
-    SupervisionBegan,
-    SupervisionDone,
-    SupervisionTick,
-    Terminate,
-)
+from hooke.services.supervisor import replica_events as events
 
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
 
 
-# --- To whom the front sends requests, or may yet: what it says comes late, and may be of what it was told before the last.
+# --- The replicas that the proxy sends to, or may yet: its acknowledgements come late, and may be older than the last order.
 
 
 class ProxyRoutes:
-    """What the front was told, and what it has said of that."""
+    """What the proxy was told to publish, and what it has acknowledged."""
 
     def __init__(self) -> None:
         self._routed: tuple[str, ...] = ()
         self._pending: list[tuple[str, ...]] = []
-        """Told, and nothing said of it yet; the oldest first."""
+        """Published and not acknowledged yet; the oldest first."""
 
     def published(self, names: tuple[str, ...]) -> None:
-        """It is to send to these, and to no others."""
+        """The proxy is told to send to these replicas only."""
         self._pending.append(names)
 
     def heard_at(self, names: tuple[str, ...]) -> None:
-        """It says that it does. It may leave out some of what it was told, never their order."""
+        """The proxy acknowledges these. It may skip some of the orders, but keeps their sequence."""
         self._routed = names
         if names in self._pending:
             del self._pending[: self._pending.index(names) + 1]
 
     def reaches(self, name: str) -> bool:
-        """Whether requests come to it, or may yet."""
+        """Whether requests reach a replica, or may yet."""
         return name in self._routed or any(name in names for names in self._pending)
 
 
@@ -92,24 +63,24 @@ class Rolling:
 
 
 class Supervision:
-    """The replicas of a service, as far as they are known. All times are seconds of one clock, which never goes back.
+    """The replicas of a service, as far as they are known. All times are seconds of one monotonic clock.
 
-    What it keeps to: by its own decision there are never fewer ready replicas than wanted, so one leaves only when its successor
-    is ready; a replica leaves the front, then has nothing in flight (or has had its time), then gets SIGTERM, and SIGKILL only
-    after its deadline; a new generation takes over when all of it is ready and has been for a while, else the old one stays.
+    Its invariants: by its own decision there are never fewer ready replicas than wanted, so one leaves only when its successor
+    is ready; a replica leaves the proxy, then finishes its open requests (or runs out of time), then gets SIGTERM, and SIGKILL only
+    after its deadline; a new generation takes over when all of it has been ready for a while, else the old one stays.
     """
 
-    def __init__(self, rules: Rules, *, generation: str, wanted: int) -> None:
+    def __init__(self, rules: events.Rules, *, generation: str, wanted: int) -> None:
         self.rules = rules
         self.generation = generation
-        """What is served; during a roll-out the old one."""
+        """The generation that is served; during a roll-out the old one."""
         self.wanted = wanted
         self.rolling: Rolling | None = None
-        self.members: dict[str, ReplicaMember] = {}
+        self.members: dict[str, events.ReplicaMember] = {}
         self.refused = ""
-        """The generation that went back last: it is not tried again."""
+        """The generation that was rolled back last: it is not tried again."""
         self.closing = ""
-        """Who asked for the end; empty while nobody has."""
+        """Who asked for the end; empty while the service goes on."""
         self.ever_ready = False
         self._began = False
         self._proxy_drained = False
@@ -120,23 +91,23 @@ class Supervision:
         self._listened: float | None = None
         self._backoffs: dict[str, Backoff] = {}
         self._reasons: deque[str] = deque()
-        self._out: list[Action] = []
+        self._out: list[events.Action] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
-            SupervisionBegan: self._begin,
-            Reported: self._reported,
-            Published: self._is_published,
-            Exited: self._exited,
-            Replace: self._replace,
-            Scale: self._scale,
-            RollOut: self._roll_out,
-            DrainService: self._drain,
-            ProxyDrained: self._proxy_is_drained,
-            CutService: self._cut,
-            SupervisionTick: self._tick,
+            events.SupervisionBegan: self._begin,
+            events.Reported: self._reported,
+            events.Published: self._is_published,
+            events.Exited: self._exited,
+            events.Replace: self._replace,
+            events.Scale: self._scale,
+            events.RollOut: self._roll_out,
+            events.DrainService: self._drain,
+            events.ProxyDrained: self._proxy_is_drained,
+            events.CutService: self._cut,
+            events.SupervisionTick: self._tick,
         }
 
-    def step(self, event: Event, now: float) -> list[Action]:
-        """Fold the event; what is to be done now, in this order."""
+    def step(self, event: events.Event, now: float) -> list[events.Action]:
+        """Fold the event; returns the actions, in order."""
         self._out = []
         self._handlers[type(event)](event, now)
         if self._began:
@@ -154,35 +125,35 @@ class Supervision:
         self._out = []
         return unrouted
 
-    # -- what readers ask --------------------------------------------------------------------------
+    # -- for readers -------------------------------------------------------------------------------
 
     @property
     def target(self) -> str:
-        """The generation that is to be served."""
+        """The generation that is to be served in the end."""
         return self.rolling.generation if self.rolling else self.generation
 
-    def ready(self) -> list[ReplicaMember]:
-        """Those that get new requests, but for such as cannot answer at this moment where others can."""
-        return [member for member in self.members.values() if member.phase is ReplicaPhase.READY]
+    def ready(self) -> list[events.ReplicaMember]:
+        """Replicas that get new requests, unless they cannot answer at this moment and others can."""
+        return [member for member in self.members.values() if member.phase is events.ReplicaPhase.READY]
 
     def in_flight(self) -> int:
-        """Requests of all of them, as far as they have told."""
+        """Open requests of all replicas, by their last reports."""
         return sum(member.report.in_flight for member in self.members.values())
 
-    # -- what happened -----------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------
 
-    def _begin(self, event: SupervisionBegan, now: float) -> None:
+    def _begin(self, event: events.SupervisionBegan, now: float) -> None:
         self._began = True
         for one in event.adopted:
             started = now - one.age_s
-            member = ReplicaMember(
+            member = events.ReplicaMember(
                 name=one.name, generation=one.generation, started=started, since=now, heard_at=now
             )
             self.members[one.name] = member
             self._last_name = max(self._last_name, _number(one.name))
-            if one.report.state == READY:  # since before anybody here looked
+            if one.report.state == events.READY:  # it was ready before this supervisor looked
                 member.phase, member.ready_at, self.ever_ready = (
-                    ReplicaPhase.READY,
+                    events.ReplicaPhase.READY,
                     now - self.rules.healthy_s,
                     True,
                 )
@@ -190,61 +161,63 @@ class Supervision:
         others = [member.generation for member in self.ready() if member.generation != self.generation]
         if others:
             new, self.generation = self.generation, others[0]
-            self._roll_out(RollOut(new, "this supervisor was started to serve it"), now)
+            self._roll_out(events.RollOut(new, "this supervisor was started with it"), now)
 
-    def _reported(self, event: Reported, now: float) -> None:
+    def _reported(self, event: events.Reported, now: float) -> None:
         member = self.members.get(event.name)
         if member is not None:
             self._take(member, event.report, now)
 
-    def _tick(self, event: SupervisionTick, now: float) -> None:
+    def _tick(self, event: events.SupervisionTick, now: float) -> None:
         self._listened = now if event.listened is None else event.listened
 
     def _silence_ends(self, now: float) -> float:
-        """Until when silence counts: the last moment at which all could be heard."""
+        """Silence counts up to the last moment at which all could be heard."""
         return now if self._listened is None else self._listened
 
-    def _is_published(self, event: Published, _now: float) -> None:
+    def _is_published(self, event: events.Published, _now: float) -> None:
         self._routes.heard_at(event.names)
         for member in self.members.values():
-            if member.phase is ReplicaPhase.LEAVING and not self._routes.reaches(member.name):
+            if member.phase is events.ReplicaPhase.LEAVING and not self._routes.reaches(member.name):
                 member.unrouted = True
 
-    def _replace(self, event: Replace, _now: float) -> None:
+    def _replace(self, event: events.Replace, _now: float) -> None:
         member = self.members.get(event.name)
         if member is not None and member.serves:
             self._plan_replacement(member, event.reason)
 
-    def _take(self, member: ReplicaMember, report: ReplicaReport, now: float) -> None:
+    def _take(self, member: events.ReplicaMember, report: events.ReplicaReport, now: float) -> None:
         went, rolling = member.update(report, now), self.rolling
         if went and rolling is not None and member.generation == rolling.generation:
             rolling.deaths, rolling.cause = rolling.deaths + 1, "the process of its model ended"
-        if report.state == READY and member.phase is ReplicaPhase.STARTING:
-            member.enter(ReplicaPhase.READY, now)
+        if report.state == events.READY and member.phase is events.ReplicaPhase.STARTING:
+            member.enter(events.ReplicaPhase.READY, now)
             member.ready_at = now
             self.ever_ready = True
             seconds = now - member.started
             self._record(ReplicaReady(replica=member.name, generation=member.generation, seconds=seconds))
         elif (
-            report.state == DRAINING and member.phase is ReplicaPhase.READY
-        ):  # one that starts has failed: it exits
-            member.end_reason = "it drains, and nobody here asked for it"
+            report.state == events.DRAINING and member.phase is events.ReplicaPhase.READY
+        ):  # a starting one has failed: it exits
+            member.end_reason = "it drains without an order"
             self._note_replacement(member)
-            member.enter(ReplicaPhase.ENDING, now)
-        elif member.phase is ReplicaPhase.LEAVING:
+            member.enter(events.ReplicaPhase.ENDING, now)
+        elif member.phase is events.ReplicaPhase.LEAVING:
             if report.in_flight or not member.unrouted:
                 member.idle_since = None
             elif member.idle_since is None:
                 member.idle_since = now
 
-    def _exited(self, event: Exited, now: float) -> None:
+    def _exited(self, event: events.Exited, now: float) -> None:
         member = self.members.pop(event.name, None)
         if member is None:
             return
-        alive = member.phase in (ReplicaPhase.STARTING, ReplicaPhase.READY)
-        cause = ended_by(event.exit_code, asked=member.phase is ReplicaPhase.KILLED)
-        lost = member.report.in_flight if member.phase is not ReplicaPhase.STARTING else 0
-        asked = member.phase is ReplicaPhase.ENDING or (member.phase is ReplicaPhase.LEAVING and not lost)
+        alive = member.phase in (events.ReplicaPhase.STARTING, events.ReplicaPhase.READY)
+        cause = ended_by(event.exit_code, asked=member.phase is events.ReplicaPhase.KILLED)
+        lost = member.report.in_flight if member.phase is not events.ReplicaPhase.STARTING else 0
+        asked = member.phase is events.ReplicaPhase.ENDING or (
+            member.phase is events.ReplicaPhase.LEAVING and not lost
+        )
         expected = asked and event.exit_code in (0, None, -SIGTERM) and not member.failed
         self._record(
             ReplicaEnded(
@@ -262,43 +235,43 @@ class Supervision:
         if alive and not self.closing:
             self._failed(member, cause, now, event.log_tail)
 
-    def _scale(self, event: Scale, _now: float) -> None:
+    def _scale(self, event: events.Scale, _now: float) -> None:
         if event.wanted != self.wanted and not self.closing:
             self._record(ServiceScaled(before=self.wanted, after=event.wanted, reason=event.reason))
             self.wanted = event.wanted
 
-    def _roll_out(self, event: RollOut, now: float) -> None:
+    def _roll_out(self, event: events.RollOut, now: float) -> None:
         if self.closing or event.generation in (self.target, self.refused):
             return
         if self.rolling is not None:
-            self._roll_back("another one is to be served", now, refuse=False)
+            self._roll_back("another generation was ordered", now, refuse=False)
         if event.generation != self.generation:
             self.rolling = Rolling(generation=event.generation, reason=event.reason)
             self._record_roll_out(event.generation, "began", event.reason)
 
-    def _drain(self, event: DrainService, _now: float) -> None:
+    def _drain(self, event: events.DrainService, _now: float) -> None:
         if not self.closing:
             self.closing = event.by
-            self._out.append(DrainProxy())
+            self._out.append(events.DrainProxy())
 
-    def _proxy_is_drained(self, _event: ProxyDrained, _now: float) -> None:
+    def _proxy_is_drained(self, _event: events.ProxyDrained, _now: float) -> None:
         self._proxy_drained = True
 
-    def _cut(self, event: CutService, now: float) -> None:
+    def _cut(self, event: events.CutService, now: float) -> None:
         self.closing = self.closing or event.by
         self._proxy_drained = True
         for member in self.members.values():
             member.end_reason = member.end_reason or f"cut by {event.by}"
             self._kill(member, now)
 
-    # -- what follows ------------------------------------------------------------------------------
+    # -- decisions ---------------------------------------------------------------------------------
 
-    def _watch(self, member: ReplicaMember, now: float) -> None:
+    def _watch(self, member: events.ReplicaMember, now: float) -> None:
         rules, heard_by = self.rules, self._silence_ends(now)
         age = heard_by - member.since
-        if member.phase is ReplicaPhase.STARTING and age > rules.ready_s:
+        if member.phase is events.ReplicaPhase.STARTING and age > rules.ready_s:
             self._end_failed(member, f"it was not ready within {rules.ready_s:g} s", now)
-        elif member.phase is ReplicaPhase.READY:
+        elif member.phase is events.ReplicaPhase.READY:
             failure = member.failure(heard_by, rules)
             if failure:
                 self._end_failed(member, failure, now)
@@ -306,31 +279,33 @@ class Supervision:
                     self._kill(member, now)
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
-                self._plan_replacement(member, f"it has {has} of memory, and {limit} is the limit")
+                self._plan_replacement(member, f"its memory is {has}, above the limit of {limit}")
                 member.over_memory = True
-        elif member.phase is ReplicaPhase.LEAVING:
+        elif member.phase is events.ReplicaPhase.LEAVING:
             idle = member.idle_since is not None and now - member.idle_since >= rules.quiet_s
             if idle or age > rules.leave_s:
                 self._terminate(member, now)
-        elif member.phase is ReplicaPhase.ENDING and age > rules.term_s:
+        elif member.phase is events.ReplicaPhase.ENDING and age > rules.term_s:
             self._kill(member, now)
 
-    def _plan_replacement(self, member: ReplicaMember, why: str) -> None:
+    def _plan_replacement(self, member: events.ReplicaMember, why: str) -> None:
         if not member.replace_reason:
             member.replace_reason = why
             self._reasons.append(f"in place of replica {member.name}: {why}")
 
-    def _end_failed(self, member: ReplicaMember, why: str, now: float) -> None:
-        """It does not work: it gets no requests any more, and ends."""
-        left = member.phase is ReplicaPhase.READY
+    def _end_failed(self, member: events.ReplicaMember, why: str, now: float) -> None:
+        """It does not work: it gets no more requests, and ends."""
+        left = member.phase is events.ReplicaPhase.READY
         member.end_reason, member.failed = why, True
         if left:
             self._record_left(member, why)
         self._terminate(member, now)
         self._failed(member, why, now, ())
 
-    def _failed(self, member: ReplicaMember, cause: str, now: float, log_tail: tuple[str, ...]) -> None:
-        """It ended, or is ended, though nobody decided that it leaves."""
+    def _failed(
+        self, member: events.ReplicaMember, cause: str, now: float, log_tail: tuple[str, ...]
+    ) -> None:
+        """A replica ended, or is ended, without a decision that it leaves."""
         self._note_replacement(member)
         rolling = self.rolling
         if rolling is not None and member.generation == rolling.generation:
@@ -344,8 +319,8 @@ class Supervision:
         backoff = self._backoff(member.generation)
         waits_s = backoff.failed(now)
         if not self.ever_ready and backoff.failures >= self.rules.tries:
-            self._out.append(GiveUp(cause=cause, log_tail=log_tail))
-            self.closing, self._proxy_drained = "it was given up", True
+            self._out.append(events.GiveUp(cause=cause, log_tail=log_tail))
+            self.closing, self._proxy_drained = "the service was given up", True
             return
         self._record(
             StartDelayed(
@@ -357,7 +332,7 @@ class Supervision:
         for member in self.members.values():
             ready_at = member.ready_at
             if (
-                member.phase is ReplicaPhase.READY
+                member.phase is events.ReplicaPhase.READY
                 and ready_at is not None
                 and member.healthy(now, self.rules)
             ):
@@ -381,7 +356,7 @@ class Supervision:
             )
 
     def _roll_back(self, reason: str, now: float, *, refuse: bool = True) -> None:
-        """The new generation goes; the old one is still there."""
+        """Drop the new generation; the old one is still there."""
         rolling, self.rolling = self.rolling, None
         assert rolling is not None
         if refuse:
@@ -390,28 +365,30 @@ class Supervision:
         for member in list(self.members.values()):
             if member.generation == rolling.generation:
                 member.replace_reason = member.replace_reason or "its roll-out went back"
-                if member.phase is ReplicaPhase.STARTING:
+                if member.phase is events.ReplicaPhase.STARTING:
                     self._end_start(member, now)
 
     def _start_missing(self, now: float) -> None:
         target = self.target
         self._start(target, self.wanted - len(self._serving(target)) - len(self._starting(target)), now)
         if self.rolling is not None:
-            # The old ones serve until the new ones do: where one dies meanwhile, another comes.
+            # The old ones serve until the new ones do: a dead one is replaced meanwhile.
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
             self._start(self.generation, self.wanted - old - len(self._serving(target)), now)
 
     def _start(self, generation: str, count: int, now: float) -> None:
         if now < self._backoff(generation).not_before:
             return
-        starting = sum(member.phase is ReplicaPhase.STARTING for member in self.members.values())
+        starting = sum(member.phase is events.ReplicaPhase.STARTING for member in self.members.values())
         for _ in range(min(count, self.rules.most_starting - starting)):
             self._last_name += 1
             name = str(self._last_name)
-            self.members[name] = ReplicaMember(
+            self.members[name] = events.ReplicaMember(
                 name=name, generation=generation, started=now, since=now, heard_at=now
             )
-            self._out.append(StartReplica(name=name, generation=generation, reason=self._reason(generation)))
+            self._out.append(
+                events.StartReplica(name=name, generation=generation, reason=self._reason(generation))
+            )
 
     def _reason(self, generation: str) -> str:
         if self.rolling is not None and generation == self.rolling.generation:
@@ -419,9 +396,9 @@ class Supervision:
         return self._reasons.popleft() if self._reasons else f"{self.wanted} wanted"
 
     def _end_surplus(self, now: float) -> None:
-        """Those that are not needed leave; a ready one only where enough others are ready."""
+        """End surplus replicas; a ready one only if enough others are ready."""
         kept = {self.generation, self.target}
-        for member in [one for one in self.members.values() if one.phase is ReplicaPhase.STARTING]:
+        for member in [one for one in self.members.values() if one.phase is events.ReplicaPhase.STARTING]:
             if member.generation not in kept or member.replace_reason:
                 self._end_start(member, now)
         target = self.target
@@ -435,8 +412,8 @@ class Supervision:
                 break
             self._leave(member, reason, now)
 
-    def _surplus(self, kept: set[str]) -> Iterable[tuple[ReplicaMember, str]]:
-        """Ready replicas that are not wanted, in the order in which they are to go."""
+    def _surplus(self, kept: set[str]) -> Iterable[tuple[events.ReplicaMember, str]]:
+        """Surplus ready replicas, in the order in which they are to leave."""
         ready = self.ready()
         for member in ready:
             if member.replace_reason:
@@ -453,64 +430,68 @@ class Supervision:
         for member in reversed(self._starting(generation)[-count:] if count > 0 else []):
             self._end_start(member, now)
 
-    def _end_start(self, member: ReplicaMember, now: float) -> None:
+    def _end_start(self, member: events.ReplicaMember, now: float) -> None:
         member.end_reason = member.replace_reason or "it is not needed any more"
         self._terminate(member, now)
 
     def _close(self, now: float) -> None:
         for member in list(self.members.values()):
-            if member.phase is ReplicaPhase.STARTING:
+            if member.phase is events.ReplicaPhase.STARTING:
                 self._end_start(member, now)
-            elif member.phase is ReplicaPhase.READY and self._proxy_drained:
+            elif member.phase is events.ReplicaPhase.READY and self._proxy_drained:
                 self._leave(member, self.closing, now)
         if not self.members and self._proxy_drained and not self._done:
             self._done = True
-            self._out.append(SupervisionDone())
+            self._out.append(events.SupervisionDone())
 
-    def _leave(self, member: ReplicaMember, reason: str, now: float) -> None:
-        member.enter(ReplicaPhase.LEAVING, now)
+    def _leave(self, member: events.ReplicaMember, reason: str, now: float) -> None:
+        member.enter(events.ReplicaPhase.LEAVING, now)
         member.idle_since = None
         member.unrouted = member.name not in (self._published or ()) and not self._routes.reaches(member.name)
         self._record_left(member, reason)
 
-    def _terminate(self, member: ReplicaMember, now: float) -> None:
-        member.enter(ReplicaPhase.ENDING, now)
-        self._out.append(Terminate(member.name))
+    def _terminate(self, member: events.ReplicaMember, now: float) -> None:
+        member.enter(events.ReplicaPhase.ENDING, now)
+        self._out.append(events.Terminate(member.name))
 
-    def _kill(self, member: ReplicaMember, now: float) -> None:
-        if member.phase is not ReplicaPhase.KILLED:
-            member.enter(ReplicaPhase.KILLED, now)
-            self._out.append(KillReplica(member.name))
+    def _kill(self, member: events.ReplicaMember, now: float) -> None:
+        if member.phase is not events.ReplicaPhase.KILLED:
+            member.enter(events.ReplicaPhase.KILLED, now)
+            self._out.append(events.KillReplica(member.name))
 
     def _publish(self, heard_by: float) -> None:
         ready = self.ready()
         turning = [one for one in ready if one.unresponsive_s(heard_by) <= self.rules.still_s] or ready
-        # One whose model is away answers 503 at once, and so looks least busy; where there is no other it is asked all the same.
+        # A replica whose model is away answers 503 at once, and so looks least busy; it gets requests only if there is no other.
         able = [one for one in turning if one.restarting_since is None] or turning
         names = tuple(sorted((one.name for one in able), key=_number))
         if names != self._published:
             self._announce_unresponsive([one for one in ready if one not in turning], heard_by)
             self._published = names
             self._routes.published(names)
-            self._out.insert(0, Publish(names))
+            self._out.insert(0, events.Publish(names))
 
-    def _announce_unresponsive(self, still: Iterable[ReplicaMember], heard_by: float) -> None:
+    def _announce_unresponsive(self, still: Iterable[events.ReplicaMember], heard_by: float) -> None:
         for one in still:
             if one.name in (self._published or ()):
                 shown = format_seconds(one.unresponsive_s(heard_by))
-                text = f"replica {one.name} gives no sign for {shown}: others get what is new until it does"
-                self._out.append(Announce(text))
+                text = (
+                    f"replica {one.name} has not responded for {shown}: others get new requests until it does"
+                )
+                self._out.append(events.Announce(text))
 
-    # -- small things ------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------
 
-    def _serving(self, generation: str) -> list[ReplicaMember]:
+    def _serving(self, generation: str) -> list[events.ReplicaMember]:
         return [one for one in self.members.values() if one.generation == generation and one.serves]
 
-    def _starting(self, generation: str) -> list[ReplicaMember]:
+    def _starting(self, generation: str) -> list[events.ReplicaMember]:
         return [
             one
             for one in self.members.values()
-            if one.generation == generation and one.phase is ReplicaPhase.STARTING and not one.replace_reason
+            if one.generation == generation
+            and one.phase is events.ReplicaPhase.STARTING
+            and not one.replace_reason
         ]
 
     def _backoff(self, generation: str) -> Backoff:
@@ -518,10 +499,10 @@ class Supervision:
         made = Backoff(first_s=rules.backoff_s, cap_s=rules.backoff_cap_s)
         return self._backoffs.setdefault(generation, made)
 
-    def _note_replacement(self, member: ReplicaMember) -> None:
+    def _note_replacement(self, member: events.ReplicaMember) -> None:
         self._reasons.append(f"in place of replica {member.name}")
 
-    def _record_left(self, member: ReplicaMember, reason: str) -> None:
+    def _record_left(self, member: events.ReplicaMember, reason: str) -> None:
         count = member.report.in_flight
         self._record(
             ReplicaLeft(replica=member.name, generation=member.generation, reason=reason, in_flight=count)
@@ -535,7 +516,7 @@ class Supervision:
         self,
         event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged,
     ) -> None:
-        self._out.append(RecordEvent(event))
+        self._out.append(events.RecordEvent(event))
 
 
 def _number(name: str) -> int:

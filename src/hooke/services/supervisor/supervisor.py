@@ -1,4 +1,4 @@
-"""The loop that keeps a service's replicas and front as its supervision decides, until it is told to end."""
+"""The supervisor's loop: runs a service's replicas and proxy as the supervision decides, until the end."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from hooke.services.serve_file import check_bindings, curl_example, serve_extra,
 from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
+from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaler import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
 from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
@@ -45,32 +46,6 @@ from hooke.services.supervisor.generation import (
     pin_generation,
 )
 from hooke.services.supervisor.proxy_child import ProxyChild, make_proxy_settings
-from hooke.services.supervisor.replica_events import (
-    Action,
-    Adopted,
-    Announce,
-    CutService,
-    DrainProxy,
-    DrainService,
-    Event,
-    Exited,
-    GiveUp,
-    KillReplica,
-    ProxyDrained,
-    Publish,
-    Published,
-    RecordEvent,
-    Replace,
-    ReplicaPhase,
-    Reported,
-    RollOut,
-    Scale,
-    StartReplica,
-    SupervisionBegan,
-    SupervisionDone,
-    SupervisionTick,
-    Terminate,
-)
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
@@ -86,17 +61,17 @@ STOP_LOOK_S = 0.5
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 PROXY_LEASE = 5 / 6
-"""The front's lease, of the replicas': it ends first, so that nothing is sent to one that has ended."""
+"""The proxy's lease as a part of the replicas': it ends first, so that nothing is sent to an ended replica."""
 
 
 def _ending() -> list[signal.Signals]:
-    """What asks for the end: also that the terminal is closed, unless that is to be ignored (nohup)."""
+    """The signals that ask for the end: a closed terminal, too, unless that is to be ignored (nohup)."""
     hung_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
 
 class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a supervision came to."""
+    """What a supervised service did."""
 
     run: str
     answered: int
@@ -104,9 +79,9 @@ class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Supervisor:
-    """One service's. `run` takes the main thread: it listens to signals."""
+    """The supervisor of one service. `run` needs the main thread, for signals."""
 
-    def __init__(  # noqa: PLR0913 - what a supervisor is made of, each by name
+    def __init__(  # noqa: PLR0913 - the parts of a supervisor, each by name
         self,
         declared: Service,
         project: Project,
@@ -149,12 +124,12 @@ class Supervisor:
             say=tell,
         )
         self._control = ControlServer(folder.socket, self._execute)
-        self._inbox: deque[Event | Callable[[], None]] = deque()
+        self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
-        self._given_up: GiveUp | None = None
+        self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = 0.0
         self._runs = project.runs
         self._said = ""
@@ -163,7 +138,7 @@ class Supervisor:
 
     def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:
-            self._run_in_loop(lambda: self._say(f"what {self.declared.name} serves stays: {why}"))
+            self._run_in_loop(lambda: self._say(f"{self.declared.name} keeps its generation: {why}"))
 
         return AliasWatcher(
             source, first, every_s=self.options.poll_s, moved=self._alias_moved, unknown=unknown
@@ -171,13 +146,13 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        """By which it is asked on this machine; empty until it listens."""
+        """The URL on this machine; empty until the proxy listens."""
         return self.options.bind_config.url(self.proxy.port) if self.proxy.up else ""
 
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self) -> SupervisionEnded:
-        """Until the service has ended. Raises what kept the front or all replicas from coming up."""
+        """Run until the service has ended. Raises the error that kept the proxy or all replicas from starting."""
         former = {number: signal.signal(number, self._signalled) for number in _ending()}
         os.set_blocking(self._wake_writer, False)
         os.set_blocking(self._wake_reader, False)
@@ -217,7 +192,7 @@ class Supervisor:
         self.core.wanted = min(max(len(adopted), self.core.wanted), high)
         self._set_bounds(max(low, 1), high)
         self._aliases.start()
-        self._step(SupervisionBegan(adopted=adopted))
+        self._step(events.SupervisionBegan(adopted=adopted))
 
     def _set_bounds(self, low: int, high: int) -> None:
         self.bounds = (low, high)
@@ -235,10 +210,10 @@ class Supervisor:
         names = self.proxy.acknowledged()
         if names is not None:
             self._say_answering(names)
-            self._step(Published(names))
+            self._step(events.Published(names))
         if self._draining and self.proxy.drained:
             self._draining = False
-            self._step(ProxyDrained())
+            self._step(events.ProxyDrained())
         self._renew(now)
         self._look_for_stop(now)
         scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
@@ -247,7 +222,7 @@ class Supervisor:
         while self._inbox:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
-        self._step(SupervisionTick(listened=now))
+        self._step(events.SupervisionTick(listened=now))
         self._view.update(self.core, self.proxy.stats)
 
     def _wait(self) -> None:
@@ -278,7 +253,7 @@ class Supervisor:
             if ended is not None:
                 self.replicas.forget(child, now)
                 self._view.end(child.name)
-                self._step(Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
+                self._step(events.Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
     def _take_update(self, child: Child, update: ReplicaUpdate) -> None:
         for window in update.windows:
@@ -290,7 +265,7 @@ class Supervisor:
             self._record_event(event)
         before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
         self._answered += max(0, update.report.answered - before)
-        self._step(Reported(child.name, update.report))
+        self._step(events.Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:
         """`hooke stop RUN` ends it as `hooke serve drain` does."""
@@ -298,7 +273,7 @@ class Supervisor:
             self._looked = now
             by = self._runs.stop_requested(self.run_id)
             if by is not None:
-                self._step(DrainService(by))
+                self._step(events.DrainService(by))
 
     def _renew(self, now: float) -> None:
         if now - self._renewed >= self.options.lease_s / 6:
@@ -306,32 +281,32 @@ class Supervisor:
             for child in self._all_children():
                 child.renew(now)
 
-    def _step(self, event: Event) -> None:
+    def _step(self, event: events.Event) -> None:
         for action in self.core.step(event, time.monotonic()):
             self._perform(action)
 
     # -- actions -----------------------------------------------------------------------------------
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: events.Action) -> None:
         now = time.monotonic()
         match action:
-            case StartReplica():
+            case events.StartReplica():
                 self._start(action)
-            case Publish(names):
+            case events.Publish(names):
                 self.proxy.publish({name: self.replicas.children[name].record.port for name in names}, now)
-            case Terminate(name) | KillReplica(name):
-                self._end(name, by_force=isinstance(action, KillReplica))
-            case DrainProxy():
+            case events.Terminate(name) | events.KillReplica(name):
+                self._end(name, by_force=isinstance(action, events.KillReplica))
+            case events.DrainProxy():
                 self._draining = True
                 within_s = self.core.rules.leave_s
                 self.proxy.drain(within_s=within_s, now=now)
-            case Announce(text):
+            case events.Announce(text):
                 self._say(text)
-            case RecordEvent(event):
+            case events.RecordEvent(event):
                 self._record_event(event)
-            case GiveUp():
+            case events.GiveUp():
                 self._given_up = action
-            case SupervisionDone():
+            case events.SupervisionDone():
                 self._done = True
 
     def _end(self, name: str, *, by_force: bool) -> None:
@@ -339,13 +314,15 @@ class Supervisor:
         if child is not None:
             child.kill() if by_force else child.terminate()
 
-    def _start(self, action: StartReplica) -> None:
+    def _start(self, action: events.StartReplica) -> None:
         try:
             child = self.replicas.start(
                 action.name, action.generation, among=max(self.bounds[1], self.core.wanted)
             )
-        except (OSError, UsageError) as error:  # the latter where no port is free
-            self._inbox.append(Exited(name=action.name, log_tail=(f"no process could be started: {error}",)))
+        except (OSError, UsageError) as error:  # UsageError if no port is free
+            self._inbox.append(
+                events.Exited(name=action.name, log_tail=(f"no process could be started: {error}",))
+            )
             return
         self._record_event(
             ReplicaStarted(
@@ -357,16 +334,18 @@ class Supervisor:
             )
         )
 
-    def _adopt(self, records: Iterable[ChildRecord]) -> tuple[Adopted, ...]:
-        found: list[Adopted] = []
+    def _adopt(self, records: Iterable[ChildRecord]) -> tuple[events.Adopted, ...]:
+        found: list[events.Adopted] = []
         for record, report in self.replicas.adopt(records):
             if report is None:
                 self._say(
-                    f"replica {record.name} of an earlier supervisor does not answer: pid {record.pid} is ended"
+                    f"replica {record.name} of an earlier supervisor does not report: ending pid {record.pid}"
                 )
                 continue
             age_s = max(0.0, time.time() - record.started_at)
-            found.append(Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s))
+            found.append(
+                events.Adopted(name=record.name, generation=record.generation, report=report, age_s=age_s)
+            )
             facts = {name: getattr(record, name) for name in ("generation", "pid", "port")}
             self._record_event(ReplicaAdopted(replica=record.name, **facts))
         return tuple(found)
@@ -394,21 +373,21 @@ class Supervisor:
         self._said = said
         self._say(said)
 
-    # -- what comes from outside -------------------------------------------------------------------
+    # -- signals, aliases and commands -------------------------------------------------------------
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         self._signals += 1
         if self._signals == 1:
             self._inbox.append(
-                lambda: self._say(f"{name}: what was asked is answered, then all ends; Ctrl-C now cuts")
+                lambda: self._say(f"{name}: draining, open requests are answered; Ctrl-C now cuts them")
             )
-            self._inbox.append(DrainService(name))
+            self._inbox.append(events.DrainService(name))
         elif number == signal.SIGINT:
-            self._inbox.append(CutService("Ctrl-C, twice"))
+            self._inbox.append(events.CutService("Ctrl-C, twice"))
 
     def _alias_moved(self, generation: Generation) -> None:
-        """In the thread of the aliases."""
+        """Called in the thread of the aliases."""
 
         def roll_out() -> None:
             try:
@@ -418,45 +397,45 @@ class Supervisor:
                 self._say(f"{generation.name} cannot be rolled out yet: {error.why or error.what}")
                 return
             moving = ", ".join(str(value) for value in self._source.given.values() if hasattr(value, "alias"))
-            self._step(RollOut(generation.name, f"{moving} moved"))
+            self._step(events.RollOut(generation.name, f"{moving} moved"))
 
         self._run_in_loop(roll_out)
 
     def _run_in_loop(self, work: Callable[[], None]) -> None:
-        """From another thread: do this in the loop's."""
+        """Run this in the loop's thread, from any other."""
         self._inbox.append(work)
         if threading.current_thread() is not threading.main_thread():
             with contextlib.suppress(BlockingIOError, OSError):
                 os.write(self._wake_writer, b"x")
 
     def _execute(self, command: ServiceCommand) -> dict[str, object]:
-        """What the command line asks. Raises HookeError for what cannot be."""
+        """Execute a command of the control socket. Raises HookeError if it cannot be done."""
         by = command.by or "hooke serve"
         if command.verb in ("scale", "replace") and self.core.closing:
             raise HookeError(
                 f"{self.declared.name} is ending: {self.core.closing}",
-                fix="wait until it has, and serve it again",
+                fix="wait until it has ended, and serve it again",
             )
         if command.verb == "scale":
             wanted = min(max(self.core.wanted, command.low), command.high)
-            self._step(Scale(wanted, by))
+            self._step(events.Scale(wanted, by))
             self._set_bounds(command.low, command.high)
         elif command.verb == "replace":
             if command.replica not in self.core.members:
                 raise HookeError(
-                    f"there is no replica {command.replica}", fix=f"there are: {', '.join(self.core.members)}"
+                    f"no replica is called {command.replica}", fix=f"replicas: {', '.join(self.core.members)}"
                 )
             member = self.core.members[command.replica]
-            if member.phase is not ReplicaPhase.READY:
+            if member.phase is not events.ReplicaPhase.READY:
                 raise HookeError(
-                    f"replica {command.replica} is {member.phase.value}: only one that is ready can be replaced",
-                    fix="hooke serve status says how they are",
+                    f"replica {command.replica} is {member.phase.value}: only a ready replica can be replaced",
+                    fix="hooke serve status shows the states",
                 )
-            self._step(Replace(command.replica, by))
+            self._step(events.Replace(command.replica, by))
         elif command.verb == "drain":
-            self._step(DrainService(by))
+            self._step(events.DrainService(by))
         elif command.verb == "down":
-            self._step(CutService(by))
+            self._step(events.CutService(by))
         return {
             "service": self.declared.name,
             "url": self.url,
@@ -512,10 +491,10 @@ class Supervisor:
         try:
             self.folder.write_record(record)
         except OSError as error:
-            self._say(f"other terminals will not find where it listens: {error}")
+            self._say(f"the service's record cannot be written, so other terminals will not find it: {error}")
 
 
-# --- A service of several replicas, from what was asked to its end.
+# --- From the options to the end of a supervised service.
 
 
 def serve_several(
@@ -527,9 +506,9 @@ def serve_several(
     options: ServiceOptions,
     tell: Callable[[str], None],
 ) -> Any:
-    """Keep replicas and their front until SIGTERM or Ctrl-C; returns what it came to. `tell` gets a line for each event.
+    """Run replicas and their proxy until SIGTERM or Ctrl-C; returns what they did. `tell` gets a line for each event.
 
-    Raises UsageError where the service is supervised already or the port is taken, MissingExtra, and HookeError where no
+    Raises UsageError if the service is supervised already or the port is taken, MissingExtra, and HookeError if no
     replica can be set up.
     """
     check_bindings(declared, given)
@@ -546,7 +525,7 @@ def serve_several(
         if options.bind_config.port and (proxy is None or proxy.port != options.bind_config.port):
             bind(
                 options.bind_config.port, options.bind_config.host
-            ).close()  # that it is taken is said before anything is started
+            ).close()  # a taken port is reported before anything starts
         token_file = token_file_of(declared, project, options.bind_config)
         own = Sources(root=Project.root_of(path), file=path).own
         source = ServiceSource(
@@ -573,10 +552,10 @@ def serve_several(
 
 def _supervised_already(folder: ServiceFolder) -> UsageError:
     record = folder.record()
-    where = f"{record.url or 'it is coming up'}, pid {record.pid}" if record is not None else str(folder.path)
+    where = f"{record.url or 'it is starting'}, pid {record.pid}" if record is not None else str(folder.path)
     return UsageError(
-        f"{folder.name} is served already",
+        f"{folder.name} is already being served",
         where=where,
-        fix=f"another number of replicas: hooke serve scale {folder.name} 4; end it: hooke serve down {folder.name}",
+        fix=f"to change the number of replicas: hooke serve scale {folder.name} 4; to end it: hooke serve down {folder.name}",
         next=f"hooke serve status {folder.name}",
     )

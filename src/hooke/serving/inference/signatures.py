@@ -1,4 +1,4 @@
-"""A method's parameters and returned value as tensors: their datatypes and shapes, as far as annotations tell."""
+"""A method's parameters and result as tensors: datatypes and shapes, as far as annotations tell."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ __all__ = [
 
 
 OPEN = "FP64"
-"""What metadata say where the annotation leaves it open; others are taken, too."""
+"""The datatype shown where the annotation leaves it open; others are accepted, too."""
 _SCALARS: tuple[tuple[type[msgspec.inspect.Type], str], ...] = (
     (msgspec.inspect.FloatType, "FP64"),
     (msgspec.inspect.IntType, "INT64"),
@@ -68,22 +68,22 @@ _LISTS = (
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What tensor an annotation stands for."""
+    """The tensor that an annotation stands for."""
 
     datatype: str
     shape: tuple[int, ...]
     raw: bool = False
     """Elements of BYTES are bytes, not text."""
     open: bool = False
-    """The annotation leaves the datatype open: it is only shown to those who ask."""
+    """Whether the annotation leaves the datatype open: `datatype` is then only for display."""
 
     def metadata(self, name: str) -> TensorMetadata:
-        """Of a tensor of this name."""
+        """The metadata of a tensor with this name."""
         return TensorMetadata(name, self.datatype, self.shape or (1,))
 
 
 def form_of(annotation: Any) -> Form | None:
-    """The tensor that it stands for; None for what is none, such as an object with fields. An array of open rank is a table."""
+    """The tensor of an annotation; None for others, such as an object with fields. An array of open rank counts as a table."""
     if is_array(annotation):
         dtype = dtype_of(annotation)
         datatype = datatype_of(dtype) if dtype is not None else None
@@ -94,22 +94,22 @@ def form_of(annotation: Any) -> Form | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One of a method's."""
+    """One parameter of a method."""
 
     name: str
     annotation: Any
     form: Form | None
-    """The tensor that may be given for it; None where none can."""
+    """The tensor that it accepts; None if it accepts none."""
     default: Any
     is_array: bool
     dtype: np.dtype[Any] | None
-    """Of an array; None where that is open."""
+    """The dtype of an array; None if it is open."""
     rank: int
-    """How many dimensions an array has; 0 where that is open."""
+    """The dimensions of an array; 0 if they are open."""
 
     @classmethod
     def of(cls, name: str, annotation: Any, default: Any) -> Parameter:
-        """From its annotation; `default` is `inspect.Parameter.empty` where there is none."""
+        """The parameter of an annotation; `default` is `inspect.Parameter.empty` without one."""
         array = is_array(annotation)
         return cls(
             name=name,
@@ -122,7 +122,7 @@ class Parameter:
         )
 
     def value(self, tensor: np.ndarray) -> Any:
-        """The argument that this tensor is. Raises Misfit, and msgspec.ValidationError."""
+        """The argument made of a tensor. Raises TensorError, and msgspec.ValidationError."""
         assert self.form is not None, "no input"
         if tensor.dtype == object:
             tensor = texts(tensor, raw=self.form.raw)
@@ -130,7 +130,7 @@ class Parameter:
             if self.form.shape or not tensor.size:
                 return convert(tensor.tolist(), self.annotation)
             if tensor.size != 1:
-                raise TensorError(f"it is one value, and there are {tensor.size}")
+                raise TensorError(f"expected one value, got {tensor.size}")
             return convert(tensor.reshape(1).tolist()[0], self.annotation)
         if tensor.dtype == object:
             tensor = _as_text_array(tensor)
@@ -142,7 +142,7 @@ class Parameter:
 
 
 def outputs_of(function: Callable[..., Any], hint: Any) -> dict[str, Form]:
-    """The outputs of a function whose return annotation is this, as far as that tells them."""
+    """The outputs of a function with this return annotation, as far as it tells."""
     if hint in (None, inspect.Parameter.empty, tuple, dict):
         return {}
     kind = None if is_array(hint) else _type_info(hint)
@@ -156,7 +156,7 @@ def outputs_of(function: Callable[..., Any], hint: Any) -> dict[str, Form]:
 
 
 def _output(hint: Any) -> Form | None:
-    """As `form_of`, but an array of open rank has a value for each row, and what msgspec does not know may be returned."""
+    """As `form_of`, but an array of open rank has one value a row, and types unknown to msgspec may be returned."""
     if is_array(hint):
         form = form_of(hint)
         return form if form is None or rank_of(hint) else dataclasses.replace(form, shape=(-1,))
@@ -165,7 +165,7 @@ def _output(hint: Any) -> Form | None:
 
 
 def _type_info(annotation: Any) -> msgspec.inspect.Type | None:
-    """None for what msgspec does not know: nothing says that an answer must be annotated with what could be read."""
+    """None for types unknown to msgspec: a returned value need not have a type that can be read."""
     try:
         return msgspec.inspect.type_info(annotation)
     except (TypeError, NotImplementedError, NameError):
@@ -202,7 +202,7 @@ def _form_of_list(kind: msgspec.inspect.Type) -> Form | None:
 
 
 def texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
-    """Elements of BYTES as text, or as bytes. Raises Misfit for bytes that are no UTF-8."""
+    """Elements of BYTES as text, or as bytes. Raises TensorError for bytes that are not UTF-8."""
     made = np.empty(tensor.size, dtype=object)
     flat = tensor.ravel().tolist()
     try:
@@ -211,7 +211,7 @@ def texts(tensor: np.ndarray, *, raw: bool) -> np.ndarray:
         else:
             made[:] = [one if isinstance(one, str) else one.decode() for one in flat]
     except UnicodeError:
-        raise TensorError("its bytes are no text in UTF-8") from None
+        raise TensorError("its bytes are not UTF-8 text") from None
     return made.reshape(tensor.shape)
 
 
@@ -222,7 +222,7 @@ def _as_text_array(tensor: np.ndarray) -> np.ndarray:
     return np.array(flat, dtype=np.str_).reshape(tensor.shape)
 
 
-# --- Rows that are objects, such as `list[Flight]`, from columns: each field is an input of its own, as tables are sent.
+# --- Rows that are objects, such as `list[Flight]`, as columns: each field is an input of its own, as in a table.
 
 _OBJECTS = (msgspec.inspect.StructType, msgspec.inspect.DataclassType, msgspec.inspect.TypedDictType)
 _AT = re.compile(r" - at `\$\[(?P<row>\d+)\]\.?(?P<name>[^`]*)`$")
@@ -230,14 +230,14 @@ _AT = re.compile(r" - at `\$\[(?P<row>\d+)\]\.?(?P<name>[^`]*)`$")
 
 @dataclass(frozen=True, slots=True)
 class FieldColumn:
-    """A field of a row. Where it `may_be_null`, NaN stands for null, which no tensor has."""
+    """A field of a row. If it `may_be_null`, NaN stands for null, which tensors lack."""
 
     form: Form
     required: bool
     may_be_null: bool
 
     def values(self, tensor: np.ndarray) -> list[Any]:
-        """One for each row. Raises Misfit for a tensor of more than one column, and for bytes that are no text."""
+        """One value for each row. Raises TensorError for a tensor of several columns, and for bytes that are not text."""
         if not tensor.ndim or tensor.shape[0] != tensor.size:
             raise TensorError(f"a column has the shape [rows] or [rows, 1], not {list(tensor.shape)}")
         if tensor.dtype == object:
@@ -250,13 +250,13 @@ class FieldColumn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """The rows that a parameter takes, by its columns."""
+    """The rows of a parameter, by column."""
 
     annotation: Any
     columns: Mapping[str, FieldColumn]
 
     def rows(self, tensors: Mapping[str, np.ndarray]) -> Any:
-        """The argument. Raises Problem (422) that names the column which is missing, of another length, or does not fit."""
+        """The argument made of its columns. Raises Problem (422) that names a column that is missing, has another length, or does not fit."""
         given: dict[str, list[Any]] = {}
         for name, column in self.columns.items():
             if name in tensors:
@@ -265,7 +265,7 @@ class Table:
                 except TensorError as misfit:
                     raise wrong_tensor(name, str(misfit)) from None
             elif column.required or not given:
-                raise wrong_tensor(name, "it is missing")
+                raise wrong_tensor(name, "missing")
         first, count = next((name, len(values)) for name, values in given.items())
         for name, values in given.items():
             if len(values) != count:
@@ -281,7 +281,7 @@ class Table:
 
 
 def table_of(annotation: Any) -> Table | None:
-    """That of a list of objects all of whose fields are plain values, or may be left out; None for all else."""
+    """The table of a list of objects whose fields are plain values or optional; None for other annotations."""
     kind = msgspec.inspect.type_info(annotation)
     if not isinstance(kind, msgspec.inspect.ListType) or not isinstance(kind.item_type, _OBJECTS):
         return None
@@ -300,32 +300,32 @@ def table_of(annotation: Any) -> Table | None:
     return Table(annotation, columns) if columns else None
 
 
-# --- A service's methods as models of the protocol: what they take, and what they give, as tensors.
+# --- A service's methods as models of the protocol, with tensors in and out.
 
 VERSION = "1"
-"""A replica has one of each model: which registered model it was given, `setup` knows."""
+"""A replica has one version of each model: `setup` knows which registered model it got."""
 PLATFORM = "hooke"
 _RESERVED = frozenset({"binary_data_output", "priority", "timeout"})
-"""Parameters of a request that mean something else than an argument."""
+"""Parameters of a request that are not arguments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorModel:
-    """A method that takes and gives tensors."""
+    """A method with tensors as inputs and outputs."""
 
     name: str
     method: str
     parameters: Mapping[str, Parameter]
-    """All of the method's, in their order."""
+    """All parameters of the method, in order."""
     inputs: Mapping[str, Form]
-    """The parameters that may be given as tensors, and the columns of a table."""
+    """The parameters that accept tensors, and the columns of a table."""
     outputs: Mapping[str, Form]
-    """Those that its annotation tells; what it returns may be others."""
+    """The outputs that its annotation tells; it may return others."""
     tables: Mapping[str, Table]
-    """By the parameter that takes its rows; one at most."""
+    """By the parameter that takes the rows; one at most."""
 
     def metadata(self) -> ModelMetadata:
-        """What it takes and gives."""
+        """Its inputs and outputs."""
         return ModelMetadata(
             name=self.name,
             versions=(VERSION,),
@@ -338,9 +338,9 @@ class TensorModel:
 def models_of(
     declared: Service, methods: Mapping[str, Method]
 ) -> tuple[dict[str, TensorModel], dict[str, str]]:
-    """The models of a service by name, and why each of its other methods is none.
+    """The models of a service by name, and the reason why each other method is not one.
 
-    Each is called `Class.method`; the only one of a service is called as its class, too.
+    A model is called `Class.method`; if a service has only one, it is also called `Class`.
     """
     found: dict[str, TensorModel] = {}
     refused: dict[str, str] = {}
@@ -357,10 +357,10 @@ def models_of(
 
 
 def arguments_of(model: TensorModel, query: InferenceQuery) -> dict[str, Any]:
-    """What its method is called with, in the order of the parameters. Raises Problem (422) that names the input."""
+    """The arguments of its method, in the order of the parameters. Raises Problem (422) that names the input."""
     for name in query.tensors:
         if name not in model.inputs:
-            raise wrong_tensor(name, f"there is none; there are {', '.join(model.inputs) or 'none'}")
+            raise wrong_tensor(name, f"unknown input; inputs: {', '.join(model.inputs) or 'none'}")
     return {
         name: model.tables[name].rows(query.tensors) if name in model.tables else _argument(parameter, query)
         for name, parameter in model.parameters.items()
@@ -368,10 +368,10 @@ def arguments_of(model: TensorModel, query: InferenceQuery) -> dict[str, Any]:
 
 
 def tensors_of(model: TensorModel, result: Any) -> dict[str, np.ndarray]:
-    """What its method returned, as outputs. Raises Problem (406) for what is no tensor.
+    """The method's result as outputs. Raises Problem (406) for values that are not tensors.
 
-    The values of a dict, or of a named tuple, are outputs of these names; those of a tuple are `output_0`, `output_1`; anything
-    else is one output with the method's name.
+    The values of a dict or a named tuple are outputs of these names; those of a tuple are `output_0`, `output_1`; any other
+    value is one output with the method's name.
     """
     if isinstance(result, dict):
         parts = {str(name): value for name, value in result.items()}
@@ -384,9 +384,9 @@ def tensors_of(model: TensorModel, result: Any) -> dict[str, np.ndarray]:
 
 
 def _model(declared: Service, method: Method, function: Callable[..., Any]) -> TensorModel | str:
-    """Or why it is none."""
+    """The model, or the reason why the method is not one."""
     if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
-        return f"it streams, which the protocol does not; use POST /{method.name}"
+        return f"it streams, which the protocol does not support; use POST /{method.name}"
     name = f"{declared.name}.{method.name}"
     hints = hints_of(name, function)
     parameters: dict[str, Parameter] = {}
@@ -425,7 +425,7 @@ def _argument(parameter: Parameter, query: InferenceQuery) -> Any:
     except TensorError as misfit:
         raise wrong_tensor(name, str(misfit)) from None
     if parameter.default is inspect.Parameter.empty:
-        raise wrong_tensor(name, "it is missing")
+        raise wrong_tensor(name, "missing")
     return parameter.default
 
 
@@ -450,11 +450,11 @@ def _listed(model: TensorModel, name: str, value: list[Any]) -> np.ndarray:
         raise _no_tensor(model, name, "a list of unequal or mixed values") from None
     form = model.outputs.get(name)
     if form is not None and not form.open and form.datatype == "FP64" and made.dtype.kind in "iu":
-        return made.astype(np.float64)  # a float that is whole, in a list, is still annotated as a float
+        return made.astype(np.float64)  # in a list, an integral float is still annotated as a float
     return made
 
 
 def _no_tensor(model: TensorModel, name: str, what: str) -> Problem:
     return Problem(
-        406, f"output {name} is {what}, which no tensor holds; POST /{model.method} gives it as JSON"
+        406, f"output {name} is {what}, which a tensor cannot hold; POST /{model.method} returns it as JSON"
     )

@@ -1,6 +1,6 @@
-"""Arrays from tensors and tensors from arrays, in JSON and in binary. Nothing is allocated for a shape before its data was counted.
+"""Arrays from tensors and tensors from arrays, in JSON and in binary. No memory is allocated for a shape before its data is counted.
 
-Elements of BYTES are `str` where JSON brought them and `bytes` where binary data did, in an array of objects.
+Elements of BYTES are `str` from JSON and `bytes` from binary data, in an array of objects.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ __all__ = [
 ]
 
 
-# --- The protocol's datatypes, and what they are in NumPy and in JSON.
+# --- The protocol's datatypes in NumPy and in JSON.
 
 
 @dataclass(frozen=True, slots=True)
 class Datatype:
-    """One of the protocol's. `dtype` is little-endian, as in a binary tensor."""
+    """A datatype of the protocol. `dtype` is little-endian, as in a binary tensor."""
 
     name: str
     dtype: np.dtype[Any]
     element: type
-    """What JSON has for it."""
+    """The type of its JSON elements."""
     code: str
-    """The typecode of `array.array` that takes such elements from a list: the same number or a wider one; none for BYTES."""
+    """The typecode of `array.array` for a list of such elements: the same type or a wider one; empty for BYTES."""
 
 
 BYTES = Datatype("BYTES", np.dtype(np.object_), str, "")
-"""Text, or bytes: any number of them for each element."""
+"""Text or bytes of any length for each element."""
 
 DATATYPES: dict[str, Datatype] = {
     one.name: one
@@ -74,17 +74,17 @@ _OF_DTYPE = {one.dtype: one for one in DATATYPES.values() if one is not BYTES}
 
 
 def datatype_named(name: str) -> Datatype | str:
-    """The datatype of this name, or why there is none."""
+    """The datatype with this name, or the reason why there is none."""
     found = DATATYPES.get(name)
     if found is not None:
         return found
     if name == "BF16":
         return "NumPy has no BF16; send FP32, which holds all its values"
-    return f"there is no datatype {name[:40]}; there are {', '.join(DATATYPES)}"
+    return f"unknown datatype {name[:40]}; datatypes: {', '.join(DATATYPES)}"
 
 
 def datatype_of(dtype: np.dtype[Any]) -> Datatype | None:
-    """The one that arrays of this dtype have. An array of objects is BYTES if its elements are; None for what has none."""
+    """The datatype of arrays with this dtype. An array of objects is BYTES if its elements are; None if there is none."""
     found = _OF_DTYPE.get(dtype)
     if found is not None:
         return found
@@ -94,16 +94,16 @@ def datatype_of(dtype: np.dtype[Any]) -> Datatype | None:
 MOST_DIMENSIONS = 32
 """More than any model has, and within what each version of NumPy can hold."""
 MOST_ELEMENTS = 1 << 40
-"""No shape has more, whatever of it is zero: NumPy could not hold it."""
+"""NumPy cannot hold a larger shape, even with a zero in it."""
 _LENGTH = struct.Struct("<I")
 
 
 class TensorError(ValueError):
-    """Data that is not what its shape and datatype say."""
+    """Data that does not match its shape and datatype."""
 
 
 def read_json(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> np.ndarray:
-    """The array of JSON data, flat in row-major order or nested as the shape is. Raises Misfit."""
+    """The array of JSON data, flat in row-major order or nested like the shape. Raises TensorError."""
     count = count_elements(shape)
     try:
         values = _flat(datatype, shape, data)
@@ -111,46 +111,46 @@ def read_json(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> np
         hint = "; NaN goes as binary data" if datatype.element is float and "`null`" in str(error) else ""
         raise TensorError(f"{error}{hint}".replace("`$", "`data")) from None
     if len(values) != count:
-        raise TensorError(f"its shape {_shown(shape)} has {count} elements, and its data {len(values)}")
+        raise TensorError(f"its shape {_shown(shape)} has {count} elements, but its data has {len(values)}")
     if datatype is BYTES:
         return _objects(values, shape)
     try:
         packed = array.array(datatype.code, values)
     except OverflowError:
-        raise TensorError(f"a number of it is none that {datatype.name} can hold") from None
+        raise TensorError(f"one of its numbers does not fit {datatype.name}") from None
     made = np.frombuffer(packed, dtype=bool if datatype.element is bool else packed.typecode)
     return _narrow(datatype, made).reshape(shape)
 
 
 def read_binary(datatype: Datatype, shape: Sequence[int], data: memoryview) -> np.ndarray:
-    """The array of binary data: little-endian, row-major; each element of BYTES after its length. Raises Misfit."""
+    """The array of binary data: little-endian, row-major; each element of BYTES after its length. Raises TensorError."""
     count = count_elements(shape)
     if datatype is BYTES:
         return _objects(_split(data, count), shape)
     size = datatype.dtype.itemsize
     if len(data) != count * size:
-        shown = f"its shape {_shown(shape)} of {datatype.name} takes {count * size} bytes"
-        raise TensorError(f"{shown}, and its binary_data_size is {len(data)}")
-    # A copy: what came cannot be written to and stands at any address, and a model's code may need both.
+        shown = f"its shape {_shown(shape)} of {datatype.name} needs {count * size} bytes"
+        raise TensorError(f"{shown}, but its binary_data_size is {len(data)}")
+    # A copy: the received data is read-only and not aligned, and a model's code may need both.
     made = np.frombuffer(data, dtype=datatype.dtype).copy()
     if datatype.element is bool and count and made.view(np.uint8).max() > 1:
-        raise TensorError("a byte of it is neither 0 nor 1")
+        raise TensorError("one of its bytes is neither 0 nor 1")
     return made.reshape(shape)
 
 
 def json_data(datatype: Datatype, value: np.ndarray) -> list[Any]:
-    """The elements in row-major order, as JSON has them; NaN is written as null. Raises Misfit for bytes that are no text."""
+    """The elements in row-major order, for JSON; NaN becomes null. Raises TensorError for bytes that are not text."""
     flat: list[Any] = value.ravel().tolist()
     if datatype is not BYTES:
         return flat
     try:
         return [one if isinstance(one, str) else one.decode() for one in flat]
     except UnicodeDecodeError:
-        raise TensorError("its bytes are no text, which JSON needs; ask for binary data") from None
+        raise TensorError("its bytes are not text, which JSON needs; request binary data") from None
 
 
 def to_binary(datatype: Datatype, value: np.ndarray) -> bytes:
-    """The elements in row-major order, as `read_binary` takes them. Raises Misfit for text that UTF-8 does not have."""
+    """The elements in row-major order, as `read_binary` takes them. Raises TensorError for text that UTF-8 cannot encode."""
     if datatype is not BYTES:
         return value.astype(datatype.dtype, copy=False).tobytes()
     parts: list[bytes] = []
@@ -161,7 +161,7 @@ def to_binary(datatype: Datatype, value: np.ndarray) -> bytes:
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """How many a tensor of this shape has. Raises Misfit for a shape that no array can have."""
+    """The number of elements of a shape. Raises TensorError for a shape that no array can have."""
     count = math.prod(shape)
     most = count or math.prod(filter(None, shape))
     if most > MOST_ELEMENTS or len(shape) > MOST_DIMENSIONS:
@@ -170,7 +170,7 @@ def count_elements(shape: Sequence[int]) -> int:
 
 
 def _flat(datatype: Datatype, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
-    """The elements of flat or nested JSON. Raises msgspec.ValidationError, and Misfit where the nesting is not the shape's."""
+    """The elements of flat or nested JSON. Raises msgspec.ValidationError, and TensorError if the nesting is not the shape's."""
     try:
         return _decoder(datatype.element, 1).decode(data)  # most clients send it flat
     except msgspec.ValidationError:
@@ -193,22 +193,20 @@ def _decoder(element: type, depth: int) -> msgspec.json.Decoder[Any]:
 
 
 def _narrow(datatype: Datatype, made: np.ndarray) -> np.ndarray:
-    """From what the numbers were gathered in to the tensor's own type. Raises Misfit where that has no such number."""
+    """The array in the tensor's own type. Raises TensorError for a number that does not fit."""
     if datatype.element is not float or datatype.dtype.itemsize == 8:
         return made
     with np.errstate(over="ignore"):
         narrow = made.astype(datatype.dtype, copy=False)
-    if not np.isfinite(narrow).all():  # JSON has none that is not finite
-        raise TensorError(f"a number of it is none that {datatype.name} can hold")
+    if not np.isfinite(narrow).all():  # JSON numbers are finite
+        raise TensorError(f"one of its numbers does not fit {datatype.name}")
     return narrow
 
 
 def _split(data: memoryview, count: int) -> list[bytes]:
-    """The elements of BYTES. Raises Misfit where the lengths do not come out even."""
+    """The elements of BYTES. Raises TensorError if the lengths do not add up."""
     if count * _LENGTH.size > len(data):
-        raise TensorError(
-            f"its shape has {count} elements, for whose lengths its {len(data)} bytes are too few"
-        )
+        raise TensorError(f"its {len(data)} bytes are too few for the lengths of {count} elements")
     values: list[bytes] = []
     at = 0
     for number in range(count):
@@ -217,10 +215,10 @@ def _split(data: memoryview, count: int) -> list[bytes]:
             raise TensorError(f"its binary data ends before the length of element {number}")
         at = begin + _LENGTH.unpack_from(data, at)[0]
         if at > len(data):
-            raise TensorError(f"element {number} is said to be longer than what is left of its binary data")
+            raise TensorError(f"element {number} is longer than the rest of its binary data")
         values.append(bytes(data[begin:at]))
     if at != len(data):
-        raise TensorError(f"{len(data) - at} bytes of its binary data are left behind its last element")
+        raise TensorError(f"{len(data) - at} bytes of binary data follow its last element")
     return values
 
 
@@ -236,7 +234,7 @@ def _encoded(one: Any) -> bytes:
     try:
         return str(one).encode()
     except UnicodeEncodeError:
-        raise TensorError("its text has characters that UTF-8 does not have") from None
+        raise TensorError("its text has characters that UTF-8 cannot encode") from None
 
 
 def _shown(shape: Sequence[int]) -> str:

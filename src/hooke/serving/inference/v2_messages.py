@@ -1,4 +1,4 @@
-"""An inference request as values: its tensors as arrays, and what is wanted back."""
+"""Inference requests and responses: the protocol's JSON objects, and tensors as arrays."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ __all__ = [
 ]
 
 
-# --- The protocol's JSON objects, as msgspec reads and writes them.
+# --- The protocol's JSON objects.
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class InputParameters(msgspec.Struct, frozen=True):
-    """Those of a tensor that say where its data is; others mean nothing here."""
+    """The parameters of an input that say where its data is; others are ignored."""
 
     binary_data_size: Count | None = None
     shared_memory_region: str | None = None
 
 
 class InputTensor(msgspec.Struct, frozen=True):
-    """One input. `data` is left as it came until its datatype is known."""
+    """One input. `data` stays undecoded until its datatype is known."""
 
     name: str
     shape: list[Count]
@@ -63,7 +63,7 @@ class InputTensor(msgspec.Struct, frozen=True):
 
 
 class OutputParameters(msgspec.Struct, frozen=True):
-    """How an output is wanted."""
+    """The form of an output."""
 
     binary_data: bool | None = None
     classification: int | None = None
@@ -71,7 +71,7 @@ class OutputParameters(msgspec.Struct, frozen=True):
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):
-    """One of the outputs that are wanted, when not all are."""
+    """One of the requested outputs."""
 
     name: str
     parameters: OutputParameters | None = None
@@ -87,13 +87,13 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
 
 class BinarySize(msgspec.Struct, frozen=True):
-    """How many bytes after the JSON are a tensor's."""
+    """The number of bytes after the JSON that belong to a tensor."""
 
     binary_data_size: int
 
 
 class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One output, its data in it or behind the JSON."""
+    """One output, its data included or behind the JSON."""
 
     name: str
     datatype: str
@@ -103,7 +103,7 @@ class OutputTensor(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Response(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The JSON of an answer."""
+    """The JSON of a response."""
 
     model_name: str
     model_version: str
@@ -112,7 +112,7 @@ class Response(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ServerMetadata(msgspec.Struct, frozen=True):
-    """Who answers, and which extensions of the protocol it knows."""
+    """The server and its extensions of the protocol."""
 
     name: str
     version: str
@@ -128,7 +128,7 @@ class TensorMetadata(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """What a model takes and gives."""
+    """A model's inputs and outputs."""
 
     name: str
     versions: tuple[str, ...]
@@ -139,22 +139,22 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 _DECODER = msgspec.json.Decoder(InferenceRequest)
 _UNKNOWN = frozenset({"sequence_end", "sequence_id", "sequence_start"})
-"""Parameters that would change the answer, and cannot be heeded."""
+"""Parameters that would change the answer, and are not supported."""
 
 
 class RequestedOutputs(msgspec.Struct, frozen=True):
-    """What the answer is to hold. `outputs` are names, each with whether it goes as binary data; None: all that there are."""
+    """The requested outputs by name, each with whether it is binary; None: all outputs."""
 
     outputs: Mapping[str, bool] | None
     binary: bool
 
     def is_binary(self, name: str) -> bool:
-        """Whether this output goes as binary data."""
+        """Whether this output is sent as binary data."""
         return self.binary if self.outputs is None else self.outputs[name]
 
 
 class InferenceQuery(msgspec.Struct, frozen=True):
-    """A request whose data has been read. Elements of BYTES are `str` or `bytes`, in an array of objects."""
+    """A request with its data read. Elements of BYTES are `str` or `bytes`, in an array of objects."""
 
     tensors: dict[str, np.ndarray]
     parameters: Mapping[str, Any]
@@ -163,13 +163,13 @@ class InferenceQuery(msgspec.Struct, frozen=True):
 
 
 def read_request(body: bytes, header_length: int | None) -> InferenceQuery:
-    """The request in a body, whose first `header_length` bytes are JSON; all of it where that is None.
+    """Read the request in a body, whose first `header_length` bytes are JSON; the whole body if it is None.
 
-    Raises Problem: 400 where there is no such JSON, 422 that names the tensor whose data is not what it says.
+    Raises Problem: 400 for invalid JSON, 422 that names the tensor whose data does not match.
     """
     length = len(body) if header_length is None else header_length
     if length > len(body):
-        raise Problem(400, f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes")
+        raise Problem(400, f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes")
     whole = memoryview(body)
     request = _decoded(whole[:length])
     tensors: dict[str, np.ndarray] = {}
@@ -182,13 +182,13 @@ def read_request(body: bytes, header_length: int | None) -> InferenceQuery:
         except TensorError as misfit:
             raise wrong_tensor(tensor.name, str(misfit)) from None
     if left:
-        raise Problem(422, f"{len(left)} bytes of the body are behind the JSON, and no input's")
+        raise Problem(422, f"{len(left)} bytes after the JSON belong to no input")
     parameters = request.parameters or {}
     return InferenceQuery(tensors, parameters, _wanted(request, parameters), request.id)
 
 
 def wrong_tensor(name: str, detail: str, *, what: str = "input") -> Problem:
-    """The refusal (422) that names it."""
+    """The refusal (422) that names the tensor."""
     shown = name[:80]
     return Problem(422, f"{what} {shown}: {detail}", errors=[FieldError(shown, detail)])
 
@@ -201,24 +201,24 @@ def _decoded(header: memoryview) -> InferenceRequest:
     try:
         return _DECODER.decode(header)
     except msgspec.ValidationError as error:
-        raise Problem(400, f"the body is no request for inference: {error}") from None
+        raise Problem(400, f"the body is not an inference request: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Problem(
-            400, f"the body is no JSON: {error}; NaN and what is no text go as binary data"
+            400, f"the body is not valid JSON: {error}; send NaN and non-text bytes as binary data"
         ) from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply") from None
 
 
 def _tensor(tensor: InputTensor, left: memoryview, *, has_binary: bool) -> tuple[np.ndarray, memoryview]:
-    """The input's array, and what is behind its data. Raises Misfit."""
+    """The input's array, and the binary data after its own. Raises TensorError."""
     datatype = datatype_named(tensor.datatype)
     if isinstance(datatype, str):
         raise TensorError(datatype)
     size = None
     if tensor.parameters is not None:
         if tensor.parameters.shared_memory_region is not None:
-            raise TensorError("there is no shared memory here; send its data")
+            raise TensorError("shared memory is not supported; send its data")
         size = tensor.parameters.binary_data_size
     if size is None:
         if not memoryview(tensor.data):
@@ -227,9 +227,11 @@ def _tensor(tensor: InputTensor, left: memoryview, *, has_binary: bool) -> tuple
     if memoryview(tensor.data):
         raise TensorError("it has data and a binary_data_size; give one of them")
     if not has_binary:
-        raise TensorError("it has a binary_data_size, and there is no header Inference-Header-Content-Length")
+        raise TensorError(
+            "it has a binary_data_size, but the header Inference-Header-Content-Length is missing"
+        )
     if size > len(left):
-        raise TensorError(f"its binary_data_size is {size}, and {len(left)} bytes of the body are left")
+        raise TensorError(f"its binary_data_size is {size}, but {len(left)} bytes of the body are left")
     return read_binary(datatype, tensor.shape, left[:size]), left[size:]
 
 
@@ -239,16 +241,18 @@ def _wanted(request: InferenceRequest, parameters: Mapping[str, Any]) -> Request
         raise Problem(422, "parameter binary_data_output: expected true or false")
     for name in parameters:
         if name in _UNKNOWN:
-            raise Problem(422, f"parameter {name}: a service keeps no sequences; each request stands alone")
+            raise Problem(422, f"parameter {name}: sequences are not supported")
     if not request.outputs:
         return RequestedOutputs(None, binary)
     outputs: dict[str, bool] = {}
     for one in request.outputs:
         how = one.parameters or _PLAIN
         if how.classification:
-            raise wrong_tensor(one.name, "there is no classification here; ask for the output", what="output")
+            raise wrong_tensor(
+                one.name, "classification is not supported; request the output itself", what="output"
+            )
         if how.shared_memory_region is not None:
-            raise wrong_tensor(one.name, "there is no shared memory here", what="output")
+            raise wrong_tensor(one.name, "shared memory is not supported", what="output")
         outputs[one.name] = binary if how.binary_data is None else how.binary_data
     return RequestedOutputs(outputs, binary)
 
@@ -256,7 +260,7 @@ def _wanted(request: InferenceRequest, parameters: Mapping[str, Any]) -> Request
 _PLAIN = OutputParameters()
 
 
-# --- Outputs as the body of an answer: JSON, and behind it the binary data of those that were wanted so.
+# --- Outputs as the body of a response: JSON, followed by binary data.
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -275,15 +279,15 @@ def write_response(
     wanted: RequestedOutputs,
     request_id: str | None = None,
 ) -> Written:
-    """The outputs that are wanted, in that order, else all.
+    """Write the requested outputs in their order, or else all.
 
-    Raises Problem: 422 for one that there is not, 406 for one whose values no tensor holds, or not as it is wanted.
+    Raises Problem: 422 for an unknown output, 406 for values that a tensor cannot hold in the requested form.
     """
     written: list[OutputTensor] = []
     raw: list[bytes] = []
     for name in outputs if wanted.outputs is None else wanted.outputs:
         if name not in outputs:
-            raise wrong_tensor(name, f"there is none; there are {_listed(outputs)}", what="output")
+            raise wrong_tensor(name, f"unknown output; outputs: {_listed(outputs)}", what="output")
         try:
             written.append(_output(name, outputs[name], raw if wanted.is_binary(name) else None))
         except TensorError as misfit:
@@ -306,11 +310,11 @@ def _output(name: str, value: np.ndarray, raw: list[bytes] | None) -> OutputTens
 def _datatype(value: np.ndarray) -> Datatype:
     datatype = datatype_of(value.dtype)
     if datatype is None:
-        raise TensorError(f"no datatype of the protocol holds {value.dtype}")
+        raise TensorError(f"the protocol has no datatype for {value.dtype}")
     if datatype is BYTES and value.dtype.kind == "O":
         strange = {type(one) for one in value.ravel().tolist() if not isinstance(one, (str, bytes))}
         if strange:
-            raise TensorError(f"no datatype of the protocol holds a {min(kind.__name__ for kind in strange)}")
+            raise TensorError(f"the protocol has no datatype for a {min(kind.__name__ for kind in strange)}")
     return datatype
 
 

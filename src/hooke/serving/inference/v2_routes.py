@@ -1,4 +1,4 @@
-"""The routes of the protocol: which server this is, which models it has, and their answers."""
+"""The routes of the protocol: the server, its models, and inference."""
 
 from __future__ import annotations
 
@@ -31,40 +31,43 @@ from hooke.serving.service import Service, service_of
 __all__ = ["CODINGS", "Inference", "ResponseWriter", "accepted_coding", "compressed", "expanded"]
 
 
-# --- Bodies that come or go compressed: gzip and deflate, within a limit and off the event loop.
+# --- Compressed bodies: gzip and deflate, within a limit and off the event loop.
 
 CODINGS = {b"gzip": 31, b"deflate": zlib.MAX_WBITS}
-"""Codings of HTTP that are known, and what zlib calls them: `deflate` is zlib's own format."""
+"""Supported codings, with zlib's window bits: `deflate` is zlib's own format."""
 _COMPRESS_ON_LOOP = 4 << 10
-"""Bytes that are done on the event loop: a thread costs more."""
+"""Bytes that are compressed on the event loop: a thread costs more."""
 LEAST = 1 << 10
-"""Bytes of an answer below which compressing it gains nothing."""
+"""A smaller answer gains nothing by compression."""
 FAST = 1
-"""zlib's level: numbers hardly shrink further, and take ten times the time."""
+"""zlib's level: higher ones hardly shrink numbers further, and take ten times the time."""
 
 
 def accepted_coding(accepted: bytes | None) -> bytes | None:
-    """The coding that an Accept-Encoding asks for: where it names one and nothing else.
+    """The coding of an Accept-Encoding that names exactly one.
 
-    What only lists all that a client could read, as most do unasked, is no wish: on a fast network compressing costs more.
+    A list of all that a client can read, as most send by default, asks for none: on a fast network compression costs more.
     """
     named = accepted.strip().lower() if accepted is not None else b""
     return named if named in CODINGS else None
 
 
 async def expanded(body: bytes, coding: bytes, limit: int) -> bytes:
-    """The body as it was before it was compressed.
+    """The body after decompression.
 
-    Raises Problem: 415 for a coding that is not known, 413 where it is more than `limit` bytes, 400 where it is broken.
+    Raises Problem: 415 for an unknown coding, 413 for more than `limit` bytes, 400 for damaged data.
     """
     if coding not in CODINGS:
         shown = coding[:80].decode("latin-1")
-        raise Problem(415, f"the body is coded as {shown}; send it as it is, or as gzip or deflate")
+        raise Problem(
+            415,
+            f"the content encoding {shown} is not supported; send the body uncompressed, or as gzip or deflate",
+        )
     return await _off_loop(len(body), _expand, body, coding, limit)
 
 
 async def compressed(body: bytes, coding: bytes) -> bytes | None:
-    """The body in this coding; None where that is not worth it."""
+    """The body in this coding; None if it would not pay."""
     return await _off_loop(len(body), _compress, body, coding) if len(body) >= LEAST else None
 
 
@@ -79,12 +82,12 @@ def _expand(body: bytes, coding: bytes, limit: int) -> bytes:
     try:
         made = machine.decompress(body, limit + 1)
     except zlib.error as error:
-        raise Problem(400, f"the body is no {coding.decode()}: {error}") from None
+        raise Problem(400, f"the body is not valid {coding.decode()}: {error}") from None
     if len(made) > limit:
-        raise Problem(413, f"the body is larger than {limit} bytes when it is expanded")
+        raise Problem(413, f"the body is larger than {limit} bytes after decompression")
     if not machine.eof or machine.unused_data:
-        fault = "more comes after its end" if machine.eof else "its end is missing"
-        raise Problem(400, f"the body is no {coding.decode()}: {fault}")
+        fault = "data follows its end" if machine.eof else "its end is missing"
+        raise Problem(400, f"the body is not valid {coding.decode()}: {fault}")
     return made
 
 
@@ -92,11 +95,11 @@ def _compress(body: bytes, coding: bytes) -> bytes:
     return gzip.compress(body, FAST) if coding == b"gzip" else zlib.compress(body, FAST)
 
 
-# --- A method's result as a response, written where the method runs: the writer goes there by the names of its service and model.
+# --- Writes a method's result as a response where the method runs; pickled by the names of its service and model.
 
 
 class ResponseWriter:
-    """Writes one request's answer. Called with what the method returned; a refusal is an answer: raised, it would be the whole batch's."""
+    """Writes one request's response from the method's result. It returns a refusal: raised, it would fail the whole batch."""
 
     __slots__ = ("_id", "_made_by", "_model", "_wanted")
 
@@ -138,14 +141,14 @@ def _models(made_by: type) -> dict[str, TensorModel]:
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 _DECODE_ON_LOOP = 256 << 10
-"""Bytes of a body that are read on the event loop, which others wait for: millions of short texts take a second."""
+"""Bytes of a body that are decoded on the event loop: millions of short texts take a second."""
 _HEADER_LENGTH = b"inference-header-content-length"
 _TYPES = (None, b"application/json", b"application/octet-stream")
 _BINARY = (b"content-type", b"application/octet-stream")
 
 
 class Inference:
-    """Answers the protocol for one replica. `is_ready` tells whether it should get requests."""
+    """Serves the protocol for one replica. `is_ready` tells whether it is ready for requests."""
 
     def __init__(
         self, declared: Service, methods: Mapping[str, Method], is_ready: Callable[[], bool]
@@ -157,11 +160,11 @@ class Inference:
         self._methods: Mapping[str, Method] = {}
 
     def start(self, calls: MethodCalls, methods: Mapping[str, Method]) -> None:
-        """Answer with these methods from now on, which are bound to the service's object."""
+        """Serve these methods from now on; they are bound to the service's object."""
         self._calls, self._methods = calls, methods
 
     def routes(self) -> Iterator[Route]:
-        """All that it answers, what is asked most first. Which models there are is not told to who has no token."""
+        """All routes, the most frequent first. The list of models needs the token."""
         model = INFERENCE + "/models/{name}"
         for path in (model, model + "/versions/{version}"):
             yield Route(f"{path}/infer", {"POST": self._infer})
@@ -195,15 +198,15 @@ class Inference:
         await _answer_json(listed, exchange)
 
     def _model(self, exchange: Exchange) -> TensorModel:
-        """The one that the path names. Raises Problem (404)."""
+        """The model in the path. Raises Problem (404)."""
         name, asked = exchange.parameters["name"], exchange.parameters.get("version", VERSION)
         model = self.models.get(name)
         if model is None:
             if name in self._refused:
-                raise Problem(404, f"{name} is no model: {self._refused[name]}")
-            raise Problem(404, f"there is no model {name[:80]}; there are {', '.join(self.models) or 'none'}")
+                raise Problem(404, f"{name} is not a model: {self._refused[name]}")
+            raise Problem(404, f"unknown model {name[:80]}; models: {', '.join(self.models) or 'none'}")
         if asked != VERSION:
-            raise Problem(404, f"{name} has no version {asked[:80]}; it has {VERSION}")
+            raise Problem(404, f"{name} has no version {asked[:80]}; its version is {VERSION}")
         return model
 
     async def _infer(self, exchange: Exchange) -> None:
@@ -233,14 +236,14 @@ async def _answer_json(value: Any, exchange: Exchange, *, status: int = 200) -> 
 
 
 async def _body(exchange: Exchange) -> bytes:
-    """The body as it was before it was compressed. Raises Problem."""
+    """The body after decompression. Raises Problem."""
     said = exchange.headers.get(b"content-type")
     if said not in _TYPES and said is not None:
         kind = said.partition(b";")[0].strip().lower()
         if kind not in _TYPES:
             shown = said[:80].decode("latin-1")
             raise Problem(
-                415, f"the body is said to be {shown}; send application/json or application/octet-stream"
+                415, f"the content type is {shown}; send application/json or application/octet-stream"
             )
     body = await exchange.body()
     coding = exchange.headers.get(b"content-encoding", b"identity").strip().lower()
@@ -252,7 +255,7 @@ def _header_length(exchange: Exchange) -> int | None:
     if said is None:
         return None
     if not said.isdigit() or len(said) > 18:
-        raise Problem(400, "Inference-Header-Content-Length is no number of bytes")
+        raise Problem(400, "Inference-Header-Content-Length is not a number of bytes")
     return int(said)
 
 

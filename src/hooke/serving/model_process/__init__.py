@@ -1,4 +1,4 @@
-"""A model in a process of its own: what crashes or holds the interpreter there harms that process alone.
+"""A model in a process of its own: a crash, or code that holds the interpreter, affects that process alone.
 
 It knows nothing of HTTP. Imports `serving`, `processes` and `base`.
 """

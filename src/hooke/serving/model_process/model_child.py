@@ -1,4 +1,4 @@
-"""The process of a model: `python -m hooke.serving.model_process.model_child ORDER`, started by a replica, with which it ends."""
+"""The process of a model: `python -m hooke.serving.model_process.model_child ORDER`, started by a replica, and ended with it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _READ = 1 << 18
 
 
 class ModelProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What it is started with. The numbers are of descriptors that it inherits."""
+    """What the process is started with. The numbers are inherited descriptors."""
 
     parent: int
     socket: int
@@ -42,36 +42,36 @@ class ModelProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """The first message: where modules are found, then what needs them, pickled: the class, and what gives `setup` its values."""
+    """The first message: `sys.path`, then pickled what needs it: the class, and the maker of `setup`'s arguments."""
 
     sys_path: list[str]
     modules: tuple[PinnedModule, ...]
-    """As they were when the replica was started."""
+    """The modules as they were when the replica was started."""
     what: bytes
 
 
 Facts = tuple[str, str | None, str | None]
-"""Of who asks: id, traceparent, tracestate."""
+"""Of a request: id, traceparent, tracestate."""
 RunSent = tuple[str, list[dict[str, Any]], list[int], list[Any], int, list[Facts]]
 ItemSent = tuple[str, int, dict[str, Any] | None, list[Facts]]
 DropSent = int
-"""Work as it is sent: plain tuples are pickled in a tenth of the time of objects."""
+"""Work in transit: plain tuples are pickled in a tenth of the time of objects."""
 
 
 class _SentContext:
-    """One who asks."""
+    """The context of a request in the replica."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
 
     @cached_property
     def context(self) -> RequestContext:
-        """Of the request."""
+        """The request's context."""
         return RequestContext(id=self._facts[0], traceparent=self._facts[1], tracestate=self._facts[2])
 
 
 def main(order: ModelProcessOrder) -> int:
-    """Do the work of one replica until it closes the socket."""
+    """Do the replica's work until it closes the socket."""
     if not end_with(order.parent):
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the replica, which drains first
@@ -92,28 +92,28 @@ def main(order: ModelProcessOrder) -> int:
             except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
                 sent = link.packed((None, _portable(error)))
             if os.getpid() != own:
-                os._exit(1)  # a fork of the service's code came back: its answer would be the next caller's
+                os._exit(1)  # a fork of the service's code came back: its answer would go to the next caller
             if not isinstance(work, Drop):
                 channel.sendall(sent)
     return 0
 
 
 def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
-    """Messages as they come, until the replica closes its end, or is gone."""
+    """The messages, until the replica closes its end or is gone."""
     with contextlib.suppress(ConnectionResetError):
         while data := channel.recv(_READ):
             yield from link.feed(data)
 
 
 def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
-    """The object, set up; None where the replica is gone, or was told why it cannot be."""
+    """The object after setup; None if the replica is gone, or was told why setup failed."""
     frame = next(messages, None)
     if frame is None:
         return None
     made, error = None, None
     try:
         made = _make_object(link.read(frame))
-    except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica says it
+    except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica reports it
         error = raised
     channel.sendall(link.packed((None, None if error is None else _portable_setup_error(error))))
     return made
@@ -129,9 +129,9 @@ def _make_object(setup: ModelSetup) -> ServiceObject:
         raise
     except Exception as error:  # an import runs the user's code, which may raise anything
         raise HookeError(
-            f"the process of the model cannot import what it needs: {type(error).__name__}: {error}",
+            f"the process of the model cannot import the service: {type(error).__name__}: {error}",
             why="".join(traceback.format_exception(error)),
-            fix="what runs when the file is imported must do so a second time: it is imported there, too",
+            fix="the file is imported a second time there, so its import must work twice",
         ) from error
     return make_object(declared, methods_of(declared), arguments)
 
@@ -157,7 +157,7 @@ def _work(sent: Any, made: ServiceObject) -> Work:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """What a method raised, as something that the replica knows, too."""
+    """The exception of a method as one that the replica can unpickle."""
     if isinstance(error, Problem | ModelLost):
         return error
     if isinstance(error, UsageError):
@@ -168,9 +168,9 @@ def _portable(error: BaseException) -> BaseException:
 
 
 def _portable_setup_error(error: BaseException) -> HookeError:
-    """Why it cannot be set up, as something that the replica knows, too."""
+    """The error of setup as one that the replica can unpickle."""
     if not isinstance(error, HookeError):
-        return HookeError(f"it cannot be set up: {type(error).__name__}: {error}")
+        return HookeError(f"setup failed: {type(error).__name__}: {error}")
     if type(error).__module__ == HookeError.__module__:
         return error
     kind = UsageError if isinstance(error, UsageError) else HookeError

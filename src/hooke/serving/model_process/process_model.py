@@ -1,4 +1,4 @@
-"""A model in a process of its own, as the dispatch knows it: asked, away when that process ended, and back when another one is set up."""
+"""The replica's side of a model in a process of its own: unavailable when that process ends, available again when another one is set up."""
 
 from __future__ import annotations
 
@@ -52,30 +52,35 @@ from hooke.serving.service import Service
 __all__ = ["ModelExit", "ModelProcess", "RunningModel"]
 
 
-# --- One process of a model, from its start to its end: what it is sent, what it answers and prints, and how it ended.
+# --- One process of a model, from start to end: its messages, its output, and its exit.
 
 _READ = 1 << 18
 _TAIL = 64 << 10
-"""Bytes of its output that are kept: a stack of a hundred frames, and what was printed before."""
+"""Bytes of its output that are kept: a stack of a hundred frames, and the output before it."""
 MOST_LEFT = 8
-"""Reads of what it printed before its end: a pipe holds no more, and somebody who left its group may go on printing."""
+"""Reads of its remaining output: a pipe holds no more, and a process that left its group may go on printing."""
 CLOSED_S = 1.0
-"""From the end of its socket to the end of its process; longer, and it is ended: nobody can ask it any more."""
+"""The longest time from the end of its socket to the end of its process; then it is killed, since it can get no work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelExit:
-    """How it ended."""
+    """How the process ended."""
 
     exit_code: int
-    """Minus the signal where one ended it."""
+    """Minus the signal if one ended it."""
     asked: bool
-    """Whether it was killed from here."""
+    """Whether the replica killed it."""
     peak_bytes: int | None
-    """Of its memory; None where nobody knows."""
+    """Of its memory; None if unknown."""
     seconds: float
     tail: tuple[str, ...]
-    """The last lines that it printed."""
+    """The last lines of its output."""
+
+    @property
+    def peak(self) -> str:
+        """Its peak memory in words; empty if unknown."""
+        return "" if self.peak_bytes is None else f"peak memory {format_bytes(self.peak_bytes)}"
 
 
 def _ignore(_told: Any) -> None:
@@ -83,9 +88,9 @@ def _ignore(_told: Any) -> None:
 
 
 class RunningModel:
-    """Starts one, which ends with this process. All of it is called on the event loop, and so are `answered`, for each message, and `ended`, once.
+    """One process of a model, which ends with this one. All calls are on the event loop, and so are `answered`, for each message, and `ended`, once.
 
-    Raises OSError where no process can be started.
+    Raises OSError if the process cannot be started.
     """
 
     def __init__(self, answered: Callable[[Any], None], ended: Callable[[ModelExit], None]) -> None:
@@ -97,18 +102,18 @@ class RunningModel:
         self._unsent = bytearray()
         self._printed = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        # What the kernel calls a child's peak is never below its parent's when it was started.
+        # The kernel never reports a peak below that of the parent at the start.
         self._floor_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._sampled = 0
         self._spawn()
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process's id."""
         return self._process.pid
 
     def send(self, packed: bytes) -> None:
-        """Send it what `link` packed. What is lost with its end is seen by that."""
+        """Send what `link` packed. If the process ends meanwhile, its exit tells."""
         if self._unsent:
             self._unsent += packed
             return
@@ -123,25 +128,25 @@ class RunningModel:
             self._loop.add_writer(self._socket.fileno(), self._flush)
 
     def memory_bytes(self) -> int:
-        """What it has now that no file backs. May be asked by any thread."""
+        """Its memory that no file backs. Any thread may call this."""
         found = 0 if self._closed else anonymous_bytes(self.pid)
         self._sampled = max(self._sampled, found)
         return found
 
     def kill(self) -> None:
-        """End it, and what it started."""
+        """Kill it, and the processes that it started."""
         self._killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self, timeout_s: float) -> None:
-        """Let it do what it was sent, and end it; it is killed when that takes longer. Nothing is told any more."""
+        """Let it finish its work and end; kill it if that takes longer. No more callbacks."""
         if self._closed:
             return
         self._on_message = self._on_exit = _ignore
         self._killed = True
         with contextlib.suppress(OSError):
-            self._socket.settimeout(timeout_s)  # one that hangs takes nothing
+            self._socket.settimeout(timeout_s)  # a hanging process reads nothing
             self._socket.sendall(self._unsent)
             self._socket.shutdown(socket.SHUT_WR)
         look, ends = select.poll(), time.monotonic() + timeout_s
@@ -185,7 +190,7 @@ class RunningModel:
             self._loop.remove_writer(self._socket.fileno())
 
     def _read(self) -> bool:
-        """What has come; False where there is nothing more now."""
+        """Read messages; False if there are none now."""
         try:
             data = self._socket.recv(_READ)
         except BlockingIOError:
@@ -205,7 +210,7 @@ class RunningModel:
             self.kill()
 
     def _print(self) -> bool:
-        """What it printed goes where this process's errors go; False where there is nothing more now."""
+        """Pass its output on to this process's stderr; False if there is none now."""
         try:
             data = os.read(self._output, _READ)
         except BlockingIOError:
@@ -225,7 +230,7 @@ class RunningModel:
             self._loop.remove_reader(fd)
         self._loop.remove_writer(self._socket.fileno())
         with contextlib.suppress(ProcessLookupError):
-            # What it started, which may print without end; its number is its own until it is waited for.
+            # Its children, which may print without end; its pid stays its own until it is waited for.
             os.killpg(self.pid, signal.SIGKILL)
         while self._read():
             pass
@@ -257,27 +262,27 @@ def _memory(name: str, undone: contextlib.ExitStack) -> int:
 
 
 def _started(channel: int, outgoing: int, incoming: int, output: int) -> subprocess.Popen[bytes]:
-    """The process, with its end of the socket and of the memory; what it prints goes to `output`."""
+    """Start the process with its ends of the socket and of the memory, and its output."""
     order = ModelProcessOrder(parent=os.getpid(), socket=channel, outgoing=outgoing, incoming=incoming)
     command = python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode())
     return start_apart(command, descriptors=(channel, outgoing, incoming), output=output)
 
 
 LARGE = 1 << 20
-"""Bytes of arrays that are put together and copied beside the event loop, which others wait for."""
+"""Larger arrays are merged and copied off the event loop."""
 LOOK_S = 1.0
-"""Between two looks at its memory, and at how long it has been at what it does."""
+"""Between two checks of its memory and of the time of its current work."""
 SPARE_S = 2.5
-"""A batch that takes so much longer than the service's timeout has nobody who waits for it. A supervisor waits for twice as long."""
+"""After so much longer than the service's timeout no client waits for a batch. A supervisor waits twice as long."""
 HEALTHY_S = 10.0
-"""Set up for so long, and what ends it then is not its start."""
+"""After so long the start counts as successful."""
 BACKOFF_S, BACKOFF_CAP_S = 0.5, 60.0
 
 _log = logging.getLogger("hooke")
 
 
 class ModelProcess:
-    """Does the work of one service in a process, and starts another one when that ends. It belongs to one event loop."""
+    """Does the work of one service in a process, and restarts it after its end. Belongs to one event loop."""
 
     def __init__(self, declared: Service, say: Callable[[ModelEvent], None]) -> None:
         self._declared = declared
@@ -290,29 +295,29 @@ class ModelProcess:
         self._up = self._closed = False
         self._started_at = self._up_at = self._next_at = 0.0
         self._setup_s = 0.0
-        """From a start to its being set up."""
+        """From a start to the end of its setup."""
         self._exit_reason = ""
-        """It is away."""
+        """Why the process ended."""
         self._kill_reason = ""
-        """What it was killed for, from here."""
+        """Why the replica killed it."""
         self._backoff = Backoff(first_s=BACKOFF_S, cap_s=BACKOFF_CAP_S)
         self._on_available: Callable[[], None] = lambda: None
         self._first: asyncio.Future[None] = self._loop.create_future()
 
     async def start(self, arguments: Arguments) -> None:
-        """Start it and have it set the service up. Raises HookeError for what that raised, and where it ended meanwhile."""
+        """Start it and set the service up. Raises HookeError for an exception of `setup`, and if it ends meanwhile."""
         self._begin = _begin(self._declared, arguments)
         try:
             self._start()
         except OSError as error:
             raise HookeError(
-                f"no process can be started for the model of {self._declared.name}: {error}"
+                f"cannot start the process for the model of {self._declared.name}: {error}"
             ) from error
         await self._first
         self._loop.call_later(LOOK_S, self._check)
 
     def submit(self, work: Work, done: OnDone) -> None:
-        """Do it there."""
+        """Submit a piece of work."""
         running = self._running
         if isinstance(work, Drop):
             if self._up and running is not None:
@@ -331,28 +336,28 @@ class ModelProcess:
             self._loop.call_soon(done, None, error)
 
     def unavailable(self) -> Problem | None:
-        """Why nothing can be asked now; None where it can."""
+        """The refusal while it is unavailable; None if it is available."""
         if self._up:
             return None
         wait_s = max(self._next_at - time.monotonic(), 0.0) + self._setup_s
         return Problem(
             503,
-            f"{self._exit_reason}; another one is being set up",
+            f"{self._exit_reason}; it is being restarted",
             retry_after_s=wait_s,
             headers={RETRY_HEADER: UNTOUCHED},
         )
 
     def on_available(self, back: Callable[[], None]) -> None:
-        """Call this when it is set up anew."""
+        """Call this when it is available again."""
         self._on_available = back
 
     def memory_bytes(self) -> int:
-        """What it has that no file backs. May be asked by any thread."""
+        """Its memory that no file backs. Any thread may call this."""
         running = self._running
         return running.memory_bytes() if running is not None else 0
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End it when its work is done; one that hangs is killed."""
+        """End it after its current work; a hanging one is killed."""
         self._closed, self._up = True, False
         if self._running is not None:
             self._running.close(timeout_s)
@@ -371,7 +376,7 @@ class ModelProcess:
         try:
             self._start()
         except OSError as error:
-            _log.error("no process can be started for the model of %s: %s", self._declared.name, error)
+            _log.error("cannot start the process for the model of %s: %s", self._declared.name, error)
             self._start_later()
 
     def _start_later(self) -> float:
@@ -391,13 +396,13 @@ class ModelProcess:
             self._closed = True
             self._first.set_exception(error)
         else:
-            self._kill_reason = "it could not be set up"
-            _log.error("the model of %s cannot be set up anew: %s", self._declared.name, error)
+            self._kill_reason = "setup failed"
+            _log.error("the model of %s cannot be restarted: %s", self._declared.name, error)
 
     def _set_up(self) -> None:
         self._up, self._up_at = True, time.monotonic()
         self._setup_s = self._up_at - self._started_at
-        self.memory_bytes()  # a first look: it may die before the next one
+        self.memory_bytes()  # an early measurement: it may die before the next one
         if self._first.done():
             self._say(ModelBack(seconds=self._setup_s))
             _log.warning(
@@ -422,10 +427,9 @@ class ModelProcess:
         lost, self._pending = list(self._pending), deque()
         wait_s = self._start_later()
         self._exit_reason = f"the process of the model ended: {why}"
-        peak = f"; peak memory {format_bytes(ended.peak_bytes)}" if ended.peak_bytes is not None else ""
         self._report_exit(why, ended, lost[0][0] if lost else None, wait_s)
         for _, done, _ in lost:
-            done(None, ModelLost(f"{why}{peak}"))
+            done(None, ModelLost("; ".join(filter(None, (why, ended.peak)))))
 
     def _report_exit(self, why: str, ended: ModelExit, work: Work | None, wait_s: float) -> None:
         method = work.method.name if isinstance(work, MethodRun | Item) else ""
@@ -436,14 +440,13 @@ class ModelProcess:
             if method
             else self._declared.name
         )
-        peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
         _log.error(
             "%s",
             WorkerDied(
                 f"{doing}: the process of the model ended: {why}",
                 log_tail=ended.tail,
-                why=peak,
-                next=f"another one starts in {format_seconds(wait_s)}",
+                why=ended.peak,
+                next=f"it restarts in {format_seconds(wait_s)}",
             ),
             extra={"request_id": ",".join(each.context.id for each in contexts) or "-"},
         )
@@ -474,7 +477,7 @@ class ModelProcess:
             self._backoff.succeeded(self._up_at)
         limit_s = self._declared.timeout_s + SPARE_S
         if self._pending and now - self._pending[0][2] > limit_s:
-            self._kill_reason = f"it was at one batch for {limit_s:g} s, longer than anybody waits"
+            self._kill_reason = f"one batch took {limit_s:g} s, longer than any client waits"
             running.kill()
 
     # -- what is sent ------------------------------------------------------------------------------
@@ -506,7 +509,7 @@ class ModelProcess:
         return running.link.packed(sent)
 
     def _sent(self, method: Method, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Without those that are the parameter's default: there it is the object itself, as in a call."""
+        """Without arguments that are the parameter's default: the other process uses its own object, as in a call."""
         defaults = self._defaults.get(method.name)
         if defaults is None:
             parameters = inspect.signature(method.function).parameters.values()
@@ -522,17 +525,18 @@ class ModelProcess:
 
 
 def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
-    """What it is begun with. Raises UsageError where the class cannot be found from there, or its values cannot be sent."""
+    """The setup message. Raises UsageError if the class cannot be imported there, or the arguments cannot be sent."""
     name, made_by = declared.name, declared.made_by
     if sys.platform != "linux":
         raise UsageError(
-            f'{name}: model="process" needs Linux', fix="leave model= out here: the class is the same"
+            f'{name}: model="process" needs Linux',
+            fix="leave out model= on this system: the class stays the same",
         )
     if made_by.__module__ == "__main__" or "<locals>" in made_by.__qualname__:
         place = "the script that runs" if made_by.__module__ == "__main__" else "a function"
         raise UsageError(
-            f'{name}: model="process" starts a process that imports the class, and it is in {place}',
-            fix="put it at the top of a file of its own, and import it from there",
+            f'{name}: model="process" starts a process that imports the class, but the class is in {place}',
+            fix="move it to the top level of a module, and import it from there",
         )
     try:
         what, modules = pickle.dumps((made_by, arguments)), pin_modules(_is_own)
@@ -540,8 +544,8 @@ def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
         raise HookeError(f"{name} cannot be imported by the process of its model: {error}") from error
     except Exception as error:  # whatever a value's own code raises
         raise UsageError(
-            f'{name}: what setup takes cannot be sent to the process of model="process": {error}',
-            fix="give the name of a registered model (--with model=NAME@ALIAS), or a path, which is read there",
+            f'{name}: the arguments of setup cannot be sent to the process of model="process": {error}',
+            fix="give the name of a registered model (--with model=NAME@ALIAS), or a path, and load it in setup",
         ) from error
     return ModelSetup(sys_path=list(sys.path), modules=modules, what=what)
 
@@ -554,10 +558,9 @@ def _is_own(file: Path) -> bool:
 
 
 def _never_up(name: str, why: str, ended: ModelExit) -> HookeError:
-    peak = "" if ended.peak_bytes is None else f"peak memory {format_bytes(ended.peak_bytes)}"
     return HookeError(
         f"{name} cannot be set up: the process of its model ended: {why}",
-        why="\n".join(filter(None, (peak, *ended.tail))),
+        why="\n".join(filter(None, (ended.peak, *ended.tail))),
     )
 
 

@@ -1,4 +1,4 @@
-"""Messages between a replica and the process of its model: pickles over a socket, or, where they are large, in memory that both have mapped."""
+"""Messages between a replica and the process of its model: pickles over a socket, or in shared memory if they are large."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from typing import Any
 __all__ = ["WireFrame", "WireLink"]
 
 INLINE = 64 << 10
-"""Bytes of a message that go through the socket: what fits its buffer, so that neither end waits for the other."""
+"""The largest message through the socket: it fits the socket's buffer, so that neither end waits for the other."""
 KEEP = 16 << 20
-"""Bytes of shared memory that are kept from one message to the next."""
+"""Bytes of shared memory that are kept between messages."""
 _HEAD = struct.Struct("<IIQ")
-"""Buffers, whether the message is in shared memory, bytes of the pickle; then the bytes of each buffer."""
+"""Number of buffers, whether the message is in shared memory, bytes of the pickle; then the bytes of each buffer."""
 _PICKLE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class WireFrame:
-    """A message that has come, not read yet."""
+    """A received message, not read yet."""
 
     lengths: tuple[int, ...]
     """Of the pickle, and of each buffer."""
     inline: bytes | None
-    """None: it is in shared memory."""
+    """None: the message is in shared memory."""
 
 
 class WireLink:
-    """One end. `gives` and `takes` are descriptors of shared memory, which it owns.
+    """One end. `outgoing` and `incoming` are descriptors of shared memory, which it owns.
 
-    A large message must be read before the next large one is packed at the other end: whoever asks waits for the answer.
+    A large message must be read before the other end packs its next large one: a request waits for its answer.
     """
 
     def __init__(self, outgoing: int, incoming: int) -> None:
@@ -45,7 +45,7 @@ class WireLink:
         self._received = bytearray()
 
     def packed(self, message: Any) -> bytes:
-        """What is to be sent through the socket for it. Raises what pickling it raises."""
+        """The bytes to send through the socket for a message. Raises what pickling it raises."""
         buffers: list[pickle.PickleBuffer] = []
         data = pickle.dumps(message, _PICKLE, buffer_callback=buffers.append)
         if not buffers and len(data) <= INLINE:
@@ -59,7 +59,7 @@ class WireLink:
         return head if large else b"".join([head, *parts])
 
     def feed(self, data: bytes) -> list[WireFrame]:
-        """The messages that are whole with these bytes."""
+        """The messages that these bytes complete."""
         self._received += data
         frames: list[WireFrame] = []
         while (frame := self._frame()) is not None:
@@ -67,7 +67,7 @@ class WireLink:
         return frames
 
     def read(self, frame: WireFrame) -> Any:
-        """The message. What it has of arrays is its own, and may be written to. Raises what unpickling raises."""
+        """The message. Its arrays are its own, and writable. Raises what unpickling raises."""
         if frame.inline is not None:
             return _unpickled(memoryview(frame.inline), frame.lengths)
         total = sum(frame.lengths)
@@ -78,7 +78,7 @@ class WireLink:
             self._incoming.release(total)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._outgoing.close()
         self._incoming.close()
 
@@ -104,7 +104,7 @@ def _unpickled(view: memoryview, lengths: Sequence[int]) -> Any:
     with view[: ends[0]] as data:
         if len(ends) == 1:
             return pickle.loads(data)
-        # Copied: what the other end writes next must not change what this one may have kept.
+        # Copied: the other end's next message must not change these arrays.
         return pickle.loads(
             data, buffers=[bytearray(view[start:end]) for start, end in itertools.pairwise(ends)]
         )
@@ -119,14 +119,14 @@ class _Shared:
         self._lock = threading.Lock()
 
     def write(self, parts: Sequence[memoryview], total: int) -> None:
-        with self._lock:  # another thread may close it: the number of its descriptor is soon another file's
+        with self._lock:  # another thread may close it, and its descriptor may then be another file's
             if self._fd < 0:
                 raise ValueError("the other process has ended")
             self._write(parts, total)
 
     def _write(self, parts: Sequence[memoryview], total: int) -> None:
         if self._map is None or len(self._map) < total or total > KEEP:
-            # The reader may have made it smaller since.
+            # The reader may have shrunk it since.
             os.ftruncate(self._fd, max(total, len(self._map) if self._map is not None else 0))
         mapped = self._mapped(total)
         at = 0
@@ -138,7 +138,7 @@ class _Shared:
         return memoryview(self._mapped(total))[:total]
 
     def release(self, total: int) -> None:
-        """It is read: a large message's pages go back to the system."""
+        """The message is read: return a large one's pages to the system."""
         if total > KEEP:
             os.ftruncate(self._fd, KEEP)
 

@@ -1,4 +1,4 @@
-"""What of uvicorn's inner parts `connection` and `server` stand on: looked for at the start, and not missed at the first request."""
+"""The internals of uvicorn that `limited_connection` and `server` use: checked at the start rather than at the first request."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ PARTS: Mapping[tuple[str, str], tuple[str, ...]] = {
         "capture_signals", "force_exit", "handle_exit", "on_tick", "server_state", "servers", "should_exit", "shutdown", "startup",
     ),
 }  # fmt: skip
-"""By module and name: the attributes that are read or written, methods that are called or stand in for its own."""
+"""By module and name: attributes that are read or written, methods that are called or overridden."""
 TAKES = ("config", "server_state", "app_state", "_loop")
-"""What a protocol is made with."""
+"""The constructor parameters of a protocol."""
 
 
 def check_uvicorn() -> None:
-    """Raises HookeError naming the versions that will do, where this one lacks something."""
+    """Raises HookeError with the supported versions if this one lacks something."""
     lacking = list(missing())
     if lacking:
         wanted = _wanted()
         raise HookeError(
-            f"uvicorn {_installed()} is not one that services can stand on",
+            f"uvicorn {_installed()} is not supported",
             why=f"it lacks {', '.join(lacking)}",
-            fix=f"take another version: pip install {wanted!r}; and tell us, if that is what you have",
+            fix=f"install another version: pip install {wanted!r}; if you have that one, please report it",
         )
 
 
 def missing(parts: Mapping[tuple[str, str], tuple[str, ...]] = PARTS) -> Iterator[str]:
-    """What is not there, as `module.name.attribute`."""
+    """The missing parts, as `module.name.attribute`."""
     for (module, name), attributes in parts.items():
         try:
             part = getattr(import_module(module), name)
@@ -60,7 +60,7 @@ def missing(parts: Mapping[tuple[str, str], tuple[str, ...]] = PARTS) -> Iterato
 
 
 def _attributes(part: type) -> set[str]:
-    """Those of the class, and the names in its methods: nothing else tells what an object will have before there is one."""
+    """The attributes of the class, and the names in its methods: attributes of instances show up only there."""
     methods = filter(inspect.isfunction, vars(part).values())
     return {*dir(part), *(name for method in methods for name in method.__code__.co_names)}
 

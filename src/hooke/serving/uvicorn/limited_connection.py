@@ -1,4 +1,4 @@
-"""A connection of a replica: uvicorn's, with limits on what who asks may take before there is a request, and after its answer."""
+"""A connection of a replica: uvicorn's, with limits on clients before there is a request, and after its answer."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from hooke.serving.problems import MEDIA_TYPE, Problem
 __all__ = ["Config", "LimitedConnection"]
 
 LARGE = 64 << 10
-"""Bytes of an answer that are not copied to be sent with its head."""
+"""A larger answer is not copied to be sent together with its head."""
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 
 
 class Config(uvicorn.Config):
-    """uvicorn's, which hands on what a connection needs."""
+    """uvicorn's, with what a connection needs."""
 
     connection_limits: ConnectionLimits
     refused: Refusals
 
 
 class LimitedConnection(HttpToolsProtocol):
-    """Reads requests. For each of them a few comparisons are made here; `look` is called now and then."""
+    """Reads requests. Each costs a few comparisons here; `look` is called about once a second."""
 
     def __init__(
         self,
@@ -43,24 +43,24 @@ class LimitedConnection(HttpToolsProtocol):
         self._limits = config.connection_limits
         self._refused = config.refused
         self._answering: RequestResponseCycle | None = None
-        """The request whose answer is being made; others may have come after it."""
+        """The request being answered; others may have arrived after it."""
         self._owed = 0
-        """Bytes of a head that has not ended."""
+        """Bytes of an unfinished head."""
         self._waits: tuple[RequestResponseCycle | None, float] | None = None
-        """Since when a request is waited for, and after which one."""
+        """The last request, and since when the next one is waited for."""
         self._deaf = False
-        """Whether what comes is thrown away: a head was too long, and requests before it are still being answered."""
+        """Whether data is discarded: a head was too long, and earlier requests are still being answered."""
         self._stalls: tuple[int, float] | None = None
-        """How much of an answer is left to take, and since when nothing of it was."""
+        """Unsent bytes of an answer, and since when none was sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Turn it away where there are too many."""
+        """Refuse the connection if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections:
-            self._refuse(503, "there are too many connections", "too many connections")
+            self._refuse(503, "the service has too many connections", "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As uvicorn, which tells the newest request alone that its caller has gone."""
+        """As uvicorn, which tells only the newest request that its client has gone."""
         super().connection_lost(exc)
         cycle = self._answering
         if cycle is not None and not cycle.response_complete:
@@ -74,7 +74,7 @@ class LimitedConnection(HttpToolsProtocol):
         cycle, scope = self.cycle, self.scope
         between = cycle is None or (cycle.response_complete and not cycle.more_body)
         if between:
-            # Of a head that has begun the rest may be its end alone, with a body behind it.
+            # The rest of a begun head may be only its end, followed by a body.
             if b"pgrade" in data and (scope is None or "method" in scope):
                 data = _without_upgrade(data)
             if len(data) > self._limits.head_bytes:
@@ -85,17 +85,17 @@ class LimitedConnection(HttpToolsProtocol):
             self._owed = 0
             self.cycle.scope[FAST_PATH] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
         else:
-            # Where a head began behind a body nothing says how much of it came.
+            # If a head began behind a body, its length is unknown.
             self._count(len(data) if between or self.scope is scope else 1)
 
     def on_url(self, url: bytes) -> None:
-        """A path, and no address: that would be a second Host, which nobody looks at."""
+        """Accept a path only: an absolute URL would carry a second, unchecked Host."""
         if not self.url and url[:1] != b"/":
             raise ValueError("the target is no path")
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """As uvicorn, but what comes after a body is no header: there would be no end to them."""
+        """As uvicorn, but ignore trailers: they would have no limit."""
         if "method" in self.scope:
             return
         name = name.lower()
@@ -104,28 +104,28 @@ class LimitedConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_message_complete(self) -> None:
-        """As uvicorn, but the body of a request that was answered before it came has an end, too."""
+        """As uvicorn, but also end a body that arrives after its answer."""
         super().on_message_complete()
         self.cycle.more_body = False
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
-        """What came is no HTTP."""
+        """Refuse invalid HTTP."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self._refuse(400, "this is no request of HTTP/1.1", "bad http")
+            self._refuse(400, "this is not a valid HTTP/1.1 request", "bad http")
             return
         self._note("bad http")
         if not cycle.more_body:
-            # It came after a whole request, which is answered first: an answer must not be taken for another one's.
+            # It follows a complete request, which is answered first, so that the answers stay in order.
             cycle.keep_alive = False
             self.flow.pause_reading()
         elif cycle.response_started:
             self.transport.close()
         else:
-            self._say(Problem(400, "the body is no HTTP/1.1"))
+            self._say(Problem(400, "the body is not valid HTTP/1.1"))
 
     def look(self, now: float) -> None:
-        """End it where a request is waited for too long, or an answer not taken; called about once a second."""
+        """Close it if a request takes too long to arrive, or an answer is not read; called about once a second."""
         self._look_for_request(now)
         self._look_for_reader(now)
 
@@ -144,7 +144,7 @@ class LimitedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _look_for_reader(self, now: float) -> None:
-        # A transport that closes writes what is left first, and that may be for ever.
+        # A closing transport writes what is left first, possibly for ever.
         left = self.transport.get_write_buffer_size()
         if not left or not (self.flow.write_paused or self.transport.is_closing()):
             self._stalls = None
@@ -155,7 +155,7 @@ class LimitedConnection(HttpToolsProtocol):
             self.transport.abort()
 
     def _begin_long(self, data: bytes) -> None:
-        """More than a head may be, at once: a part of it must end the head."""
+        """More data than a head may have, at once: the head must end within the limit."""
         most = self._limits.head_bytes
         self.data_received(data[:most])
         if self._owed >= most:
@@ -164,7 +164,7 @@ class LimitedConnection(HttpToolsProtocol):
             self.data_received(data[most:])
 
     def _count(self, came: int) -> None:
-        # uvicorn makes a scope when a head begins, and says the method in it when the head has ended.
+        # uvicorn makes a scope when a head begins, and sets its method when the head has ended.
         self._owed = 0 if self.scope is not None and "method" in self.scope else self._owed + came
         if self._owed > self._limits.head_bytes:
             self._refuse_long()
@@ -193,7 +193,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._say(Problem(status, detail, retry_after_s=1 if status == 503 else None))
 
     def _say(self, problem: Problem) -> None:
-        """Write it, where somebody may be listening, and close."""
+        """Write it if the client may be listening, and close."""
         if self.transport.is_closing():
             return
         body = problem.body()
@@ -209,7 +209,7 @@ class LimitedConnection(HttpToolsProtocol):
 
 
 class _Direct:
-    """Takes a body and gives an answer as uvicorn's `receive` and `send` do, without their waits and checks of each header."""
+    """Takes a body and sends an answer like uvicorn's `receive` and `send`, without their waits and checks of each header."""
 
     __slots__ = ("_cycle", "_state")
 
@@ -218,18 +218,18 @@ class _Direct:
         self._state = state
 
     def body(self) -> bytes | None:
-        """As `exchange.Direct` says."""
+        """As `FastPath` says."""
         cycle = self._cycle
         if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue or cycle.response_started:
             return None
         cycle.flow.resume_reading()
-        cycle.message_event.clear()  # what is received next is that the caller went
+        cycle.message_event.clear()  # the next message is the disconnect
         whole = bytes(cycle.body)
         cycle.body = bytearray()
         return whole
 
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """As `exchange.Direct` says."""
+        """As `FastPath` says."""
         cycle = self._cycle
         if (
             cycle.disconnected
@@ -259,9 +259,9 @@ class _Direct:
 
 
 def _without_upgrade(data: bytes) -> bytes:
-    """A request without its wish for another protocol: the parser would take its body for something else.
+    """A request without its Upgrade header: the parser would misread its body.
 
-    Clients of Java ask for HTTP/2 in this way with each first request.
+    Java's clients send one for HTTP/2 with each first request.
     """
     head, end, rest = data.partition(b"\r\n\r\n")
     return _UPGRADE.sub(b"", head + b"\r\n") + b"\r\n" + rest if end else data

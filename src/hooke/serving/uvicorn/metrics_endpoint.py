@@ -1,4 +1,4 @@
-"""What all replicas of a service counted, told on a unix socket by whoever supervises them, behind the same gate as theirs."""
+"""The metrics of all replicas of a service, served by the supervisor on a unix socket, with the same checks as a replica's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["MetricsEndpoint"]
 BODY_LIMIT = 0
 TIMEOUT_S = 5.0
 CONNECTIONS = 64
-"""Of the front, at once: one for each that asks at the same moment."""
+"""Concurrent connections of the proxy: one for each concurrent scrape."""
 END_S = 2.0
 VERBS = ("GET", "HEAD")
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("hooke")
 
 
 class MetricsEndpoint:
-    """An ASGI application that answers every path with `text`, in a thread of its own, from `start` to `close`."""
+    """An ASGI application that answers every path with `text`, in its own thread, from `start` to `close`."""
 
     def __init__(self, auth: Auth, text: Callable[[], bytes]) -> None:
         """`text` is called in that thread, and may raise Problem."""
@@ -52,7 +52,7 @@ class MetricsEndpoint:
             server_header=False,
             timeout_keep_alive=round(
                 connection_limits.idle_s
-            ),  # the front closes first, who would ask again next
+            ),  # the proxy closes first, since it sends the next request
             timeout_graceful_shutdown=int(END_S),
         )
         refused: Refusals = {}
@@ -62,11 +62,11 @@ class MetricsEndpoint:
 
     @property
     def idle_s(self) -> float:
-        """A connection on which nothing is asked is closed after so long."""
+        """An idle connection is closed after so long."""
         return self._server.config.timeout_keep_alive
 
     def start(self, listening: socket.socket) -> None:
-        """Answer on this socket, which is closed at the end."""
+        """Serve on this socket, which is closed at the end."""
         listening.setblocking(False)
         self._thread = threading.Thread(
             target=self._serve, args=(listening,), name="hooke-metrics", daemon=True
@@ -74,13 +74,13 @@ class MetricsEndpoint:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop serving."""
         self._server.should_exit = True
         if self._thread is not None:
             self._thread.join(2 * END_S)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request, as ASGI says."""
+        """Answer one request; the ASGI interface."""
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send, self._options)
@@ -100,5 +100,5 @@ class MetricsEndpoint:
             try:
                 asyncio.run(self._server.serve(sockets=[listening]))
             except Exception:  # noqa: BLE001 - whatever it is, the supervisor goes on
-                # The front answers 503 from now on; the replicas go on.
-                _log.exception("the counts of all replicas are told no more")
+                # The proxy answers 503 for metrics from now on; the replicas go on.
+                _log.exception("the metrics of all replicas are no longer served")

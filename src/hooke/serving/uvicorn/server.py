@@ -1,4 +1,4 @@
-"""A replica on uvicorn: one process, one socket, until a signal; what was accepted is answered before it ends."""
+"""A replica on uvicorn: one process and one socket until a signal; accepted requests are answered before the end."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
 __all__ = ["bind", "serve"]
 
 QUIET_S = 0.2
-"""No request for so long, and a draining replica closes the connections that are left."""
+"""A draining replica closes the remaining connections after so long without a request."""
 TICK_S = 0.1
-"""How soon a signal is seen by who waits to be set up."""
+"""How soon a signal is seen during setup."""
 SPARE_S = 5.0
-"""What a drain may take beyond the service's timeout, within which each request has its answer."""
+"""What a drain may take beyond the service's timeout."""
 
 
 def bind(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket on this address; with port 0 on a free port. Raises UsageError where the port is taken."""
+    """A listening socket on this address; port 0 is any free port. Raises UsageError if the port is taken."""
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
-        # At once: a second server on this port is to fail now, and not when its model is loaded.
+        # At once: a second server on this port must fail now, not after loading its model.
         made.listen(2048)
     except OSError as error:
         made.close()
@@ -52,7 +52,7 @@ def bind(port: int, host: str = "127.0.0.1") -> socket.socket:
     return made
 
 
-def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
+def serve(  # noqa: PLR0913 - the replica and its listeners, each by name
     replica: Replica,
     arguments: Callable[[], Mapping[str, Any]],
     listening: socket.socket,
@@ -63,11 +63,11 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
     tls: TlsFiles | None = None,
     unseen: bool = False,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then drain; returns how many requests had to be cut. Ctrl-C once more cuts at once.
+    """Serve until SIGTERM or SIGINT, then drain; returns the number of requests that were cut. Ctrl-C once more cuts at once.
 
-    `arguments` gives what `setup` takes, as `Replica.start` has it; `ready` is called when it is done. `windows` gets what was done every few seconds,
-    and at the end, and `say` what becomes of a model in a process of its own; they are called on the event loop and must not wait. While it is being set up it says so to who asks; `unseen`
-    takes no connection before it is ready, for a socket on which others answer till then. Raises what `Replica.start` raises.
+    `arguments` makes the arguments of `setup`; `ready` is called after setup. `windows` gets a window every few seconds
+    and at the end, and `say` the events of a model in a process of its own; both are called on the event loop, and must not wait. During setup requests get 503; `unseen`
+    accepts no connection before it is ready, for a socket on which others answer meanwhile. Raises what `Replica.start` raises.
     """
     config = Config(
         replica,  # type: ignore[arg-type] - uvicorn names the types of messages that ASGI leaves open
@@ -76,7 +76,7 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
         lifespan="off",
         access_log=False,
         log_config=None,
-        log_level="error",  # whoever sends garbage is counted, and does not fill the log
+        log_level="error",  # invalid requests are counted, and do not fill the log
         proxy_headers=False,
         server_header=False,
         ssl_certfile=tls.cert if tls is not None else None,
@@ -97,7 +97,7 @@ def serve(  # noqa: PLR0913 - what serves and whom it tells, each by name
 
 
 class _Loop(uvloop.Loop):
-    """Waits for a handshake of TLS as for a head; by itself it waits a minute, and uvicorn has no word for it."""
+    """Limits a TLS handshake like a head; the default is a minute, and uvicorn has no option for it."""
 
     def __init__(self, handshake_s: float) -> None:
         super().__init__()
@@ -132,9 +132,9 @@ class _Server(uvicorn.Server):
         self._interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """The first signal drains; one more cuts, if one of the two is Ctrl-C's. The process ends by itself, not by the signal.
+        """The first signal drains; a second one cuts if either is Ctrl-C's. The process exits by itself, not by the signal.
 
-        Of two that come at once SIGINT is seen first, whichever was sent first; so the order does not count.
+        Of two simultaneous signals SIGINT is seen first, so the order does not count.
         """
         if self.should_exit and (self._interrupted or sig == signal.SIGINT):
             self.force_exit = True
@@ -142,7 +142,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and begin to set up; or the other way round."""
+        """Listen and begin setup; for `unseen` the other way round."""
         if self.unseen:
             self._starting = asyncio.create_task(self._set_up())
             while not self._starting.done() and not self.should_exit:
@@ -155,7 +155,7 @@ class _Server(uvicorn.Server):
         self._starting = asyncio.create_task(self._start())
 
     async def on_tick(self, counter: int) -> bool:
-        """Every tenth of a second; connections are looked at once in ten."""
+        """Called every tenth of a second; looks at connections every tenth time."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -164,7 +164,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is accepted, take nothing new, and end."""
+        """Answer accepted requests, accept no new ones, and end."""
         self._replica.drain()
         for server in self.servers:
             server.close()
@@ -177,7 +177,7 @@ class _Server(uvicorn.Server):
         self._replica.close()
 
     async def _until_quiet(self) -> None:
-        """Until nothing is asked for a while: a request that is on its way must not meet a closed connection."""
+        """Wait until no request has come for a while: a request on its way must not meet a closed connection."""
         loop = asyncio.get_running_loop()
         last, since = self._replica.answered, loop.time()
         ends = since + self._replica.declared.timeout_s + SPARE_S
@@ -200,7 +200,7 @@ class _Server(uvicorn.Server):
             await self._replica.start(self._arguments)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - it ends the process, and is said there
+        except BaseException as error:  # noqa: BLE001 - it ends the process, which reports it
             self.failure = error if isinstance(error, HookeError) else _unset(self._replica, error)
             self.should_exit = True
 
