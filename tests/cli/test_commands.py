@@ -89,7 +89,7 @@ class TestRun:
             (["job.py:jab"], "it has: job"),
             (["job.py", "--on", "mars"], "no backend is called 'mars'"),
             (["job.py", "--workers", "many"], "--workers 4"),
-            (["job.py", "--workers", "3-2"], "not possible"),
+            (["job.py", "--workers", "3-2"], "is not valid"),
             (["broken.py"], "cannot be imported: ZeroDivisionError"),
             (["job.old.py"], "a module name has no dot"),
         ],

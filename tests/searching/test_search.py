@@ -276,7 +276,7 @@ class TestSearch:
             (lambda: hooke.search(job.whole, {"depth": (1, 3)}), "x"),
             (lambda: hooke.search(job.fit, FLAT, on="locale"), "no place"),
             (lambda: hooke.search(job.fit, FLAT, on="serial", metric="los", seed=9), "did you mean loss?"),
-            (lambda: hooke.search(job.word, {"x": (0.0, 1.0)}, on="serial"), "no number"),
+            (lambda: hooke.search(job.word, {"x": (0.0, 1.0)}, on="serial"), "not a number"),
         ):
             with pytest.raises(UsageError) as caught:
                 call()
