@@ -158,11 +158,7 @@ def test_what_an_earlier_crash_left_is_made_good(tmp_path, caplog):
     drafts.mkdir(parents=True)
     sink = CometSink(tmp_path)
     sink.write(a_batch(1.0, run=a_run("killed before its archive")))
-    half = (
-        tmp_path
-        / "comet"
-        / f".{CometSink(tmp_path)._sink.path('killed before its archive').name}.tmp"
-    )
+    half = tmp_path / "comet" / f".{CometSink(tmp_path)._sink.path('killed before its archive').name}.tmp"
     half.parent.mkdir()
     half.write_bytes(b"PK half")
     (drafts / f"{experiment_key('k')}.draft").touch()
