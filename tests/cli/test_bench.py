@@ -338,14 +338,14 @@ def test_the_token_goes_with_each_request(folder):
         (["127.0.0.1:1", "--rate", "1"], "nothing answers at 127.0.0.1:1"),
         (
             ["free.py:Free"],
-            r"nothing to ask Free/predict: what rows holds is not said(.|\n)*\{\"rows\": \.\.\.\}",
+            r"no request body for Free/predict can be generated: rows is not specified enough(.|\n)*\{\"rows\": \.\.\.\}",
         ),
         (
             ["free.py:Picky", "--rate", "1"],
-            r"answers 500(.|\n)*it was asked with \{\"rows\":.*made from(.|\n)*--data",
+            r"answers 500(.|\n)*the request was \{\"rows\":.*made from(.|\n)*--data",
         ),
         (["127.0.0.1:1", "--data", DATA], "no rate to search for"),
-        (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is no JSON"),
+        (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is not valid JSON"),
         (["127.0.0.1:1", "--data", "@none.json", "--rate", "1"], "--data @none.json: No such file"),
         (["127.0.0.1:1", "--data", DATA, "--rate", "fast"], "--rate fast is no rate"),
         (
@@ -365,7 +365,7 @@ def test_the_token_goes_with_each_request(folder):
         (["twice.py:Thrice", "--data", DATA], "Thrice"),
         (
             ["twice.py", "--data", DATA, "--with", "factor=0", "--rate", "1"],
-            r"did not come up(.|\n)*no weights",
+            r"did not start(.|\n)*no weights",
         ),
         (["twice.py", "--data", '{"row": [1]}', "--rate", "1"], r"answers 422(.|\n)*row"),
         (["twice.py", "--data", DATA, "--path", "/predcit", "--rate", "1"], r"answers 404(.|\n)*predict"),
