@@ -170,7 +170,7 @@ def test_a_script_measures_its_own_pipeline(naps):
     ("typed", "said"),
     [
         (("--workers", "1-4"), "--workers '1-4' is not a list of whole numbers"),
-        (("--sizes", "a"), "--sizes 'a' is no list"),
+        (("--sizes", "a"), "--sizes 'a' is not a list"),
         (("--plain", "nothing"), "has no function 'nothing' for --plain"),
         (("--tsk", "nap"), "no parameter --tsk"),
         (("--repeats", "0"), "Invalid value for '--repeats'"),

@@ -107,7 +107,7 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
         (("naps.py", "--deadline", "soon"), "is not a duration"),
         (("naps.py", "--workers", "two"), "--workers 'two' is not a list of whole numbers"),
         (("naps.py", "--speed", "x"), "--speed 'x' is not a pair"),
-        (("naps.py", "--times", "nap=many"), "'many' is no number"),
+        (("naps.py", "--times", "nap=many"), "'many' is not a number"),
         (("naps.py", "--times", "nip=2"), "did you mean nap?"),
         (("naps.py", "--catalog", "ours.csv"), "no price list 'ours.csv'"),
         (("naps.py", "--check", "x"), "naps.py is a file"),

@@ -311,7 +311,7 @@ def test_a_torn_journal(desk):
     assert f"next: hooke resume {desk.last()}" in shown.err
     done = desk.hooke("resume")
     assert (done.code, done.out) == (0, "2000\n")
-    assert "the journal's end was torn" in done.err
+    assert "the journal ended with an incomplete record" in done.err
 
 
 def test_a_journal_that_is_damaged_in_the_middle(desk):
