@@ -64,7 +64,7 @@ def test_what_is_printed_can_be_pasted(serving, folder):
 
 def test_without_a_token_it_says_so(serving, folder):
     _, lines = serving("--no-auth")
-    assert lines[2].startswith("--no-auth: whatever program of this machine asks is answered")
+    assert lines[2].startswith("--no-auth: every program on this machine can call the service")
     assert "Bearer" not in lines[2]
     assert pasted(lines[2], folder).stdout == "[42]"
     assert not list((folder / ".hooke" / "services").rglob("token"))

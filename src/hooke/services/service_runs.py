@@ -148,7 +148,7 @@ def time_slice(
 def time_slices(
     windows: Iterable[BatchWindow], staff: Sequence[ReplicaCount], *, began: float, ended: float, most: int
 ) -> list[TimeSlice]:
-    """The time between two moments in at most about `most` slices of equal length, except the first and the last.
+    """The time between two moments in about `most` slices of equal length, except the first and the last.
 
     They end where windows do, so that few windows lie in two slices. All windows are included: what an adopted replica
     did before counts in the first slice.
