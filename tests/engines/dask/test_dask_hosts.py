@@ -137,7 +137,7 @@ def test_a_machine_joins_by_a_token_and_a_job_outlives_its_certificate() -> None
         certificates = list((here.head.project / ".hooke/fleets/lab/keys/members").glob("three-*"))
         assert len(certificates) >= 2
         assert "is gone" not in here.hooke("show")
-        with pytest.raises(HookeError, match="used already by three at"):
+        with pytest.raises(HookeError, match="already used by three at"):
             new.run(join, env=env)
         # A worker that another authority has certified is none.
         stranger = here.lan.start("stranger")
