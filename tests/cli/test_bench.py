@@ -347,7 +347,7 @@ def test_the_token_goes_with_each_request(folder):
         (["127.0.0.1:1", "--data", DATA], "no rate to search for"),
         (["127.0.0.1:1", "--data", "{rows}", "--rate", "1"], "--data is not valid JSON"),
         (["127.0.0.1:1", "--data", "@none.json", "--rate", "1"], "--data @none.json: No such file"),
-        (["127.0.0.1:1", "--data", DATA, "--rate", "fast"], "--rate fast is no rate"),
+        (["127.0.0.1:1", "--data", DATA, "--rate", "fast"], "--rate fast is not a rate"),
         (
             ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--arrivals", "poison"],
             "neither a known name nor a file",
