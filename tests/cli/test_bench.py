@@ -359,7 +359,10 @@ def test_the_token_goes_with_each_request(folder):
         ),
         (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--threads", "2"], "are for the service of a file"),
         (["twice.py", "--rate", "1", "--threads", "0"], "--threads '0' is not a list of whole numbers"),
-        (["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"], "no such folder"),
+        (
+            ["127.0.0.1:1", "--data", DATA, "--rate", "1", "--report", "no/page.html"],
+            "its folder does not exist",
+        ),
         (["twic.py", "--data", DATA], "twic.py"),
         (["twice", "--data", DATA], "did you mean twice.py?"),
         (["twice.py:Thrice", "--data", DATA], "Thrice"),

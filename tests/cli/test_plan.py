@@ -110,7 +110,7 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
         (("naps.py", "--times", "nap=many"), "'many' is not a number"),
         (("naps.py", "--times", "nip=2"), "did you mean nap?"),
         (("naps.py", "--catalog", "ours.csv"), "no price list 'ours.csv'"),
-        (("naps.py", "--check", "x"), "naps.py is a file"),
+        (("naps.py", "--check", "x"), "naps.py was passed"),
         (("--check", "x"), "there are no runs yet"),
     ],
 )
