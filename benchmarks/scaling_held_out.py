@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.records import StudyRecord
+from hooke.journal.study_records import StudyRecord
 from hooke.measuring.study_driver import StudyOrder, prepare_study
 from hooke.planning.task_facts import measurements_of
 from hooke.project.folder import Project

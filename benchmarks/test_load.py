@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tests.loadtest.servers import Known, serving
 
-from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal
+from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.target import Target, poisson, request_bytes
 
 SECONDS, STALL_EVERY_S, STALL_S = 6.0, 1.0, 0.2

@@ -14,7 +14,7 @@ from hooke.scaling import Measurements, fit
 from hooke.scaling.call_times import Timing
 from hooke.scaling.catalog import InstanceType
 from hooke.scaling.pareto import PlanLimits, front, recommend
-from hooke.scaling.planning import Configuration, Planner
+from hooke.scaling.time_and_price import Configuration, Planner
 from hooke.scaling.workload import CallNeed, NodeWork, TaskFacts, Workload
 
 LONGEST_S = 0.3

@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.serving.spike_page import Phase, Seen, Spike, page
 from tests.services.supervisor.supervised import Supervised, end_all
 
-from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal, Outcomes
+from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.target import parse_target, poisson, request_bytes
 from hooke.project.folder import Project
 from hooke.services.service_report import read_service, save_service

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from hooke.certificates.authority import Authority, new_key, pem_of
-from hooke.certificates.keys import CA_KEY, CertificateFacts, Keys
+from hooke.certificates.key_files import CA_KEY, CertificateFacts, Keys
 
 __all__ = ["certified"]
 

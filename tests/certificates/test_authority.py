@@ -18,7 +18,7 @@ from tests.certificates.machines import certified
 
 from hooke.base.errors import UsageError
 from hooke.certificates.authority import LATE_S, Authority, BadRequest, new_key, request
-from hooke.certificates.keys import CA_KEY, CertificateFacts, Keys
+from hooke.certificates.key_files import CA_KEY, CertificateFacts, Keys
 
 NOW = 1_800_000_000.0
 LAB = Authority.make("lab", now=NOW, valid_s=86400.0)

@@ -15,7 +15,7 @@ from tests.certificates.machines import certified
 
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.certificates.authority import Authority
-from hooke.certificates.keys import CA_KEY, Keys
+from hooke.certificates.key_files import CA_KEY, Keys
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
 from hooke.fleets.membership import machine_name, run_with_certificate, with_safe_options

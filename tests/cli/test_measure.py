@@ -9,7 +9,7 @@ import psutil
 import pytest
 from tests.cli.conftest import Desk
 
-from hooke.journal.records import StudyRecord, read_study
+from hooke.journal.study_records import StudyRecord, read_study
 
 pytestmark = pytest.mark.heavy
 

@@ -201,7 +201,7 @@ def test_a_ledger_gives_the_fleet_back_and_a_torn_end_is_no_harm(tmp_path):
         ledger.write(LaunchIntended(token="t1", reason="wanted"))
         ledger.write(LaunchAnswered(token="t1", machine="m1"))
         ledger.write(LaunchIntended(token="t2", reason="wanted"))
-        with pytest.raises(JournalError, match="another process writes"):
+        with pytest.raises(JournalError, match="another process is writing"):
             Ledger.open(tmp_path)
     with (tmp_path / "ledger.journal").open("ab") as file:
         file.write(b"\xf6HK\n half a record")

@@ -26,8 +26,8 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.fleet_events import FleetDecided
-from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import DRIVER
+from hooke.journal.study_records import STUDY_PREFIX
 from hooke.journal.writer import Journal
 from hooke.measuring.studies import take_study
 from hooke.measuring.study_driver import StudyOrder, prepare_study

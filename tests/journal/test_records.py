@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from hooke.journal.events import Measured, PlainMeasured, RunFinished, RunStarted, StudyStarted
-from hooke.journal.records import find_studies, read_study
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
+from hooke.journal.study_records import find_studies, read_study
 from hooke.journal.writer import Journal
 
 

@@ -10,8 +10,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.run_table import aligned, run_table
-from hooke.journal.run_view import RunView
+from hooke.journal.run_view import RunView, aligned, run_table
 
 BEGUN = [
     RunStarted(run="job-1", pipeline="job", entry="job.py:job", shown={"n": "3", "text": "'a b'"}, at=100.0),

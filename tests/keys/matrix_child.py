@@ -7,7 +7,7 @@ import json
 import sys
 
 from hooke.keys import ValuePrinter, fingerprint_code, fingerprint_value
-from hooke.keys.walk import EVERYTHING
+from hooke.keys.code_walk import EVERYTHING
 
 
 def keys_of(target, weakened):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from hooke.loadtest.generator import ClientConnection
+from hooke.loadtest.generator_process import ClientConnection
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 

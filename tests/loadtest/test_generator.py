@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tests.loadtest.servers import Known, serving
 
-from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Fate, Goal
-from hooke.loadtest.ladder import summary_of
+from hooke.loadtest.load_test import Generator, outcomes_of
+from hooke.loadtest.rate_search import summary_of
 from hooke.loadtest.target import Target, constant, poisson, request_bytes
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.loadtest.ladder import Ladder, LevelVerdict, next_rate, safe_rate
+from hooke.loadtest.rate_search import Ladder, LevelVerdict, next_rate, safe_rate
 
 HELD, BROKEN, UNCLEAR, LIMITED = (
     LevelVerdict.HELD,

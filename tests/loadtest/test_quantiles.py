@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.loadtest.ladder import inflation, quantile, share
+from hooke.loadtest.rate_search import inflation, quantile, share
 
 
 def queue(rate, seed, count=4000):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hooke.loadtest.generator_protocol import Fate, Outcomes
-from hooke.loadtest.ladder import LevelVerdict, needed, summary_of
+from hooke.loadtest.rate_search import LevelVerdict, needed, summary_of
 from hooke.serving.slo import parse_slo
 
 SLO = parse_slo("p99 < 50ms")

@@ -6,11 +6,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from hooke import UsageError
-from hooke.journal.records import read_study
-from hooke.loadtest.ladder import SafeRate
+from hooke.journal.study_records import read_study
 from hooke.loadtest.load_report import compared
 from hooke.loadtest.load_result import BenchOrder, BenchResult
-from hooke.loadtest.served import ServedFile
+from hooke.loadtest.load_test import ServedFile
+from hooke.loadtest.rate_search import SafeRate
 from hooke.loadtest.sweep import SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target
 from hooke.planning.curves import curve_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hooke.journal.events import Measured, PlainMeasured, RunFinished, StudyStarted
-from hooke.journal.records import StudyRecord
+from hooke.journal.study_records import StudyRecord
 
 
 def record_of(

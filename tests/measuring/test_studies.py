@@ -4,7 +4,7 @@ import pytest
 
 from hooke.base.errors import HookeError, NotEnoughData, TaskError, UsageError
 from hooke.journal.reader import read
-from hooke.journal.records import find_studies
+from hooke.journal.study_records import find_studies
 from hooke.measuring.studies import Study, measure
 from hooke.project.loading import load_entry
 from hooke.scaling import fit

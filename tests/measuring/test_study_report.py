@@ -4,7 +4,7 @@ import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.records import StudyRecord
+from hooke.journal.study_records import StudyRecord
 from hooke.measuring.study_report import facts_of, rows_of, text_of
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 

@@ -384,10 +384,10 @@ class TestTimings:
 @pytest.mark.parametrize(
     ("wish", "what"),
     [
-        ({"deadline": "soon"}, "length of time"),
+        ({"deadline": "soon"}, "is not a duration"),
         ({"deadline": "0s"}, "is not above 0"),
-        ({"budget": "much"}, "no amount"),
-        ({"budget": -1}, "no amount"),
+        ({"budget": "much"}, "is not an amount"),
+        ({"budget": -1}, "is not an amount"),
         ({"workers": [0]}, "is not valid"),
         ({"workers": []}, "is not valid"),
     ],

@@ -3,8 +3,8 @@
 import pytest
 
 from hooke.journal.events import CapacityChanged, PlanMade, PlannedRow, PlannedTask, RunStarted
-from hooke.journal.records import MOST_KEPT, PlansFolder, check
 from hooke.journal.run_view import RunView
+from hooke.journal.study_records import MOST_KEPT, PlansFolder, check
 
 
 def made(plan="job-20261125-000001-abcd", *, at=100.0, n="3", host="here", times=None, workers=2) -> PlanMade:

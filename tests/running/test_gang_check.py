@@ -9,7 +9,7 @@ from hooke.base.errors import UsageError
 from hooke.journal.events import AttemptFinished, AttemptStarted, CapacityChanged
 from hooke.pipeline.trace import trace
 from hooke.project.backends import BackendChoice
-from hooke.running.gang_check import WAIT_S, GangWait
+from hooke.running.driver import WAIT_S, GangWait
 
 
 @task(gang=3)

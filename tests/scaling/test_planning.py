@@ -12,7 +12,7 @@ from hooke.scaling import Measurements, fit
 from hooke.scaling.call_times import Timing, law_of_size, run_spread, seconds_factor, sized
 from hooke.scaling.catalog import InstanceType
 from hooke.scaling.pareto import PlanLimits, front, recommend
-from hooke.scaling.planning import Configuration, Planner
+from hooke.scaling.time_and_price import Configuration, Planner
 from hooke.scaling.workload import (
     CallNeed,
     MachineRoom,

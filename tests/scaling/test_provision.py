@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 
 from hooke.scaling.catalog import InstanceType
-from hooke.scaling.planning import LOCAL
 from hooke.scaling.provision import (
     Bearing,
     LatencyGoal,
@@ -17,6 +16,7 @@ from hooke.scaling.provision import (
     choose,
     offers_on_front,
 )
+from hooke.scaling.time_and_price import LOCAL
 
 PROMISE = LatencyGoal(99, 0.05)
 HERE = InstanceType(catalog=LOCAL, name="this machine", vcpus=8, usd_per_hour=0.0, speed=(1.0, 1.0))

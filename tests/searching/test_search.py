@@ -16,7 +16,7 @@ import hooke
 from hooke import TaskFailed, UsageError
 from hooke.cli.entry import hooke as command
 from hooke.cli.screens import CommandSession
-from hooke.journal.records import SEARCH_PREFIX, read_search
+from hooke.journal.study_records import SEARCH_PREFIX, read_search
 from hooke.searching.search_result import standing_line
 
 JOB = """

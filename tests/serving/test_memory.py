@@ -22,7 +22,7 @@ def test_growth_is_what_comes_after_the_warm_up():
     assert found.grown == 3000 * 16
     assert found.slope == pytest.approx(3.0)
     assert found.low <= found.slope <= found.high
-    with pytest.raises(ValueError, match="ask for more requests"):
+    with pytest.raises(ValueError, match="use more requests"):
         growth(samples[:2])
 
 

@@ -18,8 +18,8 @@ from benchmarks.serving.measure import PROGRAMS
 from tests.services.supervisor.supervised import Supervised, end_all, hooke, of_service
 
 from hooke.base.errors import HookeError
-from hooke.loadtest.generator_process import Generator, outcomes_of
 from hooke.loadtest.generator_protocol import Goal, LevelReport, Outcomes
+from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.target import constant, parse_target, request_bytes
 from hooke.project.folder import Project
 from hooke.services.supervisor.service_folder import ServiceFolder

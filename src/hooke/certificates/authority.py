@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.certificates.keys import CA, CA_KEY, check_name, check_private
+from hooke.certificates.key_files import CA, CA_KEY, check_name, check_private
 
 __all__ = ["ADMISSION", "LATE_S", "Authority", "BadRequest", "domain_of", "new_key", "pem_of", "request"]
 

@@ -26,7 +26,7 @@ from hooke.certificates.admission import (
     Granted,
 )
 from hooke.certificates.authority import ADMISSION, domain_of, new_key, pem_of, request
-from hooke.certificates.keys import CertificateFacts, Keys, check_name
+from hooke.certificates.key_files import CertificateFacts, Keys, check_name
 from hooke.certificates.tokens import Token
 
 __all__ = ["join", "renew"]

@@ -20,8 +20,7 @@ from hooke.charts.html import curve_html, plotly_page
 from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
 from hooke.charts.terminal import Ink, curve_plot
 from hooke.scaling.cost import Cost, cost
-from hooke.scaling.fitting import fit
-from hooke.scaling.law import Law
+from hooke.scaling.law import Law, fit
 from hooke.scaling.measurements import Measurements
 
 __all__ = ["Curve"]

@@ -14,8 +14,8 @@ from click.shell_completion import CompletionItem
 
 from hooke.base.errors import UsageError
 from hooke.cli.screens import CommandSession
-from hooke.journal.records import STUDY_PREFIX, read_study
 from hooke.journal.run_view import view_of
+from hooke.journal.study_records import STUDY_PREFIX, read_study
 from hooke.project.folder import Project
 
 __all__ = [

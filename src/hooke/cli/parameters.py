@@ -27,7 +27,7 @@ from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown
-from hooke.services.reload.watched_files import snapshot
+from hooke.services.reload.reloader import snapshot
 from hooke.serving.service import SETUP, Service
 
 __all__ = ["Option", "Parameters", "bindings", "convert", "kind_shown"]

@@ -13,7 +13,7 @@ from hooke.charts.html import html_table
 from hooke.comparing.facts import Name, RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, is_system, number, selected
 from hooke.comparing.side_by_side import Comparison
-from hooke.journal.run_table import moment
+from hooke.journal.run_view import moment
 from hooke.project.folder import Project, start_of
 from hooke.running.run import Run
 

@@ -20,7 +20,7 @@ from hooke.comparing import drawing
 from hooke.comparing.facts import RunFacts
 from hooke.comparing.query import WHICH, NameGroup, is_system, number
 from hooke.journal.run_folders import RunsFolder
-from hooke.journal.run_table import aligned, moment
+from hooke.journal.run_view import aligned, moment
 
 __all__ = ["Comparison", "Section", "letters", "sections_of", "side_by_side"]
 

@@ -32,7 +32,7 @@ from hooke.importers.source import (
     exact_step,
 )
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged, RunFinished, RunStarted
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.journal.writer import Journal
 from hooke.tracking.tracker import ARTIFACTS, PREFIX
 

@@ -6,8 +6,8 @@ Knows Python objects, bytecode and installed distributions; knows nothing of tas
 
 from hooke.keys.file import File
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items, fingerprint_value
-from hooke.keys.parts import CodeChange, CodePart, CodePrint, Key, combine, explain
-from hooke.keys.printer import ValuePrinter
+from hooke.keys.fingerprint_parts import CodeChange, CodePart, CodePrint, Key, combine, explain
+from hooke.keys.value_walk import ValuePrinter
 
 __all__ = [
     "CodeChange",

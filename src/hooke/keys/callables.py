@@ -13,11 +13,11 @@ from typing import Any
 from blake3 import blake3
 
 from hooke.keys.bytecode import Reference, class_source, code_source, listing, references
+from hooke.keys.code_walk import CodeWalk
 from hooke.keys.encoding import text
+from hooke.keys.fingerprint_parts import FingerprintPart, frame
 from hooke.keys.module_origin import ModuleOrigin, origin_of
 from hooke.keys.modules import follow_chain, global_part, module_file, module_title, reach_imported, watch
-from hooke.keys.parts import FingerprintPart, frame
-from hooke.keys.walk import CodeWalk
 
 __all__ = ["reach_class", "reach_function"]
 

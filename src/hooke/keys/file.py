@@ -12,7 +12,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from hooke.base.errors import UsageError
-from hooke.keys.parts import Key, combine
+from hooke.keys.fingerprint_parts import Key, combine
 
 __all__ = ["File", "files_keyed"]
 

@@ -12,12 +12,12 @@ from blake3 import blake3
 from hooke.base.errors import NotFingerprintable
 from hooke.keys.bytecode import listing
 from hooke.keys.callables import reach_class, reach_function
+from hooke.keys.code_walk import EVERYTHING, CodeWalk
 from hooke.keys.encoding import SCALARS, NoKey, text
+from hooke.keys.fingerprint_parts import CodePart, CodePrint, FingerprintPart, Key, frame
 from hooke.keys.module_origin import library_of_method, origin_of
 from hooke.keys.modules import reach_module
-from hooke.keys.parts import CodePart, CodePrint, FingerprintPart, Key, frame
-from hooke.keys.printer import Leaf, ValuePrinter, unkeyable_error
-from hooke.keys.walk import EVERYTHING, CodeWalk
+from hooke.keys.value_walk import Leaf, ValuePrinter, unkeyable_error
 
 __all__ = [
     "EVERYTHING",

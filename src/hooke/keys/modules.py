@@ -14,9 +14,9 @@ from typing import Any
 from blake3 import blake3
 
 from hooke.keys.bytecode import Chain, Import, Reference, listing, module_code
+from hooke.keys.code_walk import CodeWalk
+from hooke.keys.fingerprint_parts import FingerprintPart
 from hooke.keys.module_origin import ModuleOrigin, origin_of
-from hooke.keys.parts import FingerprintPart
-from hooke.keys.walk import CodeWalk
 
 __all__ = [
     "follow_chain",

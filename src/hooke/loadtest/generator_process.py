@@ -1,97 +1,464 @@
-"""The parent's side of the generator's process."""
+"""The generator's process: `python -m hooke.loadtest.generator_process FD`. It reads commands from a channel and sends reports.
+
+It ends when the channel closes, and so with its parent.
+"""
 
 from __future__ import annotations
 
-import select
-import subprocess
+import asyncio
+import contextlib
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import ssl
+import struct
+import sys
+import time
+from array import array
+from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, cast
 
+import httptools
 import msgspec
 import numpy as np
+import uvloop
 
-from hooke.base.errors import HookeError
-from hooke.loadtest.generator_protocol import Goal, Level, LevelReport, Outcomes, Question, Stop, encode
-from hooke.processes.start import python_module, start_with_channel
-from hooke.scaling.families import Floats
+from hooke.loadtest.generator_protocol import Fate, Goal, Level, LevelReport, Question, encode
+from hooke.processes.channel import LENGTH_BYTES, framed
 
-__all__ = ["Generator", "outcomes_of"]
-
-TICK_S = 0.25
-STDERR = 2
-"""Where the process prints: stdout is for reports."""
+__all__ = ["Alarm", "ClientConnection", "ConnectionOwner", "Sender", "main"]
 
 
-class Generator:
-    """A process that sends requests. Use it in `with`, which ends the process."""
+# --- A timer for an event loop with a precision of about ten microseconds; loops have milliseconds.
+
+_MONOTONIC, _NONBLOCK = 1, 0o4000
+_LEAST_S = 1e-6
+"""Zero would disarm the timer."""
+
+
+class Alarm:
+    """Calls `ring` once after each `set`. Uses a timerfd on Linux, and the loop's own timers elsewhere."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._handle: asyncio.TimerHandle | None = None
+        self._file = -1
+        if sys.platform == "linux":
+            self._libc = ctypes.CDLL(None, use_errno=True)  # in Python since 3.13
+            self._file = self._libc.timerfd_create(_MONOTONIC, _NONBLOCK)
+        if self._file >= 0:
+            loop.add_reader(self._file, self._rung)
+
+    def set(self, delay_s: float) -> None:
+        """Ring after this many seconds, instead of at the time set before."""
+        delay_s = max(delay_s, _LEAST_S)
+        if self._file < 0:
+            if self._handle is not None:
+                self._handle.cancel()
+            self._handle = self._loop.call_later(delay_s, self._ring)
+            return
+        whole = int(delay_s)
+        setting = struct.pack("=qqqq", 0, 0, whole, int((delay_s - whole) * 1e9))
+        if self._libc.timerfd_settime(self._file, 0, setting, None):
+            raise OSError(ctypes.get_errno(), "the timer cannot be set")
+
+    def close(self) -> None:
+        """Cancel the alarm."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._file >= 0:
+            self._loop.remove_reader(self._file)
+            os.close(self._file)
+            self._file = -1
+
+    def _rung(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._file, 8)
+            self._ring()
+
+
+# --- One keep-alive connection with one request at a time.
+
+SAID = 2000
+"""Bytes kept of an answer that is not 2xx."""
+
+
+class ConnectionOwner(Protocol):
+    """The owner of connections. `settled` is called once for each sent request, then `free` or `gone`."""
+
+    def settled(self, request: int, status: int, said: bytes) -> None:
+        """A request has its answer, or will never have one. `said` is the beginning of the body if it is not 2xx, and the whole body if 2xx bodies are kept."""
+        ...
+
+    def free(self, connection: ClientConnection) -> None:
+        """The connection can take another request."""
+        ...
+
+    def gone(self, connection: ClientConnection) -> None:
+        """The connection is closed."""
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """Sends a request and reports its answer to the owner. `request` is the one in flight, or -1."""
+
+    __slots__ = ("_closing", "_keeps", "_owner", "_parser", "_said", "_transport", "open", "request")
+
+    def __init__(self, owner: ConnectionOwner, *, keeps: bool = False) -> None:
+        """With `keeps`, the bodies of 2xx answers are kept, too."""
+        self.request = -1
+        self.open = True
+        self._owner = owner
+        self._parser = httptools.HttpResponseParser(self)
+        self._said = b""
+        self._keeps = keeps
+        self._closing = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent. The server may have closed the connection without a callback yet."""
+        return self.open and not self._transport.is_closing()
+
+    def send(self, request: int, data: bytes) -> None:
+        """Send a request. Only while no request is in flight."""
+        self.request = request
+        self._transport.write(data)
+
+    def drop(self) -> None:
+        """Close the connection at once, without waiting for an answer."""
+        self.request = -1
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport is not a subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._transport.abort()  # counted as lost
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Called by asyncio."""
+        self.open = False
+        request, self.request = self.request, -1
+        if request >= 0:
+            self._owner.settled(request, Fate.LOST, b"")
+        self._owner.gone(self)
+
+    def on_headers_complete(self) -> None:
+        """Called by httptools."""
+        self._closing = not self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by httptools."""
+        if self._parser.get_status_code() < 300:
+            self._said += body if self._keeps else b""
+        elif len(self._said) < SAID:
+            self._said += body[:SAID]
+
+    def on_message_complete(self) -> None:
+        """Called by httptools."""
+        status = self._parser.get_status_code()
+        if status < 200:
+            return  # 1xx responses precede the answer
+        request, self.request = self.request, -1
+        said, self._said = self._said, b""
+        if request < 0:  # unsolicited: it must not count as the next request's answer
+            self.open = False
+            self._transport.abort()
+            return
+        self._owner.settled(request, status, said)
+        if self._closing:
+            self.open = False
+            self._transport.close()
+        else:
+            self._owner.free(self)
+
+
+# --- Sends requests when they are due, over as many connections as needed.
+
+SWEEP_S = 0.02
+"""Seconds between two checks for timeouts."""
+_now = time.perf_counter
+
+
+class Sender:
+    """Owns the connections to one target and runs one level at a time, on one event loop."""
 
     def __init__(self, goal: Goal) -> None:
         self._goal = goal
+        self._loop = asyncio.get_running_loop()
+        self._context = ssl.create_default_context(cafile=goal.ca or None) if goal.tls else None
+        self._idle: deque[ClientConnection] = deque()
+        self._open = 0
+        self._opening: set[asyncio.Task[None]] = set()
+        self._flying: dict[int, ClientConnection] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._timeout_s = 0.0
+        self._clear(array("d"))
+        self._loop.set_exception_handler(self._broken)
 
-    def __enter__(self) -> Self:
-        self._process, self._channel = start_with_channel(
-            lambda theirs: python_module("hooke.loadtest.generator", str(theirs)), output=STDERR
+    def _clear(self, due: array[float]) -> None:
+        """Reset the state for a new level."""
+        self._due = due
+        self._begun = array("d", bytes(8 * len(due)))
+        self._ended = array("d", bytes(8 * len(due)))
+        self._status = array("h", bytes(2 * len(due)))
+        self._next = self._oldest = self._done = 0
+        self._opened = self._waited = 0
+        self._most = self._open  # a level reuses the connections of the previous one
+        self._pending: deque[int] = deque()
+        self._said: dict[int, str] = {}
+        self._cpu_s = self._start = 0.0
+        self._over = self._loop.create_future()
+
+    async def run(self, level: Level) -> LevelReport:
+        """Send all requests of a level and wait for their outcomes."""
+        self._clear(array("d", level.due))
+        self._timeout_s = level.timeout_s
+        self._alarm = Alarm(self._loop, self._fire)
+        gc.collect()
+        gc.disable()  # a collection pauses for milliseconds; a level creates few cycles
+        try:
+            before = time.process_time()
+            started, self._start = time.monotonic(), _now()
+            self._fire()
+            self._sweep()
+            stopped = await self._over
+        finally:
+            gc.enable()
+            self._alarm.close()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
+        return LevelReport(
+            begun=self._begun.tobytes(),
+            ended=self._ended.tobytes(),
+            status=self._status.tobytes(),
+            cpu_s=(self._cpu_s or time.process_time()) - before,
+            wall_s=max(self._due[-1], self._begun[-1]) or _now() - self._start,
+            started=started,
+            opened=self._opened,
+            most=self._most,
+            waited=self._waited,
+            stopped=stopped,
+            said=self._said,
         )
-        self._tell(self._goal)
-        return self
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._channel.close()
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
-        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
-
-        Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
-        Raises HookeError if the process died.
-        """
-        self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
-        try:
-            return self._report(tick)
-        except KeyboardInterrupt:
-            self.stop()
-            return self._report(tick)
 
     def stop(self) -> None:
-        """End the level now, from another thread: its report then says `stopped`."""
-        self._tell(Stop())
+        """End the level. Requests without an answer are cut."""
+        now = _now() - self._start
+        for request in np.flatnonzero(np.asarray(self._status) == 0).tolist():
+            self._status[request] = Fate.CUT
+            self._ended[request] = now
+            if request >= self._next:
+                self._begun[request] = now
+        self._next = len(self._due)
+        for connection in self._flying.values():
+            connection.drop()
+        self._flying.clear()
+        self._finish(stopped=True)
 
-    def _report(self, tick: Callable[[], None]) -> LevelReport:
-        while not select.select([self._channel], [], [], TICK_S)[0]:
-            tick()
+    def settled(self, request: int, status: int, said: bytes) -> None:
+        """See `ConnectionOwner`."""
+        self._flying.pop(request, None)
+        if not self._status[request]:
+            self._settle(request, self._judged(request, status, said), said)
+
+    def free(self, connection: ClientConnection) -> None:
+        """See `ConnectionOwner`."""
+        if not connection.usable:
+            return  # `gone` follows soon
+        request = self._next_pending()
+        if request is None:
+            self._idle.append(connection)
+        else:
+            self._send(connection, request)
+
+    def gone(self, connection: ClientConnection) -> None:  # noqa: ARG002 - ConnectionOwner's signature
+        """See `ConnectionOwner`."""
+        self._open -= 1
+        self._open_more()
+
+    def _fire(self) -> None:
+        """Start all requests that are due, and set the alarm for the next one."""
+        due, count = self._due, len(self._due)
+        now = _now() - self._start
+        while self._next < count and due[self._next] <= now:
+            request = self._next
+            self._next += 1
+            self._begun[request] = now
+            self._begin(request)
+            now = _now() - self._start
+        if self._next < count:
+            self._alarm.set(due[self._next] - now)
+        elif not self._cpu_s:
+            self._cpu_s = time.process_time()
+
+    def _begin(self, request: int) -> None:
+        while self._idle:
+            connection = self._idle.popleft()
+            if connection.usable:
+                self._send(connection, request)
+                return
+        self._pending.append(request)
+        if not self._open_more() and self._open >= self._goal.connections:
+            self._waited += 1
+
+    def _send(self, connection: ClientConnection, request: int) -> None:
+        self._flying[request] = connection
+        requests = self._goal.requests
+        connection.send(request, requests[request % len(requests)])
+
+    def _open_more(self) -> bool:
+        """Open a connection if a request has none and the limit allows it."""
+        wanted = len(self._opening) < len(self._pending) and self._open < self._goal.connections
+        if wanted:
+            self._open += 1
+            task = self._loop.create_task(self._connect())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return wanted
+
+    async def _connect(self) -> None:
+        goal = self._goal
         try:
-            return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
-        except (EOFError, OSError):
-            raise self._died() from None
+            _, connection = await asyncio.wait_for(
+                self._loop.create_connection(
+                    lambda: ClientConnection(self, keeps=bool(goal.answers)),
+                    goal.host,
+                    goal.port,
+                    ssl=self._context,
+                ),
+                self._timeout_s,
+            )
+        except (OSError, TimeoutError) as error:
+            self._open -= 1
+            self._said.setdefault(Fate.REFUSED, str(error) or type(error).__name__)
+            self._opening.discard(asyncio.current_task())  # type: ignore[arg-type] - always a task here
+            self._fail_one(Fate.REFUSED)
+            self._open_more()
+            return
+        self._opened += 1
+        self._most = max(self._most, self._open)
+        if connection.usable:
+            self.free(connection)
+        else:
+            self._fail_one(Fate.LOST)
 
-    def _tell(self, question: Question) -> None:
-        try:
-            self._channel.send(encode(question))
-        except OSError:
-            raise self._died() from None
+    def _fail_one(self, fate: Fate) -> None:
+        """Settle the request for which a connection was opened."""
+        request = self._next_pending()
+        if request is not None:
+            self._settle(request, fate, b"")
 
-    def _died(self) -> HookeError:
-        code = self._process.wait()
-        return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
+    def _next_pending(self) -> int | None:
+        """The oldest request that waits for a connection and has not timed out."""
+        while self._pending:
+            request = self._pending.popleft()
+            if not self._status[request]:
+                return request
+        return None
+
+    def _judged(self, request: int, status: int, said: bytes) -> int:
+        """The status, or Fate.WRONG for a 2xx answer with an unexpected body."""
+        answers = self._goal.answers
+        if not answers or not 200 <= status < 300 or said in answers[request % len(answers)]:
+            return status
+        return Fate.WRONG
+
+    def _settle(self, request: int, status: int, said: bytes) -> None:
+        self._ended[request] = _now() - self._start
+        self._status[request] = status
+        if said and not 200 <= status < 300 and status not in self._said:
+            self._said[status] = said.decode(errors="replace")
+        self._done += 1
+        if self._done == len(self._due):
+            self._finish(stopped=False)
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """End the level if a callback fails; otherwise it would never end."""
+        loop.default_exception_handler(context)
+        if not self._over.done():
+            self._over.set_exception(context.get("exception") or RuntimeError(context["message"]))
+
+    def _finish(self, *, stopped: bool) -> None:
+        if not self._over.done():
+            self._over.set_result(stopped)
+
+    def _sweep(self) -> None:
+        """Time out requests that have waited too long."""
+        late = _now() - self._start - self._timeout_s
+        while self._oldest < self._next and (self._status[self._oldest] or self._due[self._oldest] <= late):
+            request = self._oldest
+            self._oldest += 1
+            if not self._status[request]:
+                connection = self._flying.pop(request, None)
+                if connection is not None:
+                    connection.drop()
+                self._settle(request, Fate.TIMED_OUT, b"")
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
 
-def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
-    """The outcomes of the requests that were due."""
-    return Outcomes(
-        due=due,
-        begun=np.frombuffer(report.begun),
-        ended=np.frombuffer(report.ended),
-        status=np.frombuffer(report.status, dtype=np.int16),
-    )
+SPARE_FILES = 32
+"""Files other than connections."""
+_decoder = msgspec.msgpack.Decoder(Question)
+
+
+def main(fd: int) -> None:
+    """Serve the parent until it closes its end of the channel with this descriptor."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's, which stops a level and reads what there is
+    uvloop.run(_serve(socket.socket(fileno=fd)))
+
+
+async def _serve(parent: socket.socket) -> None:
+    reader, writer = await asyncio.open_connection(sock=parent)
+    loop = asyncio.get_running_loop()
+    sender: Sender | None = None
+    asked = loop.create_task(_question(reader))
+    while (question := await asked) is not None:
+        asked = loop.create_task(_question(reader))
+        match question:
+            case Goal():
+                most = min(question.connections, _files() - SPARE_FILES)
+                sender = Sender(msgspec.structs.replace(question, connections=most))
+            case Level() if sender is not None:
+                running = loop.create_task(sender.run(question))
+                await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
+                if not running.done():  # a Stop, or the parent is gone
+                    sender.stop()
+                writer.write(framed(encode(await running)))
+                await writer.drain()
+            case _:
+                pass  # a Stop after its level was over
+
+
+def _files() -> int:
+    """The limit of open files, raised as far as allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 16)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+async def _question(reader: asyncio.StreamReader) -> Question | None:
+    """The next command; None at the end."""
+    try:
+        size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
+        return _decoder.decode(await reader.readexactly(size))
+    except (asyncio.IncompleteReadError, ConnectionResetError):
+        return None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -13,9 +13,9 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.charts.html import html_table, static_page
 from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRange, latency_sheet
 from hooke.charts.renderers import inline_svg
-from hooke.journal.run_table import aligned
-from hooke.loadtest.ladder import LevelSummary, LevelVerdict
+from hooke.journal.run_view import aligned
 from hooke.loadtest.load_result import BenchResult, LevelResult
+from hooke.loadtest.rate_search import LevelSummary, LevelVerdict
 from hooke.loadtest.sweep import Sweep, SweepRow
 from hooke.scaling.measurements import Estimate
 from hooke.scaling.provision import IDLE_SHARE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hooke.loadtest.ladder import Ladder, LevelSummary, LevelVerdict, SafeRate
+from hooke.loadtest.rate_search import Ladder, LevelSummary, LevelVerdict, SafeRate
 from hooke.loadtest.requests import Sent
 from hooke.loadtest.target import Arrivals, Target, poisson
 from hooke.scaling.call_times import Ends

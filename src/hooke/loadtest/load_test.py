@@ -4,31 +4,288 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import re
+import secrets
+import select
+import signal
+import subprocess
+import tempfile
+import threading
 import time
+import urllib.request
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.loadtest.generator_process import Generator, outcomes_of
-from hooke.loadtest.generator_protocol import REFUSALS, Fate, Goal, LevelReport, Outcomes
-from hooke.loadtest.ladder import LevelSummary, Seen, encoded, needed, next_rate, safe_rate, summary_of
-from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult, ServerUse
+from hooke.loadtest.generator_protocol import (
+    REFUSALS,
+    Fate,
+    Goal,
+    Level,
+    LevelReport,
+    Outcomes,
+    Question,
+    Stop,
+    encode,
+)
+from hooke.loadtest.load_result import BenchOrder, BenchResult, Handled, LevelResult, ServerUse
+from hooke.loadtest.rate_search import LevelSummary, Seen, encoded, needed, next_rate, safe_rate, summary_of
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
-from hooke.loadtest.served import ServedFile
 from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
-from hooke.processes.devices import cpus_here
-from hooke.processes.usage import ProcessTreeUsage
+from hooke.processes.devices import ProcessTreeUsage, cpus_here
+from hooke.processes.start import python_module, start_with_channel
+from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
+from hooke.scaling.affine import Affine
+from hooke.scaling.call_times import Ends
+from hooke.scaling.families import Floats
+from hooke.scaling.measurements import Estimate
 from hooke.services.serve_file import load_service
+from hooke.services.service_report import law_lines, read_service
+from hooke.services.shares import thread_variables
 from hooke.serving.service import Service
+from hooke.serving.stats_windows import merge_windows
 
-__all__ = ["bench_file", "bench_swept", "bench_url", "is_file", "run_load_test"]
+__all__ = [
+    "Generator",
+    "ServedFile",
+    "bench_file",
+    "bench_swept",
+    "bench_url",
+    "is_file",
+    "outcomes_of",
+    "run_load_test",
+]
+
+
+# --- The parent's side of the generator's process.
+
+TICK_S = 0.25
+STDERR = 2
+"""Where the process prints: stdout is for reports."""
+
+
+class Generator:
+    """A process that sends requests. Use it in `with`, which ends the process."""
+
+    def __init__(self, goal: Goal) -> None:
+        self._goal = goal
+
+    def __enter__(self) -> Self:
+        self._process, self._channel = start_with_channel(
+            lambda theirs: python_module("hooke.loadtest.generator_process", str(theirs)), output=STDERR
+        )
+        self._tell(self._goal)
+        return self
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
+        """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
+
+        Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
+        Raises HookeError if the process died.
+        """
+        self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
+        try:
+            return self._report(tick)
+        except KeyboardInterrupt:
+            self.stop()
+            return self._report(tick)
+
+    def stop(self) -> None:
+        """End the level now, from another thread: its report then says `stopped`."""
+        self._tell(Stop())
+
+    def _report(self, tick: Callable[[], None]) -> LevelReport:
+        while not select.select([self._channel], [], [], TICK_S)[0]:
+            tick()
+        try:
+            return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
+        except (EOFError, OSError):
+            raise self._died() from None
+
+    def _tell(self, question: Question) -> None:
+        try:
+            self._channel.send(encode(question))
+        except OSError:
+            raise self._died() from None
+
+    def _died(self) -> HookeError:
+        code = self._process.wait()
+        return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
+
+
+def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
+    """The outcomes of the requests that were due."""
+    return Outcomes(
+        due=due,
+        begun=np.frombuffer(report.begun),
+        ended=np.frombuffer(report.ended),
+        status=np.frombuffer(report.status, dtype=np.int16),
+    )
+
+
+# --- Starts a service with `hooke serve` for a load test, in its own process group, and ends it afterwards.
+
+SPARE_S = 30.0
+"""How long the end may take beyond the service's timeout before the process is killed."""
+LINES = 20
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Ignores the environment's proxy, which must not see the token."""
+
+
+class ServedFile:
+    """A service in `with ServedFile(...) as served`, at `served.url` with the bearer token `served.token`.
+
+    Entering it raises HookeError with the last lines of output if the service does not start.
+    """
+
+    def __init__(
+        self,
+        entry: str,
+        *,
+        words: Sequence[str],
+        timeout_s: float,
+        replicas: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.url = ""
+        self.pid = 0
+        self._entry = entry
+        self._words = [*words, *(["--replicas", str(replicas)] if replicas is not None else [])]
+        if threads is not None:
+            self._words += ["--threads", str(threads)]
+        self._environment = os.environ | (thread_variables(threads) if threads is not None else {})
+        self._replicas = replicas
+        self._timeout_s = timeout_s
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._up = threading.Event()
+        self._run = ""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="hooke-bench-")
+        file = Path(self._folder.name) / "token"
+        file.touch(mode=0o600)
+        file.write_text(self.token)
+        words = [self._entry, "--port", "0", "--token-file", str(file), *self._words]
+        command = [*with_parent(signal.SIGTERM), *python_module("hooke", "serve", *words)]
+        self._process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, process_group=0, env=self._environment
+        )
+        self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read, name="hooke-served", daemon=True)
+        self._reader.start()
+        try:
+            self._await_up()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout=self._timeout_s + SPARE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._reader.join()
+        self._folder.cleanup()
+
+    def batches(self) -> tuple[float, float] | None:
+        """The numbers of batches and of their rows so far, from its metrics; None with several replicas, whose metrics are separate."""
+        if self._replicas is not None:
+            return None
+        asked = urllib.request.Request(  # noqa: S310 - our own service
+            f"{self.url}/-/metrics", headers={"authorization": f"Bearer {self.token}"}
+        )
+        try:
+            with _DIRECT.open(asked, timeout=self._timeout_s) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return None  # too busy: the table omits it
+        found = dict(re.findall(r"^hooke_batch_rows_(count|sum)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE))
+        return (float(found["count"]), float(found["sum"])) if len(found) == 2 else None
+
+    def handled(self, project: Project, method: str) -> Handled | None:
+        """The journalled counts and batch durations of the method, after the service's end; None if it has no journal."""
+        if not self._run:
+            return None
+        record = read_service(project.runs.folder(self._run))
+        whole = merge_windows(record.windows)
+        law = record.laws().get(method)
+        return Handled(
+            run=self._run,
+            requests=whole.requests,
+            batches=whole.batches,
+            rows=whole.rows,
+            law=tuple(law_lines(record, lacking=False)),
+            batch_s=(_ends(law.a), _ends(law.b)) if isinstance(law, Affine) else None,
+        )
+
+    def _await_up(self) -> None:
+        while not self._up.wait(0.1):
+            if self._process.poll() is not None:
+                self._reader.join()
+                break
+        if not self.url or not self._up.is_set():
+            raise HookeError(
+                f"{self._entry} did not start",
+                why="\n".join(self._lines),
+                next=f"hooke serve {self._entry}",
+            )
+
+    def _ready_pattern(self) -> str:
+        """The pattern of the line that it prints when it is ready."""
+        if self._replicas is None:
+            return r" answers: POST /"
+        return rf" {self._replicas} of {self._replicas} replicas answer$"
+
+    def _read(self) -> None:
+        """Read its output: its address, that it is ready, and its run."""
+        assert self._process.stderr is not None
+        with self._process.stderr as said:
+            for line in said:
+                self._lines.append(line.rstrip())
+                if found := re.search(r" (?:is being set up, on|listens on) (https?://\S+)$", line):
+                    self.url = found[1]
+                elif re.search(self._ready_pattern(), line):
+                    self._up.set()
+                elif found := re.search(r"^next: hooke show (\S+)", line):
+                    self._run = found[1]
+
+
+def _ends(estimate: Estimate) -> Ends:
+    low, high = estimate.interval
+    return low, estimate.value, high
 
 
 LONE, LONE_GAP_S = 10, 0.05

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from hooke.base.clock import SystemClock
 from hooke.journal.events import Measured, RunFinished, StudyStarted
-from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.service_events import LoadMeasured
+from hooke.journal.study_records import STUDY_PREFIX
 from hooke.loadtest.load_result import BenchResult
 from hooke.processes.devices import cpus_here, machine_facts
-from hooke.project.folder import Project, new_run_id
-from hooke.project.open_run import lock_run, open_run
+from hooke.project.folder import Project, lock_run, new_run_id, open_run
 
 __all__ = ["Sweep", "SweepRow", "SweptService", "Varied", "sweep"]
 

@@ -20,7 +20,7 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.writer import Journal
-from hooke.measuring.baseline import PlainCalls, packed_calls, packed_pipeline
+from hooke.measuring.baseline_client import PlainCalls, packed_calls, packed_pipeline
 from hooke.measuring.design import PLAIN, Design, PlannedMeasurement
 from hooke.measuring.excerpt import Excerpt, take_over
 from hooke.pipeline.calls import CallMaker

@@ -11,7 +11,7 @@ from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
 from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, Measured, PlainMeasured, StudyStarted
-from hooke.journal.records import StudyRecord, read_study
+from hooke.journal.study_records import StudyRecord, read_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline

@@ -18,10 +18,10 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock, writing
 from hooke.base.formats import short_repr
 from hooke.journal.events import Event, RunFinished, StudyStarted
-from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies, read_study
+from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies, read_study
 from hooke.journal.writer import Journal
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
-from hooke.keys.parts import combine
+from hooke.keys.fingerprint_parts import combine
 from hooke.measuring.design import Design, levels_of
 from hooke.measuring.excerpt import excerpt
 from hooke.measuring.measurement import Bench, MeasurementRounds, Subject
@@ -31,11 +31,10 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here, machine_facts
-from hooke.processes.interrupts import Interrupts
+from hooke.processes.start import Interrupts
 from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_backend, open_engine
-from hooke.project.folder import Project, new_run_id
+from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.project.loading import entry_of
-from hooke.project.open_run import lock_run, open_run
 from hooke.store.store import Store
 
 __all__ = ["StudyDriver", "StudyOrder", "prepare_study", "study_key"]

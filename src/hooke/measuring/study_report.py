@@ -11,7 +11,7 @@ import numpy as np
 
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import format_seconds
-from hooke.journal.records import StudyRecord
+from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law

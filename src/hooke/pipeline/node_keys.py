@@ -13,7 +13,7 @@ from typing import Any
 
 from hooke.base.errors import TraceError
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items, fingerprint_value
-from hooke.keys.parts import CodePrint, combine
+from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import CARRY, MapPromise, Promise
 

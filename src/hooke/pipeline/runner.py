@@ -28,7 +28,7 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.writer import Journal
-from hooke.keys.parts import combine
+from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of

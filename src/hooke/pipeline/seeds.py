@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from hooke.keys.parts import CodePrint
+from hooke.keys.fingerprint_parts import CodePrint
 
 __all__ = ["KEY_BYTES", "isolated_randomness", "seed_from", "seeded_attempt", "uses_no_randomness"]
 

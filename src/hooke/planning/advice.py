@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from hooke.base.errors import JournalError
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlanned, RunStarted
-from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
+from hooke.journal.study_records import STUDY_PREFIX
 from hooke.scaling.resource_advice import Needed, Used, needed
 
 __all__ = ["advise"]

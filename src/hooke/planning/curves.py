@@ -13,8 +13,8 @@ import numpy as np
 from hooke.base.errors import JournalError, NotEnoughData, UsageError
 from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, NodePlanned, RunStarted
-from hooke.journal.records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.run_folders import RunsFolder
+from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, read_study
 from hooke.journal.throughput import Dropped, ThroughputRow, throughput
 from hooke.planning.task_facts import LEAST_LEVELS, law_of_study
 from hooke.scaling.measurements import Measurements

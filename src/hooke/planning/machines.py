@@ -13,7 +13,7 @@ import psutil
 from hooke.base.errors import UsageError
 from hooke.processes.devices import cpus_here, devices_of_this_machine
 from hooke.scaling.catalog import Catalog, InstanceType, parse_catalog, parse_range
-from hooke.scaling.planning import LOCAL, Configuration
+from hooke.scaling.time_and_price import LOCAL, Configuration
 
 __all__ = ["Catalogs", "configurations", "cpus_here", "given", "read_catalogs", "this_machine"]
 

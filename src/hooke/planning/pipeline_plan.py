@@ -29,7 +29,7 @@ from hooke.project.folder import Project, new_run_id, project_of
 from hooke.project.loading import entry_of
 from hooke.scaling.call_times import LEVEL
 from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommend
-from hooke.scaling.planning import Planner, Row
+from hooke.scaling.time_and_price import Planner, Row
 from hooke.scaling.workload import Untimed, Workload
 
 __all__ = ["Plan", "PlanQuestion", "command_for", "make_plan", "measure_command", "plan", "plan_limits"]

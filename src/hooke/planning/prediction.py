@@ -8,11 +8,11 @@ from html import escape
 from typing import Any
 
 from hooke.journal.events import PlannedRow
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.scaling.catalog import Catalog
 from hooke.scaling.measurements import Estimate
 from hooke.scaling.pareto import Advice, front, measured, shown_seconds, shown_usd
-from hooke.scaling.planning import LOCAL, Row
+from hooke.scaling.time_and_price import LOCAL, Row
 from hooke.scaling.workload import Untimed
 
 __all__ = [

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.keys.parts import combine
+from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node, needs_of
 from hooke.pipeline.node_keys import GraphKeys

@@ -14,8 +14,8 @@ import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
-from hooke.journal.records import STUDY_PREFIX, StudyRecord, find_studies
 from hooke.journal.service_events import LoadMeasured
+from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies
 from hooke.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
 from hooke.planning.prediction import filled, lacking
 from hooke.processes.devices import cpus_here

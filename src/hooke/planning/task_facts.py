@@ -11,8 +11,8 @@ import numpy as np
 
 from hooke.base.errors import NotEnoughData
 from hooke.journal.events import Measured, PlainMeasured
-from hooke.journal.records import StudyRecord, find_studies
 from hooke.journal.run_folders import RunsFolder
+from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
 from hooke.planning.noise import MeasurementSpread, spread_of
 from hooke.planning.remaining import RemainingNode

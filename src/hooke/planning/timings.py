@@ -18,9 +18,9 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.records import STUDY_PREFIX
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
+from hooke.journal.study_records import STUDY_PREFIX
 from hooke.planning.remaining import RemainingNode, reads_of
 from hooke.scaling.call_times import Timing, run_spread
 from hooke.scaling.catalog import Range

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self
 
 from hooke.base.errors import UsageError
 from hooke.base.plugins import Plugins
-from hooke.certificates.keys import Keys
+from hooke.certificates.key_files import Keys
 from hooke.pipeline.engine import Engine, EngineContext
 from hooke.processes.devices import cpus_here
 from hooke.project.settings import BackendSettings

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
+import socket
 import string
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from hooke.base.errors import ConfigError
-from hooke.base.files import writing
+import msgspec
+
+from hooke.base.clock import Clock
+from hooke.base.errors import ConfigError, UsageError
+from hooke.base.files import FileLock, writing
 from hooke.base.user_code import is_users
-from hooke.journal.records import PlansFolder
-from hooke.journal.run_folders import RunsFolder
+from hooke.journal.events import Event, RunStarted, StudyStarted
+from hooke.journal.run_folders import DRIVER, LOCK, RunsFolder
+from hooke.journal.study_records import PlansFolder
+from hooke.journal.writer import Journal
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
-__all__ = ["SEED", "Project", "new_run_id", "project_of", "start_of"]
+__all__ = ["SEED", "Project", "lock_run", "new_run_id", "open_run", "project_of", "start_of"]
 
 
 SEED = "HOOKE_SEED"
@@ -141,3 +150,51 @@ def new_run_id(pipeline: str, now: float) -> str:
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
     letters = string.ascii_lowercase + string.digits
     return f"{pipeline}-{moment}-{''.join(random.SystemRandom().choices(letters, k=4))}"
+
+
+# --- How every run begins: its folder, its lock, and a first event with the facts of the process that drives it.
+
+
+def lock_run(project: Project, run: str) -> FileLock:
+    """Make the run's folder and take its lock.
+
+    Raises UsageError where another process drives the run, HookeError where the folder cannot be written.
+    """
+    folder = project.runs.folder(run)
+    with writing("the run's folder", folder):
+        project.create()
+        lock = FileLock(project.runs.create(run) / LOCK)
+        acquired = lock.try_acquire()
+    if not acquired:
+        raise UsageError(f"run {run} is being driven by another process", next=f"hooke show {run}")
+    return lock
+
+
+def open_run(
+    project: Project,
+    begun: RunStarted | StudyStarted,
+    *,
+    clock: Clock,
+    observers: Sequence[Callable[[Event], None]] = (),
+) -> Journal:
+    """The driver's journal of a run whose folder exists; its first event is `begun`, with the facts of this process.
+
+    Raises JournalError.
+    """
+    run = begun.run if isinstance(begun, RunStarted) else begun.study
+    durable = project.settings.journal.durable
+    journal = Journal.create(project.runs.folder(run), DRIVER, durable=durable, clock=clock)
+    try:
+        journal.observers.extend(observers)
+        facts = {
+            "folder": os.getcwd(),
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "python": platform.python_version(),
+            "hooke": version("hooke"),
+        }
+        journal.append(msgspec.structs.replace(begun, **facts))
+    except BaseException:
+        journal.close()
+        raise
+    return journal

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.units import parse_bytes, parse_seconds
-from hooke.certificates.keys import Keys
+from hooke.certificates.key_files import Keys
 
 __all__ = [
     "FILE",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError
+from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
 from hooke.base.formats import short_parameters, short_repr
 from hooke.base.ref import Ref
 from hooke.fleets.elastic import (
@@ -22,10 +22,20 @@ from hooke.fleets.elastic import (
     check_wanted,
     sized_by,
 )
-from hooke.journal.events import AttemptFinished, CodeSeen, Event, NodePlanned, RunFinished, RunStarted
-from hooke.journal.records import check
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    CapacityChanged,
+    CodeSeen,
+    Event,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
+from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
 from hooke.pipeline.engine import EngineContext
@@ -38,12 +48,11 @@ from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.trace import trace
-from hooke.processes.interrupts import Interrupts
+from hooke.processes.devices import cpus_here
+from hooke.processes.start import Interrupts
 from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
-from hooke.project.folder import Project, new_run_id
+from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.project.loading import entry_of
-from hooke.project.open_run import lock_run, open_run
-from hooke.running.gang_check import GangWait, check_gangs
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -52,7 +61,110 @@ from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, logging_into
 
-__all__ = ["DRIVER", "Driver", "RunOrder", "expected_seconds", "plan_of", "prepare"]
+__all__ = [
+    "DRIVER",
+    "Driver",
+    "GangWait",
+    "RunOrder",
+    "check_gangs",
+    "expected_seconds",
+    "plan_of",
+    "prepare",
+]
+
+
+# --- Checks that a backend can run a pipeline's gangs: before the run, or during it if the backend's size is unknown.
+
+WAIT_S = 120.0
+"""Workers of an existing cluster join within seconds of one another, and a restarted worker within a minute."""
+
+
+def check_gangs(graph: Graph, place: BackendChoice) -> None:
+    """Raise UsageError if the backend does not support gangs, or has fewer workers than a gang has ranks."""
+    gangs = [node for node in graph.nodes if node.task.resources.gang]
+    if not gangs:
+        return
+    widest = max(gangs, key=lambda node: node.task.resources.gang)
+    if not ENGINES.load(place.engine).capabilities.gangs:
+        raise _no_gangs(widest, place)
+    ranks, most = widest.task.resources.gang, _most(place)
+    if most is not None and ranks > most:
+        raise UsageError(
+            f"the gang {widest.task.name!r} has {ranks} ranks, but {place.name!r} has {most} {_workers(most)}",
+            where=widest.where,
+            why="the ranks wait for one another, so all must run at once",
+            fix=f"set workers={ranks} (or --workers {ranks}), or a smaller gang=",
+        )
+
+
+class GangWait:
+    """Detects that only a gang is left and waits for workers, on a backend for which Hooke starts no workers."""
+
+    def __init__(self, graph: Graph, place: BackendChoice) -> None:
+        gangs = [node for node in graph.nodes if node.task.resources.gang] if place.workers is None else []
+        self._widest = max(gangs, key=lambda node: node.task.resources.gang, default=None)
+        self._place = place
+        self._slots = 0
+        self._running: set[int] = set()
+        self._since: float | None = None
+
+    def observe(self, event: Event) -> None:
+        """Fold an event of the run."""
+        match event:
+            case CapacityChanged():
+                self._slots = event.slots
+            case AttemptStarted():
+                self._running.add(event.attempt)
+            case AttemptFinished() | AttemptFailed():
+                self._running.discard(event.attempt)
+            case _:
+                return
+        self._since = None
+
+    def check(self, now: float) -> None:
+        """Raise UsageError if this lasts too long. `now` is in seconds of a monotonic clock."""
+        if self._widest is None or self._running or self._slots >= self._widest.task.resources.gang:
+            return
+        self._since = now if self._since is None else self._since
+        if now - self._since >= WAIT_S:
+            ranks = self._widest.task.resources.gang
+            raise UsageError(
+                f"the gang {self._widest.task.name!r} has {ranks} ranks, but {self._place.name!r} has room for {self._slots}",
+                where=self._widest.where,
+                why=f"the ranks wait for one another, so all must run at once; nothing else ran for {WAIT_S:g} s, and no worker joined",
+                fix=f"add workers until it has {ranks} threads, or make gang= smaller; then resume",
+            )
+
+
+def _no_gangs(node: Node, place: BackendChoice) -> UsageError:
+    able = [name for name in ENGINES.builtin if name in _with_gangs()]
+    return UsageError(
+        f"the backend {place.name!r} does not support gangs, but {node.task.name!r} is a gang of {node.task.resources.gang} ranks",
+        where=node.where,
+        fix=f"use a backend that supports gangs: {', '.join(able)}; to debug, call the pipeline as a function, "
+        "where a gang has one rank",
+    )
+
+
+def _with_gangs() -> set[str]:
+    """Built-in engines with gangs that need no further library: checking an engine may import it."""
+    plain = [name for name in ("local", "serial") if name in ENGINES.builtin]
+    return {name for name in plain if ENGINES.load(name).capabilities.gangs}
+
+
+def _most(place: BackendChoice) -> int | None:
+    """The largest number of workers that the backend may have; None if it is unknown."""
+    if place.workers is not None:
+        price = place.usd_per_hour if place.elastic else 0.0
+        return (
+            int(min(place.workers[1], place.max_usd_per_hour / price + 1e-9)) if price else place.workers[1]
+        )
+    ours = place.engine in ("local", "dask", "ray") and place.at is None
+    return cpus_here() if ours else None
+
+
+def _workers(count: int) -> str:
+    return "worker" if count == 1 else "workers"
 
 
 # --- How long items took in earlier runs, so that the longest go first.

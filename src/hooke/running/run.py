@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hooke.base.errors import RunStopped
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import Event
-from hooke.journal.run_table import run_table
-from hooke.journal.run_view import RunView, ending, output_ref, view_of
+from hooke.journal.run_view import RunView, ending, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
 from hooke.pipeline.failures import task_failed
 from hooke.pipeline.pipeline import Pipeline

@@ -15,8 +15,7 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted
-from hooke.project.folder import Project, new_run_id, start_of
-from hooke.project.open_run import lock_run, open_run
+from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.running.run import Run
 from hooke.sync.background import Shipping

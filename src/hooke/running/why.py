@@ -14,8 +14,8 @@ from hooke.journal.events import NodePlanned
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView, view_of
 from hooke.journal.task_view import NodeView
-from hooke.keys.parts import CodeChange, CodePart
-from hooke.keys.parts import explain as changes_between
+from hooke.keys.fingerprint_parts import CodeChange, CodePart
+from hooke.keys.fingerprint_parts import explain as changes_between
 
 __all__ = ["Cause", "Why", "explain", "roots", "why"]
 

@@ -6,8 +6,7 @@ no clock, thread or socket. Imports `base`.
 
 from hooke.scaling.cost import Cost, cost
 from hooke.scaling.diagnostics import Candidate, LackOfFit
-from hooke.scaling.fitting import fit
-from hooke.scaling.law import Law, NextMeasurement, karp_flatt
+from hooke.scaling.law import Law, NextMeasurement, fit, karp_flatt
 from hooke.scaling.measurements import Estimate, Measurements
 
 __all__ = [

@@ -10,8 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hooke.base.errors import BeyondTheData, NotEnoughData
-from hooke.scaling.fitting import fit
-from hooke.scaling.law import FARTHEST, Law
+from hooke.scaling.law import FARTHEST, Law, fit
 from hooke.scaling.measurements import Measurements
 
 __all__ = [

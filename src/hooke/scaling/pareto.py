@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hooke.base.formats import format_seconds
 from hooke.scaling.families import KNEE_SHARE
 from hooke.scaling.measurements import Estimate
-from hooke.scaling.planning import Row
+from hooke.scaling.time_and_price import Row
 from hooke.scaling.workload import Untimed
 
 __all__ = [

@@ -10,10 +10,9 @@ from hooke.base.errors import BeyondTheData, NotEnoughData
 from hooke.base.formats import format_seconds
 from hooke.scaling.call_times import LEVEL
 from hooke.scaling.catalog import InstanceType
-from hooke.scaling.fitting import fit
-from hooke.scaling.law import Law
+from hooke.scaling.law import Law, fit
 from hooke.scaling.measurements import Estimate, Measurements
-from hooke.scaling.planning import LOCAL
+from hooke.scaling.time_and_price import LOCAL
 
 __all__ = [
     "IDLE_SHARE",

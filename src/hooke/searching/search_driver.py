@@ -17,15 +17,14 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
-from hooke.journal.records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
 from hooke.journal.run_view import ending
+from hooke.journal.study_records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
 from hooke.pipeline.runner import CTRL_C
 from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
 from hooke.project.backends import find_backend
-from hooke.project.folder import Project, new_run_id, start_of
+from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
 from hooke.project.loading import check_not_importing
-from hooke.project.open_run import lock_run, open_run
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
 from hooke.searching.objective import MetricWatch, objective_of

@@ -15,8 +15,8 @@ from hooke.comparing import drawing
 from hooke.comparing.facts import text_of
 from hooke.comparing.query import number
 from hooke.comparing.run_list import frame_of
-from hooke.journal.records import SearchRecord, TrialRecord, read_search
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
+from hooke.journal.study_records import SearchRecord, TrialRecord, read_search
 from hooke.project.folder import Project
 from hooke.running.run import Run
 

@@ -13,7 +13,7 @@ from typing import Any
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
-from hooke.keys.parts import combine
+from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline.arguments import bind_call
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task

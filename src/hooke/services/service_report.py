@@ -25,7 +25,7 @@ from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
-from hooke.journal.run_table import aligned, moment
+from hooke.journal.run_view import aligned, moment
 from hooke.journal.service_events import (
     BatchWindow,
     ModelBack,

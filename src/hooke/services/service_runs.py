@@ -30,8 +30,7 @@ from hooke.journal.service_events import (
     ServiceEvent,
     ServiceScaled,
 )
-from hooke.project.folder import Project, new_run_id
-from hooke.project.open_run import lock_run, open_run
+from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows, quantile_s, window_length_s
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from hooke.journal.service_events import ModelEvent
-from hooke.processes.usage import anonymous_bytes
+from hooke.processes.devices import anonymous_bytes
 from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
@@ -29,7 +29,7 @@ from hooke.serving.metrics import (
 )
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
-from hooke.serving.model_process.process_model import ModelProcess
+from hooke.serving.model_process.model_client import ModelProcess
 from hooke.serving.openapi import document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 from blake3 import blake3
 
-from hooke.store import layout
+from hooke.store import object_format
 from hooke.store.backend import ObjectSink
 from hooke.store.by_value import ByValuePickler
 from hooke.store.main_classes import reduce_class
@@ -264,20 +264,20 @@ class Encoded:
     def size(self) -> int:
         """Upper bound of its size; an estimate for frames."""
         large = sum(item.size if isinstance(item, Blob) else item.nbytes for item in self._buffers)
-        return sum(map(len, self._stream)) + large + layout.overhead(len(self._buffers))
+        return sum(map(len, self._stream)) + large + object_format.overhead(len(self._buffers))
 
     def write(self, sink: ObjectSink, secret: bytes | None = None) -> tuple[bytes, int]:
         """Write the object; returns its digest (32 bytes) and its size. Raises the sink's exceptions."""
         out = _Hashing(sink)
-        out.write(layout.HEADER)
+        out.write(object_format.HEADER)
         for chunk in self._stream:
             out.write(chunk)
-        stream = out.position - len(layout.HEADER)
+        stream = out.position - len(object_format.HEADER)
         spans = [_write_buffer(out, buffer) for buffer in self._buffers]
-        end = layout.make_end(spans, stream=stream, table=out.position)
+        end = object_format.make_end(spans, stream=stream, table=out.position)
         out.write(end)
         digest = out.digest()
-        tail = layout.make_tail(end, digest, secret)
+        tail = object_format.make_tail(end, digest, secret)
         sink.write(tail)
         return digest, out.position + len(tail)
 
@@ -384,7 +384,7 @@ class _Hashing:
 
 
 def _write_buffer(out: _Hashing, buffer: Buffer) -> tuple[int, int]:
-    out.write(layout.padding(out.position))
+    out.write(object_format.padding(out.position))
     start = out.position
     if isinstance(buffer, Blob):
         buffer.write(out)

@@ -16,7 +16,7 @@ from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as
 from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
-from hooke.store.layout import Damaged, Layout, digest_of, load, read_layout, signed
+from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
 
 __all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
 

@@ -32,7 +32,7 @@ from hooke.store.claims import (
     has_range_locks,
 )
 from hooke.store.entries import Entry, Hit, Records
-from hooke.store.maintenance import (
+from hooke.store.eviction import (
     EvictionReport,
     StoreUsage,
     VerifyReport,

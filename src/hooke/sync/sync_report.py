@@ -11,7 +11,7 @@ import msgspec
 from hooke.base.formats import format_bytes
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.reader import SegmentReader
-from hooke.journal.run_table import moment
+from hooke.journal.run_view import moment
 from hooke.project.folder import Project
 from hooke.sync.background import sink_names
 from hooke.sync.outbox import logged_segments

@@ -8,7 +8,7 @@ import pytest
 from tests.certificates.machines import certified
 
 from hooke.certificates.authority import Authority
-from hooke.certificates.keys import Keys
+from hooke.certificates.key_files import Keys
 
 pytest.importorskip("distributed")
 from distributed import Client, Scheduler, Security, Worker, wait

@@ -25,7 +25,7 @@ from hooke.services.reload.handover import (
     StartProcess,
     step,
 )
-from hooke.services.reload.watched_files import Sources, changed_files, snapshot
+from hooke.services.reload.reloader import Sources, changed_files, snapshot
 
 ROOT = Path("/home/me/delays")
 SOURCES = Sources(root=ROOT, file=ROOT / "serve" / "delays.py")

@@ -6,7 +6,7 @@ import resource
 from tests.serving.services import Rows
 
 from hooke.services.supervisor.control_channel import decode_from_child
-from hooke.services.supervisor.replica_child import ReplicaReporter
+from hooke.services.supervisor.replica_process import ReplicaReporter
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 

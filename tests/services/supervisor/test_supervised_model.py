@@ -24,7 +24,7 @@ def model_of(replica):
     (model,) = [
         one
         for one in psutil.Process(replica["pid"]).children()
-        if "hooke.serving.model_process.model_child" in one.cmdline()
+        if "hooke.serving.model_process.model_main" in one.cmdline()
     ]
     return model.pid
 

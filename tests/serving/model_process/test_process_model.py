@@ -7,7 +7,7 @@ import signal
 import pytest
 from tests.services.supervisor.supervised import gone
 
-from hooke.serving.model_process.process_model import RunningModel
+from hooke.serving.model_process.model_client import RunningModel
 from hooke.serving.model_process.wire import INLINE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]

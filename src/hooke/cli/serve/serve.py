@@ -20,13 +20,13 @@ from hooke.base.units import parse_bytes
 from hooke.cli.options import debug_option
 from hooke.cli.parameters import bindings
 from hooke.cli.screens import EXIT_FAILED, CommandSession, command
-from hooke.cli.serve.dev_child import DevChildOrder
+from hooke.cli.serve.dev_process import DevChildOrder
 from hooke.processes.lease import LEASE_S
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.loading import file_of
 from hooke.project.settings import Settings
-from hooke.services.reload.watched_files import Sources
+from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import load_service, serve_extra, serve_here
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules
@@ -223,7 +223,7 @@ def serve_reloading(
 
     def start(listens: int, tells: int) -> Sequence[str]:
         order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, bind_config, port=port)
-        return python_module("hooke.cli.serve.dev_child", order.handed(listens, tells, debug=session.debug))
+        return python_module("hooke.cli.serve.dev_process", order.handed(listens, tells, debug=session.debug))
 
     tell(
         f"{target} is being set up, on {bind_config.url(port)}, and again whenever it changes; Ctrl-C ends it"

@@ -15,7 +15,7 @@ from hooke.cli.groups import FileOrVerbs
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession, command
 from hooke.cli.serve.serve import replica_range, serve
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.services.single_process import SingleProcess, single_process_status
 from hooke.services.supervisor.service_folder import (
     PROXY,

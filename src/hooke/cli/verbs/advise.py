@@ -14,7 +14,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import CommandSession
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.planning.advice import advise as advised
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry

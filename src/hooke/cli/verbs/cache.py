@@ -18,8 +18,8 @@ from hooke.base.units import parse_bytes
 from hooke.cli.groups import Commands
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession
-from hooke.journal.run_table import aligned
-from hooke.keys.parts import CodeChange
+from hooke.journal.run_view import aligned
+from hooke.keys.fingerprint_parts import CodeChange
 from hooke.running.why import Cause, Why, roots
 from hooke.running.why import why as explain_run
 from hooke.store.entries import Entry

@@ -16,7 +16,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_seconds
 from hooke.base.units import parse_seconds
 from hooke.certificates.admission import Address
-from hooke.certificates.keys import CertificateFacts
+from hooke.certificates.key_files import CertificateFacts
 from hooke.certificates.tokens import Token
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
@@ -34,7 +34,7 @@ from hooke.fleets.membership import (
     run_with_certificate,
 )
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
-from hooke.journal.run_table import aligned, moment
+from hooke.journal.run_view import aligned, moment
 from hooke.providers.provider import Machine
 
 __all__ = ["VERBS", "fleet"]

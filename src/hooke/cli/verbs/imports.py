@@ -11,17 +11,10 @@ import click
 
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import (
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    CommandSession,
-    error_facts,
-    error_screen,
-    say_next,
-)
+from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, error_facts, error_screen, say_next
 from hooke.importers.landing import Losses
 from hooke.importers.neptune import ImportedRun, ImportOptions, import_neptune
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.project.folder import Project
 
 __all__ = ["imports"]

@@ -16,12 +16,7 @@ from hooke.base.errors import HookeError, NotEnoughData, UsageError
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.options import debug_option, json_option, number_list
 from hooke.cli.parameters import Parameters
-from hooke.cli.screens import (
-    EXIT_STOPPED,
-    CommandSession,
-    refuse,
-    say_next,
-)
+from hooke.cli.screens import EXIT_STOPPED, CommandSession, refuse, say_next
 from hooke.measuring.studies import Study, StudyLines, take_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline

@@ -13,7 +13,7 @@ from hooke.base.formats import format_bytes
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import CommandSession, say_next
-from hooke.journal.run_table import aligned, moment
+from hooke.journal.run_view import aligned, moment
 from hooke.models.registry_protocol import (
     FORMAT,
     RUN,

@@ -21,7 +21,7 @@ from hooke.cli.options import in_project, json_option, number_list, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, refuse, say_next
 from hooke.journal.events import PlanChecked
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.project.folder import Project

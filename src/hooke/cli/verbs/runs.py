@@ -20,8 +20,7 @@ from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
-from hooke.journal.run_table import aligned, moment
-from hooke.journal.run_view import RunRow, view_of
+from hooke.journal.run_view import RunRow, aligned, moment, view_of
 from hooke.project.folder import Project
 
 __all__ = ["runs"]

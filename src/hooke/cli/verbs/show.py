@@ -28,11 +28,10 @@ from hooke.journal.events import (
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.occupancy import SkewedItem, skewed_items
 from hooke.journal.reader import read
-from hooke.journal.records import SEARCH_PREFIX as SEARCH
-from hooke.journal.records import StudyRecord, read_study
 from hooke.journal.run_folders import DRIVER
-from hooke.journal.run_table import moment, run_table
-from hooke.journal.run_view import RunView, is_service
+from hooke.journal.run_view import RunView, is_service, moment, run_table
+from hooke.journal.study_records import SEARCH_PREFIX as SEARCH
+from hooke.journal.study_records import StudyRecord, read_study
 from hooke.project.folder import Project
 from hooke.running.provenance import sentence
 from hooke.searching.search_result import Search

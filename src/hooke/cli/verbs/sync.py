@@ -15,7 +15,7 @@ from hooke.base.files import FileLock
 from hooke.base.formats import format_bytes
 from hooke.cli.options import complete_run, in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession
-from hooke.journal.run_table import aligned
+from hooke.journal.run_view import aligned
 from hooke.project.folder import Project
 from hooke.sync.background import LOCK, open_sinks, sink_names
 from hooke.sync.outbox import has_logged

@@ -38,7 +38,7 @@ from hooke.engines.remote.failure_detector import SILENT_S, FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply
 from hooke.engines.remote.placement import Peer
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated
-from hooke.engines.worker.lost_attempts import GONE, given_up, lost
+from hooke.engines.worker.worker_deaths import GONE, given_up, lost
 from hooke.journal.events import Failure
 from hooke.pipeline.engine import Call, EngineContext
 from hooke.processes.devices import cpus_here

@@ -16,7 +16,7 @@ from distributed.core import Status
 
 from hooke.engines.gang import RanksEnded, unpack_command
 from hooke.engines.remote.handshake import Probe, answer_probe
-from hooke.engines.remote.joined_host import JoinedHost
+from hooke.engines.remote.host import JoinedHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, HostUpdate, Note
 from hooke.engines.worker.pool import shared_pool
 from hooke.engines.worker.worker import Library

@@ -33,7 +33,7 @@ from hooke.engines.ray.bridge_protocol import (
 )
 from hooke.engines.remote.failure_detector import FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply, Probe, answer_probe
-from hooke.engines.remote.joined_host import JoinedHost
+from hooke.engines.remote.host import JoinedHost
 from hooke.engines.remote.worker_protocol import (
     AttemptOrder,
     AttemptsWithdrawn,

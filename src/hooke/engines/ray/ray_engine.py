@@ -25,7 +25,7 @@ from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S
 from hooke.engines.remote.placement import Peer
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated
-from hooke.engines.worker.lost_attempts import GONE
+from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import Failure
 from hooke.pipeline.engine import Call, EngineContext
 from hooke.processes.devices import cpus_here

@@ -15,8 +15,8 @@ from hooke.engines.remote.handshake import DriverHandshake, HandshakeReply
 from hooke.engines.remote.placement import Peer
 from hooke.engines.remote.remote_queue import RemoteQueue
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated, Transport, session_of
-from hooke.engines.worker.lost_attempts import GONE
 from hooke.engines.worker.script import module_path
+from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import CapacityChanged, Failure, WorkerStopped
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.processes.devices import cpus_here, memory_here, memory_of

@@ -7,9 +7,11 @@ be ended, and says how it ended. What the processes of other libraries hold besi
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -17,15 +19,18 @@ import msgspec
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.engines.gang import GangCommand, RankRange
-from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, Note
-from hooke.engines.worker.lost_attempts import host_failed
+from hooke.engines.remote.handshake import HandshakeReply, ProbeAnswer
+from hooke.engines.remote.log_sync import LogSync
+from hooke.engines.remote.worker_protocol import AttemptOrder, HostReport, HostSession, Note
 from hooke.engines.worker.pool import LocalPool, shared_pool
 from hooke.engines.worker.worker import Hello, WorkerJob, WorkerTask
+from hooke.engines.worker.worker_deaths import host_failed
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.failures import failure_of
 
-__all__ = ["WorkerHost"]
+__all__ = ["JoinedHost", "WorkerHost"]
+
 
 LOOK_S = 0.1
 """How often a waiting thread checks whether its attempt was given up."""
@@ -254,3 +259,49 @@ class WorkerHost:
         with self._changed:
             if not self._closed:
                 self._loop.poll(0.0)
+
+
+# --- A host's part in one run: its workers, and the files that the driver cannot see.
+
+
+class JoinedHost:
+    """Made when a host has answered the driver's probe (`answer_probe`). `log_sync` is None where the driver sees the run's files."""
+
+    def __init__(
+        self,
+        session: HostSession,
+        answer: ProbeAnswer | None,
+        *,
+        name: str,
+        slots: int,
+        tell: Callable[[list[Note]], None],
+        address: str,
+    ) -> None:
+        self.answer = answer
+        self._slots = slots
+        unshared = answer is not None and not answer.shares
+        self.log_sync = LogSync(Path(session.logs).parent) if unshared else None
+        # Without its own suffix a resumed run's logs would overwrite the earlier ones on the driver's machine.
+        suffix = f"-{session.id[-4:]}" if unshared else ""
+        self.workers = WorkerHost(session, name=name + suffix, slots=slots, tell=tell, address=address)
+
+    def reply(self, host_id: str, *, memory: int | None = None) -> HandshakeReply:
+        """Start the workers that the run wants at once, and describe this host to the driver."""
+        notes = self.workers.prepare()
+        report = HostReport(
+            id=host_id,
+            pid=os.getpid(),
+            host=os.uname().nodename,
+            python=platform.python_version(),
+            hooke=version("hooke"),
+            threads=self._slots,
+            memory=memory,
+            gpus=len(shared_pool().devices),
+        )
+        return HandshakeReply(report=report, answer=self.answer, notes=notes)
+
+    def close(self) -> None:
+        """End the workers, and remove the files that the driver has a copy of."""
+        self.workers.close()
+        if self.log_sync is not None:
+            self.log_sync.end()

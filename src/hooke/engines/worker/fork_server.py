@@ -23,9 +23,9 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.engines.worker import worker
-from hooke.engines.worker.output import flush_output
+from hooke.engines.worker.worker import flush_output
 from hooke.processes.channel import framed, take_frames
-from hooke.processes.usage import anonymous_bytes
+from hooke.processes.devices import anonymous_bytes
 
 __all__ = ["ForkEnded", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 

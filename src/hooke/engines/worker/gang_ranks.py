@@ -31,9 +31,9 @@ from hooke.engines.gang import (
     environment_of,
 )
 from hooke.engines.worker.fork_server import ForkEnded
-from hooke.engines.worker.lost_attempts import exit_failure, host_failed
 from hooke.engines.worker.pool import Process, WorkerKind
 from hooke.engines.worker.worker import READY, WorkerJob, WorkerTask
+from hooke.engines.worker.worker_deaths import exit_failure, host_failed
 from hooke.journal.events import AttemptFailed
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices

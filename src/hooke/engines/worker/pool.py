@@ -22,7 +22,14 @@ from hooke.engines.worker.worker import Hello, WorkerJob
 from hooke.processes.channel import Channel
 from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
 
-__all__ = ["THREAD_VARIABLES", "LocalPool", "Process", "WorkerKind", "shared_pool"]
+__all__ = [
+    "THREAD_VARIABLES",
+    "LocalPool",
+    "Process",
+    "WorkerKind",
+    "shared_pool",
+]
+
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",

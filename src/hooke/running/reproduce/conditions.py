@@ -15,7 +15,7 @@ from hooke.base.formats import short_repr
 from hooke.base.user_code import is_users
 from hooke.journal.events import CodeSeen, NodePlanned
 from hooke.journal.run_view import RunView
-from hooke.keys.parts import CodeChange, CodePart, explain
+from hooke.keys.fingerprint_parts import CodeChange, CodePart, explain
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.running.reproduce.result_comparison import pairs

@@ -16,8 +16,7 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.journal.events import MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
-from hooke.journal.run_table import aligned
-from hooke.journal.run_view import view_of
+from hooke.journal.run_view import aligned, view_of
 from hooke.keys.file import File
 from hooke.processes.start import python_module
 from hooke.project.folder import Project, start_of
@@ -25,7 +24,7 @@ from hooke.running import provenance
 from hooke.running.git import Repository
 from hooke.running.reproduce.conditions import Edit, RunCondition, changed_lines, compared, libraries
 from hooke.running.reproduce.rerun import RerunReport, RerunRequest, replay_script, run_beside
-from hooke.running.reproduce.rerun_child import REPORT, REQUEST
+from hooke.running.reproduce.rerun_process import REPORT, REQUEST
 from hooke.running.reproduce.result_comparison import (
     CLOSE,
     DIFFERENT,
@@ -507,7 +506,7 @@ def _rerun(request: RerunRequest, begun: RunStarted, scratch: Path) -> RerunRepo
     (scratch / REQUEST).write_bytes(msgspec.json.encode(request))
     folder = request.moved(Path(begun.folder))
     code = run_beside(
-        python_module("hooke.running.reproduce.rerun_child", str(scratch)),
+        python_module("hooke.running.reproduce.rerun_process", str(scratch)),
         folder=folder if folder.is_dir() else None,
         environment=os.environ | {"HOOKE_SINKS": "none"},
     )

@@ -21,8 +21,8 @@ from hooke.processes.start import python_module, start_apart
 from hooke.services.shares import Share, Shares
 from hooke.services.supervisor.control_channel import Renew, ReplicaUpdate, decode_from_child, encode
 from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
-from hooke.services.supervisor.replica_child import ReplicaOrder
 from hooke.services.supervisor.replica_events import ReplicaReport
+from hooke.services.supervisor.replica_process import ReplicaOrder
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
 from hooke.serving.uvicorn.server import bind
 
@@ -219,7 +219,7 @@ class Replicas:
             log = str(self._logs / f"replica-{name}.log")
             return start_child(
                 self._folder,
-                "hooke.services.supervisor.replica_child",
+                "hooke.services.supervisor.replica_process",
                 order,
                 record=ChildRecord(
                     name=name, port=port, generation=generation, log=log, devices=share.devices

@@ -29,13 +29,13 @@ from hooke.journal.service_events import (
 from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
 from hooke.services.control_socket import ControlServer, ServiceCommand
-from hooke.services.reload.watched_files import Sources
+from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import check_bindings, curl_example, serve_extra, shown_values, token_file_of
 from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
 from hooke.services.supervisor import replica_events as events
-from hooke.services.supervisor.autoscaler import Autoscaler
+from hooke.services.supervisor.autoscaling_loop import Autoscaler
 from hooke.services.supervisor.children import Child, Replicas
 from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
 from hooke.services.supervisor.generation import (
@@ -45,7 +45,7 @@ from hooke.services.supervisor.generation import (
     ServiceSource,
     pin_generation,
 )
-from hooke.services.supervisor.proxy_child import ProxyChild, make_proxy_settings
+from hooke.services.supervisor.proxy_client import ProxyChild, make_proxy_settings
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
@@ -113,16 +113,7 @@ class Supervisor:
         self._scrape = MetricsEndpoint(
             first.make_auth(), lambda: service_prometheus_text(self._view.metrics())
         )
-        settings = make_proxy_settings(
-            declared, options.bind_config, folder.path / PROXY, folder.metrics_socket
-        )
-        self.proxy = ProxyChild(
-            folder,
-            settings,
-            lease_s=options.lease_s * PROXY_LEASE,
-            log=str(self._logs / "front.log"),
-            say=tell,
-        )
+        self.proxy = self._make_proxy()
         self._control = ControlServer(folder.socket, self._execute)
         self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -135,6 +126,18 @@ class Supervisor:
         self._said = ""
         self._said_up = self._draining = self._done = False
         self._answered = self._cut = 0
+
+    def _make_proxy(self) -> ProxyChild:
+        settings = make_proxy_settings(
+            self.declared, self.options.bind_config, self.folder.path / PROXY, self.folder.metrics_socket
+        )
+        return ProxyChild(
+            self.folder,
+            settings,
+            lease_s=self.options.lease_s * PROXY_LEASE,
+            log=str(self._logs / "front.log"),
+            say=self._say,
+        )
 
     def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:

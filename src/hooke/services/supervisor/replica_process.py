@@ -1,4 +1,4 @@
-"""The process of a replica: `python -m hooke.services.supervisor.replica_child ORDER`, started by a supervisor."""
+"""The process of a replica: `python -m hooke.services.supervisor.replica_process ORDER`, started by a supervisor."""
 
 from __future__ import annotations
 

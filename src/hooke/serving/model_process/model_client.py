@@ -30,12 +30,12 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.base.pinned_modules import pin_modules
 from hooke.base.user_code import is_users
 from hooke.journal.service_events import ModelBack, ModelDied, ModelEvent
+from hooke.processes.devices import anonymous_bytes
 from hooke.processes.exit_report import ended_by, with_short_stack
 from hooke.processes.lease import Backoff
 from hooke.processes.start import python_module, start_apart
-from hooke.processes.usage import anonymous_bytes
 from hooke.serving.model_calls import Arguments, Drop, Item, MethodRun, ModelLost, OnDone, Work
-from hooke.serving.model_process.model_child import (
+from hooke.serving.model_process.model_main import (
     DropSent,
     Facts,
     ItemSent,
@@ -264,7 +264,7 @@ def _memory(name: str, undone: contextlib.ExitStack) -> int:
 def _started(channel: int, outgoing: int, incoming: int, output: int) -> subprocess.Popen[bytes]:
     """Start the process with its ends of the socket and of the memory, and its output."""
     order = ModelProcessOrder(parent=os.getpid(), socket=channel, outgoing=outgoing, incoming=incoming)
-    command = python_module("hooke.serving.model_process.model_child", msgspec.json.encode(order).decode())
+    command = python_module("hooke.serving.model_process.model_main", msgspec.json.encode(order).decode())
     return start_apart(command, descriptors=(channel, outgoing, incoming), output=output)
 
 

@@ -18,9 +18,9 @@ from blake3 import blake3
 from hooke.base.formats import short_plain
 from hooke.keys.bytecode import listing, module_code
 from hooke.keys.encoding import NoKey, compound, integer, raw, text
+from hooke.keys.fingerprint_parts import CodePart, Edge, FingerprintPart, Key, frame
 from hooke.keys.module_origin import PYTHON, ModuleOrigin, project_root
-from hooke.keys.parts import CodePart, Edge, FingerprintPart, Key, frame
-from hooke.keys.printer import ValuePrinter
+from hooke.keys.value_walk import ValuePrinter
 
 __all__ = ["EVERYTHING", "CodeWalk", "Reader"]
 

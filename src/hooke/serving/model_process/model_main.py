@@ -1,4 +1,4 @@
-"""The process of a model: `python -m hooke.serving.model_process.model_child ORDER`, started by a replica, and ended with it."""
+"""The process of a model: `python -m hooke.serving.model_process.model_main ORDER`, started by a replica, and ended with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that runs a pipeline again: `python -m hooke.running.reproduce.rerun_child FOLDER`.
+"""The process that runs a pipeline again: `python -m hooke.running.reproduce.rerun_process FOLDER`.
 
 A new process imports its modules from the restored tree. It reads request.json in FOLDER and writes report.json there.
 """

@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 
 from hooke.base.errors import HookeError, NotFingerprintable
 from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shrink, text
+from hooke.keys.fingerprint_parts import Key
 from hooke.keys.object_encodings import object_encoder
-from hooke.keys.parts import Key
 
 __all__ = ["Leaf", "ValuePrinter", "unkeyable_error"]
 

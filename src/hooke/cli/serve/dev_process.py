@@ -1,4 +1,4 @@
-"""The process that serves one version under `hooke serve --dev`: `python -m hooke.cli.serve.dev_child ORDER`."""
+"""The process that serves one version under `hooke serve --dev`: `python -m hooke.cli.serve.dev_process ORDER`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hooke.services.reload.handover import (
     ServeRefused,
     encode,
 )
-from hooke.services.reload.watched_files import Sources
+from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import InheritedSocket, load_service, serve_here
 from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
