@@ -254,7 +254,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whose(self) -> str:
-        """The prefix of the message: `rank 1 of 3: ` if a gang's rank failed, else empty."""
+        """The prefix of the message, as in "rank 1 of 3: " if a rank of a gang failed, else empty."""
         return f"rank {self.rank} of {self.ranks}: " if self.rank is not None else ""
 
     @property
