@@ -186,10 +186,10 @@ class TestCache:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["rm"], "nothing is named"),
+            (["rm"], "no results selected"),
             (["rm", "abcd"], "no key begins with"),
             (["rm", "--task", "nothing"], "tasks with results: square, total"),
-            (["gc"], "give --max 10GiB"),
+            (["gc"], "pass --max 10GiB"),
             (["gc", "--max", "ten"], "is not a size"),
             (["why", "sqare"], "did you mean square?"),
         ],
@@ -206,7 +206,7 @@ class TestDoctor:
         done = desk.hooke("doctor")
         assert done.code == 0, done.out
         assert "broken" not in done.out
-        assert re.search(r"ok +local:1 +ran a task", done.out)
+        assert re.search(r"ok +local:1 +ran a pipeline", done.out)
         assert {each["name"] for each in json.loads(desk.hooke("doctor", "--json").out)} >= {
             "python",
             "store",

@@ -85,7 +85,7 @@ def test_what_cannot_be_debugged_says_why(hooke):
     for words, said in (
         (("debug",), "missing TASK"),
         (("debug", "total"), "inputs of total are missing: invert"),
-        (("debug", "invert", "--item", "9"), "it has 6: 0 to 5"),
+        (("debug", "invert", "--item", "9"), "valid: 0 to 5"),
         (("debug", "invrt"), "did you mean invert?"),
     ):
         done = hooke(*words)

@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(desk, kill):
     if process.returncode == 0:
         pytest.skip("it was done before it was asked to stop")
     assert process.returncode == 130, err
-    assert "the same command again does the rest" in err
+    assert "repeat the command for the rest" in err
     assert "imported" in out
     assert not (desk.project.data / "importing").exists()
     assert desk.hooke("import", "neptune", "dump").code == 0

@@ -213,7 +213,7 @@ def test_an_argument_without_an_honest_key(desk):
     done = desk.hooke("run", "rows.py")
     screen = screen_of(done.err)
     assert done.code == 2
-    assert "count: connection, a sqlite3.Connection" in screen
+    assert "`connection` of `count`: it is of type sqlite3.Connection" in screen
     assert "fix: " in screen
     assert "next: hooke run rows.py" in screen
 

@@ -59,7 +59,7 @@ def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once
         text=True,
         check=True,
     ).stdout
-    assert f"measured[7]: a second attempt, {second.attempt}, as {first.attempt} runs long" in shown
+    assert f"measured[7]: a second attempt, {second.attempt}, because {first.attempt} is slow" in shown
     assert f"measured: attempt {second.attempt} finished first; {first.attempt} is abandoned" in shown
     again = faults.go(on=on)
     assert again.result() == run.result()

@@ -128,7 +128,7 @@ def one_thread():
 
 @pytest.mark.parametrize("months", [0, 2, 13])
 def test_too_few_or_too_many_months_are_refused(months):
-    with pytest.raises(ValueError, match=f"months={months}: needs 3 to 12"):
+    with pytest.raises(ValueError, match=f"months={months}: use 3 to 12"):
         flights.flights(months)
 
 

@@ -379,16 +379,16 @@ def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_fix(work
         return train()
 """
     )
-    with pytest.raises(EnvironmentMismatch, match=r"differing: \S+RANK(.|\n)*read the rank inside the task"):
+    with pytest.raises(EnvironmentMismatch, match=r"these parts differ: \S+RANK(.|\n)*read the rank inside the task"):
         workshop.run(on="local", workers=2).result()
 
 
 @pytest.mark.parametrize(
     ("on", "workers", "says"),
     [
-        ("serial", None, r"place 'serial' has no gangs(.|\n)*fix: .*local"),
-        ("local", 2, r"has 3 ranks, and 'local' has 2 workers(.|\n)*fix: workers=3"),
-        ("local", (1, 2), r"has 3 ranks, and 'local' has 2 workers"),
+        ("serial", None, r"the backend 'serial' does not support gangs(.|\n)*fix: .*local"),
+        ("local", 2, r"has 3 ranks, but 'local' has 2 workers(.|\n)*fix: set workers=3"),
+        ("local", (1, 2), r"has 3 ranks, but 'local' has 2 workers"),
     ],
 )
 def test_a_place_that_cannot_run_it_is_refused_before_anything_runs(workshop, on, workers, says):

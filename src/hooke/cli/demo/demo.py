@@ -116,7 +116,7 @@ def _check_extra() -> None:
 
 def _files() -> list[Path]:
     """The modules of the example, from the installed package or the source tree."""
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     for folder in (package / "demo_files" / "flights", package.parents[1] / "examples" / "flights"):
         if (folder / MAIN).is_file():
             return sorted(folder.glob("*.py"))

@@ -99,7 +99,7 @@ def _say(finding: DoctorFinding) -> None:
 
 def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFinding]:
     yield _python()
-    yield DoctorFinding(name="hooke", state="ok", text=f"{version('hooke')} in {Path(__file__).parents[1]}")
+    yield DoctorFinding(name="hooke", state="ok", text=f"{version('hooke')} in {Path(__file__).parents[2]}")
     yield from map(_extra, extras())
     yield _machine()
     yield from _shared_memory()
