@@ -15,7 +15,7 @@ from tests.autoscaling.traffic import Ours, Outcome, Shape, poisson, recorded, s
 
 from hooke.autoscaling.service_policy import Bounds, capacity_of_batches
 
-DATA = Path(__file__).parents[1] / "tests" / "serving" / "data"
+DATA = Path(__file__).parents[1] / "tests" / "autoscaling" / "data"
 HIGH = 30
 LLM = Shape(a=0.05, b=0.15, max_batch=8, limit_s=2.0, timeout_s=30.0, start_s=20.0, max_waiting=256)
 """Seconds and not milliseconds, and a model that takes its time to load."""

@@ -195,7 +195,7 @@ def test_a_plain_call_that_fails_is_told_as_that(workshop):
 
 def test_a_plain_call_that_dies_is_told_as_that(workshop):
     workshop.write(NAPS.replace('note(f"at_once', 'os.kill(os.getpid(), 9)\n        note(f"at_once'))
-    with pytest.raises(HookeError, match="died: killed by SIGKILL"):
+    with pytest.raises(HookeError, match="died: it was killed by SIGKILL"):
         take(workshop, task="nap", plain=pipeline_of(workshop).function.__globals__["at_once"])
 
 
@@ -219,7 +219,7 @@ def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop
     [
         ({"on": "serial"}, "fixed number of workers"),
         ({"task": "nope"}, "no task 'nope'"),
-        ({"workers": (1,)}, "one N only"),
+        ({"workers": (1,)}, "only one N"),
         ({"task": "total", "weak": True}, "called, not mapped"),
         ({"task": "nap", "workers": (1,), "sizes": [1, 2, 9]}, "fewer than the size 9"),
         ({"repeats": 0}, "repeats=0"),

@@ -104,7 +104,7 @@ class TestOnnx:
             assert np.array_equal(read.predict({"rows": rows}), 2 * rows)
             assert (read.inputs, read.outputs) == (["rows"], ["out"])
             assert saved.flavors["python_function"]["loader_module"] == "mlflow.onnx"
-            with pytest.raises(UsageError, match="its inputs: rows"):
+            with pytest.raises(UsageError, match="valid: rows"):
                 read.predict({"row": rows})
 
     def test_what_is_no_graph_is_refused_when_it_is_registered(self, tmp_path):
@@ -147,7 +147,7 @@ class TestSafetensors:
         assert "takes 'width', which is not a plain attribute" in saved.notes[0]
         assert "into=" in saved.notes[0]
         assert saved.flavors == {}
-        with pytest.raises(HookeError, match="m:1 has weights alone") as refused:
+        with pytest.raises(HookeError, match="m:1 has only weights") as refused:
             format.load(tmp_path, saved.details, known())
         assert "into=Net(...)" in refused.value.fix
         read = format.load(tmp_path, saved.details, known(into=hiding(5)))
