@@ -75,7 +75,7 @@ for name in ("flights@champ", "flight", "flights:9"):
         "True",
         "True",
         "False",
-        "model flights has no alias 'champ' | its aliases: champion (version 2), lowest (version 4); its newest version is 4",
+        "model flights has no alias 'champ' | valid: champion (version 2), lowest (version 4); its newest version is 4",
         "no model is called 'flight' | did you mean flights? registered: flights",
         "model flights has no version 9 | it has 4, 3, 2, 1",
     ]
@@ -377,7 +377,7 @@ def test_what_is_wrong_is_said_before_anything_is_saved(tmp_path, monkeypatch):
             "no metric 'auc'",
         ),
         ({"name": "a", "metrics": {"auc": "high"}}, "metrics: 'auc' is 'high', which is not a number"),
-        ({"name": "a", "run": "last"}, "run='last' is no run"),
+        ({"name": "a", "run": "last"}, "run='last' is not a run"),
         ({"name": "a", "format": "joblib"}, "there is no format named 'joblib'"),
     ]:
         with pytest.raises(UsageError, match=said.replace("(", r"\(")):
@@ -398,5 +398,5 @@ def test_a_pipelines_body_has_no_model_yet(tmp_path, monkeypatch):
         hooke.register(model, "m")
         return model
 
-    with pytest.raises(UsageError, match="traced before anything runs"):
+    with pytest.raises(UsageError, match="traced before there is a model"):
         hooke.run(body, on="serial")

@@ -117,7 +117,7 @@ class TestSampling:
         "wrong", [{"sampler": "tep"}, {"pruner": "medain"}, {"sampler": 3}, {"pruner": object()}]
     )
     def test_what_is_neither_is_refused(self, wrong):
-        with pytest.raises(UsageError, match="valid are"):
+        with pytest.raises(UsageError, match="valid: "):
             sampling(**wrong)
 
     def test_optuna_is_as_talkative_as_before(self, capfd):

@@ -274,7 +274,7 @@ class TestSearch:
             (lambda: hooke.search(job.fit, FLAT, x=1), "remove one of them"),
             (lambda: hooke.search(job.fit, {"dept": (1, 3)}), "did you mean depth"),
             (lambda: hooke.search(job.whole, {"depth": (1, 3)}), "x"),
-            (lambda: hooke.search(job.fit, FLAT, on="locale"), "no place"),
+            (lambda: hooke.search(job.fit, FLAT, on="locale"), "no backend"),
             (lambda: hooke.search(job.fit, FLAT, on="serial", metric="los", seed=9), "did you mean loss?"),
             (lambda: hooke.search(job.word, {"x": (0.0, 1.0)}, on="serial"), "not a number"),
         ):

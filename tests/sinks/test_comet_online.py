@@ -244,7 +244,7 @@ def test_a_long_run_keeps_its_extremes_and_stays_below_the_limits(comet, tmp_pat
     receipt = service.write(LoggedBatch(run=RUN, points=points(*late, first=IN_FULL)))
     assert [value for _, value, _, _ in comet.metrics[IN_FULL:]] == [1e9, -1e9, 7.0]
     (said,) = receipt.notes
-    assert said.startswith("of metric 'x' Comet keeps 15,000 values")
+    assert said.startswith("Comet keeps 15,000 values of metric 'x'")
 
 
 def test_which_way_it_goes_follows_from_the_key_and_the_settings(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
         _mapper(
             _status(501), 400, "the only supported transfer-encoding is chunked: %RESPONSE_CODE_DETAILS%"
         ),
-        _mapper(_status(400), 400, "this is not a valid HTTP/1.1 request: %RESPONSE_CODE_DETAILS%"),
+        _mapper(_status(400), 400, "this is not a valid HTTP request: %RESPONSE_CODE_DETAILS%"),
     ]
     rest = {"status": "%RESPONSE_CODE%", "detail": "%RESPONSE_CODE_DETAILS%"}
     return {"mappers": [*flags, *statuses], "body_format": _format(rest)}

@@ -354,7 +354,9 @@ class Fitted:
             scaled = np.sqrt(measured.repeats)[:, None] * jacobian / scale
             if not np.isfinite(scaled).all() or np.linalg.cond(scaled) > 1 / np.finfo(float).eps:
                 return dict.fromkeys(family.symbols, math.nan)
-            covariance = self.scatter**2 * np.linalg.inv(scaled.T @ scaled) / np.multiply.outer(scale, scale)
+            # By the triangle of QR: the normal equations would square the condition number.
+            triangle = np.linalg.inv(np.linalg.qr(scaled, mode="r"))
+            covariance = self.scatter**2 * (triangle @ triangle.T) / np.multiply.outer(scale, scale)
             return {
                 symbol: math.sqrt(slope @ covariance @ slope)
                 for symbol, slope in self._parameter_slopes().items()

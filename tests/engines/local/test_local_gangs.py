@@ -379,7 +379,9 @@ def test_a_rank_that_is_read_at_the_top_of_a_module_is_refused_with_the_fix(work
         return train()
 """
     )
-    with pytest.raises(EnvironmentMismatch, match=r"these parts differ: \S+RANK(.|\n)*read the rank inside the task"):
+    with pytest.raises(
+        EnvironmentMismatch, match=r"these parts differ: \S+RANK(.|\n)*read the rank inside the task"
+    ):
         workshop.run(on="local", workers=2).result()
 
 

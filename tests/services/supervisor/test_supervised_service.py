@@ -84,7 +84,7 @@ def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, fold
         assert hooke(folder, *words).returncode == 2
     shown = hooke(folder, "status")
     assert "1 of 1 replicas answer" in shown.stdout
-    assert hooke(folder, "down").stdout.endswith("Delay is down: no process of it is left\n")
+    assert hooke(folder, "down").stdout.endswith("Delay is down: none of its processes is left\n")
     assert service.process.wait(60) == 0
 
 

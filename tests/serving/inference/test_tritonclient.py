@@ -171,7 +171,7 @@ def test_what_is_wrong_is_said_where_the_client_looks(forms):
     shared.set_shared_memory("region", 1)
     with pytest.raises(InferenceServerException, match="shared memory is not supported"):
         forms.infer("Forms.arrays", [shared])
-    with pytest.raises(InferenceServerException, match="a service keeps no sequences"):
+    with pytest.raises(InferenceServerException, match="sequences are not supported"):
         forms.infer("Forms.arrays", [one], sequence_id=3, sequence_start=True)
 
 

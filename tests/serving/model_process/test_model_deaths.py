@@ -215,7 +215,7 @@ class TestLock:
         wait_until(lambda: bool(one.told))
         assert (
             one.told[0].cause
-            == "it was at one batch for 2.8 s, longer than anybody waits; it was killed by SIGKILL (9)"
+            == "one batch took 2.8 s, longer than any client waits; it was killed by SIGKILL (9)"
         )
         back(one)
         assert one.post("/pid", {}).status == 200

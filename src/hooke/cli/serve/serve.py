@@ -26,11 +26,10 @@ from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.loading import file_of
 from hooke.project.settings import Settings
-from hooke.services.reload.reloader import Sources
+from hooke.services.reload.reloader import Reloader, Sources
 from hooke.services.serve_file import load_service, serve_extra, serve_here
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules
-from hooke.services.supervisor.supervisor import serve_several
 from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
 from hooke.serving.service import Service
@@ -185,6 +184,8 @@ def serve_replicas(
         with _unheard():
             click.echo(f"{datetime.now().astimezone():%H:%M:%S} {line}", err=True)
 
+    with serve_extra():
+        from hooke.services.supervisor.supervisor import serve_several
     done = serve_several(declared, path, project, bound, options=options, tell=tell)
     with _unheard():
         click.echo(f"ended: {done.answered} requests answered", err=True)
@@ -216,7 +217,6 @@ def serve_reloading(
     file = path.resolve()
     root = Project.root_of(file)
     with serve_extra():
-        from hooke.services.reload.reloader import Reloader
         from hooke.serving.uvicorn.server import bind
     listening = bind(bind_config.port, bind_config.host)
     port = listening.getsockname()[1]
@@ -228,7 +228,8 @@ def serve_reloading(
     tell(
         f"{target} is being set up, on {bind_config.url(port)}, and again whenever it changes; Ctrl-C ends it"
     )
-    parent = Reloader(Sources(root=root, file=file), listening, start, tell)
+    with serve_extra():
+        parent = Reloader(Sources(root=root, file=file), listening, start, tell)
     well = parent.run()
     if parent.run_id:
         with contextlib.suppress(OSError):

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import watchfiles
-
 from hooke.base.errors import HookeError
 from hooke.processes.channel import Channel
 from hooke.processes.start import start_with_channel
@@ -165,6 +163,9 @@ class Reloader:
     def __init__(
         self, sources: Sources, listening: socket.socket, command: Command, tell: Callable[[str], None]
     ) -> None:
+        """Raises ModuleNotFoundError without watchfiles, before anything starts."""
+        import watchfiles  # noqa: F401
+
         self.run_id = ""
         """The run of the version that ended last."""
         self._sources = sources
@@ -351,6 +352,8 @@ class Watcher:
 
     def _watch(self, folders: frozenset[Path]) -> None:
         """Return when the set of folders changes. Folders are watched one by one: environments and caches would be too many."""
+        import watchfiles
+
         turns = watchfiles.watch(
             *folders,
             watch_filter=lambda _change, path: (

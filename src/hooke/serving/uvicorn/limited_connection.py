@@ -112,7 +112,7 @@ class LimitedConnection(HttpToolsProtocol):
         """Refuse invalid HTTP."""
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
-            self._refuse(400, "this is not a valid HTTP/1.1 request", "bad http")
+            self._refuse(400, "this is not a valid HTTP request", "bad http")
             return
         self._note("bad http")
         if not cycle.more_body:
