@@ -77,7 +77,7 @@ for name in ("flights@champ", "flight", "flights:9"):
         "False",
         "model flights has no alias 'champ' | valid: champion (version 2), lowest (version 4); its newest version is 4",
         "no model is called 'flight' | did you mean flights? registered: flights",
-        "model flights has no version 9 | it has 4, 3, 2, 1",
+        "model flights has no version 9 | valid: 4, 3, 2, 1",
     ]
     plain = """
 import warnings
@@ -138,7 +138,7 @@ except hooke.HookeError as error:
     )
     assert out.splitlines() == [
         "flights is not registered: auc 0.8 is not better than 0.9 of version 1",
-        "flights@champion has no metric 'loss' to be compared with",
+        "flights@champion has no metric 'loss' to compare with",
         "flights:2 (skops), now @champion",
         "flights:1 was not registered by Hooke, so its files cannot be verified",
     ]

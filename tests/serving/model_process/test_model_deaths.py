@@ -88,7 +88,7 @@ class TestDeaths:
             in caplog.text
         )
         assert "it restarts in 500 ms" in caplog.text
-        (record,) = [each for each in caplog.records if "another one starts" in each.getMessage()]
+        (record,) = [each for each in caplog.records if "it restarts in" in each.getMessage()]
         assert record.request_id == answer.headers["x-request-id"]
 
     def test_a_guilty_batch_is_not_run_again(self, serving, tmp_path):
