@@ -84,10 +84,10 @@ def test_what_is_no_number_of_them_is_refused(options):
 def test_the_process_of_one_replica_takes_its_share(tmp_path):
     """Libraries that are there already are told, too."""
     (tmp_path / "threads.py").write_text(
-        "import json, os\nimport numpy, torch\nfrom hooke import service\nfrom hooke.services.shares import take_here\n"
+        "import json, os\nimport numpy, torch\nfrom hooke import service\nfrom hooke.services.shares import apply_share\n"
         "from hooke.serving.service import service_of\n"
         "@service(cpus=1)\nclass Delay:\n    def predict(self, x: int) -> int: return x\n"
-        "said = take_here(service_of(Delay))\n"
+        "said = apply_share(service_of(Delay))\n"
         "print(json.dumps([said, torch.get_num_threads(), os.environ['OMP_NUM_THREADS']]))\n"
     )
     done = subprocess.run(
