@@ -1,6 +1,10 @@
 import os
 import signal
 
+import pytest
+
+pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")
+
 pytest_plugins = [
     "tests.fixtures.sessions",
     "tests.fixtures.shop",

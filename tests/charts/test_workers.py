@@ -7,7 +7,7 @@ from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
 from hooke.charts.fleet_chart import FleetPicture, SizeChange, fleet_sheet
 from hooke.charts.sheet import Area, Dot, Label, Stroke
-from hooke.fleets.elastic import fleet_picture, save_fleet
+from hooke.fleets.fleet_picture import fleet_picture, save_fleet
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,

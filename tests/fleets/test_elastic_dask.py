@@ -13,7 +13,8 @@ from tests.fleets import jobs, seats
 
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
-from hooke.fleets.elastic import RunTargets, fleet_picture
+from hooke.fleets.elastic import RunTargets
+from hooke.fleets.fleet_picture import fleet_picture
 from hooke.journal.events import (
     AttemptFinished,
     CapacityChanged,

@@ -10,7 +10,7 @@ from hooke.models.bundle import MANIFEST, check_files, decode, seal, size_of
 from hooke.models.format import FORMATS, LoadOptions, format_of
 from hooke.models.formats.pickled import PickleFormat
 from hooke.models.pyfunc import PlainModel
-from hooke.registry.project_registry import KnownModels
+from hooke.registry.loaded_models import KnownModels
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from hooke.models.format import LoadOptions
 from hooke.models.formats.pickled import PickleFormat
 from hooke.models.registry_protocol import DIGEST, RegisteredVersion
 from hooke.project.folder import Project
-from hooke.registry.loaded_models import code_of, load_version
-from hooke.registry.project_registry import models_of, registry_uri
+from hooke.registry.loaded_models import code_of, load_version, models_of, registry_uri
 from hooke.tracking.tracker import MUTED, logging_into
 
 

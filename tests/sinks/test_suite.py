@@ -134,7 +134,7 @@ def test_a_token_that_is_refused_is_waited_for(tmp_path, monkeypatch, status):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     run = ShippedRun(key="k", parent=None, name="n", experiment="e", started_at=1.0)
     try:
-        with pytest.raises(SinkAway, match=f"(?s)does not take it now.*{status}"):
+        with pytest.raises(SinkAway, match=f"(?s)is not available.*{status}"):
             MlflowSink(tmp_path).write(LoggedBatch(run=run, points=LoggedPoints(["x"], [1.0], [0], [1.0])))
     finally:
         server.shutdown()

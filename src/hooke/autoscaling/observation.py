@@ -7,6 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hooke.base.errors import BeyondTheData
 from hooke.journal.events import (
@@ -17,7 +18,9 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.scaling.law import Law
+
+if TYPE_CHECKING:  # SciPy takes a third of a second
+    from hooke.scaling.law import Law
 
 __all__ = [
     "Durations",

@@ -9,22 +9,15 @@ import statistics
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
 
 from hooke.autoscaling.fleet_policy import FleetDecision, decide
 from hooke.autoscaling.observation import FleetLimits, Observation, Price, RunObserver, Scaling, TaskWork
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.units import parse_seconds, parse_usd
-from hooke.charts.fleet_chart import FleetPicture, SizeChange, fleet_sheet
-from hooke.charts.renderers import png_of, save_as, svg_of
-from hooke.charts.sheet import Sheet
-from hooke.journal.events import CapacityChanged, Event, RunFinished, RunStarted
+from hooke.journal.events import CapacityChanged, Event, RunStarted
 from hooke.journal.fleet_events import FleetDecided
-from hooke.journal.occupancy import demand_of
 from hooke.journal.run_folders import RunsFolder
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
@@ -46,9 +39,7 @@ __all__ = [
     "check_cost",
     "check_kept",
     "check_wanted",
-    "fleet_picture",
     "parse_wanted",
-    "save_fleet",
     "sized_by",
     "spent_usd",
 ]
@@ -426,53 +417,6 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
     mean = sum(each.items * each.seconds for each in timings) / items
     spread = max(each.spread for each in timings) * mean
     return TaskHistory(scaling=scaling, seconds=mean, spread=spread, measured=items)
-
-
-# --- The chart of a run's workers and demand.
-
-
-def fleet_picture(events: Sequence[Event]) -> FleetPicture:
-    """The workers of one run against the demand. Raises UsageError where nothing was decided in it."""
-    begun = next((event for event in events if isinstance(event, RunStarted)), None)
-    decided = [event for event in events if isinstance(event, FleetDecided)]
-    if begun is None or not decided:
-        raise UsageError(
-            "this run had a fixed number of workers, so there is nothing to draw",
-            fix="pass a range: --workers 1-8",
-        )
-    demand = demand_of(events)
-    moments = np.array(sorted({each.at for each in (*demand, *decided)}))
-    at = np.searchsorted([each.at for each in demand], moments, side="right") - 1
-    chosen = np.searchsorted([each.at for each in decided], moments, side="right")
-    sizes = np.array([decided[0].before, *(each.after for each in decided)])
-    end = max(event.at for event in events if isinstance(event, RunFinished | FleetDecided))
-    changes = [
-        SizeChange(at=each.at - begun.at, before=each.before, after=each.after, text=each.reason)
-        for each in decided
-    ]
-    return FleetPicture(
-        title=f"{begun.pipeline}: workers and demand",
-        moments=moments - begun.at,
-        end=end - begun.at,
-        could=np.array([float(each.could) for each in demand])[at],
-        ready=np.array([float(each.workers) for each in demand])[at],
-        wanted=sizes[chosen].astype(float),
-        changes=tuple(changes),
-        caption=f"from the journal of {begun.run}",
-    )
-
-
-def save_fleet(events: Sequence[Event], path: Path) -> None:
-    """Write `.svg` or `.png`, as the path ends.
-
-    Raises UsageError for another ending, a missing folder or a run of fixed size; MissingExtra for `.png` without Pillow;
-    OSError.
-    """
-
-    def sheet() -> Sheet:
-        return fleet_sheet(fleet_picture(events))
-
-    save_as(path, "a run's workers", {".svg": lambda: svg_of(sheet()), ".png": lambda: png_of(sheet())})
 
 
 # -- the cost of a run -----------------------------------------------------------------------------

@@ -38,8 +38,17 @@ from hooke.models.registry_protocol import (
 from hooke.pipeline.task import ACTIVE as TRACE
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
-from hooke.registry.loaded_models import ModelSource, code_of, measured, source_of
-from hooke.registry.project_registry import missing_mlflow, models_of, project_here, registry_of, registry_uri
+from hooke.registry.loaded_models import (
+    ModelSource,
+    code_of,
+    measured,
+    missing_mlflow,
+    models_of,
+    project_here,
+    registry_of,
+    registry_uri,
+    source_of,
+)
 from hooke.running.run import Run
 from hooke.sync.background import ensure_shipper, sink_names
 from hooke.sync.outbox import has_logged

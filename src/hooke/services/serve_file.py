@@ -21,8 +21,7 @@ from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
 from hooke.project.loading import choose, load_file
 from hooke.project.settings import FILE
-from hooke.registry.loaded_models import load_version
-from hooke.registry.project_registry import registry_of
+from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded

@@ -1,158 +1,23 @@
-"""The index of a map's stored items, as NumPy columns without a Python object for each item."""
+"""Which items of a map are stored: a small file for each commit, merged into a large one once there are many.
+
+Files under `items/<recipe>/` are only added and removed, never changed, so readers and writers need no lock.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-import msgspec
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from hooke.store.backend import Backend
 from hooke.store.entries import Entry, Hit, Records
 from hooke.store.objects import name_of
 
-__all__ = ["KEY_BYTES", "Columns", "MapIndex"]
+if TYPE_CHECKING:
+    from hooke.store.map_columns import Columns
 
-
-KEY_BYTES = 16
-
-Words: TypeAlias = npt.NDArray[np.uint64]
-Numbers: TypeAlias = npt.NDArray[np.uint32]
-Rows: TypeAlias = npt.NDArray[np.int64]
-
-
-class _File(msgspec.Struct, frozen=True, array_like=True):
-    entries: list[Entry]
-    high: memoryview
-    low: memoryview
-    entry: memoryview
-    place: memoryview
-
-
-_decoder = msgspec.msgpack.Decoder(_File)
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """One row per item, sorted by `high`, with distinct (high, low), the two halves of its key.
-
-    `entry` is an index into `entries` (oldest first), `place` an index into the entry's list of results.
-    """
-
-    entries: list[Entry]
-    high: Words
-    low: Words
-    entry: Numbers
-    place: Numbers
-
-    @staticmethod
-    def of(entry: Entry, keys: bytes) -> Columns:
-        """The columns of one entry: `keys` are 16 bytes for each element of its list."""
-        high, low = _halves(keys)
-        size = len(high)
-        return _sorted([entry], high, low, np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
-
-    @staticmethod
-    def merged(parts: list[Columns]) -> Columns:
-        """All items of `parts` (at least one), which is emptied. For an item in several parts the latest entry counts."""
-        if len(parts) == 1:
-            return parts[0]
-        offsets = np.cumsum([0, *(len(part.entries) for part in parts)])
-        entries = [entry for part in parts for entry in part.entries]
-        number = np.concatenate(
-            [part.entry + np.uint32(offset) for part, offset in zip(parts, offsets, strict=False)]
-        )
-        # Renumber by age, so that the last of equal keys after a stable sort is the latest.
-        by_age = sorted(range(len(entries)), key=lambda at: entries[at].at)
-        rank = np.empty(len(entries), np.uint32)
-        rank[by_age] = np.arange(len(entries), dtype=np.uint32)
-        high, low, place = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("high", "low", "place")
-        )
-        # Halves the peak memory.
-        parts.clear()
-        return _sorted([entries[at] for at in by_age], high, low, rank[number], place)
-
-    def without(self, gone: Sequence[bool]) -> Columns:
-        """The columns without entries that are `gone` and entries that later ones cover entirely."""
-        used = np.bincount(self.entry, minlength=len(self.entries)) > 0
-        keep = used & ~np.asarray(gone, bool)
-        rank = (np.cumsum(keep) - 1).astype(np.uint32)
-        rows = keep[self.entry]
-        entries = [entry for entry, kept in zip(self.entries, keep, strict=True) if kept]
-        return Columns(entries, self.high[rows], self.low[rows], rank[self.entry[rows]], self.place[rows])
-
-    def find(self, keys: bytes) -> Rows:
-        """For each 16 bytes of `keys` its row, or -1."""
-        high, low = _halves(keys)
-        if not len(self.high):
-            return np.full(len(high), -1, np.int64)
-        rows = np.searchsorted(self.high, high)
-        rows[rows == len(self.high)] = 0
-        # Keys with equal first halves are adjacent. Random keys have none, so this loop ends at once.
-        pending = np.flatnonzero((self.high[rows] == high) & (self.low[rows] != low))
-        while len(pending):
-            rows[pending] = np.minimum(rows[pending] + 1, len(self.high) - 1)
-            at, ahead = rows[pending], rows[pending] + 1 < len(self.high)
-            pending = pending[(self.high[at] == high[pending]) & (self.low[at] != low[pending]) & ahead]
-        rows[(self.high[rows] != high) | (self.low[rows] != low)] = -1
-        return rows
-
-    def hits(self, rows: Rows, gone: Sequence[bool]) -> Iterator[Hit]:
-        """The rows from `find`, without entries that are `gone`, as runs of consecutive items."""
-        found = np.flatnonzero(rows >= 0)
-        entry, place = self.entry[rows[found]], self.place[rows[found]].astype(np.int64)
-        present = ~np.asarray(gone, bool)[entry] if len(found) else found.astype(bool)
-        found, entry, place = found[present], entry[present], place[present]
-        if not len(found):
-            return
-        breaks = (np.diff(found) != 1) | (np.diff(entry) != 0) | (np.diff(place) != 1)
-        starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-        ends = np.concatenate([starts[1:], [len(found)]])
-        columns = (found[starts], found[ends - 1] + 1, entry[starts], place[starts])
-        for lo, hi, number, start in zip(*(column.tolist() for column in columns), strict=True):
-            yield Hit(lo, hi, self.entries[number].ref, start)
-
-    def to_bytes(self) -> bytes:
-        """The columns as the content of a file."""
-        columns = (self.high, self.low, self.entry, self.place)
-        return msgspec.msgpack.encode(_File(self.entries, *(_little(column).data for column in columns)))
-
-    @staticmethod
-    def from_bytes(data: memoryview) -> Columns:
-        """The columns from `to_bytes`. Raises msgspec's ValueError for other data."""
-        file = _decoder.decode(data)
-        high, low = (np.frombuffer(column, "<u8") for column in (file.high, file.low))
-        entry, place = (np.frombuffer(column, "<u4") for column in (file.entry, file.place))
-        return Columns(file.entries, high, low, entry, place)
-
-
-def _halves(keys: bytes) -> tuple[Words, Words]:
-    words = np.frombuffer(keys, "<u8").reshape(-1, 2)
-    return words[:, 0], words[:, 1]
-
-
-def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place: Numbers) -> Columns:
-    # Each part is sorted, which helps a stable sort. The second halves matter only if first halves are equal.
-    order = np.argsort(high, kind="stable")
-    if (high[order[1:]] == high[order[:-1]]).any():
-        order = np.lexsort((entry, low, high))
-    high, low = high[order], low[order]
-    last = np.ones(len(high), bool)
-    last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return Columns(entries, high[last], low[last], entry[order][last], place[order][last])
-
-
-def _little(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<"), copy=False))
-
-
-# --- The index: a small file for each commit, merged into a large one if there are many.
+__all__ = ["MapIndex"]
 
 MOST_FILES = 64
 """A lookup that finds more files merges them: each costs 20 us to read, in every process."""
@@ -173,6 +38,8 @@ class MapIndex:
 
     def commit(self, entry: Entry, keys: bytes) -> None:
         """Record that element i of the list `entry.ref` has key `keys[16 * i : 16 * i + 16]`; `entry.key` is the recipe."""
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
+
         self._write(entry.key, Columns.of(entry, keys))
 
     def find(self, recipe: str, keys: bytes) -> list[Hit]:
@@ -212,6 +79,7 @@ class MapIndex:
         return columns
 
     def _load(self, recipe: str) -> tuple[frozenset[str], Columns] | None:
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
 
         names: frozenset[str] = frozenset()
         present: list[Columns] = []
@@ -241,6 +109,7 @@ class MapIndex:
         return name
 
     def _read(self, name: str) -> Columns | None:
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
 
         content = self._records.read(name)
         return Columns.from_bytes(content) if content is not None else None

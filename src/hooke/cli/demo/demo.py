@@ -22,10 +22,10 @@ from hooke.cli.demo.demo_steps import (
     scale_features,
     serve_champion,
 )
-from hooke.cli.extras import extras
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.screens import CommandSession
 from hooke.cli.verbs.cache import explained
+from hooke.cli.verbs.doctor import extras
 from hooke.project.folder import Project
 from hooke.running.why import why
 

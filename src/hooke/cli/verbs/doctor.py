@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -12,14 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import click
 
 from hooke.base.errors import HookeError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.cli.extras import Extra, extras
 from hooke.cli.options import in_project, json_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession
 from hooke.pipeline.pipeline import pipeline
@@ -28,7 +28,50 @@ from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.store.store import Store
 
-__all__ = ["DoctorFinding", "checkup", "doctor"]
+__all__ = ["DoctorFinding", "Extra", "checkup", "doctor", "extras"]
+
+
+# --- Hooke's extras from its package metadata, and which of their packages are installed.
+
+FOR_US = frozenset({"bench", "dev", "docs", "tests"})
+"""Extras for the development of Hooke."""
+
+_REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+)[^;]*;.*\bextra\s*==\s*['"](?P<extra>[\w-]+)['"]""")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extra:
+    """An extra: its packages, each with the installed version or None."""
+
+    name: str
+    packages: dict[str, str | None]
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name, installed in self.packages.items() if installed is None]
+
+    @property
+    def command(self) -> str:
+        """The command that installs it."""
+        return f'pip install "hooke[{self.name}]"'
+
+
+def extras() -> list[Extra]:
+    """The extras for users, by name."""
+    found: dict[str, dict[str, str | None]] = {}
+    for line in requires("hooke") or ():
+        match = _REQUIREMENT.match(line)
+        if match and match["extra"] not in FOR_US:
+            found.setdefault(match["extra"], {})[match["name"]] = _installed(match["name"])
+    return [Extra(name=name, packages=packages) for name, packages in sorted(found.items())]
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @task

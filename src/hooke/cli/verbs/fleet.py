@@ -373,7 +373,7 @@ def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool,
         events = where.runs.events(run)
         records = [event for event in events if isinstance(event, FleetDecided)]
         if save is not None:
-            from hooke.fleets.elastic import save_fleet  # NumPy and the charts
+            from hooke.fleets.fleet_picture import save_fleet  # NumPy and the charts
 
             save_fleet(events, save)
         lines = [f"{moment(each.at)}  {each.reason}" for each in records]

@@ -24,8 +24,7 @@ from hooke.models.registry_protocol import (
     find,
     parse_wanted,
 )
-from hooke.registry.loaded_models import fetched
-from hooke.registry.project_registry import models_of, registry_of, registry_uri
+from hooke.registry.loaded_models import fetched, models_of, registry_of, registry_uri
 
 __all__ = ["models"]
 

@@ -23,7 +23,7 @@ from hooke.base.pinned_modules import PinnedModule
 from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project
-from hooke.registry.project_registry import registry_of
+from hooke.registry.loaded_models import registry_of
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.auth import Auth, read_token
 from hooke.serving.bind_config import BindConfig
