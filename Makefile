@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 .PHONY: help venv demo test test-all unit campaigns check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 unexport PYTHONDONTWRITEBYTECODE # or each of the thousands of processes compiles Hooke anew
 
 help:  ## list the targets

@@ -34,6 +34,7 @@ VERBS = [
 OPEN = {("GET", "/-/health"), ("HEAD", "/-/health"), ("GET", "/-/ready"), ("HEAD", "/-/ready")}
 """All that is told without a token: one word. A route that is to be open is written here, too."""
 WRONG = {
+    "an origin that ends as ours": ({"host": "localhost:80", "origin": "http://evil.localhost:80"}, 403),
     "no token": ({"authorization": None}, 401),
     "an empty token": ({"authorization": ""}, 401),
     "no token after the scheme": ({"authorization": "Bearer "}, 401),

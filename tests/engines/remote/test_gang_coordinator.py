@@ -352,3 +352,19 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
     assert not given_up & set(answers[-1:]) or answers
     started = [event.attempt for event in hosts.of(AttemptStarted)]
     assert len(started) == len(set(started))
+
+
+@pytest.mark.parametrize(("lost", "failed"), [("a", [0]), ("b", [])])
+def test_a_host_that_is_lost_while_results_are_gathered(lost, failed):
+    hosts = Hosts(peer("a", threads=2), peer("b"))
+    hosts.made.submit([replace(gang(0), results="all")], 0.0)
+    hosts.go()
+    for rank in range(3):
+        hosts.answer(1, rank)
+    hosts.go()
+    hosts.lose(lost)
+    if not failed:
+        hosts.answer(1, 0)
+    hosts.go()
+    assert [event.failure.rank for event in hosts.of(AttemptFailed)] == failed
+    assert len(hosts.of(AttemptFinished)) == 1 - len(failed)

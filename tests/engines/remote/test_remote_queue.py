@@ -229,3 +229,11 @@ def test_what_asks_for_more_gpus_than_any_host_has_is_not_waited_for_for_ever():
     assert "needs 2 gpus, and no worker of this backend has more than 1" in made.events[-1].failure.message
     made.send(23.0)
     assert len(transport.went) == 1
+
+
+def test_what_a_lost_host_has_is_ended_there_since_it_may_only_be_silent():
+    made, transport = dispatch(peer("a"))
+    made.submit([call(n, short=True) for n in range(4)], 0.0)
+    made.told("a", [Begun(0.5, 0, "w")], 0.5, 0.5)
+    gone(made, "a")
+    assert sorted(transport.cancelled) == [("a", n) for n in range(4)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.services.supervisor.supervised import (
@@ -138,7 +139,27 @@ def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supe
         process.wait()
 
 
-def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
+def test_what_ends_is_not_scaled(supervised, folder):
+    service = supervised("--replicas", "1")
+    service.until_ready(1)
+    asking = threading.Thread(target=post, args=(service, "/hang", {"s": 9}))
+    asking.start()
+    ends = time.monotonic() + 60
+    while not service.status()["replicas"][0]["in_flight"]:
+        assert time.monotonic() < ends
+    service.process.send_signal(signal.SIGINT)
+    service.until("SIGINT: draining, open requests are answered")
+    with ThreadPoolExecutor(2) as both:  # at once: the request holds the service for 9 s only
+        for refused in both.map(
+            lambda words: hooke(folder, *words), (["scale", "2"], ["drain", "--replica", "1"])
+        ):
+            assert refused.returncode == 2
+            assert "Delay is ending: SIGINT" in refused.stderr
+    asking.join()
+    assert service.process.wait(60) == 0
+
+
+def test_a_second_ctrl_c_cuts(supervised):
     service = supervised("--replicas", "1")
     service.until_ready(1)
     failed = []
@@ -156,10 +177,6 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
         assert time.monotonic() < ends
     service.process.send_signal(signal.SIGINT)
     service.until("SIGINT: draining, open requests are answered")
-    for words in (["scale", "2"], ["drain", "--replica", "1"]):
-        refused = hooke(folder, *words)
-        assert refused.returncode == 2
-        assert "Delay is ending: SIGINT" in refused.stderr
     service.process.send_signal(signal.SIGINT)
     assert service.process.wait(60) == 1
     asking.join()
@@ -169,6 +186,7 @@ def test_a_second_ctrl_c_cuts_and_what_ends_is_not_scaled(supervised, folder):
 
 SLOW = """
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hooke import service
 
