@@ -27,7 +27,7 @@ test: venv  ## run every test; campaigns as a sample, or in full where their sou
 test-all: venv  ## run every test, all campaigns in full, and record that they passed
 	HOOKE_TEST_ALL=1 $(PYTEST)
 
-unit: venv  ## run the tests that take under a minute together
+unit: venv  ## run the quick tests
 	HOOKE_TEST_ALL=0 $(BIN)/python -m pytest -m "not heavy" -n 2
 
 campaigns: venv  ## run all campaigns in full, and record that they passed
