@@ -15,11 +15,11 @@ from tests.certificates.machines import certified
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.certificates import admission_server as service
-from hooke.certificates.admission import Address, Admission
+from hooke.certificates.admission import Admission
 from hooke.certificates.admission_server import MOST_AT_ONCE, MOST_WRONG, admit, listen
 from hooke.certificates.authority import Authority, new_key, request
 from hooke.certificates.joining import join, renew
-from hooke.certificates.key_files import Keys
+from hooke.certificates.key_files import Address, Keys
 from hooke.certificates.tokens import Token
 
 pytestmark = pytest.mark.timeout(60)

@@ -54,3 +54,33 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     loaded_after(
         "import hooke\ntry:\n    hooke.nothing\nexcept AttributeError as e:\n    assert 'nothing' in str(e)"
     )
+
+
+EXTRAS = {
+    "PIL", "comet_ml", "cryptography", "dask", "distributed", "envoy", "fsspec", "hdrh", "httptools", "mlflow", "neptune_api",
+    "onnxruntime", "optuna", "pandas", "plotly", "polars", "prometheus_client", "pyarrow", "ray", "s3fs", "safetensors", "sklearn",
+    "skops", "torch", "uvicorn", "uvloop", "watchfiles",
+}  # fmt: skip
+
+
+def test_every_verb_and_public_name_is_there_without_any_extra():
+    """A missing extra is named when it is needed, and does not hide a verb's help."""
+    code = f"""
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRAS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import hooke
+from hooke.cli.entry import MADE_IN, VERBS
+
+for verb in VERBS:
+    importlib.import_module(MADE_IN.get(verb, f"hooke.cli.verbs.{{verb}}").partition(":")[0])
+for name in hooke.__all__:
+    getattr(hooke, name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

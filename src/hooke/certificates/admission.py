@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +15,6 @@ from hooke.certificates.tokens import ID, TokenExpired, Tokens, UnknownToken
 
 __all__ = [
     "MOST_BYTES",
-    "Address",
     "Admission",
     "AdmissionRefused",
     "Answer",
@@ -33,31 +30,6 @@ __all__ = [
 
 
 # -- addresses -----------------------------------------------------------------------------------
-
-_TEXT = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host, by name or IP address, and a port."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Parse `HOST:PORT`. Raises UsageError."""
-        found = _TEXT.fullmatch(text)
-        if found is None or int(found["port"]) > 65535:
-            raise UsageError(
-                f"{text!r} is not a valid address",
-                fix="write HOST:PORT, such as 10.0.0.5:8788 or [fd00::5]:8788",
-            )
-        return cls(found["six"] or found["host"], int(found["port"]))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
 
 # -- members -------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.certificates.admission import (
     MOST_BYTES,
-    Address,
     Admission,
     AdmissionRefused,
     Answer,
@@ -24,6 +23,7 @@ from hooke.certificates.admission import (
     Granted,
 )
 from hooke.certificates.authority import new_key, pem_of
+from hooke.certificates.key_files import Address
 
 __all__ = ["ANSWER_S", "MOST_AT_ONCE", "MOST_WRONG", "Say", "admit", "listen"]
 

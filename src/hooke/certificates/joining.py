@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hooke.base.errors import HookeError, UsageError
 from hooke.certificates.admission import (
     MOST_BYTES,
-    Address,
     AdmissionRefused,
     Answer,
     Ask,
@@ -26,7 +25,7 @@ from hooke.certificates.admission import (
     Granted,
 )
 from hooke.certificates.authority import ADMISSION, domain_of, new_key, pem_of, request
-from hooke.certificates.key_files import CertificateFacts, Keys, check_name
+from hooke.certificates.key_files import Address, CertificateFacts, Keys, check_name
 from hooke.certificates.tokens import Token
 
 __all__ = ["join", "renew"]

@@ -16,7 +16,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.files import sync_folder, write_atomic, writing
 
-__all__ = ["CA", "CA_KEY", "CertificateFacts", "Keys", "check_name", "check_private"]
+__all__ = ["CA", "CA_KEY", "Address", "CertificateFacts", "Keys", "check_name", "check_private"]
 
 CA = "ca.pem"
 CA_KEY = "ca.key"
@@ -153,3 +153,30 @@ def _rename(made: Path, folder: Path) -> None:
             where=str(folder),
             fix="use them; or move the folder away to start over, which invalidates everything that its authority has signed",
         ) from error
+
+
+# -- addresses of authorities -----------------------------------------------------------------------
+
+_ADDRESS = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, by name or IP address, and a port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Parse `HOST:PORT`. Raises UsageError."""
+        found = _ADDRESS.fullmatch(text)
+        if found is None or int(found["port"]) > 65535:
+            raise UsageError(
+                f"{text!r} is not a valid address",
+                fix="write HOST:PORT, such as 10.0.0.5:8788 or [fd00::5]:8788",
+            )
+        return cls(found["six"] or found["host"], int(found["port"]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -16,8 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.certificates.admission import Address
-from hooke.certificates.key_files import CA_KEY, CertificateFacts, Keys
+from hooke.certificates.key_files import CA_KEY, Address, CertificateFacts, Keys
 from hooke.certificates.tokens import Token
 from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project

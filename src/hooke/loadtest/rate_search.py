@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv
 
@@ -44,6 +43,8 @@ DIGITS = 3
 
 def encoded(latency: Floats) -> str:
     """The histogram of `latency` (n,) in seconds. It counts microseconds, to three digits."""
+    from hdrh.histogram import HdrHistogram
+
     made = HdrHistogram(1, LONGEST_US, DIGITS)
     counted, numbers = np.unique(
         np.clip(np.rint(latency * 1e6), 1, LONGEST_US).astype(np.int64), return_counts=True

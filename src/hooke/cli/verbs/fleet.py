@@ -15,8 +15,7 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import format_seconds
 from hooke.base.units import parse_seconds
-from hooke.certificates.admission import Address
-from hooke.certificates.key_files import CertificateFacts
+from hooke.certificates.key_files import Address, CertificateFacts
 from hooke.certificates.tokens import Token
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option, the_project
