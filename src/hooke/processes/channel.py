@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-__all__ = ["LENGTH_BYTES", "Channel", "ChannelServer", "connect_to", "framed", "listen_at", "take_frames"]
+__all__ = [
+    "LENGTH_BYTES",
+    "Channel",
+    "ChannelServer",
+    "connect_to",
+    "framed",
+    "listen_at",
+    "patiently",
+    "send_all",
+    "take_frames",
+]
 
 
 LENGTH_BYTES = 8
 
 _READ = 1 << 16
 """Bytes per read: a burst of answers, or the largest one, in one or two."""
+_NO_MEMORY = frozenset({errno.ENOBUFS, errno.ENOMEM})
+"""The system may have memory for a message again in a moment."""
+_TRIES, _AGAIN_S = 200, 0.01
 SEND_S = 1
 """A client that reads nothing for so long, and whose socket is full, is disconnected."""
 
@@ -42,12 +57,33 @@ def take_frames(buffer: bytearray) -> list[bytes]:
     return frames
 
 
+def patiently(send: Callable[[], int]) -> int:
+    """`send()`, and again for a while if the system has no memory for it. Raises OSError."""
+    for _ in range(_TRIES - 1):
+        try:
+            return send()
+        except OSError as error:
+            if error.errno not in _NO_MEMORY:
+                raise
+        time.sleep(_AGAIN_S)
+    return send()
+
+
+def send_all(connected: socket.socket, data: bytes) -> None:
+    """Send all of `data`; blocks while the socket is full, and is patient. Raises OSError."""
+    left = bytearray(data)
+    while left:
+        del left[: patiently(lambda: connected.send(left))]
+
+
 class Channel:
     """One end of a connected stream socket, whose descriptor it owns. All calls but `hang_up` come from one thread."""
 
-    __slots__ = ("_held", "_messages", "_received", "_socket")
+    __slots__ = ("_held", "_messages", "_received", "_socket", "error")
 
     def __init__(self, fd: int) -> None:
+        self.error: OSError | None = None
+        """Why sending failed, if it did."""
         self._socket = socket.socket(fileno=fd)
         self._received = bytearray()
         self._held = bytearray()
@@ -77,9 +113,18 @@ class Channel:
         self._held += framed(message)
 
     def flush(self) -> None:
-        """Send the held messages; blocks while the socket is full. Raises OSError if the other end is gone."""
-        held, self._held = self._held, bytearray()
-        self._socket.sendall(held)
+        """Send the held messages; blocks while the socket is full, and tries again while the system lacks memory for it.
+
+        Raises OSError if the other end is gone, or if sending fails for another reason. The connection has then ended for
+        both ends, so that whoever reads here learns of it: a message must not be lost with nobody the wiser.
+        """
+        try:
+            while self._held:
+                del self._held[: patiently(lambda: self._socket.send(self._held))]
+        except OSError as error:
+            self.error = error
+            self.hang_up()
+            raise
 
     def receive(self) -> bytes:
         """Wait for the next message. Raises EOFError or ConnectionResetError if the other end is gone."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -298,3 +300,39 @@ def test_a_fork_that_outlives_the_driver_keeps_no_worker_alive(faults: Faults) -
     finally:
         os.kill(fork, signal.SIGKILL)
         driver.communicate()
+
+
+AT_EXIT = """
+    from hooke.engines.worker.fork_server_client import ForkServer
+
+    closes = ForkServer.close
+
+    def interrupted(self):
+        for _ in range(int(sys.argv[1])):
+            signal.raise_signal(signal.SIGINT)
+        closes(self)
+        note("closed", "yes")
+
+    @task
+    def half(x: int) -> int:
+        return x // 2
+
+    @pipeline
+    def halves():
+        return half(10)
+
+    if __name__ == "__main__":
+        print(run(halves).result())
+        ForkServer.close = interrupted
+"""
+
+
+def test_ctrl_c_while_the_workers_end_at_exit_changes_nothing(faults: Faults) -> None:
+    faults.source(AT_EXIT)
+    driver = subprocess.run(
+        [sys.executable, faults.file, "1"],
+        cwd=faults.folder, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (driver.returncode, driver.stdout) == (0, "5\n"), driver.stderr
+    assert "ignored" not in driver.stderr and "KeyboardInterrupt" not in driver.stderr
+    assert faults.noted("closed") == ["yes"]

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,96 @@ def test_the_gpus_of_what_still_ran_are_free_after_close(tmp_path: Path) -> None
         attempt = bench.submit(tasks.sleep, 600.0, gpus=1)
         bench.until(lambda: bench.is_running(attempt), "it runs")
     assert devices.take("the next run", 1) == ("0",)
+
+
+class Refused:
+    """A worker's socket that fails to send once, after `sends` others."""
+
+    def __init__(self, real, number: int) -> None:
+        self.real, self.number = real, number
+
+    def send(self, data):
+        if self.number:
+            number, self.number = self.number, 0
+            raise OSError(number, os.strerror(number))
+        return self.real.send(data)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.EIO])
+def test_a_send_that_fails_leaves_no_attempt_without_an_answer(tmp_path: Path, number: int) -> None:
+    """One that may go again does; after any other the attempt fails, is retryable, and the next one has a new worker."""
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(tasks.add, 0))
+        (process,) = bench.engine._loop._workers.values()
+        process.channel._socket = Refused(process.channel._socket, number)
+        attempt = bench.submit(tasks.add, 1)
+        if number == errno.ENOBUFS:
+            bench.finished(attempt)
+        else:
+            failure = bench.failed(attempt).failure
+            assert failure.kind == "WorkerDied" and failure.retryable
+            assert (
+                "the driver could not send to it" in failure.message
+                and os.strerror(number) in failure.message
+            )
+            assert "dmesg" not in failure.fix
+        bench.finished(bench.submit(tasks.add, 2))
+
+
+REFUSES = """
+import os
+from pathlib import Path
+
+left = Path(__file__).with_name("left")
+fork = os.fork
+
+def refusing():
+    count = int(left.read_text())
+    if count > 0:
+        left.write_text(str(count - 1))
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+
+os.fork = refusing
+"""
+
+
+@pytest.fixture
+def refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The number in this file is how often the fork servers of new pools refuse to fork from now on."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(REFUSES)
+    (site / "left").write_text("0")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    return site / "left"
+
+
+def test_a_process_that_the_system_refuses_once_costs_no_other(tmp_path: Path, refusals: Path) -> None:
+    with EngineBench(LocalEngine, tmp_path, workers=2) as bench:
+        bench.finished(bench.submit(tasks.add, 0))
+        (first,) = bench.engine._loop._workers
+        refusals.write_text("1")
+        held = bench.submit(tasks.wait_for_file, str(tmp_path / "go"))
+        bench.until(lambda: bench.is_running(held), "it runs")
+        waited = bench.submit(tasks.add, 1)
+        bench.finished(waited)
+        assert refusals.read_text() == "0"
+        assert first in bench.engine._loop._workers
+        (tmp_path / "go").touch()
+        bench.finished(held)
+
+
+def test_a_system_that_refuses_every_process_is_named(
+    tmp_path: Path, refusals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hooke.engines.worker.worker_loop.FORK_AGAIN_S", 0.01)
+    refusals.write_text("1000")
+    with EngineBench(LocalEngine, tmp_path, workers=2) as bench:
+        failure = bench.failed(bench.submit(tasks.add, 0)).failure
+    assert "refused to start another worker process" in failure.message
+    assert "Resource temporarily unavailable" in (failure.traceback or "")
+    assert "ulimit -u" in failure.fix

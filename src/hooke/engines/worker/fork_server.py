@@ -24,10 +24,10 @@ import msgspec
 
 from hooke.engines.worker import worker
 from hooke.engines.worker.worker import flush_output
-from hooke.processes.channel import framed, take_frames
+from hooke.processes.channel import framed, send_all, take_frames
 from hooke.processes.devices import anonymous_bytes
 
-__all__ = ["ForkEnded", "Limit", "Report", "Spawn", "Spawned", "main", "pack_frame"]
+__all__ = ["ForkEnded", "Limit", "NotSpawned", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 
 WATCH_S = 0.05
 """20 checks a second: a task that fills 1 GiB a second exceeds its limit by 50 MiB."""
@@ -66,6 +66,13 @@ class Spawned(msgspec.Struct, frozen=True, tag=True):
     pid: int
 
 
+class NotSpawned(msgspec.Struct, frozen=True, tag=True):
+    """The system refused to fork a worker: a limit on processes, or no memory."""
+
+    name: str
+    error: str
+
+
 class ForkEnded(msgspec.Struct, frozen=True, tag=True):
     """A worker has ended. `cause` is `memory` or `stopped` where the server ended it, else empty."""
 
@@ -77,7 +84,7 @@ class ForkEnded(msgspec.Struct, frozen=True, tag=True):
 
 
 Order: TypeAlias = Spawn | Limit
-Report: TypeAlias = Spawned | ForkEnded
+Report: TypeAlias = Spawned | NotSpawned | ForkEnded
 
 _orders = msgspec.msgpack.Decoder(Order)
 
@@ -138,7 +145,7 @@ class _Server:
 
     def _tell(self, report: Report) -> None:
         with contextlib.suppress(BrokenPipeError):  # the driver is gone, which the next read finds
-            self._driver.sendall(pack_frame(report))
+            send_all(self._driver, pack_frame(report))
 
     def _watches(self) -> bool:
         return any(
@@ -165,14 +172,21 @@ class _Server:
         return True
 
     def _fork(self, order: Spawn, fds: list[int]) -> None:
-        pid = os.fork()
+        pid = -1
+        try:
+            pid = os.fork()
+        except OSError as error:  # the other workers go on
+            self._tell(NotSpawned(order.name, str(error)))
+            return
+        finally:
+            if pid != 0:
+                for fd in fds:
+                    os.close(fd)
         if pid == 0:
             self._driver.close()
             for fd in self._fds:
                 os.close(fd)
             _become_worker(order, fds)
-        for fd in fds:
-            os.close(fd)
         self._children[pid] = _Child()
         self._tell(Spawned(order.name, pid))
 

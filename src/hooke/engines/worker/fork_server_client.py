@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -17,11 +18,20 @@ import psutil
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
 from hooke.base.forks import on_fork
-from hooke.engines.worker.fork_server import STOPPED_S, ForkEnded, Limit, Report, Spawn, Spawned, pack_frame
-from hooke.processes.channel import Channel, take_frames
+from hooke.engines.worker.fork_server import (
+    STOPPED_S,
+    ForkEnded,
+    Limit,
+    NotSpawned,
+    Report,
+    Spawn,
+    Spawned,
+    pack_frame,
+)
+from hooke.processes.channel import Channel, patiently, send_all, take_frames
 from hooke.processes.start import python_module
 
-__all__ = ["ForkServer", "ForkedWorker"]
+__all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
 
 START_S = 60.0
 """How long a loaded machine may take to start an interpreter."""
@@ -41,6 +51,10 @@ class ForkedWorker:
     lifeline: int
 
 
+class ForkRefused(HookeError):
+    """The system refuses another process now, by a limit or for want of memory; it may allow one later."""
+
+
 class ForkServer:
     """One fork server, started by the first `spawn`. A forked child of this process does not inherit it."""
 
@@ -56,7 +70,10 @@ class ForkServer:
         on_fork(self)
 
     def spawn(self, order: Spawn, *, log: Path) -> ForkedWorker:
-        """Fork a worker that writes to `log`. Replaces a server that died. Raises HookeError where no worker can be forked."""
+        """Fork a worker that writes to `log`. Replaces a server that died.
+
+        Raises ForkRefused if the system refuses another process now, HookeError if no worker can be forked.
+        """
         with writing("a worker's log", log):
             log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
@@ -95,7 +112,7 @@ class ForkServer:
         """Have a worker's anonymous memory watched, if a server runs."""
         if self._socket is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self._socket.sendall(pack_frame(Limit(pid, memory)))
+                send_all(self._socket, pack_frame(Limit(pid, memory)))
 
     def ended(self, pid: int, *, within_s: float) -> ForkEnded | None:
         """How a worker ended, waiting at most `within_s` for the report; None where there is none."""
@@ -130,9 +147,8 @@ class ForkServer:
 
     def _send(self, data: bytes, fds: list[int]) -> None:
         connected = self._connected()
-        sent = socket.send_fds(connected, [data], fds)
-        if sent < len(data):
-            connected.sendall(data[sent:])
+        sent = patiently(lambda: socket.send_fds(connected, [data], fds))
+        send_all(connected, data[sent:])
 
     def _connected(self) -> socket.socket:
         if self._socket is not None and self._popen is not None and self._popen.poll() is None:
@@ -140,12 +156,18 @@ class ForkServer:
         self.close()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._popen = subprocess.Popen(
-                python_module("hooke.engines.worker.fork_server", str(theirs.fileno())),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+            try:
+                self._popen = subprocess.Popen(
+                    python_module("hooke.engines.worker.fork_server", str(theirs.fileno())),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                if error.errno in (errno.EAGAIN, errno.ENOMEM):
+                    raise _refused(str(error)) from error
+                raise _cannot_start(str(error)) from error
         self._buffer.clear()
         self._reports.clear()
         self._socket = ours
@@ -157,8 +179,10 @@ class ForkServer:
         deadline = time.monotonic() + START_S
         while (left := deadline - time.monotonic()) > 0:
             for report in self._reports:
-                if isinstance(report, Spawned) and report.name == name:
+                if isinstance(report, Spawned | NotSpawned) and report.name == name:
                     self._reports.remove(report)
+                    if isinstance(report, NotSpawned):
+                        raise _refused(report.error)
                     return report.pid
             if not self._read(min(left, STOPPED_S)) and not self._may_answer():
                 return None
@@ -201,6 +225,14 @@ def _readable(connected: socket.socket, timeout_s: float) -> bool:
     waiting = select.poll()
     waiting.register(connected, select.POLLIN)
     return bool(waiting.poll(timeout_s * 1000))
+
+
+def _refused(error: str) -> ForkRefused:
+    return ForkRefused(
+        "the system refused to start another worker process",
+        why=error,
+        fix="raise the limit on processes (ulimit -u, or the container's pids limit), free memory, or use fewer workers",
+    )
 
 
 def _cannot_start(why: str) -> HookeError:

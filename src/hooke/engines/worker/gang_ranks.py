@@ -302,5 +302,5 @@ class RankGroups:
 
 
 def _give(process: Process, task: WorkerTask) -> None:
-    with contextlib.suppress(OSError):  # it has died, which is read next
+    with contextlib.suppress(OSError):  # it has ended, or ends now, which is read next
         process.channel.send(msgspec.msgpack.encode(task))

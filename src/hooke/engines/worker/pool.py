@@ -21,6 +21,7 @@ from hooke.engines.worker.fork_server_client import ForkServer
 from hooke.engines.worker.worker import Hello, WorkerJob
 from hooke.processes.channel import Channel
 from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
+from hooke.processes.start import Interrupts
 
 __all__ = [
     "THREAD_VARIABLES",
@@ -165,6 +166,8 @@ class LocalPool:
                 ended = self._server.ended(process.pid, within_s=REPORT_S)
                 if ended is not None:
                     ended = msgspec.structs.replace(ended, cause="connection")
+            if ended is not None and process.channel.error is not None and not _gone(process.channel.error):
+                ended = msgspec.structs.replace(ended, cause=f"send: {process.channel.error}")
             self._free_cores(process)
             process.cores = ()
         _release(process)
@@ -250,8 +253,15 @@ def shared_pool() -> LocalPool:
 @cache
 def _made() -> LocalPool:
     pool = LocalPool()
-    atexit.register(pool.close)
+    atexit.register(_close_at_exit, pool)
     return pool
+
+
+def _close_at_exit(pool: LocalPool) -> None:
+    """A Ctrl-C during this changes nothing: the process ends anyway, and its workers with it."""
+    with Interrupts(deferred=True) as interrupts:
+        pool.close()
+        interrupts.asked()
 
 
 def _home(hello: Hello) -> Home:
@@ -270,6 +280,11 @@ def _lives(process: Process) -> bool:
 def _kill(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _gone(error: OSError) -> bool:
+    """Whether sending failed because the worker had ended, which says nothing about its end."""
+    return isinstance(error, BrokenPipeError | ConnectionResetError)
 
 
 def _release(process: Process) -> None:

@@ -23,7 +23,8 @@ _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGI
 def exit_failure(process: Process, ended: ForkEnded | None, task: WorkerTask) -> Failure:
     """The failure of an attempt whose worker was killed, ended itself, used too much memory, or was stopped."""
     log_tail = death_tail(process.log, process.log_from)
-    code, number = code_and_signal(ended) if ended is None or ended.cause != "stopped" else (None, None)
+    # The code of a worker that Hooke ended says nothing; its cause does.
+    code, number = code_and_signal(ended) if ended is None or ended.cause in ("", "memory") else (None, None)
     peak = ended.peak_bytes if ended is not None else None
     if ended is not None and ended.cause == "memory":
         return Failure(
@@ -71,6 +72,8 @@ def how_it_ended(ended: ForkEnded | None) -> str:
         return "how is unknown, since the fork server that watched it is gone"
     if ended.cause == "connection":
         return "it closed its connection to the driver, and was ended"
+    if ended.cause.startswith("send: "):
+        return f"the driver could not send to it ({ended.cause.removeprefix('send: ')}), and ended it"
     if ended.cause == "stopped":
         return f"it was stopped (SIGSTOP) for {STOPPED_S:g} s and then ended"
     if ended.status < 0:

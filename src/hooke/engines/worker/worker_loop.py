@@ -22,6 +22,7 @@ from hooke.base.errors import HookeError
 from hooke.base.files import writing
 from hooke.engines.gang import RankNote, unpack_answer
 from hooke.engines.worker.fork_server import ForkEnded
+from hooke.engines.worker.fork_server_client import ForkRefused
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
 from hooke.engines.worker.worker import READY, STALE, Begun, Hello, WorkerJob
@@ -35,6 +36,10 @@ __all__ = ["LoopEvent", "LoopSettings", "WorkerLoop"]
 
 MOST_UNBORN = 3
 """A single worker may be killed by chance while it starts; more than this many in a row have a common reason."""
+
+MOST_REFUSED = 10
+FORK_AGAIN_S = 1.0
+"""If the system refuses a process (EAGAIN, ENOMEM), how often in a row, without any worker, and how long before the next try."""
 
 MOST_AHEAD = 8
 """Short calls that wait in a worker's socket behind the running one, so the worker need not wait for the driver in between."""
@@ -90,6 +95,8 @@ class WorkerLoop:
         self._selector = selectors.DefaultSelector()
         self._started = 0
         self._unborn = 0
+        self._refusals = 0
+        self._fork_at = 0.0
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
         self.ranks = RankGroups(
@@ -135,6 +142,8 @@ class WorkerLoop:
 
     def select(self, timeout_s: float) -> list[Process]:
         """The workers that have said something, waiting for it. Any thread may call it while another one uses the loop."""
+        if self._refusals:
+            timeout_s = min(timeout_s, FORK_AGAIN_S)
         return [key.data for key, _ in self._selector.select(timeout_s) if key.data is not None]
 
     def react(self, processes: list[Process]) -> None:
@@ -226,6 +235,12 @@ class WorkerLoop:
             job = self._queue.popleft()
             try:
                 process = self._worker_for(job)
+            except ForkRefused as error:
+                if self._forks_later():
+                    self._queue.append(job)
+                else:
+                    self._refuse(job, error)
+                continue
             except HookeError as error:
                 self._refuse(job, error)
                 continue
@@ -240,7 +255,9 @@ class WorkerLoop:
                 self._hand_over(process, job)
         for process in self._workers.values():
             if process.channel.holds:
-                with contextlib.suppress(OSError):  # it has died; its last messages and its end are read next
+                with contextlib.suppress(
+                    OSError
+                ):  # it has ended, or ends now; its last messages and its end are read next
                     process.channel.flush()
 
     @property
@@ -275,6 +292,8 @@ class WorkerLoop:
                 self._read(process)  # else its death would be the attempt's
                 if self.has(process):
                     return process
+        if self._clock.monotonic() < self._fork_at:
+            return None
         if self._running >= self.slots:
             idle = self._idle()
             if not idle:
@@ -305,7 +324,14 @@ class WorkerLoop:
     def _start_worker(self, kind: WorkerKind) -> Process:
         process = self.start(kind)
         self._workers[process.pid] = process
+        self._refusals = 0
         return process
+
+    def _forks_later(self) -> bool:
+        """The system refused a process: whether to try again later. Other workers, if there are any, go on meanwhile."""
+        self._refusals += 1
+        self._fork_at = self._clock.monotonic() + FORK_AGAIN_S
+        return self._running > 0 or self._refusals < MOST_REFUSED
 
     def _hand_over(self, process: Process, job: WorkerJob) -> None:
         try:
