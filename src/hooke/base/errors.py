@@ -25,7 +25,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hooke.base.formats import format_bytes
+from hooke.base.formats import first_line, format_bytes
 from hooke.base.user_code import user_frames
 
 __all__ = [
@@ -207,7 +207,7 @@ class TaskFailed(HookeError):
         """
         arguments = str(facts.get("arguments") or "")
         return _BRANCHES.get(str(facts.get("kind")), TaskFailed)(
-            f"{_call(task, arguments)} failed{_rank(facts)}: {_first_line(_cause(facts))}",
+            f"{_call(task, arguments)} failed{_rank(facts)}: {first_line(_cause(facts))}",
             task=task,
             arguments=arguments,
             attempt=attempt,
@@ -295,17 +295,13 @@ def _cause(facts: Mapping[str, Any]) -> str:
     return message or _death(facts) or str(facts.get("kind") or "unknown cause")
 
 
-def _first_line(text: str) -> str:
-    return textwrap.shorten(text.strip().partition("\n")[0], 200, placeholder=" ...")
-
-
 def _explanation(facts: Mapping[str, Any]) -> str:
     frames = user_frames(str(facts.get("traceback") or ""))
     if len(frames) > MOST_FRAME_LINES:
         frames = [f"... {len(frames) - MOST_FRAME_LINES} lines above", *frames[-MOST_FRAME_LINES:]]
     cause = _cause(facts)
     # The message already has its first line.
-    rest = "" if frames or cause == _first_line(cause) else cause
+    rest = "" if frames or cause == first_line(cause) else cause
     ending = _ending(facts)
     said = ending.partition(" (")[0] in cause
     return "\n".join(part for part in (rest, _memory(facts) if said else _death(facts), *frames) if part)

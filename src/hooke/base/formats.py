@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
     "BINARY",
+    "clip",
+    "first_line",
     "format_bytes",
     "format_seconds",
+    "readable",
     "short_call",
     "short_parameters",
     "short_plain",
@@ -111,7 +115,7 @@ def short_repr(value: Any) -> str:
     except Exception:  # noqa: BLE001 - a user's property, or Python's own refusal to print an enormous number
         text = f"<{type(value).__name__}>"
     # In a trace a promise says that it has not run; here that is no news.
-    return text.replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST]
+    return readable(text.replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST])
 
 
 def _text_of(value: Any) -> str:
@@ -130,3 +134,31 @@ def short_parameters(args: Sequence[Any], params: Mapping[str, Any]) -> dict[str
     """Parameters of a pipeline as short text, by name or position."""
     positional = {f"[{at}]": short_repr(value) for at, value in enumerate(args)}
     return positional | {name: short_repr(value) for name, value in params.items()}
+
+
+# --- Text of others: exceptions, and what their processes printed.
+
+_COLOURS = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]")
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What would move a terminal's cursor, change the order of letters, or not encode as UTF-8."""
+
+
+def readable(text: str) -> str:
+    """`text` without a terminal's colours, and with other control characters but line feeds and tabs as escapes."""
+    if _INVISIBLE.search(text) is None:
+        return text
+    return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], _COLOURS.sub("", text))
+
+
+def clip(text: str, most: int) -> str:
+    """`text` with at most about `most` characters: of a longer one the beginning and the end, and how much is left out."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end]}\n... {len(text) - most:,} characters left out ...\n{text[-end:]}"
+
+
+def first_line(text: str, most: int = 200) -> str:
+    """The first line of `text` on one line of at most `most` characters."""
+    line = " ".join(text.strip().partition("\n")[0][: 10 * most].split())
+    return line if len(line) <= most else f"{line[: most - 4].rstrip()} ..."

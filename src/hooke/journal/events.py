@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from hooke.base.formats import first_line
 from hooke.base.ref import Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
@@ -259,8 +260,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def said(self) -> str:
-        """The failed rank, if any, then kind and message."""
-        return f"{self.whose}{self.kind}: {self.message}"
+        """The failed rank, if any, then kind and message, on one line."""
+        return first_line(f"{self.whose}{self.kind}: {self.message}")
 
 
 class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):

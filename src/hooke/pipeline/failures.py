@@ -7,15 +7,19 @@ import pickle
 import sys
 import traceback
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
 from hooke.base.errors import HookeError, Permanent, TaskFailed, Temporary
+from hooke.base.formats import clip, readable, short_repr
 from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
 
 __all__ = ["failure_of", "task_failed", "user_traceback"]
 
+_LONGEST_TEXT = 16 * 1024
+"""Characters of a message or a traceback that a journal keeps."""
 _LARGEST_PICKLE = 64 * 1024
 
 
@@ -25,9 +29,12 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
     kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
     return Failure(
         kind=type(error).__name__ if own else kind,
-        message=_message(error),
+        message=clip(readable(_message(error)), _LONGEST_TEXT),
         error_type="" if own else _type_name(error),
-        traceback=error.why if isinstance(error, HookeError) and own else user_traceback(error),
+        traceback=clip(
+            readable(error.why if isinstance(error, HookeError) and own else user_traceback(error)),
+            _LONGEST_TEXT,
+        ),
         arguments=arguments,
         limit_bytes=limit_bytes,
         fix=_fix(error),
@@ -91,18 +98,58 @@ def _from_user(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    """The pickled exception, for the `__cause__` of the error; None if it does not pickle or is large.
+    """The pickled exception, for the `__cause__` of the error; None if nothing of it can be pickled.
 
-    Type, message and traceback travel as text anyway.
+    Its class and arguments travel past its `__init__`, which may ask for more than them; attributes that do not pickle, and
+    text or attributes too large for a journal, stay behind. Type, message and traceback travel as text anyway.
     """
+    for part in (error, _Portable(error)):
+        with contextlib.suppress(Exception):  # whatever a user's __reduce__ raises
+            import cloudpickle
+
+            data: bytes = cloudpickle.dumps(part)
+            if len(data) <= _LARGEST_PICKLE and type(pickle.loads(data)) is type(error):
+                return data
+    return None
+
+
+class _Portable:
+    """Pickles as an exception of the same class with what is portable of its arguments and attributes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        args = tuple(map(_portable, self._error.args))
+        state = {name: value for name, value in vars(self._error).items() if _is_portable(value)}
+        return _rebuilt, (type(self._error), args, state)
+
+
+def _rebuilt(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    vars(error).update(state)
+    return error
+
+
+_LARGEST_PART = 4 * 1024
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _LARGEST_PART:
+        return clip(value, _LARGEST_PART)
+    return value if _is_portable(value) else short_repr(value)
+
+
+def _is_portable(value: Any) -> bool:
     try:
         import cloudpickle
 
-        data: bytes = cloudpickle.dumps(error)
+        data = cloudpickle.dumps(value)
         pickle.loads(data)
     except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
-        return None
-    return data if len(data) <= _LARGEST_PICKLE else None
+        return False
+    return len(data) <= _LARGEST_PART + 100
 
 
 def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:

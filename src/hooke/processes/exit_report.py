@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from hooke.base.formats import readable
 from hooke.base.user_code import HOOKE_FOLDER
 
 __all__ = [
@@ -101,7 +102,7 @@ def last_lines(path: Path, start: int, lines: int, *, most_bytes: int = _TAIL_BY
         size = file.seek(0, os.SEEK_END)
         file.seek(max(start, size - most_bytes))
         text = file.read().decode("utf-8", "replace")
-    return tuple(text.splitlines()[-lines:])
+    return tuple(readable(line) for line in text.splitlines()[-lines:])
 
 
 # --- The end of a dead worker's log: what its task printed, then where native code crashed.

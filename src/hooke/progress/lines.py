@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-from hooke.base.formats import format_seconds
+from hooke.base.formats import first_line, format_seconds
 from hooke.journal.events import (
     AttemptFailed,
     Event,
@@ -133,7 +133,7 @@ def _how_far(row: TaskRow) -> str:
 
 
 def _brief(event: AttemptFailed) -> str:
-    return (event.failure.whose + event.failure.message).partition("\n")[0][:200]
+    return first_line(event.failure.whose + event.failure.message)
 
 
 # --- One line for the whole run, for logs.

@@ -1,0 +1,97 @@
+"""What a journal keeps of an exception, and what the caller of a run gets back."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+import pytest
+
+from hooke.journal.events import AttemptFailed, Failure
+from hooke.pipeline.failures import failure_of, task_failed
+
+
+class Asks(Exception):
+    """Its `__init__` asks for more than what it passes on."""
+
+    def __init__(self, code: int, *, hint: str) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+        self.hint = hint
+
+
+class Refuses(Exception):
+    def __reduce__(self):
+        raise TypeError("not this one")
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:  # noqa: BLE001 - to be handed on
+        return caught
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    failure = failure_of(raised(error), arguments="")
+    data = msgspec.msgpack.encode(AttemptFailed(attempt=1, node=0, lo=0, hi=1, failure=failure))
+    event = msgspec.msgpack.decode(data, type=AttemptFailed)
+    return task_failed(event, task="t", run="r").__cause__
+
+
+def test_an_exception_comes_back_past_an_init_that_asks_for_more():
+    cause = cause_of(Asks(7, hint="look there"))
+    assert type(cause) is Asks
+    assert (str(cause), cause.code, cause.hint) == ("code 7", 7, "look there")
+
+
+def test_an_exception_comes_back_without_what_does_not_pickle():
+    error = Asks(7, hint="look there")
+    error.lock = threading.Lock()
+    error.args = ("code 7", threading.Lock())
+    cause = cause_of(error)
+    assert type(cause) is Asks
+    assert cause.hint == "look there" and not hasattr(cause, "lock")
+    assert cause.args[0] == "code 7" and "lock" in cause.args[1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refuses("no"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"),
+        OSError(2, "gone", "a.csv"),
+        KeyError("k"),
+    ],
+)
+def test_exceptions_of_every_shape_come_back(error):
+    cause = cause_of(error)
+    assert type(cause) is type(error)
+    assert str(cause) == str(error)
+
+
+def test_a_huge_exception_takes_little_room_and_comes_back():
+    error = ValueError("x" * 50_000_000)
+    error.table = list(range(1_000_000))
+    failure = failure_of(raised(error), arguments="")
+    assert len(msgspec.msgpack.encode(failure)) < 150_000
+    assert failure.message.startswith("ValueError: xxx") and "characters left out" in failure.message
+    assert len(failure.said) <= 200
+    cause = cause_of(error)
+    assert type(cause) is ValueError
+    assert len(str(cause)) < 10_000 and not hasattr(cause, "table")
+
+
+def test_what_an_exception_says_does_not_move_the_cursor_and_encodes():
+    failure = failure_of(
+        raised(ValueError("\x1b[31mred\x1b[0m \x1b]0;title\x07 \u202eback\udcff")), arguments=""
+    )
+    assert failure.message == r"ValueError: red \x1b]0;title\x07 \u202eback\udcff"
+    failure.traceback.encode("utf-8")
+    assert "\x1b" not in failure.traceback
+
+
+def test_said_is_one_line():
+    failure = Failure(kind="TaskError", message="ValueError: one\n  two")
+    assert failure.said == "TaskError: ValueError: one"
+    assert Failure(kind="TaskError", message="m" * 5000).said.startswith("TaskError: mmm")
