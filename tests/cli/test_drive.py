@@ -1,5 +1,6 @@
 import datetime
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from hooke.cli import entry
 from hooke.cli.drive import result_json, result_text
 
 
@@ -86,3 +88,83 @@ class TestJson:
 
     def test_unknown_is_text(self):
         assert "Bare" in result_json([Bare()])[0]
+
+
+@pytest.mark.heavy
+def test_a_run_goes_on_at_another_backend_without_what_is_done(desk):
+    desk.write("job.py", """
+        from pathlib import Path
+
+        from hooke import pipeline, task
+
+        @task
+        def half(x: int) -> int:
+            with open("done.txt", "a") as file:
+                file.write(f"{x}\\n")
+            return x // 2
+
+        @task
+        def total(xs: list[int]) -> int:
+            if not Path("go").exists():
+                raise ValueError("not yet")
+            return sum(xs)
+
+        @pipeline
+        def job():
+            return total(half.map(range(6)))
+    """)  # fmt: skip
+    failed = desk.hooke("run", "job.py", "--on", "local:2")
+    assert failed.code == 1
+    (desk.folder / "go").touch()
+    moved = desk.hooke("resume", "--on", "serial")
+    assert (moved.code, moved.out) == (0, "6\n"), moved.err
+    assert "resumed on serial" in moved.err
+    assert sorted((desk.folder / "done.txt").read_text().split()) == [str(x) for x in range(6)]
+
+
+@pytest.mark.heavy
+def test_a_result_that_does_not_unpickle_is_the_users_fault_and_named(desk):
+    desk.write("job.py", """
+        from hooke import pipeline, task
+
+        class Value:
+            def __getstate__(self):
+                return {"x": 1}
+
+            def __setstate__(self, state):
+                raise ValueError("no way back")
+
+        @task
+        def make() -> Value:
+            return Value()
+
+        @pipeline
+        def job():
+            return make()
+    """)  # fmt: skip
+    done = desk.hooke("run", "job.py")
+    assert done.code == 1
+    assert "finished, but its result cannot be loaded here: ValueError: no way back" in done.err
+    assert "__setstate__" in done.err and "bug in Hooke" not in done.err
+
+
+@pytest.mark.heavy
+def test_a_folder_whose_name_is_not_utf8_is_refused_by_name(desk):
+    folder = os.fsdecode(os.fsencode(desk.folder) + b"/caf\xe9")
+    os.mkdir(folder)
+    Path(folder, "job.py").write_text(
+        "from hooke import pipeline, task\n@task\ndef one():\n    return 1\n@pipeline\ndef job():\n    return one()\n"
+    )
+    done = desk.hooke("run", "job.py", cwd=Path(folder))
+    assert done.code == 2
+    assert r"caf\udce9 is not UTF-8" in done.err and "rename it" in done.err
+
+
+def test_a_thread_that_cannot_start_is_the_machines_fault(monkeypatch, capsys):
+    def refuses(*_args, **_kwargs):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(entry.hooke, "main", refuses)
+    assert entry.run_command(["runs"]) == 1
+    said = capsys.readouterr().err
+    assert "can't start new thread" in said and "ulimit -u" in said and "bug" not in said

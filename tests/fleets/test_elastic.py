@@ -6,7 +6,7 @@ from tests.fleets.played import Place, play
 
 from hooke.autoscaling.observation import FleetLimits, Scaling
 from hooke.base.clock import SystemClock
-from hooke.base.errors import ConfigError, UsageError
+from hooke.base.errors import ConfigError, RunStopped, UsageError
 from hooke.fleets.elastic import RunTargets, TaskHistory, check_kept, sized_by
 from hooke.journal.events import AttemptFinished, WorkerStopped
 from hooke.journal.fleet_events import FleetDecided
@@ -121,6 +121,11 @@ def test_a_budget_ends_a_real_run_which_goes_on_with_a_larger_one(project):
     assert 0 < last.spent_usd <= 0.08
     done = sum(1 for event in run.journal if isinstance(event, AttemptFinished))
     assert 0 < done < 60
+    with pytest.raises(RunStopped) as stopped:
+        run.result()
+    assert stopped.value.next == f"hooke resume {run.id} --budget 0.16", (
+        "the same budget would end it at once"
+    )
     driver = resume(project, run.id, wanted=RunTargets(budget_usd=10.0))
     assert driver is not None
     assert driver.drive() == "finished"

@@ -12,6 +12,7 @@ from hooke.journal.events import (
     CapacityChanged,
     Failure,
     NodePlanned,
+    RetryPlanned,
     RunFinished,
     RunStarted,
 )
@@ -84,3 +85,24 @@ def test_failures_are_said_up_to_a_limit():
     assert len(said) == MOST_TROUBLES
     assert "hooke show" in said[-1]
     assert "more" not in said[0]
+
+
+def test_a_long_wait_for_a_retry_is_said_however_many_were_before():
+    def retries(count: int, wait_s: float, at: float) -> list:
+        return [
+            RetryPlanned(
+                node=0,
+                lo=0,
+                hi=1,
+                number=each + 2,
+                due=at + (each + 1) * wait_s,
+                reason="died",
+                at=at + each * wait_s,
+            )
+            for each in range(count)
+        ]
+
+    lines = told(*begun(1), *retries(100, 0.1, 1.0), *retries(3, 60.0, 20.0))
+    waits = [line for line in lines if "follows in 1m 00s: died" in line]
+    assert len(waits) == 3
+    assert len([line for line in lines if "follows in 100 ms" in line]) == MOST_TROUBLES

@@ -229,7 +229,8 @@ class DrivenRun:
         return self.typed or f"hooke resume {driver.run}"
 
     def _stopped(self, run: str, how: str) -> int:
-        next_command = self._command(f"hooke resume {run}")
+        assert self.session.project is not None
+        next_command = self._command(view_of(self.session.project.runs, run).resume_command)
         if self.as_json and self.session.project is not None:
             self._print_json(Run(self.session.project, run))
         self._say(f"run {run} stopped {how}; finished results are kept\n  next: {next_command}")

@@ -16,6 +16,7 @@ from hooke.cli.screens import (
     EXIT_BROKEN,
     EXIT_FAILED,
     EXIT_STOPPED,
+    NO_THREAD,
     CommandSession,
     bug_screen,
     error_screen,
@@ -126,10 +127,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except HookeError as error:
         click.echo(error_screen(error, session), err=True)
         return exit_code(error)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         click.echo(error_screen(machine_error(error), session), err=True)
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - any other error is a bug
+        if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+            click.echo(error_screen(machine_error(error), session), err=True)
+            return EXIT_FAILED
         click.echo(bug_screen(error), err=True)
         return EXIT_BROKEN
     return code if isinstance(code, int) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from hooke.journal.study_records import STUDY_PREFIX, read_study
 from hooke.project.folder import Project
 
 __all__ = [
+    "backend_options",
     "complete_run",
     "debug_option",
     "in_project",
@@ -27,6 +29,7 @@ __all__ = [
     "number_list",
     "run_and_task",
     "the_project",
+    "worker_range",
 ]
 
 
@@ -137,3 +140,42 @@ def _task(project: Project, run: str, name: str, *, verb: str) -> str:
         fix=f"{meant}its tasks: {', '.join(tasks) or 'none'}",
         next=f"hooke {verb} {run} {near[0] if near else 'TASK'}",
     )
+
+
+# --- Where a run runs.
+
+_RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
+
+
+def backend_options(*, default: str | None) -> Callable[[F], F]:
+    """Add `--on` (as `backend`) and `--workers`. Without a default, a run stays where it was."""
+    shown = f"  [default: {default}]" if default else ""
+
+    def add(function: F) -> F:
+        function = click.option(
+            "--workers",
+            metavar="N|LOW-HIGH",
+            help="The number of workers; with LOW-HIGH it follows the work.",
+        )(function)
+        return click.option(
+            "--on",
+            "backend",
+            default=default,
+            metavar="BACKEND",
+            help=f"The backend: local, local:N, serial, dask, ray, the address of a cluster, or a name in hooke.toml.{shown}",
+        )(function)
+
+    return add
+
+
+def worker_range(text: str | None) -> int | tuple[int, int] | None:
+    """The number of workers, or their range, as typed. Raises UsageError."""
+    if text is None:
+        return None
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"--workers {text!r} is not a number of workers", fix="write --workers 4, or --workers 1-4"
+        )
+    low = int(match["low"])
+    return (low, int(match["high"])) if match["high"] else low

@@ -32,6 +32,7 @@ __all__ = [
     "EXIT_FAILED",
     "EXIT_STOPPED",
     "EXIT_USAGE",
+    "NO_THREAD",
     "CommandSession",
     "bug_screen",
     "command",
@@ -47,6 +48,9 @@ __all__ = [
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 70
+
+NO_THREAD = "can't start new thread"
+"""The text of Python's RuntimeError."""
 """EX_SOFTWARE of sysexits.h: a bug in Hooke."""
 EXIT_STOPPED = 130
 """The code of shells for Ctrl-C; `hooke stop` ends a run in the same way."""
@@ -118,8 +122,17 @@ def say_next(text: str, project: Project | None) -> None:
     click.echo(f"next: {command(text, project)}", err=True)
 
 
-def machine_error(error: OSError) -> HookeError:
-    """An error of the operating system as a Hooke error, not as a bug."""
+def machine_error(error: OSError | MemoryError | RuntimeError) -> HookeError:
+    """An error of the operating system as a Hooke error, not as a bug. A RuntimeError is that of a thread that cannot start."""
+    if isinstance(error, MemoryError):
+        return HookeError(
+            "the operating system refused: no memory is left", fix="free memory, or allow this process more"
+        )
+    if isinstance(error, RuntimeError):
+        return HookeError(
+            f"the operating system refused: {error}",
+            fix="raise the limit on processes and threads (ulimit -u, or the container's pids limit), or end some",
+        )
     fixes = {
         errno.ENOSPC: "make room on that disk (`hooke cache gc --max SIZE` evicts results)",
         errno.EDQUOT: "make room within your quota (`hooke cache gc --max SIZE` evicts results)",

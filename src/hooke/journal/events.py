@@ -17,6 +17,7 @@ from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
 
 __all__ = [
+    "BUDGET",
     "ArtifactLogged",
     "AttemptFailed",
     "AttemptFinished",
@@ -481,8 +482,12 @@ class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
     reason: str
 
 
+BUDGET = "the budget"
+"""Who stops a run that would cost more than its budget."""
+
+
 class StopRequested(_Event, frozen=True, kw_only=True, tag="stop_requested"):
-    """The run was asked to stop (Ctrl-C, `hooke stop`)."""
+    """The run was asked to stop: by Ctrl-C, `hooke stop`, or BUDGET."""
 
     by: str
 

@@ -16,6 +16,7 @@ from hooke.base.formats import format_bytes, format_seconds
 from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
+    BUDGET,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -238,6 +239,14 @@ class RunView:
         if self.begun is None:
             return "new"
         return "lost" if self._alive is False else "running"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues the run; with twice the budget if that ended it, for the same one would end it at once."""
+        command = f"hooke resume {self.run}"
+        if self.begun is not None and self.begun.budget_usd is not None and self.stopping_by == BUDGET:
+            return f"{command} --budget {2 * self.begun.budget_usd:g}"
+        return command
 
     @property
     def output(self) -> Ref | None:

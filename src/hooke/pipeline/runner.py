@@ -18,6 +18,7 @@ from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.ref import Ref
 from hooke.journal.events import (
+    BUDGET,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -124,7 +125,7 @@ class Runner:
             return
         self._parts.journal.append(decided)
         if decided.stop:
-            self._record(StopRequested(at=self._parts.clock.now(), by="the budget"))
+            self._record(StopRequested(at=self._parts.clock.now(), by=BUDGET))
         elif decided.after != decided.before:
             self._parts.engine.scale(decided.after)
 

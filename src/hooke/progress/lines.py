@@ -40,6 +40,7 @@ class Lines(AbstractContextManager["Lines"]):
         self._said_at: dict[str, float] = {}
         self._troubles: dict[str, int] = {}
         self._looked_at = 0.0
+        self._waits_said_at = 0.0
         self._gone = False
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +56,14 @@ class Lines(AbstractContextManager["Lines"]):
             case AttemptFailed():
                 self._trouble(event.node, f"failed: {_brief(event)}")
             case RetryPlanned():
-                self._trouble(event.node, f"attempt {event.number} follows: {event.reason}")
+                wait_s = max(0.0, event.due - event.at)
+                self._trouble(
+                    event.node,
+                    f"attempt {event.number} follows in {format_seconds(wait_s)}: {event.reason}",
+                    always=wait_s >= EVERY_S and event.at - self._waits_said_at >= EVERY_S,
+                )
+                if wait_s >= EVERY_S:
+                    self._waits_said_at = event.at
             case WorkerStopped(signal=int()):
                 self._say(f"worker {event.worker} died: {event.cause}")
             case StopRequested():
@@ -84,10 +92,11 @@ class Lines(AbstractContextManager["Lines"]):
         self._said[name], self._said_at[name] = state, now
         self._say(f"{name}: {_how_far(self._view.tasks[name].row(now, 1))}")
 
-    def _trouble(self, node: int, what: str) -> None:
+    def _trouble(self, node: int, what: str, *, always: bool = False) -> None:
+        """Print a failure or retry; after MOST_TROUBLES of a task only one that is to be printed `always`."""
         name = self._view.nodes[node].planned.task
         self._troubles[name] = count = self._troubles.get(name, 0) + 1
-        if count <= MOST_TROUBLES:
+        if count <= MOST_TROUBLES or always:
             self._say(
                 f"{name}: {what}" + (" (for further failures: hooke show)" if count == MOST_TROUBLES else "")
             )

@@ -22,6 +22,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.files import FileLock, writing
+from hooke.base.formats import readable
 from hooke.base.user_code import is_users
 from hooke.journal.events import Event, RunStarted, StudyStarted
 from hooke.journal.run_folders import DRIVER, LOCK, RunsFolder
@@ -51,6 +52,14 @@ class Project:
     def find(cls, start: Path) -> Project:
         """The project of a file or folder: the nearest parent folder with a hooke.toml; without one, its own folder."""
         root = cls.root_of(start)
+        try:
+            str(root).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the name of the folder {readable(str(root))} is not UTF-8",
+                why="journals and messages name it as text",
+                fix="rename it",
+            ) from None
         return cls(root=root, settings=read_settings(root) if (root / FILE).is_file() else Settings())
 
     @staticmethod

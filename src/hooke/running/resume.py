@@ -23,11 +23,18 @@ __all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
 
 
 def resume(
-    project: Project, run: str, *, observers: tuple[Observer, ...] = (), wanted: RunTargets | None = None
+    project: Project,
+    run: str,
+    *,
+    observers: tuple[Observer, ...] = (),
+    wanted: RunTargets | None = None,
+    on: str | None = None,
+    workers: int | tuple[int, int] | None = None,
 ) -> Driver | None:
     """A driver that continues `run`; None if the run has finished. Raises UsageError if it is running.
 
     `wanted` replaces its deadline or budget; what was spent counts against the new budget.
+    `on` moves the rest of it to another backend, with `workers` as for `run`: what is done is found there, too.
     The current code runs: edited tasks have new keys and run again.
     """
     started, finished = _ends(project, run)
@@ -38,6 +45,8 @@ def resume(
     if finished is not None and finished.status == "finished":
         return None
     order = _order(started, project, observers)
+    if on is not None or workers is not None:
+        order = replace(order, on=order.on if on is None else on, workers=workers)
     place = find_backend(order.on, workers=parse_workers(order.workers), places=project.settings.places)
     wish = order.wanted
     if wanted is not None:

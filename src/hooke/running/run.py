@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hooke.base.errors import RunStopped
+from hooke.base.errors import HookeError, RunStopped
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import Event
 from hooke.journal.run_view import RunView, ending, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
-from hooke.pipeline.failures import task_failed
+from hooke.pipeline.failures import task_failed, user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.pipeline.runner import CTRL_C
@@ -138,7 +138,16 @@ class Run:
                 raise TimeoutError(f"run {self.id} is still running after {timeout} s")
         self.check()
         store = self.project.store()
-        return unpack(store.get(output_ref(self.folder)), store)
+        try:
+            return unpack(store.get(output_ref(self.folder)), store)
+        except HookeError:
+            raise
+        except Exception as error:
+            raise HookeError(
+                f"run {self.id} finished, but its result cannot be loaded here: {type(error).__name__}: {error}",
+                why=user_traceback(error),
+                fix="fix __setstate__ or __reduce__ of its class, or return something that pickle can load",
+            ) from error
 
     def check(self) -> None:
         """Raise the error that ended the run, if it did not finish."""
@@ -152,7 +161,7 @@ class Run:
             raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
         why = view.ended.message if view.ended is not None else ""
         raise RunStopped(
-            f"run {self.id} is {view.status} and has no result", why=why, next=f"hooke resume {self.id}"
+            f"run {self.id} is {view.status} and has no result", why=why, next=view.resume_command
         )
 
     def tasks(self) -> list[TaskRow]:

@@ -9,7 +9,14 @@ from pathlib import Path
 import click
 
 from hooke.cli.drive import DrivenRun
-from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.cli.options import (
+    backend_options,
+    complete_run,
+    in_project,
+    json_option,
+    the_project,
+    worker_range,
+)
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.reader import read
@@ -26,15 +33,18 @@ __all__ = ["resume"]
 
 @click.command()
 @click.argument("run", required=False, default="", shell_complete=complete_run)
+@backend_options(default=None)
 @click.option("--deadline", metavar="TIME", help="The new deadline: 30m, 2h.")
 @click.option("--budget", metavar="USD", help="The budget including the cost so far: 20, or '$20'.")
 @json_option
 @in_project
 @click.pass_obj
-def resume(
+def resume(  # noqa: PLR0913 - one per option
     session: CommandSession,
     *,
     run: str,
+    backend: str | None,
+    workers: str | None,
     deadline: str | None,
     budget: str | None,
     as_json: bool,
@@ -43,19 +53,26 @@ def resume(
     """Continue RUN (by default the last unfinished run) and print its result.
 
     Finished tasks do not run again, except those whose code was edited: the current code counts. For a finished run, the
-    result is printed. RUN may be a prefix of an id.
+    result is printed. RUN may be a prefix of an id. --on moves the rest of it to another backend.
     """
     where = the_project(session, project)
     name = where.runs.find(run) if run else last_resumable(where)
     _say_torn(where, name)
     begun = view_of(where.runs, name).begun
-    serial = begun is not None and begun.kind == "pipeline" and _is_serial(where, begun.place)
+    serial = begun is not None and begun.kind == "pipeline" and _is_serial(where, backend or begun.place)
     conduct = DrivenRun(session=session, as_json=as_json, in_this_process=serial)
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)
     with conduct.in_folder():
         wanted = parse_wanted(deadline, budget, now=time.time())
-        driver = take_up(where, name, observers=(conduct.progress.observe,), wanted=wanted)
+        driver = take_up(
+            where,
+            name,
+            observers=(conduct.progress.observe,),
+            wanted=wanted,
+            on=backend,
+            workers=worker_range(workers),
+        )
     if driver is None:
         return conduct.told(Run(where, name))
     return conduct.drive(driver)

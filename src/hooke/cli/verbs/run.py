@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 
 import click
 
-from hooke.base.errors import HookeError, TraceError, UsageError
+from hooke.base.errors import HookeError, TraceError
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
-from hooke.cli.options import debug_option, json_option
+from hooke.cli.options import backend_options, debug_option, json_option, worker_range
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
@@ -34,26 +33,12 @@ class _Asked:
     allow_mismatch: tuple[str, ...]
 
 
-_RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
-
-
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     add_help_option=False,
 )
 @click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
-@click.option(
-    "--on",
-    "backend",
-    default="local",
-    metavar="BACKEND",
-    help="The backend: local, local:N, serial, dask, ray, the address of a cluster, or a name in hooke.toml.  [default: local]",
-)
-@click.option(
-    "--workers",
-    metavar="N|LOW-HIGH",
-    help="The number of workers; with LOW-HIGH it follows the work.",
-)
+@backend_options(default="local")
 @click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h. Needs --workers LOW-HIGH.")
 @click.option(
     "--budget",
@@ -113,7 +98,7 @@ def _driver(
     pipeline, path = load_pipeline(target)
     args, params = Parameters(pipeline, target=target).parse(tokens)
     session.project = project = Project.find(path)
-    counts = _workers(asked.workers)
+    counts = worker_range(asked.workers)
     found = find_backend(asked.on, workers=None, places=project.settings.places)
     conduct = DrivenRun(
         session=session,
@@ -139,18 +124,6 @@ def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
     if isinstance(error, TraceError) or error.__cause__ is not None:
         return shlex.join(["hooke", "run", target, *tokens])
     return ""
-
-
-def _workers(text: str | None) -> int | tuple[int, int] | None:
-    if text is None:
-        return None
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        raise UsageError(
-            f"--workers {text!r} is not a number of workers", fix="write --workers 4, or --workers 1-4"
-        )
-    low = int(match["low"])
-    return (low, int(match["high"])) if match["high"] else low
 
 
 def _help(ctx: click.Context, target: str | None) -> int:

@@ -229,4 +229,4 @@ def _next(view: RunView, run: str) -> str:
         return f"hooke compare {run} RUN, or hooke reproduce {run}"
     if view.status == "finished":
         return f"hooke logs {run}, or hooke cache why {run} TASK"
-    return f"hooke resume {run}"
+    return view.resume_command

@@ -45,13 +45,14 @@ def stop(session: CommandSession, *, run: str, as_json: bool, project: Path | No
             click.echo(f"run {name} received the request to stop, but a task is still running", err=True)
             return EXIT_FAILED
         time.sleep(0.05)
-    status = view_of(where.runs, name).status
+    view = view_of(where.runs, name)
+    status = view.status
     if as_json:
         click.echo(json.dumps({"run": name, "status": status}))
         return 0
     click.echo(f"run {name}: {status}")
     if status != "finished":
-        say_next(f"hooke resume {name}", where)
+        say_next(view.resume_command, where)
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -176,6 +175,14 @@ class FolderBackend:
             _unlink(temporary)
         return True
 
+    def _room(self) -> tuple[int, int]:
+        """Free bytes, and free inodes: each file takes one. A file system that does not count them counts as one with some."""
+        try:
+            usage = os.statvfs(self.root)
+        except OSError:
+            return 0, 1
+        return usage.f_bavail * usage.f_frsize, usage.f_favail if usage.f_files else 1
+
     def _explained(self, error: OSError, needed: int) -> StoreError:
         if error.errno not in _NO_ROOM:
             return StoreError(
@@ -185,11 +192,12 @@ class FolderBackend:
                 fix="make the folder writable for this user, or move the store (`url` under [store] in hooke.toml)",
                 next="hooke doctor",
             )
-        free = shutil.disk_usage(self.root).free if self.root.exists() else 0
+        free, inodes = self._room()
         return StoreFull(
             f"no room in the store for {format_bytes(needed)} ({needed} bytes)",
             where=str(self.root),
-            why=f"{error.strerror}; {format_bytes(free)} free",
+            why=f"{error.strerror}; {format_bytes(free)} free"
+            + (", but no inode" if free > needed and not inodes else ""),
             fix="remove results that are cheap to recompute, or move the store (`url` under [store] in hooke.toml)",
             next="hooke cache gc",
         )
