@@ -168,3 +168,43 @@ def test_a_thread_that_cannot_start_is_the_machines_fault(monkeypatch, capsys):
     assert entry.run_command(["runs"]) == 1
     said = capsys.readouterr().err
     assert "can't start new thread" in said and "ulimit -u" in said and "bug" not in said
+
+
+@pytest.mark.heavy
+def test_removing_a_result_takes_what_was_made_from_it_along_or_says_so(desk):
+    desk.write("numbers.txt", "1 2 3")
+    desk.write("job.py", """
+        from pathlib import Path
+
+        from hooke import pipeline, task
+
+        @task
+        def load() -> list[int]:
+            return [int(each) for each in Path("numbers.txt").read_text().split()]
+
+        @task
+        def half(x: int) -> float:
+            return x / 2
+
+        @task
+        def total(xs: list[float]) -> float:
+            return sum(xs)
+
+        @pipeline
+        def job():
+            return total(half.map(load()))
+    """)  # fmt: skip
+    assert desk.hooke("run", "job.py", "--on", "serial").out == "3.0\n"
+    desk.write("numbers.txt", "1 2 3 4")
+    refused = desk.hooke("cache", "rm", "--task", "load")
+    assert refused.code == 2 and "of half, 1 of total" in refused.err and "add -r" in refused.err
+    assert desk.hooke("run", "job.py", "--on", "serial").out == "3.0\n", "nothing was removed"
+    assert desk.hooke("cache", "rm", "-r", "--task", "load").code == 0
+    assert desk.hooke("run", "job.py", "--on", "serial").out == "5.0\n"
+    assert desk.hooke("cache", "rm", "--task", "total").code == 0, "nothing was made from it"
+    desk.write("numbers.txt", "1 2 3 4 5")
+    assert desk.hooke("run", "--force=load", "job.py", "--on", "serial").out == "7.5\n"
+    everything = desk.hooke("run", "--force", "job.py", "--on", "serial")
+    assert "cached" not in everything.err.replace("0 cached", "") and everything.out == "7.5\n"
+    typo = desk.hooke("run", "job.py", "--force=laod")
+    assert typo.code == 2 and "did you mean load?" in typo.err

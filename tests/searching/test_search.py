@@ -182,7 +182,7 @@ class TestSearch:
             for file in trial.run.folder.glob("track-*"):
                 file.unlink()
         (first.trials[0].run.folder / "../" / first.id).resolve().rename(workshop.folder / "gone")
-        with pytest.raises(UsageError, match="hooke cache rm fit"):
+        with pytest.raises(UsageError, match="hooke cache rm --task fit"):
             hooke.search(fit, FLAT, trials=2, on="serial", metric="loss")
 
     @pytest.mark.filterwarnings("ignore")  # of MLflow's own libraries

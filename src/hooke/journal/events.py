@@ -285,6 +285,8 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     """The budget."""
     allow_mismatch: tuple[str, ...] = ()
     """Distributions whose versions may differ on other workers."""
+    forced: tuple[str, ...] = ()
+    """Tasks that run although their results are stored, with all that use them."""
     store: str = ""
     folder: str = ""
     """Working directory of the driver."""
@@ -330,6 +332,8 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     """`call` or `map`."""
     items: int | None = 1
     """How many items a map has; None while its list does not exist yet; 1 for a call."""
+    recipe: str = ""
+    """Of a map: the key under which its items are stored."""
     parents: tuple[int, ...] = ()
     code: dict[str, str] = {}
     """Name of a code part -> its digest (see CodeSeen)."""

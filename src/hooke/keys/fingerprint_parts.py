@@ -16,6 +16,7 @@ __all__ = [
     "FingerprintPart",
     "Key",
     "combine",
+    "expansion_key",
     "explain",
     "frame",
 ]
@@ -41,6 +42,11 @@ def frame(part: str | int | bytes) -> bytes:
 def combine(label: str, *parts: str | int | bytes) -> Key:
     """The key of ordered parts under a label. Another label, order, split or type of a part gives another key."""
     return blake3(b"".join(map(frame, (label, *parts)))).hexdigest(length=16)
+
+
+def expansion_key(key: Key) -> Key:
+    """The key of the list of a dynamic map with this key."""
+    return combine("expansion", key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,14 @@ class Graph:
         """Nodes that use the result of `node`, ascending."""
         return self._children[node]
 
+    def downstream(self, nodes: Collection[int]) -> set[int]:
+        """`nodes` and all that use their results, directly or not."""
+        found = set(nodes)
+        for node in range(len(self.nodes)):  # parents have lower numbers
+            if node not in found and not found.isdisjoint(self._parents[node]):
+                found.add(node)
+        return found
+
     def roots(self) -> tuple[int, ...]:
         """Nodes that every run must finish, ascending: those in the output, and those without consumers."""
         wanted = {use.node for use in self.output_uses}

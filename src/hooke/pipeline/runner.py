@@ -29,7 +29,7 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.writer import Journal
-from hooke.keys.fingerprint_parts import combine
+from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
@@ -67,6 +67,8 @@ class RunnerParts:
     """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
+    forced: frozenset[int] = frozenset()
+    """Nodes that run although the store has their results; what this run has done itself counts."""
     sizing: Sizing | None = None
     """Decides how many workers there are; None leaves the number as it is."""
 
@@ -88,6 +90,8 @@ class Runner:
         self._log_ends: dict[str, int] = {}
         """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
         self._recalled: set[int] = set()
+        self._renewed: set[str] = set()
+        """Keys of forced nodes that have run: another node with the same key uses the result."""
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
@@ -322,6 +326,8 @@ class Runner:
 
     def _release_done(self) -> None:
         for node in [node for node in self._claims if self._state.is_over(node)]:
+            if self._state.nodes[node].complete:
+                self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
 
     # -- lookups -----------------------------------------------------------------------------------
@@ -332,7 +338,9 @@ class Runner:
     def _look_up(self, node: int) -> bool:
         """Record a node's known results: those of this run before a resume, then those in the store."""
         found = self._from_journal(node)
-        if self._cached(node):
+        if self._cached(node) and (
+            node not in self._parts.forced or self._parts.keys[node].key in self._renewed
+        ):
             found = self._from_store(node) or found
         return found
 
@@ -411,7 +419,7 @@ class Runner:
         self._register_expansion(event)
 
     def _expansion_key(self, node: int) -> str:
-        return combine("expansion", self._parts.keys[node].key)
+        return expansion_key(self._parts.keys[node].key)
 
     def _found(
         self, node: int, segment: Segment, *, source: str = "cache", seconds: float = 0.0

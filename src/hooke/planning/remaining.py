@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.keys.fingerprint_parts import combine
+from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node, needs_of
 from hooke.pipeline.node_keys import GraphKeys
@@ -142,7 +142,7 @@ class Survey:
         if node.kind == "call":
             return 1
         if node.items is None and node.is_dynamic and node.task.resources.cache:
-            entry = store.find(combine("expansion", self._keys[node.id].key))
+            entry = store.find(expansion_key(self._keys[node.id].key))
             if entry is not None:
                 _, item_keys, _, _ = store.get(entry.ref)
                 self._keys.expanded(node.id, store.get(item_keys))

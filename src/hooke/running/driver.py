@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
@@ -242,6 +243,8 @@ class RunOrder:
     wanted: RunTargets = field(default_factory=RunTargets)
     allow_mismatch: Sequence[str] = ()
     """Distributions whose versions may differ on remote workers."""
+    force: bool | Sequence[str] = False
+    """Tasks that run although their results are stored, with all that use them; True for all."""
     run: str | None = None
     name: str = ""
     """The id of a new run; empty for a generated one."""
@@ -369,6 +372,7 @@ class Driver:
                 clock=self.clock,
                 logs=context.logs,
                 recovered=recovered,
+                forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
@@ -376,6 +380,13 @@ class Driver:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _forced(self) -> frozenset[int]:
+        """The nodes that run although the store has their results."""
+        names = set(_forced_tasks(self.order.force, self.graph))
+        return frozenset(
+            self.graph.downstream([node.id for node in self.graph.nodes if node.task.name in names])
+        )
 
     def _reached(self, keys: GraphKeys) -> dict[str, str]:
         """Distribution -> version, for the distributions that the tasks' code reaches."""
@@ -429,6 +440,7 @@ class Driver:
             place=self.place.name,
             workers=parse_workers(order.workers),
             allow_mismatch=tuple(order.allow_mismatch),
+            forced=_forced_tasks(order.force, self.graph),
             deadline=order.wanted.deadline,
             budget_usd=order.wanted.budget_usd,
             store=store.place,
@@ -463,6 +475,7 @@ class Driver:
                     key=key.key,
                     kind=node.kind,
                     items=node.items if node.kind == "map" else 1,
+                    recipe=key.recipe if node.kind == "map" else "",
                     parents=tuple(sorted({use.node for use in node.uses})),
                     code={part.name: part.digest for part in key.code.parts},
                     notes=key.code.notes,
@@ -493,6 +506,8 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
     check_gangs(graph, place)
+    if order.run is None:
+        _check_forced(order.force, graph)
     return Driver(
         project=project,
         order=order,
@@ -548,3 +563,23 @@ def _parameters(order: RunOrder) -> dict[str, str]:
     bound = order.pipeline.signature.bind(*order.args, **order.params)
     bound.apply_defaults()
     return {name: short_repr(value) for name, value in bound.arguments.items()}
+
+
+def _forced_tasks(force: bool | Sequence[str], graph: Graph) -> tuple[str, ...]:  # noqa: FBT001 - as in `run`
+    """The names of the forced tasks."""
+    tasks = dict.fromkeys(node.task.name for node in graph.nodes)
+    if isinstance(force, bool):
+        return tuple(tasks) if force else ()
+    return (force,) if isinstance(force, str) else tuple(force)
+
+
+def _check_forced(force: bool | Sequence[str], graph: Graph) -> None:  # noqa: FBT001 - as in `run`
+    """Raise UsageError for a task that the pipeline has not."""
+    tasks = _forced_tasks(True, graph)
+    for name in _forced_tasks(force, graph):
+        if name not in tasks:
+            near = get_close_matches(str(name), tasks, n=1)
+            raise UsageError(
+                f"the pipeline {graph.pipeline!r} has no task {name!r} to force",
+                fix=f"{f'did you mean {near[0]}? ' if near else ''}its tasks: {', '.join(tasks) or 'none'}",
+            )

@@ -75,6 +75,7 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
         on=started.place,
         workers=started.workers,
         allow_mismatch=started.allow_mismatch,
+        force=started.forced,
         wanted=RunTargets(deadline=started.deadline, budget_usd=started.budget_usd),
         run=started.run,
         observers=observers,

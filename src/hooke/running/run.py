@@ -43,6 +43,7 @@ def run(  # noqa: PLR0913 - options by name
     deadline: str | float | None = None,
     budget: str | float | None = None,
     allow_mismatch: Sequence[str] = (),
+    force: bool | Sequence[str] = False,
     **params: Any,
 ) -> Run:
     """Run a pipeline on a backend, cached and journalled.
@@ -54,6 +55,7 @@ def run(  # noqa: PLR0913 - options by name
     `budget` ("$20", or US dollars; the backend has a price in hooke.toml) ends the run before the budget is spent.
     Remote workers need this process's Python, and its versions of the distributions that the code uses; `allow_mismatch` names
     distributions (or `python`) that may differ.
+    `force` names tasks that run although their results are stored, as does all that uses them; True stands for all tasks.
     With `wait=False` the run continues in a thread, but not
     longer than this process: call `result()`, or continue it later with `hooke resume`.
     `progress` is what stderr shows: `auto` (a live table on a terminal or in a notebook, elsewhere a line
@@ -77,6 +79,7 @@ def run(  # noqa: PLR0913 - options by name
         workers=workers,
         wanted=wish,
         allow_mismatch=tuple(allow_mismatch),
+        force=force,
     )
     driver = prepare(order, project)
     scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)

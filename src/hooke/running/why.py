@@ -6,18 +6,18 @@ found in the cache. `explain` is pure; `why` reads a project's runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from hooke.base.errors import JournalError
 from hooke.journal.events import NodePlanned
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView, view_of
 from hooke.journal.task_view import NodeView
-from hooke.keys.fingerprint_parts import CodeChange, CodePart
+from hooke.keys.fingerprint_parts import CodeChange, CodePart, expansion_key
 from hooke.keys.fingerprint_parts import explain as changes_between
 
-__all__ = ["Cause", "Why", "explain", "roots", "why"]
+__all__ = ["Cause", "Why", "dependents", "explain", "roots", "why"]
 
 MOST_RUNS = 50
 """Earlier runs that are searched for the same task."""
@@ -31,7 +31,7 @@ class Cause:
     """One reason; `text` says it.
 
     `kind` is code (with its `change`), seed, argument, list (of a map), upstream (the result of `task` may have changed), first (no
-    earlier run had it), uncached (`cache=False`), gone (its result is no longer in the store), unfinished
+    earlier run had it), uncached (`cache=False`), forced (`--force`), gone (its result is no longer in the store), unfinished
     (the earlier run had no result either) or unknown.
     """
 
@@ -73,7 +73,52 @@ def explain(now: RunView, earlier: Iterable[RunView]) -> list[Why]:
     Reads only as many of `earlier` as needed.
     """
     reference = _References(now, earlier)
-    return [_explain_node(node, now, *reference.of(node)) for _, node in sorted(now.nodes.items())]
+    found = [_explain_node(node, now, *reference.of(node)) for _, node in sorted(now.nodes.items())]
+    forced = now.begun.forced if now.begun is not None else ()
+    return _with_forced(found, frozenset(forced)) if forced else found
+
+
+def _with_forced(whys: list[Why], forced: frozenset[str]) -> list[Why]:
+    """Forced nodes and those that use their results: that nothing else changed is no riddle then."""
+    above: dict[int, str] = {}
+    """Node -> the forced task that it is of, or that it uses."""
+    found: list[Why] = []
+    for each in whys:
+        name = (
+            each.task if each.task in forced else next((above[at] for at in each.parents if at in above), "")
+        )
+        if name:
+            above[each.node] = name
+        if name and each.outcome != "not needed":
+            text = (
+                "it was forced (--force)"
+                if each.task == name
+                else f"it uses {name}, which was forced (--force)"
+            )
+            causes = tuple(cause for cause in each.causes if cause.kind not in ("gone", "unfinished"))
+            found.append(replace(each, causes=(Cause(kind="forced", text=text), *causes)))
+        else:
+            found.append(each)
+    return found
+
+
+def dependents(runs: RunsFolder, keys: Collection[str]) -> dict[str, str]:
+    """Key -> task of the results, and lists of maps, that were made from those with `keys`, in the newest runs."""
+    found: dict[str, str] = {}
+    for view in _readable(runs, runs.names()[:MOST_RUNS]):
+        below: set[int] = set()
+        for number, node in sorted(view.nodes.items()):  # parents have lower numbers
+            key = node.planned.recipe or node.planned.key
+            mine = key in keys
+            if not below.isdisjoint(node.planned.parents):
+                below.add(number)
+                if not mine:
+                    found[key] = node.planned.task
+                    if node.planned.recipe:
+                        found[expansion_key(node.planned.key)] = node.planned.task
+            elif mine:
+                below.add(number)
+    return found
 
 
 def roots(whys: Iterable[Why], node: int) -> list[tuple[str, Cause]]:

@@ -58,7 +58,7 @@ def _logged(project: Project, run: str, metric: str) -> float:
             error.why = (
                 f"{', '.join(cached)} came from the cache, and what it logged when it ran no longer exists"
             )
-            error.fix = f"run it again (hooke cache rm {cached[0]}), or return the value from the task instead of logging it"
+            error.fix = f"run it again (hooke cache rm --task {cached[0]}), or return the value from the task instead of logging it"
         raise
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from hooke.cli.options import complete_run, in_project, json_option, run_and_tas
 from hooke.cli.screens import EXIT_FAILED, CommandSession
 from hooke.journal.run_view import aligned
 from hooke.keys.fingerprint_parts import CodeChange
-from hooke.running.why import Cause, Why, roots
+from hooke.running.why import Cause, Why, dependents, roots
 from hooke.running.why import why as explain_run
 from hooke.store.entries import Entry
 
@@ -127,25 +129,46 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
 @cache.command("rm", short_help="Remove results by key or by task.")
 @click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @click.option("--task", metavar="NAME", help="All results of this task.")
+@click.option(
+    "-r",
+    "--recursive",
+    is_flag=True,
+    help="Remove the results that were made from them, too, without asking.",
+)
 @json_option
 @in_project
 @click.pass_obj
 def remove(
-    session: CommandSession, *, keys: tuple[str, ...], task: str | None, as_json: bool, project: Path | None
+    session: CommandSession,
+    *,
+    keys: tuple[str, ...],
+    task: str | None,
+    recursive: bool,
+    as_json: bool,
+    project: Path | None,
 ) -> int:
     """Remove results by KEY (a prefix suffices) or by --task. The next run computes them again.
+
+    Results that were made from them, as the journals of this project tell, have to go, too: while such a result is stored, a
+    run needs nothing that it was made from. On a terminal the command lists them and asks.
 
     `hooke cache gc` then frees their bytes.
     """
     if not keys and task is None:
         raise UsageError("no results selected", fix="pass a KEY of `hooke cache ls`, or --task NAME")
-    store = the_project(session, project).store()
+    where = the_project(session, project)
+    store = where.store()
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
         tasks = ", ".join(sorted({result.task for result in results})) or "none"
         raise UsageError(f"the store has no results of a task {task!r}", fix=f"tasks with results: {tasks}")
     chosen += [_by_prefix(results, key) for key in keys]
+    made_from = dependents(where.runs, {result.key for result in chosen})
+    below = [result for result in results if result.key in made_from]
+    if below and not recursive:
+        _ask(below, chosen, asks=sys.stdin.isatty() and not as_json)
+    chosen += below
     for result in chosen:
         store.remove(result.key)
     if as_json:
@@ -154,6 +177,21 @@ def remove(
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
     return 0
+
+
+def _ask(below: list[_Result], chosen: list[_Result], *, asks: bool) -> None:
+    """Ask whether these go, too. Raises UsageError where nobody can answer, click.Abort for a no."""
+    tasks = Counter(result.task for result in below)
+    listed = ", ".join(f"{count} of {name}" for name, count in sorted(tasks.items()))
+    what = f"results were made from the chosen {len(chosen)}: {listed}"
+    if not asks:
+        raise UsageError(
+            what,
+            why="while these are stored, a run does not need what they were made from",
+            fix="add -r to remove them, too",
+        )
+    click.echo(what, err=True)
+    click.confirm("remove them, too?", abort=True, err=True)
 
 
 def _by_prefix(results: list[_Result], key: str) -> _Result:

@@ -31,9 +31,23 @@ class _Asked:
     deadline: str | None
     budget: str | None
     allow_mismatch: tuple[str, ...]
+    force: tuple[str, ...]
+
+
+ALL = "*"
+"""The value of `--force` without a task."""
+
+
+class _RunCommand(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click, but the word after `--force` is not its value: `hooke run --force job.py`."""
+        end = args.index("--") if "--" in args else len(args)
+        args[:end] = [f"--force={ALL}" if word == "--force" else word for word in args[:end]]
+        return super().parse_args(ctx, args)
 
 
 @click.command(
+    cls=_RunCommand,
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     add_help_option=False,
 )
@@ -51,6 +65,12 @@ class _Asked:
     multiple=True,
     help="A distribution, or python, whose version may differ on remote workers. Can be repeated.",
 )
+@click.option(
+    "--force",
+    metavar="[=TASK]",
+    multiple=True,
+    help="Run TASK (all tasks without =TASK) although its result is stored, and all that uses it. Can be repeated.",
+)
 @json_option
 @debug_option
 @click.option("--help", "asked_help", is_flag=True, help="Show this help, and with a FILE its parameters.")
@@ -65,6 +85,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     deadline: str | None,
     budget: str | None,
     allow_mismatch: tuple[str, ...],
+    force: tuple[str, ...],
     as_json: bool,
     asked_help: bool,
     parameters: tuple[str, ...],
@@ -81,7 +102,12 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     refused = DrivenRun(session=session, as_json=True) if as_json else None
     try:
         asked = _Asked(
-            on=backend, workers=workers, deadline=deadline, budget=budget, allow_mismatch=allow_mismatch
+            on=backend,
+            workers=workers,
+            deadline=deadline,
+            budget=budget,
+            allow_mismatch=allow_mismatch,
+            force=force,
         )
         conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
@@ -114,6 +140,7 @@ def _driver(
         workers=counts,
         wanted=parse_wanted(asked.deadline, asked.budget, now=time.time()),
         allow_mismatch=asked.allow_mismatch,
+        force=ALL in asked.force or asked.force,
         observers=(conduct.progress.observe,),
     )
     return conduct, user_code(lambda: prepare(order, project), pipeline)

@@ -1,0 +1,115 @@
+"""Forced tasks run although their results are stored, with all that uses them, and the rest does not."""
+
+from __future__ import annotations
+
+import pytest
+
+import hooke
+from hooke.base.errors import TaskFailed, UsageError
+from hooke.running.resume import resume
+from hooke.running.run import Run
+from hooke.running.why import dependents, why
+
+JOB = """
+    from pathlib import Path
+    from hooke import task, pipeline
+
+    HERE = Path(__file__).parent
+
+    @task
+    def load(n: int) -> list[int]:
+        return [int(each) for each in (HERE / "numbers.txt").read_text().split()][:n]
+
+    @task
+    def names() -> list[str]:
+        return ["a", "b"]
+
+    @task
+    def square(x: int) -> int:
+        return x * x
+
+    @task
+    def total(xs: list[int], names: list[str]) -> int:
+        if (HERE / "stuck").exists():
+            raise ValueError("stuck")
+        return sum(xs)
+
+    @pipeline
+    def job(n: int = 5) -> int:
+        return total(square.map(load(n)), names())
+
+    @pipeline
+    def twice(n: int = 5) -> int:
+        return total(load(n) , names()), total(load(n), names())
+"""
+
+
+@pytest.fixture
+def shop(workshop):
+    workshop.write(JOB)
+    (workshop.folder / "numbers.txt").write_text("1 2 3 4 5")
+    assert workshop.run(name="job").result() == 55
+    (workshop.folder / "numbers.txt").write_text("1 2 3 4 6 7")
+    return workshop
+
+
+def test_a_forced_task_runs_with_all_that_uses_it(shop):
+    assert shop.ran(shop.run(name="job")) == {}
+    run = shop.run(name="job", force=["load"])
+    assert run.result() == 66
+    assert shop.ran(run) == {"load": 1, "square": 5, "total": 1}
+    again = shop.run(name="job")
+    assert (again.result(), shop.ran(again)) == (66, {}), "what was forced replaces what was stored"
+
+
+def test_all_tasks_are_forced_by_true_and_one_by_its_name_alone(shop):
+    assert shop.ran(shop.run(name="job", force=True)) == {"load": 1, "names": 1, "square": 5, "total": 1}
+    assert shop.ran(shop.run(name="job", force="total")) == {"total": 1}
+
+
+def test_two_forced_calls_with_one_key_run_once(shop):
+    run = shop.run(name="twice", force=True)
+    assert shop.ran(run) == {"load": 1, "names": 1, "total": 1}
+
+
+def test_a_forced_run_goes_on_after_a_failure_without_what_it_has_done(shop):
+    (shop.folder / "stuck").touch()
+    with pytest.raises(TaskFailed):
+        shop.run(name="job", force=["load"]).result()
+    (shop.folder / "stuck").unlink()
+    failed = shop.project.runs.names()[0]
+    driver = resume(shop.project, failed)
+    assert driver is not None and driver.drive() == "finished"
+    run = Run(shop.project, failed)
+    assert run.result() == 66
+    assert shop.ran(run) == {"load": 1, "square": 5, "total": 1}
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_before_anything_is_written(shop):
+    before = shop.project.runs.names()
+    with pytest.raises(UsageError) as refused:
+        shop.run(name="job", force=["laod"])
+    assert "no task 'laod'" in str(refused.value) and "did you mean load?" in refused.value.fix
+    assert shop.project.runs.names() == before
+
+
+def test_run_takes_force(shop):
+    from hooke.project.loading import load_entry
+
+    pipeline, _ = load_entry(f"{shop.file}:job")
+    assert hooke.run(pipeline, on="serial", force=["load"]).result() == 66
+
+
+def test_why_says_that_it_was_forced(shop):
+    run = shop.run(name="job", force=["square"])
+    causes = {each.task: [cause.text for cause in each.causes] for each in why(shop.project.runs, run.id)}
+    assert causes["square"] == ["it was forced (--force)"]
+    assert causes["total"] == ["it uses square, which was forced (--force)"]
+    assert causes["names"] == causes["load"] == []
+
+
+def test_what_was_made_from_a_result_is_told_by_the_journals(shop):
+    keys = {entry.task: entry.key for entry in shop.project.store().entries()}
+    assert set(dependents(shop.project.runs, {keys["names"]}).values()) == {"total"}
+    assert set(dependents(shop.project.runs, {keys["load"]}).values()) == {"square", "total"}
+    assert dependents(shop.project.runs, {keys["total"]}) == {}
