@@ -2,6 +2,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")
 
@@ -11,6 +12,10 @@ pytest_plugins = [
     "tests.fixtures.small_disk",
     "tests.fixtures.workshop",
 ]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # A run that logs would start a process that ships it, and outlive its test; tests of that ask for it themselves.
 os.environ["HOOKE_SINKS"] = "none"
