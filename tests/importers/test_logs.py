@@ -12,6 +12,7 @@ from tests.importers.conftest import bring, brought, content, table
 
 from hooke.base.errors import UsageError
 from hooke.importers.landing import run_id
+from hooke.importers.source import MOST_POINTS
 
 NOW = 1_740_830_400
 ID = "1fa44ac3-9f6f-4fad-84de-13e8e6b4e7db"
@@ -170,6 +171,30 @@ def test_every_operation_of_the_classic_client(tmp_path, project):
     assert done.losses.counts["values that the run itself cleared"] == 2
     assert run.status == "finished"
     assert "is unknown" in run._view().ended.message
+
+
+def test_a_value_without_a_step_has_the_step_after_the_last_one_of_its_series(tmp_path, project):
+    """Also where the values before it were written in an earlier batch."""
+    png = base64.b64encode(b"\x89PNG...").decode()
+    image = {"data": png, "name": None, "description": None}
+    classic(
+        tmp_path,
+        [
+            floats("loss", *((0.5, step) for step in range(7, 7 + MOST_POINTS))),
+            floats("loss", (0.4, None)),
+            *(
+                ("LogImages", "pictures", {"values": [{"value": image, "step": step, "ts": NOW}]})
+                for step in (2, None)
+            ),
+        ],
+    )
+    _, run = brought(project, tmp_path)
+    logged = run.logged()
+    assert [point.step for point in logged.metric("loss") if point.value == 0.4] == [7 + MOST_POINTS]
+    assert [each.path for each in logged.artifacts if each.path.startswith("pictures/")] == [
+        "pictures/step_2.png",
+        "pictures/step_3.png",
+    ]
 
 
 def test_a_half_written_line_is_left_out_and_said(tmp_path, project):

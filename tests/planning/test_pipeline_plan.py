@@ -6,11 +6,20 @@ import msgspec
 import pytest
 
 from hooke import UsageError
-from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    Measured,
+    NodePlanned,
+    PlanChecked,
+    RunFinished,
+    RunStarted,
+    StudyStarted,
+)
 from hooke.journal.writer import Journal
 from hooke.planning.machines import read_catalogs
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
-from hooke.planning.timings import past_runs
+from hooke.planning.timings import past_runs, run_times
 from hooke.processes.devices import cpus_here
 from hooke.project.loading import load_entry
 
@@ -371,6 +380,22 @@ class TestTimings:
         total = next(each for each in told.timed if each.task == "total")
         assert total.timing.reads == 12
         assert told.beside_s is not None
+
+    def test_second_attempts_of_stragglers_are_not_timings(self, job):
+        """They start late on another worker, and are chosen because the first attempt was slow."""
+        events = list(job.run(n=12).journal)
+        part = next(event.node for event in events if isinstance(event, NodePlanned) and event.task == "part")
+        twin = next(e for e in events if isinstance(e, AttemptStarted) and e.node == part)
+        for at, event in enumerate(events):
+            if event is twin:
+                events[at] = msgspec.structs.replace(event, twin_of=1000)
+            elif isinstance(event, AttemptFinished) and event.attempt == twin.attempt:
+                events[at] = msgspec.structs.replace(event, seconds=60.0)
+        timed = run_times(events)
+        assert timed is not None
+        timing = next(each.timing for each in timed.timed if each.task == "part")
+        assert timing.items == 12 - (twin.hi - twin.lo)
+        assert timing.seconds * timing.items < 60
 
     def test_a_damaged_journal_tells_nothing_and_hurts_nobody(self, job):
         run = job.run(n=12)
