@@ -243,6 +243,22 @@ def test_a_damaged_log_is_refused_whole(tmp_path, project, damage, what):
     assert project.runs.names() == []
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ("AssignString", "name", {"value": [None]}),
+        ("AssignFloat", "lr", {"value": {"x": 1}}),
+        ("AssignArtifact", "data", {"hash": [None]}),
+    ],
+)
+def test_a_single_value_that_is_several_is_refused(tmp_path, project, operation):
+    classic(tmp_path, [operation])
+    (failed,) = bring(project, tmp_path)
+    assert f"an operation {operation[0]} in a log of Neptune has an unexpected form" in failed.error.what
+    assert "its value must be a single one" in failed.error.why
+    assert project.runs.names() == []
+
+
 def test_a_log_of_a_project_is_no_run(tmp_path, project):
     classic(tmp_path, [], kind="project")
     (failed,) = bring(project, tmp_path)
