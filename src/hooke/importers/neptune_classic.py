@@ -286,7 +286,7 @@ def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
 
 
 def _single(value: Any) -> Any:
-    if isinstance(value, list | dict):
+    if type(value) in (list, dict):
         raise TypeError(f"its value must be a single one, not {value!r:.100}")
     return value
 
