@@ -231,6 +231,12 @@ def test_what_is_done_before_another_could_start_is_not_worth_a_start():
     assert "not worth the start of more (1m 00s)" in made.reason
 
 
+def test_tasks_side_by_side_take_as_long_as_the_longest_item():
+    works = tuple(TaskWork(task=f"{s:g}", ready=8, seconds=s, measured=20) for s in (0.1, 60.0, 2.0))
+    assert Forecast(works=works, have=40, start_s=1.0).seconds(40) == pytest.approx(60.0)
+    assert Forecast(works=works, have=4, start_s=1.0).seconds(4) == pytest.approx(8 * 62.1 / 4)
+
+
 def test_while_no_item_has_ended_each_takes_at_least_what_one_has_run():
     unknown = TaskWork(task="sleep", running=1, ready=40)
     assert decide(0.0, fleet(1, (unknown,))).target == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.autoscaling.traffic import Ours, Shape, poisson, recorded, simulate, spike
 
 from hooke.autoscaling.service_policy import (
+    FORGET_HOLDS,
     HOLD_STARTS,
     LEAST_HOLD_S,
     Bounds,
@@ -55,6 +56,29 @@ def decisions(moments, bounds, capacity, start_s=5.0):
             capacity=capacity,
         )
         yield now, staffing.decide(now, seen)
+
+
+def at_even_rates(phases, bounds, *, capacity=None, ready=2, start_s=5.0):
+    """The target of each second; `phases` are (seconds, requests a second, requests in flight)."""
+    seconds = [(1.0, ready, 0, in_flight, rate) for count, rate, in_flight in phases for _ in range(count)]
+    return [made.target for _, made in decisions(seconds, bounds, capacity, start_s)]
+
+
+def test_replicas_are_kept_for_the_load_and_what_chance_may_add():
+    """One replica does 100/s. With 96/s on average, many a second has more."""
+    capacity = Capacity(rate=100.0, in_flight=10.0)
+    near = at_even_rates([(10, 150, 0), (120, 96, 0)], BOUNDS, capacity=capacity)
+    assert near[-1] == max(near) == 2
+    assert at_even_rates([(10, 150, 0), (120, 70, 0)], BOUNDS, capacity=capacity)[-1] == 1
+
+
+def test_a_load_that_was_too_much_is_forgotten_after_some_holds():
+    forgotten = int(FORGET_HOLDS * HOLD_STARTS * 5.0)
+    targets = at_even_rates(
+        [(20, 100, 6), (2 * forgotten, 90, 1)], Bounds(low=1, high=9, assumed_in_flight=2.0)
+    )
+    assert targets[19] >= 2
+    assert forgotten - 20 < targets.index(1, 19) < forgotten + 100
 
 
 @given(MOMENTS, CAPACITIES, st.integers(0, 4), st.integers(1, 9))

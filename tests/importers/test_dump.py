@@ -55,6 +55,13 @@ def test_every_type_comes_back(tmp_path, project):
     assert (tags["neptune.sys/tags"], tags["data/columns"]) == ("a, b, c", "x, y")
 
 
+def test_null_members_of_a_set_are_left_out_and_counted(tmp_path, project):
+    write_dump(tmp_path / "dump", [row("columns", "string_set", ["x", None, "y", None])])
+    done, run = brought(project, tmp_path / "dump")
+    assert {note.name: note.value for note in run.logged().tags}["columns"] == "x, y"
+    assert done.losses.counts["values that are null in the export"] == 2
+
+
 def test_what_has_no_place_in_a_tracker_is_in_artifacts(tmp_path, project):
     write_dump(tmp_path / "dump", every_type())
     write_files(tmp_path / "dump" / "files")

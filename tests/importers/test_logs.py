@@ -12,6 +12,7 @@ from tests.importers.conftest import bring, brought, content, table
 
 from hooke.base.errors import UsageError
 from hooke.importers.landing import run_id
+from hooke.importers.source import MOST_POINTS
 
 NOW = 1_740_830_400
 ID = "1fa44ac3-9f6f-4fad-84de-13e8e6b4e7db"
@@ -172,6 +173,30 @@ def test_every_operation_of_the_classic_client(tmp_path, project):
     assert "is unknown" in run._view().ended.message
 
 
+def test_a_value_without_a_step_has_the_step_after_the_last_one_of_its_series(tmp_path, project):
+    """Also where the values before it were written in an earlier batch."""
+    png = base64.b64encode(b"\x89PNG...").decode()
+    image = {"data": png, "name": None, "description": None}
+    classic(
+        tmp_path,
+        [
+            floats("loss", *((0.5, step) for step in range(7, 7 + MOST_POINTS))),
+            floats("loss", (0.4, None)),
+            *(
+                ("LogImages", "pictures", {"values": [{"value": image, "step": step, "ts": NOW}]})
+                for step in (2, None)
+            ),
+        ],
+    )
+    _, run = brought(project, tmp_path)
+    logged = run.logged()
+    assert [point.step for point in logged.metric("loss") if point.value == 0.4] == [7 + MOST_POINTS]
+    assert [each.path for each in logged.artifacts if each.path.startswith("pictures/")] == [
+        "pictures/step_2.png",
+        "pictures/step_3.png",
+    ]
+
+
 def test_a_half_written_line_is_left_out_and_said(tmp_path, project):
     classic(tmp_path, [floats("loss", (0.9, 0))], put=7, tail=b'{"obj": {"type": "LogFlo')
     done, run = brought(project, tmp_path)
@@ -215,6 +240,22 @@ def test_a_damaged_log_is_refused_whole(tmp_path, project, damage, what):
     assert what in failed.error.what
     assert failed.error.fix
     assert "data-1.log" in failed.error.where
+    assert project.runs.names() == []
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        ("AssignString", "name", {"value": [None]}),
+        ("AssignFloat", "lr", {"value": {"x": 1}}),
+        ("AssignArtifact", "data", {"hash": [None]}),
+    ],
+)
+def test_a_single_value_that_is_several_is_refused(tmp_path, project, operation):
+    classic(tmp_path, [operation])
+    (failed,) = bring(project, tmp_path)
+    assert f"an operation {operation[0]} in a log of Neptune has an unexpected form" in failed.error.what
+    assert "its value must be a single one" in failed.error.why
     assert project.runs.names() == []
 
 

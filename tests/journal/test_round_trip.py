@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def test_a_segment_goes_on_where_it_ended(tmp_path):
             journal.append(event)
     (segment,) = read(tmp_path)
     assert list(segment.events) == small_events()
+
+
+def test_with_each_the_name_of_a_new_segment_is_on_the_disk_before_its_events(tmp_path, monkeypatch):
+    """The events of a file whose name is lost in a power loss are lost with it."""
+    folder, synced = tmp_path / "run", []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), fsync(fd)))
+    with Journal.create(folder, "driver", durable="each") as journal:
+        assert journal.path.is_file()
+        assert folder.stat().st_ino in synced
 
 
 def test_observers_see_each_event_once_in_order_after_it_is_written(tmp_path):

@@ -467,6 +467,24 @@ def test_a_script_keys_as_the_same_file_imported_in_another_checkout_process_and
     assert run(tmp_path, "two/deeper/job.py", seed="4") == as_script
 
 
+BESIDE = """
+import pathlib
+from hooke.keys import fingerprint_code
+DATA = str(pathlib.Path(__file__).parent) + "-data"
+def task(x):
+    return x, DATA
+if __name__ == "__main__":
+    print(fingerprint_code(task).key)
+"""
+
+
+def test_a_path_that_only_begins_as_the_project_s_counts_in_full(tmp_path):
+    """`one/job-data` is beside `one/job`: another checkout finds other data there."""
+    for name in ("one/job", "two/job"):
+        write(tmp_path / name, {"job.py": BESIDE, "hooke.toml": ""})
+    assert run(tmp_path, "one/job/job.py") != run(tmp_path, "two/job/job.py")
+
+
 def test_an_edit_in_a_running_process_moves_the_key():
     scope = {"__name__": "__main__"}
     exec("N = 1\ndef task(x): return x + N", scope)

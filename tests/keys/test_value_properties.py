@@ -298,6 +298,27 @@ def test_cycles_end_and_their_shape_counts():
     assert fingerprint_value(airport) == fingerprint_value(pickle.loads(pickle.dumps(airport)))
 
 
+def test_a_shared_part_of_a_cycle_is_keyed_at_each_of_its_places():
+    """It refers to what is around it by distance, so its encoding at one place does not hold at another."""
+    long = "a" * 100  # what is longer than a hash is remembered by the walk
+
+    def part(above):
+        return [[above, long], long]
+
+    def whole(first, second):
+        root = []
+        root += [first(root), [second(root), long]]
+        return root
+
+    shared, wound = [], []
+    same = part(shared)
+    shared += [same, [same, long]]
+    wound += [part(wound), inner := []]
+    inner += [part(inner), long]
+    assert fingerprint_value(shared) == fingerprint_value(whole(part, part))
+    assert fingerprint_value(shared) != fingerprint_value(wound)
+
+
 def test_much_sharing_is_read_once():
     value = [1]
     for _ in range(200):

@@ -295,6 +295,21 @@ def test_retries_are_spent_and_no_more():
     assert [e.number for e in run.other if isinstance(e, RetryPlanned)] == [2, 3]
 
 
+def test_a_try_that_ends_in_more_memory_spends_no_retry():
+    run = Played(chain, plans={"one": NodePlan(memory=100, retries=1)})
+    run.capacity(2, memory=400)
+    for memory, kind in ((100, "OutOfMemory"), (200, "OutOfMemory"), (400, "TaskError")):
+        (submit,) = run.decide()
+        assert submit.memory == memory
+        run.fail(submit, kind)
+        run.now = run.state.next_due() or run.now
+    (again,) = run.decide()
+    assert (again.node, again.number, run.state.failure) == (submit.node, 4, None)
+    run.fail(again)
+    run.decide()
+    assert run.state.status == "failed"
+
+
 def test_a_retry_waits_for_its_time():
     run = Played(chain, plans={"one": NodePlan(retries=1)})
     run.fail(*run.decide(), delay_s=30.0)

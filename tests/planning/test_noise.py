@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from hooke.planning.noise import ENOUGH, spread_of
+from hooke.planning.noise import ENOUGH, MeasurementSpread, spread_of
 
 
 def drawn(share, *, groups, repeats, seed=0):
@@ -24,6 +24,14 @@ def test_repeats_that_are_said_to_do_would_do():
         needed = spread.repeats_needed()
         again = spread_of(drawn(share, groups=4, repeats=needed, seed=1))
         assert again.half_width(needed) < 1.5 * ENOUGH
+
+
+@pytest.mark.parametrize(("share", "groups", "needed"), [(0.2, 1, 5), (0.165, 2, 4)])
+def test_the_mean_of_each_group_costs_a_degree_of_freedom(share, groups, needed):
+    """With Student's t at 97.5 %: 2.776 x 0.2 / sqrt(5) is enough with one group of five, 3.182 x 0.2 / sqrt(4) is not;
+    2.447 x 0.165 / sqrt(4) is enough with two groups of four, 2.776 x 0.165 / sqrt(3) is not.
+    """
+    assert MeasurementSpread(share=share, freedom=9, groups=groups).repeats_needed() == needed
 
 
 def test_a_quiet_machine_is_not_hopeless_and_a_wild_one_is():

@@ -1,18 +1,36 @@
 """Plans of real projects: what earlier runs and studies tell, what is left, what is refused, how runs turned out."""
 
+import math
 import socket
 
 import msgspec
 import pytest
 
 from hooke import UsageError
-from hooke.journal.events import AttemptFinished, Measured, PlanChecked, RunFinished, RunStarted, StudyStarted
+from hooke.base.ref import Ref
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    Measured,
+    NodePlanned,
+    PlanChecked,
+    RunFinished,
+    RunStarted,
+    StopRequested,
+    StudyStarted,
+)
 from hooke.journal.writer import Journal
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.trace import trace
 from hooke.planning.machines import read_catalogs
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
-from hooke.planning.timings import past_runs
+from hooke.planning.remaining import Survey
+from hooke.planning.timings import MOST_BYTES, past_runs, run_times
 from hooke.processes.devices import cpus_here
 from hooke.project.loading import load_entry
+from hooke.scaling.workload import CallNeed
+
+REF = Ref("0" * 64, 1, b"x")
 
 JOB = """
     import time
@@ -162,6 +180,37 @@ class TestLeft:
         workshop.edit("return 2 * x", "return 3 * x")
         known = planned(workshop, n=3, workers=[1])
         assert [(each.task, each.left) for each in known.tasks] == [("names", 0), ("size", 0), ("twice", 3)]
+
+    STEPS = (
+        JOB
+        + """
+
+    @task
+    def twice(x: int) -> int:
+        return 2 * x
+
+    @pipeline
+    def steps(n: int = 12, day: int = 2) -> list[int]:
+        return twice.map(part.map(range(n), day=day))
+"""
+    )
+
+    def test_what_is_left_of_two_maps_is_in_step_unless_a_part_of_it_is_stored(self, workshop):
+        """Of 12 items 8 of the second map are stored: its first item left is the ninth of the first map."""
+        workshop.write(self.STEPS)
+
+        def needs(n):
+            pipeline, _ = load_entry(f"{workshop.file}:steps")
+            graph, store = trace(pipeline, (), {"n": n}), workshop.project.store()
+            keys = GraphKeys(graph, run="plan", seed=workshop.project.seed)
+            works = Survey(graph, keys, store, {}).works
+            return [(work.task, work.items, work.needs) for work in works]
+
+        assert needs(12) == [("part", 12, ()), ("twice", 12, (CallNeed(0, in_step=True),))]
+        workshop.run(n=8, name="steps")
+        store = workshop.project.store()
+        store.remove(next(entry.key for entry in store.entries() if entry.task == "part"))
+        assert needs(12) == [("part", 12, ()), ("twice", 4, (CallNeed(0),))]
 
 
 class TestTimes:
@@ -371,6 +420,46 @@ class TestTimings:
         total = next(each for each in told.timed if each.task == "total")
         assert total.timing.reads == 12
         assert told.beside_s is not None
+
+    def test_second_attempts_of_stragglers_are_not_timings(self, job):
+        """They start late on another worker, and are chosen because the first attempt was slow."""
+        events = list(job.run(n=12).journal)
+        part = next(event.node for event in events if isinstance(event, NodePlanned) and event.task == "part")
+        twin = next(e for e in events if isinstance(e, AttemptStarted) and e.node == part)
+        for at, event in enumerate(events):
+            if event is twin:
+                events[at] = msgspec.structs.replace(event, twin_of=1000)
+            elif isinstance(event, AttemptFinished) and event.attempt == twin.attempt:
+                events[at] = msgspec.structs.replace(event, seconds=60.0)
+        timed = run_times(events)
+        assert timed is not None
+        timing = next(each.timing for each in timed.timed if each.task == "part")
+        assert timing.items == 12 - (twin.hi - twin.lo)
+        assert timing.seconds * timing.items < 60
+
+    def test_the_spread_of_items_is_not_that_of_the_means_of_chunks(self):
+        """Means of four vary half as much as single ones."""
+        events = [
+            RunStarted(at=1.0, run="r", pipeline="p", entry="x", place="local:1", host="h"),
+            NodePlanned(node=0, task="t", key="k", kind="map", items=32),
+        ]
+        for number in range(8):
+            seconds = 4 * math.exp(0.1 * (-1) ** number)
+            where = {"attempt": number, "node": 0, "lo": 4 * number, "hi": 4 * number + 4}
+            at = 2.0 + 10.0 * number
+            events.append(AttemptStarted(at=at, worker="w", **where))
+            events.append(AttemptFinished(at=at + seconds, worker="w", ref=REF, seconds=seconds, **where))
+        (timed,) = run_times(events).timed
+        assert timed.timing.items == 32
+        assert timed.timing.spread == pytest.approx(2 * math.sqrt(8 * 0.1**2 / 7))
+
+    def test_older_journals_are_left_out_when_the_newer_ones_are_large(self, job):
+        """Reading more takes too long for a plan."""
+        for day in (1, 2):
+            with Journal.create(job.run(n=2, day=day).folder, "driver", durable="none") as journal:
+                journal.append(StopRequested(at=1e12, by="x" * (MOST_BYTES // 2)))
+        newest = job.project.runs.names()[0]
+        assert [times.run for times in past_runs(job.project.runs)] == [newest]
 
     def test_a_damaged_journal_tells_nothing_and_hurts_nobody(self, job):
         run = job.run(n=12)

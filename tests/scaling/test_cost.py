@@ -88,6 +88,13 @@ def test_bare_measurements_answer_with_one_of_their_n():
     assert (alone.n, alone.interval) == (4, (1, math.inf))
 
 
+def test_the_noise_of_the_plain_call_widens_the_interval_of_bare_measurements():
+    measured = Measurements([1, 2, 4, 8], throughput=[[1, 1.1], [2, 2.1], [4, 4.1], [4.2, 4.4]])
+    plain = 1 / 3.63  # N = 4 is 11 % faster; the margin is 8 % after many plain calls, and 14 % after one
+    assert cost(measured, [plain] * 50).interval == (4, 4)
+    assert cost(measured, plain).interval == (4, 8)
+
+
 def test_its_interval_holds_the_truth():
     """A plain call that is as fast as the law at N = 10.5: COST is 11."""
     plain = 1 / (10 * curve("amdahl", (0.05,), [10.5])[0])

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from hooke.base.errors import MissingObject, StoreError
-from hooke.store.backend import hidden_as
+from hooke.base.ref import Ref
+from hooke.store.backend import Stored, hidden_as
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.entries import Entry
+from hooke.store.eviction import pieces
 from hooke.store.objects import name_of
 from hooke.store.store import Store
 
@@ -94,6 +96,26 @@ def test_what_a_live_run_uses_stays(old, clock):
     clock.time += 3600
     old.gc(0)
     assert kept(old) == []
+
+
+def test_what_the_oldest_of_several_live_runs_uses_stays(old, clock):
+    with old.live("one"):
+        clock.time += 600
+        assert old.find(f"{1:032x}")
+        clock.time += 3600
+        with old.live("two"):
+            assert old.gc(0).live == ("one", "two")
+            assert kept(old) == [1]
+
+
+def test_a_map_s_record_is_worth_all_the_items_that_go_with_it():
+    """Its inline values take 1 s to recompute, but its removal also loses its entry of an object, which took 100 s."""
+    record, digest = "items/recipe/1", "d" * 64
+    inline = Entry(key="recipe", ref=Ref("0" * 64, 1, b"x"), task="m", run="r", seconds=1.0, at=0.0, items=2)
+    large = Entry(key="recipe", ref=Ref(digest, 80_000), task="m", run="r", seconds=100.0, at=0.0, items=1)
+    stored = [Stored(record, 400, 0.0), Stored(name_of(digest), 80_000, 0.0)]
+    units = pieces(stored, [(record, inline), (record, large)])
+    assert {unit.name: unit.seconds for unit in units} == {record: 101.0, name_of(digest): 100.0}
 
 
 def test_map_items_found_or_kept_stay_and_the_rest_goes(clock):

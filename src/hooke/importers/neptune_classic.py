@@ -255,7 +255,7 @@ def _given(operation: dict[str, Any], path: str, gathered: GatheredPoints, file:
         case "DeleteFiles":
             yield from [DELETED] * len(operation["file_paths"])
         case kind if kind in SINGLE:
-            yield AttributeValue(path, SINGLE[kind], operation["value"])
+            yield AttributeValue(path, SINGLE[kind], _single(operation["value"]))
         case kind if kind not in CLEARING:
             yield from _odd(operation, path, file)
 
@@ -265,7 +265,7 @@ def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
         case "AssignDatetime":
             yield AttributeValue(path, "datetime", datetime.fromtimestamp(operation["value"] / 1000, UTC))
         case "AssignArtifact":
-            yield AttributeValue(path, "artifact", operation["hash"])
+            yield AttributeValue(path, "artifact", _single(operation["hash"]))
         case "ConfigFloatSeries":
             limits = {name: operation[name] for name in ("min", "max", "unit")}
             yield AttributeValue(f"{path}.config", "series config", json.dumps(limits))
@@ -283,6 +283,12 @@ def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
                 where=str(file),
                 fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it",
             )
+
+
+def _single(value: Any) -> Any:
+    if type(value) in (list, dict):
+        raise TypeError(f"its value must be a single one, not {value!r:.100}")
+    return value
 
 
 def _floats(values: list[dict[str, Any]], path: str, gathered: GatheredPoints, file: Path) -> Iterator[Item]:

@@ -106,7 +106,8 @@ class DumpedRun:
                 metric = pc.equal(batch["attribute_type"], "float_series")
                 yield from _points(batch.filter(metric))
                 with _reading(file):  # also here: a date may be out of Python's range
-                    rest = [self._item(row, file) for row in batch.filter(pc.invert(metric)).to_pylist()]
+                    rows = batch.filter(pc.invert(metric)).to_pylist()
+                    rest = [item for row in rows for item in (self._item(row, file), *_null_members(row))]
                 yield from rest
 
     def _item(self, row: dict[str, Any], file: Path) -> Item:
@@ -126,6 +127,8 @@ class DumpedRun:
             return ImportedFile(path, content, named, kind == "file_series", micros, at)
         if kind in SINGLE:
             value = row[SINGLE[kind]]
+            if kind == "string_set" and value is not None:
+                value = [each for each in value if each is not None]
             return NULL if value is None else AttributeValue(path, kind, value)
         if kind == "string_series":
             return NULL if row["string_value"] is None else Text(path, micros, at, row["string_value"])
@@ -243,6 +246,11 @@ def _points(batch: pa.RecordBatch) -> Iterator[Item]:
         moments = (times.cast(pa.int64()).to_numpy() / 1000).tolist()
     names = [known[at] for at in words.indices.to_numpy().tolist()]
     yield ImportedPoints(names, whole["float_value"].to_numpy().tolist(), micros, moments)
+
+
+def _null_members(row: dict[str, Any]) -> list[Item]:
+    members = row["string_set_value"] if row["attribute_type"] == "string_set" else None
+    return [NULL] * (members or []).count(None)
 
 
 def _micros(steps: pa.Decimal128Array) -> np.ndarray[Any, np.dtype[np.int64]]:
