@@ -318,7 +318,7 @@ class _Choice:
         else:
             gone, why = (
                 len(idle) // self.seen.slots + coming,
-                "nothing to do, and nothing comes that they could",
+                "nothing to do, and no more work will come for them",
             )
         n = max(wanted.n, target - gone)
         if n > most.n:
