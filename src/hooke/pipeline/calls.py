@@ -14,12 +14,12 @@ from hooke.journal.events import MapExpanded
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import Element, Reference, StoredItems, StoredValue, pack
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.seeds import KEY_BYTES, uses_no_randomness
 from hooke.pipeline.task import Task
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -86,7 +86,7 @@ class CallMaker:
             return bytes.fromhex(self._keys[node.id].key)
         if node.id not in self._certain:
             code = self._keys[node.id].code
-            self._certain[node.id] = uses_no_randomness(code, node.arguments.values(), node.iterables)
+            self._certain[node.id] = touches_nothing_global(code, node.arguments.values(), node.iterables)
         if self._certain[node.id]:
             return b""
         keys = self._keys.items(node.id)

@@ -22,8 +22,8 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExp
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.isolation import KEY_BYTES, ProcessState, seed_from, seeded_attempt
 from hooke.pipeline.references import unpack
-from hooke.pipeline.seeds import KEY_BYTES, seed_from, seeded_attempt
 from hooke.store.store import Store
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
@@ -171,6 +171,7 @@ class AttemptRunner:
     tracker: Tracker | None = None
     """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
+    _state: ProcessState = field(init=False)
     _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
@@ -189,8 +190,9 @@ class AttemptRunner:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
+        self._state = ProcessState(alone=self.alone)
         try:
-            with seeded_attempt(restored=not self.alone):
+            with seeded_attempt(restored=not self.alone), self._state.watched():
                 self._perform(work, outcome)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
@@ -203,7 +205,7 @@ class AttemptRunner:
             args, kwargs = unpack(work.payload, self.store)
             if work.keys:
                 seed_from(work.keys)
-            outcome.ref = self.store.put(work.function(*args, **kwargs))
+            outcome.ref = self.store.put(self._state.call(work.function, *args, **kwargs))
         elif work.kind == "gather":
             outcome.ref = self.store.put(unpack(work.payload, self.store))
         elif work.kind == "expand":
@@ -218,6 +220,7 @@ class AttemptRunner:
         rows = items if layout == "rows" else zip(*items, strict=True)
         function, results, tracker, keys = work.function, outcome.results, self.tracker, work.keys
         arguments: Sequence[Any] = ()
+        call = self._state.call if keys else _plain_call
         try:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
@@ -225,7 +228,7 @@ class AttemptRunner:
                 if keys:
                     at = KEY_BYTES * (item - work.lo)
                     seed_from(keys[at : at + KEY_BYTES])
-                results.append(function(*arguments, **constants))
+                results.append(call(function, *arguments, **constants))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
@@ -280,6 +283,11 @@ class AttemptRunner:
         if self.log is None or (end := self.log.position()) == start:
             return None
         return LogSpan(self.log.name, start, end)
+
+
+def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """For items that certainly change nothing in their process."""
+    return function(*args, **kwargs)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.pipeline.seeds import isolated_randomness
+from hooke.pipeline.isolation import isolated_randomness
 from hooke.pipeline.task import ACTIVE, task
 from hooke.services.serve_file import check_bindings
 from hooke.serving.offline import answer_rows, method_of, set_up

@@ -599,6 +599,17 @@ def check_output_is_kept_by_attempt(bench: EngineBench) -> None:
     assert bench.finished(silent).log is None
 
 
+def check_what_a_task_changes_in_its_process_is_set_back(bench: EngineBench) -> None:
+    """Working directory, umask, variables, module path, locale and more, after each call and each item."""
+    before = bench.value(bench.finished(bench.submit(tasks.change_the_process, 0)).ref)
+    items = bench.value(bench.finished(bench.submit_map(tasks.change_the_process, [range(3)])).ref)
+    after = bench.value(bench.finished(bench.submit(tasks.state_of_the_process)).ref)
+    for found in (*items[:1], after):
+        assert found == before
+    for found in items[1:]:  # handlers and limits are set back after the whole attempt
+        assert {**found, "handler": "", "open files": 0} == {**before, "handler": "", "open files": 0}
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -672,6 +683,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_short_calls_can_be_cancelled,
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
+    check_what_a_task_changes_in_its_process_is_set_back,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import decimal
+import locale
 import os
+import resource
 import signal
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +147,45 @@ def allocate(megabytes: int) -> int:
 def leave_a_child() -> int:
     """Starts a process and forgets it."""
     return os.posix_spawn(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], os.environ)
+
+
+def state_of_the_process() -> dict[str, Any]:
+    """What a task may change in its process, as it is now."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return {
+        "folder": os.getcwd(),
+        "umask": umask,
+        "variables": dict(os.environ),
+        "path": list(sys.path),
+        "filters": [str(each) for each in warnings.filters],
+        "locale": locale.setlocale(locale.LC_ALL),
+        "recursion": sys.getrecursionlimit(),
+        "decimals": decimal.getcontext().prec,
+        "division": np.geterr()["divide"],
+        "handler": str(signal.getsignal(signal.SIGUSR1)),
+        "open files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "zone": time.tzname,
+    }
+
+
+def change_the_process(item: int) -> dict[str, Any]:
+    """Changes all of that, and returns what it was before."""
+    before = state_of_the_process()
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ["LEFT_BEHIND"] = str(item)
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    os.environ.pop("HOME", None)
+    sys.path.insert(0, "/left/behind")
+    warnings.simplefilter("error")
+    locale.setlocale(locale.LC_ALL, "C.UTF-8" if before["locale"] == "C" else "C")
+    sys.setrecursionlimit(sys.getrecursionlimit() + 100)
+    decimal.getcontext().prec = 3
+    np.seterr(divide="raise" if before["division"] != "raise" else "ignore")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 1, hard))
+    return before

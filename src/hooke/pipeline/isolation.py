@@ -1,0 +1,371 @@
+"""A call finds its process as the first call did: random numbers that follow from its key, and state that is set back.
+
+Random numbers do not depend on where or when a call runs. Hooke seeds `random`, NumPy's legacy global state and PyTorch, the latter two if they are imported, or as soon as the
+call imports them. It does not seed generators that a task creates (`numpy.random.default_rng()`).
+
+What a call changes in its process is set back after it: working directory, umask, environment variables, the module path, locale,
+filters of warnings, the limit of recursion, and whatever lives in context variables (decimal's context, NumPy's handling of errors
+and print options); after an attempt also signal handlers and resource limits. What a module sets while it is imported stays,
+since it is imported once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import decimal
+import hashlib
+import importlib.util
+import locale
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
+from typing import Any
+
+from hooke.keys.fingerprint_parts import CodePrint
+
+__all__ = [
+    "KEY_BYTES",
+    "ProcessState",
+    "isolated_randomness",
+    "seed_from",
+    "seeded_attempt",
+    "touches_nothing_global",
+]
+
+KEY_BYTES = 16
+"""Length of an item's key in `Call.keys`."""
+
+
+_CERTAIN = frozenset(
+    {
+        "abc", "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+        "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "pathlib", "re", "string", "struct",
+        "time", "types", "typing", "zlib",
+    }
+)  # fmt: skip
+"""Modules that use no global random generator, and change nothing in the process."""
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
+
+
+def touches_nothing_global(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
+    """Whether certainly no item of a map uses random numbers or changes its process.
+
+    Then seeding and setting back, which are slower than a short item, can be skipped between items.
+
+    True if the code uses only modules of a known list and gets only numbers and text: other objects may bring code.
+    """
+    if code.notes or not all(name.partition(".")[0] in _CERTAIN for name in code.foreign):
+        return False
+    if not all(type(value) in _PLAIN for value in arguments):
+        return False
+    return all(isinstance(column, range) or _is_plain(column) for column in columns)
+
+
+def _is_plain(column: Any) -> bool:
+    return type(column) in {list, tuple} and all(type(value) in _PLAIN for value in column)
+
+
+@contextlib.contextmanager
+def seeded_attempt(*, restored: bool) -> Iterator[None]:
+    """Surrounds an attempt that calls `seed_from`. With `restored` the generators get their earlier state back."""
+    before = _states() if restored else {}
+    sys.meta_path.insert(0, _watch)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_watch)
+        _watch.number = None
+        for set_state, state in before.values():
+            set_state(state)
+
+
+@contextlib.contextmanager
+def isolated_randomness(name: str) -> Iterator[None]:
+    """Inside, random numbers follow from the name; afterwards the generators continue as if nothing had been drawn."""
+    before, number = _states(), _watch.number
+    seed_from(hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest())
+    try:
+        yield
+    finally:
+        for set_state, state in before.values():
+            set_state(state)
+        _watch.number = number
+        for library in _SEEDED.keys() - before.keys():  # imported inside
+            if library in sys.modules and number is not None:
+                _SEEDED[library](sys.modules[library], number)
+
+
+def seed_from(key: bytes) -> None:
+    """Seed the global generators with the first eight bytes of a key."""
+    number = int.from_bytes(key[:8], "little")
+    random.seed(number)
+    _watch.number = number
+    for name, seed in _SEEDED.items():
+        module = sys.modules.get(name)
+        if module is not None:
+            seed(module, number)
+
+
+def _seed_numpy(module: Any, number: int) -> None:
+    if (seed := getattr(module, "seed", None)) is not None:
+        seed(number & 0xFFFF_FFFF)
+
+
+def _seed_torch(module: Any, number: int) -> None:
+    if not hasattr(module, "manual_seed"):  # another thread imports it now
+        return
+    if getattr(module.version, "cuda", None) or getattr(module.version, "hip", None):
+        module.manual_seed(number)
+    else:
+        module.default_generator.manual_seed(
+            number
+        )  # manual_seed would record a stack trace for each missing GPU
+
+
+_SEEDED = {"numpy.random": _seed_numpy, "torch": _seed_torch}
+
+
+def _states() -> dict[str, tuple[Any, Any]]:
+    states: dict[str, tuple[Any, Any]] = {"random": (random.setstate, random.getstate())}
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None and hasattr(numpy_random, "get_state"):
+        states["numpy.random"] = (numpy_random.set_state, numpy_random.get_state())
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_rng_state"):
+        states["torch"] = (torch.set_rng_state, torch.get_rng_state())
+    return states
+
+
+class _Watch:
+    """A module finder that finds nothing itself: it seeds a library as soon as it is imported."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._looking = False
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of the later finders, with seeding added to its loader."""
+        if name not in _SEEDED or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None:
+            self._seed_after(spec.loader, name)
+        return spec
+
+    def _seed_after(self, loader: Any, name: str) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self.number is not None:
+                _SEEDED[name](module, self.number)
+
+        loader.exec_module = exec_module
+
+
+_watch = _Watch()
+
+
+# --- The state of the process.
+
+_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in (
+        "SIGHUP",
+        "SIGINT",
+        "SIGQUIT",
+        "SIGUSR1",
+        "SIGUSR2",
+        "SIGPIPE",
+        "SIGALRM",
+        "SIGTERM",
+        "SIGCHLD",
+        "SIGPROF",
+    )
+)
+_LIMITS = tuple(
+    getattr(resource, name)
+    for name in (
+        "RLIMIT_AS",
+        "RLIMIT_CORE",
+        "RLIMIT_CPU",
+        "RLIMIT_FSIZE",
+        "RLIMIT_NOFILE",
+        "RLIMIT_NPROC",
+        "RLIMIT_STACK",
+    )
+)
+
+
+class ProcessState:
+    """The state of this process when an attempt begins, to be set back after each of its calls and after itself.
+
+    `alone` is whether the process is a worker. In a process of the user's own, only its main thread sets anything back: in
+    another thread a change may be that of the program around the run.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._active = alone or threading.current_thread() is threading.main_thread()
+        if not self._active:
+            return
+        self._folder = os.getcwd()
+        self._decimals = decimal.getcontext().copy()
+        self._umask = os.umask(0o022)
+        os.umask(self._umask)
+        self._environment = _variables().copy()
+        self._path, self._path_items = sys.path, list(sys.path)
+        self._filters = list(warnings.filters)
+        self._modules = len(sys.modules)
+        self._locale = locale.setlocale(locale.LC_ALL)
+        self._recursion = sys.getrecursionlimit()
+        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._limits = [resource.getrlimit(limit) for limit in _LIMITS]
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`function(*args, **kwargs)`, after which the process is as it was."""
+        if not self._active:
+            return function(*args, **kwargs)
+        context = contextvars.copy_context()
+        context.run(decimal.setcontext, self._decimals.copy())  # a call may change the one that it finds
+        try:
+            return context.run(function, *args, **kwargs)
+        finally:
+            self.set_back()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Surrounds an attempt."""
+        if not self._active:
+            yield
+            return
+        former = type(os.environ)
+        os.environ.__class__ = _Environment
+        _imported.clear()
+        try:
+            yield
+        finally:
+            self.set_back()
+            os.environ.__class__ = former
+            self._set_back_signals()
+            self._set_back_limits()
+
+    def set_back(self) -> None:
+        """Set back what a call changed."""
+        if not self._active:
+            return
+        if self._modules != len(sys.modules):  # an import may have changed these
+            self._modules = len(sys.modules)
+            self._path, self._path_items = sys.path, list(sys.path)
+            self._filters = list(warnings.filters)
+        os.umask(self._umask)
+        if _folder() != self._folder:
+            os.chdir(self._folder)
+        if _variables() != self._environment:
+            self._set_back_environment()
+        if sys.path is not self._path or self._path != self._path_items:
+            sys.path = self._path
+            sys.path[:] = self._path_items
+        if warnings.filters != self._filters:
+            warnings.resetwarnings()  # which also forgets what was shown with the others
+            filters: list[Any] = warnings.filters  # type: ignore[assignment]
+            filters[:] = self._filters
+        if locale.setlocale(locale.LC_ALL) != self._locale:
+            locale.setlocale(locale.LC_ALL, self._locale)
+        if sys.getrecursionlimit() != self._recursion:
+            sys.setrecursionlimit(self._recursion)
+
+    def _set_back_environment(self) -> None:
+        now = _variables()
+        for name in _imported:  # what a module sets on import stays
+            if name in now:
+                self._environment[name] = now[name]
+            else:
+                self._environment.pop(name, None)
+        _imported.clear()
+        changed = {
+            name
+            for name in now.keys() | self._environment.keys()
+            if now.get(name) != self._environment.get(name)
+        }
+        for name in changed:
+            was = self._environment.get(name)
+            if was is None:
+                os.unsetenv(name)
+                del now[name]
+            else:
+                os.putenv(name, was)
+                now[name] = was
+        if b"TZ" in changed:
+            time.tzset()
+
+    def _set_back_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            # None: it was not set from Python, and cannot be.
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+                if number == signal.SIGALRM:
+                    signal.alarm(0)
+
+    def _set_back_limits(self) -> None:
+        for limit, was in zip(_LIMITS, self._limits, strict=True):
+            if resource.getrlimit(limit) != was:
+                # A lowered hard limit stays: only root may raise one.
+                with contextlib.suppress(ValueError, PermissionError):
+                    resource.setrlimit(limit, was)
+
+
+_imported: set[bytes] = set()
+"""Variables that modules set while they were imported, since the last look."""
+
+
+class _Environment(type(os.environ)):  # type: ignore[misc]
+    """`os.environ` while an attempt runs: knows what an import sets."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        super().__setitem__(key, value)
+        self._note(key)
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._note(key)
+
+    def _note(self, key: str) -> None:
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the frames of an import are what tells it
+        while frame is not None and frame.f_code is not _CALL:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                _imported.add(os.fsencode(key))
+                return
+            frame = frame.f_back
+
+
+_CALL = ProcessState.call.__code__
+
+
+def _variables() -> dict[bytes, bytes]:
+    """The variables of `os.environ` as bytes: to compare them decoded would take ten times as long."""
+    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001
+    return found
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # the task has removed it
+        return ""

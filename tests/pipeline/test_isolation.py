@@ -1,0 +1,197 @@
+"""Chance that repeats: the same numbers whatever ran before, wherever it runs, however its library came to be imported."""
+
+import math
+import os
+import random
+import subprocess
+import sys
+import threading
+from random import gauss
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooke.keys.fingerprint import fingerprint_code
+from hooke.pipeline.isolation import ProcessState, seed_from, seeded_attempt, touches_nothing_global
+
+KEYS = st.binary(min_size=16, max_size=16)
+
+
+def draws() -> tuple[float, float]:
+    return random.random(), float(np.random.rand())
+
+
+@given(KEYS, KEYS, st.integers(0, 5))
+def test_what_is_drawn_follows_from_the_key_alone(key, other, before):
+    with seeded_attempt(restored=True):
+        seed_from(other)
+        for _ in range(before):
+            random.gauss(0, 1)
+            np.random.randn()
+        seed_from(key)
+        first = draws()
+        seed_from(other)
+        another = draws()
+        seed_from(key)
+        assert draws() == first
+        assert (another == first) == (key[:8] == other[:8])
+
+
+def test_a_process_of_somebody_elses_has_its_own_chance_back():
+    random.seed(3)
+    np.random.seed(3)
+    expected = draws()
+    random.seed(3)
+    np.random.seed(3)
+    with seeded_attempt(restored=True):
+        seed_from(bytes(16))
+        draws()
+    assert draws() == expected
+
+
+LATE = """
+import sys
+from random import gauss
+from hooke.pipeline.isolation import seed_from, seeded_attempt, touches_nothing_global
+assert "numpy.random" not in sys.modules
+with seeded_attempt(restored=False):
+    seed_from(b"0123456789abcdef")
+    import numpy as np
+    first = np.random.rand()
+    seed_from(b"0123456789abcdef")
+    print(np.random.rand() == first, len(sys.meta_path))
+print(len(sys.meta_path))
+"""
+
+
+def test_a_library_that_the_call_imports_is_seeded_as_soon_as_it_is_there():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
+    same, inside, outside = done.stdout.split()
+    assert same == "True"
+    assert int(outside) == int(inside) - 1
+
+
+def doubled(x: int) -> int:
+    return math.ceil(x) * 2
+
+
+def module_draw(x: int) -> float:
+    return x + random.random()
+
+
+def bound_draw(x: int) -> float:
+    return x + gauss(0, 1)
+
+
+def numpy_draw(x: int) -> float:
+    return float(np.random.rand())
+
+
+def late_draw(x: int) -> float:
+    import random as chances
+
+    return chances.random()
+
+
+def hidden_draw(x: int) -> float:
+    return __import__("random").random()
+
+
+def indirect_draw(x: int) -> float:
+    return module_draw(x)
+
+
+@pytest.mark.heavy
+def test_only_what_surely_draws_nothing_is_left_unseeded():
+    assert touches_nothing_global(fingerprint_code(doubled), [2, "text"], [range(3), [1, 2.0]])
+    for draws_some in (module_draw, bound_draw, numpy_draw, late_draw, hidden_draw, indirect_draw):
+        assert not touches_nothing_global(fingerprint_code(draws_some), [], [range(3)]), draws_some
+    assert not touches_nothing_global(fingerprint_code(doubled), [module_draw], [range(3)]), (
+        "an argument may draw"
+    )
+    assert not touches_nothing_global(fingerprint_code(doubled), [], [[1, module_draw]])
+    assert not touches_nothing_global(fingerprint_code(doubled), [], [object()]), (
+        "a list that does not exist yet"
+    )
+
+
+# --- The state of the process.
+
+
+LAZY = """
+import os
+os.environ["SET_ON_IMPORT"] = "yes"
+"""
+
+
+def test_what_a_module_sets_while_it_is_imported_stays(tmp_path, monkeypatch):
+    (tmp_path / "lazy_module_with_a_setting.py").write_text(LAZY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("SET_ON_IMPORT", raising=False)
+
+    def task():
+        import lazy_module_with_a_setting  # noqa: F401
+
+        os.environ["SET_BY_THE_CALL"] = "yes"
+
+    state = ProcessState(alone=True)
+    with state.watched():
+        state.call(task)
+        state.call(task)
+        assert os.environ["SET_ON_IMPORT"] == "yes"
+        assert "SET_BY_THE_CALL" not in os.environ and b"SET_BY_THE_CALL" not in os.environb
+    assert os.environ["SET_ON_IMPORT"] == "yes"
+    del os.environ["SET_ON_IMPORT"]
+
+
+def test_children_see_the_variables_that_were_set_back(monkeypatch):
+    monkeypatch.setenv("KEPT", "before")
+
+    def task():
+        os.environ["KEPT"] = "changed"
+        os.environ["NEW"] = "new"
+
+    state = ProcessState(alone=True)
+    with state.watched():
+        state.call(task)
+        seen = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "KEPT=before" in seen and not any(line.startswith("NEW=") for line in seen)
+
+
+def test_a_call_that_raises_leaves_nothing_either(tmp_path):
+    def task():
+        os.chdir(tmp_path)
+        raise KeyError("x")
+
+    state, folder = ProcessState(alone=True), os.getcwd()
+    with state.watched(), pytest.raises(KeyError):
+        state.call(task)
+    assert os.getcwd() == folder
+
+
+def test_a_folder_that_the_call_removed_is_left(tmp_path):
+    def task():
+        os.chdir(tmp_path)
+        tmp_path.rmdir()
+
+    state, folder = ProcessState(alone=True), os.getcwd()
+    with state.watched():
+        state.call(task)
+    assert os.getcwd() == folder
+
+
+def test_in_another_thread_of_the_users_process_nothing_is_set_back():
+    done = []
+
+    def run():
+        state = ProcessState(alone=False)
+        with state.watched():
+            done.append(state.call(lambda: os.environ.get("OF_THE_PROGRAM")))
+            os.environ["OF_THE_PROGRAM"] = "set meanwhile"
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert os.environ.pop("OF_THE_PROGRAM") == "set meanwhile"
