@@ -162,10 +162,15 @@ def test_the_search_ends_at_a_rate_that_holds_where_answers_are_refused_above(fo
         )
     facts = json.loads(done.stdout)
     assert done.returncode == 0, done.stderr
-    assert 20 < facts["safe"]["rate"] <= 112
-    assert facts["safe"]["rate"] < (facts["safe"]["breaks_at"] or 999)
+    assert 20 < facts["safe"]["rate"] < (facts["safe"]["breaks_at"] or 999)
     broken = [level for level in facts["levels"] if level["verdict"] == "broken"]
-    assert broken and all(level["refused"]["429"] > 0 and not level["failed"] for level in broken)
+    assert broken and not any(level["failed"] for level in facts["levels"])
+    # A tenth may be refused at a rate that holds; which rate that is depends also on how late this machine sends.
+    refused = {
+        level["asked"]: level["refused"].get("429", 0) / level["requests"] for level in facts["levels"]
+    }
+    assert refused[facts["safe"]["rate"]] <= 0.1
+    assert all(refused[level["asked"]] > 0.1 for level in broken)
 
 
 def test_safe_rates_of_several_replicas_are_a_study(folder):
