@@ -43,6 +43,7 @@ def test_import_hooke_has_no_side_effect() -> None:
     loaded_after(code)
 
 
+@pytest.mark.heavy  # nine processes, most of which load the laws
 @pytest.mark.parametrize(
     "name", ["task", "pipeline", "run", "Run", "measure", "Study", "plan", "Plan", "File"]
 )
