@@ -19,7 +19,7 @@ def loaded_after(code: str) -> set[str]:
         f"{code}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 

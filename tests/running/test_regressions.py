@@ -198,7 +198,7 @@ def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
         print(sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__)
     """
     script.write_text(textwrap.dedent(ODD) + textwrap.dedent(calls), encoding="utf-8")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
     assert done.stdout.splitlines()[-2:] == ["a b", "True True"], done.stderr
 
 
