@@ -20,6 +20,9 @@ settings.load_profile("any machine")
 # A run that logs would start a process that ships it, and outlive its test; tests of that ask for it themselves.
 os.environ["HOOKE_SINKS"] = "none"
 
+# Else each of the thousands of processes that tests start compiles Hooke anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell's background job begins with these ignored, which every process of the tests would inherit.
 for each, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
     if signal.getsignal(each) is signal.SIG_IGN:

@@ -64,7 +64,7 @@ except OSError as error:
     print(error.errno)
 """
     (tmp_path / "f").write_bytes(b"old")
-    out, _ = python(code, tmp_path / "f").communicate(timeout=30)
+    out, _ = python(code, tmp_path / "f").communicate(timeout=120)
     assert int(out) == errno.EFBIG
     assert (tmp_path / "f").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1

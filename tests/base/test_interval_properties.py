@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -118,6 +118,7 @@ class SegmentMapMachine(RuleBasedStateMachine):
 
 TestIntervalSet = IntervalSetMachine.TestCase
 TestSegmentMap = SegmentMapMachine.TestCase
+TestIntervalSet.settings = TestSegmentMap.settings = settings(max_examples=40)
 
 
 @given(st.lists(RANGES))

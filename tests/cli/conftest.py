@@ -48,7 +48,7 @@ class Desk:
         return kept | {"COLUMNS": "100"} | more
 
     def hooke(
-        self, *arguments: str, timeout: float = 60, cwd: Path | None = None, **environment: str
+        self, *arguments: str, timeout: float = 180, cwd: Path | None = None, **environment: str
     ) -> Done:
         done = subprocess.run(
             [sys.executable, "-m", "hooke", *arguments],
@@ -79,7 +79,7 @@ class Desk:
     def last(self) -> str:
         return self.project.runs.find()
 
-    def until(self, condition, seconds: float = 20.0):
+    def until(self, condition, seconds: float = 120.0):
         """Wait for something that another process does."""
         deadline = time.monotonic() + seconds
         while not (value := condition()):

@@ -64,7 +64,7 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(desk, kill):
     kill(process)
     desk.until(lambda: desk.project.runs.names())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     if process.returncode == 0:
         pytest.skip("it was done before it was asked to stop")
     assert process.returncode == 130, err

@@ -108,7 +108,7 @@ def test_ctrl_c_keeps_the_rounds_that_are_done_and_the_same_command_goes_on(naps
     kill(process)
     naps.until(lambda: naps.project.runs.names() and _rounds(naps) == 1)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped; finished measurements are kept" in err
     typed = f"hooke {' '.join(MEASURE)} --repeats 3 --seconds 0.1"
@@ -151,7 +151,7 @@ def test_two_studies_at_once_would_measure_one_another(naps, kill):
     assert "another study is running in this project" in second.err
     third = naps.hooke("stop", naps.last())
     assert third.code == 0
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
 
 
@@ -160,7 +160,7 @@ def test_a_script_measures_its_own_pipeline(naps):
     script += '        print(measure(naps, task="nap", workers=[1, 2], repeats=1, plain=at_once).cost)\n'
     naps.write("naps.py", NAPS + script)
     done = subprocess.run(
-        [sys.executable, "naps.py"], cwd=naps.folder, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "naps.py"], cwd=naps.folder, capture_output=True, text=True, check=False, timeout=180
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("traced\nWorkers needed to beat plain Python (COST): no number suffices")

@@ -41,7 +41,7 @@ def begin(desk: Desk, kill, *arguments: str, on: str = "local:2", busy: int = 2)
 
 
 def ended(process):
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
@@ -218,7 +218,7 @@ def test_workers_have_the_flags_of_the_driver_and_the_cache_knows_them(desk):
         env=desk.environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert loose.stdout.strip() == "1 ignore::ImportWarning"

@@ -1,6 +1,10 @@
-"""The main job, its driver killed in the middle: `hooke resume` repeats nothing and ends bit for bit as if undisturbed."""
+"""The main job, its driver killed in the middle, or at another place: its outputs are the same, byte for byte.
+
+On four months, and under `HOOKE_TEST_ALL=1` on the whole year.
+"""
 
 import io
+import os
 import pickle
 import pickletools
 import shutil
@@ -12,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.support.campaigns import ALL
 
 from hooke.journal.events import AttemptFinished
 from hooke.journal.reader import read
@@ -22,7 +27,10 @@ FILES = Path(__file__).parents[2] / "examples" / "flights"
 COMMAND = (sys.executable, "-m", "hooke")
 ARROW = b"ARROW1"
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
+MONTHS, CALLS = (12, 62) if os.environ.get(ALL) == "1" else (4, 46)
+RUN = (*COMMAND, "run", "flights.py", "--months", str(MONTHS))
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 
 def copy(folder: Path) -> Path:
@@ -43,7 +51,7 @@ def finished(folder: Path) -> list[tuple[int, int]]:
 
 
 def killed_in_the_middle(folder: Path, *, after: int) -> Project:
-    process = subprocess.Popen([*COMMAND, "run", "flights.py"], cwd=folder, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*RUN, "--on", "local:2"], cwd=folder, stdout=subprocess.DEVNULL)
     project = Project.find(folder)
     while not project.runs.names() or len(finished(project.runs.folder(project.runs.names()[0]))) < after:
         assert process.poll() is None, "it ended too soon"
@@ -108,22 +116,32 @@ def assert_same(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
     assert not differing, "\n".join(f"{name}: {how}" for name, how in differing.items())
 
 
-def test_killed_and_resumed_equals_undisturbed(tmp_path):
-    disturbed, undisturbed = copy(tmp_path / "disturbed"), copy(tmp_path / "undisturbed")
-    project = killed_in_the_middle(disturbed, after=34)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = copy(tmp_path_factory.mktemp("flights") / "local")
+    subprocess.run([*RUN, "--on", "local:2"], cwd=folder, check=True)
+    return outputs(folder)
+
+
+def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):
+    disturbed = copy(tmp_path / "disturbed")
+    project = killed_in_the_middle(disturbed, after=CALLS // 2)
     (name,) = project.runs.names()
     assert Run(project, name).status == "lost"
     before = finished(project.runs.folder(name))
-    assert len(before) < 62
+    assert len(before) < CALLS
 
     resumed = subprocess.run([*COMMAND, "resume"], cwd=disturbed, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     after = finished(project.runs.folder(name))
     assert after[: len(before)] == before
-    assert len(after) == len(set(after)) == 62, "each call ran once, before the kill or after it"
+    assert len(after) == len(set(after)) == CALLS, "each call ran once, before the kill or after it"
+    assert_same(outputs(disturbed), undisturbed)
 
-    plain = subprocess.run(
-        [*COMMAND, "run", "flights.py"], cwd=undisturbed, capture_output=True, text=True, check=False
-    )
-    assert plain.returncode == 0, plain.stderr
-    assert_same(outputs(disturbed), outputs(undisturbed))
+
+@pytest.mark.parametrize("place", ["dask:2", "ray:2"])
+def test_the_same_at_another_place(place, undisturbed, tmp_path):
+    """With equal thread counts."""
+    folder = copy(tmp_path / "there")
+    subprocess.run([*RUN, "--on", place], cwd=folder, check=True)
+    assert_same(outputs(folder), undisturbed)

@@ -13,7 +13,7 @@ from hooke.project.folder import Project
 from hooke.services.serve_file import load_service, setup_arguments
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 FILE = Path(__file__).parents[2] / "examples" / "serving" / "handwriting.py"
 
@@ -27,7 +27,7 @@ def test_it_is_trained_registered_and_served(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=180,
             check=False,
         )
         assert said in done.stdout, done.stderr

@@ -19,7 +19,7 @@ def loaded_after(code: str) -> set[str]:
         f"{code}\nimport json, sys\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -43,6 +43,7 @@ def test_import_hooke_has_no_side_effect() -> None:
     loaded_after(code)
 
 
+@pytest.mark.heavy  # nine processes, most of which load the laws
 @pytest.mark.parametrize(
     "name", ["task", "pipeline", "run", "Run", "measure", "Study", "plan", "Plan", "File"]
 )

@@ -102,7 +102,7 @@ with Journal.create(Path(sys.argv[1]), "driver", durable="none") as journal:
 print(count)
 """
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=180, check=False
     )
     assert run.returncode == 0, run.stderr
     (segment,) = read(tmp_path)

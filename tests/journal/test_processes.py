@@ -89,7 +89,7 @@ journal.append(StopRequested(at=5.0, by="parent"))
 journal.close()
 """
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=180, check=False
     )
     assert run.returncode == 0, run.stderr
     by = {segment.name: [event.by for event in segment.events] for segment in read(tmp_path)}
@@ -122,7 +122,7 @@ stop.set()
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert run.returncode == 0, run.stderr
@@ -180,7 +180,7 @@ def test_two_followers_see_all_events_of_several_processes(tmp_path):
     time.sleep(0.1)
     second = writer(folder, "worker-1", last=200)
     for process in (first, second):
-        process.communicate(timeout=60)
+        process.communicate(timeout=180)
         assert process.returncode == 0
     done.set()
     for follower in followers:

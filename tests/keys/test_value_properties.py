@@ -153,7 +153,7 @@ def child():
     process.close()
 
 
-relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=200)
+relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=100)
 
 
 @pytest.mark.heavy

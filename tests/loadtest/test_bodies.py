@@ -145,7 +145,7 @@ def larger(inner):
     return arrays | objects | either | objects.map(lambda one: {"allOf": [one, {"type": "object"}]})
 
 
-@settings(deadline=None, max_examples=60)  # jsonschema is slow to import
+@settings(deadline=None, max_examples=25)  # jsonschema is slow to import
 @drawn(some.recursive(leaves, larger, max_leaves=6), some.integers(0, 5))
 def test_what_is_made_is_valid(schema, seed):
     import jsonschema

@@ -15,7 +15,7 @@ from hooke.loadtest.load_test import Generator, outcomes_of
 from hooke.loadtest.rate_search import summary_of
 from hooke.loadtest.target import Target, constant, poisson, request_bytes
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.heavy
 
 
 def goal(port, **more):

@@ -84,6 +84,7 @@ def some() -> list:
     return [simulate(seed) for seed in range(60)]
 
 
+@pytest.mark.heavy  # sixty histories
 def test_every_kind_of_fault_happens() -> None:
     seen = dict.fromkeys(("crash", "cancel", "held"), 0)
     kinds = set()
@@ -103,6 +104,7 @@ def test_every_kind_of_fault_happens() -> None:
     }
 
 
+@pytest.mark.heavy  # the same sixty
 def test_gangs_run_fail_and_wait_for_one_another() -> None:
     begun, failed, crowded = 0, 0, 0
     for history in some():

@@ -67,7 +67,7 @@ class TestCalls:
         commands = "b 4\nc\nn\np 'seen', result\nup\nup\np 'caller', n\nq\n"
         debugger = [sys.executable, "-m", "pdb", script]
         done = subprocess.run(
-            debugger, input=commands, capture_output=True, text=True, timeout=60, check=False
+            debugger, input=commands, capture_output=True, text=True, timeout=180, check=False
         )
         assert "('seen', 42)" in done.stdout
         assert "('caller', 21)" in done.stdout
@@ -179,7 +179,7 @@ class TestTheRootPackage:
     def test_the_decorator_is_not_hidden_by_the_folder(self):
         code = "import hooke.pipeline.engine, hooke.pipeline.trace; from hooke import pipeline; print(callable(pipeline))"
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
         )
         assert done.stdout.strip() == "True"
 
@@ -209,7 +209,7 @@ class TestTheRootPackage:
             "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
         )
         assert not heavy & set(done.stdout.split())
 

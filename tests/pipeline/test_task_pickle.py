@@ -175,9 +175,9 @@ def test_tasks_of_a_script_reach_a_process_that_did_not_run_it(tmp_path):
         "def down(value): return helper(value) if value == 0 else down(value - 1)\n"
         "sys.stdout.buffer.write(pickle.dumps(down))\n"
     )
-    data = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=60).stdout
+    data = subprocess.run([sys.executable, script], capture_output=True, check=True, timeout=180).stdout
     reader = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(3))"
     done = subprocess.run(
-        [sys.executable, "-c", reader], input=data, capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", reader], input=data, capture_output=True, check=True, timeout=180
     )
     assert done.stdout == b"4\n"

@@ -355,16 +355,16 @@ class TestSize:
 
     def test_many_nodes(self):
         def body():
-            results = [source(i) for i in range(5_000)]
+            results = [source(i) for i in range(2_000)]
             for _ in range(3):
                 results = [add(result) for result in results]
             return add(*results)
 
         started = time.process_time()
         graph = traced(body)
-        assert time.process_time() - started < 20
-        assert len(graph.nodes) == 20_001
-        assert len(graph.parents(20_000)) == 5_000
+        assert time.process_time() - started < 8
+        assert len(graph.nodes) == 8_001
+        assert len(graph.parents(8_000)) == 2_000
 
     def test_items_of_a_large_map_are_made_when_asked(self):
         graph = traced(lambda: source.map(range(10**9))[5])

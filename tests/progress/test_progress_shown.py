@@ -262,7 +262,7 @@ def test_a_pipe_gets_lines_once_the_run_is_no_short_one(place, how):
         first,
     )
     place.go()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     assert re.fullmatch(r"run job-\S+ finished in .* s: 4 done, 0 cached, 0 failed", err.splitlines()[-1])
     assert (process.returncode, out) == (0, "result 3\n")
 
@@ -270,7 +270,7 @@ def test_a_pipe_gets_lines_once_the_run_is_no_short_one(place, how):
 def test_a_short_run_leaves_nothing_in_a_file(place):
     with open(place.folder / "log", "w") as log:
         process = place.start(place.write("x.py", SHORT), stderr=log)
-        assert process.communicate(timeout=60)[0] == "result [0, 1, 2] False\n"
+        assert process.communicate(timeout=180)[0] == "result [0, 1, 2] False\n"
     assert (place.folder / "log").read_text() == ""
 
 
@@ -327,7 +327,7 @@ def test_a_forked_child_runs_too(place):
 """
     )
     process = place.start("-W", "ignore::DeprecationWarning", place.write("x.py", source))
-    assert process.communicate(timeout=60) == ("result [0, 1, 2] False\n0\n", "")
+    assert process.communicate(timeout=180) == ("result [0, 1, 2] False\n0\n", "")
 
 
 def test_the_command_line_follows_the_variable(place):
@@ -336,13 +336,13 @@ def test_the_command_line_follows_the_variable(place):
     told = {}
     for kind in ("auto", "lines", "none"):
         process = place.start("-m", "hooke", "run", "x.py:job", HOOKE_PROGRESS=kind)
-        out, told[kind] = process.communicate(timeout=60)
+        out, told[kind] = process.communicate(timeout=180)
         assert (process.returncode, out) == (0, "3\n")
     assert "started on local" in told["auto"]
     assert "started on local" in told["lines"]
     assert re.fullmatch(r"next: hooke show \S+\n", told["none"])
     process = place.start("-m", "hooke", "run", "x.py:job", HOOKE_PROGRESS="loud")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 2
     assert "auto, table, lines, none" in err
 

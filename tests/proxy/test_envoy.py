@@ -19,7 +19,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls, Upstream
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.proxy.stand import ask, standing, until
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 class Wire:

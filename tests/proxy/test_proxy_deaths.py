@@ -17,7 +17,7 @@ from tests.proxy.stand import ask, failures, load, standing, until
 
 from hooke.proxy.proxy_settings import Upstream
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 def kill_in_turn(stand, rounds):

@@ -147,7 +147,7 @@ except hooke.MissingExtra as error:
     print(error.what, "|", error.fix)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=True
     )
     assert done.stdout == (
         "the format 'skops' needs skops, which is not installed | pip install \"hooke[models]\"\n"

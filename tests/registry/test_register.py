@@ -298,7 +298,7 @@ def test_what_is_stopped_on_the_way_registers_nothing_and_says_so(shop, how):
         os.kill(process.pid, signal.SIGINT)
     else:
         registrar.kill()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode
     if how != "Ctrl-C":
         assert "m is not registered: the registering process ended with exit code -9" in err

@@ -127,7 +127,7 @@ def test_ctrl_c_stops_cleanly(workshop):
 def test_two_processes_compute_a_shared_key_once(workshop):
     workshop.write(SLOW)
     both = [start(workshop, "local:1", 6, 0.15) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in both]
+    outputs = [process.communicate(timeout=180) for process in both]
     assert [out.strip() for out, _ in outputs] == ["result 150"] * 2, outputs
     ran = Path(workshop.folder / "ran.txt").read_text().split()
     assert sorted(ran) == sorted(map(str, range(6)))
@@ -224,6 +224,6 @@ def test_python_dash_c(tmp_path):
         "print(run(job, on='local:1').result())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.stdout.strip() == "[1, 2, 3]", done.stderr

@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+from tests.engines.local.faults import wait_until
 
 from hooke import run as run_it
 from hooke.base.clock import SystemClock
@@ -172,8 +173,8 @@ def test_a_run_leaves_no_descriptor_open(workshop):
     before = opened()
     for x in range(20):
         workshop.run(name="saying", x=x).result()
-    started = 20  # a worker that starts, and threads of earlier tests, may open some meanwhile
-    assert opened() < before + started
+    # What threads of these runs and of earlier tests have open for a while closes; what is left open stays.
+    wait_until(lambda: opened() < before + 20, "the descriptors of twenty runs to be closed")
 
 
 def test_waiting_for_a_retry_costs_no_cpu(workshop):
@@ -197,7 +198,7 @@ def test_two_runs_in_threads_leave_the_output_as_it_was(tmp_path):
         print(sys.stdout is sys.__stdout__, sys.stderr is sys.__stderr__)
     """
     script.write_text(textwrap.dedent(ODD) + textwrap.dedent(calls), encoding="utf-8")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
     assert done.stdout.splitlines()[-2:] == ["a b", "True True"], done.stderr
 
 

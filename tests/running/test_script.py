@@ -77,7 +77,7 @@ def start(folder, name, last):
     script = folder / name
     guarded = 'if __name__ == "__main__":\n    ' + last
     script.write_text(textwrap.dedent(CLASSES) + guarded, encoding="utf-8")
-    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_classes_of_a_script_are_the_same_in_every_worker_and_every_run(tmp_path):

@@ -319,7 +319,7 @@ class TestDeath:
 
     def again(self, workshop: Workshop, workers: int = 1) -> str:
         process = self.start(workshop, workers)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == 0, err
         return out
 
@@ -356,7 +356,7 @@ class TestDeath:
         process = self.start(workshop)
         self.until_tried(workshop, 3)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert process.returncode != 0
         assert "stopped cleanly; repeat the call to continue it" in err
         name = self.search_of(workshop)
@@ -370,9 +370,9 @@ class TestDeath:
         process = self.start(workshop, nap_s=1.0)
         self.until_tried(workshop, 1)
         second = self.start(workshop, nap_s=1.0)
-        _, err = second.communicate(timeout=30)
+        _, err = second.communicate(timeout=120)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         assert second.returncode != 0
         assert f"run {self.search_of(workshop)} is being driven by another process" in err
 
@@ -380,6 +380,6 @@ class TestDeath:
         process = self.start(workshop)
         self.until_tried(workshop, 2)
         workshop.project.runs.request_stop(self.search_of(workshop), "a test")
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
         assert "RunStopped" in err
         assert hooke.Search(workshop.project, self.search_of(workshop)).status == "stopped"

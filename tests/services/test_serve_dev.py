@@ -18,7 +18,7 @@ from tests.services.supervisor.supervised import LIMIT_S, gone
 
 from hooke.services.reload.reloader import Watcher
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.heavy
 
 SERVICE = """
 import time

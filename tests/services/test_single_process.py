@@ -12,7 +12,7 @@ import pytest
 from tests.services.supervisor.supervised import LIMIT_S, SERVICE, hooke
 from tests.serving.certificates import make_certificate
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_both_trackers_get_everything(tmp_path, monkeypatch):
         "        hooke.log_metric('loss', 1 / (at + 1))\n"
         "    hooke.log_text('as it was', 'note.txt')\n"
     )
-    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=180)
     subprocess.run([sys.executable, "-m", "hooke", "sync", "--patience", "200"], cwd=tmp_path, check=True)
     run = project.runs.find()
     deadline = time.monotonic() + 120

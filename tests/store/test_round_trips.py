@@ -115,7 +115,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(values)
 def test_any_nesting(value):
     assert same(MEMORY.get(MEMORY.put(value)), value)

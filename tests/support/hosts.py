@@ -323,7 +323,10 @@ class Host:
                 each.kill()
         self._top.kill()
         self._top.wait()
-        psutil.wait_procs(ours, timeout=READY_S)
+        until = time.monotonic() + READY_S
+        # The namespace ends when each of its processes is reaped, also by an `nsenter` that was stopped.
+        while psutil.wait_procs(ours, timeout=0.05)[1] and time.monotonic() < until:
+            self._go_on()
         self._go_on()
         for process in self._entered:
             process.wait(timeout=READY_S)

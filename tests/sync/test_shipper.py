@@ -262,7 +262,7 @@ def test_a_run_ships_itself_into_mlflow_and_sync_says_so(tmp_path, monkeypatch):
     (tmp_path / "train.py").write_text(
         "import hooke\nwith hooke.start_run('tried'):\n    for at in range(100):\n        hooke.log_metric('x', at)\n"
     )
-    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, check=True, timeout=180)
     project = Project.find(tmp_path)
     run = project.runs.find()
     deadline = time.monotonic() + 120

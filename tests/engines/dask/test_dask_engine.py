@@ -33,18 +33,33 @@ from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine,
 
 pytestmark = pytest.mark.heavy
 
-JOINED = (
+OURS = (
+    suite.check_the_capacity_comes_first,
     suite.check_calls_and_maps_give_what_plain_python_gives,
+    suite.check_thousands_of_small_calls,
     suite.check_a_killed_worker_is_told_and_harms_nobody_else,
-    suite.check_a_running_attempt_can_be_cancelled,
+    suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    suite.check_gangs_begin_whole_or_not_at_all,
+    suite.check_workers_are_added_and_retired_without_losing_work,
     suite.check_output_is_kept_by_attempt,
     suite.check_close_ends_all_and_may_come_twice,
     suite.check_a_whole_run_with_a_death,
 )
-"""Where it makes a difference that the cluster is somebody else's."""
+"""Where it makes a difference that the cluster is ours; each starts one."""
+
+JOINED = [
+    check
+    for check in ENGINE_CHECKS
+    if check
+    not in (
+        suite.check_thousands_of_small_calls,
+        suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    )
+]
+"""All but the two longest: they are run on a cluster of ours."""
 
 
-@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+@pytest.mark.parametrize("check", OURS, ids=name_of)
 def test_a_cluster_of_ours(check: EngineCheck, tmp_path: Path) -> None:
     check_engine(DaskEngine, tmp_path, only=check)
 

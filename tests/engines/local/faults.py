@@ -143,7 +143,7 @@ def let_go(shop: Faults, *names: str) -> None:
         (shop.folder / name).touch()
 
 
-def wait_until(condition: Callable[[], Any], what: str = "it", *, within_s: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str = "it", *, within_s: float = 120.0) -> Any:
     """What the condition gives as soon as that is true."""
     end = time.monotonic() + within_s
     while not (found := condition()):

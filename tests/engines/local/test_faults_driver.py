@@ -254,7 +254,7 @@ def test_two_runs_in_two_threads_of_one_process(faults: Faults) -> None:
 def test_two_processes_in_one_folder(faults: Faults) -> None:
     faults.source(SHARED)
     drivers = [begin(faults, by) for by in (2, 3)]
-    outputs = [driver.communicate(timeout=60) for driver in drivers]
+    outputs = [driver.communicate(timeout=180) for driver in drivers]
     expected = [f"result {[by * x for x in range(12)]}" for by in (2, 3)]
     assert [out.strip() for out, _ in outputs] == expected, outputs
     assert len(faults.project.runs.names()) == 2

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from tests.engines.local.faults import gone, wait_until
 from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
-from hooke.engines.ray.head import Head, environment_of_head
 from hooke.engines.ray.ray_engine import RayEngine
 from hooke.journal.events import (
     AttemptFailed,
@@ -43,29 +40,6 @@ OURS = (
     suite.check_close_ends_all_and_may_come_twice,
 )
 """Where it makes a difference that the Ray is ours; each starts one, which takes long."""
-
-
-@contextlib.contextmanager
-def somebodys_ray() -> Iterator[str]:
-    """A Ray that is there already, as the environment then says; yields its address."""
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        environment = environment_of_head(Path(folder), os.environ)
-        told = {name: value for name, value in environment.items() if name.startswith("RAY_")}
-        head = Head(Path(folder), environment=environment, cpus=4)
-        try:
-            head.wait()
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in told.items():
-                    patch.setenv(name, value)
-                yield head.address
-        finally:
-            head.end()
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with somebodys_ray() as there:
-        yield there
 
 
 def joined(address: str, **options):
@@ -117,9 +91,13 @@ def test_a_ray_of_ours_is_on_loopback_alone_asks_for_its_token_and_ends_with_wha
 
 
 def host_processes() -> list[psutil.Process]:
-    """The actors that run here."""
-    there = [each for each in psutil.process_iter(["name", "ppid"]) if "RayHost" in (each.info["name"] or "")]
-    return [each for each in there if each.status() != psutil.STATUS_ZOMBIE]
+    """The actors of Rays that this process started."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayHost" in each.name() and each.status() != psutil.STATUS_ZOMBIE:
+                found.append(each)
+    return found
 
 
 def of_worker(bench: EngineBench, attempt: int) -> psutil.Process:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psutil
 import pytest
 from tests.engines.dask.test_dask_gangs import REDUCE, TRAIN, most_at_once
 from tests.engines.local.faults import gone
 from tests.engines.local.test_local_gangs import JOB, pids_in
-from tests.engines.ray.test_ray_engine import somebodys_ray
 from tests.fixtures.workshop import Workshop
 
 from hooke.journal.events import AttemptFailed, AttemptStarted
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with somebodys_ray() as there:
-        yield there
 
 
 def test_two_gangs_of_torch_on_four_hosts_reduce_one_after_the_other(

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.services.supervisor.supervised import LIMIT_S, SERVICE, Supervised, end_all, hooke, kill
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture

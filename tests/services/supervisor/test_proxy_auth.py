@@ -11,7 +11,7 @@ from tests.serving.test_auth import OPEN, RIGHT, TOKEN, VERBS, WRONG
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 MALFORMED = {"CONNECT", "get", "X-Y"}
 """Verbs that the front takes for no HTTP, whoever sends them."""

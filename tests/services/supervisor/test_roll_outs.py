@@ -14,7 +14,7 @@ from tests.services.supervisor.supervised import (
     post,
 )
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 TIMES = """

@@ -19,7 +19,7 @@ from tests.services.supervisor.supervised import (
     post,
 )
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, load):

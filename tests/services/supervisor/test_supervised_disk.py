@@ -6,7 +6,7 @@ import time
 import pytest
 from tests.services.supervisor.supervised import SERVICE, Load, Supervised, end_all, kill
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from tests.services.supervisor.supervised import SERVICE, gone, kill, post
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 APART = (
     SERVICE.replace("idempotent=True", "idempotent=True, model='process'").replace("async def", "def")
@@ -47,7 +47,7 @@ def test_killed_models_of_an_idempotent_service_cost_no_request_and_no_replica(s
     assert service.end() == 0
     (run,) = (folder / ".hooke" / "runs").iterdir()
     words = [sys.executable, "-m", "hooke", "show", "--json", run.name]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=180)
     shown = json.loads(done.stdout)
     assert [each["event"] for each in shown["replicas"]].count("model_died") == 2
 

@@ -22,7 +22,7 @@ from tests.services.supervisor.supervised import (
 
 from hooke.processes.devices import cpus_here
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.heavy
 
 
 def test_scaling_draining_and_ending_lose_nothing(supervised, load):

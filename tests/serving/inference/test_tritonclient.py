@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from tests.services.test_serve import command
 from tritonclient.utils import InferenceServerException
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.heavy
 
 SERVICES = Path(__file__).with_name("services.py")
 TOKEN = "a-token-of-the-tests"
@@ -47,7 +47,7 @@ def served(name, folder, *words):
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=30)
+            process.communicate(timeout=120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

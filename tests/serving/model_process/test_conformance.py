@@ -17,7 +17,7 @@ from hooke.serving.replica import READY, Replica
 from hooke.serving.service import service_of
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

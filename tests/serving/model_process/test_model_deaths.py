@@ -21,7 +21,7 @@ from hooke.serving.service import service_of
 from hooke.testing import client
 from hooke.testing.service_client import ServiceClient
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
