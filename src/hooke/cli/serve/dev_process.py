@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -30,7 +29,7 @@ from hooke.services.reload.handover import (
 )
 from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import InheritedSocket, load_service, serve_here
-from hooke.serving.bind_config import BindConfig, TlsFiles
+from hooke.serving.bind_config import BindConfig
 from hooke.serving.request_context import log_with_ids
 
 __all__ = ["DevChildOrder", "main"]
@@ -42,52 +41,23 @@ MOST_LINES = 8
 
 
 class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What to serve, and how. The numbers are inherited descriptors."""
+    """What to serve, and how. The numbers are inherited descriptors; the port is the one that was found."""
 
     target: str
     given: tuple[str, ...]
-    host: str
-    port: int
-    names: tuple[str, ...]
-    auth: bool
-    token_file: str | None
-    tls: tuple[str, str] | None
-    listening: int = -1
-    channel: int = -1
-    debug: bool = False
+    bind_config: BindConfig
+    listening: int
+    channel: int
+    debug: bool
+
+    def argument(self) -> str:
+        """The argument for the command."""
+        return msgspec.json.encode(self, enc_hook=os.fspath).decode()
 
     @classmethod
-    def of(cls, target: str, given: Sequence[str], bind_config: BindConfig, *, port: int) -> DevChildOrder:
-        """The order for the port that was found."""
-        return cls(
-            target=target,
-            given=tuple(given),
-            host=bind_config.host,
-            port=port,
-            names=bind_config.names,
-            auth=bind_config.auth,
-            token_file=str(bind_config.token_file) if bind_config.token_file is not None else None,
-            tls=(str(bind_config.tls.cert), str(bind_config.tls.key))
-            if bind_config.tls is not None
-            else None,
-        )
-
-    def handed(self, listening: int, channel: int, *, debug: bool) -> str:
-        """The argument for the command."""
-        made = msgspec.structs.replace(self, listening=listening, channel=channel, debug=debug)
-        return msgspec.json.encode(made).decode()
-
-    @property
-    def bind_config(self) -> BindConfig:
-        """The bind configuration."""
-        return BindConfig(
-            host=self.host,
-            port=self.port,
-            names=self.names,
-            auth=self.auth,
-            token_file=Path(self.token_file) if self.token_file is not None else None,
-            tls=TlsFiles(cert=Path(self.tls[0]), key=Path(self.tls[1])) if self.tls is not None else None,
-        )
+    def of_argument(cls, text: str) -> DevChildOrder:
+        """The order in the argument."""
+        return msgspec.json.decode(text, type=cls, dec_hook=lambda kind, path: kind(path))
 
 
 class _Reports:
@@ -173,4 +143,4 @@ def _where(error: HookeError, sources: Sources) -> str:
 
 
 if __name__ == "__main__":
-    exit_with(main(msgspec.json.decode(sys.argv[1], type=DevChildOrder)))
+    exit_with(main(DevChildOrder.of_argument(sys.argv[1])))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from hooke.cli.options import complete_run, in_project, run_and_task, the_project
-from hooke.cli.screens import CommandSession, command
+from hooke.cli.options import complete_run, in_project, run_and_task
+from hooke.cli.screens import command
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -38,24 +38,20 @@ POLL_S = 0.2
 @click.option("--follow", "-f", is_flag=True, help="Continue until the run ends, like `tail -f`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @in_project
-@click.pass_obj
-def logs(
-    session: CommandSession, *, run: str, task: str, follow: bool, as_json: bool, project: Path | None
-) -> int:
+def logs(*, run: str, task: str, follow: bool, as_json: bool, project: Project) -> int:
     """Print the stdout and stderr of the tasks of RUN (by default the last run), or of TASK only.
 
     Each line starts with the task, the item of a map, and the attempt.
     """
-    where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="logs")
-    transcript = Transcript(where.runs.folder(name) / "logs", only=only)
+    name, only = run_and_task(project, run, task, verb="logs")
+    transcript = Transcript(project.runs.folder(name) / "logs", only=only)
     count = 0
-    for line in _following(where, name, transcript) if follow else _so_far(where, name, transcript):
+    for line in _following(project, name, transcript) if follow else _so_far(project, name, transcript):
         count += 1
         click.echo(json.dumps(asdict(line)) if as_json else str(line))
     if not count:
         what = f"task {only} of run {name}" if only else f"run {name}"
-        click.echo(f"{what} printed nothing\n  next: {command(f'hooke show {name}', where)}", err=True)
+        click.echo(f"{what} printed nothing\n  next: {command(f'hooke show {name}', project)}", err=True)
     return 0
 
 

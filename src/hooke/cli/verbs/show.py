@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.journal.events import (
     AttemptFinished,
@@ -69,27 +69,26 @@ class _Story:
 @json_option
 @in_project
 @click.pass_obj
-def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Path | None) -> int:
+def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Project) -> int:
     """Show RUN (by default the last run): its tasks, failures with their reasons, and retries.
 
     For a service: its load, responses and replicas over time, with the reason of each change. For a study of `hooke measure`:
     its measurements. For a search of `hooke.search()`: its best trials. RUN may be a prefix of an id.
     """
-    where = the_project(session, project)
-    name = where.runs.find(run)
-    if is_service(where.runs.folder(name)):
-        return _show_service(where, name, file, as_json=as_json)
+    name = project.runs.find(run)
+    if is_service(project.runs.folder(name)):
+        return _show_service(project, name, file, as_json=as_json)
     if file is not None:
         raise UsageError(
             f"--save {file}: {name} is not the run of a service",
             fix=f"for the scaling curve of a task: hooke curve {name} --save {file}",
         )
-    study = read_study(where.runs.folder(name))
+    study = read_study(project.runs.folder(name))
     if study is not None:
         return _show_study(study, as_json=as_json)
     if name.startswith(SEARCH):
-        return _show_search(where, name, as_json=as_json)
-    return _show_tasks(session, where, name, as_json=as_json)
+        return _show_search(project, name, as_json=as_json)
+    return _show_tasks(session, project, name, as_json=as_json)
 
 
 def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: bool) -> int:
