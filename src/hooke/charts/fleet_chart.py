@@ -29,10 +29,8 @@ from hooke.scaling.families import Floats
 
 __all__ = [
     "LOST",
-    "WIDTH",
     "FleetPicture",
     "SizeChange",
-    "change_list",
     "change_marks",
     "fleet_sheet",
     "replica_lines",

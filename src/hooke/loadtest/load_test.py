@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -48,25 +47,14 @@ from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
 from hooke.scaling.affine import Affine
-from hooke.scaling.call_times import Ends
 from hooke.scaling.families import Floats
-from hooke.scaling.measurements import Estimate
 from hooke.services.serve_file import load_service
 from hooke.services.service_report import law_lines, read_service
 from hooke.services.shares import thread_variables
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import merge_windows
 
-__all__ = [
-    "Generator",
-    "ServedFile",
-    "bench_file",
-    "bench_swept",
-    "bench_url",
-    "is_file",
-    "outcomes_of",
-    "run_load_test",
-]
+__all__ = ["Generator", "ServedFile", "bench_file", "bench_swept", "bench_url", "is_file", "outcomes_of"]
 
 
 # --- The parent's side of the generator's process.
@@ -94,9 +82,7 @@ class Generator:
         """The process id."""
         return self._process.pid
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
         try:
             self._process.wait(timeout=5)
@@ -208,9 +194,7 @@ class ServedFile:
             raise
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(timeout=self._timeout_s + SPARE_S)
@@ -248,7 +232,7 @@ class ServedFile:
             batches=whole.batches,
             rows=whole.rows,
             law=tuple(law_lines(record, lacking=False)),
-            batch_s=(_ends(law.a), _ends(law.b)) if isinstance(law, Affine) else None,
+            batch_s=(law.a.ends, law.b.ends) if isinstance(law, Affine) else None,
         )
 
     def _await_up(self) -> None:
@@ -281,11 +265,6 @@ class ServedFile:
                     self._up.set()
                 elif found := re.search(r"^next: hooke show (\S+)", line):
                     self._run = found[1]
-
-
-def _ends(estimate: Estimate) -> Ends:
-    low, high = estimate.interval
-    return low, estimate.value, high
 
 
 LONE, LONE_GAP_S = 10, 0.05

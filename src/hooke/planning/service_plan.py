@@ -338,7 +338,7 @@ def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
                 "instances": offer.setup.instances,
                 "replicas": offer.setup.replicas,
                 "threads": offer.setup.threads,
-                "requests_per_s": None if offer.bears is None else _estimate(offer.bears),
+                "requests_per_s": None if offer.bears is None else offer.bears.facts(),
                 "usd_per_hour": offer.setup.usd_per_hour,
                 "grants": offer.grants(question.rate),
                 "on_front": any(offer is each for each in front),
@@ -346,9 +346,7 @@ def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
             }
             for offer in plan.offers
         ],
-        "prices": [
-            {"catalog": each.name, "source": each.source, "date": each.date} for each in plan.catalogs
-        ],
+        "prices": [each.facts() for each in plan.catalogs],
         "notes": list(plan.notes),
     }
 
@@ -401,12 +399,3 @@ def _ends(estimate: Estimate) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    low, high = each.interval
-    return {
-        "value": each.value,
-        "interval": [low, high if math.isfinite(high) else None],
-        "level": each.level,
-    }

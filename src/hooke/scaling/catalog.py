@@ -7,10 +7,10 @@ import csv
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_seconds
 
 __all__ = ["COLUMNS", "Catalog", "InstanceType", "Range", "as_range", "parse_catalog", "parse_range"]
@@ -63,6 +63,11 @@ class Catalog:
     machines: tuple[InstanceType, ...]
     startup_source: str = ""
 
+    def facts(self) -> dict[str, str]:
+        """The name and the sources, for JSON."""
+        names = ("source", "date", "startup_source")
+        return {"catalog": self.name, **{name: getattr(self, name) for name in names}}
+
     def given(
         self, *, speed: Mapping[str, Any] | None = None, startup: Mapping[str, Any] | None = None
     ) -> Catalog:
@@ -92,11 +97,9 @@ class Catalog:
         valid = [machine.id for machine in self.machines] + ([self.name] if what == "startup" else [])
         for name in mine:
             if name not in valid:
-                near = get_close_matches(name, valid, n=1)
-                meant = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
                     f"{what}: the catalog {self.name!r} has no instance type {name!r}",
-                    fix=f"{meant}valid names: {', '.join(valid)}",
+                    fix=f"{did_you_mean(name, valid)}valid names: {', '.join(valid)}",
                 )
         return {name: parse(f"{what} of {name}", value) for name, value in mine.items()}
 

@@ -24,7 +24,7 @@ from hooke.scaling.families import FAMILIES, Floats
 from hooke.scaling.family_fit import NOISES, FitProblem, Fitted, Quantity, fit_family
 from hooke.scaling.measurements import Estimate, Measurements, positive
 
-__all__ = ["Law", "NextMeasurement", "fit", "karp_flatt", "next_measurement"]
+__all__ = ["Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_flatt", "next_measurement"]
 
 
 # --- The next measurement.
@@ -167,6 +167,19 @@ class Law:
         """Sentences on what is unusual about the fit. Nothing is corrected."""
         return flags_of(self.fitted, self.measurements)
 
+    def facts(self) -> dict[str, Any]:
+        """The law as plain values, for JSON; infinite and unknown numbers are None."""
+        return {
+            "family": self.family,
+            "level": self.level,
+            "parameters": {symbol: each.facts() for symbol, each in self.parameters.items()},
+            "knee": facts_or_refusal(lambda: self.determined_knee().facts()),
+            "peak": self.peak.facts(),
+            "alternatives": [each.family for each in self.alternatives],
+            "flags": list(self.flags),
+            "next_measurement": self.next_measurement().n,
+        }
+
     def throughput(self, n: Floats) -> Floats:
         """The law's X at each of `n` (m,) without limits, for drawing. Use `predict` for decisions."""
         return self.fitted.throughput(np.asarray(n, dtype=np.float64))
@@ -302,6 +315,14 @@ class Law:
     def _refusal(self, what: str, why: str) -> BeyondTheData:
         best = self.next_measurement()
         return BeyondTheData(what, why=why, next=str(best), measure_at=best.n)
+
+
+def facts_or_refusal(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The facts, or why the measurements do not determine them."""
+    try:
+        return ask()
+    except NotEnoughData as refusal:
+        return {"value": None, "refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
 
 
 def _hull(intervals: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
