@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # SciPy takes a third of a second
     from hooke.scaling.law import Law
 
 __all__ = [
-    "Durations",
     "FleetLimits",
     "Observation",
     "Price",

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from inspect import isfunction
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
-from hooke.base.formats import format_seconds
+from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.plugins import Plugins
 from hooke.base.units import parse_seconds
 from hooke.fleets.controller import Caps
@@ -174,10 +173,8 @@ def find_fleet(project: Project, name: str) -> FleetFolder:
         return found[name]
     if not name and len(found) == 1:
         return next(iter(found.values()))
-    near = get_close_matches(name, found, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
     what = f"there is no fleet {name!r}" if name else f"there are {len(found)} fleets"
-    raise UsageError(what, fix=f"{meant}name one of: {', '.join(found)}")
+    raise UsageError(what, fix=f"{did_you_mean(name, found)}name one of: {', '.join(found)}")
 
 
 def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:

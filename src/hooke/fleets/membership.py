@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from hooke.certificates.admission_server import Say
 
 __all__ = [
-    "admission_of",
     "admit_machines",
-    "dask_environment",
     "join_fleet",
     "keys_of",
     "machine_name",
     "make_authority",
     "make_token",
     "renew_keys",
-    "renewed",
     "run_with_certificate",
     "with_safe_options",
 ]

@@ -27,7 +27,23 @@ from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
 from hooke.pipeline.slots import memory_after
 from hooke.testing.virtual_world import HandedAttempt, Record
 
-__all__ = ["Flight", "Story", "Twins", "broken", "crowded", "fits", "slots_of", "taken"]
+__all__ = ["Story", "broken", "described", "refuse"]
+
+
+# --- A history for people.
+
+
+def described(trace: Sequence[Record]) -> str:
+    """A line for each record, with the seconds since the first."""
+    lines = (f"{each.at - trace[0].at:10.3f} {each.what:8} {each.facts}\n" for each in trace)
+    return "".join(lines)
+
+
+def refuse(problems: Sequence[str], repro: str) -> None:
+    """Raise AssertionError with the first problems and how to play the history again, if there are problems."""
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise AssertionError(f"invariants broken:\n{shown}\nrepro: {repro}")
 
 
 # --- What must hold of second attempts in a history: who may have one, when, and that the beaten one goes.

@@ -43,16 +43,7 @@ from hooke.engines.remote.worker_protocol import (
     Note,
 )
 
-__all__ = [
-    "LOOK_S",
-    "PULSE_S",
-    "HostActor",
-    "HostActors",
-    "RayHost",
-    "connection_lost",
-    "ray_unavailable",
-    "start_actor",
-]
+__all__ = ["LOOK_S", "HostActor", "HostActors", "connection_lost", "ray_unavailable", "start_actor"]
 
 
 # -- inside Ray: the actor -------------------------------------------------------------------------
