@@ -25,17 +25,7 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.loadtest.generator_protocol import (
-    REFUSALS,
-    Fate,
-    Goal,
-    Level,
-    LevelReport,
-    Outcomes,
-    Question,
-    Stop,
-    encode,
-)
+from hooke.loadtest import generator_protocol as protocol
 from hooke.loadtest.load_result import BenchOrder, BenchResult, Handled, LevelResult, ServerUse
 from hooke.loadtest.rate_search import LevelSummary, Seen, encoded, needed, next_rate, safe_rate, summary_of
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
@@ -67,7 +57,7 @@ STDERR = 2
 class Generator:
     """A process that sends requests. Use it in `with`, which ends the process."""
 
-    def __init__(self, goal: Goal) -> None:
+    def __init__(self, goal: protocol.Goal) -> None:
         self._goal = goal
 
     def __enter__(self) -> Self:
@@ -90,13 +80,17 @@ class Generator:
             self._process.kill()
             self._process.wait()
 
-    def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
+    def run(
+        self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None
+    ) -> protocol.LevelReport:
         """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
 
         Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
         Raises HookeError if the process died.
         """
-        self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
+        self._tell(
+            protocol.Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s)
+        )
         try:
             return self._report(tick)
         except KeyboardInterrupt:
@@ -105,19 +99,19 @@ class Generator:
 
     def stop(self) -> None:
         """End the level now, from another thread: its report then says `stopped`."""
-        self._tell(Stop())
+        self._tell(protocol.Stop())
 
-    def _report(self, tick: Callable[[], None]) -> LevelReport:
+    def _report(self, tick: Callable[[], None]) -> protocol.LevelReport:
         while not select.select([self._channel], [], [], TICK_S)[0]:
             tick()
         try:
-            return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
+            return msgspec.msgpack.decode(self._channel.receive(), type=protocol.LevelReport)
         except (EOFError, OSError):
             raise self._died() from None
 
-    def _tell(self, question: Question) -> None:
+    def _tell(self, question: protocol.Question) -> None:
         try:
-            self._channel.send(encode(question))
+            self._channel.send(protocol.encode(question))
         except OSError:
             raise self._died() from None
 
@@ -126,9 +120,9 @@ class Generator:
         return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
 
 
-def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
+def outcomes_of(due: Floats, report: protocol.LevelReport) -> protocol.Outcomes:
     """The outcomes of the requests that were due."""
-    return Outcomes(
+    return protocol.Outcomes(
         due=due,
         begun=np.frombuffer(report.begun),
         ended=np.frombuffer(report.ended),
@@ -242,9 +236,7 @@ class ServedFile:
                 break
         if not self.url or not self._up.is_set():
             raise HookeError(
-                f"{self._entry} did not start",
-                why="\n".join(self._lines),
-                next=f"hooke serve {self._entry}",
+                f"{self._entry} did not start", why="\n".join(self._lines), next=f"hooke serve {self._entry}"
             )
 
     def _ready_pattern(self) -> str:
@@ -283,7 +275,7 @@ def run_load_test(
     Ctrl-C ends it, and the result has what was measured. Raises UsageError if the first request has no 2xx answer because
     of the request, HookeError if because of the server.
     """
-    goal = Goal(
+    goal = protocol.Goal(
         host=order.target.host,
         port=order.target.port,
         requests=order.requests,
@@ -371,9 +363,9 @@ class _LoadTest:
         self,
         rate: float,
         summary: LevelSummary,
-        outcomes: Outcomes,
-        counted: Outcomes,
-        report: LevelReport,
+        outcomes: protocol.Outcomes,
+        counted: protocol.Outcomes,
+        report: protocol.LevelReport,
         server: ServerUse | None,
     ) -> None:
         level = LevelResult(
@@ -392,12 +384,14 @@ class _LoadTest:
             self.seen.append((rate, summary.verdict))
         self.tell(level)
 
-    def _run(self, due: np.ndarray) -> tuple[Outcomes, LevelReport]:
+    def _run(self, due: np.ndarray) -> tuple[protocol.Outcomes, protocol.LevelReport]:
         tick = self.usage.sample if self.usage else lambda: None
         report = self.generator.run(due, timeout_s=self.order.timeout_s, tick=tick)
         outcomes = outcomes_of(due, report)
         self.answered += int(outcomes.answered.sum())
-        self.unheard += int(np.isin(outcomes.status, [Fate.TIMED_OUT, Fate.LOST, Fate.CUT]).sum())
+        self.unheard += int(
+            np.isin(outcomes.status, [protocol.Fate.TIMED_OUT, protocol.Fate.LOST, protocol.Fate.CUT]).sum()
+        )
         return outcomes, report
 
 
@@ -412,16 +406,16 @@ def _used(
     return ServerUse(cpu_s=used, cores=used / took, rss=usage.peak(), mean_batch=mean)
 
 
-def _cpu(report: LevelReport) -> float:
+def _cpu(report: protocol.LevelReport) -> float:
     return report.cpu_s / max(report.wall_s, 1e-9)
 
 
-def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> HookeError:
+def _no_answer(order: BenchOrder, outcomes: protocol.Outcomes, report: protocol.LevelReport) -> HookeError:
     """The error for a first request without a 2xx answer."""
     status = int(outcomes.status[~outcomes.answered][0])
     url = order.url
     said = _readable(report.said.get(status, ""))
-    if status == Fate.REFUSED:
+    if status == protocol.Fate.REFUSED:
         return UsageError(
             f"nothing answers at {order.target.authority}",
             why=said,
@@ -430,7 +424,7 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> Ho
     if status < 0:
         return HookeError(
             f"{url} gave no answer within {order.timeout_s:g} s"
-            if status == Fate.TIMED_OUT
+            if status == protocol.Fate.TIMED_OUT
             else f"{url} closed the connection without an answer",
             fix="check the service's log; --timeout 30s waits longer",
         )
@@ -442,10 +436,10 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> Ho
         422: "give a valid body: --data '{\"rows\": [[1, 2]]}'",
     }
     fix = fixes.get(status, "")
-    if order.sent.made_from and status not in REFUSALS and status not in (401, 403):
+    if order.sent.made_from and status not in protocol.REFUSALS and status not in (401, 403):
         said = f"{said}\nthe request was {order.sent}"
         fix = "its schema does not say enough: give a body with --data '{...}' or --data @FILE"
-    kind = HookeError if status in REFUSALS or status >= 500 else UsageError
+    kind = HookeError if status in protocol.REFUSALS or status >= 500 else UsageError
     return kind(f"{url} answers {status}, not 2xx, so it cannot be load-tested", why=said, fix=fix)
 
 

@@ -197,8 +197,7 @@ def _check_header(header: list[str], where: str) -> None:
     )
     if wrong:
         raise UsageError(
-            f"{where}: {wrong}",
-            fix=f"columns: {', '.join(COLUMNS)}; optional: {', '.join(OPTIONAL)}",
+            f"{where}: {wrong}", fix=f"columns: {', '.join(COLUMNS)}; optional: {', '.join(OPTIONAL)}"
         )
 
 

@@ -10,15 +10,7 @@ from hooke.scaling.families import KNEE_SHARE
 from hooke.scaling.time_and_price import Row
 from hooke.scaling.workload import Untimed
 
-__all__ = [
-    "Advice",
-    "PlanLimits",
-    "first_measurement",
-    "front",
-    "measured",
-    "recommend",
-    "usd",
-]
+__all__ = ["Advice", "PlanLimits", "first_measurement", "front", "measured", "recommend", "usd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

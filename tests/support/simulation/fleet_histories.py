@@ -17,7 +17,7 @@ from typing import Any, Self
 from tests.support.simulation.checks import described, refuse
 from tests.support.simulation.sim_store import SimJournal
 
-from hooke.fleets import keeper
+from hooke.fleets import controller
 from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import LEDGER, FleetKeeper, Ledger, records_of
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
@@ -57,7 +57,7 @@ def play_fleet(seed: int, *, step: Step | None = None, faults: ProviderFaults | 
     """Play one history; the same seed gives the same trace. `step` in place of the production one, for a test of the tests."""
     folder = Path(tempfile.mkdtemp(prefix="hooke-fleet-"))
     try:
-        return _Play(seed, folder, step or keeper.step, faults).history()
+        return _Play(seed, folder, step or controller.step, faults).history()
     finally:
         shutil.rmtree(folder)
 

@@ -160,11 +160,7 @@ def scale_features(main: Path, months: list[str]) -> list[DemoCommand]:
     file, where = str(main), ["--project", str(main.parent)]
     longer = [f"--times={task}={TIMES}" for task in ("month", TASK)]
     how = ["--task", TASK, "--workers", WORKERS, "--repeats", REPEATS, "--plain", PLAIN]
-    commands = (
-        ["measure", file, *how, *months],
-        ["curve", TASK, *where],
-        ["plan", file, *longer, *months],
-    )
+    commands = (["measure", file, *how, *months], ["curve", TASK, *where], ["plan", file, *longer, *months])
     said: list[DemoCommand] = []
     for arguments in commands:
         said.append(_said(arguments))

@@ -19,14 +19,7 @@ from hooke.cli.parameters import bindings
 from hooke.processes.channel import Channel
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
-from hooke.services.reload.handover import (
-    DrainedReply,
-    FromDevChild,
-    ImportedModules,
-    NowServing,
-    ServeRefused,
-    encode,
-)
+from hooke.services.reload import handover
 from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import InheritedSocket, load_service, serve_here
 from hooke.serving.bind_config import BindConfig
@@ -68,10 +61,10 @@ class _Reports:
         self._channel = Channel(descriptor)
         self._lock = threading.Lock()
 
-    def send(self, message: FromDevChild) -> None:
+    def send(self, message: handover.FromDevChild) -> None:
         """Report something, unless the parent is gone: then this process ends, too."""
         with self._lock, contextlib.suppress(OSError):
-            self._channel.send(encode(message))
+            self._channel.send(handover.encode(message))
 
     def keep_sending_imported(self, sources: Sources) -> None:
         """Report the imported modules of the project whenever there are new ones; never returns."""
@@ -83,7 +76,7 @@ class _Reports:
                 own = sources.own([file for file in files if file])
                 if own != sent:
                     sent = own
-                    self.send(ImportedModules(files=tuple(map(str, sorted(own)))))
+                    self.send(handover.ImportedModules(files=tuple(map(str, sorted(own)))))
             time.sleep(IMPORTED_EVERY_S)
 
 
@@ -100,7 +93,7 @@ def main(order: DevChildOrder) -> int:
     listening.setblocking(False)
 
     def ready(lines: tuple[str, ...]) -> None:
-        reports.send(NowServing(lines=lines))
+        reports.send(handover.NowServing(lines=lines))
         threading.Thread(target=reports.keep_sending_imported, args=(sources,), daemon=True).start()
 
     try:
@@ -121,15 +114,15 @@ def main(order: DevChildOrder) -> int:
             traceback.print_exception(error)
         reports.send(refused(error, sources))
         return 1
-    reports.send(DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
+    reports.send(handover.DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
     return 1 if done.cut else 0
 
 
-def refused(error: HookeError, sources: Sources) -> ServeRefused:
+def refused(error: HookeError, sources: Sources) -> handover.ServeRefused:
     """The message for an error: its place in the project's own files, and the last lines."""
     lines = user_frames(error.why) if error.why else []
     last = tuple(line for line in lines if line != "Traceback (most recent call last):")[-MOST_LINES:]
-    return ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)
+    return handover.ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)
 
 
 def _where(error: HookeError, sources: Sources) -> str:

@@ -85,11 +85,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="The maximum number of connections.",
 )
 @click.option(
-    "--timeout",
-    default="5s",
-    show_default=True,
-    metavar="TIME",
-    help="A later response counts as a failure.",
+    "--timeout", default="5s", show_default=True, metavar="TIME", help="A later response counts as a failure."
 )
 @click.option(
     "--token-file",
@@ -185,14 +181,7 @@ def _measured(
             behind = f"{count} replica{'s' * (count != 1)} behind Envoy" if count else "one replica"
             click.echo(f"{behind}{f', {number} thread' + 's' * (number != 1) if number else ''}", err=True)
         return bench_file(
-            order,
-            bodies,
-            entry=target,
-            words=words,
-            path=path,
-            tell=_tell,
-            replicas=count,
-            threads=number,
+            order, bodies, entry=target, words=words, path=path, tell=_tell, replicas=count, threads=number
         )
 
     with contextlib.redirect_stdout(sys.stderr):

@@ -20,18 +20,9 @@ from hooke.certificates.tokens import Token
 from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
+from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.fleets.keeper import FleetKeeper, records_of
-from hooke.fleets.membership import (
-    admit_machines,
-    join_fleet,
-    keys_of,
-    machine_name,
-    make_authority,
-    make_token,
-    renew_keys,
-    run_with_certificate,
-)
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_view import moment
 from hooke.project.folder import Project
@@ -56,7 +47,7 @@ def ca(*, name: str, valid: str, project: Project) -> int:
 
     The authority is on this machine, which gets a certificate as well. Its key stays here, and only you can read it. Whoever has a certificate can run code on all machines of the fleet.
     """
-    keys = make_authority(project, name, valid_s=_span("--valid", valid))
+    keys = membership.make_authority(project, name, valid_s=_span("--valid", valid))
     click.echo(f"made the authority of the fleet {name}, {_until(keys.facts())}", err=True)
     click.echo(f"  keys: {keys.folder}", err=True)
     say_next(f"hooke fleet token {name}", project)
@@ -79,7 +70,7 @@ def ca(*, name: str, valid: str, project: Project) -> int:
 def token(*, name: str, valid: str, certificate: str, project: Project) -> int:
     """Print a token that lets one machine join the fleet NAME, once. Handle it like a password."""
     open_s, valid_s = _span("--valid", valid), _span("--certificate", certificate)
-    made = make_token(project, name, open_s=open_s, valid_s=valid_s)
+    made = membership.make_token(project, name, open_s=open_s, valid_s=valid_s)
     click.echo(made.text)
     click.echo(f"valid for one machine, within {format_seconds(open_s)}", err=True)
     say_next(f"hooke fleet admit {name} --listen ADDRESS:8788", project)
@@ -107,7 +98,9 @@ def admit(*, name: str, listen: str, stay: str | None, project: Project) -> int:
     It ends when every token is used or expired. Exit codes: 0 a machine joined, or --for has passed; 1 no machine joined; 2 wrong usage.
     """
     address, for_s = Address.parse(listen), None if stay is None else _span("--for", stay)
-    joined = admit_machines(project, name, address, for_s=for_s, say=lambda line: click.echo(line, err=True))
+    joined = membership.admit_machines(
+        project, name, address, for_s=for_s, say=lambda line: click.echo(line, err=True)
+    )
     click.echo(f"{joined} machine{'s' * (joined != 1)} joined {name}")
     return 0 if joined or stay else EXIT_FAILED
 
@@ -128,7 +121,9 @@ def join(*, address: str, token_file: IO[str] | None, machine: str | None, proje
     This machine's key is made here and stays here. No option takes the token itself, since every user of a machine can read options.
     """
     place = Address.parse(address)
-    facts = join_fleet(project, place, Token.parse(_token(token_file)), machine=machine or machine_name())
+    facts = membership.join_fleet(
+        project, place, Token.parse(_token(token_file)), machine=machine or membership.machine_name()
+    )
     click.echo(f"{facts.machine} has joined {facts.fleet}, {_until(facts)}", err=True)
     say_next(f"hooke fleet exec {facts.fleet} -- dask worker tls://SCHEDULER:8786", project)
     return 0
@@ -142,7 +137,7 @@ def renew(*, name: str, project: Project) -> int:
 
     The current certificate must still be valid, and the authority must listen (`hooke fleet admit --for`).
     """
-    facts = renew_keys(keys_of(project, name))
+    facts = membership.renew_keys(membership.keys_of(project, name))
     click.echo(f"renewed the certificate of {facts.machine}, {_until(facts)}", err=True)
     return 0
 
@@ -158,8 +153,8 @@ def execute(*, name: str, words: tuple[str, ...], project: Project) -> int:
     or worker loads the new one without stopping. Its dashboard is on 127.0.0.1. If the certificate cannot be renewed (`hooke fleet admit
     --for`), COMMAND is ended before the certificate expires.
     """
-    keys = keys_of(project, name)
-    code = run_with_certificate(words, keys, say=lambda line: click.echo(line, err=True))
+    keys = membership.keys_of(project, name)
+    code = membership.run_with_certificate(words, keys, say=lambda line: click.echo(line, err=True))
     return code if code >= 0 else 128 - code
 
 

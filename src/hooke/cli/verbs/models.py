@@ -13,16 +13,7 @@ from hooke.cli.groups import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import say_next
 from hooke.journal.run_view import moment
-from hooke.models.registry_protocol import (
-    FORMAT,
-    RUN,
-    SIZE,
-    ModelRegistry,
-    RegisteredVersion,
-    VersionQuery,
-    find,
-    parse_wanted,
-)
+from hooke.models import registry_protocol as protocol
 from hooke.project.folder import Project
 from hooke.registry.loaded_models import fetched, models_of, registry_of, registry_uri
 
@@ -74,9 +65,11 @@ def list_models(*, as_json: bool, project: Project) -> int:
 def show_model(*, name: str, as_json: bool, project: Project) -> int:
     """List the versions of model NAME, the newest first."""
     registry = registry_of(project)
-    wanted = parse_wanted(name)
-    newest = find(registry, wanted)
-    versions = registry.versions(wanted.name) if wanted == VersionQuery(name=wanted.name) else [newest]
+    wanted = protocol.parse_wanted(name)
+    newest = protocol.find(registry, wanted)
+    versions = (
+        registry.versions(wanted.name) if wanted == protocol.VersionQuery(name=wanted.name) else [newest]
+    )
     if as_json:
         click.echo(json.dumps([_facts(version) for version in versions], indent=2))
         return 0
@@ -92,14 +85,14 @@ def trust_model(*, model: str, project: Project) -> int:
 
     Hooke fetches the files and records their digest. If they change later, the version is no longer trusted.
     """
-    wanted = parse_wanted(model)
+    wanted = protocol.parse_wanted(model)
     if wanted.number is None:
         raise UsageError(
             f"{model} may refer to another version tomorrow",
             fix=f"pass a version: hooke models trust {wanted.name}:VERSION",
         )
-    registry: ModelRegistry = registry_of(project)
-    version = find(registry, wanted)
+    registry: protocol.ModelRegistry = registry_of(project)
+    version = protocol.find(registry, wanted)
     _, manifest = fetched(project, registry, version)
     models_of(project).known.add(version.digest, f"trusted as {version.label}")
     types = ", ".join(manifest.details.get("types", ()))
@@ -109,36 +102,36 @@ def trust_model(*, model: str, project: Project) -> int:
     return 0
 
 
-def _row(name: str, versions: list[RegisteredVersion]) -> tuple[str, ...]:
+def _row(name: str, versions: list[protocol.RegisteredVersion]) -> tuple[str, ...]:
     aliases = [f"{alias}={version.number}" for version in versions for alias in version.aliases]
     newest = str(versions[0].number) if versions else ""
     return (name, str(len(versions)), newest, ", ".join(sorted(aliases)))
 
 
-def _cells(version: RegisteredVersion) -> tuple[str, ...]:
+def _cells(version: protocol.RegisteredVersion) -> tuple[str, ...]:
     metrics = ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
-    size = version.tags.get(SIZE, "")
+    size = version.tags.get(protocol.SIZE, "")
     return (
         str(version.number),
         ", ".join(version.aliases),
         metrics if len(metrics) <= 60 else f"{metrics[:57]}...",
-        version.tags.get(FORMAT, "not Hooke's"),
+        version.tags.get(protocol.FORMAT, "not Hooke's"),
         format_bytes(int(size)) if size.isdecimal() else "",
         moment(version.created_at),
-        version.tags.get(RUN) or version.mlflow_run,
+        version.tags.get(protocol.RUN) or version.mlflow_run,
     )
 
 
-def _facts(version: RegisteredVersion) -> dict[str, Any]:
-    size = version.tags.get(SIZE, "")
+def _facts(version: protocol.RegisteredVersion) -> dict[str, Any]:
+    size = version.tags.get(protocol.SIZE, "")
     return {
         "name": version.name,
         "version": version.number,
         "aliases": list(version.aliases),
         "metrics": version.metrics,
-        "format": version.tags.get(FORMAT),
+        "format": version.tags.get(protocol.FORMAT),
         "size_bytes": int(size) if size.isdecimal() else None,
-        "run": version.tags.get(RUN),
+        "run": version.tags.get(protocol.RUN),
         "mlflow_run": version.mlflow_run or None,
         "registered_at": version.created_at,
         "digest": version.digest or None,

@@ -50,9 +50,7 @@ _RANGE = re.compile(r"(?P<low>[0-9]+)(-(?P<high>[0-9]+))?")
     help="The backend: local, local:N, serial, dask, ray, the address of a cluster, or a name in hooke.toml.  [default: local]",
 )
 @click.option(
-    "--workers",
-    metavar="N|LOW-HIGH",
-    help="The number of workers; with LOW-HIGH it follows the work.",
+    "--workers", metavar="N|LOW-HIGH", help="The number of workers; with LOW-HIGH it follows the work."
 )
 @click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h. Needs --workers LOW-HIGH.")
 @click.option(
