@@ -489,4 +489,4 @@ def test_wishes_that_are_none(job, wish, what):
 def test_a_notebook_gets_a_table_in_which_nothing_is_live(job):
     job.run(n=12)
     shown = planned(job, n=13, workers=[1], budget="$5")._repr_html_()
-    assert "<table>" in shown and "this machine, 1 worker" in shown and "<script" not in shown
+    assert "<table " in shown and "this machine, 1 worker" in shown and "<script" not in shown

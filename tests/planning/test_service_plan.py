@@ -173,7 +173,7 @@ def test_another_promise_is_not_taken_for_the_one_that_was_measured(kept):
     [
         ({"method": "other"}, "no load test of Delay/other is kept in this project"),
         ({"speed": {"ours:large": "@host"}}, "load tests of two machines cannot be compared yet"),
-        ({"speed": {"ours:larg": "2"}}, "did you mean 'ours:large'"),
+        ({"speed": {"ours:larg": "2"}}, "did you mean ours:large?"),
     ],
 )
 def test_what_cannot_be_answered_says_why(kept, asked, said):

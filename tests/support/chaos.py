@@ -27,7 +27,7 @@ from random import Random
 from typing import Any
 
 import psutil
-from tests.support import chaos_job, environment
+from tests.support import chaos_job, environment, fill_disk
 from tests.support.chaos_driver import CODES, PLACE, REFUSED
 
 from hooke.base.intervals import IntervalSet
@@ -64,11 +64,7 @@ class Disk:
 
     def fill(self, *, leave: int) -> None:
         """Take all room but so many bytes."""
-        with self._ballast.open("ab", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(1 << 16))
-            file.truncate(max(0, file.tell() - leave))
+        fill_disk(self._ballast, leave=leave)
 
     def free(self) -> None:
         """Give it back."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from tests.support import REPOSITORY, environment
+from tests.support import REPOSITORY, environment, fill_disk
 from tests.support.host_init import DISK, HOME, NAMES, PROJECT
 
 from hooke.base.errors import HookeError, UsageError
@@ -253,11 +253,7 @@ class Host:
 
     def fill_disk(self, *, leave: int = 0) -> None:
         """Take all room of its disk but `leave` bytes."""
-        with self._ballast.open("ab", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(1 << 16))
-            file.truncate(max(0, file.tell() - leave))
+        fill_disk(self._ballast, leave=leave)
 
     def free_disk(self) -> None:
         """Give it back."""

@@ -10,20 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hooke.base.errors import BeyondTheData
-from hooke.journal.events import (
-    AttemptFailed,
-    AttemptFinished,
-    AttemptStarted,
-    Event,
-    WorkerStarted,
-    WorkerStopped,
-)
+from hooke.journal import events
 
 if TYPE_CHECKING:  # SciPy takes a third of a second
     from hooke.scaling.law import Law
 
 __all__ = [
-    "Durations",
     "FleetLimits",
     "Observation",
     "Price",
@@ -231,20 +223,20 @@ class RunObserver:
         for _ in range(min(-more, len(self._asked))):
             self._asked.pop()
 
-    def apply(self, event: Event, now: float) -> None:
+    def apply(self, event: events.Event, now: float) -> None:
         """Fold one event."""
         match event:
-            case WorkerStarted():
+            case events.WorkerStarted():
                 self._workers[event.worker] = _Seen(since=now)
                 if self._asked:
                     self._starts.append(now - self._asked.popleft())
-            case WorkerStopped():
+            case events.WorkerStopped():
                 self._workers.pop(event.worker, None)
-            case AttemptStarted():
+            case events.AttemptStarted():
                 for worker in event.workers or (event.worker,):
                     if worker in self._workers:
                         self._workers[worker].running.add(event.attempt)
-            case AttemptFinished() | AttemptFailed():
+            case events.AttemptFinished() | events.AttemptFailed():
                 self._ended(event, now)
             case _:
                 pass
@@ -265,11 +257,11 @@ class RunObserver:
         """Seconds from the request for a worker until it is ready."""
         return statistics.median(self._starts) if self._starts else self._assumed_s
 
-    def _ended(self, event: AttemptFinished | AttemptFailed, now: float) -> None:
+    def _ended(self, event: events.AttemptFinished | events.AttemptFailed, now: float) -> None:
         for seen in self._workers.values():
             if event.attempt in seen.running:
                 seen.running.discard(event.attempt)
                 seen.since = now
         task = self._tasks.get(event.node)
-        if task is not None and isinstance(event, AttemptFinished) and event.hi > event.lo:
+        if task is not None and isinstance(event, events.AttemptFinished) and event.hi > event.lo:
             self._durations.setdefault(task, Durations()).add(event.hi - event.lo, event.seconds)

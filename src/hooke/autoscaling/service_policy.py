@@ -20,11 +20,9 @@ from hooke.serving.slo import Slo
 from hooke.serving.stats_windows import merge_windows
 
 __all__ = [
-    "MOST_BLOCKS",
     "Bounds",
     "Capacity",
     "ReplicaPolicy",
-    "ServiceDecision",
     "ServiceSnapshot",
     "capacity_of",
     "capacity_of_batches",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
     "BINARY",
+    "aligned",
     "clip",
+    "did_you_mean",
     "first_line",
     "format_bytes",
     "format_seconds",
@@ -66,6 +68,29 @@ def _three_digits(value: float) -> str:
     if value < 9.995:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def aligned(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
+) -> list[str]:
+    """Lines of an aligned table, header first. Columns in `right` are right-aligned."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
+    return [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """`did you mean train? `, before the list of valid names; empty if none is similar."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(valid), n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 # --- Values, for listings and messages: the shapes of large values, never their contents.

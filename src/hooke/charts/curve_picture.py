@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from hooke.base.errors import BeyondTheData, NotEnoughData
+from hooke.base.errors import BeyondTheData
+from hooke.base.formats import aligned
 from hooke.charts.sheet import Axis
 from hooke.scaling.cost import Cost
 from hooke.scaling.families import Floats
@@ -23,15 +25,11 @@ __all__ = [
     "CurveLine",
     "CurvePicture",
     "Mark",
-    "MeasuredPoints",
     "Panel",
     "curve_facts",
     "curve_picture",
     "curve_rows",
     "curve_table",
-    "law_name",
-    "measured_points",
-    "number",
 ]
 
 
@@ -122,11 +120,7 @@ def curve_rows(law: Law) -> list[tuple[str, ...]]:
 def curve_table(law: Law, unit: str) -> str:
     """The rows as right-aligned text."""
     header = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
-    rows: Sequence[tuple[str, ...]] = [header, *curve_rows(law)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(header, curve_rows(law), right=range(len(header))))
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -138,37 +132,13 @@ def curve_facts(law: Law, cost: Cost | None) -> dict[str, Any]:
     """The law and its points as JSON values; infinite and unknown numbers are None."""
     points = measured_points(law)
     columns = (points.n, points.value, points.low, points.high, points.count)
-    return {
-        "family": law.family,
-        "level": law.level,
-        "parameters": {symbol: _estimate(each) for symbol, each in law.parameters.items()},
-        "knee": _answer(law.determined_knee),
-        "peak": _estimate(law.peak),
-        "alternatives": [each.family for each in law.alternatives],
-        "flags": list(law.flags),
+    return law.facts() | {
         "points": [
             {"n": n, "throughput": value, "interval": [low, high], "measurements": int(count)}
             for n, value, low, high, count in zip(*(column.tolist() for column in columns), strict=True)
         ],
-        "next_measurement": law.next_measurement().n,
-        "cost": None if cost is None else {"n": _finite(cost.n), "interval": [*map(_finite, cost.interval)], "plain": cost.plain},
-    }  # fmt: skip
-
-
-def _answer(ask: Callable[[], Estimate]) -> dict[str, Any]:
-    """The estimate, or the reason why it is missing."""
-    try:
-        return _estimate(ask())
-    except NotEnoughData as refusal:
-        return {"value": None, "refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    return {"value": _finite(each.value), "interval": [*map(_finite, each.interval)]}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        "cost": None if cost is None else cost.facts(),
+    }
 
 
 GRID = 200
@@ -389,7 +359,7 @@ def _mark(kind: str, found: Estimate) -> Mark:
 
 def _said(law: Law) -> Iterator[str]:
     estimates = law.parameters.items()
-    numbers = ", ".join(f"{symbol} = {_interval(each)}" for symbol, each in estimates)
+    numbers = ", ".join(f"{symbol} = {each.shown(partial(number, digits=3))}" for symbol, each in estimates)
     yield f"{law_name(law.family)}: {numbers}; speed-up, efficiency and serial fraction are of the law"
     if law.alternatives:
         yield f"not ruled out: {', '.join(law_name(each.family) for each in law.alternatives)}; the band covers them"
@@ -407,11 +377,6 @@ def _caption(points: MeasuredPoints, level: float) -> str:
         f"Points: means with {level:.0%} intervals from {source}. Shaded: the {level:.0%} band of the law. "
         "Dashed: beyond what was measured."
     )
-
-
-def _interval(each: Estimate) -> str:
-    value, low, high = (number(end, 3) for end in (each.value, *each.interval))
-    return f"{value} ({low} to {high})"
 
 
 def _short(n: float) -> str:

@@ -6,28 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from hooke.charts import sheet
 from hooke.charts.curve_picture import CurvePicture, Mark, Panel
-from hooke.charts.sheet import (
-    COLOURS,
-    GREY,
-    INK,
-    SHAPES,
-    SIZE,
-    Area,
-    Dot,
-    Label,
-    PanelFrame,
-    Sheet,
-    SheetItem,
-    Stroke,
-    axes_of,
-    circle,
-    framed,
-    level,
-    side_labels,
-    text_width,
-    vertical,
-)
 
 __all__ = ["curve_sheet"]
 
@@ -42,12 +22,12 @@ POINT = 2.5
 DASH, DOTTED = (4.5, 2.6), (1.0, 2.0)
 
 
-def curve_sheet(picture: CurvePicture) -> Sheet:
+def curve_sheet(picture: CurvePicture) -> sheet.Sheet:
     """Speed-up on the left, efficiency on the right."""
     rows = len(picture.marks) + bool(picture.missing)
     top = HEAD + 7.0 + ROW * rows
     left, right = (
-        PanelFrame(left=at, top=top, width=PANEL[0], height=PANEL[1], x=picture.x, y=panel.y)
+        sheet.PanelFrame(left=at, top=top, width=PANEL[0], height=PANEL[1], x=picture.x, y=panel.y)
         for at, panel in zip((LEFT, LEFT + PANEL[0] + BETWEEN), picture.panels, strict=True)
     )
     height = top + PANEL[1] + BELOW
@@ -57,110 +37,116 @@ def curve_sheet(picture: CurvePicture) -> Sheet:
         *_panel(right, picture.panels[1], picture),
         *_labels_at_ends(left, picture),
         *_ideal_label(left, picture),
-        Label(kind="name", x=right.right + 4, y=float(right.down(1.0)) + 2.8, text="ideal", colour=GREY),
+        sheet.Label(
+            kind="name", x=right.right + 4, y=float(right.down(1.0)) + 2.8, text="ideal", colour=sheet.GREY
+        ),
     )
-    return framed(picture.title, picture.caption, body, width=WIDTH, height=height)
+    return sheet.framed(picture.title, picture.caption, body, width=WIDTH, height=height)
 
 
-def _panel(frame: PanelFrame, panel: Panel, picture: CurvePicture) -> Iterator[SheetItem]:
+def _panel(frame: sheet.PanelFrame, panel: Panel, picture: CurvePicture) -> Iterator[sheet.SheetItem]:
     """From bottom to top: axes, ideal and plain call, bands, laws, marks, bars and points."""
     head = panel.quantity if panel.y.percent else f"{panel.quantity} ({picture.unit_text})"
-    yield Label(kind="head", x=frame.left, y=HEAD, text=head, colour=INK)
-    yield from axes_of(frame)
+    yield sheet.Label(kind="head", x=frame.left, y=HEAD, text=head, colour=sheet.INK)
+    yield from sheet.axes_of(frame)
     for x, y in frame.inside(panel.ideal.n, panel.ideal.value):
-        yield Stroke(kind="ideal", x=x, y=y, colour=GREY, width=1.0)
+        yield sheet.Stroke(kind="ideal", x=x, y=y, colour=sheet.GREY, width=1.0)
     if panel.plain is not None and panel.plain <= panel.y.high:
-        yield level(frame, panel.plain, kind="plain", colour=COLOURS["plain"], width=1.1, dash=DOTTED)
+        yield sheet.level(
+            frame, panel.plain, kind="plain", colour=sheet.COLOURS["plain"], width=1.1, dash=DOTTED
+        )
     for line in panel.lines:
-        yield Area(
+        yield sheet.Area(
             kind="band", x=frame.across(line.n), top=frame.down(line.high), bottom=frame.down(line.low),
-            colour=COLOURS["law"], opacity=0.09 if line.dashed else 0.20,
+            colour=sheet.COLOURS["law"], opacity=0.09 if line.dashed else 0.20,
         )  # fmt: skip
     for line in panel.lines:
         kind, dash = ("beyond", DASH) if line.dashed else ("law", None)
         for x, y in frame.inside(line.n, line.value):
-            yield Stroke(kind=kind, x=x, y=y, colour=COLOURS["law"], width=1.6, dash=dash)
+            yield sheet.Stroke(kind=kind, x=x, y=y, colour=sheet.COLOURS["law"], width=1.6, dash=dash)
     at = picture.panels.index(panel)
     for mark in picture.marks:
         yield _marker(mark, float(frame.across(mark.n)), float(frame.down(mark.values[at])))
     yield from _points(frame, panel)
 
 
-def _points(frame: PanelFrame, panel: Panel) -> Iterator[SheetItem]:
+def _points(frame: sheet.PanelFrame, panel: Panel) -> Iterator[sheet.SheetItem]:
     points = panel.points
     across, bottom, top = frame.across(points.n), frame.down(points.low), frame.down(points.high)
     for x, low, high in zip(across.tolist(), bottom.tolist(), top.tolist(), strict=True):
-        yield vertical(x, low, high, kind="bar", colour=INK, width=1.0)
+        yield sheet.vertical(x, low, high, kind="bar", colour=sheet.INK, width=1.0)
     for x, y in zip(across.tolist(), frame.down(points.value).tolist(), strict=True):
-        yield circle("point", x, y, POINT, INK)
+        yield sheet.circle("point", x, y, POINT, sheet.INK)
 
 
-def _marker(mark: Mark, x: float, y: float) -> Dot:
-    return Dot(kind=mark.kind, x=x, y=y, shape=SHAPES[mark.kind], radius=3.8, colour=COLOURS[mark.kind])
+def _marker(mark: Mark, x: float, y: float) -> sheet.Dot:
+    return sheet.Dot(
+        kind=mark.kind, x=x, y=y, shape=sheet.SHAPES[mark.kind], radius=3.8, colour=sheet.COLOURS[mark.kind]
+    )
 
 
-def _rows(frame: PanelFrame, picture: CurvePicture) -> Iterator[SheetItem]:
+def _rows(frame: sheet.PanelFrame, picture: CurvePicture) -> Iterator[sheet.SheetItem]:
     """One row per mark above the panel: its interval of N, its label, and a thin line down to the law.
 
     The marks are in the order of N, so no line crosses the label of another mark.
     """
     first = HEAD + 12.0
     if picture.missing:
-        yield Label(kind="name", x=frame.left, y=first + 2.8, text=picture.missing, colour=GREY)
+        yield sheet.Label(kind="name", x=frame.left, y=first + 2.8, text=picture.missing, colour=sheet.GREY)
         first += ROW
     for at, mark in enumerate(picture.marks):
-        height, colour = first + ROW * at, COLOURS[mark.kind]
+        height, colour = first + ROW * at, sheet.COLOURS[mark.kind]
         low, n, high = (
             float(frame.across(np.clip(end, frame.x.low, frame.x.high)))
             for end in (mark.interval[0], mark.n, mark.interval[1])
         )
         on_law = float(frame.down(mark.values[0]))
         along = np.array([low, high])
-        yield vertical(n, height, on_law, kind="leader", colour=colour, width=0.8, opacity=0.6)
-        yield Stroke(kind="interval", x=along, y=np.full(2, height), colour=colour, width=1.6)
+        yield sheet.vertical(n, height, on_law, kind="leader", colour=colour, width=0.8, opacity=0.6)
+        yield sheet.Stroke(kind="interval", x=along, y=np.full(2, height), colour=colour, width=1.6)
         yield _marker(mark, n, height)
-        after, room = max(high, n + 4) + 5, text_width(mark.text, SIZE)
+        after, room = max(high, n + 4) + 5, sheet.text_width(mark.text, sheet.SIZE)
         fits = after + room < frame.right + BETWEEN - 8
         before = max(min(low, n - 4) - 5, room)
         place, anchor = (after, "start") if fits else (before, "end")
-        yield Label(kind="name", x=place, y=height + 2.8, text=mark.text, colour=colour, anchor=anchor)
+        yield sheet.Label(kind="name", x=place, y=height + 2.8, text=mark.text, colour=colour, anchor=anchor)
 
 
-def _labels_at_ends(frame: PanelFrame, picture: CurvePicture) -> Iterator[Label]:
+def _labels_at_ends(frame: sheet.PanelFrame, picture: CurvePicture) -> Iterator[sheet.Label]:
     """Right of the panel, where lines leave it: the law, the plain call, and the ideal line if it leaves there."""
     panel = picture.panels[0]
     law = float(frame.down(panel.lines[-1].value[-1]))
-    named = [(law, COLOURS["law"], f"{picture.law_text}\n{picture.band_text}")]
+    named = [(law, sheet.COLOURS["law"], f"{picture.law_text}\n{picture.band_text}")]
     if panel.plain is not None and panel.plain <= panel.y.high:
-        named.append((float(frame.down(panel.plain)), COLOURS["plain"], "plain call,\none thread"))
+        named.append((float(frame.down(panel.plain)), sheet.COLOURS["plain"], "plain call,\none thread"))
     if _leaves_right(panel):
-        named.append((float(frame.down(panel.ideal.value[-1])), GREY, "ideal"))
-    yield from side_labels(frame, named)
+        named.append((float(frame.down(panel.ideal.value[-1])), sheet.GREY, "ideal"))
+    yield from sheet.side_labels(frame, named)
 
 
 def _leaves_right(panel: Panel) -> bool:
     return bool(panel.ideal.value[-1] < panel.y.high)
 
 
-def _ideal_label(frame: PanelFrame, picture: CurvePicture) -> Iterator[Label]:
+def _ideal_label(frame: sheet.PanelFrame, picture: CurvePicture) -> Iterator[sheet.Label]:
     """Beside the ideal line near the top, where nothing else is drawn, if the line leaves the panel through the top."""
     panel = picture.panels[0]
     if _leaves_right(panel):
         return
     *_, (x, y) = frame.inside(panel.ideal.n, panel.ideal.value)
-    style = {"kind": "name", "text": "ideal", "colour": GREY}
+    style = {"kind": "name", "text": "ideal", "colour": sheet.GREY}
     taken = _taken(frame, picture)
-    places: list[Label] = []
-    for down in np.arange(0.8 * SIZE, frame.height / 2, SIZE):
+    places: list[sheet.Label] = []
+    for down in np.arange(0.8 * sheet.SIZE, frame.height / 2, sheet.SIZE):
         base = frame.top + float(down)
-        there = [float(np.interp(height, y[::-1], x[::-1])) for height in (base, base - 0.8 * SIZE)]
-        places.append(Label(x=there[0] - 4, y=base, anchor="end", **style))
-        places += [Label(x=there[1] + away, y=base, **style) for away in (4, 12, 20, 28, 36)]
+        there = [float(np.interp(height, y[::-1], x[::-1])) for height in (base, base - 0.8 * sheet.SIZE)]
+        places.append(sheet.Label(x=there[0] - 4, y=base, anchor="end", **style))
+        places += [sheet.Label(x=there[1] + away, y=base, **style) for away in (4, 12, 20, 28, 36)]
     free = (label for label in places if _is_free(label, frame, taken))
     yield next(free, places[1])
 
 
-def _taken(frame: PanelFrame, picture: CurvePicture) -> list[tuple[float, float, float, float]]:
+def _taken(frame: sheet.PanelFrame, picture: CurvePicture) -> list[tuple[float, float, float, float]]:
     """Boxes that no label may overlap: error bars, the law, the lines down from the marks."""
     panel = picture.panels[0]
     points = panel.points
@@ -178,7 +164,9 @@ def _taken(frame: PanelFrame, picture: CurvePicture) -> list[tuple[float, float,
     return boxes
 
 
-def _is_free(label: Label, frame: PanelFrame, taken: Sequence[tuple[float, float, float, float]]) -> bool:
+def _is_free(
+    label: sheet.Label, frame: sheet.PanelFrame, taken: Sequence[tuple[float, float, float, float]]
+) -> bool:
     left, top, right, bottom = label.box
     if left < frame.left + 2 or right > frame.right:
         return False

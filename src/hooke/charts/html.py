@@ -13,8 +13,6 @@ from hooke.scaling.law import Law
 __all__ = ["curve_html", "html_table", "plotly_page", "static_page"]
 
 
-_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0;white-space:nowrap"
-_CELL = "text-align:right;padding:.1em 0 .1em 1.2em"
 _PAGE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:{}rem;margin:2rem auto;padding:0 1rem"
 
 
@@ -24,16 +22,9 @@ def curve_html(picture: str, law: Law, *, unit: str, notes: Sequence[str]) -> st
     It loads nothing, runs no script, and takes its colors from the page, so light and dark themes both work.
     """
     names = (COLUMNS[0], f"{unit}/s", *COLUMNS[2:])
-    head = "".join(f'<th style="{_CELL}">{escape(name)}</th>' for name in names)
-    rows = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in curve_rows(law)
-    )
     told = "".join(f"<div>{escape(note)}</div>" for note in notes)
-    return (
-        f'<div class="hooke-curve">{picture}'
-        f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{told}</div>'
-    )
+    table = html_table(names, curve_rows(law), cell=_NUMBER)
+    return f'<div class="hooke-curve">{picture}{table}{told}</div>'
 
 
 def plotly_page(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, title: str) -> str:
@@ -50,18 +41,18 @@ def plotly_page(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, 
     )
 
 
-_PLAIN_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0"
-_PLAIN_CELL = "text-align:left;padding:.1em 1.2em .1em 0;vertical-align:top"
+_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0"
+_TEXT = "text-align:left;padding:.1em 1.2em .1em 0;vertical-align:top"
+_NUMBER = "text-align:right;padding:.1em 0 .1em 1.2em;white-space:nowrap"
 
 
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose text is escaped and whose colors are the page's own."""
-    head = "".join(f'<th style="{_PLAIN_CELL}">{escape(name)}</th>' for name in header)
+def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: str = _TEXT) -> str:
+    """A table whose text is escaped and whose colors are the page's own; `cell` is the style of its cells."""
+    head = "".join(f'<th style="{cell}">{escape(name)}</th>' for name in header)
     body = "".join(
-        "<tr>" + "".join(f'<td style="{_PLAIN_CELL}">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f'<td style="{cell}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
     )
-    return f'<table style="{_PLAIN_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def static_page(title: str, body: str) -> str:

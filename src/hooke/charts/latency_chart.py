@@ -9,25 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from hooke.charts.sheet import (
-    COLOURS,
-    INK,
-    LIMIT_DASH,
-    SERIES,
-    Area,
-    Axis,
-    Label,
-    PanelFrame,
-    Sheet,
-    SheetItem,
-    Stroke,
-    axes_of,
-    circle,
-    framed,
-    level,
-    side_labels,
-    vertical,
-)
+from hooke.charts import sheet
 from hooke.charts.terminal import Canvas, Paint, inked, plain_rows, x_axis_rows
 from hooke.scaling.families import Floats
 
@@ -40,7 +22,7 @@ PANEL = (52.0, 46.0, 372.0, 186.0)
 POINT = 2.3
 WIDE = 8.0
 """The axis is logarithmic if the highest rate is so many times the lowest."""
-SAFE, BROKEN, LIMIT = COLOURS["peak"], COLOURS["knee"], COLOURS["plain"]
+SAFE, BROKEN, LIMIT = sheet.COLOURS["peak"], sheet.COLOURS["knee"], sheet.COLOURS["plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +57,24 @@ class LoadPicture:
     caption: str
 
     @property
-    def x(self) -> Axis:
+    def x(self) -> sheet.Axis:
         """The axis of rates."""
         rates = np.concatenate([each.rate for each in self.series])
         low, high = float(rates.min()), float(rates.max())
         if high / low >= WIDE:
-            return Axis(
+            return sheet.Axis(
                 label="requests per second, offered", low=low / 1.15, high=high * 1.15, logarithmic=True
             )
-        return Axis(label="requests per second, offered", low=0.0, high=high * 1.08)
+        return sheet.Axis(label="requests per second, offered", low=0.0, high=high * 1.08)
 
     @property
-    def y(self) -> Axis:
+    def y(self) -> sheet.Axis:
         """The axis of latencies."""
         drawn = [np.concatenate([each.value, each.low]) for each in self.series]
         ends = [each.high[np.isfinite(each.high)] for each in self.series]
         values = np.concatenate([*drawn, *ends, [self.limit or np.nan]])
         values = values[np.isfinite(values) & (values > 0)]
-        return Axis(
+        return sheet.Axis(
             label="latency (ms)",
             low=float(values.min()) / 1.3,
             high=float(values.max()) * 1.3,
@@ -100,35 +82,38 @@ class LoadPicture:
         )
 
 
-def latency_sheet(picture: LoadPicture) -> Sheet:
+def latency_sheet(picture: LoadPicture) -> sheet.Sheet:
     """The chart laid out for print."""
     left, top, width, height = PANEL
-    frame = PanelFrame(left=left, top=top, width=width, height=height, x=picture.x, y=picture.y)
+    frame = sheet.PanelFrame(left=left, top=top, width=width, height=height, x=picture.x, y=picture.y)
     named = [
-        (float(frame.down(each.value[-1])), SERIES[at], each.name) for at, each in enumerate(picture.series)
+        (float(frame.down(each.value[-1])), sheet.SERIES[at], each.name)
+        for at, each in enumerate(picture.series)
     ]
-    limit: list[SheetItem] = []
+    limit: list[sheet.SheetItem] = []
     if picture.limit is not None:
         named.append((float(frame.down(picture.limit)), LIMIT, picture.limit_text))
-        limit = [level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=LIMIT_DASH)]
+        limit = [
+            sheet.level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=sheet.LIMIT_DASH)
+        ]
     body = (
-        Label(
+        sheet.Label(
             kind="head",
             x=frame.left,
             y=top - 8,
             text="latency from the due time of a request (ms)",
-            colour=INK,
+            colour=sheet.INK,
         ),
         *_safe(frame, picture.safe),
-        *axes_of(frame),
+        *sheet.axes_of(frame),
         *limit,
-        *(item for at, each in enumerate(picture.series) for item in _series(frame, each, SERIES[at])),
-        *side_labels(frame, named),
+        *(item for at, each in enumerate(picture.series) for item in _series(frame, each, sheet.SERIES[at])),
+        *sheet.side_labels(frame, named),
     )
-    return framed(picture.title, picture.caption, body, width=WIDTH, height=HEIGHT)
+    return sheet.framed(picture.title, picture.caption, body, width=WIDTH, height=HEIGHT)
 
 
-def _safe(frame: PanelFrame, safe: SafeRange | None) -> Iterator[SheetItem]:
+def _safe(frame: sheet.PanelFrame, safe: SafeRange | None) -> Iterator[sheet.SheetItem]:
     """A green zone up to the safe rate, a red zone from the rate that surely broke the SLO; unknown between them."""
     if safe is None:
         return
@@ -136,28 +121,28 @@ def _safe(frame: PanelFrame, safe: SafeRange | None) -> Iterator[SheetItem]:
     high = min(float(frame.across(safe.high)), frame.right) if math.isfinite(safe.high) else frame.right
     for begin, end, colour in ((frame.left, low, SAFE), (high, frame.right, BROKEN)):
         if end - begin > 1:
-            yield Area(
+            yield sheet.Area(
                 kind="zone", x=np.array([begin, end]), top=np.full(2, frame.top), bottom=np.full(2, frame.bottom),
                 colour=colour, opacity=0.08,
             )  # fmt: skip
-    yield vertical(low, frame.top, frame.bottom, kind="safe", colour=SAFE, width=1.4)
+    yield sheet.vertical(low, frame.top, frame.bottom, kind="safe", colour=SAFE, width=1.4)
     anchor = "end" if low > frame.left + frame.width / 2 else "start"
-    yield Label(
+    yield sheet.Label(
         kind="name", x=low + (-4 if anchor == "end" else 4), y=frame.top + 10, text=safe.text, colour=SAFE, anchor=anchor
     )  # fmt: skip
 
 
-def _series(frame: PanelFrame, each: Latencies, colour: str) -> Iterator[SheetItem]:
+def _series(frame: sheet.PanelFrame, each: Latencies, colour: str) -> Iterator[sheet.SheetItem]:
     x = frame.across(each.rate)
     if each.rate.size > 1:
-        yield Stroke(kind="series", x=x, y=frame.down(each.value), colour=colour, width=1.5)
+        yield sheet.Stroke(kind="series", x=x, y=frame.down(each.value), colour=colour, width=1.5)
     top = frame.down(np.where(np.isfinite(each.high), each.high, frame.y.high))
     for at, low, high, open_ended in zip(x, frame.down(each.low), top, ~np.isfinite(each.high), strict=True):
         # A dotted bar has no upper end: too few answers.
         dash = (1.0, 2.0) if open_ended else None
-        yield vertical(at, low, high, kind="bar", colour=colour, width=0.9, opacity=0.5, dash=dash)
+        yield sheet.vertical(at, low, high, kind="bar", colour=colour, width=0.9, opacity=0.5, dash=dash)
     for at, height in zip(x.tolist(), frame.down(each.value).tolist(), strict=True):
-        yield circle("point", at, height, POINT, colour)
+        yield sheet.circle("point", at, height, POINT, colour)
 
 
 # --- For terminals.

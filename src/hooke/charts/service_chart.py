@@ -9,25 +9,8 @@ from functools import partial
 
 import numpy as np
 
+from hooke.charts import sheet
 from hooke.charts.fleet_chart import LOST, SizeChange, change_marks, replica_lines, with_changes
-from hooke.charts.sheet import (
-    COLOURS,
-    INK,
-    LIMIT_DASH,
-    SERIES,
-    Area,
-    Axis,
-    Label,
-    PanelFrame,
-    Sheet,
-    SheetItem,
-    Stroke,
-    axes_of,
-    circle,
-    corner_labels,
-    level,
-    side_labels,
-)
 from hooke.charts.terminal import Canvas, inked, plain_rows, x_axis_rows
 from hooke.scaling.families import Floats
 
@@ -38,7 +21,7 @@ LEFT, PANEL = 40.0, 396.0
 HEIGHTS = (92.0, 76.0, 100.0)
 """Heights of the panels: requests, replicas, latencies."""
 TOP, HEAD, BELOW = 42.0, 24.0, 34.0
-LOAD, LIMIT = COLOURS["law"], COLOURS["plain"]
+LOAD, LIMIT = sheet.COLOURS["law"], sheet.COLOURS["plain"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,34 +56,36 @@ class ServicePicture:
     caption: str
 
     @property
-    def x(self) -> Axis:
+    def x(self) -> sheet.Axis:
         """The axis of time below all panels."""
-        return Axis(label=f"time since the start ({self.unit})", low=0.0, high=float(self.edges[-1]))
+        return sheet.Axis(label=f"time since the start ({self.unit})", low=0.0, high=float(self.edges[-1]))
 
     @property
-    def load_axis(self) -> Axis:
+    def load_axis(self) -> sheet.Axis:
         """The axis of requests per second."""
-        return Axis(
+        return sheet.Axis(
             label="", low=0.0, high=1.1 * max(float(self.asked.max()), float(self.answered.max()), 1e-3)
         )
 
     @property
-    def replicas_axis(self) -> Axis:
+    def replicas_axis(self) -> sheet.Axis:
         """The axis of replicas."""
         most = max(1.0, float(self.ready.max(initial=0)), float(self.wanted.max(initial=0)))
-        return Axis(label="", low=0.0, high=1.2 * most, whole=True)  # with room for a mark above
+        return sheet.Axis(label="", low=0.0, high=1.2 * most, whole=True)  # with room for a mark above
 
     @property
-    def times_axis(self) -> Axis | None:
+    def times_axis(self) -> sheet.Axis | None:
         """The axis of milliseconds; None if nothing was answered."""
         drawn = np.concatenate([*(line.value for line in self.times), [self.limit or math.nan]])
         drawn = drawn[np.isfinite(drawn) & (drawn > 0)]
         if not drawn.size or not any(np.isfinite(line.value).any() for line in self.times):
             return None
-        return Axis(label="", low=float(drawn.min()) / 1.4, high=float(drawn.max()) * 1.4, logarithmic=True)
+        return sheet.Axis(
+            label="", low=float(drawn.min()) / 1.4, high=float(drawn.max()) * 1.4, logarithmic=True
+        )
 
 
-def service_sheet(picture: ServicePicture) -> Sheet:
+def service_sheet(picture: ServicePicture) -> sheet.Sheet:
     """The chart laid out for print: three panels one below the other, and the reasons of the changes."""
     frames = _frames(picture)
     body = [
@@ -112,66 +97,70 @@ def service_sheet(picture: ServicePicture) -> Sheet:
     return with_changes(picture.title, picture.caption, body, picture.changes, unit=picture.unit, top=top)
 
 
-def _frames(picture: ServicePicture) -> list[PanelFrame]:
+def _frames(picture: ServicePicture) -> list[sheet.PanelFrame]:
     axes = [picture.load_axis, picture.replicas_axis, picture.times_axis]
-    frames: list[PanelFrame] = []
+    frames: list[sheet.PanelFrame] = []
     top = TOP
     for height, axis in zip(HEIGHTS, axes, strict=True):
         if axis is not None:
-            frames.append(PanelFrame(left=LEFT, top=top, width=PANEL, height=height, x=picture.x, y=axis))
+            frames.append(
+                sheet.PanelFrame(left=LEFT, top=top, width=PANEL, height=height, x=picture.x, y=axis)
+            )
             top += height + HEAD
     return frames
 
 
-def _axes(frame: PanelFrame, head: str, *, last: bool) -> Iterator[SheetItem]:
+def _axes(frame: sheet.PanelFrame, head: str, *, last: bool) -> Iterator[sheet.SheetItem]:
     """Only the lowest panel has ticks and a label below."""
-    yield Label(kind="head", x=frame.left, y=frame.top - 6, text=head, colour=INK)
-    for item in axes_of(frame):
-        if last or not (isinstance(item, Label) and item.y > frame.bottom + 5):
+    yield sheet.Label(kind="head", x=frame.left, y=frame.top - 6, text=head, colour=sheet.INK)
+    for item in sheet.axes_of(frame):
+        if last or not (isinstance(item, sheet.Label) and item.y > frame.bottom + 5):
             yield item
 
 
-def _load(frame: PanelFrame, picture: ServicePicture) -> Iterator[SheetItem]:
+def _load(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     yield from _axes(frame, "requests per second", last=False)
     x = frame.across(np.repeat(picture.edges, 2)[1:-1])
     floor = np.full(x.size, frame.bottom)
     answered = frame.down(np.repeat(picture.answered, 2))
-    yield Area(kind="answered", x=x, top=answered, bottom=floor, colour=LOAD, opacity=0.25)
-    names = [(INK, "received"), (LOAD, "answered")]
+    yield sheet.Area(kind="answered", x=x, top=answered, bottom=floor, colour=LOAD, opacity=0.25)
+    names = [(sheet.INK, "received"), (LOAD, "answered")]
     if (picture.unanswered > 0).any():
         lost = frame.down(np.repeat(picture.unanswered, 2))
-        yield Area(kind="unanswered", x=x, top=lost, bottom=floor, colour=LOST, opacity=0.55)
+        yield sheet.Area(kind="unanswered", x=x, top=lost, bottom=floor, colour=LOST, opacity=0.55)
         names.append((LOST, "not answered"))
-    yield Stroke(kind="asked", x=x, y=frame.down(np.repeat(picture.asked, 2)), colour=INK, width=1.1)
-    yield from corner_labels(frame, names)
+    yield sheet.Stroke(
+        kind="asked", x=x, y=frame.down(np.repeat(picture.asked, 2)), colour=sheet.INK, width=1.1
+    )
+    yield from sheet.corner_labels(frame, names)
 
 
-def _replicas(frame: PanelFrame, picture: ServicePicture) -> Iterator[SheetItem]:
+def _replicas(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     yield from _axes(frame, "replicas", last=picture.times_axis is None)
     if picture.moments.size:
         moments = np.append(picture.moments, max(picture.edges[-1], picture.moments[-1]))
         yield from replica_lines(frame, moments, picture.ready, picture.wanted)
-    yield from corner_labels(frame, [(COLOURS["peak"], "ready"), (LOST, "desired")])
+    yield from sheet.corner_labels(frame, [(sheet.COLOURS["peak"], "ready"), (LOST, "desired")])
     yield from change_marks(frame, picture.changes)
 
 
-def _times(frame: PanelFrame, picture: ServicePicture) -> Iterator[SheetItem]:
+def _times(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     yield from _axes(frame, "latency, measured in the service (ms)", last=True)
     names: list[tuple[float, str, str]] = []
     if picture.limit is not None:
-        yield level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=LIMIT_DASH)
+        yield sheet.level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=sheet.LIMIT_DASH)
         names.append((float(frame.down(picture.limit)), LIMIT, picture.limit_text))
     middles = (picture.edges[1:] + picture.edges[:-1]) / 2
     for at, line in enumerate(picture.times):
         for part in _unbroken(line.value):
             x, y = frame.across(middles[part]), frame.down(line.value[part])
-            yield Stroke(kind="quantile", x=x, y=y, colour=SERIES[at], width=1.4)
+            yield sheet.Stroke(kind="quantile", x=x, y=y, colour=sheet.SERIES[at], width=1.4)
             if x.size == 1:
-                yield circle("quantile", float(x[0]), float(y[0]), 1.6, SERIES[at])
+                yield sheet.circle("quantile", float(x[0]), float(y[0]), 1.6, sheet.SERIES[at])
         last = line.value[np.isfinite(line.value)]
         if last.size:
-            names.append((float(frame.down(last[-1])), SERIES[at], line.name))
-    yield from side_labels(frame, names)
+            names.append((float(frame.down(last[-1])), sheet.SERIES[at], line.name))
+    yield from sheet.side_labels(frame, names)
 
 
 def _unbroken(values: Floats) -> Iterator[slice]:
@@ -260,7 +249,7 @@ def _times_text(picture: ServicePicture) -> Iterator[_Drawn]:
         yield _Drawn(picture.limit_text, "limit", "=", edges[[0, -1]], np.full(2, picture.limit), off=2)
 
 
-def _draw(canvas: Canvas, x: Axis, y: Axis, drawn: Sequence[_Drawn]) -> None:
+def _draw(canvas: Canvas, x: sheet.Axis, y: sheet.Axis, drawn: Sequence[_Drawn]) -> None:
     for each in drawn:
         whole = np.isfinite(each.y)
         across, up = (

@@ -16,13 +16,11 @@ import numpy as np
 from hooke.scaling.families import Floats
 
 __all__ = [
-    "CAPTION_SIZE",
     "COLOURS",
     "GREY",
     "INK",
     "LAW_ON_EITHER",
     "LIMIT_DASH",
-    "LINE",
     "SERIES",
     "SHAPES",
     "SIZE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "is_unicode",
     "json_option",
     "number_list",
+    "project_option",
     "run_and_task",
     "the_project",
     "worker_range",
@@ -53,7 +55,18 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
-def in_project(function: F) -> F:
+def in_project(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """`--project FOLDER` and `--debug`; the function receives the Project as `project`."""
+
+    @functools.wraps(function)
+    @click.pass_obj
+    def opened(session: CommandSession, /, *args: Any, project: Path | None, **given: Any) -> int | None:
+        return function(*args, project=the_project(session, project), **given)
+
+    return project_option(opened)
+
+
+def project_option(function: F) -> F:
     """`--project FOLDER` and `--debug`; the function receives the folder as `project`, for `the_project`."""
     option = click.option(
         "--project",

@@ -31,7 +31,6 @@ __all__ = [
     "EXIT_BROKEN",
     "EXIT_FAILED",
     "EXIT_STOPPED",
-    "EXIT_USAGE",
     "NO_THREAD",
     "CommandSession",
     "bug_screen",

@@ -33,7 +33,6 @@ __all__ = [
     "cell_of",
     "holds",
     "is_system",
-    "near",
     "number",
     "parse_condition",
     "selected",

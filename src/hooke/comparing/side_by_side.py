@@ -14,13 +14,13 @@ from blake3 import blake3
 
 from hooke.base.errors import UsageError
 from hooke.base.files import write_atomic
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.charts.html import html_table
 from hooke.comparing import drawing
 from hooke.comparing.facts import RunFacts
 from hooke.comparing.query import WHICH, NameGroup, is_system, number
 from hooke.journal.run_folders import RunsFolder
-from hooke.journal.run_view import aligned, moment
+from hooke.journal.run_view import moment
 
 __all__ = ["Comparison", "Section", "letters", "sections_of", "side_by_side"]
 

@@ -33,7 +33,6 @@ __all__ = [
     "Elastic",
     "HistoryReader",
     "LawScope",
-    "PastRuns",
     "RunTargets",
     "TaskHistory",
     "check_cost",
@@ -67,7 +66,6 @@ class PastRuns(Protocol):
 
     def histories(self) -> Mapping[str, TaskHistory] | None:
         """Task -> its history; None while it is being read."""
-        ...
 
 
 _NOTHING = TaskHistory()

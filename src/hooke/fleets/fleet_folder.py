@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cache
 from inspect import isfunction
 from pathlib import Path
@@ -17,21 +16,12 @@ import msgspec
 from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
-from hooke.base.formats import format_seconds
+from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.plugins import Plugins
 from hooke.base.units import parse_seconds
 from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import FleetKeeper, Ledger
-from hooke.journal.fleet_events import (
-    FleetWanted,
-    LaunchAnswered,
-    LaunchFailed,
-    LaunchIntended,
-    LedgerRecord,
-    MachineGone,
-    MachineReleased,
-    MachineRetired,
-)
+from hooke.journal import fleet_events
 from hooke.project.folder import Project
 from hooke.project.loading import choose, load_file
 from hooke.project.settings import FleetSettings
@@ -41,10 +31,7 @@ __all__ = ["PROVIDERS", "FleetFolder", "find_fleet", "fleets_of", "line_of", "se
 
 PROVIDERS = Plugins(
     "hooke.providers",
-    {
-        "dask": "hooke.providers.dask_cluster:DaskCluster",
-        "processes": "hooke.providers.processes:Processes",
-    },
+    {"dask": "hooke.providers.dask_cluster:DaskCluster", "processes": "hooke.providers.processes:Processes"},
     {"dask": "dask"},
 )
 
@@ -107,7 +94,9 @@ class FleetFolder:
         return options
 
     @contextmanager
-    def kept(self, tell: Callable[[LedgerRecord], None] = lambda _: None) -> Iterator[FleetKeeper]:
+    def kept(
+        self, tell: Callable[[fleet_events.LedgerRecord], None] = lambda _: None
+    ) -> Iterator[FleetKeeper]:
         """The fleet's only controller. Raises UsageError where another process has one, ConfigError, JournalError."""
         provider, clock = self.provider(), SystemClock()
         self._project.create()
@@ -174,10 +163,8 @@ def find_fleet(project: Project, name: str) -> FleetFolder:
         return found[name]
     if not name and len(found) == 1:
         return next(iter(found.values()))
-    near = get_close_matches(name, found, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
     what = f"there is no fleet {name!r}" if name else f"there are {len(found)} fleets"
-    raise UsageError(what, fix=f"{meant}name one of: {', '.join(found)}")
+    raise UsageError(what, fix=f"{did_you_mean(name, found)}name one of: {', '.join(found)}")
 
 
 def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
@@ -205,22 +192,22 @@ def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
         pause = keeper.turn()
 
 
-def line_of(record: LedgerRecord) -> str:
+def line_of(record: fleet_events.LedgerRecord) -> str:
     """A record of the ledger as a line for users."""
     match record:
-        case FleetWanted():
+        case fleet_events.FleetWanted():
             return f"{record.after} wanted, {record.before} before, by {record.by}"
-        case LaunchIntended():
+        case fleet_events.LaunchIntended():
             return f"asking for {record.token}: {record.reason}"
-        case LaunchAnswered():
+        case fleet_events.LaunchAnswered():
             return f"{record.machine} was found" if record.found else f"{record.machine} starts"
-        case LaunchFailed():
+        case fleet_events.LaunchFailed():
             return f"no machine for {record.token} ({record.kind}): {record.why}"
-        case MachineRetired():
+        case fleet_events.MachineRetired():
             return f"{record.machine} is to finish: {record.reason}"
-        case MachineReleased():
+        case fleet_events.MachineReleased():
             return f"{record.machine} is ended: {record.reason}"
-        case MachineGone():
+        case fleet_events.MachineGone():
             return f"{record.machine} is gone: {record.how}"
 
 

@@ -9,27 +9,7 @@ from pathlib import Path
 from typing import Self, get_args
 
 from hooke.base.clock import Clock
-from hooke.fleets.controller import (
-    Action,
-    Caps,
-    Down,
-    Event,
-    FleetState,
-    FleetTick,
-    Frozen,
-    Launch,
-    LaunchRefused,
-    LaunchReply,
-    LedgerNote,
-    LookFailed,
-    ProviderListing,
-    Release,
-    Retire,
-    SetSize,
-    Unsure,
-    restored,
-    step,
-)
+from hooke.fleets import controller
 from hooke.journal.fleet_events import LedgerRecord
 from hooke.journal.reader import read
 from hooke.journal.segments import TornTail
@@ -66,9 +46,9 @@ class Ledger:
         """Write a record to the disk. Raises JournalError, after which nothing may be done."""
         self._journal.append(event)
 
-    def fleet(self, name: str) -> FleetState:
+    def fleet(self, name: str) -> controller.FleetState:
         """The fleet's state according to the ledger."""
-        return restored(name, records_of(self._journal.folder))
+        return controller.restored(name, records_of(self._journal.folder))
 
     def close(self) -> None:
         """Release the ledger for another controller."""
@@ -96,7 +76,7 @@ class FleetKeeper:
     `step` is the controller's. After a JournalError the keeper is unusable: what could not be written was not done, and a new keeper starts from the ledger.
     """
 
-    step = staticmethod(step)
+    step = staticmethod(controller.step)
 
     def __init__(
         self,
@@ -104,12 +84,12 @@ class FleetKeeper:
         provider: Provider,
         ledger: Ledger,
         *,
-        caps: Caps,
+        caps: controller.Caps,
         clock: Clock,
         tell: Callable[[LedgerRecord], None] = lambda _: None,
     ) -> None:
         """`tell` gets each record of the ledger."""
-        self.fleet: FleetState = ledger.fleet(name)
+        self.fleet: controller.FleetState = ledger.fleet(name)
         self.trouble = ""
         """Why the last listing failed; empty where it succeeded."""
         self.refused: ProviderError | None = None
@@ -123,27 +103,27 @@ class FleetKeeper:
 
     def want(self, machines: int, by: str) -> None:
         """Set the wanted number of machines. Raises JournalError."""
-        self._fold(SetSize(machines, by))
+        self._fold(controller.SetSize(machines, by))
 
     def down(self, by: str) -> None:
         """End all machines now, busy or not. Raises JournalError."""
-        self._fold(Down(by))
+        self._fold(controller.Down(by))
 
     def freeze(self) -> None:
         """Launch nothing from now on. Raises JournalError."""
-        self._fold(Frozen())
+        self._fold(controller.Frozen())
 
     def turn(self) -> float:
         """List the machines if it is time, and act on it; returns the seconds until the next turn. Raises JournalError."""
         if self._clock.monotonic() < self._next_look:
-            self._fold(FleetTick())
+            self._fold(controller.FleetTick())
         else:
             self._fold(self._look())
             self._next_look = self._clock.monotonic() + self._provider.facts.look_s
         return max(self._next_look - self._clock.monotonic(), 0.0)
 
-    def _fold(self, event: Event) -> None:
-        events: deque[Event] = deque([event])
+    def _fold(self, event: controller.Event) -> None:
+        events: deque[controller.Event] = deque([event])
         while events:
             self.fleet, actions = self.step(
                 self.fleet, events.popleft(), self._clock.now(), caps=self._caps, facts=self._provider.facts
@@ -153,42 +133,42 @@ class FleetKeeper:
                 if result is not None:
                     events.append(result)
 
-    def _do(self, action: Action) -> Event | None:
+    def _do(self, action: controller.Action) -> controller.Event | None:
         match action:
-            case LedgerNote(event):
+            case controller.LedgerNote(event):
                 self._ledger.write(event)
                 self._tell(event)
-            case Launch(token):
+            case controller.Launch(token):
                 return self._launch(token)
-            case Retire(machine):
+            case controller.Retire(machine):
                 return self._call(lambda: self._provider.retire(machine))
-            case Release(machine):
+            case controller.Release(machine):
                 return self._call(lambda: self._provider.release(machine))
         return None
 
-    def _launch(self, token: str) -> Event:
+    def _launch(self, token: str) -> controller.Event:
         self.refused = None
         try:
-            return LaunchReply(token, self._provider.launch(token))
+            return controller.LaunchReply(token, self._provider.launch(token))
         except Unreachable as error:
-            return Unsure(error.what)
+            return controller.Unsure(error.what)
         except ProviderError as error:
             self.refused = error
-            return LaunchRefused(token, error.kind, error.what)
+            return controller.LaunchRefused(token, error.kind, error.what)
 
-    def _call(self, call: Callable[[], None]) -> Event | None:
+    def _call(self, call: Callable[[], None]) -> controller.Event | None:
         """Call the provider; a failed call is repeated after the next listing."""
         try:
             call()
         except ProviderError as error:
-            return Unsure(error.what)
+            return controller.Unsure(error.what)
         return None
 
-    def _look(self) -> Event:
+    def _look(self) -> controller.Event:
         try:
             machines = tuple(self._provider.list())
         except ProviderError as error:
             self.trouble = error.what
-            return LookFailed(error.what)
+            return controller.LookFailed(error.what)
         self.trouble = ""
-        return ProviderListing(machines)
+        return controller.ProviderListing(machines)

@@ -26,16 +26,13 @@ if TYPE_CHECKING:
     from hooke.certificates.admission_server import Say
 
 __all__ = [
-    "admission_of",
     "admit_machines",
-    "dask_environment",
     "join_fleet",
     "keys_of",
     "machine_name",
     "make_authority",
     "make_token",
     "renew_keys",
-    "renewed",
     "run_with_certificate",
     "with_safe_options",
 ]
@@ -172,8 +169,7 @@ def run_with_certificate(words: Sequence[str], keys: Keys, *, say: Say) -> int:
     program = shutil.which(words[0]) if words else None
     if program is None:
         raise UsageError(
-            f"program {words[0] if words else ''!r} not found",
-            fix="hooke fleet exec NAME -- dask worker ...",
+            f"program {words[0] if words else ''!r} not found", fix="hooke fleet exec NAME -- dask worker ..."
         )
     facts = renewed(keys, say)
     given = with_safe_options(words, renewing=bool(facts.at))

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
+from hooke.base.formats import aligned
 from hooke.importers.source import (
     MICRO,
     AttributeValue,
@@ -32,7 +33,6 @@ from hooke.importers.source import (
     exact_step,
 )
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged, RunFinished, RunStarted
-from hooke.journal.run_view import aligned
 from hooke.journal.writer import Journal
 from hooke.tracking.tracker import ARTIFACTS, PREFIX
 

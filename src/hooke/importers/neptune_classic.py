@@ -20,18 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import HookeError
-from hooke.importers.source import (
-    MICRO,
-    AttributeValue,
-    GatheredPoints,
-    Glance,
-    ImportedFile,
-    Item,
-    Remark,
-    Text,
-    finest_of,
-    sizes_of,
-)
+from hooke.importers import source
 
 __all__ = ["ClassicOfflineRun", "is_log", "offline_runs"]
 
@@ -39,12 +28,7 @@ LOG = re.compile(r"data-(\d+)\.log")
 FOLDER = re.compile(r"(\w+?)__(.+?)(__.*)?")
 """`run__ID__PROCESS__LETTERS`, or `run__ID` of older clients, with one folder per process below."""
 ENDED = "from an offline log: how the run ended is unknown"
-SINGLE = {
-    "AssignFloat": "float",
-    "AssignInt": "int",
-    "AssignBool": "bool",
-    "AssignString": "string",
-}
+SINGLE = {"AssignFloat": "float", "AssignInt": "int", "AssignBool": "bool", "AssignString": "string"}
 CLEARING = (
     "ClearFloatLog",
     "ClearStringLog",
@@ -55,13 +39,23 @@ CLEARING = (
 )
 SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
 EXACT = "neptune/exact_steps"
-ROUNDED = Remark("steps finer than a millionth", f"rounded; exact in {EXACT}.csv, after the metric's name")
-CLEARED = Remark("values that the run itself cleared", "not kept")
-REFERENCE = Remark("references to files outside", "their paths as a tag; the log does not have their content")
-TORN = Remark("half-written records at the end of a log", "not kept: the process died while it wrote them")
-COPY = Remark("attributes copied from another run", "a tag with their source; only Neptune had the value")
-NEVER = Remark("operations that the client never wrote out", "not kept: they were lost with the process")
-DELETED = Remark("files that the run deleted from a file set", "kept anyway, if they exist")
+ROUNDED = source.Remark(
+    "steps finer than a millionth", f"rounded; exact in {EXACT}.csv, after the metric's name"
+)
+CLEARED = source.Remark("values that the run itself cleared", "not kept")
+REFERENCE = source.Remark(
+    "references to files outside", "their paths as a tag; the log does not have their content"
+)
+TORN = source.Remark(
+    "half-written records at the end of a log", "not kept: the process died while it wrote them"
+)
+COPY = source.Remark(
+    "attributes copied from another run", "a tag with their source; only Neptune had the value"
+)
+NEVER = source.Remark(
+    "operations that the client never wrote out", "not kept: they were lost with the process"
+)
+DELETED = source.Remark("files that the run deleted from a file set", "kept anyway, if they exist")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,27 +72,27 @@ class ClassicOfflineRun:
         """Folders and sizes of the logs."""
         return [
             (f"{file.parent.name}/{name}", size)
-            for file, (name, size) in zip(self.files, sizes_of(self.files), strict=True)
+            for file, (name, size) in zip(self.files, source.sizes_of(self.files), strict=True)
         ]
 
-    def glance(self) -> Glance:
+    def glance(self) -> source.Glance:
         """Reads all steps."""
         scale = 1
         for _, operation, file in self._operations():
-            if scale < MICRO and operation["type"] == "LogFloats":
+            if scale < source.MICRO and operation["type"] == "LogFloats":
                 with _as_written(operation, file):
                     steps = [_micros(value.get("step"), file) for value in operation["values"]]
-                scale = finest_of((step for step in steps if step is not None), scale)
-        return Glance(scale, _made(self.files[0].parent), ENDED)
+                scale = source.finest_of((step for step in steps if step is not None), scale)
+        return source.Glance(scale, _made(self.files[0].parent), ENDED)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[source.Item]:
         """All items in logged order, metrics in batches, without what the run cleared."""
         cleared = {
             tuple(operation["path"]): number for number, operation, _ in self._operations(only=CLEARING)
         }
-        gathered = GatheredPoints()
+        gathered = source.GatheredPoints()
         for name, value in _metadata(self.files[0].parent).items():
-            yield AttributeValue(f"sys/log/{name}", "string", str(value))
+            yield source.AttributeValue(f"sys/log/{name}", "string", str(value))
         for number, operation, file in self._operations():
             if number < cleared.get(tuple(operation["path"]), -1):
                 yield CLEARED
@@ -223,7 +217,7 @@ def _last_version(file: Path) -> int:
     return version if isinstance(version, int) else 0
 
 
-def _items(operation: dict[str, Any], gathered: GatheredPoints, file: Path) -> Iterator[Item]:
+def _items(operation: dict[str, Any], gathered: source.GatheredPoints, file: Path) -> Iterator[source.Item]:
     with _as_written(operation, file):  # as a list: an exception of the caller is not the log's fault
         items = list(_given(operation, "/".join(operation["path"]), gathered, file))
     yield from items
@@ -242,7 +236,9 @@ def _as_written(operation: dict[str, Any], file: Path) -> Iterator[None]:
         ) from error
 
 
-def _given(operation: dict[str, Any], path: str, gathered: GatheredPoints, file: Path) -> Iterator[Item]:
+def _given(
+    operation: dict[str, Any], path: str, gathered: source.GatheredPoints, file: Path
+) -> Iterator[source.Item]:
     match operation["type"]:
         case "LogFloats":
             yield from _floats(operation["values"], path, gathered, file)
@@ -255,27 +251,29 @@ def _given(operation: dict[str, Any], path: str, gathered: GatheredPoints, file:
         case "DeleteFiles":
             yield from [DELETED] * len(operation["file_paths"])
         case kind if kind in SINGLE:
-            yield AttributeValue(path, SINGLE[kind], _single(operation["value"]))
+            yield source.AttributeValue(path, SINGLE[kind], _single(operation["value"]))
         case kind if kind not in CLEARING:
             yield from _odd(operation, path, file)
 
 
-def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
+def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[source.Item]:
     match operation["type"]:
         case "AssignDatetime":
-            yield AttributeValue(path, "datetime", datetime.fromtimestamp(operation["value"] / 1000, UTC))
+            yield source.AttributeValue(
+                path, "datetime", datetime.fromtimestamp(operation["value"] / 1000, UTC)
+            )
         case "AssignArtifact":
-            yield AttributeValue(path, "artifact", _single(operation["hash"]))
+            yield source.AttributeValue(path, "artifact", _single(operation["hash"]))
         case "ConfigFloatSeries":
             limits = {name: operation[name] for name in ("min", "max", "unit")}
-            yield AttributeValue(f"{path}.config", "series config", json.dumps(limits))
+            yield source.AttributeValue(f"{path}.config", "series config", json.dumps(limits))
         case "TrackFilesToArtifact":
             named = ["->".join(part for part in entry if part) for entry in operation["entries"]]
-            yield AttributeValue(path, "artifact", named)
+            yield source.AttributeValue(path, "artifact", named)
             yield REFERENCE
         case "CopyAttribute":
             origin = "/".join([operation["container_id"], *operation["source_path"]])
-            yield AttributeValue(path, operation["source_attr_name"], [f"copy of {origin}"])
+            yield source.AttributeValue(path, operation["source_attr_name"], [f"copy of {origin}"])
             yield COPY
         case kind:
             raise HookeError(
@@ -291,49 +289,53 @@ def _single(value: Any) -> Any:
     return value
 
 
-def _floats(values: list[dict[str, Any]], path: str, gathered: GatheredPoints, file: Path) -> Iterator[Item]:
+def _floats(
+    values: list[dict[str, Any]], path: str, gathered: source.GatheredPoints, file: Path
+) -> Iterator[source.Item]:
     for each in values:
         step = each.get("step")
         micros = _micros(step, file)
         gathered.point(path, float(each["value"]), micros, float(each["ts"]))
-        if step is not None and Decimal(repr(step)) * MICRO != micros:
+        if step is not None and Decimal(repr(step)) * source.MICRO != micros:
             yield ROUNDED
-            yield Text(EXACT, micros, float(each["ts"]), f"{path} {step!r}")
+            yield source.Text(EXACT, micros, float(each["ts"]), f"{path} {step!r}")
 
 
-def _series(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
+def _series(operation: dict[str, Any], path: str, file: Path) -> Iterator[source.Item]:
     for each in operation["values"]:
         if operation["type"] == "LogImages":
             yield from _image(each, path, file)
         else:
-            yield Text(path, _micros(each.get("step"), file), float(each["ts"]), str(each["value"]))
+            yield source.Text(path, _micros(each.get("step"), file), float(each["ts"]), str(each["value"]))
 
 
-def _image(value: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
+def _image(value: dict[str, Any], path: str, file: Path) -> Iterator[source.Item]:
     image = value["value"] or {}
     image = {"data": image} if isinstance(image, str) else image
     micros = _micros(value.get("step"), file)
     content = base64.b64decode(image["data"]) if image.get("data") else None
     suffix = next((suffix for magic, suffix in SUFFIXES.items() if (content or b"").startswith(magic)), "")
-    yield ImportedFile(path, content, f"image{suffix}", series=True, micros=micros, at=float(value["ts"]))
+    yield source.ImportedFile(
+        path, content, f"image{suffix}", series=True, micros=micros, at=float(value["ts"])
+    )
     told = {name: image[name] for name in ("name", "description") if image.get(name)}
     if told:
-        yield Text(f"{path}.names", micros, float(value["ts"]), json.dumps(told, ensure_ascii=False))
+        yield source.Text(f"{path}.names", micros, float(value["ts"]), json.dumps(told, ensure_ascii=False))
 
 
-def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item]:
+def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[source.Item]:
     suffix = f"file.{operation['ext']}" if operation.get("ext") else ""
     if operation["type"] == "UploadFileContent":
-        yield ImportedFile(path, base64.b64decode(operation["file_content"]), suffix)
+        yield source.ImportedFile(path, base64.b64decode(operation["file_content"]), suffix)
     elif operation["type"] == "UploadFile":
         named = operation.get("file_path")
         content = Path(named) if named else file.parent / "upload_path" / operation["tmp_file_name"]
-        yield ImportedFile(path, content, suffix)
+        yield source.ImportedFile(path, content, suffix)
     else:
         yield from _matched(operation["file_globs"], path)
 
 
-def _matched(patterns: list[str], path: str) -> Iterator[Item]:
+def _matched(patterns: list[str], path: str) -> Iterator[source.Item]:
     """The files that match a file set now, by path below their common folder; a pattern without a match is a missing file."""
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -342,7 +344,7 @@ def _matched(patterns: list[str], path: str) -> Iterator[Item]:
         found |= dict.fromkeys([each for each in fitting if each not in above] or [Path(pattern)])
     common = os.path.commonpath([each.parent for each in found]) if found else ""
     for each in found:
-        yield ImportedFile(f"{path}/{each.relative_to(common).as_posix()}", each, each.name)
+        yield source.ImportedFile(f"{path}/{each.relative_to(common).as_posix()}", each, each.name)
 
 
 def _micros(step: float | None, file: Path) -> int | None:
@@ -350,7 +352,7 @@ def _micros(step: float | None, file: Path) -> int | None:
     if step is None:
         return None
     try:
-        micros = int((Decimal(repr(step)) * MICRO).to_integral_value())
+        micros = int((Decimal(repr(step)) * source.MICRO).to_integral_value())
     except (InvalidOperation, OverflowError, ValueError) as error:
         raise _no_step(step, file) from error
     if abs(micros) >= 2**63:

@@ -19,19 +19,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from hooke.base.errors import HookeError
-from hooke.importers.source import (
-    MICRO,
-    AttributeValue,
-    Glance,
-    Histogram,
-    ImportedFile,
-    ImportedPoints,
-    Item,
-    Remark,
-    Text,
-    finest_of,
-    sizes_of,
-)
+from hooke.importers import source
 
 __all__ = ["DumpedRun", "dumped_runs"]
 
@@ -63,8 +51,8 @@ FILES = ("file", "file_series", "file_set", "artifact")
 """The last two come from Neptune 2: a folder, and the references of an artifact."""
 KNOWN = (*SINGLE, "float_series", "string_series", "histogram_series", *FILES)
 PART = re.compile(r"(.+)_part_(\d+)\.parquet")
-NULL = Remark("values that are null in the export", "not kept")
-LACKING = Remark("parts of the export that are missing", "the other parts were imported")
+NULL = source.Remark("values that are null in the export", "not kept")
+LACKING = source.Remark("parts of the export that are missing", "the other parts were imported")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,23 +68,23 @@ class DumpedRun:
 
     def fingerprint(self) -> list[tuple[str, int]]:
         """Names and sizes of the parts."""
-        return sizes_of(self.files)
+        return source.sizes_of(self.files)
 
-    def glance(self) -> Glance:
+    def glance(self) -> source.Glance:
         """Reads three columns."""
         scale, began = 1, None
         for file in self.files:
             for batch in _batches(file, ["attribute_type", "attribute_path", "step", "datetime_value"]):
                 steps = _micros(batch.filter(pc.equal(batch["attribute_type"], "float_series"))["step"])
                 # Only steps that the scale so far leaves fractional: most batches have none.
-                broken = steps[steps % (MICRO // scale) != 0] if scale < MICRO else steps[:0]
-                scale = finest_of(broken.tolist(), scale)
+                broken = steps[steps % (source.MICRO // scale) != 0] if scale < source.MICRO else steps[:0]
+                scale = source.finest_of(broken.tolist(), scale)
                 made = batch.filter(pc.equal(batch["attribute_path"], "sys/creation_time"))
                 for when in made["datetime_value"].drop_null().cast(pa.int64()).to_pylist():
                     began = when / 1000
-        return Glance(scale, began)
+        return source.Glance(scale, began)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[source.Item]:
         """Metrics in batches, everything else by row."""
         numbers = [_part(file) for file in self.files]
         yield from [LACKING] * (max(numbers) + 1 - len(numbers))
@@ -110,7 +98,7 @@ class DumpedRun:
                     rest = [item for row in rows for item in (self._item(row, file), *_null_members(row))]
                 yield from rest
 
-    def _item(self, row: dict[str, Any], file: Path) -> Item:
+    def _item(self, row: dict[str, Any], file: Path) -> source.Item:
         path, kind = row["attribute_path"], row["attribute_type"]
         at = row["timestamp"].timestamp() if row["timestamp"] is not None else None
         micros = int(row["step"].scaleb(6)) if row["step"] is not None else None
@@ -124,19 +112,19 @@ class DumpedRun:
                     fix="do not import a dump that you did not make, or fix that row",
                 )
             content = self.folder / named if named else None
-            return ImportedFile(path, content, named, kind == "file_series", micros, at)
+            return source.ImportedFile(path, content, named, kind == "file_series", micros, at)
         if kind in SINGLE:
             value = row[SINGLE[kind]]
             if kind == "string_set" and value is not None:
                 value = [each for each in value if each is not None]
-            return NULL if value is None else AttributeValue(path, kind, value)
+            return NULL if value is None else source.AttributeValue(path, kind, value)
         if kind == "string_series":
-            return NULL if row["string_value"] is None else Text(path, micros, at, row["string_value"])
+            return NULL if row["string_value"] is None else source.Text(path, micros, at, row["string_value"])
         if kind == "histogram_series":
             found = row["histogram_value"]
             if found is None:
                 return NULL
-            return Histogram(path, micros, at, found["type"], found["edges"], found["values"])
+            return source.Histogram(path, micros, at, found["type"], found["edges"], found["values"])
         raise HookeError(
             f"attribute {path!r} has the unknown type {kind!r}",
             where=str(file),
@@ -227,7 +215,7 @@ def _check_one_run(batch: pa.RecordBatch, run: str, file: Path) -> None:
         )
 
 
-def _points(batch: pa.RecordBatch) -> Iterator[Item]:
+def _points(batch: pa.RecordBatch) -> Iterator[source.Item]:
     whole = batch.filter(pc.is_valid(batch["float_value"]))
     for _ in range(batch.num_rows - whole.num_rows):
         yield NULL
@@ -245,10 +233,10 @@ def _points(batch: pa.RecordBatch) -> Iterator[Item]:
     else:
         moments = (times.cast(pa.int64()).to_numpy() / 1000).tolist()
     names = [known[at] for at in words.indices.to_numpy().tolist()]
-    yield ImportedPoints(names, whole["float_value"].to_numpy().tolist(), micros, moments)
+    yield source.ImportedPoints(names, whole["float_value"].to_numpy().tolist(), micros, moments)
 
 
-def _null_members(row: dict[str, Any]) -> list[Item]:
+def _null_members(row: dict[str, Any]) -> list[source.Item]:
     members = row["string_set_value"] if row["attribute_type"] == "string_set" else None
     return [NULL] * (members or []).count(None)
 

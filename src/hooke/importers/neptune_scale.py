@@ -20,25 +20,14 @@ from google.protobuf.message import DecodeError
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import SET_OPERATION, Run, UpdateRunSnapshot
 
 from hooke.base.errors import HookeError
-from hooke.importers.source import (
-    MICRO,
-    AttributeValue,
-    GatheredPoints,
-    Glance,
-    Histogram,
-    ImportedFile,
-    Item,
-    Remark,
-    Text,
-    finest_of,
-)
+from hooke.importers import source
 
 __all__ = ["ScaleOfflineRun", "offline_runs"]
 
 VERSION = "v5"
 UPDATE, CREATE = 0, 1
 ENDED = "from an offline log: how the run ended is unknown"
-PREVIEW = Remark("metric values that were previews", "metrics PATH.preview")
+PREVIEW = source.Remark("metric values that were previews", "metrics PATH.preview")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +43,7 @@ class ScaleOfflineRun:
         """The number of operations in each database. Its size is not enough, because rows wait in the write-ahead log."""
         return [(file.parent.name, _last(file)) for file in self.files]
 
-    def glance(self) -> Glance:
+    def glance(self) -> source.Glance:
         """Reads every operation."""
         scale, began = 1, None
         for file in self.files:
@@ -63,13 +52,15 @@ class ScaleOfflineRun:
                     began = began or (
                         _at(message.creation_time) if message.HasField("creation_time") else None
                     )
-                elif scale < MICRO and any(value.HasField("float64") for value in message.append.values()):
-                    scale = finest_of([_micros(message.step)], scale)
-        return Glance(scale, began, ENDED)
+                elif scale < source.MICRO and any(
+                    value.HasField("float64") for value in message.append.values()
+                ):
+                    scale = source.finest_of([_micros(message.step)], scale)
+        return source.Glance(scale, began, ENDED)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[source.Item]:
         """All items in logged order, metrics in batches."""
-        gathered = GatheredPoints()
+        gathered = source.GatheredPoints()
         for file in self.files:
             uploads = _uploads(file)
             for number, message in _operations(file):
@@ -148,16 +139,16 @@ def _last(file: Path) -> int:
 def _uploads(file: Path) -> dict[str, Path]:
     """Reference -> the file with its content. Temporary files are beside the log, which may have been moved."""
     found = {}
-    for source, destination in _rows(file, "SELECT source_path, destination FROM file_upload_requests"):
-        named = Path(str(source))
+    for uploaded, destination in _rows(file, "SELECT source_path, destination FROM file_upload_requests"):
+        named = Path(str(uploaded))
         beside = file.parent / named.name
         found[destination] = beside if not named.exists() and beside.exists() else named
     return found
 
 
-def _errors(file: Path) -> Iterator[Item]:
+def _errors(file: Path) -> Iterator[source.Item]:
     for at, kind, details in _rows(file, "SELECT timestamp, error_type, error_details FROM operation_errors"):
-        yield Text("neptune/errors", None, at / 1000, f"{kind}: {details}")
+        yield source.Text("neptune/errors", None, at / 1000, f"{kind}: {details}")
 
 
 def _rows(file: Path, question: str) -> Iterator[tuple[Any, ...]]:
@@ -181,23 +172,23 @@ def _reading(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _created(run: Run) -> Iterator[Item]:
+def _created(run: Run) -> Iterator[source.Item]:
     if run.HasField("creation_time"):
-        yield AttributeValue("sys/creation_time", "datetime", _moment(run.creation_time))
+        yield source.AttributeValue("sys/creation_time", "datetime", _moment(run.creation_time))
     for name, text in (("sys/name", run.experiment_id), ("sys/family", run.family)):
         if text:
-            yield AttributeValue(name, "string", text)
+            yield source.AttributeValue(name, "string", text)
     if run.HasField("fork_point"):
         fork = run.fork_point
-        yield AttributeValue("sys/forking/parent", "string", fork.parent_run_id)
-        yield AttributeValue("sys/forking/step", "float", _micros(fork.step) / MICRO)
+        yield source.AttributeValue("sys/forking/parent", "string", fork.parent_run_id)
+        yield source.AttributeValue("sys/forking/step", "float", _micros(fork.step) / source.MICRO)
         if fork.parent_project:
-            yield AttributeValue("sys/forking/parent_project", "string", fork.parent_project)
+            yield source.AttributeValue("sys/forking/parent_project", "string", fork.parent_project)
 
 
 def _updated(
-    update: UpdateRunSnapshot, gathered: GatheredPoints, uploads: dict[str, Path], file: Path
-) -> Iterator[Item]:
+    update: UpdateRunSnapshot, gathered: source.GatheredPoints, uploads: dict[str, Path], file: Path
+) -> Iterator[source.Item]:
     at = _at(update.timestamp) if update.HasField("timestamp") else None
     micros = _micros(update.step) if update.HasField("step") else None
     preview = update.preview.is_preview
@@ -215,40 +206,42 @@ def _updated(
             gathered.change(path, [member], added=what == SET_OPERATION.ADD)
 
 
-def _assigned(path: str, value: Any, at: float | None, uploads: dict[str, Path], file: Path) -> Item:
+def _assigned(path: str, value: Any, at: float | None, uploads: dict[str, Path], file: Path) -> source.Item:
     match value.WhichOneof("value"):
         case "float64":
-            return AttributeValue(path, "float", value.float64)
+            return source.AttributeValue(path, "float", value.float64)
         case "int64":
-            return AttributeValue(path, "int", value.int64)
+            return source.AttributeValue(path, "int", value.int64)
         case "bool":
-            return AttributeValue(path, "bool", value.bool)
+            return source.AttributeValue(path, "bool", value.bool)
         case "string":
-            return AttributeValue(path, "string", value.string)
+            return source.AttributeValue(path, "string", value.string)
         case "timestamp":
-            return AttributeValue(path, "datetime", _moment(value.timestamp))
+            return source.AttributeValue(path, "datetime", _moment(value.timestamp))
         case "string_set":
-            return AttributeValue(path, "string_set", list(value.string_set.values))
+            return source.AttributeValue(path, "string_set", list(value.string_set.values))
         case "file_ref":
             content = uploads.get(value.file_ref.path)
-            return ImportedFile(path, content, value.file_ref.path, at=at)
+            return source.ImportedFile(path, content, value.file_ref.path, at=at)
         case other:
             raise _unknown(path, other, file)
 
 
 def _appended(
     path: str, value: Any, micros: int | None, at: float | None, uploads: dict[str, Path], file: Path
-) -> Item:
+) -> source.Item:
     match value.WhichOneof("value"):
         case "string":
-            return Text(path, micros, at, value.string)
+            return source.Text(path, micros, at, value.string)
         case "histogram":
             found = value.histogram
             kind = str(found.WhichOneof("values"))
-            return Histogram(path, micros, at, kind, list(found.bin_edges), list(getattr(found, kind).values))
+            return source.Histogram(
+                path, micros, at, kind, list(found.bin_edges), list(getattr(found, kind).values)
+            )
         case "file_ref":
             content = uploads.get(value.file_ref.path)
-            return ImportedFile(path, content, value.file_ref.path, series=True, micros=micros, at=at)
+            return source.ImportedFile(path, content, value.file_ref.path, series=True, micros=micros, at=at)
         case other:
             raise _unknown(path, other, file)
 
@@ -262,7 +255,7 @@ def _unknown(path: str, kind: object, file: Path) -> HookeError:
 
 
 def _micros(step: Any) -> int:
-    return int(step.whole) * MICRO + int(step.micro)
+    return int(step.whole) * source.MICRO + int(step.micro)
 
 
 def _at(when: Any) -> float:

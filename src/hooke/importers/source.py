@@ -108,34 +108,27 @@ class ImportSource(Protocol):
     @property
     def project(self) -> str:
         """Its project in the tracker; empty if unknown."""
-        ...
 
     @property
     def run(self) -> str:
         """Its id in the tracker."""
-        ...
 
     @property
     def files(self) -> list[Path]:
         """The files that it is read from."""
-        ...
 
     @property
     def kind(self) -> str:
         """The format's name for display."""
-        ...
 
     def fingerprint(self) -> list[tuple[str, int]]:
         """A value per file that changes when the files grow. Raises as `items` does."""
-        ...
 
     def glance(self) -> Glance:
         """Read the facts that are needed first. Raises as `items` does."""
-        ...
 
     def items(self) -> Iterator[Item]:
         """All items, in batches; can be called again. Raises HookeError for unreadable files."""
-        ...
 
 
 def finest_of(micros: Iterable[int], so_far: int = 1) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import TaskFailed, UsageError
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
@@ -545,21 +545,6 @@ def run_table(view: RunView, run: str) -> str:
     elif view.ended is not None and view.ended.message:
         parts.append(view.ended.message)
     return "\n\n".join(parts)
-
-
-def aligned(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
-) -> list[str]:
-    """Lines of an aligned table, header first. Columns in `right` are right-aligned."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
-    return [
-        "  ".join(
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def moment(at: float) -> str:

@@ -93,15 +93,12 @@ class ConnectionOwner(Protocol):
 
     def settled(self, request: int, status: int, said: bytes) -> None:
         """A request has its answer, or will never have one. `said` is the beginning of the body if it is not 2xx, and the whole body if 2xx bodies are kept."""
-        ...
 
     def free(self, connection: ClientConnection) -> None:
         """The connection can take another request."""
-        ...
 
     def gone(self, connection: ClientConnection) -> None:
         """The connection is closed."""
-        ...
 
 
 class ClientConnection(asyncio.Protocol):

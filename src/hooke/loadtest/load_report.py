@@ -9,31 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.charts.html import html_table, static_page
 from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRange, latency_sheet
 from hooke.charts.renderers import inline_svg
-from hooke.journal.run_view import aligned
 from hooke.loadtest.load_result import BenchResult, LevelResult
 from hooke.loadtest.rate_search import LevelSummary, LevelVerdict
 from hooke.loadtest.sweep import Sweep, SweepRow
-from hooke.scaling.measurements import Estimate
+from hooke.scaling.measurements import Estimate, finite
 from hooke.scaling.provision import IDLE_SHARE
 from hooke.serving.slo import Slo
 
-__all__ = [
-    "cells",
-    "columns",
-    "compared",
-    "facts_of",
-    "heading",
-    "level_line",
-    "page_of",
-    "picture_of",
-    "sentences",
-    "sweep_facts",
-    "table",
-]
+__all__ = ["compared", "heading", "level_line", "page_of", "picture_of", "sentences", "sweep_facts", "table"]
 
 
 def columns(result: BenchResult) -> list[str]:
@@ -223,9 +210,7 @@ def _time(estimate: Estimate | None, *, interval: bool = True) -> str:
         return "-"
     if not interval:
         return format_seconds(estimate.value)
-    low, high = estimate.interval
-    reach = "?" if math.isinf(high) else format_seconds(high)
-    return f"{format_seconds(estimate.value)} ({format_seconds(low)} to {reach})"
+    return estimate.shown(lambda seconds: "?" if math.isinf(seconds) else format_seconds(seconds))
 
 
 def _share(value: float) -> str:
@@ -260,8 +245,8 @@ def facts_of(result: BenchResult) -> dict[str, Any]:
         "connections": order.connections,
         "timeout_s": order.timeout_s,
         "stopped": result.stopped,
-        "lone_s": _finite(result.lone_s),
-        "safe": None if safe is None else {"rate": safe.low, "breaks_at": _finite(safe.high), "generator_limited": safe.limited},
+        "lone_s": finite(result.lone_s),
+        "safe": None if safe is None else {"rate": safe.low, "breaks_at": finite(safe.high), "generator_limited": safe.limited},
         "levels": [_level(level) for level in result.levels],
         "handled": None if handled is None else {
             "run": handled.run, "requests": handled.requests, "client": result.asked_for, "unheard": result.unheard,
@@ -289,8 +274,8 @@ def _level(level: LevelResult) -> dict[str, Any]:
         "requests": summary.count,
         "answered": summary.answered,
         "throughput": summary.throughput,
-        "latency_s": None if hidden else {each.name: _estimate(each) for each in summary.percentiles},
-        "kept": None if hidden or summary.kept is None else _estimate(summary.kept),
+        "latency_s": None if hidden else {each.name: each.facts() for each in summary.percentiles},
+        "kept": None if hidden or summary.kept is None else summary.kept.facts(),
         "verdict": summary.verdict.value if summary.verdict else None,
         "refused": {str(status): number for status, number in summary.refused.items()},
         "failed": summary.failed,
@@ -303,14 +288,6 @@ def _level(level: LevelResult) -> dict[str, Any]:
         },
         "hdr_us": None if hidden else level.histogram,
     }  # fmt: skip
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    return {"value": each.value, "interval": [*map(_finite, each.interval)], "level": each.level}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 # --- As a figure, and as a self-contained HTML page.

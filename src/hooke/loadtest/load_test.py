@@ -19,24 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import msgspec
 import numpy as np
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.loadtest.generator_protocol import (
-    REFUSALS,
-    Fate,
-    Goal,
-    Level,
-    LevelReport,
-    Outcomes,
-    Question,
-    Stop,
-    encode,
-)
+from hooke.loadtest import generator_protocol as protocol
 from hooke.loadtest.load_result import BenchOrder, BenchResult, Handled, LevelResult, ServerUse
 from hooke.loadtest.rate_search import LevelSummary, Seen, encoded, needed, next_rate, safe_rate, summary_of
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
@@ -48,25 +37,14 @@ from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
 from hooke.scaling.affine import Affine
-from hooke.scaling.call_times import Ends
 from hooke.scaling.families import Floats
-from hooke.scaling.measurements import Estimate
 from hooke.services.serve_file import load_service
 from hooke.services.service_report import law_lines, read_service
 from hooke.services.shares import thread_variables
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import merge_windows
 
-__all__ = [
-    "Generator",
-    "ServedFile",
-    "bench_file",
-    "bench_swept",
-    "bench_url",
-    "is_file",
-    "outcomes_of",
-    "run_load_test",
-]
+__all__ = ["Generator", "ServedFile", "bench_file", "bench_swept", "bench_url", "is_file", "outcomes_of"]
 
 
 # --- The parent's side of the generator's process.
@@ -79,7 +57,7 @@ STDERR = 2
 class Generator:
     """A process that sends requests. Use it in `with`, which ends the process."""
 
-    def __init__(self, goal: Goal) -> None:
+    def __init__(self, goal: protocol.Goal) -> None:
         self._goal = goal
 
     def __enter__(self) -> Self:
@@ -94,9 +72,7 @@ class Generator:
         """The process id."""
         return self._process.pid
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
         try:
             self._process.wait(timeout=5)
@@ -104,13 +80,17 @@ class Generator:
             self._process.kill()
             self._process.wait()
 
-    def run(self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None) -> LevelReport:
+    def run(
+        self, due: Floats, *, timeout_s: float, tick: Callable[[], None] = lambda: None
+    ) -> protocol.LevelReport:
         """Send requests at `due` (n,) seconds from now, and wait until each has its answer or has timed out.
 
         Meanwhile `tick` is called some times a second. Ctrl-C ends the level, whose report is then `stopped`.
         Raises HookeError if the process died.
         """
-        self._tell(Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s))
+        self._tell(
+            protocol.Level(due=np.ascontiguousarray(due, dtype=np.float64).tobytes(), timeout_s=timeout_s)
+        )
         try:
             return self._report(tick)
         except KeyboardInterrupt:
@@ -119,19 +99,19 @@ class Generator:
 
     def stop(self) -> None:
         """End the level now, from another thread: its report then says `stopped`."""
-        self._tell(Stop())
+        self._tell(protocol.Stop())
 
-    def _report(self, tick: Callable[[], None]) -> LevelReport:
+    def _report(self, tick: Callable[[], None]) -> protocol.LevelReport:
         while not select.select([self._channel], [], [], TICK_S)[0]:
             tick()
         try:
-            return msgspec.msgpack.decode(self._channel.receive(), type=LevelReport)
+            return msgspec.msgpack.decode(self._channel.receive(), type=protocol.LevelReport)
         except (EOFError, OSError):
             raise self._died() from None
 
-    def _tell(self, question: Question) -> None:
+    def _tell(self, question: protocol.Question) -> None:
         try:
-            self._channel.send(encode(question))
+            self._channel.send(protocol.encode(question))
         except OSError:
             raise self._died() from None
 
@@ -140,9 +120,9 @@ class Generator:
         return HookeError(f"the load generator ended with exit code {code}", why="its output is above")
 
 
-def outcomes_of(due: Floats, report: LevelReport) -> Outcomes:
+def outcomes_of(due: Floats, report: protocol.LevelReport) -> protocol.Outcomes:
     """The outcomes of the requests that were due."""
-    return Outcomes(
+    return protocol.Outcomes(
         due=due,
         begun=np.frombuffer(report.begun),
         ended=np.frombuffer(report.ended),
@@ -208,9 +188,7 @@ class ServedFile:
             raise
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(timeout=self._timeout_s + SPARE_S)
@@ -248,7 +226,7 @@ class ServedFile:
             batches=whole.batches,
             rows=whole.rows,
             law=tuple(law_lines(record, lacking=False)),
-            batch_s=(_ends(law.a), _ends(law.b)) if isinstance(law, Affine) else None,
+            batch_s=(law.a.ends, law.b.ends) if isinstance(law, Affine) else None,
         )
 
     def _await_up(self) -> None:
@@ -258,9 +236,7 @@ class ServedFile:
                 break
         if not self.url or not self._up.is_set():
             raise HookeError(
-                f"{self._entry} did not start",
-                why="\n".join(self._lines),
-                next=f"hooke serve {self._entry}",
+                f"{self._entry} did not start", why="\n".join(self._lines), next=f"hooke serve {self._entry}"
             )
 
     def _ready_pattern(self) -> str:
@@ -283,11 +259,6 @@ class ServedFile:
                     self._run = found[1]
 
 
-def _ends(estimate: Estimate) -> Ends:
-    low, high = estimate.interval
-    return low, estimate.value, high
-
-
 LONE, LONE_GAP_S = 10, 0.05
 WARM_SHARE, WARM_MOST_S = 0.2, 1.0
 LONGEST_S = 30.0
@@ -304,7 +275,7 @@ def run_load_test(
     Ctrl-C ends it, and the result has what was measured. Raises UsageError if the first request has no 2xx answer because
     of the request, HookeError if because of the server.
     """
-    goal = Goal(
+    goal = protocol.Goal(
         host=order.target.host,
         port=order.target.port,
         requests=order.requests,
@@ -392,9 +363,9 @@ class _LoadTest:
         self,
         rate: float,
         summary: LevelSummary,
-        outcomes: Outcomes,
-        counted: Outcomes,
-        report: LevelReport,
+        outcomes: protocol.Outcomes,
+        counted: protocol.Outcomes,
+        report: protocol.LevelReport,
         server: ServerUse | None,
     ) -> None:
         level = LevelResult(
@@ -413,12 +384,14 @@ class _LoadTest:
             self.seen.append((rate, summary.verdict))
         self.tell(level)
 
-    def _run(self, due: np.ndarray) -> tuple[Outcomes, LevelReport]:
+    def _run(self, due: np.ndarray) -> tuple[protocol.Outcomes, protocol.LevelReport]:
         tick = self.usage.sample if self.usage else lambda: None
         report = self.generator.run(due, timeout_s=self.order.timeout_s, tick=tick)
         outcomes = outcomes_of(due, report)
         self.answered += int(outcomes.answered.sum())
-        self.unheard += int(np.isin(outcomes.status, [Fate.TIMED_OUT, Fate.LOST, Fate.CUT]).sum())
+        self.unheard += int(
+            np.isin(outcomes.status, [protocol.Fate.TIMED_OUT, protocol.Fate.LOST, protocol.Fate.CUT]).sum()
+        )
         return outcomes, report
 
 
@@ -433,16 +406,16 @@ def _used(
     return ServerUse(cpu_s=used, cores=used / took, rss=usage.peak(), mean_batch=mean)
 
 
-def _cpu(report: LevelReport) -> float:
+def _cpu(report: protocol.LevelReport) -> float:
     return report.cpu_s / max(report.wall_s, 1e-9)
 
 
-def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> HookeError:
+def _no_answer(order: BenchOrder, outcomes: protocol.Outcomes, report: protocol.LevelReport) -> HookeError:
     """The error for a first request without a 2xx answer."""
     status = int(outcomes.status[~outcomes.answered][0])
     url = order.url
     said = _readable(report.said.get(status, ""))
-    if status == Fate.REFUSED:
+    if status == protocol.Fate.REFUSED:
         return UsageError(
             f"nothing answers at {order.target.authority}",
             why=said,
@@ -451,7 +424,7 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> Ho
     if status < 0:
         return HookeError(
             f"{url} gave no answer within {order.timeout_s:g} s"
-            if status == Fate.TIMED_OUT
+            if status == protocol.Fate.TIMED_OUT
             else f"{url} closed the connection without an answer",
             fix="check the service's log; --timeout 30s waits longer",
         )
@@ -463,10 +436,10 @@ def _no_answer(order: BenchOrder, outcomes: Outcomes, report: LevelReport) -> Ho
         422: "give a valid body: --data '{\"rows\": [[1, 2]]}'",
     }
     fix = fixes.get(status, "")
-    if order.sent.made_from and status not in REFUSALS and status not in (401, 403):
+    if order.sent.made_from and status not in protocol.REFUSALS and status not in (401, 403):
         said = f"{said}\nthe request was {order.sent}"
         fix = "its schema does not say enough: give a body with --data '{...}' or --data @FILE"
-    kind = HookeError if status in REFUSALS or status >= 500 else UsageError
+    kind = HookeError if status in protocol.REFUSALS or status >= 500 else UsageError
     return kind(f"{url} answers {status}, not 2xx, so it cannot be load-tested", why=said, fix=fix)
 
 

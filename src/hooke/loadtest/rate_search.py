@@ -18,7 +18,6 @@ from hooke.scaling.measurements import Estimate
 from hooke.serving.slo import Slo
 
 __all__ = [
-    "PERCENTILES",
     "Ladder",
     "LevelSummary",
     "LevelVerdict",

@@ -23,16 +23,7 @@ from hooke.serving.openapi import body_of
 from hooke.serving.payloads import Method, methods_of
 from hooke.serving.service import Service
 
-__all__ = [
-    "DESCRIBED_AT",
-    "Sent",
-    "arrivals_of",
-    "bodies_of",
-    "described",
-    "given",
-    "made_for_file",
-    "made_for_url",
-]
+__all__ = ["Sent", "arrivals_of", "bodies_of", "described", "given", "made_for_file", "made_for_url"]
 
 
 # --- Bodies and arrival times given by the user.

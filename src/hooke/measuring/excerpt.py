@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.node_keys import GraphKeys
@@ -67,10 +67,9 @@ def excerpt(graph: Graph, task: str | None) -> Excerpt:
             fix="decorate the functions that it calls with @task",
         )
     if task is not None and task not in names:
-        near = get_close_matches(task, names, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
         raise UsageError(
-            f"pipeline {graph.pipeline!r} has no task {task!r}", fix=f"{meant}its tasks: {', '.join(names)}"
+            f"pipeline {graph.pipeline!r} has no task {task!r}",
+            fix=f"{did_you_mean(task, names)}its tasks: {', '.join(names)}",
         )
     measured = tuple(node.id for node in graph.nodes if task in (None, node.task.name))
     made: dict[int, Task[..., Any]] = {}

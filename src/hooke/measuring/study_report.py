@@ -10,22 +10,15 @@ import msgspec
 import numpy as np
 
 from hooke.base.errors import NotEnoughData
-from hooke.base.formats import format_seconds
+from hooke.base.formats import aligned, format_seconds
 from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
+from hooke.scaling.law import facts_or_refusal
+from hooke.scaling.measurements import finite
 
-__all__ = [
-    "StudyRow",
-    "facts_of",
-    "heading_of",
-    "law_sentence",
-    "plain_throughput",
-    "rows_of",
-    "sentences_of",
-    "text_of",
-]
+__all__ = ["StudyRow", "facts_of", "rows_of", "text_of"]
 
 
 # --- Rows: throughput with its error, speed-up and efficiency at each N.
@@ -121,13 +114,13 @@ def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "", f"also not ruled out: {', '.join(each.family for each in law.alternatives)}"
     yield from (("", flag) for flag in law.flags)
     if not record.started.sizes:
-        yield "knee", _answer(lambda: f"N = {_with_interval(law.determined_knee())}")
+        yield "knee", _answer(lambda: f"N = {law.determined_knee().shown()}")
 
 
 def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
     """The law in words, with its parameters and their intervals."""
     rate = law.parameters.get("g")
-    each = f"{_with_interval(rate)} {unit}/s per {counts.removesuffix('s')}" if rate is not None else ""
+    each = f"{rate.shown()} {unit}/s per {counts.removesuffix('s')}" if rate is not None else ""
     symbols = law.parameters
     match law.family:
         case "linear":
@@ -135,18 +128,18 @@ def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> s
         case "amdahl":
             serial = symbols["a"]
             most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"
-            return f"amdahl: {each}; serial share of the work {_with_interval(serial)}: {most}"
+            return f"amdahl: {each}; serial share of the work {serial.shown()}: {most}"
         case "usl":
             return (
-                f"usl: {each}; contention {_with_interval(symbols['a'])}, "
-                f"coherency {_with_interval(symbols['b'])}; maximum at N = {law.peak.value:.3g}"
+                f"usl: {each}; contention {symbols['a'].shown()}, "
+                f"coherency {symbols['b'].shown()}; maximum at N = {law.peak.value:.3g}"
             )
         case "hard_knee":
-            return f"hard_knee: {each}, linear up to N = {_with_interval(symbols['c'])}"
+            return f"hard_knee: {each}, linear up to N = {symbols['c'].shown()}"
         case "power":
-            return f"power: {each}; N {counts} give N^p times that, p = {_with_interval(symbols['p'])}"
+            return f"power: {each}; N {counts} give N^p times that, p = {symbols['p'].shown()}"
         case "gustafson":
-            return f"gustafson: {each}; serial share of its time {_with_interval(symbols['s'])}"
+            return f"gustafson: {each}; serial share of its time {symbols['s'].shown()}"
         case _:
             per_item, per_call = (_seconds(symbols[symbol]) for symbol in ("a", "b"))
             return f"batch: {per_item} for each of the {unit}, plus {per_call} once"
@@ -216,11 +209,6 @@ def _refused(refusal: NotEnoughData) -> str:
     return f"unknown: {refusal.what}" + (f" ({refusal.why})" if refusal.why else "")
 
 
-def _with_interval(each: Estimate) -> str:
-    low, high = each.interval
-    return f"{each.value:.3g} ({low:.3g} to {high:.3g})"
-
-
 def _seconds(each: Estimate) -> str:
     low, high = (format_seconds(max(end, 0.0)) if math.isfinite(end) else "any" for end in each.interval)
     return f"{format_seconds(each.value)} ({low} to {high})"
@@ -266,10 +254,13 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
     return facts | {
         "status": record.finished.status if record.finished is not None else "unfinished",
         "rounds": record.rounds,
-        "rows": [_finite(msgspec.to_builtins(row)) for row in rows_of(record)],
-        "plain_throughput": _number(plain_throughput(record)),
-        "law": _asked(lambda: _law(law_of_study(record))),
-        "cost": _asked(lambda: _cost_facts(cost_of(record))),
+        "rows": [
+            {name: finite(value) for name, value in msgspec.to_builtins(row).items()}
+            for row in rows_of(record)
+        ],
+        "plain_throughput": finite(plain_throughput(record)),
+        "law": facts_or_refusal(lambda: law_of_study(record).facts()),
+        "cost": facts_or_refusal(lambda: cost_of(record).facts()),
     }
 
 
@@ -284,16 +275,12 @@ def _table(record: StudyRecord) -> list[str]:
     unit, rows = record.started.unit, rows_of(record)
     over = "" if rows[0].n == 1 else f" over N = {rows[0].n}"
     header = ("N", unit, "seconds", f"{unit}/s", "+-", f"speed-up{over}", "efficiency")
-    lines = [header, *(_cells(row) for row in rows)]
+    lines = [_cells(row) for row in rows]
     if record.plain:
         work, rate = record.plain[0].work, plain_throughput(record)
-        lines.insert(1, ("plain", f"{work:g}", format_seconds(work / rate), f"{rate:.4g}", "", "", ""))
-    shown = [at for at in range(len(header)) if at < 5 or not record.started.sizes]
-    widths = [max(len(line[at]) for line in lines) for at in shown]
-    return [
-        "  ".join(line[at].rjust(width) for at, width in zip(shown, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+        lines.insert(0, ("plain", f"{work:g}", format_seconds(work / rate), f"{rate:.4g}", "", "", ""))
+    shown = len(header) - 2 if record.started.sizes else len(header)
+    return aligned(header[:shown], [line[:shown] for line in lines], right=range(shown))
 
 
 def _cells(row: StudyRow) -> tuple[str, ...]:
@@ -307,40 +294,3 @@ def _cells(row: StudyRow) -> tuple[str, ...]:
         f"{row.speedup:.2f}",
         f"{row.efficiency:.0%}",
     )
-
-
-def _law(law: Law) -> dict[str, Any]:
-    return {
-        "family": law.family,
-        "parameters": {symbol: _estimate(each) for symbol, each in law.parameters.items()},
-        "knee": _asked(lambda: _estimate(law.determined_knee())),
-        "peak": _estimate(law.peak),
-        "alternatives": [each.family for each in law.alternatives],
-        "flags": list(law.flags),
-        "level": law.level,
-        "next_measurement": law.next_measurement().n,
-    }
-
-
-def _cost_facts(cost: Cost) -> dict[str, Any]:
-    return {"n": _number(cost.n), "interval": [*map(_number, cost.interval)], "never": cost.never}
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    return {"value": _number(each.value), "interval": [*map(_number, each.interval)]}
-
-
-def _asked(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The facts, or why there are none."""
-    try:
-        return ask()
-    except NotEnoughData as refusal:
-        return {"refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _number(value) for name, value in values.items()}
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -61,15 +61,12 @@ class Format(Protocol):
 
     def save(self, model: Any, folder: Path, terms: LoadOptions) -> Saved:
         """Write into the empty `folder`. Raises HookeError for a model that the format does not support, UntrustedModel."""
-        ...
 
     def load(self, folder: Path, details: Mapping[str, Any], terms: LoadOptions) -> Any:
         """Load the model. The digests of the files have been checked."""
-        ...
 
     def predict(self, model: Any, rows: Any) -> Any:
         """The prediction for an input example, as plain MLflow would get it. Raises what the model raises."""
-        ...
 
 
 def format_of(model: Any) -> str:

@@ -19,18 +19,8 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
+from hooke.models import registry_protocol as protocol
 from hooke.models.registries.mlflow_client import MlflowRegistry
-from hooke.models.registry_protocol import (
-    WANTS,
-    Aim,
-    PublishOrder,
-    PublishResult,
-    RegisteredVersion,
-    holder_of,
-    not_better,
-    parse_aim,
-    settling,
-)
 
 __all__ = ["lock_of", "publish"]
 
@@ -39,20 +29,20 @@ REQUIREMENTS = "requirements.txt"
 """The file in which MLflow looks for a model's requirements."""
 
 
-def publish(order: PublishOrder) -> PublishResult:
+def publish(order: protocol.PublishOrder) -> protocol.PublishResult:
     """Register the model. Raises HookeError; then MLflow may have its files, but no version of them."""
     registry = _connected(order)
     run, experiment = registry.find_run(order.run_key, order.wait_s) if order.run_key else ("", "")
     example, answer = _example(order)
     with _locked(lock_of(order.uri, Path(order.root))):
-        aim = parse_aim(order.if_better) if order.if_better else None
+        aim = protocol.parse_aim(order.if_better) if order.if_better else None
         if aim is not None and (why := _worse(registry, order, aim)):
-            return PublishResult(why=why)
+            return protocol.PublishResult(why=why)
         (Path(order.folder) / REQUIREMENTS).write_text(_requirements(order.libraries), encoding="utf-8")
         _describe(registry, order, example, answer)
-        tags = order.tags | ({WANTS: order.alias} if aim is not None else {})
+        tags = order.tags | ({protocol.WANTS: order.alias} if aim is not None else {})
         mine = registry.create(Path(order.folder), name=order.name, run=run, experiment=experiment, tags=tags)
-        done = PublishResult(number=mine.number, mlflow_run=mine.mlflow_run)
+        done = protocol.PublishResult(number=mine.number, mlflow_run=mine.mlflow_run)
         if not order.alias:
             return done
         if aim is None:
@@ -70,7 +60,7 @@ def lock_of(uri: str, root: Path) -> Path | None:
     return file.with_name(f"{file.name}.hooke-lock")
 
 
-def _example(order: PublishOrder) -> tuple[Any, Any]:
+def _example(order: protocol.PublishOrder) -> tuple[Any, Any]:
     try:
         example, answer = pickle.loads(order.example)
     except Exception as error:  # a class that this process cannot import
@@ -78,7 +68,7 @@ def _example(order: PublishOrder) -> tuple[Any, Any]:
     return example, answer
 
 
-def _describe(registry: MlflowRegistry, order: PublishOrder, example: Any, answer: Any) -> None:
+def _describe(registry: MlflowRegistry, order: protocol.PublishOrder, example: Any, answer: Any) -> None:
     try:
         registry.describe(Path(order.folder), order.flavors, example, answer)
     except Exception as error:
@@ -99,7 +89,7 @@ def _requirements(libraries: Mapping[str, str]) -> str:
     return "".join(f"{name}=={version}\n" for name, version in sorted(libraries.items()))
 
 
-def _connected(order: PublishOrder) -> MlflowRegistry:
+def _connected(order: protocol.PublishOrder) -> MlflowRegistry:
     """Open the registry under the shipper's lock, because two processes that create MLflow's tables at once break them."""
     # MLflow's SQL store reads these variables to find a version's source.
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = order.uri
@@ -109,9 +99,9 @@ def _connected(order: PublishOrder) -> MlflowRegistry:
         return MlflowRegistry(order.uri)
 
 
-def _worse(registry: MlflowRegistry, order: PublishOrder, aim: Aim) -> str:
+def _worse(registry: MlflowRegistry, order: protocol.PublishOrder, aim: protocol.Aim) -> str:
     """Why the alias does not move, before anything is written; empty if it may."""
-    holder = holder_of(order.alias, registry.versions(order.name))
+    holder = protocol.holder_of(order.alias, registry.versions(order.name))
     if holder is None:
         return ""
     held = holder.metrics.get(aim.metric)
@@ -124,22 +114,28 @@ def _worse(registry: MlflowRegistry, order: PublishOrder, aim: Aim) -> str:
             fix="register once without if_better=, with metrics={...}, to take the alias",
         )
     mine = order.metrics[aim.metric]
-    return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
+    return "" if aim.better(mine, held) else protocol.not_better(aim, mine, held, holder)
 
 
 def _settled(
-    registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVersion, done: PublishResult
-) -> PublishResult:
+    registry: MlflowRegistry,
+    alias: str,
+    aim: protocol.Aim,
+    mine: protocol.RegisteredVersion,
+    done: protocol.PublishResult,
+) -> protocol.PublishResult:
     best = _settle(registry, alias, aim, mine)
     if best.number == mine.number:
         return msgspec.structs.replace(done, moved=True)
     held = best.metrics.get(aim.metric, math.nan)
-    why = not_better(aim, mine.metrics[aim.metric], held, best)
+    why = protocol.not_better(aim, mine.metrics[aim.metric], held, best)
     return msgspec.structs.replace(done, why=f"{why}, which was registered in the meantime")
 
 
-def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVersion) -> RegisteredVersion:
-    steps = settling(aim, alias, mine)
+def _settle(
+    registry: MlflowRegistry, alias: str, aim: protocol.Aim, mine: protocol.RegisteredVersion
+) -> protocol.RegisteredVersion:
+    steps = protocol.settling(aim, alias, mine)
     best = next(steps)
     try:
         while True:
@@ -149,7 +145,7 @@ def _settle(registry: MlflowRegistry, alias: str, aim: Aim, mine: RegisteredVers
             else:
                 best = steps.send(registry.versions(mine.name))
     except StopIteration as settled:
-        found: RegisteredVersion = settled.value
+        found: protocol.RegisteredVersion = settled.value
         return found
 
 
@@ -177,12 +173,12 @@ def _locked(lock: Path | None) -> Iterator[None]:
 def _main() -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # stdout is only for the result
-    order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=PublishOrder)
+    order = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=protocol.PublishOrder)
     os.chdir(order.root)
     try:
         done = publish(order)
     except HookeError as error:
-        done = PublishResult(
+        done = protocol.PublishResult(
             error={name: getattr(error, name) for name in ("what", "where", "why", "fix", "next")}
         )
     with out:

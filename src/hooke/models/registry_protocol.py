@@ -7,13 +7,13 @@ import math
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.formats import did_you_mean
 
 __all__ = [
     "CODE",
@@ -183,15 +183,12 @@ class ModelRegistry(Protocol):
 
     def names(self) -> list[str]:
         """The names of all models, sorted."""
-        ...
 
     def versions(self, name: str) -> list[RegisteredVersion]:
         """The versions of one model, the newest first; empty if there is no such model."""
-        ...
 
     def fetch(self, version: RegisteredVersion, file: str, target: Path) -> None:
         """Write one of its files to `target`. `file` is a plain name."""
-        ...
 
 
 def find(registry: ModelRegistry, wanted: VersionQuery) -> RegisteredVersion:
@@ -221,11 +218,9 @@ def find(registry: ModelRegistry, wanted: VersionQuery) -> RegisteredVersion:
 
 def _no_model(registry: ModelRegistry, wanted: VersionQuery) -> UsageError:
     names = registry.names()
-    near = get_close_matches(wanted.name, names, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
     return UsageError(
         f"no model is called {wanted.name!r}",
-        fix=f"{meant}registered: {', '.join(names[:20])}"
+        fix=f"{did_you_mean(wanted.name, names)}registered: {', '.join(names[:20])}"
         if names
         else "none is registered yet: hooke.register(model, name)",
         next="hooke models ls",

@@ -19,15 +19,7 @@ from hooke.journal.throughput import Dropped, ThroughputRow, throughput
 from hooke.planning.task_facts import LEAST_LEVELS, law_of_study
 from hooke.scaling.measurements import Measurements
 
-__all__ = [
-    "ComparabilityKey",
-    "Sampled",
-    "comparability_key",
-    "curve_of",
-    "differences",
-    "sampled",
-    "study_curve",
-]
+__all__ = ["curve_of", "study_curve"]
 
 
 # --- Whether two measurements are comparable, and how they differ if not.

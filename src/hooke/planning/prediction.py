@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import msgspec
+
+from hooke.base.formats import aligned, format_seconds
+from hooke.charts.html import html_table
 from hooke.journal.events import PlannedRow
-from hooke.journal.run_view import aligned
 from hooke.scaling.catalog import Catalog
-from hooke.scaling.measurements import Estimate
-from hooke.scaling.pareto import Advice, front, measured, shown_seconds, shown_usd
+from hooke.scaling.pareto import Advice, front, measured, usd
 from hooke.scaling.time_and_price import LOCAL, Row
 from hooke.scaling.workload import Untimed
 
@@ -90,20 +92,9 @@ def plan_facts(plan: Prediction) -> dict[str, Any]:
         "reason": plan.advice.reason,
         "measure": None if plan.advice.measure is None else list(plan.advice.measure),
         "next": plan.next,
-        "tasks": [
-            {"task": each.task, "left": each.left, "cached": each.cached, "untimed": each.untimed}
-            for each in plan.tasks
-        ],
+        "tasks": msgspec.to_builtins(plan.tasks),
         "rows": [_row(plan, row) for row in plan.rows],
-        "prices": [
-            {
-                "catalog": each.name,
-                "source": each.source,
-                "date": each.date,
-                "startup_source": each.startup_source,
-            }
-            for each in plan.catalogs
-        ],
+        "prices": [each.facts() for each in plan.catalogs],
         "notes": list(plan.notes),
     }
 
@@ -117,34 +108,24 @@ def planned_row(row: Row) -> PlannedRow:
         machine=LOCAL if configuration.is_local else configuration.machine.id,
         instances=configuration.instances,
         workers=configuration.workers,
-        seconds=_ends(row.seconds),
-        usd=None if row.usd is None else _ends(row.usd),
-        work_s={task: _ends(work) for task, work in row.work_s.items()},
+        seconds=row.seconds.ends,
+        usd=None if row.usd is None else row.usd.ends,
+        work_s={task: work.ends for task, work in row.work_s.items()},
     )
 
 
 def _row(plan: Prediction, row: Row) -> dict[str, Any]:
     configuration = row.configuration
-    estimates = {
-        "seconds": row.seconds,
-        "usd": row.usd,
-        "spot_usd": row.spot_usd,
-        "efficiency": row.efficiency,
-    }
+    estimates = {name: getattr(row, name) for name in ("seconds", "usd", "spot_usd", "efficiency")}
     return {
         "configuration": str(configuration),
         "machine": LOCAL if configuration.is_local else configuration.machine.id,
         "instances": configuration.instances,
         "workers": configuration.workers,
-        **{name: None if each is None else _ends(each) for name, each in estimates.items()},
+        **{name: None if each is None else each.ends for name, each in estimates.items()},
         "front": any(row is kept for kept in plan.front),
         "refused": row.refused,
     }
-
-
-def _ends(estimate: Estimate) -> tuple[float, float, float]:
-    low, high = estimate.interval
-    return low, estimate.value, high
 
 
 # --- As text, and as a small HTML table for notebooks.
@@ -152,7 +133,6 @@ def _ends(estimate: Estimate) -> tuple[float, float, float]:
 COLUMNS = ("", "configuration", "time", "cost", "at spot price", "efficiency")
 MOST_NAMED = 3
 """Instance types that are named when many have the same problem."""
-_CELL = "text-align:left;padding:.1em .8em .1em 0"
 
 
 def plan_text(plan: Prediction) -> str:
@@ -174,12 +154,7 @@ def filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def plan_html(plan: Prediction) -> str:
     """The plan for a notebook. All text is escaped; no script runs and nothing is loaded."""
     rows = plan.main_rows
-    head = "".join(f'<th style="{_CELL}">{name}</th>' for name in COLUMNS)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in _cells(plan, row)) + "</tr>"
-        for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    table = html_table(COLUMNS, [_cells(plan, row) for row in rows]) if rows else ""
     above = "".join(f"<div>{escape(line)}</div>" for line in _left(plan))
     below = "".join(f"<div>{escape(line)}</div>" for line in _said(plan))
     return f'<div class="hooke-plan"><div><b>{escape(plan.title)}</b></div>{above}{table}{below}</div>'
@@ -258,13 +233,8 @@ def _cells(plan: Prediction, row: Row) -> tuple[str, ...]:
     return (
         mark,
         str(row.configuration),
-        shown_seconds(row.seconds),
-        "" if row.configuration.is_local or row.usd is None else shown_usd(row.usd),
-        "" if row.spot_usd is None else shown_usd(row.spot_usd),
-        "" if row.efficiency is None else _share(row.efficiency),
+        row.seconds.shown(format_seconds),
+        "" if row.configuration.is_local or row.usd is None else row.usd.shown(usd),
+        "" if row.spot_usd is None else row.spot_usd.shown(usd),
+        "" if row.efficiency is None else row.efficiency.shown("{:.0%}".format),
     )
-
-
-def _share(estimate: Estimate) -> str:
-    low, high = estimate.interval
-    return f"{estimate.value:.0%} ({low:.0%} to {high:.0%})"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node, needs_of
@@ -181,11 +181,9 @@ def _factors(graph: Graph, times: Times) -> list[float]:
     maps = dict.fromkeys(node.task.name for node in graph.nodes if node.kind == "map")
     for name, factor in times.items():
         if name not in maps:
-            near = get_close_matches(name, maps, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
             raise UsageError(
                 f"times: {graph.pipeline!r} has no mapped task {name!r}",
-                fix=f"{meant}valid: {', '.join(maps) or '(none)'}",
+                fix=f"{did_you_mean(name, maps)}valid: {', '.join(maps) or '(none)'}",
             )
         if not 0 < factor < math.inf:
             raise UsageError(f"times: {name}={factor!r} is not valid", fix="give a number above 0")

@@ -21,19 +21,9 @@ from hooke.planning.prediction import filled, lacking
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
+from hooke.scaling import provision
 from hooke.scaling.catalog import Catalog, InstanceType
 from hooke.scaling.measurements import Estimate
-from hooke.scaling.provision import (
-    Bearing,
-    LatencyGoal,
-    MeasuredLoad,
-    Missing,
-    Offer,
-    ProvisionChoice,
-    ServiceSetup,
-    choose,
-    offers_on_front,
-)
 from hooke.serving.service import Service
 
 __all__ = ["ServicePlan", "ServiceQuestion", "plan_service", "service_plan_facts", "service_plan_text"]
@@ -50,7 +40,7 @@ class ServiceQuestion:
     declared: Service
     file: Path
     rate: float
-    promise: LatencyGoal | None = None
+    promise: provision.LatencyGoal | None = None
     method: str = ""
     replicas: tuple[int, ...] = ()
     catalog: Catalogs = None
@@ -67,21 +57,21 @@ class ServicePlan:
     """The plan: all offers, the choice among them, its basis, and the command to type next."""
 
     question: ServiceQuestion
-    promise: LatencyGoal
+    promise: provision.LatencyGoal
     method: str
-    offers: tuple[Offer, ...]
-    choice: ProvisionChoice
+    offers: tuple[provision.Offer, ...]
+    choice: provision.ProvisionChoice
     catalogs: tuple[Catalog, ...]
     notes: tuple[str, ...]
     next: str
 
     @property
-    def front(self) -> list[Offer]:
+    def front(self) -> list[provision.Offer]:
         """The offers that no other beats in both safe rate and cost."""
-        return offers_on_front(self.offers)
+        return provision.offers_on_front(self.offers)
 
     @property
-    def main_offers(self) -> list[Offer]:
+    def main_offers(self) -> list[provision.Offer]:
         """The offers on this machine, and the other offers on the front."""
         kept = self.front
         return [offer for offer in self.offers if offer.setup.is_local or any(offer is each for each in kept)]
@@ -105,9 +95,9 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
     speed = {name: value for name, value in speed.items() if not str(value).startswith("@")}
     catalogs = given(lists, speed=speed, startup={})
     here = this_machine(speed, measured_here=past.host == socket.gethostname())
-    bearing = Bearing(past.loads, promise, cores=past.cores)
+    bearing = provision.Bearing(past.loads, promise, cores=past.cores)
     offers = tuple(map(bearing.offer, _setups(question, past, here, catalogs)))
-    choice = choose(offers, question.rate)
+    choice = provision.choose(offers, question.rate)
     return ServicePlan(
         question=question,
         promise=promise,
@@ -124,7 +114,7 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
 class _Past:
     """The newest load test, and the comparable ones before it."""
 
-    loads: tuple[MeasuredLoad, ...]
+    loads: tuple[provision.MeasuredLoad, ...]
     newest: StudyRecord
     told: tuple[LoadMeasured, ...]
     others: int
@@ -199,11 +189,11 @@ def _kind(study: StudyRecord, load: LoadMeasured) -> object:
     return started.host, started.task, started.key, load.sent, load.arrivals, load.given
 
 
-def _load(told: LoadMeasured) -> MeasuredLoad:
-    return MeasuredLoad(
+def _load(told: LoadMeasured) -> provision.MeasuredLoad:
+    return provision.MeasuredLoad(
         replicas=told.replicas,
         threads=told.threads,
-        promise=LatencyGoal(told.slo_percent, told.slo_limit_s),
+        promise=provision.LatencyGoal(told.slo_percent, told.slo_limit_s),
         rate=told.rate,
         breaks_at=math.inf if told.breaks_at is None else told.breaks_at,
         cores=told.cores,
@@ -211,29 +201,28 @@ def _load(told: LoadMeasured) -> MeasuredLoad:
     )
 
 
-def _declared_promise(declared: Service) -> LatencyGoal:
+def _declared_promise(declared: Service) -> provision.LatencyGoal:
     if declared.slo is None:
         raise UsageError(
-            f"{declared.name} declares no SLO, so no rate can be called safe",
-            fix='give --slo "p99 < 50ms"',
+            f"{declared.name} declares no SLO, so no rate can be called safe", fix='give --slo "p99 < 50ms"'
         )
-    return LatencyGoal(declared.slo.percent, declared.slo.limit_s)
+    return provision.LatencyGoal(declared.slo.percent, declared.slo.limit_s)
 
 
 def _setups(
     question: ServiceQuestion, past: _Past, here: InstanceType, catalogs: Sequence[Catalog]
-) -> Iterator[ServiceSetup]:
+) -> Iterator[provision.ServiceSetup]:
     """Each measured number of threads, on this machine and on 1 to 16 instances of each type, with as many replicas as fit."""
     threads = sorted({load.threads for load in past.loads if load.threads})
     for number in threads:
         for count in question.replicas or range(1, max(here.vcpus or 1, number) // number + 1):
-            yield ServiceSetup(machine=here, replicas=count, threads=number)
+            yield provision.ServiceSetup(machine=here, replicas=count, threads=number)
     for catalog in catalogs:
         for machine in catalog.machines:
             for number in threads:
                 fits = _fits(question.declared, past, machine, number)
                 for count in INSTANCES:
-                    yield ServiceSetup(
+                    yield provision.ServiceSetup(
                         machine=machine, instances=count, replicas=count * fits, threads=number
                     )
 
@@ -272,7 +261,9 @@ def _notes(past: _Past, here: InstanceType) -> Iterator[str]:
     yield "replicas on several instances were not measured; the law of N replicas on one machine is used"
 
 
-def _next(question: ServiceQuestion, past: _Past, choice: ProvisionChoice, promise: LatencyGoal) -> str:
+def _next(
+    question: ServiceQuestion, past: _Past, choice: provision.ProvisionChoice, promise: provision.LatencyGoal
+) -> str:
     offer = choice.offer
     if offer is not None and offer.setup.is_local:
         several = f" --replicas {offer.setup.replicas}" if offer.setup.replicas > 1 else ""
@@ -280,11 +271,15 @@ def _next(question: ServiceQuestion, past: _Past, choice: ProvisionChoice, promi
     if offer is not None:
         return ""
     most = max(past.loads, key=lambda load: (load.replicas, -load.threads))
-    more = Missing(2 * most.replicas, most.threads)  # if everything considered is known, and too little
+    more = provision.Missing(
+        2 * most.replicas, most.threads
+    )  # if everything considered is known, and too little
     return _measurement(question, past, choice.missing or more, promise)
 
 
-def _measurement(question: ServiceQuestion, past: _Past, missing: Missing, promise: LatencyGoal) -> str:
+def _measurement(
+    question: ServiceQuestion, past: _Past, missing: provision.Missing, promise: provision.LatencyGoal
+) -> str:
     asked = missing.promise or promise
     slo = shlex.quote(f"p{asked.percent:g} < {asked.limit_s * 1000:g}ms")
     command = f"hooke bench {shlex.quote(_short(question))} --replicas {missing.replicas} --threads {missing.threads} --slo {slo}{_bindings(past)}"
@@ -338,7 +333,7 @@ def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
                 "instances": offer.setup.instances,
                 "replicas": offer.setup.replicas,
                 "threads": offer.setup.threads,
-                "requests_per_s": None if offer.bears is None else _estimate(offer.bears),
+                "requests_per_s": None if offer.bears is None else offer.bears.facts(),
                 "usd_per_hour": offer.setup.usd_per_hour,
                 "grants": offer.grants(question.rate),
                 "on_front": any(offer is each for each in front),
@@ -346,9 +341,7 @@ def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
             }
             for offer in plan.offers
         ],
-        "prices": [
-            {"catalog": each.name, "source": each.source, "date": each.date} for each in plan.catalogs
-        ],
+        "prices": [each.facts() for each in plan.catalogs],
         "notes": list(plan.notes),
     }
 
@@ -376,11 +369,11 @@ def _refused(plan: ServicePlan) -> Iterator[str]:
         yield f"not predicted: {named}: {reason}{fix if reason.startswith('speed') else ''}"
 
 
-def _name(offer: Offer) -> str:
+def _name(offer: provision.Offer) -> str:
     return str(offer.setup) if offer.setup.is_local else offer.setup.machine.id
 
 
-def _cells(plan: ServicePlan, offer: Offer) -> tuple[str, ...]:
+def _cells(plan: ServicePlan, offer: provision.Offer) -> tuple[str, ...]:
     assert offer.bears is not None
     usd, rate = offer.setup.usd_per_hour, plan.question.rate
     local = offer.setup.is_local
@@ -401,12 +394,3 @@ def _ends(estimate: Estimate) -> str:
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _estimate(each: Estimate) -> dict[str, Any]:
-    low, high = each.interval
-    return {
-        "value": each.value,
-        "interval": [low, high if math.isfinite(high) else None],
-        "level": each.level,
-    }

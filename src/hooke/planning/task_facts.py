@@ -26,9 +26,7 @@ from hooke.scaling.workload import TaskFacts
 __all__ = [
     "LEAST_LEVELS",
     "KnownFacts",
-    "Levels",
     "PastJournals",
-    "TaskLaw",
     "cost_of",
     "known_facts",
     "law_of_levels",
@@ -37,7 +35,6 @@ __all__ = [
     "measurements_of",
     "rows_of",
     "spread_in",
-    "studies_of",
 ]
 
 

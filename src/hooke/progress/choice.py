@@ -48,8 +48,7 @@ def wanted_progress(asked: str, setting: str) -> str:
     variable = os.environ.get(VARIABLE, "") or "auto"
     if variable not in PROGRESS:
         raise ConfigError(
-            f"the environment variable {VARIABLE} is {variable!r}",
-            fix=f"valid values: {', '.join(PROGRESS)}",
+            f"the environment variable {VARIABLE} is {variable!r}", fix=f"valid values: {', '.join(PROGRESS)}"
         )
     return next((each for each in (asked, variable, setting) if each != "auto"), "auto")
 

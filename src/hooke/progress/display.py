@@ -38,11 +38,9 @@ class Display(Protocol):
 
     def draw(self, snapshot: RunSnapshot) -> None:
         """Show the current state."""
-        ...
 
     def close(self, snapshot: RunSnapshot) -> None:
         """Show the final state, and restore the terminal."""
-        ...
 
 
 def snapshot_of(view: RunView, now: float) -> RunSnapshot:
@@ -81,7 +79,6 @@ class Above(Protocol):
 
     def above(self, line: str) -> None:
         """Print a line above the picture."""
-        ...
 
 
 class Terminal:

@@ -6,16 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TextIO
 
 from hooke.base.formats import first_line, format_seconds
-from hooke.journal.events import (
-    AttemptFailed,
-    Event,
-    NodePlanned,
-    RetryPlanned,
-    RunFinished,
-    RunStarted,
-    StopRequested,
-    WorkerStopped,
-)
+from hooke.journal import events
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import TERMINAL, RunSnapshot
@@ -46,16 +37,16 @@ class Lines(AbstractContextManager["Lines"]):
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
 
-    def observe(self, event: Event) -> None:
+    def observe(self, event: events.Event) -> None:
         """Print what is new in the event."""
         self._view.apply(event)
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 begun = "resumed" if event.resumed else "started"
                 self._say(f"run {event.run} {begun} on {event.place}")
-            case AttemptFailed():
+            case events.AttemptFailed():
                 self._trouble(event.node, f"failed: {_brief(event)}")
-            case RetryPlanned():
+            case events.RetryPlanned():
                 wait_s = max(0.0, event.due - event.at)
                 self._trouble(
                     event.node,
@@ -64,13 +55,13 @@ class Lines(AbstractContextManager["Lines"]):
                 )
                 if wait_s >= EVERY_S:
                     self._waits_said_at = event.at
-            case WorkerStopped(signal=int()):
+            case events.WorkerStopped(signal=int()):
                 self._say(f"worker {event.worker} died: {event.cause}")
-            case StopRequested():
+            case events.StopRequested():
                 self._say(f"stopping: {event.by}")
-            case RunFinished():
+            case events.RunFinished():
                 self._finished(event)
-            case NodePlanned():
+            case events.NodePlanned():
                 pass
             case _:
                 self._look(event.at)
@@ -101,7 +92,7 @@ class Lines(AbstractContextManager["Lines"]):
                 f"{name}: {what}" + (" (for further failures: hooke show)" if count == MOST_TROUBLES else "")
             )
 
-    def _finished(self, event: RunFinished) -> None:
+    def _finished(self, event: events.RunFinished) -> None:
         for name, task in self._view.tasks.items():
             if task.state != self._said.get(name, "waiting") and task.state not in (
                 "waiting",
@@ -141,7 +132,7 @@ def _how_far(row: TaskRow) -> str:
     return f"{settled} of {items}{failed}{rate}{left}"
 
 
-def _brief(event: AttemptFailed) -> str:
+def _brief(event: events.AttemptFailed) -> str:
     return first_line(event.failure.whose + event.failure.message)
 
 

@@ -32,7 +32,6 @@ class ClockListener(Protocol):
 
     def tick(self, now: float) -> None:
         """Called every TICK_S with `time.monotonic()` in the clock's thread. Must not raise."""
-        ...
 
 
 class ProgressClock:
@@ -94,7 +93,6 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
     def observe(self, event: Event) -> None:
         """Record an event."""
-        ...
 
 
 class Silent(AbstractContextManager["Silent"]):

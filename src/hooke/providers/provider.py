@@ -101,16 +101,12 @@ class Provider(Protocol):
 
     def launch(self, token: str) -> str:
         """Start a machine; returns its id."""
-        ...
 
     def list(self) -> Sequence[Machine]:
         """The fleet's machines, as they are now."""
-        ...
 
     def retire(self, machine: str) -> None:
         """Have a machine take no more work; it is listed as `retired` when its work is done and its results are elsewhere."""
-        ...
 
     def release(self, machine: str) -> None:
         """End a machine. It is listed until it no longer costs money."""
-        ...

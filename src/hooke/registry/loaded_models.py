@@ -34,10 +34,8 @@ from hooke.tracking.logged_values import Point, logged_in
 from hooke.tracking.tracker import Tracker, active
 
 __all__ = [
-    "NOWHERE",
     "KnownModels",
     "ModelSource",
-    "ProjectModels",
     "code_of",
     "fetched",
     "load_model",

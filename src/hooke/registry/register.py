@@ -17,38 +17,13 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import writing
+from hooke.models import registry_protocol as protocol
 from hooke.models.bundle import Manifest, seal, size_of
 from hooke.models.format import FORMATS, Format, LoadOptions, Saved, format_of
-from hooke.models.registry_protocol import (
-    CODE,
-    DIGEST,
-    FORMAT,
-    METRICS,
-    RUN,
-    SIZE,
-    Aim,
-    PublishOrder,
-    PublishResult,
-    check_alias,
-    check_name,
-    holder_of,
-    not_better,
-    parse_aim,
-)
 from hooke.pipeline.task import ACTIVE as TRACE
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
-from hooke.registry.loaded_models import (
-    ModelSource,
-    code_of,
-    measured,
-    missing_mlflow,
-    models_of,
-    project_here,
-    registry_of,
-    registry_uri,
-    source_of,
-)
+from hooke.registry import loaded_models
 from hooke.running.run import Run
 from hooke.sync.background import ensure_shipper, sink_names
 from hooke.sync.outbox import has_logged
@@ -137,7 +112,7 @@ def register(  # noqa: PLR0913
             name=name, alias=alias, if_better=if_better, metrics=metrics or {}, format=format, run=""
         )
         return _nothing(muted, "a task registers nothing while it is measured or debugged")
-    source = source_of(run)
+    source = loaded_models.source_of(run)
     request = _Request(
         name=name,
         alias=alias,
@@ -146,16 +121,16 @@ def register(  # noqa: PLR0913
         format=format or format_of(model),
         run=source.key,
     )
-    project, writer = project_here(), FORMATS.load(request.format)()
+    project, writer = loaded_models.project_here(), FORMATS.load(request.format)()
     if find_spec("mlflow") is None:
-        raise missing_mlflow()
+        raise loaded_models.missing_mlflow()
     if why := _worse(project, request, aim):
         return _nothing(request, why)
-    models = models_of(project)
+    models = loaded_models.models_of(project)
     project.create()
     with writing("a model", models.folder), models.making() as folder:
         saved = writer.save(model, folder, LoadOptions(label=name, trust=tuple(trust)))
-        code, example = code_of(model), _example(writer, model, input_example)
+        code, example = loaded_models.code_of(model), _example(writer, model, input_example)
         digest, manifest = seal(
             folder, format=request.format, details=saved.details, code=code, libraries=saved.libraries
         )
@@ -164,9 +139,11 @@ def register(  # noqa: PLR0913
     return _said(request, done, digest=digest, notes=saved.notes)
 
 
-def _put(project: Project, source: ModelSource, order: PublishOrder, digest: str) -> PublishResult:
+def _put(
+    project: Project, source: loaded_models.ModelSource, order: protocol.PublishOrder, digest: str
+) -> protocol.PublishResult:
     """Register the folder, and keep it as the project's copy."""
-    models = models_of(project)
+    models = loaded_models.models_of(project)
     models.known.add(digest, f"registered as {order.name}" + (f" by run {source.key}" if source.key else ""))
     done = _publish(msgspec.structs.replace(order, wait_s=_wait_s(project, source, order.name)))
     if done.number is not None:
@@ -187,10 +164,10 @@ class _Request:
     run: str
 
 
-def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
-    check_name(name)
+def _checked(model: Any, name: str, alias: str, if_better: str) -> protocol.Aim | None:
+    protocol.check_name(name)
     if alias:
-        check_alias(alias)
+        protocol.check_alias(alias)
     if model is None:
         raise UsageError("there is no model to register: model is None")
     if TRACE.get() is not None:
@@ -202,16 +179,17 @@ def _checked(model: Any, name: str, alias: str, if_better: str) -> Aim | None:
         return None
     if not alias:
         raise UsageError(
-            f"if_better={if_better!r} needs an alias to compare with",
-            fix='give one: alias="champion"',
+            f"if_better={if_better!r} needs an alias to compare with", fix='give one: alias="champion"'
         )
-    return parse_aim(if_better)
+    return protocol.parse_aim(if_better)
 
 
-def _metrics(source: ModelSource, given: Mapping[str, float] | None, aim: Aim | None) -> dict[str, float]:
+def _metrics(
+    source: loaded_models.ModelSource, given: Mapping[str, float] | None, aim: protocol.Aim | None
+) -> dict[str, float]:
     """The model's metrics that are numbers. The aim's metric must be among them."""
     wanted = aim.metric if aim is not None else ""
-    values = dict(measured(source, wanted if wanted not in (given or {}) else ""))
+    values = dict(loaded_models.measured(source, wanted if wanted not in (given or {}) else ""))
     for name, value in (given or {}).items():
         try:
             values[str(name)] = float(value)
@@ -233,20 +211,22 @@ def _metrics(source: ModelSource, given: Mapping[str, float] | None, aim: Aim | 
     return values
 
 
-def _worse(project: Project, request: _Request, aim: Aim | None) -> str:
+def _worse(project: Project, request: _Request, aim: protocol.Aim | None) -> str:
     """Why the model is not better, as far as this is known without MLflow. Raises if the registry does not answer."""
-    holder = holder_of(request.alias, registry_of(project).versions(request.name))
+    holder = protocol.holder_of(request.alias, loaded_models.registry_of(project).versions(request.name))
     if aim is None or holder is None or (held := holder.metrics.get(aim.metric)) is None:
         return ""
     mine = request.metrics[aim.metric]
-    return "" if aim.better(mine, held) else not_better(aim, mine, held, holder)
+    return "" if aim.better(mine, held) else protocol.not_better(aim, mine, held, holder)
 
 
 def _nothing(request: _Request, why: str) -> ModelVersion:
-    return _said(request, PublishResult(why=why), digest="", notes=())
+    return _said(request, protocol.PublishResult(why=why), digest="", notes=())
 
 
-def _said(request: _Request, done: PublishResult, *, digest: str, notes: tuple[str, ...]) -> ModelVersion:
+def _said(
+    request: _Request, done: protocol.PublishResult, *, digest: str, notes: tuple[str, ...]
+) -> ModelVersion:
     return ModelVersion(
         name=request.name,
         number=done.number,
@@ -265,21 +245,21 @@ def _said(request: _Request, done: PublishResult, *, digest: str, notes: tuple[s
 def _tags(request: _Request, digest: str, manifest: Manifest, folder: Path) -> dict[str, str]:
     """The version's tags."""
     tags = {
-        DIGEST: digest,
-        FORMAT: request.format,
-        SIZE: str(size_of(folder, manifest)),
-        METRICS: json.dumps(dict(sorted(request.metrics.items()))),
-        RUN: request.run,
-        CODE: manifest.code,
+        protocol.DIGEST: digest,
+        protocol.FORMAT: request.format,
+        protocol.SIZE: str(size_of(folder, manifest)),
+        protocol.METRICS: json.dumps(dict(sorted(request.metrics.items()))),
+        protocol.RUN: request.run,
+        protocol.CODE: manifest.code,
     }
     return {name: value for name, value in tags.items() if value}
 
 
 def _order(
     project: Project, request: _Request, saved: Saved, folder: Path, tags: Mapping[str, str], example: bytes
-) -> PublishOrder:
-    return PublishOrder(
-        uri=registry_uri(project),
+) -> protocol.PublishOrder:
+    return protocol.PublishOrder(
+        uri=loaded_models.registry_uri(project),
         root=str(project.root),
         folder=str(folder),
         name=request.name,
@@ -295,7 +275,7 @@ def _order(
     )
 
 
-def _wait_s(project: Project, source: ModelSource, name: str) -> float:
+def _wait_s(project: Project, source: loaded_models.ModelSource, name: str) -> float:
     """How long to wait until the run is in MLflow, if it is being sent there."""
     elsewhere = os.environ.get("MLFLOW_REGISTRY_URI")  # then runs go to another server
     if source.folder is None or elsewhere or "mlflow" not in sink_names(project):
@@ -326,7 +306,7 @@ def _portable(value: Any) -> Any:
     return value.to_pandas() if hasattr(value, "to_pandas") else value
 
 
-def _publish(order: PublishOrder) -> PublishResult:
+def _publish(order: protocol.PublishOrder) -> protocol.PublishResult:
     asked = subprocess.run(
         python_module("hooke.models.publish"),
         input=msgspec.msgpack.encode(order),
@@ -338,7 +318,7 @@ def _publish(order: PublishOrder) -> PublishResult:
             f"{order.name} is not registered: the registering process ended with exit code {asked.returncode}",
             why=asked.stderr.decode(errors="replace")[-2000:].strip(),
         )
-    done = msgspec.msgpack.decode(asked.stdout, type=PublishResult)
+    done = msgspec.msgpack.decode(asked.stdout, type=protocol.PublishResult)
     if done.error is not None:
         raise HookeError(done.error.pop("what"), **done.error)
     return done

@@ -15,13 +15,9 @@ from hooke.scaling.measurements import Measurements
 
 __all__ = [
     "LEVEL",
-    "PRIOR_FREEDOM",
-    "PRIOR_SPREAD",
     "SAME_SIZE",
     "Ends",
     "Sized",
-    "Slowdown",
-    "TimeSpread",
     "Timing",
     "law_of_size",
     "nearest_level",

@@ -7,10 +7,11 @@ import csv
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from functools import partial
 from typing import Any, TypeVar
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_seconds
 
 __all__ = ["COLUMNS", "Catalog", "InstanceType", "Range", "as_range", "parse_catalog", "parse_range"]
@@ -63,6 +64,11 @@ class Catalog:
     machines: tuple[InstanceType, ...]
     startup_source: str = ""
 
+    def facts(self) -> dict[str, str]:
+        """The name and the sources, for JSON."""
+        names = ("source", "date", "startup_source")
+        return {"catalog": self.name, **{name: getattr(self, name) for name in names}}
+
     def given(
         self, *, speed: Mapping[str, Any] | None = None, startup: Mapping[str, Any] | None = None
     ) -> Catalog:
@@ -92,30 +98,26 @@ class Catalog:
         valid = [machine.id for machine in self.machines] + ([self.name] if what == "startup" else [])
         for name in mine:
             if name not in valid:
-                near = get_close_matches(name, valid, n=1)
-                meant = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
                     f"{what}: the catalog {self.name!r} has no instance type {name!r}",
-                    fix=f"{meant}valid names: {', '.join(valid)}",
+                    fix=f"{did_you_mean(name, valid)}valid names: {', '.join(valid)}",
                 )
         return {name: parse(f"{what} of {name}", value) for name, value in mine.items()}
 
 
 def parse_range(name: str, value: Any) -> Range:
     """A positive number, (low, high), or text such as "1.3" or "1.3-1.5". Raises UsageError, which mentions `name`."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split("-")]
     return as_range(name, value, _number, "a number above 0, or low and high, such as 1.3 or 1.3-1.5")
 
 
 def _lag(name: str, value: Any) -> Range:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split("-")]
     return as_range(name, value, parse_seconds, "a length of time, or low and high, such as 3m or 3m-5m")
 
 
 def as_range(name: str, value: Any, parse: Callable[[Any], float], valid: str) -> Range:
-    """(low, high) from one or two values, each read by `parse`. Raises UsageError with `name` and what is `valid`."""
+    """(low, high) from one or two values, or text such as `1-2`, each read by `parse`. Raises UsageError with `name` and what is `valid`."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split("-")]
     parts: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
     numbers: list[float] = []
     with contextlib.suppress(UsageError, ValueError, TypeError):  # not a pair
@@ -180,23 +182,12 @@ def _check_header(header: list[str], where: str) -> None:
     missing = [column for column in COLUMNS if column not in header]
     unknown = [column for column in header if column not in (*COLUMNS, *OPTIONAL)]
     twice = [column for column in header if header.count(column) > 1]
-    wrong = next(
-        (
-            f"{text} {columns[0]!r}"
-            for text, columns in (
-                ("the header lacks the column", missing),
-                ("the header has an unknown column", unknown),
-                ("the header repeats the column", twice),
+    for what, columns in (("lacks the", missing), ("has an unknown", unknown), ("repeats the", twice)):
+        if columns:
+            raise UsageError(
+                f"{where}: the header {what} column {columns[0]!r}",
+                fix=f"columns: {', '.join(COLUMNS)}; optional: {', '.join(OPTIONAL)}",
             )
-            if columns
-        ),
-        "",
-    )
-    if wrong:
-        raise UsageError(
-            f"{where}: {wrong}",
-            fix=f"columns: {', '.join(COLUMNS)}; optional: {', '.join(OPTIONAL)}",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +227,10 @@ def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceTyp
             f"{row.where}, column instance_type: the name is empty", fix="name the instance type"
         )
     memory = row.get("memory_gib", _number, "a number of GiB above 0")
-    price, spot = (
-        row.get(f"{kind}usd_per_hour", _number, "a price in US dollars above 0") for kind in ("", "spot_")
-    )
+    usd = "a price in US dollars above 0"
+    price, spot = row.get("usd_per_hour", _number, usd), row.get("spot_usd_per_hour", _number, usd)
+    lag = row.get("startup", partial(_lag, "startup"), "a length of time such as 3m or 3m-5m")
+    speed = row.get("speed", partial(parse_range, "speed"), "a number above 0 such as 1.3 or 1.3-1.5")
     if price is None and spot is None:
         raise UsageError(
             f"{row.where}, column usd_per_hour: {name!r} has no price", fix="add one, or remove the line"
@@ -247,18 +239,13 @@ def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceTyp
         catalog=catalog,
         name=name,
         gpu=row.cells["gpu"],
-        gpus=row.get("gpus", _count, "a whole number from 0") or 0,
-        vcpus=row.get("vcpus", _some, "a whole number from 1"),
+        gpus=row.get("gpus", partial(_whole, least=0), "a whole number from 0") or 0,
+        vcpus=row.get("vcpus", partial(_whole, least=1), "a whole number from 1"),
         memory=None if memory is None else round(memory * 2**30),
         usd_per_hour=price,
         spot_usd_per_hour=spot,
-        startup_s=row.get(
-            "startup", lambda text: _lag("startup", text), "a length of time such as 3m or 3m-5m"
-        )
-        or startup_s,
-        speed=row.get(
-            "speed", lambda text: parse_range("speed", text), "a number above 0 such as 1.3 or 1.3-1.5"
-        ),
+        startup_s=lag or startup_s,
+        speed=speed,
     )
 
 
@@ -269,15 +256,8 @@ def _number(text: Any) -> float:
     return number
 
 
-def _count(text: str) -> int:
+def _whole(text: str, *, least: int) -> int:
     number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
-
-
-def _some(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if number < least:
         raise ValueError(text)
     return number

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +16,7 @@ from scipy.special import stdtrit
 from hooke.base.errors import UsageError
 from hooke.scaling.families import Floats
 from hooke.scaling.law import Law
-from hooke.scaling.measurements import Measurements, positive
+from hooke.scaling.measurements import Measurements, finite, positive
 
 __all__ = ["Cost", "cost"]
 
@@ -36,6 +37,11 @@ class Cost:
     def never(self) -> bool:
         """Whether no N beats the plain call."""
         return math.isinf(self.n)
+
+    def facts(self) -> dict[str, Any]:
+        """The COST as plain values, for JSON; infinite numbers are None."""
+        ends = [*map(finite, self.interval)]
+        return {"n": finite(self.n), "interval": ends, "plain": self.plain, "never": self.never}
 
     def __str__(self) -> str:
         low, high = ("infinity" if math.isinf(end) else f"{end:g}" for end in self.interval)

@@ -36,31 +36,24 @@ class Family(Protocol):
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         """C(N), the throughput in units of the unit rate: (..., m)."""
-        ...
 
     def log_slopes(self, n: Floats, shape: Floats) -> Floats:
         """The derivative of log C(N) by each number of the shape: (..., m, p)."""
-        ...
 
     def ceiling(self, shape: Floats) -> Floats:
         """The least upper bound of C."""
-        ...
 
     def peak(self, shape: Floats) -> Floats:
         """The N >= 1 of the maximum of C; infinite if C only rises."""
-        ...
 
     def reach(self, level: Floats, shape: Floats) -> Floats:
         """The smallest N >= 1 with C(N) >= level; infinite if there is none."""
-        ...
 
     def parameters(self, shape: Floats, rate: Floats) -> dict[str, Floats]:
         """The parameters that users see, by symbol, in the order of `symbols`."""
-        ...
 
     def starts(self, most: float) -> Floats:
         """Starting shapes (k, p) for measurements up to N = `most`."""
-        ...
 
 
 class _Linear:

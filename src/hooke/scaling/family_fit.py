@@ -31,35 +31,27 @@ class Noise(Protocol):
 
     def unit_rate(self, x: Floats, weights: Floats, curve: Floats) -> Floats:
         """The best unit rate of each curve: (...)."""
-        ...
 
     def residuals(self, x: Floats, rate: Floats, curve: Floats) -> Floats:
         """Measured minus predicted: (..., m)."""
-        ...
 
     def sensitivities(self, weights: Floats, rate: Floats, curve: Floats, slopes: Floats) -> Floats:
         """The derivative of the prediction by the shape, with the best unit rate for each shape: (..., m, p)."""
-        ...
 
     def rate_range(self, weights: Floats, rate: Floats, curve: Floats, room: Floats) -> tuple[Floats, Floats]:
         """The range of unit rates within which the misfit grows by at most `room`: two arrays (...)."""
-        ...
 
     def jacobian(self, rate: float, curve: Floats, slopes: Floats) -> Floats:
         """The derivatives of one law's prediction by its shape and its unit rate: (m, p + 1)."""
-        ...
 
     def widened(self, value: Floats, ends: tuple[Floats, Floats], size: float) -> tuple[Floats, Floats]:
         """The interval `ends` about `value`, widened by an independent error of `size`."""
-        ...
 
     def relative(self, size: float, x: Floats) -> Floats:
         """Errors of `size` as a share of each of `x`."""
-        ...
 
     def negligible(self, x: Floats) -> float:
         """The size of errors that counts as rounding."""
-        ...
 
 
 class _Relative:

@@ -10,21 +10,12 @@ from typing import Any
 import numpy as np
 
 from hooke.base.errors import BeyondTheData, NotEnoughData, UsageError
-from hooke.scaling.diagnostics import (
-    FIRM_MARGIN,
-    MARGIN,
-    Candidate,
-    LackOfFit,
-    compared,
-    flags_of,
-    lack_of_fit,
-    within,
-)
+from hooke.scaling import diagnostics
 from hooke.scaling.families import FAMILIES, Floats
 from hooke.scaling.family_fit import NOISES, FitProblem, Fitted, Quantity, fit_family
 from hooke.scaling.measurements import Estimate, Measurements, positive
 
-__all__ = ["Law", "NextMeasurement", "fit", "karp_flatt", "next_measurement"]
+__all__ = ["Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_flatt", "next_measurement"]
 
 
 # --- The next measurement.
@@ -153,19 +144,32 @@ class Law:
         )
 
     @property
-    def comparison(self) -> tuple[Candidate, ...]:
+    def comparison(self) -> tuple[diagnostics.Candidate, ...]:
         """The comparison of all families that were tried."""
-        return compared(self._tenable, self.ruled_out)
+        return diagnostics.compared(self._tenable, self.ruled_out)
 
     @property
-    def lack_of_fit(self) -> LackOfFit:
+    def lack_of_fit(self) -> diagnostics.LackOfFit:
         """The test whether the law misses the measurements by more than their noise."""
-        return lack_of_fit(self.fitted, self.measurements)
+        return diagnostics.lack_of_fit(self.fitted, self.measurements)
 
     @property
     def flags(self) -> tuple[str, ...]:
         """Sentences on what is unusual about the fit. Nothing is corrected."""
-        return flags_of(self.fitted, self.measurements)
+        return diagnostics.flags_of(self.fitted, self.measurements)
+
+    def facts(self) -> dict[str, Any]:
+        """The law as plain values, for JSON; infinite and unknown numbers are None."""
+        return {
+            "family": self.family,
+            "level": self.level,
+            "parameters": {symbol: each.facts() for symbol, each in self.parameters.items()},
+            "knee": facts_or_refusal(lambda: self.determined_knee().facts()),
+            "peak": self.peak.facts(),
+            "alternatives": [each.family for each in self.alternatives],
+            "flags": list(self.flags),
+            "next_measurement": self.next_measurement().n,
+        }
 
     def throughput(self, n: Floats) -> Floats:
         """The law's X at each of `n` (m,) without limits, for drawing. Use `predict` for decisions."""
@@ -255,7 +259,7 @@ class Law:
 
     @property
     def _not_firmly_ruled_out(self) -> tuple[Fitted, ...]:
-        return tuple(within((*self._tenable, *self.ruled_out), FIRM_MARGIN))
+        return tuple(diagnostics.within((*self._tenable, *self.ruled_out), diagnostics.FIRM_MARGIN))
 
     @property
     def _least(self) -> float:
@@ -302,6 +306,14 @@ class Law:
     def _refusal(self, what: str, why: str) -> BeyondTheData:
         best = self.next_measurement()
         return BeyondTheData(what, why=why, next=str(best), measure_at=best.n)
+
+
+def facts_or_refusal(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The facts, or why the measurements do not determine them."""
+    try:
+        return ask()
+    except NotEnoughData as refusal:
+        return {"value": None, "refused": refusal.what, "why": refusal.why, "measure_at": refusal.measure_at}
 
 
 def _hull(intervals: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
@@ -355,7 +367,7 @@ def fit(
         means = measurements.each_n_once()
         problems = [replace(problem, measured=means) for problem in problems]
         fits = _fit_all(problems, level, named=families is not None)
-    chosen, *others = within(fits, MARGIN)
+    chosen, *others = diagnostics.within(fits, diagnostics.MARGIN)
     ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
     return Law(measurements=measurements, fitted=chosen, others=tuple(others), ruled_out=ruled_out)
 
@@ -384,7 +396,7 @@ def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) ->
     tested = [fitted for fitted in fits if measurements.levels.size > fitted.shape.size + 1]
     if not tested:
         return False
-    lack = lack_of_fit(min(tested, key=lambda fitted: fitted.scatter), measurements)
+    lack = diagnostics.lack_of_fit(min(tested, key=lambda fitted: fitted.scatter), measurements)
     return lack.test == "repeats" and lack.p_value < SUSPECT
 
 

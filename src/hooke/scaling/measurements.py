@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from hooke.base.errors import UsageError
 from hooke.scaling.families import Floats
 
-__all__ = ["Estimate", "Measurements", "positive"]
+__all__ = ["Estimate", "Measurements", "finite", "positive"]
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON: None if it is infinite or unknown."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,21 @@ class Estimate:
     def bounded(self) -> bool:
         """Whether both ends of the interval are finite."""
         return all(math.isfinite(end) for end in self.interval)
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """(low, value, high)."""
+        low, high = self.interval
+        return low, self.value, high
+
+    def shown(self, write: Callable[[float], str] = "{:.3g}".format) -> str:
+        """`3m 05s (2m 40s to 3m 50s)`, where `write` makes text of a number."""
+        low, value, high = map(write, self.ends)
+        return f"{value} ({low} to {high})"
+
+    def facts(self) -> dict[str, Any]:
+        """The value, the interval and its level as plain values, for JSON; infinite and unknown numbers are None."""
+        return {"value": finite(self.value), "interval": [*map(finite, self.interval)], "level": self.level}
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -7,20 +7,10 @@ from dataclasses import dataclass
 
 from hooke.base.formats import format_seconds
 from hooke.scaling.families import KNEE_SHARE
-from hooke.scaling.measurements import Estimate
 from hooke.scaling.time_and_price import Row
 from hooke.scaling.workload import Untimed
 
-__all__ = [
-    "Advice",
-    "PlanLimits",
-    "first_measurement",
-    "front",
-    "measured",
-    "recommend",
-    "shown_seconds",
-    "shown_usd",
-]
+__all__ = ["Advice", "PlanLimits", "first_measurement", "front", "measured", "recommend", "usd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +169,13 @@ def first_measurement(rows: Sequence[Row]) -> tuple[str, int] | None:
 def _what(row: Row) -> str:
     assert row.seconds is not None
     assert row.usd is not None
-    money = "" if row.configuration.is_local else f" for {shown_usd(row.usd)}"
-    return f"{row.configuration} in {shown_seconds(row.seconds)}{money}"
+    money = "" if row.configuration.is_local else f" for {row.usd.shown(usd)}"
+    return f"{row.configuration} in {row.seconds.shown(format_seconds)}{money}"
 
 
 def _spot(row: Row) -> str:
     return (
-        f" ({shown_usd(row.spot_usd)} at the spot price, if nothing is preempted)"
+        f" ({row.spot_usd.shown(usd)} at the spot price, if nothing is preempted)"
         if row.spot_usd is not None
         else ""
     )
@@ -201,13 +191,6 @@ def _usd(row: Row) -> float:
     return row.usd.value
 
 
-def shown_seconds(estimate: Estimate) -> str:
-    """`3m 05s (2m 40s to 3m 50s)`."""
-    low, high = (format_seconds(end) for end in estimate.interval)
-    return f"{format_seconds(estimate.value)} ({low} to {high})"
-
-
-def shown_usd(estimate: Estimate) -> str:
-    """`$1.20 ($1.00 to $1.50)`."""
-    low, high = (f"${end:,.2f}" for end in estimate.interval)
-    return f"${estimate.value:,.2f} ({low} to {high})"
+def usd(amount: float) -> str:
+    """`$1.20`."""
+    return f"${amount:,.2f}"

@@ -79,11 +79,7 @@ class Planner:
     """
 
     def __init__(
-        self,
-        workload: Workload,
-        *,
-        elsewhere: Workload | None = None,
-        overhead_s: Ends = (0.0, 0.0, 0.0),
+        self, workload: Workload, *, elsewhere: Workload | None = None, overhead_s: Ends = (0.0, 0.0, 0.0)
     ) -> None:
         self.workload = workload
         self._elsewhere = elsewhere or workload

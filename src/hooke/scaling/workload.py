@@ -22,13 +22,11 @@ from hooke.scaling.call_times import (
 from hooke.scaling.law import Law
 
 __all__ = [
-    "MOST_SINGLE",
     "CallNeed",
     "MachineRoom",
     "NodeCalls",
     "NodeWork",
     "PerCall",
-    "Slice",
     "TaskFacts",
     "Untimed",
     "Workload",

@@ -131,9 +131,7 @@ def _optuna() -> Any:
         return import_module("optuna")
     except ImportError as error:
         raise MissingExtra(
-            "a search needs Optuna, which is not installed",
-            why=str(error),
-            fix='pip install "hooke[search]"',
+            "a search needs Optuna, which is not installed", why=str(error), fix='pip install "hooke[search]"'
         ) from error
 
 

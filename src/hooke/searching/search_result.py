@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_seconds
+from hooke.base.formats import aligned, format_seconds
 from hooke.charts.html import html_table
 from hooke.comparing import drawing
 from hooke.comparing.facts import text_of
 from hooke.comparing.query import number
 from hooke.comparing.run_list import frame_of
-from hooke.journal.run_view import aligned
 from hooke.journal.study_records import SearchRecord, TrialRecord, read_search
 from hooke.project.folder import Project
 from hooke.running.run import Run

@@ -21,7 +21,6 @@ from hooke.pipeline.task import Task
 __all__ = [
     "Choice",
     "Dimension",
-    "LogUniform",
     "Number",
     "SearchOrder",
     "loguniform",

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hooke.base.clock import SystemClock
@@ -28,7 +27,7 @@ from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
 
-__all__ = ["EngineBench", "MakeEngine"]
+__all__ = ["EngineBench", "MakeEngine", "plan_of"]
 
 PATIENCE_S = 180.0
 """A worker starts within a second, and nothing takes a minute; a machine on which much else runs may take three times as long."""
@@ -39,7 +38,6 @@ class MakeEngine(Protocol):
 
     def __call__(self, context: EngineContext, /, *, workers: tuple[int, int] | None) -> Engine:
         """A new engine with `workers` (lowest, highest) workers."""
-        ...
 
 
 class EngineBench:
@@ -62,9 +60,7 @@ class EngineBench:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.engine.close()
 
     @property
@@ -106,7 +102,7 @@ class EngineBench:
             return body()
 
         graph = trace(Pipeline(suite, name="suite"))
-        plans = [_plan(node.task.resources) for node in graph.nodes]
+        plans = [plan_of(node.task.resources) for node in graph.nodes]
         state = RunState(graph, plans)
         if known is not None:
             state.nodes[0].done.record(0, 1, known)
@@ -199,7 +195,8 @@ def _nothing() -> list[int]:
     return []
 
 
-def _plan(resources: Resources) -> NodePlan:
+def plan_of(resources: Resources) -> NodePlan:
+    """What a scheduler knows of a node whose task asks for these resources."""
     return NodePlan(
         cpus=resources.cpus,
         memory=resources.memory,
@@ -207,4 +204,5 @@ def _plan(resources: Resources) -> NodePlan:
         retries=resources.retries,
         timeout_s=resources.timeout_s,
         ranks=resources.gang,
+        repeatable=resources.cache,
     )

@@ -38,11 +38,9 @@ class S3Host(Protocol):
         self, command: Sequence[str], *, env: Mapping[str, str] | None = None, **how: Any
     ) -> subprocess.Popen[Any]:
         """Start a command there; `how` as for `subprocess.Popen`."""
-        ...
 
     def end(self, process: subprocess.Popen[Any]) -> None:
         """End a process that `popen` started."""
-        ...
 
 
 class S3Server:

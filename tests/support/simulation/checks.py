@@ -10,24 +10,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hooke.journal.events import (
-    AttemptFailed,
-    AttemptFinished,
-    AttemptStarted,
-    CapacityChanged,
-    Event,
-    ItemsFound,
-    MapExpanded,
-    RetryPlanned,
-    StopRequested,
-)
+from hooke.journal import events
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
 from hooke.pipeline.slots import memory_after
 from hooke.testing.virtual_world import HandedAttempt, Record
 
-__all__ = ["Flight", "Story", "Twins", "broken", "crowded", "fits", "slots_of", "taken"]
+__all__ = ["Story", "broken", "described", "refuse"]
+
+
+# --- A history for people.
+
+
+def described(trace: Sequence[Record]) -> str:
+    """A line for each record, with the seconds since the first."""
+    lines = (f"{each.at - trace[0].at:10.3f} {each.what:8} {each.facts}\n" for each in trace)
+    return "".join(lines)
+
+
+def refuse(problems: Sequence[str], repro: str) -> None:
+    """Raise AssertionError with the first problems and how to play the history again, if there are problems."""
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:10])
+        raise AssertionError(f"invariants broken:\n{shown}\nrepro: {repro}")
 
 
 # --- What must hold of second attempts in a history: who may have one, when, and that the beaten one goes.
@@ -124,7 +130,7 @@ def taken(flights: Sequence[Flight], plans: Sequence[NodePlan]) -> int:
     return sum(slots_of(plans[flight.node], flight.kind) for flight in flights)
 
 
-def crowded(flights: Sequence[Flight], plans: Sequence[NodePlan], place: CapacityChanged) -> bool:
+def crowded(flights: Sequence[Flight], plans: Sequence[NodePlan], place: events.CapacityChanged) -> bool:
     """Whether more runs than the place has, though as many of the short ones wait as may."""
     flights = _holding(flights, plans)
     each = [(slots_of(plans[flight.node], flight.kind), flight) for flight in flights]
@@ -138,7 +144,7 @@ def crowded(flights: Sequence[Flight], plans: Sequence[NodePlan], place: Capacit
 def fits(
     flights: Sequence[Flight],
     plans: Sequence[NodePlan],
-    place: CapacityChanged,
+    place: events.CapacityChanged,
     *,
     plan: NodePlan,
     slots: int,
@@ -186,7 +192,7 @@ class Story:
     plans: tuple[NodePlan, ...]
     keys: tuple[str, ...]
     trace: tuple[Record, ...]
-    journal: tuple[Event, ...]
+    journal: tuple[events.Event, ...]
 
 
 def broken(story: Story) -> list[str]:
@@ -213,7 +219,7 @@ class _Driver:
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
     held: set[int] = field(default_factory=set)
-    place: CapacityChanged = field(default_factory=lambda: CapacityChanged(slots=0, cpus=0.0))
+    place: events.CapacityChanged = field(default_factory=lambda: events.CapacityChanged(slots=0, cpus=0.0))
     doomed: bool = False
     stopped: bool = False
 
@@ -230,7 +236,7 @@ class _Judge:
         self.done: list[set[int]] = [set() for _ in self.graph.nodes]
         self.items: list[int | None] = [node.items for node in self.graph.nodes]
         self.started: set[int] = set()
-        self.said: list[Event] = []
+        self.said: list[events.Event] = []
         self.depths = self.graph.depths()
         self.roots = set(self.graph.roots())
 
@@ -377,8 +383,11 @@ class _Judge:
         """What the engine has, those included that are beaten and not cancelled yet."""
         return [*self.driver.flights.values(), *self.driver.twins.beaten.values()]
 
-    def _on_deliver(self, event: Event) -> None:
-        if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self.driver.flights:
+    def _on_deliver(self, event: events.Event) -> None:
+        if (
+            isinstance(event, events.AttemptFinished | events.AttemptFailed)
+            and event.attempt in self.driver.flights
+        ):
             self.driver.owed[event.attempt] = type(event).__name__
 
     def _on_cancel(self, attempt: int) -> None:
@@ -416,47 +425,47 @@ class _Judge:
 
     # -- the journal -------------------------------------------------------------------------------
 
-    def _on_journal(self, event: Event) -> None:
+    def _on_journal(self, event: events.Event) -> None:
         self.said.append(event)
         match event:
-            case AttemptStarted() if event.attempt in self.driver.flights:
+            case events.AttemptStarted() if event.attempt in self.driver.flights:
                 self.driver.flights[event.attempt].began = event.at
-            case AttemptFinished():
+            case events.AttemptFinished():
                 self._answered(event)
                 self._beat(event)
                 self._finish(event, event.lo, event.hi)
-            case AttemptFailed():
+            case events.AttemptFailed():
                 self._answered(event)
                 if event.ref is not None:
                     self._finish(event, event.lo, event.lo + event.done)
                 self._count_failure(event)
-            case ItemsFound():
+            case events.ItemsFound():
                 self._find(event)
-            case MapExpanded():
+            case events.MapExpanded():
                 self._expand(event)
-            case RetryPlanned() if event.number > 1:
+            case events.RetryPlanned() if event.number > 1:
                 self.driver.delayed[event.node, event.lo] = event.due
-            case CapacityChanged():
+            case events.CapacityChanged():
                 self.driver.place = event
-            case StopRequested():
+            case events.StopRequested():
                 self.driver.stopped = True
             case _:
                 pass
 
-    def _answered(self, event: AttemptFinished | AttemptFailed) -> None:
+    def _answered(self, event: events.AttemptFinished | events.AttemptFailed) -> None:
         flight = self.driver.flights.pop(event.attempt, None)
-        timed_out = isinstance(event, AttemptFailed) and event.failure.kind == "TimedOut"
+        timed_out = isinstance(event, events.AttemptFailed) and event.failure.kind == "TimedOut"
         if flight is None and not timed_out:
             self._wrong(f"stale: an answer of attempt {event.attempt} was accepted, which is not under way")
         self.driver.owed.pop(event.attempt, None)
 
-    def _beat(self, event: AttemptFinished) -> None:
+    def _beat(self, event: events.AttemptFinished) -> None:
         items = range(event.lo, event.hi)
         self.driver.twins.measured(event.node, items, event.seconds)
         for attempt in self.driver.twins.beat(Flight(event.node, "", items), self.driver.flights):
             self.driver.owed.pop(attempt, None)
 
-    def _finish(self, event: AttemptFinished | AttemptFailed, lo: int, hi: int) -> None:
+    def _finish(self, event: events.AttemptFinished | events.AttemptFailed, lo: int, hi: int) -> None:
         again = set(range(lo, hi)) & self._known(event.node)
         if again:
             self._wrong(
@@ -465,14 +474,14 @@ class _Judge:
         self._known(event.node).update(range(lo, hi))
         self.done[event.node].update(range(lo, hi))
 
-    def _find(self, event: ItemsFound) -> None:
+    def _find(self, event: events.ItemsFound) -> None:
         again = set(range(event.lo, event.hi)) & self._known(event.node)
         if again:
             self._wrong(f"twice: items {sorted(again)} of node {event.node} are found that were known")
         self._known(event.node).update(range(event.lo, event.hi))
         self.done[event.node].update(range(event.lo, event.hi))
 
-    def _expand(self, event: MapExpanded) -> None:
+    def _expand(self, event: events.MapExpanded) -> None:
         if self.items[event.node] is not None:
             self._wrong(f"twice: the list of node {event.node} was read again")
         self.items[event.node] = event.items
@@ -482,7 +491,7 @@ class _Judge:
             ):
                 self.items[node.id] = event.items
 
-    def _count_failure(self, event: AttemptFailed) -> None:
+    def _count_failure(self, event: events.AttemptFailed) -> None:
         bad = event.lo + event.done
         failed = Flight(event.node, "", range(event.lo, event.hi))
         if any(flight.meets(failed) for flight in self.driver.flights.values()):

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.simulation.checks import described, refuse
 from tests.support.simulation.sim_store import SimJournal
 
-from hooke.fleets import keeper
+from hooke.fleets import controller
 from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import LEDGER, FleetKeeper, Ledger, records_of
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
@@ -49,18 +50,14 @@ class FleetHistory:
 def check_fleet(history: FleetHistory) -> None:
     """Raise AssertionError, with the seed, unless the history keeps the invariants."""
     problems = [*history.problems, *_in_the_trace(history)]
-    if problems:
-        shown = "\n".join(f"  {problem}" for problem in problems[:10])
-        raise AssertionError(
-            f"invariants broken:\n{shown}\nrepro: tests.support.simulation.fleet_histories seed={history.seed}"
-        )
+    refuse(problems, f"tests.support.simulation.fleet_histories seed={history.seed}")
 
 
 def play_fleet(seed: int, *, step: Step | None = None, faults: ProviderFaults | None = None) -> FleetHistory:
     """Play one history; the same seed gives the same trace. `step` in place of the production one, for a test of the tests."""
     folder = Path(tempfile.mkdtemp(prefix="hooke-fleet-"))
     try:
-        return _Play(seed, folder, step or keeper.step, faults).history()
+        return _Play(seed, folder, step or controller.step, faults).history()
     finally:
         shutil.rmtree(folder)
 
@@ -221,9 +218,7 @@ def _in_the_trace(history: FleetHistory) -> list[str]:
 def _main(arguments: list[str], say: Callable[[str], Any] = sys.stdout.write) -> None:
     seed = int(arguments[0].partition("=")[2])
     history = play_fleet(seed)
-    say(f"{history.faults}\n{history.caps}\n")
-    for record in history.trace:
-        say(f"{record.at - history.trace[0].at:10.3f} {record.what:8} {record.facts}\n")
+    say(f"{history.faults}\n{history.caps}\n" + described(history.trace))
     check_fleet(history)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.simulation.checks import Story, broken
+from tests.support.simulation.checks import Story, broken, described, refuse
 from tests.support.simulation.fake_engine import SimEngine, Tries
 from tests.support.simulation.programs import draw_program, pipeline_of, with_gangs
 from tests.support.simulation.sim_store import SimJournal, SimStore
@@ -32,6 +32,7 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.trace import trace
 from hooke.store.entries import Entry
+from hooke.testing.engine_bench import plan_of
 from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Faults, Record, Stuck, World
 
 __all__ = ["Faults", "History", "check", "simulate"]
@@ -73,11 +74,7 @@ def check(history: History) -> None:
         problems.append(f"the run did not finish in the end, but: {history.status}")
     elif history.result != history.expected:
         problems.append(f"the result is {history.result!r}; plain Python gives {history.expected!r}")
-    if problems:
-        shown = "\n".join(f"  {problem}" for problem in problems[:10])
-        raise AssertionError(
-            f"invariants broken:\n{shown}\nrepro: tests.support.simulation.histories seed={history.seed}"
-        )
+    refuse(problems, f"tests.support.simulation.histories seed={history.seed}")
 
 
 def simulate(
@@ -117,7 +114,7 @@ class _Play:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))
-        self.plans = tuple(_plan(node.task.resources) for node in self.graph.nodes)
+        self.plans = tuple(plan_of(node.task.resources) for node in self.graph.nodes)
         self.store = SimStore(self.world)
         self.keys = GraphKeys(self.graph, run=RUN)
         self.store.claims.publish = self._publish
@@ -256,24 +253,10 @@ class _Play:
             )
 
 
-def _plan(resources: Any) -> NodePlan:
-    return NodePlan(
-        cpus=resources.cpus,
-        memory=resources.memory,
-        gpus=resources.gpus,
-        retries=resources.retries,
-        timeout_s=resources.timeout_s,
-        ranks=resources.gang,
-        repeatable=resources.cache,
-    )
-
-
 def _main(arguments: list[str], say: Callable[[str], Any] = sys.stdout.write) -> None:
     seed = int(arguments[0].partition("=")[2])
     history = simulate(seed)
-    say(history.graph.describe() + "\n")
-    for record in history.trace:
-        say(f"{record.at - history.trace[0].at:10.3f} {record.what:8} {record.facts}\n")
+    say(history.graph.describe() + "\n" + described(history.trace))
     check(history)
 
 

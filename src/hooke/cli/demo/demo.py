@@ -14,14 +14,7 @@ import click
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
-from hooke.cli.demo.demo_steps import (
-    DemoCommand,
-    Pass,
-    compare_workers,
-    run_pass,
-    scale_features,
-    serve_champion,
-)
+from hooke.cli.demo import demo_steps
 from hooke.cli.options import debug_option, json_option
 from hooke.cli.screens import CommandSession
 from hooke.cli.verbs.cache import explained
@@ -73,36 +66,36 @@ def demo(session: CommandSession, *, folder: Path, backend: str, months: int, as
     on = ["--on", backend] if backend != "local" else []
     command = ["run", str(folder / MAIN), *on, *parameters]
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        parts: list[Pass | DemoCommand] = [*_passes(command, folder, session.project)]
+        parts: list[demo_steps.Pass | demo_steps.DemoCommand] = [*_passes(command, folder, session.project)]
         if not parts[-1].code:
             click.secho(f"\n{SCALING}", bold=True)
-            parts += scale_features(folder / MAIN, parameters)
+            parts += demo_steps.scale_features(folder / MAIN, parameters)
         if not parts[-1].code:
             click.secho(f"\n{SERVING}", bold=True)
-            parts += serve_champion(folder, months)
+            parts += demo_steps.serve_champion(folder, months)
         if not parts[-1].code:
             edited = parts[len(PASSES) - 1]
-            assert isinstance(edited, Pass)
+            assert isinstance(edited, demo_steps.Pass)
             click.echo("\n" + "\n".join(_next(folder, edited.run)))
     if as_json:
         click.echo(json.dumps([done.facts() for done in parts], indent=2))
     return parts[-1].code
 
 
-def _passes(command: list[str], folder: Path, project: Project) -> list[Pass]:
+def _passes(command: list[str], folder: Path, project: Project) -> list[demo_steps.Pass]:
     """All passes up to the first failed one, reported as they finish."""
-    passes: list[Pass] = []
+    passes: list[demo_steps.Pass] = []
     for title in PASSES:
         click.secho(f"\n{title}", bold=True)
         if len(passes) == 2:
             click.echo("\n".join(_edit(folder / EDITED)))
-        passes.append(run_pass(command, project))
+        passes.append(demo_steps.run_pass(command, project))
         if passes[-1].code:
             return passes
         _tell(passes)
     click.echo("\n" + "\n".join(_reran(project, passes[-1].run)))
     click.secho("\n4. Time three months with one and with two workers", bold=True)
-    return passes + compare_workers(_files(), MAIN)
+    return passes + demo_steps.compare_workers(_files(), MAIN)
 
 
 def _check_extra() -> None:
@@ -144,7 +137,7 @@ def _prepare(folder: Path) -> None:
         shutil.copy(file, folder)
 
 
-def _tell(passes: list[Pass]) -> None:
+def _tell(passes: list[demo_steps.Pass]) -> None:
     """The outcome of the last pass: the first result, or the comparison with it."""
     first, last = passes[0], passes[-1]
     assert last.view is not None

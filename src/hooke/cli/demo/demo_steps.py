@@ -21,7 +21,7 @@ from typing import IO, Any
 import click
 
 from hooke.base.errors import HookeError
-from hooke.base.formats import format_seconds
+from hooke.base.formats import aligned, format_seconds
 from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED
 from hooke.journal.run_view import RunView, view_of
 from hooke.processes.devices import cpus_here
@@ -29,17 +29,7 @@ from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.settings import FILE
 
-__all__ = [
-    "DemoCommand",
-    "Pass",
-    "as_typed",
-    "compare_workers",
-    "run_pass",
-    "scale_features",
-    "serve_champion",
-    "show_line",
-    "typed",
-]
+__all__ = ["DemoCommand", "Pass", "compare_workers", "run_pass", "scale_features", "serve_champion"]
 
 
 # --- A command in a fresh process.
@@ -170,11 +160,7 @@ def scale_features(main: Path, months: list[str]) -> list[DemoCommand]:
     file, where = str(main), ["--project", str(main.parent)]
     longer = [f"--times={task}={TIMES}" for task in ("month", TASK)]
     how = ["--task", TASK, "--workers", WORKERS, "--repeats", REPEATS, "--plain", PLAIN]
-    commands = (
-        ["measure", file, *how, *months],
-        ["curve", TASK, *where],
-        ["plan", file, *longer, *months],
-    )
+    commands = (["measure", file, *how, *months], ["curve", TASK, *where], ["plan", file, *longer, *months])
     said: list[DemoCommand] = []
     for arguments in commands:
         said.append(_said(arguments))
@@ -377,10 +363,14 @@ def _fresh(files: Sequence[Path], main: str, *, workers: int) -> Pass:
 def _compared(one: Pass, two: Pass) -> list[str]:
     """A table of where the workers' time went, then the speed-up."""
     spent = [_spent(done, workers) for workers, done in enumerate((one, two), start=1)]
-    rows: list[tuple[str, ...]] = [("", *COLUMNS)]
-    for name, done, shares in zip(("1 worker", "2 workers"), (one, two), spent, strict=True):
-        rows.append((name, format_seconds(done.wall_s), *(f"{share:.0%}" for share in shares)))
-    return [*_aligned(rows), *_verdict(one, two, waiting=max(shares[1] for shares in spent))]
+    rows = [
+        (name, format_seconds(done.wall_s), *(f"{share:.0%}" for share in shares))
+        for name, done, shares in zip(("1 worker", "2 workers"), (one, two), spent, strict=True)
+    ]
+    return [
+        *aligned(("", *COLUMNS), rows, right=range(1, 5)),
+        *_verdict(one, two, waiting=max(shares[1] for shares in spent)),
+    ]
 
 
 def _spent(done: Pass, workers: int) -> tuple[float, float, float]:
@@ -400,10 +390,3 @@ def _verdict(one: Pass, two: Pass, *, waiting: float) -> list[str]:
     if waiting >= MUCH:
         lines.append("other programs used the CPUs; the numbers will differ on a quiet machine")
     return lines
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "   ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
-    ]

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,17 +19,10 @@ from hooke.cli.parameters import bindings
 from hooke.processes.channel import Channel
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
-from hooke.services.reload.handover import (
-    DrainedReply,
-    FromDevChild,
-    ImportedModules,
-    NowServing,
-    ServeRefused,
-    encode,
-)
+from hooke.services.reload import handover
 from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import InheritedSocket, load_service, serve_here
-from hooke.serving.bind_config import BindConfig, TlsFiles
+from hooke.serving.bind_config import BindConfig
 from hooke.serving.request_context import log_with_ids
 
 __all__ = ["DevChildOrder", "main"]
@@ -42,52 +34,23 @@ MOST_LINES = 8
 
 
 class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What to serve, and how. The numbers are inherited descriptors."""
+    """What to serve, and how. The numbers are inherited descriptors; the port is the one that was found."""
 
     target: str
     given: tuple[str, ...]
-    host: str
-    port: int
-    names: tuple[str, ...]
-    auth: bool
-    token_file: str | None
-    tls: tuple[str, str] | None
-    listening: int = -1
-    channel: int = -1
-    debug: bool = False
+    bind_config: BindConfig
+    listening: int
+    channel: int
+    debug: bool
+
+    def argument(self) -> str:
+        """The argument for the command."""
+        return msgspec.json.encode(self, enc_hook=os.fspath).decode()
 
     @classmethod
-    def of(cls, target: str, given: Sequence[str], bind_config: BindConfig, *, port: int) -> DevChildOrder:
-        """The order for the port that was found."""
-        return cls(
-            target=target,
-            given=tuple(given),
-            host=bind_config.host,
-            port=port,
-            names=bind_config.names,
-            auth=bind_config.auth,
-            token_file=str(bind_config.token_file) if bind_config.token_file is not None else None,
-            tls=(str(bind_config.tls.cert), str(bind_config.tls.key))
-            if bind_config.tls is not None
-            else None,
-        )
-
-    def handed(self, listening: int, channel: int, *, debug: bool) -> str:
-        """The argument for the command."""
-        made = msgspec.structs.replace(self, listening=listening, channel=channel, debug=debug)
-        return msgspec.json.encode(made).decode()
-
-    @property
-    def bind_config(self) -> BindConfig:
-        """The bind configuration."""
-        return BindConfig(
-            host=self.host,
-            port=self.port,
-            names=self.names,
-            auth=self.auth,
-            token_file=Path(self.token_file) if self.token_file is not None else None,
-            tls=TlsFiles(cert=Path(self.tls[0]), key=Path(self.tls[1])) if self.tls is not None else None,
-        )
+    def of_argument(cls, text: str) -> DevChildOrder:
+        """The order in the argument."""
+        return msgspec.json.decode(text, type=cls, dec_hook=lambda kind, path: kind(path))
 
 
 class _Reports:
@@ -98,10 +61,10 @@ class _Reports:
         self._channel = Channel(descriptor)
         self._lock = threading.Lock()
 
-    def send(self, message: FromDevChild) -> None:
+    def send(self, message: handover.FromDevChild) -> None:
         """Report something, unless the parent is gone: then this process ends, too."""
         with self._lock, contextlib.suppress(OSError):
-            self._channel.send(encode(message))
+            self._channel.send(handover.encode(message))
 
     def keep_sending_imported(self, sources: Sources) -> None:
         """Report the imported modules of the project whenever there are new ones; never returns."""
@@ -113,7 +76,7 @@ class _Reports:
                 own = sources.own([file for file in files if file])
                 if own != sent:
                     sent = own
-                    self.send(ImportedModules(files=tuple(map(str, sorted(own)))))
+                    self.send(handover.ImportedModules(files=tuple(map(str, sorted(own)))))
             time.sleep(IMPORTED_EVERY_S)
 
 
@@ -130,7 +93,7 @@ def main(order: DevChildOrder) -> int:
     listening.setblocking(False)
 
     def ready(lines: tuple[str, ...]) -> None:
-        reports.send(NowServing(lines=lines))
+        reports.send(handover.NowServing(lines=lines))
         threading.Thread(target=reports.keep_sending_imported, args=(sources,), daemon=True).start()
 
     try:
@@ -151,15 +114,15 @@ def main(order: DevChildOrder) -> int:
             traceback.print_exception(error)
         reports.send(refused(error, sources))
         return 1
-    reports.send(DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
+    reports.send(handover.DrainedReply(run=done.run, answered=done.answered, cut=done.cut))
     return 1 if done.cut else 0
 
 
-def refused(error: HookeError, sources: Sources) -> ServeRefused:
+def refused(error: HookeError, sources: Sources) -> handover.ServeRefused:
     """The message for an error: its place in the project's own files, and the last lines."""
     lines = user_frames(error.why) if error.why else []
     last = tuple(line for line in lines if line != "Traceback (most recent call last):")[-MOST_LINES:]
-    return ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)
+    return handover.ServeRefused(what=error.what, where=_where(error, sources), why=last, fix=error.fix)
 
 
 def _where(error: HookeError, sources: Sources) -> str:
@@ -173,4 +136,4 @@ def _where(error: HookeError, sources: Sources) -> str:
 
 
 if __name__ == "__main__":
-    exit_with(main(msgspec.json.decode(sys.argv[1], type=DevChildOrder)))
+    exit_with(main(DevChildOrder.of_argument(sys.argv[1])))

@@ -19,7 +19,7 @@ from hooke.base.errors import UsageError
 from hooke.base.units import parse_bytes
 from hooke.cli.options import debug_option
 from hooke.cli.parameters import bindings
-from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.screens import EXIT_FAILED, CommandSession, say_next
 from hooke.cli.serve.dev_process import DevChildOrder
 from hooke.processes.lease import LEASE_S
 from hooke.processes.start import python_module
@@ -34,16 +34,7 @@ from hooke.serving.bind_config import BindConfig, TlsFiles
 from hooke.serving.request_context import log_with_ids
 from hooke.serving.service import Service
 
-__all__ = [
-    "bind_options",
-    "replica_options",
-    "replica_range",
-    "serve",
-    "serve_reloading",
-    "serve_replicas",
-    "service_options",
-    "show_law",
-]
+__all__ = ["replica_range", "serve"]
 
 
 # --- Options of the address, the token and TLS.
@@ -106,9 +97,7 @@ _REPLICA_OPTIONS = (
         help="Number of processes behind Envoy; LOW:HIGH scales with the load. Default: what the class declares.",
     ),
     click.option(
-        "--memory",
-        metavar="SIZE",
-        help="Replace a replica that uses more memory than this (1GiB).",
+        "--memory", metavar="SIZE", help="Replace a replica that uses more memory than this (1GiB)."
     ),
     click.option(
         "--threads",
@@ -192,7 +181,7 @@ def serve_replicas(
         if done.cut:
             click.echo(f"{done.cut} requests were cut", err=True)
         show_law(declared, project, done.run)
-        click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
+        say_next(f"hooke show {done.run}", project)
     return EXIT_FAILED if done.cut else 0
 
 
@@ -222,8 +211,15 @@ def serve_reloading(
     port = listening.getsockname()[1]
 
     def start(listens: int, tells: int) -> Sequence[str]:
-        order = DevChildOrder.of(f"{file}:{name}" if name else str(file), given, bind_config, port=port)
-        return python_module("hooke.cli.serve.dev_process", order.handed(listens, tells, debug=session.debug))
+        order = DevChildOrder(
+            target=f"{file}:{name}" if name else str(file),
+            given=tuple(given),
+            bind_config=dataclasses.replace(bind_config, port=port),
+            listening=listens,
+            channel=tells,
+            debug=session.debug,
+        )
+        return python_module("hooke.cli.serve.dev_process", order.argument())
 
     tell(
         f"{target} is being set up, on {bind_config.url(port)}, and again whenever it changes; Ctrl-C ends it"
@@ -234,7 +230,7 @@ def serve_reloading(
     if parent.run_id:
         with contextlib.suppress(OSError):
             project = Project(root=root, settings=Settings())
-            click.echo(f"next: {command(f'hooke show {parent.run_id}', project)}", err=True)
+            say_next(f"hooke show {parent.run_id}", project)
     return 0 if well else EXIT_FAILED
 
 
@@ -252,10 +248,7 @@ def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
             fix="leave out --replicas, or --dev",
         )
     if several["memory"] is not None:
-        raise UsageError(
-            "--dev with --memory: it has no supervisor",
-            fix="leave out --memory, or --dev",
-        )
+        raise UsageError("--dev with --memory: it has no supervisor", fix="leave out --memory, or --dev")
     bind_config.check()
     if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(
@@ -334,5 +327,5 @@ def serve(
         click.echo(f"{done.cut} requests were not answered in time, and were cut", err=True)
     if done.batches:
         show_law(declared, project, done.run)
-    click.echo(f"next: {command(f'hooke show {done.run}', project)}", err=True)
+    say_next(f"hooke show {done.run}", project)
     return 1 if done.cut else 0

@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.cli.groups import FileOrVerbs
-from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.options import in_project, json_option
+from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.cli.serve.serve import replica_range, serve
-from hooke.journal.run_view import aligned
+from hooke.project.folder import Project
 from hooke.services.single_process import SingleProcess, single_process_status
 from hooke.services.supervisor.service_folder import (
     PROXY,
@@ -55,16 +55,14 @@ _service = click.argument("service", required=False, default="")
 @_service
 @json_option
 @in_project
-@click.pass_obj
-def status(session: CommandSession, *, service: str, as_json: bool, project: Path | None) -> int:
+def status(*, service: str, as_json: bool, project: Project) -> int:
     """Show the URL, the replicas and the proxy of SERVICE.
 
     Rate and p99 cover the last minute; p99 is as exact as the histogram's buckets.
 
     SERVICE may be left out if only one is running. A single process without a supervisor shows its totals. Exit code 1 if the supervisor is gone and replicas are left.
     """
-    where = the_project(session, project)
-    folder = find_service(where, service, verb="status")
+    folder = find_service(project, service, verb="status")
     if not folder.supervised():
         single = folder.single_processes()
         if single and not folder.living():
@@ -75,7 +73,7 @@ def status(session: CommandSession, *, service: str, as_json: bool, project: Pat
         click.echo(json.dumps(facts, indent=2))
         return 0
     click.echo("\n".join(_status_lines(facts)))
-    click.echo(f"next: {command(f'hooke serve logs {folder.name}', where)}", err=True)
+    say_next(f"hooke serve logs {folder.name}", project)
     return 0
 
 
@@ -84,14 +82,12 @@ def status(session: CommandSession, *, service: str, as_json: bool, project: Pat
 @click.option("--replica", default="", metavar="N", help="Only this one; `front` is Envoy.")
 @click.option("--follow", "-f", is_flag=True, help="Follow the logs until the service ends.")
 @in_project
-@click.pass_obj
-def logs(session: CommandSession, *, service: str, replica: str, follow: bool, project: Path | None) -> int:
+def logs(*, service: str, replica: str, follow: bool, project: Project) -> int:
     """Print what replicas of SERVICE wrote to stdout and stderr.
 
     Each line starts with its replica. It works for an ended service, too.
     """
-    where = the_project(session, project)
-    folder = find_service(where, service, verb="logs", running=False)
+    folder = find_service(project, service, verb="logs", running=False)
     record = folder.record()
     if record is None and folder.single_processes():
         raise _by_itself(folder)
@@ -101,7 +97,7 @@ def logs(session: CommandSession, *, service: str, replica: str, follow: bool, p
             where=str(folder.path / SERVICE),
             fix="serve it again to write a new one; its logs are below .hooke/runs",
         )
-    logs = where.runs.folder(record.run) / "logs"
+    logs = project.runs.folder(record.run) / "logs"
     known = [path.stem.removeprefix("replica-") for path in sorted(logs.glob("*.log"))]
     if replica and replica not in known:
         raise UsageError(f"{folder.name} has no replica {replica}", fix=f"its logs: {', '.join(known)}")
@@ -123,8 +119,7 @@ def logs(session: CommandSession, *, service: str, replica: str, follow: bool, p
 @click.argument("words", nargs=-1, required=True, metavar="[SERVICE] N|LOW:HIGH")
 @json_option
 @in_project
-@click.pass_obj
-def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, project: Path | None) -> int:
+def scale(*, words: tuple[str, ...], as_json: bool, project: Project) -> int:
     """Run N replicas of SERVICE, or LOW to HIGH as needed."""
     if len(words) > 2:
         raise UsageError(
@@ -132,7 +127,7 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
         )
     name = words[0] if len(words) == 2 else ""
     low, high = replica_range(words[-1], name="hooke serve scale")
-    folder = _supervised(session, project, name, "scale")
+    folder = _supervised(project, name, "scale")
     facts = folder.send("scale", low=low, high=high)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -140,7 +135,7 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
         click.echo(
             f"{folder.name}: {facts['wanted']} replica{'s' if facts['wanted'] != 1 else ''} wanted{'' if low == high else f', {low} to {high} as needed'}"
         )
-        click.echo(f"next: {command(f'hooke serve status {folder.name}', session.project)}", err=True)
+        say_next(f"hooke serve status {folder.name}", project)
     return 0
 
 
@@ -148,13 +143,12 @@ def scale(session: CommandSession, *, words: tuple[str, ...], as_json: bool, pro
 @_service
 @click.option("--replica", default="", metavar="N", help="Only this one, after another has taken its place.")
 @in_project
-@click.pass_obj
-def drain(session: CommandSession, *, service: str, replica: str, project: Path | None) -> int:
+def drain(*, service: str, replica: str, project: Project) -> int:
     """End SERVICE after its open requests are answered.
 
     Ctrl-C in its terminal does the same. With --replica only that replica ends, after another has taken its place.
     """
-    folder = _supervised(session, project, service, "drain")
+    folder = _supervised(project, service, "drain")
     if replica:
         folder.send("replace", replica=replica, by="hooke serve drain")
         click.echo(f"{folder.name}: replica {replica} ends when another has taken its place")
@@ -166,14 +160,12 @@ def drain(session: CommandSession, *, service: str, replica: str, project: Path 
 @services.command()
 @_service
 @in_project
-@click.pass_obj
-def down(session: CommandSession, *, service: str, project: Path | None) -> int:
+def down(*, service: str, project: Project) -> int:
     """End SERVICE now, cutting open requests.
 
     Also ends the processes that a killed supervisor left behind. `drain` waits for answers.
     """
-    where = the_project(session, project)
-    folder = find_service(where, service, verb="down")
+    folder = find_service(project, service, verb="down")
     if folder.supervised():
         folder.send("down")
         code = _wait(folder)
@@ -191,10 +183,9 @@ def down(session: CommandSession, *, service: str, project: Path | None) -> int:
     return code
 
 
-def _supervised(session: CommandSession, project: Path | None, name: str, verb: str) -> ServiceFolder:
+def _supervised(project: Project, name: str, verb: str) -> ServiceFolder:
     """A supervised service. Raises UsageError."""
-    where = the_project(session, project)
-    folder = find_service(where, name, verb=verb)
+    folder = find_service(project, name, verb=verb)
     if not folder.supervised() and folder.single_processes() and not folder.living():
         raise _by_itself(folder)
     if not folder.supervised():

@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_bytes
-from hooke.cli.options import complete_run, in_project, json_option, the_project
+from hooke.base.formats import aligned, format_bytes
+from hooke.cli.options import complete_run, json_option, project_option, the_project
 from hooke.cli.screens import CommandSession
-from hooke.journal.run_view import aligned
 from hooke.planning.advice import advise as advised
 from hooke.project.folder import Project
 from hooke.project.loading import load_entry
@@ -30,7 +29,7 @@ COLUMNS = ("task", "attempts", "cpus", "busy", "memory", "peak", "declare")
     "what", metavar="[RUN|FILE.py[:PIPELINE]]", required=False, default="", shell_complete=complete_run
 )
 @json_option
-@in_project
+@project_option
 @click.pass_obj
 def advise(session: CommandSession, *, what: str, as_json: bool, project: Path | None) -> int:
     """Recommend cpus and memory for each task, from what its attempts used.

@@ -18,16 +18,7 @@ from hooke.base.units import parse_seconds
 from hooke.charts.latency_chart import latency_plot
 from hooke.cli.options import debug_option, is_unicode, json_option, number_list
 from hooke.cli.screens import EXIT_STOPPED, CommandSession, say_next
-from hooke.loadtest.load_report import (
-    compared,
-    heading,
-    level_line,
-    page_of,
-    picture_of,
-    sentences,
-    sweep_facts,
-    table,
-)
+from hooke.loadtest import load_report
 from hooke.loadtest.load_result import BenchOrder, BenchResult, LevelResult
 from hooke.loadtest.load_test import bench_file, bench_swept, bench_url, is_file
 from hooke.loadtest.requests import arrivals_of, bodies_of
@@ -85,11 +76,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="The maximum number of connections.",
 )
 @click.option(
-    "--timeout",
-    default="5s",
-    show_default=True,
-    metavar="TIME",
-    help="A later response counts as a failure.",
+    "--timeout", default="5s", show_default=True, metavar="TIME", help="A later response counts as a failure."
 )
 @click.option(
     "--token-file",
@@ -147,9 +134,9 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     if is_file(target):
         session.project = Project.find(Path(target.partition(":")[0]))
     if report is not None:
-        write_atomic(report, page_of(done.results).encode())
+        write_atomic(report, load_report.page_of(done.results).encode())
     if as_json:
-        click.echo(json.dumps(sweep_facts(done), indent=2, allow_nan=False))
+        click.echo(json.dumps(load_report.sweep_facts(done), indent=2, allow_nan=False))
     else:
         _show_all(done, session)
     if done.stopped:
@@ -185,14 +172,7 @@ def _measured(
             behind = f"{count} replica{'s' * (count != 1)} behind Envoy" if count else "one replica"
             click.echo(f"{behind}{f', {number} thread' + 's' * (number != 1) if number else ''}", err=True)
         return bench_file(
-            order,
-            bodies,
-            entry=target,
-            words=words,
-            path=path,
-            tell=_tell,
-            replicas=count,
-            threads=number,
+            order, bodies, entry=target, words=words, path=path, tell=_tell, replicas=count, threads=number
         )
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -248,14 +228,14 @@ def _order(  # noqa: PLR0913 - the options
 
 
 def _tell(order: BenchOrder, level: LevelResult) -> None:
-    click.echo(level_line(level, order.slo), err=True)
+    click.echo(load_report.level_line(level, order.slo), err=True)
 
 
 def _show_all(done: Sweep, session: CommandSession) -> None:
     for line in done.lines:
         for result in line.results:
             if len(done.results) > 1:
-                click.echo(f"\n{heading(result)}")
+                click.echo("\n" + load_report.heading(result))
             _show(result)
         if len(line.results) > 1:
             _show_line(line, session)
@@ -266,7 +246,7 @@ def _show_all(done: Sweep, session: CommandSession) -> None:
 
 def _show_line(line: SweepRow, session: CommandSession) -> None:
     click.echo()
-    for sentence in compared(line, cores=cpus_here()):
+    for sentence in load_report.compared(line, cores=cpus_here()):
         click.echo(sentence)
     if line.study and session.project is not None:
         try:
@@ -279,15 +259,15 @@ def _show_line(line: SweepRow, session: CommandSession) -> None:
 
 def _show(result: BenchResult) -> None:
     if result.levels:
-        click.echo(table(result))
+        click.echo(load_report.table(result))
         click.echo()
-    picture = picture_of(result)
+    picture = load_report.picture_of(result)
     if picture is not None and len(picture.series[0].rate) > 1:
         colour = not os.environ.get("NO_COLOR")
         width = min(shutil.get_terminal_size().columns, MOST_WIDE)
         click.echo(latency_plot(picture, width=width, colour=colour, ascii_only=not is_unicode()))
         click.echo()
-    for sentence in sentences(result):
+    for sentence in load_report.sentences(result):
         click.echo(sentence)
 
 

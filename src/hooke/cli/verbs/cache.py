@@ -8,20 +8,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.base.units import parse_bytes
 from hooke.cli.groups import Commands
-from hooke.cli.options import complete_run, in_project, json_option, run_and_task, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession
-from hooke.journal.run_view import aligned
+from hooke.cli.options import complete_run, in_project, json_option, run_and_task
+from hooke.cli.screens import EXIT_FAILED
 from hooke.keys.fingerprint_parts import CodeChange
+from hooke.project.folder import Project
 from hooke.running.why import Cause, Why, dependents, roots
 from hooke.running.why import why as explain_run
 from hooke.store.entries import Entry
@@ -80,15 +79,12 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
 )
 @json_option
 @in_project
-@click.pass_obj
-def list_results(
-    session: CommandSession, *, task: str | None, limit: int, as_json: bool, project: Path | None
-) -> int:
+def list_results(*, task: str | None, limit: int, as_json: bool, project: Project) -> int:
     """List stored results, the newest first: size, age, seconds saved."""
-    store = the_project(session, project).store()
+    store = project.store()
     results = [result for result in _results(store.entries()) if task in (None, result.task)]
     if as_json:
-        click.echo(json.dumps([_facts(result) for result in results], indent=2))
+        click.echo(json.dumps(msgspec.to_builtins(results), indent=2))
         return 0
     if not results:
         click.echo(f"no results in {store.place}", err=True)
@@ -107,11 +103,6 @@ def list_results(
         err=True,
     )
     return 0
-
-
-def _facts(result: _Result) -> dict[str, Any]:
-    names = ("key", "task", "items", "size", "seconds", "at", "run")
-    return {name: getattr(result, name) for name in names}
 
 
 def _cells(result: _Result, now: float) -> tuple[str, ...]:
@@ -137,15 +128,8 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
 )
 @json_option
 @in_project
-@click.pass_obj
 def remove(
-    session: CommandSession,
-    *,
-    keys: tuple[str, ...],
-    task: str | None,
-    recursive: bool,
-    as_json: bool,
-    project: Path | None,
+    *, keys: tuple[str, ...], task: str | None, recursive: bool, as_json: bool, project: Project
 ) -> int:
     """Remove results by KEY (a prefix suffices) or by --task. The next run computes them again.
 
@@ -156,15 +140,14 @@ def remove(
     """
     if not keys and task is None:
         raise UsageError("no results selected", fix="pass a KEY of `hooke cache ls`, or --task NAME")
-    where = the_project(session, project)
-    store = where.store()
+    store = project.store()
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
         tasks = ", ".join(sorted({result.task for result in results})) or "none"
         raise UsageError(f"the store has no results of a task {task!r}", fix=f"tasks with results: {tasks}")
     chosen += [_by_prefix(results, key) for key in keys]
-    made_from = dependents(where.runs, {result.key for result in chosen})
+    made_from = dependents(project.runs, {result.key for result in chosen})
     below = [result for result in results if result.key in made_from]
     if below and not recursive:
         _ask(below, chosen, asks=sys.stdin.isatty() and not as_json)
@@ -172,7 +155,7 @@ def remove(
     for result in chosen:
         store.remove(result.key)
     if as_json:
-        click.echo(json.dumps([_facts(result) for result in chosen], indent=2))
+        click.echo(json.dumps(msgspec.to_builtins(chosen), indent=2))
         return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
@@ -208,20 +191,18 @@ def _by_prefix(results: list[_Result], key: str) -> _Result:
 )
 @json_option
 @in_project
-@click.pass_obj
-def collect(session: CommandSession, *, most: str | None, as_json: bool, project: Path | None) -> int:
+def collect(*, most: str | None, as_json: bool, project: Project) -> int:
     """Evict results until the store is at most SIZE, those with the least work per byte first.
 
     Results that a live run may need stay.
     """
-    where = the_project(session, project)
-    size = parse_bytes(most) if most is not None else where.settings.store.max_bytes
+    size = parse_bytes(most) if most is not None else project.settings.store.max_bytes
     if size is None:
         raise UsageError(
             "missing maximum size of the store",
             fix="pass --max 10GiB, or set max_bytes under [store] in hooke.toml",
         )
-    report = where.store().gc(size)
+    report = project.store().gc(size)
     if as_json:
         click.echo(json.dumps(_report(report), indent=2))
         return 0
@@ -246,10 +227,9 @@ def _report(report: Any) -> dict[str, Any]:
 @click.option("--remove", is_flag=True, help="Set damaged objects aside, so that they are computed again.")
 @json_option
 @in_project
-@click.pass_obj
-def check(session: CommandSession, *, remove: bool, as_json: bool, project: Path | None) -> int:
+def check(*, remove: bool, as_json: bool, project: Project) -> int:
     """Read the whole store, and report damage. Exit code 1 if damage remains."""
-    report = the_project(session, project).store().verify(remove=remove)
+    report = project.store().verify(remove=remove)
     damaged = [{"name": each.name, "why": each.why} for each in report.damaged]
     if as_json:
         facts = {"objects": report.objects, "records": report.records, "damaged": damaged, "removed": remove}
@@ -278,15 +258,13 @@ NOT_RUN = ("cached", "not needed")
 @click.argument("task", required=False, default="")
 @json_option
 @in_project
-@click.pass_obj
-def why(session: CommandSession, *, run: str, task: str, as_json: bool, project: Path | None) -> int:
+def why(*, run: str, task: str, as_json: bool, project: Project) -> int:
     """Explain why TASK of RUN (by default the last run) ran or was cached, and what changed.
 
     Without TASK, explain all tasks. The run is compared with the newest earlier run in which the task has a result.
     """
-    where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="cache why")
-    whys = explain_run(where.runs, name)
+    name, only = run_and_task(project, run, task, verb="cache why")
+    whys = explain_run(project.runs, name)
     if as_json:
         chosen = [each for each in whys if only in ("", each.task)]
         click.echo(json.dumps([_why_facts(each, whys) for each in chosen], indent=2))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, say_next
+from hooke.cli.options import complete_run, in_project, json_option
+from hooke.cli.screens import say_next
 from hooke.comparing.facts import facts_of
 from hooke.comparing.side_by_side import Comparison
+from hooke.project.folder import Project
 
 __all__ = ["compare"]
 
@@ -27,18 +28,14 @@ __all__ = ["compare"]
 )
 @json_option
 @in_project
-@click.pass_obj
-def compare(
-    session: CommandSession, *, runs: tuple[str, ...], file: Path | None, as_json: bool, project: Path | None
-) -> int:
+def compare(*, runs: tuple[str, ...], file: Path | None, as_json: bool, project: Project) -> int:
     """Show what differs between runs: parameters, metrics, tags, artifacts, durations and code. Equal rows are counted.
 
     RUN may be a prefix of an id. For a metric with several values, the last, the smallest (NAME.min) and the largest
     (NAME.max) are shown.
     """
-    where = the_project(session, project)
-    names = [where.runs.find(run) for run in runs]
-    found = Comparison(where.runs, [facts_of(where.runs, name) for name in names])
+    names = [project.runs.find(run) for run in runs]
+    found = Comparison(project.runs, [facts_of(project.runs, name) for name in names])
     if file is not None:
         found.save(file)
     if as_json:
@@ -47,5 +44,5 @@ def compare(
     click.echo(found.text())
     if file is None:
         again = shlex.join(["hooke", "compare", *runs, "--html", "compared.html"])
-        say_next(again, where)
+        say_next(again, project)
     return 0

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from hooke.cli.options import complete_run, in_project, is_unicode, json_option, run_and_task, the_project
-from hooke.cli.screens import CommandSession, say_next
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option, run_and_task
+from hooke.cli.screens import say_next
 from hooke.planning.curves import curve_of
+from hooke.project.folder import Project
 
 __all__ = ["curve"]
 
@@ -29,24 +30,14 @@ __all__ = ["curve"]
 )
 @json_option
 @in_project
-@click.pass_obj
-def curve(
-    session: CommandSession,
-    *,
-    run: str,
-    task: str,
-    files: tuple[Path, ...],
-    as_json: bool,
-    project: Path | None,
-) -> int:
+def curve(*, run: str, task: str, files: tuple[Path, ...], as_json: bool, project: Project) -> int:
     """Show how TASK scales, from RUN (by default the last run).
 
     By default, TASK is the one that took longest. RUN may be a study of `hooke measure`. Other runs of the project
     contribute if they did the same work with another number of workers. Exit code 1 if the data do not determine a law.
     """
-    where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="curve", studies=True)
-    found = curve_of(where.runs, name, only)
+    name, only = run_and_task(project, run, task, verb="curve", studies=True)
+    found = curve_of(project.runs, name, only)
     for file in files:
         found.save(file)
     if as_json:
@@ -55,5 +46,5 @@ def curve(
     click.echo(found.text(colour=not os.environ.get("NO_COLOR"), plain=not is_unicode()))
     if not files:
         again = shlex.join(["hooke", "curve", name, *filter(None, [only]), "--save", "curve.svg"])
-        say_next(again, where)
+        say_next(again, project)
     return 0

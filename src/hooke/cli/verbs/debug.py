@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pdb  # noqa: T100 - the purpose of this verb
 import sys
-from pathlib import Path
 
 import click
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
-from hooke.cli.options import complete_run, in_project, run_and_task, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.options import complete_run, in_project, run_and_task
+from hooke.cli.screens import EXIT_FAILED, command
 from hooke.pipeline.failures import user_traceback
+from hooke.project.folder import Project
 from hooke.running.replay import Replay, replay
 from hooke.tracking.tracker import MUTED, logging_into
 
@@ -25,19 +25,15 @@ __all__ = ["debug"]
 @click.option("--item", type=int, help="The item of a map.  [default: the one that failed]")
 @click.option("--step", is_flag=True, help="Stop at the task's first line instead of where it fails.")
 @in_project
-@click.pass_obj
-def debug(
-    session: CommandSession, *, run: str, task: str, item: int | None, step: bool, project: Path | None
-) -> int:
+def debug(*, run: str, task: str, item: int | None, step: bool, project: Project) -> int:
     """Rerun TASK of RUN (by default the last run) in this process, with its original inputs.
 
     If it fails, pdb opens at the failing line. The current code runs, so you can try an edit at once.
     """
-    where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="debug")
+    name, only = run_and_task(project, run, task, verb="debug")
     if not only:
-        raise UsageError("missing TASK", next=command(f"hooke debug {name} TASK", where))
-    again = replay(where, name, only, item=item)
+        raise UsageError("missing TASK", next=command(f"hooke debug {name} TASK", project))
+    again = replay(project, name, only, item=item)
     click.echo(f"{again.shown} of run {name}", err=True)
     return _step(again) if step else _until_it_fails(again)
 

@@ -20,7 +20,7 @@ import click
 
 from hooke.base.errors import HookeError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.options import json_option, project_option, the_project
 from hooke.cli.screens import EXIT_FAILED, CommandSession
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.task import task
@@ -99,7 +99,7 @@ SMALL_SHM = 64 << 20
 """The default of containers, too small for libraries that share arrays through it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DoctorFinding:
     """One check. `state` is ok, note, warning or broken; `fix` is what to type."""
 
@@ -111,7 +111,7 @@ class DoctorFinding:
 
 @click.command()
 @json_option
-@in_project
+@project_option
 @click.pass_obj
 def doctor(session: CommandSession, *, as_json: bool, project: Path | None) -> int:
     """Check Python, extras, backends (by running a task), store, journal and machine.
@@ -142,16 +142,16 @@ def _say(finding: DoctorFinding) -> None:
 
 def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFinding]:
     yield _python()
-    yield DoctorFinding(name="hooke", state="ok", text=f"{version('hooke')} in {Path(__file__).parents[2]}")
+    yield DoctorFinding("hooke", "ok", f"{version('hooke')} in {Path(__file__).parents[2]}")
     yield from map(_extra, extras())
     yield _machine()
     yield from _shared_memory()
     try:
         project = the_project(session, folder)
     except HookeError as error:
-        yield DoctorFinding(name="project", state="broken", text=error.what, fix=error.fix)
+        yield DoctorFinding("project", "broken", error.what, fix=error.fix)
         return
-    yield DoctorFinding(name="project", state="ok", text=str(project.root))
+    yield DoctorFinding("project", "ok", str(project.root))
     yield _checked("store", lambda: _store(project))
     yield _checked("journal", lambda: _journal(project))
     for backend in BACKENDS:
@@ -163,27 +163,23 @@ def _checked(name: str, check: Callable[[], DoctorFinding]) -> DoctorFinding:
     try:
         return check()
     except HookeError as error:
-        return DoctorFinding(name=name, state="broken", text=error.what, fix=error.fix or error.why)
+        return DoctorFinding(name, "broken", error.what, fix=error.fix or error.why)
     except Exception as error:  # noqa: BLE001 - an unexpected error is a finding
-        return DoctorFinding(name=name, state="broken", text=f"{type(error).__name__}: {error}")
+        return DoctorFinding(name, "broken", f"{type(error).__name__}: {error}")
 
 
 def _python() -> DoctorFinding:
     text = f"{platform.python_version()} ({platform.python_implementation()}) at {sys.executable}"
     if sys.platform == "darwin":
-        return DoctorFinding(
-            name="python", state="note", text=f"{text}; on macOS, use the backend serial: --on serial"
-        )
-    return DoctorFinding(name="python", state="ok", text=text)
+        return DoctorFinding("python", "note", f"{text}; on macOS, use the backend serial: --on serial")
+    return DoctorFinding("python", "ok", text)
 
 
 def _extra(extra: Extra) -> DoctorFinding:
     said = ", ".join(f"{name} {installed or '(missing)'}" for name, installed in extra.packages.items())
     if extra.missing:
-        return DoctorFinding(
-            name=f"[{extra.name}]", state="note", text=f"not installed: {said}", fix=extra.command
-        )
-    return DoctorFinding(name=f"[{extra.name}]", state="ok", text=said)
+        return DoctorFinding(f"[{extra.name}]", "note", f"not installed: {said}", fix=extra.command)
+    return DoctorFinding(f"[{extra.name}]", "ok", said)
 
 
 def _machine() -> DoctorFinding:
@@ -192,7 +188,7 @@ def _machine() -> DoctorFinding:
     cpus = cpus_here()
     memory = psutil.virtual_memory()
     text = f"{cpus} cpus, {format_bytes(memory.available)} of {format_bytes(memory.total)} memory free"
-    return DoctorFinding(name="machine", state="ok", text=f"{text}, {platform.system()} {platform.release()}")
+    return DoctorFinding("machine", "ok", f"{text}, {platform.system()} {platform.release()}")
 
 
 def _shared_memory() -> Iterator[DoctorFinding]:
@@ -202,7 +198,7 @@ def _shared_memory() -> Iterator[DoctorFinding]:
     small = usage.total <= SMALL_SHM
     text = f"{format_bytes(usage.free)} of {format_bytes(usage.total)} of shared memory free"
     fix = "give the container more shared memory: docker run --shm-size=1g" if small else ""
-    yield DoctorFinding(name="shm", state="warning" if small else "ok", text=text, fix=fix)
+    yield DoctorFinding("shm", "warning" if small else "ok", text, fix=fix)
 
 
 def _store(project: Project) -> DoctorFinding:
@@ -211,20 +207,18 @@ def _store(project: Project) -> DoctorFinding:
     folder, value = Path(store.place), b"hooke doctor\n" * 20_000
     if "://" in store.place:
         works = store.get(store.put(value)) == value
-        return DoctorFinding(name="store", state="ok" if works else "broken", text=f"{store.place} answers")
+        return DoctorFinding("store", "ok" if works else "broken", f"{store.place} answers")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="doctor-", dir=folder) as temporary:
         trial = Store.open(temporary)
         works = trial.get(trial.put(value)) == value
     if not works:
-        return DoctorFinding(
-            name="store", state="broken", text=f"{folder} returned other bytes than were written"
-        )
+        return DoctorFinding("store", "broken", f"{folder} returned other bytes than were written")
     free = shutil.disk_usage(folder).free
     text = f"{folder} writable, {format_bytes(free)} free, fsync {format_seconds(_sync_seconds(folder))}"
     if free < LOW_SPACE:
-        return DoctorFinding(name="store", state="warning", text=text, fix="hooke cache gc --max SIZE")
-    return DoctorFinding(name="store", state="ok", text=text)
+        return DoctorFinding("store", "warning", text, fix="hooke cache gc --max SIZE")
+    return DoctorFinding("store", "ok", text)
 
 
 def _sync_seconds(folder: Path) -> float:
@@ -250,7 +244,7 @@ def _journal(project: Project) -> DoctorFinding:
         events = sum(len(segment.events) for segment in read(Path(folder)))
     runs = len(project.runs.names())
     state = "ok" if events == 1 else "broken"
-    return DoctorFinding(name="journal", state=state, text=f"{project.runs.path} writable, {runs} runs")
+    return DoctorFinding("journal", state, f"{project.runs.path} writable, {runs} runs")
 
 
 def _backend(backend: str) -> DoctorFinding:
@@ -267,9 +261,7 @@ def _backend(backend: str) -> DoctorFinding:
         answer = Run(project, driver.run).result()
     seconds = time.perf_counter() - began
     if answer != 42:
-        return DoctorFinding(name=backend, state="broken", text=f"a task returned {answer!r} instead of 42")
+        return DoctorFinding(backend, "broken", f"a task returned {answer!r} instead of 42")
     return DoctorFinding(
-        name=backend,
-        state="ok",
-        text=f"ran a pipeline in {format_seconds(seconds)}, including start and shutdown",
+        backend, "ok", f"ran a pipeline in {format_seconds(seconds)}, including start and shutdown"
     )

@@ -13,27 +13,19 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import format_seconds
+from hooke.base.formats import aligned, format_seconds
 from hooke.base.units import parse_seconds
 from hooke.certificates.key_files import Address, CertificateFacts
 from hooke.certificates.tokens import Token
 from hooke.cli.groups import Commands
-from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession, command
+from hooke.cli.options import in_project, json_option
+from hooke.cli.screens import EXIT_FAILED, say_next
+from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, find_fleet, fleets_of, line_of, settle
 from hooke.fleets.keeper import FleetKeeper, records_of
-from hooke.fleets.membership import (
-    admit_machines,
-    join_fleet,
-    keys_of,
-    machine_name,
-    make_authority,
-    make_token,
-    renew_keys,
-    run_with_certificate,
-)
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
-from hooke.journal.run_view import aligned, moment
+from hooke.journal.run_view import moment
+from hooke.project.folder import Project
 from hooke.providers.provider import Machine
 
 __all__ = ["VERBS", "fleet"]
@@ -50,17 +42,15 @@ _machine_name = click.argument("name")
     "--valid", default="365d", show_default=True, metavar="TIME", help="How long the authority is valid."
 )
 @in_project
-@click.pass_obj
-def ca(session: CommandSession, *, name: str, valid: str, project: Path | None) -> int:
+def ca(*, name: str, valid: str, project: Project) -> int:
     """Make the certificate authority of the fleet NAME.
 
     The authority is on this machine, which gets a certificate as well. Its key stays here, and only you can read it. Whoever has a certificate can run code on all machines of the fleet.
     """
-    where = the_project(session, project)
-    keys = make_authority(where, name, valid_s=_span("--valid", valid))
+    keys = membership.make_authority(project, name, valid_s=_span("--valid", valid))
     click.echo(f"made the authority of the fleet {name}, {_until(keys.facts())}", err=True)
     click.echo(f"  keys: {keys.folder}", err=True)
-    _next(f"hooke fleet token {name}", session)
+    say_next(f"hooke fleet token {name}", project)
     return 0
 
 
@@ -77,15 +67,13 @@ def ca(session: CommandSession, *, name: str, valid: str, project: Path | None) 
     help="How long the machine's certificate is valid.",
 )
 @in_project
-@click.pass_obj
-def token(session: CommandSession, *, name: str, valid: str, certificate: str, project: Path | None) -> int:
+def token(*, name: str, valid: str, certificate: str, project: Project) -> int:
     """Print a token that lets one machine join the fleet NAME, once. Handle it like a password."""
-    where = the_project(session, project)
     open_s, valid_s = _span("--valid", valid), _span("--certificate", certificate)
-    made = make_token(where, name, open_s=open_s, valid_s=valid_s)
+    made = membership.make_token(project, name, open_s=open_s, valid_s=valid_s)
     click.echo(made.text)
     click.echo(f"valid for one machine, within {format_seconds(open_s)}", err=True)
-    _next(f"hooke fleet admit {name} --listen ADDRESS:8788", session)
+    say_next(f"hooke fleet admit {name} --listen ADDRESS:8788", project)
     return 0
 
 
@@ -104,15 +92,15 @@ def token(session: CommandSession, *, name: str, valid: str, certificate: str, p
     help="Run this long, and also renew certificates. By default it ends when no token is open.",
 )
 @in_project
-@click.pass_obj
-def admit(session: CommandSession, *, name: str, listen: str, stay: str | None, project: Path | None) -> int:
+def admit(*, name: str, listen: str, stay: str | None, project: Project) -> int:
     """Let machines with a token join the fleet NAME.
 
     It ends when every token is used or expired. Exit codes: 0 a machine joined, or --for has passed; 1 no machine joined; 2 wrong usage.
     """
-    where = the_project(session, project)
     address, for_s = Address.parse(listen), None if stay is None else _span("--for", stay)
-    joined = admit_machines(where, name, address, for_s=for_s, say=lambda line: click.echo(line, err=True))
+    joined = membership.admit_machines(
+        project, name, address, for_s=for_s, say=lambda line: click.echo(line, err=True)
+    )
     click.echo(f"{joined} machine{'s' * (joined != 1)} joined {name}")
     return 0 if joined or stay else EXIT_FAILED
 
@@ -127,37 +115,29 @@ def admit(session: CommandSession, *, name: str, listen: str, stay: str | None, 
 )
 @click.option("--as", "machine", metavar="MACHINE", help="The machine's name; by default its host name.")
 @in_project
-@click.pass_obj
-def join(
-    session: CommandSession,
-    *,
-    address: str,
-    token_file: IO[str] | None,
-    machine: str | None,
-    project: Path | None,
-) -> int:
+def join(*, address: str, token_file: IO[str] | None, machine: str | None, project: Project) -> int:
     """Join the fleet whose authority admits machines at HOST:PORT.
 
     This machine's key is made here and stays here. No option takes the token itself, since every user of a machine can read options.
     """
-    where = the_project(session, project)
     place = Address.parse(address)
-    facts = join_fleet(where, place, Token.parse(_token(token_file)), machine=machine or machine_name())
+    facts = membership.join_fleet(
+        project, place, Token.parse(_token(token_file)), machine=machine or membership.machine_name()
+    )
     click.echo(f"{facts.machine} has joined {facts.fleet}, {_until(facts)}", err=True)
-    _next(f"hooke fleet exec {facts.fleet} -- dask worker tls://SCHEDULER:8786", session)
+    say_next(f"hooke fleet exec {facts.fleet} -- dask worker tls://SCHEDULER:8786", project)
     return 0
 
 
 @click.command()
 @_machine_name
 @in_project
-@click.pass_obj
-def renew(session: CommandSession, *, name: str, project: Path | None) -> int:
+def renew(*, name: str, project: Project) -> int:
     """Renew this machine's certificate for the fleet NAME.
 
     The current certificate must still be valid, and the authority must listen (`hooke fleet admit --for`).
     """
-    facts = renew_keys(keys_of(the_project(session, project), name))
+    facts = membership.renew_keys(membership.keys_of(project, name))
     click.echo(f"renewed the certificate of {facts.machine}, {_until(facts)}", err=True)
     return 0
 
@@ -166,16 +146,15 @@ def renew(session: CommandSession, *, name: str, project: Path | None) -> int:
 @in_project
 @_machine_name
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND ...")
-@click.pass_obj
-def execute(session: CommandSession, *, name: str, words: tuple[str, ...], project: Path | None) -> int:
+def execute(*, name: str, words: tuple[str, ...], project: Project) -> int:
     """Run COMMAND with this machine's keys for the fleet NAME, which its environment gives to Dask.
 
     COMMAND ends with this command, which returns its exit code. The certificate is renewed after a third of its validity, and a Dask scheduler
     or worker loads the new one without stopping. Its dashboard is on 127.0.0.1. If the certificate cannot be renewed (`hooke fleet admit
     --for`), COMMAND is ended before the certificate expires.
     """
-    keys = keys_of(the_project(session, project), name)
-    code = run_with_certificate(words, keys, say=lambda line: click.echo(line, err=True))
+    keys = membership.keys_of(project, name)
+    code = membership.run_with_certificate(words, keys, say=lambda line: click.echo(line, err=True))
     return code if code >= 0 else 128 - code
 
 
@@ -199,10 +178,6 @@ def _span(option: str, text: str) -> float:
 
 def _until(facts: CertificateFacts) -> str:
     return f"valid until {time.strftime('%Y-%m-%d %H:%M', time.localtime(facts.until))}"
-
-
-def _next(text: str, session: CommandSession) -> None:
-    click.echo(f"next: {command(text, session.project)}", err=True)
 
 
 COLUMNS = ("fleet", "machine", "state", "age", "$/h")
@@ -233,14 +208,12 @@ for _verb in VERBS:
 @_name
 @json_option
 @in_project
-@click.pass_obj
-def ls(session: CommandSession, *, name: str, as_json: bool, project: Path | None) -> int:
+def ls(*, name: str, as_json: bool, project: Project) -> int:
     """List the machines of the fleet NAME (by default of all fleets), as their provider reports them now.
 
     A machine with a fleet's tag that is in no ledger is listed as a stranger: `hooke fleet reap` ends it.
     """
-    where = the_project(session, project)
-    chosen = [find_fleet(where, name)] if name or not fleets_of(where) else fleets_of(where)
+    chosen = [find_fleet(project, name)] if name or not fleets_of(project) else fleets_of(project)
     rows = [row for each in chosen for row in _machines(each)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -259,16 +232,7 @@ def ls(session: CommandSession, *, name: str, as_json: bool, project: Path | Non
 @click.option("--keep", is_flag=True, help="Keep running, and replace machines that die, until Ctrl-C.")
 @json_option
 @in_project
-@click.pass_obj
-def scale(
-    session: CommandSession,
-    *,
-    words: tuple[str, ...],
-    wait: str,
-    keep: bool,
-    as_json: bool,
-    project: Path | None,
-) -> int:
+def scale(*, words: tuple[str, ...], wait: str, keep: bool, as_json: bool, project: Project) -> int:
     """Scale the fleet NAME (by default the only one) to N machines.
 
     Surplus machines finish their work and end. The command waits for that. Machines live on after the command, but only --keep
@@ -277,8 +241,7 @@ def scale(
     if len(words) > 2 or not words[-1].isdecimal():
         raise UsageError(f"{' '.join(words)!r} is not a fleet and a number", fix="hooke fleet scale NAME 3")
     machines = int(words[-1])
-    where = the_project(session, project)
-    chosen = find_fleet(where, words[0] if len(words) == 2 else "")
+    chosen = find_fleet(project, words[0] if len(words) == 2 else "")
     most = chosen.caps.most(chosen.settings.usd_per_hour)
     if machines > most:
         raise UsageError(
@@ -295,10 +258,9 @@ def scale(
 @_wait
 @json_option
 @in_project
-@click.pass_obj
-def drain(session: CommandSession, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
+def drain(*, name: str, wait: str, as_json: bool, project: Project) -> int:
     """Have every machine of the fleet NAME finish its work and end."""
-    chosen = find_fleet(the_project(session, project), name)
+    chosen = find_fleet(project, name)
     return _do(chosen, lambda keeper: keeper.want(0, "hooke fleet drain"), wait, as_json=as_json)
 
 
@@ -307,10 +269,9 @@ def drain(session: CommandSession, *, name: str, wait: str, as_json: bool, proje
 @_wait
 @json_option
 @in_project
-@click.pass_obj
-def down(session: CommandSession, *, name: str, wait: str, as_json: bool, project: Path | None) -> int:
+def down(*, name: str, wait: str, as_json: bool, project: Project) -> int:
     """End every machine of the fleet NAME now, even a busy one."""
-    chosen = find_fleet(the_project(session, project), name)
+    chosen = find_fleet(project, name)
     return _do(chosen, lambda keeper: keeper.down("hooke fleet down"), wait, as_json=as_json)
 
 
@@ -318,18 +279,16 @@ def down(session: CommandSession, *, name: str, wait: str, as_json: bool, projec
 @_wait
 @json_option
 @in_project
-@click.pass_obj
-def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | None) -> int:
+def reap(*, wait: str, as_json: bool, project: Project) -> int:
     """End machines that no fleet of the project wants, and list those that remain.
 
     Every fleet is compared with its provider's list, even one that is no longer in hooke.toml. Wanted machines stay, and the others
     are ended. Exit code 0 means that no other machine is left.
     """
-    where = the_project(session, project)
-    fleets = fleets_of(where)
+    fleets = fleets_of(project)
     failed = False
     for each in fleets:
-        forgotten = each.name not in where.settings.fleets
+        forgotten = each.name not in project.settings.fleets
         ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
         try:
             _do(each, ask, wait, as_json=as_json, quiet=True)
@@ -357,19 +316,17 @@ def reap(session: CommandSession, *, wait: str, as_json: bool, project: Path | N
 )
 @json_option
 @in_project
-@click.pass_obj
-def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool, project: Path | None) -> int:
+def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int:
     """Explain the number of workers of RUN (by default the last run), or of machines of the fleet NAME."""
-    where = the_project(session, project)
-    known = {each.name: each for each in fleets_of(where)}
+    known = {each.name: each for each in fleets_of(project)}
     records: list[FleetDecided] | list[LedgerRecord]
     if name in known:
         records = records_of(known[name].path)
         lines = [f"{moment(each.at)}  {line_of(each)}" for each in records]
         nothing = f"the fleet {name} has never had a request"
     else:
-        run = where.runs.find(name)
-        events = where.runs.events(run)
+        run = project.runs.find(name)
+        events = project.runs.events(run)
         records = [event for event in events if isinstance(event, FleetDecided)]
         if save is not None:
             from hooke.fleets.fleet_picture import save_fleet  # NumPy and the charts
@@ -382,7 +339,7 @@ def why(session: CommandSession, *, name: str, save: Path | None, as_json: bool,
         return 0
     click.echo("\n".join(lines) or nothing)
     if not lines and name not in known:
-        click.echo(f"next: {command('hooke run FILE.py --workers 1-8', where)}", err=True)
+        say_next("hooke run FILE.py --workers 1-8", project)
     return 0
 
 

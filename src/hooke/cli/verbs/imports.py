@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
+from hooke.base.formats import aligned
 from hooke.cli.groups import Commands
-from hooke.cli.options import in_project, json_option, the_project
+from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, error_facts, error_screen, say_next
 from hooke.importers.landing import Losses
 from hooke.importers.neptune import ImportedRun, ImportOptions, import_neptune
-from hooke.journal.run_view import aligned
 from hooke.project.folder import Project
 
 __all__ = ["imports"]
@@ -76,24 +76,18 @@ def imports() -> None:
 @in_project
 @click.pass_obj
 def neptune(
-    session: CommandSession,
-    *,
-    as_json: bool,
-    project: Path | None,
-    step_multiplier: str | None,
-    **wanted: Any,
+    session: CommandSession, *, as_json: bool, project: Project, step_multiplier: str | None, **wanted: Any
 ) -> int:
     """Import the Neptune runs at PATH: a dump of neptune-exporter, or offline logs of its clients.
 
     Each becomes a run of this project with its original times; `hooke sync` sends them to MLflow. Runs that were imported
     before are skipped. Data without an equivalent in MLflow are listed, with how they are kept. Exit code 1 if a run failed.
     """
-    where = the_project(session, project)
     ask = ImportOptions(step_multiplier=int(step_multiplier) if step_multiplier else None, **wanted)
     done: list[ImportedRun] = []
     stopped = False
     try:
-        for each in import_neptune(where, ask):
+        for each in import_neptune(project, ask):
             done.append(each)
             _tell(each, session, quiet=as_json)
     except KeyboardInterrupt:
@@ -101,7 +95,7 @@ def neptune(
     if as_json:
         click.echo(json.dumps([_facts(each, session) for each in done], indent=2))
     else:
-        _say(done, where, dry_run=ask.dry_run)
+        _say(done, project, dry_run=ask.dry_run)
     if stopped:
         click.echo("stopped: the listed runs are imported; repeat the command for the rest", err=True)
         return EXIT_STOPPED

@@ -11,17 +11,9 @@ from pathlib import Path
 
 import click
 
-from hooke.cli.options import complete_run, in_project, run_and_task, the_project
-from hooke.cli.screens import CommandSession, command
-from hooke.journal.events import (
-    AttemptFailed,
-    AttemptFinished,
-    AttemptStarted,
-    Event,
-    LogSpan,
-    NodePlanned,
-    RunStarted,
-)
+from hooke.cli.options import complete_run, in_project, run_and_task
+from hooke.cli.screens import command
+from hooke.journal import events
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER
 from hooke.project.folder import Project
@@ -38,24 +30,20 @@ POLL_S = 0.2
 @click.option("--follow", "-f", is_flag=True, help="Continue until the run ends, like `tail -f`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @in_project
-@click.pass_obj
-def logs(
-    session: CommandSession, *, run: str, task: str, follow: bool, as_json: bool, project: Path | None
-) -> int:
+def logs(*, run: str, task: str, follow: bool, as_json: bool, project: Project) -> int:
     """Print the stdout and stderr of the tasks of RUN (by default the last run), or of TASK only.
 
     Each line starts with the task, the item of a map, and the attempt.
     """
-    where = the_project(session, project)
-    name, only = run_and_task(where, run, task, verb="logs")
-    transcript = Transcript(where.runs.folder(name) / "logs", only=only)
+    name, only = run_and_task(project, run, task, verb="logs")
+    transcript = Transcript(project.runs.folder(name) / "logs", only=only)
     count = 0
-    for line in _following(where, name, transcript) if follow else _so_far(where, name, transcript):
+    for line in _following(project, name, transcript) if follow else _so_far(project, name, transcript):
         count += 1
         click.echo(json.dumps(asdict(line)) if as_json else str(line))
     if not count:
         what = f"task {only} of run {name}" if only else f"run {name}"
-        click.echo(f"{what} printed nothing\n  next: {command(f'hooke show {name}', where)}", err=True)
+        click.echo(f"{what} printed nothing\n  next: {command(f'hooke show {name}', project)}", err=True)
     return 0
 
 
@@ -101,22 +89,22 @@ class Transcript:
 
     folder: Path
     only: str = ""
-    _tasks: dict[int, NodePlanned] = field(default_factory=dict)
-    _running: dict[str, AttemptStarted] = field(default_factory=dict)
+    _tasks: dict[int, events.NodePlanned] = field(default_factory=dict)
+    _running: dict[str, events.AttemptStarted] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def event(self, event: Event) -> Iterator[LogLine]:
+    def event(self, event: events.Event) -> Iterator[LogLine]:
         """The lines that become known with the event."""
         match event:
-            case RunStarted():
+            case events.RunStarted():
                 self._tasks.clear()
                 self._running.clear()
-            case NodePlanned():
+            case events.NodePlanned():
                 self._tasks[event.node] = event
-            case AttemptStarted():
+            case events.AttemptStarted():
                 for worker in event.workers or (event.worker,):
                     self._running[worker] = event
-            case AttemptFinished() | AttemptFailed():
+            case events.AttemptFinished() | events.AttemptFailed():
                 yield from self._ended(event)
             case _:
                 pass
@@ -125,24 +113,26 @@ class Transcript:
         """The lines of running attempts so far."""
         for worker, started in list(self._running.items()):
             name = f"{worker}.log"
-            yield from self._lines(started, LogSpan(name, self._told[name], self._whole_lines(name)))
+            yield from self._lines(started, events.LogSpan(name, self._told[name], self._whole_lines(name)))
 
-    def _ended(self, event: AttemptFinished | AttemptFailed) -> Iterator[LogLine]:
+    def _ended(self, event: events.AttemptFinished | events.AttemptFailed) -> Iterator[LogLine]:
         running = self._running.pop(event.worker, None)
         name = f"{event.worker}.log"
         if running is not None and running.workers:
             for worker in running.workers:
                 self._running.pop(worker, None)
                 name = f"{worker}.log"
-                yield from self._lines(running, LogSpan(name, self._told[name], self._size(name)))
+                yield from self._lines(running, events.LogSpan(name, self._told[name], self._size(name)))
         elif event.log is not None:
             yield from self._lines(event, event.log)
-        elif isinstance(event, AttemptFailed) and running is not None and event.failure.log_tail:
+        elif isinstance(event, events.AttemptFailed) and running is not None and event.failure.log_tail:
             # No event names the span of a worker that died: the rest of its file is its last attempt's.
-            yield from self._lines(event, LogSpan(name, self._told[name], self._size(name)))
+            yield from self._lines(event, events.LogSpan(name, self._told[name], self._size(name)))
 
     def _lines(
-        self, event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan
+        self,
+        event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed,
+        span: events.LogSpan,
     ) -> Iterator[LogLine]:
         start = max(span.start, self._told[span.name])
         self._told[span.name] = max(span.end, start)
@@ -173,14 +163,19 @@ class Transcript:
             return start + file.read(size - start).rfind(b"\n") + 1
 
 
-def _rank(event: AttemptStarted | AttemptFinished | AttemptFailed, span: LogSpan) -> str:
+def _rank(
+    event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed, span: events.LogSpan
+) -> str:
     """The rank of a gang that printed the span; its fresh workers print nothing else."""
-    workers = event.workers if isinstance(event, AttemptStarted) else ()
+    workers = event.workers if isinstance(event, events.AttemptStarted) else ()
     worker = span.name.removesuffix(".log")
     return f" rank {workers.index(worker)}" if worker in workers else ""
 
 
-def _items(event: AttemptStarted | AttemptFinished | AttemptFailed, planned: NodePlanned | None) -> str:
+def _items(
+    event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed,
+    planned: events.NodePlanned | None,
+) -> str:
     if planned is None or planned.kind != "map":
         return ""
     if event.hi - event.lo == 0:

@@ -44,7 +44,7 @@ __all__ = ["measure"]
     metavar="FUNCTION",
     help="The baseline: a function of the file that does the same work in one call.",
 )
-@click.option("--on", "backend", default="local", show_default=True, metavar="BACKEND", help="The backend.")
+@click.option("--on", default="local", show_default=True, metavar="BACKEND", help="The backend.")
 @click.option("--fresh", is_flag=True, help="Measure again what is already known.")
 @json_option
 @debug_option
@@ -56,14 +56,11 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     target: str,
     task: str | None,
     workers: str | None,
-    repeats: int,
     sizes: str | None,
-    weak: bool,
     plain: str | None,
-    backend: str,
-    fresh: bool,
     as_json: bool,
     parameters: tuple[str, ...],
+    **asked: Any,
 ) -> int:
     """Measure how a TASK of the pipeline in FILE.py scales, and whether it beats plain Python.
 
@@ -85,14 +82,11 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
             params=params,
             task=task,
             workers=number_list("--workers", workers),
-            repeats=repeats,
             sizes=number_list("--sizes", sizes) or (),
-            weak=weak,
             plain=_function(pipeline, plain, task=task, target=target),
-            on=backend,
-            fresh=fresh,
             command=typed,
             observers=() if as_json else (StudyLines(sys.stderr).observe,),
+            **asked,
         )
         driver = user_code(lambda: prepare_study(order, project), pipeline)
         return _told(_taken(driver), as_json=as_json, again=driver.is_known)

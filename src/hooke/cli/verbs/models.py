@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import format_bytes
+from hooke.base.formats import aligned, format_bytes
 from hooke.cli.groups import Commands
-from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, say_next
-from hooke.journal.run_view import aligned, moment
-from hooke.models.registry_protocol import (
-    FORMAT,
-    RUN,
-    SIZE,
-    ModelRegistry,
-    RegisteredVersion,
-    VersionQuery,
-    find,
-    parse_wanted,
-)
+from hooke.cli.options import in_project, json_option
+from hooke.cli.screens import say_next
+from hooke.journal.run_view import moment
+from hooke.models import registry_protocol as protocol
+from hooke.project.folder import Project
 from hooke.registry.loaded_models import fetched, models_of, registry_of, registry_uri
 
 __all__ = ["models"]
@@ -49,23 +40,21 @@ def models() -> None:
 @models.command("ls")
 @json_option
 @in_project
-@click.pass_obj
-def list_models(session: CommandSession, *, as_json: bool, project: Path | None) -> int:
+def list_models(*, as_json: bool, project: Project) -> int:
     """List the registered models."""
-    where = the_project(session, project)
-    registry = registry_of(where)
+    registry = registry_of(project)
     listed = {name: registry.versions(name) for name in registry.names()}
     if as_json:
         facts = {name: [_facts(version) for version in versions] for name, versions in listed.items()}
         click.echo(json.dumps(facts, indent=2))
         return 0
     if not listed:
-        click.echo(f"no models in {registry_uri(where)}\nnext: hooke.register(model, name)", err=True)
+        click.echo(f"no models in {registry_uri(project)}\nnext: hooke.register(model, name)", err=True)
         return 0
     click.echo(
         "\n".join(aligned(COLUMNS, [_row(name, versions) for name, versions in listed.items()], right=(1, 2)))
     )
-    say_next(f"hooke models show {next(iter(listed))}", where)
+    say_next(f"hooke models show {next(iter(listed))}", project)
     return 0
 
 
@@ -73,14 +62,14 @@ def list_models(session: CommandSession, *, as_json: bool, project: Path | None)
 @click.argument("name")
 @json_option
 @in_project
-@click.pass_obj
-def show_model(session: CommandSession, *, name: str, as_json: bool, project: Path | None) -> int:
+def show_model(*, name: str, as_json: bool, project: Project) -> int:
     """List the versions of model NAME, the newest first."""
-    where = the_project(session, project)
-    registry = registry_of(where)
-    wanted = parse_wanted(name)
-    newest = find(registry, wanted)
-    versions = registry.versions(wanted.name) if wanted == VersionQuery(name=wanted.name) else [newest]
+    registry = registry_of(project)
+    wanted = protocol.parse_wanted(name)
+    newest = protocol.find(registry, wanted)
+    versions = (
+        registry.versions(wanted.name) if wanted == protocol.VersionQuery(name=wanted.name) else [newest]
+    )
     if as_json:
         click.echo(json.dumps([_facts(version) for version in versions], indent=2))
         return 0
@@ -91,23 +80,21 @@ def show_model(session: CommandSession, *, name: str, as_json: bool, project: Pa
 @models.command("trust")
 @click.argument("model", metavar="NAME:VERSION")
 @in_project
-@click.pass_obj
-def trust_model(session: CommandSession, *, model: str, project: Path | None) -> int:
+def trust_model(*, model: str, project: Project) -> int:
     """Let this project load NAME:VERSION, which was registered elsewhere and may run code when loaded.
 
     Hooke fetches the files and records their digest. If they change later, the version is no longer trusted.
     """
-    wanted = parse_wanted(model)
+    wanted = protocol.parse_wanted(model)
     if wanted.number is None:
         raise UsageError(
             f"{model} may refer to another version tomorrow",
             fix=f"pass a version: hooke models trust {wanted.name}:VERSION",
         )
-    where = the_project(session, project)
-    registry: ModelRegistry = registry_of(where)
-    version = find(registry, wanted)
-    _, manifest = fetched(where, registry, version)
-    models_of(where).known.add(version.digest, f"trusted as {version.label}")
+    registry: protocol.ModelRegistry = registry_of(project)
+    version = protocol.find(registry, wanted)
+    _, manifest = fetched(project, registry, version)
+    models_of(project).known.add(version.digest, f"trusted as {version.label}")
     types = ", ".join(manifest.details.get("types", ()))
     click.echo(
         f"trusted: {version.label}, {manifest.format}{f' of {types}' if types else ''}, {version.digest[:12]}"
@@ -115,36 +102,36 @@ def trust_model(session: CommandSession, *, model: str, project: Path | None) ->
     return 0
 
 
-def _row(name: str, versions: list[RegisteredVersion]) -> tuple[str, ...]:
+def _row(name: str, versions: list[protocol.RegisteredVersion]) -> tuple[str, ...]:
     aliases = [f"{alias}={version.number}" for version in versions for alias in version.aliases]
     newest = str(versions[0].number) if versions else ""
     return (name, str(len(versions)), newest, ", ".join(sorted(aliases)))
 
 
-def _cells(version: RegisteredVersion) -> tuple[str, ...]:
+def _cells(version: protocol.RegisteredVersion) -> tuple[str, ...]:
     metrics = ", ".join(f"{name}={value:.4g}" for name, value in version.metrics.items())
-    size = version.tags.get(SIZE, "")
+    size = version.tags.get(protocol.SIZE, "")
     return (
         str(version.number),
         ", ".join(version.aliases),
         metrics if len(metrics) <= 60 else f"{metrics[:57]}...",
-        version.tags.get(FORMAT, "not Hooke's"),
+        version.tags.get(protocol.FORMAT, "not Hooke's"),
         format_bytes(int(size)) if size.isdecimal() else "",
         moment(version.created_at),
-        version.tags.get(RUN) or version.mlflow_run,
+        version.tags.get(protocol.RUN) or version.mlflow_run,
     )
 
 
-def _facts(version: RegisteredVersion) -> dict[str, Any]:
-    size = version.tags.get(SIZE, "")
+def _facts(version: protocol.RegisteredVersion) -> dict[str, Any]:
+    size = version.tags.get(protocol.SIZE, "")
     return {
         "name": version.name,
         "version": version.number,
         "aliases": list(version.aliases),
         "metrics": version.metrics,
-        "format": version.tags.get(FORMAT),
+        "format": version.tags.get(protocol.FORMAT),
         "size_bytes": int(size) if size.isdecimal() else None,
-        "run": version.tags.get(RUN),
+        "run": version.tags.get(protocol.RUN),
         "mlflow_run": version.mlflow_run or None,
         "registered_at": version.created_at,
         "digest": version.digest or None,

@@ -14,14 +14,13 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, TraceError, UsageError
-from hooke.base.formats import format_seconds
+from hooke.base.formats import aligned, format_seconds
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.groups import FileOrVerbs
-from hooke.cli.options import in_project, json_option, number_list, the_project
+from hooke.cli.options import json_option, number_list, project_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, refuse, say_next
 from hooke.journal.events import PlanChecked
-from hooke.journal.run_view import aligned
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
 from hooke.project.folder import Project
@@ -31,17 +30,20 @@ from hooke.serving.slo import parse_slo
 __all__ = ["pairs", "plan", "plans"]
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
-@click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h.")
-@click.option("--budget", metavar="USD", help="The maximum price: 20, or '$20'.")
-@click.option(
+_catalogs = click.option(
     "--catalog",
     "catalogs",
     multiple=True,
     metavar="LIST|FILE.csv",
     help="Price lists.  [default: all included lists]",
 )
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
+@click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h.")
+@click.option("--budget", metavar="USD", help="The maximum price: 20, or '$20'.")
+@_catalogs
 @click.option(
     "--workers",
     metavar="N,N,...",
@@ -62,15 +64,11 @@ __all__ = ["pairs", "plan", "plans"]
     help="Start-up time of instances: digitalocean=1m-2m.",
 )
 @click.option(
-    "--times",
-    "factors",
-    multiple=True,
-    metavar="TASK=N",
-    help="Plan for N times the items of TASK.",
+    "--times", "factors", multiple=True, metavar="TASK=N", help="Plan for N times the items of TASK."
 )
 @click.option("--check", "run", metavar="RUN", help="Compare RUN with its plan.")
 @json_option
-@in_project
+@project_option
 @click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
 @click.pass_context
 def plan(  # noqa: PLR0913 - one parameter for each option of the command
@@ -157,50 +155,29 @@ def _check(
 
 
 def _checked(run: str, event: PlanChecked) -> str:
-    rows = [
-        (
-            "total",
-            "",
-            _interval(event.predicted_s),
-            format_seconds(event.seconds),
-            _verdict(event.predicted_s, event.seconds),
-        )
-    ]
+    rows = [("total", "", *_against(event.predicted_s, event.seconds))]
     for each in event.tasks:
-        items = (
-            f"{each.ran}"
-            if each.planned == each.ran
-            else f"{each.ran}, planned {each.planned if each.planned is not None else '?'}"
-        )
-        rows.append(
-            (
-                each.task,
-                items,
-                "not counted" if each.predicted_s is None else _interval(each.predicted_s),
-                format_seconds(each.seconds),
-                "" if each.predicted_s is None else _verdict(each.predicted_s, each.seconds),
-            )
-        )
-    head = f"run {run} on {event.configuration}, against plan {event.plan}"
-    return "\n".join(
-        [
-            head,
-            "",
-            *aligned(("", "ran", "predicted", "took", ""), rows),
-            "",
-            "the total is wall time; a task's seconds are the work of all its calls",
-        ]
+        planned = "?" if each.planned is None else str(each.planned)
+        items = f"{each.ran}" if each.planned == each.ran else f"{each.ran}, planned {planned}"
+        rows.append((each.task, items, *_against(each.predicted_s, each.seconds)))
+    lines = [f"run {run} on {event.configuration}, against plan {event.plan}", ""]
+    lines += aligned(("", "ran", "predicted", "took", ""), rows)
+    return "\n".join([*lines, "", "the total is wall time; a task's seconds are the work of all its calls"])
+
+
+def _against(predicted: tuple[float, float, float] | None, seconds: float) -> tuple[str, str, str]:
+    """The predicted time, the measured one, and where this lies."""
+    if predicted is None:
+        return "not counted", format_seconds(seconds), ""
+    low, value, high = map(format_seconds, predicted)
+    verdict = (
+        "inside"
+        if predicted[0] <= seconds <= predicted[2]
+        else "faster"
+        if seconds < predicted[0]
+        else "slower"
     )
-
-
-def _interval(ends: tuple[float, float, float]) -> str:
-    low, value, high = map(format_seconds, ends)
-    return f"{value} ({low} to {high})"
-
-
-def _verdict(ends: tuple[float, float, float], seconds: float) -> str:
-    low, _, high = ends
-    return "inside" if low <= seconds <= high else "faster" if seconds < low else "slower"
+    return f"{value} ({low} to {high})", format_seconds(seconds), verdict
 
 
 def _load(target: str) -> tuple[Pipeline[..., Any], Path]:
@@ -252,17 +229,9 @@ def plans() -> None:
     "--path", default="", metavar="/METHOD", help="The path to plan for.  [default: the one measured last]"
 )
 @click.option(
-    "--replicas",
-    metavar="N,N,...",
-    help="Numbers of replicas on this machine.  [default: up to the cores]",
+    "--replicas", metavar="N,N,...", help="Numbers of replicas on this machine.  [default: up to the cores]"
 )
-@click.option(
-    "--catalog",
-    "catalogs",
-    multiple=True,
-    metavar="LIST|FILE.csv",
-    help="Price lists.  [default: all included lists]",
-)
+@_catalogs
 @click.option(
     "--speed",
     "speeds",
@@ -271,7 +240,7 @@ def plans() -> None:
     help="Speed relative to the measured machine: lambda:cpu_4x_general=1.3, or 1.2-1.5.",
 )
 @json_option
-@in_project
+@project_option
 @click.pass_obj
 def service(
     session: CommandSession, *, target: str, rate: float, as_json: bool, project: Path | None, **asked: Any

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
-from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession
+from hooke.cli.options import complete_run, in_project, json_option
+from hooke.cli.screens import EXIT_FAILED
+from hooke.project.folder import Project
 
 __all__ = ["reproduce"]
 
@@ -38,20 +38,7 @@ EXIT_UNMET = 4
 @click.option("--keep", is_flag=True, help="Keep the folder with the restored tree and the new results.")
 @json_option
 @in_project
-@click.pass_obj
-def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
-    session: CommandSession,
-    *,
-    run: str,
-    verify: bool,
-    here: bool,
-    best_effort: bool,
-    rtol: float,
-    atol: float,
-    keep: bool,
-    as_json: bool,
-    project: Path | None,
-) -> int:
+def reproduce(*, run: str, rtol: float, atol: float, as_json: bool, project: Project, **asked: bool) -> int:
     """Check whether RUN (by default the last run) can be repeated; with --verify, repeat it and compare the results.
 
     The conditions are code, Python, library versions, data files, seed, thread counts and hardware. The code is the tree
@@ -63,15 +50,8 @@ def reproduce(  # noqa: PLR0913 - one parameter for each option of the command
     from hooke.running.reproduce.reproduce import ReproduceOptions, reproduce_in
     from hooke.running.reproduce.result_comparison import Tolerance
 
-    where = the_project(session, project)
-    asked = ReproduceOptions(
-        verify=verify,
-        here=here,
-        best_effort=best_effort,
-        tolerance=Tolerance(rtol=rtol, atol=atol),
-        keep=keep,
-    )
-    found = reproduce_in(where, where.runs.find(run), asked)
+    options = ReproduceOptions(tolerance=Tolerance(rtol=rtol, atol=atol), **asked)
+    found = reproduce_in(project, project.runs.find(run), options)
     click.echo(json.dumps(found.facts(), indent=2) if as_json else str(found))
     if found.status == "checked":
         return EXIT_UNMET if found.unmet else 0

@@ -9,14 +9,7 @@ from pathlib import Path
 import click
 
 from hooke.cli.drive import DrivenRun
-from hooke.cli.options import (
-    backend_options,
-    complete_run,
-    in_project,
-    json_option,
-    the_project,
-    worker_range,
-)
+from hooke.cli.options import backend_options, complete_run, in_project, json_option, worker_range
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.reader import read
@@ -48,25 +41,24 @@ def resume(  # noqa: PLR0913 - one per option
     deadline: str | None,
     budget: str | None,
     as_json: bool,
-    project: Path | None,
+    project: Project,
 ) -> int:
     """Continue RUN (by default the last unfinished run) and print its result.
 
     Finished tasks do not run again, except those whose code was edited: the current code counts. For a finished run, the
     result is printed. RUN may be a prefix of an id. --on moves the rest of it to another backend.
     """
-    where = the_project(session, project)
-    name = where.runs.find(run) if run else last_resumable(where)
-    _say_torn(where, name)
-    begun = view_of(where.runs, name).begun
-    serial = begun is not None and begun.kind == "pipeline" and _is_serial(where, backend or begun.place)
+    name = project.runs.find(run) if run else last_resumable(project)
+    _say_torn(project, name)
+    begun = view_of(project.runs, name).begun
+    serial = begun is not None and begun.kind == "pipeline" and _is_serial(project, backend or begun.place)
     conduct = DrivenRun(session=session, as_json=as_json, in_this_process=serial)
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)
     with conduct.in_folder():
         wanted = parse_wanted(deadline, budget, now=time.time())
         driver = take_up(
-            where,
+            project,
             name,
             observers=(conduct.progress.observe,),
             wanted=wanted,
@@ -74,7 +66,7 @@ def resume(  # noqa: PLR0913 - one per option
             workers=worker_range(workers),
         )
     if driver is None:
-        return conduct.told(Run(where, name))
+        return conduct.told(Run(project, name))
     return conduct.drive(driver)
 
 

@@ -6,21 +6,20 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
 from hooke.base.errors import HookeError
-from hooke.base.formats import format_seconds
-from hooke.cli.options import in_project, json_option, the_project
-from hooke.cli.screens import CommandSession, say_next
+from hooke.base.formats import aligned, format_seconds
+from hooke.cli.options import in_project, json_option
+from hooke.cli.screens import say_next
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
-from hooke.journal.run_view import RunRow, aligned, moment, view_of
+from hooke.journal.run_view import RunRow, moment, view_of
 from hooke.project.folder import Project
 
 __all__ = ["runs"]
@@ -61,9 +60,7 @@ ASKED = ("run", "pipeline", "status", "started", "took")
 )
 @json_option
 @in_project
-@click.pass_obj
 def runs(  # noqa: PLR0913 - one parameter for each option of the command
-    session: CommandSession,
     *,
     limit: int,
     metrics: tuple[str, ...],
@@ -71,24 +68,23 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     sort: str,
     trials: bool,
     as_json: bool,
-    project: Path | None,
+    project: Project,
 ) -> int:
-    """List runs, the newest first.
+    """List runs, project newest first.
 
     The driver of a `lost` run died; such a run can be resumed. A metric is NAME, or TASK.NAME if several tasks logged
     NAME. Numbers are compared as numbers.
     """
     query = RunQuery.of(where, sort)
-    the = the_project(session, project)
     if metrics or where or sort:
-        return _asked(the, query, metrics, limit, as_json=as_json)
-    names = the.runs.names()
-    rows, seen = _newest(the, names, limit, trials=trials)
+        return _asked(project, query, metrics, limit, as_json=as_json)
+    names = project.runs.names()
+    rows, seen = _newest(project, names, limit, trials=trials)
     if as_json:
         click.echo(json.dumps([_facts(name, row) for name, row in rows], indent=2))
         return 0
     if not rows:
-        click.echo(f"no runs yet in {the.root}\nnext: hooke run FILE.py", err=True)
+        click.echo(f"no runs yet in {project.root}\nnext: hooke run FILE.py", err=True)
         return 0
     lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
     click.echo("\n".join(lines))
@@ -96,7 +92,7 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
         click.echo(f"{len(names) - seen} older runs not shown: hooke runs --limit {len(names)}", err=True)
     if seen > len(rows):
         click.echo(f"{seen - len(rows)} trials of searches not shown: hooke runs --trials", err=True)
-    say_next(f"hooke show {rows[0][0]}", the)
+    say_next(f"hooke show {rows[0][0]}", project)
     return 0
 
 

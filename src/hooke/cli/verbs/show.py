@@ -14,17 +14,9 @@ import click
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.cli.options import complete_run, in_project, is_unicode, json_option, the_project
+from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
-from hooke.journal.events import (
-    AttemptFinished,
-    AttemptStarted,
-    Event,
-    MadeOf,
-    RetryPlanned,
-    RunMadeOf,
-    WorkerStopped,
-)
+from hooke.journal import events
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.occupancy import SkewedItem, skewed_items
 from hooke.journal.reader import read
@@ -53,7 +45,7 @@ class _Story:
     view: RunView = field(default_factory=RunView)
     said: list[tuple[float, str]] = field(default_factory=list)
     torn: str = ""
-    made_of: MadeOf | None = None
+    made_of: events.MadeOf | None = None
     skewed: list[SkewedItem] = field(default_factory=list)
 
 
@@ -69,27 +61,26 @@ class _Story:
 @json_option
 @in_project
 @click.pass_obj
-def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Path | None) -> int:
+def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool, project: Project) -> int:
     """Show RUN (by default the last run): its tasks, failures with their reasons, and retries.
 
     For a service: its load, responses and replicas over time, with the reason of each change. For a study of `hooke measure`:
     its measurements. For a search of `hooke.search()`: its best trials. RUN may be a prefix of an id.
     """
-    where = the_project(session, project)
-    name = where.runs.find(run)
-    if is_service(where.runs.folder(name)):
-        return _show_service(where, name, file, as_json=as_json)
+    name = project.runs.find(run)
+    if is_service(project.runs.folder(name)):
+        return _show_service(project, name, file, as_json=as_json)
     if file is not None:
         raise UsageError(
             f"--save {file}: {name} is not the run of a service",
             fix=f"for the scaling curve of a task: hooke curve {name} --save {file}",
         )
-    study = read_study(where.runs.folder(name))
+    study = read_study(project.runs.folder(name))
     if study is not None:
         return _show_study(study, as_json=as_json)
     if name.startswith(SEARCH):
-        return _show_search(where, name, as_json=as_json)
-    return _show_tasks(session, where, name, as_json=as_json)
+        return _show_search(project, name, as_json=as_json)
+    return _show_tasks(session, project, name, as_json=as_json)
 
 
 def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: bool) -> int:
@@ -172,7 +163,7 @@ def _read(project: Project, run: str) -> _Story:
             if said := _said(story.view, event):
                 story.said.append((event.at, said))
             story.view.apply(event)
-            if isinstance(event, RunMadeOf):
+            if isinstance(event, events.RunMadeOf):
                 story.made_of = event.record
         if segment.torn is not None and not alive:
             story.torn = str(segment.torn)
@@ -180,22 +171,22 @@ def _read(project: Project, run: str) -> _Story:
     return story
 
 
-def _said(view: RunView, event: Event) -> str:
+def _said(view: RunView, event: events.Event) -> str:
     """The decision in this event, or an empty string. The view does not include the event yet."""
     match event:
-        case RetryPlanned():
+        case events.RetryPlanned():
             items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
             return f"{_task(view, event.node)}{items}: attempt {event.number} follows, because {event.reason}"
-        case AttemptStarted(twin_of=int()):
+        case events.AttemptStarted(twin_of=int()):
             items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
             return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, because {event.twin_of} is slow"
-        case AttemptStarted(workers=(_, *_) as workers):
+        case events.AttemptStarted(workers=(_, *_) as workers):
             ranks = ", ".join(f"{rank} on {worker}" for rank, worker in enumerate(workers))
             return f"{_task(view, event.node)}: attempt {event.attempt} is a gang of {len(workers)}; ranks: {ranks}"
-        case AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
+        case events.AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
             task = _task(view, event.node)
             return f"{task}: attempt {event.attempt} finished first; {beaten.attempt} is abandoned"
-        case WorkerStopped():
+        case events.WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
         case FleetDecided():
             return f"workers {event.reason}"

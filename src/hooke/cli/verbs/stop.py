@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import click
 
 from hooke.base.errors import UsageError
-from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession, say_next
+from hooke.cli.options import complete_run, in_project, json_option
+from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.journal.run_view import view_of
 from hooke.project.folder import Project
 
@@ -26,33 +25,31 @@ PATIENCE_S = 60.0
 @click.argument("run", required=False, default="", shell_complete=complete_run)
 @json_option
 @in_project
-@click.pass_obj
-def stop(session: CommandSession, *, run: str, as_json: bool, project: Path | None) -> int:
+def stop(*, run: str, as_json: bool, project: Project) -> int:
     """Stop RUN (by default the running one) like Ctrl-C in its terminal. A service drains; other runs can be resumed."""
-    where = the_project(session, project)
-    name = where.runs.find(run) if run else _running(where)
-    if not where.runs.alive(name):
-        status = view_of(where.runs, name).status
+    name = project.runs.find(run) if run else _running(project)
+    if not project.runs.alive(name):
+        status = view_of(project.runs, name).status
         raise UsageError(f"run {name} is not running: it is {status}", next=f"hooke show {name}")
-    begun = view_of(where.runs, name).begun
+    begun = view_of(project.runs, name).begun
     if begun is not None and begun.kind == "service":
         os.kill(begun.pid, signal.SIGTERM)  # it holds the lock, so it is alive and drains
     else:
-        where.runs.request_stop(name, "hooke stop")
+        project.runs.request_stop(name, "hooke stop")
     deadline = time.monotonic() + PATIENCE_S
-    while where.runs.alive(name):
+    while project.runs.alive(name):
         if time.monotonic() > deadline:
             click.echo(f"run {name} received the request to stop, but a task is still running", err=True)
             return EXIT_FAILED
         time.sleep(0.05)
-    view = view_of(where.runs, name)
+    view = view_of(project.runs, name)
     status = view.status
     if as_json:
         click.echo(json.dumps({"run": name, "status": status}))
         return 0
     click.echo(f"run {name}: {status}")
     if status != "finished":
-        say_next(view.resume_command, where)
+        say_next(view.resume_command, project)
     return 0
 
 

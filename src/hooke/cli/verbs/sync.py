@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock
-from hooke.base.formats import format_bytes
-from hooke.cli.options import complete_run, in_project, json_option, the_project
-from hooke.cli.screens import EXIT_FAILED, CommandSession
-from hooke.journal.run_view import aligned
+from hooke.base.formats import aligned, format_bytes
+from hooke.cli.options import complete_run, in_project, json_option
+from hooke.cli.screens import EXIT_FAILED
 from hooke.project.folder import Project
 from hooke.sync.background import LOCK, open_sinks, sink_names
 from hooke.sync.outbox import has_logged
@@ -72,26 +70,24 @@ class _Row:
 )
 @json_option
 @in_project
-@click.pass_obj
-def sync(session: CommandSession, *, run: str, patience: float, as_json: bool, project: Path | None) -> int:
+def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
     """Send what RUN (by default all runs) logged to the project's trackers, and report the state of each.
 
     Runs do this themselves in a background process; this command completes it after an outage. Exit code 1 if something is
     left.
     """
-    where = the_project(session, project)
-    names = [where.runs.find(run)] if run else where.runs.names()
-    if not sink_names(where):
+    names = [project.runs.find(run)] if run else project.runs.names()
+    if not sink_names(project):
         raise UsageError(
             "this project has no tracker",
             fix='pip install "hooke[mlflow]", or set sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
         )
-    logged = [name for name in names if has_logged(where.runs.folder(name))]
-    _ship(where, logged[::-1], patience)  # the oldest first: a search before its nested trials
+    logged = [name for name in names if has_logged(project.runs.folder(name))]
+    _ship(project, logged[::-1], patience)  # the oldest first: a search before its nested trials
     rows = [
-        _Row(run=name, sink=sink, standing=standing(where.runs, name, sink))
+        _Row(run=name, sink=sink, standing=standing(project.runs, name, sink))
         for name in logged
-        for sink in sink_names(where)
+        for sink in sink_names(project)
     ]
     if as_json:
         click.echo(json.dumps([row.facts() for row in rows], indent=2))

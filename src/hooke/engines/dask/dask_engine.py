@@ -13,26 +13,7 @@ from sys import maxsize
 from typing import Any
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.engines.dask.clusters import (
-    OurCluster,
-    close_cluster,
-    connect,
-    grow,
-    how_ended,
-    local_cluster,
-    retire,
-)
-from hooke.engines.dask.scheduler_link import (
-    AttemptBroke,
-    Message,
-    RunForgotten,
-    SchedulerLink,
-    WorkerAvailability,
-    WorkerReady,
-    WorkerRefused,
-    WorkersChanged,
-    WorkersLastSeen,
-)
+from hooke.engines.dask import clusters, scheduler_link
 from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S, FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply
@@ -77,13 +58,13 @@ class DaskEngine(ClusterEngine):
         Raises HookeError where there is no scheduler, where no worker joins, or where one cannot run tasks.
         """
         owned = at is None
-        shares = owned or isinstance(at, OurCluster)
+        shares = owned or isinstance(at, clusters.OurCluster)
         self._target = workers[1] if workers else cpus_here()
         fixed = workers is not None and workers[0] == workers[1]
         self._most = self._target if fixed and not owned else maxsize  # the cluster may have more
         self._cluster: Any = at if hasattr(at, "scale") else None
         if owned:
-            self._cluster = local_cluster(workers=self._target, threads=threads)
+            self._cluster = clusters.local_cluster(workers=self._target, threads=threads)
         super().__init__(
             context,
             elastic=self._cluster is not None,
@@ -98,8 +79,8 @@ class DaskEngine(ClusterEngine):
         self._founders: set[str] = set()
         """Workers that were there at the beginning: if one cannot run tasks, the run does not begin."""
         try:
-            self._link = SchedulerLink(
-                connect(self._cluster if owned else at, keys), self._session, self._probe
+            self._link = scheduler_link.SchedulerLink(
+                clusters.connect(self._cluster if owned else at, keys), self._session, self._probe
             )
         except BaseException:
             self._end_cluster()
@@ -107,7 +88,7 @@ class DaskEngine(ClusterEngine):
         self._use(self._link, library=_LIBRARY)
         try:
             if self._cluster is not None and not owned and workers is not None:
-                grow(self._cluster, workers[1])
+                clusters.grow(self._cluster, workers[1])
             self._wait_for_workers()
         except BaseException:
             self.close()
@@ -118,9 +99,7 @@ class DaskEngine(ClusterEngine):
         self._founders = set() if self._owned else set(self._greeted)
         wanted = self._target if self._context.ready_for is not None else min(1, self._target)
         self._wait_for_hosts(
-            wanted,
-            self._no_worker,
-            missing=lambda: bool(self._founders & self._greeted - self._peers.keys()),
+            wanted, self._no_worker, missing=lambda: bool(self._founders & self._greeted - self._peers.keys())
         )
 
     def _no_worker(self, waited_s: float) -> None:
@@ -146,30 +125,30 @@ class DaskEngine(ClusterEngine):
             )
         return bool(messages)
 
-    def _heard(self, message: Message) -> None:
+    def _heard(self, message: scheduler_link.Message) -> None:
         match message:
             case HostUpdated() | AttemptsWithdrawn():
                 self._reported(message)
-            case AttemptBroke(address, attempt, error):
+            case scheduler_link.AttemptBroke(address, attempt, error):
                 self._broke(address, attempt, error)
-            case RunForgotten(address):
+            case scheduler_link.RunForgotten(address):
                 self._greet_again(address)
-            case WorkersChanged():
+            case scheduler_link.WorkersChanged():
                 self._look()
-            case WorkersLastSeen(last_seen):
+            case scheduler_link.WorkersLastSeen(last_seen):
                 self._detect_failures(last_seen)
-            case WorkerAvailability(address, available):
+            case scheduler_link.WorkerAvailability(address, available):
                 self._availability(address, available=available)
-            case WorkerReady(address, reply):
+            case scheduler_link.WorkerReady(address, reply):
                 self._admit(address, reply)
-            case WorkerRefused(address, error):
+            case scheduler_link.WorkerRefused(address, error):
                 self._leave_out(address, error)
 
     # -- workers -----------------------------------------------------------------------------------
 
     def _resize(self, workers: int) -> None:
         if workers > len(self._peers):
-            grow(self._cluster, workers)
+            clusters.grow(self._cluster, workers)
 
     def _look(self) -> None:
         """Compare the scheduler's workers with those that the engine knows."""
@@ -222,7 +201,7 @@ class DaskEngine(ClusterEngine):
             return lost(
                 f"the Dask worker {peer.address} on {peer.report.host}",
                 what,
-                how_ended(self._cluster, peer.report.pid),
+                clusters.how_ended(self._cluster, peer.report.pid),
                 arguments=call.shown,
                 limit_bytes=call.memory,
             )
@@ -242,7 +221,7 @@ class DaskEngine(ClusterEngine):
         for peer in idle:
             self._lose(peer)
         names, addresses = [peer.name for peer in idle], [peer.address for peer in idle]
-        retire(self._cluster, self._link.client, names, addresses)
+        clusters.retire(self._cluster, self._link.client, names, addresses)
 
     def _greet_again(self, address: str) -> None:
         """A worker that got no attempt for long took this driver for dead, and has forgotten the run."""
@@ -272,4 +251,4 @@ class DaskEngine(ClusterEngine):
 
     def _end_cluster(self) -> None:
         if self._owned and self._cluster is not None:
-            close_cluster(self._cluster)
+            clusters.close_cluster(self._cluster)

@@ -24,18 +24,7 @@ from hooke.engines.worker.worker import Library
 if TYPE_CHECKING:
     from distributed import Worker
 
-__all__ = [
-    "ELSEWHERE",
-    "FORGOTTEN",
-    "Greeting",
-    "attempt",
-    "connect",
-    "greet",
-    "leave",
-    "library_of",
-    "speak",
-    "withdraw",
-]
+__all__ = ["ELSEWHERE", "FORGOTTEN", "Greeting", "attempt", "greet", "leave", "speak", "withdraw"]
 
 
 # -- Dask inside a task: a client of the cluster that runs it ----------------------------------------

@@ -21,16 +21,7 @@ from ray.util import client, get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hooke.engines.gang import unpack_command
-from hooke.engines.ray.bridge_protocol import (
-    BridgeFailed,
-    CallHost,
-    FromBridge,
-    HostDraining,
-    HostJoined,
-    HostLeft,
-    OpenRun,
-    pack,
-)
+from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.remote.failure_detector import FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply, Probe, answer_probe
 from hooke.engines.remote.host import JoinedHost
@@ -43,16 +34,7 @@ from hooke.engines.remote.worker_protocol import (
     Note,
 )
 
-__all__ = [
-    "LOOK_S",
-    "PULSE_S",
-    "HostActor",
-    "HostActors",
-    "RayHost",
-    "connection_lost",
-    "ray_unavailable",
-    "start_actor",
-]
+__all__ = ["LOOK_S", "HostActor", "HostActors", "connection_lost", "ray_unavailable", "start_actor"]
 
 
 # -- inside Ray: the actor -------------------------------------------------------------------------
@@ -86,7 +68,7 @@ class RayHost:
 
     def listen(self) -> bytes:
         """The encoded HostUpdate since the last call; waits for one pulse, then returns an empty one."""
-        return pack(self._part.listen())
+        return protocol.pack(self._part.listen())
 
     def cancel(self, attempt: int) -> None:
         """End an attempt, without an answer."""
@@ -234,10 +216,10 @@ class HostActors:
 
     def __init__(
         self,
-        order: OpenRun,
+        order: protocol.OpenRun,
         *,
         ours: bool,
-        inbox: SimpleQueue[Callable[[], list[FromBridge]]],
+        inbox: SimpleQueue[Callable[[], list[protocol.FromBridge]]],
         spare: list[HostActor],
     ) -> None:
         self._session = msgspec.msgpack.encode(order.session)
@@ -253,7 +235,7 @@ class HostActors:
         self._spare = spare
         self._over = False
 
-    def keep(self) -> list[FromBridge]:
+    def keep(self) -> list[protocol.FromBridge]:
         """Start actors until there are as many as wanted; returns the hosts whose nodes Ray has begun to drain."""
         draining = _draining()
         if self._wanted is not None:
@@ -264,7 +246,7 @@ class HostActors:
         news = [each for each in self._members.values() if each.at in draining and not each.draining]
         for member in news:
             member.draining = True
-        return [HostDraining(host=each.name) for each in news]
+        return [protocol.HostDraining(host=each.name) for each in news]
 
     def _keep_one_on_each(self, draining: set[str]) -> None:
         for node in ray.nodes():
@@ -273,10 +255,10 @@ class HostActors:
             if node["Alive"] and cpus and not known and node["NodeID"] not in draining:
                 self._start(node["NodeID"], cpus, gpus)
 
-    def set_hosts(self, hosts: int | None, end: list[str]) -> list[FromBridge]:
+    def set_hosts(self, hosts: int | None, end: list[str]) -> list[protocol.FromBridge]:
         """Change the number of hosts; those in `end` are idle and end."""
         self._wanted = hosts
-        gone: list[FromBridge] = []
+        gone: list[protocol.FromBridge] = []
         waiting = [each.name for each in self._members.values() if not each.ready]
         for name in end:
             gone += self._leave(name)
@@ -284,7 +266,7 @@ class HostActors:
             self._leave(name)
         return gone
 
-    def call(self, order: CallHost) -> None:
+    def call(self, order: protocol.CallHost) -> None:
         """Call a method of a host, unless it is gone. `withdraw` alone has an answer, which becomes a message."""
         member = self._members.get(order.host)
         if member is None:
@@ -295,9 +277,9 @@ class HostActors:
                 answer, lambda taken: [AttemptsWithdrawn(host=order.host, attempts=taken)], lambda _: []
             )
 
-    def silent(self, now: float) -> list[FromBridge]:
+    def silent(self, now: float) -> list[protocol.FromBridge]:
         """Give up the hosts without a sign of life for too long."""
-        gone: list[FromBridge] = []
+        gone: list[protocol.FromBridge] = []
         signs = {each.name: each.updates for each in self._members.values() if each.ready}
         for host in self._silence.look(signs, now)[0]:
             why = f"it gave no sign of life for {self._silent_s:g} s: its machine is stopped, overloaded or disconnected"
@@ -334,13 +316,15 @@ class HostActors:
             lambda error: self._start_failed(member, error),
         )
 
-    def _joined(self, member: _Member, node: str, reply: bytes) -> list[FromBridge]:
+    def _joined(self, member: _Member, node: str, reply: bytes) -> list[protocol.FromBridge]:
         if member.name not in self._members:
             return []
         self._failed_starts = 0
         member.ready, member.at = True, node
         self._listen(member)
-        return [HostJoined(host=member.name, reply=msgspec.msgpack.decode(reply, type=HandshakeReply))]
+        return [
+            protocol.HostJoined(host=member.name, reply=msgspec.msgpack.decode(reply, type=HandshakeReply))
+        ]
 
     def _listen(self, member: _Member) -> None:
         self._then(
@@ -349,7 +333,7 @@ class HostActors:
             lambda error: self._gone(member.name, _reason(error)),
         )
 
-    def _heard(self, member: _Member, data: bytes) -> list[FromBridge]:
+    def _heard(self, member: _Member, data: bytes) -> list[protocol.FromBridge]:
         if member.name not in self._members:
             return []  # it was given up, so its update comes too late
         member.updates += 1
@@ -357,15 +341,15 @@ class HostActors:
         update = msgspec.msgpack.decode(data, type=HostUpdate)
         return [] if update == HostUpdate() else [HostUpdated(host=member.name, update=update)]
 
-    def _gone(self, host: str, why: str) -> list[FromBridge]:
+    def _gone(self, host: str, why: str) -> list[protocol.FromBridge]:
         member = self._members.pop(host, None)
         if member is None:
             return []
         # In a thread, since Ray may wait for a node that does not answer.
         threading.Thread(target=_ended, args=(member,), daemon=True).start()
-        return [HostLeft(host=host, why=why)] if member.ready else []
+        return [protocol.HostLeft(host=host, why=why)] if member.ready else []
 
-    def _leave(self, host: str) -> list[FromBridge]:
+    def _leave(self, host: str) -> list[protocol.FromBridge]:
         member = self._members.get(host)
         if member is None:
             return []
@@ -374,9 +358,9 @@ class HostActors:
             self._then(member.actor.leave.remote(), lambda _: _ended(member), lambda _: _ended(member))
         else:
             _ended(member)
-        return [HostLeft(host=host)] if member.ready else []
+        return [protocol.HostLeft(host=host)] if member.ready else []
 
-    def _start_failed(self, member: _Member, error: BaseException) -> list[FromBridge]:
+    def _start_failed(self, member: _Member, error: BaseException) -> list[protocol.FromBridge]:
         if self._members.pop(member.name, None) is None:
             return []
         self._failed_starts += 1
@@ -397,15 +381,15 @@ class HostActors:
     def _then(
         self,
         answer: Any,
-        succeeded: Callable[[Any], list[FromBridge]],
-        failed: Callable[[BaseException], list[FromBridge]],
+        succeeded: Callable[[Any], list[protocol.FromBridge]],
+        failed: Callable[[BaseException], list[protocol.FromBridge]],
     ) -> None:
         """Turn Ray's answer, when it arrives, into messages, in the bridge's own thread."""
 
         def done(future: Any) -> None:
             error = future.exception()
 
-            def messages() -> list[FromBridge]:
+            def messages() -> list[protocol.FromBridge]:
                 if self._over:
                     return []
                 return succeeded(future.result()) if error is None else failed(error)
@@ -431,29 +415,29 @@ def _succeeded(answer: Any) -> bool:
     return True
 
 
-def _ended(member: _Member) -> list[FromBridge]:
+def _ended(member: _Member) -> list[protocol.FromBridge]:
     ray.kill(member.actor)
     return []
 
 
-def ray_unavailable(error: BaseException, address: str = "") -> BridgeFailed:
+def ray_unavailable(error: BaseException, address: str = "") -> protocol.BridgeFailed:
     """Translate an error of Ray that is not available, or of a host that cannot start."""
     text = "\n".join(map(str, _chain(error)))
     at = f" at {address}" if address else ""
     if "ModuleNotFoundError" in text or "No module named" in text:
-        return BridgeFailed(
+        return protocol.BridgeFailed(
             what=f"the nodes of Ray{at} cannot run tasks",
             why=_reason(error),
             fix="install hooke[ray] on the nodes, in the driver's version",
             usage=True,
         )
     if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):
-        return BridgeFailed(
+        return protocol.BridgeFailed(
             what=f"the token for Ray{at} is missing or wrong",
             fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the token file of its nodes",
             usage=True,
         )
-    return BridgeFailed(
+    return protocol.BridgeFailed(
         what=f"cannot use Ray{at}",
         why=_reason(error),
         fix="start one (`ray start --head`), or correct the address; HOST:PORT works only on a node of that Ray",
@@ -461,9 +445,9 @@ def ray_unavailable(error: BaseException, address: str = "") -> BridgeFailed:
     )
 
 
-def connection_lost(error: BaseException) -> BridgeFailed:
+def connection_lost(error: BaseException) -> protocol.BridgeFailed:
     """Translate an error that ends a connection to Ray."""
-    return BridgeFailed(
+    return protocol.BridgeFailed(
         what="the connection to Ray is lost",
         why=_reason(error),
         fix="start it again, then resume: finished results are in the store",

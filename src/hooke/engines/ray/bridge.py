@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 import ray
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.ray.actors import (
     LOOK_S,
     HostActor,
@@ -27,20 +28,6 @@ from hooke.engines.ray.actors import (
     connection_lost,
     ray_unavailable,
     start_actor,
-)
-from hooke.engines.ray.bridge_protocol import (
-    BridgeConnected,
-    BridgeFailed,
-    CallHost,
-    ConnectBridge,
-    EndRun,
-    FromBridge,
-    OpenRun,
-    RunEnded,
-    SetHosts,
-    ToBridge,
-    pack,
-    unpack_for_bridge,
 )
 from hooke.engines.ray.head import Head
 from hooke.processes.channel import Channel
@@ -60,8 +47,8 @@ END_S = 10.0
 def main() -> int:
     """Serve until the driver closes its end, or is dead."""
     channel = Channel(int(sys.argv[1]))
-    order = unpack_for_bridge(channel.receive())
-    assert isinstance(order, ConnectBridge)
+    order = protocol.unpack_for_bridge(channel.receive())
+    assert isinstance(order, protocol.ConnectBridge)
     bridge = _Bridge(channel, order)
     threading.Thread(target=bridge.follow_driver, daemon=True).start()
     try:
@@ -72,10 +59,10 @@ def main() -> int:
 
 
 class _Bridge:
-    def __init__(self, channel: Channel, order: ConnectBridge) -> None:
+    def __init__(self, channel: Channel, order: protocol.ConnectBridge) -> None:
         self._channel, self._order = channel, order
         self._head = None if order.address else Head(Path(order.folder), cpus=order.cpus)
-        self._inbox: SimpleQueue[Callable[[], list[FromBridge]]] = SimpleQueue()
+        self._inbox: SimpleQueue[Callable[[], list[protocol.FromBridge]]] = SimpleQueue()
         self._hosts: HostActors | None = None
         self._spare: list[HostActor] = []
         self._ending = threading.Event()
@@ -87,12 +74,14 @@ class _Bridge:
             self._connect()
         except HookeError as error:
             usage = isinstance(error, UsageError)
-            self._send([BridgeFailed(what=error.what, why=error.why, fix=error.fix, usage=usage)])
+            self._send([protocol.BridgeFailed(what=error.what, why=error.why, fix=error.fix, usage=usage)])
             return
         except Exception as error:  # noqa: BLE001 - Ray does not document what it raises
             self._send([ray_unavailable(error, self._order.address)])
             return
-        self._send([BridgeConnected(address=self._head.address if self._head else self._order.address)])
+        self._send(
+            [protocol.BridgeConnected(address=self._head.address if self._head else self._order.address)]
+        )
         try:
             self._forward()
         except Exception as error:  # noqa: BLE001 - this process ends by `os._exit`, and its log ends with it
@@ -102,7 +91,7 @@ class _Bridge:
         looked = nodes = 0.0
         while not self._ending.is_set():
             now = time.monotonic()
-            said: list[FromBridge] = []
+            said: list[protocol.FromBridge] = []
             if now - nodes >= NODES_EVERY_S:
                 if self._hosts is not None:
                     said += self._hosts.keep()
@@ -123,7 +112,7 @@ class _Bridge:
         """In a thread of its own: queue the driver's orders beside Ray's answers. The driver's end ends everything."""
         try:
             while True:
-                order = unpack_for_bridge(self._channel.receive())
+                order = protocol.unpack_for_bridge(self._channel.receive())
                 self._inbox.put(lambda order=order: self._take(order))
         except (EOFError, OSError):
             pass
@@ -165,33 +154,33 @@ class _Bridge:
             ]
             ray.get([each.actor.ready.remote() for each in self._spare], timeout=SPARE_S)
 
-    def _take(self, order: ToBridge) -> list[FromBridge]:
-        if isinstance(order, OpenRun):
+    def _take(self, order: protocol.ToBridge) -> list[protocol.FromBridge]:
+        if isinstance(order, protocol.OpenRun):
             self._hosts = HostActors(order, ours=self._order.ours, inbox=self._inbox, spare=self._spare)
             self._hosts.keep()
         hosts = self._hosts
         assert hosts is not None, "a run is opened first"
         match order:
-            case CallHost():
+            case protocol.CallHost():
                 hosts.call(order)
-            case SetHosts():
+            case protocol.SetHosts():
                 gone = hosts.set_hosts(order.hosts, order.end)
                 return gone + hosts.keep()
-            case EndRun():
+            case protocol.EndRun():
                 self._spare = hosts.close(END_S / 2)
                 self._hosts = None
-                return [RunEnded()]
-            case OpenRun():
+                return [protocol.RunEnded()]
+            case protocol.OpenRun():
                 pass
-            case ConnectBridge():
+            case protocol.ConnectBridge():
                 raise AssertionError("a bridge is started once")
         return []
 
-    def _send(self, messages: list[FromBridge]) -> None:
+    def _send(self, messages: list[protocol.FromBridge]) -> None:
         if not messages:
             return
         for message in messages:
-            self._channel.hold(pack(message))
+            self._channel.hold(protocol.pack(message))
         try:
             self._channel.flush()
         except OSError:

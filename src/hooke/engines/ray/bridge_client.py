@@ -21,19 +21,7 @@ from typing import Any
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
 from hooke.engines.gang import GangCommand, pack_command
-from hooke.engines.ray.bridge_protocol import (
-    BridgeConnected,
-    BridgeFailed,
-    CallHost,
-    ConnectBridge,
-    EndRun,
-    FromBridge,
-    OpenRun,
-    RunEnded,
-    ToBridge,
-    pack,
-    unpack_for_driver,
-)
+from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.ray.head import environment_of_head
 from hooke.engines.remote.handshake import Probe
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession
@@ -86,7 +74,7 @@ class Bridge:
             )
         on_fork(self)
         self.tell(
-            ConnectBridge(
+            protocol.ConnectBridge(
                 address=address,
                 folder=str(self._folder),
                 ours=not address or environment is not None,
@@ -95,26 +83,26 @@ class Bridge:
             )
         )
 
-    def receive(self, timeout_s: float) -> list[FromBridge]:
+    def receive(self, timeout_s: float) -> list[protocol.FromBridge]:
         """The messages that have arrived; waits for the first at most `timeout_s`. Raises HookeError where Ray cannot be used, or is gone."""
         waiting = select.poll()
         waiting.register(self._channel.fileno(), select.POLLIN)
         if not waiting.poll(timeout_s * 1000):
             return []
         data, lives = self._channel.take()
-        messages = [unpack_for_driver(each) for each in data]
+        messages = [protocol.unpack_for_driver(each) for each in data]
         for message in messages:
-            if isinstance(message, BridgeFailed):
+            if isinstance(message, protocol.BridgeFailed):
                 kind = UsageError if message.usage else HookeError
                 raise kind(message.what, why=message.why, fix=message.fix)
         if not lives:
             raise self._lost()
         return messages
 
-    def tell(self, message: ToBridge) -> None:
+    def tell(self, message: protocol.ToBridge) -> None:
         """Send an order. That the process is gone shows in `receive`."""
         with contextlib.suppress(OSError):
-            self._channel.send(pack(message))
+            self._channel.send(protocol.pack(message))
 
     # -- the transport of a run ----------------------------------------------------------------------
 
@@ -123,33 +111,39 @@ class Bridge:
     ) -> None:
         """Begin a run, with the fields of OpenRun."""
         self._run = session.id.rpartition("-")[0]
-        self.tell(OpenRun(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s))
+        self.tell(
+            protocol.OpenRun(session=session, probe=probe, hosts=hosts, threads=threads, silent_s=silent_s)
+        )
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
         """Send attempts to a host."""
-        self.tell(CallHost(host=address, method="ship", argument=[pack(order) for order in orders]))
+        self.tell(
+            protocol.CallHost(
+                host=address, method="ship", argument=[protocol.pack(order) for order in orders]
+            )
+        )
 
     def cancel(self, address: str, attempt: int) -> None:
         """Have a host end an attempt."""
-        self.tell(CallHost(host=address, method="cancel", argument=attempt))
+        self.tell(protocol.CallHost(host=address, method="cancel", argument=attempt))
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Take back the attempts that have not begun."""
-        self.tell(CallHost(host=address, method="withdraw", argument=[*attempts]))
+        self.tell(protocol.CallHost(host=address, method="withdraw", argument=[*attempts]))
 
     def speak(self, address: str, attempt: int, word: GangCommand) -> None:  # noqa: ARG002 - as `Transport` has it
         """Send a host a word about a gang."""
-        self.tell(CallHost(host=address, method="speak", argument=pack_command(word)))
+        self.tell(protocol.CallHost(host=address, method="speak", argument=pack_command(word)))
 
     # -- its end -------------------------------------------------------------------------------------
 
     def rest(self) -> bool:
         """End the run there, so that another one can use the bridge; whether the bridge has confirmed it."""
-        self.tell(EndRun())
+        self.tell(protocol.EndRun())
         deadline = time.monotonic() + END_S
         try:
             while (left := deadline - time.monotonic()) > 0:
-                if any(isinstance(message, RunEnded) for message in self.receive(left)):
+                if any(isinstance(message, protocol.RunEnded) for message in self.receive(left)):
                     return True
         except HookeError:  # the bridge is gone, which the run has reported
             pass
@@ -287,7 +281,7 @@ def _up(bridge: Bridge) -> str:
     """Until it is connected; returns the address."""
     while True:
         for message in bridge.receive(LOOK_S):
-            if isinstance(message, BridgeConnected):
+            if isinstance(message, protocol.BridgeConnected):
                 return message.address
 
 

@@ -10,17 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hooke.base.errors import UsageError
+from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.ray.bridge_client import Bridge, RayFleet
-from hooke.engines.ray.bridge_protocol import (
-    BridgeConnected,
-    BridgeFailed,
-    FromBridge,
-    HostDraining,
-    HostJoined,
-    HostLeft,
-    RunEnded,
-    SetHosts,
-)
 from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
 from hooke.engines.remote.failure_detector import SILENT_S
 from hooke.engines.remote.placement import Peer
@@ -102,20 +93,20 @@ class RayEngine(ClusterEngine):
             self._heard(message)
         return bool(messages)
 
-    def _heard(self, message: FromBridge) -> None:
+    def _heard(self, message: protocol.FromBridge) -> None:
         match message:
             case HostUpdated() | AttemptsWithdrawn():
                 self._reported(message)
-            case HostJoined(host=host, reply=reply):
+            case protocol.HostJoined(host=host, reply=reply):
                 peer = Peer(address=host, name=host, report=reply.report, shares=self._shares)
                 self._joined(peer, reply, label=f"{host} on {reply.report.host}")
-            case HostDraining(host=host):
+            case protocol.HostDraining(host=host):
                 self._drain(host)
-            case HostLeft(host=host, why=why):
+            case protocol.HostLeft(host=host, why=why):
                 self._host_left(host, why)
-            case BridgeConnected():
+            case protocol.BridgeConnected():
                 self._connected = True
-            case BridgeFailed() | RunEnded():
+            case protocol.BridgeFailed() | protocol.RunEnded():
                 raise AssertionError("the bridge's client handles it")
 
     # -- hosts -------------------------------------------------------------------------------------
@@ -165,7 +156,7 @@ class RayEngine(ClusterEngine):
         idle = self._idle_retired
         busy = sum(peer.retiring and bool(peer.calls) for peer in self._peers.values())
         hosts = None if self._hosts is None else self._hosts + busy
-        self._bridge.tell(SetHosts(hosts=hosts, end=[peer.address for peer in idle]))
+        self._bridge.tell(protocol.SetHosts(hosts=hosts, end=[peer.address for peer in idle]))
         for peer in idle:
             self._host_left(peer.address, "")
 

@@ -41,13 +41,7 @@ class ClusterEngine(ABC):
     capabilities = CLUSTER
 
     def __init__(
-        self,
-        context: EngineContext,
-        *,
-        elastic: bool,
-        owned: bool,
-        shares: bool,
-        warm: bool,
+        self, context: EngineContext, *, elastic: bool, owned: bool, shares: bool, warm: bool
     ) -> None:
         """`owned`: the driver started the cluster and ends it. `shares`: its hosts share this machine's resources."""
         self.capabilities = replace(self.capabilities, elastic=elastic)

@@ -34,7 +34,6 @@ from hooke.store.store import Store
 from hooke.tracking.tracker import ARTIFACTS, PREFIX
 
 __all__ = [
-    "MOST_BYTES",
     "DriverHandshake",
     "HandshakeReply",
     "Probe",
@@ -43,7 +42,6 @@ __all__ = [
     "check_environment",
     "pack_code",
     "private_folder",
-    "probe_bytes",
     "unpack_code",
     "versions_here",
 ]

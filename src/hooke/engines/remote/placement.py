@@ -123,11 +123,7 @@ class Placement:
             ]
         return min(
             free,
-            key=lambda peer: (
-                self._suspected(call, peer),
-                -self._near(call, peer.report.host),
-                peer.load,
-            ),
+            key=lambda peer: (self._suspected(call, peer), -self._near(call, peer.report.host), peer.load),
             default=None,
         )
 

@@ -102,9 +102,7 @@ class RemoteQueue:
         self._homeless: dict[int, float] = {}
         """Attempt -> since when no host has the gpus that it asks for."""
         self._gangs = GangCoordinator(
-            GangHosts(transport, self.placement, self._order),
-            say=self._say,
-            again=self._queue.appendleft,
+            GangHosts(transport, self.placement, self._order), say=self._say, again=self._queue.appendleft
         )
 
     def submit(self, calls: Sequence[Call], now: float) -> None:

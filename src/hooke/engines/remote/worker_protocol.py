@@ -18,7 +18,6 @@ from hooke.pipeline.engine import EngineContext
 __all__ = [
     "AttemptOrder",
     "AttemptsWithdrawn",
-    "Begun",
     "HostReport",
     "HostSession",
     "HostUpdate",
@@ -131,16 +130,12 @@ class Transport(Protocol):
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
         """Send attempts to a host, in this order."""
-        ...
 
     def cancel(self, address: str, attempt: int) -> None:
         """Have a host end an attempt, without an answer."""
-        ...
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Take back the attempts that have not begun; AttemptsWithdrawn lists them."""
-        ...
 
     def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Send a host a word about a gang whose ranks it runs in part."""
-        ...

@@ -40,8 +40,7 @@ class OnnxModel:
             rows = {self.inputs[0]: rows}
         if set(rows) != set(self.inputs):
             raise UsageError(
-                f"the model has no inputs {', '.join(map(str, rows))}",
-                fix=f"valid: {', '.join(self.inputs)}",
+                f"the model has no inputs {', '.join(map(str, rows))}", fix=f"valid: {', '.join(self.inputs)}"
             )
         found = self.session.run(None, {name: np.asarray(value) for name, value in rows.items()})
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
