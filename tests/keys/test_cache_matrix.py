@@ -4,6 +4,7 @@ Each row is a small project written twice, before and after an edit, and fingerp
 that must move are fingerprinted by a weakened walk too: it must not notice, or the row would prove nothing.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -38,6 +39,45 @@ def other(name, before, after, weakened, flights, **shared):
     """A project whose flights.py stays as it is while another file is edited."""
     others = {"flights.py": flights} | {f"{key}.py": text for key, text in shared.items()}
     return Row({name: before}, {name: after}, weakened, shared=others)
+
+
+def installed(name, files, version="1.0", **metadata):
+    """A distribution as pip leaves it in a folder of libraries; its list of files has their hashes."""
+    where = f"site-packages/{name}-{version}.dist-info"
+    rows = [
+        f"{file},sha256={hashlib.sha256(text.encode()).hexdigest()},{len(text)}"
+        for file, text in files.items()
+    ]
+    meta = {
+        f"{where}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{where}/RECORD": "\n".join([*rows, *metadata.pop("record", []), f"{where}/RECORD,,", ""]),
+    }
+    others = {f"{where}/{file}": text for file, text in metadata.items()}
+    return {f"site-packages/{file}": text for file, text in files.items()} | meta | others
+
+
+FROM_A_FOLDER = {"direct_url.json": json.dumps({"url": "file:///somewhere/weather", "dir_info": {}})}
+FROM_A_WHEEL = {
+    "direct_url.json": json.dumps({"url": "file:///weather-1.0-py3-none-any.whl", "archive_info": {}})
+}
+FROM_A_REPOSITORY = {
+    "direct_url.json": json.dumps(
+        {"url": "https://git/weather", "vcs_info": {"vcs": "git", "commit_id": "a"}}
+    )
+}
+EDITABLE = {"direct_url.json": json.dumps({"url": "file:///src", "dir_info": {"editable": True}})}
+USES_WEATHER = {"flights.py": "import weather\ndef task(x): return weather.wind(x)"}
+
+
+def reinstalled(source):
+    """An edited package that is installed again under the version that it had."""
+    before, after = ({"weather/__init__.py": f"def wind(x): return x + {n}"} for n in (1, 2))
+    return Row(
+        installed("weather", before, **source),
+        installed("weather", after, **source),
+        "distributions",
+        shared=USES_WEATHER,
+    )
 
 
 MUST_MOVE = {
@@ -310,6 +350,45 @@ MUST_MOVE = {
             "site-packages/climate/__init__.py": "def wind(x): return x",
         },
     ),
+    "source tree with the metadata of a build beside it": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared={
+            "flights.egg-info/PKG-INFO": "Metadata-Version: 2.1\nName: flights\nVersion: 1.0\n",
+            "flights.egg-info/SOURCES.txt": "flights/__init__.py\n",
+            "flights.egg-info/top_level.txt": "flights\n",
+        },
+    ),
+    "source tree of a package that is also installed": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared=installed("flights", {"flights/__init__.py": "def task(x): return x + 1"}),
+    ),
+    "editable install of a flat layout": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared=installed("flights", {}, record=["__editable__.flights-1.0.pth,,"], **EDITABLE)
+        | {"flights-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: flights\nVersion: 1.0\n"},
+    ),
+    "editable install of a src layout": Row(
+        {"src/weather/__init__.py": "def wind(x): return x + 1"},
+        {"src/weather/__init__.py": "def wind(x): return x + 2"},
+        "modules",
+        shared=installed("weather", {}, record=["__editable__.weather-1.0.pth,,"], **EDITABLE)
+        | {
+            "flights.py": "import os, sys\nsys.path.append(os.path.join(os.path.dirname(__file__), 'src'))\n"
+            "import weather\ndef task(x): return weather.wind(x)",
+        },
+    ),
+    "package that was copied among the installed ones": Row(
+        {"site-packages/weather/__init__.py": "def wind(x): return x + 1"},
+        {"site-packages/weather/__init__.py": "def wind(x): return x + 2"},
+        "modules",
+        shared=USES_WEATHER | installed("weather-data", {"weather_data.py": ""}),
+    ),
+    "package reinstalled from a folder with the same version": reinstalled(FROM_A_FOLDER),
+    "wheel reinstalled with the same version": reinstalled(FROM_A_WHEEL),
+    "package reinstalled from a repository with the same version": reinstalled(FROM_A_REPOSITORY),
 }
 
 PLAIN = (
@@ -356,6 +435,25 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "what an installer writes for its machine": Row(
+        installed(
+            "weather", {"weather/__init__.py": ""}, record=["../../bin/wind,sha256=a,9"], **FROM_A_FOLDER
+        ),
+        installed(
+            "weather", {"weather/__init__.py": ""}, record=["../../bin/wind,sha256=b,9"], **FROM_A_FOLDER
+        ),
+        shared=USES_WEATHER,
+    ),
+    "another file in a package from an index": Row(
+        installed("weather", {"weather/__init__.py": ""}),
+        installed("weather", {"weather/__init__.py": "", "weather/tides.py": ""}),
+        shared=USES_WEATHER,
+    ),
+    "package from a channel of conda": Row(
+        installed("weather", {"weather/__init__.py": ""}, **FROM_A_FOLDER, INSTALLER="conda\n"),
+        installed("weather", {"weather/__init__.py": "A = 1"}, **FROM_A_FOLDER, INSTALLER="conda\n"),
+        shared=USES_WEATHER,
     ),
 }
 
@@ -478,3 +576,49 @@ def test_an_edit_in_a_running_process_moves_the_key():
     scope["N"] = 1
     assert changed != before
     assert fingerprint_code(scope["task"]).key == before
+
+
+BACKEND = """
+import pathlib, zipfile
+METADATA = "Metadata-Version: 2.1\\nName: rain\\nVersion: 1.0\\n"
+WHEEL = "Wheel-Version: 1.0\\nGenerator: here\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+SOURCE = pathlib.Path("src") if pathlib.Path("src").is_dir() else pathlib.Path(".")
+def wheel(folder, files):
+    files |= {"rain-1.0.dist-info/METADATA": METADATA, "rain-1.0.dist-info/WHEEL": WHEEL}
+    files["rain-1.0.dist-info/RECORD"] = "".join(f"{name},,\\n" for name in files)
+    with zipfile.ZipFile(pathlib.Path(folder, "rain-1.0-py3-none-any.whl"), "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return "rain-1.0-py3-none-any.whl"
+def build_wheel(folder, *_):
+    return wheel(folder, {f"rain/{path.name}": path.read_text() for path in SOURCE.glob("rain/*.py")})
+def build_editable(folder, *_):
+    return wheel(folder, {"__editable__.rain.pth": str(SOURCE.absolute())})
+"""
+BUILD = '[project]\nname = "rain"\nversion = "1.0"\n[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]'
+KEY_OF_RAIN = """
+import site, sys
+site.addsitedir(sys.argv[1])
+import rain
+from hooke.keys import fingerprint_code
+print(fingerprint_code(rain.task).key)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("layout", [".", "src"])
+@pytest.mark.parametrize("options", [[], ["--editable"]], ids=["installed", "editable"])
+def test_what_pip_installs_from_a_folder_is_never_stale(tmp_path, layout, options):
+    project, libraries = tmp_path / "project", tmp_path / "libraries"
+    write(project, {"backend.py": BACKEND, "pyproject.toml": BUILD})
+
+    def edit(number):
+        write(project / layout, {"rain/__init__.py": f"def task(x): return x + {number}"})
+        if number == 1 or not options:
+            command = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--upgrade"]
+            run(project, *command, "--target", str(libraries), *options, ".")
+        # As the folder's own script would find it: its folder comes first.
+        there = project / layout if options else tmp_path
+        return run(there, "-c", KEY_OF_RAIN, str(libraries))
+
+    assert edit(1) != edit(2)
