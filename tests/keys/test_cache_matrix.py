@@ -80,6 +80,17 @@ def reinstalled(source):
     )
 
 
+def helper(before, after, use="f(x)", weakened="globals"):
+    """A project whose task calls what helpers.py makes; the edit is there."""
+    return other("helpers.py", before, after, weakened, f"from helpers import f\ndef task(x): return {use}")
+
+
+def called_by_name(definition, made):
+    """A project whose task calls an object that pickles as the name of a function in helpers.py, which is edited."""
+    before = f"{definition}\ndef scale(x): return x * 2\nf = {made}"
+    return helper(before, before.replace("* 2", "* 3"))
+
+
 MUST_MOVE = {
     "body": one("def task(x): return x + 1", "def task(x): return x + 2"),
     "default": one("def task(x, n=1): return x + n", "def task(x, n=2): return x + n", "defaults"),
@@ -389,6 +400,82 @@ MUST_MOVE = {
     "package reinstalled from a folder with the same version": reinstalled(FROM_A_FOLDER),
     "wheel reinstalled with the same version": reinstalled(FROM_A_WHEEL),
     "package reinstalled from a repository with the same version": reinstalled(FROM_A_REPOSITORY),
+    "toolz.curry": helper(
+        "import toolz\n@toolz.curry\ndef f(x, y): return x + y",
+        "import toolz\n@toolz.curry\ndef f(x, y): return x - y",
+    ),
+    "argument of a toolz.curry": helper(
+        "import toolz\n@toolz.curry\ndef g(x, y): return x + y\nf = g(1)",
+        "import toolz\n@toolz.curry\ndef g(x, y): return x + y\nf = g(2)",
+    ),
+    "helper of a toolz.curry": helper(
+        "import toolz\ndef h(x): return 1\n@toolz.curry\ndef f(x, y): return h(x)",
+        "import toolz\ndef h(x): return 2\n@toolz.curry\ndef f(x, y): return h(x)",
+    ),
+    "toolz.compose": helper(
+        "import toolz\ndef g(x): return x + 1\nf = toolz.compose(str, g)",
+        "import toolz\ndef g(x): return x + 2\nf = toolz.compose(str, g)",
+    ),
+    "cachetools.cached": helper(
+        "import cachetools\n@cachetools.cached(cachetools.TTLCache(9, 9))\ndef f(x): return 1",
+        "import cachetools\n@cachetools.cached(cachetools.TTLCache(9, 9))\ndef f(x): return 2",
+    ),
+    "cachetools.cached with a lock": helper(
+        "import cachetools, threading\n@cachetools.cached({}, lock=threading.Lock(), info=True)\ndef f(x): return 1",
+        "import cachetools, threading\n@cachetools.cached({}, lock=threading.Lock(), info=True)\ndef f(x): return 2",
+    ),
+    "object that pickles as a global's name": called_by_name(
+        "class By:\n    def __init__(self, g): self.g = g\n    def __call__(self, x): return self.g(x)\n"
+        "    def __reduce__(self): return 'f'",
+        "By(scale)",
+    ),
+    "state of an object that pickles as a global's name": helper(
+        "class By:\n    def __init__(self, n): self.n = n\n    def __reduce__(self): return 'f'\nf = By(1)",
+        "class By:\n    def __init__(self, n): self.n = n\n    def __reduce__(self): return 'f'\nf = By(2)",
+        "f.n",
+    ),
+    "object with slots that pickles as a global's name": called_by_name(
+        "class By:\n    __slots__ = ('g',)\n    def __init__(self, g): self.g = g\n"
+        "    def __call__(self, x): return self.g(x)\n    def __reduce__(self): return 'f'",
+        "By(scale)",
+    ),
+    "object that pickles as module:name": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return LOADED(self.path)(x)\n"
+        "    def __reduce__(self): return By, (self.path,)\ndef LOADED(path): return None",
+        "By('helpers:scale')",
+    ),
+    "object that pickles as a module and a name": called_by_name(
+        "class By:\n    def __init__(self, *path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __reduce__(self): return By, self.path",
+        "By('helpers', 'scale')",
+    ),
+    "object whose state is a dotted name": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __getstate__(self): return {'path': self.path}",
+        "By('helpers.scale')",
+    ),
+    "function of an object that pickles as a key of a registry": called_by_name(
+        "class By:\n    def __init__(self, g): self.g = g\n    def __call__(self, x): return self.g(x)\n"
+        "    def __reduce__(self): return str, ('fast',)",
+        "By(scale)",
+    ),
+    "function of an object with a lock": called_by_name(
+        "import threading\nclass By:\n    def __init__(self, g): self.g, self.lock = g, threading.Lock()\n"
+        "    def __call__(self, x): return self.g(x)",
+        "By(scale)",
+    ),
+    "method of an object with a lock from another module": other(
+        "helpers.py",
+        "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 1",
+        "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 2",
+        "values",
+        "from helpers import Client\nclient = Client()\ndef task(x): return client.get()",
+    ),
+    "state of an object with a lock from another module": helper(
+        "import threading\nclass C:\n    def __init__(self, n): self.n, self.lock = n, threading.Lock()\nf = C(1)",
+        "import threading\nclass C:\n    def __init__(self, n): self.n, self.lock = n, threading.Lock()\nf = C(2)",
+        "f.n",
+    ),
 }
 
 PLAIN = (
@@ -435,6 +522,18 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "neighbour of what an object names": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __reduce__(self): return By, (self.path,)\ndef other(x): return 1",
+        "By('helpers:other')",
+    ),
+    "module that only a logger names": other(
+        "helpers.py",
+        "import logging\nlog = logging.getLogger(__name__)\ndef unused(x): return 1",
+        "import logging\nlog = logging.getLogger(__name__)\ndef unused(x): return 2",
+        "values",
+        "from helpers import log\ndef task(x): return log.info(x)",
     ),
     "what an installer writes for its machine": Row(
         installed(

@@ -130,6 +130,17 @@ def test_use_does_not_move_a_key():
     assert fingerprint_code(made.task).key == before
 
 
+def test_use_of_a_cached_or_curried_function_does_not_move_a_key():
+    made = module(
+        "import cachetools, threading, toolz\n@cachetools.cached(cachetools.TTLCache(9, 9), lock=threading.Lock(), info=True)\n"
+        "def timed(x): return x\n@toolz.memoize\ndef kept(x): return x\n@toolz.curry\ndef add(x, y): return x + y\n"
+        "def task(x): return timed(x), kept(x), add(x)(1)"
+    )
+    before = fingerprint_code(made.task).key
+    assert made.task(1) == made.task(1) == (1, 1, 2)
+    assert fingerprint_code(made.task).key == before
+
+
 def test_callables_of_every_kind_have_keys_of_their_own():
     made = module(
         "class M:\n    def f(self): return 1\n    @staticmethod\n    def s(): return 1\n    @classmethod\n"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import abc
 import functools
 import io
+import re
 import sys
 from collections import ChainMap
-from types import CodeType
+from logging import Logger
+from types import BuiltinFunctionType, CodeType, MemberDescriptorType
 from typing import Any, cast
 
 import cloudpickle
@@ -34,7 +36,10 @@ _with_file_names: ChainMap[type, Any] = ChainMap({CodeType: _reduce_code}, _with
 
 
 class ByValuePickler(cloudpickle.Pickler):
-    """Adds slots, which an instance's state needs, and cached properties, which hold a lock in Python 3.11."""
+    """Adds slots, which an instance's state needs, and cached properties, which hold a lock in Python 3.11.
+
+    Objects that pickle as a name in the script or notebook go by their state, because a worker has no such name.
+    """
 
     dispatch_table = _with_cached_property
 
@@ -43,8 +48,12 @@ class ByValuePickler(cloudpickle.Pickler):
         offering = module_of_method(obj)
         if offering is not None:
             return getattr, (sys.modules[offering], obj.__name__)
+        kind = type(obj)
         reduced = super().reducer_override(obj)
-        by_value = isinstance(reduced, tuple) and type(obj) in (type, abc.ABCMeta)
+        if reduced is NotImplemented and _pickles_itself(kind) and kind not in self.dispatch_table:
+            reduced = obj.__reduce_ex__(5)
+            return _by_state(obj) if _names_main(obj, reduced) else reduced
+        by_value = isinstance(reduced, tuple) and kind in (type, abc.ABCMeta)
         return _with_slots(obj, reduced) if by_value else reduced
 
 
@@ -57,6 +66,36 @@ def dumps(value: Any) -> bytes:
     file = io.BytesIO()
     _WithFileNames(file, protocol=5).dump(value)
     return file.getvalue()
+
+
+def _pickles_itself(kind: type) -> bool:
+    own = kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__
+    return own and not issubclass(kind, type)
+
+
+def _names_main(obj: Any, reduced: Any) -> bool:
+    """Whether an object pickles as a name in `__main__`: a text, `"__main__:name"`, or the two apart."""
+    if isinstance(obj, BuiltinFunctionType | Logger):
+        return False
+    if isinstance(reduced, str):
+        return getattr(obj, "__module__", None) == "__main__"
+    texts = [each for each in reduced[1] if type(each) is str]
+    main = vars(sys.modules["__main__"])
+    if "__main__" in texts:
+        return any(each.partition(".")[0] in main for each in texts)
+    return any(re.split("[:.]", each, maxsplit=2)[1] in main for each in texts if _IN_MAIN.match(each))
+
+
+_IN_MAIN = re.compile(r"__main__[:.]\w")
+
+
+def _by_state(obj: Any) -> tuple[Any, ...]:
+    slots: dict[str, Any] = {}
+    for kind in type(obj).__mro__:
+        for name, slot in vars(kind).items():
+            if isinstance(slot, MemberDescriptorType) and hasattr(obj, name):
+                slots.setdefault(name, getattr(obj, name))
+    return _new, (type(obj),), (dict(getattr(obj, "__dict__", {})), slots), None, None, _set_state
 
 
 def _with_slots(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -72,10 +111,21 @@ def _with_slots(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-# Stored pickles contain this function's name and parameters: do not change them.
+# Stored pickles contain these functions' names and parameters: do not change them.
 
 
 def _cached_property(func: Any, name: str | None) -> functools.cached_property[Any]:
     made = functools.cached_property(func)
     made.attrname = name
     return made
+
+
+def _new(kind: type) -> Any:
+    return object.__new__(kind)
+
+
+def _set_state(obj: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    if state[0]:
+        vars(obj).update(state[0])
+    for name, value in state[1].items():
+        object.__setattr__(obj, name, value)
