@@ -105,6 +105,21 @@ def test_a_stand_in_is_replaced_by_what_it_stands_for():
     assert fingerprint_code(wrapped.task).key == fingerprint_code(plain.task).key
 
 
+def test_the_part_of_a_partial_is_named_after_it_whether_a_task_stands_for_it_or_not():
+    made = module(
+        "import functools\nfrom hooke import task\ndef f(x, n): return x\np = functools.partial(f, n=1)"
+    )
+    parts = [fingerprint_code(each).parts for each in (made.task(made.p), made.p)]
+    assert parts[0] == parts[1]
+
+
+def test_a_look_at_a_class_s_annotations_does_not_move_its_key():
+    made = module("class M:\n    def f(self): return 1")
+    before = fingerprint_code(made.M).key
+    assert made.M.__annotations__ == {}
+    assert fingerprint_code(made.M).key == before
+
+
 def test_loggers_count_by_name_and_patterns_by_text():
     def keyed(log, pattern):
         return fingerprint_code(module("def task(): return LOG, P", LOG=log, P=pattern).task).key

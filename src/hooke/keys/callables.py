@@ -108,6 +108,8 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
     for name, value in sorted(vars(kind).items()):
         if name in _PLUMBING or name in generated or (pydantic and name.startswith("__pydantic_")):
             continue
+        if name == "__annotations__" and not value:
+            continue  # Python makes an empty one when somebody looks
         if isinstance(value, _SLOTS):
             yield name, f"<{type(value).__name__}>"
         elif isinstance(value, property) and value.fget is None and value.fset is None:

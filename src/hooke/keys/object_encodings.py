@@ -13,7 +13,7 @@ import sys
 import types
 import weakref
 import zoneinfo
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from hooke.keys.array_encodings import array_encoder
@@ -184,9 +184,10 @@ def _reduced(walk: Walk, value: Any) -> bytes:
     _check_no_address(value, arguments, state)
     within: list[Any] = []
     if _has_own_pickling(kind) and made is not getattr(sys.modules.get("logging"), "getLogger", None):
-        names = _Names(value)
+        within = code_within(value) if _is_reduced_by(kind) else []
+        names = _Names(value, known=within)
         arguments, state = names.replaced(arguments), names.replaced(state)
-        within = names.found + (code_within(value) if _is_reduced_by(kind) else [])
+        within += names.found
     parts = [walk.code(kind), *_maker(walk, kind, made, arguments), *_state(walk, kind, state)]
     if items is not None:
         parts.append(compound(b"items", walk.items(items)))
@@ -366,25 +367,25 @@ _MOST_NAMES = 64
 class _Names:
     """Finds project code by name in what an object pickles: `"module:name"`, `"module.name"`, or `"module", "name"`.
 
-    `found` has the code that the names stand for, except the object itself. The module's own name does not count,
-    because a script has another one than the same file when it is imported.
+    `found` has the code that the names stand for, except what is known. The module's own name does not count, because
+    a script has another one than the same file when it is imported.
     """
 
-    def __init__(self, value: object) -> None:
+    def __init__(self, value: object, *, known: Iterable[Any]) -> None:
         self.found: list[Any] = []
-        self._value = value
-        self._marks: dict[str, str] = {}
+        self._known = [value, *known]
+        self._marks: dict[str, str] = {"__main__": ""}
 
     def replaced(self, pickled: Any) -> Any:
-        """`pickled` with each name of code replaced by its path in the module; itself if there is none."""
+        """`pickled` with each name of code replaced by its path in the module; `pickled` itself without any."""
         texts = list(_texts(pickled))
         modules = [each for each in dict.fromkeys(texts) if _is_local_module(each)]
         for each in dict.fromkeys(texts):
             if each not in self._marks and _NAME.fullmatch(each):
                 self._look_up(each, modules)
-        if not self._marks:
-            return pickled
-        return _with_marks(pickled, self._marks | dict.fromkeys(modules, ""))
+        if len(self._marks) > 1:
+            self._marks |= dict.fromkeys(modules, "")
+        return _with_marks(pickled, self._marks) if self._marks.keys() & texts else pickled
 
     def _look_up(self, name: str, modules: list[str]) -> None:
         for module, path in _readings(name, modules):
@@ -392,7 +393,7 @@ class _Names:
             if target is None:
                 continue
             self._marks[name] = path
-            if target is not self._value:
+            if not any(target is each for each in self._known):
                 self.found.append(target)
             return
 

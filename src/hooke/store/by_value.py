@@ -9,7 +9,7 @@ import re
 import sys
 from collections import ChainMap
 from logging import Logger
-from types import BuiltinFunctionType, CodeType, MemberDescriptorType
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any, cast
 
 import cloudpickle
@@ -48,11 +48,15 @@ class ByValuePickler(cloudpickle.Pickler):
         offering = module_of_method(obj)
         if offering is not None:
             return getattr, (sys.modules[offering], obj.__name__)
+        if isinstance(obj, MethodType) and isinstance(obj.__self__, type) and _is_of_class(obj):
+            return getattr, (obj.__self__, obj.__name__)
         kind = type(obj)
+        if kind is FunctionType and _is_singledispatch(obj) and obj.__module__ == "__main__":
+            return _reduce_singledispatch(obj)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and _pickles_itself(kind) and kind not in self.dispatch_table:
             reduced = obj.__reduce_ex__(5)
-            return _by_state(obj) if _names_main(obj, reduced) else reduced
+            return (_by_state(obj) or reduced) if _names_main(obj, reduced) else reduced
         by_value = isinstance(reduced, tuple) and kind in (type, abc.ABCMeta)
         return _with_slots(obj, reduced) if by_value else reduced
 
@@ -66,6 +70,29 @@ def dumps(value: Any) -> bytes:
     file = io.BytesIO()
     _WithFileNames(file, protocol=5).dump(value)
     return file.getvalue()
+
+
+def _is_singledispatch(function: FunctionType) -> bool:
+    """Its closure has a weak dictionary, which does not pickle."""
+    return function.__code__ is _DISPATCHING
+
+
+_DISPATCHING = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+
+
+def _reduce_singledispatch(function: Any) -> tuple[Any, ...]:
+    registered = [(kind, each) for kind, each in function.registry.items() if kind is not object]
+    return _dispatcher, (function.registry[object],), registered, None, None, _register
+
+
+def _is_of_class(method: MethodType) -> bool:
+    """Whether a class method is its class's own. By its function it would become a copy, which no class has."""
+    return getattr(method.__self__, method.__name__, None) == method
+
+
+_CACHED = type(functools.lru_cache(len))
+_OF_PYTHON = 1 << 9
+"""Py_TPFLAGS_HEAPTYPE: the class was made by a class statement, or like that."""
 
 
 def _pickles_itself(kind: type) -> bool:
@@ -89,7 +116,12 @@ def _names_main(obj: Any, reduced: Any) -> bool:
 _IN_MAIN = re.compile(r"__main__[:.]\w")
 
 
-def _by_state(obj: Any) -> tuple[Any, ...]:
+def _by_state(obj: Any) -> tuple[Any, ...] | None:
+    """An object by its class and attributes, or None if it has others than Python's."""
+    if isinstance(obj, _CACHED):
+        return _cached_function, (obj.__wrapped__, obj.cache_parameters()), dict(vars(obj))
+    if not type(obj).__flags__ & _OF_PYTHON:
+        return None
     slots: dict[str, Any] = {}
     for kind in type(obj).__mro__:
         for name, slot in vars(kind).items():
@@ -118,6 +150,19 @@ def _cached_property(func: Any, name: str | None) -> functools.cached_property[A
     made = functools.cached_property(func)
     made.attrname = name
     return made
+
+
+def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _dispatcher(function: Any) -> Any:
+    return functools.singledispatch(function)
+
+
+def _register(dispatcher: Any, registered: list[tuple[type, Any]]) -> None:
+    for kind, each in registered:
+        dispatcher.register(kind, each)
 
 
 def _new(kind: type) -> Any:
