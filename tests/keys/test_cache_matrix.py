@@ -91,6 +91,37 @@ def called_by_name(definition, made):
     return helper(before, before.replace("* 2", "* 3"))
 
 
+NUMBA = """
+import functools, uuid
+class Dispatcher:
+    def __init__(self, function, options):
+        functools.update_wrapper(self, function)
+        self.py_func, self.targetoptions, self.locals = function, options, {}
+        self.overloads, self._uuid, self._can_compile = {}, uuid.uuid4(), True
+    def __call__(self, *arguments):
+        self.overloads[tuple(map(type, arguments))] = object()
+        return self.py_func(*arguments)
+    def __reduce__(self):
+        return rebuilt, (str(self._uuid), self.py_func.__module__, self.targetoptions)
+def rebuilt(*facts): raise NotImplementedError
+def njit(function=None, **options):
+    return Dispatcher(function, options) if function else lambda each: Dispatcher(each, options)
+"""
+"""What numba's functions look like to a key: the real package is large. `test_numba_itself` takes it, if it is there."""
+
+
+def jitted(before, after):
+    """A project whose task calls a function that numba compiles."""
+    calls = {"flights.py": "from helpers import f\ndef task(x): return f(x)"}
+    shared = calls | installed("numba", {"numba/__init__.py": NUMBA})
+    return Row(
+        {"helpers.py": f"import numba\n{before}"},
+        {"helpers.py": f"import numba\n{after}"},
+        "globals",
+        shared=shared,
+    )
+
+
 MUST_MOVE = {
     "body": one("def task(x): return x + 1", "def task(x): return x + 2"),
     "default": one("def task(x, n=1): return x + n", "def task(x, n=2): return x + n", "defaults"),
@@ -464,6 +495,16 @@ MUST_MOVE = {
         "    def __call__(self, x): return self.g(x)",
         "By(scale)",
     ),
+    "function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x): return x + 2"
+    ),
+    "options of a function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit(fastmath=True)\ndef f(x): return x + 1"
+    ),
+    "helper of a function that numba compiles": jitted(
+        "@numba.njit\ndef g(x): return 1\n@numba.njit\ndef f(x): return g(x)",
+        "@numba.njit\ndef g(x): return 2\n@numba.njit\ndef f(x): return g(x)",
+    ),
     "method of an object with a lock from another module": other(
         "helpers.py",
         "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 1",
@@ -522,6 +563,9 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "docstring of a function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x):\n    'Doc.'\n    return x + 1"
     ),
     "neighbour of what an object names": called_by_name(
         "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
@@ -721,3 +765,47 @@ def test_what_pip_installs_from_a_folder_is_never_stale(tmp_path, layout, option
         return run(there, "-c", KEY_OF_RAIN, str(libraries))
 
     assert edit(1) != edit(2)
+
+
+WITH_NUMBA = """
+import json, sys
+import numba, numpy
+from hooke.keys import fingerprint_code
+@numba.njit
+def plain(x): return x + NUMBER
+@numba.njit(fastmath=True)
+def fast(x): return plain(x)
+@numba.njit("float64(float64)")
+def declared(x): return x + NUMBER
+@numba.vectorize
+def vector(x): return x + NUMBER
+@numba.guvectorize(["void(float64[:], float64[:])"], "(n)->(n)")
+def general(x, out):
+    for i in range(len(x)):
+        out[i] = x[i] + NUMBER
+@numba.cfunc("float64(float64)")
+def from_c(x): return x + NUMBER
+@numba.stencil
+def stencil(x): return x[0] + NUMBER
+@numba.experimental.jitclass([("n", numba.int64)])
+class Compiled:
+    def __init__(self, n): self.n = n
+    def f(self): return self.n + NUMBER
+names = ("plain", "fast", "declared", "vector", "general", "from_c", "stencil", "Compiled")
+ALL = {name: globals()[name] for name in names}
+keys = {name: fingerprint_code(value).key for name, value in ALL.items()}
+plain(1), plain(1.5), fast(1), declared(2.0), vector(3), general(numpy.arange(3.0)), stencil(numpy.arange(4.0)), Compiled(2).f()
+assert {name: fingerprint_code(value).key for name, value in ALL.items()} == keys
+print(*(f"{name}={key}" for name, key in keys.items()))
+"""
+
+
+@pytest.mark.heavy
+def test_numba_itself(tmp_path):
+    pytest.importorskip("numba", reason="it is too large for the tests' extra")
+    sides = {}
+    for name, number in (("one", "1"), ("same", "1"), ("other", "2")):
+        write(tmp_path / name, {"job.py": WITH_NUMBA.replace("NUMBER", number)})
+        sides[name] = dict(each.split("=") for each in run(tmp_path / name, "job.py"))
+    assert sides["one"] == sides["same"]
+    assert not set(sides["one"].items()) & set(sides["other"].items())

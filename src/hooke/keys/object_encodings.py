@@ -16,7 +16,7 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from hooke.keys.array_encodings import array_encoder
+from hooke.keys.array_encodings import array_encoder, compiled
 from hooke.keys.bytecode import listing
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, raw, text
 from hooke.keys.frame_encodings import frame_encoder
@@ -177,6 +177,8 @@ _TYPES: dict[type, Encoder] = {
 
 def _reduced(walk: Walk, value: Any) -> bytes:
     kind = type(value)
+    if hasattr(value, "targetoptions") and isinstance(getattr(value, "py_func", None), types.FunctionType):
+        return compiled(walk, value)  # numba's, or a library's in its place
     reduced = _reduce(value)
     if isinstance(reduced, str):
         return _named(walk, value, reduced)
