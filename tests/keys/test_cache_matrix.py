@@ -7,8 +7,10 @@ that must move are fingerprinted by a weakened walk too: it must not notice, or 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -505,6 +507,22 @@ MUST_MOVE = {
         "@numba.njit\ndef g(x): return 1\n@numba.njit\ndef f(x): return g(x)",
         "@numba.njit\ndef g(x): return 2\n@numba.njit\ndef f(x): return g(x)",
     ),
+    "type of a shared library's function": helper(
+        "import ctypes\nf = ctypes.CDLL(None)\nf.abs.restype = ctypes.c_int",
+        "import ctypes\nf = ctypes.CDLL(None)\nf.abs.restype = ctypes.c_long",
+        "f.abs(x)",
+    ),
+    "function of a shared library": helper(
+        "import ctypes\nf = ctypes.CDLL(None).abs", "import ctypes\nf = ctypes.CDLL(None).labs"
+    ),
+    "function that a C callback calls": helper(
+        "import ctypes\n@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)\ndef f(x): return 1",
+        "import ctypes\n@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)\ndef f(x): return 2",
+    ),
+    "field of a ctypes structure": helper(
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]",
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_long)]",
+    ),
     "method of an object with a lock from another module": other(
         "helpers.py",
         "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 1",
@@ -563,6 +581,13 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "address of a shared library and functions of it that were used": helper(
+        "import ctypes\nf = ctypes.CDLL(None)\ng = 1", "import ctypes\nf = ctypes.CDLL(None)\nf.abs\ng = 2"
+    ),
+    "neighbour of a ctypes structure": helper(
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]",
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]\ng = 1",
     ),
     "docstring of a function that numba compiles": jitted(
         "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x):\n    'Doc.'\n    return x + 1"
@@ -809,3 +834,44 @@ def test_numba_itself(tmp_path):
         sides[name] = dict(each.split("=") for each in run(tmp_path / name, "job.py"))
     assert sides["one"] == sides["same"]
     assert not set(sides["one"].items()) & set(sides["other"].items())
+
+
+EXTENSION = """
+#include <Python.h>
+int twice(int x) { return NUMBER * x; }
+static PyObject *call(PyObject *self, PyObject *x) { return PyLong_FromLong(NUMBER * PyLong_AsLong(x)); }
+static PyMethodDef methods[] = {{"call", call, METH_O, ""}, {NULL}};
+static struct PyModuleDef made = {PyModuleDef_HEAD_INIT, "built", "", -1, methods};
+PyMODINIT_FUNC PyInit_built(void) { return PyModule_Create(&made); }
+"""
+USES_EXTENSION = """
+import ctypes, pathlib
+import built
+library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "built.so"))
+def by_module(x): return built.call(x)
+def by_import(x):
+    from built import call
+    return call(x)
+def by_library(x): return library.twice(x)
+if __name__ == "__main__":
+    from hooke.keys import fingerprint_code
+    print(*(fingerprint_code(each).key for each in (by_module, by_import, by_library)))
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_c_extension_and_a_shared_library_that_are_built_again_in_place_move_the_key(tmp_path):
+    write(tmp_path, {"job.py": USES_EXTENSION})
+
+    def build(number):
+        write(tmp_path, {"built.c": EXTENSION.replace("NUMBER", number)})
+        include = sysconfig.get_path("include")
+        command = ["cc", "-shared", "-fPIC", "-undefined", "dynamic_lookup"]
+        command = command if sys.platform == "darwin" else command[:3]
+        subprocess.run([*command, f"-I{include}", "-o", "built.so", "built.c"], cwd=tmp_path, check=True)
+        return run(tmp_path, "job.py")
+
+    one, two = build("2"), build("3")
+    assert not set(one) & set(two)
+    assert build("2") == one

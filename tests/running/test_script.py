@@ -126,7 +126,7 @@ def scaled(k, x):
 """
 
 CALLABLES = """
-import functools, operator
+import ctypes, functools, operator
 import cachetools, numpy, toolz
 import kinds
 from hooke import pipeline, run, task
@@ -176,8 +176,12 @@ def _(x: int):
 def timed(x):
     return FACTOR * x
 
+library = ctypes.CDLL(None)
+library.labs.restype, library.labs.argtypes = ctypes.c_long, [ctypes.c_long]
+absolute = library.abs
+
 def helpers(x):
-    return named(x), curried(3)(x), fibonacci(x), dispatched(x), timed(x)
+    return library.labs(-x), absolute(-x), named(x), curried(3)(x), fibonacci(x), dispatched(x), timed(x)
 
 CALLED = [
     functools.partial(scaled, 3), functools.partial(kinds.scaled, 3), functools.partial(functools.partial(kinds.M(3))),

@@ -49,7 +49,8 @@ _PLUMBING = frozenset(
     }
 )
 """Names that Python stores in a class: not the user's definitions, or derived from them."""
-_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_SLOTS = frozenset({"member_descriptor", "getset_descriptor", "CField"})
+"""Types of descriptors that Python makes for `__slots__` and for the fields of a ctypes structure."""
 _PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_computed_fields__"})
 _TUPLE = frozenset({"__new__", "__getnewargs__", "__repr__", "_asdict", "_make", "_replace"})
 """Methods that namedtuple generates from its fields."""
@@ -110,7 +111,7 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
             continue
         if name == "__annotations__" and not value:
             continue  # Python makes an empty one when somebody looks
-        if isinstance(value, _SLOTS):
+        if type(value).__name__ in _SLOTS:
             yield name, f"<{type(value).__name__}>"
         elif isinstance(value, property) and value.fget is None and value.fset is None:
             yield name, "<property>"

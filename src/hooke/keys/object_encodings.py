@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import os
 import re
 import sys
 import types
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from hooke.keys.array_encodings import array_encoder, compiled
 from hooke.keys.bytecode import listing
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, raw, text
+from hooke.keys.file import content_key
 from hooke.keys.frame_encodings import frame_encoder
 from hooke.keys.module_origin import library_of_method, origin_of
 
@@ -77,6 +79,9 @@ def _family(kind: type) -> Encoder | None:
         return _set_subclass
     if issubclass(kind, Iterator) and kind.__module__ in {"builtins", "itertools"}:
         return _refuse
+    for base in kind.__mro__:
+        if (base.__module__, base.__name__) in _FOREIGN_CODE:
+            return _FOREIGN_CODE[base.__module__, base.__name__]
     if kind.__name__ == "ValidateCallWrapper" and kind.__module__.startswith("pydantic"):
         return _validated_call
     return None
@@ -172,6 +177,72 @@ _TYPES: dict[type, Encoder] = {
     type(functools.lru_cache(maxsize=1)(len)): _cached,
     TypeVar: _type_variable,
     zoneinfo.ZoneInfo: lambda _, value: compound(b"zone", [text(str(value.key))]),
+}
+
+
+# --- Shared libraries that ctypes loads: addresses and functions seen so far say nothing.
+
+
+def _library(walk: Walk, value: Any) -> bytes:
+    """A library by its name and the types that were given to its functions; one of the project also by content."""
+    own = vars(value)
+    function = own["_FuncPtr"]
+    typed = [
+        (name, each.argtypes, each.restype)
+        for name, each in sorted(own.items())
+        if isinstance(each, function) and (each.argtypes, each.restype) != (None, vars(function)["_restype_"])
+    ]
+    facts = [("flags", vars(function)["_flags_"]), ("functions", typed)]
+    return compound(
+        b"shared library", [walk.code(type(value)), _library_file(own["_name"]), *walk.fields(facts)]
+    )
+
+
+def _library_file(name: str | None) -> bytes:
+    path = os.path.abspath(name) if name and os.sep in name else ""
+    if not os.path.isfile(path) or os.path.realpath(path).startswith(_SYSTEM):
+        return text(name or "")
+    origin = origin_of("", path)
+    if not origin.local:
+        return text(f"{origin.distribution} {origin.version} {os.path.basename(path)}")
+    return compound(b"file", [text(os.path.basename(path)), text(content_key(path))])
+
+
+_SYSTEM = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        *(
+            "/lib",
+            "/lib64",
+            "/usr/lib",
+            "/usr/lib64",
+            "/usr/local/lib",
+            "/opt/homebrew",
+            "/System",
+            "/nix/store",
+        ),
+        os.path.realpath(os.path.join(sys.base_prefix, "lib")),
+    )
+)
+"""Folders of the system's libraries: their names are the same on other machines, their contents are not."""
+
+
+def _library_function(walk: Walk, value: Any) -> bytes:
+    """A function of a shared library by its name and the library; one that calls back into Python by its function."""
+    holds = [
+        ("name", getattr(value, "__name__", None)),
+        ("argtypes", value.argtypes),
+        ("restype", value.restype),
+    ]
+    held = (getattr(value, "_objects", None) or {}).values()
+    name = [_library_file(vars(each)["_name"]) for each in held if hasattr(each, "_FuncPtr")]
+    return compound(b"C function", [*name, *walk.fields(holds), *walk.items(code_within(value))])
+
+
+_FOREIGN_CODE: dict[tuple[str, str], Encoder] = {
+    ("ctypes", "CDLL"): _library,
+    ("_ctypes", "CFuncPtr"): _library_function,
+    ("_ctypes", "PyCFuncPtr"): _library_function,
 }
 
 

@@ -45,15 +45,10 @@ class ByValuePickler(cloudpickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Pickle functions and classes, and a library's bound methods as the other process's own."""
-        offering = module_of_method(obj)
-        if offering is not None:
-            return getattr, (sys.modules[offering], obj.__name__)
-        if isinstance(obj, MethodType) and isinstance(obj.__self__, type) and _is_of_class(obj):
-            return getattr, (obj.__self__, obj.__name__)
         kind = type(obj)
-        if kind is FunctionType and _is_singledispatch(obj) and obj.__module__ == "__main__":
-            return _reduce_singledispatch(obj)
-        reduced = super().reducer_override(obj)
+        reduced = _reduced_here(obj, kind)
+        if reduced is NotImplemented:
+            reduced = super().reducer_override(obj)
         if reduced is NotImplemented and _pickles_itself(kind) and kind not in self.dispatch_table:
             reduced = obj.__reduce_ex__(5)
             return (_by_state(obj) or reduced) if _names_main(obj, reduced) else reduced
@@ -72,15 +67,45 @@ def dumps(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _is_singledispatch(function: FunctionType) -> bool:
-    """Its closure has a weak dictionary, which does not pickle."""
-    return function.__code__ is _DISPATCHING
+def _reduced_here(obj: Any, kind: type) -> Any:
+    """What cloudpickle has no way for, or one that makes copies; else NotImplemented."""
+    offering = module_of_method(obj)
+    if offering is not None:
+        return getattr, (sys.modules[offering], obj.__name__)
+    if kind is MethodType and isinstance(obj.__self__, type) and _is_of_class(obj):
+        return getattr, (obj.__self__, obj.__name__)
+    if kind is FunctionType and obj.__code__ is _DISPATCHING and obj.__module__ == "__main__":
+        return _reduce_singledispatch(obj)
+    if (ctypes := sys.modules.get("ctypes")) is not None:
+        if isinstance(obj, ctypes.CDLL):
+            return _reduce_library(obj)
+        if isinstance(obj, vars(ctypes)["_CFuncPtr"]):
+            return _reduce_library_function(obj)
+    return NotImplemented
+
+
+def _reduce_library(library: Any) -> tuple[Any, ...]:
+    """A shared library by its name: the other process loads its own."""
+    own = vars(library)
+    function = own["_FuncPtr"]
+    flags = vars(function)["_flags_"]
+    typed = {name: (each.argtypes, each.restype) for name, each in own.items() if isinstance(each, function)}
+    return _load_library, (type(library), own["_name"], flags), typed, None, None, _set_types
+
+
+def _reduce_library_function(function: Any) -> tuple[Any, ...]:
+    held = (getattr(function, "_objects", None) or {}).values()
+    library = next((each for each in held if type(function) is getattr(each, "_FuncPtr", None)), None)
+    if library is None:
+        return NotImplemented
+    return _library_function, (library, function.__name__, function.argtypes, function.restype)
 
 
 _DISPATCHING = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 
 
 def _reduce_singledispatch(function: Any) -> tuple[Any, ...]:
+    """By its functions: its closure has a weak dictionary, which does not pickle."""
     registered = [(kind, each) for kind, each in function.registry.items() if kind is not object]
     return _dispatcher, (function.registry[object],), registered, None, None, _register
 
@@ -150,6 +175,23 @@ def _cached_property(func: Any, name: str | None) -> functools.cached_property[A
     made = functools.cached_property(func)
     made.attrname = name
     return made
+
+
+def _load_library(kind: Any, name: str | None, flags: int) -> Any:
+    errno = sys.modules["ctypes"]._FUNCFLAG_USE_ERRNO  # noqa: SLF001 - as ctypes.CDLL spells it
+    return kind(name, use_errno=bool(flags & errno))
+
+
+def _set_types(library: Any, typed: dict[str, tuple[Any, Any]]) -> None:
+    for name, (arguments, result) in typed.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+
+
+def _library_function(library: Any, name: str, arguments: Any, result: Any) -> Any:
+    function = library[name]
+    function.argtypes, function.restype = arguments, result
+    return function
 
 
 def _cached_function(function: Any, parameters: dict[str, Any]) -> Any:
