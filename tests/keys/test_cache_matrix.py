@@ -4,10 +4,13 @@ Each row is a small project written twice, before and after an edit, and fingerp
 that must move are fingerprinted by a weakened walk too: it must not notice, or the row would prove nothing.
 """
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +41,87 @@ def other(name, before, after, weakened, flights, **shared):
     """A project whose flights.py stays as it is while another file is edited."""
     others = {"flights.py": flights} | {f"{key}.py": text for key, text in shared.items()}
     return Row({name: before}, {name: after}, weakened, shared=others)
+
+
+def installed(name, files, version="1.0", **metadata):
+    """A distribution as pip leaves it in a folder of libraries; its list of files has their hashes."""
+    where = f"site-packages/{name}-{version}.dist-info"
+    rows = [
+        f"{file},sha256={hashlib.sha256(text.encode()).hexdigest()},{len(text)}"
+        for file, text in files.items()
+    ]
+    meta = {
+        f"{where}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{where}/RECORD": "\n".join([*rows, *metadata.pop("record", []), f"{where}/RECORD,,", ""]),
+    }
+    others = {f"{where}/{file}": text for file, text in metadata.items()}
+    return {f"site-packages/{file}": text for file, text in files.items()} | meta | others
+
+
+FROM_A_FOLDER = {"direct_url.json": json.dumps({"url": "file:///somewhere/weather", "dir_info": {}})}
+FROM_A_WHEEL = {
+    "direct_url.json": json.dumps({"url": "file:///weather-1.0-py3-none-any.whl", "archive_info": {}})
+}
+FROM_A_REPOSITORY = {
+    "direct_url.json": json.dumps(
+        {"url": "https://git/weather", "vcs_info": {"vcs": "git", "commit_id": "a"}}
+    )
+}
+EDITABLE = {"direct_url.json": json.dumps({"url": "file:///src", "dir_info": {"editable": True}})}
+USES_WEATHER = {"flights.py": "import weather\ndef task(x): return weather.wind(x)"}
+
+
+def reinstalled(source):
+    """An edited package that is installed again under the version that it had."""
+    before, after = ({"weather/__init__.py": f"def wind(x): return x + {n}"} for n in (1, 2))
+    return Row(
+        installed("weather", before, **source),
+        installed("weather", after, **source),
+        "distributions",
+        shared=USES_WEATHER,
+    )
+
+
+def helper(before, after, use="f(x)", weakened="globals"):
+    """A project whose task calls what helpers.py makes; the edit is there."""
+    return other("helpers.py", before, after, weakened, f"from helpers import f\ndef task(x): return {use}")
+
+
+def called_by_name(definition, made):
+    """A project whose task calls an object that pickles as the name of a function in helpers.py, which is edited."""
+    before = f"{definition}\ndef scale(x): return x * 2\nf = {made}"
+    return helper(before, before.replace("* 2", "* 3"))
+
+
+NUMBA = """
+import functools, uuid
+class Dispatcher:
+    def __init__(self, function, options):
+        functools.update_wrapper(self, function)
+        self.py_func, self.targetoptions, self.locals = function, options, {}
+        self.overloads, self._uuid, self._can_compile = {}, uuid.uuid4(), True
+    def __call__(self, *arguments):
+        self.overloads[tuple(map(type, arguments))] = object()
+        return self.py_func(*arguments)
+    def __reduce__(self):
+        return rebuilt, (str(self._uuid), self.py_func.__module__, self.targetoptions)
+def rebuilt(*facts): raise NotImplementedError
+def njit(function=None, **options):
+    return Dispatcher(function, options) if function else lambda each: Dispatcher(each, options)
+"""
+"""What numba's functions look like to a key: the real package is large. `test_numba_itself` takes it, if it is there."""
+
+
+def jitted(before, after):
+    """A project whose task calls a function that numba compiles."""
+    calls = {"flights.py": "from helpers import f\ndef task(x): return f(x)"}
+    shared = calls | installed("numba", {"numba/__init__.py": NUMBA})
+    return Row(
+        {"helpers.py": f"import numba\n{before}"},
+        {"helpers.py": f"import numba\n{after}"},
+        "globals",
+        shared=shared,
+    )
 
 
 MUST_MOVE = {
@@ -310,6 +394,147 @@ MUST_MOVE = {
             "site-packages/climate/__init__.py": "def wind(x): return x",
         },
     ),
+    "source tree with the metadata of a build beside it": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared={
+            "flights.egg-info/PKG-INFO": "Metadata-Version: 2.1\nName: flights\nVersion: 1.0\n",
+            "flights.egg-info/SOURCES.txt": "flights/__init__.py\n",
+            "flights.egg-info/top_level.txt": "flights\n",
+        },
+    ),
+    "source tree of a package that is also installed": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared=installed("flights", {"flights/__init__.py": "def task(x): return x + 1"}),
+    ),
+    "editable install of a flat layout": Row(
+        {"flights/__init__.py": "def task(x): return x + 1"},
+        {"flights/__init__.py": "def task(x): return x + 2"},
+        shared=installed("flights", {}, record=["__editable__.flights-1.0.pth,,"], **EDITABLE)
+        | {"flights-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: flights\nVersion: 1.0\n"},
+    ),
+    "editable install of a src layout": Row(
+        {"src/weather/__init__.py": "def wind(x): return x + 1"},
+        {"src/weather/__init__.py": "def wind(x): return x + 2"},
+        "modules",
+        shared=installed("weather", {}, record=["__editable__.weather-1.0.pth,,"], **EDITABLE)
+        | {
+            "flights.py": "import os, sys\nsys.path.append(os.path.join(os.path.dirname(__file__), 'src'))\n"
+            "import weather\ndef task(x): return weather.wind(x)",
+        },
+    ),
+    "package that was copied among the installed ones": Row(
+        {"site-packages/weather/__init__.py": "def wind(x): return x + 1"},
+        {"site-packages/weather/__init__.py": "def wind(x): return x + 2"},
+        "modules",
+        shared=USES_WEATHER | installed("weather-data", {"weather_data.py": ""}),
+    ),
+    "package reinstalled from a folder with the same version": reinstalled(FROM_A_FOLDER),
+    "wheel reinstalled with the same version": reinstalled(FROM_A_WHEEL),
+    "package reinstalled from a repository with the same version": reinstalled(FROM_A_REPOSITORY),
+    "toolz.curry": helper(
+        "import toolz\n@toolz.curry\ndef f(x, y): return x + y",
+        "import toolz\n@toolz.curry\ndef f(x, y): return x - y",
+    ),
+    "argument of a toolz.curry": helper(
+        "import toolz\n@toolz.curry\ndef g(x, y): return x + y\nf = g(1)",
+        "import toolz\n@toolz.curry\ndef g(x, y): return x + y\nf = g(2)",
+    ),
+    "helper of a toolz.curry": helper(
+        "import toolz\ndef h(x): return 1\n@toolz.curry\ndef f(x, y): return h(x)",
+        "import toolz\ndef h(x): return 2\n@toolz.curry\ndef f(x, y): return h(x)",
+    ),
+    "toolz.compose": helper(
+        "import toolz\ndef g(x): return x + 1\nf = toolz.compose(str, g)",
+        "import toolz\ndef g(x): return x + 2\nf = toolz.compose(str, g)",
+    ),
+    "cachetools.cached": helper(
+        "import cachetools\n@cachetools.cached(cachetools.TTLCache(9, 9))\ndef f(x): return 1",
+        "import cachetools\n@cachetools.cached(cachetools.TTLCache(9, 9))\ndef f(x): return 2",
+    ),
+    "cachetools.cached with a lock": helper(
+        "import cachetools, threading\n@cachetools.cached({}, lock=threading.Lock(), info=True)\ndef f(x): return 1",
+        "import cachetools, threading\n@cachetools.cached({}, lock=threading.Lock(), info=True)\ndef f(x): return 2",
+    ),
+    "object that pickles as a global's name": called_by_name(
+        "class By:\n    def __init__(self, g): self.g = g\n    def __call__(self, x): return self.g(x)\n"
+        "    def __reduce__(self): return 'f'",
+        "By(scale)",
+    ),
+    "state of an object that pickles as a global's name": helper(
+        "class By:\n    def __init__(self, n): self.n = n\n    def __reduce__(self): return 'f'\nf = By(1)",
+        "class By:\n    def __init__(self, n): self.n = n\n    def __reduce__(self): return 'f'\nf = By(2)",
+        "f.n",
+    ),
+    "object with slots that pickles as a global's name": called_by_name(
+        "class By:\n    __slots__ = ('g',)\n    def __init__(self, g): self.g = g\n"
+        "    def __call__(self, x): return self.g(x)\n    def __reduce__(self): return 'f'",
+        "By(scale)",
+    ),
+    "object that pickles as module:name": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return LOADED(self.path)(x)\n"
+        "    def __reduce__(self): return By, (self.path,)\ndef LOADED(path): return None",
+        "By('helpers:scale')",
+    ),
+    "object that pickles as a module and a name": called_by_name(
+        "class By:\n    def __init__(self, *path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __reduce__(self): return By, self.path",
+        "By('helpers', 'scale')",
+    ),
+    "object whose state is a dotted name": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __getstate__(self): return {'path': self.path}",
+        "By('helpers.scale')",
+    ),
+    "function of an object that pickles as a key of a registry": called_by_name(
+        "class By:\n    def __init__(self, g): self.g = g\n    def __call__(self, x): return self.g(x)\n"
+        "    def __reduce__(self): return str, ('fast',)",
+        "By(scale)",
+    ),
+    "function of an object with a lock": called_by_name(
+        "import threading\nclass By:\n    def __init__(self, g): self.g, self.lock = g, threading.Lock()\n"
+        "    def __call__(self, x): return self.g(x)",
+        "By(scale)",
+    ),
+    "function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x): return x + 2"
+    ),
+    "options of a function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit(fastmath=True)\ndef f(x): return x + 1"
+    ),
+    "helper of a function that numba compiles": jitted(
+        "@numba.njit\ndef g(x): return 1\n@numba.njit\ndef f(x): return g(x)",
+        "@numba.njit\ndef g(x): return 2\n@numba.njit\ndef f(x): return g(x)",
+    ),
+    "type of a shared library's function": helper(
+        "import ctypes\nf = ctypes.CDLL(None)\nf.abs.restype = ctypes.c_int",
+        "import ctypes\nf = ctypes.CDLL(None)\nf.abs.restype = ctypes.c_long",
+        "f.abs(x)",
+    ),
+    "function of a shared library": helper(
+        "import ctypes\nf = ctypes.CDLL(None).abs", "import ctypes\nf = ctypes.CDLL(None).labs"
+    ),
+    "function that a C callback calls": helper(
+        "import ctypes\n@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)\ndef f(x): return 1",
+        "import ctypes\n@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)\ndef f(x): return 2",
+    ),
+    "field of a ctypes structure": helper(
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]",
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_long)]",
+    ),
+    "method of an object with a lock from another module": other(
+        "helpers.py",
+        "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 1",
+        "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 2",
+        "values",
+        "from helpers import Client\nclient = Client()\ndef task(x): return client.get()",
+    ),
+    "state of an object with a lock from another module": helper(
+        "import threading\nclass C:\n    def __init__(self, n): self.n, self.lock = n, threading.Lock()\nf = C(1)",
+        "import threading\nclass C:\n    def __init__(self, n): self.n, self.lock = n, threading.Lock()\nf = C(2)",
+        "f.n",
+    ),
 }
 
 PLAIN = (
@@ -356,6 +581,47 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "address of a shared library and functions of it that were used": helper(
+        "import ctypes\nf = ctypes.CDLL(None)\ng = 1", "import ctypes\nf = ctypes.CDLL(None)\nf.abs\ng = 2"
+    ),
+    "neighbour of a ctypes structure": helper(
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]",
+        "import ctypes\nclass f(ctypes.Structure): _fields_ = [('a', ctypes.c_int)]\ng = 1",
+    ),
+    "docstring of a function that numba compiles": jitted(
+        "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x):\n    'Doc.'\n    return x + 1"
+    ),
+    "neighbour of what an object names": called_by_name(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __reduce__(self): return By, (self.path,)\ndef other(x): return 1",
+        "By('helpers:other')",
+    ),
+    "module that only a logger names": other(
+        "helpers.py",
+        "import logging\nlog = logging.getLogger(__name__)\ndef unused(x): return 1",
+        "import logging\nlog = logging.getLogger(__name__)\ndef unused(x): return 2",
+        "values",
+        "from helpers import log\ndef task(x): return log.info(x)",
+    ),
+    "what an installer writes for its machine": Row(
+        installed(
+            "weather", {"weather/__init__.py": ""}, record=["../../bin/wind,sha256=a,9"], **FROM_A_FOLDER
+        ),
+        installed(
+            "weather", {"weather/__init__.py": ""}, record=["../../bin/wind,sha256=b,9"], **FROM_A_FOLDER
+        ),
+        shared=USES_WEATHER,
+    ),
+    "another file in a package from an index": Row(
+        installed("weather", {"weather/__init__.py": ""}),
+        installed("weather", {"weather/__init__.py": "", "weather/tides.py": ""}),
+        shared=USES_WEATHER,
+    ),
+    "package from a channel of conda": Row(
+        installed("weather", {"weather/__init__.py": ""}, **FROM_A_FOLDER, INSTALLER="conda\n"),
+        installed("weather", {"weather/__init__.py": "A = 1"}, **FROM_A_FOLDER, INSTALLER="conda\n"),
+        shared=USES_WEATHER,
     ),
 }
 
@@ -496,3 +762,134 @@ def test_an_edit_in_a_running_process_moves_the_key():
     scope["N"] = 1
     assert changed != before
     assert fingerprint_code(scope["task"]).key == before
+
+
+BACKEND = """
+import pathlib, zipfile
+METADATA = "Metadata-Version: 2.1\\nName: rain\\nVersion: 1.0\\n"
+WHEEL = "Wheel-Version: 1.0\\nGenerator: here\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+SOURCE = pathlib.Path("src") if pathlib.Path("src").is_dir() else pathlib.Path(".")
+def wheel(folder, files):
+    files |= {"rain-1.0.dist-info/METADATA": METADATA, "rain-1.0.dist-info/WHEEL": WHEEL}
+    files["rain-1.0.dist-info/RECORD"] = "".join(f"{name},,\\n" for name in files)
+    with zipfile.ZipFile(pathlib.Path(folder, "rain-1.0-py3-none-any.whl"), "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return "rain-1.0-py3-none-any.whl"
+def build_wheel(folder, *_):
+    return wheel(folder, {f"rain/{path.name}": path.read_text() for path in SOURCE.glob("rain/*.py")})
+def build_editable(folder, *_):
+    return wheel(folder, {"__editable__.rain.pth": str(SOURCE.absolute())})
+"""
+BUILD = '[project]\nname = "rain"\nversion = "1.0"\n[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]'
+KEY_OF_RAIN = """
+import site, sys
+site.addsitedir(sys.argv[1])
+import rain
+from hooke.keys import fingerprint_code
+print(fingerprint_code(rain.task).key)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("layout", [".", "src"])
+@pytest.mark.parametrize("options", [[], ["--editable"]], ids=["installed", "editable"])
+def test_what_pip_installs_from_a_folder_is_never_stale(tmp_path, layout, options):
+    project, libraries = tmp_path / "project", tmp_path / "libraries"
+    write(project, {"backend.py": BACKEND, "pyproject.toml": BUILD})
+
+    def edit(number):
+        write(project / layout, {"rain/__init__.py": f"def task(x): return x + {number}"})
+        if number == 1 or not options:
+            command = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--upgrade"]
+            run(project, *command, "--target", str(libraries), *options, ".")
+        # As the folder's own script would find it: its folder comes first.
+        there = project / layout if options else tmp_path
+        return run(there, "-c", KEY_OF_RAIN, str(libraries))
+
+    assert edit(1) != edit(2)
+
+
+WITH_NUMBA = """
+import json, sys
+import numba, numpy
+from hooke.keys import fingerprint_code
+@numba.njit
+def plain(x): return x + NUMBER
+@numba.njit(fastmath=True)
+def fast(x): return plain(x)
+@numba.njit("float64(float64)")
+def declared(x): return x + NUMBER
+@numba.vectorize
+def vector(x): return x + NUMBER
+@numba.guvectorize(["void(float64[:], float64[:])"], "(n)->(n)")
+def general(x, out):
+    for i in range(len(x)):
+        out[i] = x[i] + NUMBER
+@numba.cfunc("float64(float64)")
+def from_c(x): return x + NUMBER
+@numba.stencil
+def stencil(x): return x[0] + NUMBER
+@numba.experimental.jitclass([("n", numba.int64)])
+class Compiled:
+    def __init__(self, n): self.n = n
+    def f(self): return self.n + NUMBER
+names = ("plain", "fast", "declared", "vector", "general", "from_c", "stencil", "Compiled")
+ALL = {name: globals()[name] for name in names}
+keys = {name: fingerprint_code(value).key for name, value in ALL.items()}
+plain(1), plain(1.5), fast(1), declared(2.0), vector(3), general(numpy.arange(3.0)), stencil(numpy.arange(4.0)), Compiled(2).f()
+assert {name: fingerprint_code(value).key for name, value in ALL.items()} == keys
+print(*(f"{name}={key}" for name, key in keys.items()))
+"""
+
+
+@pytest.mark.heavy
+def test_numba_itself(tmp_path):
+    pytest.importorskip("numba", reason="it is too large for the tests' extra")
+    sides = {}
+    for name, number in (("one", "1"), ("same", "1"), ("other", "2")):
+        write(tmp_path / name, {"job.py": WITH_NUMBA.replace("NUMBER", number)})
+        sides[name] = dict(each.split("=") for each in run(tmp_path / name, "job.py"))
+    assert sides["one"] == sides["same"]
+    assert not set(sides["one"].items()) & set(sides["other"].items())
+
+
+EXTENSION = """
+#include <Python.h>
+int twice(int x) { return NUMBER * x; }
+static PyObject *call(PyObject *self, PyObject *x) { return PyLong_FromLong(NUMBER * PyLong_AsLong(x)); }
+static PyMethodDef methods[] = {{"call", call, METH_O, ""}, {NULL}};
+static struct PyModuleDef made = {PyModuleDef_HEAD_INIT, "built", "", -1, methods};
+PyMODINIT_FUNC PyInit_built(void) { return PyModule_Create(&made); }
+"""
+USES_EXTENSION = """
+import ctypes, pathlib
+import built
+library = ctypes.CDLL(str(pathlib.Path(__file__).parent / "built.so"))
+def by_module(x): return built.call(x)
+def by_import(x):
+    from built import call
+    return call(x)
+def by_library(x): return library.twice(x)
+if __name__ == "__main__":
+    from hooke.keys import fingerprint_code
+    print(*(fingerprint_code(each).key for each in (by_module, by_import, by_library)))
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_c_extension_and_a_shared_library_that_are_built_again_in_place_move_the_key(tmp_path):
+    write(tmp_path, {"job.py": USES_EXTENSION})
+
+    def build(number):
+        write(tmp_path, {"built.c": EXTENSION.replace("NUMBER", number)})
+        include = sysconfig.get_path("include")
+        command = ["cc", "-shared", "-fPIC", "-undefined", "dynamic_lookup"]
+        command = command if sys.platform == "darwin" else command[:3]
+        subprocess.run([*command, f"-I{include}", "-o", "built.so", "built.c"], cwd=tmp_path, check=True)
+        return run(tmp_path, "job.py")
+
+    one, two = build("2"), build("3")
+    assert not set(one) & set(two)
+    assert build("2") == one

@@ -105,6 +105,21 @@ def test_a_stand_in_is_replaced_by_what_it_stands_for():
     assert fingerprint_code(wrapped.task).key == fingerprint_code(plain.task).key
 
 
+def test_the_part_of_a_partial_is_named_after_it_whether_a_task_stands_for_it_or_not():
+    made = module(
+        "import functools\nfrom hooke import task\ndef f(x, n): return x\np = functools.partial(f, n=1)"
+    )
+    parts = [fingerprint_code(each).parts for each in (made.task(made.p), made.p)]
+    assert parts[0] == parts[1]
+
+
+def test_a_look_at_a_class_s_annotations_does_not_move_its_key():
+    made = module("class M:\n    def f(self): return 1")
+    before = fingerprint_code(made.M).key
+    assert made.M.__annotations__ == {}
+    assert fingerprint_code(made.M).key == before
+
+
 def test_loggers_count_by_name_and_patterns_by_text():
     def keyed(log, pattern):
         return fingerprint_code(module("def task(): return LOG, P", LOG=log, P=pattern).task).key
@@ -127,6 +142,17 @@ def test_use_does_not_move_a_key():
     before = fingerprint_code(made.task).key
     made.task(1)
     assert made.ONE.slow == isinstance(1, made.A) + 1
+    assert fingerprint_code(made.task).key == before
+
+
+def test_use_of_a_cached_or_curried_function_does_not_move_a_key():
+    made = module(
+        "import cachetools, threading, toolz\n@cachetools.cached(cachetools.TTLCache(9, 9), lock=threading.Lock(), info=True)\n"
+        "def timed(x): return x\n@toolz.memoize\ndef kept(x): return x\n@toolz.curry\ndef add(x, y): return x + y\n"
+        "def task(x): return timed(x), kept(x), add(x)(1)"
+    )
+    before = fingerprint_code(made.task).key
+    assert made.task(1) == made.task(1) == (1, 1, 2)
     assert fingerprint_code(made.task).key == before
 
 

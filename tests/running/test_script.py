@@ -100,3 +100,114 @@ def test_a_failure_shows_the_line_of_the_script(tmp_path):
     assert 'fails.py", line' in done.stderr
     assert 'raise ValueError("on purpose")' in done.stderr
     assert "dynamic" not in done.stderr
+
+
+KINDS = """
+class M:
+    def __init__(self, n):
+        self.n = n
+
+    def method(self, x):
+        return self.n * x
+
+    def __call__(self, x):
+        return self.n + x
+
+    @classmethod
+    def made(cls, x):
+        return cls(x).n
+
+    @staticmethod
+    def plain(x):
+        return x
+
+def scaled(k, x):
+    return k * x
+"""
+
+CALLABLES = """
+import ctypes, functools, operator
+import cachetools, numpy, toolz
+import kinds
+from hooke import pipeline, run, task
+
+FACTOR = 2
+
+def scaled(k, x):
+    return FACTOR * k * x
+
+class Sub(kinds.M):
+    __slots__ = ("other",)
+
+    def method(self, x):
+        return super().method(x) + FACTOR
+
+class ByName:
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x):
+        return self.function(x)
+
+    def __reduce__(self):
+        return self.function.__qualname__
+
+@ByName
+def named(x):
+    return FACTOR * x
+
+@toolz.curry
+def curried(k, x):
+    return FACTOR * k * x
+
+@functools.lru_cache
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+@functools.singledispatch
+def dispatched(x):
+    return None
+
+@dispatched.register
+def _(x: int):
+    return FACTOR * x
+
+@cachetools.cached(cachetools.TTLCache(9, 9))
+def timed(x):
+    return FACTOR * x
+
+library = ctypes.CDLL(None)
+library.labs.restype, library.labs.argtypes = ctypes.c_long, [ctypes.c_long]
+absolute = library.abs
+
+def helpers(x):
+    return library.labs(-x), absolute(-x), named(x), curried(3)(x), fibonacci(x), dispatched(x), timed(x)
+
+CALLED = [
+    functools.partial(scaled, 3), functools.partial(kinds.scaled, 3), functools.partial(functools.partial(kinds.M(3))),
+    Sub(3).method, kinds.M(3).method, Sub(3), kinds.M(3), Sub.made, kinds.M.made, kinds.M.plain,
+    named, curried(3), fibonacci, timed, helpers, toolz.compose(abs, curried(3)),
+    cachetools.cached({})(functools.partial(scaled, 3)), operator.methodcaller("bit_length"), (5).__add__, abs,
+]
+TASKS = [task(name=f"t{number}")(each) for number, each in enumerate(CALLED)]
+
+@pipeline
+def all_of_them():
+    return [(each(4), each.map([5, 6])) for each in TASKS]
+
+if __name__ == "__main__":
+    ran = run(all_of_them)
+    assert ran.result() == [(each(4), [each(5), each(6)]) for each in CALLED], ran.result()
+    print(*sorted({row.state for row in ran.tasks()}))
+"""
+
+
+def test_whatever_can_be_called_is_a_task_whose_code_the_worker_finds_unchanged(tmp_path):
+    """Partials, bound methods, instances, and objects that pickle as a name, of a module and of the script."""
+    (tmp_path / "kinds.py").write_text(KINDS, encoding="utf-8")
+    (tmp_path / "job.py").write_text(CALLABLES, encoding="utf-8")
+    for states in ("done", "cached"):
+        done = subprocess.run(
+            [sys.executable, "job.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.stdout == f"{states}\n", done.stderr

@@ -1,4 +1,4 @@
-"""Encodings of NumPy arrays and scalars, SciPy sparse matrices and torch tensors: by type, shape and content.
+"""Encodings of what array libraries make: NumPy, SciPy and torch values by content, numba's functions by their source.
 
 The libraries are never imported here: a value of theirs proves that they are loaded.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from hooke.keys.encoding import Encoder, NoKey, Walk, compound, digest, integer, raw, text
 
-__all__ = ["array_encoder"]
+__all__ = ["array_encoder", "compiled"]
 
 BLOCK_BYTES = 1 << 24
 """Non-contiguous arrays are copied and hashed in blocks of about this size, not as a whole."""
@@ -124,7 +124,62 @@ def _tensor(walk: Walk, value: Any) -> bytes:
     )
 
 
+# --- Functions that numba compiles: what it pickles has a random id, and use adds compiled versions.
+
+
+def compiled(walk: Walk, value: Any) -> bytes:
+    """A compiled function by the Python function, the options, and the signatures if they were given."""
+    inner = next((each for name in _INNER if (each := getattr(value, name, None)) is not None), value)
+    options = [(name, getattr(value, name, None)) for name in ("identity", "mode", "options")]
+    facts = [
+        ("function", _python_function(inner)),
+        ("targetoptions", getattr(inner, "targetoptions", None)),
+        ("locals", {name: str(kind) for name, kind in (getattr(inner, "locals", None) or {}).items()}),
+        ("signatures", _signatures(value)),
+        *options,
+    ]
+    return compound(b"compiled", [walk.code(type(value)), *walk.fields(facts)])
+
+
+_INNER = ("_dispatcher", "gufunc_builder")
+
+
+def _python_function(value: Any) -> Any:
+    for name in ("py_func", "_pyfunc", "__wrapped__"):
+        if (function := getattr(value, name, None)) is not None:
+            return function
+    return value.kernel_ir.func_id.func  # of a stencil
+
+
+def _signatures(value: Any) -> list[str]:
+    """The signatures that were given for a function, as text; empty if calls add theirs."""
+    if getattr(value, "_can_compile", None) is False:
+        return sorted(map(str, value.nopython_signatures))
+    if getattr(value, "_frozen", False):
+        return sorted(value.types)
+    return [text for name in ("_sig", "signature") if (text := str(getattr(value, name, None) or ""))]
+
+
+def _compiled_class(walk: Walk, value: Any) -> bytes:
+    names = ("jit_methods", "jit_props", "jit_static_methods")
+    struct = [(name, str(kind)) for name, kind in value.struct.items()]
+    return compound(b"jitclass", walk.fields([("struct", struct), *((n, getattr(value, n)) for n in names)]))
+
+
+def _compiled_type(walk: Walk, value: Any) -> bytes:
+    if " at 0x" in (name := str(value)):
+        raise NoKey(value, "its name contains an address in memory")
+    return compound(b"numba type", [walk.code(type(value)), text(name)])
+
+
 _ENCODERS: dict[tuple[str, str], Encoder] = {
+    ("numba", "Dispatcher"): compiled,
+    ("numba", "DUFunc"): compiled,
+    ("numba", "GUFunc"): compiled,
+    ("numba", "CFunc"): compiled,
+    ("numba", "StencilFunc"): compiled,
+    ("numba", "ClassType"): _compiled_class,
+    ("numba", "Type"): _compiled_type,
     ("numpy", "ndarray"): _ndarray,
     ("numpy", "generic"): _scalar,
     ("numpy", "dtype"): lambda walk, value: compound(b"numpy dtype", [_dtype(walk, value)]),

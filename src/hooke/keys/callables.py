@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from blake3 import blake3
@@ -49,7 +49,8 @@ _PLUMBING = frozenset(
     }
 )
 """Names that Python stores in a class: not the user's definitions, or derived from them."""
-_SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
+_SLOTS = frozenset({"member_descriptor", "getset_descriptor", "CField"})
+"""Types of descriptors that Python makes for `__slots__` and for the fields of a ctypes structure."""
 _PYDANTIC = frozenset({"__pydantic_fields__", "__pydantic_computed_fields__"})
 _TUPLE = frozenset({"__new__", "__getnewargs__", "__repr__", "_asdict", "_make", "_replace"})
 """Methods that namedtuple generates from its fields."""
@@ -108,7 +109,9 @@ def _members(kind: type) -> Iterator[tuple[str, Any]]:
     for name, value in sorted(vars(kind).items()):
         if name in _PLUMBING or name in generated or (pydantic and name.startswith("__pydantic_")):
             continue
-        if isinstance(value, _SLOTS):
+        if name == "__annotations__" and not value:
+            continue  # Python makes an empty one when somebody looks
+        if type(value).__name__ in _SLOTS:
             yield name, f"<{type(value).__name__}>"
         elif isinstance(value, property) and value.fget is None and value.fset is None:
             yield name, "<property>"
@@ -192,8 +195,8 @@ _OWN_NAMES = frozenset(
 """Globals about a module's location, not its behavior."""
 
 
-_PASSING = frozenset({"dispatch_cache", "cache_token"})
-"""Caches in the closure of singledispatch, which change with use."""
+_CACHES = frozenset({"cache", "memo", "dispatch_cache"})
+"""Names of caches in the closures of libraries' wrappers (functools, cachetools, toolz), which change with use."""
 
 
 def reach_function(walk: CodeWalk, part: FingerprintPart, label: str, function: types.FunctionType) -> bool:
@@ -251,7 +254,7 @@ def _fill_foreign(
     part.digest = blake3(frame(qualifier)).digest()
     walk.foreign(part, "", qualifier, origin)
     if "closures" in walk.follow:
-        _closure(walk, part, function)
+        _closure(walk, part, function, foreign=True)
     _wrapped(walk, part, function)
 
 
@@ -264,15 +267,23 @@ def _defaults(walk: CodeWalk, part: FingerprintPart, function: types.FunctionTyp
         walk.bind(part, f"default {name}", value, made=made)
 
 
-def _closure(walk: CodeWalk, part: FingerprintPart, function: types.FunctionType) -> None:
+def _is_passing(code: types.CodeType, name: str, value: object) -> bool:
+    """Whether use changes a variable of a library's wrapper: a cache, or a count that the wrapper keeps."""
+    if name in _CACHES and isinstance(value, MutableMapping):
+        return True
+    return any(each.op == "STORE_DEREF" and each.value == name for each in listing(code).instructions)
+
+
+def _closure(
+    walk: CodeWalk, part: FingerprintPart, function: types.FunctionType, *, foreign: bool = False
+) -> None:
     chains = references(function.__code__).free
-    passing = _PASSING if function.__globals__.get("__name__") == "functools" else frozenset()
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if name in passing:
-            continue
         try:
             value = cell.cell_contents
         except ValueError:  # not yet filled: it has no value to count
+            continue
+        if foreign and _is_passing(function.__code__, name, value):
             continue
         if isinstance(value, types.ModuleType):
             for chain in chains.get(name) or ((),):

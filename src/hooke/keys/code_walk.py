@@ -6,20 +6,23 @@ content; the key covers all digests and edges in order. Addresses, paths, line n
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
+import sys
 import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from blake3 import blake3
 
 from hooke.base.formats import short_plain
-from hooke.keys.bytecode import listing, module_code
+from hooke.keys.bytecode import listing, module_code, references
 from hooke.keys.encoding import NoKey, compound, integer, raw, text
 from hooke.keys.fingerprint_parts import CodePart, Edge, FingerprintPart, Key, frame
-from hooke.keys.module_origin import PYTHON, ModuleOrigin, project_root
+from hooke.keys.module_origin import PYTHON, ModuleOrigin, origin_of, project_root
+from hooke.keys.object_encodings import code_within
 from hooke.keys.value_walk import ValuePrinter
 
 __all__ = ["EVERYTHING", "CodeWalk", "Reader"]
@@ -160,18 +163,49 @@ class CodeWalk:
         except (NoKey, RecursionError) as lack:
             del part.edges[before:]
             known = lack if isinstance(lack, NoKey) else NoKey(value, "it is nested too deeply")
-            self._fill_opaque(part, type(value), known)
+            self._fill_opaque(part, value, known)
 
-    def _fill_opaque(self, part: FingerprintPart, kind: type, lack: NoKey) -> None:
+    def _fill_opaque(self, part: FingerprintPart, value: object, lack: NoKey) -> None:
+        kind = type(value)
         part.kind = "opaque"
         part.text = lambda: f"<{kind.__qualname__}>"
-        code = module_code(part.file) if part.file else None
-        part.digest = blake3(frame(kind.__qualname__) + (listing(code).digest if code else b"")).digest()
+        sources = [listing(code).digest for code in _sources(value, part.file)]
+        part.digest = blake3(frame(kind.__qualname__) + b"".join(sources)).digest()
+        for code in (kind, *code_within(value)):
+            self._reader(self, part, "", code)
         path = part.name + "".join(reversed(lack.path))
         self.note(
             f"{path} cannot be hashed ({lack.why}), so the key covers its type, {kind.__qualname__}, "
-            f"and the source of its whole module"
+            f"the project's code that it refers to, and the source of its whole module"
         )
+
+
+def _sources(value: object, file: str) -> Iterator[types.CodeType]:
+    """The code of the module that has a value, and of the project's modules that it was imported from."""
+    seen: set[str] = set()
+    waiting = [file]
+    while waiting:
+        here = waiting.pop()
+        code = module_code(here) if here and here not in seen else None
+        seen.add(here)
+        if code is None:
+            continue
+        yield code
+        package = next((vars(each).get("__package__") for each in _modules() if each.__file__ == here), "")
+        for found in references(code).imports:
+            name = "." * found.level + found.module
+            module = sys.modules.get(importlib.util.resolve_name(name, package) if package else name)
+            there = getattr(module, "__file__", None)
+            if (
+                there
+                and any(each is value for each in vars(module).values())
+                and origin_of(name, there).local
+            ):
+                waiting.append(there)
+
+
+def _modules() -> Iterator[types.ModuleType]:
+    return (each for each in list(sys.modules.values()) if getattr(each, "__file__", None))
 
 
 def _shallow(target: object) -> bytes:

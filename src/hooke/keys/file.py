@@ -14,7 +14,7 @@ from blake3 import blake3
 from hooke.base.errors import UsageError
 from hooke.keys.fingerprint_parts import Key, combine
 
-__all__ = ["File", "files_keyed"]
+__all__ = ["File", "content_key", "files_keyed"]
 
 _keyed: ContextVar[dict[str, Key] | None] = ContextVar("hooke_files_keyed", default=None)
 
@@ -53,9 +53,7 @@ class File(os.PathLike[str]):
     def __hooke_key__(self) -> Key:
         """The key of the content, read again if size, modification time or inode change. Raises UsageError."""
         try:
-            facts = self.path.stat()
-            resolved = str(self.path.resolve())
-            key = _content_key(resolved, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+            key = content_key(self.path)
         except OSError as error:
             raise UsageError(
                 f"cannot read {self.path}",
@@ -66,6 +64,12 @@ class File(os.PathLike[str]):
         if (files := _keyed.get()) is not None:
             files[str(self.path.absolute())] = key
         return key
+
+
+def content_key(path: str | os.PathLike[str]) -> Key:
+    """The key of a file's content, read again if size, modification time or inode change. Raises OSError."""
+    facts = os.stat(path)
+    return _content_key(os.path.realpath(path), facts.st_size, facts.st_mtime_ns, facts.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)

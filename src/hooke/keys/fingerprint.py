@@ -46,6 +46,8 @@ def fingerprint_code(function: Any, *, follow: frozenset[str] = EVERYTHING) -> C
     """
     walk = CodeWalk(reader=_reach, follow=follow)
     root = FingerprintPart(kind="function", name="")
+    while (stand_in := getattr(type(function), "__hooke_code__", None)) is not None:
+        function = stand_in(function)
     walk.bind(root, "", function, made=FingerprintPart(kind="global", name=type(function).__qualname__))
     key = walk.finish(root)
     return CodePrint(

@@ -139,8 +139,7 @@ def reach_imported(walk: CodeWalk, part: FingerprintPart, found: Import, scope: 
     if found.level:
         name = importlib.util.resolve_name("." * found.level + name, str(scope.get("__package__") or ""))
     label = f"import {name}"
-    top = name.partition(".")[0]
-    origin = _origin_by_name(top)
+    origin = _origin_by_name(name)
     if origin is None:
         walk.note(f"{part.name} imports {name}, which is not installed, so the key covers only its name")
     elif not origin.local:
@@ -173,18 +172,26 @@ def _import_quietly(name: str) -> None:
         return  # neither an attribute nor a submodule
 
 
-def _origin_by_name(top: str) -> ModuleOrigin | None:
-    if top in sys.modules:
-        return module_origin(sys.modules[top])
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    places = list(spec.submodule_search_locations or ())
-    file = spec.origin if spec.has_location else (os.path.join(places[0], "__init__.py") if places else None)
-    return origin_of(top, file)
+def _origin_by_name(name: str) -> ModuleOrigin | None:
+    """The origin of a module's top package, or of the first package below a namespace; None if it is not installed."""
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        package = ".".join(parts[:length])
+        module = sys.modules.get(package)
+        if module is not None:
+            file, is_package = getattr(module, "__file__", None), hasattr(module, "__path__")
+        else:
+            try:
+                spec = importlib.util.find_spec(package)
+            except (ImportError, ValueError):
+                return None
+            if spec is None:
+                return None
+            file = spec.origin if spec.has_location else None
+            is_package = spec.submodule_search_locations is not None
+        if file or not is_package:
+            return origin_of(package, file)
+    return origin_of(parts[0], None)
 
 
 def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+import decimal
+import enum
 import functools
+import gc
+import io
 import os
+import pickle
+import re
 import sys
 import time
+import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import msgspec
+from blake3 import blake3
 
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, UsageError
@@ -23,7 +33,9 @@ from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.isolation import KEY_BYTES, ProcessState, seed_from, seeded_attempt
-from hooke.pipeline.references import unpack
+from hooke.pipeline.references import is_simple, pack, unpack
+from hooke.store import by_value
+from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
@@ -123,8 +135,177 @@ def _peak(status: str) -> int | None:
     return None
 
 
-_CONSTANTS_KEPT = 4
+# --- What calls would share: a map's constants, the function's defaults, equal items. Each call has its own.
+
+_KEPT = 4
 """How many maps' decoded constants a worker keeps: chunks of one map come in a row."""
+
+_CHEAP_S = 100e-6
+"""What takes longer to copy is shared, and compared after a chunk: copies could take longer than the calls."""
+
+
+class SharedArguments:
+    """The constants of a map and the defaults of its function: a call may change them without effect on other calls.
+
+    Immutable ones are shared, others copied for each call. Where that takes long, they are shared until a chunk has
+    changed them: then its calls run again with copies. What has no copy, such as a connection, is shared.
+    """
+
+    __slots__ = ("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load")
+
+    def __init__(self, function: Callable[..., Any], load: Callable[[], Mapping[str, Any]]) -> None:
+        started = time.perf_counter()
+        self._load = load
+        self._constants = load()
+        self._copied = not all(map(_is_frozen, self._constants.values()))
+        self._frames = any(_clone(value) is not value for value in self._constants.values())
+        self._holders = [each for each in _holders(function) if not _is_frozen(each.held) and each.can_copy()]
+        changeable = self._copied or bool(self._holders)
+        self._by_call = changeable and time.perf_counter() - started < _CHEAP_S
+        self._digest = self._content() if changeable and not self._by_call else b""
+
+    @property
+    def fixed(self) -> Mapping[str, Any] | None:
+        """The constants, if all calls may have the same."""
+        return None if self._by_call or self._frames else self._constants
+
+    def take(self) -> Mapping[str, Any]:
+        """The constants for a call that begins at once. The function has its defaults as they were."""
+        for holder in self._holders if self._by_call else ():
+            holder.renew()
+        if self._by_call and self._copied:
+            return self._load()
+        return (
+            {name: _clone(value) for name, value in self._constants.items()}
+            if self._frames
+            else self._constants
+        )
+
+    def changed(self) -> bool:
+        """Whether calls changed what they shared. From then on each call has copies, whatever that takes."""
+        if not self._digest or self._content() == self._digest:
+            return False
+        self._by_call, self._digest = True, b""
+        for holder in self._holders:
+            holder.forget_changes()
+        return True
+
+    def put_back(self) -> None:
+        """Give the function its own defaults again."""
+        for holder in self._holders:
+            holder.put_back()
+
+    def _content(self) -> bytes:
+        hasher, file = blake3(), io.BytesIO()
+        held = [self._constants if self._copied else None, *(each.held for each in self._holders)]
+        pickler = ByValuePickler(file, protocol=5, buffer_callback=lambda each: _hash_writable(hasher, each))
+        pickler.dump(held)
+        return hasher.update(file.getbuffer()).digest()
+
+
+def _hash_writable(hasher: Any, buffer: pickle.PickleBuffer) -> None:
+    with buffer.raw() as view:
+        if not view.readonly:
+            hasher.update(view)
+
+
+class _Holder:
+    """A function's defaults or a partial's arguments, which all its calls would share."""
+
+    __slots__ = ("_before", "_name", "_owner", "held")
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self._owner, self._name = owner, name
+        self.held: Any = (owner.args, owner.keywords) if name == "arguments" else getattr(owner, name)
+        self._before: Any = None
+
+    def can_copy(self) -> bool:
+        """Whether there can be a copy for each call."""
+        try:
+            self._before = copy.deepcopy(self.held)
+        except Exception:  # noqa: BLE001 - a lock, a connection, or whatever a class of the user's raises
+            return False
+        return True
+
+    def renew(self) -> None:
+        """Give the owner a copy of what it had."""
+        self._set(copy.deepcopy(self._before))
+
+    def forget_changes(self) -> None:
+        """Have a copy of what the owner had, as what to put back."""
+        self.held = copy.deepcopy(self._before)
+
+    def put_back(self) -> None:
+        """Give the owner what it had."""
+        self._set(self.held)
+
+    def _set(self, held: Any) -> None:
+        if self._name == "arguments":
+            self._owner.__setstate__((self._owner.func, *held, vars(self._owner)))
+        else:
+            setattr(self._owner, self._name, held)
+
+
+def _holders(function: Any) -> Iterator[_Holder]:
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        seen.add(id(function))
+        if isinstance(function, functools.partial):
+            yield _Holder(function, "arguments")
+            function = function.func
+        elif isinstance(function, types.MethodType):
+            function = function.__func__
+        else:
+            if isinstance(function, types.FunctionType):
+                yield _Holder(function, "__defaults__")
+                yield _Holder(function, "__kwdefaults__")
+            function = getattr(function, "__wrapped__", None)
+
+
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), range, type(...)})
+_FROZEN = (
+    *(datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, PurePath, re.Pattern, enum.Enum),
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType),
+)
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether a call can't change a value. False where that isn't known."""
+    kind = type(value)
+    if kind in _ATOMS or isinstance(value, _FROZEN):
+        return True
+    if kind in (tuple, frozenset):
+        return all(map(_is_frozen, value))
+    if kind.__module__ == "numpy":
+        dtype, flags = getattr(value, "dtype", None), getattr(value, "flags", None)
+        return not getattr(dtype, "hasobject", False) and not getattr(flags, "writeable", False)
+    return kind.__module__.partition(".")[0] in {"polars", "pyarrow"}
+
+
+def _clone(value: Any) -> Any:
+    """A frame of Polars has immutable columns, but a call may add one: a clone takes a microsecond."""
+    return value.clone() if type(value).__module__.startswith("polars.dataframe") else value
+
+
+def _own_rows(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """The items' arguments; an item gets copies where an earlier one has a part of it that a call could change."""
+    seen: set[int] = set()
+    for row in rows:
+        parts = _changeable(row)
+        yield row if seen.isdisjoint(parts) else pickle.loads(by_value.dumps(row))
+        seen |= parts
+
+
+def _changeable(row: Sequence[Any]) -> set[int]:
+    found: set[int] = set()
+    waiting = [each for each in row if type(each) not in _ATOMS]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in found or _is_frozen(each):
+            continue
+        found.add(id(each))
+        waiting += [part for part in gc.get_referents(each) if type(part) not in _ATOMS]
+    return found
 
 
 class Log(Protocol):
@@ -158,6 +339,9 @@ class WorkerCall:
     """As in the Call."""
 
 
+_NOTHING = pack({}, lambda _: None)  # type: ignore[arg-type, return-value] - it has no promise
+
+
 @dataclass(slots=True, kw_only=True)
 class AttemptRunner:
     """Runs attempts one at a time, in the thread that calls `run`."""
@@ -172,7 +356,7 @@ class AttemptRunner:
     """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     _state: ProcessState = field(init=False)
-    _constants: OrderedDict[tuple[int, bytes], Mapping[str, Any]] = field(default_factory=OrderedDict)
+    _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
@@ -205,7 +389,13 @@ class AttemptRunner:
             args, kwargs = unpack(work.payload, self.store)
             if work.keys:
                 seed_from(work.keys)
-            outcome.ref = self.store.put(self._state.call(work.function, *args, **kwargs))
+            shared = self._shared_of(work, _NOTHING)
+            shared.take()
+            try:
+                outcome.ref = self.store.put(self._state.call(work.function, *args, **kwargs))
+            finally:
+                shared.changed()
+                shared.put_back()
         elif work.kind == "gather":
             outcome.ref = self.store.put(unpack(work.payload, self.store))
         elif work.kind == "expand":
@@ -215,10 +405,33 @@ class AttemptRunner:
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
-        constants = self._constants_of(work.node, constants_data)
+        shared = self._shared_of(work, constants_data)
+        try:
+            try:
+                self._perform_items(work, outcome, shared, columns_data)
+            except Exception:
+                if work.hi - work.lo == 1 or not shared.changed():
+                    raise
+                self._perform_items(work, outcome, shared, columns_data)
+            else:
+                if shared.changed() and work.hi - work.lo > 1:
+                    self._perform_items(work, outcome, shared, columns_data)
+        finally:
+            shared.put_back()
+            if outcome.results:
+                outcome.ref = self.store.put(outcome.results)
+                outcome.done = len(outcome.results)
+
+    def _perform_items(
+        self, work: WorkerCall, outcome: _Outcome, shared: SharedArguments, columns_data: bytes
+    ) -> None:
         layout, items = unpack(columns_data, self.store)
         rows = items if layout == "rows" else zip(*items, strict=True)
-        function, results, tracker, keys = work.function, outcome.results, self.tracker, work.keys
+        if not is_simple(columns_data):
+            rows = list(_own_rows(rows))  # before the first call changes anything
+        function, tracker, keys, fixed = work.function, self.tracker, work.keys, shared.fixed
+        results: list[Any] = []
+        outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
         call = self._state.call if keys else _plain_call
         try:
@@ -228,23 +441,19 @@ class AttemptRunner:
                 if keys:
                     at = KEY_BYTES * (item - work.lo)
                     seed_from(keys[at : at + KEY_BYTES])
-                results.append(call(function, *arguments, **constants))
+                results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
-        finally:
-            if results:
-                outcome.ref = self.store.put(results)
-                outcome.done = len(results)
 
-    def _constants_of(self, node: int, data: bytes) -> Mapping[str, Any]:
-        key = (node, data)
-        if key not in self._constants:
-            self._constants[key] = unpack(data, self.store)
-            while len(self._constants) > _CONSTANTS_KEPT:
-                self._constants.popitem(last=False)
-        return self._constants[key]
+    def _shared_of(self, work: WorkerCall, constants: bytes) -> SharedArguments:
+        key = (work.node, id(work.function), constants)
+        if key not in self._shared:
+            self._shared[key] = SharedArguments(work.function, lambda: unpack(constants, self.store))
+            while len(self._shared) > _KEPT:
+                self._shared.popitem(last=False)
+        return self._shared[key]
 
     def _report(
         self, work: WorkerCall, outcome: _Outcome, seconds: float, log_from: int
@@ -303,16 +512,25 @@ class _Outcome:
 
 
 def check_code(
-    function: Callable[..., Any], *, name: str, parts: Mapping[str, str], allowed: Collection[str] = ()
+    function: Callable[..., Any],
+    *,
+    name: str,
+    parts: Mapping[str, str],
+    allowed: Collection[str] = (),
+    by_value: bool = False,
 ) -> None:
     """Raise EnvironmentMismatch if the code differs from the code that the driver keyed, except in `allowed` parts.
 
     A worker imports modules itself. A file that was edited after the driver imported it, or a global that the
-    driver's script set after the import, would give results under a wrong key.
+    driver's script set after the import, would give results under a wrong key. A function that came `by_value` is
+    the driver's own; what it reaches may differ.
     """
-    mine = {part.name: part.digest for part in fingerprint_code(function).parts}
+    found = fingerprint_code(function).parts
+    mine = {part.name: part.digest for part in found}
     if mine == dict(parts):
         return
+    if by_value:
+        allowed = {found[0].name, *allowed}
     differing = sorted(
         name
         for name in mine.keys() | parts.keys()

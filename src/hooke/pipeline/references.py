@@ -13,7 +13,17 @@ from hooke.pipeline.promise import Promise
 from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 
-__all__ = ["Element", "Reference", "StoredItems", "StoredValue", "pack", "parts_of", "resolve", "unpack"]
+__all__ = [
+    "Element",
+    "Reference",
+    "StoredItems",
+    "StoredValue",
+    "is_simple",
+    "pack",
+    "parts_of",
+    "resolve",
+    "unpack",
+]
 
 Path: TypeAlias = tuple[Any, ...]
 
@@ -98,6 +108,11 @@ def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
     file = io.BytesIO()
     _Packer(file, refer).dump(value)
     return file.getvalue()
+
+
+def is_simple(data: bytes) -> bool:
+    """Whether packed data is a nesting of lists, tuples, dicts and scalars without references, where no part is twice."""
+    return data[:1] == _NO_REFERENCE
 
 
 def unpack(data: bytes, store: Store) -> Any:

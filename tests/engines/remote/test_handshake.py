@@ -102,6 +102,12 @@ def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
     ]
 
 
+def test_metadata_beside_the_source_does_not_keep_it_from_being_sent(project: Path):
+    (project / "sent_package.egg-info").mkdir()
+    (project / "sent_package.egg-info" / "PKG-INFO").write_text("Name: sent_package\nVersion: 1.0\n", "utf-8")
+    assert "sent_package/deep/mod.py" in names(pack_code())
+
+
 def test_the_same_code_is_the_same_archive(project: Path):
     first = pack_code()
     os.utime(project / "sent_alone.py", (0, 0))

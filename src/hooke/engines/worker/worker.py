@@ -32,6 +32,7 @@ from hooke.journal.writer import Durability
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
 from hooke.store.store import Store
@@ -354,8 +355,10 @@ class _Server:
             self._refused[task.digest] = (
                 sent  # the engine sends it once, and may send the task again after a refusal
             )
-            function = _load(task.name, sent.pickle)
-            check_code(function, name=task.name, parts=sent.parts, allowed=allowed)
+            loaded = _load(task.name, sent.pickle)
+            function = loaded.function
+            by_value = not is_importable(loaded)
+            check_code(function, name=task.name, parts=sent.parts, allowed=allowed, by_value=by_value)
             del self._refused[task.digest]
             self._functions[task.digest] = function
         return self._functions[task.digest]
@@ -403,9 +406,9 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
     )
 
 
-def _load(name: str, data: bytes) -> Callable[..., Any]:
+def _load(name: str, data: bytes) -> Task[..., Any]:
     try:
-        loaded = pickle.loads(data)
+        loaded: Task[..., Any] = pickle.loads(data)
     except Exception as error:  # an import runs the user's code, which may raise anything
         raise EnvironmentMismatch(
             "the worker cannot import what the task needs",
@@ -413,8 +416,7 @@ def _load(name: str, data: bytes) -> Callable[..., Any]:
             why=f"{type(error).__name__}: {error}",
             fix="install the missing module where workers run, or put its folder on sys.path before the run starts",
         ) from error
-    function: Callable[..., Any] = loaded.function
-    return function
+    return loaded
 
 
 def _follow_driver(lifeline: int, fork_server: int) -> None:
