@@ -61,7 +61,12 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str = STARTING
     in_flight: int = 0
+    """Requests of all kinds, health checks included: it ends only without any."""
     answered: int = 0
+    open_calls: int = 0
+    """Calls of the service's methods in progress, which are its load."""
+    called: int = 0
+    """Calls of the service's methods so far, as in `MethodCalls.called`."""
     memory_bytes: int = 0
     loop_late_s: float = 0.0
     """How long its event loop has not turned."""

@@ -98,11 +98,14 @@ class ReplicaReporter:
             self._windows.clear()
             self._events.clear()
         answered, looked = self._replica.answered, self._memory_at
+        calls = self._replica.calls
         memory = self._memory_now(now)
         report = ReplicaReport(
             state=self._replica.state.value,
             in_flight=self._replica.active,
             answered=answered,
+            open_calls=calls.open_calls if calls is not None else 0,
+            called=calls.called if calls is not None else 0,
             memory_bytes=memory,
             loop_late_s=self._loop_late_s(now),
             batch_s=self._batch_s(now),

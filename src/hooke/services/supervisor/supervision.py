@@ -136,9 +136,9 @@ class Supervision:
         """Replicas that get new requests, unless they cannot answer at this moment and others can."""
         return [member for member in self.members.values() if member.phase is events.ReplicaPhase.READY]
 
-    def in_flight(self) -> int:
-        """Open requests of all replicas, by their last reports."""
-        return sum(member.report.in_flight for member in self.members.values())
+    def open_calls(self) -> int:
+        """Calls in progress in all replicas, by their last reports."""
+        return sum(member.report.open_calls for member in self.members.values())
 
     # -- events ------------------------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ class Supervisor:
         self._runs = project.runs
         self._said = ""
         self._said_up = self._draining = self._done = False
-        self._answered = self._cut = 0
+        self._answered = self._called = self._cut = 0
 
     def _make_proxy(self) -> ProxyChild:
         settings = make_proxy_settings(
@@ -219,7 +219,7 @@ class Supervisor:
             self._step(events.ProxyDrained())
         self._renew(now)
         self._look_for_stop(now)
-        scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
+        scaled = self._autoscaler.decide(now, self.core, called=self._called)
         if scaled is not None:
             self._step(scaled)
         while self._inbox:
@@ -266,8 +266,10 @@ class Supervisor:
             self._view.take(child.name, update.counts, time.monotonic())
         for event in update.events:
             self._record_event(event)
-        before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
-        self._answered += max(0, update.report.answered - before)
+        member = self.core.members.get(child.name)
+        before = member.report if member is not None else events.ReplicaReport()
+        self._answered += max(0, update.report.answered - before.answered)
+        self._called += max(0, update.report.called - before.called)
         self._step(events.Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:

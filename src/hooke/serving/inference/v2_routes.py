@@ -213,7 +213,7 @@ class Inference:
         model = self._model(exchange)
         if self._calls is None:
             raise Problem(503, f"{self._declared.name} is being set up", retry_after_s=1)
-        body, length = await _body(exchange), _header_length(exchange)
+        body, length = await self._calls.body(_body(exchange)), _header_length(exchange)
         large = len(body) > _DECODE_ON_LOOP
         query, arguments = (
             await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
