@@ -38,6 +38,24 @@ def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, lo
     assert "in place of replica 1" in service.text
 
 
+def test_a_request_that_ends_its_replica_is_tried_once_more_and_not_by_all(supervised, folder):
+    (folder / "deadly.py").write_text(
+        SERVICE
+        + """
+    def die(self) -> None:
+        os._exit(3)
+"""
+    )
+    service = supervised("--replicas", "3", file="deadly.py")
+    pids = {one["pid"] for one in service.until_ready(3)["replicas"]}
+    with pytest.raises(urllib.error.HTTPError, match="502"):
+        post(service, "/die", {})
+    assert post(service, "/predict", {"rows": [3]}) == [6], "the third one did not get it"
+    service.until(r"replica \d died", count=2)
+    left = {one["pid"] for one in service.until_ready(3)["replicas"]}
+    assert len(left & pids) == 1
+
+
 def test_where_requests_may_not_be_sent_again_a_killed_replica_costs_those_that_it_had(
     supervised, load, folder
 ):

@@ -24,6 +24,7 @@ from hooke.services.supervisor.generation import Generation, ServiceOptions, rea
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.services.supervisor.replica_process import ReplicaOrder
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
+from hooke.serving.limits import SecondTries
 from hooke.serving.uvicorn.server import bind
 
 __all__ = ["Child", "Replicas", "adopt_child", "start_child"]
@@ -176,6 +177,7 @@ class Replicas:
         self._shares = shares
         self._lease_s = options.lease_s
         self._memory_bytes = options.memory_bytes
+        self._idempotent = shares.declared.idempotent
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
@@ -201,6 +203,8 @@ class Replicas:
     def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
         serves = self._generations[generation]
         write_generation(self._folder.generation(serves.key), serves)  # the file may have been damaged since
+        if self._idempotent:
+            SecondTries.create(self._folder.second_tries)
         with bind(0) as listening:
             port = listening.getsockname()[1]
 
@@ -213,6 +217,7 @@ class Replicas:
                     lease_s=self._lease_s,
                     memory_bytes=self._memory_bytes,
                     among=among,
+                    second_tries=str(self._folder.second_tries) if self._idempotent else "",
                 )
                 return msgspec.json.encode(made).decode()
 
