@@ -183,13 +183,14 @@ class TestProtocol:
             assert second.result().json() == [2.0] * 1024
 
 
+TRIES = {"content-type": "application/json", "x-hooke-stream": "7-1.5"}
+
+
 class TestSecondTries:
     """A proxy sends a request again when its replica ends: once."""
 
-    TRIES = {"content-type": "application/json", "x-hooke-stream": "7-1.5"}
-
     def tried(self, made, count, stream="7-1.5"):
-        headers = self.TRIES | {"x-envoy-attempt-count": str(count), "x-hooke-stream": stream}
+        headers = TRIES | {"x-envoy-attempt-count": str(count), "x-hooke-stream": stream}
         return made.request("POST", "/plain", body=b'{"a": 1}', headers=headers)
 
     def test_one_that_a_second_replica_did_not_answer_is_refused(self, kinds, tmp_path):
@@ -213,7 +214,7 @@ class TestSecondTries:
         kinds.replica.second_tries = SecondTries(path)
         for count in (2, 3, 4, 5):  # connections that failed are counted, too
             assert self.tried(kinds, count).status == 200
-        bad = kinds.request("POST", "/plain", body=b"{}", headers=self.TRIES | {"x-envoy-attempt-count": "2"})
+        bad = kinds.request("POST", "/plain", body=b"{}", headers=TRIES | {"x-envoy-attempt-count": "2"})
         assert bad.status == 422
         assert not SecondTries(path).unanswered(b"7-1.5")
         assert path.read_bytes() == bytes(path.stat().st_size)

@@ -150,6 +150,24 @@ def test_a_stopped_replica_is_replaced(supervised, folder):
     assert gone([pid])
 
 
+def test_what_a_stopped_replica_has_is_answered_by_others_in_time(supervised, folder):
+    (folder / "brief.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="9s"'))
+    service = supervised("--replicas", "2", file="brief.py")
+    pid = service.until_ready(2)["replicas"][0]["pid"]
+    answers = []
+    asking = [
+        threading.Thread(target=lambda: answers.append(post(service, "/hang", {"s": 1.0}))) for _ in range(4)
+    ]
+    for one in asking:
+        one.start()
+    time.sleep(0.5)  # each replica has begun one, and has the next
+    os.kill(pid, signal.SIGSTOP)
+    for one in asking:
+        one.join()
+    assert answers == [1.0] * 4
+    assert "replica 1 gets nothing new: it sent no report for" in service.text
+
+
 def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervised):
     service = supervised("--replicas", "1")
     service.until_ready(1)
