@@ -19,6 +19,8 @@ from tests.services.supervisor.supervised import (
     post,
 )
 
+from hooke.services.supervisor.service_folder import ServiceFolder
+
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 
@@ -166,6 +168,28 @@ def test_what_a_stopped_replica_has_is_answered_by_others_in_time(supervised, fo
         one.join()
     assert answers == [1.0] * 4
     assert "replica 1 gets nothing new: it sent no report for" in service.text
+
+
+def test_a_drain_may_take_longer_than_the_lease(supervised, folder):
+    """The proxy goes on to hear its supervisor, and to report to it, while it waits for the last answers."""
+    service = supervised("--replicas", "1", "--lease", "3")
+    service.until_ready(1)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(post(service, "/hang", {"s": 8.0})))
+    asking.start()
+    asked = ServiceFolder(next(folder.glob(".hooke/services/*")))
+    ends = time.monotonic() + 60
+    while not asked.send("status")["replicas"][0]["in_flight"]:
+        assert time.monotonic() < ends
+    service.process.send_signal(signal.SIGTERM)
+    service.until("SIGTERM: draining, open requests are answered")
+    while not asked.send("status")["front"]["active"]:
+        assert time.monotonic() < ends, "it does not report while it drains"
+    assert service.process.wait(60) == 0
+    asking.join()
+    assert answers == [8.0]
+    said = next(folder.glob(".hooke/runs/*/logs/front.log")).read_text()
+    assert "no supervisor renewed the lease" not in said
 
 
 def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervised):
