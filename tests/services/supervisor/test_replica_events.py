@@ -4,14 +4,17 @@ import os
 import resource
 import threading
 
+import psutil
 import pytest
 from tests.serving.answers import wait_until
 from tests.serving.services import Kinds, Rows, Slow
 
 from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaling_loop import Autoscaler
+from hooke.services.supervisor.children import start_child
 from hooke.services.supervisor.control_channel import decode_from_child
 from hooke.services.supervisor.replica_process import ReplicaReporter
+from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder
 from hooke.services.supervisor.supervision import Supervision
 from hooke.serving.auth import Auth
 from hooke.serving.replica import Replica
@@ -37,6 +40,31 @@ def test_without_descriptors_it_tells_what_it_saw_last():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert after.report.memory_bytes == before.report.memory_bytes > 0
     assert after.counts.process == before.counts.process
+
+
+@pytest.mark.parametrize("fault", ["channel", "record"])
+def test_a_child_that_cannot_be_reached_or_recorded_is_ended(tmp_path, monkeypatch, fault):
+    """It would hold its share of a GPU, which the next replica gets, too."""
+    (tmp_path / "a_child_of_the_test.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    folder = ServiceFolder(tmp_path / "service")
+    folder.create()
+
+    def order(_control):
+        if fault == "channel":
+            folder.child_socket("1").unlink()
+        else:
+            (folder.path / "children" / "1.json").mkdir()
+        return "{}"
+
+    record = ChildRecord(name="1", port=1, log=str(tmp_path / "log"))
+    with pytest.raises(OSError, match=r"1\.(sock|json)|No such file|directory"):
+        start_child(folder, "a_child_of_the_test", order, record=record, cwd=str(tmp_path))
+    left = [
+        one for one in psutil.Process().children(recursive=True) if "a_child_of_the_test" in one.cmdline()
+    ]
+    assert left == []
+    assert fault == "record" or list(folder.children()) == []
 
 
 class TestLoad:

@@ -134,19 +134,29 @@ def start_child(  # noqa: PLR0913 - the parts of a child's start, each by name
                 cwd=cwd,
                 environment=os.environ | (environment or {}),
             )
-        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
+        return _started(folder, record, process, log_from=start)
     finally:
         listening.close()
+
+
+def _started(
+    folder: ServiceFolder, record: ChildRecord, process: subprocess.Popen[bytes], *, log_from: int
+) -> Child:
+    """Connect to a process that was started, and record it. If that fails it is ended: no supervisor could find it."""
+    channel: Channel | None = None
     try:
+        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
         created = psutil.Process(process.pid).create_time()
         found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
         folder.write_child(found)
     except BaseException:
-        process.kill()  # no supervisor could find it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        channel.close()
+        if channel is not None:
+            channel.close()
         raise
-    return Child(record=found, channel=channel, process=process, log_from=start)
+    return Child(record=found, channel=channel, process=process, log_from=log_from)
 
 
 def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
