@@ -155,8 +155,9 @@ class MethodCalls:
             raise
         except Exception as error:
             windows.raised += 1
-            raise problem_of(error, method.name) from error
+            raise self.dispatch.shapes.problem(method, arguments, error) from error
         else:
+            self.dispatch.shapes.answered(method, arguments)
             return answer
         finally:
             self._async_calls -= 1
