@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hooke.serving.limits import SMALL_BODY, BodyMemory
+from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
 from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, STREAM_HEADER, Problem
 from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
 
@@ -169,6 +169,20 @@ class Exchange:
                 return await self._received()
         except TimeoutError:
             raise Problem(408, f"the body did not arrive within {self.options.timeout_s:g} s") from None
+
+    async def reserve(self, memory: int) -> None:
+        """Hold as much memory for the values of its body as they take, in bytes.
+
+        Bodies count for an eighth of what they may take; more is waited for. Raises Problem: 413 if it is never free, 503.
+        """
+        size = memory // PART
+        if size > max(self.options.bodies.most, self.held):
+            raise Problem(
+                413,
+                f"the values of the body take up to {memory >> 20} MiB of memory, and there is room for {self.options.bodies.most * PART >> 20}: send fewer, or larger arrays",
+            )
+        if size > self.held:
+            await self._take_room(size - self.held)
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Send the whole answer."""

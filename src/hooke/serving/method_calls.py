@@ -6,16 +6,18 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange, Receive
 from hooke.serving.model_calls import Write
-from hooke.serving.payloads import Method, ResponseKind, encode
+from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
 __all__ = ["MethodCalls", "event", "items_of"]
+
+T = TypeVar("T")
 
 
 # --- A generator's items as server-sent events.
@@ -92,14 +94,19 @@ class MethodCalls:
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
         """Answer `POST /<method>`. Raises Problem, and CallerGone."""
-        arguments = method.read(await self.body(exchange.json_body()))
+        body = await self.body(exchange.json_body())
+        if len(body) > DECODE_ON_LOOP:
+            await self.body(exchange.reserve(await asyncio.to_thread(method.large.memory_bytes, body)))
+            arguments = await asyncio.to_thread(method.read, body)
+        else:
+            arguments = method.read(body)
         if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
             await self._stream(method, arguments, exchange)
         else:
             await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
 
-    async def body(self, body: Awaitable[bytes]) -> bytes:
-        """The body of a call. A call that has no room for its body counts as one: another replica would have room."""
+    async def body(self, body: Awaitable[T]) -> T:
+        """The body of a call, or the room for its values. A call without room for them counts as one: another replica would have room."""
         try:
             return await body
         except Problem as problem:
