@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import os
 import re
 import socket
 import subprocess
@@ -118,6 +119,8 @@ LONGEST_SOCKET = 100
 """Bytes of a socket's path: Linux takes 107, macOS 103."""
 MOST_LINES = 20
 """Of the log, in an error."""
+MOST_LOG = 64 << 10
+"""Bytes of the log that are read for them."""
 OPTIONS = (
     # Hot restart shares memory between the Envoys of a machine, by a number that must be unique.
     "--disable-hot-restart",
@@ -389,7 +392,9 @@ class Proxy:
 
     def _said(self) -> list[str]:
         with self.settings.log.open("rb") as log:
-            log.seek(self._log_from)
+            size = log.seek(0, os.SEEK_END)
+            begun = self._log_from if self._log_from <= size else 0  # it may have been begun anew
+            log.seek(max(begun, size - MOST_LOG))
             return log.read().decode(errors="replace").splitlines()[-MOST_LINES:]
 
 

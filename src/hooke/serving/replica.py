@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
@@ -30,7 +29,7 @@ from hooke.serving.metrics import (
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
 from hooke.serving.model_process.model_client import ModelProcess
-from hooke.serving.openapi import document
+from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
@@ -44,16 +43,6 @@ READY = "/-/ready"
 METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
 """No method of a service has such a path."""
-
-
-class State(enum.Enum):
-    """The state shown at READY."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    """The model's own process ended, and another one is not set up yet."""
-    DRAINING = "draining"
 
 
 class Replica:

@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 import threading
 
 import psutil
@@ -9,9 +11,10 @@ import pytest
 from tests.serving.answers import wait_until
 from tests.serving.services import Kinds, Rows, Slow
 
+from hooke.cli.serve import services
 from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaling_loop import Autoscaler
-from hooke.services.supervisor.children import start_child
+from hooke.services.supervisor.children import Child, limit_log, start_child
 from hooke.services.supervisor.control_channel import decode_from_child
 from hooke.services.supervisor.replica_process import ReplicaReporter
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder
@@ -65,6 +68,53 @@ def test_a_child_that_cannot_be_reached_or_recorded_is_ended(tmp_path, monkeypat
     ]
     assert left == []
     assert fault == "record" or list(folder.children()) == []
+
+
+class TestLogs:
+    """Logs of a service that runs for months stay bounded, and are read line by line."""
+
+    def test_a_long_one_is_begun_anew_and_its_writer_goes_on(self, tmp_path):
+        log = tmp_path / "replica-1.log"
+        said = "print(input(), flush=True)\n" * 3
+        with log.open("ab") as output:
+            writer = subprocess.Popen(
+                [sys.executable, "-c", said], stdin=subprocess.PIPE, stdout=output, text=True
+            )
+        with writer:
+            child = Child(record=ChildRecord(name="1", port=1, log=str(log)), channel=None, log_from=1)
+            for word in ("first", "second", "third"):
+                writer.stdin.write(f"{word}\n")
+                writer.stdin.flush()
+                wait_until(lambda word=word: log.read_text().endswith(f"{word}\n"))
+                limit_log(log, 1000)
+                limit_log(log, 10)
+                if word == "second":
+                    assert (log.read_text(), (tmp_path / "replica-1.log.1").read_text()) == (
+                        "",
+                        "first\nsecond\n",
+                    )
+        assert log.read_text() == "third\n"
+        child.log_from = 10
+        assert child.tail() == ("third",)
+        limit_log(tmp_path / "none.log")
+
+    def test_without_room_for_the_copy_it_stays(self, tmp_path):
+        log = tmp_path / "replica-1.log"
+        log.write_text("much\n")
+        (tmp_path / "replica-1.log.1").mkdir()
+        with pytest.raises(OSError, match="directory"):
+            limit_log(log, 1)
+        assert log.read_text() == "much\n"
+
+    def test_what_was_printed_is_not_printed_again_and_what_was_begun_anew_is(self, tmp_path, capsys):
+        log, told = tmp_path / "replica-1.log", {}
+        log.write_text("one\ntwo\nhal")
+        assert services._print_new(log, told, "") == 2
+        log.write_text("one\ntwo\nhalf\n")
+        assert services._print_new(log, told, "") == 1
+        log.write_text("new\n")
+        assert services._print_new(log, told, "") == 1
+        assert capsys.readouterr().out == "1 | one\n1 | two\n1 | half\n1 | new\n"
 
 
 class TestLoad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -27,11 +28,32 @@ from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder,
 from hooke.serving.limits import SecondTries
 from hooke.serving.uvicorn.server import bind
 
-__all__ = ["Child", "Replicas", "adopt_child", "start_child"]
+__all__ = ["LOG_BYTES", "Child", "Replicas", "adopt_child", "limit_log", "start_child"]
 
 
 SEEN_S = 1.0
 """The longest time from the end of a channel to the end of its process; a channel may end for other reasons."""
+
+
+LOG_BYTES = 64 << 20
+"""A longer log is begun anew; what it held is kept beside it until the next time."""
+
+
+def limit_log(path: Path, most: int = LOG_BYTES) -> None:
+    """Begin the log at `path` anew if it is longer than `most` bytes: what it held is then in `NAME.1`.
+
+    The processes that write it append, and go on to. What they write between the copy and the cut is lost: some lines at most.
+    Raises OSError, and leaves the log as it is if there is no room for the copy.
+    """
+    if not path.exists() or path.stat().st_size <= most:
+        return
+    kept = path.with_name(f"{path.name}.1")
+    try:
+        shutil.copyfile(path, kept)
+    except OSError:
+        kept.unlink(missing_ok=True)
+        raise
+    os.truncate(path, 0)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,7 +122,9 @@ class Child:
 
     def tail(self) -> tuple[str, ...]:
         """The end of its log."""
-        return death_tail(Path(self.record.log), self.log_from)
+        log = Path(self.record.log)
+        begun_anew = log.exists() and log.stat().st_size < self.log_from
+        return death_tail(log, 0 if begun_anew else self.log_from)
 
     def _lives(self) -> bool:
         return self.process.poll() is None if self.process is not None else is_alive(self.record)
