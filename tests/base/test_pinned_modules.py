@@ -3,6 +3,7 @@
 import importlib
 import sys
 import traceback
+import types
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
 
 def test_what_is_not_ones_own_is_not_kept():
     assert pin_modules(lambda _file: False) == ()
+
+
+@pytest.mark.parametrize("file", ["_classes.py", "/gone/for/good.py", "", b"a.py", 3, None])
+def test_a_module_whose_file_is_no_file_is_not_kept(folder, monkeypatch, file):
+    """As torch.classes, whose `__file__` looks like one in the working directory."""
+    monkeypatch.chdir(folder)
+    made = types.ModuleType("kept_alone")
+    made.__file__ = file
+    monkeypatch.setitem(sys.modules, "kept_alone", made)
+    assert [each for each in pin_modules(lambda _file: True) if each.name == "kept_alone"] == []

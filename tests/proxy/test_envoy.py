@@ -81,6 +81,30 @@ def test_a_new_replica_gets_requests_and_one_that_left_none(stand):
     old.end(15)
 
 
+def test_a_busy_replica_gets_hardly_any_of_the_new_requests(tmp_path):
+    """Of two draws, one in four finds it twice."""
+    with standing(tmp_path, replicas=2, timeout_s=60.0) as stand:
+        busy, other = (one.upstream for one in stand.serving)
+        stand.front.publish([busy])
+        askers = [
+            threading.Thread(target=ask, args=(stand.port, "/echo", {"n": 1, "s": 30.0})) for _ in range(4)
+        ]
+        for one in askers:
+            one.start()
+        until(lambda: stand.front.stats().replicas[busy.place].active == 4)
+        stand.publish()
+        for number in range(300):
+            assert ask(stand.port, "/echo", {"n": number})[2] == b"%d" % number
+        counted = stand.front.stats().replicas
+        assert counted[busy.place].active == 4
+        assert counted[busy.place].requests - 4 < 30, counted
+        assert counted[other.place].requests > 270
+        for one in stand.serving:
+            one.end()
+        for one in askers:
+            one.join(30)
+
+
 def test_one_that_is_published_cannot_be_waited_out(stand):
     with pytest.raises(UsageError, match="still published"):
         stand.front.settled(stand.serving[0].upstream, within_s=1)

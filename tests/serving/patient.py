@@ -1,5 +1,6 @@
 """A service whose server waits for little, so that tests need not wait long: python patient.py TOKEN_FILE."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,9 @@ class Patient:
 
     def rows(self, rows: list[int]) -> list[int]:
         return rows
+
+    def frozen(self) -> int:
+        return gc.get_freeze_count()
 
     def large(self, n: int) -> str:
         return "x" * n

@@ -2,28 +2,39 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import re
 import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import msgspec
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
+from tests.serving.answers import problem
 
 from hooke.base.errors import ConfigError
 from hooke.project.folder import Project
 from hooke.services.serve_file import body_room
 from hooke.serving.limits import BODY_LIMIT, PART, BodyMemory, body_memory_bytes
+from hooke.serving.payloads import DECODE_ON_LOOP, methods_of, object_bytes, uncollected
 from hooke.serving.problems import Problem
 from hooke.serving.service import service, service_of
+from hooke.testing import client
 
 LIMIT_S = 60
 
@@ -230,3 +241,184 @@ def test_hundreds_of_slow_large_bodies_take_no_more_memory_than_there_is_room_fo
             assert time.monotonic() < ends + LIMIT_S
         assert post(port, 12 << 20) == (200, 12 << 20)
         assert told_of(port, 17 << 20) == 413
+
+
+@dataclass
+class Named:
+    name: str
+    price: float = 1.0
+
+
+class Traced(msgspec.Struct):
+    """Notes the thread that decodes it."""
+
+    text: str
+    thread: str = ""
+
+    def __post_init__(self):
+        self.thread = threading.current_thread().name
+
+
+@service(max_batch=8, timeout="20s")
+class Large:
+    """Parameters that large bodies come for."""
+
+    async def floats(self, rows: NDArray[np.float64], scale: float = 1.0) -> np.ndarray:
+        return rows.sum(axis=1) * scale
+
+    async def open(self, rows: np.ndarray, mark: str | None = "x") -> int:
+        return len(rows)
+
+    async def table(self, rows: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> int:
+        return len(rows)
+
+    async def listed(self, rows: list) -> list[int]:
+        return [len(rows)] * len(rows)
+
+    async def named(self, rows: Sequence[Named]) -> int:
+        return len(rows)
+
+    async def traced(self, rows: list[Traced]) -> list[str]:
+        return [row.thread for row in rows]
+
+
+METHODS = methods_of(service_of(Large))
+number = st.integers(-3, 3) | st.sampled_from([0.5, 2**63, 2**64, -(2**63), 10**30, 1e300, True])
+text = st.text(st.sampled_from('a",[]{}\\\\\\"\n\0eé'), max_size=6)
+row = st.one_of(number, text, st.none(), st.lists(number, max_size=3), st.lists(text, max_size=2))
+item = st.fixed_dictionaries({"name": text}, optional={"price": number, "odd": number})
+body = st.fixed_dictionaries(
+    {},
+    optional={
+        "rows": st.one_of(
+            st.lists(st.lists(number, min_size=2, max_size=2), max_size=12),
+            st.lists(st.sampled_from([1, 2**63, 0.5]), max_size=12),
+            st.lists(text, max_size=12),
+            st.lists(row, max_size=12),
+            st.lists(item, max_size=6),
+            number,
+        ),
+        "scale": st.floats(0, 1),
+        "mark": st.none() | text,
+    },
+)
+
+
+def outcome(decode):
+    """The values, or what is said of them."""
+    try:
+        values = decode()
+    except msgspec.MsgspecError as error:
+        return type(error), str(error)
+    return {
+        name: (value.dtype, value.shape, value.tolist()) if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["floats", "open", "table", "listed", "named"])
+@settings(max_examples=150, deadline=None)
+@given(value=body, part=st.sampled_from([1, 7, 20]), layout=st.sampled_from([(",", ":"), (" , ", " : ")]))
+def test_a_body_in_parts_is_what_it_is_as_a_whole(name, value, part, layout):
+    method = METHODS[name]
+    value = {
+        key: each for key, each in value.items() if key in method.fields
+    }  # of two faults any may be said
+    sent = json.dumps(value, separators=layout, ensure_ascii=False).encode()
+    whole = outcome(lambda: msgspec.structs.asdict(method.decoder.decode(sent)))
+    parts = outcome(lambda: method.large.decode(sent, part=part))
+    if isinstance(whole, tuple) and isinstance(value.get("rows"), list) and name != "named":
+        assert isinstance(parts, tuple)  # of two faults of an array, another one may be seen first
+        assert parts[1].rpartition(" - at ")[2] == whole[1].rpartition(" - at ")[2]
+    else:
+        assert parts == whole
+
+
+class TestLarge:
+    """Large bodies are decoded beside the event loop, within the memory that there is."""
+
+    def ask(self, made, path, body):
+        return made.request("POST", path, body=body, headers={"content-type": "application/json"})
+
+    def test_they_are_decoded_in_another_thread(self):
+        with client(Large) as made:
+            for count, same in ((1, True), (DECODE_ON_LOOP // 10, False)):
+                rows = [{"text": "x" * 20}] * count
+                threads = set(made.post("/traced", {"rows": rows}).json())
+                assert len(threads) == 1
+                assert ("hooke-client" in threads) is same
+
+    def test_the_event_loop_turns_while_they_are(self):
+        """A single call of the decoder would hold the interpreter's lock from the first part to the last."""
+        turns = []
+
+        class Counted(msgspec.Struct):
+            text: str
+
+            def __post_init__(self):
+                turns.append(turn[0])
+
+        turn = [0]
+
+        @service(max_batch=8, timeout="20s")
+        class Counting:
+            async def count(self, rows: list[Counted]) -> list[int]:
+                return [len(rows)]
+
+        body = msgspec.json.encode({"rows": [{"text": "x" * 1000}] * 8000})
+        read = methods_of(service_of(Counting))["count"].read
+
+        async def life():
+            done = asyncio.create_task(asyncio.to_thread(read, body))
+            while not done.done():
+                turn[0] += 1
+                await asyncio.sleep(0)
+            return await done
+
+        assert len(asyncio.run(life())["rows"]) == 8000
+        assert len(set(turns)) > 10
+
+    def test_many_small_values_are_refused_where_they_would_not_fit(self):
+        body = b'{"rows": [' + b",".join([b"[]"] * 400_000) + b"]}"
+        assert object_bytes(body) > 8 * len(body)
+        with client(Large) as made:
+            made.replica.bodies.most = 2 << 20
+            answer = self.ask(made, "/listed", body)
+            assert answer.status == 413
+            assert "the values of the body take up to" in problem(answer)["detail"]
+            assert self.ask(made, "/floats", body).json() == [0.0] * 400_000, "an array of them takes none"
+            made.replica.bodies.most = 16 << 20
+            assert self.ask(made, "/listed", body).status == 200
+            assert made.replica.bodies.taken == 0
+
+    def test_memory_of_values_is_never_more_than_is_said(self):
+        for value in (
+            [[]] * 1000,
+            [[1.5]] * 1000,
+            [{}] * 1000,
+            [{"a": 1.5}] * 500,
+            ["ab"] * 999,
+            [[[[]]]] * 99,
+        ):
+            body = msgspec.json.encode(value)
+            tracemalloc.start()
+            values = msgspec.json.decode(body)
+            taken, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            del values
+            assert taken <= object_bytes(body) + 2000, value[:1]
+
+    def test_garbage_collection_is_on_again_afterwards(self):
+        assert gc.isenabled()
+        with uncollected():
+            with uncollected():
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        gc.disable()
+        try:
+            with uncollected():
+                pass
+            assert not gc.isenabled(), "it was off before"
+        finally:
+            gc.enable()

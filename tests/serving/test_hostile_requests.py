@@ -427,6 +427,13 @@ class TestBytes:
 
 
 @pytest.mark.heavy
+def test_garbage_collection_leaves_out_what_was_there_when_it_was_ready():
+    with serving() as (_, port):
+        said = ask(port, post(b"{}", CLOSE, path=b"/frozen"))
+    assert int(said.rpartition(b"\r\n")[2]) > 10_000
+
+
+@pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_schemathesis_finds_nothing(tmp_path):
     """Requests made of the OpenAPI document, right and wrong ones: no 5xx, no hang, and each answer conforms to it.

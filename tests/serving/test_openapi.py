@@ -11,7 +11,7 @@ from tests.serving.services import Item, Kinds, Person, Place, Rows, Slow
 
 import hooke.serving
 from hooke.serving.auth import Auth
-from hooke.serving.openapi import schemas_of
+from hooke.serving.openapi import State, schemas_of
 from hooke.serving.replica import OPENAPI
 from hooke.serving.service import service_of
 from hooke.testing import client
@@ -123,6 +123,27 @@ def test_answers_conform(path, value):
     schema = said["content"][answer.headers["content-type"]]["schema"]
     assert valid(schema, told["components"]["schemas"], answer.json())
     assert {name.lower() for name in said["headers"]} <= set(answer.headers)
+
+
+def test_every_state_and_the_least_rows_are_told():
+    """A schema that allowed no rows would call a request valid that is refused."""
+    with client(Rows) as made:
+        told = document(made)
+        states = told["paths"]["/-/ready"]["get"]["responses"]["200"]["content"]["application/json"]
+        assert set(states["schema"]["properties"]["state"]["enum"]) == {state.value for state in State}
+        assert "restarting" in states["schema"]["properties"]["state"]["enum"]
+        named = told["components"]["schemas"]
+        for path in ("/predict", "/square", "/listed", "/later", "/optional"):
+            sent = told["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+            assert not valid(sent, named, {"rows": []}), path
+            assert made.post(path, {"rows": []}).status == 422
+            assert valid(sent, named, {"rows": [[1.0]] if path in ("/predict", "/square") else [1]})
+    with client(Kinds) as made:
+        sent = document(made)["paths"]["/floats"]["post"]["requestBody"]["content"]["application/json"]
+        assert valid(sent["schema"], document(made)["components"]["schemas"], {"rows": []}), (
+            "it takes no rows"
+        )
+        assert made.post("/floats", {"rows": []}).status == 200
 
 
 def test_titles_are_those_of_every_status_that_is_refused_with():

@@ -9,6 +9,7 @@ from tests.serving.answers import problem, wait_until
 from tests.serving.services import Kinds, Rows, Slow
 
 from hooke import service
+from hooke.serving.limits import SecondTries
 from hooke.serving.replica import HEALTH, READY
 from hooke.testing import client
 
@@ -180,3 +181,41 @@ class TestProtocol:
             assert (refused.status, refused.headers["retry-after"]) == (429, "1")
             assert first.result().status == 200
             assert second.result().json() == [2.0] * 1024
+
+
+TRIES = {"content-type": "application/json", "x-hooke-stream": "7-1.5"}
+
+
+class TestSecondTries:
+    """A proxy sends a request again when its replica ends: once."""
+
+    def tried(self, made, count, stream="7-1.5"):
+        headers = TRIES | {"x-envoy-attempt-count": str(count), "x-hooke-stream": stream}
+        return made.request("POST", "/plain", body=b'{"a": 1}', headers=headers)
+
+    def test_one_that_a_second_replica_did_not_answer_is_refused(self, kinds, tmp_path):
+        path = tmp_path / "tries"
+        SecondTries.create(path)
+        kinds.replica.second_tries = SecondTries(path)
+        dead = SecondTries(path)
+        dead.begin(b"7-1.5")  # as a replica that ended with it
+        SecondTries.create(path)  # as for each start
+        answer = self.tried(kinds, 3)
+        assert answer.status == 502
+        assert "two replicas ended before their answer" in problem(answer)["detail"]
+        assert kinds.replica.refused["two replicas ended"] == 1
+        assert self.tried(kinds, 3, stream="7-1.6").status == 200
+        assert self.tried(kinds, 1).status == 200, "another one: the name is never that of two"
+        kinds.replica.second_tries = None
+
+    def test_one_that_was_answered_or_refused_is_not_noted(self, kinds, tmp_path):
+        path = tmp_path / "tries"
+        SecondTries.create(path)
+        kinds.replica.second_tries = SecondTries(path)
+        for count in (2, 3, 4, 5):  # connections that failed are counted, too
+            assert self.tried(kinds, count).status == 200
+        bad = kinds.request("POST", "/plain", body=b"{}", headers=TRIES | {"x-envoy-attempt-count": "2"})
+        assert bad.status == 422
+        assert not SecondTries(path).unanswered(b"7-1.5")
+        assert path.read_bytes() == bytes(path.stat().st_size)
+        kinds.replica.second_tries = None

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tests.serving.answers import problem, wait_until
 from tests.serving.services import Rows
 
+from hooke import UsageError, service
 from hooke.serving.payloads import methods_of
 from hooke.serving.rows import group_of
 from hooke.serving.service import service_of
@@ -170,3 +172,102 @@ class TestRows:
         (fault,) = problem(answer)["errors"]
         assert fault["field"] == field
         assert said in fault["detail"]
+
+
+@service(max_batch=8, timeout="5s")
+class Weights:
+    """Three weights; an odd row fails for another reason than its width."""
+
+    def setup(self):
+        self.weights = np.array([1.0, 2.0, 3.0])
+
+    def predict(self, rows: NDArray[np.float64]) -> np.ndarray:
+        if (rows == 13).any():
+            raise ValueError("shape of things: 3")
+        return rows @ self.weights
+
+    def listed(self, rows: list[list[float]]) -> list:
+        return [row[0] + row[1] + row[2] for row in rows]
+
+    async def later(self, rows: NDArray[np.float64]) -> np.ndarray:
+        return rows @ self.weights
+
+    def any_width(self, rows: NDArray[np.float64]) -> np.ndarray:
+        if (rows == 13).any():
+            raise ValueError("no")
+        return rows.sum(axis=1)
+
+    def fewer(self, rows: NDArray[np.float64]) -> np.ndarray:
+        return rows[: -rows.shape[1] % 3]
+
+    def refuses(self, rows: NDArray[np.float64]) -> np.ndarray:
+        if rows.shape[1] != 3:
+            raise UsageError("give three", fix="see the model")
+        return rows
+
+
+@service(timeout="5s")
+class Alone(Weights):
+    """Each call for one request."""
+
+    listed = None
+
+
+@service(max_batch=8, timeout="5s", model="process")
+class WeightsApart(Weights):
+    """In a process of its own."""
+
+    later = None
+
+
+class TestWidths:
+    """A row of the wrong width is the caller's fault, although the method raises."""
+
+    @pytest.mark.parametrize("kind", [Weights, Alone, WeightsApart])
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize(
+        ("row", "shown"), [([1.0, 2.0], "2 values"), ([1.0] * 5, "5 values"), (1.0, "a single value")]
+    )
+    def test_a_row_of_the_wrong_width(self, kind, first, row, shown):
+        paths = ["/predict"] if kind is WeightsApart else ["/predict", "/later"]
+        with client(kind) as made:
+            for path in paths:
+                if not first:
+                    assert made.post(path, {"rows": [[1, 1, 1]]}).json() == [6.0]
+                elif kind is Alone and row == 1.0:
+                    continue  # of a single number nothing is known
+                answer = made.post(path, {"rows": [row]})
+                if kind is Alone and row == 1.0:
+                    assert answer.status == 500
+                    continue
+                assert (answer.status, path) == (422, path)
+                (fault,) = problem(answer)["errors"]
+                assert fault["field"] == "rows"
+                assert shown in fault["detail"]
+                assert made.post(path, {"rows": [[1, 1, 1]]}).json() == [6.0]
+
+    def test_lists_of_rows(self):
+        with client(Weights) as made:
+            assert made.post("/listed", {"rows": [[1, 1, 1]]}).json() == [3.0]
+            answer = made.post("/listed", {"rows": [[1, 1]]})
+            assert answer.status == 422
+            assert "a row is 2 values, and listed takes rows of 3 values" in problem(answer)["detail"]
+
+    def test_its_companions_are_answered(self):
+        with client(Weights) as made, ThreadPoolExecutor(4) as threads:
+            rows = [[1, 1, 1], [1, 1], [2, 2, 2], [1]]
+            answers = list(threads.map(lambda row: made.post("/predict", {"rows": [row]}), rows))
+            assert [answer.status for answer in answers] == [200, 422, 200, 422]
+
+    def test_what_fails_for_another_reason_stays_a_fault_of_the_service(self):
+        with client(Weights) as made:
+            assert made.post("/predict", {"rows": [[1, 1, 1]]}).status == 200
+            assert made.post("/predict", {"rows": [[13, 1, 1]]}).status == 500, "of the right width"
+            for width in (2, 3):
+                assert made.post("/any_width", {"rows": [[1] * width]}).status == 200
+            assert made.post("/any_width", {"rows": [[13] * 4]}).status == 500, "it takes any width"
+            assert made.post("/fewer", {"rows": [[1, 1]]}).status == 200
+            assert made.post("/fewer", {"rows": [[1, 1, 1]]}).status == 500, "rows are missing"
+            assert made.post("/refuses", {"rows": [[1, 1, 1]]}).status == 200
+            answer = made.post("/refuses", {"rows": [[1]]})
+            assert (answer.status, problem(answer)["detail"]) == (422, "give three; see the model")

@@ -232,9 +232,9 @@ class ServiceSnapshot:
     """Replicas that answer."""
     starting: int
     in_flight: int
-    """Requests that wait or run, in all replicas."""
+    """Calls of methods that wait or run, in all replicas."""
     arrived: int
-    """Requests since the service began, including open and refused ones."""
+    """Calls of methods since the service began, with open ones and those refused for overload. Other requests are no load."""
     start_s: float
     """The time of the latest starts, from the order to the first answer."""
     capacity: Capacity | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.abc import MetaPathFinder
@@ -10,6 +11,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import decode_source, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 import msgspec
 
@@ -28,19 +30,24 @@ class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
 def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
     """The imported modules whose source file is `own`, by name, and modules that are pinned already.
 
-    Raises OSError for a file that no longer exists.
+    A module whose `__file__` is not the absolute path of a file is not pinned: that of `torch.classes` is `_classes.py`, and below
+    the working directory it would look like a file of the project. Raises OSError for a file that cannot be read.
     """
     found: list[PinnedModule] = []
     for name, module in sorted(sys.modules.items()):
         file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
         if isinstance(loader, _Loader):
             found.append(loader.kept)
-        elif file is not None and name != "__main__" and file.endswith(".py") and own(Path(file)):
+        elif name != "__main__" and _is_source(file) and own(Path(file)):
             source = Path(file).read_bytes()
             found.append(
                 PinnedModule(name=name, file=file, source=source, package=hasattr(module, "__path__"))
             )
     return tuple(found)
+
+
+def _is_source(file: object) -> TypeGuard[str]:
+    return isinstance(file, str) and file.endswith(".py") and os.path.isabs(file) and os.path.isfile(file)
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hooke.loadtest.rate_search import Ladder, LevelSummary, LevelVerdict, SafeRate
+from hooke.loadtest.rate_search import Ladder, LevelSummary, LevelVerdict, SafeRate, needed
 from hooke.loadtest.requests import Sent
 from hooke.loadtest.target import Arrivals, Target, poisson
 from hooke.scaling.call_times import Ends
@@ -14,6 +14,11 @@ __all__ = ["BenchOrder", "BenchResult", "Handled", "LevelResult", "ServerUse"]
 
 
 # --- The request.
+
+LONGEST_S, MOST_S = 30.0, 300.0
+"""The longest level of a search, when it is extended to have enough requests: as a rule, and for slow models and high percentiles."""
+ENOUGH = 1.25
+"""Requests of a level, in those that are needed if all are in time: Poisson arrivals are fewer by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +58,15 @@ class BenchOrder:
         """The name of the target."""
         return self.name or self.url
 
+    def longest_s(self, lone_s: float) -> float:
+        """The longest level of a search: so many seconds hold the requests that can show that the SLO is met at half of the rate of sequential requests."""
+        return min(max(LONGEST_S, ENOUGH * needed(self.slo) * lone_s / 0.5), MOST_S)
+
     def ladder(self, lone_s: float) -> Ladder:
-        """The search, which starts at a quarter of the rate of sequential requests."""
-        return Ladder(first=min(max(0.25 / max(lone_s, 1e-4), 2.0), self.most), most=self.most)
+        """The search, which starts at a quarter of the rate of sequential requests, but not where the longest level has too few requests to show anything."""
+        least = ENOUGH * needed(self.slo) / self.longest_s(lone_s)
+        first = min(max(0.25 / max(lone_s, 1e-4), 2.0, least), self.most)
+        return Ladder(first=first, least=min(least, first), most=self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,17 @@ import numpy as np
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.loadtest import generator_protocol as protocol
-from hooke.loadtest.load_result import BenchOrder, BenchResult, Handled, LevelResult, ServerUse
-from hooke.loadtest.rate_search import LevelSummary, Seen, encoded, needed, next_rate, safe_rate, summary_of
+from hooke.loadtest.load_result import ENOUGH, BenchOrder, BenchResult, Handled, LevelResult, ServerUse
+from hooke.loadtest.rate_search import (
+    LevelSummary,
+    LevelVerdict,
+    Seen,
+    encoded,
+    needed,
+    next_rate,
+    safe_rate,
+    summary_of,
+)
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
 from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
@@ -261,8 +270,6 @@ class ServedFile:
 
 LONE, LONE_GAP_S = 10, 0.05
 WARM_SHARE, WARM_MOST_S = 0.2, 1.0
-LONGEST_S = 30.0
-"""The longest level, when a level is extended to have enough requests."""
 MOST_REQUESTS = 20_000_000
 """Requests of a level; each takes about 30 bytes in both processes."""
 
@@ -338,7 +345,10 @@ class _LoadTest:
         order = self.order
         seconds = order.seconds
         if not order.rates:
-            seconds = max(seconds, min(1.1 * needed(order.slo) / rate, LONGEST_S))
+            # A second look at a rate that stayed unclear is twice as long.
+            longer = 2.0 if (rate, LevelVerdict.UNCLEAR) in self.seen else 1.0
+            enough = min(ENOUGH * needed(order.slo) / rate, order.longest_s(self.lone_s))
+            seconds = longer * max(seconds, enough)
         warm_s = min(WARM_SHARE * seconds, WARM_MOST_S)
         if rate * (warm_s + seconds) > MOST_REQUESTS:
             raise UsageError(

@@ -267,15 +267,25 @@ class SafeRate:
 def next_rate(ladder: Ladder, seen: Sequence[Seen]) -> float | None:
     """The next rate to measure, given all earlier ones in order; None if the search is over.
 
-    A break counts only if it happens twice, because something else on the machine may have caused the first.
+    A break counts only if it happens twice, because something else on the machine may have caused the first. A rate that is
+    unclear, before any held, had too few requests: a higher one has more.
     """
     if not seen:
         return ladder.first
     rate, verdict = seen[-1]
-    if verdict in (LevelVerdict.BROKEN, LevelVerdict.UNCLEAR) and sum(each == rate for each, _ in seen) < 2:
-        return rate
     low, high = _bracket(seen)
+    looks = Counter(each for each, _ in seen)
+    again = verdict is LevelVerdict.BROKEN or (verdict is LevelVerdict.UNCLEAR and low is not None)
+    if again and looks[rate] < 2:
+        return rate
     if low is None:
+        unclear, worse = _unclear_below(seen)
+        climbed = sum(each > ladder.first for each in looks)
+        above = min(max(unclear, default=math.inf) * ladder.growth, ladder.most)
+        if unclear and above not in looks and above < worse and climbed < ladder.downs:
+            return above
+        if once := [each for each in unclear if looks[each] < 2]:
+            return max(once)
         lowered = len({each for each, _ in seen if each < ladder.first})
         below = high / ladder.growth
         return below if below >= ladder.least and lowered < ladder.downs else None
@@ -292,6 +302,15 @@ def safe_rate(seen: Sequence[Seen]) -> SafeRate:
     broken = min((rate for rate in above if verdicts[rate] is LevelVerdict.BROKEN), default=math.inf)
     limited = any(verdicts[rate] is LevelVerdict.LIMITED and rate < broken for rate in above)
     return SafeRate(low=low, high=broken, limited=limited)
+
+
+def _unclear_below(seen: Sequence[Seen]) -> tuple[list[float], float]:
+    """The unclear rates below the lowest one that did not hold for another reason, and that one."""
+    verdicts = _verdicts(seen)
+    worse = (LevelVerdict.BROKEN, LevelVerdict.LIMITED)
+    end = min((rate for rate, verdict in verdicts.items() if verdict in worse), default=math.inf)
+    unclear = [rate for rate, verdict in verdicts.items() if verdict is LevelVerdict.UNCLEAR and rate < end]
+    return unclear, end
 
 
 def _verdicts(seen: Sequence[Seen]) -> dict[float, LevelVerdict]:

@@ -131,6 +131,16 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     """`[services.NAME.with]`: arguments of `setup`, such as `model = "flights@champion"`. `--with` overrides them."""
     body_memory: int | None = None
     """Bytes of all request bodies that one replica holds at once (`"512MiB"`). None means an eighth of its memory."""
+    rate_limit: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="give requests a second, at least 1")
+    ] = None
+    """Requests a second of all clients together, and the size of a burst; more get 429. None means no limit."""
+    access_log: str = ""
+    """The file of Envoy's access log, relative to the project's folder. Empty means none."""
+    proxy_threads: Annotated[int, Meta(ge=1, description="give at least 1")] = 1
+    """Envoy's threads."""
+    retry_body: int | None = None
+    """Bytes of a body that Envoy keeps for a retry (`"1MiB"`). None means what 1 GiB allows for every connection: 128 KiB."""
 
 
 class PlanSettings(_Section, frozen=True, kw_only=True):
@@ -250,6 +260,7 @@ def _keys_of(path: Path, name: str, fleet: str, given: Mapping[str, Any]) -> dic
 def _service(path: Path, name: str, values: Any) -> ServiceSettings:
     table = _table(path, name, values)
     _parse(path, name, table, "body_memory", parse_bytes)
+    _parse(path, name, table, "retry_body", parse_bytes)
     return _section(path, name, table, ServiceSettings)
 
 

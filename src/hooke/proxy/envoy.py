@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import os
 import re
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints
 from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
 from hooke.serving.metrics import ProxyStats, UpstreamStats
 
-__all__ = ["Admin", "Proxy", "envoy_path"]
+__all__ = ["Admin", "Drain", "Proxy", "envoy_path"]
 
 
 # --- Envoy's admin interface on its unix socket.
@@ -118,6 +119,8 @@ LONGEST_SOCKET = 100
 """Bytes of a socket's path: Linux takes 107, macOS 103."""
 MOST_LINES = 20
 """Of the log, in an error."""
+MOST_LOG = 64 << 10
+"""Bytes of the log that are read for them."""
 OPTIONS = (
     # Hot restart shares memory between the Envoys of a machine, by a number that must be unique.
     "--disable-hot-restart",
@@ -127,6 +130,26 @@ OPTIONS = (
     "--drain-strategy",
     "immediate",
 )
+
+
+class Drain:
+    """A drain in progress, until `ends` on the monotonic clock. `stats` asks for the proxy's counters."""
+
+    def __init__(self, stats: Callable[[], ProxyStats], *, ends: float) -> None:
+        self._stats = stats
+        self._ends = ends
+        self._last, self._since = -1, time.monotonic()
+
+    def look(self) -> int | None:
+        """How many requests are left, 0 as a rule; None while it goes on. Raises as `Proxy.stats`."""
+        stats, now = self._stats(), time.monotonic()
+        if stats.active or stats.requests != self._last:
+            self._last, self._since = stats.requests, now
+        elif now - self._since >= QUIET_S:
+            return 0
+        if not stats.connections:
+            return 0
+        return stats.active if now >= self._ends else None
 
 
 class Proxy:
@@ -283,27 +306,22 @@ class Proxy:
             why="\n".join(self._said()),
         )
 
-    def drain(self, *, within_s: float) -> int:
+    def begin_drain(self, *, within_s: float) -> Drain:
         """Accept no new connections, and answer requests on open ones with `connection: close`, until none came for a while.
 
-        Returns how many requests are left, 0 as a rule. The replicas stay published.
+        Returns at once; `Drain.look` tells when it is over. The replicas stay published.
         """
         self._raise_if_dead()
         self._admin.order("/healthcheck/fail")  # this makes it end connections
         self._admin.order("/drain_listeners")
-        ends = time.monotonic() + within_s
-        last, since = -1, time.monotonic()
-        while True:
-            stats, now = self.stats(), time.monotonic()
-            if stats.active or stats.requests != last:
-                last, since = stats.requests, now
-            elif now - since >= QUIET_S:
-                return 0
-            if not stats.connections:
-                return 0
-            if now >= ends:
-                return stats.active
+        return Drain(self.stats, ends=time.monotonic() + within_s)
+
+    def drain(self, *, within_s: float) -> int:
+        """As `begin_drain`, and wait for its end; returns how many requests are left, 0 as a rule."""
+        drain = self.begin_drain(within_s=within_s)
+        while (left := drain.look()) is None:
             time.sleep(POLL_S)
+        return left
 
     def stop(self) -> None:
         """End it now, cutting open requests; see `drain`."""
@@ -374,7 +392,9 @@ class Proxy:
 
     def _said(self) -> list[str]:
         with self.settings.log.open("rb") as log:
-            log.seek(self._log_from)
+            size = log.seek(0, os.SEEK_END)
+            begun = self._log_from if self._log_from <= size else 0  # it may have been begun anew
+            log.seek(max(begun, size - MOST_LOG))
             return log.read().decode(errors="replace").splitlines()[-MOST_LINES:]
 
 

@@ -20,7 +20,7 @@ from hooke.base.formats import format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
 from hooke.project.loading import choose, load_file
-from hooke.project.settings import FILE
+from hooke.project.settings import FILE, ServiceSettings
 from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import apply_share
@@ -39,6 +39,7 @@ __all__ = [
     "check_bindings",
     "curl_example",
     "load_service",
+    "proxy_options",
     "serve_extra",
     "serve_here",
     "setup_arguments",
@@ -185,6 +186,13 @@ def serve_extra() -> Iterator[None]:
         ) from error
 
 
+def proxy_options(declared: Service, project: Project) -> list[str]:
+    """The keys of hooke.toml that only the proxy of several replicas heeds."""
+    settings = project.settings.services.get(declared.name) or ServiceSettings()
+    keys = ("rate_limit", "access_log", "proxy_threads", "retry_body")
+    return [key for key in keys if getattr(settings, key) != getattr(ServiceSettings(), key)]
+
+
 def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
     declared: Service,
     project: Project,
@@ -213,6 +221,11 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     port = listening.getsockname()[1]
     address = bind_config.url(port)
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
+    if unused := proxy_options(declared, project):
+        tell(
+            f"{project.root / FILE}: [services.{declared.name}] {', '.join(unused)}: not used, since one process has no proxy;"
+            " --replicas 1 starts it behind one"
+        )
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 

@@ -48,7 +48,7 @@ class Shares:
     def __init__(
         self, declared: Service, most: int, *, cores: int | None = None, devices: Devices | None = None
     ) -> None:
-        self._declared = declared
+        self.declared = declared
         self._cores = cores if cores is not None else cpus_here()
         self.devices = devices if devices is not None else devices_of_this_machine()
         self._most = most
@@ -65,27 +65,27 @@ class Shares:
 
     def __str__(self) -> str:
         said = f"each replica has {self.threads} of {self._cores} cores"
-        if self._declared.gpus:
-            return f"{said} and {self._declared.gpus:g} of {len(self.devices)} GPUs"
+        if self.declared.gpus:
+            return f"{said} and {self.declared.gpus:g} of {len(self.devices)} GPUs"
         return f"{said} and no GPU: @service(gpus=1) gives one" if len(self.devices) else said
 
     def take(self, name: str, *, among: int = 0) -> Share:
         """The share of a new replica; `among` is how many replicas share, if more than planned. Raises OSError if no GPU is free now, as in a roll-out beside the old ones."""
-        ids = self.devices.take(self._declared.name, self._declared.gpus)
+        ids = self.devices.take(self.declared.name, self.declared.gpus)
         if ids is None:
-            raise OSError(f"no GPU is free for it: each replica has {self._declared.gpus:g}")
+            raise OSError(f"no GPU is free for it: each replica has {self.declared.gpus:g}")
         self._held[name] = ids
-        threads = self._declared.cpus or max(self._cores // max(among, self._most), 1)
-        return Share(threads, ids, declared=self._declared.cpus is not None)
+        threads = self.declared.cpus or max(self._cores // max(among, self._most), 1)
+        return Share(threads, ids, declared=self.declared.cpus is not None)
 
     def keep(self, name: str, ids: tuple[str, ...]) -> None:
         """Note the GPUs of a replica that an earlier supervisor started."""
-        self.devices.keep(ids, self._declared.gpus)
+        self.devices.keep(ids, self.declared.gpus)
         self._held[name] = ids
 
     def release(self, name: str) -> None:
         """Free the share of a replica that has ended."""
-        self.devices.release(self._held.pop(name, ()), self._declared.gpus)
+        self.devices.release(self._held.pop(name, ()), self.declared.gpus)
 
 
 def apply_share(declared: Service) -> str:

@@ -14,9 +14,9 @@ from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
 from hooke.serving.payloads import Method, ResponseKind
-from hooke.serving.problems import Problem, problem_of
+from hooke.serving.problems import Problem
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Receive
-from hooke.serving.rows import count_rows, group_of, results_of
+from hooke.serving.rows import RowShapes, count_rows, group_of, results_of
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import StatsWindow
 
@@ -95,6 +95,7 @@ class Dispatch:
         self.windows = StatsWindow(
             self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
         )
+        self.shapes = RowShapes()
         self._fired = 0.0
         """When the running batch began. `perf_counter`, since uvloop counts milliseconds, and a batch may take less."""
         self._sweeping = False
@@ -258,6 +259,9 @@ class Dispatch:
             self.tally.rows += rows
             self.tally.sizes[min(size_bucket(rows), 33)] += 1
             self.batcher.finished(now, took)
+            self.shapes.answered(
+                calls[0].method, calls[0].arguments
+            )  # those of one batch are equal, but for lists
             self.windows.add(name, rows, took, self._settle_all(calls, answers, now), self._waiting)
         elif isinstance(error, ModelLost):
             self._lose(calls, error, took)
@@ -266,8 +270,9 @@ class Dispatch:
             blamed = self.batcher.failed() is not None
             self.windows.failure(name, took, self._waiting, blamed=blamed)
             if blamed:
-                ids = ",".join(contexts.context.id for contexts in calls[0].contexts)
-                _settle(calls[0], problem_of(error, name, ids or None))
+                call = calls[0]
+                ids = ",".join(contexts.context.id for contexts in call.contexts)
+                _settle(call, self.shapes.problem(call.method, call.arguments, error, ids or None))
         self._pump()
 
     def _lose(self, calls: list[_Call], lost: ModelLost, took: float) -> None:

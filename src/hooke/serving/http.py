@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hooke.serving.limits import SMALL_BODY, BodyMemory
-from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, Problem
+from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
+from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, STREAM_HEADER, Problem
 from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
 
 __all__ = [
@@ -32,6 +32,7 @@ INFERENCE = "/v2"
 """The path prefix of the Open Inference Protocol."""
 ATTEMPT = b"x-envoy-attempt-count"
 """The number of times the proxy has sent this request."""
+_STREAM = STREAM_HEADER.encode()
 _ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 READ_ON = 16 << 20
@@ -123,6 +124,16 @@ class Exchange:
         state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
         return context_of(self.id, self.headers | {b"tracestate": state})
 
+    @property
+    def tried(self) -> bool:
+        """Whether the proxy has sent it before."""
+        return self.headers.get(ATTEMPT, b"1") != b"1"
+
+    @property
+    def stream(self) -> bytes | None:
+        """Names the request for all its tries; None if it did not come from the proxy of an idempotent service."""
+        return self.headers.get(_STREAM)
+
     async def json_body(self) -> bytes:
         """The body, whose content type must be JSON. Raises Problem: 415, and as `body`."""
         said = self.headers.get(b"content-type")
@@ -159,6 +170,20 @@ class Exchange:
         except TimeoutError:
             raise Problem(408, f"the body did not arrive within {self.options.timeout_s:g} s") from None
 
+    async def reserve(self, memory: int) -> None:
+        """Hold as much memory for the values of its body as they take, in bytes.
+
+        Bodies count for an eighth of what they may take; more is waited for. Raises Problem: 413 if it is never free, 503.
+        """
+        size = memory // PART
+        if size > max(self.options.bodies.most, self.held):
+            raise Problem(
+                413,
+                f"the values of the body take up to {memory >> 20} MiB of memory, and there is room for {self.options.bodies.most * PART >> 20}: send fewer, or larger arrays",
+            )
+        if size > self.held:
+            await self._take_room(size - self.held)
+
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Send the whole answer."""
         self.status = status
@@ -174,7 +199,7 @@ class Exchange:
         kind = (b"content-type", MEDIA_TYPE)
         body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
         headers = problem.headers()
-        if self.headers.get(ATTEMPT, b"1") != b"1":
+        if self.tried:
             headers = [pair for pair in headers if pair != _ONCE_MORE]
         await self.answer(problem.status, body, kind, *headers)
 

@@ -1,9 +1,11 @@
-"""Limits of a replica: memory for request bodies, and time and number of connections."""
+"""Limits of a replica: memory for request bodies, time and number of connections, and tries of a request that ends replicas."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import mmap
 import resource
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +15,14 @@ import psutil
 
 from hooke.serving.problems import Problem
 
-__all__ = ["BODY_LIMIT", "SMALL_BODY", "BodyMemory", "ConnectionLimits", "body_memory_bytes"]
+__all__ = [
+    "BODY_LIMIT",
+    "SMALL_BODY",
+    "BodyMemory",
+    "ConnectionLimits",
+    "SecondTries",
+    "body_memory_bytes",
+]
 
 
 BODY_LIMIT = 16 << 20
@@ -127,3 +136,51 @@ class ConnectionLimits:
     head_bytes: int = 32 << 10
     """Bytes of request line and headers; browsers send 2 KiB, and proxies allow 8 to 64."""
     connections: int = field(default_factory=_most_connections)
+
+
+# --- At most one more try for a request whose replica ended.
+
+SLOTS, SLOT = 1 << 16, 16
+"""Many times the requests that are tried again at once. If two share a slot, the later one is noted, and the other may get a third try."""
+
+
+class SecondTries:
+    """The requests in progress that were sent to a second replica, noted in a file that all replicas of a service map.
+
+    The proxy tries a request again when its replica ends. A request that ends each replica it reaches would end all of them; so the
+    second replica notes it before it begins and forgets it with the answer, and a third one that finds it noted refuses it. The proxy
+    can't count these tries: it counts failed connections as well, which must not use them up. The file has its full size
+    from the start, so a full disk changes nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Map the file. Raises OSError, and ValueError for a file of another size."""
+        with path.open("r+b") as file:
+            self._noted = mmap.mmap(file.fileno(), SLOTS * SLOT)
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make the file, unless it is there. Raises OSError."""
+        if not path.exists() or path.stat().st_size != SLOTS * SLOT:
+            path.write_bytes(bytes(SLOTS * SLOT))
+
+    def unanswered(self, stream: bytes) -> bool:
+        """Whether a second replica began this request and has not answered."""
+        place, mark = self._place(stream)
+        return self._noted[place] == mark
+
+    def begin(self, stream: bytes) -> None:
+        """This replica, the second one, begins the request."""
+        place, mark = self._place(stream)
+        self._noted[place] = mark
+
+    def end(self, stream: bytes) -> None:
+        """This replica has an answer."""
+        place, mark = self._place(stream)
+        if self._noted[place] == mark:
+            self._noted[place] = bytes(SLOT)
+
+    def _place(self, stream: bytes) -> tuple[slice, bytes]:
+        mark = hashlib.blake2b(stream, digest_size=SLOT).digest()
+        start = int.from_bytes(mark[:4]) % SLOTS * SLOT
+        return slice(start, start + SLOT), mark

@@ -6,16 +6,18 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from typing import Any
+from typing import Any, TypeVar
 
 from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange, Receive
 from hooke.serving.model_calls import Write
-from hooke.serving.payloads import Method, ResponseKind, encode
+from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
 __all__ = ["MethodCalls", "event", "items_of"]
+
+T = TypeVar("T")
 
 
 # --- A generator's items as server-sent events.
@@ -83,25 +85,54 @@ class MethodCalls:
         self.declared = dispatch.declared
         self.cut = 0
         """Calls that the end of the process left unanswered."""
+        self.called = 0
+        """Calls so far, with those that were refused because too much was in progress. Not counted: requests that no method could answer, such as one with a wrong field."""
+        self.open_calls = 0
+        """Calls in progress."""
         self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
         """Answer `POST /<method>`. Raises Problem, and CallerGone."""
-        arguments = method.read(await exchange.json_body())
+        body = await self.body(exchange.json_body())
+        if len(body) > DECODE_ON_LOOP:
+            await self.body(exchange.reserve(await asyncio.to_thread(method.large.memory_bytes, body)))
+            arguments = await asyncio.to_thread(method.read, body)
+        else:
+            arguments = method.read(body)
         if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
             await self._stream(method, arguments, exchange)
         else:
             await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
+
+    async def body(self, body: Awaitable[T]) -> T:
+        """The body of a call, or the room for its values. A call without room for them counts as one: another replica would have room."""
+        try:
+            return await body
+        except Problem as problem:
+            self.called += problem.status == 503
+            raise
 
     async def call(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
     ) -> Any:
         """The result of a method that is not a generator, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
         if method.kind is ResponseKind.ASYNC and not method.rows:
-            return await self._call_async(method, arguments, exchange, write or encode)
+            work = self._call_async(method, arguments, exchange, write or encode)
+        else:
+            work = self._call_dispatched(
+                self.dispatch.call(method, arguments, write, exchange.receive), exchange
+            )
+        self.called += 1
+        self.open_calls += 1
         try:
-            return await self.dispatch.call(method, arguments, write, exchange.receive)
+            return await work
+        finally:
+            self.open_calls -= 1
+
+    async def _call_dispatched(self, work: Awaitable[Any], exchange: Exchange) -> Any:
+        try:
+            return await work
         except asyncio.CancelledError:
             self._raise_if_closing(exchange)
             raise
@@ -131,8 +162,9 @@ class MethodCalls:
             raise
         except Exception as error:
             windows.raised += 1
-            raise problem_of(error, method.name) from error
+            raise self.dispatch.shapes.problem(method, arguments, error) from error
         else:
+            self.dispatch.shapes.answered(method, arguments)
             return answer
         finally:
             self._async_calls -= 1
@@ -160,12 +192,15 @@ class MethodCalls:
 
     async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
         items = items_of(self.dispatch, method, arguments)
+        self.called += 1
+        self.open_calls += 1
         try:
             await self._watched(_send_items(items, exchange), exchange, method, math.inf)
         except Problem:
             if not exchange.status:
                 raise
         finally:
+            self.open_calls -= 1
             await items.aclose()
 
 

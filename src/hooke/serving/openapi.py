@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import operator
@@ -17,7 +18,7 @@ import numpy as np
 from hooke.serving.payloads import Method, ResponseKind, dtype_of, is_array, rank_of
 from hooke.serving.routes import Route
 
-__all__ = ["COMPONENTS", "body_of", "document", "schemas_of"]
+__all__ = ["COMPONENTS", "State", "body_of", "document", "schemas_of"]
 
 
 # --- JSON Schema (2020-12) of annotations, for requests and answers.
@@ -134,6 +135,7 @@ _REFUSED: Mapping[int, str] = {
     429: "Too many requests wait.",
     431: "The request has too many headers.",
     500: "The service raised an exception; its log has the traceback.",
+    502: "The replica ended before its answer; the request may have been done.",
     503: "The service is starting or draining, or asks for another try later.",
     504: "No answer within the service's timeout.",
 }
@@ -148,9 +150,21 @@ _HEADERS: Mapping[int, dict[str, Any]] = {
 _ID = {"description": "The id of the request, or a generated one.", "schema": {"type": "string"}}
 _ANY: dict[str, Any] = {}
 _NOBODY: tuple[Any, ...] = ()
+
+
+class State(enum.Enum):
+    """The state of a replica, as its readiness check shows it."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    """The model's own process ended, and another one is not set up yet."""
+    DRAINING = "draining"
+
+
 _STATE = {
     "type": "object",
-    "properties": {"state": {"enum": ["starting", "ready", "draining"]}},
+    "properties": {"state": {"enum": [state.value for state in State]}},
     "required": ["state"],
 }
 
@@ -193,10 +207,13 @@ def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
     hints = get_type_hints(method.function, include_extras=True)
     parameters = list(inspect.signature(method.function).parameters.values())[-len(method.fields) :]
     given = parameters if method.fields else []
-    properties, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])
+    schemas, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])
+    properties = {parameter.name: schema for parameter, schema in zip(given, schemas, strict=True)}
+    for name in method.rows:  # a request without rows is refused
+        properties[name] = {**properties[name], "minItems": max(1, properties[name].get("minItems", 0))}
     body = {
         "type": "object",
-        "properties": {parameter.name: schema for parameter, schema in zip(given, properties, strict=True)},
+        "properties": properties,
         "required": [parameter.name for parameter in given if parameter.default is parameter.empty],
         "additionalProperties": False,
     }

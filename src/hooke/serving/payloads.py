@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
+import gc
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -20,6 +23,7 @@ from hooke.serving.problems import FieldError, Problem
 from hooke.serving.service import Service
 
 __all__ = [
+    "DECODE_ON_LOOP",
     "Method",
     "ResponseKind",
     "array_from_json",
@@ -35,7 +39,9 @@ __all__ = [
     "hints_of",
     "is_array",
     "methods_of",
+    "object_bytes",
     "rank_of",
+    "uncollected",
     "validation_problem",
 ]
 
@@ -117,12 +123,37 @@ def array_from_json(annotation: Any, value: Any) -> np.ndarray:
     if not isinstance(value, list):
         # msgspec turns a ValueError or TypeError into its own error.
         raise TypeError(f"Expected `array`, got {_shown(value)}")
+    return _as_annotated(annotation, _checked(_plain_array(value), value))
+
+
+_UNEQUAL = "Expected rows of equal length"
+_MIXED = "Expected only numbers, only booleans, or only text"
+
+
+def _array_from_parts(annotation: Any, parts: Iterable[list[Any]]) -> np.ndarray:
+    """As `array_from_json`, for a value in several parts, of which no Python objects are kept."""
+    made = [_checked(_plain_array(part), part) for part in parts]
+    if len({array.dtype.kind == "U" for array in made}) > 1:
+        raise ValueError(_MIXED)
+    if len({array.shape[1:] for array in made}) > 1:
+        raise ValueError(_UNEQUAL)
+    return _as_annotated(annotation, np.concatenate(made))
+
+
+def _plain_array(value: list[Any]) -> np.ndarray:
     try:
-        made = np.array(value)
+        return np.array(value)
     except (ValueError, OverflowError):
-        raise ValueError("Expected rows of equal length") from None
+        raise ValueError(_UNEQUAL) from None
+
+
+def _checked(made: np.ndarray, value: list[Any]) -> np.ndarray:
     if made.dtype.kind not in "biufU" or (made.dtype.kind == "U" and not _all_text(value)):
-        raise ValueError("Expected only numbers, only booleans, or only text")
+        raise ValueError(_MIXED)
+    return made
+
+
+def _as_annotated(annotation: Any, made: np.ndarray) -> np.ndarray:
     check_rank(made, rank_of(annotation))
     wanted = dtype_of(annotation)
     return made if wanted is None else cast(made, wanted)
@@ -238,6 +269,162 @@ class ResponseKind(enum.Enum):
     ASYNC_STREAM = enum.auto()
 
 
+# --- Large bodies, decoded in another thread and in parts: one call of the decoder would hold the interpreter's lock, and stop the event loop.
+
+DECODE_ON_LOOP = 256 << 10
+"""Bytes of a body that are decoded on the event loop: it stands still for some milliseconds."""
+PART = 256 << 10
+"""Bytes of an array that are decoded at once."""
+_QUOTE, _BACKSLASH, _COMMA, _OPEN, _CLOSE = b'"\\,{}'
+
+
+def object_bytes(body: bytes) -> int:
+    """The memory of a JSON text's values as Python objects, at most: of `[]` 40 times its own. It takes milliseconds."""
+    lists, objects, commas, quotes = (body.count(each) for each in (b"[", b"{", b",", b'"'))
+    return len(body) + 80 * lists + 200 * objects + 32 * (commas + lists + objects) + 28 * quotes
+
+
+_uncollected = 0
+_uncollected_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: millions of new lists would start it again and again, and it would walk all of them. Any thread may use this.
+
+    A process that left its objects out of garbage collection when it was ready (`freeze_objects`) leaves these out, too; they end with
+    their request.
+    """
+    global _uncollected  # noqa: PLW0603 - as the collector's own state
+    with _uncollected_lock:
+        counted = bool(_uncollected) or gc.isenabled()
+        if counted:
+            if not _uncollected and gc.get_freeze_count():
+                gc.collect()
+            _uncollected += 1
+            gc.disable()
+    try:
+        yield
+    finally:
+        with _uncollected_lock:
+            _uncollected -= counted
+            if counted and not _uncollected:
+                if gc.get_freeze_count():
+                    gc.freeze()
+                gc.enable()
+
+
+def _arrays(array: bytes, size: int) -> Iterator[bytes]:
+    """The JSON array as several arrays of about `size` bytes, if it has commas to cut it at; it is valid JSON."""
+    data = np.frombuffer(array, np.uint8)
+    depth, quoted, start = 0, 0, 1
+    for at in range(0, len(data), size):
+        block = data[at : at + size]
+        quotes = block == _QUOTE
+        if quotes.any():
+            escaped = np.empty_like(quotes)
+            escaped[0], escaped[1:] = at > 0 and data[at - 1] == _BACKSLASH, block[:-1] == _BACKSLASH
+            inside = (np.cumsum(quotes & ~escaped) + quoted) % 2
+            quoted = int(inside[-1])
+            outside = inside == 0
+        else:
+            outside = np.full(len(block), not quoted)
+        folded = block | 0x20  # of a bracket the brace, and no other character of JSON becomes one
+        steps = ((folded == _OPEN) & outside).astype(np.int8) - ((folded == _CLOSE) & outside)
+        depths = np.cumsum(steps, dtype=np.int32) + depth
+        depth = int(depths[-1])
+        (cuts,) = np.nonzero((block == _COMMA) & outside & (depths == 1))
+        if len(cuts):
+            end = at + int(cuts[-1])
+            yield b"[%b]" % array[start:end]
+            start = end + 1
+    yield b"[" + array[start:]
+
+
+class _Field:
+    """Decodes one parameter's value."""
+
+    def __init__(self, name: str, annotation: Any) -> None:
+        self.name = name
+        self.annotation = annotation
+        origin = get_origin(annotation) or annotation
+        self._is_array = is_array(annotation)
+        self.is_compact = self._is_array or annotation in (int, float, bool, str)
+        self._in_parts = self._is_array or origin in _ROWS
+        self._whole = msgspec.json.Decoder(annotation, dec_hook=_decode_other)
+        item = (get_args(annotation) or (Any,))[0] if origin in _ROWS else Any
+        self._part = msgspec.json.Decoder(list[item], dec_hook=_decode_other)  # type: ignore[valid-type]
+
+    def read(self, text: bytes, size: int) -> Any:
+        """The value, decoded in parts of this size. Raises msgspec's errors, whose paths begin with the field."""
+        # After two backslashes, it depends on those before whether a quote ends its text.
+        if len(text) <= size or not self._in_parts or text[:1] != b"[" or b"\\\\" in text:
+            return self._decoded(self._whole, text, 0)
+        parts = self._read_parts(text, size)
+        if not self._is_array:
+            return [item for part in parts for item in part]
+        try:
+            return _array_from_parts(self.annotation, parts)
+        except ValueError as error:
+            if isinstance(error, msgspec.MsgspecError):
+                raise
+            raise msgspec.ValidationError(f"{error} - at `$.{self.name}`") from error
+
+    def _read_parts(self, text: bytes, size: int) -> Iterator[list[Any]]:
+        count = 0
+        for array in _arrays(text, size):
+            part: list[Any] = self._decoded(self._part, array, count)
+            count += len(part)
+            yield part
+
+    def _decoded(self, decoder: msgspec.json.Decoder[Any], text: bytes, count: int) -> Any:
+        """Decode it; items of the value before it are counted in the path of an error."""
+        try:
+            return decoder.decode(text)
+        except msgspec.ValidationError as error:
+            said = str(error)
+            at = _AT.search(said)
+            what, path = (said[: at.start()], at["path"]) if at else (said, "")
+            if count and (index := re.match(r"\[(\d+)\]", path)):
+                path = f"[{int(index[1]) + count}]{path[index.end() :]}"
+            raise msgspec.ValidationError(f"{what} - at `$.{self.name}{path}`") from error.__cause__
+
+
+class _LargeBodies:
+    """Decodes a method's large bodies field by field, with the same results and errors as its own decoder."""
+
+    def __init__(self, parameters: Sequence[inspect.Parameter], hints: dict[str, Any]) -> None:
+        raw: list[Any] = []
+        self._fields: list[_Field] = []
+        self._defaults: dict[str, Any] = {}
+        for parameter in parameters:
+            self._fields.append(_Field(parameter.name, hints.get(parameter.name, Any)))
+            if parameter.default is parameter.empty:
+                raw.append((parameter.name, msgspec.Raw))
+            else:
+                self._defaults[parameter.name] = parameter.default
+                raw.append((parameter.name, msgspec.Raw | msgspec.UnsetType, msgspec.UNSET))
+        body = msgspec.defstruct("Body", raw, forbid_unknown_fields=True, kw_only=True)
+        self._decoder = msgspec.json.Decoder(body)
+
+    def memory_bytes(self, body: bytes) -> int:
+        """The memory that the arguments take, at most: arrays are made part by part, and keep no Python objects."""
+        if all(field.is_compact for field in self._fields):
+            return len(body) + 8 * (body.count(b",") + len(self._fields))
+        return object_bytes(body)
+
+    def decode(self, body: bytes, *, part: int = PART) -> dict[str, Any]:
+        """The arguments, with arrays decoded in parts of so many bytes. Raises msgspec's errors."""
+        values = msgspec.structs.asdict(self._decoder.decode(body))
+        return {
+            field.name: self._defaults[field.name]
+            if value is msgspec.UNSET
+            else field.read(bytes(value), part)
+            for field in self._fields
+            for value in (values[field.name],)
+        }
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
     """One method of a service."""
@@ -249,12 +436,17 @@ class Method:
     rows: tuple[str, ...]
     """The parameters that hold rows of several requests; none if each call is for one request."""
     decoder: msgspec.json.Decoder[Any]
+    large: _LargeBodies
     has_dataclasses: bool
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The arguments in the body. Raises Problem: 400 for invalid JSON, 422 for values that do not fit the annotations."""
         try:
-            arguments = msgspec.structs.asdict(self.decoder.decode(body))
+            if len(body) > DECODE_ON_LOOP:
+                with uncollected():
+                    arguments = self.large.decode(body)
+            else:
+                arguments = msgspec.structs.asdict(self.decoder.decode(body))
         except msgspec.ValidationError as error:
             raise validation_problem(error, self.fields) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -266,6 +458,9 @@ class Method:
         if self.has_dataclasses:
             fill_defaults(arguments)
         return arguments
+
+
+_ROWS = (list, Sequence)
 
 
 def methods_of(declared: Service) -> dict[str, Method]:
@@ -298,7 +493,6 @@ def hints_of(where: str, function: Callable[..., Any]) -> dict[str, Any]:
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=encode_other)
-_ROWS = (list, Sequence)
 
 
 def _method(declared: Service, name: str, function: Callable[..., Any]) -> Method:
@@ -320,6 +514,7 @@ def _method(declared: Service, name: str, function: Callable[..., Any]) -> Metho
         if declared.max_batch is not None and kind in (ResponseKind.PLAIN, ResponseKind.ASYNC)
         else (),
         decoder=decoder,
+        large=_LargeBodies(list(parameters.values()), hints),
         has_dataclasses=has_dataclasses(decoder.type),
     )
 

@@ -16,6 +16,7 @@ __all__ = [
     "MEDIA_TYPE",
     "REPEATABLE",
     "RETRY_HEADER",
+    "STREAM_HEADER",
     "UNTOUCHED",
     "FieldError",
     "Problem",
@@ -28,6 +29,8 @@ _log = logging.getLogger("hooke")
 MEDIA_TYPE = b"application/problem+json"
 RETRY_HEADER = "x-hooke-again"
 """A header of a 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
+STREAM_HEADER = "x-hooke-stream"
+"""A header of the proxy's, equal for all tries of one request and for no other request."""
 UNTOUCHED = "untouched"
 """Nothing was done."""
 REPEATABLE = "repeatable"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
@@ -15,7 +14,7 @@ from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
 from hooke.serving.inference.v2_routes import Inference
-from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, body_memory_bytes
+from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, SecondTries, body_memory_bytes
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.metrics import (
     CLIENT_GONE,
@@ -30,11 +29,11 @@ from hooke.serving.metrics import (
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
 from hooke.serving.model_process.model_client import ModelProcess
-from hooke.serving.openapi import document
+from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import Problem, problem_of
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
-from hooke.serving.routes import Route, Routes
+from hooke.serving.routes import Handler, Route, Routes
 from hooke.serving.service import Service
 
 __all__ = ["HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
@@ -44,16 +43,6 @@ READY = "/-/ready"
 METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
 """No method of a service has such a path."""
-
-
-class State(enum.Enum):
-    """The state shown at READY."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    """The model's own process ended, and another one is not set up yet."""
-    DRAINING = "draining"
 
 
 class Replica:
@@ -80,6 +69,8 @@ class Replica:
         self.say: Callable[[ModelEvent], None] = lambda _event: None
         """Called on the event loop when the model's own process ends, and when it is back."""
         self._state = State.STARTING
+        self.second_tries: SecondTries | None = None
+        """The second tries of all replicas; None: no proxy sends requests again that were sent."""
         self.active = 0
         """Requests in progress."""
         self.answered = 0
@@ -211,7 +202,10 @@ class Replica:
             handler = route.verbs.get(exchange.verb)
             if handler is None:
                 raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
-            await handler(exchange)
+            if self.second_tries is not None and exchange.tried:
+                await self._answer_again(handler, exchange, self.second_tries)
+            else:
+                await handler(exchange)
         except Problem as problem:
             await self._refuse(exchange, problem)
         except CallerGone:
@@ -224,6 +218,21 @@ class Replica:
             self.active -= 1
             self.answered += 1
             meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
+
+    async def _answer_again(self, handler: Handler, exchange: Exchange, tries: SecondTries) -> None:
+        """Answer a request that was sent to another replica before, unless a second one has ended with it."""
+        stream = exchange.stream
+        if stream is None:
+            await handler(exchange)
+            return
+        if tries.unanswered(stream):
+            said = "two replicas ended before their answer; the request may have been done, and is not tried again"
+            raise Problem(502, said, reason="two replicas ended")
+        tries.begin(stream)
+        try:
+            await handler(exchange)
+        finally:
+            tries.end(stream)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1

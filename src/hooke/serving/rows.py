@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from hooke.base.errors import Temporary, UsageError
 from hooke.serving.payloads import Method, encode
-from hooke.serving.problems import FieldError, Problem
+from hooke.serving.problems import FieldError, Problem, ServiceRaised, problem_of
 
 __all__ = [
     "Result",
+    "RowShapes",
     "WrongRows",
     "argument_slices",
     "as_lists",
@@ -74,6 +77,85 @@ def group_of(method: Method, arguments: dict[str, Any]) -> Hashable:
         elif isinstance(value, np.ndarray):
             parts.append((value.dtype.kind if value.dtype.kind == "U" else value.dtype, value.shape[1:]))
     return tuple(parts)
+
+
+Shape = tuple[int, ...]
+
+_SPEAKS_OF_SHAPES = re.compile(r"(?i)shape|dimension|feature|column|axis|broadcast|mismatch")
+_NUMBER = re.compile(r"\d+")
+
+
+class RowShapes:
+    """The shapes of rows that methods have answered: a request that fails with other ones is the client's fault (422).
+
+    Only a method that has answered rows of a single shape is judged so: others take rows of any width. Before a first answer the
+    message of the exception decides, if it speaks of shapes and names a number of the row's: so do NumPy, scikit-learn, PyTorch, XGBoost and ONNX Runtime.
+    """
+
+    def __init__(self) -> None:
+        self._answered: dict[tuple[str, str], Shape | None] = {}
+        """By method and parameter; None: of several shapes."""
+
+    def answered(self, method: Method, arguments: dict[str, Any]) -> None:
+        """The method has answered this."""
+        known = self._answered
+        for name, shape in _row_shapes(method, arguments):
+            key = (method.name, name)
+            if known.setdefault(key, shape) != shape:
+                known[key] = None
+
+    def problem(
+        self, method: Method, arguments: dict[str, Any], error: BaseException, request_id: str | None = None
+    ) -> Problem:
+        """The answer for an exception of the method's: as `problem_of`, or 422 that names the parameters with a wrong shape."""
+        shapes = [] if _is_no_matter_of_shape(error) else list(_row_shapes(method, arguments))
+        wrong = [
+            (name, f"a row is {_shown(shape)}, and {method.name} takes rows of {_shown(known)}")
+            for name, shape in shapes
+            if (known := self._answered.get((method.name, name))) is not None and known != shape
+        ]
+        if wrong:
+            return _wrong_shape(wrong)
+        problem = problem_of(error, method.name, request_id)
+        text = str(error).rstrip().rpartition("\n")[2]
+        numbers = set(_NUMBER.findall(text)) if _SPEAKS_OF_SHAPES.search(text) else ()
+        wrong = [
+            (name, f"{method.name} does not take rows of {_shown(shape)}; the log of the service says why")
+            for name, shape in shapes
+            if (method.name, name) not in self._answered
+            and any(str(size) in numbers for size in shape or (1,))
+        ]
+        return _wrong_shape(wrong) if wrong else problem
+
+
+def _row_shapes(method: Method, arguments: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
+    """The shape of a row in each array, and in each list of rows: there the first one stands for all."""
+    for name, value in arguments.items():
+        batched = name in method.rows
+        if isinstance(value, np.ndarray):
+            if batched or value.ndim > 1:
+                yield name, value.shape[1:]
+        elif batched and value and isinstance(value[0], (list, tuple)):
+            yield name, (len(value[0]),)
+
+
+def _is_no_matter_of_shape(error: BaseException) -> bool:
+    """Whether the service says itself whose fault it is, or it is its own whatever it was sent."""
+    if not isinstance(error, Exception) or isinstance(error, (Problem, UsageError, Temporary)):
+        return True
+    kind = error.kind if isinstance(error, ServiceRaised) else type(error).__name__
+    return kind in (WrongRows.__name__, SystemExit.__name__, "CancelledError")
+
+
+def _shown(shape: Shape) -> str:
+    if len(shape) > 1:
+        return " x ".join(map(str, shape)) + " values"
+    return f"{shape[0]} value{'s' * (shape[0] != 1)}" if shape else "a single value"
+
+
+def _wrong_shape(wrong: list[tuple[str, str]]) -> Problem:
+    errors = [FieldError(name, detail) for name, detail in wrong]
+    return Problem(422, "; ".join(f"{name}: {detail}" for name, detail in wrong), errors=errors)
 
 
 def merge_requests(method: Method, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     answer. A plain method runs in the service's own thread, one call at a time; `async def` runs on the event loop; a generator
     streams. An optional `setup(self, ...)` is called once, in the same thread, before the first request.
 
-    `replicas` is the number of processes, or the fewest and the most; `slo` the promise (`"p99 < 50ms"`); `idempotent`
+    `replicas` is the number of processes, or the fewest and the most (one always runs); `slo` the promise (`"p99 < 50ms"`); `idempotent`
     whether an unanswered request may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
     answered with 504; for a generator it is the time to each item.
 

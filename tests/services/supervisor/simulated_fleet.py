@@ -139,7 +139,7 @@ class World:
                 hung = (
                     self.rules.idempotent
                     and process.deaf
-                    and now - process.hangs_at > self.rules.silent_s - STEP_S
+                    and now - process.hangs_at > self.rules.hung_s - STEP_S
                 )
                 assert late or hung or self.core.closing, "SIGKILL only after the deadline of SIGTERM"
                 process.dies_at = now

@@ -19,7 +19,9 @@ from tests.services.supervisor.supervised import (
     post,
 )
 
-pytestmark = pytest.mark.heavy
+from hooke.services.supervisor.service_folder import ServiceFolder
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
 
 
 def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, load):
@@ -36,6 +38,24 @@ def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, lo
     assert counted["right"] > 100
     assert "killed by SIGKILL (9)" in service.text
     assert "in place of replica 1" in service.text
+
+
+def test_a_request_that_ends_its_replica_is_tried_once_more_and_not_by_all(supervised, folder):
+    (folder / "deadly.py").write_text(
+        SERVICE
+        + """
+    def die(self) -> None:
+        os._exit(3)
+"""
+    )
+    service = supervised("--replicas", "3", file="deadly.py")
+    pids = {one["pid"] for one in service.until_ready(3)["replicas"]}
+    with pytest.raises(urllib.error.HTTPError, match="502"):
+        post(service, "/die", {})
+    assert post(service, "/predict", {"rows": [3]}) == [6], "the third one did not get it"
+    service.until(r"replica \d died", count=2)
+    left = {one["pid"] for one in service.until_ready(3)["replicas"]}
+    assert len(left & pids) == 1
 
 
 def test_where_requests_may_not_be_sent_again_a_killed_replica_costs_those_that_it_had(
@@ -130,6 +150,46 @@ def test_a_stopped_replica_is_replaced(supervised, folder):
     service.until(r"replica 3 is ready")
     service.end(signal.SIGTERM)
     assert gone([pid])
+
+
+def test_what_a_stopped_replica_has_is_answered_by_others_in_time(supervised, folder):
+    (folder / "brief.py").write_text(SERVICE.replace('timeout="10s"', 'timeout="9s"'))
+    service = supervised("--replicas", "2", file="brief.py")
+    pid = service.until_ready(2)["replicas"][0]["pid"]
+    answers = []
+    asking = [
+        threading.Thread(target=lambda: answers.append(post(service, "/hang", {"s": 1.0}))) for _ in range(4)
+    ]
+    for one in asking:
+        one.start()
+    time.sleep(0.5)  # each replica has begun one, and has the next
+    os.kill(pid, signal.SIGSTOP)
+    for one in asking:
+        one.join()
+    assert answers == [1.0] * 4
+    assert "replica 1 gets nothing new: it sent no report for" in service.text
+
+
+def test_a_drain_may_take_longer_than_the_lease(supervised, folder):
+    """The proxy goes on to hear its supervisor, and to report to it, while it waits for the last answers."""
+    service = supervised("--replicas", "1", "--lease", "3")
+    service.until_ready(1)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(post(service, "/hang", {"s": 8.0})))
+    asking.start()
+    asked = ServiceFolder(next(folder.glob(".hooke/services/*")))
+    ends = time.monotonic() + 60
+    while not asked.send("status")["replicas"][0]["in_flight"]:
+        assert time.monotonic() < ends
+    service.process.send_signal(signal.SIGTERM)
+    service.until("SIGTERM: draining, open requests are answered")
+    while not asked.send("status")["front"]["active"]:
+        assert time.monotonic() < ends, "it does not report while it drains"
+    assert service.process.wait(60) == 0
+    asking.join()
+    assert answers == [8.0]
+    said = next(folder.glob(".hooke/runs/*/logs/front.log")).read_text()
+    assert "no supervisor renewed the lease" not in said
 
 
 def test_envoy_dies_with_its_keeper_and_both_come_back_on_the_same_port(supervised):

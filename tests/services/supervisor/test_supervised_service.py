@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -44,6 +45,50 @@ def test_scaling_draining_and_ending_lose_nothing(supervised, load):
     assert gone(pids)
     assert "2 -> 3 replicas: hooke serve scale" in service.text
     assert "replica 1 gets nothing new: hooke serve drain" in service.text
+
+
+def test_hooke_toml_sets_what_the_proxy_does(supervised, folder):
+    (folder / "hooke.toml").write_text(
+        '[services.Delay]\nrate_limit = 3\naccess_log = "logs/access.log"\nproxy_threads = 2\nretry_body = "1MiB"\n'
+    )
+    service = supervised("--replicas", "1")
+    service.until_ready(1)
+    seen = []
+    for row in range(20):
+        try:
+            seen.append(post(service, "/predict", {"rows": [row]}) == [2 * row])
+        except urllib.error.HTTPError as error:
+            seen.append(error.code)
+    assert set(seen) == {True, 429}
+    assert service.end() == 0
+    logged = [json.loads(line) for line in (folder / "logs/access.log").read_text().splitlines()]
+    assert {(line["path"], line["status"]) for line in logged} == {("/predict", 200), ("/predict", 429)}
+    told = json.loads(next(folder.glob(".hooke/services/*/front/envoy.json")).read_text())
+    host = told["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert host["route_config"]["virtual_hosts"][0]["request_body_buffer_limit"] == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rate_limit = 0", "at least 1"),
+        ('retry_body = "much"', "retry_body"),
+        ("proxy_threads = 0", "at least 1"),
+    ],
+)
+def test_values_that_no_proxy_can_have_are_refused_with_their_place(folder, line, said):
+    (folder / "hooke.toml").write_text(f"[services.Delay]\n{line}\n")
+    done = hooke(folder, "delays.py", "--replicas", "1", "--port", "0")
+    assert done.returncode == 2
+    assert "hooke.toml" in done.stderr
+    assert said in done.stderr
+
+
+def test_a_least_number_of_zero_is_said_to_be_one(supervised, folder):
+    (folder / "idle.py").write_text(SERVICE.replace("max_batch=8", "max_batch=8, replicas=(0, 2)"))
+    service = supervised(file="idle.py")
+    service.until("replicas=\\(0, 2\\): at least 1 runs, since nothing else would hold requests")
+    assert service.until_ready(1)["replicas_low"] == 1
 
 
 def test_ctrl_c_under_load_answers_what_was_asked(supervised, load):

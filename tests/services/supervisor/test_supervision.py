@@ -29,6 +29,7 @@ from hooke.services.supervisor.replica_events import (
     ReplicaReport,
     Reported,
     RollOut,
+    Rules,
     Scale,
     StartReplica,
     SupervisionBegan,
@@ -267,6 +268,37 @@ def test_one_that_hangs_is_killed_at_once_where_others_may_answer_what_it_has():
     assert "it sent no report for 6 s; it was killed by SIGKILL (9)" in next(
         action.event.cause for action in ended if isinstance(action, RecordEvent)
     )
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "idempotent", "killed_s"),
+    [(60.0, True, 10.0), (12.0, True, 6.0), (5.0, True, 3.0), (0.5, True, 3.0), (5.0, False, 10.0)],
+)
+def test_one_that_hangs_ends_early_enough_for_others_to_answer_in_time(timeout_s, idempotent, killed_s):
+    """Its requests get half of the timeout from others, though a pause of the machine ends none."""
+    rules = Rules(timeout_s=timeout_s, idempotent=idempotent)
+    core = Supervision(rules, generation="a", wanted=2)
+    core.step(SupervisionBegan(), 0.0)
+    for name in ("1", "2"):
+        core.step(Reported(name, ReplicaReport(state="ready")), 1.0)
+    ended, kind = [], KillReplica("1") if idempotent else Terminate("1")
+    for step in range(1, 60):
+        now = 1.0 + step * 0.2
+        core.step(Reported("2", ReplicaReport(state="ready")), now)
+        if kind in core.step(SupervisionTick(), now):
+            ended.append(now - 1.0)
+    assert ended == [pytest.approx(killed_s + 0.2, abs=0.21)]
+
+
+@pytest.mark.parametrize("what", ["alone", "all are silent"])
+def test_one_that_hangs_where_no_other_can_answer_has_its_whole_time(what):
+    count = 1 if what == "alone" else 3
+    core = Supervision(Rules(timeout_s=5.0, idempotent=True), generation="a", wanted=count)
+    core.step(SupervisionBegan(), 0.0)
+    for name in map(str, range(1, count + 1)):
+        core.step(Reported(name, ReplicaReport(state="ready")), 1.0)
+    killed = [now for now in range(2, 13) if KillReplica("1") in core.step(SupervisionTick(), float(now))]
+    assert killed == [12]
 
 
 def test_a_supervisor_that_was_stopped_does_not_blame_replicas_for_it():

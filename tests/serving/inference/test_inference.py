@@ -13,7 +13,7 @@ from tests.serving.inference.services import Columns, Delay, Forms, Tables
 from tests.serving.inference.test_codec import ANYTHING, REQUESTS
 
 from hooke import service
-from hooke.serving.inference.v2_routes import _DECODE_ON_LOOP
+from hooke.serving.payloads import DECODE_ON_LOOP
 from hooke.serving.replica import Replica
 from hooke.serving.service import service_of
 from hooke.testing import client
@@ -438,7 +438,7 @@ class TestBodies:
     def test_a_large_one_is_read_while_others_are_answered(self, delay):
         rows = np.arange(100_000.0).reshape(50_000, 2)
         body = msgspec.json.encode({"inputs": [tensor("rows", rows, "FP64")]})
-        assert len(body) > _DECODE_ON_LOOP
+        assert len(body) > DECODE_ON_LOOP
         answer = outputs(infer(delay, "Delay", body))
         assert answer["predict"][2] == rows.sum(axis=1).tolist()
         status, said = refused(infer(delay, "Delay", body.replace(b'"shape":[50000', b'"shape":[50001')))

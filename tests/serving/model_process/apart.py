@@ -1,6 +1,7 @@
 """Services whose model has a process of its own: those of the other tests, and some that come to harm."""
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -83,6 +84,9 @@ class Harm:
             print("nine came", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return [row * 2 for row in rows]
+
+    def frozen(self) -> int:
+        return gc.get_freeze_count()
 
     def segfault(self) -> int:
         return len(ctypes.string_at(0))

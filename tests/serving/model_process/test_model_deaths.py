@@ -56,6 +56,10 @@ def rows(one, *values):
     return one.post("/rows", {"rows": list(values)})
 
 
+def test_garbage_collection_leaves_out_what_was_there_when_it_was_set_up(serving):
+    assert serving(Once).post("/frozen", {}).json() > 10_000
+
+
 class TestDeaths:
     """The requests that it was at are told; all others have their answers."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -305,12 +306,16 @@ def _print_new(path: Path, told: dict[Path, int], replica: str) -> int:
     name = path.stem.removeprefix("replica-")
     if replica and name != replica:
         return 0
+    start = click.style(f"{name} | ", fg="cyan")
+    count = 0
     with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size < told.get(path, 0):
+            told[path] = 0  # it was begun anew
         file.seek(told.get(path, 0))
-        data = file.read()
-    whole = data[: data.rfind(b"\n") + 1]
-    told[path] = told.get(path, 0) + len(whole)
-    lines = whole.decode("utf-8", "replace").splitlines()
-    for line in lines:
-        click.echo(click.style(f"{name} | ", fg="cyan") + line)
-    return len(lines)
+        for line in file:  # a log may be long: one line at a time
+            if not line.endswith(b"\n"):
+                break
+            told[path] = told.get(path, 0) + len(line)
+            click.echo(start + line.decode("utf-8", "replace").rstrip("\r\n"))
+            count += 1
+    return count

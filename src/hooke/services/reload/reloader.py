@@ -90,8 +90,8 @@ class Sources:
         )
 
     def own(self, files: Collection[str]) -> frozenset[Path]:
-        """The project's own files among those of modules."""
-        paths = (Path(file) for file in files)
+        """The project's own files among those of modules. One that is no absolute path is none: `torch.classes` says `_classes.py`."""
+        paths = (Path(file) for file in files if os.path.isabs(file))
         found = (path.parent.resolve() / path.name for path in paths)
         return frozenset(path for path in found if path.suffix == ".py" and self.holds(path))
 

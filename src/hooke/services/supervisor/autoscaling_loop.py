@@ -57,8 +57,8 @@ class Autoscaler:
         """A replica took so long to start."""
         self._starts.append(seconds)
 
-    def decide(self, now: float, core: Supervision, *, arrived: int) -> Scale | None:
-        """A different number of replicas with the reason; None if the number stays."""
+    def decide(self, now: float, core: Supervision, *, called: int) -> Scale | None:
+        """A different number of replicas with the reason; None if the number stays. `called`: calls of methods so far."""
         if self._staffing is None or now - self._decided < EVERY_S or not core.ever_ready:
             return None
         self._decided = now
@@ -68,8 +68,8 @@ class Autoscaler:
         seen = ServiceSnapshot(
             ready=ready,
             starting=starting + len(core.ready()) - ready,  # a model that is being set up again comes back
-            in_flight=core.in_flight(),
-            arrived=arrived,
+            in_flight=core.open_calls(),
+            arrived=called,
             start_s=max(self._starts, default=ASSUMED_START_S),
             capacity=self._capacity,
         )

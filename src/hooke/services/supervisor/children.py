@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -24,13 +25,35 @@ from hooke.services.supervisor.generation import Generation, ServiceOptions, rea
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.services.supervisor.replica_process import ReplicaOrder
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
+from hooke.serving.limits import SecondTries
 from hooke.serving.uvicorn.server import bind
 
-__all__ = ["Child", "Replicas", "adopt_child", "start_child"]
+__all__ = ["LOG_BYTES", "Child", "Replicas", "adopt_child", "limit_log", "start_child"]
 
 
 SEEN_S = 1.0
 """The longest time from the end of a channel to the end of its process; a channel may end for other reasons."""
+
+
+LOG_BYTES = 64 << 20
+"""A longer log is begun anew; what it held is kept beside it until the next time."""
+
+
+def limit_log(path: Path, most: int = LOG_BYTES) -> None:
+    """Begin the log at `path` anew if it is longer than `most` bytes: what it held is then in `NAME.1`.
+
+    The processes that write it append, and go on to. What they write between the copy and the cut is lost: some lines at most.
+    Raises OSError, and leaves the log as it is if there is no room for the copy.
+    """
+    if not path.exists() or path.stat().st_size <= most:
+        return
+    kept = path.with_name(f"{path.name}.1")
+    try:
+        shutil.copyfile(path, kept)
+    except OSError:
+        kept.unlink(missing_ok=True)
+        raise
+    os.truncate(path, 0)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -99,7 +122,9 @@ class Child:
 
     def tail(self) -> tuple[str, ...]:
         """The end of its log."""
-        return death_tail(Path(self.record.log), self.log_from)
+        log = Path(self.record.log)
+        begun_anew = log.exists() and log.stat().st_size < self.log_from
+        return death_tail(log, 0 if begun_anew else self.log_from)
 
     def _lives(self) -> bool:
         return self.process.poll() is None if self.process is not None else is_alive(self.record)
@@ -133,19 +158,29 @@ def start_child(  # noqa: PLR0913 - the parts of a child's start, each by name
                 cwd=cwd,
                 environment=os.environ | (environment or {}),
             )
-        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
+        return _started(folder, record, process, log_from=start)
     finally:
         listening.close()
+
+
+def _started(
+    folder: ServiceFolder, record: ChildRecord, process: subprocess.Popen[bytes], *, log_from: int
+) -> Child:
+    """Connect to a process that was started, and record it. If that fails it is ended: no supervisor could find it."""
+    channel: Channel | None = None
     try:
+        channel = Channel(connect_to(folder.child_socket(record.name)).detach())
         created = psutil.Process(process.pid).create_time()
         found = msgspec.structs.replace(record, pid=process.pid, created=created, started_at=time.time())
         folder.write_child(found)
     except BaseException:
-        process.kill()  # no supervisor could find it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        channel.close()
+        if channel is not None:
+            channel.close()
         raise
-    return Child(record=found, channel=channel, process=process, log_from=start)
+    return Child(record=found, channel=channel, process=process, log_from=log_from)
 
 
 def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
@@ -176,6 +211,7 @@ class Replicas:
         self._shares = shares
         self._lease_s = options.lease_s
         self._memory_bytes = options.memory_bytes
+        self._idempotent = shares.declared.idempotent
         self._generations: dict[str, Generation] = {}
 
     def add(self, generation: Generation) -> None:
@@ -201,6 +237,8 @@ class Replicas:
     def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
         serves = self._generations[generation]
         write_generation(self._folder.generation(serves.key), serves)  # the file may have been damaged since
+        if self._idempotent:
+            SecondTries.create(self._folder.second_tries)
         with bind(0) as listening:
             port = listening.getsockname()[1]
 
@@ -213,6 +251,7 @@ class Replicas:
                     lease_s=self._lease_s,
                     memory_bytes=self._memory_bytes,
                     among=among,
+                    second_tries=str(self._folder.second_tries) if self._idempotent else "",
                 )
                 return msgspec.json.encode(made).decode()
 

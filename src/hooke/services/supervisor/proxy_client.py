@@ -11,7 +11,10 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, MissingExtra, UsageError
+from hooke.base.files import writing
 from hooke.processes.lease import Backoff
+from hooke.project.folder import Project
+from hooke.project.settings import ServiceSettings
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls
 from hooke.services.supervisor import control_channel as messages
 from hooke.services.supervisor.children import Child, adopt_child, start_child
@@ -29,10 +32,26 @@ _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
 def make_proxy_settings(
-    declared: Service, bind_config: BindConfig, folder: Path, metrics: Path | None = None
+    declared: Service,
+    bind_config: BindConfig,
+    folder: Path,
+    metrics: Path | None = None,
+    *,
+    project: Project | None = None,
 ) -> ProxySettings:
-    """The settings of a service's proxy; the socket `metrics` answers for the metrics of all replicas."""
+    """The settings of a service's proxy; the socket `metrics` answers for the metrics of all replicas.
+
+    Limits and the access log are those of the project's hooke.toml. Raises UsageError for invalid values.
+    """
     tls = bind_config.tls
+    given = (
+        project.settings.services.get(declared.name) if project is not None else None
+    ) or ServiceSettings()
+    access_log = project.root / given.access_log if project is not None and given.access_log else None
+    if access_log is not None:
+        with writing("the access log", access_log):
+            access_log.parent.mkdir(parents=True, exist_ok=True)
+            access_log.touch()
     streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     return ProxySettings(
         service=declared.name,
@@ -44,6 +63,10 @@ def make_proxy_settings(
         idempotent=declared.idempotent,
         metrics_path=METRICS,
         metrics_socket=metrics.resolve() if metrics is not None else None,
+        rate_limit=given.rate_limit,
+        access_log=access_log.resolve() if access_log is not None else None,
+        threads=given.proxy_threads,
+        retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
     )
 
@@ -79,6 +102,12 @@ class ProxyChild:
         self._backoff = Backoff(first_s=0.1, cap_s=10.0)
         self._restart_at: float | None = None
         self._why: HookeError | None = None
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """The files that Envoy writes."""
+        access = self._settings.access_log
+        return (self._settings.log,) if access is None else (self._settings.log, access)
 
     @property
     def up(self) -> bool:

@@ -17,7 +17,7 @@ from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
 from hooke.processes.with_parent import with_parent
-from hooke.proxy.envoy import Proxy
+from hooke.proxy.envoy import Drain, Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
 from hooke.services.supervisor import control_channel as messages
 from hooke.serving.metrics import ProxyStats
@@ -25,6 +25,8 @@ from hooke.serving.metrics import ProxyStats
 __all__ = ["ProxyProcessOrder", "main"]
 
 TURN_S = 0.1
+DRAIN_TURN_S = 0.02
+"""While it drains: a service ends that much later."""
 STATS_EVERY_S = 1.0
 """Between two reads of Envoy's counters, each of some milliseconds."""
 AGAIN_S = 0.5
@@ -48,6 +50,9 @@ class _ProxyProcess:
         """The replicas that Envoy does not have yet."""
         self._try_at = 0.0
         self._warned = False
+        self._drain: Drain | None = None
+        self._orphaned = False
+        """Whether it ends with the drain: no supervisor is left to order that."""
         self._ended = False
         self._up = False
         self._stats: ProxyStats | None = None
@@ -68,8 +73,9 @@ class _ProxyProcess:
             self._proxy.start(Upstream(port=port) for port in self._first.values())
             self._up = True
             while not self._ended:
-                self._control.turn(TURN_S)
+                self._control.turn(TURN_S if self._drain is None else DRAIN_TURN_S)
                 self._publish()
+                self._look_at_drain()
                 died = self._proxy.died()
                 if died is not None and not self._ended:
                     raise died
@@ -104,8 +110,8 @@ class _ProxyProcess:
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
             case messages.ProxyDrainOrder(within_s=within_s):
-                left = self._proxy.drain(within_s=within_s)
-                self._control.send(messages.encode(messages.ProxyDrainReply(left=left)))
+                # It may take longer than the lease lasts, which orders renew meanwhile.
+                self._drain = self._proxy.begin_drain(within_s=within_s)
             case messages.StopProxy():
                 self._end()
             case _:
@@ -130,8 +136,15 @@ class _ProxyProcess:
 
     def _expired(self) -> None:
         _note("no supervisor renewed the lease: the proxy answers its open requests, and ends\n")
-        self._proxy.drain(within_s=self._within_s)
-        self._end()
+        self._orphaned = True
+        self._drain = self._drain or self._proxy.begin_drain(within_s=self._within_s)
+
+    def _look_at_drain(self) -> None:
+        left = self._drain.look() if self._drain is not None else None
+        if left is not None:
+            self._drain = None
+            self._control.send(messages.encode(messages.ProxyDrainReply(left=left)))
+            self._ended = self._ended or self._orphaned
 
     def _end(self) -> None:
         self._ended = True

@@ -61,7 +61,12 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str = STARTING
     in_flight: int = 0
+    """Requests of all kinds, health checks included: it ends only without any."""
     answered: int = 0
+    open_calls: int = 0
+    """Calls of the service's methods in progress, which are its load."""
+    called: int = 0
+    """Calls of the service's methods so far, as in `MethodCalls.called`."""
     memory_bytes: int = 0
     loop_late_s: float = 0.0
     """How long its event loop has not turned."""
@@ -82,11 +87,13 @@ class Rules:
     quiet_s: float = 0.5
     """A leaving replica is ended after so long without open requests: the proxy stops sending within 35 ms."""
     silent_s: float = 10.0
-    """A replica hangs if it does not report, or its event loop does not turn, for so long."""
+    """A replica hangs if it does not report, or its event loop does not turn, for so long; see `hung_s`."""
     still_s: float = 2.0
     """After so long without a report it gets no new requests if others can: ten missing reports are no accident."""
     idempotent: bool = False
     """Whether requests may be sent again: those of a hanging replica are answered by others once it is killed."""
+    least_spare_s: float = 1.0
+    """From the moment at which others get a silent replica's new requests to its end: a pause of the machine is shorter as a rule."""
     spare_s: float = 5.0
     """Added wherever the service's timeout bounds a wait."""
     backoff_s: float = 0.5
@@ -99,6 +106,13 @@ class Rules:
     """Starts at once: each reads a model and needs a core."""
     memory_bytes: int | None = None
     """A replica above this is replaced."""
+
+    @property
+    def hung_s(self) -> float:
+        """After so long without a sign of life a replica is ended if others answer: early enough for them to answer its requests in time, where these may be sent again."""
+        if not self.idempotent:
+            return self.silent_s
+        return min(self.silent_s, max(self.still_s + self.least_spare_s, self.timeout_s / 2))
 
     @property
     def leave_s(self) -> float:
@@ -193,15 +207,15 @@ class ReplicaMember:
         """Seconds without a sign that it can answer."""
         return max(now - self.heard_at, self.report.loop_late_s)
 
-    def failure(self, now: float, rules: Rules) -> str:
-        """Why it does no work although its process lives; empty if it works.
+    def failure(self, now: float, rules: Rules, *, others: bool) -> str:
+        """Why it does no work although its process lives; empty if it works. `others`: whether another replica can answer.
 
         Progress is what counts: a replica whose port answers may still be stuck.
         """
-        unheard = now - self.heard_at
-        if unheard > rules.silent_s:
+        unheard, limit_s = now - self.heard_at, rules.hung_s if others else rules.silent_s
+        if unheard > limit_s:
             return f"it sent no report for {unheard:.0f} s"
-        if self.report.loop_late_s > rules.silent_s:
+        if self.report.loop_late_s > limit_s:
             return f"its event loop did not turn for {self.report.loop_late_s:.0f} s"
         if self.report.batch_s > rules.batch_s:
             return f"its model is busy with one batch for {self.report.batch_s:.0f} s"

@@ -27,6 +27,7 @@ from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, en
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
+from hooke.serving.limits import SecondTries
 from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
@@ -54,6 +55,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The memory above which it is replaced."""
     among: int = 1
     """The number of replicas that share the machine's free memory."""
+    second_tries: str = ""
+    """The file of the `SecondTries` of an idempotent service."""
 
 
 class ReplicaReporter:
@@ -98,11 +101,14 @@ class ReplicaReporter:
             self._windows.clear()
             self._events.clear()
         answered, looked = self._replica.answered, self._memory_at
+        calls = self._replica.calls
         memory = self._memory_now(now)
         report = ReplicaReport(
             state=self._replica.state.value,
             in_flight=self._replica.active,
             answered=answered,
+            open_calls=calls.open_calls if calls is not None else 0,
+            called=calls.called if calls is not None else 0,
             memory_bytes=memory,
             loop_late_s=self._loop_late_s(now),
             batch_s=self._batch_s(now),
@@ -162,6 +168,8 @@ def main(order: ReplicaOrder) -> int:
     project = Project.find(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     replica = Replica(declared, auth=generation.make_auth(), body_room=room)
+    if order.second_tries:
+        replica.second_tries = SecondTries(Path(order.second_tries))
     reporter = ReplicaReporter(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),

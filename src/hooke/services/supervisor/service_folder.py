@@ -92,6 +92,11 @@ class ServiceFolder:
         """Where the proxy gets the metrics of all replicas."""
         return self.path / METRICS_SOCKET
 
+    @property
+    def second_tries(self) -> Path:
+        """The `SecondTries` of an idempotent service."""
+        return self.path / "second-tries"
+
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""
         with writing("the service's folder", self.path):

@@ -136,9 +136,9 @@ class Supervision:
         """Replicas that get new requests, unless they cannot answer at this moment and others can."""
         return [member for member in self.members.values() if member.phase is events.ReplicaPhase.READY]
 
-    def in_flight(self) -> int:
-        """Open requests of all replicas, by their last reports."""
-        return sum(member.report.in_flight for member in self.members.values())
+    def open_calls(self) -> int:
+        """Calls in progress in all replicas, by their last reports."""
+        return sum(member.report.open_calls for member in self.members.values())
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -272,10 +272,11 @@ class Supervision:
         if member.phase is events.ReplicaPhase.STARTING and age > rules.ready_s:
             self._end_failed(member, f"it was not ready within {rules.ready_s:g} s", now)
         elif member.phase is events.ReplicaPhase.READY:
-            failure = member.failure(heard_by, rules)
+            others = any(one is not member and self._turns(one, heard_by) for one in self.ready())
+            failure = member.failure(heard_by, rules, others=others)
             if failure:
                 self._end_failed(member, failure, now)
-                if rules.idempotent and member.unresponsive_s(heard_by) > rules.silent_s:
+                if rules.idempotent and member.unresponsive_s(heard_by) > rules.hung_s:
                     self._kill(member, now)
             elif rules.memory_bytes is not None and member.report.memory_bytes > rules.memory_bytes:
                 has, limit = format_bytes(member.report.memory_bytes), format_bytes(rules.memory_bytes)
@@ -461,7 +462,7 @@ class Supervision:
 
     def _publish(self, heard_by: float) -> None:
         ready = self.ready()
-        turning = [one for one in ready if one.unresponsive_s(heard_by) <= self.rules.still_s] or ready
+        turning = [one for one in ready if self._turns(one, heard_by)] or ready
         # A replica whose model is away answers 503 at once, and so looks least busy; it gets requests only if there is no other.
         able = [one for one in turning if one.restarting_since is None] or turning
         names = tuple(sorted((one.name for one in able), key=_number))
@@ -481,6 +482,10 @@ class Supervision:
                 self._out.append(events.Announce(text))
 
     # -- helpers -----------------------------------------------------------------------------------
+
+    def _turns(self, member: events.ReplicaMember, heard_by: float) -> bool:
+        """Whether it can answer, as far as is known."""
+        return member.unresponsive_s(heard_by) <= self.rules.still_s
 
     def _serving(self, generation: str) -> list[events.ReplicaMember]:
         return [one for one in self.members.values() if one.generation == generation and one.serves]

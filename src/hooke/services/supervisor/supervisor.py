@@ -36,7 +36,7 @@ from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
 from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaling_loop import Autoscaler
-from hooke.services.supervisor.children import Child, Replicas
+from hooke.services.supervisor.children import LOG_BYTES, Child, Replicas, limit_log
 from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
 from hooke.services.supervisor.generation import (
     AliasWatcher,
@@ -58,6 +58,7 @@ __all__ = ["SupervisionEnded", "Supervisor", "serve_several"]
 
 TURN_S = 0.05
 STOP_LOOK_S = 0.5
+LOGS_LOOK_S = 10.0
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 PROXY_LEASE = 5 / 6
@@ -101,6 +102,7 @@ class Supervisor:
         self.core = Supervision(
             options.rules(declared), generation=first.name, wanted=max(1, options.replicas[0])
         )
+        self._project = project
         self._run = run
         self._first = first
         self._logs = project.runs.folder(run.id) / "logs"
@@ -108,6 +110,9 @@ class Supervisor:
         self.replicas = Replicas(folder, self._logs, shares, options)
         self._say = tell
         tell(str(shares))
+        if not options.replicas[0]:
+            low, high = options.replicas
+            tell(f"replicas=({low}, {high}): at least 1 runs, since nothing else would hold requests")
         self._source = source
         self._view = SupervisorView()
         self._scrape = MetricsEndpoint(
@@ -121,15 +126,21 @@ class Supervisor:
         self._autoscaler = Autoscaler(declared)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
-        self._renewed = self._looked = 0.0
+        self._renewed = self._looked = self._logs_looked = 0.0
+        self._unlimited = ""
+        """Why a log could not be limited, as it was said."""
         self._runs = project.runs
         self._said = ""
         self._said_up = self._draining = self._done = False
-        self._answered = self._cut = 0
+        self._answered = self._called = self._cut = 0
 
     def _make_proxy(self) -> ProxyChild:
         settings = make_proxy_settings(
-            self.declared, self.options.bind_config, self.folder.path / PROXY, self.folder.metrics_socket
+            self.declared,
+            self.options.bind_config,
+            self.folder.path / PROXY,
+            self.folder.metrics_socket,
+            project=self._project,
         )
         return ProxyChild(
             self.folder,
@@ -219,7 +230,8 @@ class Supervisor:
             self._step(events.ProxyDrained())
         self._renew(now)
         self._look_for_stop(now)
-        scaled = self._autoscaler.decide(now, self.core, arrived=self._answered + self.core.in_flight())
+        self._limit_logs(now)
+        scaled = self._autoscaler.decide(now, self.core, called=self._called)
         if scaled is not None:
             self._step(scaled)
         while self._inbox:
@@ -266,8 +278,10 @@ class Supervisor:
             self._view.take(child.name, update.counts, time.monotonic())
         for event in update.events:
             self._record_event(event)
-        before = self.core.members[child.name].report.answered if child.name in self.core.members else 0
-        self._answered += max(0, update.report.answered - before)
+        member = self.core.members.get(child.name)
+        before = member.report if member is not None else events.ReplicaReport()
+        self._answered += max(0, update.report.answered - before.answered)
+        self._called += max(0, update.report.called - before.called)
         self._step(events.Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:
@@ -277,6 +291,18 @@ class Supervisor:
             by = self._runs.stop_requested(self.run_id)
             if by is not None:
                 self._step(events.DrainService(by))
+
+    def _limit_logs(self, now: float) -> None:
+        if now - self._logs_looked < LOGS_LOOK_S:
+            return
+        self._logs_looked = now
+        try:
+            for log in (*(Path(child.record.log) for child in self._all_children()), *self.proxy.logs):
+                limit_log(log)
+        except OSError as error:
+            if str(error) != self._unlimited:
+                self._unlimited = str(error)
+                self._say(f"a log of more than {LOG_BYTES >> 20} MiB cannot be begun anew: {error}")
 
     def _renew(self, now: float) -> None:
         if now - self._renewed >= self.options.lease_s / 6:

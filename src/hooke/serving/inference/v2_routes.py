@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +24,7 @@ from hooke.serving.inference.v2_messages import (
     write_response,
 )
 from hooke.serving.method_calls import MethodCalls
-from hooke.serving.payloads import Method, methods_of
+from hooke.serving.payloads import DECODE_ON_LOOP, Method, methods_of, object_bytes, uncollected
 from hooke.serving.problems import Problem
 from hooke.serving.routes import Route
 from hooke.serving.service import Service, service_of
@@ -140,8 +141,6 @@ def _models(made_by: type) -> dict[str, TensorModel]:
 
 
 EXTENSIONS = ("binary_tensor_data", "model_repository")
-_DECODE_ON_LOOP = 256 << 10
-"""Bytes of a body that are decoded on the event loop: millions of short texts take a second."""
 _HEADER_LENGTH = b"inference-header-content-length"
 _TYPES = (None, b"application/json", b"application/octet-stream")
 _BINARY = (b"content-type", b"application/octet-stream")
@@ -213,8 +212,11 @@ class Inference:
         model = self._model(exchange)
         if self._calls is None:
             raise Problem(503, f"{self._declared.name} is being set up", retry_after_s=1)
-        body, length = await _body(exchange), _header_length(exchange)
-        large = len(body) > _DECODE_ON_LOOP
+        body, length = await self._calls.body(_body(exchange)), _header_length(exchange)
+        large = len(body) > DECODE_ON_LOOP
+        if large:
+            values = await asyncio.to_thread(object_bytes, body if length is None else body[:length])
+            await self._calls.body(exchange.reserve(max(values, len(body))))
         query, arguments = (
             await asyncio.to_thread(_read, model, body, length) if large else _read(model, body, length)
         )
@@ -227,8 +229,9 @@ class Inference:
 
 
 def _read(model: TensorModel, body: bytes, length: int | None) -> tuple[InferenceQuery, dict[str, Any]]:
-    query = read_request(body, length)
-    return query, arguments_of(model, query)
+    with uncollected() if len(body) > DECODE_ON_LOOP else nullcontext():
+        query = read_request(body, length)
+        return query, arguments_of(model, query)
 
 
 async def _answer_json(value: Any, exchange: Exchange, *, status: int = 200) -> None:

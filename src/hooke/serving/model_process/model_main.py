@@ -20,7 +20,16 @@ from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import PinnedModule, import_pinned
 from hooke.processes.start import exit_with
 from hooke.processes.with_parent import end_with
-from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, ServiceObject, Work, make_object
+from hooke.serving.model_calls import (
+    Drop,
+    Item,
+    MethodRun,
+    ModelLost,
+    ServiceObject,
+    Work,
+    freeze_objects,
+    make_object,
+)
 from hooke.serving.model_process.wire import WireLink
 from hooke.serving.payloads import methods_of
 from hooke.serving.problems import Problem, ServiceRaised
@@ -113,6 +122,7 @@ def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> 
     made, error = None, None
     try:
         made = _make_object(link.read(frame))
+        freeze_objects()
     except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica reports it
         error = raised
     channel.sendall(link.packed((None, None if error is None else _portable_setup_error(error))))

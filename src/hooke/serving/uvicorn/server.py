@@ -17,6 +17,7 @@ import uvloop
 from hooke.base.errors import HookeError, UsageError
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.serving.bind_config import TlsFiles
+from hooke.serving.model_calls import freeze_objects
 from hooke.serving.replica import Replica
 from hooke.serving.stats_windows import next_window_end_s
 from hooke.serving.uvicorn.limited_connection import Config, LimitedConnection
@@ -205,6 +206,7 @@ class _Server(uvicorn.Server):
             self.should_exit = True
 
     def _answers(self) -> None:
+        freeze_objects()
         self._ready()
         self._reporting = asyncio.create_task(self._keep_reporting())
 
