@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import glob
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ from hooke.importers.source import (
     Item,
     Remark,
     Text,
+    allowed,
     finest_of,
     sizes_of,
 )
@@ -70,6 +72,7 @@ class ClassicOfflineRun:
 
     run: str
     files: list[Path]
+    roots: tuple[Path, ...]
     project: str = ""
     """Unknown: in Neptune it is chosen when the log is sent."""
     kind: str = "an offline log of Neptune's classic client"
@@ -103,7 +106,7 @@ class ClassicOfflineRun:
             if number < cleared.get(tuple(operation["path"]), -1):
                 yield CLEARED
                 continue
-            yield from _items(operation, gathered, file)
+            yield from _items(operation, gathered, file, self.roots)
             yield from gathered.full()
         yield from gathered.rest()
         yield from [TORN] * sum(_torn(file) for file in self.files)
@@ -123,10 +126,19 @@ class ClassicOfflineRun:
                     yield number, operation, file
 
 
-def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeError]:
-    """The runs in these logs, which may share a run; an error for a log of something else."""
+def offline_runs(files: Iterable[Path], roots: tuple[Path, ...]) -> Iterator[ClassicOfflineRun | HookeError]:
+    """The runs in these logs, which may share a run; an error for a log of something else.
+
+    They may name files below `roots`.
+    """
     runs: dict[str, list[tuple[str, int, Path]]] = {}
     for file in files:
+        try:
+            # All its fields become tags.
+            allowed(file.parent / "metadata.json", roots, what="the metadata of a log", where=str(file))
+        except HookeError as error:
+            yield error
+            continue
         metadata = _metadata(file.parent)
         named = FOLDER.fullmatch(file.parent.name) or FOLDER.fullmatch(file.parent.parent.name)
         kind = metadata.get("containerType") or (named[1] if named else "")
@@ -141,7 +153,7 @@ def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeErr
                 fix="move it away; if it belongs to a run, restore its folder run__ID or its metadata.json",
             )
     for run, found in runs.items():
-        yield ClassicOfflineRun(run=run, files=[file for _, _, file in sorted(found)])
+        yield ClassicOfflineRun(run=run, files=[file for _, _, file in sorted(found)], roots=roots)
 
 
 def is_log(file: Path) -> bool:
@@ -223,9 +235,15 @@ def _last_version(file: Path) -> int:
     return version if isinstance(version, int) else 0
 
 
-def _items(operation: dict[str, Any], gathered: GatheredPoints, file: Path) -> Iterator[Item]:
+def _items(
+    operation: dict[str, Any], gathered: GatheredPoints, file: Path, roots: tuple[Path, ...]
+) -> Iterator[Item]:
+    path = "/".join(operation["path"])
     with _as_written(operation, file):  # as a list: an exception of the caller is not the log's fault
-        items = list(_given(operation, "/".join(operation["path"]), gathered, file))
+        if operation["type"] == "UploadFileSet":
+            items = list(_matched(operation["file_globs"], path, file, roots))
+        else:
+            items = list(_given(operation, path, gathered, file))
     yield from items
 
 
@@ -250,7 +268,7 @@ def _given(operation: dict[str, Any], path: str, gathered: GatheredPoints, file:
             yield from _series(operation, path, file)
         case "AddStrings" | "RemoveStrings" as kind:
             gathered.change(path, map(str, operation["values"]), added=kind == "AddStrings")
-        case "UploadFile" | "UploadFileContent" | "UploadFileSet":
+        case "UploadFile" | "UploadFileContent":
             yield from _uploaded(operation, path, file)
         case "DeleteFiles":
             yield from [DELETED] * len(operation["file_paths"])
@@ -319,24 +337,31 @@ def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[Item
     suffix = f"file.{operation['ext']}" if operation.get("ext") else ""
     if operation["type"] == "UploadFileContent":
         yield ImportedFile(path, base64.b64decode(operation["file_content"]), suffix)
-    elif operation["type"] == "UploadFile":
+    else:
         named = operation.get("file_path")
         content = Path(named) if named else file.parent / "upload_path" / operation["tmp_file_name"]
         yield ImportedFile(path, content, suffix)
-    else:
-        yield from _matched(operation["file_globs"], path)
 
 
-def _matched(patterns: list[str], path: str) -> Iterator[Item]:
+def _matched(patterns: list[str], path: str, file: Path, roots: tuple[Path, ...]) -> Iterator[Item]:
     """The files that match a file set now, by path below their common folder; a pattern without a match is a missing file."""
     found: dict[Path, None] = {}
     for pattern in patterns:
+        # Before the search: a pattern elsewhere would search your whole disk.
+        allowed(_fixed_part(pattern), roots, what=f"the file of attribute {path!r}", where=str(file))
         fitting = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
         above = {parent for each in fitting for parent in each.parents}
         found |= dict.fromkeys([each for each in fitting if each not in above] or [Path(pattern)])
     common = os.path.commonpath([each.parent for each in found]) if found else ""
     for each in found:
         yield ImportedFile(f"{path}/{each.relative_to(common).as_posix()}", each, each.name)
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder above a pattern's first part with a wildcard."""
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    return Path(*fixed)
 
 
 def _micros(step: float | None, file: Path) -> int | None:
