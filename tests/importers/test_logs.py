@@ -354,7 +354,7 @@ def test_the_files_of_a_copied_log_are_those_of_the_copy(tmp_path, project):
     (tmp_path / "log/model.bin").write_text("of the copy")
     scale(tmp_path / "log", [assigned], uploads=[(str(tmp_path / "model.bin"), "run-1/model")])
     _, run = brought(project, tmp_path / "log")
-    assert content(run, "model.bin") == "of the copy"
+    assert content(run, "model") == "of the copy"
 
 
 def test_every_value_of_neptune_scale(tmp_path, project):
