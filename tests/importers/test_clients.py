@@ -80,7 +80,7 @@ def test_neptune_scale(written, project, ending):
 def test_the_classic_client(written, project, ending):
     """Killed, it loses what it had buffered: what is in the file is what comes, and how much is missing is said."""
     folder = written("classic", *ending)
-    done, run = brought(project, folder / ".neptune")
+    done, run = brought(project, folder / ".neptune", files=Path(clients.__file__).parent)
     came = same_as_logged(run, 100)
     (log,) = Path(folder).glob(".neptune/offline/*/data-1.log")
     whole = [line for line in log.read_bytes().split(b"\n")[:-1] if b'"loss"' in line]

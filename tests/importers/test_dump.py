@@ -224,6 +224,18 @@ def test_a_dump_reads_no_file_outside_it(tmp_path, project, path):
     assert project.runs.names() == []
 
 
+@pytest.mark.parametrize("name", ["link.txt", "folder"])
+def test_a_dump_reads_no_file_through_a_link_out_of_it(tmp_path, project, name):
+    write_dump(tmp_path / "dump", [row("stolen", "file_set", {"path": name})])
+    (tmp_path / "outside.txt").write_text("secret")
+    (tmp_path / "dump/files/folder").mkdir(parents=True)
+    for link in ("link.txt", "folder/link.txt"):
+        (tmp_path / "dump/files" / link).symlink_to(tmp_path / "outside.txt")
+    (failed,) = bring(project, tmp_path / "dump", skip_missing=True)
+    assert "is outside the imported folder" in failed.error.what
+    assert project.runs.names() == []
+
+
 def test_no_path_is_both_a_file_and_a_folder(tmp_path, project):
     paths = ["model", "model/weights", "model/weights/first", "data/x", "data", "data-2"]
     rows = [row(path, "file", {"path": str(number)}) for number, path in enumerate(paths)]

@@ -139,7 +139,7 @@ def test_every_operation_of_the_classic_client(tmp_path, project):
             ),
         ],
     )
-    done, run = brought(project, tmp_path / ".neptune")
+    done, run = brought(project, tmp_path / ".neptune", files=tmp_path)
     assert done.run == run_id("", ID)
     logged = run.logged()
     assert [(p.name, p.value, p.step) for p in logged.points if p.name == "loss"] == [
@@ -288,7 +288,7 @@ def test_files_of_one_name_in_a_file_set_are_kept_apart(tmp_path, project):
         (tmp_path / "src" / name).write_text(name)
     files = {"file_globs": [f"{tmp_path}/src/a/*.py", f"{tmp_path}/src/b/**"], "reset": "False"}
     classic(tmp_path / "log", [("UploadFileSet", "code", files)])
-    _, run = brought(project, tmp_path / "log")
+    _, run = brought(project, tmp_path / "log", files=tmp_path / "src")
     assert {
         each.path: each.file.read_text() for each in run.logged().artifacts if each.path.startswith("code")
     } == {f"code/{name}": name for name in ("a/x.py", "b/x.py", "b/deep/y.py")}
@@ -315,6 +315,87 @@ def test_a_file_that_is_gone_may_be_skipped(tmp_path, project):
     assert "--skip-missing" in failed.error.fix
     done, _ = brought(project, tmp_path, skip_missing=True)
     assert done.losses.counts["files that are not where the export says"] == 2
+
+
+UPLOAD = {"ext": "txt", "tmp_file_name": None}
+
+
+@pytest.mark.parametrize("skip_missing", [False, True])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda out: ("UploadFile", "stolen", UPLOAD | {"file_path": f"{out}/secret.txt"}),
+        lambda out: ("UploadFile", "stolen", UPLOAD | {"file_path": None, "tmp_file_name": "link.txt"}),
+        lambda out: (
+            "UploadFile",
+            "stolen",
+            UPLOAD | {"file_path": None, "tmp_file_name": "../" * 5 + "secret.txt"},
+        ),
+        lambda out: ("UploadFile", "stolen", UPLOAD | {"file_path": f"{out}/log/folder"}),
+        lambda out: ("UploadFileSet", "stolen", {"file_globs": [f"{out}/*.txt"]}),
+        lambda out: ("UploadFileSet", "stolen", {"file_globs": [f"{out}/log/**/*.txt"]}),
+        lambda out: ("UploadFileSet", "stolen", {"file_globs": [f"{out}/log/*/../../secret.txt"]}),
+    ],
+    ids=[
+        "absolute",
+        "link",
+        "dots",
+        "folder with a link",
+        "pattern",
+        "pattern with a link",
+        "pattern with dots",
+    ],
+)
+def test_a_log_reads_no_file_outside_its_folder(tmp_path, project, operation, skip_missing):
+    (tmp_path / "secret.txt").write_text("secret")
+    log = tmp_path / "log"
+    place = classic(log, [operation(tmp_path)]).parent
+    (log / "folder").mkdir()
+    (place / "upload_path").mkdir()
+    for folder in (log / "folder", place / "upload_path"):
+        (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (failed,) = bring(project, log, skip_missing=skip_missing)
+    assert "is outside the imported folder" in failed.error.what
+    assert f"--files {tmp_path}" in failed.error.fix
+    assert project.runs.names() == []
+    (dry,) = bring(project, log, skip_missing=skip_missing, dry_run=True)
+    assert dry.error.what == failed.error.what
+    _, run = brought(project, log, files=tmp_path)
+    assert "secret" in {each.file.read_text() for each in run.logged().artifacts}
+
+
+def test_the_metadata_of_a_log_is_no_link_to_another_file(tmp_path, project):
+    (tmp_path / "config.json").write_text(json.dumps({"auth": "secret"}))
+    place = classic(tmp_path / "log", [floats("loss", (0.9, 0))]).parent
+    (place / "metadata.json").unlink()
+    (place / "metadata.json").symlink_to(tmp_path / "config.json")
+    (failed,) = bring(project, tmp_path / "log")
+    assert "the metadata of a log is outside the imported folder" in failed.error.what
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_log_of_neptune_scale_reads_no_file_outside_its_folder(tmp_path, project, linked):
+    (tmp_path / "secret.txt").write_text("secret")
+    assigned = update()
+    assigned.assign["stolen"].file_ref.path = "run-1/stolen"
+    named = tmp_path / ("log/link.txt" if linked else "secret.txt")
+    scale(tmp_path / "log", [assigned], uploads=[(str(named), "run-1/stolen")])
+    (tmp_path / "log/link.txt").symlink_to(tmp_path / "secret.txt")
+    (failed,) = bring(project, tmp_path / "log", skip_missing=True)
+    assert "the file of attribute 'stolen' is outside the imported folder" in failed.error.what
+    _, run = brought(project, tmp_path / "log", files=tmp_path)
+    assert content(run, "stolen") == "secret"
+
+
+def test_the_files_of_a_copied_log_are_those_of_the_copy(tmp_path, project):
+    assigned = update()
+    assigned.assign["model"].file_ref.path = "run-1/model"
+    (tmp_path / "log").mkdir()
+    (tmp_path / "model.bin").write_text("of the original")
+    (tmp_path / "log/model.bin").write_text("of the copy")
+    scale(tmp_path / "log", [assigned], uploads=[(str(tmp_path / "model.bin"), "run-1/model")])
+    _, run = brought(project, tmp_path / "log")
+    assert content(run, "model") == "of the copy"
 
 
 def test_every_value_of_neptune_scale(tmp_path, project):
@@ -360,7 +441,7 @@ def test_every_value_of_neptune_scale(tmp_path, project):
         uploads=uploads,
         errors=[(NOW * 1000, "NeptuneError", "too large")],
     )
-    done, run = brought(project, tmp_path / "log")
+    done, run = brought(project, tmp_path / "log", files=tmp_path)
     logged = run.logged()
     assert done.run == run_id("team/flights", "run-1")
     assert [(p.value, p.step, p.at) for p in logged.metric("loss")] == [

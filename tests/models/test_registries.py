@@ -126,6 +126,64 @@ def test_a_server_is_told_who_asks(environment, sent):
     assert asked == [("/api/2.0/mlflow/registered-models/search?max_results=200", sent)]
 
 
+@contextmanager
+def redirecting(target, code=302):
+    """A server that sends every request on; yields its address and the headers it got."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Authorization")))
+            self.send_response(code)
+            self.send_header("Location", target + self.path.removeprefix("/old"))
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "environment",
+    [{"MLFLOW_TRACKING_TOKEN": "abc"}, {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "it"}],
+    ids=["token", "password"],
+)
+def test_credentials_do_not_follow_a_redirect_to_another_server(environment, code):
+    answer = json.dumps({"registered_models": [{"name": "a"}]}).encode()
+    with answering(200, answer) as (other, asked), redirecting(other, code) as (uri, own):
+        assert RestRegistry(uri, environment, elsewhere=nowhere).names() == ["a"]
+    assert own[0][1] is not None
+    assert asked == [("/api/2.0/mlflow/registered-models/search?max_results=200", None)]
+
+
+def test_a_chain_of_redirects_does_not_bring_credentials_back_to_another_server():
+    answer = json.dumps({"registered_models": []}).encode()
+    with (
+        answering(200, answer) as (last, asked),
+        redirecting(last) as (middle, passed),
+        redirecting(middle) as (uri, own),
+    ):
+        RestRegistry(uri, {"MLFLOW_TRACKING_TOKEN": "abc"}, elsewhere=nowhere).names()
+    assert [each[0][1] for each in (own, passed, asked)] == ["Bearer abc", None, None]
+
+
+def test_a_server_that_sends_on_to_one_that_asks_for_credentials_is_said():
+    with (
+        answering(401, b"") as (other, _),
+        redirecting(other) as (uri, _),
+        pytest.raises(HookeError, match="does not get your credentials") as refused,
+    ):
+        RestRegistry(uri, {"MLFLOW_TRACKING_TOKEN": "abc"}, elsewhere=nowhere).names()
+    assert other in refused.value.fix
+
+
 @pytest.mark.parametrize(
     ("code", "body", "said"),
     [

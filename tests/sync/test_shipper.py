@@ -1,7 +1,10 @@
 """Shipping what was logged: real journals, a tracker in memory, and a shipper that dies at any moment."""
 
+import collections
 import itertools
+import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -26,10 +29,12 @@ from hooke.journal.events import (
 from hooke.journal.run_folders import LOCK, RunsFolder
 from hooke.journal.writer import Journal
 from hooke.project.folder import Project
+from hooke.sinks.sink import Receipt
 from hooke.sync import outbox
 from hooke.sync.shipper import Shipper, load_cursor, standing
 from hooke.sync.sync_report import tracking_lines
 from hooke.testing import MemorySink
+from hooke.testing.sink_suite import SeenRun
 from hooke.tracking.tracker import Tracker
 
 
@@ -252,6 +257,196 @@ def test_a_damaged_cursor_is_named_with_the_mend(book):
     with pytest.raises(JournalError, match="the record of what was sent is damaged") as refused:
         standing(book.runs, book.run, "memory")
     assert "remove the file" in refused.value.fix
+
+
+def ended(runs: RunsFolder, number: int) -> Logbook:
+    """A run that logged one point from each of two processes, and ended."""
+    made = Logbook(runs, f"run{number}-20261125-{number:06}-abcd")
+    made.log(None, None, float(number), worker=0)
+    made.log(None, None, number + 0.5, worker=1)
+    made.end()
+    return made
+
+
+def test_no_run_costs_a_file_descriptor_once_it_is_shipped(tmp_path):
+    runs, sink, clock = RunsFolder(tmp_path / "runs"), MemorySink(), Turned()
+    books = [ended(runs, number) for number in range(40)]
+    with Shipper(runs=runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        before = len(os.listdir("/proc/self/fd"))
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+        assert len(os.listdir("/proc/self/fd")) == before
+    assert all(values(sink, book.run) for book in books)
+
+
+def test_a_run_with_more_segments_than_files_may_be_open_is_shipped(book):
+    many = 60
+    for number in range(many):
+        tracker = Tracker(book.folder, f"far-{number}", durable="none")
+        tracker.log_metric("loss", number)
+        tracker.close()
+    book.end()
+    sink = MemorySink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + many // 2, hard))
+    try:
+        with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+            assert shipper.ship(book.run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(values(sink, book.run)) == list(range(many))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), KeyError("a sink's own mistake")], ids=["OSError", "any"]
+)
+def test_an_unforeseen_error_in_one_run_stops_no_other(book, error):
+    book.log(None, None, 1.0)
+    book.end()
+    other = ended(book.runs, 1)
+    sink, clock = MemorySink(), Turned()
+    write, failed = sink.write, []
+
+    def broken(batch):
+        if batch.run.key == book.run and not failed:
+            failed.append(batch)
+            raise error
+        return write(batch)
+
+    sink.write = broken
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert values(sink, other.run) == [1.0, 1.5]
+    if isinstance(error, OSError):
+        assert values(sink, book.run) == [1.0], "it is tried again"
+    else:
+        assert load_cursor(book.folder, "memory").trouble == 'KeyError: "a sink\'s own mistake"'
+        with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+            assert shipper.ship(book.run)
+        assert values(sink, book.run) == [1.0]
+
+
+def test_a_damaged_cursor_stops_no_other_run_and_is_kept(book):
+    book.log(None, None, 1.0)
+    book.end()
+    other = ended(book.runs, 1)
+    (book.folder / "sinks").mkdir()
+    (book.folder / "sinks" / "memory.json").write_text("{")
+    sink, clock = MemorySink(), Turned()
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert values(sink, other.run) == [1.0, 1.5]
+    assert (book.folder / "sinks" / "memory.json").read_text() == "{"
+
+
+def test_what_a_tracker_took_before_it_went_away_is_neither_sent_nor_counted_twice(book):
+    for attempt in range(1, 5):
+        book.begin(attempt)
+        book.log(attempt, 0, float(attempt))
+    book.end()
+    sink, clock, taken = MemorySink(), Turned(), []
+    write = sink.write
+
+    def some(batch):
+        sink.away = len(taken) in (2, 3) and not sink.away
+        receipt = write(batch)
+        taken.append(batch.run.key)
+        return receipt
+
+    sink.write = some
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert len(taken) == len(set(taken)) == 5
+    assert load_cursor(book.folder, "memory").points == 4
+
+
+class CountedRuns(RunsFolder):
+    """Counts how often a run's folder is asked for."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.asked = collections.Counter()
+
+    def folder(self, run):
+        self.asked[run] += 1
+        return super().folder(run)
+
+
+def test_runs_of_which_nothing_is_left_are_not_looked_at_each_second(book):
+    runs, sink, clock = CountedRuns(book.runs.path), MemorySink(), Turned()
+    old = [ended(runs, number).run for number in range(3)]
+    book.log(None, None, 1.0)  # it goes on for 100 s
+
+    def sleep(seconds):
+        clock.sleep(seconds)
+        if clock.time == 1005.0:
+            runs.asked.clear()
+        if clock.time == 1050.0:
+            late.append(ended(book.runs, 7))
+        if clock.time == 1051.0:
+            sooner.append(values(sink, late[0].run))
+        if clock.time == 1070.0:
+            driver = Journal.create(runs.folder(old[0]), "driver", durable="none")
+            driver.append(RunStarted(run=old[0], pipeline="sweep", entry="job.py:sweep", resumed=True))
+            driver.append(RunFinished(status="failed"))
+            driver.close()
+        if clock.time == 1100.0:
+            book.end()
+
+    late, sooner = [], []
+    with Shipper(runs=runs, sinks={"memory": sink}, clock=clock, sleep=sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert [values(sink, run) for run in old] == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]
+    assert runs.asked[old[1]] <= 20, "twice each 10 s, not several times a second"
+    assert sooner == [[7.0, 7.5]], "a new run is seen at the next poll"
+    assert sink.runs[old[0]].status == "failed", "a resumed run is seen, too"
+
+
+def test_a_large_run_does_not_hold_up_a_small_one(book):
+    for step in range(30_000):
+        book.log(None, None, float(step))
+    book.driver.append(RunFinished(status="finished"))
+    small, taken = [], []
+
+    class Taking(MemorySink):
+        """Remembers whose batches it took; a small run begins and ends when it has taken the first."""
+
+        def write(self, batch):
+            if not taken:
+                small.append(ended(book.runs, 1))
+                book.end(None)
+            taken.append(batch.run.key)
+            self.runs.setdefault(batch.run.key, SeenRun(name=batch.run.name, parent=None))
+            return Receipt()
+
+    clock = Turned()
+    with Shipper(runs=book.runs, sinks={"taking": Taking()}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.follow(idle_s=2.0, patience_s=60.0)
+    assert taken.count(book.run) >= 6
+    assert taken.index(small[0].run) <= 2, "its turn is in the next round"
+
+
+@pytest.mark.parametrize("going_on", [False, True])
+def test_sync_goes_on_while_the_tracker_takes_something(book, going_on):
+    """An outage ends it, a slow tracker does not; nor is it endless where a run logs faster than the tracker takes."""
+    for step in range(50_000):
+        book.log(None, None, float(step))
+    if not going_on:
+        book.end()
+    sink, clock, taken = MemorySink(), Turned(), []
+
+    def slow(batch):
+        clock.time += 20.0
+        taken.append(len(batch.points.names))
+        sink.runs.setdefault(batch.run.key, SeenRun(name=batch.run.name, parent=None))
+        for step in range(5_000 if going_on else 0):
+            book.log(None, None, float(step))
+        return Receipt()
+
+    sink.write = slow
+    with Shipper(runs=book.runs, sinks={"memory": sink}, clock=clock, sleep=clock.sleep) as shipper:
+        assert shipper.send([book.run], patience_s=30.0)
+    assert 50_000 <= sum(taken) <= 55_000
+    assert clock.time >= 1000 + 200
 
 
 @pytest.mark.heavy

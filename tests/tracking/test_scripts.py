@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,18 @@ def hooke_says(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
         timeout=180,
         check=False,
     )
+
+
+@pytest.mark.parametrize("name", ["it's.py", 'two "words".py', "größe.py", "--.py"])
+def test_a_script_may_have_any_name(tmp_path, name):
+    done = script(
+        tmp_path, "import hooke\nwith hooke.start_run():\n    hooke.log_metric('x', 1)\n", name=f"./{name}"
+    )
+    assert done.returncode == 0, done.stderr
+    run = last(tmp_path)
+    assert re.fullmatch(r"[\w.]+[\w.-]*", run.id)
+    assert run._view().begun.pipeline == name.removesuffix(".py")
+    assert [point.value for point in run.logged().points] == [1.0]
 
 
 def test_a_script_and_what_is_shown_of_it(tmp_path):

@@ -16,7 +16,7 @@ from hooke.base.files import FileLock, sync_folder, write_atomic
 from hooke.importers.landing import NOT_THERE, Landing, Losses, run_id
 from hooke.importers.neptune_classic import is_log
 from hooke.importers.neptune_classic import offline_runs as classic_runs
-from hooke.importers.source import ImportedFile, ImportSource
+from hooke.importers.source import ImportedFile, ImportSource, Item, allowed
 from hooke.project.folder import Project
 
 __all__ = ["Found", "ImportOptions", "ImportedRun", "find", "import_neptune"]
@@ -51,7 +51,7 @@ def find(path: Path, files: Path | None = None) -> Found:
         raise UsageError(f"--files {files}: no such folder")
     found = Found()
     _find_dump(path, files, found)
-    _find_logs(path, found)
+    _find_logs(path, found, files)
     if not found.sources and not found.broken:
         raise UsageError(
             "there are no Neptune runs to import",
@@ -99,23 +99,25 @@ def _cut_off(files: list[Path]) -> Iterator[HookeError]:
         )
 
 
-def _find_logs(path: Path, found: Found) -> None:
+def _find_logs(path: Path, found: Found, files: Path | None) -> None:
+    root = path if path.is_dir() else path.parent
+    roots = (root, *([files] if files is not None else []))
     databases: list[Path] = []
     logs: list[Path] = []
-    for folder, _, names in os.walk(path) if path.is_dir() else [(path.parent, (), [path.name])]:
+    for folder, _, names in os.walk(path) if path.is_dir() else [(root, (), [path.name])]:
         for name in names:
             if name == DATABASE or (not path.is_dir() and name.endswith(".sqlite3")):
                 databases.append(Path(folder, name))
             elif is_log(Path(folder, name)):
                 logs.append(Path(folder, name))
-    found.add(classic_runs(sorted(logs)))
+    found.add(classic_runs(sorted(logs), roots))
     if not databases:
         return
     try:
         from hooke.importers.neptune_scale import offline_runs
     except ModuleNotFoundError as error:
         raise _missing("a log of neptune-scale", error) from error
-    found.add(offline_runs(sorted(databases)))
+    found.add(offline_runs(sorted(databases), roots))
 
 
 def _missing(what: str, error: ModuleNotFoundError) -> Exception:
@@ -150,7 +152,7 @@ class ImportOptions:
 
     path: Path
     files: Path | None = None
-    """The folder of a dump's files, if not beside its data."""
+    """The folder of a dump's files, if not beside its data; or one outside the logs with files that they may name."""
     projects: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     experiment: str = ""
@@ -256,7 +258,7 @@ def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -
     (folder / "logs").mkdir(parents=True)
     landing = Landing(source, folder, multiplier=multiplier, glance=glance)
     try:
-        for item in source.items():
+        for item in _allowed_items(source):
             landing.take(item, skip_missing=wanted.skip_missing)
         landing.finish(run, wanted.experiment)
     finally:
@@ -264,9 +266,22 @@ def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -
     return landing.losses
 
 
+def _allowed_items(source: ImportSource) -> Iterator[Item]:
+    """The items, with real paths. Raises HookeError for a file outside the source's folders, and as `items` does."""
+    for item in source.items():
+        if not isinstance(item, ImportedFile) or not isinstance(item.content, Path):
+            yield item
+            continue
+        what, where = f"the file of attribute {item.path!r}", str(source.files[0])
+        real = allowed(item.content, source.roots, what=what, where=where)
+        for each in real.rglob("*") if real.is_dir() else ():
+            allowed(each, source.roots, what=what, where=where)
+        yield item._replace(content=real)
+
+
 def _expected_losses(source: ImportSource, wanted: ImportOptions) -> Losses:
     losses = Losses(multipliers={wanted.step_multiplier or source.glance().finest})
-    for item in source.items():
+    for item in _allowed_items(source):
         losses.see(item)
         if isinstance(item, ImportedFile) and isinstance(item.content, Path) and not item.content.exists():
             losses.see(NOT_THERE)

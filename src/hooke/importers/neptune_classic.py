@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import glob
+import itertools
 import json
 import os
 import re
@@ -64,6 +65,7 @@ class ClassicOfflineRun:
 
     run: str
     files: list[Path]
+    roots: tuple[Path, ...]
     project: str = ""
     """Unknown: in Neptune it is chosen when the log is sent."""
     kind: str = "an offline log of Neptune's classic client"
@@ -97,7 +99,7 @@ class ClassicOfflineRun:
             if number < cleared.get(tuple(operation["path"]), -1):
                 yield CLEARED
                 continue
-            yield from _items(operation, gathered, file)
+            yield from _items(operation, gathered, file, self.roots)
             yield from gathered.full()
         yield from gathered.rest()
         yield from [TORN] * sum(_torn(file) for file in self.files)
@@ -117,10 +119,21 @@ class ClassicOfflineRun:
                     yield number, operation, file
 
 
-def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeError]:
-    """The runs in these logs, which may share a run; an error for a log of something else."""
+def offline_runs(files: Iterable[Path], roots: tuple[Path, ...]) -> Iterator[ClassicOfflineRun | HookeError]:
+    """The runs in these logs, which may share a run; an error for a log of something else.
+
+    They may name files below `roots`.
+    """
     runs: dict[str, list[tuple[str, int, Path]]] = {}
     for file in files:
+        try:
+            # All its fields become tags.
+            source.allowed(
+                file.parent / "metadata.json", roots, what="the metadata of a log", where=str(file)
+            )
+        except HookeError as error:
+            yield error
+            continue
         metadata = _metadata(file.parent)
         named = FOLDER.fullmatch(file.parent.name) or FOLDER.fullmatch(file.parent.parent.name)
         kind = metadata.get("containerType") or (named[1] if named else "")
@@ -135,7 +148,7 @@ def offline_runs(files: Iterable[Path]) -> Iterator[ClassicOfflineRun | HookeErr
                 fix="move it away; if it belongs to a run, restore its folder run__ID or its metadata.json",
             )
     for run, found in runs.items():
-        yield ClassicOfflineRun(run=run, files=[file for _, _, file in sorted(found)])
+        yield ClassicOfflineRun(run=run, files=[file for _, _, file in sorted(found)], roots=roots)
 
 
 def is_log(file: Path) -> bool:
@@ -217,9 +230,15 @@ def _last_version(file: Path) -> int:
     return version if isinstance(version, int) else 0
 
 
-def _items(operation: dict[str, Any], gathered: source.GatheredPoints, file: Path) -> Iterator[source.Item]:
+def _items(
+    operation: dict[str, Any], gathered: source.GatheredPoints, file: Path, roots: tuple[Path, ...]
+) -> Iterator[source.Item]:
+    path = "/".join(operation["path"])
     with _as_written(operation, file):  # as a list: an exception of the caller is not the log's fault
-        items = list(_given(operation, "/".join(operation["path"]), gathered, file))
+        if operation["type"] == "UploadFileSet":
+            items = list(_matched(operation["file_globs"], path, file, roots))
+        else:
+            items = list(_given(operation, path, gathered, file))
     yield from items
 
 
@@ -246,7 +265,7 @@ def _given(
             yield from _series(operation, path, file)
         case "AddStrings" | "RemoveStrings" as kind:
             gathered.change(path, map(str, operation["values"]), added=kind == "AddStrings")
-        case "UploadFile" | "UploadFileContent" | "UploadFileSet":
+        case "UploadFile" | "UploadFileContent":
             yield from _uploaded(operation, path, file)
         case "DeleteFiles":
             yield from [DELETED] * len(operation["file_paths"])
@@ -327,24 +346,31 @@ def _uploaded(operation: dict[str, Any], path: str, file: Path) -> Iterator[sour
     suffix = f"file.{operation['ext']}" if operation.get("ext") else ""
     if operation["type"] == "UploadFileContent":
         yield source.ImportedFile(path, base64.b64decode(operation["file_content"]), suffix)
-    elif operation["type"] == "UploadFile":
+    else:
         named = operation.get("file_path")
         content = Path(named) if named else file.parent / "upload_path" / operation["tmp_file_name"]
         yield source.ImportedFile(path, content, suffix)
-    else:
-        yield from _matched(operation["file_globs"], path)
 
 
-def _matched(patterns: list[str], path: str) -> Iterator[source.Item]:
+def _matched(patterns: list[str], path: str, file: Path, roots: tuple[Path, ...]) -> Iterator[source.Item]:
     """The files that match a file set now, by path below their common folder; a pattern without a match is a missing file."""
     found: dict[Path, None] = {}
     for pattern in patterns:
+        # Before the search: a pattern elsewhere would search your whole disk.
+        source.allowed(_fixed_part(pattern), roots, what=f"the file of attribute {path!r}", where=str(file))
         fitting = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
         above = {parent for each in fitting for parent in each.parents}
         found |= dict.fromkeys([each for each in fitting if each not in above] or [Path(pattern)])
     common = os.path.commonpath([each.parent for each in found]) if found else ""
     for each in found:
         yield source.ImportedFile(f"{path}/{each.relative_to(common).as_posix()}", each, each.name)
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder above a pattern's first part with a wildcard."""
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    return Path(*fixed)
 
 
 def _micros(step: float | None, file: Path) -> int | None:

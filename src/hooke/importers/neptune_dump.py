@@ -66,6 +66,11 @@ class DumpedRun:
     """The folder to which file paths in the dump are relative."""
     kind: str = "a dump of neptune-exporter"
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The dump's folder of files."""
+        return (self.folder,)
+
     def fingerprint(self) -> list[tuple[str, int]]:
         """Names and sizes of the parts."""
         return source.sizes_of(self.files)

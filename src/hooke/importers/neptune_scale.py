@@ -37,6 +37,7 @@ class ScaleOfflineRun:
     project: str
     run: str
     files: list[Path]
+    roots: tuple[Path, ...]
     kind: str = "an offline log of neptune-scale"
 
     def fingerprint(self) -> list[tuple[str, int]]:
@@ -62,7 +63,7 @@ class ScaleOfflineRun:
         """All items in logged order, metrics in batches."""
         gathered = source.GatheredPoints()
         for file in self.files:
-            uploads = _uploads(file)
+            uploads = _uploads(file, self.roots)
             for number, message in _operations(file):
                 with _sound(number, file):  # as a list: an exception of the caller is not the log's fault
                     if isinstance(message, Run):
@@ -75,8 +76,11 @@ class ScaleOfflineRun:
         yield from gathered.rest()
 
 
-def offline_runs(files: Iterable[Path]) -> Iterator[ScaleOfflineRun | HookeError]:
-    """The runs in these databases, which may share a run; an error for one that cannot be read."""
+def offline_runs(files: Iterable[Path], roots: tuple[Path, ...]) -> Iterator[ScaleOfflineRun | HookeError]:
+    """The runs in these databases, which may share a run; an error for one that cannot be read.
+
+    They may name files below `roots`.
+    """
     runs: dict[tuple[str, str], list[Path]] = {}
     for file in files:
         try:
@@ -84,7 +88,7 @@ def offline_runs(files: Iterable[Path]) -> Iterator[ScaleOfflineRun | HookeError
         except HookeError as error:
             yield error
     for (project, run), found in runs.items():
-        yield ScaleOfflineRun(project=project, run=run, files=sorted(found))
+        yield ScaleOfflineRun(project=project, run=run, files=sorted(found), roots=roots)
 
 
 def _identity(file: Path) -> tuple[str, str]:
@@ -136,13 +140,14 @@ def _last(file: Path) -> int:
     return int(last)
 
 
-def _uploads(file: Path) -> dict[str, Path]:
-    """Reference -> the file with its content. Temporary files are beside the log, which may have been moved."""
+def _uploads(file: Path, roots: tuple[Path, ...]) -> dict[str, Path]:
+    """Reference -> the file with its content. Temporary files are beside the log, which may have been moved or copied."""
     found = {}
     for uploaded, destination in _rows(file, "SELECT source_path, destination FROM file_upload_requests"):
         named = Path(str(uploaded))
         beside = file.parent / named.name
-        found[destination] = beside if not named.exists() and beside.exists() else named
+        there = named.exists() and any(named.resolve().is_relative_to(root.resolve()) for root in roots)
+        found[destination] = beside if not there and beside.exists() else named
     return found
 
 

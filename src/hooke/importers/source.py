@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
+
+from hooke.base.errors import HookeError
 
 __all__ = [
     "MICRO",
@@ -19,6 +22,7 @@ __all__ = [
     "Item",
     "Remark",
     "Text",
+    "allowed",
     "exact_step",
     "finest_of",
     "sizes_of",
@@ -118,6 +122,11 @@ class ImportSource(Protocol):
         """The files that it is read from."""
 
     @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders with the files that it may name: what a log or a dump names elsewhere is never read."""
+        ...
+
+    @property
     def kind(self) -> str:
         """The format's name for display."""
 
@@ -152,6 +161,36 @@ def exact_step(micros: int | None) -> str:
     whole, rest = divmod(abs(micros), MICRO)
     sign = "-" if micros < 0 else ""
     return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
+# --- Which files may be read: a log or a dump comes from elsewhere, and its files may go on to a tracker.
+
+
+def allowed(named: Path, roots: Sequence[Path], *, what: str, where: str) -> Path:
+    """The real path of a file that a log names, below one of `roots`, also after all symbolic links.
+
+    A file elsewhere that does not exist is returned as it is: it is a missing one. Raises HookeError for one that exists.
+    """
+    try:
+        real = named.resolve()
+        inside = any(real.is_relative_to(root.resolve()) for root in roots)
+        if inside or not named.exists():
+            return real
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a NUL
+        raise HookeError(
+            f"{what} has a path that cannot be read: {str(named)!r}",
+            where=where,
+            why=str(error),
+            fix="remove that entry from a copy, and import the copy",
+        ) from error
+    raise HookeError(
+        f"{what} is outside the imported folder: {named}",
+        where=where,
+        why=(f"it is a link to {real}, and " if real != Path(os.path.abspath(named)) else "")
+        + f"an import reads only files below {', '.join(map(str, roots))}: others may be files of yours that the "
+        "maker of the log should not get into a tracker",
+        fix=f"if you want this file in the run, allow its folder: --files {real if real.is_dir() else real.parent}",
+    )
 
 
 # --- Collects a log's single entries: points into batches, changes of sets into final sets.

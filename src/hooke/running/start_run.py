@@ -73,7 +73,9 @@ class ScriptRun(Run):
 
     def __init__(self, project: Project, title: str, *, experiment: str, entry: str) -> None:
         clock = SystemClock()
-        super().__init__(project, new_run_id(title, clock.now()))
+        # A script may have any name; an id is a folder's, and is typed in a shell.
+        slug = re.sub(r"[^\w.-]+", "-", title).strip("-") or "script"
+        super().__init__(project, new_run_id(slug, clock.now()))
         self._lock = lock_run(project, self.id)
         durable = project.settings.journal.durable
         self._pid = os.getpid()

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
 from hooke.base.files import FileLock
-from hooke.base.mlflow_uri import tracking_uri
+from hooke.base.mlflow_uri import RUN_TAG, run_filter, tracking_uri
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
 
 __all__ = ["MlflowSink"]
@@ -143,16 +143,23 @@ class MlflowSink:
 
     def _found(self, run: ShippedRun) -> str | None:
         experiment = self._experiment(run.experiment)
-        question = f"tags.`hooke.run_id` = '{run.key}'"
-        found = self._ask(lambda client: client.search_runs([experiment], question, max_results=1))
-        if not found:
-            return None
-        self._params[found[0].info.run_id] = dict(found[0].data.params)
-        known: str = found[0].info.run_id
-        return known
+        token: str | None = None
+        while True:
+            page = self._ask(
+                lambda client, token=token: client.search_runs(
+                    [experiment], run_filter(run.key), page_token=token
+                )
+            )
+            for found in page:
+                if found.data.tags[RUN_TAG] == run.key:
+                    self._params[found.info.run_id] = dict(found.data.params)
+                    known: str = found.info.run_id
+                    return known
+            if not (token := page.token):
+                return None
 
     def _made(self, run: ShippedRun) -> str:
-        tags = {"hooke.run_id": run.key, "mlflow.source.type": "LOCAL"} | {
+        tags = {RUN_TAG: run.key, "mlflow.source.type": "LOCAL"} | {
             name: value[:MOST_TAG] for name, value in run.tags.items()
         }
         if entry := run.tags.get("hooke.entry"):

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
@@ -21,10 +17,10 @@ from hooke.tracking.tracker import PREFIX
 
 __all__ = ["Outbox", "Shipment", "has_logged", "logged_segments"]
 
-MOST_EVENTS = 10_000
-"""Events of a segment in one load. The cursor is saved after each load, so a crash resends at most this many."""
-MOST_POINTS = 50_000
-"""Points of a segment in one load, which is held in memory; one imported event has thousands."""
+MOST_EVENTS = 5_000
+"""Events in one load. The cursor is saved after each load, so a crash resends at most this many."""
+MOST_POINTS = 5_000
+"""Points in one load, about a second of MLflow's time: then it is another run's turn. One imported event has thousands."""
 
 PROVENANCE = "run-made-of"
 """A key in the offsets, beside the segments: the tracker has the run's provenance."""
@@ -42,38 +38,40 @@ class Shipment:
     batches: list[LoggedBatch] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
     events: int = 0
+    points: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it has as much as one load may have."""
+        return self.events >= MOST_EVENTS or self.points >= MOST_POINTS
 
 
 class Outbox:
-    """Reads a run from `offsets` on. `known` says that the sink already has the run. Use it in `with`, which closes the segments."""
+    """Reads a run from `offsets` on. `known` says that the sink already has the run. It keeps no file open between calls."""
 
     def __init__(self, folder: Path, offsets: dict[str, int], *, known: bool = False) -> None:
         self.folder = folder
         self.view = AttemptsView()
         self._offsets = dict(offsets)
         self._known = known
-        self._opened = ExitStack()
-        self._driver: SegmentReader | None = None
-        self._readers: dict[str, SegmentReader] = {}
+        self._driver_offset = HEADER_BYTES
+        self._turn = 0
 
     def load(self, *, alive: bool) -> Shipment:
         """The next batches; empty if everything has been loaded.
 
         While the run is `alive`, an attempt may log before its driver knows that it began; its segment waits until then.
         """
-        read = {file.stem: self._some_of(file) for file in logged_segments(self.folder)}
+        load = Shipment(offsets=dict(self._offsets))
+        gathered: dict[tuple[int | None, int | None], list[_Logged]] = {(None, None): []}
+        files = logged_segments(self.folder)
+        # Another segment is first each time, so that none waits for a long one.
+        self._turn = (self._turn + 1) % max(len(files), 1)
+        for file in files[self._turn :] + files[: self._turn]:
+            self._read_some(file, load, gathered, alive=alive)
         self._read_driver()
         if self.view.begun is None:
             return Shipment()
-        load = Shipment(offsets=dict(self._offsets))
-        gathered: dict[tuple[int | None, int | None], list[_Logged]] = {(None, None): []}
-        for name, events in read.items():
-            for event, end in events:
-                if alive and event.attempt is not None and event.attempt not in self.view.attempts:
-                    break
-                gathered.setdefault((event.attempt, event.item), []).append(event)
-                load.offsets[name] = end
-                load.events += 1
         new = self.view.made_of is not None and PROVENANCE not in load.offsets
         if new:
             load.offsets[PROVENANCE] = 1
@@ -135,42 +133,44 @@ class Outbox:
             return msgspec.structs.replace(run, status="lost")
         return msgspec.structs.replace(run, ended_at=over.at, status="stopped")
 
-    def close(self) -> None:
-        """Close the segments."""
-        self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    def _read_some(
+        self,
+        file: Path,
+        load: Shipment,
+        gathered: dict[tuple[int | None, int | None], list[_Logged]],
+        *,
+        alive: bool,
     ) -> None:
-        self.close()
-
-    def _some_of(self, file: Path) -> list[tuple[_Logged, int]]:
-        reader = self._readers.get(file.stem)
+        """Add a segment's new events, up to the limits of a load."""
         offset = self._offsets.get(file.stem, HEADER_BYTES)
-        if reader is None or reader.offset != offset:
-            # What was read and not sent is read again.
-            reader = self._readers[file.stem] = self._opened.enter_context(SegmentReader(file, offset))
-        found: list[tuple[_Logged, int]] = []
-        points = 0
-        for event in islice(reader, MOST_EVENTS):
-            if isinstance(event, _Logged):
-                found.append((event, reader.offset))
-            points += len(event.points) if isinstance(event, PointsLogged) else 0
-            if points >= MOST_POINTS:
-                break
-        return found
+        if load.full or file.stat().st_size <= offset:
+            return
+        with SegmentReader(file, offset) as reader:
+            for event in reader:
+                if isinstance(event, _Logged):
+                    if alive and not self._begun(event.attempt):
+                        return
+                    gathered.setdefault((event.attempt, event.item), []).append(event)
+                    load.offsets[file.stem] = reader.offset
+                    load.events += 1
+                    load.points += len(event.points) if isinstance(event, PointsLogged) else 0
+                if load.full:
+                    return
+
+    def _begun(self, attempt: int | None) -> bool:
+        """Whether the driver has said that the attempt began."""
+        if attempt is not None and attempt not in self.view.attempts:
+            self._read_driver()
+        return attempt is None or attempt in self.view.attempts
 
     def _read_driver(self) -> None:
-        if self._driver is None:
-            file = self.folder / f"driver{SUFFIX}"
-            if not file.exists():
-                return
-            self._driver = self._opened.enter_context(SegmentReader(file))
-        for event in self._driver:
-            self.view.apply(event)
+        file = self.folder / f"driver{SUFFIX}"
+        if not file.exists() or file.stat().st_size <= self._driver_offset:
+            return
+        with SegmentReader(file, self._driver_offset) as reader:
+            for event in reader:
+                self.view.apply(event)
+                self._driver_offset = reader.offset
 
     def _batch(self, run: ShippedRun, events: list[_Logged]) -> LoggedBatch:
         points = LoggedPoints([], [], [], [])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -19,9 +20,18 @@ from hooke.base.files import write_atomic
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.segments import HEADER_BYTES, SUFFIX
 from hooke.sinks.sink import Sink, SinkAway
-from hooke.sync.outbox import Outbox, has_logged, logged_segments
+from hooke.sync.outbox import Outbox, Shipment, has_logged, logged_segments
 
-__all__ = ["FOLDER", "Cursor", "Shipper", "SyncState", "load_cursor", "save_cursor", "standing"]
+__all__ = [
+    "FOLDER",
+    "Cursor",
+    "Shipper",
+    "SyncState",
+    "load_cursor",
+    "logged_bytes",
+    "save_cursor",
+    "standing",
+]
 
 
 # --- The cursor of a run in one sink: a small file beside its journal, replaced atomically.
@@ -82,37 +92,88 @@ def save_cursor(folder: Path, sink: str, cursor: Cursor) -> None:
 
 LONGEST_PAUSE_S = 60.0
 """Seconds between two retries of an unavailable sink."""
+SCAN_S = 10.0
+"""Seconds between two looks at all runs, for those that were resumed. New runs, and those that go on, are seen at each poll."""
+SCAN_SHARE = 0.01
+"""The most of its time that it spends on such looks: with very many runs they are rarer."""
 
 _log = logging.getLogger("hooke.ship")
+
+_Turn = Literal["more", "waits", "sent", "over"]
+"""A run in a sink after its turn: it has more to send; the sink is unavailable; all so far is sent; nothing will follow."""
 
 
 @dataclass(slots=True)
 class _RunInSink:
-    """The state of one run for one sink."""
+    """The state of one run for one sink. It holds no open file."""
 
     outbox: Outbox
     cursor: Cursor
+    load: Shipment | None = None
+    """What is being sent: its batches that the sink has not taken yet."""
+    points: int = 0
+    merged: int = 0
+    """Points of its batches that the sink has taken."""
+    unsaved: bool = False
+    readable: bool = True
+    """Whether the cursor's file could be read; else it is not written either."""
     pause_s: float = 0.0
     again_at: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Shipper:
-    """Sends the runs below `runs` to `sinks`. Use it in `with`, which closes the sinks."""
+    """Sends the runs below `runs` to `sinks`, a load of each run in turn. Use it in `with`, which closes the sinks.
+
+    A run that cannot be sent or read stops no other run.
+    """
 
     runs: RunsFolder
     sinks: Mapping[str, Sink]
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
     _lanes: dict[tuple[str, str], _RunInSink] = field(default_factory=dict)
-    _opened: ExitStack = field(default_factory=ExitStack)
+    _sent: int = 0
+    """Batches and ends of runs that sinks have taken."""
+    _watched: dict[str, None] = field(default_factory=dict)
+    """Runs that go on, or have something to send: the oldest first."""
+    _settled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Runs of which nothing is left, with what shows that they were resumed."""
+    _listed_at: int = -1
+    _scan_at: float = 0.0
 
     def ship(self, run: str) -> bool:
         """Send what a run has logged so far. Returns whether nothing is left and the run is over. An unavailable sink is skipped."""
-        done = [
-            self._ship_into(name, sink, run) for name, sink in self.sinks.items()
-        ]  # a list: every sink must be tried
-        return all(done)
+        while True:
+            states = self._turns(run)
+            if "more" not in states:
+                return all(state == "over" for state in states)
+
+    def send(self, runs: Iterable[str], *, patience_s: float, poll_s: float = 0.2) -> bool:
+        """Send what these runs have logged until now, and return whether nothing of it is left.
+
+        Gives up if no sink has taken anything for `patience_s` seconds. What a run logs meanwhile is not waited for.
+        """
+        left = {run: logged_bytes(self.runs.folder(run)) for run in runs}
+        sent, progress_at = self._sent, self.clock.monotonic()
+        while True:
+            states = {run: self._turns(run) for run in left}
+            left = {run: goal for run, goal in left.items() if self._is_left(run, goal, states[run])}
+            if not left:
+                return True
+            now = self.clock.monotonic()
+            if self._sent != sent:
+                sent, progress_at = self._sent, now
+            if now - progress_at >= patience_s:
+                return False
+            if not any("more" in states[run] for run in left):
+                self.sleep(poll_s)
+
+    def _is_left(self, run: str, goal: Mapping[str, int], states: list[_Turn]) -> bool:
+        if "more" not in states or "waits" in states or not self.runs.alive(run):
+            return "more" in states or "waits" in states
+        lanes = [lane for name in self.sinks if (lane := self._lanes.get((name, run))) is not None]
+        return any(lane.cursor.offsets.get(name, 0) < size for lane in lanes for name, size in goal.items())
 
     def follow(self, *, idle_s: float, patience_s: float, poll_s: float = 1.0) -> bool:
         """Send new data until nothing is left for `idle_s` seconds, and return True.
@@ -122,24 +183,23 @@ class Shipper:
         """
         quiet_since = progress_at = self.clock.monotonic()
         while True:
-            # Oldest first, so that a search comes before its trials, which are nested in it.
-            pending = [run for run in reversed(self.runs.names()) if self._is_pending(run)]
-            before = self._shipped()
-            done = [self.ship(run) for run in pending]
+            pending = self._pending()
+            before = self._sent
+            states = {run: self._turns(run) for run in pending}
             now = self.clock.monotonic()
-            if self._shipped() != before or any(self.runs.alive(run) for run in pending):
+            if self._sent != before or any(self.runs.alive(run) for run in pending):
                 progress_at = now
-            if not all(done):
+            if any(state != "over" for turns in states.values() for state in turns):
                 quiet_since = now
             if now - quiet_since >= idle_s:
                 return True
             if now - progress_at >= patience_s:
                 return False
-            self.sleep(poll_s)
+            if not any("more" in turns for turns in states.values()):
+                self.sleep(poll_s)
 
     def close(self) -> None:
-        """Close sinks and journals."""
-        self._opened.close()
+        """Close the sinks."""
         for sink in self.sinks.values():
             sink.close()
 
@@ -151,77 +211,171 @@ class Shipper:
     ) -> None:
         self.close()
 
-    def _ship_into(self, name: str, sink: Sink, run: str) -> bool:
-        folder = self.runs.folder(run)
-        lane = self._lanes.get((name, run)) or self._lane(name, run, folder)
-        if self.clock.monotonic() < lane.again_at:
-            return lane.again_at == float("inf")
+    # --- Which runs have something to send.
+
+    def _pending(self) -> list[str]:
+        """Runs with something to send, the oldest first: a search comes before its trials, which are nested in it."""
+        self._list()
+        pending = []
+        for run in list(self._watched):
+            alive = self.runs.alive(run)  # before the look at its files
+            mark = self._mark(run)
+            if self._is_pending(run):
+                pending.append(run)
+            elif not alive:
+                del self._watched[run]
+                self._settled[run] = mark
+        return pending
+
+    def _list(self) -> None:
+        """Watch new runs, and runs that were resumed. A run of which nothing is left costs nothing until then."""
+        now = self.clock.monotonic()
         try:
-            done = self._drain(lane, sink, name, folder, alive=self.runs.alive(run))
-        except SinkAway as away:
-            lane.pause_s = min(max(1.0, 2 * lane.pause_s), LONGEST_PAUSE_S)
-            lane.again_at = self.clock.monotonic() + lane.pause_s
-            if lane.cursor.away_since is None:
-                lane.cursor.away_since = self.clock.now()
-            lane.cursor.trouble = _sentence(away)
-            _log.warning("%s into %s: %s; again in %.0f s", run, name, lane.cursor.trouble, lane.pause_s)
-            save_cursor(folder, name, lane.cursor)
-            return False
-        except HookeError as error:
-            # Waiting does not help: `hooke show` reports it, and the next process retries.
-            lane.cursor.trouble, lane.again_at = _sentence(error), float("inf")
-            _log.error("%s into %s: %s", run, name, lane.cursor.trouble)
-            save_cursor(folder, name, lane.cursor)
-            return True
-        return done
+            changed = self.runs.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if now < self._scan_at:
+            if changed != self._listed_at:
+                new = set(os.listdir(self.runs.path)) - self._settled.keys() - self._watched.keys()
+                if new:
+                    self._watched |= dict.fromkeys(run for run in self.runs.names()[::-1] if run in new)
+                self._listed_at = changed
+            return
+        names = self.runs.names()[::-1]
+        self._watched = {run: None for run in names if self._settled.get(run) != self._mark(run)}
+        self._settled = {run: mark for run, mark in self._settled.items() if run not in self._watched}
+        self._listed_at = changed
+        self._scan_at = now + max(SCAN_S, (self.clock.monotonic() - now) / SCAN_SHARE)
 
-    def _lane(self, name: str, run: str, folder: Path) -> _RunInSink:
-        cursor = load_cursor(folder, name)
-        outbox = self._opened.enter_context(Outbox(folder, cursor.offsets, known=run in cursor.opened))
-        lane = self._lanes[name, run] = _RunInSink(outbox, cursor)
-        return lane
+    def _mark(self, run: str) -> tuple[int, int]:
+        """What changes when a run is resumed: its driver writes, and its processes begin segments."""
+        folder = self.runs.folder(run)
+        try:
+            return _driver_bytes(folder), folder.stat().st_mtime_ns
+        except FileNotFoundError:  # it was removed meanwhile
+            return 0, 0
 
-    def _drain(self, lane: _RunInSink, sink: Sink, name: str, folder: Path, *, alive: bool) -> bool:
+    def _is_pending(self, run: str) -> bool:
+        folder = self.runs.folder(run)
+        try:
+            if not has_logged(folder):
+                return False
+            stands = {
+                name: standing(self.runs, run, name) for name in self.sinks if not self._gave_up(name, run)
+            }
+        except (HookeError, OSError):
+            return True  # its turn says what is wrong
+        return any(each.pending_bytes or not each.told for each in stands.values())
+
+    def _gave_up(self, name: str, run: str) -> bool:
+        lane = self._lanes.get((name, run))
+        return lane is not None and lane.again_at == inf
+
+    # --- A run's turn.
+
+    def _turns(self, run: str) -> list[_Turn]:
+        """A load of the run for each sink."""
+        return [self._turn(name, sink, run) for name, sink in self.sinks.items()]
+
+    def _turn(self, name: str, sink: Sink, run: str) -> _Turn:
+        folder = self.runs.folder(run)
+        lane = self._lanes.get((name, run))
+        if lane is not None and self.clock.monotonic() < lane.again_at:
+            return "over" if lane.again_at == inf else "waits"
+        if lane is None or not lane.readable:
+            lane = self._lanes[name, run] = _RunInSink(
+                Outbox(folder, {}),
+                Cursor(),
+                readable=False,
+                pause_s=lane.pause_s if lane is not None else 0.0,
+            )
+        try:
+            if not lane.readable:
+                lane.cursor = load_cursor(folder, name)
+                lane.outbox = Outbox(folder, lane.cursor.offsets, known=run in lane.cursor.opened)
+                lane.readable = True
+            state = self._send_load(lane, sink, name, folder, alive=self.runs.alive(run))
+        except (SinkAway, OSError) as error:  # the tracker, or our own disk and file descriptors
+            return self._put_off(lane, name, run, error)
+        except Exception as error:  # noqa: BLE001 - a fault in one run, or in a sink, must not stop the others
+            self._give_up(lane, name, run, error)
+            return "over"
+        if state == "over":
+            del self._lanes[name, run]
+        return state
+
+    def _put_off(self, lane: _RunInSink, name: str, run: str, error: HookeError | OSError) -> _Turn:
+        lane.pause_s = min(max(1.0, 2 * lane.pause_s), LONGEST_PAUSE_S)
+        lane.again_at = self.clock.monotonic() + lane.pause_s
+        if lane.cursor.away_since is None:
+            lane.cursor.away_since = self.clock.now()
+        lane.cursor.trouble = _sentence(error)
+        _log.warning("%s into %s: %s; again in %.0f s", run, name, lane.cursor.trouble, lane.pause_s)
+        self._note_trouble(lane, name, run)
+        return "waits"
+
+    def _give_up(self, lane: _RunInSink, name: str, run: str, error: Exception) -> None:
+        """Waiting does not help: `hooke show` reports it, and the next process retries."""
+        lane.cursor.trouble, lane.again_at, lane.load = _sentence(error), inf, None
+        unforeseen = None if isinstance(error, HookeError) else error
+        _log.error("%s into %s: %s", run, name, lane.cursor.trouble, exc_info=unforeseen)
+        self._note_trouble(lane, name, run)
+
+    def _note_trouble(self, lane: _RunInSink, name: str, run: str) -> None:
+        if not lane.readable:
+            return
+        try:
+            save_cursor(self.runs.folder(run), name, lane.cursor)
+        except OSError as error:
+            lane.unsaved = True
+            _log.warning("%s into %s: how far it is sent cannot be saved: %s", run, name, error)
+
+    def _send_load(self, lane: _RunInSink, sink: Sink, name: str, folder: Path, *, alive: bool) -> _Turn:
         cursor = lane.cursor
-        while (load := lane.outbox.load(alive=alive)).batches:
-            for batch in load.batches:
-                receipt = sink.write(batch)
-                cursor.opened.setdefault(batch.run.key, "running")
-                cursor.points += len(batch.points.names)
-                cursor.merged += receipt.merged
-                cursor.note(receipt.notes)
-            lane.outbox.shipped_up_to(load)
-            cursor.offsets = load.offsets
-            lane.pause_s, cursor.away_since, cursor.trouble = 0.0, None, ""
-            save_cursor(folder, name, cursor)
-        self._finish(lane, sink, name, folder, alive=alive)
-        return not alive
+        if lane.load is None:
+            lane.load = lane.outbox.load(alive=alive)
+        load = lane.load
+        if not load.batches:
+            lane.load = None
+            self._finish(lane, sink, name, folder, alive=alive)
+            return "sent" if alive else "over"
+        while load.batches:
+            batch = load.batches[0]
+            receipt = sink.write(batch)
+            load.batches.pop(0)  # taken: an interruption after it does not send it again
+            self._sent += 1
+            lane.unsaved = True
+            cursor.opened.setdefault(batch.run.key, "running")
+            lane.points += len(batch.points.names)
+            lane.merged += receipt.merged
+            cursor.note(receipt.notes)
+        lane.outbox.shipped_up_to(load)
+        cursor.offsets, lane.load = load.offsets, None
+        cursor.points, lane.points = cursor.points + lane.points, 0
+        cursor.merged, lane.merged = cursor.merged + lane.merged, 0
+        self._save(lane, name, folder)
+        return "more"
 
     def _finish(self, lane: _RunInSink, sink: Sink, name: str, folder: Path, *, alive: bool) -> None:
-        cursor, changed = lane.cursor, False
+        cursor = lane.cursor
         for key, known in list(cursor.opened.items()):
             ended = lane.outbox.ended(key, alive=alive)
             status = "running" if ended is None else ended.status
             if ended is not None and status != known:
                 sink.finish(ended)
-            changed |= status != known
+                self._sent += 1
+            lane.unsaved |= status != known
             cursor.opened[key] = status
         size = _driver_bytes(folder)
         if not alive and cursor.driver_bytes != size:
-            cursor.driver_bytes, changed = size, True
-        if changed or cursor.trouble:
-            lane.pause_s, cursor.away_since, cursor.trouble = 0.0, None, ""
-            save_cursor(folder, name, cursor)
+            cursor.driver_bytes, lane.unsaved = size, True
+        if lane.unsaved or cursor.trouble:
+            self._save(lane, name, folder)
 
-    def _is_pending(self, run: str) -> bool:
-        folder = self.runs.folder(run)
-        if not has_logged(folder):
-            return False
-        stands = [standing(self.runs, run, name) for name in self.sinks]
-        return any(each.pending_bytes or not each.told for each in stands)
-
-    def _shipped(self) -> int:
-        return sum(sum(lane.cursor.offsets.values()) for lane in self._lanes.values())
+    def _save(self, lane: _RunInSink, name: str, folder: Path) -> None:
+        lane.pause_s, lane.cursor.away_since, lane.cursor.trouble = 0.0, None, ""
+        save_cursor(folder, name, lane.cursor)
+        lane.unsaved = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,13 +390,22 @@ class SyncState:
     cursor: Cursor
 
 
-def standing(runs: RunsFolder, run: str, sink: str) -> SyncState:
-    """The state of a run in a sink, by its cursor and its segments' sizes. Raises JournalError for a damaged cursor."""
+def logged_bytes(folder: Path) -> dict[str, int]:
+    """The sizes of the segments with what a run has logged."""
+    return {file.stem: file.stat().st_size for file in logged_segments(folder)}
+
+
+def standing(runs: RunsFolder, run: str, sink: str, goal: Mapping[str, int] | None = None) -> SyncState:
+    """The state of a run in a sink, by its cursor and its segments' sizes (`goal`: those to reach; by default today's).
+
+    Raises JournalError for a damaged cursor.
+    """
     folder = runs.folder(run)
     cursor = load_cursor(folder, sink)
-    pending = 0
-    for file in logged_segments(folder):
-        pending += max(0, file.stat().st_size - cursor.offsets.get(file.stem, HEADER_BYTES))
+    pending = sum(
+        max(0, size - cursor.offsets.get(name, HEADER_BYTES))
+        for name, size in (logged_bytes(folder) if goal is None else goal).items()
+    )
     told = cursor.opened.get(run, "running") != "running" and cursor.driver_bytes == _driver_bytes(folder)
     return SyncState(points=cursor.points, pending_bytes=pending, told=told, cursor=cursor)
 
@@ -252,6 +415,8 @@ def _driver_bytes(folder: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _sentence(error: HookeError) -> str:
+def _sentence(error: Exception) -> str:
+    if not isinstance(error, HookeError):
+        return f"{type(error).__name__}: {error}"
     said = f"{error.what}: {error.why}" if error.why else error.what
     return f"{said}; {error.fix}" if error.fix else said

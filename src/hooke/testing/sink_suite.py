@@ -245,6 +245,20 @@ def _experiments_are_apart(
     assert "elsewhere" not in read("checked"), "and in no other"
 
 
+def _any_key_is_found_again(
+    make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path
+) -> None:
+    keys = ["it's", 'say "it\'s"', "a\\", "100%_sure", "100%-sure", "a;b -- c", "größe ✓", "`tick`", "it_s"]
+    for step in range(2):
+        for key in keys:
+            sink = make()
+            sink.write(LoggedBatch(run=_run(key, experiment="keys"), points=_points(("x", 1.0, step, _AT))))
+            sink.close()
+    seen = read("keys")
+    assert set(seen) == set(keys), "a run is there under its key, whatever is in it"
+    assert {len(run.points) for run in seen.values()} == {2}, "and found again by it"
+
+
 _CHECKS = (
     _all_that_was_logged,
     _twice_is_once,
@@ -252,4 +266,5 @@ _CHECKS = (
     _nested_and_ended,
     _trouble_holds_nothing_up,
     _experiments_are_apart,
+    _any_key_is_found_again,
 )

@@ -41,7 +41,7 @@ def imports() -> None:
     "--files",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="The folder of the dump's files, if not beside its data.",
+    help="The folder of the dump's files, if not beside its data, or of files that a log names.",
 )
 @click.option(
     "--from-project",

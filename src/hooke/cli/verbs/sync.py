@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from hooke.cli.screens import EXIT_FAILED
 from hooke.project.folder import Project
 from hooke.sync.background import LOCK, open_sinks, sink_names
 from hooke.sync.outbox import has_logged
-from hooke.sync.shipper import Shipper, SyncState, standing
+from hooke.sync.shipper import Shipper, SyncState, logged_bytes, standing
 
 __all__ = ["sync"]
 
@@ -66,7 +67,7 @@ class _Row:
     show_default=True,
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="How long to retry if a tracker does not respond.",
+    help="How long to go on while no tracker takes anything.",
 )
 @json_option
 @in_project
@@ -108,21 +109,28 @@ def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
 def _ship(project: Project, runs: list[str], patience_s: float) -> None:
     """Ship these runs when the project's shipper releases its lock, or watch while it ships."""
     project.create()
-    lock, deadline = FileLock(project.data / LOCK), time.monotonic() + patience_s
+    lock, progress_at = FileLock(project.data / LOCK), time.monotonic()
+    goals = {run: logged_bytes(project.runs.folder(run)) for run in runs}
+    before: dict[str, int] = {}
     while not lock.try_acquire():
-        if time.monotonic() > deadline or not _left(project, runs):
+        left = {run: bytes_left for run in goals if (bytes_left := _left(project, run, goals[run]))}
+        if not left:
             return
+        if left != before:
+            before, progress_at = left, time.monotonic()
+        if time.monotonic() - progress_at > patience_s:
+            return
+        goals = {run: goals[run] for run in left}
         time.sleep(0.2)
     try:
         with Shipper(runs=project.runs, sinks=open_sinks(project)) as shipper:
-            while sum(shipper.ship(run) or project.runs.alive(run) for run in runs) < len(runs):
-                if time.monotonic() > deadline:
-                    return
-                time.sleep(0.2)
+            shipper.send(runs, patience_s=patience_s)
     finally:
         lock.release()
 
 
-def _left(project: Project, runs: list[str]) -> bool:
-    stands = [standing(project.runs, run, sink) for run in runs for sink in sink_names(project)]
-    return any(each.pending_bytes or not each.told for each in stands)
+def _left(project: Project, run: str, goal: Mapping[str, int]) -> int:
+    """Bytes up to `goal` that are not sent yet, and one for each tracker that has not heard of the run's end."""
+    alive = project.runs.alive(run)
+    stands = [standing(project.runs, run, sink, goal) for sink in sink_names(project)]
+    return sum(each.pending_bytes + (not each.told and not alive) for each in stands)

@@ -18,6 +18,7 @@ from mlflow.models.utils import _save_example
 from mlflow.pyfunc import FLAVOR_NAME, PY_VERSION
 
 from hooke.base.errors import HookeError
+from hooke.base.mlflow_uri import RUN_TAG, run_filter
 from hooke.models.registry_protocol import RegisteredVersion
 
 __all__ = ["MlflowRegistry"]
@@ -87,9 +88,9 @@ class MlflowRegistry:
         deadline = time.monotonic() + wait_s
         while True:
             experiments = [each.experiment_id for each in self._asked("search_experiments")]
-            question = f"tags.`hooke.run_id` = '{key}'"
-            if found := self._asked("search_runs", experiments, question, max_results=1):
-                return found[0].info.run_id, found[0].info.experiment_id
+            for found in self._asked("search_runs", experiments, run_filter(key)):
+                if found.data.tags[RUN_TAG] == key:
+                    return found.info.run_id, found.info.experiment_id
             if time.monotonic() > deadline:
                 return "", ""
             time.sleep(0.5)

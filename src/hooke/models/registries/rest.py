@@ -10,9 +10,9 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from hooke.base.errors import HookeError, MissingObject
@@ -104,7 +104,7 @@ class RestRegistry:
     def _open(self, path: str) -> Iterator[HTTPResponse]:
         request = urllib.request.Request(f"{self.uri}/{path}", headers=self._headers)  # noqa: S310 - only http(s) URIs reach this
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - as above
+            with _opener.open(request, timeout=TIMEOUT_S) as answer:
                 yield answer
         except urllib.error.HTTPError as error:
             with error:
@@ -129,11 +129,44 @@ class RestRegistry:
                 "MLflow's server does not have it", where=f"{self.uri}/{path.partition('?')[0]}"
             )
         fix = ""
-        if error.code in (401, 403):
+        if _origin(error.url) != _origin(self.uri):
+            fix = (
+                f"it sent the request on to {error.url}, and another server does not get your credentials: "
+                "set MLFLOW_TRACKING_URI to the server that answers itself"
+            )
+        elif error.code in (401, 403):
             fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         return HookeError(
             "MLflow's server refused the request", where=self.uri, why=f"{error.code} {error.reason}", fix=fix
         )
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: who gets what a request carries."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+class _OwnCredentials(urllib.request.HTTPRedirectHandler):
+    """Follows redirects. Another scheme, host or port does not get the credentials, which are only for this server."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request at the new address. Raises HTTPError for a redirect that is not one of HTTP."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and _origin(newurl) != _origin(req.full_url):
+            following.remove_header("Authorization")
+        return following
+
+
+_opener = urllib.request.build_opener(_OwnCredentials())
 
 
 def _authorization(environment: Mapping[str, str]) -> dict[str, str]:
