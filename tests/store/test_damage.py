@@ -111,3 +111,39 @@ def test_another_version_of_the_format_is_refused(memory):
     data = ref.inline[:8] + b"\x07" + ref.inline[9:]
     with pytest.raises(StoreError, match="version 7"):
         memory.get(Ref(ref.digest, ref.size, data))
+
+
+def test_an_object_that_a_power_loss_left_empty_counts_as_missing(store, tmp_path):
+    ref = store.put(np.arange(100_000))
+    entry = Entry(key="k" * 32, ref=ref, task="t", run="r", seconds=1.0, at=0.0)
+    store.commit(entry)
+    store.commit_items("f" * 32, b"i" * 16, ref, task="t", run="r", seconds=1.0)
+    path = tmp_path / "store" / name_of(ref.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    assert store.keep([ref]) == [False]
+    assert store.find("k" * 32) is None
+    assert store.find_items("f" * 32, b"i" * 16) == []
+    assert store.put(np.arange(100_000)) == ref
+    assert store.find("k" * 32) == entry
+
+
+def test_a_signed_record_that_a_power_loss_left_empty_counts_as_missing(tmp_path):
+    store = Store.open(tmp_path, secret=b"a secret of the project")
+    store.commit(Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0))
+    path = tmp_path / "keys" / "kk" / ("k" * 32)
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    assert store.find("k" * 32) is None
+
+
+@pytest.mark.parametrize("durable", ["group", "each"])
+def test_a_sync_that_the_disk_does_not_confirm_is_an_error(tmp_path, durable):
+    store = Store.open(tmp_path, durable=durable)
+    ref = store.put(np.arange(100_000))
+    path = tmp_path / name_of(ref.digest)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(StoreError, match="the disk did not confirm") as caught:
+        store.sync([ref])
+    assert "symbolic links" in caught.value.why

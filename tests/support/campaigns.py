@@ -73,6 +73,9 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
+        ),
+        Campaign(
             module="tests.scaling.test_coverage", tests=12, unit="trials", sample=150, full=1000, seconds=60
         ),
         Campaign(

@@ -252,6 +252,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 return
             self._workers[event.attempt] = event.worker
+        self._make_durable(event)
         self._record(event)
         if isinstance(event, AttemptFinished):
             self._uncommitted.append((event, event.ref, event.hi - event.lo))
@@ -259,6 +260,13 @@ class Runner:
                 self._expand(event.expanded, seconds=event.seconds)
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
+
+    def _make_durable(self, event: EngineEvent) -> None:
+        """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
+        if isinstance(event, AttemptFinished | AttemptFailed):
+            blocks = event.expanded.blocks if isinstance(event, AttemptFinished) and event.expanded else ()
+            refs = [ref for ref in (event.ref, *blocks) if ref is not None]
+            self._parts.store.sync(refs, wait=False)
 
     def _without_partial_results(
         self, event: AttemptFinished | AttemptFailed

@@ -41,7 +41,7 @@ def hidden_as(name: str) -> str:
     return f"tmp/hidden-{name.replace('/', '-')}-"
 
 
-class Backend(Protocol):
+class Backend(Protocol):  # six methods: when bytes are on the disk is a guarantee of its own
     """Bytes under names such as `objects/ab/abcd...`: each name whole or absent, seen by every process that shares the place.
 
     Names have letters, digits, `.`, `-`, `_` and `/`. Names under `objects/` are never rewritten with other bytes, so
@@ -60,10 +60,19 @@ class Backend(Protocol):
         """Store what `fill` writes under the name that it returns; returns the new stamp.
 
         The name appears with all its bytes at once and replaces an earlier one; a writer that dies or raises leaves
-        nothing visible. After the return, the death of any process loses nothing. A power loss takes at most the last
-        second; if the writer's process had ended, whatever the system had not written back by itself.
+        nothing visible. After the return, the death of any process loses nothing. When the name survives a power loss
+        too depends on the backend's durability; with "group" a process that ends must call `sync` before.
         With `exclusive`, an existing name stays and the result is None: one of several writers succeeds.
-        Raises StoreFull (`size` is the estimate for its message), and the exceptions of `fill`.
+        Raises StoreFull (`size` is the estimate for its message), StoreError if the disk did not confirm this or an
+        earlier write, and the exceptions of `fill`.
+        """
+        ...
+
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """Return when `names`, and all that was written here, survive a power loss; without `wait`, begin with that.
+
+        The names may be those that other processes of this host wrote. Names that are gone are skipped. Does nothing
+        with the durability "none". Raises StoreError if the disk does not confirm it, or did not confirm an earlier write.
         """
         ...
 
@@ -74,8 +83,8 @@ class Backend(Protocol):
         """
         ...
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
-        """Mark the names as used now, to the minute; returns which of them exist."""
+    def touch(self, names: Sequence[str]) -> list[int | None]:
+        """Mark the names as used now, to the minute; returns the size in bytes of each, None for those that do not exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[Stored]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
 from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
 
-__all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
+__all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "are_whole", "explain", "guilty_part", "name_of"]
 
 
 # --- Objects that this host has verified: its processes share a file, so that each object is hashed once.
@@ -166,6 +166,12 @@ INLINE_BYTES = 64 * 1024
 def name_of(digest: str) -> str:
     """The name in a backend of the object with this digest (64 hex digits)."""
     return f"objects/{digest[:2]}/{digest}"
+
+
+def are_whole(backend: Backend, refs: Sequence[Ref]) -> list[bool]:
+    """Which of the objects exist with the size of their reference. Marks them as used."""
+    sizes = backend.touch([name_of(ref.digest) for ref in refs])
+    return [size == ref.size for size, ref in zip(sizes, refs, strict=True)]
 
 
 class Objects:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.plugins import Plugins
@@ -42,7 +43,7 @@ from hooke.store.eviction import (
     verify,
 )
 from hooke.store.map_index import MapIndex
-from hooke.store.objects import INLINE_BYTES, Objects, name_of
+from hooke.store.objects import INLINE_BYTES, Objects, are_whole, name_of
 
 __all__ = [
     "BACKENDS",
@@ -81,19 +82,21 @@ class StoreParts:
     live: ListedClaims
 
 
-def open_place(url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock) -> StoreParts:
+def open_place(
+    url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock, durable: Durability
+) -> StoreParts:
     """The parts of the store at `url`; see Store.open."""
     text = os.fspath(url)
     scheme, mark, path = text.partition("://")
     if not mark or scheme == "file":
-        return _folder(Path(path if mark else text))
+        return _folder(Path(path if mark else text), durable)
     if secret is None:
         raise _no_secret(text)
     return _remote(text, near, clock)
 
 
-def _folder(folder: Path) -> StoreParts:
-    backend: Backend = BACKENDS.load("folder")(folder)
+def _folder(folder: Path, durable: Durability) -> StoreParts:
+    backend: Backend = BACKENDS.load("folder")(folder, durable=durable)
     claims = RangeClaims(folder / "claims.lock") if has_range_locks() else FileClaims(folder / "claims")
     return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live"))
 
@@ -103,7 +106,7 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
     # A plug-in named like the scheme takes precedence over fsspec.
     remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
     _make_private(near)
-    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16))
+    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16), durable="none")
     backend: Backend = remote(url, copies)
     return StoreParts(
         backend=backend,
@@ -171,17 +174,19 @@ class Store:
         secret: bytes | None = None,
         near: str | PathLike[str] | None = None,
         clock: Clock | None = None,
+        durable: Durability = "group",
     ) -> Store:
         """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
 
         With `secret` (at least 16 bytes) the store signs everything that it writes, and opens only what is signed.
         `near` is a private folder for copies of a remote store's objects, by default `hooke-<user id>` in the folder
-        for temporary files.
+        for temporary files. `durable` says when what this process writes into a folder survives a power loss: within a
+        second ("group"; call `sync` before the process ends), before `put` returns ("each"), or eventually ("none").
         Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
         """
         clock, derived = clock or SystemClock(), _derived(secret)
         folder = Path(near) if near is not None else Path(gettempdir()) / f"hooke-{os.getuid()}"
-        place = open_place(url, secret=derived, near=folder, clock=clock)
+        place = open_place(url, secret=derived, near=folder, clock=clock, durable=durable)
         return Store(place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock)
 
     @property
@@ -207,9 +212,19 @@ class Store:
         """
         return self._objects.get(ref)
 
+    def sync(self, refs: Sequence[Ref] = (), *, wait: bool = True) -> None:
+        """Return when `refs`, and all that this store wrote, survive a power loss; without `wait`, begin with that.
+
+        Other processes of this host may have written the refs. Raises StoreError if the disk does not confirm it.
+        """
+        self._backend.sync([name_of(ref.digest) for ref in refs if ref.inline is None], wait=wait)
+
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
-        """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live."""
-        there = iter(self._backend.touch([name_of(ref.digest) for ref in refs if ref.inline is None]))
+        """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live.
+
+        An object of another size counts as missing: a power loss may leave a file empty.
+        """
+        there = iter(are_whole(self._backend, [ref for ref in refs if ref.inline is None]))
         return [ref.inline is not None or next(there) for ref in refs]
 
     # -- results by key --------------------------------------------------------------------------------
@@ -221,8 +236,8 @@ class Store:
         if content is None:
             return None
         entry = _decoder.decode(content)
-        names = [name] if entry.ref.inline is not None else [name_of(entry.ref.digest), name]
-        return entry if self._backend.touch(names)[0] else None
+        self._backend.touch([name])
+        return entry if self.keep([entry.ref])[0] else None
 
     def commit(self, entry: Entry) -> None:
         """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull."""

@@ -63,7 +63,7 @@ def _absent_is_none(backend: Backend) -> None:
     assert backend.read("objects/aa/none", fresh=True) is None, (
         "an absent name reads as None without copies too"
     )
-    assert backend.touch(["objects/aa/none"]) == [False], "an absent name cannot be touched"
+    assert backend.touch(["objects/aa/none"]) == [None], "an absent name cannot be touched"
     assert not backend.remove("objects/aa/none"), "an absent name cannot be removed"
     assert not backend.remove("objects/aa/none", aside="corrupt/none"), "an absent name cannot be set aside"
     assert _names(backend, "objects/") == set(), "an empty place lists nothing"
@@ -117,8 +117,16 @@ def _lists(backend: Backend) -> None:
 def _touches(backend: Backend) -> None:
     backend.write(_holding("objects/aa/here", b"x"))
     names = ["objects/aa/here", "objects/aa/not", *(f"keys/aa/{at}" for at in range(50))]
-    assert backend.touch(names) == [True, *[False] * 51], "touch says which names are there"
+    assert backend.touch(names) == [1, *[None] * 51], "touch says which names are there, and how large they are"
     assert backend.touch([]) == [], "touching nothing is nothing"
+
+
+def _syncs(backend: Backend) -> None:
+    backend.write(_holding("objects/aa/one", _LARGE), size=len(_LARGE))
+    backend.sync(["objects/aa/one", "objects/aa/none"], wait=False)
+    backend.sync(["objects/aa/one", "objects/aa/none"])
+    backend.sync()
+    assert _read(backend, "objects/aa/one") == _LARGE, "a sync changes nothing, and a name that is gone is skipped"
 
 
 def _exclusive(backend: Backend) -> None:
@@ -178,6 +186,7 @@ _CHECKS: tuple[Callable[[Backend], None], ...] = (
     _views_outlive_removal,
     _lists,
     _touches,
+    _syncs,
     _exclusive,
     _removes_unused_only,
     _sets_aside,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from hooke.base.background_fsync import GroupSync
+from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import map_file, write_all
 from hooke.base.formats import format_bytes
@@ -31,15 +31,19 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FolderBackend:
-    """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use."""
+    """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use.
+
+    `durable` says when a file survives a power loss.
+    """
 
     notes_use = True
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, durable: Durability = "group") -> None:
         self.root = Path(root).absolute()
         self.place = str(self.root)
         self.near: Path | None = self.root / "near"
         self._prefix = f"{self.root}/"
+        self._durable: Durability = durable
         self._group_sync = GroupSync(self.root)
         self._unique = os.urandom(6).hex()
         self._count = itertools.count()
@@ -57,8 +61,31 @@ class FolderBackend:
             if sink.failed is not None:
                 raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
-        self._group_sync.mark(self._prefix + name)
+        self.sync([name], wait=False)
         return sink.stamp if published else None
+
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """See Backend."""
+        if self._durable == "none":
+            return
+        paths = [self._prefix + name for name in names]
+        try:
+            if self._durable == "each":
+                sync_files(paths)
+                return
+            for path in paths:
+                self._group_sync.mark(path)
+            if wait:
+                self._group_sync.sync()
+            else:
+                self._group_sync.raise_failure()
+        except OSError as error:
+            raise StoreError(
+                "results are in the store, but the disk did not confirm them",
+                where=str(self.root),
+                why=str(error),
+                fix="check the disk (dmesg) before you rely on the latest results; then `hooke cache verify`",
+            ) from error
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
         """See Backend. `fresh` has no effect: there are no copies."""
@@ -72,15 +99,18 @@ class FolderBackend:
         finally:
             os.close(fd)
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
+    def touch(self, names: Sequence[str]) -> list[int | None]:
         """See Backend. Records the use in the file's access time; the modification time, and so the stamp, stays."""
         now = time.time()
         return [self._touch(name, now) for name in names]
 
-    def _touch(self, name: str, now: float) -> bool:
+    def _touch(self, name: str, now: float) -> int | None:
         path = self._prefix + name
         try:
             facts = os.stat(path)
+        except OSError:  # not there, or not to be read: either way it is computed again
+            return None
+        try:
             if now - self._touched.get(name, 0.0) >= TOUCH_EVERY_S:
                 os.utime(path, ns=(int(now * 1e9), facts.st_mtime_ns))
                 # The file may have been evicted between finding it and setting its time.
@@ -88,12 +118,11 @@ class FolderBackend:
                 if len(self._touched) > 100_000:
                     self._touched.clear()
                 self._touched[name] = now
-        except (FileNotFoundError, NotADirectoryError):
-            return False
         except OSError as error:
             # Another user's file or a read-only folder: the file exists, but its use cannot be recorded.
-            return error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
-        return True
+            known = error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
+            return facts.st_size if known else None
+        return facts.st_size
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend."""
@@ -149,10 +178,6 @@ class FolderBackend:
     def path(self, name: str) -> str:
         """The file of `name`."""
         return self._prefix + name
-
-    def sync(self) -> None:
-        """Make all written files survive a power loss, now."""
-        self._group_sync.sync()
 
     # -- writing ---------------------------------------------------------------------------------------
 

@@ -66,16 +66,19 @@ class MemoryBackend:
         file = self._files.get(name)
         return View(file.data, file.stamp) if file is not None else None
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """See Backend. Does nothing: memory survives no power loss."""
+
+    def touch(self, names: Sequence[str]) -> list[int | None]:
         """See Backend."""
         return [self._touch(name) for name in names]
 
-    def _touch(self, name: str) -> bool:
+    def _touch(self, name: str) -> int | None:
         with self._lock:
             file = self._files.get(name)
             if file is not None:
                 file.used = self._clock.now()
-        return file is not None
+        return len(file.data) if file is not None else None
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend."""
