@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 __all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as"]
@@ -22,10 +21,12 @@ Fill: TypeAlias = Callable[[ObjectSink], str]
 
 
 class View(NamedTuple):
-    """The bytes under a name. `stamp` differs whenever they may have changed since."""
+    """The bytes under a name. `stamp` differs whenever they, or when they were last used, may have changed since."""
 
     data: memoryview
     stamp: bytes
+    ours: bool = True
+    """Whether only this user and root can change the bytes while the view lives."""
 
 
 class Stored(NamedTuple):
@@ -51,8 +52,6 @@ class Backend(Protocol):  # six methods: when bytes are on the disk is a guarant
 
     place: str
     """Its location, for messages."""
-    near: Path | None
-    """A folder for this host's record of verified objects; None if there is none."""
     notes_use: bool
     """Whether `touch` records a use. If not, nothing is evicted while any run is live."""
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from blake3 import blake3
 
 from hooke.base.clock import Clock
+from hooke.base.files import make_folders
 from hooke.base.forks import on_fork
 from hooke.store.backend import Backend, ObjectSink
 
@@ -60,11 +61,12 @@ class FileClaims:
     """Claims as locked files (`flock`) in a folder, which the kernel frees when their process dies.
 
     Unlike with `base.files.FileLock`, the file is removed with the claim, because there is one for every key. So a
-    lock counts only if its file still has its name after locking.
+    lock counts only if its file still has its name after locking. New folders get `folder_mode`, less the umask.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, folder_mode: int = 0o777) -> None:
         self._folder = f"{folder}/"
+        self._folder_mode = folder_mode
 
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
@@ -107,7 +109,7 @@ class FileClaims:
         try:
             return os.open(path, flags, 0o666)
         except FileNotFoundError:
-            os.makedirs(self._folder, exist_ok=True)
+            make_folders(self._folder, self._folder_mode)
             return os.open(path, flags, 0o666)
 
 
@@ -328,11 +330,13 @@ def has_range_locks() -> bool:
 class RangeClaims:
     """Claims as open-file-description locks, which the kernel frees when their process dies.
 
-    Two RangeClaims exclude each other even in one process, because each opens the file itself.
+    Two RangeClaims exclude each other even in one process, because each opens the file itself. New folders get
+    `folder_mode`, less the umask.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, folder_mode: int = 0o777) -> None:
         self._path = path
+        self._folder_mode = folder_mode
         self._fd = -1
         self._held: set[int] = set()
         self._lock = threading.Lock()
@@ -370,7 +374,7 @@ class RangeClaims:
 
     def _set(self, kind: int, at: int) -> bool:
         if self._fd < 0:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self._path.parent, self._folder_mode)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from blake3 import blake3
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
+from hooke.base.files import is_private
 from hooke.base.plugins import Plugins
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
@@ -89,16 +89,41 @@ def open_place(
     text = os.fspath(url)
     scheme, mark, path = text.partition("://")
     if not mark or scheme == "file":
-        return _folder(Path(path if mark else text), durable)
+        return _folder(Path(path if mark else text), durable, shared=secret is not None)
     if secret is None:
         raise _no_secret(text)
     return _remote(text, near, clock)
 
 
-def _folder(folder: Path, durable: Durability) -> StoreParts:
-    backend: Backend = BACKENDS.load("folder")(folder, durable=durable)
-    claims = RangeClaims(folder / "claims.lock") if has_range_locks() else FileClaims(folder / "claims")
-    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live"))
+def _folder(folder: Path, durable: Durability, *, shared: bool) -> StoreParts:
+    mode = 0o777 if shared else 0o755
+    if not shared:
+        _check_own(folder)
+    backend: Backend = BACKENDS.load("folder")(folder, durable=durable, folder_mode=mode)
+    claims: Claims = (
+        RangeClaims(folder / "claims.lock", folder_mode=mode)
+        if has_range_locks()
+        else FileClaims(folder / "claims", folder_mode=mode)
+    )
+    return StoreParts(
+        backend=backend, claims=claims, live=FileClaims(folder / "live", folder_mode=mode)
+    )
+
+
+def _check_own(folder: Path) -> None:
+    """Raise UsageError if other users can write to the folder of a store without a secret."""
+    try:
+        facts = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    # Root trusts the owner, whose code it runs anyway, such as in a container.
+    if is_private(facts) or (os.geteuid() == 0 and not facts.st_mode & 0o022):
+        return
+    raise _no_secret(
+        str(folder),
+        because="other users can write to it",
+        own=f"or make it your own: `chmod -R go-w {folder}` as its owner",
+    )
 
 
 def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
@@ -118,21 +143,21 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
 def _make_private(folder: Path) -> None:
     """Create the folder. Raises StoreError if other users can write to it, because copies there are checked only once."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = folder.stat()
-    if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
+    if not is_private(folder.stat()):
         raise StoreError(
             f"other users can write to {folder}, the folder for copies of a remote store",
-            why="Hooke checks the signature of a copy only once",
+            why="Hooke checks a copy only once",
             fix=f"run `chmod 700 {folder}` as its owner, or name another folder",
         )
 
 
-def _no_secret(url: str) -> UsageError:
+def _no_secret(url: str, *, because: str = "", own: str = "or use a folder of your own") -> UsageError:
+    shared = f"{because}, and " if because else ""
     return UsageError(
         f"the store {url} needs a secret, and none is given",
-        why="a result can hold code that runs when it is opened, so a shared store's results must be signed",
-        fix="give the store a secret of at least 16 bytes that all its users share, such as the output of "
-        '`python -c "import secrets; print(secrets.token_hex(32))"`, or use a folder of your own',
+        why=f"{shared}a result can hold code that runs when it is opened, so a shared store's results must be signed",
+        fix="give the store a secret of at least 16 bytes that all its users share (`secret_file` under [store] in "
+        'hooke.toml), such as the output of `python -c "import secrets; print(secrets.token_hex(32))"`, ' + own,
     )
 
 
@@ -146,7 +171,7 @@ class Store:
 
     `Store.open` makes one; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
     `secret` is 32 bytes. Claims stay within the process unless given. Values of up to `inline_bytes` are stored
-    inside their references.
+    inside their references. In `near`, a folder of this user, lie records of what this host has verified.
     """
 
     def __init__(
@@ -158,12 +183,13 @@ class Store:
         secret: bytes | None = None,
         clock: Clock | None = None,
         inline_bytes: int = INLINE_BYTES,
+        near: Path | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
         self._live = live or MemoryClaims(self._clock)
-        self._objects = Objects(backend, secret, inline_bytes=inline_bytes)
+        self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
         self._records = Records(backend, secret)
         self._items = MapIndex(backend, self._records)
 
@@ -179,15 +205,18 @@ class Store:
         """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
 
         With `secret` (at least 16 bytes) the store signs everything that it writes, and opens only what is signed.
-        `near` is a private folder for copies of a remote store's objects, by default `hooke-<user id>` in the folder
-        for temporary files. `durable` says when what this process writes into a folder survives a power loss: within a
+        `near` is a private folder for records of verified objects and for copies of a remote store's objects, by
+        default `hooke-<user id>` in the folder for temporary files. `durable` says when what this process writes into a folder survives a power loss: within a
         second ("group"; call `sync` before the process ends), before `put` returns ("each"), or eventually ("none").
-        Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
+        Raises UsageError for a URL or a folder to which others can write, if there is no secret (objects can hold
+        code), MissingExtra.
         """
         clock, derived = clock or SystemClock(), _derived(secret)
         folder = Path(near) if near is not None else Path(gettempdir()) / f"hooke-{os.getuid()}"
         place = open_place(url, secret=derived, near=folder, clock=clock, durable=durable)
-        return Store(place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock)
+        return Store(
+            place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock, near=folder
+        )
 
     @property
     def place(self) -> str:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
@@ -50,7 +49,6 @@ class RemoteBackend:
 
     def __init__(self, url: str, copies: Copies, *, copies_bytes: int = MOST_COPIES_BYTES) -> None:
         self.place = url
-        self.near: Path | None = copies.near
         self._copies = copies
         self._copies_bytes = copies_bytes
         self._lock = threading.Lock()
