@@ -154,6 +154,7 @@ def resumes(folder):
     command = ["resume"] if continues else ["run", "job.py", "--workers", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "hooke", *command],
+        check=False,
         cwd=folder,
         env=os.environ | {"HOOKE_SINKS": "none", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,

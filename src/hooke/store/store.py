@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from hooke.store.eviction import (
     EvictionReport,
     StoreUsage,
     VerifyReport,
+    await_removals,
     clear_abandoned,
     evict,
     measure,
@@ -105,9 +105,7 @@ def _folder(folder: Path, durable: Durability, *, shared: bool) -> StoreParts:
         if has_range_locks()
         else FileClaims(folder / "claims", folder_mode=mode)
     )
-    return StoreParts(
-        backend=backend, claims=claims, live=FileClaims(folder / "live", folder_mode=mode)
-    )
+    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live", folder_mode=mode))
 
 
 def _check_own(folder: Path) -> None:
@@ -157,7 +155,8 @@ def _no_secret(url: str, *, because: str = "", own: str = "or use a folder of yo
         f"the store {url} needs a secret, and none is given",
         why=f"{shared}a result can hold code that runs when it is opened, so a shared store's results must be signed",
         fix="give the store a secret of at least 16 bytes that all its users share (`secret_file` under [store] in "
-        'hooke.toml), such as the output of `python -c "import secrets; print(secrets.token_hex(32))"`, ' + own,
+        'hooke.toml), such as the output of `python -c "import secrets; print(secrets.token_hex(32))"`, '
+        + own,
     )
 
 
@@ -302,7 +301,7 @@ class Store:
 
     @contextmanager
     def live(self, run: str) -> Iterator[None]:
-        """Inside, eviction spares everything that was written, found or kept since the start.
+        """Inside, eviction spares everything that was written, found or kept since the start. Waits for a batch of its removals.
 
         Raises StoreError if the run is already live.
         """
@@ -315,19 +314,10 @@ class Store:
                 next=f"hooke stop {run}",
             )
         try:
-            self._await_eviction()
+            await_removals(self._claims)
             yield
         finally:
             claim.release()
-
-    def _await_eviction(self) -> None:
-        # A backend that records no use: a running eviction must end before this run looks anything up.
-        while not self._backend.notes_use:
-            claim = self._claims.claim(_EVICTION)
-            if claim is not None:
-                claim.release()
-                return
-            time.sleep(0.05)
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in no order. A committed piece of a map is one entry, with `items` set."""
@@ -349,7 +339,7 @@ class Store:
         try:
             clear_abandoned(self._backend, now=self._clock.now())
             entries = list(self._entries())
-            report = evict(self._backend, entries, most=max_bytes, live=self._live)
+            report = evict(self._backend, entries, most=max_bytes, live=self._live, claims=self._claims)
             gone = {piece.name for piece in report.evicted}
             for recipe in {
                 entry.key for _, entry in entries if entry.items and name_of(entry.ref.digest) in gone
