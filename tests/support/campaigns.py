@@ -73,6 +73,14 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.running.test_concurrent_runs",
+            tests=1,
+            unit="trials",
+            sample=8,
+            full=50,
+            seconds=60,
+        ),
+        Campaign(
             module="tests.running.test_corruption", tests=1, unit="trials", sample=15, full=500, seconds=140
         ),
         Campaign(

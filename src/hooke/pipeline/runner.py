@@ -189,7 +189,7 @@ class Runner:
         found = self._look_up(node)
         if found or (submit.expand and self._state.nodes[node].items is not None):
             self._state.apply(LookedUp(node, attempt=submit.attempt))
-            self._release_done()
+            self._commit_all()
             return False
         return True
 
@@ -291,11 +291,15 @@ class Runner:
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
 
     def _commit_all(self) -> None:
-        """Commit finished results and release completed claims. New work is submitted before, so it need not wait."""
+        """Commit finished results, and only then release completed claims: else another process computes them again.
+
+        New work is submitted before, so it need not wait.
+        """
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
         self._uncommitted.clear()
-        self._release_done()
+        for node in [node for node in self._claims if self._state.is_over(node)]:
+            self._claims.pop(node).release()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Make the result visible to other runs."""
@@ -326,10 +330,6 @@ class Runner:
             seconds=seconds,
             at=self._parts.clock.now(),
         )
-
-    def _release_done(self) -> None:
-        for node in [node for node in self._claims if self._state.is_over(node)]:
-            self._claims.pop(node).release()
 
     # -- lookups -----------------------------------------------------------------------------------
 
