@@ -11,6 +11,7 @@ import pytest
 from tests.support.campaigns import bound, campaign
 
 ITEMS = 6
+STEPS = 15
 JOB = f"""
     import os, time
     from hooke import pipeline, task
@@ -19,7 +20,7 @@ JOB = f"""
         fd = os.open({{folder!r}} + "/ran", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.write(fd, f"{{what}} {{salt}}\\n".encode())
         os.close(fd)
-        time.sleep(0.005)
+        time.sleep((hash((what, salt)) % 5) / 200)
 
     @task
     def first(salt):
@@ -46,11 +47,17 @@ JOB = f"""
         ran("total", salt)
         return sum(items) + len(large) + value
 
+    @task
+    def joined(values, salt):
+        ran("joined", salt)
+        return sum(values)
+
     @pipeline
     def job(salt):
         value = salt
         for number in range(3):
             value = step(value, salt, number)
+        value = joined([value, *(step(0, salt, number) for number in range(3, {STEPS}))], salt)
         return total(each.map(first(salt), salt=salt), large(salt), value, salt)
 """
 DRIVE = """
@@ -68,7 +75,14 @@ for line in sys.stdin:
     status = driver.drive()
     print(json.dumps([status, Run(project, driver.run).result()]), flush=True)
 """
-TASKS = ["first", "large", "total", *(f"step{n}" for n in range(3)), *(f"each{n}" for n in range(ITEMS))]
+TASKS = [
+    "first",
+    "joined",
+    "large",
+    "total",
+    *(f"step{n}" for n in range(STEPS)),
+    *(f"each{n}" for n in range(ITEMS)),
+]
 
 
 @pytest.mark.heavy
@@ -79,7 +93,7 @@ def test_three_runs_at_once_compute_each_key_once(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", DRIVE],
             cwd=tmp_path,
-            env=os.environ | {"HOOKE_SINKS": "none"},
+            env=os.environ | {"HOOKE_SINKS": "none", "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,7 +108,7 @@ def test_three_runs_at_once_compute_each_key_once(tmp_path):
             for driver in drivers:
                 driver.stdin.write(f"{salt}\n")
                 driver.stdin.flush()
-            right = sum(2 * (salt + n) for n in range(ITEMS)) + 100_000 + salt + 3
+            right = sum(2 * (salt + n) for n in range(ITEMS)) + 100_000 + salt + sum(range(STEPS))
             for driver in drivers:
                 assert json.loads(driver.stdout.readline()) == ["finished", right]
     finally:
