@@ -10,7 +10,7 @@ from types import TracebackType
 
 import msgspec
 
-from hooke.base.errors import HookeError, Permanent, TaskFailed, Temporary
+from hooke.base.errors import HookeError, Permanent, StoreUnavailable, TaskFailed, Temporary
 from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
 
@@ -31,8 +31,7 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         arguments=arguments,
         limit_bytes=limit_bytes,
         fix=_fix(error),
-        retryable=not isinstance(error, Permanent)
-        and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
+        retryable=isinstance(error, Temporary | StoreUnavailable) or not isinstance(error, HookeError),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
         pickled=None if own else _pickled(error),  # the fields above say everything about Hooke's own errors
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as"]
+from hooke.base.errors import HookeError, StoreUnavailable
+
+__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as", "reaching"]
 
 
 class ObjectSink(Protocol):
@@ -42,12 +45,31 @@ def hidden_as(name: str) -> str:
     return f"tmp/hidden-{name.replace('/', '-')}-"
 
 
+@contextmanager
+def reaching(place: str) -> Iterator[None]:
+    """Raise StoreUnavailable for exceptions of a backend's library inside."""
+    try:
+        yield
+    except HookeError:
+        raise
+    except Exception as error:  # each library has its own
+        raise StoreUnavailable(
+            "the store did not answer as it should",
+            where=place,
+            why=f"{type(error).__name__}: {error}",
+            fix="see that this machine reaches the store and may read and write there, then resume the run; "
+            "`retries=` on a task tries it again by itself",
+            next="hooke doctor",
+        ) from error
+
+
 class Backend(Protocol):  # six methods: when bytes are on the disk is a guarantee of its own
     """Bytes under names such as `objects/ab/abcd...`: each name whole or absent, seen by every process that shares the place.
 
     Names have letters, digits, `.`, `-`, `_` and `/`. Names under `objects/` are never rewritten with other bytes, so
     a backend may keep local copies of them. A name is *used* when it is written and when it is touched.
-    All methods are safe to call from all threads and processes at once.
+    All methods are safe to call from all threads and processes at once. They raise StoreUnavailable if the place does
+    not answer.
     """
 
     place: str

@@ -7,7 +7,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from blake3 import blake3
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
 from hooke.base.files import is_private, page_aligned_copy, write_all
 from hooke.base.ref import Ref
-from hooke.store.backend import Backend, ObjectSink, View, hidden_as
+from hooke.store.backend import Backend, ObjectSink, View, hidden_as, reaching
 from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
 from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
@@ -206,6 +206,35 @@ def name_of(digest: str) -> str:
     return f"objects/{digest[:2]}/{digest}"
 
 
+class _GuardedSink:
+    """Knows whether writing failed, rather than producing what is written."""
+
+    def __init__(self, sink: ObjectSink) -> None:
+        self.failed = False
+        self._sink = sink
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            self._sink.write(data)
+        except BaseException:
+            self.failed = True
+            raise
+        return len(data)
+
+
+@contextmanager
+def _encoding(value: Any, sink: _GuardedSink | None = None) -> Iterator[None]:
+    """Raise StoreError, naming the part of `value`, if it cannot be encoded; failures of the sink pass through."""
+    try:
+        yield
+    except (StoreError, MemoryError):
+        raise
+    except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
+        if sink is not None and sink.failed:
+            raise
+        raise explain(value, error) from error
+
+
 def are_whole(backend: Backend, refs: Sequence[Ref]) -> list[bool]:
     """Which of the objects exist with the size of their reference. Marks them as used."""
     sizes = backend.touch([name_of(ref.digest) for ref in refs])
@@ -234,29 +263,26 @@ class Objects:
 
     def put(self, value: Any) -> Ref:
         """See Store.put."""
-        try:
-            return self._put(encode(value))
-        except StoreError:
-            raise
-        except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
-            raise explain(value, error) from error
+        with _encoding(value):
+            encoded = encode(value)
+            if encoded.size <= self._inline_bytes:
+                digest, data = encoded.to_bytes(self._secret)
+                if len(data) <= self._inline_bytes:
+                    return Ref(digest.hex(), len(data), data)
+        return self._write(value, encoded)
 
-    def _put(self, encoded: Encoded) -> Ref:
-        if encoded.size <= self._inline_bytes:
-            digest, data = encoded.to_bytes(self._secret)
-            if len(data) <= self._inline_bytes:
-                return Ref(digest.hex(), len(data), data)
-        return self._write(encoded)
-
-    def _write(self, encoded: Encoded) -> Ref:
+    def _write(self, value: Any, encoded: Encoded) -> Ref:
         digest, size = b"", 0
 
         def fill(sink: ObjectSink) -> str:
             nonlocal digest, size
-            digest, size = encoded.write(sink, self._secret)
+            guarded = _GuardedSink(sink)
+            with _encoding(value, guarded):
+                digest, size = encoded.write(guarded, self._secret)
             return name_of(digest.hex())
 
-        stamp = self._backend.write(fill, size=encoded.size)
+        with reaching(self._backend.place):
+            stamp = self._backend.write(fill, size=encoded.size)
         assert stamp is not None
         if size > ALWAYS_BYTES:
             self._seen.add(digest, stamp)
@@ -284,10 +310,11 @@ class Objects:
 
     def _read(self, ref: Ref, *, fresh: bool = False) -> View:
         name = name_of(ref.digest)
-        view = self._backend.read(name, fresh=fresh)
-        if view is None:
-            self._until_decided(name)
+        with reaching(self._backend.place):
             view = self._backend.read(name, fresh=fresh)
+            if view is None:
+                self._until_decided(name)
+                view = self._backend.read(name, fresh=fresh)
         if view is None:
             raise _missing(ref, self._backend.place)
         return view
