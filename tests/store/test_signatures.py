@@ -1,14 +1,18 @@
 """Objects and records of a shared store are believed only when signed with the project's secret."""
 
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from hooke.base.errors import CorruptObject, StoreError, UsageError
 from hooke.base.ref import Ref
+from hooke.journal.events import AttemptFailed
+from hooke.pipeline.failures import failure_of, task_failed
 from hooke.store.entries import Entry
 from hooke.store.objects import VerifiedObjects, name_of
 from hooke.store.store import Store
@@ -144,3 +148,29 @@ with store.live("run"):
     assert len(folders) > 5
     assert {bool(path.stat().st_mode & 0o022) for path in folders} == {shared}
     Store.open(tmp_path / "store", secret=secret)
+
+
+def test_an_exception_that_is_not_signed_is_not_unpickled(tmp_path):
+    """It comes from a worker, or from a journal that others may have written."""
+    canary = tmp_path / "canary"
+
+    class BombError(Exception):
+        def __reduce__(self):
+            return canary.touch, ()
+
+    ours, theirs = Store.open(tmp_path / "a", secret=SECRET), Store.open(tmp_path / "b")
+    good = failure_of(KeyError("x"), arguments="", store=ours)
+    forged = [pickle.dumps(BombError()), theirs.seal(BombError()), b""]
+
+    def raised(pickled):
+        event = AttemptFailed(
+            attempt=1, node=0, lo=0, hi=1, worker="w", failure=replace(good, pickled=pickled)
+        )
+        return task_failed(event, task="t", run="r", unseal=ours.unseal)
+
+    assert repr(raised(good.pickled).__cause__) == "KeyError('x')"
+    for pickled in forged:
+        error = raised(pickled)
+        assert error.__cause__ is None
+        assert "KeyError" in str(error)
+    assert not canary.exists()

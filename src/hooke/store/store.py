@@ -240,6 +240,14 @@ class Store:
         """
         return self._objects.get(ref)
 
+    def seal(self, value: Any) -> bytes:
+        """`value` as bytes, signed as the store's objects are. Nothing is written. Raises the exceptions of pickling it."""
+        return self._objects.seal(value)
+
+    def unseal(self, data: bytes) -> Any:
+        """The value of bytes from `seal`. Raises CorruptObject, StoreError for a wrong signature, and errors of unpickling."""
+        return self._objects.unseal(data)
+
     def sync(self, refs: Sequence[Ref] = (), *, wait: bool = True) -> None:
         """Return when `refs`, and all that this store wrote, survive a power loss; without `wait`, begin with that.
 
