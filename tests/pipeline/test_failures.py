@@ -9,6 +9,8 @@ import pytest
 
 from hooke.journal.events import AttemptFailed, Failure
 from hooke.pipeline.failures import failure_of, task_failed
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.store import Store
 
 
 class Asks(Exception):
@@ -33,10 +35,11 @@ def raised(error: Exception) -> Exception:
 
 
 def cause_of(error: BaseException) -> BaseException | None:
-    failure = failure_of(raised(error), arguments="")
+    store = Store(MemoryBackend())
+    failure = failure_of(raised(error), arguments="", store=store)
     data = msgspec.msgpack.encode(AttemptFailed(attempt=1, node=0, lo=0, hi=1, failure=failure))
     event = msgspec.msgpack.decode(data, type=AttemptFailed)
-    return task_failed(event, task="t", run="r").__cause__
+    return task_failed(event, task="t", run="r", unseal=store.unseal).__cause__
 
 
 def test_an_exception_comes_back_past_an_init_that_asks_for_more():
@@ -73,7 +76,7 @@ def test_exceptions_of_every_shape_come_back(error):
 def test_a_huge_exception_takes_little_room_and_comes_back():
     error = ValueError("x" * 50_000_000)
     error.table = list(range(1_000_000))
-    failure = failure_of(raised(error), arguments="")
+    failure = failure_of(raised(error), arguments="", store=Store(MemoryBackend()))
     assert len(msgspec.msgpack.encode(failure)) < 150_000
     assert failure.message.startswith("ValueError: xxx") and "characters left out" in failure.message
     assert len(failure.said) <= 200

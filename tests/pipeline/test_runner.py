@@ -24,6 +24,7 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
+from hooke.store.entries import Entry
 from hooke.store.store import Store
 from hooke.testing.virtual_world import VirtualClock
 
@@ -66,6 +67,11 @@ def dynamic(items):
 @pipeline
 def dynamic_fresh(items):
     return fresh.map(listed(items))
+
+
+@pipeline
+def pair():
+    return [one(1), one(2)]
 
 
 class HandEngine:
@@ -268,6 +274,43 @@ def test_what_another_process_claimed_is_waited_for(tmp_path):
     driven.engine.wait = until_released
     assert driven.run() == "finished"
     assert driven.clock.time >= VirtualClock().time + 1.0
+
+
+def test_a_claim_is_released_after_its_result_was_committed(tmp_path):
+    """Also where the run finds that another process has computed its next node."""
+    driven = Driven(tmp_path, pair)
+    driven.engine.events = [CapacityChanged(slots=1, cpus=1.0)]
+    release, findable = [], []
+
+    class Watched:
+        def __init__(self, claim):
+            self.claim = claim
+
+        def release(self):
+            findable.append(driven.store.find(self.claim.key) is not None)
+            self.claim.release()
+
+    claim, wait = driven.store.claim, driven.engine.wait
+    driven.store.claim = lambda key: (taken := claim(key)) and Watched(taken)
+
+    def finds_the_rest(timeout_s):
+        events = wait(timeout_s)
+        if not release and any(isinstance(event, AttemptFinished) for event in events):
+            release.append(True)
+            rest = Driven(tmp_path, pair, run="other", journal="other")
+            (first,) = {event.node for event in events if isinstance(event, AttemptFinished)}
+            node = 1 - first
+            value = rest.store.put(node)
+            entry = Entry(key=rest.keys[node].key, ref=value, task="one", run="other", seconds=0.0, at=0.0)
+            rest.store.commit(entry)
+            rest.journal.close()
+        return events
+
+    driven.engine.wait = finds_the_rest
+    assert driven.run() == "finished"
+    assert len(driven.engine.calls) == 1
+    assert len(findable) == 2
+    assert all(findable)
 
 
 def test_claims_are_let_go_whatever_ends_the_run(tmp_path):

@@ -1,5 +1,7 @@
 """From what stands after `on=` to a place."""
 
+import types
+
 import pytest
 
 from hooke.base.errors import ConfigError, UsageError
@@ -31,6 +33,32 @@ def test_code_does_not_go_to_another_machine_unprotected(address):
     with pytest.raises(UsageError, match="not encrypted") as refused:
         place(address)
     assert "insecure = true" in refused.value.fix
+
+
+class Cluster:
+    """As one of Dask's, connected to a scheduler."""
+
+    def __init__(self, address):
+        self.scheduler_address = address
+
+
+class Client:
+    """As one of Dask's."""
+
+    def __init__(self, address):
+        self.scheduler = types.SimpleNamespace(address=address)
+
+
+@pytest.mark.parametrize("kind", [Cluster, Client])
+def test_nor_through_a_cluster_or_a_client_of_the_user(kind):
+    for address in ("tcp://10.0.0.5:8786", "ucx://10.0.0.5:8786", "tcp://head:8786"):
+        with pytest.raises(UsageError, match=f"and {address[:3]}:// is not encrypted") as refused:
+            place(kind(address))
+        assert "insecure = true" in refused.value.fix
+    for address in ("tls://10.0.0.5:8786", "tcp://127.0.0.1:4567", "inproc://10.0.0.5/77/1"):
+        assert place(kind(address)).name == address
+    ours = BackendSettings(engine="dask", address="tcp://10.0.0.5:8786", insecure=True)
+    assert place(kind("tcp://10.0.0.5:8786"), ours=ours).name == "tcp://10.0.0.5:8786"
 
 
 def test_unless_it_is_said_to_be_safe():

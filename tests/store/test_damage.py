@@ -1,5 +1,9 @@
 """A damaged object is never served: every byte flipped, every length cut."""
 
+import os
+import struct
+import time
+
 import numpy as np
 import pytest
 
@@ -7,7 +11,7 @@ from hooke.base.errors import CorruptObject, MissingObject, StoreError
 from hooke.base.ref import Ref
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.entries import Entry
-from hooke.store.objects import name_of
+from hooke.store.objects import VerifiedObjects, name_of
 from hooke.store.store import Store
 
 VALUE = {"a": np.arange(20), "b": ["text", 1.5]}
@@ -111,3 +115,104 @@ def test_another_version_of_the_format_is_refused(memory):
     data = ref.inline[:8] + b"\x07" + ref.inline[9:]
     with pytest.raises(StoreError, match="version 7"):
         memory.get(Ref(ref.digest, ref.size, data))
+
+
+def test_an_object_that_a_power_loss_left_empty_counts_as_missing(store, tmp_path):
+    ref = store.put(np.arange(100_000))
+    entry = Entry(key="k" * 32, ref=ref, task="t", run="r", seconds=1.0, at=0.0)
+    store.commit(entry)
+    store.commit_items("f" * 32, b"i" * 16, ref, task="t", run="r", seconds=1.0)
+    path = tmp_path / "store" / name_of(ref.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    assert store.keep([ref]) == [False]
+    assert store.find("k" * 32) is None
+    assert store.find_items("f" * 32, b"i" * 16) == []
+    assert store.put(np.arange(100_000)) == ref
+    assert store.find("k" * 32) == entry
+
+
+def test_a_signed_record_that_a_power_loss_left_empty_counts_as_missing(tmp_path):
+    store = Store.open(tmp_path, secret=b"a secret of the project")
+    store.commit(Entry(key="k" * 32, ref=store.put(1), task="t", run="r", seconds=1.0, at=0.0))
+    path = tmp_path / "keys" / "kk" / ("k" * 32)
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    assert store.find("k" * 32) is None
+
+
+@pytest.mark.parametrize("durable", ["group", "each"])
+def test_a_sync_that_the_disk_does_not_confirm_is_an_error(tmp_path, durable):
+    store = Store.open(tmp_path, durable=durable)
+    ref = store.put(np.arange(100_000))
+    path = tmp_path / name_of(ref.digest)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(StoreError, match="the disk did not confirm") as caught:
+        store.sync([ref])
+    assert "symbolic links" in caught.value.why
+
+
+@pytest.mark.parametrize("kept_time", [True, False])
+@pytest.mark.parametrize("size", [100_000, 3_000_000], ids=["small", "large"])
+def test_a_flipped_bit_is_found_after_the_object_was_verified(tmp_path, size, kept_time):
+    """Even where the modification time is as before, by the same process and by another."""
+    ref = Store.open(tmp_path).put(bytes(size))
+    reader = Store.open(tmp_path)
+    reader.get(ref)
+    path = tmp_path / name_of(ref.digest)
+    before = path.stat()
+    time.sleep(0.05)  # longer than the clock of the file system ticks
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\x01")
+    if kept_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    damaged = path.read_bytes()
+    for store in (reader, Store.open(tmp_path)):
+        with pytest.raises(CorruptObject):
+            store.get(ref)
+        path.write_bytes(damaged)
+
+
+def test_a_disk_that_loses_bits_without_a_trace_is_found_out(tmp_path):
+    """Small objects at each read; nothing tells of the loss, not even a time stamp."""
+    backend = MemoryBackend()
+    store = Store(backend, inline_bytes=0, near=tmp_path)
+    ref = store.put(bytes(100_000))
+    name = name_of(ref.digest)
+    store.get(ref)
+    rotten = bytearray(backend.read(name).data)
+    rotten[50_000] ^= 1
+    backend.rot(name, rotten)
+    with pytest.raises(CorruptObject):
+        store.get(ref)
+
+
+def test_a_check_of_a_large_object_counts_for_a_while_and_until_a_restart(tmp_path):
+    notes = VerifiedObjects(tmp_path)
+    notes.add(b"d" * 32, b"stamp")
+    assert VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
+    assert not VerifiedObjects(tmp_path).has(b"d" * 32, b"other")
+    assert not VerifiedObjects(tmp_path).has(b"e" * 32, b"stamp")
+    (file,) = tmp_path.iterdir()
+    digest, stamp, at = struct.unpack("<32s16sd", file.read_bytes())
+    for later in (at - 601, at + 1000):
+        file.write_bytes(struct.pack("<32s16sd", digest, stamp, later))
+        assert not VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
+    file.rename(tmp_path / "verified-the-start-before")
+    assert not VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
+
+
+def test_records_of_checks_stay_few(tmp_path):
+    notes = VerifiedObjects(tmp_path)
+    reader = VerifiedObjects(tmp_path)
+    (tmp_path / "other").mkdir()
+    for number in range(40_000):
+        notes.add(number.to_bytes(32, "big"), b"stamp")
+        if number % 10_000 == 0:
+            assert reader.has(number.to_bytes(32, "big"), b"stamp")
+    (file,) = (path for path in tmp_path.iterdir() if path.is_file())
+    assert file.stat().st_size < 1.1 * (1 << 20)
+    assert reader.has((39_999).to_bytes(32, "big"), b"stamp")

@@ -1,11 +1,20 @@
 """Objects and records of a shared store are believed only when signed with the project's secret."""
 
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from hooke.base.errors import StoreError, UsageError
+from hooke.base.errors import CorruptObject, StoreError, UsageError
 from hooke.base.ref import Ref
+from hooke.journal.events import AttemptFailed
+from hooke.pipeline.failures import failure_of, task_failed
 from hooke.store.entries import Entry
+from hooke.store.objects import VerifiedObjects, name_of
 from hooke.store.store import Store
 
 SECRET, OTHER = b"a secret of the project", b"a secret of somebody else"
@@ -68,3 +77,100 @@ def test_copies_are_kept_in_a_private_folder_only(tmp_path):
     tmp_path.chmod(0o777)
     with pytest.raises(StoreError, match="other users can write"):
         Store.open("memory://hooke-open", secret=SECRET, near=tmp_path)
+
+
+def test_who_writes_to_a_shared_folder_cannot_vouch_for_a_forged_object(tmp_path):
+    """Records of what was verified do not lie where others write."""
+    store = Store.open(tmp_path / "store", secret=SECRET, near=tmp_path / "near")
+    ref = store.put(bytes(3_000_000))
+    store.get(ref)
+    inside = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert [path.parent.parent.name for path in inside] == ["objects"], "there is nothing but the object"
+    assert (tmp_path / "near").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("opened", ["folder", "file"])
+def test_records_that_others_can_write_to_count_for_nothing(tmp_path, opened):
+    notes = VerifiedObjects(tmp_path)
+    notes.add(b"d" * 32, b"stamp")
+    (file,) = tmp_path.iterdir()
+    assert VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
+    (tmp_path if opened == "folder" else file).chmod(0o777)
+    assert not VerifiedObjects(tmp_path).has(b"d" * 32, b"stamp")
+    VerifiedObjects(tmp_path).add(b"e" * 32, b"stamp")
+    assert file.stat().st_size == 56
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's file")
+def test_another_users_object_is_opened_from_a_copy_that_its_owner_cannot_change(tmp_path):
+    store = Store.open(tmp_path, secret=SECRET, near=tmp_path / "near")
+    ref = store.put(np.zeros(500_000))
+    path = tmp_path / name_of(ref.digest)
+    os.chown(path, 65534, 65534)
+    value = store.get(ref)
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(b"\x01" * 1000)
+    assert not value.any(), "after it was verified, nothing changes"
+    with pytest.raises(CorruptObject):
+        store.get(ref)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
+def test_a_folder_that_others_can_write_to_wants_a_secret(tmp_path, mode):
+    folder = tmp_path / "store"
+    Store.open(folder).put(np.arange(50_000))
+    folder.chmod(mode)
+    with pytest.raises(UsageError, match="needs a secret") as caught:
+        Store.open(folder)
+    assert "other users can write to it" in caught.value.why
+    assert f"chmod -R go-w {folder}" in caught.value.fix
+    Store.open(folder, secret=SECRET)
+    folder.chmod(0o755)
+    Store.open(folder)
+
+
+@pytest.mark.parametrize(("secret", "shared"), [(None, False), (SECRET, True)])
+def test_only_a_signed_store_makes_folders_for_others_to_write_to(tmp_path, secret, shared):
+    code = f"""
+import os, numpy
+os.umask(0o002)
+from hooke.store.store import Entry, Store
+store = Store.open({str(tmp_path / "store")!r}, secret={secret!r})
+store.claim("k" * 32).release()
+with store.live("run"):
+    ref = store.put(numpy.arange(50_000))
+    store.commit(Entry(key="k" * 32, ref=ref, task="t", run="r", seconds=1.0, at=0.0))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    folders = [path for path in (tmp_path / "store").rglob("*") if path.is_dir()] + [tmp_path / "store"]
+    assert len(folders) > 5
+    assert {bool(path.stat().st_mode & 0o022) for path in folders} == {shared}
+    Store.open(tmp_path / "store", secret=secret)
+
+
+def test_an_exception_that_is_not_signed_is_not_unpickled(tmp_path):
+    """It comes from a worker, or from a journal that others may have written."""
+    canary = tmp_path / "canary"
+
+    class BombError(Exception):
+        def __reduce__(self):
+            return canary.touch, ()
+
+    ours, theirs = Store.open(tmp_path / "a", secret=SECRET), Store.open(tmp_path / "b")
+    good = failure_of(KeyError("x"), arguments="", store=ours)
+    forged = [pickle.dumps(BombError()), theirs.seal(BombError()), b""]
+
+    def raised(pickled):
+        event = AttemptFailed(
+            attempt=1, node=0, lo=0, hi=1, worker="w", failure=replace(good, pickled=pickled)
+        )
+        return task_failed(event, task="t", run="r", unseal=ours.unseal)
+
+    assert repr(raised(good.pickled).__cause__) == "KeyError('x')"
+    for pickled in forged:
+        error = raised(pickled)
+        assert error.__cause__ is None
+        assert "KeyError" in str(error)
+    assert not canary.exists()

@@ -1,11 +1,17 @@
 """The error for what cannot be stored names the part."""
 
 import dataclasses
+import socket
 import threading
 
+import numpy as np
+import polars as pl
 import pytest
 
-from hooke.base.errors import StoreError
+from hooke.base.errors import StoreError, StoreUnavailable
+from hooke.pipeline.failures import failure_of
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.store import Store
 
 
 @dataclasses.dataclass
@@ -51,3 +57,72 @@ def test_it_names_the_way_to_the_part(store, value, path, kind):
     assert kind in error.what
     assert "made from instead" in error.fix
     assert error.__cause__ is not None
+
+
+class Away(MemoryBackend):
+    """A place that does not answer for a while."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    def write(self, fill, *, size=0, exclusive=False):
+        if size > 10_000 and self.times:
+            self.times -= 1
+            super().write(lambda sink: (fill(sink), "tmp/lost")[1])
+            raise ConnectionResetError("the server is gone")
+        return super().write(fill, size=size, exclusive=exclusive)
+
+
+class FailingSink:
+    def write(self, data):
+        raise OSError("cut off")
+
+
+def test_an_upload_that_fails_is_not_the_values_fault():
+    store = Store(Away(1), inline_bytes=0)
+    with pytest.raises(StoreUnavailable, match="did not answer") as caught:
+        store.put(np.arange(10_000))
+    assert caught.value.why == "ConnectionResetError: the server is gone"
+    assert "pickled" not in str(caught.value)
+    assert failure_of(caught.value, arguments="").retryable
+    assert store.get(store.put(np.arange(10_000)))[-1] == 9_999
+
+
+def test_a_sink_that_fails_is_not_the_values_fault():
+    class Cut(MemoryBackend):
+        def write(self, fill, *, size=0, exclusive=False):
+            fill(FailingSink())
+
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        Store(Cut(), inline_bytes=0).put(pl.DataFrame({"n": range(1000)}))
+
+
+def test_a_read_that_fails_can_be_retried():
+    backend = MemoryBackend()
+    store = Store(backend, inline_bytes=0)
+    ref = store.put(np.arange(10_000))
+    backend.reading_fails = TimeoutError("no answer")
+    with pytest.raises(StoreUnavailable) as caught:
+        store.get(ref)
+    assert failure_of(caught.value, arguments="").retryable
+
+
+def test_no_memory_is_not_the_values_fault(memory):
+    class Huge:
+        def __reduce__(self):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        memory.put(Huge())
+
+
+def test_a_remote_place_that_refuses_is_not_the_values_fault(tmp_path):
+    """A real one: nobody listens at the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/store"
+    store = Store.open(url, secret=b"a secret of the project", near=tmp_path)
+    with pytest.raises(StoreUnavailable):
+        store.put(np.arange(50_000))

@@ -73,6 +73,20 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.running.test_concurrent_runs",
+            tests=1,
+            unit="trials",
+            sample=8,
+            full=50,
+            seconds=60,
+        ),
+        Campaign(
+            module="tests.running.test_corruption", tests=1, unit="trials", sample=15, full=500, seconds=140
+        ),
+        Campaign(
+            module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
+        ),
+        Campaign(
             module="tests.scaling.test_coverage", tests=12, unit="trials", sample=150, full=1000, seconds=60
         ),
         Campaign(

@@ -1,4 +1,4 @@
-"""Written files reach the disk in groups: a thread of its own syncs all that were marked, every second."""
+"""How written files reach the disk: at once, or in groups that a thread of its own syncs every second."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from hooke.base.files import sync_folder
 from hooke.base.forks import on_fork
 
-__all__ = ["GroupSync"]
+__all__ = ["Durability", "GroupSync", "sync_files"]
+
+Durability: TypeAlias = Literal["group", "each", "none"]
+"""When what was written survives a power loss: "group" within a second, "each" before the write returns, "none" eventually.
+
+In every mode, a killed process loses nothing that was written.
+"""
 
 ONE_BY_ONE = 16
 """Up to this many files are synced one by one. For more, one `syncfs` of the whole file system is cheaper."""
@@ -36,6 +44,7 @@ class GroupSync:
     def after_fork(self) -> None:
         """In a child: begin without marks; the thread and the marks are the parent's."""
         self._paths: set[str] = set()
+        self._syncing = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
         self._failed: OSError | None = None
@@ -59,7 +68,7 @@ class GroupSync:
             self._changed.notify_all()
 
     def sync(self) -> None:
-        """Sync what is marked, now. Raises OSError when this or an earlier sync in the background failed."""
+        """Return when all that was marked is on the disk. Raises OSError when this or an earlier sync in the background failed."""
         self._sync_marked()
         self.raise_failure()
 
@@ -89,18 +98,53 @@ class GroupSync:
             self._sync_marked()
 
     def _sync_marked(self) -> None:
-        with self._changed:
-            paths, self._paths = self._paths, set()
+        # One at a time: marks that the thread has taken may not be on the disk yet.
+        with self._syncing:
+            with self._changed:
+                paths, self._paths = self._paths, set()
+            try:
+                if len(paths) <= ONE_BY_ONE or not _sync_file_system(self._root):
+                    sync_files(paths)
+            except OSError as error:
+                self._failed = error
+
+
+_named: set[tuple[str, int, int]] = set()
+"""Folders (path, device, inode) whose names this process has made durable."""
+
+
+def sync_files(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Return when the files and their names are on the disk, with the folders above that are new to this process.
+
+    A file that no longer exists is skipped. Raises OSError.
+    """
+    folders: set[str] = set()
+    for path in (os.path.abspath(path) for path in paths):
         try:
-            if len(paths) > ONE_BY_ONE and _sync_file_system(self._root):
-                return
-            for path in {*paths, *map(os.path.dirname, paths)}:
-                try:
-                    sync_folder(path)  # fsync is the same for a file
-                except FileNotFoundError:
-                    continue
-        except OSError as error:
-            self._failed = error
+            sync_folder(path)  # fsync is the same for a file
+        except FileNotFoundError:
+            continue
+        folders.add(os.path.dirname(path))
+    for folder in folders:
+        try:
+            sync_folder(folder)
+            _sync_name(folder)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+
+
+def _sync_name(folder: str) -> None:
+    """Make the name of a folder durable, and those of the folders above: a file cannot be found without them."""
+    facts, above = os.stat(folder), os.path.dirname(folder)
+    known = folder, facts.st_dev, facts.st_ino
+    if known in _named or os.path.ismount(folder):
+        return
+    try:
+        sync_folder(above)
+    except PermissionError:  # so this process did not make a name there
+        return
+    _sync_name(above)
+    _named.add(known)
 
 
 def _sync_file_system(root: Path) -> bool:

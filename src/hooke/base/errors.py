@@ -4,7 +4,7 @@
     ├── UsageError            a declaration, a name or a parameter is wrong
     ├── TraceError            a pipeline's body cannot be traced
     ├── NotFingerprintable    an argument has no cache key
-    ├── StoreError            CorruptObject, MissingObject, StoreFull
+    ├── StoreError            CorruptObject, MissingObject, StoreFull, StoreUnavailable
     ├── JournalError          a journal cannot be written or read
     ├── ConfigError           hooke.toml
     ├── UntrustedModel        a model may run code, and this project does not trust it
@@ -45,6 +45,7 @@ __all__ = [
     "RunStopped",
     "StoreError",
     "StoreFull",
+    "StoreUnavailable",
     "TaskError",
     "TaskFailed",
     "Temporary",
@@ -116,6 +117,10 @@ class MissingObject(StoreError):
 
 class StoreFull(StoreError):
     """No room for another object. Stored objects are intact."""
+
+
+class StoreUnavailable(StoreError):
+    """The store's place did not take or give bytes; it may do so later, so the task is retried if it has `retries`."""
 
 
 class JournalError(HookeError):

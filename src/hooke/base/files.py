@@ -19,6 +19,8 @@ from hooke.base.forks import on_fork
 
 __all__ = [
     "FileLock",
+    "is_private",
+    "make_folders",
     "map_file",
     "page_aligned_copy",
     "sync_data",
@@ -87,6 +89,21 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folders(path: str | os.PathLike[str], mode: int = 0o777) -> None:
+    """Make a folder and those above it that do not exist, each with `mode`, less the umask."""
+    path = Path(path)
+    try:
+        path.mkdir(mode, exist_ok=True)
+    except FileNotFoundError:
+        make_folders(path.parent, mode)
+        path.mkdir(mode, exist_ok=True)
+
+
+def is_private(facts: os.stat_result) -> bool:
+    """Whether only this user and root can write to a file or folder."""
+    return facts.st_uid in (0, os.geteuid()) and not facts.st_mode & 0o022
 
 
 class FileLock:

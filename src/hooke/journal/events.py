@@ -249,6 +249,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = True
     delay_s: float | None = None
     pickled: bytes | None = None
+    """The exception, as bytes that `Store.unseal` opens."""
     rank: int | None = None
     """Of a gang: the rank that failed; None without a gang, and if the whole gang failed (its timeout)."""
     ranks: int = 0

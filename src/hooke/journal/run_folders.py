@@ -6,7 +6,8 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
-from hooke.base.errors import UsageError
+from hooke.base.background_fsync import sync_files
+from hooke.base.errors import JournalError, UsageError
 from hooke.base.files import FileLock, write_atomic
 from hooke.journal.events import Event
 from hooke.journal.reader import read
@@ -50,6 +51,18 @@ class RunsFolder:
         folder = self.folder(run)
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         return folder
+
+    def sync(self, run: str) -> None:
+        """Return when all segments of the run are on the disk, also those of processes that have ended. Raises JournalError."""
+        try:
+            sync_files(segment_files(self.folder(run)))
+        except OSError as error:
+            raise JournalError(
+                "the run's journals are written, but the disk did not confirm them",
+                where=str(self.folder(run)),
+                why=str(error),
+                fix="check the disk (dmesg); the latest events may be lost if the machine goes down",
+            ) from error
 
     def find(self, prefix: str = "") -> str:
         """The run whose id is `prefix` or begins with it; the newest run for an empty prefix.

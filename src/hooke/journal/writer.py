@@ -8,14 +8,14 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import msgspec
 
-from hooke.base.background_fsync import GroupSync
+from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError, UsageError
-from hooke.base.files import sync_data, sync_folder, write_all
+from hooke.base.files import sync_data, write_all
 from hooke.base.forks import on_fork
 from hooke.journal.events import Event
 from hooke.journal.segments import (
@@ -30,12 +30,6 @@ from hooke.journal.segments import (
 )
 
 __all__ = ["Durability", "Journal"]
-
-Durability: TypeAlias = Literal["group", "each", "none"]
-"""When an event survives a power loss: "group" within a second, "each" before `append` returns, "none" eventually.
-
-In every mode, a killed process loses no event whose `append` returned.
-"""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -177,8 +171,7 @@ class Journal:
             write_all(fd, header())
             self._end = HEADER_BYTES
         if self.durable == "each":
-            sync_data(fd)
-            sync_folder(self.folder)
+            sync_files([self.path])
 
     def _lock_file(self, fd: int) -> None:
         # Two writers would mix their records; the kernel frees this lock when its process dies.

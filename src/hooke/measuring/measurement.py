@@ -197,7 +197,8 @@ class Bench:
         if status == "stopped":
             raise KeyboardInterrupt(f"study {self.study} was stopped")
         if state.failure is not None:
-            raise task_failed(state.failure, task=part.nodes[state.failure.node].task.name, run=self.study)
+            task = part.nodes[state.failure.node].task.name
+            raise task_failed(state.failure, task=task, run=self.study, unseal=self.store.unseal)
 
 
 def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> NodeTotals:

@@ -476,7 +476,12 @@ class AttemptRunner:
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
             return AttemptFinished(ref=ref, expanded=expanded, **facts)
-        failure = failure_of(outcome.error, arguments=outcome.failing or work.shown, limit_bytes=work.memory)
+        failure = failure_of(
+            outcome.error,
+            arguments=outcome.failing or work.shown,
+            limit_bytes=work.memory,
+            store=self.store,
+        )
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         return AttemptFailed(
             failure=msgspec.structs.replace(failure, log_tail=tail),

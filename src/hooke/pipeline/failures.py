@@ -6,15 +6,17 @@ import contextlib
 import pickle
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from hooke.base.errors import HookeError, Permanent, TaskFailed, Temporary
+from hooke.base.errors import HookeError, Permanent, StoreUnavailable, TaskFailed, Temporary
 from hooke.base.formats import clip, readable, short_repr
 from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
+from hooke.store.store import Store
 
 __all__ = ["failure_of", "task_failed", "user_traceback"]
 
@@ -23,8 +25,10 @@ _LONGEST_TEXT = 16 * 1024
 _LARGEST_PICKLE = 64 * 1024
 
 
-def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None = None) -> Failure:
-    """The facts of an exception of a task, or of reading its inputs."""
+def failure_of(
+    error: BaseException, *, arguments: str, limit_bytes: int | None = None, store: Store | None = None
+) -> Failure:
+    """The facts of an exception of a task, or of reading its inputs. It comes along, sealed as values of `store` are."""
     own = _is_own(error)
     kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
     return Failure(
@@ -38,10 +42,11 @@ def failure_of(error: BaseException, *, arguments: str, limit_bytes: int | None 
         arguments=arguments,
         limit_bytes=limit_bytes,
         fix=_fix(error),
-        retryable=not isinstance(error, Permanent)
-        and (isinstance(error, Temporary) or not isinstance(error, HookeError)),
+        retryable=isinstance(error, Temporary | StoreUnavailable) or not isinstance(error, HookeError),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
-        pickled=None if own else _pickled(error),  # the fields above say everything about Hooke's own errors
+        pickled=None
+        if own or store is None
+        else _sealed(error, store),  # the fields above say everything about Hooke's own errors
     )
 
 
@@ -97,18 +102,16 @@ def _from_user(trace: TracebackType | None) -> TracebackType | None:
     return at or trace
 
 
-def _pickled(error: BaseException) -> bytes | None:
-    """The pickled exception, for the `__cause__` of the error; None if nothing of it can be pickled.
+def _sealed(error: BaseException, store: Store) -> bytes | None:
+    """The exception, for the `__cause__` of the error; None if nothing of it can be pickled.
 
     Its class and arguments travel past its `__init__`, which may ask for more than them; attributes that do not pickle, and
     text or attributes too large for a journal, stay behind. Type, message and traceback travel as text anyway.
     """
     for part in (error, _Portable(error)):
         with contextlib.suppress(Exception):  # whatever a user's __reduce__ raises
-            import cloudpickle
-
-            data: bytes = cloudpickle.dumps(part)
-            if len(data) <= _LARGEST_PICKLE and type(pickle.loads(data)) is type(error):
+            data = store.seal(part)
+            if len(data) <= _LARGEST_PICKLE and type(store.unseal(data)) is type(error):
                 return data
     return None
 
@@ -152,8 +155,14 @@ def _is_portable(value: Any) -> bool:
     return len(data) <= _LARGEST_PART + 100
 
 
-def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
-    """The error that `Run.result()` raises for a failed attempt. Its `__cause__` is the user's exception, if it unpickles."""
+def task_failed(
+    event: AttemptFailed, *, task: str, run: str, unseal: Callable[[bytes], BaseException]
+) -> TaskFailed:
+    """The error that `Run.result()` raises for a failed attempt.
+
+    Its `__cause__` is the user's exception, if `unseal` (that of the run's store) trusts and opens it: where the store
+    has a secret, bytes of a worker or a journal that are not signed with it are never unpickled.
+    """
     failure = event.failure
     error = TaskFailed.from_facts(
         msgspec.structs.asdict(failure),
@@ -163,7 +172,7 @@ def task_failed(event: AttemptFailed, *, task: str, run: str) -> TaskFailed:
         next=f"hooke logs {run} {task}",
     )
     if failure.pickled is not None:
-        # This process may not be able to import its class; the error has its text.
+        # This process may not be able to import its class, or may not trust it; the error has its text.
         with contextlib.suppress(Exception):
-            error.__cause__ = pickle.loads(failure.pickled)
+            error.__cause__ = unseal(failure.pickled)
     return error

@@ -194,7 +194,7 @@ class Runner:
         found = self._look_up(node)
         if found or (submit.expand and self._state.nodes[node].items is not None):
             self._state.apply(LookedUp(node, attempt=submit.attempt))
-            self._release_done()
+            self._commit_all()
             return False
         return True
 
@@ -257,6 +257,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 return
             self._workers[event.attempt] = event.worker
+        self._make_durable(event)
         self._record(event)
         if isinstance(event, AttemptFinished):
             self._uncommitted.append((event, event.ref, event.hi - event.lo))
@@ -264,6 +265,13 @@ class Runner:
                 self._expand(event.expanded, seconds=event.seconds)
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
+
+    def _make_durable(self, event: EngineEvent) -> None:
+        """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
+        if isinstance(event, AttemptFinished | AttemptFailed):
+            blocks = event.expanded.blocks if isinstance(event, AttemptFinished) and event.expanded else ()
+            refs = [ref for ref in (event.ref, *blocks) if ref is not None]
+            self._parts.store.sync(refs, wait=False)
 
     def _without_partial_results(
         self, event: AttemptFinished | AttemptFailed
@@ -288,11 +296,17 @@ class Runner:
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
 
     def _commit_all(self) -> None:
-        """Commit finished results and release completed claims. New work is submitted before, so it need not wait."""
+        """Commit finished results, and only then release completed claims: else another process computes them again.
+
+        New work is submitted before, so it need not wait.
+        """
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
         self._uncommitted.clear()
-        self._release_done()
+        for node in [node for node in self._claims if self._state.is_over(node)]:
+            if self._state.nodes[node].complete:
+                self._renewed.add(self._parts.keys[node].key)
+            self._claims.pop(node).release()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Make the result visible to other runs."""
@@ -323,12 +337,6 @@ class Runner:
             seconds=seconds,
             at=self._parts.clock.now(),
         )
-
-    def _release_done(self) -> None:
-        for node in [node for node in self._claims if self._state.is_over(node)]:
-            if self._state.nodes[node].complete:
-                self._renewed.add(self._parts.keys[node].key)
-            self._claims.pop(node).release()
 
     # -- lookups -----------------------------------------------------------------------------------
 

@@ -160,10 +160,10 @@ def find_backend(
 ) -> BackendChoice:
     """The backend that `name` means: an engine, `engine:N`, an address, a name in hooke.toml, or a Dask cluster or client.
 
-    Raises UsageError with the valid names, and for an unencrypted address on another machine.
+    Raises UsageError with the valid names, and for an unencrypted address on another machine, also that of a cluster or client.
     """
     if not isinstance(name, str):
-        return _object_backend(name, workers)
+        return _object_backend(name, workers, places)
     counted = _COUNTED.fullmatch(name)
     if name in places:
         settings = places[name]
@@ -197,7 +197,9 @@ def find_backend(
     return _checked(BackendChoice(name=name, engine=name, workers=workers), places)
 
 
-def _object_backend(thing: Any, workers: Workers | None) -> BackendChoice:
+def _object_backend(
+    thing: Any, workers: Workers | None, places: Mapping[str, BackendSettings]
+) -> BackendChoice:
     if isinstance(thing, Fleet):
         # A run that is resumed in another process starts a fleet like it.
         name = f"{thing.engine}:{thing.workers}"
@@ -209,6 +211,8 @@ def _object_backend(thing: Any, workers: Workers | None) -> BackendChoice:
             f"on= takes the name of a backend, a Fleet, or a Dask cluster or client, not {type(thing).__name__}",
             fix=f"valid names: {', '.join(ENGINES.names())}, or a name in hooke.toml",
         )
+    if not address.startswith("inproc://"):  # a scheduler in this process
+        _checked_address(address, places)
     return BackendChoice(name=address, engine="dask", workers=workers, at=thing)
 
 
@@ -256,21 +260,21 @@ def _checked_address(address: str, places: Mapping[str, BackendSettings]) -> str
     insecure = any(place.insecure and place.address == address for place in places.values())
     if scheme == "tls" or _LOOPBACK.fullmatch(found["host"]) or insecure:
         return address
-    if scheme != "tcp" and os.environ.get("RAY_USE_TLS") != "1":
+    if scheme in ("", "ray"):
+        if os.environ.get("RAY_USE_TLS") == "1":
+            return address
         raise UsageError(
             f"the Ray cluster at {address} is on another machine, and the connection is not encrypted",
             why="anyone on the network could read code, results and the token",
             fix="set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT as on its nodes; or, "
             f'on a private network, write in hooke.toml: [places.NAME] engine = "ray", address = "{address}", insecure = true',
         )
-    if scheme == "tcp":
-        raise UsageError(
-            f"the scheduler at {address} is on another machine, and tcp:// is not encrypted",
-            why="anyone on the network could read code, results and the store's secret, and send code to run",
-            fix=f'use tls://; or, on a private network, write in hooke.toml: [places.NAME] engine = "dask", '
-            f'address = "{address}", insecure = true',
-        )
-    return address
+    raise UsageError(
+        f"the scheduler at {address} is on another machine, and {scheme}:// is not encrypted",
+        why="anyone on the network could read code, results and the store's secret, and send code to run",
+        fix=f'use tls://; or, on a private network, write in hooke.toml: [places.NAME] engine = "dask", '
+        f'address = "{address}", insecure = true',
+    )
 
 
 def _no_engine(name: str, engine: str) -> UsageError:

@@ -98,7 +98,7 @@ class Project:
         url = settings.url or str(self.data / "store")
         if not urlsplit(url).scheme:
             url = str(self.root / url)
-        return Store.open(url, secret=self.secret())
+        return Store.open(url, secret=self.secret(), durable=self.settings.journal.durable)
 
     @property
     def seed(self) -> int:

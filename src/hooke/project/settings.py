@@ -67,7 +67,10 @@ class JournalSettings(_Section, frozen=True, kw_only=True):
     """`[journal]`: how events reach the disk."""
 
     durable: Durable = "group"
-    """`group`: synced every second (the death of a process loses nothing); `each`: synced after each event, against power loss; `none`."""
+    """When events and results survive a power loss (the death of a process loses nothing in any case).
+
+    `group`: within a second, and before the run is finished; `each`: before they count as finished; `none`: eventually.
+    """
 
 
 class ShowSettings(_Section, frozen=True, kw_only=True):

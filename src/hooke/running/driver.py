@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
@@ -304,8 +304,13 @@ class Driver:
             status = self._run(state, keys, store, journal, recovered)
             output = _output(self.graph, keys, state, store) if status == "finished" else None
             recorder.join()
+            store.sync()
+            if journal.durable != "none":
+                self.project.runs.sync(self.run)
         except BaseException as error:
             recorder.join(patience_s=1.0)
+            with suppress(StoreError):  # the first error is the one to raise
+                store.sync()
             message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
             status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))

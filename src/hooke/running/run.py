@@ -161,7 +161,12 @@ class Run:
             return
         view = self._view()
         if (failed := view.failure) is not None:
-            raise task_failed(failed, task=view.nodes[failed.node].planned.task, run=self.id)
+            raise task_failed(
+                failed,
+                task=view.nodes[failed.node].planned.task,
+                run=self.id,
+                unseal=lambda data: self.project.store().unseal(data),
+            )
         why = view.ended.message if view.ended is not None else ""
         raise RunStopped(
             f"run {self.id} is {view.status} and has no result", why=why, next=view.resume_command

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as"]
+from hooke.base.errors import HookeError, StoreUnavailable
+
+__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as", "reaching"]
 
 
 class ObjectSink(Protocol):
@@ -22,10 +24,12 @@ Fill: TypeAlias = Callable[[ObjectSink], str]
 
 
 class View(NamedTuple):
-    """The bytes under a name. `stamp` differs whenever they may have changed since."""
+    """The bytes under a name. `stamp` differs whenever they, or when they were last used, may have changed since."""
 
     data: memoryview
     stamp: bytes
+    ours: bool = True
+    """Whether only this user and root can change the bytes while the view lives."""
 
 
 class Stored(NamedTuple):
@@ -41,18 +45,35 @@ def hidden_as(name: str) -> str:
     return f"tmp/hidden-{name.replace('/', '-')}-"
 
 
-class Backend(Protocol):
+@contextmanager
+def reaching(place: str) -> Iterator[None]:
+    """Raise StoreUnavailable for exceptions of a backend's library inside."""
+    try:
+        yield
+    except HookeError:
+        raise
+    except Exception as error:  # each library has its own
+        raise StoreUnavailable(
+            "the store did not answer as it should",
+            where=place,
+            why=f"{type(error).__name__}: {error}",
+            fix="see that this machine reaches the store and may read and write there, then resume the run; "
+            "`retries=` on a task tries it again by itself",
+            next="hooke doctor",
+        ) from error
+
+
+class Backend(Protocol):  # six methods: when bytes are on the disk is a guarantee of its own
     """Bytes under names such as `objects/ab/abcd...`: each name whole or absent, seen by every process that shares the place.
 
     Names have letters, digits, `.`, `-`, `_` and `/`. Names under `objects/` are never rewritten with other bytes, so
     a backend may keep local copies of them. A name is *used* when it is written and when it is touched.
-    All methods are safe to call from all threads and processes at once.
+    All methods are safe to call from all threads and processes at once. They raise StoreUnavailable if the place does
+    not answer.
     """
 
     place: str
     """Its location, for messages."""
-    near: Path | None
-    """A folder for this host's record of verified objects; None if there is none."""
     notes_use: bool
     """Whether `touch` records a use. If not, nothing is evicted while any run is live."""
 
@@ -60,10 +81,19 @@ class Backend(Protocol):
         """Store what `fill` writes under the name that it returns; returns the new stamp.
 
         The name appears with all its bytes at once and replaces an earlier one; a writer that dies or raises leaves
-        nothing visible. After the return, the death of any process loses nothing. A power loss takes at most the last
-        second; if the writer's process had ended, whatever the system had not written back by itself.
+        nothing visible. After the return, the death of any process loses nothing. When the name survives a power loss
+        too depends on the backend's durability; with "group" a process that ends must call `sync` before.
         With `exclusive`, an existing name stays and the result is None: one of several writers succeeds.
-        Raises StoreFull (`size` is the estimate for its message), and the exceptions of `fill`.
+        Raises StoreFull (`size` is the estimate for its message), StoreError if the disk did not confirm this or an
+        earlier write, and the exceptions of `fill`.
+        """
+        ...
+
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """Return when `names`, and all that was written here, survive a power loss; without `wait`, begin with that.
+
+        The names may be those that other processes of this host wrote. Names that are gone are skipped. Does nothing
+        with the durability "none". Raises StoreError if the disk does not confirm it, or did not confirm an earlier write.
         """
         ...
 
@@ -74,8 +104,8 @@ class Backend(Protocol):
         """
         ...
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
-        """Mark the names as used now, to the minute; returns which of them exist."""
+    def touch(self, names: Sequence[str]) -> list[int | None]:
+        """Mark the names as used now, to the minute; returns the size in bytes of each, None for those that do not exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[Stored]:

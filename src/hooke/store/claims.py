@@ -8,13 +8,15 @@ import os
 import struct
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from blake3 import blake3
 
 from hooke.base.clock import Clock
+from hooke.base.files import make_folders
 from hooke.base.forks import on_fork
 from hooke.store.backend import Backend, ObjectSink
 
@@ -27,6 +29,7 @@ __all__ = [
     "MemoryClaims",
     "RangeClaims",
     "has_range_locks",
+    "waiting_claim",
 ]
 
 
@@ -56,15 +59,30 @@ class ListedClaims(Claims, Protocol):
         ...
 
 
+_POLL_S = 0.02
+
+
+@contextmanager
+def waiting_claim(claims: Claims, key: str) -> Iterator[None]:
+    """Hold the claim `key` inside; wait until no other process has it."""
+    while (claim := claims.claim(key)) is None:
+        time.sleep(_POLL_S)
+    try:
+        yield
+    finally:
+        claim.release()
+
+
 class FileClaims:
     """Claims as locked files (`flock`) in a folder, which the kernel frees when their process dies.
 
     Unlike with `base.files.FileLock`, the file is removed with the claim, because there is one for every key. So a
-    lock counts only if its file still has its name after locking.
+    lock counts only if its file still has its name after locking. New folders get `folder_mode`, less the umask.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, folder_mode: int = 0o777) -> None:
         self._folder = f"{folder}/"
+        self._folder_mode = folder_mode
 
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
@@ -107,7 +125,7 @@ class FileClaims:
         try:
             return os.open(path, flags, 0o666)
         except FileNotFoundError:
-            os.makedirs(self._folder, exist_ok=True)
+            make_folders(self._folder, self._folder_mode)
             return os.open(path, flags, 0o666)
 
 
@@ -190,12 +208,9 @@ def _is_at(fd: int, path: str) -> bool:
 LEASE_S = 60.0
 """A claim outlives its process by at most this. It is renewed at a third of it, so two lost renewals do no harm."""
 
-TAKEOVER_S = 0.5
-"""After writing over an expired lease, a process waits this long for others that do the same; the last writer wins."""
-
 
 class LeaseClaims:
-    """Claims under `folder` of a backend, renewed by a thread while they are held.
+    """Claims under `folder` of a backend, renewed by a thread while any is held.
 
     If the backend cannot write exclusively, or clocks differ by more than a lease, two processes may hold a claim at
     once. Then work is done twice, without harm, because results are committed whole.
@@ -211,24 +226,45 @@ class LeaseClaims:
 
     def _begin(self) -> None:
         self._held: dict[str, _Lease] = {}
-        self._lock = threading.Lock()
-        self._pause = threading.Event()
+        self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
         lease = _Lease(self, key, os.urandom(8).hex(), self._clock.now())
-        if not self._write(lease, exclusive=True):
-            there = self._read(key)
-            if there is not None and there["until"] > self._clock.now():
-                return None
+        if self._write(lease, exclusive=True):
+            return self._hold(lease)
+        there = self._read(key)
+        if (
+            there is not None
+            and there["until"] <= self._clock.now()
+            and self._take_over(lease, there["token"])
+        ):
+            return self._hold(lease)
+        return None
+
+    def _take_over(self, lease: _Lease, expired: str) -> bool:
+        """Replace an expired lease. Of several processes, the one that notes it first does."""
+        name = f"takeovers/{lease.key}-{expired}"
+        if not self._write(lease, exclusive=True, name=name):
+            noted = self._parsed(name)
+            if noted is not None and noted["until"] <= self._clock.now():  # its process died, too
+                self._backend.remove(name)
+            return False
+        try:
+            if (self._read(lease.key) or {}).get("token") != expired:  # it was replaced before this note
+                return False
             self._write(lease, exclusive=False)
-            time.sleep(TAKEOVER_S)
-            if (self._read(key) or {}).get("token") != lease.token:
-                return None
-        with self._lock:
+        finally:
+            self._backend.remove(name)
+        return True
+
+    def _hold(self, lease: _Lease) -> Claim:
+        with self._changed:
             self._held[lease.token] = lease
-            self._start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew, name="hooke-leases", daemon=True)
+                self._thread.start()
         return lease
 
     def held(self) -> dict[str, float]:
@@ -243,11 +279,14 @@ class LeaseClaims:
 
     def drop(self, lease: _Lease) -> None:
         """End a lease, unless another process has taken it over."""
-        with self._lock:
-            if self._held.pop(lease.token, None) is None:
-                return
-        if (self._read(lease.key) or {}).get("token") == lease.token:
-            self._backend.remove(self._name(lease.key))
+        # A renewal in progress would write the lease again after its removal.
+        with lease.lock:
+            with self._changed:
+                if self._held.pop(lease.token, None) is None:
+                    return
+                self._changed.notify_all()
+            if (self._read(lease.key) or {}).get("token") == lease.token:
+                self._backend.remove(self._name(lease.key))
 
     def after_fork(self) -> None:
         """In a child: the leases belong to the parent, which renews them."""
@@ -257,7 +296,10 @@ class LeaseClaims:
         return f"{self._folder}/{key}"
 
     def _read(self, key: str) -> dict[str, Any] | None:
-        view = self._backend.read(self._name(key))
+        return self._parsed(self._name(key))
+
+    def _parsed(self, name: str) -> dict[str, Any] | None:
+        view = self._backend.read(name)
         if view is None:
             return None
         try:
@@ -267,35 +309,35 @@ class LeaseClaims:
             # Not written by a claim, so it is free.
             return {"token": "", "since": 0.0, "until": 0.0}
 
-    def _write(self, lease: _Lease, *, exclusive: bool) -> bool:
+    def _write(self, lease: _Lease, *, exclusive: bool, name: str = "") -> bool:
         facts = {"token": lease.token, "since": lease.since, "until": self._clock.now() + self._lease_s}
 
         def fill(sink: ObjectSink) -> str:
             sink.write(json.dumps(facts).encode())
-            return self._name(lease.key)
+            return name or self._name(lease.key)
 
         return self._backend.write(fill, exclusive=exclusive) is not None
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._renew, name="hooke-leases", daemon=True)
-            self._thread.start()
-
     def _renew(self) -> None:
-        while not self._pause.wait(self._lease_s / 3):
-            with self._lock:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: not self._held, self._lease_s / 3):
+                    self._thread = None
+                    return
                 leases = list(self._held.values())
             for lease in leases:
                 # The backend may be out of reach for a while; the next renewal is soon enough.
-                with suppress(Exception):
+                with suppress(Exception), lease.lock:
                     self._renew_one(lease)
 
     def _renew_one(self, lease: _Lease) -> None:
+        if lease.token not in self._held:
+            return
         there = self._read(lease.key)
         if there is not None and there["token"] != lease.token:
-            with self._lock:
+            with self._changed:
                 self._held.pop(lease.token, None)
-        elif lease.token in self._held:
+        else:
             self._write(lease, exclusive=False)
 
 
@@ -304,6 +346,8 @@ class _Lease:
         self.key = key
         self.token = token
         self.since = since
+        self.lock = threading.Lock()
+        """Held while the lease is renewed or dropped."""
         self._owner = owner
 
     def release(self) -> None:
@@ -328,11 +372,13 @@ def has_range_locks() -> bool:
 class RangeClaims:
     """Claims as open-file-description locks, which the kernel frees when their process dies.
 
-    Two RangeClaims exclude each other even in one process, because each opens the file itself.
+    Two RangeClaims exclude each other even in one process, because each opens the file itself. New folders get
+    `folder_mode`, less the umask.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, folder_mode: int = 0o777) -> None:
         self._path = path
+        self._folder_mode = folder_mode
         self._fd = -1
         self._held: set[int] = set()
         self._lock = threading.Lock()
@@ -370,7 +416,7 @@ class RangeClaims:
 
     def _set(self, kind: int, at: int) -> bool:
         if self._fd < 0:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self._path.parent, self._folder_mode)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))

@@ -72,7 +72,7 @@ class Records:
         """The content; None if there is none.
 
         A damaged record moves to `corrupt/` and counts as missing, so its results are computed again. With a secret,
-        damage looks like forgery and raises StoreError.
+        damage looks like forgery and raises StoreError, except in a record that a power loss cut short.
         """
         view = self._backend.read(name)
         if view is None:
@@ -80,7 +80,7 @@ class Records:
         content = self._opened(name, view.data)
         if content is not None:
             return content
-        if self._secret is not None:
+        if self._secret is not None and len(view.data) >= _CONTENT:
             raise _unsigned(name, self._backend.place)
         self._backend.remove(name, aside=aside_of(name))
         return None

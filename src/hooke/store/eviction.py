@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.store.backend import Backend, Stored
-from hooke.store.claims import ListedClaims
+from hooke.store.claims import Claims, ListedClaims, waiting_claim
 from hooke.store.entries import Entry, Records, aside_of
 from hooke.store.objects import Objects, name_of
 
@@ -19,6 +20,7 @@ __all__ = [
     "EvictionUnit",
     "StoreUsage",
     "VerifyReport",
+    "await_removals",
     "clear_abandoned",
     "evict",
     "measure",
@@ -29,6 +31,15 @@ __all__ = [
 
 SLACK_S = 150.0
 """Uses are recorded to the minute, and the clocks of hosts that share a folder may differ a little more."""
+
+BATCH_S = 0.2
+"""The longest that a run waits for an eviction."""
+
+PAUSE_S = 0.2
+"""Between two batches, so that runs which wait for one can begin."""
+
+_REMOVALS = "0" * 31 + "1"
+"""The claim of a batch of removals; no recipe has this key."""
 
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
@@ -132,27 +143,43 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsag
 
 
 def evict(
-    backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: ListedClaims
+    backend: Backend, entries: Iterable[tuple[str, Entry]], *, most: int, live: ListedClaims, claims: Claims
 ) -> EvictionReport:
-    """Remove units until at most `most` bytes are left, or only units remain that must stay."""
+    """Remove units until at most `most` bytes are left, or only units remain that must stay.
+
+    A run that begins meanwhile is listed in `live` and then waits for the batch in progress (`await_removals`), so that
+    each later batch spares what it finds.
+    """
     stored = list(_stored(backend))
     before = after = sum(item.size for item in stored)
     spared = 0
     evicted: list[Evicted] = []
-    runs = live.held()
-    for piece in sorted(pieces(stored, entries), key=lambda piece: (piece.value, piece.used)):
-        if after <= most:
-            break
-        if not backend.notes_use:
+    seen: set[str] = set()
+    waiting = deque(sorted(pieces(stored, entries), key=lambda piece: (piece.value, piece.used)))
+    while True:
+        with waiting_claim(claims, _REMOVALS):
             runs = live.held()
-        if not _remove(backend, piece, runs):
-            spared += piece.size
-            continue
-        after -= piece.size
-        evicted.append(Evicted(name=piece.name, size=piece.size, tasks=piece.tasks, why=_why(piece)))
+            seen |= runs.keys()
+            until = time.monotonic() + BATCH_S
+            while waiting and after > most and time.monotonic() < until:
+                piece = waiting.popleft()
+                if not _remove(backend, piece, runs):
+                    spared += piece.size
+                    continue
+                after -= piece.size
+                evicted.append(Evicted(name=piece.name, size=piece.size, tasks=piece.tasks, why=_why(piece)))
+        if not waiting or after <= most:
+            break
+        time.sleep(PAUSE_S)
     return EvictionReport(
-        before=before, after=after, spared=spared, live=tuple(sorted(runs)), evicted=tuple(evicted)
+        before=before, after=after, spared=spared, live=tuple(sorted(seen)), evicted=tuple(evicted)
     )
+
+
+def await_removals(claims: Claims) -> None:
+    """Wait for the end of a batch of removals that may not know of a run that has just begun."""
+    with waiting_claim(claims, _REMOVALS):
+        pass
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
@@ -171,10 +198,11 @@ def _stored(backend: Backend) -> Iterator[Stored]:
 def _remove(backend: Backend, piece: EvictionUnit, runs: dict[str, float]) -> bool:
     if runs and not backend.notes_use:
         return False
-    if not backend.remove(piece.name, unused_since=min(runs.values()) - SLACK_S if runs else None):
+    since = min(runs.values()) - SLACK_S if runs else None
+    if not backend.remove(piece.name, unused_since=since):
         return False
     for record in piece.records:
-        backend.remove(record)
+        backend.remove(record, unused_since=since)
     return True
 
 

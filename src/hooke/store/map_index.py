@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hooke.store.backend import Backend
 from hooke.store.entries import Entry, Hit, Records
-from hooke.store.objects import name_of
+from hooke.store.objects import are_whole
 
 if TYPE_CHECKING:
     from hooke.store.map_columns import Columns
@@ -115,6 +115,6 @@ class MapIndex:
         return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
-        names = {entry.ref.digest: name_of(entry.ref.digest) for entry in entries if entry.ref.inline is None}
-        there = dict(zip(names, self._backend.touch(list(names.values())), strict=True))
-        return [not there.get(entry.ref.digest, True) for entry in entries]
+        refs = {entry.ref.digest: entry.ref for entry in entries if entry.ref.inline is None}
+        whole = dict(zip(refs, are_whole(self._backend, list(refs.values())), strict=True))
+        return [not whole.get(entry.ref.digest, True) for entry in entries]

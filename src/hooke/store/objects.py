@@ -4,89 +4,127 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from hooke.base.errors import CorruptObject, MissingObject, StoreError
-from hooke.base.files import page_aligned_copy, write_all
+from hooke.base.files import is_private, page_aligned_copy, write_all
 from hooke.base.ref import Ref
-from hooke.store.backend import Backend, ObjectSink, View, hidden_as
+from hooke.store.backend import Backend, ObjectSink, View, hidden_as, reaching
 from hooke.store.codecs import Encoded, encode
 from hooke.store.entries import aside_of
 from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
 
-__all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "explain", "guilty_part", "name_of"]
+__all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "are_whole", "explain", "guilty_part", "name_of"]
 
 
-# --- Objects that this host has verified: its processes share a file, so that each object is hashed once.
+# --- Large objects that this host has verified: its processes share a private file, so that not each hashes them.
 
-_RECORD = 32 + 24
-"""Digest and stamp, both as raw bytes; a file is records, back to back."""
+ALWAYS_BYTES = 1 << 20
+"""Objects up to this size are hashed at each read, which takes 0.2 ms at most."""
 
-_MOST_BYTES = 64 << 20
-"""A million records; then the file starts empty, and objects are hashed again."""
+_VALID_S = 600.0
+"""Then an object is hashed again: a disk can lose bits that no time stamp tells of."""
+
+_RECORD = struct.Struct("<32s16sd")
+"""Digest, digest of the stamp, and the time of the check (monotonic, so for all processes since the machine started)."""
+
+_MOST_BYTES = 1 << 20
+"""18,000 records, which take a worker 10 ms to read; then the file starts empty."""
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class VerifiedObjects:
-    """Objects whose digest was checked, by digest (32 bytes) and their stamp (24 bytes) at that time.
+    """Objects whose digest was checked: by digest, their stamp at that time, and the time.
 
-    If an object's bytes may have changed since, its stamp differs, so it is checked again. Hosts may share `folder`;
-    each has its own file. Without a folder the records stay in this process.
+    If an object's bytes may have changed since, its stamp differs, so it is checked again; as it is after a while and
+    after a restart of the machine. Whoever can write to the records can have forged objects opened. So they lie in
+    `folder`, which only this user can write to. Without one, or if others can, they stay in this process.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._path = folder / f"seen-{os.uname().nodename}" if folder else None
-        self._known: set[bytes] = set()
+        boot = _BOOT_ID.read_text().strip() if folder is not None and _BOOT_ID.exists() else ""
+        self._path = folder / f"verified-{boot}" if folder is not None and boot else None
+        self._known: dict[bytes, float] = {}
         self._read = 0
 
     def has(self, digest: bytes, stamp: bytes) -> bool:
-        """Whether the object was checked with this stamp."""
-        note = digest + stamp
-        if note in self._known:
+        """Whether the object was checked with this stamp, lately."""
+        note = _note(digest, stamp)
+        if self._is_recent(note):
             return True
         self._catch_up()
-        return note in self._known
+        return self._is_recent(note)
 
     def add(self, digest: bytes, stamp: bytes) -> None:
         """Record the check. A full disk raises nothing: the object is checked again later."""
-        note = digest + stamp
-        self._known.add(note)
-        if self._path is None or len(note) != _RECORD:
-            return
+        note, now = _note(digest, stamp), time.monotonic()
+        self._keep(note, now)
         with suppress(OSError):
-            self._append(note)
+            self._append(_RECORD.pack(note[:32], note[32:], now))
 
-    def _append(self, note: bytes) -> None:
-        assert self._path is not None
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    def _is_recent(self, note: bytes) -> bool:
+        return 0 <= time.monotonic() - self._known.get(note, -_VALID_S) < _VALID_S
+
+    def _keep(self, note: bytes, at: float) -> None:
+        if len(self._known) > _MOST_BYTES // _RECORD.size:
+            self._known.clear()
+        self._known[note] = at
+
+    def _append(self, record: bytes) -> None:
+        if self._path is None:
+            return
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = self._open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        if fd is None:
+            return
         try:
             # An incomplete record (from a full disk) would shift all later ones, so it is cut off.
             size = os.fstat(fd).st_size
-            if size % _RECORD or size > _MOST_BYTES:
-                os.truncate(fd, size - size % _RECORD if size <= _MOST_BYTES else 0)
-            write_all(fd, note)
+            if size % _RECORD.size or size > _MOST_BYTES:
+                os.truncate(fd, size - size % _RECORD.size if size <= _MOST_BYTES else 0)
+            write_all(fd, record)
         finally:
             os.close(fd)
 
     def _catch_up(self) -> None:
-        if self._path is None:
-            return
         try:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open(os.O_RDONLY)
         except (FileNotFoundError, NotADirectoryError):
+            return
+        if fd is None:
             return
         try:
             size = os.fstat(fd).st_size
+            self._read = self._read if self._read <= size else 0  # it has started empty since
             data = os.pread(fd, size - self._read, self._read) if size > self._read else b""
         finally:
             os.close(fd)
-        whole = len(data) - len(data) % _RECORD
-        self._known.update(data[at : at + _RECORD] for at in range(0, whole, _RECORD))
+        whole = len(data) - len(data) % _RECORD.size
+        for digest, stamp, at in _RECORD.iter_unpack(data[:whole]):
+            self._keep(digest + stamp, at)
         self._read += whole
+
+    def _open(self, flags: int) -> int | None:
+        """The file, if only this user can write to it and to its folder."""
+        if self._path is None or not is_private(self._path.parent.stat()):
+            return None
+        fd = os.open(self._path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if is_private(os.fstat(fd)):
+            return fd
+        os.close(fd)
+        return None
+
+
+def _note(digest: bytes, stamp: bytes) -> bytes:
+    return digest + blake3(stamp).digest(16)
 
 
 # --- Finding the part of a value that cannot be stored, by pickling its parts.
@@ -168,45 +206,86 @@ def name_of(digest: str) -> str:
     return f"objects/{digest[:2]}/{digest}"
 
 
+class _GuardedSink:
+    """Knows whether writing failed, rather than producing what is written."""
+
+    def __init__(self, sink: ObjectSink) -> None:
+        self.failed = False
+        self._sink = sink
+
+    def write(self, data: bytes | memoryview) -> int:
+        try:
+            self._sink.write(data)
+        except BaseException:
+            self.failed = True
+            raise
+        return len(data)
+
+
+@contextmanager
+def _encoding(value: Any, sink: _GuardedSink | None = None) -> Iterator[None]:
+    """Raise StoreError, naming the part of `value`, if it cannot be encoded; failures of the sink pass through."""
+    try:
+        yield
+    except (StoreError, MemoryError):
+        raise
+    except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
+        if sink is not None and sink.failed:
+            raise
+        raise explain(value, error) from error
+
+
+def are_whole(backend: Backend, refs: Sequence[Ref]) -> list[bool]:
+    """Which of the objects exist with the size of their reference. Marks them as used."""
+    sizes = backend.touch([name_of(ref.digest) for ref in refs])
+    return [size == ref.size for size, ref in zip(sizes, refs, strict=True)]
+
+
 class Objects:
     """The objects of a store. With a `secret` (32 bytes) they are signed, and only signed objects are opened.
 
-    Objects of up to `inline_bytes` are stored inside their references.
+    Objects of up to `inline_bytes` are stored inside their references. Records of what this host has verified lie
+    in `near`, a folder of this user.
     """
 
-    def __init__(self, backend: Backend, secret: bytes | None, *, inline_bytes: int = INLINE_BYTES) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        secret: bytes | None,
+        *,
+        inline_bytes: int = INLINE_BYTES,
+        near: Path | None = None,
+    ) -> None:
         self._inline_bytes = inline_bytes
         self._backend = backend
         self._secret = secret
-        self._seen = VerifiedObjects(backend.near)
+        self._seen = VerifiedObjects(near)
 
     def put(self, value: Any) -> Ref:
         """See Store.put."""
-        try:
-            return self._put(encode(value))
-        except StoreError:
-            raise
-        except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
-            raise explain(value, error) from error
+        with _encoding(value):
+            encoded = encode(value)
+            if encoded.size <= self._inline_bytes:
+                digest, data = encoded.to_bytes(self._secret)
+                if len(data) <= self._inline_bytes:
+                    return Ref(digest.hex(), len(data), data)
+        return self._write(value, encoded)
 
-    def _put(self, encoded: Encoded) -> Ref:
-        if encoded.size <= self._inline_bytes:
-            digest, data = encoded.to_bytes(self._secret)
-            if len(data) <= self._inline_bytes:
-                return Ref(digest.hex(), len(data), data)
-        return self._write(encoded)
-
-    def _write(self, encoded: Encoded) -> Ref:
+    def _write(self, value: Any, encoded: Encoded) -> Ref:
         digest, size = b"", 0
 
         def fill(sink: ObjectSink) -> str:
             nonlocal digest, size
-            digest, size = encoded.write(sink, self._secret)
+            guarded = _GuardedSink(sink)
+            with _encoding(value, guarded):
+                digest, size = encoded.write(guarded, self._secret)
             return name_of(digest.hex())
 
-        stamp = self._backend.write(fill, size=encoded.size)
+        with reaching(self._backend.place):
+            stamp = self._backend.write(fill, size=encoded.size)
         assert stamp is not None
-        self._seen.add(digest, stamp)
+        if size > ALWAYS_BYTES:
+            self._seen.add(digest, stamp)
         return Ref(digest.hex(), size)
 
     def get(self, ref: Ref) -> Any:
@@ -218,25 +297,36 @@ class Objects:
         except Damaged as error:
             return load(self._open_again(ref, error))
 
+    def seal(self, value: Any) -> bytes:
+        """See Store.seal."""
+        return encode(value).to_bytes(self._secret)[1]
+
+    def unseal(self, data: bytes) -> Any:
+        """See Store.unseal."""
+        try:
+            digest = read_layout(memoryview(data)).digest.hex()
+        except Damaged as error:
+            raise CorruptObject(f"sealed bytes are damaged: {error}") from error
+        return self.get(Ref(digest, len(data), data))
+
     def check(self, digest: str) -> str:
         """Read the object and return what is wrong with it; empty if nothing is, or if the object is gone."""
         view = self._backend.read(name_of(digest), fresh=True)
         if view is None:
             return ""
         try:
-            layout = self._check(Ref(digest, len(view.data)), read_layout(view.data))
-            _check_digest(layout)
+            self._verified(Ref(digest, len(view.data)), view.data)
         except (Damaged, StoreError) as error:
             return str(error).partition("\n")[0]
-        self._seen.add(layout.digest, view.stamp)
         return ""
 
     def _read(self, ref: Ref, *, fresh: bool = False) -> View:
         name = name_of(ref.digest)
-        view = self._backend.read(name, fresh=fresh)
-        if view is None:
-            self._until_decided(name)
+        with reaching(self._backend.place):
             view = self._backend.read(name, fresh=fresh)
+            if view is None:
+                self._until_decided(name)
+                view = self._backend.read(name, fresh=fresh)
         if view is None:
             raise _missing(ref, self._backend.place)
         return view
@@ -250,10 +340,20 @@ class Objects:
             time.sleep(0.001)
 
     def _open(self, ref: Ref, view: View) -> Layout:
+        if self._secret is not None and not view.ours:
+            # Its owner could change it after the check.
+            return self._verified(ref, page_aligned_copy(view.data))
+        if len(view.data) <= ALWAYS_BYTES:
+            return self._verified(ref, view.data)
         layout = self._check(ref, read_layout(view.data))
         if not self._seen.has(layout.digest, view.stamp):
             _check_digest(layout)
             self._seen.add(layout.digest, view.stamp)
+        return layout
+
+    def _verified(self, ref: Ref, data: memoryview) -> Layout:
+        layout = self._check(ref, read_layout(data))
+        _check_digest(layout)
         return layout
 
     def _open_again(self, ref: Ref, damage: Damaged) -> Layout:
@@ -275,8 +375,7 @@ class Objects:
     def _open_inline(self, ref: Ref) -> Layout:
         data = memoryview(ref.inline or b"")
         try:
-            layout = self._check(ref, read_layout(data))
-            _check_digest(layout)
+            layout = self._verified(ref, data)
         except Damaged as error:
             raise CorruptObject(
                 f"a small result that is stored inside a reference is damaged: {error}",

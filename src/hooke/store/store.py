@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +14,10 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
+from hooke.base.files import is_private
 from hooke.base.plugins import Plugins
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
@@ -36,13 +36,14 @@ from hooke.store.eviction import (
     EvictionReport,
     StoreUsage,
     VerifyReport,
+    await_removals,
     clear_abandoned,
     evict,
     measure,
     verify,
 )
 from hooke.store.map_index import MapIndex
-from hooke.store.objects import INLINE_BYTES, Objects, name_of
+from hooke.store.objects import INLINE_BYTES, Objects, are_whole, name_of
 
 __all__ = [
     "BACKENDS",
@@ -81,21 +82,46 @@ class StoreParts:
     live: ListedClaims
 
 
-def open_place(url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock) -> StoreParts:
+def open_place(
+    url: str | PathLike[str], *, secret: bytes | None, near: Path, clock: Clock, durable: Durability
+) -> StoreParts:
     """The parts of the store at `url`; see Store.open."""
     text = os.fspath(url)
     scheme, mark, path = text.partition("://")
     if not mark or scheme == "file":
-        return _folder(Path(path if mark else text))
+        return _folder(Path(path if mark else text), durable, shared=secret is not None)
     if secret is None:
         raise _no_secret(text)
     return _remote(text, near, clock)
 
 
-def _folder(folder: Path) -> StoreParts:
-    backend: Backend = BACKENDS.load("folder")(folder)
-    claims = RangeClaims(folder / "claims.lock") if has_range_locks() else FileClaims(folder / "claims")
-    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live"))
+def _folder(folder: Path, durable: Durability, *, shared: bool) -> StoreParts:
+    mode = 0o777 if shared else 0o755
+    if not shared:
+        _check_own(folder)
+    backend: Backend = BACKENDS.load("folder")(folder, durable=durable, folder_mode=mode)
+    claims: Claims = (
+        RangeClaims(folder / "claims.lock", folder_mode=mode)
+        if has_range_locks()
+        else FileClaims(folder / "claims", folder_mode=mode)
+    )
+    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live", folder_mode=mode))
+
+
+def _check_own(folder: Path) -> None:
+    """Raise UsageError if other users can write to the folder of a store without a secret."""
+    try:
+        facts = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    # Root trusts the owner, whose code it runs anyway, such as in a container.
+    if is_private(facts) or (os.geteuid() == 0 and not facts.st_mode & 0o022):
+        return
+    raise _no_secret(
+        str(folder),
+        because="other users can write to it",
+        own=f"or make it your own: `chmod -R go-w {folder}` as its owner",
+    )
 
 
 def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
@@ -103,7 +129,7 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
     # A plug-in named like the scheme takes precedence over fsspec.
     remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
     _make_private(near)
-    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16))
+    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16), durable="none")
     backend: Backend = remote(url, copies)
     return StoreParts(
         backend=backend,
@@ -115,21 +141,22 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
 def _make_private(folder: Path) -> None:
     """Create the folder. Raises StoreError if other users can write to it, because copies there are checked only once."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    facts = folder.stat()
-    if facts.st_uid != os.getuid() or stat.S_IMODE(facts.st_mode) & 0o022:
+    if not is_private(folder.stat()):
         raise StoreError(
             f"other users can write to {folder}, the folder for copies of a remote store",
-            why="Hooke checks the signature of a copy only once",
+            why="Hooke checks a copy only once",
             fix=f"run `chmod 700 {folder}` as its owner, or name another folder",
         )
 
 
-def _no_secret(url: str) -> UsageError:
+def _no_secret(url: str, *, because: str = "", own: str = "or use a folder of your own") -> UsageError:
+    shared = f"{because}, and " if because else ""
     return UsageError(
         f"the store {url} needs a secret, and none is given",
-        why="a result can hold code that runs when it is opened, so a shared store's results must be signed",
-        fix="give the store a secret of at least 16 bytes that all its users share, such as the output of "
-        '`python -c "import secrets; print(secrets.token_hex(32))"`, or use a folder of your own',
+        why=f"{shared}a result can hold code that runs when it is opened, so a shared store's results must be signed",
+        fix="give the store a secret of at least 16 bytes that all its users share (`secret_file` under [store] in "
+        'hooke.toml), such as the output of `python -c "import secrets; print(secrets.token_hex(32))"`, '
+        + own,
     )
 
 
@@ -143,7 +170,7 @@ class Store:
 
     `Store.open` makes one; the constructor takes the parts, for simulations and tests: `Store(MemoryBackend())`.
     `secret` is 32 bytes. Claims stay within the process unless given. Values of up to `inline_bytes` are stored
-    inside their references.
+    inside their references. In `near`, a folder of this user, lie records of what this host has verified.
     """
 
     def __init__(
@@ -155,12 +182,13 @@ class Store:
         secret: bytes | None = None,
         clock: Clock | None = None,
         inline_bytes: int = INLINE_BYTES,
+        near: Path | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
         self._live = live or MemoryClaims(self._clock)
-        self._objects = Objects(backend, secret, inline_bytes=inline_bytes)
+        self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
         self._records = Records(backend, secret)
         self._items = MapIndex(backend, self._records)
 
@@ -171,18 +199,23 @@ class Store:
         secret: bytes | None = None,
         near: str | PathLike[str] | None = None,
         clock: Clock | None = None,
+        durable: Durability = "group",
     ) -> Store:
         """The store at `url`: a folder (made when something is first written), or an fsspec URL such as `s3://bucket/x`.
 
         With `secret` (at least 16 bytes) the store signs everything that it writes, and opens only what is signed.
-        `near` is a private folder for copies of a remote store's objects, by default `hooke-<user id>` in the folder
-        for temporary files.
-        Raises UsageError for a URL without a secret (others can write there, and objects can hold code), MissingExtra.
+        `near` is a private folder for records of verified objects and for copies of a remote store's objects, by
+        default `hooke-<user id>` in the folder for temporary files. `durable` says when what this process writes into a folder survives a power loss: within a
+        second ("group"; call `sync` before the process ends), before `put` returns ("each"), or eventually ("none").
+        Raises UsageError for a URL or a folder to which others can write, if there is no secret (objects can hold
+        code), MissingExtra.
         """
         clock, derived = clock or SystemClock(), _derived(secret)
         folder = Path(near) if near is not None else Path(gettempdir()) / f"hooke-{os.getuid()}"
-        place = open_place(url, secret=derived, near=folder, clock=clock)
-        return Store(place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock)
+        place = open_place(url, secret=derived, near=folder, clock=clock, durable=durable)
+        return Store(
+            place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock, near=folder
+        )
 
     @property
     def place(self) -> str:
@@ -207,9 +240,27 @@ class Store:
         """
         return self._objects.get(ref)
 
+    def seal(self, value: Any) -> bytes:
+        """`value` as bytes, signed as the store's objects are. Nothing is written. Raises the exceptions of pickling it."""
+        return self._objects.seal(value)
+
+    def unseal(self, data: bytes) -> Any:
+        """The value of bytes from `seal`. Raises CorruptObject, StoreError for a wrong signature, and errors of unpickling."""
+        return self._objects.unseal(data)
+
+    def sync(self, refs: Sequence[Ref] = (), *, wait: bool = True) -> None:
+        """Return when `refs`, and all that this store wrote, survive a power loss; without `wait`, begin with that.
+
+        Other processes of this host may have written the refs. Raises StoreError if the disk does not confirm it.
+        """
+        self._backend.sync([name_of(ref.digest) for ref in refs if ref.inline is None], wait=wait)
+
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
-        """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live."""
-        there = iter(self._backend.touch([name_of(ref.digest) for ref in refs if ref.inline is None]))
+        """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live.
+
+        An object of another size counts as missing: a power loss may leave a file empty.
+        """
+        there = iter(are_whole(self._backend, [ref for ref in refs if ref.inline is None]))
         return [ref.inline is not None or next(there) for ref in refs]
 
     # -- results by key --------------------------------------------------------------------------------
@@ -221,8 +272,8 @@ class Store:
         if content is None:
             return None
         entry = _decoder.decode(content)
-        names = [name] if entry.ref.inline is not None else [name_of(entry.ref.digest), name]
-        return entry if self._backend.touch(names)[0] else None
+        self._backend.touch([name])
+        return entry if self.keep([entry.ref])[0] else None
 
     def commit(self, entry: Entry) -> None:
         """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull."""
@@ -258,7 +309,7 @@ class Store:
 
     @contextmanager
     def live(self, run: str) -> Iterator[None]:
-        """Inside, eviction spares everything that was written, found or kept since the start.
+        """Inside, eviction spares everything that was written, found or kept since the start. Waits for a batch of its removals.
 
         Raises StoreError if the run is already live.
         """
@@ -271,19 +322,10 @@ class Store:
                 next=f"hooke stop {run}",
             )
         try:
-            self._await_eviction()
+            await_removals(self._claims)
             yield
         finally:
             claim.release()
-
-    def _await_eviction(self) -> None:
-        # A backend that records no use: a running eviction must end before this run looks anything up.
-        while not self._backend.notes_use:
-            claim = self._claims.claim(_EVICTION)
-            if claim is not None:
-                claim.release()
-                return
-            time.sleep(0.05)
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in no order. A committed piece of a map is one entry, with `items` set."""
@@ -305,7 +347,7 @@ class Store:
         try:
             clear_abandoned(self._backend, now=self._clock.now())
             entries = list(self._entries())
-            report = evict(self._backend, entries, most=max_bytes, live=self._live)
+            report = evict(self._backend, entries, most=max_bytes, live=self._live, claims=self._claims)
             gone = {piece.name for piece in report.evicted}
             for recipe in {
                 entry.key for _, entry in entries if entry.items and name_of(entry.ref.digest) in gone

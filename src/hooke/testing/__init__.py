@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
     from hooke.testing.sink_suite import MemorySink, check_sink
-    from hooke.testing.store_suite import check_backend
+    from hooke.testing.store_suite import check_backend, check_store
 
 __all__ = [
     "FakeProvider",
@@ -27,6 +27,7 @@ __all__ = [
     "check_engine",
     "check_provider",
     "check_sink",
+    "check_store",
     "client",
 ]
 
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "check_engine": "hooke.testing.engine_suite",
     "check_provider": "hooke.testing.provider_suite",
     "check_sink": "hooke.testing.sink_suite",
+    "check_store": "hooke.testing.store_suite",
     "client": "hooke.testing.service_client",
 }
 

@@ -1,14 +1,21 @@
-"""The conformance suite of store backends: `check_backend(make)` raises AssertionError with the broken guarantee."""
+"""The conformance suites of store backends and of stores: they raise AssertionError with the broken guarantee."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Protocol
 
+from hooke.base.errors import CorruptObject, MissingObject
+from hooke.base.ref import Ref
 from hooke.store.backend import Backend, Fill, ObjectSink
+from hooke.store.objects import name_of
+from hooke.store.store import Entry, Store
 
-__all__ = ["check_backend"]
+__all__ = ["StorePlace", "check_backend", "check_store"]
 
 _LARGE = bytes(range(256)) * 2048
 """Half a mebibyte: more than any small-file path of a backend."""
@@ -63,7 +70,7 @@ def _absent_is_none(backend: Backend) -> None:
     assert backend.read("objects/aa/none", fresh=True) is None, (
         "an absent name reads as None without copies too"
     )
-    assert backend.touch(["objects/aa/none"]) == [False], "an absent name cannot be touched"
+    assert backend.touch(["objects/aa/none"]) == [None], "an absent name cannot be touched"
     assert not backend.remove("objects/aa/none"), "an absent name cannot be removed"
     assert not backend.remove("objects/aa/none", aside="corrupt/none"), "an absent name cannot be set aside"
     assert _names(backend, "objects/") == set(), "an empty place lists nothing"
@@ -117,8 +124,20 @@ def _lists(backend: Backend) -> None:
 def _touches(backend: Backend) -> None:
     backend.write(_holding("objects/aa/here", b"x"))
     names = ["objects/aa/here", "objects/aa/not", *(f"keys/aa/{at}" for at in range(50))]
-    assert backend.touch(names) == [True, *[False] * 51], "touch says which names are there"
+    assert backend.touch(names) == [1, *[None] * 51], (
+        "touch says which names are there, and how large they are"
+    )
     assert backend.touch([]) == [], "touching nothing is nothing"
+
+
+def _syncs(backend: Backend) -> None:
+    backend.write(_holding("objects/aa/one", _LARGE), size=len(_LARGE))
+    backend.sync(["objects/aa/one", "objects/aa/none"], wait=False)
+    backend.sync(["objects/aa/one", "objects/aa/none"])
+    backend.sync()
+    assert _read(backend, "objects/aa/one") == _LARGE, (
+        "a sync changes nothing, and a name that is gone is skipped"
+    )
 
 
 def _exclusive(backend: Backend) -> None:
@@ -178,8 +197,142 @@ _CHECKS: tuple[Callable[[Backend], None], ...] = (
     _views_outlive_removal,
     _lists,
     _touches,
+    _syncs,
     _exclusive,
     _removes_unused_only,
     _sets_aside,
     _writers_do_not_mix,
+)
+
+
+# --- Stores: what holds whatever the backend and the layout are.
+
+
+class StorePlace(Protocol):
+    """A new and empty place for a store."""
+
+    def open(self) -> Store:
+        """The store there, as another process opens it."""
+        ...
+
+    def damage(self, name: str) -> None:
+        """Flip a bit in the middle of the bytes under a name, as a failing disk does: modification times stay."""
+        ...
+
+
+def check_store(make: Callable[[], StorePlace]) -> None:
+    """Run all checks, each on a new place from `make`."""
+    for check in _STORE_CHECKS:
+        check(make())
+
+
+def _value(number: int) -> bytes:
+    """An object of its own, too large to be stored inside a reference."""
+    return number.to_bytes(4, "big") * 25_000
+
+
+def _entry(key: str, ref: Ref) -> Entry:
+    return Entry(key=key, ref=ref, task="t", run="r", seconds=1.0, at=0.0)
+
+
+def _damage_is_never_served(place: StorePlace) -> None:
+    store = place.open()
+    ref = store.put(_value(7))
+    store.commit(_entry("k" * 32, ref))
+    assert store.get(ref) == _value(7), "what is put can be got"
+    place.damage(name_of(ref.digest))
+    for reader in (store, place.open()):
+        try:
+            reader.get(ref)
+        except (CorruptObject, MissingObject):  # the first reader moves it aside
+            continue
+        raise AssertionError("a damaged object is not served, though it was verified before")
+    assert store.find("k" * 32) is None, "the entry of a damaged object is not found any more"
+    assert store.put(_value(7)) == ref, "it can be computed and stored again"
+    assert place.open().get(ref) == _value(7), "and is then whole"
+    assert store.find("k" * 32) is not None, "and found"
+
+
+def _sync_is_of_others_too(place: StorePlace) -> None:
+    refs = [place.open().put(_value(number)) for number in range(20)]
+    store = place.open()
+    store.sync(refs, wait=False)
+    store.sync([*refs, Ref("ab" * 32, 100_000), store.put(1)])
+    store.sync()
+    assert store.keep(refs) == [True] * 20, "a sync changes nothing, and skips what is gone"
+
+
+def _evictions_spare_what_a_new_run_finds(place: StorePlace) -> None:
+    """A run may begin at any moment of an eviction."""
+    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.03):
+        evictor, user = place.open(), place.open()
+        for number in range(30):
+            user.commit(_entry(f"{number:032x}", user.put(_value(number))))
+        with ThreadPoolExecutor(1) as pool:
+            eviction = pool.submit(evictor.gc, 0)
+            time.sleep(pause_s)
+            with user.live("run"):
+                found = [user.find(f"{number:032x}") for number in range(30)]
+                eviction.result()
+                for number, entry in enumerate(found):
+                    if entry is not None:
+                        assert user.get(entry.ref) == _value(number), "what a live run has found can be read"
+        evictor.gc(0)
+
+
+def _claims_end_at_once(place: StorePlace) -> None:
+    one, other = place.open(), place.open()
+    for _ in range(10):
+        claim = one.claim("k" * 32)
+        assert claim is not None, "a claim that was released is free"
+        assert other.claim("k" * 32) is None, "a claim excludes others"
+        claim.release()
+        one, other = other, one
+
+
+def _stores_leave_no_thread(place: StorePlace) -> None:
+    before = threading.active_count()
+    for _ in range(8):
+        store = place.open()
+        with store.live("run"):
+            claim = store.claim("k" * 32)
+            assert claim is not None, "nobody else has it"
+            claim.release()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before, "a store that holds nothing has no thread"
+
+
+def _each_key_is_computed_once(place: StorePlace) -> None:
+    """Of several processes that claim, look up, compute, commit and release, one computes each key."""
+    computed: list[str] = []
+
+    def work(store: Store) -> None:
+        for number in range(15):
+            key = f"{number:032x}"
+            while store.find(key) is None:
+                claim = store.claim(key)
+                if claim is None:
+                    time.sleep(0.001)
+                    continue
+                with ExitStack() as held:
+                    held.callback(claim.release)
+                    if store.find(key) is None:
+                        computed.append(key)
+                        store.commit(_entry(key, store.put(_value(number))))
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(work, place.open()) for _ in range(3)]:
+            done.result()
+    assert sorted(computed) == [f"{number:032x}" for number in range(15)], "each key is computed once"
+
+
+_STORE_CHECKS: tuple[Callable[[StorePlace], None], ...] = (
+    _damage_is_never_served,
+    _sync_is_of_others_too,
+    _evictions_spare_what_a_new_run_finds,
+    _claims_end_at_once,
+    _stores_leave_no_thread,
+    _each_key_is_computed_once,
 )

@@ -255,7 +255,9 @@ class _Session:
         self.allowed = hello.allowed
         self.script = StandIn(hello.script)
         self.output = WorkerOutput(Path(hello.log))
-        store = Store.open(hello.store, secret=hello.secret)
+        # With "group" the driver syncs what it journals as finished: this process may die before its own next sync.
+        durable: Durability = "each" if hello.durable == "each" else "none"
+        store = Store.open(hello.store, secret=hello.secret, durable=durable)
         self.tracker = (
             Tracker(Path(hello.tracking), hello.worker, durable=hello.durable)
             if hello.tracking is not None

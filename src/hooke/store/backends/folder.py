@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from hooke.base.background_fsync import GroupSync
+from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.errors import StoreError, StoreFull
-from hooke.base.files import map_file, write_all
+from hooke.base.files import is_private, make_folders, map_file, write_all
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, View, hidden_as
 
@@ -22,42 +22,73 @@ __all__ = ["FolderBackend"]
 
 
 TOUCH_EVERY_S = 60.0
-"""A use is recorded at most this often per name and process: recording costs 4 us, and eviction works in hours."""
+"""A use is recorded at most this often per name: recording changes the stamp, and eviction works in hours."""
 
 T = TypeVar("T")
-_STAMP = struct.Struct("<QqQ")
+_STAMP = struct.Struct("<QQqqQ")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FolderBackend:
-    """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use."""
+    """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use.
+
+    `durable` says when a file survives a power loss. New folders get `folder_mode`, less the umask.
+    """
 
     notes_use = True
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, durable: Durability = "group", folder_mode: int = 0o777
+    ) -> None:
         self.root = Path(root).absolute()
         self.place = str(self.root)
-        self.near: Path | None = self.root / "near"
         self._prefix = f"{self.root}/"
+        self._durable: Durability = durable
         self._group_sync = GroupSync(self.root)
         self._unique = os.urandom(6).hex()
         self._count = itertools.count()
-        self._touched: dict[str, float] = {}
+        self._folder_mode = folder_mode
 
     def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
         """See Backend. The bytes go to `tmp/` first; a process killed there leaves a file that `list("tmp/")` shows."""
-        sink = _FileSink(self._temporary())
+        sink = _FileSink(self._temporary(), self._folder_mode)
         try:
-            name = sink.take(fill)
-            published = sink.guard(lambda: self._publish(sink.path, self._prefix + name, exclusive=exclusive))
+            with sink:
+                name = fill(sink)
+                path = self._prefix + name
+                published = sink.guard(lambda: self._publish(sink.path, path, exclusive=exclusive))
+                stamp = sink.stamp()
         except BaseException as error:
             _unlink(sink.path)
             # Libraries that write through the sink may have replaced the error.
             if sink.failed is not None:
                 raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
-        self._group_sync.mark(self._prefix + name)
-        return sink.stamp if published else None
+        self.sync([name], wait=False)
+        return stamp if published else None
+
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """See Backend."""
+        if self._durable == "none":
+            return
+        paths = [self._prefix + name for name in names]
+        try:
+            if self._durable == "each":
+                sync_files(paths)
+                return
+            for path in paths:
+                self._group_sync.mark(path)
+            if wait:
+                self._group_sync.sync()
+            else:
+                self._group_sync.raise_failure()
+        except OSError as error:
+            raise StoreError(
+                "results are in the store, but the disk did not confirm them",
+                where=str(self.root),
+                why=str(error),
+                fix="check the disk (dmesg) before you rely on the latest results; then `hooke cache verify`",
+            ) from error
 
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
         """See Backend. `fresh` has no effect: there are no copies."""
@@ -67,32 +98,31 @@ class FolderBackend:
             return None
         try:
             facts = os.fstat(fd)
-            return View(_contents(fd, facts.st_size), _stamp(facts))
+            return View(_contents(fd, facts.st_size), _stamp(facts), is_private(facts))
         finally:
             os.close(fd)
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
+    def touch(self, names: Sequence[str]) -> list[int | None]:
         """See Backend. Records the use in the file's access time; the modification time, and so the stamp, stays."""
         now = time.time()
         return [self._touch(name, now) for name in names]
 
-    def _touch(self, name: str, now: float) -> bool:
+    def _touch(self, name: str, now: float) -> int | None:
         path = self._prefix + name
         try:
             facts = os.stat(path)
-            if now - self._touched.get(name, 0.0) >= TOUCH_EVERY_S:
+        except OSError:  # not there, or not to be read: either way it is computed again
+            return None
+        try:
+            if now - _used(facts) >= TOUCH_EVERY_S:
                 os.utime(path, ns=(int(now * 1e9), facts.st_mtime_ns))
                 # The file may have been evicted between finding it and setting its time.
                 os.stat(path)
-                if len(self._touched) > 100_000:
-                    self._touched.clear()
-                self._touched[name] = now
-        except (FileNotFoundError, NotADirectoryError):
-            return False
         except OSError as error:
             # Another user's file or a read-only folder: the file exists, but its use cannot be recorded.
-            return error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
-        return True
+            known = error.errno in (errno.EPERM, errno.EACCES, errno.EROFS)
+            return facts.st_size if known else None
+        return facts.st_size
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend."""
@@ -121,7 +151,7 @@ class FolderBackend:
         path = self._prefix + name
         try:
             if aside is not None:
-                _rename(path, self._prefix + aside)
+                self._rename(path, self._prefix + aside)
             elif unused_since is None:
                 os.unlink(path)
             else:
@@ -136,7 +166,7 @@ class FolderBackend:
             return False
         # Rename it first: an earlier touch is visible now, and a later reader waits for the decision.
         hidden = f"{self._prefix}{hidden_as(name)}{self._own()}"
-        _rename(path, hidden)
+        self._rename(path, hidden)
         if _used(os.stat(hidden)) < unused_since:
             os.unlink(hidden)
             return True
@@ -149,10 +179,6 @@ class FolderBackend:
         """The file of `name`."""
         return self._prefix + name
 
-    def sync(self) -> None:
-        """Make all written files survive a power loss, now."""
-        self._group_sync.sync()
-
     # -- writing ---------------------------------------------------------------------------------------
 
     def _temporary(self) -> str:
@@ -164,9 +190,9 @@ class FolderBackend:
 
     def _publish(self, temporary: str, path: str, *, exclusive: bool) -> bool:
         if not exclusive:
-            _rename(temporary, path)
+            self._rename(temporary, path)
             return True
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folders(os.path.dirname(path), self._folder_mode)
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -182,6 +208,13 @@ class FolderBackend:
         except OSError:
             return 0, 1
         return usage.f_bavail * usage.f_frsize, usage.f_favail if usage.f_files else 1
+
+    def _rename(self, old: str, new: str) -> None:
+        try:
+            os.rename(old, new)
+        except FileNotFoundError:
+            make_folders(os.path.dirname(new), self._folder_mode)
+            os.rename(old, new)
 
     def _explained(self, error: OSError, needed: int) -> StoreError:
         if error.errno not in _NO_ROOM:
@@ -204,25 +237,27 @@ class FolderBackend:
 
 
 class _FileSink:
-    """A new file at `path`, open while `take` runs."""
+    """A new file at `path`, open inside `with`."""
 
-    __slots__ = ("_fd", "failed", "path", "stamp", "written")
+    __slots__ = ("_fd", "_folder_mode", "failed", "path", "written")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, folder_mode: int) -> None:
         self.path = path
-        self.stamp = b""
         self.written = 0
         self.failed: OSError | None = None
         self._fd = -1
+        self._folder_mode = folder_mode
 
-    def take(self, fill: Fill) -> str:
-        self._fd = self.guard(lambda: _create(self.path))
-        try:
-            name = fill(self)
-            self.stamp = _stamp(os.fstat(self._fd))
-        finally:
-            os.close(self._fd)
-        return name
+    def __enter__(self) -> Self:
+        self._fd = self.guard(lambda: _create(self.path, self._folder_mode))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def stamp(self) -> bytes:
+        """Its stamp. Once it has its name: giving one changes it."""
+        return _stamp(os.fstat(self._fd))
 
     def write(self, data: bytes | memoryview) -> int:
         self.written += len(data)
@@ -238,12 +273,12 @@ class _FileSink:
             raise
 
 
-def _create(path: str) -> int:
+def _create(path: str, folder_mode: int) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o444)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folders(os.path.dirname(path), folder_mode)
         return os.open(path, flags, 0o444)
 
 
@@ -255,19 +290,12 @@ def _contents(fd: int, size: int) -> memoryview:
 
 
 def _stamp(facts: os.stat_result) -> bytes:
-    return _STAMP.pack(facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    # With the time of the last change of any kind, which nobody can set.
+    return _STAMP.pack(facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size)
 
 
 def _used(facts: os.stat_result) -> float:
     return max(facts.st_atime, facts.st_mtime)
-
-
-def _rename(old: str, new: str) -> None:
-    try:
-        os.rename(old, new)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(new), exist_ok=True)
-        os.rename(old, new)
 
 
 def _unlink(path: str) -> None:

@@ -7,7 +7,6 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreFull
@@ -35,7 +34,6 @@ class MemoryBackend:
 
     def __init__(self, *, clock: Clock | None = None, capacity: int | None = None) -> None:
         self.place = "memory"
-        self.near: Path | None = None
         self.capacity = capacity
         self.reading_fails: Exception | None = None
         self.writing_fails: Exception | None = None
@@ -66,16 +64,19 @@ class MemoryBackend:
         file = self._files.get(name)
         return View(file.data, file.stamp) if file is not None else None
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """See Backend. Does nothing: memory survives no power loss."""
+
+    def touch(self, names: Sequence[str]) -> list[int | None]:
         """See Backend."""
         return [self._touch(name) for name in names]
 
-    def _touch(self, name: str) -> bool:
+    def _touch(self, name: str) -> int | None:
         with self._lock:
             file = self._files.get(name)
             if file is not None:
                 file.used = self._clock.now()
-        return file is not None
+        return len(file.data) if file is not None else None
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend."""
@@ -94,6 +95,11 @@ class MemoryBackend:
             if aside is not None:
                 self._files[aside] = file
         return True
+
+    def rot(self, name: str, data: bytes | bytearray) -> None:
+        """Replace the bytes under `name` as a failing disk does: nothing else changes."""
+        with self._lock:
+            self._files[name].data = _placed(bytes(data))
 
     def _check_room(self, name: str, size: int) -> None:
         taken = sum(len(file.data) for other, file in self._files.items() if other != name)

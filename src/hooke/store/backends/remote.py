@@ -8,13 +8,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import fsspec
 
-from hooke.base.errors import StoreError
-from hooke.store.backend import Backend, Fill, ObjectSink, Stored, View
+from hooke.base.errors import MissingObject, StoreError
+from hooke.store.backend import Backend, Fill, ObjectSink, Stored, View, reaching
 
 __all__ = ["Copies", "RemoteBackend"]
 
@@ -50,7 +49,6 @@ class RemoteBackend:
 
     def __init__(self, url: str, copies: Copies, *, copies_bytes: int = MOST_COPIES_BYTES) -> None:
         self.place = url
-        self.near: Path | None = copies.near
         self._copies = copies
         self._copies_bytes = copies_bytes
         self._lock = threading.Lock()
@@ -76,10 +74,11 @@ class RemoteBackend:
         stamp = self._copies.write(named, size=size)
         kept = False
         try:
-            if exclusive and not self._put_new(name, staged):
-                return None
-            if not exclusive:
-                self._put(name, staged)
+            with reaching(self.place):
+                if exclusive and not self._put_new(name, staged):
+                    return None
+                if not exclusive:
+                    self._put(name, staged)
             kept = staged == name
         finally:
             if not kept:
@@ -129,22 +128,32 @@ class RemoteBackend:
         return self._copies.read(name) or self._download(name)
 
     def _read_record(self, name: str) -> View | None:
-        try:
-            data = self._fs.cat_file(self._prefix + name)
-        except FileNotFoundError:
-            return None
+        with reaching(self.place):
+            try:
+                data = self._fs.cat_file(self._prefix + name)
+            except FileNotFoundError:
+                return None
         return View(memoryview(data), b"")
 
     def _download(self, name: str) -> View | None:
+        def blocks() -> Iterator[bytes]:
+            with reaching(self.place):
+                try:
+                    with self._fs.open(self._prefix + name, "rb", cache_type="none") as file:
+                        while block := file.read(_BLOCK):
+                            yield block
+                except FileNotFoundError as error:
+                    raise MissingObject(name, where=self.place) from error
+
         def fill(sink: ObjectSink) -> str:
-            with self._fs.open(self._prefix + name, "rb", cache_type="none") as file:
-                while block := file.read(_BLOCK):
-                    sink.write(block)
+            # Outside of `reaching`: a full disk for the copies is no failure of the place.
+            for block in blocks():
+                sink.write(block)
             return name
 
         try:
             self._copies.write(fill)
-        except FileNotFoundError:
+        except MissingObject:
             return None
         view = self._copies.read(name)
         self._trim()
@@ -160,22 +169,33 @@ class RemoteBackend:
                 if total > self._copies_bytes:
                     self._copies.remove(copy.name)
 
-    def touch(self, names: Sequence[str]) -> list[bool]:
+    def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
+        """See Backend. Does nothing: a write returns once the place has the bytes."""
+
+    def touch(self, names: Sequence[str]) -> list[int | None]:
         """See Backend. Only says which are there."""
         self._copies.touch(names)
         if len(names) <= _FEW:
-            return [self._fs.exists(self._prefix + name) for name in names]
-        present: set[str] = set()
+            with reaching(self.place):
+                return [self._size(name) for name in names]
+        present: dict[str, int] = {}
         for folder in {name.partition("/")[0] + "/" for name in names}:
-            present.update(stored.name for stored in self.list(folder))
-        return [name in present for name in names]
+            present.update((stored.name, stored.size) for stored in self.list(folder))
+        return [present.get(name) for name in names]
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return int(self._fs.info(self._prefix + name)["size"])
+        except FileNotFoundError:
+            return None
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend."""
-        try:
-            found: dict[str, dict[str, Any]] = self._fs.find(self._prefix + prefix, detail=True)
-        except FileNotFoundError:
-            return
+        with reaching(self.place):
+            try:
+                found: dict[str, dict[str, Any]] = self._fs.find(self._prefix + prefix, detail=True)
+            except FileNotFoundError:
+                return
         for path, facts in found.items():
             if not path.endswith(".tmp"):
                 # Some file systems begin their paths with a slash that others leave out.
@@ -186,16 +206,17 @@ class RemoteBackend:
         """See Backend. `unused_since` is held against the time of writing, just before the removal."""
         path = self._prefix + name
         self._copies.remove(name)
-        try:
-            if unused_since is not None and _written(self._fs.info(path)) >= unused_since:
+        with reaching(self.place):
+            try:
+                if unused_since is not None and _written(self._fs.info(path)) >= unused_since:
+                    return False
+                if aside is not None:
+                    self._fs.copy(path, self._prefix + aside)
+                elif unused_since is None and not self._fs.exists(path):
+                    return False
+                self._fs.rm_file(path)
+            except FileNotFoundError:
                 return False
-            if aside is not None:
-                self._fs.copy(path, self._prefix + aside)
-            elif unused_since is None and not self._fs.exists(path):
-                return False
-            self._fs.rm_file(path)
-        except FileNotFoundError:
-            return False
         return True
 
 
