@@ -105,6 +105,19 @@ def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
     return (None, -status) if status < 0 else (status, None)
 
 
+class RunClient(Client):
+    """The client of one run, which does not reconnect: the run ends without its scheduler, and can be resumed.
+
+    Dask would print a traceback when a client is closed while it tries to reconnect.
+    """
+
+    async def _reconnect(self) -> None:
+        self.scheduler_comm = None
+        for future in self.futures.values():
+            future.cancel()
+        self.futures.clear()
+
+
 def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     """A new client for an address, a cluster or the user's client; it does not become Dask's default.
 
@@ -126,7 +139,7 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
             "tls_ca, tls_cert and tls_key; or set them in Dask's own configuration (distributed.comm.tls)",
         )
     try:
-        return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
+        return RunClient(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address}" + (" with these keys" if keys else ""),
