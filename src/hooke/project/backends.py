@@ -160,6 +160,11 @@ class BackendChoice:
         """Whether the number of workers follows the work."""
         return self.workers is not None and self.workers[0] < self.workers[1]
 
+    @property
+    def scalable(self) -> bool:
+        """Whether the engine can start and end workers there. Dask's scheduler cannot: its address or client is not enough."""
+        return self.engine != "dask" or self.at is None or hasattr(self.at, "scale")
+
 
 def find_backend(
     name: Any, *, workers: Workers | None, places: Mapping[str, BackendSettings]
