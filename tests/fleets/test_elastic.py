@@ -1,13 +1,16 @@
 """Runs whose number of workers follows the work: in virtual time, and on real processes."""
 
+from dataclasses import replace
+
 import pytest
+from distributed import LocalCluster
 from tests.fleets import jobs
 from tests.fleets.played import Place, play
 
 from hooke.autoscaling.observation import FleetLimits, Scaling
 from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, RunStopped, UsageError
-from hooke.fleets.elastic import RunTargets, TaskHistory, check_kept, sized_by
+from hooke.fleets.elastic import RunTargets, TaskHistory, check_kept, check_wanted, sized_by
 from hooke.journal.events import AttemptFinished, WorkerStopped
 from hooke.journal.fleet_events import FleetDecided
 from hooke.pipeline.graph import Graph
@@ -174,6 +177,32 @@ def test_an_address_that_cannot_be_asked_for_more_keeps_no_budget_in_silence():
             check_kept(wanted, place, resumed=resumed)
     check_kept(RunTargets(deadline=1e12), place, resumed=True)
     check_kept(RunTargets(), place, resumed=False)
+
+
+@pytest.mark.parametrize("workers", [None, 4, (1, 8)])
+@pytest.mark.parametrize("wanted", [RunTargets(budget_usd=1.0), RunTargets(deadline=1e12)])
+def test_at_an_address_of_dask_no_number_of_workers_is_advised(project, workers, wanted):
+    """A range would be refused, too, after the run has begun."""
+    order = RunOrder(
+        pipeline=jobs.naps, params={"items": 2}, on="tcp://127.0.0.1:1", workers=workers, wanted=wanted
+    )
+    with pytest.raises(UsageError, match=r"which 'tcp://127.0.0.1:1' cannot have") as refused:
+        prepare(order, project)
+    assert "workers=" not in refused.value.fix
+    assert "on=cluster" in refused.value.fix
+    prepare(
+        replace(order, run="naps-1", wanted=RunTargets(deadline=1e12)), project
+    )  # resumed: see `check_kept`
+
+
+def test_where_workers_can_be_started_a_range_is_advised():
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        for engine, at in (("ray", "127.0.0.1:6379"), ("dask", cluster), ("dask", None)):
+            place = Place_(name="lab", engine=engine, at=at, usd_per_hour=1.0)
+            with pytest.raises(UsageError, match="and 'lab' has a fixed one") as refused:
+                check_wanted(RunTargets(budget_usd=1.0), place)
+            assert "--workers 1-8" in refused.value.fix
+            check_wanted(RunTargets(budget_usd=1.0), replace(place, workers=(1, 8)))
 
 
 @pytest.mark.parametrize(("engine", "joined"), [("dask", True), ("ray", False)])

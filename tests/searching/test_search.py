@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from tests.fixtures.workshop import Workshop
@@ -281,6 +282,71 @@ class TestSearch:
             with pytest.raises(UsageError) as caught:
                 call()
             assert said in str(caught.value), str(caught.value)
+
+
+CLUSTERED = """
+    import time
+    from pathlib import Path
+
+    import psutil
+
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+
+    @pipeline
+    def whole(x: float) -> float:
+        return alone(x)
+
+
+    @task
+    def alone(x: float) -> float:
+        (HERE / f"{psutil.Process().parent().parent().pid}-{x!r}").touch()  # the fork server's parent
+        return x
+
+
+    @task
+    def together(x: float, count: int) -> float:
+        (HERE / f"{psutil.Process().parent().parent().pid}-{x!r}").touch()
+        until = time.monotonic() + 90
+        while len(list(HERE.glob("*-0.*"))) < count:
+            assert time.monotonic() < until, "the other trial did not begin"
+            time.sleep(0.05)
+        return x
+"""
+
+
+def hosts_of(workshop: Workshop) -> list[str]:
+    """For each trial, the process of the cluster's worker that it was on."""
+    return [path.name.partition("-")[0] for path in workshop.folder.glob("*-0.*")]
+
+
+@pytest.mark.heavy
+class TestCluster:
+    def test_one_cluster_serves_all_trials_and_ends_with_the_search(self, workshop):
+        workshop.write(CLUSTERED)
+        found = hooke.search(module(workshop).alone, {"x": (0.1, 0.9)}, trials=4, on="dask:1")
+        assert found.status == "finished"
+        (host,) = set(hosts_of(workshop))
+        assert len(hosts_of(workshop)) == 4
+        assert not psutil.pid_exists(int(host))
+        starts = [
+            next(iter(run.journal)).place for run in (found.best.run, hooke.Run(found.project, found.id))
+        ]
+        assert starts == ["dask:1", "dask:1"]
+
+    def test_parallel_trials_on_a_fleet_have_different_workers(self, workshop):
+        workshop.write(CLUSTERED)
+        with hooke.Fleet("dask", workers=2) as fleet:
+            job = module(workshop)
+            found = hooke.search(job.together, {"x": (0.1, 0.9)}, trials=2, on=fleet, count=2)
+            assert len(set(hosts_of(workshop))) == 2
+            more = hooke.search(
+                job.together, {"x": (0.1, 0.9)}, trials=3, on=fleet.client(), workers=1, count=2
+            )
+        assert [each.status for each in (found, more)] == ["finished", "finished"]
+        assert (more.id, len(more.trials)) == (found.id, 3)
 
 
 DRIVER = """

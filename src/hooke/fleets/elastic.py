@@ -249,8 +249,8 @@ def parse_wanted(deadline: str | float | None, budget: str | float | None, *, no
     )
 
 
-def check_wanted(wanted: RunTargets, place: BackendChoice) -> None:
-    """Raise UsageError where the number of workers, which keeps a deadline or budget, cannot change."""
+def check_wanted(wanted: RunTargets, place: BackendChoice, *, resumed: bool = False) -> None:
+    """Raise UsageError where the number of workers, which keeps a deadline or budget, cannot change. `resumed` is as in `check_kept`."""
     if wanted.deadline is None and wanted.budget_usd is None:
         return
     what = "a deadline" if wanted.deadline is not None else "a budget"
@@ -259,6 +259,9 @@ def check_wanted(wanted: RunTargets, place: BackendChoice) -> None:
             f"{what} needs a changing number of workers, which {place.name!r} cannot have",
             fix='use on="local"',
         )
+    if not place.scalable:
+        check_kept(wanted, place, resumed=resumed)
+        return
     if not place.elastic:
         raise UsageError(
             f"{what} needs a changing number of workers, and {place.name!r} has a fixed one",
@@ -294,7 +297,8 @@ def check_kept(wanted: RunTargets, place: BackendChoice, *, resumed: bool) -> No
     raise UsageError(
         f"{'a deadline' if wanted.budget_usd is None else 'a budget'} needs a changing number of workers, which {place.name!r} cannot have",
         why="a scheduler's address cannot start or end workers",
-        fix="pass a Dask cluster that can be scaled: run(..., on=cluster); or omit deadline and budget",
+        fix='pass a Dask cluster that can be scaled: run(..., on=cluster); or on="dask", which starts workers on this machine; '
+        "or omit the deadline and the budget",
     )
 
 

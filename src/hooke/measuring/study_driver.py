@@ -32,7 +32,7 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here, machine_facts
 from hooke.processes.start import Interrupts
-from hooke.project.backends import ENGINES, FLEETS, BackendChoice, Fleet, find_backend, open_engine
+from hooke.project.backends import ENGINES, BackendChoice, Fleet, find_backend, fleet_for, open_engine
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.project.loading import entry_of
 from hooke.store.store import Store
@@ -174,7 +174,8 @@ class StudyDriver:
     def _measure_rounds(self, folder: Path, journal: Journal, store: Store) -> None:
         interrupts = Interrupts(deferred=True)
         known = self.known
-        fleet = self._fleet()
+        # One fleet for the whole study, because each engine would start its own workers, which import everything again.
+        fleet = fleet_for(self.place, workers=self.design.most)
         rounds = MeasurementRounds(
             subject=self.subject,
             design=self.design,
@@ -197,12 +198,6 @@ class StudyDriver:
         )
         with fleet or nullcontext(), interrupts:
             rounds.run()
-
-    def _fleet(self) -> Fleet | None:
-        """One fleet for the whole study, because each engine would start its own workers, which import everything again."""
-        if self.place.engine not in FLEETS.names():
-            return None
-        return Fleet(self.place.engine, workers=self.design.most)
 
     def _open_engine(self, fleet: Fleet | None, context: EngineContext, workers: int) -> Engine:
         at = fleet.at if fleet is not None else None

@@ -27,6 +27,7 @@ __all__ = [
     "Fleet",
     "Workers",
     "find_backend",
+    "fleet_for",
     "open_engine",
     "parse_workers",
 ]
@@ -88,6 +89,11 @@ class Fleet:
         started, self._started = self._started, None
         if started is not None:
             started.close()
+
+    @property
+    def running(self) -> bool:
+        """Whether its workers are started."""
+        return self._started is not None
 
     @property
     def at(self) -> Any:
@@ -153,6 +159,11 @@ class BackendChoice:
     def elastic(self) -> bool:
         """Whether the number of workers follows the work."""
         return self.workers is not None and self.workers[0] < self.workers[1]
+
+    @property
+    def scalable(self) -> bool:
+        """Whether the engine can start and end workers there. Dask's scheduler cannot: its address or client is not enough."""
+        return self.engine != "dask" or self.at is None or hasattr(self.at, "scale")
 
 
 def find_backend(
@@ -308,6 +319,17 @@ def parse_workers(workers: int | Sequence[int] | None) -> Workers | None:
     if type(low) is not int or type(high) is not int or not 0 <= low <= high or high < 1:
         raise UsageError(f"workers={workers!r} is not valid", fix="give a number from 1, or (low, high)")
     return low, high
+
+
+def fleet_for(place: BackendChoice, *, workers: int) -> Fleet | None:
+    """A Fleet for several runs on a backend whose engine would start a cluster for each of them; None for other backends.
+
+    Raises MissingExtra if its library is not installed.
+    """
+    if place.at is not None or (place.engine not in FLEETS.builtin and place.engine not in FLEETS.names()):
+        return None
+    FLEETS.load(place.engine)
+    return Fleet(place.engine, workers=workers)
 
 
 def open_engine(place: BackendChoice, context: EngineContext) -> Engine:

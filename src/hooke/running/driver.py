@@ -502,7 +502,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     """Check and trace a requested run. Raises UsageError and TraceError before anything is written."""
     workers = parse_workers(order.workers)
     place = find_backend(order.on, workers=workers, places=project.settings.places)
-    check_wanted(order.wanted, place)
+    check_wanted(order.wanted, place, resumed=order.run is not None)
     check_cost(place)
     clock = clock or SystemClock()
     run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())

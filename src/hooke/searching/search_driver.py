@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hooke.journal.study_records import SEARCH_PREFIX, SearchRecord, TrialRecord
 from hooke.pipeline.runner import CTRL_C
 from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
-from hooke.project.backends import find_backend
+from hooke.project.backends import BackendChoice, Fleet, find_backend, fleet_for
 from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
 from hooke.project.loading import check_not_importing
 from hooke.running.driver import Driver, RunOrder, prepare
@@ -54,7 +54,7 @@ def search(  # noqa: PLR0913 - options by name
     sampler: Any = "tpe",
     seed: int = 0,
     workers: int | None = None,
-    on: str = "local",
+    on: Any = "local",
     progress: str = "auto",
     **params: Any,
 ) -> Search:
@@ -66,8 +66,9 @@ def search(  # noqa: PLR0913 - options by name
     The objective is the number that a trial returns, or a `metric` that it logs: `auc` (its last value), `auc.max`, `loss.min`,
     `fit.auc`. `direction` is `minimize` or `maximize`. `pruner` stops a trial that is worse at a step than others were:
     `median`, `asha` (successive halving) or an Optuna pruner; it sees the values of `metric` as they are logged.
-    `sampler` is `tpe`, `random` or an Optuna sampler. `workers` trials run at once, each with one worker of the backend `on`; by
-    default as many as there are cpus. `progress` is as in `run`, but shows only a line every five seconds.
+    `sampler` is `tpe`, `random` or an Optuna sampler. `workers` trials run at once, each with one worker of the backend `on`, which
+    is as in `run`; by default as many as there are cpus, or workers of the Fleet. On `dask` and `ray` one cluster, started by the
+    first trial that runs, serves all of them. `progress` is as in `run`, but shows only a line every five seconds.
 
     Repeating the call continues the search: after a kill, after an error, or with more `trials`. Trials that finished or
     were pruned are not repeated. The parameters of a trial follow from `seed` and the earlier results; with `workers=1` they are always
@@ -89,19 +90,20 @@ def search(  # noqa: PLR0913 - options by name
         seed=seed,
     )
     project = Project.find(start_of(sys.modules.get(target.function.__module__)))
-    at_once = _at_once(project, workers, on)
+    where = _placement(project, workers, on)
     sampling = Sampling(order.space, direction=direction, sampler=sampler, pruner=pruner, seed=seed)
     wanted = wanted_progress(progress, project.settings.show.progress)
     telling = SearchLines(order.trials, now=time.monotonic(), quiet=wanted == "none")
-    return SearchDriver(project, order, sampling, telling, _Placement(on, at_once)).drive()
+    return SearchDriver(project, order, sampling, telling, where).drive()
 
 
-def _at_once(project: Project, workers: int | None, on: str) -> int:
+def _placement(project: Project, workers: int | None, on: Any) -> _Placement:
     if workers is not None and (type(workers) is not int or workers < 1):
         raise UsageError(f"workers={workers!r}", fix="give the number of parallel trials, from 1")
     place = find_backend(on, workers=None, places=project.settings.places)
-    own = place.workers[1] if place.workers is not None else None
-    return workers or own or (1 if place.engine == "serial" else cpus_here())
+    own = on.workers if isinstance(on, Fleet) else place.workers[1] if place.workers is not None else None
+    at_once = workers or own or (1 if place.engine == "serial" else cpus_here())
+    return _Placement(on=on, place=place, at_once=at_once, fleet=fleet_for(place, workers=at_once))
 
 
 @dataclass(slots=True, eq=False)
@@ -124,12 +126,16 @@ class _PendingTrials:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Placement:
     """The backend of the trials, and the number of parallel trials."""
 
-    on: str
+    on: Any
+    """As given to `search`."""
+    place: BackendChoice
     at_once: int
+    fleet: Fleet | None
+    """Not yet started; None where the trials need no cluster of their own."""
 
 
 class SearchDriver:
@@ -147,8 +153,7 @@ class SearchDriver:
         self._order = order
         self._sampling = sampling
         self._telling = telling
-        self._on = where.on
-        self._at_once = where.at_once
+        self._where = where
         self._clock = SystemClock()
         self._key = order.key()
         known = find_search(project.runs, self._key)
@@ -195,7 +200,7 @@ class SearchDriver:
             pipeline=order.pipeline.name,
             entry=str(getattr(sys.modules.get(target.function.__module__), "__file__", "") or ""),
             shown=dict(order.shown) | {name: short_repr(value) for name, value in order.fixed.items()},
-            place=self._on,
+            place=self._where.place.name,
             seed=order.seed,
             resumed=not self._new,
             kind="search",
@@ -268,7 +273,7 @@ class SearchDriver:
 
     def _run_trials(self) -> str:
         while True:
-            while len(self._going) < self._at_once and (
+            while len(self._going) < self._where.at_once and (
                 self._pending.again or self._pending.number < self._order.trials
             ):
                 self._launch()
@@ -306,13 +311,14 @@ class SearchDriver:
         order = RunOrder(
             pipeline=self._order.pipeline,
             params=dict(self._order.fixed) | given,
-            on=self._on,
+            on=self._where.on,
             workers=1,
             run=run,
             parent=self._run,
             experiment=self._experiment(),
         )
         driver = prepare(order, self._project, clock=self._clock)
+        driver.place = replace(driver.place, at=self._cluster() or driver.place.at)
         watch = (
             MetricWatch(self._folder(driver.run), self._order.metric)
             if self._order.pruner != "none"
@@ -333,6 +339,15 @@ class SearchDriver:
             target=self._drive, args=(trial,), name=f"hooke-{driver.run}", daemon=True
         )
         trial.thread.start()
+
+    def _cluster(self) -> Any:
+        """Where the trials' engines connect to: the search's own cluster, started when a trial first needs it; None if it has none."""
+        fleet = self._where.fleet
+        if fleet is None:
+            return None
+        if not fleet.running:
+            self._opened.enter_context(fleet)
+        return fleet.at
 
     def _drive(self, trial: _Trial) -> None:
         try:

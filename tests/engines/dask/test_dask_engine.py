@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from distributed import Client, LocalCluster
 from tests.engines.local.faults import gone, wait_until
 from tests.fixtures.workshop import Workshop
 
-from hooke.base.errors import EnvironmentMismatch, UsageError
+from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
 from hooke.engines.dask.clusters import connect
 from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.engines.dask.worker_process import in_a_row
@@ -290,6 +292,55 @@ def test_a_run_on_a_client_is_resumed_where_it_was(workshop: Workshop, cluster: 
         assert resume(workshop.project, run.id) is None
 
 
+SCHEDULER_DIES = """
+    import os, signal, time
+    from pathlib import Path
+    from hooke import pipeline, task
+
+    @task
+    def end(pid: int):
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(60)
+
+    @pipeline
+    def ends(pid: int):
+        return end(pid)
+"""
+
+
+def test_a_lost_scheduler_is_said_by_hooke_alone(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop.write(SCHEDULER_DIES)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    here = ["--no-dashboard", "--host", "127.0.0.1"]
+    scheduler, worker = (
+        subprocess.Popen([sys.executable, "-m", "dask", *words, *here], stderr=subprocess.DEVNULL)
+        for words in (["scheduler", "--port", str(port)], ["worker", address, "--nthreads", "1"])
+    )
+    logger = logging.getLogger("distributed")
+    logger.addHandler(caplog.handler)
+    try:
+        wait_until(lambda: _listens(port), "the scheduler", within_s=60)
+        with pytest.raises(HookeError, match="the connection to the Dask scheduler is lost") as lost:
+            workshop.run(on=address, pid=scheduler.pid)
+    finally:
+        logger.removeHandler(caplog.handler)
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    assert "hooke resume ends-" in (lost.value.next or "")
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
+
+
 def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
     workshop.write(KILLED)
     pid = started(workshop, "dask:2")
@@ -324,9 +375,9 @@ def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
         os.kill(driver, signal.SIGKILL)
         os.waitpid(driver, 0)
     wait_until(
-        lambda: not busy(processes_of(cluster) - before),
-        "what ran to be ended, and what was idle",
-        within_s=90,
+        lambda: not (processes_of(cluster) - before),
+        "what ran to be ended, what was idle, and what had started both",
+        within_s=120,
     )
     (workshop.folder / "go").touch()
     run = Run(workshop.project, workshop.project.runs.names()[0])
@@ -345,16 +396,6 @@ def processes_of(cluster: LocalCluster) -> set[psutil.Process]:
         for worker in cluster.workers.values()
         for child in psutil.Process(worker.pid).children(recursive=True)
     }
-
-
-def busy(processes: set[psutil.Process]) -> list[psutil.Process]:
-    """Those that a fork server started: they run tasks."""
-    found = []
-    for each in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if each.status() != psutil.STATUS_ZOMBIE and "fork_server" in " ".join(each.parent().cmdline()):
-                found.append(each)
-    return found
 
 
 def started(workshop: Workshop, place: str) -> int:

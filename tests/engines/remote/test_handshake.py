@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 import tarfile
+import textwrap
+import venv
 from io import BytesIO
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
 from hooke.engines.remote import handshake as project_code
-from hooke.engines.remote.handshake import check_environment, pack_code, unpack_code, versions_here
+from hooke.engines.remote.handshake import (
+    DriverHandshake,
+    ProbeAnswer,
+    check_environment,
+    pack_code,
+    unpack_code,
+    versions_here,
+)
 from hooke.engines.remote.log_sync import LEFT, FilePiece, LogSync, write_piece
+from hooke.engines.remote.worker_protocol import HostSession, session_of
 from hooke.keys.module_origin import PYTHON
+from hooke.pipeline.engine import EngineContext
+from hooke.store.store import Store
+
+ROOT = Path(__file__).parents[3]
 
 WANTED = {"python": "3.12", "polars": "1.35", "numpy": "2.4"}
 
@@ -58,6 +75,83 @@ def test_what_is_not_installed_there():
 
 def test_what_is_insisted_on_passes():
     check_environment("w", WANTED, {**WANTED, "polars": "1.20"}, allowed=["polars"])
+
+
+# -- environments --------------------------------------------------------------------------------------
+
+ANSWERS = """
+    import sys
+    import msgspec
+    from hooke.engines.remote.handshake import Probe, answer_probe
+    from hooke.engines.remote.worker_protocol import HostSession
+
+    asked = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[HostSession, Probe])
+    sys.stdout.buffer.write(msgspec.msgpack.encode(answer_probe(*asked)))
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path):
+    context = EngineContext(
+        run="suite",
+        store=Store.open(tmp_path / "store"),
+        logs=tmp_path / "logs",
+        clock=SystemClock(),
+        folder=tmp_path,
+        requires={"shade": "1.0"},
+    )
+    made = DriverHandshake(context, "s")
+    yield context, made
+    made.close()
+
+
+def answered(
+    context: EngineContext, handshake: DriverHandshake, python: Path | str
+) -> tuple[HostSession, ProbeAnswer]:
+    """What a worker of this machine answers, in another environment or in this one."""
+    done = subprocess.run(
+        [python, "-c", textwrap.dedent(ANSWERS)],
+        input=msgspec.msgpack.encode((session_of(context), handshake.probe)),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([*_installed(), str(ROOT / "src")])},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return msgspec.msgpack.decode(done.stdout, type=tuple[HostSession, ProbeAnswer])
+
+
+def _installed() -> list[str]:
+    return [each for each in sys.path if each.endswith("site-packages")]
+
+
+def installed(folder: Path, version: str) -> None:
+    """The distribution `shade`, without its code."""
+    (folder / f"shade-{version}.dist-info").mkdir(parents=True)
+    (folder / f"shade-{version}.dist-info" / "METADATA").write_text(
+        f"Name: shade\nVersion: {version}\n", "utf-8"
+    )
+
+
+def test_two_environments_of_one_python_are_two(tmp_path: Path, driver):
+    venv.create(tmp_path / "other", with_pip=False, symlinks=True)
+    python = tmp_path / "other" / "bin" / "python"
+    assert os.path.realpath(python) == os.path.realpath(sys.executable)
+    (site,) = (tmp_path / "other" / "lib").glob("python*/site-packages")
+    installed(site, "2.0")
+    session, answer = answered(*driver, python)
+    assert (answer.shares, answer.alike, answer.versions["shade"]) == (True, False, "2.0")
+    assert session.fixed_path
+    assert str(site) in session.sys_path
+    with pytest.raises(EnvironmentMismatch, match=r"shade: 1\.0 on the driver, 2\.0 on the worker"):
+        driver[1].check("w", answer)
+
+
+def test_where_the_drivers_folders_are_used_their_versions_count(tmp_path: Path, driver, monkeypatch):
+    installed(tmp_path / "folder", "1.0")
+    monkeypatch.syspath_prepend(tmp_path / "folder")
+    session, answer = answered(*driver, sys.executable)
+    assert (answer.alike, answer.versions["shade"]) == (True, "1.0")
+    assert str(tmp_path / "folder") in session.sys_path
+    driver[1].check("w", answer)
 
 
 # -- code ----------------------------------------------------------------------------------------------

@@ -157,6 +157,32 @@ def test_idle_workers_are_ended_after_a_while_and_start_again(host: WorkerHost, 
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
 
 
+def test_the_fork_server_ends_with_the_last_worker_of_all_hosts_that_share_it(
+    host: WorkerHost, pool: LocalPool, told: list
+) -> None:
+    """The driver may be dead, and what it leaves in another's cluster would stay there for an hour."""
+    begun: list = []
+    other = WorkerHost(host.session, name="other", slots=1, tell=begun.extend, pool=pool)
+    given_up = threading.Event()
+    busy = threading.Thread(target=lambda: other.run(order(tasks.sleep, 600.0), given_up=given_up.is_set))
+    busy.start()
+    while not any(isinstance(note, Begun) for note in begun):
+        busy.join(0.01)
+    host.run(order(tasks.add, 1), given_up=never)
+    (worker,) = [note for note in told if isinstance(note, WorkerStarted)]
+    server = psutil.Process(worker.pid).parent()
+    host.rest(0.0)
+    assert not psutil.pid_exists(worker.pid)
+    assert server.is_running(), "it has the other host's worker"
+    given_up.set()
+    busy.join(30)
+    assert server.is_running()
+    other.rest(0.0)
+    assert not server.is_running()
+    assert isinstance(host.run(order(tasks.add, 2), given_up=never), AttemptFinished)
+    other.close()
+
+
 def test_what_this_machine_refuses_is_an_answer_and_holds_nothing(
     tmp_path: Path, pool: LocalPool, told: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dask.config
 import psutil
@@ -19,6 +21,7 @@ from hooke.processes.devices import devices_of_this_machine
 __all__ = [
     "DaskFleet",
     "OurCluster",
+    "WorkersInUse",
     "close_cluster",
     "connect",
     "grow",
@@ -102,6 +105,19 @@ def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
     return (None, -status) if status < 0 else (status, None)
 
 
+class RunClient(Client):
+    """The client of one run, which does not reconnect: the run ends without its scheduler, and can be resumed.
+
+    Dask would print a traceback when a client is closed while it tries to reconnect.
+    """
+
+    async def _reconnect(self) -> None:
+        self.scheduler_comm = None
+        for future in self.futures.values():
+            future.cancel()
+        self.futures.clear()
+
+
 def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
     """A new client for an address, a cluster or the user's client; it does not become Dask's default.
 
@@ -123,7 +139,7 @@ def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
             "tls_ca, tls_cert and tls_key; or set them in Dask's own configuration (distributed.comm.tls)",
         )
     try:
-        return Client(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
+        return RunClient(address, security=security, set_as_default=False, timeout=CONNECT_S, name="hooke")
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address}" + (" with these keys" if keys else ""),
@@ -163,6 +179,38 @@ def close_cluster(cluster: OurCluster) -> None:
         cluster.close(timeout=5)
 
 
+class WorkersInUse:
+    """The workers that one run uses. Runs of this process that use fewer than all take different ones, as far as there are enough."""
+
+    _lock = threading.Lock()
+    _runs: ClassVar[Counter[tuple[str, str]]] = Counter()
+    """(scheduler, worker) -> the number of runs of this process that use it."""
+
+    def __init__(self, scheduler: str) -> None:
+        self._scheduler = scheduler
+        self.addresses: set[str] = set()
+
+    def take(self, there: Iterable[str], *, most: int) -> list[str]:
+        """Take workers until there are `most`, those that the fewest runs use first; returns the new ones."""
+        with self._lock:
+            free = sorted(
+                set(there) - self.addresses, key=lambda each: (self._runs[self._scheduler, each], each)
+            )
+            taken = sorted(free[: max(most - len(self.addresses), 0)])
+            self._runs.update((self._scheduler, each) for each in taken)
+            self.addresses.update(taken)
+        return taken
+
+    def give_back(self, addresses: Iterable[str]) -> None:
+        """Use these no longer."""
+        with self._lock:
+            for each in self.addresses.intersection(addresses):
+                self.addresses.remove(each)
+                self._runs[self._scheduler, each] -= 1
+                if not self._runs[self._scheduler, each]:
+                    del self._runs[self._scheduler, each]
+
+
 # -- a cluster on this machine that outlives runs, for `hooke.Fleet` ----------------------------------
 
 WORKERS_S = 60.0
@@ -177,6 +225,14 @@ class DaskFleet:
         self._clients: list[Client] = []
         try:
             self.at.wait_for_workers(workers, timeout=WORKERS_S)
+        except TimeoutError as error:
+            self.close()
+            raise HookeError(
+                f"of a Dask cluster on this machine not all {workers} workers started within {WORKERS_S:g} s",
+                why="the machine is overloaded, or the workers cannot import the project's packages",
+                fix="use fewer workers",
+                next="hooke doctor",
+            ) from error
         except BaseException:
             self.close()
             raise

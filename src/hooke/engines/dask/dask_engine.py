@@ -75,13 +75,13 @@ class DaskEngine(ClusterEngine):
         self._failure_detector = FailureDetector()
         self._looked = time.monotonic()
         self._spared_until = 0.0
-        self._greeted: set[str] = set()
         self._founders: set[str] = set()
         """Workers that were there at the beginning: if one cannot run tasks, the run does not begin."""
         try:
             self._link = scheduler_link.SchedulerLink(
                 clusters.connect(self._cluster if owned else at, keys), self._session, self._probe
             )
+            self._in_use = clusters.WorkersInUse(self._link.address)
         except BaseException:
             self._end_cluster()
             raise
@@ -96,10 +96,12 @@ class DaskEngine(ClusterEngine):
 
     def _wait_for_workers(self) -> None:
         self._look()
-        self._founders = set() if self._owned else set(self._greeted)
+        self._founders = set() if self._owned else set(self._in_use.addresses)
         wanted = self._target if self._context.ready_for is not None else min(1, self._target)
         self._wait_for_hosts(
-            wanted, self._no_worker, missing=lambda: bool(self._founders & self._greeted - self._peers.keys())
+            wanted,
+            self._no_worker,
+            missing=lambda: bool(self._founders & self._in_use.addresses - self._peers.keys()),
         )
 
     def _no_worker(self, waited_s: float) -> None:
@@ -155,9 +157,8 @@ class DaskEngine(ClusterEngine):
         there = self._link.workers()
         for address in self._peers.keys() - there.keys():
             self._lose(self._peers[address])
-        self._greeted &= there.keys()
-        for address in sorted(there.keys() - self._greeted)[: max(self._most - len(self._greeted), 0)]:
-            self._greeted.add(address)
+        self._in_use.give_back(self._in_use.addresses - there.keys())
+        for address in self._in_use.take(there, most=self._most):
             self._link.greet(address)
 
     def _admit(self, address: str, reply: HandshakeReply) -> None:
@@ -176,7 +177,7 @@ class DaskEngine(ClusterEngine):
         silent, back = self._failure_detector.look(last_seen, time.monotonic())
         for address in silent & self._peers.keys():
             self._lose(self._peers[address], f"says nothing for {SILENT_S:g} s")
-        self._greeted -= back
+        self._in_use.give_back(back)
         if back:
             self._look()
 
@@ -228,7 +229,7 @@ class DaskEngine(ClusterEngine):
         peer = self._peers.pop(address, None)
         if peer is not None:
             self._queue.returned(address, list(peer.calls), self._now(), lacks=True)
-            self._greeted.discard(address)
+            self._in_use.give_back([address])
             self._look()
 
     def _broke(self, address: str, attempt: int, error: BaseException | None) -> None:
@@ -246,6 +247,7 @@ class DaskEngine(ClusterEngine):
         self._queue.lost(address, attempt, self._now(), failure, surely=True)
 
     def _disconnect(self) -> None:
+        self._in_use.give_back(set(self._in_use.addresses))
         self._link.close()
         self._end_cluster()
 

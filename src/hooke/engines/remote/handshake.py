@@ -16,7 +16,7 @@ import stat
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,6 +40,7 @@ __all__ = [
     "ProbeAnswer",
     "answer_probe",
     "check_environment",
+    "environment_here",
     "pack_code",
     "private_folder",
     "unpack_code",
@@ -50,19 +51,26 @@ __all__ = [
 # -- versions of Python and libraries ------------------------------------------------------------
 
 
-def versions_here(names: Collection[str]) -> dict[str, str]:
-    """The version of each distribution in this process; empty where it is not installed. `python` is Python itself.
+def versions_here(names: Collection[str], path: Sequence[str] | None = None) -> dict[str, str]:
+    """The version of each distribution on `path` (this process's); empty where it is not installed. `python` is Python itself.
 
     Distributions that share a package are named together: `a+b`.
     """
-    return {name: PYTHON if name == "python" else "+".join(map(_version, name.split("+"))) for name in names}
+    folders = list(sys.path if path is None else path)
+    return {
+        name: PYTHON if name == "python" else "+".join(_version(part, folders) for part in name.split("+"))
+        for name in names
+    }
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _version(name: str, path: list[str]) -> str:
+    found = next(iter(importlib.metadata.distributions(name=name, path=path)), None)
+    return "" if found is None else found.version
+
+
+def environment_here() -> str:
+    """What decides where this process finds modules: its environment (two of one base Python are two) and its interpreter."""
+    return os.pathsep.join(map(os.path.realpath, (sys.prefix, sys.executable)))
 
 
 def check_environment(
@@ -210,8 +218,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """An object in the store."""
     code: Ref
     """The project's code, in the store or inline."""
-    python: str
-    """The driver's interpreter."""
+    environment: str
+    """The driver's `environment_here`."""
     names: tuple[str, ...]
     """Distributions whose versions the machine reports."""
 
@@ -222,7 +230,7 @@ class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
     shares: bool
     """The machine sees the run's folder."""
     alike: bool
-    """It also has the driver's interpreter, and so finds modules where the driver finds them."""
+    """It is also in the driver's environment, and so finds modules where the driver finds them."""
     versions: Mapping[str, str]
     stored: Ref | None = None
     """An object that it stored, for the driver to read."""
@@ -250,7 +258,7 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
     if probe is None:
         return session, None
     shares = _reads(probe.file) == probe.nonce
-    alike = shares and os.path.realpath(sys.executable) == probe.python
+    alike = shares and environment_here() == probe.environment
     store = Store.open(session.store, secret=session.secret)
     try:
         store.get(probe.stored)
@@ -275,7 +283,8 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             folder=str(work),
             tracking=None if session.tracking is None else str(own),
         )
-    return here, ProbeAnswer(shares=shares, alike=alike, versions=versions_here(probe.names), stored=stored)
+    versions = versions_here(probe.names, path)  # those that its workers will import
+    return here, ProbeAnswer(shares=shares, alike=alike, versions=versions, stored=stored)
 
 
 def _reads(file: str) -> str:
@@ -306,7 +315,7 @@ class DriverHandshake:
             nonce=nonce,
             stored=store.put(probe_bytes(store.place)),
             code=store.put(pack_code()),
-            python=os.path.realpath(sys.executable),
+            environment=environment_here(),
             names=tuple(self._wanted),
         )
 

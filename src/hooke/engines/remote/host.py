@@ -72,6 +72,7 @@ class WorkerHost:
         self._used = self._clock.monotonic()
         self._closed = False
         pool = pool or shared_pool()
+        self._pool = pool
         self._loop = WorkerLoop(
             LoopSettings(slots=slots, address=address, machine=os.uname().nodename),
             hello=self._hello,
@@ -149,10 +150,14 @@ class WorkerHost:
         return 0.0 if self._at_work else self._clock.monotonic() - self._used
 
     def rest(self, idle_s: float) -> None:
-        """End idle workers after so long without work: the driver may be dead. Others start when there is work."""
+        """End idle workers, and the fork server if none is left, after so long without work: the driver may be dead.
+
+        Others start when there is work.
+        """
         with self._changed:
             if not self._closed and self.unused_s >= idle_s:
                 self._loop.end_idle(f"nothing to do for {idle_s:g} s")
+                self._pool.rest()
 
     def close(self) -> None:
         """End the workers, busy ones too; idle ones are kept for the next run where the session is `warm`."""

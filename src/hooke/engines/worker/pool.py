@@ -113,6 +113,7 @@ class LocalPool:
         self.devices = devices_of_this_machine()
         self._server = ForkServer()
         self._idle: list[Process] = []
+        self._taken: set[Process] = set()
         self._lock = threading.RLock()
         self._started = 0
         on_fork(self)
@@ -125,6 +126,7 @@ class LocalPool:
         while True:
             with self._lock:
                 process = self._placed(hello, kind)
+                self._taken.add(process)
             process.name, process.log, process.ready = hello.worker, Path(hello.log), False
             try:
                 process.channel.send(msgspec.msgpack.encode(hello))
@@ -143,6 +145,7 @@ class LocalPool:
         with self._lock:
             process.jobs.clear()
             self._free_cores(process)
+            self._taken.discard(process)
             self._idle.append(process)
 
     def limit(self, process: Process, memory: int | None) -> None:
@@ -170,8 +173,15 @@ class LocalPool:
                 ended = msgspec.structs.replace(ended, cause=f"send: {process.channel.error}")
             self._free_cores(process)
             process.cores = ()
+            self._taken.discard(process)
         _release(process)
         return ended
+
+    def rest(self) -> None:
+        """End the fork server while it has no workers, for it is as large as one. The next worker starts it again."""
+        with self._lock:
+            if not self._taken and not self._idle:
+                self._server.close()
 
     def close(self) -> None:
         """End all workers and the fork server."""
@@ -187,6 +197,7 @@ class LocalPool:
         for process in self._idle:
             _release(process)
         self._idle = []
+        self._taken = set()
 
     def _placed(self, hello: Hello, kind: WorkerKind) -> Process:
         """A worker, bound to the least used cores where it is pinned: a warm one must be bound to these already."""
