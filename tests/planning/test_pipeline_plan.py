@@ -224,7 +224,8 @@ class TestTimes:
         )
         assert plan.recommended is not None
         assert "; not counted: total" in plan.reason
-        assert 1200 * 0.002 < plan.recommended.work_s["part"].value < 1200 * 0.02
+        # A call sleeps 2 ms, and longer on a busy machine; of 12 items, not 1,200, it would be a hundredth.
+        assert 1200 * 0.002 < plan.recommended.work_s["part"].value < 1200 * 0.2
 
     def test_with_a_deadline_what_is_not_counted_forbids_a_promise(self, job):
         job.run(n=12)
@@ -415,7 +416,7 @@ class TestTimings:
         (told,) = past_runs(job.project.runs)
         part = next(each for each in told.timed if each.task == "part")
         assert part.timing.items == 12 and part.timing.reads == 0
-        assert 0.002 <= part.timing.seconds < 0.02
+        assert 0.002 <= part.timing.seconds < 0.2
         assert part.cpu_share < 0.7
         total = next(each for each in told.timed if each.task == "total")
         assert total.timing.reads == 12
