@@ -84,9 +84,9 @@ def test_how_much_faster_two_workers_are_and_where_their_time_went():
     one = finished(1, wall_s=10.0, work_s=9.0, cpu_s=9.0)
     two = finished(2, wall_s=6.25, work_s=10.0, cpu_s=9.0)
     assert _compared(one, two) == [
-        "            wall time   on a cpu   waiting for a cpu   without a task",
-        "1 worker       10.0 s        90%                  0%              10%",
-        "2 workers      6.25 s        72%                  8%              20%",
+        "           wall time  on a cpu  waiting for a cpu  without a task",
+        "1 worker      10.0 s       90%                 0%             10%",
+        "2 workers     6.25 s       72%                 8%             20%",
         "two workers were 1.60 times as fast as one, 80% of the ideal; the same result",
     ]
 

@@ -70,7 +70,7 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     as_json: bool,
     project: Project,
 ) -> int:
-    """List runs, project newest first.
+    """List runs, the newest first.
 
     The driver of a `lost` run died; such a run can be resumed. A metric is NAME, or TASK.NAME if several tasks logged
     NAME. Numbers are compared as numbers.
