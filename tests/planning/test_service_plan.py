@@ -12,6 +12,7 @@ from hooke.journal.run_folders import DRIVER
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.writer import Journal
 from hooke.planning.service_plan import ServiceQuestion, plan_service, service_plan_facts, service_plan_text
+from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.project.loading import code_of
 from hooke.scaling.provision import LatencyGoal
@@ -116,6 +117,20 @@ def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
     facts = service_plan_facts(rented)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert sum(offer["configuration"] == facts["recommended"] for offer in facts["offers"]) == 1
+
+
+@pytest.mark.parametrize("host", ["", "elsewhere"])
+def test_what_was_measured_on_this_machine_can_be_chosen_although_it_has_fewer_cores(kept, host):
+    """A load test held 603/s with three replicas on two cores, and the plan said that none would bear 500/s here."""
+    cores = cpus_here()
+    kept.study("20261128-1", ((1, cores), 200.0), ((3, cores), 603.0), host=host)
+    plan = kept.plan(500, replicas=())
+    threads = f"{cores} thread{'s' * (cores != 1)}"
+    if host:
+        assert not [offer for offer in plan.offers if offer.setup.is_local and offer.setup.replicas == 3]
+        return
+    assert str(plan.choice.offer.setup) == f"this machine, 3 replicas of {threads}"
+    assert plan.next.endswith(f"--replicas 3 --threads {cores}")
 
 
 def test_only_so_many_replicas_as_an_instance_has_memory_for(kept):

@@ -35,7 +35,7 @@ MOST_LOADS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceQuestion:
-    """The required rate, and the setups to consider. `replicas` are the numbers considered on this machine; empty means all that fit."""
+    """The required rate, and the setups to consider. `replicas` are the numbers considered on this machine; empty means all that fit, and those that were measured on it."""
 
     declared: Service
     file: Path
@@ -212,10 +212,16 @@ def _declared_promise(declared: Service) -> provision.LatencyGoal:
 def _setups(
     question: ServiceQuestion, past: _Past, here: InstanceType, catalogs: Sequence[Catalog]
 ) -> Iterator[provision.ServiceSetup]:
-    """Each measured number of threads, on this machine and on 1 to 16 instances of each type, with as many replicas as fit."""
+    """Each measured number of threads, on this machine and on 1 to 16 instances of each type, with as many replicas as fit.
+
+    What was measured on this machine counts even if it has fewer cores: replicas that wait share them.
+    """
     threads = sorted({load.threads for load in past.loads if load.threads})
+    measured = past.loads if past.host == socket.gethostname() else ()
     for number in threads:
-        for count in question.replicas or range(1, max(here.vcpus or 1, number) // number + 1):
+        fitting = range(1, max(here.vcpus or 1, number) // number + 1)
+        here_before = {load.replicas for load in measured if load.threads == number}
+        for count in question.replicas or sorted({*fitting, *here_before}):
             yield provision.ServiceSetup(machine=here, replicas=count, threads=number)
     for catalog in catalogs:
         for machine in catalog.machines:
