@@ -10,9 +10,9 @@ import pytest
 from tests.sinks.mlflow_places import seen_in_mlflow
 
 from hooke.base.errors import HookeError
-from hooke.base.mlflow_uri import tracking_uri
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
+from hooke.tracking.mlflow_runs import tracking_uri
 
 HEAVY = pytest.mark.heavy
 

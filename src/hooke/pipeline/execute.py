@@ -25,6 +25,7 @@ from hooke.pipeline.failures import failure_of
 from hooke.pipeline.references import unpack
 from hooke.pipeline.seeds import KEY_BYTES, seed_from, seeded_attempt
 from hooke.store.store import Store
+from hooke.tracking.mlflow_runs import end_new_runs, mlflow_environment, open_runs
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
 __all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
@@ -175,30 +176,35 @@ class AttemptRunner:
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
-        if self.tracker is None:
+        tracker, before = self.tracker, open_runs()
+        if tracker is None:
             with logging_into(MUTED):
-                return self._run(work)
-        self.tracker.attempt = work.attempt
+                answer = self._run(work, before)
+                end_new_runs(before, "", failed=isinstance(answer, AttemptFailed))
+            return answer
+        tracker.attempt = work.attempt
         try:
-            with logging_into(self.tracker):
-                return self._run(work)
+            with logging_into(tracker), mlflow_environment(tracker.mlflow):
+                answer = self._run(work, before)
+                end_new_runs(before, tracker.key, failed=isinstance(answer, AttemptFailed))
+            return answer
         finally:
-            self.tracker.attempt = self.tracker.item = None
+            tracker.attempt = tracker.item = None
 
-    def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
+    def _run(self, work: WorkerCall, before: frozenset[str]) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
         try:
             with seeded_attempt(restored=not self.alone):
-                self._perform(work, outcome)
+                self._perform(work, outcome, before)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
             outcome.error = error
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
-    def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
+    def _perform(self, work: WorkerCall, outcome: _Outcome, before: frozenset[str]) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
             if work.keys:
@@ -209,9 +215,9 @@ class AttemptRunner:
         elif work.kind == "expand":
             outcome.expansion = expand(unpack(work.payload, self.store), self.store)
         else:
-            self._perform_map(work, outcome)
+            self._perform_map(work, outcome, before)
 
-    def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
+    def _perform_map(self, work: WorkerCall, outcome: _Outcome, before: frozenset[str]) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
         constants = self._constants_of(work.node, constants_data)
         layout, items = unpack(columns_data, self.store)
@@ -221,6 +227,8 @@ class AttemptRunner:
         try:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
+                    if item > work.lo:
+                        end_new_runs(before, tracker.key, failed=False)
                     tracker.item = item
                 if keys:
                     at = KEY_BYTES * (item - work.lo)

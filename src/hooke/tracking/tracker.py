@@ -23,6 +23,7 @@ from hooke.base.forks import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Durability, Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
+from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
 
 __all__ = [
     "ARTIFACTS",
@@ -54,8 +55,18 @@ class Tracker:
     segment, and continues the steps from the fork.
     """
 
-    def __init__(self, folder: Path, name: str, *, durable: Durability = "group", held: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        durable: Durability = "group",
+        held: bool = False,
+        mlflow: MlflowPlace | None = None,
+    ) -> None:
+        """`mlflow`: where MLflow's own calls in a task log. None leaves them to MLflow."""
         self.folder = folder
+        self.mlflow = mlflow
         self.attempt: int | None = None
         self.item: int | None = None
         self._name = name
@@ -67,6 +78,15 @@ class Tracker:
         self._opening = threading.Lock()
         self._steps: dict[tuple[int | None, int | None, str], Iterator[int]] = {}
         on_fork(self)
+        if mlflow is not None:
+            direct_mlflow(_tracker_here)
+
+    @property
+    def key(self) -> str:
+        """The permanent name of what it logs into now, as in trackers: `<run>/<attempt>/<item>`."""
+        run = self.mlflow.run if self.mlflow is not None else self.folder.name
+        parts = (run, self.attempt, self.item) if self.attempt is not None else (run,)
+        return "/".join(str(part) for part in parts if part is not None)
 
     @property
     def segment(self) -> str:
@@ -305,6 +325,11 @@ def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
     finally:
         _here.reset(token)
         leave(tracker)
+
+
+def _tracker_here() -> Tracker | None:
+    tracker = active()
+    return tracker if isinstance(tracker, Tracker) else None
 
 
 def active() -> Tracker | Muted | None:
