@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,10 @@ class MlflowSink:
     def _metrics(self, key: str, points: LoggedPoints, names: _Names, receipt: Receipt) -> Iterator[Metric]:
         for name, value, step, at in zip(*points, strict=True):
             metric = Metric(names.of(name), value, _ms(at), step)
+            if math.isinf(value):
+                note = f"metric {name[:80]!r} has infinite values: MLflow keeps {math.copysign(sys.float_info.max, value):.1e}"
+                if note not in receipt.notes:
+                    receipt.notes.append(note)
             moment, seen = self._latest.get((key, metric.key), (-1, set()))
             if moment != metric.timestamp:
                 moment, seen = metric.timestamp, set()
