@@ -14,14 +14,18 @@ __all__ = ["Server", "seen_in_mlflow"]
 
 
 def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
-    """Through MLflow's own client."""
+    """Through MLflow's own client, by key; a run without a key of its own by its name and its parent's key."""
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
 
     client = MlflowClient(tracking_uri=uri)
     (known,) = [each for each in client.search_experiments() if each.name == experiment]
     runs = client.search_runs([known.experiment_id])
-    keys = {run.info.run_id: run.data.tags["hooke.run_id"] for run in runs}
+    keys = {run.info.run_id: key for run in runs if (key := run.data.tags.get("hooke.run_id"))}
+    for run in runs:
+        if run.info.run_id not in keys:
+            keys[run.info.run_id] = f"{run.info.run_name} of {keys[run.data.tags['mlflow.parentRunId']]}"
+    assert len(set(keys.values())) == len(runs), "no key twice"
     found = {}
     for run in runs:
         points = [

@@ -1,5 +1,6 @@
 """Every sink passes the suite: the one in memory, MLflow's SQLite store and a real MLflow server."""
 
+import math
 import os
 import threading
 import time
@@ -10,9 +11,9 @@ import pytest
 from tests.sinks.mlflow_places import seen_in_mlflow
 
 from hooke.base.errors import HookeError
-from hooke.base.mlflow_uri import tracking_uri
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
 from hooke.testing import MemorySink, check_sink
+from hooke.tracking.mlflow_runs import tracking_uri
 
 HEAVY = pytest.mark.heavy
 
@@ -54,6 +55,24 @@ def test_mlflow_in_sqlite(tmp_path, monkeypatch):
     check_sink(lambda: MlflowSink(tmp_path), lambda name: seen_in_mlflow(uri, name))
     assert os.getcwd() == before
     assert (tmp_path / "mlruns").is_dir()
+
+
+@HEAVY
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_infinite_values_are_said_to_be_changed(tmp_path, monkeypatch):
+    from hooke.sinks.mlflow import MlflowSink
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    started = ShippedRun(key="r", parent=None, name="r", experiment="e", started_at=1.0)
+    points = LoggedPoints(["x", "x", "y"], [math.inf, math.inf, -math.inf], [0, 1, 0], [1.0, 2.0, 3.0])
+    sink = MlflowSink(tmp_path)
+    receipt = sink.write(LoggedBatch(run=started, points=points))
+    sink.close()
+    assert receipt.notes == [
+        "metric 'x' has infinite values: MLflow keeps 1.8e+308",
+        "metric 'y' has infinite values: MLflow keeps -1.8e+308",
+    ]
 
 
 @HEAVY

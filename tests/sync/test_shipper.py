@@ -14,6 +14,7 @@ import pytest
 
 from hooke.base.errors import HookeError, JournalError
 from hooke.base.files import FileLock
+from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -447,6 +448,27 @@ def test_sync_goes_on_while_the_tracker_takes_something(book, going_on):
         assert shipper.send([book.run], patience_s=30.0)
     assert 50_000 <= sum(taken) <= 55_000
     assert clock.time >= 1000 + 200
+
+
+def test_parameters_include_defaults_and_are_the_texts_that_log_param_keeps(tmp_path):
+    given = {"n": 4, "kind": "forest", "said": "it's", "both": "'\"", "line": "a\nb", "off": None}
+    runs = RunsFolder(tmp_path / "runs")
+    folder = runs.create("defaults")
+    with Journal.create(folder, "driver", durable="none") as driver:
+        shown = {name: short_repr(value) for name, value in given.items()}
+        started = RunStarted(
+            run="defaults", pipeline="sweep", entry="job.py:sweep", shown={"n": "4"}, parameters=shown
+        )
+        driver.append(started)
+        driver.append(RunFinished(status="finished"))
+    tracker = Tracker(folder, "one", durable="none")
+    tracker.log_params({f"logged {name}": value for name, value in given.items()})
+    tracker.close()
+    sink = MemorySink()
+    with Shipper(runs=runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship("defaults")
+    params = sink.runs["defaults"].params
+    assert {name: params[name] for name in given} == {name: params[f"logged {name}"] for name in given}
 
 
 @pytest.mark.heavy

@@ -74,7 +74,8 @@ def test_numbers_of_others_and_those_that_are_none(tracker):
         (lambda: hooke.log_metric("", 1), 1, "a name must be non-empty text, not ''"),
         (lambda: hooke.log_metric("loss", 1, step=1.5), 1, "'float' object cannot be interpreted"),
         (lambda: hooke.log_metric("loss", 1, step=2**70), 1, "metric 'loss'"),
-        (lambda: hooke.log_metrics({"a": 1, "b": []}), 2, "metrics: TypeError"),
+        (lambda: hooke.log_params(7), 1, "parameters: AttributeError"),
+        (lambda: hooke.log_metrics({"a": 1, "b": []}), 1, "metric 'b': TypeError"),
         (lambda: hooke.log_metrics(["a"]), 1, "metrics: AttributeError"),
         (lambda: hooke.log_artifact("nowhere.txt"), 1, "artifact 'nowhere.txt': FileNotFoundError"),
         (
@@ -105,7 +106,67 @@ def test_what_cannot_be_logged_is_counted_and_said_once(tracker, caplog, call, c
     hooke.log_metric("loss", 1)
     assert len(caplog.records) == 1
     assert dropped_calls_in(tracker.folder)[tracker.segment].calls == calls + 1
-    assert points(tracker.folder) == [("loss", 1.0, 0)]
+    assert points(tracker.folder)[-1] == ("loss", 1.0, 0)
+
+
+class Hostile:
+    """An object all of whose methods raise."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def _raise(self, *_):
+        raise self._error
+
+    __str__ = __repr__ = __float__ = __len__ = __iter__ = __hash__ = __eq__ = __bool__ = __fspath__ = _raise
+    __index__ = __getitem__ = __format__ = items = keys = savefig = to_html = to_pydict = _raise
+
+
+class Unspeakable(Exception):
+    """An exception whose text raises, too."""
+
+    def __str__(self):
+        raise ValueError("no text")
+
+
+ODD = [None, 1.5, {"a": 1}, ["x"], b"x", "", "\ud800", object(), print, Path("x"), 10**400]
+ODD += [Hostile(ValueError("mine")), Hostile(Unspeakable()), Hostile(RecursionError())]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
+def test_no_argument_whatever_it_is_reaches_the_program(tracker, odd):
+    """Each call may keep what it is given or refuse it; it raises nothing, and what comes after it is kept."""
+    for call in (
+        hooke.log_metric,
+        hooke.log_param,
+        hooke.set_tag,
+        hooke.log_text,
+        hooke.log_figure,
+        hooke.log_table,
+        hooke.log_artifact,
+    ):
+        call(odd, odd)
+        call("fine", odd)
+        call(odd, "fine.json")
+    hooke.log_metric("loss", 1, step=odd)
+    for several in (hooke.log_metrics, hooke.log_params, hooke.set_tags):
+        several(odd)
+    hooke.log_artifact(odd)
+    hooke.log_metric("loss", 0.5, step=7)
+    assert ("loss", 0.5, 7) in points(tracker.folder)
+
+
+def test_a_bad_value_takes_no_other_with_it(tracker):
+    hooke.log_metrics({"a": 1, "b": "low", "c": 3, "": 4, "d": Hostile(ValueError("mine"))})
+    hooke.log_params({"a": 1, "b": Hostile(ValueError("mine")), 5: 5, "d": 4})
+    hooke.set_tags({"x": Hostile(Unspeakable()), "y": 2})
+    events = logged(tracker.folder)
+    assert points(tracker.folder) == [("a", 1.0, 0), ("c", 3.0, 0)]
+    notes = [event for event in events if isinstance(event, NotesLogged)]
+    assert [event.params for event in notes if event.params] == [{"a": "1", "d": "4"}]
+    assert [event.tags for event in notes if event.tags] == [{"y": "2"}]
+    assert tracker.dropped.total.calls == 3 + 2 + 1
+    assert why(tracker).startswith("metric 'b': ValueError")
 
 
 def test_notes_are_text(tracker):

@@ -16,6 +16,8 @@ from hooke.base.errors import UsageError
 from hooke.project.folder import Project
 from hooke.running.resume import resume
 from hooke.running.run import Run
+from hooke.sync.shipper import Shipper
+from hooke.testing import MemorySink
 
 pytestmark = pytest.mark.heavy
 
@@ -48,6 +50,30 @@ def hooke_says(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
         timeout=180,
         check=False,
     )
+
+
+def test_parameters_of_a_script_are_listed_and_given_to_trackers_once(tmp_path):
+    source = """
+        import hooke
+
+        with hooke.start_run("tried", params={"rate": 0.1, "kind": "forest"}):
+            hooke.log_metric("x", 1)
+        with hooke.start_run("tried", params=7):
+            hooke.log_metric("x", 1)
+        """
+    done = script(tmp_path, source, "--fast")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(hooke_says(tmp_path, "runs", "--json").stdout)
+    assert [row["parameters"] for row in rows][-1] == {"[0]": "'--fast'", "rate": "0.1", "kind": "'forest'"}
+    assert "rate=0.1" in hooke_says(tmp_path, "runs").stdout
+    runs, sink = Project.find(tmp_path).runs, MemorySink()
+    with Shipper(runs=runs, sinks={"memory": sink}) as shipper:
+        assert all(shipper.ship(run) for run in runs.names())
+    assert [seen.params for seen in sink.runs.values()][-1] == {
+        "[0]": "--fast",
+        "rate": "0.1",
+        "kind": "forest",
+    }
 
 
 @pytest.mark.parametrize("name", ["it's.py", 'two "words".py', "größe.py", "--.py"])

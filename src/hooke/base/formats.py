@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import re
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,6 +22,7 @@ __all__ = [
     "short_parameters",
     "short_plain",
     "short_repr",
+    "text_of",
 ]
 
 
@@ -141,6 +144,15 @@ def short_repr(value: Any) -> str:
         text = f"<{type(value).__name__}>"
     # In a trace a promise says that it has not run; here that is no news.
     return readable(text.replace("\n", " ").replace(", not run yet>", ">")[: 2 * _LONGEST])
+
+
+def text_of(shown: str) -> str:
+    """A parameter as it was shown, without the quotes of a text: `'forest'` is the text forest."""
+    if len(shown) > 1 and shown[0] == shown[-1] and shown[0] in "'\"":
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = ast.literal_eval(shown)
+            return found if isinstance(found, str) else shown
+    return shown
 
 
 def _text_of(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from hooke.base.files import write_atomic
+from hooke.base.formats import text_of
 from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import RunsFolder
@@ -22,7 +23,7 @@ from hooke.journal.segments import HEADER_BYTES
 from hooke.journal.task_view import TaskRow
 from hooke.sync.outbox import logged_segments
 
-__all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts_of", "folded_in", "text_of"]
+__all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts_of", "folded_in"]
 
 
 # --- A summary of what a run logged: the last, smallest and largest value of each metric; the last of everything else.
@@ -220,12 +221,6 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
     for each in _counting(owned, attempts.attempts):
         _take(facts, each, attempts.attempts, folder)
     return facts
-
-
-def text_of(shown: str) -> str:
-    """A parameter without its quotes: `'forest'` is the text forest."""
-    quoted = len(shown) > 1 and shown[0] == shown[-1] and shown[0] in "'\""
-    return shown[1:-1] if quoted and shown[0] not in shown[1:-1] and "\\" not in shown else shown
 
 
 def _counting(owned: list[Owned], attempts: dict[int, AttemptFacts]) -> list[Owned]:

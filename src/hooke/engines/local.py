@@ -139,6 +139,7 @@ class LocalEngine:
             folder=str(context.folder),
             durable=context.durable,
             tracking=None if context.tracking is None else str(context.tracking),
+            mlflow=context.mlflow,
             script=script_of_this_process(),
         )
 

@@ -43,7 +43,7 @@ class SerialEngine:
         ]
         self._log = LogFile(context.logs / f"{_WORKER}.log")
         self._tracker = (
-            Tracker(context.tracking, _WORKER, durable=context.durable)
+            Tracker(context.tracking, _WORKER, durable=context.durable, mlflow=context.mlflow)
             if context.tracking is not None
             else None
         )

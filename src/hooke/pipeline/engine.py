@@ -19,6 +19,7 @@ from hooke.journal.events import (
 )
 from hooke.journal.writer import Durability
 from hooke.store.store import Store
+from hooke.tracking.mlflow_runs import MlflowPlace
 
 __all__ = ["Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
 
@@ -142,6 +143,8 @@ class EngineContext:
     """The run's folder, where tasks log metrics; None drops what they log (in measurements)."""
     durable: Durability = "group"
     """When logged values survive a power loss."""
+    mlflow: MlflowPlace | None = None
+    """Where MLflow's own calls in tasks log; None leaves them to MLflow."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
     requires: Mapping[str, str] = field(default_factory=dict)

@@ -37,6 +37,7 @@ from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
+from hooke.tracking.mlflow_runs import end_new_runs, mlflow_environment, open_runs
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
 
 __all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
@@ -356,19 +357,27 @@ class AttemptRunner:
     """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     _state: ProcessState = field(init=False)
+    _open_before: frozenset[str] = frozenset()
+    """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
-        if self.tracker is None:
+        tracker, before = self.tracker, open_runs()
+        self._open_before = before
+        if tracker is None:
             with logging_into(MUTED):
-                return self._run(work)
-        self.tracker.attempt = work.attempt
+                answer = self._run(work)
+                end_new_runs(before, "", failed=isinstance(answer, AttemptFailed))
+            return answer
+        tracker.attempt = work.attempt
         try:
-            with logging_into(self.tracker):
-                return self._run(work)
+            with logging_into(tracker), mlflow_environment(tracker.mlflow):
+                answer = self._run(work)
+                end_new_runs(before, tracker.key, failed=isinstance(answer, AttemptFailed))
+            return answer
         finally:
-            self.tracker.attempt = self.tracker.item = None
+            tracker.attempt = tracker.item = None
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
@@ -423,7 +432,11 @@ class AttemptRunner:
                 outcome.done = len(outcome.results)
 
     def _perform_items(
-        self, work: WorkerCall, outcome: _Outcome, shared: SharedArguments, columns_data: bytes
+        self,
+        work: WorkerCall,
+        outcome: _Outcome,
+        shared: SharedArguments,
+        columns_data: bytes,
     ) -> None:
         layout, items = unpack(columns_data, self.store)
         rows = items if layout == "rows" else zip(*items, strict=True)
@@ -437,6 +450,8 @@ class AttemptRunner:
         try:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
+                    if item > work.lo:
+                        end_new_runs(self._open_before, tracker.key, failed=False)
                     tracker.item = item
                 if keys:
                     at = KEY_BYTES * (item - work.lo)

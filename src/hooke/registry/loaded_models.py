@@ -20,7 +20,6 @@ import msgspec
 
 from hooke.base.errors import CorruptObject, HookeError, MissingExtra, NotFingerprintable, UsageError
 from hooke.base.files import write_atomic, writing
-from hooke.base.mlflow_uri import tracking_uri
 from hooke.keys.fingerprint import fingerprint_code
 from hooke.keys.module_origin import origin_of
 from hooke.models.bundle import MANIFEST, Manifest, check_files, decode
@@ -31,6 +30,7 @@ from hooke.models.registry_protocol import ModelRegistry, RegisteredVersion, fin
 from hooke.project.folder import Project, start_of
 from hooke.running.run import Run
 from hooke.tracking.logged_values import Point, logged_in
+from hooke.tracking.mlflow_runs import tracking_uri
 from hooke.tracking.tracker import Tracker, active
 
 __all__ = [

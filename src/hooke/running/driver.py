@@ -57,7 +57,8 @@ from hooke.project.loading import entry_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
 from hooke.store.store import Store
-from hooke.sync.background import Shipping
+from hooke.sync.background import Shipping, sink_names
+from hooke.tracking.mlflow_runs import MlflowPlace, configured_uri
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, logging_into
@@ -352,6 +353,7 @@ class Driver:
             warm=True,
             tracking=self.project.runs.folder(self.run),
             durable=self.project.settings.journal.durable,
+            mlflow=self._mlflow(),
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
         )
@@ -454,6 +456,19 @@ class Driver:
             experiment=order.experiment or self.project.settings.tracking.experiment,
             parent=order.parent,
             parameters=_parameters(order),
+        )
+
+    def _mlflow(self) -> MlflowPlace | None:
+        """Where MLflow's own calls in tasks log: with what the shipper sends, if MLflow is one of the project's trackers."""
+        if "mlflow" not in sink_names(self.project):
+            return None
+        tracking = self.project.settings.tracking
+        uri = str(tracking.options.get("mlflow", {}).get("uri", ""))
+        return MlflowPlace(
+            uri=configured_uri(self.project.root, uri),
+            experiment=self.order.experiment or tracking.experiment or self.order.pipeline.name,
+            run=self.run,
+            root=str(self.project.root),
         )
 
     def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:

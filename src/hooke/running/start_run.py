@@ -60,7 +60,8 @@ def start_run(
     title = name or (
         start.stem if start.is_file() else "notebook" if "ipykernel" in sys.modules else "script"
     )
-    run = ScriptRun(project, title, experiment=experiment, entry=str(start) if start.is_file() else "")
+    entry = str(start) if start.is_file() else ""
+    run = ScriptRun(project, title, experiment=experiment, entry=entry, params=params or {})
     if params:
         run.tracker.log_params(params)
     if tags:
@@ -68,10 +69,19 @@ def start_run(
     return run
 
 
+def _shown(params: Any) -> dict[str, str]:
+    """Parameters for listings. What is no mapping is refused when it is logged."""
+    if not isinstance(params, Mapping):
+        return {}
+    return {name: short_repr(value) for name, value in params.items() if isinstance(name, str)}
+
+
 class ScriptRun(Run):
     """A run of a script, from `start_run()`. Leaving `with` ends it: `failed` after an exception, `stopped` after Ctrl-C."""
 
-    def __init__(self, project: Project, title: str, *, experiment: str, entry: str) -> None:
+    def __init__(
+        self, project: Project, title: str, *, experiment: str, entry: str, params: Mapping[str, Any]
+    ) -> None:
         clock = SystemClock()
         # A script may have any name; an id is a folder's, and is typed in a shell.
         slug = re.sub(r"[^\w.-]+", "-", title).strip("-") or "script"
@@ -80,6 +90,7 @@ class ScriptRun(Run):
         durable = project.settings.journal.durable
         self._pid = os.getpid()
         self._began = clock.monotonic()
+        given = {f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {}
         begun = RunStarted(
             run=self.id,
             pipeline=title,
@@ -87,7 +98,8 @@ class ScriptRun(Run):
             place="here",
             kind="script",
             experiment=experiment or project.settings.tracking.experiment,
-            shown={f"[{at}]": short_repr(word) for at, word in enumerate(sys.argv[1:])} if entry else {},
+            parameters=given,
+            shown=given | _shown(params),
         )
         self._driver = open_run(project, begun, clock=clock)
         self._recorder = ProvenanceRecorder(project.root, self.folder, self._driver.append, script=True)

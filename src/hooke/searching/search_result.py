@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned, format_seconds, text_of
 from hooke.charts.html import html_table
 from hooke.comparing import drawing
-from hooke.comparing.facts import text_of
 from hooke.comparing.query import number
 from hooke.comparing.run_list import frame_of
 from hooke.journal.study_records import SearchRecord, TrialRecord, read_search

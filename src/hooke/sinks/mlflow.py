@@ -7,11 +7,11 @@ and counted here.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
-from hooke.base.files import FileLock
-from hooke.base.mlflow_uri import RUN_TAG, run_filter, tracking_uri
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
+from hooke.tracking.mlflow_runs import OWN_TAG, RUN_TAG, configured_uri, mlflow_lock, run_filter
 
 __all__ = ["MlflowSink"]
 
@@ -70,7 +69,7 @@ class MlflowSink:
         # The shipper itself retries and keeps its cursor; MLflow would block for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri(folder, uri)
+        self.uri = configured_uri(folder, uri)
         self._folder = folder
         self._client: MlflowClient | None = None
         self._experiments: dict[str, str] = {}
@@ -81,13 +80,14 @@ class MlflowSink:
     def write(self, batch: LoggedBatch) -> Receipt:
         """Log the batch in as few requests as MLflow's limits allow."""
         receipt = Receipt()
-        run_id = self._run(batch.run)
+        run_id = self._run(batch.run, batch.tags.get(OWN_TAG, ""))
         names = _Names(receipt)
         metrics = list(self._metrics(batch.run.key, batch.points, names, receipt))
         params = self._new_params(batch, run_id, names, receipt)
         tags = [
             RunTag(TAGS.get(name) or names.of(name), _cut(value, MOST_TAG, f"tag {name!r}", receipt))
             for name, value in batch.tags.items()
+            if name != OWN_TAG
         ]
         for at in range(0, len(metrics), MOST_METRICS):
             self._log(run_id, receipt, metrics=metrics[at : at + MOST_METRICS])
@@ -129,19 +129,49 @@ class MlflowSink:
         if self._client is None:
             # Two processes that create the schema at once break it; the lock is for processes other than the shipper.
             (self._folder / ".hooke").mkdir(exist_ok=True)
-            # MLflow resolves its default artifact folder against the working directory, once.
-            with FileLock(self._folder / ".hooke" / "mlflow.lock"), contextlib.chdir(self._folder):
+            with mlflow_lock(self._folder):
                 client = MlflowClient(tracking_uri=self.uri)
                 client.search_experiments(max_results=1)
             self._client = client
         return self._client
 
-    def _run(self, run: ShippedRun) -> str:
+    def _run(self, run: ShippedRun, own: str = "") -> str:
+        """MLflow's id of the run. `own`: the run that MLflow's own calls opened in the task."""
         if run.key not in self._ids:
-            self._ids[run.key] = self._found(run) or self._made(run)
+            self._ask(lambda _client: None)  # connects, which needs the lock, too
+            parent = self._parent(run)
+            with mlflow_lock(self._folder):
+                self._ids[run.key] = (
+                    self._opened(own, run, parent) or self._found(run, parent) or self._made(run, parent)
+                )
         return self._ids[run.key]
 
-    def _found(self, run: ShippedRun) -> str | None:
+    def _opened(self, own: str, run: ShippedRun, parent: str) -> str | None:
+        if not own:
+            return None
+        try:
+            found = self._ask(lambda client: client.get_run(own))
+        except HookeError as error:
+            if isinstance(error, SinkAway):
+                raise
+            return None  # it was deleted, or is in another server
+        return self._adopted(found, run, parent) if found.data.tags.get(RUN_TAG) == run.key else None
+
+    def _adopted(self, found: Any, run: ShippedRun, parent: str) -> str:
+        """The id of a run that is there. What MLflow's own calls in a task could not know of it is added."""
+        known: str = found.info.run_id
+        self._params[known] = dict(found.data.params)
+        tags = {name: value[:MOST_TAG] for name, value in run.tags.items()}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        new = [RunTag(name, value) for name, value in tags.items() if found.data.tags.get(name) != value]
+        for at in range(0, len(new), MOST_NOTES):
+            self._ask(lambda client, at=at: client.log_batch(known, tags=new[at : at + MOST_NOTES]))
+        if found.info.run_name == run.key != run.name:
+            self._ask(lambda client: client.update_run(known, name=run.name))
+        return known
+
+    def _found(self, run: ShippedRun, parent: str) -> str | None:
         experiment = self._experiment(run.experiment)
         token: str | None = None
         while True:
@@ -152,20 +182,18 @@ class MlflowSink:
             )
             for found in page:
                 if found.data.tags[RUN_TAG] == run.key:
-                    self._params[found.info.run_id] = dict(found.data.params)
-                    known: str = found.info.run_id
-                    return known
+                    return self._adopted(found, run, parent)
             if not (token := page.token):
                 return None
 
-    def _made(self, run: ShippedRun) -> str:
+    def _made(self, run: ShippedRun, parent: str) -> str:
         tags = {RUN_TAG: run.key, "mlflow.source.type": "LOCAL"} | {
             name: value[:MOST_TAG] for name, value in run.tags.items()
         }
         if entry := run.tags.get("hooke.entry"):
             tags["mlflow.source.name"] = entry
-        if run.parent is not None:
-            tags["mlflow.parentRunId"] = self._ids.get(run.parent) or self._parent(run)
+        if parent:
+            tags["mlflow.parentRunId"] = parent
         experiment = self._experiment(run.experiment)
         made = self._ask(
             lambda client: client.create_run(
@@ -177,8 +205,9 @@ class MlflowSink:
         return run_id
 
     def _parent(self, run: ShippedRun) -> str:
-        """The parent run, whose batch came earlier, in this process or an earlier one."""
-        assert run.parent is not None
+        """The id of the parent run, whose batch came earlier, in this process or an earlier one; empty without a parent."""
+        if run.parent is None:
+            return ""
         parent = ShippedRun(
             key=run.parent,
             parent=None,
@@ -196,6 +225,10 @@ class MlflowSink:
     def _metrics(self, key: str, points: LoggedPoints, names: _Names, receipt: Receipt) -> Iterator[Metric]:
         for name, value, step, at in zip(*points, strict=True):
             metric = Metric(names.of(name), value, _ms(at), step)
+            if math.isinf(value):
+                note = f"metric {name[:80]!r} has infinite values: MLflow keeps {math.copysign(sys.float_info.max, value):.1e}"
+                if note not in receipt.notes:
+                    receipt.notes.append(note)
             moment, seen = self._latest.get((key, metric.key), (-1, set()))
             if moment != metric.timestamp:
                 moment, seen = metric.timestamp, set()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from hooke.journal.events import ArtifactLogged, MadeOf, NotesLogged, PointsLogged
+from hooke.base.formats import text_of
+from hooke.journal.events import ArtifactLogged, MadeOf, NotesLogged, PointsLogged, RunStarted
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_view import AttemptFacts, AttemptsView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
@@ -176,7 +177,7 @@ class Outbox:
         points = LoggedPoints([], [], [], [])
         begun = self.view.begun
         assert begun is not None
-        params = dict(begun.shown) if run.key == begun.run and not self._known else {}
+        params = _given(begun) if run.key == begun.run and not self._known else {}
         tags: dict[str, str] = {}
         artifacts: dict[str, Path] = {}
         for event in events:
@@ -243,6 +244,12 @@ def logged_segments(folder: Path) -> list[Path]:
 def has_logged(folder: Path) -> bool:
     """Whether user code logged anything in the run."""
     return any(not file.name.startswith(f"{PREFIX}{SYSTEM}-") for file in logged_segments(folder))
+
+
+def _given(begun: RunStarted) -> dict[str, str]:
+    """The run's parameters, as `log_param` would keep them. A script logs its own; what is given are its arguments."""
+    given = begun.parameters if begun.kind == "script" else begun.parameters or begun.shown
+    return {name: text_of(shown) for name, shown in given.items()}
 
 
 def _title(attempt: AttemptFacts, item: int | None) -> str:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from hooke.base.errors import UsageError
@@ -126,7 +126,7 @@ def log_metric(name: str, value: Any, step: int | None = None) -> None:
 
 
 def log_metrics(values: Mapping[str, Any], step: int | None = None) -> None:
-    """Log values of several metrics at once: either all are kept or none."""
+    """Log values of several metrics, in one record. A value that is not a number is refused; the others are kept."""
     if (tracker := current("log_metrics")) is not None:
         tracker.log_metrics(values, step)
 
@@ -134,11 +134,11 @@ def log_metrics(values: Mapping[str, Any], step: int | None = None) -> None:
 def log_param(name: str, value: Any) -> None:
     """Log a parameter as text. The last value of a name counts."""
     if (tracker := current("log_param")) is not None:
-        tracker.log_params({name: value})
+        tracker.log_param(name, value)
 
 
 def log_params(params: Mapping[str, Any]) -> None:
-    """Log several parameters."""
+    """Log several parameters. One that cannot be shown as text is refused; the others are kept."""
     if (tracker := current("log_params")) is not None:
         tracker.log_params(params)
 
@@ -146,11 +146,11 @@ def log_params(params: Mapping[str, Any]) -> None:
 def set_tag(name: str, value: Any) -> None:
     """Set a tag as text. The last value of a name counts."""
     if (tracker := current("set_tag")) is not None:
-        tracker.set_tags({name: value})
+        tracker.set_tag(name, value)
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:
-    """Set several tags."""
+    """Set several tags. One that cannot be shown as text is refused; the others are kept."""
     if (tracker := current("set_tags")) is not None:
         tracker.set_tags(tags)
 
@@ -161,13 +161,13 @@ def log_artifact(path: str | os.PathLike[str], name: str | None = None) -> None:
     `name` may contain folders (`plots/loss.png`). The last copy of a name counts.
     """
     if (tracker := current("log_artifact")) is not None:
-        tracker.log_files(Path(path), name)
+        tracker.log_files(path, name)
 
 
 def log_text(text: str, name: str) -> None:
     """Keep a text as the file `name`."""
     if (tracker := current("log_text")) is not None:
-        tracker.log_made(name, text.encode)
+        tracker.log_text(text, name)
 
 
 def log_figure(figure: Any, name: str) -> None:

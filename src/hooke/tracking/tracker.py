@@ -9,20 +9,22 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import index
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Literal
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.forks import on_fork
+from hooke.base.formats import short_repr
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Durability, Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
+from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
 
 __all__ = [
     "ARTIFACTS",
@@ -54,8 +56,18 @@ class Tracker:
     segment, and continues the steps from the fork.
     """
 
-    def __init__(self, folder: Path, name: str, *, durable: Durability = "group", held: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        durable: Durability = "group",
+        held: bool = False,
+        mlflow: MlflowPlace | None = None,
+    ) -> None:
+        """`mlflow`: where MLflow's own calls in a task log. None leaves them to MLflow."""
         self.folder = folder
+        self.mlflow = mlflow
         self.attempt: int | None = None
         self.item: int | None = None
         self._name = name
@@ -67,62 +79,74 @@ class Tracker:
         self._opening = threading.Lock()
         self._steps: dict[tuple[int | None, int | None, str], Iterator[int]] = {}
         on_fork(self)
+        if mlflow is not None:
+            direct_mlflow(_tracker_here)
+
+    @property
+    def key(self) -> str:
+        """The permanent name of what it logs into now, as in trackers: `<run>/<attempt>/<item>`."""
+        run = self.mlflow.run if self.mlflow is not None else self.folder.name
+        parts = (run, self.attempt, self.item) if self.attempt is not None else (run,)
+        return "/".join(str(part) for part in parts if part is not None)
 
     @property
     def segment(self) -> str:
         """The name of this process's segment."""
         return f"{PREFIX}{self._name}-{os.getpid()}"
 
-    def log_metric(self, name: str, value: Any, step: _Step = None) -> None:
+    def log_metric(self, name: Any, value: Any, step: _Step = None) -> None:
         """One value of a metric; without a step, the next one of that name."""
-        try:
-            self._points(((_named(name), float(value), self._step(name, step)),))
-        except Exception as error:  # noqa: BLE001 - a training loop must not end for its log
-            self._refuse(1, error, f"metric {name!r}")
+        self._log_points([(name, value)], step)
 
-    def log_metrics(self, values: Mapping[str, Any], step: _Step = None) -> None:
-        """Values of several metrics, in one record."""
-        try:
-            self._points(
-                tuple((_named(name), float(value), self._step(name, step)) for name, value in values.items())
-            )
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(_length(values), error, "metrics")
+    def log_metrics(self, values: Any, step: _Step = None) -> None:
+        """Values of several metrics, in one record, without those that are not numbers."""
+        self._log_points(self._pairs(values, "metrics"), step)
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, kept as text."""
-        try:
-            self._notes(params=_as_text(params))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(_length(params), error, "parameters")
+    def log_param(self, name: Any, value: Any) -> None:
+        """A parameter, kept as text."""
+        self._log_notes([(name, value)], "parameter")
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Tags, kept as text."""
-        try:
-            self._notes(tags=_as_text(tags))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(_length(tags), error, "tags")
+    def log_params(self, params: Any) -> None:
+        """Parameters, kept as text, without those that have none."""
+        self._log_notes(self._pairs(params, "parameters"), "parameter")
 
-    def log_files(self, source: Path, name: str | None = None) -> None:
+    def set_tag(self, name: Any, value: Any) -> None:
+        """A tag, kept as text."""
+        self._log_notes([(name, value)], "tag")
+
+    def set_tags(self, tags: Any) -> None:
+        """Tags, kept as text, without those that have none."""
+        self._log_notes(self._pairs(tags, "tags"), "tag")
+
+    def log_files(self, source: Any, name: Any = None) -> None:
         """A copy of a file, or of all files below a folder."""
         try:
+            if isinstance(source, str) and not source:
+                raise UsageError("the path is empty: '.' is the current folder")
+            source = Path(source)
             if source.is_dir():
                 files = sorted(each for each in source.rglob("*") if each.is_file())
                 paths = [f"{name or source.name}/{each.relative_to(source).as_posix()}" for each in files]
             else:
                 files, paths = [source], [name or source.name]
-            for file, path in zip(files, paths, strict=True):
-                self._keep(path, lambda target, file=file: shutil.copyfile(file, target))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(1, error, f"artifact {str(source)!r}")
+        except Exception as error:  # noqa: BLE001 - a training loop must not end for its log
+            self._refuse(1, error, f"artifact {_shown(source)}")
+            return
+        for file, path in zip(files, paths, strict=True):
+            self._log_file(path, lambda target, file=file: shutil.copyfile(file, target), file)
 
-    def log_made(self, name: str, make: Callable[[], bytes]) -> None:
+    def log_text(self, text: Any, name: Any) -> None:
+        """A text as a file."""
+        self.log_made(name, lambda: _text(text).encode())
+
+    def log_made(self, name: Any, make: Callable[[], bytes]) -> None:
         """A file whose content `make` returns."""
         try:
             data = make()
-            self._keep(name, lambda target: write_atomic(target, data))
         except Exception as error:  # noqa: BLE001 - as above
-            self._refuse(1, error, f"artifact {name!r}")
+            self._refuse(1, error, f"artifact {_shown(name)}")
+            return
+        self._log_file(name, lambda target: write_atomic(target, data), name)
 
     def begin(self) -> None:
         """Write the held events: with `held`, nothing is written before this call. Files cannot be held."""
@@ -166,11 +190,47 @@ class Tracker:
             counter = self._steps.setdefault(key, itertools.count())
         return next(counter)
 
-    def _points(self, points: tuple[tuple[str, float, int], ...]) -> None:
-        self._append(PointsLogged(at=time.time(), points=points, attempt=self.attempt, item=self.item))
+    def _pairs(self, values: Any, what: str) -> list[tuple[Any, Any]]:
+        try:
+            return list(values.items())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(1, error, what)
+            return []
 
-    def _notes(self, **notes: dict[str, str]) -> None:
-        self._append(NotesLogged(at=time.time(), attempt=self.attempt, item=self.item, **notes))
+    def _log_points(self, pairs: Iterable[tuple[Any, Any]], step: _Step) -> None:
+        points = []
+        for name, value in pairs:
+            try:
+                points.append((_named(name), float(value), self._step(name, step)))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(1, error, f"metric {_shown(name)}")
+        if points:
+            try:
+                self._append(
+                    PointsLogged(at=time.time(), points=tuple(points), attempt=self.attempt, item=self.item)
+                )
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(len(points), error, _listed("metric", points))
+
+    def _log_notes(self, pairs: Iterable[tuple[Any, Any]], what: Literal["parameter", "tag"]) -> None:
+        notes = {}
+        for name, value in pairs:
+            try:
+                notes[_named(name)] = str(value)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(1, error, f"{what} {_shown(name)}")
+        if notes:
+            kind = {"params": notes} if what == "parameter" else {"tags": notes}
+            try:
+                self._append(NotesLogged(at=time.time(), attempt=self.attempt, item=self.item, **kind))
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(len(notes), error, _listed(what, list(notes.items())))
+
+    def _log_file(self, path: Any, write: Callable[[Path], object], source: Any) -> None:
+        try:
+            self._keep(path, write)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(1, error, f"artifact {_shown(source)}")
 
     def _append(self, event: Event) -> None:
         if self._held is not None:
@@ -195,7 +255,7 @@ class Tracker:
                 )
             return self._journal
 
-    def _keep(self, path: str, write: Callable[[Path], object]) -> None:
+    def _keep(self, path: Any, write: Callable[[Path], object]) -> None:
         if self._held is not None:
             raise UsageError(
                 "the run has no folder yet while the pipeline's body is traced: log files inside a task"
@@ -225,35 +285,50 @@ class Tracker:
         )
 
     def _refuse(self, calls: int, error: Exception, what: str) -> None:
-        if isinstance(error, HookeError):
-            why = f"{error.what}: {error.why}" if error.why else error.what
-        else:
-            why = f"{type(error).__name__}: {error}"
         if self._held is None:
             with contextlib.suppress(OSError):
                 self.folder.mkdir(parents=True, exist_ok=True)
-        self.dropped.add(calls, f"{what}: {why}", time.time())
+        self.dropped.add(calls, f"{what}: {_why(error)}", time.time())
 
 
 def _named(name: Any) -> str:
     if not isinstance(name, str) or not name:
-        raise UsageError(f"a name must be non-empty text, not {name!r}")
+        raise UsageError(f"a name must be non-empty text, not {_shown(name)}")
     return name
 
 
-def _as_text(notes: Mapping[str, Any]) -> dict[str, str]:
-    return {_named(name): str(value) for name, value in notes.items()}
+def _text(value: Any) -> str:
+    """The value, which must be text. Raises UsageError."""
+    if not isinstance(value, str):
+        raise UsageError(f"a text must be str, not {type(value).__name__}")
+    return value
 
 
-def _parts(path: str) -> tuple[str, ...]:
+def _shown(name: Any) -> str:
+    """A name in a message, whatever it is: its own `repr` may raise."""
+    return short_repr(str(name) if isinstance(name, Path) else name)
+
+
+def _listed(what: str, several: Sequence[tuple[Any, ...]]) -> str:
+    return f"{what} {_shown(several[0][0])}" if len(several) == 1 else f"{what}s"
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, HookeError):
+        return f"{error.what}: {error.why}" if error.why else error.what
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an exception of the user's, whose text raises
+        return type(error).__name__
+
+
+def _parts(path: Any) -> tuple[str, ...]:
+    if not isinstance(path, str | PurePath):
+        raise UsageError(f"a path in the run's artifacts must be text, not {_shown(path)}")
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or PurePosixPath(path).is_absolute():
         raise UsageError(f"{path!r} is not a relative path inside the run's artifacts")
     return parts
-
-
-def _length(values: Any) -> int:
-    return max(len(values), 1) if isinstance(values, Mapping) else 1
 
 
 # --- The current tracker: set by code that runs user code, used by each call that logs.
@@ -305,6 +380,11 @@ def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
     finally:
         _here.reset(token)
         leave(tracker)
+
+
+def _tracker_here() -> Tracker | None:
+    tracker = active()
+    return tracker if isinstance(tracker, Tracker) else None
 
 
 def active() -> Tracker | Muted | None:

@@ -282,6 +282,8 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             logs=str(own / "logs"),
             folder=str(work),
             tracking=None if session.tracking is None else str(own),
+            # A database in a file of the driver's machine is not here.
+            mlflow=None if session.mlflow is None or session.mlflow.local else session.mlflow,
         )
     versions = versions_here(probe.names, path)  # those that its workers will import
     return here, ProbeAnswer(shares=shares, alike=alike, versions=versions, stored=stored)

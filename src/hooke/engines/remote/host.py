@@ -194,6 +194,7 @@ class WorkerHost:
             folder=session.folder,
             durable=session.durable,
             tracking=session.tracking,
+            mlflow=session.mlflow,
             script=session.script,
             library=session.library,
             allowed=session.allowed,

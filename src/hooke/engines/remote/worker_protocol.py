@@ -14,6 +14,7 @@ from hooke.engines.worker.worker import Begun, Library, WorkerTask
 from hooke.journal.events import WorkerStarted, WorkerStopped
 from hooke.journal.writer import Durability
 from hooke.pipeline.engine import EngineContext
+from hooke.tracking.mlflow_runs import MlflowPlace
 
 __all__ = [
     "AttemptOrder",
@@ -39,6 +40,7 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     sys_path: list[str]
     tracking: str | None = None
     durable: Durability = "group"
+    mlflow: MlflowPlace | None = None
     script: Script = Script()
     library: Library | None = None
     fixed_path: bool = False
@@ -62,6 +64,7 @@ def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
         sys_path=module_path(),
         tracking=None if context.tracking is None else str(context.tracking),
         durable=context.durable,
+        mlflow=context.mlflow,
         script=script_of_this_process(),
         allowed=context.allow_mismatch,
         warm=warm,

@@ -37,6 +37,7 @@ from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
+from hooke.tracking.mlflow_runs import MlflowPlace
 from hooke.tracking.tracker import Tracker
 
 __all__ = [
@@ -153,6 +154,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     tracking: str | None = None
     """The run's folder, for the metrics that tasks log."""
     durable: Durability = "group"
+    mlflow: MlflowPlace | None = None
+    """Where MLflow's own calls log."""
     script: Script = Script()
     library: Library | None = None
     allowed: tuple[str, ...] = ()
@@ -259,7 +262,7 @@ class _Session:
         durable: Durability = "each" if hello.durable == "each" else "none"
         store = Store.open(hello.store, secret=hello.secret, durable=durable)
         self.tracker = (
-            Tracker(Path(hello.tracking), hello.worker, durable=hello.durable)
+            Tracker(Path(hello.tracking), hello.worker, durable=hello.durable, mlflow=hello.mlflow)
             if hello.tracking is not None
             else None
         )

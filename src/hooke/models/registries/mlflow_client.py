@@ -18,8 +18,8 @@ from mlflow.models.utils import _save_example
 from mlflow.pyfunc import FLAVOR_NAME, PY_VERSION
 
 from hooke.base.errors import HookeError
-from hooke.base.mlflow_uri import RUN_TAG, run_filter
 from hooke.models.registry_protocol import RegisteredVersion
+from hooke.tracking.mlflow_runs import RUN_TAG, run_filter
 
 __all__ = ["MlflowRegistry"]
 
