@@ -119,12 +119,12 @@ def sync_files(paths: Iterable[str | os.PathLike[str]]) -> None:
     A file that no longer exists is skipped. Raises OSError.
     """
     folders: set[str] = set()
-    for path in (os.path.abspath(path) for path in paths):
+    for path in paths:
         try:
             sync_folder(path)  # fsync is the same for a file
         except FileNotFoundError:
             continue
-        folders.add(os.path.dirname(path))
+        folders.add(os.path.dirname(os.path.abspath(path)))
     for folder in folders:
         try:
             sync_folder(folder)

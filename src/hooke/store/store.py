@@ -173,7 +173,8 @@ class Store:
     inside their references. In `near`, a folder of this user, lie records of what this host has verified.
     """
 
-    def __init__(
+    # Many parameters: the parts of a store, each a keyword with a default.
+    def __init__(  # noqa: PLR0913
         self,
         backend: Backend,
         *,

@@ -1,5 +1,8 @@
 import errno
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -133,3 +136,47 @@ def test_a_system_that_refuses_every_process_is_named(
     assert "refused to start another worker process" in failure.message
     assert "Resource temporarily unavailable" in (failure.traceback or "")
     assert "ulimit -u" in failure.fix
+
+
+def test_edited_closures_do_not_stay_in_warm_workers(tmp_path: Path) -> None:
+    """As a notebook makes them: each edit is a new function, with all that it holds."""
+    script = """
+        import gc, os, types
+        from hooke import pipeline, run, task
+
+        def edited(number):
+            held = bytes([number]) * 1000
+
+            @task
+            def cell(x):
+                alive = [each for each in gc.get_objects() if type(each) is types.FunctionType]
+                return os.getpid(), held[0], sum(each.__name__ == "cell" for each in alive)
+
+            return cell
+
+        if __name__ == "__main__":
+            seen = []
+            for number in [1, 1, 2, 3, 4, 5, 6, 7, 1, 1]:
+                cell = edited(number)
+
+                @pipeline
+                def job(salt):
+                    return cell(salt)
+
+                seen.append(run(job, len(seen), on="local", workers=1, progress="none").result())
+            assert len({pid for pid, _, _ in seen}) == 1, seen
+            assert [value for _, value, _ in seen] == [1, 1, 2, 3, 4, 5, 6, 7, 1, 1]
+            print(max(alive for _, _, alive in seen), seen[0][2])
+    """
+    (tmp_path / "notebook.py").write_text(textwrap.dedent(script))
+    done = subprocess.run(
+        [sys.executable, "notebook.py"],
+        cwd=tmp_path,
+        env=os.environ | {"HOOKE_SINKS": "none"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    most, one = map(int, done.stdout.split()[-2:])
+    assert most <= 2 * one, "the functions of this run and of the one before"

@@ -104,6 +104,9 @@ class Process:
     """The cores it is bound to; empty where it is not pinned."""
     generation: int = 0
     known: set[str] = field(default_factory=set)
+    """The functions that it has, by digest: those of its last session and of this one, as it keeps them."""
+    used: set[str] = field(default_factory=set)
+    """The functions that were sent to it in this session."""
 
 
 class LocalPool:
@@ -128,6 +131,7 @@ class LocalPool:
                 process = self._placed(hello, kind)
                 self._taken.add(process)
             process.name, process.log, process.ready = hello.worker, Path(hello.log), False
+            process.known, process.used = process.used, set()
             try:
                 process.channel.send(msgspec.msgpack.encode(hello))
             except OSError:  # a warm one has just died

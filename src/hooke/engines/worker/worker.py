@@ -295,6 +295,8 @@ class _Server:
         self._lifeline = lifeline
         self._functions: dict[str, Callable[..., Any]] = {}
         self._refused: dict[str, WorkerTask] = {}
+        self._used: set[str] = set()
+        """The functions of this session. Others go when the next one begins: a notebook makes new ones with each edit."""
         self._files = ImportedFiles()
         self._session: _Session | None = None
         self._sessions = 0
@@ -333,6 +335,10 @@ class _Server:
             self._session.close()
         self._session = _Session(hello)
         self._sessions += 1
+        for kept in (self._functions, self._refused):
+            for digest in kept.keys() - self._used:
+                del kept[digest]
+        self._used.clear()
         self._send(READY)
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
@@ -354,6 +360,7 @@ class _Server:
         self._say(session.worker.run(_work(task, function)))
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
+        self._used.add(task.digest)
         if task.digest not in self._functions:
             sent = self._refused.pop(task.digest, task)
             assert sent.pickle is not None

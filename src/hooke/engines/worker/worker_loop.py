@@ -342,6 +342,7 @@ class WorkerLoop:
             self._refuse(job, error)
             return
         process.known.add(task.digest)
+        process.used.add(task.digest)
         self._pool.limit(process, task.memory)
         process.channel.hold(msgspec.msgpack.encode(task))
         if process.jobs[0] is job:
