@@ -193,6 +193,14 @@ def proxy_options(declared: Service, project: Project) -> list[str]:
     return [key for key in keys if getattr(settings, key) != getattr(ServiceSettings(), key)]
 
 
+def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None]) -> None:
+    if unused := proxy_options(declared, project):
+        tell(
+            f"{project.root / FILE}: [services.{declared.name}] {', '.join(unused)}: not used, since one process has no proxy;"
+            " --replicas 1 starts it behind one"
+        )
+
+
 def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
     declared: Service,
     project: Project,
@@ -221,11 +229,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     port = listening.getsockname()[1]
     address = bind_config.url(port)
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
-    if unused := proxy_options(declared, project):
-        tell(
-            f"{project.root / FILE}: [services.{declared.name}] {', '.join(unused)}: not used, since one process has no proxy;"
-            " --replicas 1 starts it behind one"
-        )
+    _tell_unused(declared, project, tell)
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
 

@@ -111,8 +111,7 @@ class Supervisor:
         self._say = tell
         tell(str(shares))
         if not options.replicas[0]:
-            low, high = options.replicas
-            tell(f"replicas=({low}, {high}): at least 1 runs, since nothing else would hold requests")
+            tell(f"replicas={options.replicas}: at least 1 runs, since nothing else would hold requests")
         self._source = source
         self._view = SupervisorView()
         self._scrape = MetricsEndpoint(
@@ -127,10 +126,9 @@ class Supervisor:
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
-        self._unlimited = ""
-        """Why a log could not be limited, as it was said."""
+        self._said = self._unlimited = ""
+        """What was said last of the runs, and why a log could not be limited."""
         self._runs = project.runs
-        self._said = ""
         self._said_up = self._draining = self._done = False
         self._answered = self._called = self._cut = 0
 
