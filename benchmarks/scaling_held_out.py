@@ -26,7 +26,7 @@ from hooke.journal.study_records import StudyRecord
 from hooke.measuring.study_driver import StudyOrder, prepare_study
 from hooke.planning.task_facts import measurements_of
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.scaling import Law, Measurements, fit
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "scaling" / "bottlenecks.py"

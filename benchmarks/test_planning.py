@@ -8,7 +8,7 @@ import pytest
 
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan
 from hooke.project.folder import project_of
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.run import run
 from hooke.scaling import Measurements, fit
 from hooke.scaling.call_times import Timing

@@ -8,7 +8,7 @@ import pytest
 
 from hooke.journal.run_view import RunView
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.why import explain, roots, why
 

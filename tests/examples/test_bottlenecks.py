@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hooke.measuring.studies import Study, measure
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]

@@ -34,7 +34,7 @@ from hooke.measuring.studies import take_study
 from hooke.measuring.study_driver import StudyOrder, prepare_study
 from hooke.planning.curves import curve_of
 from hooke.project.folder import Project
-from hooke.project.loading import entry_of
+from hooke.project.pipeline_file import entry_of
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 

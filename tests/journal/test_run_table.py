@@ -1,5 +1,6 @@
 """The plain table of a run."""
 
+from hooke.base.formats import aligned
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -10,7 +11,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.run_view import RunView, aligned, run_table
+from hooke.journal.run_view import RunView, run_table
 
 BEGUN = [
     RunStarted(run="job-1", pipeline="job", entry="job.py:job", shown={"n": "3", "text": "'a b'"}, at=100.0),

@@ -6,7 +6,7 @@ from hooke.base.errors import HookeError, NotEnoughData, TaskError, UsageError
 from hooke.journal.reader import read
 from hooke.journal.study_records import find_studies
 from hooke.measuring.studies import Study, measure
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
 pytestmark = pytest.mark.heavy

@@ -27,7 +27,7 @@ from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
 from hooke.planning.remaining import Survey
 from hooke.planning.timings import MOST_BYTES, past_runs, run_times
 from hooke.processes.devices import cpus_here
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.scaling.workload import CallNeed
 
 REF = Ref("0" * 64, 1, b"x")

@@ -5,7 +5,7 @@ import pytest
 from hooke.journal.events import PlanChecked
 from hooke.measuring.study_driver import StudyOrder, prepare_study
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 
 NAPS = """
     import time

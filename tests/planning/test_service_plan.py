@@ -14,7 +14,7 @@ from hooke.journal.writer import Journal
 from hooke.planning.service_plan import ServiceQuestion, plan_service, service_plan_facts, service_plan_text
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
-from hooke.project.loading import code_of
+from hooke.project.pipeline_file import code_of
 from hooke.scaling.provision import LatencyGoal
 from hooke.services.serve_file import load_service
 

@@ -198,7 +198,7 @@ ARITHMETIC = """
 
 @pytest.fixture
 def job(workshop):
-    from hooke.project.loading import load_entry
+    from hooke.project.pipeline_file import load_entry
 
     workshop.write(ARITHMETIC)
     return load_entry(str(workshop.file))[0]

@@ -63,7 +63,7 @@ JOB = f"""
 DRIVE = """
 import json, sys
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 

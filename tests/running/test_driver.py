@@ -149,7 +149,7 @@ def test_a_second_driver_of_one_run_is_refused(workshop):
 def test_in_a_thread(workshop, monkeypatch):
     workshop.write(SLOW)
     from hooke import run
-    from hooke.project.loading import load_entry
+    from hooke.project.pipeline_file import load_entry
 
     job, _ = load_entry(str(workshop.file))
     monkeypatch.setattr(sys.modules["__main__"], "__file__", str(workshop.file), raising=False)

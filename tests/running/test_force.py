@@ -94,7 +94,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_before_anything_is_written(
 
 
 def test_run_takes_force(shop):
-    from hooke.project.loading import load_entry
+    from hooke.project.pipeline_file import load_entry
 
     pipeline, _ = load_entry(f"{shop.file}:job")
     assert hooke.run(pipeline, on="serial", force=["load"]).result() == 66

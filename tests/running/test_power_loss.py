@@ -41,7 +41,7 @@ DRIVE = """
 import json, sys
 from hooke.journal.events import AttemptFinished
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import RunOrder, prepare
 
 gate = int(sys.argv[1])

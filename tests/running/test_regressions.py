@@ -29,7 +29,7 @@ from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.run_state import RunState
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.project.settings import BackendSettings, read_settings
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run

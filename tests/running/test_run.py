@@ -253,7 +253,7 @@ def test_an_unpicklable_capture_is_named(workshop):
 
 def test_a_global_set_by_the_script_is_refused(workshop):
     workshop.write(ARITHMETIC)
-    from hooke.project.loading import load_entry
+    from hooke.project.pipeline_file import load_entry
 
     load_entry(f"{workshop.file}:job")
     import sys

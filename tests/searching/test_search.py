@@ -80,7 +80,7 @@ FLAT = {"x": (0.0, 1.0), "depth": (1, 4)}
 
 
 def module(workshop: Workshop):
-    from hooke.project.loading import load_entry
+    from hooke.project.pipeline_file import load_entry
 
     load_entry(f"{workshop.file}:whole")
     return sys.modules[workshop.file.stem]

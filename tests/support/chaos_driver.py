@@ -13,7 +13,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.engines.local import LocalEngine
 from hooke.pipeline.engine import EngineContext, EngineEvent
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.resume import last_resumable, resume
 

@@ -12,7 +12,7 @@ from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import HookeError
 from hooke.measuring.studies import measure
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.resume import resume
 from hooke.running.run import Run
 

@@ -28,7 +28,7 @@ from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.progress import Progress
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import Driver
 from hooke.running.run import Run
 from hooke.sync.sync_report import refused_lines

@@ -12,8 +12,8 @@ from hooke.engines.gang_coordinator import GangCoordinator
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.pool import LocalPool, shared_pool
 from hooke.engines.worker.script import module_path, script_of_this_process
-from hooke.engines.worker.worker import Begun, Hello, WorkerJob, task_of
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
+from hooke.engines.worker.worker_process import Begun, Hello, WorkerJob, task_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, CapacityChanged
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.failures import failure_of

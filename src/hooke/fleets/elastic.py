@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from hooke.autoscaling.fleet_policy import FleetDecision, decide
 from hooke.autoscaling.observation import FleetLimits, Observation, Price, RunObserver, Scaling, TaskWork
+from hooke.autoscaling.run_size_policy import FleetDecision, decide
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.units import parse_seconds, parse_usd

@@ -23,7 +23,7 @@ from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.journal import fleet_events
 from hooke.project.folder import Project
-from hooke.project.loading import choose, load_file
+from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
 from hooke.providers.provider import Impossible, Provider
 

@@ -44,7 +44,7 @@ from hooke.processes.devices import ProcessTreeUsage, cpus_here
 from hooke.processes.start import python_module, start_with_channel
 from hooke.processes.with_parent import with_parent
 from hooke.project.folder import Project
-from hooke.project.loading import code_of
+from hooke.project.pipeline_file import code_of
 from hooke.scaling.affine import Affine
 from hooke.scaling.families import Floats
 from hooke.services.serve_file import load_service

@@ -19,7 +19,7 @@ from hooke.planning.curves import study_curve
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
-from hooke.project.loading import check_call
+from hooke.project.pipeline_file import check_call
 from hooke.scaling import Cost, Law, Measurements
 
 __all__ = ["Study", "StudyLines", "measure", "take_study"]

@@ -34,7 +34,7 @@ from hooke.processes.devices import cpus_here, machine_facts
 from hooke.processes.start import Interrupts
 from hooke.project.backends import ENGINES, BackendChoice, Fleet, find_backend, fleet_for, open_engine
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
-from hooke.project.loading import entry_of
+from hooke.project.pipeline_file import entry_of
 from hooke.store.store import Store
 
 __all__ = ["StudyDriver", "StudyOrder", "prepare_study", "study_key"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
 from hooke.journal.events import (
     AttemptFailed,
@@ -17,7 +18,6 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
-from hooke.journal.writer import Durability
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowPlace
 

@@ -26,7 +26,7 @@ from hooke.planning.task_facts import KnownFacts, PastJournals, known_facts
 from hooke.planning.timings import speeds
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project, new_run_id, project_of
-from hooke.project.loading import entry_of
+from hooke.project.pipeline_file import entry_of
 from hooke.scaling.call_times import LEVEL
 from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommend
 from hooke.scaling.time_and_price import Planner, Row

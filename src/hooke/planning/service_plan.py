@@ -20,7 +20,7 @@ from hooke.planning.machines import INSTANCES, Catalogs, given, read_catalogs, t
 from hooke.planning.prediction import filled, lacking
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
-from hooke.project.loading import code_of
+from hooke.project.pipeline_file import code_of
 from hooke.scaling import provision
 from hooke.scaling.catalog import Catalog, InstanceType
 from hooke.scaling.measurements import Estimate

@@ -53,7 +53,7 @@ from hooke.processes.devices import cpus_here
 from hooke.processes.start import Interrupts
 from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
-from hooke.project.loading import entry_of
+from hooke.project.pipeline_file import entry_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
 from hooke.store.store import Store

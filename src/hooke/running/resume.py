@@ -15,7 +15,7 @@ from hooke.journal.segments import SUFFIX
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.backends import BackendChoice, find_backend, parse_workers
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import Driver, Observer, RunOrder, prepare
 from hooke.store.store import Store
 

@@ -22,7 +22,7 @@ from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.notebook import run_html
 from hooke.progress.progress import Progress
 from hooke.project.folder import Project, project_of
-from hooke.project.loading import check_call
+from hooke.project.pipeline_file import check_call
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.tracking.logged_values import Logged, logged_in
 

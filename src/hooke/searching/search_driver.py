@@ -24,7 +24,7 @@ from hooke.processes.devices import cpus_here
 from hooke.progress.choice import wanted_progress
 from hooke.project.backends import BackendChoice, Fleet, find_backend, fleet_for
 from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
-from hooke.project.loading import check_not_importing
+from hooke.project.pipeline_file import check_not_importing
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
 from hooke.searching.objective import MetricWatch, objective_of

@@ -19,7 +19,7 @@ from hooke.base.errors import ConfigError, MissingExtra, UsageError
 from hooke.base.formats import format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
-from hooke.project.loading import choose, load_file
+from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FILE, ServiceSettings
 from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun

@@ -17,7 +17,7 @@ import numpy as np
 
 from hooke.autoscaling.service_policy import law_of
 from hooke.base.errors import NotEnoughData, UsageError
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.charts.fleet_chart import SizeChange
 from hooke.charts.html import html_table, static_page
 from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
@@ -25,7 +25,7 @@ from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
-from hooke.journal.run_view import aligned, moment
+from hooke.journal.run_view import moment
 from hooke.journal.service_events import (
     BatchWindow,
     ModelBack,

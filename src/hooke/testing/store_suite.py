@@ -12,8 +12,9 @@ from typing import Protocol
 from hooke.base.errors import CorruptObject, MissingObject
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, Fill, ObjectSink
+from hooke.store.entries import Entry
 from hooke.store.objects import name_of
-from hooke.store.store import Entry, Store
+from hooke.store.store import Store
 
 __all__ = ["StorePlace", "check_backend", "check_store"]
 

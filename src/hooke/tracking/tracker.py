@@ -16,13 +16,14 @@ from operator import index
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
 
+from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.forks import on_fork
 from hooke.base.formats import short_repr
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
-from hooke.journal.writer import Durability, Journal
+from hooke.journal.writer import Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
 from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
 

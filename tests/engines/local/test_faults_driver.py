@@ -26,7 +26,7 @@ from tests.engines.local.faults import (
 from hooke.base.clock import SystemClock
 from hooke.base.errors import TimedOut
 from hooke.journal.events import AttemptFinished, RunFinished
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 

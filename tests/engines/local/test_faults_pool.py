@@ -245,7 +245,7 @@ def test_equal_code_in_another_project_reads_the_file_beside_it(tmp_path: Path) 
     program = (
         "import sys\n"
         "from hooke import run\n"
-        "from hooke.project.loading import load_entry\n"
+        "from hooke.project.pipeline_file import load_entry\n"
         "for name in ('one', 'two'):\n"
         "    pipeline, _ = load_entry(f'{name}/flow_{name}.py:job')\n"
         "    print(run(pipeline, on='local:1').result())\n"

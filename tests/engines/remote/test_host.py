@@ -14,8 +14,8 @@ import pytest
 from hooke.engines.remote.host import WorkerHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession
 from hooke.engines.worker.pool import LocalPool
-from hooke.engines.worker.worker import Begun
-from hooke.engines.worker.worker import WorkerTask as Work
+from hooke.engines.worker.worker_process import Begun
+from hooke.engines.worker.worker_process import WorkerTask as Work
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
 from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.references import pack

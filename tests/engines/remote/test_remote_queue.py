@@ -12,7 +12,7 @@ from tests.engines.remote.test_placement import call, peer
 from hooke.base.errors import NotPicklable
 from hooke.base.ref import Ref
 from hooke.engines.remote.remote_queue import RemoteQueue
-from hooke.engines.worker.worker import Begun
+from hooke.engines.worker.worker_process import Begun
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
 from hooke.pipeline.engine import FunctionImage
 

@@ -24,7 +24,7 @@ from hooke.cli.serve.dev_process import DevChildOrder
 from hooke.processes.lease import LEASE_S
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
-from hooke.project.loading import file_of
+from hooke.project.pipeline_file import file_of
 from hooke.project.settings import Settings
 from hooke.services.reload.reloader import Reloader, Sources
 from hooke.services.serve_file import load_service, serve_extra, serve_here

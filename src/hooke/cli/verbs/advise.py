@@ -16,7 +16,7 @@ from hooke.cli.options import complete_run, json_option, project_option, the_pro
 from hooke.cli.screens import CommandSession
 from hooke.planning.advice import advise as advised
 from hooke.project.folder import Project
-from hooke.project.loading import load_entry
+from hooke.project.pipeline_file import load_entry
 from hooke.scaling.resource_advice import Needed
 
 __all__ = ["advise"]

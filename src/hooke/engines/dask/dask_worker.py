@@ -19,7 +19,7 @@ from hooke.engines.remote.handshake import Probe, answer_probe
 from hooke.engines.remote.host import JoinedHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, HostUpdate, Note
 from hooke.engines.worker.pool import shared_pool
-from hooke.engines.worker.worker import Library
+from hooke.engines.worker.worker_process import Library
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -23,9 +23,9 @@ from hooke.engines.remote.handshake import HandshakeReply, ProbeAnswer
 from hooke.engines.remote.log_sync import LogSync
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostReport, HostSession, Note
 from hooke.engines.worker.pool import LocalPool, shared_pool
-from hooke.engines.worker.worker import Hello, WorkerJob, WorkerTask
 from hooke.engines.worker.worker_deaths import host_failed
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
+from hooke.engines.worker.worker_process import Hello, WorkerJob, WorkerTask
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.pipeline.failures import failure_of
 

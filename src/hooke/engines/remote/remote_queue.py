@@ -15,7 +15,7 @@ from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.gang_coordinator import GangCoordinator
 from hooke.engines.remote.placement import Peer, Placement
 from hooke.engines.remote.worker_protocol import AttemptOrder, Note, Transport
-from hooke.engines.worker.worker import Begun, task_of
+from hooke.engines.worker.worker_process import Begun, task_of
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, WorkerStarted, WorkerStopped
 from hooke.pipeline.engine import Call, EngineEvent
 from hooke.pipeline.failures import failure_of

@@ -7,12 +7,12 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from hooke.base.background_fsync import Durability
 from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
-from hooke.engines.worker.worker import Begun, Library, WorkerTask
+from hooke.engines.worker.worker_process import Begun, Library, WorkerTask
 from hooke.journal.events import WorkerStarted, WorkerStopped
-from hooke.journal.writer import Durability
 from hooke.pipeline.engine import EngineContext
 from hooke.tracking.mlflow_runs import MlflowPlace
 

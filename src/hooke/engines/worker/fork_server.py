@@ -22,8 +22,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from hooke.engines.worker import worker
-from hooke.engines.worker.worker import flush_output
+from hooke.engines.worker import worker_process
+from hooke.engines.worker.worker_process import flush_output
 from hooke.processes.channel import framed, send_all, take_frames
 from hooke.processes.devices import anonymous_bytes
 
@@ -249,7 +249,7 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
             lifeline,
         ):  # processes that a task starts must not keep the worker's socket open
             os.set_inheritable(fd, False)
-        worker.main(connection, lifeline)
+        worker_process.main(connection, lifeline)
         code = 0
     except BaseException:  # noqa: BLE001 - a fork must not continue in its parent's code; the log has the traceback
         with contextlib.suppress(Exception):

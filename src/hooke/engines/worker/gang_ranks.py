@@ -32,8 +32,8 @@ from hooke.engines.gang import (
 )
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.pool import Process, WorkerKind
-from hooke.engines.worker.worker import READY, WorkerJob, WorkerTask
 from hooke.engines.worker.worker_deaths import exit_failure, host_failed
+from hooke.engines.worker.worker_process import READY, WorkerJob, WorkerTask
 from hooke.journal.events import AttemptFailed
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices

@@ -18,7 +18,7 @@ import msgspec
 from hooke.base.forks import on_fork
 from hooke.engines.worker.fork_server import ForkEnded, Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
-from hooke.engines.worker.worker import Hello, WorkerJob
+from hooke.engines.worker.worker_process import Hello, WorkerJob
 from hooke.processes.channel import Channel
 from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
 from hooke.processes.start import Interrupts

@@ -8,7 +8,7 @@ import signal
 from hooke.base.errors import HookeError
 from hooke.engines.worker.fork_server import STOPPED_S, ForkEnded
 from hooke.engines.worker.pool import Process
-from hooke.engines.worker.worker import WorkerTask
+from hooke.engines.worker.worker_process import WorkerTask
 from hooke.journal.events import Failure
 from hooke.processes.exit_report import death_tail
 

@@ -25,8 +25,8 @@ from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.fork_server_client import ForkRefused
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
-from hooke.engines.worker.worker import READY, STALE, Begun, Hello, WorkerJob
 from hooke.engines.worker.worker_deaths import code_and_signal, exit_failure, host_failed, how_it_ended
+from hooke.engines.worker.worker_process import READY, STALE, Begun, Hello, WorkerJob
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices

@@ -15,8 +15,9 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
+from hooke.base.formats import aligned
 from hooke.journal.events import MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
-from hooke.journal.run_view import aligned, view_of
+from hooke.journal.run_view import view_of
 from hooke.keys.file import File
 from hooke.processes.start import python_module
 from hooke.project.folder import Project, start_of

@@ -23,12 +23,12 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch
 from hooke.base.forks import on_fork
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, Event, Failure
-from hooke.journal.writer import Durability
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hooke.autoscaling.fleet_policy import CAUTION, Forecast, decide
 from hooke.autoscaling.observation import (
     FleetLimits,
     Observation,
@@ -18,6 +17,7 @@ from hooke.autoscaling.observation import (
     TaskWork,
     scaling_of,
 )
+from hooke.autoscaling.run_size_policy import CAUTION, Forecast, decide
 from hooke.scaling import Measurements, fit
 
 
