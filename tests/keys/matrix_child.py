@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import sys
 
 from hooke.keys import ValuePrinter, fingerprint_code, fingerprint_value
@@ -37,7 +38,14 @@ def from_module(folder, expression):
     finally:
         del sys.path[:2]
         for name in set(sys.modules) - before:
-            del sys.modules[name]
+            if is_below(folder, sys.modules[name]):
+                del sys.modules[name]
+
+
+def is_below(folder, module):
+    """Whether a module is one of the project's in a folder; libraries stay, because some load only once."""
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(place and place.startswith(folder + os.sep) for place in places)
 
 
 @contextlib.contextmanager
