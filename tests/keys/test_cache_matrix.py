@@ -99,6 +99,12 @@ def edited(template, flights, weakened="globals", **shared):
     return other("helpers.py", before, after, weakened, flights, **shared)
 
 
+def padded(source, flights, **shared):
+    """A project whose helpers.py gets comments, and a neighbour that nothing reaches."""
+    after = source.replace("\n", "  # why\n") + "\n\n\ndef neighbour(x): return 5\n"
+    return other("helpers.py", source, after, "globals", flights, **shared)
+
+
 def called_by_name(definition, made):
     """A project whose task calls an object that pickles as the name of a function in helpers.py, which is edited."""
     before = f"{definition}\ndef scale(x): return x * 2\nf = {made}"
@@ -894,6 +900,105 @@ MUST_STAY = {
     ),
     "docstring of a function that numba compiles": jitted(
         "@numba.njit\ndef f(x): return x + 1", "@numba.njit\ndef f(x):\n    'Doc.'\n    return x + 1"
+    ),
+    "comments beside a registered implementation of singledispatch": padded(
+        "from kinds import f\n@f.register\ndef _(x: int): return 1",
+        "import helpers\nfrom kinds import f\ndef task(x): return f(x)",
+        kinds="import functools\n@functools.singledispatch\ndef f(x): return 0",
+    ),
+    "comments beside a function with functools.lru_cache": padded(
+        "import functools\n@functools.lru_cache\ndef f(x): return 1",
+        "from helpers import f\ndef task(x): return f(x)",
+    ),
+    "comments beside a function in a registry": padded(
+        "from kinds import register\n@register\ndef f(x): return 1",
+        "import helpers\nfrom kinds import KNOWN\ndef task(x): return KNOWN['f'](x)",
+        kinds="KNOWN = {}\ndef register(f):\n    KNOWN[f.__name__] = f\n    return f",
+    ),
+    "comments beside a class in a registry of __init_subclass__": padded(
+        "from kinds import Base\nclass One(Base):\n    def f(self): return 1",
+        "import helpers\nfrom kinds import Base\ndef task(x): return Base.known['One']().f()",
+        kinds="class Base:\n    known = {}\n    def __init_subclass__(cls): Base.known[cls.__name__] = cls",
+    ),
+    "comments beside a method of an object that is registered with pluggy": padded(
+        "import pluggy\nclass P:\n    @pluggy.HookimplMarker('p')\n    def f(self, x): return 1",
+        "import helpers, kinds\nkinds.manager.register(helpers.P())\ndef task(x): return kinds.manager.hook.f(x=x)",
+        kinds="import pluggy\nmanager = pluggy.PluginManager('p')",
+    ),
+    "neighbour in a module that is imported by a constant name": padded(
+        "def f(x): return 1", "import importlib\ndef task(x): return importlib.import_module('helpers').f(x)"
+    ),
+    "neighbour in a module that a star imports": padded(
+        "def f(x): return 1", "from helpers import *\ndef task(x): return f(x)"
+    ),
+    "neighbour in a namespace package": Row(
+        {"space/inner.py": "def f(x): return 1", "space/other.py": ""},
+        {"space/inner.py": "def f(x): return 1\nA = 2", "space/other.py": "A = 3"},
+        shared={"flights.py": "import space.inner, space.other\ndef task(x): return space.inner.f(x)"},
+        namespaces=("space",),
+    ),
+    "module that became a package with the same function": Row(
+        {"pack.py": "def f(x): return 1"},
+        {"pack/__init__.py": "from .inner import f", "pack/inner.py": "def f(x): return 1"},
+        shared={"flights.py": "import pack\ndef task(x): return pack.f(x)"},
+    ),
+    "comments beside a TypedDict": padded(
+        "import typing\nclass T(typing.TypedDict):\n    a: int",
+        "from helpers import T\ndef task(x): return T",
+    ),
+    "comments beside an enum": padded(
+        "import enum\nclass Way(enum.IntFlag):\n    UP = 1",
+        "from helpers import Way\ndef task(x): return Way.UP | 8",
+    ),
+    "comments beside a function that exec makes": padded(
+        "exec('def f(x): return 1')", "from helpers import f\ndef task(x): return f(x)"
+    ),
+    "comments beside a class from type()": padded(
+        "M = type('M', (), {'f': lambda self: 1})", "from helpers import M\ndef task(x): return M().f()"
+    ),
+    "comments beside an attrs class": padded(
+        "import attrs\n@attrs.define\nclass M:\n    a: int = attrs.field(default=1, converter=lambda x: x)",
+        "from helpers import M\ndef task(x): return M()",
+    ),
+    "comments beside a pydantic model": padded(
+        "import pydantic\nclass M(pydantic.BaseModel):\n    a: int = pydantic.Field(default=5, gt=1)\n"
+        "    @pydantic.field_validator('a')\n    @classmethod\n    def check(cls, x): return x",
+        "from helpers import M\ndef task(x): return M(a=x)",
+    ),
+    "comments beside a class decorator with state": padded(
+        "class Counted:\n    def __init__(self, f): self.f, self.calls = f, 0\n    def __call__(self, x):\n"
+        "        self.calls += 1\n        return self.f(x)\n@Counted\ndef f(x): return 1",
+        "from helpers import f\ndef task(x): return f(x)",
+    ),
+    "comments beside an estimator of scikit-learn's kind": padded(
+        USERS_ESTIMATOR.replace("NUMBER", "1"),
+        "from sklearn.pipeline import make_pipeline\nfrom helpers import M\nsteps = make_pipeline(M())\n"
+        "def task(x): return steps.fit(x)",
+    ),
+    "comments beside a torch module": padded(
+        "import torch\nclass M(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.inner = torch.nn.Linear(1, 1)\n    def forward(self, x): return self.inner(x)\n"
+        "torch.manual_seed(1)\nmodel = M()\nmodel.register_forward_hook(lambda module, x, y: y)",
+        "from helpers import model\ndef task(x): return model(x)",
+    ),
+    "comments beside a toolz.curry and a cache of cachetools": padded(
+        "import cachetools, toolz\n@toolz.curry\ndef f(x, y): return x\n@cachetools.cached(cachetools.TTLCache(9, 9))\n"
+        "def g(x): return x",
+        "from helpers import f, g\ndef task(x): return f(x), g(x)",
+    ),
+    "comments beside an object that pickles as module:name": padded(
+        "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
+        "    def __reduce__(self): return By, (self.path,)\ndef scale(x): return 1\nf = By('helpers:scale')",
+        "from helpers import f\ndef task(x): return f(x)",
+    ),
+    "comments beside a class found by __subclasses__": padded(
+        "from kinds import Base\nclass One(Base):\n    def f(self): return 1",
+        "import helpers\nfrom kinds import Base\ndef task(x): return [each().f() for each in Base.__subclasses__()]",
+        kinds="class Base: pass",
+    ),
+    "comments in a module that a computed name may import": one(
+        "import importlib\ndef task(x): return importlib.import_module(x).f(x)",
+        "# why\nimport importlib\ndef task(x): return importlib.import_module(x).f(x)",
     ),
     "neighbour of what an object names": called_by_name(
         "class By:\n    def __init__(self, path): self.path = path\n    def __call__(self, x): return None\n"
