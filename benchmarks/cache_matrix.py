@@ -103,7 +103,7 @@ def child(side: str, folder: Path) -> None:
         )  # else the loader, which forgets a row's modules, would forget these too
     for number, (name, row) in enumerate((rows.MUST_MOVE | rows.MUST_STAY).items()):
         place = folder / side / f"project{number}"
-        rows.write(place, row.shared | getattr(row, side))
+        rows.write(place, row.shared | getattr(row, side), row.namespaces)
         opened = (loaders.from_notebook if row.notebook else loaders.from_module)(str(place), row.expression)
         with contextlib.redirect_stderr(io.StringIO()), opened as target:
             is_input = isinstance(target, loaders.Value)

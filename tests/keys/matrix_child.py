@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import sys
 
 from hooke.keys import ValuePrinter, fingerprint_code, fingerprint_value
@@ -37,7 +38,14 @@ def from_module(folder, expression):
     finally:
         del sys.path[:2]
         for name in set(sys.modules) - before:
-            del sys.modules[name]
+            if is_below(folder, sys.modules[name]):
+                del sys.modules[name]
+
+
+def is_below(folder, module):
+    """Whether a module is one of the project's in a folder; libraries stay, because some load only once."""
+    places = [vars(module).get("__file__"), *vars(module).get("__path__", ())]
+    return any(isinstance(place, str) and place.startswith(folder + os.sep) for place in places)
 
 
 @contextlib.contextmanager
@@ -47,11 +55,17 @@ def from_notebook(folder, expression):
 
     with open(f"{folder}/cells.json", encoding="utf-8") as stream:
         cells = json.load(stream)
+    main = sys.modules["__main__"]
     shell = InteractiveShell.instance()
+    sys.modules["__main__"] = shell.user_module
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in cells:
             shell.run_cell(cell, store_history=True).raise_error()
-    yield eval(expression, shell.user_ns)
+    try:
+        yield eval(expression, shell.user_ns)
+    finally:
+        shell.reset(new_session=False)
+        sys.modules["__main__"] = main
 
 
 def main():

@@ -220,12 +220,16 @@ _SKIPPED = frozenset({"PUSH_NULL", "COPY_FREE_VARS", "MAKE_CELL"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A global that is read. `chain` has the attributes that are read from it; `fixed`: its attribute name is constant."""
+    """A global that is read. `chain` has the attributes that are read from it; `fixed`: its attribute name is constant.
+
+    `loads` is the import that a call with one constant text would be, if the global is `import_module` or the like.
+    """
 
     name: str
     chain: Chain
     line: int
     fixed: bool = True
+    loads: Import | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +268,7 @@ def _read(code: types.CodeType) -> References:
     imports: list[Import] = []
     for each in _family(code):
         instructions = [i for i in listing(each).instructions if i.op not in _SKIPPED]
-        found += _globals(instructions)
+        found += _globals(each, instructions)
         imports += _imports(each, instructions)
     free = {name: tuple(_chains(code, name)) for name in code.co_freevars}
     return References(globals=tuple(dict.fromkeys(found)), imports=tuple(imports), free=free)
@@ -276,12 +280,34 @@ def _family(code: types.CodeType) -> Iterator[types.CodeType]:
         yield from _family(nested)
 
 
-def _globals(instructions: Sequence[Instruction]) -> Iterator[Reference]:
+def _globals(code: types.CodeType, instructions: Sequence[Instruction]) -> Iterator[Reference]:
     for place, instruction in enumerate(instructions):
         if instruction.op in _GLOBALS:
             name = str(instruction.value)
             fixed = name not in _TAKES_NAME or _names_constant(instructions, place)
-            yield Reference(name=name, chain=_chain(instructions, place), line=instruction.line, fixed=fixed)
+            chain = _chain(instructions, place)
+            loads = _loaded(code, instructions, place + len(chain) + 1)
+            yield Reference(name=name, chain=chain, line=instruction.line, fixed=fixed, loads=loads)
+
+
+def _loaded(code: types.CodeType, instructions: Sequence[Instruction], place: int) -> Import | None:
+    """The import that `...("module")` is, if that is called which stands before `place`, with one constant text."""
+    if len(instructions) <= place + 2:
+        return None
+    argument, call, then = instructions[place : place + 3]
+    name = argument.value
+    if argument.op != "LOAD_CONST" or not isinstance(name, str) or not _MODULE.fullmatch(name):
+        return None
+    if call.op not in {"CALL", "CALL_FUNCTION", "CALL_METHOD"} or call.arg != 1:
+        return None
+    if then.op in {"STORE_FAST", "STORE_DEREF"}:
+        chains = tuple(_chains(code, str(then.value)))
+    else:
+        chains = (_chain(instructions, place + 1),)
+    return Import(module=name, level=0, top=False, chains=chains, line=call.line)
+
+
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def _chain(instructions: Sequence[Instruction], place: int) -> Chain:

@@ -17,7 +17,15 @@ from hooke.keys.code_walk import CodeWalk
 from hooke.keys.encoding import text
 from hooke.keys.fingerprint_parts import FingerprintPart, frame
 from hooke.keys.module_origin import ModuleOrigin, origin_of
-from hooke.keys.modules import follow_chain, global_part, module_file, module_title, reach_imported, watch
+from hooke.keys.modules import (
+    follow_chain,
+    global_part,
+    module_file,
+    module_title,
+    reach_imported,
+    reach_subclasses,
+    watch,
+)
 
 __all__ = ["reach_class", "reach_function"]
 
@@ -317,10 +325,10 @@ def _global(
     if reference.name in _OWN_NAMES:
         return
     if reference.name not in scope:
-        watch(walk, part, getattr(builtins, reference.name, None), reference)
+        watch(walk, part, getattr(builtins, reference.name, None), reference, scope)
         return
     value, label = scope[reference.name], f"global {reference.name}"
-    watch(walk, part, value, reference)
+    watch(walk, part, value, reference, scope)
     if isinstance(value, types.ModuleType):
         follow_chain(walk, part, label, value, reference.chain)
     else:
@@ -328,6 +336,8 @@ def _global(
             part, label, value, made=global_part(scope, reference.name), place=(id(scope), reference.name)
         )
         _attribute(walk, part, value, reference)
+        if isinstance(value, type) and "__subclasses__" in reference.chain:
+            reach_subclasses(walk, part, label, value)
 
 
 def _attribute(walk: CodeWalk, part: FingerprintPart, value: object, reference: Reference) -> None:

@@ -8,7 +8,8 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from blake3 import blake3
@@ -25,6 +26,7 @@ __all__ = [
     "module_title",
     "reach_imported",
     "reach_module",
+    "reach_subclasses",
     "watch",
 ]
 
@@ -92,6 +94,22 @@ def follow_chain(
         follow_chain(walk, part, label, value, rest)
     elif value is not missing:
         walk.bind(part, label, value, made=global_part(vars(module), name), place=(id(vars(module)), name))
+        if isinstance(value, type) and "__subclasses__" in rest:
+            reach_subclasses(walk, part, label, value)
+
+
+def reach_subclasses(walk: CodeWalk, part: FingerprintPart, label: str, kind: type) -> None:
+    """Edges to the project's classes below a class, as far as they are imported."""
+    below = sorted(type.__subclasses__(kind), key=lambda each: (each.__qualname__, each.__module__))
+    for each in below:
+        if origin_of(each.__module__, module_file(_scope_of(each)) or None).local:
+            made = FingerprintPart(kind="global", name=f"{each.__module__}.{each.__qualname__}")
+            walk.bind(part, f"{label} below", each, made=made)
+        reach_subclasses(walk, part, label, each)
+
+
+def _scope_of(kind: type) -> Mapping[str, Any]:
+    return vars(sys.modules[kind.__module__]) if kind.__module__ in sys.modules else {}
 
 
 def reach_module(walk: CodeWalk, part: FingerprintPart, label: str, module: types.ModuleType) -> None:
@@ -203,15 +221,33 @@ def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import
 # --- where static analysis fails -------------------------------------------------------------------
 
 
-def watch(walk: CodeWalk, part: FingerprintPart, value: object, reference: Reference) -> None:
-    """Detect a reference that can reach any code. Then every project module imported so far is part of the key."""
-    if isinstance(value, types.ModuleType):
+def watch(
+    walk: CodeWalk, part: FingerprintPart, value: object, reference: Reference, scope: Mapping[str, Any]
+) -> None:
+    """Detect a reference that can reach any code. Then every project module imported so far is part of the key.
+
+    A call that imports a module by a constant name is an import.
+    """
+    if reference.loads is not None and (called := _called(value, reference.chain)) in _IMPORTING:
+        if "imports" in walk.follow:
+            top = called == "builtins.__import__"
+            reach_imported(walk, part, replace(reference.loads, top=top), scope)
+    elif isinstance(value, types.ModuleType):
         if _is_opening(value.__name__, reference.chain):
             _open(walk, part, ".".join((reference.name, *reference.chain)), reference.line)
     elif not reference.fixed and value is getattr(builtins, reference.name):
         _open(walk, part, f"{reference.name}() with a computed name", reference.line)
     elif _qualified(value) in _OPENING:
         _open(walk, part, f"{reference.name}", reference.line)
+
+
+_IMPORTING = frozenset({"importlib.import_module", "builtins.__import__"})
+
+
+def _called(value: object, chain: Chain) -> str:
+    if isinstance(value, types.ModuleType):
+        return ".".join((value.__name__, *chain))
+    return _qualified(value) if not chain else ""
 
 
 def _qualified(value: object) -> str:
@@ -243,18 +279,35 @@ def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
         f"{place}: {what} can reach any code, so the key covers the source of every project module imported so far"
     )
     _open_session(walk, part)
-    found = {}
+    found: dict[bytes, tuple[str, str]] = {}
+    if "import" in what or "resolve_name" in what:
+        found = {listing(code).digest: (name, file) for name, file, code in _importable(part.file)}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
         if file and file.endswith(".py") and module_origin(module).local and (code := module_code(file)):
-            found[listing(code).digest] = (module, file)
-    for digest, (module, file) in sorted(found.items()):
+            found[listing(code).digest] = (module_title(vars(module)), file)
+    for digest, (name, file) in sorted(found.items()):
         walk.place(
             part,
             "imported so far",
             ("source", digest),
-            made=lambda module=module, file=file, digest=digest: FingerprintPart(
-                kind="module", name=f"{module_title(vars(module))} (source)", file=file, digest=digest
+            made=lambda name=name, file=file, digest=digest: FingerprintPart(
+                kind="module", name=f"{name} (source)", file=file, digest=digest
             ),
             fill=lambda _: None,
         )
+
+
+def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
+    """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
+    folder = os.path.dirname(file)
+    while os.path.exists(os.path.join(folder, "__init__.py")):
+        folder = os.path.dirname(folder)
+    for place, folders, files in os.walk(folder) if file else ():
+        folders[:] = sorted(
+            name for name in folders if os.path.exists(os.path.join(place, name, "__init__.py"))
+        )
+        for name in sorted(files):
+            path = os.path.join(place, name)
+            if name.endswith(".py") and (code := module_code(path)):
+                yield os.path.relpath(path, folder).removesuffix(".py").replace(os.sep, "."), path, code

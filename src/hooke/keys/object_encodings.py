@@ -239,7 +239,17 @@ def _library_function(walk: Walk, value: Any) -> bytes:
     return compound(b"C function", [*name, *walk.fields(holds), *walk.items(code_within(value))])
 
 
+def _plugins(walk: Walk, value: Any) -> bytes:
+    """A plugin manager by its plugins and specifications. It names a plugin without a name by its address."""
+    plugins = [("" if name == str(id(plugin)) else name, plugin) for name, plugin in value.list_name_plugin()]
+    specs = {name: getattr(each.spec, "function", None) for name, each in vars(value.hook).items()}
+    return compound(
+        b"plugins", [walk.code(type(value)), *walk.fields([("plugins", plugins), ("specs", specs)])]
+    )
+
+
 _FOREIGN_CODE: dict[tuple[str, str], Encoder] = {
+    ("pluggy._manager", "PluginManager"): _plugins,
     ("ctypes", "CDLL"): _library,
     ("_ctypes", "CFuncPtr"): _library_function,
     ("_ctypes", "PyCFuncPtr"): _library_function,
