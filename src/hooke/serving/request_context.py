@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 __all__ = [
     "CURRENT_REQUESTS",
+    "SANE_ID",
     "CallerGone",
     "ContextSource",
     "DeadlinePassed",
@@ -29,8 +30,9 @@ __all__ = [
 ]
 
 
-_SANE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
 """Accepted ids of clients: searchable in a log, and harmless to it."""
+_SANE = re.compile(SANE_ID.encode())
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 """`traceparent` of W3C Trace Context; versions after 00 may say more."""
 _KEY = r"(?:[a-z][_0-9a-z*/-]{0,255}|[0-9a-z][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"
