@@ -20,8 +20,7 @@ from hooke.proxy.proxy_settings import (
     seconds,
     typed,
 )
-from hooke.serving.problems import RETRY_HEADER, STREAM_HEADER
-from hooke.serving.request_context import SANE_ID
+from hooke.serving.problems import RETRY_HEADER, SANE_ID, STREAM_HEADER
 
 __all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies"]
 

@@ -12,9 +12,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hooke.serving.problems import SANE_ID
+
 __all__ = [
     "CURRENT_REQUESTS",
-    "SANE_ID",
     "CallerGone",
     "ContextSource",
     "DeadlinePassed",
@@ -30,8 +31,6 @@ __all__ = [
 ]
 
 
-SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
-"""Accepted ids of clients: searchable in a log, and harmless to it."""
 _SANE = re.compile(SANE_ID.encode())
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 """`traceparent` of W3C Trace Context; versions after 00 may say more."""
