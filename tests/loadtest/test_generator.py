@@ -1,7 +1,10 @@
 """The generator's process against real servers: what users would have waited, what failed, and what was its own fault."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -179,3 +182,22 @@ def test_a_server_that_speaks_no_http_is_a_lost_connection():
 async def _babble(reader, writer):
     writer.write(b"\x00\xff not HTTP\r\n\r\n")
     writer.close()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(120)
+def test_sigterm_ends_a_bench_as_ctrl_c_does(tmp_path):
+    """Its generator printed a traceback, and nothing was shown of what had been measured."""
+    (tmp_path / "quick.py").write_text(
+        "from hooke import service\n\n@service\nclass Quick:\n    def predict(self, x: float) -> float:\n        return x\n"
+    )
+    bench = subprocess.Popen(
+        [sys.executable, "-m", "hooke", "bench", "quick.py", "--rate", "50,60", "--for", "3s"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    first = bench.stderr.readline()  # of the first level
+    bench.send_signal(signal.SIGTERM)
+    said, rest = bench.communicate(timeout=60)
+    assert bench.returncode == 130, first + rest
+    assert "Traceback" not in first + rest
+    assert re.search(r"\b50\b", said), said

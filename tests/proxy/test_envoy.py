@@ -37,6 +37,18 @@ def test_what_replicas_answer_comes_through(stand):
     assert ask(stand.port, "/-/ready", verb="GET")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/echo", "/count"])
+@pytest.mark.parametrize("given", ["two words", "a,b", "\xe9", "x" * 200, "a" * 128, "mine-1"])
+def test_an_answer_has_one_id_which_its_problem_and_the_log_of_the_replica_have_too(stand, given, path):
+    headers = {"x-request-id": given}
+    status, answered, body = ask(stand.port, path, {"n": "x"}, headers=headers)
+    assert status == 422
+    assert json.loads(body)["request_id"] == answered["x-request-id"]
+    assert (answered["x-request-id"] == given) is (given in ("mine-1", "a" * 128))
+    others = {ask(stand.port, path, {"n": "x"}, headers=headers)[1]["x-request-id"] for _ in range(3)}
+    assert len(others) == (1 if answered["x-request-id"] == given else 3)
+
+
 def test_it_listens_where_it_says_and_nowhere_else(stand):
     listening = [
         one

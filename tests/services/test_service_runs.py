@@ -1,9 +1,14 @@
 """What a service went through, from its journal: nothing of a window is lost or counted twice, and replicas are counted right."""
 
+import resource
+import signal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.serving.answers import wait_until
 
+from hooke import service
 from hooke.journal.service_events import (
     BatchWindow,
     ReplicaAdopted,
@@ -13,7 +18,10 @@ from hooke.journal.service_events import (
     ReplicaStarted,
     ServiceScaled,
 )
-from hooke.services.service_runs import replica_counts, start_times_s, time_slice, time_slices
+from hooke.project.folder import Project
+from hooke.services.service_report import read_service
+from hooke.services.service_runs import ServiceRun, replica_counts, start_times_s, time_slice, time_slices
+from hooke.serving.service import service_of
 
 WINDOWS = st.lists(
     st.builds(
@@ -88,3 +96,59 @@ def test_one_that_was_taken_over_answers_from_then_on():
     staff = replica_counts([ReplicaAdopted(at=1.0, replica="7", pid=1, port=1)], low=2)
     assert [(each.ready, each.wanted) for each in staff] == [(1, 2)]
     assert replica_counts([], low=1) == ()
+
+
+@service
+class Counted:
+    def predict(self, x: float) -> float:
+        return x
+
+
+def window(replica="1", arrived=7, **given):
+    return BatchWindow(at=100.0, seconds=5.0, replica=replica, arrived=arrived, requests=arrived, **given)
+
+
+@pytest.fixture
+def full():
+    """A function that leaves this process no room in files beyond so many bytes, as a full disk does; undone at the end."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, former[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+def room(full, run):
+    """Call with True for room, with False for none."""
+    segment = next(run.project.runs.folder(run.id).glob("*.journal"))
+    return lambda there: full(resource.RLIM_INFINITY if there else segment.stat().st_size)
+
+
+def test_what_found_no_room_is_written_when_there_is_and_in_order(tmp_path, full):
+    project = Project.find(tmp_path)
+    project.create()
+    with ServiceRun(project, service_of(Counted), entry="", shown={}) as run:
+        may = room(full, run)
+        may(False)
+        run.say(ReplicaReady(at=101.0, replica="1", seconds=2.0))
+        run.window(window())
+        run.say(ReplicaLeft(at=102.0, replica="1", reason="1 wanted"))
+        wait_until(lambda: len(run._unwritten) == 2 and run._pending)
+        may(True)
+    record = read_service(project.runs.folder(run.id))
+    assert [type(event) for event in record.replicas] == [ReplicaReady, ReplicaLeft]
+    assert sum(each.requests for each in record.windows) == 7
+    assert run.lost == ""
+
+
+def test_what_never_found_room_is_counted_and_said(tmp_path, full, caplog):
+    project = Project.find(tmp_path)
+    project.create()
+    with ServiceRun(project, service_of(Counted), entry="", shown={}) as run:
+        room(full, run)(False)
+        for replica in ("1", "2"):
+            run.window(window(replica))
+        run.say(ReplicaReady(at=101.0, replica="1", seconds=2.0))
+    full(resource.RLIM_INFINITY)
+    assert run.lost == "14 requests and 1 events of replicas"
+    assert "lacks 14 requests and 1 events of replicas" in caplog.text

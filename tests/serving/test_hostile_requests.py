@@ -211,6 +211,7 @@ REFUSED = {
     "no host": b"GET /-/health HTTP/1.1\r\n" + CLOSE + b"\r\n",
     "two hosts": post(b"{}", b"host: localhost\r\n", CLOSE),
     "HTTP 0.9": b"GET /-/health\r\n\r\n",
+    "HTTP 1.0": post(version=b"1.0"),
     "HTTP 2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "HTTP 3": b"GET /-/health HTTP/3.0\r\nhost: localhost\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 300,
@@ -229,8 +230,8 @@ ANSWERED = {
     "a trailer is no header": post(CHUNKS[:-2] + b"host: evil.example\r\n\r\n", CHUNKED, CLOSE, length=False),
     "garbage after a request": post() + b"\x00\x01garbage\r\n\r\n",
     "garbage after the last": post(b'{"x": [1]}', CLOSE) + b"garbage",
-    "HTTP 1.0": post(version=b"1.0"),
     "a wish for HTTP 2": post(b'{"x": [1]}', b"connection: upgrade, http2-settings, close\r\nhttp2-settings: AAEA\r\nupgrade: h2c\r\n"),
+    "spaces after values": post(b'{"x": [1]}', b"content-length: 10 \t\r\n", b"x: y  \r\n", CLOSE, length=False),
     "expected": post(b'{"x": [1]}', b"expect: 100-continue\r\n", CLOSE),
 }  # fmt: skip
 
@@ -424,6 +425,44 @@ class TestBytes:
             wait_until(lambda: not [c for c in watched.net_connections() if c.status == "ESTABLISHED"])
             said = ask(port, b"GET /-/metrics HTTP/1.1\r\nhost: localhost\r\n" + CLOSE + b"\r\n")
             assert int(re.search(rb'refused_total\{reason="bad http"\} (\d+)', said)[1]) > 2000
+
+
+def idle(port, count, said=b""):
+    """So many connections that say this and then nothing."""
+    made = []
+    for _ in range(count):
+        made.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+        made[-1].sendall(said)
+        if said.endswith(b"\r\n\r\n"):
+            assert made[-1].recv(65536)
+    return made
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"POST /echo HTT",
+        b"GET /-/health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        post(b"", CHUNKED, length=False)[:-2],
+    ],
+)
+def test_idle_connections_without_a_token_lock_nobody_out(tmp_path, said):
+    """Whoever has none could hold all connections for as long as they may be idle."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    shown = b"authorization: Bearer 0123456789abcdef \r\n"
+    with serving(connections=20, token=str(token)) as (_, port):
+        known = socket.create_connection(("127.0.0.1", port), timeout=10)
+        known.sendall(post(b'{"x": [1]}', shown))
+        assert b"200 OK" in known.recv(65536)
+        others = idle(port, 40, said)
+        assert ask(port, post(b'{"x": [1]}', shown, CLOSE)).endswith(b"[1.0]"), "a new one is answered"
+        known.sendall(post(b'{"x": [2]}', shown))
+        assert known.recv(65536).endswith(b"[2.0]"), "one that has shown the token is kept"
+        for one in (known, *others):
+            one.close()
 
 
 @pytest.mark.heavy

@@ -433,8 +433,12 @@ async def _serve(parent: socket.socket) -> None:
                 await asyncio.wait({asked, running}, return_when=asyncio.FIRST_COMPLETED)
                 if not running.done():  # a Stop, or the parent is gone
                     sender.stop()
-                writer.write(framed(encode(await running)))
-                await writer.drain()
+                report = framed(encode(await running))
+                with contextlib.suppress(
+                    ConnectionError
+                ):  # the parent is gone, and the next question is the end
+                    writer.write(report)
+                    await writer.drain()
             case _:
                 pass  # a Stop after its level was over
 

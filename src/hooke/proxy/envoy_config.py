@@ -20,7 +20,7 @@ from hooke.proxy.proxy_settings import (
     seconds,
     typed,
 )
-from hooke.serving.problems import RETRY_HEADER, STREAM_HEADER
+from hooke.serving.problems import RETRY_HEADER, SANE_ID, STREAM_HEADER
 
 __all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies"]
 
@@ -49,7 +49,7 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
         ),
         _mapper(_status(429), 429, f"more than {settings.rate_limit} requests a second", retry_after_s=1),
         _mapper(_status(408), 408, "the request did not arrive in time"),
-        _mapper(_status(426), 426, "only HTTP/1.1 is supported"),
+        _mapper(_status(426), 426, "the only supported version is HTTP/1.1"),
         _mapper(_status(403), 403, "connection upgrades are not supported"),
         # An unknown transfer coding is the client's fault, and gets a 400.
         _mapper(
@@ -117,6 +117,8 @@ DRAWN = 6
 times slower, at half of the load that they bear, p99 rose from 53 to 1,983 ms and 165 of 1,487 requests failed; with six it was
 below 505 ms and none failed. A full scan finds the same one each time: a dead replica is never busy, so each retry would
 find it again (319 of 1,044 requests failed in a test)."""
+_UNIQUE = "%CONNECTION_ID%-%START_TIME(%s%9f)%"
+"""A different text for each request of this Envoy."""
 MOST_DRAWS = 500
 """How often a retry draws again if it drew a replica that was tried: with six draws of two replicas, all six are the other one once in 64 times."""
 NOBODY = "255.255.255.255"
@@ -292,19 +294,38 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
                 "include_request_attempt_count": True,
                 "routes": [
                     *_metrics_route(settings),
-                    *streams,
-                    {"match": {"prefix": "/"}, "route": {"cluster": CLUSTER, "timeout": deadline}},
+                    *_with_sane_ids(
+                        [
+                            *streams,
+                            {"match": {"prefix": "/"}, "route": {"cluster": CLUSTER, "timeout": deadline}},
+                        ]
+                    ),
                 ],
             }
         ],
     }
 
 
+def _with_sane_ids(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The routes, and before each the same for requests whose id no replica accepts: these get another one here.
+
+    A replica would give them one for its log and its answer, and Envoy would answer with the client's own.
+    """
+    sane = {"string_match": {"safe_regex": {"regex": SANE_ID}}, "invert_match": True}
+    header = {"key": "x-request-id", "value": _UNIQUE}
+    given = {"request_headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}
+    made: list[dict[str, Any]] = []
+    for route in routes:
+        match = {**route["match"], "headers": [{"name": "x-request-id", **sane}]}
+        made += [{**route, "match": match, **given}, route]
+    return made
+
+
 def _stream(*, idempotent: bool) -> dict[str, Any]:
     """Names a request for all its tries: a replica refuses one that has ended two others. Clients choose `x-request-id`; this they can't."""
     if not idempotent:
         return {}
-    header = {"key": STREAM_HEADER, "value": "%CONNECTION_ID%-%START_TIME(%s%9f)%"}
+    header = {"key": STREAM_HEADER, "value": _UNIQUE}
     return {"request_headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}
 
 
@@ -380,6 +401,18 @@ def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
         "static_resources": {"listeners": [listener(settings)], "clusters": _clusters(settings)},
         "overload_manager": _overload(settings),
+        # The pattern of a request's id has a length, and so a larger program than Envoy allows by default.
+        "layered_runtime": {
+            "layers": [
+                {
+                    "name": "patterns",
+                    "static_layer": {
+                        "re2.max_program_size.error_level": 2000,
+                        "re2.max_program_size.warn_level": 2000,
+                    },
+                }
+            ]
+        },
         # Only the counters that are read; nothing is sent anywhere.
         "stats_config": {
             "stats_matcher": {

@@ -39,7 +39,6 @@ __all__ = [
     "check_bindings",
     "curl_example",
     "load_service",
-    "proxy_options",
     "serve_extra",
     "serve_here",
     "setup_arguments",
@@ -186,11 +185,15 @@ def serve_extra() -> Iterator[None]:
         ) from error
 
 
-def proxy_options(declared: Service, project: Project) -> list[str]:
-    """The keys of hooke.toml that only the proxy of several replicas heeds."""
-    settings = project.settings.services.get(declared.name) or ServiceSettings()
+def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None]) -> None:
+    """Say which keys of hooke.toml only the proxy of several replicas heeds."""
+    settings, default = project.settings.services.get(declared.name) or ServiceSettings(), ServiceSettings()
     keys = ("rate_limit", "access_log", "proxy_threads", "retry_body")
-    return [key for key in keys if getattr(settings, key) != getattr(ServiceSettings(), key)]
+    if unused := [key for key in keys if getattr(settings, key) != getattr(default, key)]:
+        tell(
+            f"{project.root / FILE}: [services.{declared.name}] {', '.join(unused)}: not used, since one process has no proxy;"
+            " --replicas 1 starts it behind one"
+        )
 
 
 def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None]) -> None:
@@ -226,8 +229,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     token = None if token_file is None else read_token(token_file)
     replica = Replica(declared, auth=bind_config.make_auth(token), body_room=body_room(declared, project))
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
-    port = listening.getsockname()[1]
-    address = bind_config.url(port)
+    address = bind_config.url(listening.getsockname()[1])
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
     _tell_unused(declared, project, tell)
     if handed is None:

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -253,6 +254,10 @@ class ServiceRun:
         )
         self._said: queue.SimpleQueue[ServiceEvent | None] = queue.SimpleQueue()
         self._pending: dict[str, BatchWindow] = {}
+        self._unwritten: deque[ServiceEvent] = deque()
+        """Other events that wait for room on the disk, in order."""
+        self.lost = ""
+        """What the journal lacks at the end, in words; empty if nothing."""
         self._begun: set[str] = set()
         self._warned = False
         self._thread = threading.Thread(target=self._write_on, name="hooke-journal", daemon=True)
@@ -269,6 +274,7 @@ class ServiceRun:
     ) -> None:
         self._said.put(None)
         self._thread.join()
+        self._tell_lost()
         try:
             status, message = ("finished", "") if error is None else ("failed", str(error))
             seconds = self._clock.monotonic() - self._began
@@ -292,9 +298,26 @@ class ServiceRun:
             if isinstance(event, BatchWindow):
                 self._keep(event)
             else:
-                self._write(lambda event=event: self._journal.append(event))
+                self._unwritten.append(event)
+                self._write_events()
+        self._write_events()
         for replica in list(self._pending):
             self._flush(replica)
+
+    def _write_events(self) -> None:
+        while self._unwritten and self._write(lambda: self._journal.append(self._unwritten[0])):
+            self._unwritten.popleft()
+
+    def _tell_lost(self) -> None:
+        """Say what there was no room for up to the end: a reader of the journal would take its sums for all."""
+        requests = sum(window.arrived for window in self._pending.values())
+        parts = [f"{requests} requests"] * bool(self._pending)
+        parts += [f"{len(self._unwritten)} events of replicas"] * bool(self._unwritten)
+        self.lost = " and ".join(parts)
+        if self.lost:
+            _log.warning(
+                "the journal of %s lacks %s: there was no room for them up to the end", self.id, self.lost
+            )
 
     def _keep(self, window: BatchWindow) -> None:
         first = window.replica not in self._begun

@@ -55,7 +55,9 @@ class Auth:
         object.__setattr__(self, "_expected", b"Bearer " + self.token.encode() if self.token else b"")
 
     def check(self, exchange: Exchange) -> None:
-        """Raises Problem: 400 for ambiguous or missing headers, 403 for a Host or Origin of another service, 431."""
+        """Raises Problem: 400 for ambiguous or missing headers, 403 for a Host or Origin of another service, 426, 431."""
+        if exchange.is_http_10:  # as Envoy in front of several replicas
+            raise Problem(426, "the only supported version is HTTP/1.1", headers={"upgrade": "HTTP/1.1"})
         headers = exchange.headers
         if len(headers) != len(exchange.raw_headers):
             _refuse_repeated(exchange)

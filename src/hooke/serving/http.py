@@ -54,6 +54,10 @@ class FastPath(Protocol):
         """The body, once, if all of it has arrived; otherwise None: receive it."""
         ...
 
+    def admitted(self) -> None:
+        """Note that the connection's client has the token, or needs none."""
+        ...
+
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
         """Send the whole answer, of which nothing is sent yet. False if it must be sent by messages; nothing is done then."""
         ...
@@ -83,6 +87,7 @@ class Exchange:
         "headers",
         "held",
         "id",
+        "is_http_10",
         "options",
         "parameters",
         "path",
@@ -97,6 +102,7 @@ class Exchange:
     ) -> None:
         self.path: str = scope["path"]
         self.verb: str = scope["method"]
+        self.is_http_10 = scope.get("http_version") == "1.0"
         self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers = dict(self.raw_headers)
         """By names in lower case; the last of a repeated header."""
@@ -123,6 +129,11 @@ class Exchange:
         # A long `tracestate` may come in several headers.
         state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
         return context_of(self.id, self.headers | {b"tracestate": state})
+
+    def admitted(self) -> None:
+        """It has the token, or needs none: its connection is not closed to make room for others."""
+        if self._direct is not None:
+            self._direct.admitted()
 
     @property
     def tried(self) -> bool:

@@ -133,13 +133,14 @@ _REFUSED: Mapping[int, str] = {
     415: "The content type is not JSON.",
     422: "A field is not valid; `errors` lists the fields.",
     429: "Too many requests wait.",
+    426: "The request is not HTTP/1.1.",
     431: "The request has too many headers.",
     500: "The service raised an exception; its log has the traceback.",
     502: "The replica ended before its answer; the request may have been done.",
     503: "The service is starting or draining, or asks for another try later.",
     504: "No answer within the service's timeout.",
 }
-_OF_ALL = (400, 401, 403, 431)
+_OF_ALL = (400, 401, 403, 426, 431)
 """Statuses that every route may answer."""
 _RETRY = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}
 _HEADERS: Mapping[int, dict[str, Any]] = {

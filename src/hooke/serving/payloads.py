@@ -393,7 +393,13 @@ class _Field:
 class _LargeBodies:
     """Decodes a method's large bodies field by field, with the same results and errors as its own decoder."""
 
-    def __init__(self, parameters: Sequence[inspect.Parameter], hints: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[inspect.Parameter],
+        hints: dict[str, Any],
+        whole: msgspec.json.Decoder[Any],
+    ) -> None:
+        self._whole = whole
         raw: list[Any] = []
         self._fields: list[_Field] = []
         self._defaults: dict[str, Any] = {}
@@ -415,7 +421,10 @@ class _LargeBodies:
 
     def decode(self, body: bytes, *, part: int = PART) -> dict[str, Any]:
         """The arguments, with arrays decoded in parts of so many bytes. Raises msgspec's errors."""
-        values = msgspec.structs.asdict(self._decoder.decode(body))
+        try:
+            values = msgspec.structs.asdict(self._decoder.decode(body))
+        except RecursionError:  # it may be nested where a type is wrong already
+            return msgspec.structs.asdict(self._whole.decode(body))
         return {
             field.name: self._defaults[field.name]
             if value is msgspec.UNSET
@@ -514,7 +523,7 @@ def _method(declared: Service, name: str, function: Callable[..., Any]) -> Metho
         if declared.max_batch is not None and kind in (ResponseKind.PLAIN, ResponseKind.ASYNC)
         else (),
         decoder=decoder,
-        large=_LargeBodies(list(parameters.values()), hints),
+        large=_LargeBodies(list(parameters.values()), hints, decoder),
         has_dataclasses=has_dataclasses(decoder.type),
     )
 

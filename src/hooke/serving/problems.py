@@ -16,6 +16,7 @@ __all__ = [
     "MEDIA_TYPE",
     "REPEATABLE",
     "RETRY_HEADER",
+    "SANE_ID",
     "STREAM_HEADER",
     "UNTOUCHED",
     "FieldError",
@@ -29,6 +30,8 @@ _log = logging.getLogger("hooke")
 MEDIA_TYPE = b"application/problem+json"
 RETRY_HEADER = "x-hooke-again"
 """A header of a 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
+SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
+"""A pattern of the request ids that are accepted from clients: searchable in a log, and harmless to it."""
 STREAM_HEADER = "x-hooke-stream"
 """A header of the proxy's, equal for all tries of one request and for no other request."""
 UNTOUCHED = "untouched"

@@ -195,7 +195,9 @@ class Replica:
         CURRENT_REQUESTS.set((exchange,))  # a server calls this in a task, and so in a context, of its own
         try:
             self._auth.check(exchange)
-            if not self._auth.has_token(exchange):
+            if self._auth.has_token(exchange):
+                exchange.admitted()
+            else:
                 self._refuse_unless_open(exchange)
             route = self._route(exchange)
             meter = route.meter

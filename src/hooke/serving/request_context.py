@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hooke.serving.problems import SANE_ID
+
 __all__ = [
     "CURRENT_REQUESTS",
     "CallerGone",
@@ -29,8 +31,7 @@ __all__ = [
 ]
 
 
-_SANE = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
-"""Accepted ids of clients: searchable in a log, and harmless to it."""
+_SANE = re.compile(SANE_ID.encode())
 _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 """`traceparent` of W3C Trace Context; versions after 00 may say more."""
 _KEY = r"(?:[a-z][_0-9a-z*/-]{0,255}|[0-9a-z][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})"

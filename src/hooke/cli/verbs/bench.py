@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     Requests are sent when they are due, even if earlier ones are unanswered, and latency counts from the due time. So a stall
     of the server shows as its users feel it. The rate rises until the SLO breaks; then the search narrows. The service of a
     FILE.py is started for the test and stopped afterwards. The result holds with 95 % confidence. Levels at which the load
-    generator was too slow have no result. Ctrl-C shows the results so far.
+    generator was too slow have no result. Ctrl-C and SIGTERM show the results so far.
     Exit codes: 0 a safe rate, or requested levels that kept the SLO; 1 no safe rate, no result, or counts that disagree;
     2 wrong usage; 130 stopped.
     """
@@ -130,7 +132,8 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
         raise UsageError(
             f"--report {report}: its folder does not exist", fix="create the folder, or choose another path"
         )
-    done = _measured(target, **asked)
+    with _ended_by_sigterm():
+        done = _measured(target, **asked)
     if is_file(target):
         session.project = Project.find(Path(target.partition(":")[0]))
     if report is not None:
@@ -142,6 +145,16 @@ def bench(session: CommandSession, *, target: str, as_json: bool, report: Path |
     if done.stopped:
         return EXIT_STOPPED
     return 0 if all(result.kept and result.consistent for result in done.results) else 1
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: the results so far are shown, and what was started is ended."""
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _measured(

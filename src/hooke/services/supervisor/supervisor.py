@@ -71,6 +71,12 @@ def _ending() -> list[signal.Signals]:
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
 
 
+def _tell_least(options: ServiceOptions, tell: Callable[[str], None]) -> None:
+    low, high = options.replicas
+    if not low:
+        tell(f"replicas=({low}, {high}): at least 1 runs, since nothing else would hold requests")
+
+
 class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
     """What a supervised service did."""
 
@@ -110,8 +116,7 @@ class Supervisor:
         self.replicas = Replicas(folder, self._logs, shares, options)
         self._say = tell
         tell(str(shares))
-        if not options.replicas[0]:
-            tell(f"replicas={options.replicas}: at least 1 runs, since nothing else would hold requests")
+        _tell_least(options, tell)
         self._source = source
         self._view = SupervisorView()
         self._scrape = MetricsEndpoint(

@@ -27,6 +27,8 @@ class Config(uvicorn.Config):
 
     connection_limits: ConnectionLimits
     refused: Refusals
+    unknown: dict[LimitedConnection, None]
+    """Connections whose client has not shown the token, the oldest first."""
 
 
 class LimitedConnection(HttpToolsProtocol):
@@ -42,6 +44,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.connection_limits
         self._refused = config.refused
+        self._unknown = config.unknown
         self._answering: RequestResponseCycle | None = None
         """The request being answered; others may have arrived after it."""
         self._owed = 0
@@ -54,14 +57,37 @@ class LimitedConnection(HttpToolsProtocol):
         """Unsent bytes of an answer, and since when none was sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse the connection if there are too many."""
+        """If there are too many, close an idle one whose client has not shown the token; without one, refuse this one."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
+        self._unknown[self] = None
+        if len(self.connections) <= self._limits.connections:
+            return
+        idle = next((one for one in self._unknown if one is not self and one.is_idle), None)
+        if idle is None:
             self._refuse(503, "the service has too many connections", "too many connections")
+        else:
+            idle.make_room()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def make_room(self) -> None:
+        """Close it for another connection."""
+        self._note("idle connection")
+        self._unknown.pop(self, None)
+        self.transport.close()
+
+    def admitted(self) -> None:
+        """Its client has shown the token, or needs none."""
+        self._unknown.pop(self, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn, which tells only the newest request that its client has gone."""
         super().connection_lost(exc)
+        self._unknown.pop(self, None)
         cycle = self._answering
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
@@ -83,7 +109,7 @@ class LimitedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self.cycle is not cycle:
             self._owed = 0
-            self.cycle.scope[FAST_PATH] = _Direct(self.cycle, self.server_state)  # type: ignore[typeddict-unknown-key]
+            self.cycle.scope[FAST_PATH] = _Direct(self.cycle, self.server_state, self)  # type: ignore[typeddict-unknown-key]
         else:
             # If a head began behind a body, its length is unknown.
             self._count(len(data) if between or self.scope is scope else 1)
@@ -101,7 +127,7 @@ class LimitedConnection(HttpToolsProtocol):
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        self.headers.append((name, value))
+        self.headers.append((name, value.rstrip(b" \t")))  # whitespace after it is not a part of it
 
     def on_message_complete(self) -> None:
         """As uvicorn, but also end a body that arrives after its answer."""
@@ -211,11 +237,18 @@ class LimitedConnection(HttpToolsProtocol):
 class _Direct:
     """Takes a body and sends an answer like uvicorn's `receive` and `send`, without their waits and checks of each header."""
 
-    __slots__ = ("_cycle", "_state")
+    __slots__ = ("_connection", "_cycle", "_state")
 
-    def __init__(self, cycle: RequestResponseCycle, state: ServerState) -> None:
+    def __init__(
+        self, cycle: RequestResponseCycle, state: ServerState, connection: LimitedConnection
+    ) -> None:
         self._cycle = cycle
         self._state = state
+        self._connection = connection
+
+    def admitted(self) -> None:
+        """As `FastPath` says."""
+        self._connection.admitted()
 
     def body(self) -> bytes | None:
         """As `FastPath` says."""

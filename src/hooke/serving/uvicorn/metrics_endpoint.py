@@ -57,6 +57,7 @@ class MetricsEndpoint:
         )
         refused: Refusals = {}
         config.connection_limits, config.refused = connection_limits, refused
+        config.unknown = {}
         self._server = uvicorn.Server(config)
         self._thread: threading.Thread | None = None
 

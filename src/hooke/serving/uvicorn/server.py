@@ -86,6 +86,7 @@ def serve(  # noqa: PLR0913 - the replica and its listeners, each by name
         timeout_graceful_shutdown=int(replica.declared.timeout_s + SPARE_S) + 1,
     )
     config.connection_limits, config.refused = replica.connection_limits, replica.refused
+    config.unknown = {}
     server = _Server(config, replica, arguments, ready)
     server.windows, server.unseen = windows, unseen
     if say is not None:
