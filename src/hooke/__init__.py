@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from hooke.registry.register import ModelVersion, register
     from hooke.running.reproduce.reproduce import Reproduction, reproduce
     from hooke.running.run import Run, run
-    from hooke.running.start_run import ScriptRun, start_run
+    from hooke.running.start_run import AttachedRun, ScriptRun, attach_run, start_run
     from hooke.searching.search_driver import search
     from hooke.searching.search_result import Search
     from hooke.searching.space import loguniform
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AttachedRun",
     "BeyondTheData",
     "Comparison",
     "ConfigError",
@@ -107,6 +108,7 @@ __all__ = [
     "UntrustedModel",
     "UsageError",
     "WorkerDied",
+    "attach_run",
     "compare",
     "load_model",
     "log_artifact",
@@ -146,7 +148,7 @@ _NAMES = {
     "hooke.registry.register": ("ModelVersion", "register"),
     "hooke.running.reproduce.reproduce": ("Reproduction", "reproduce"),
     "hooke.running.run": ("Run", "run"),
-    "hooke.running.start_run": ("ScriptRun", "start_run"),
+    "hooke.running.start_run": ("AttachedRun", "ScriptRun", "attach_run", "start_run"),
     "hooke.searching.search_driver": ("search",),
     "hooke.searching.search_result": ("Search",),
     "hooke.searching.space": ("loguniform",),

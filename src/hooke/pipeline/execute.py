@@ -182,7 +182,7 @@ class AttemptRunner:
                 answer = self._run(work, before)
                 end_new_runs(before, "", failed=isinstance(answer, AttemptFailed))
             return answer
-        tracker.attempt = work.attempt
+        tracker.move(work.attempt, None)
         try:
             with logging_into(tracker), mlflow_environment(tracker.mlflow):
                 answer = self._run(work, before)
@@ -229,7 +229,7 @@ class AttemptRunner:
                 if tracker is not None:
                     if item > work.lo:
                         end_new_runs(before, tracker.key, failed=False)
-                    tracker.item = item
+                    tracker.move(work.attempt, item)
                 if keys:
                     at = KEY_BYTES * (item - work.lo)
                     seed_from(keys[at : at + KEY_BYTES])
