@@ -180,13 +180,13 @@ class AttemptRunner:
         if tracker is None:
             with logging_into(MUTED):
                 answer = self._run(work, before)
-                end_new_runs(before, "", failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
             return answer
         tracker.move(work.attempt, None)
         try:
             with logging_into(tracker), mlflow_environment(tracker.mlflow):
                 answer = self._run(work, before)
-                end_new_runs(before, tracker.key, failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
             return answer
         finally:
             tracker.attempt = tracker.item = None
@@ -228,7 +228,7 @@ class AttemptRunner:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
                     if item > work.lo:
-                        end_new_runs(before, tracker.key, failed=False)
+                        end_new_runs(before, tracker, failed=False)
                     tracker.move(work.attempt, item)
                 if keys:
                     at = KEY_BYTES * (item - work.lo)

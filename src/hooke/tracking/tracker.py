@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from operator import index
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
@@ -94,6 +95,12 @@ class Tracker:
         self.attempt, self.item = attempt, item
         if self in _scoped:
             pass_on(self)
+
+    @cached_property
+    def passed_on(self) -> str:
+        """What stays the same of the record for processes that are started: the end of a JSON object."""
+        same = _Passed(folder=str(self.folder), name=self.name, durable=self.durable, mlflow=self.mlflow)
+        return msgspec.json.encode(same).decode().removeprefix("{")
 
     @property
     def key(self) -> str:
@@ -422,15 +429,20 @@ _inherited: dict[str, Tracker | Muted] = {}
 """The tracker of this process for a value of the variable."""
 
 
-class _PassedOn(msgspec.Struct, frozen=True, kw_only=True):
-    """A tracker, for a process that was started."""
+class _Passed(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a tracker stays the same."""
 
     folder: str
     name: str
     durable: Durability
+    mlflow: MlflowPlace | None
+
+
+class _PassedOn(_Passed, frozen=True, kw_only=True):
+    """A tracker, for a process that was started."""
+
     attempt: int | None
     item: int | None
-    mlflow: MlflowPlace | None
 
 
 def pass_on(tracker: Tracker | Muted) -> None:
@@ -442,19 +454,9 @@ def pass_on(tracker: Tracker | Muted) -> None:
     if shared or isinstance(tracker, Muted) or not tracker.is_passed_on:
         os.environ.pop(VARIABLE, None)
         return
-    os.environ[VARIABLE] = _encoder.encode(
-        _PassedOn(
-            folder=str(tracker.folder),
-            name=tracker.name,
-            durable=tracker.durable,
-            attempt=tracker.attempt,
-            item=tracker.item,
-            mlflow=tracker.mlflow,
-        )
-    ).decode()
-
-
-_encoder = msgspec.json.Encoder()
+    attempt = "null" if tracker.attempt is None else tracker.attempt
+    item = "null" if tracker.item is None else tracker.item
+    os.environ[VARIABLE] = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
 
 
 def _inherited_tracker() -> Tracker | Muted | None:
