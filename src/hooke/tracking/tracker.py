@@ -450,7 +450,7 @@ def pass_on(tracker: Tracker | Muted) -> None:
 
     The environment is the process's own: while tasks of several runs share it, a started process logs nothing.
     """
-    shared = any(each is not tracker for each in _scoped)
+    shared = _scoped != [tracker] and any(each is not tracker for each in _scoped)
     if shared or isinstance(tracker, Muted) or not tracker.is_passed_on:
         os.environ.pop(VARIABLE, None)
         return
