@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hooke.registry.register import ModelVersion, register
     from hooke.running.reproduce.reproduce import Reproduction, reproduce
     from hooke.running.run import Run, run
-    from hooke.running.start_run import ScriptRun, start_run
+    from hooke.running.start_run import AttachedRun, ScriptRun, attach_run, start_run
     from hooke.searching.search_driver import search
     from hooke.searching.search_result import Search
     from hooke.searching.space import loguniform
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AttachedRun",
     "BeyondTheData",
     "Comparison",
     "ConfigError",
@@ -109,6 +110,7 @@ __all__ = [
     "UntrustedModel",
     "UsageError",
     "WorkerDied",
+    "attach_run",
     "compare",
     "load_model",
     "log_artifact",
@@ -148,7 +150,7 @@ _NAMES = {
     "hooke.registry.register": ("ModelVersion", "register"),
     "hooke.running.reproduce.reproduce": ("Reproduction", "reproduce"),
     "hooke.running.run": ("Run", "run"),
-    "hooke.running.start_run": ("ScriptRun", "start_run"),
+    "hooke.running.start_run": ("AttachedRun", "ScriptRun", "attach_run", "start_run"),
     "hooke.searching.search_driver": ("search",),
     "hooke.searching.search_result": ("Search",),
     "hooke.searching.space": ("loguniform",),

@@ -368,13 +368,13 @@ class AttemptRunner:
         if tracker is None:
             with logging_into(MUTED):
                 answer = self._run(work)
-                end_new_runs(before, "", failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
             return answer
-        tracker.attempt = work.attempt
+        tracker.move(work.attempt, None)
         try:
             with logging_into(tracker), mlflow_environment(tracker.mlflow):
                 answer = self._run(work)
-                end_new_runs(before, tracker.key, failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
             return answer
         finally:
             tracker.attempt = tracker.item = None
@@ -451,8 +451,11 @@ class AttemptRunner:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
                     if item > work.lo:
-                        end_new_runs(self._open_before, tracker.key, failed=False)
-                    tracker.item = item
+                        end_new_runs(self._open_before, tracker, failed=False)
+                    if keys:
+                        tracker.move(work.attempt, item)
+                    else:  # it starts no process
+                        tracker.item = item
                 if keys:
                     at = KEY_BYTES * (item - work.lo)
                     seed_from(keys[at : at + KEY_BYTES])

@@ -31,6 +31,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from hooke.keys.fingerprint_parts import CodePrint
+from hooke.tracking import tracker
 
 __all__ = [
     "KEY_BYTES",
@@ -240,12 +241,21 @@ class ProcessState:
         """`function(*args, **kwargs)`, after which the process is as it was."""
         if not self._active:
             return function(*args, **kwargs)
+        self._note_passed_on()
         context = contextvars.copy_context()
         context.run(decimal.setcontext, self._decimals.copy())  # a call may change the one that it finds
         try:
             return context.run(function, *args, **kwargs)
         finally:
             self.set_back()
+
+    def _note_passed_on(self) -> None:
+        """Hooke's own variable, which follows the item, is no change of the call's."""
+        passed = _variables().get(_PASSED_ON)
+        if passed is None:
+            self._environment.pop(_PASSED_ON, None)
+        else:
+            self._environment[_PASSED_ON] = passed
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -331,6 +341,7 @@ class ProcessState:
                     resource.setrlimit(limit, was)
 
 
+_PASSED_ON = tracker.VARIABLE.encode()
 _imported: set[bytes] = set()
 """Variables that modules set while they were imported, since the last look."""
 

@@ -18,14 +18,14 @@ from hooke.journal.events import RunFinished, RunStarted
 from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.running.run import Run
-from hooke.sync.background import Shipping
+from hooke.sync.background import Shipping, ensure_shipper
 from hooke.sync.sync_report import refused_lines
 from hooke.tracking import log  # noqa: F401 - imported now: a fork while a thread imports it would make the child hang
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, active, enter, leave
 
-__all__ = ["ScriptRun", "start_run"]
+__all__ = ["AttachedRun", "ScriptRun", "attach_run", "start_run"]
 
 _log = logging.getLogger("hooke")
 
@@ -67,6 +67,47 @@ def start_run(
     if tags:
         run.tracker.set_tags(tags)
     return run
+
+
+def attach_run(run: str) -> AttachedRun:
+    """Log into a run that another process began, from this process: `run` is its id, or the beginning of it.
+
+    Use it in `with`, or call `close()`. What is logged belongs to the run, not to one of its tasks; the run may go on or have
+    ended, and its end stays as it is. Processes that a run or its tasks start need not attach: they log into it anyway.
+
+    Raises UsageError if there is no such run, or if this process already logs into a run.
+    """
+    if active() is not None:
+        raise UsageError("this process already logs into a run", fix="finish() or close() that run first")
+    project = Project.find(start_of())
+    return AttachedRun(project, project.runs.find(run))
+
+
+class AttachedRun(Run):
+    """A run that this process logs into beside others, from `attach_run()`. Leaving `with` closes it, and does not end the run."""
+
+    def __init__(self, project: Project, run: str) -> None:
+        super().__init__(project, run)
+        self.tracker = Tracker(self.folder, "attached", durable=project.settings.journal.durable)
+        enter(self.tracker)
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Stop logging into the run. A second call does nothing."""
+        if self.tracker.closed:
+            return
+        atexit.unregister(self.close)
+        leave(self.tracker)
+        self.tracker.close()
+        for line in refused_lines(self.folder):
+            _log.warning("run %s: of what was logged %s", self.id, line)
+        ensure_shipper(self.project, self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _shown(params: Any) -> dict[str, str]:

@@ -196,14 +196,6 @@ def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None
         )
 
 
-def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None]) -> None:
-    if unused := proxy_options(declared, project):
-        tell(
-            f"{project.root / FILE}: [services.{declared.name}] {', '.join(unused)}: not used, since one process has no proxy;"
-            " --replicas 1 starts it behind one"
-        )
-
-
 def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
     declared: Service,
     project: Project,

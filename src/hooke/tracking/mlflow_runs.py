@@ -289,9 +289,15 @@ def open_runs() -> frozenset[str]:
     return frozenset(found)
 
 
-def end_new_runs(before: frozenset[str], key: str, *, failed: bool) -> None:
-    """End the runs that are open now and were not `before`. One that cannot be ended is logged, and closed here."""
-    _own.pop(key, None)
+def end_new_runs(before: frozenset[str], task: TaskLog | None, *, failed: bool) -> None:
+    """End the runs that `task` opened: open now, and not `before`. One that cannot be ended is logged, and closed here."""
+    loaded = sys.modules
+    if (
+        FLUENT not in loaded and "wandb" not in loaded and "comet_ml" not in loaded
+    ):  # the usual case, after each item
+        return
+    if task is not None:
+        _own.pop(task.key, None)
     if (fluent := sys.modules.get(FLUENT)) is not None:
         _end_mlflow(fluent, before, "FAILED" if failed else "FINISHED")
     wandb: Any = sys.modules.get("wandb")

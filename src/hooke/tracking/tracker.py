@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from operator import index
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal
+
+import msgspec
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
@@ -38,6 +43,7 @@ __all__ = [
     "enter",
     "leave",
     "logging_into",
+    "pass_on",
 ]
 
 
@@ -71,17 +77,31 @@ class Tracker:
         self.mlflow = mlflow
         self.attempt: int | None = None
         self.item: int | None = None
-        self._name = name
+        self.name = name
         self.dropped = self._count()
-        self._durable: Durability = durable
+        self.durable: Durability = durable
+        self.is_passed_on = not held
+        """Whether processes that are started log into it, too."""
         self._journal: Journal | None = None
         self._held: list[Event] | None = [] if held else None
-        self._closed = False
+        self.closed = False
         self._opening = threading.Lock()
         self._steps: dict[tuple[int | None, int | None, str], Iterator[int]] = {}
         on_fork(self)
         if mlflow is not None:
             direct_mlflow(_tracker_here)
+
+    def move(self, attempt: int | None, item: int | None) -> None:
+        """Log what follows for this attempt and item, in this process and in those that it starts."""
+        self.attempt, self.item = attempt, item
+        if self in _scoped:
+            pass_on(self)
+
+    @cached_property
+    def passed_on(self) -> str:
+        """What stays the same of the record for processes that are started: the end of a JSON object."""
+        same = _Passed(folder=str(self.folder), name=self.name, durable=self.durable, mlflow=self.mlflow)
+        return msgspec.json.encode(same).decode().removeprefix("{")
 
     @property
     def key(self) -> str:
@@ -93,7 +113,7 @@ class Tracker:
     @property
     def segment(self) -> str:
         """The name of this process's segment."""
-        return f"{PREFIX}{self._name}-{os.getpid()}"
+        return f"{PREFIX}{self.name}-{os.getpid()}"
 
     def log_metric(self, name: Any, value: Any, step: _Step = None) -> None:
         """One value of a metric; without a step, the next one of that name."""
@@ -164,7 +184,7 @@ class Tracker:
 
     def close(self) -> None:
         """Sync and close. Later calls are dropped."""
-        self._closed = True
+        self.closed = True
         journal, self._journal = self._journal, None
         if journal is not None:
             try:
@@ -244,7 +264,7 @@ class Tracker:
 
     def _opened(self) -> Journal:
         with self._opening:
-            if self._closed:
+            if self.closed:
                 raise UsageError("the run has ended")
             if self._journal is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +272,7 @@ class Tracker:
                 with contextlib.suppress(OSError):
                     self.dropped.reserve()
                 self._journal = Journal.create(
-                    self.folder, self.segment, durable=self._durable, clock=SystemClock()
+                    self.folder, self.segment, durable=self.durable, clock=SystemClock()
                 )
             return self._journal
 
@@ -353,7 +373,7 @@ _said = False
 
 def current(call: str) -> Tracker | None:
     """The tracker for `call`; None if nothing is to be logged. Warns once a process if there is no run."""
-    tracker = active()
+    tracker = active() or _inherited_tracker()
     if isinstance(tracker, Tracker):
         return tracker
     if tracker is None:
@@ -362,29 +382,121 @@ def current(call: str) -> Tracker | None:
 
 
 def enter(tracker: Tracker | Muted) -> None:
-    """Log into this tracker from now on, in all threads of the process without a tracker of their own."""
+    """Log into this tracker from now on, in all threads of the process without a tracker of their own.
+
+    Programs that the process starts log into the same, as far as they use Hooke.
+    """
+    if not _process:
+        _outside[:] = [os.environ.get(VARIABLE)]
     _process.append(tracker)
+    pass_on(tracker)
 
 
 def leave(tracker: Tracker | Muted) -> None:
     """Stop logging into this tracker."""
     _process.remove(tracker)
+    if _process:
+        pass_on(_process[-1])
+    elif _outside[0] is not None:
+        os.environ[VARIABLE] = _outside[0]
+    else:
+        os.environ.pop(VARIABLE, None)
 
 
 @contextmanager
 def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
     """Inside, log into this tracker: in this thread, and in threads without a tracker of their own."""
+    _scoped.append(tracker)
     enter(tracker)
     token = _here.set(tracker)
     try:
         yield
     finally:
         _here.reset(token)
+        _scoped.remove(tracker)
         leave(tracker)
 
 
+# --- Processes that are started while something is logged: they log into the same, by an environment variable.
+
+VARIABLE = "HOOKE_LOG_INTO"
+"""What processes log into that a run or a task starts: a record in JSON."""
+
+_scoped: list[Tracker | Muted] = []
+"""Trackers of code that runs now: several, if the serial engine runs tasks of several runs in threads."""
+_outside: list[str | None] = [None]
+"""The variable as this process was given it."""
+_inherited: dict[str, Tracker | Muted] = {}
+"""The tracker of this process for a value of the variable."""
+
+
+class _Passed(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a tracker stays the same."""
+
+    folder: str
+    name: str
+    durable: Durability
+    mlflow: MlflowPlace | None
+
+
+class _PassedOn(_Passed, frozen=True, kw_only=True):
+    """A tracker, for a process that was started."""
+
+    attempt: int | None
+    item: int | None
+
+
+def pass_on(tracker: Tracker | Muted) -> None:
+    """Let processes that are started from now on log into this tracker, where it is now.
+
+    The environment is the process's own: while tasks of several runs share it, a started process logs nothing.
+    """
+    shared = _scoped != [tracker] and any(each is not tracker for each in _scoped)
+    if shared or isinstance(tracker, Muted) or not tracker.is_passed_on:
+        os.environ.pop(VARIABLE, None)
+        return
+    attempt = "null" if tracker.attempt is None else tracker.attempt
+    item = "null" if tracker.item is None else tracker.item
+    os.environ[VARIABLE] = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
+
+
+def _inherited_tracker() -> Tracker | Muted | None:
+    """The tracker of the process that started this one; None if it logged nothing."""
+    said = os.environ.get(VARIABLE)
+    if said is None:
+        return None
+    if said not in _inherited:
+        _inherited[said] = _opened_from(said)
+    return _inherited[said]
+
+
+def _opened_from(said: str) -> Tracker | Muted:
+    process = sys.modules.get("multiprocessing.process")
+    parent = process.parent_process() if process is not None else None
+    if parent is not None and parent.pid != os.getppid():
+        # The server that forks these keeps the environment of the task that started it, which may be an earlier one.
+        _logger.warning(
+            "nothing is logged by a process of multiprocessing's forkserver, which cannot tell its task. "
+            'Use multiprocessing.get_context("spawn")'
+        )
+        return MUTED
+    try:
+        passed = msgspec.json.decode(said, type=_PassedOn)
+    except msgspec.MsgspecError as error:
+        _logger.warning("nothing is logged: the variable %s is damaged: %s", VARIABLE, error)
+        return MUTED
+    folder = Path(passed.folder)
+    if not folder.is_dir():
+        _logger.warning("nothing is logged: the run's folder is not there: %s", folder)
+        return MUTED
+    tracker = Tracker(folder, passed.name, durable=passed.durable, mlflow=passed.mlflow)
+    tracker.attempt, tracker.item = passed.attempt, passed.item
+    atexit.register(tracker.close)
+    return tracker
+
+
 def _tracker_here() -> Tracker | None:
-    tracker = active()
+    tracker = active() or _inherited_tracker()
     return tracker if isinstance(tracker, Tracker) else None
 
 
