@@ -53,9 +53,13 @@ class RunsFolder:
         return folder
 
     def sync(self, run: str) -> None:
-        """Return when all segments of the run are on the disk, also those of processes that have ended. Raises JournalError."""
+        """Return when the segments of the run's workers are on the disk: they may have ended before they synced them.
+
+        The driver's own writer syncs the driver's. Raises JournalError.
+        """
+        files = segment_files(self.folder(run))
         try:
-            sync_files(segment_files(self.folder(run)))
+            sync_files(file for file in files if file.stem != DRIVER)
         except OSError as error:
             raise JournalError(
                 "the run's journals are written, but the disk did not confirm them",
