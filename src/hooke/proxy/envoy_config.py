@@ -281,7 +281,7 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
     return {
         "name": "front",
         "request_headers_to_remove": list(FORWARDED),
-        **_stream(idempotent=settings.idempotent),
+        **_stream(settings),
         "virtual_hosts": [
             {
                 "name": "front",
@@ -321,9 +321,9 @@ def _with_sane_ids(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _stream(*, idempotent: bool) -> dict[str, Any]:
+def _stream(settings: ProxySettings) -> dict[str, Any]:
     """Names a request for all its tries: a replica refuses one that has ended two others. Clients choose `x-request-id`; this they can't."""
-    if not idempotent:
+    if not settings.names_requests:
         return {}
     header = {"key": STREAM_HEADER, "value": _UNIQUE}
     return {"request_headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}

@@ -81,6 +81,8 @@ class ProxySettings:
     """The deadline of a request, retries included; for a streaming method that of each item."""
     idempotent: bool = False
     """Whether a sent and unanswered request may be sent again."""
+    names_requests: bool = False
+    """Whether replicas are told which tries are of one request: they then refuse one that has ended two of them."""
     metrics_path: str = "/-/metrics"
     metrics_socket: Path | None = None
     """The unix socket that answers this path for all replicas. None: the replica that gets the request answers for itself."""

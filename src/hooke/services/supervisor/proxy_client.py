@@ -61,6 +61,7 @@ def make_proxy_settings(
         tls=ProxyTls(certificate=tls.cert.resolve(), key=tls.key.resolve()) if tls is not None else None,
         timeout_s=declared.timeout_s,
         idempotent=declared.idempotent,
+        names_requests=declared.idempotent,
         metrics_path=METRICS,
         metrics_socket=metrics.resolve() if metrics is not None else None,
         rate_limit=given.rate_limit,
