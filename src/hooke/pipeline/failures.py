@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import sys
 import traceback
+import types
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -129,8 +130,11 @@ class _Portable:
 
 
 def _rebuilt(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    error = cls.__new__(cls, *args)
-    error.args = args
+    if isinstance(cls.__init__, types.WrapperDescriptorType):  # Python's own, which may set more than `args`
+        error = cls(*args)
+    else:
+        error = cls.__new__(cls, *args)
+        error.args = args
     vars(error).update(state)
     return error
 
