@@ -16,10 +16,10 @@ from hooke.journal.events import (
 from hooke.journal.reader import read
 from hooke.journal.writer import Journal
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
+from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import task

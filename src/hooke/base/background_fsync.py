@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from hooke.base.files import sync_folder
+from hooke.base.files import sync_path
 from hooke.base.forks import on_fork
 
 __all__ = ["Durability", "GroupSync", "sync_files"]
@@ -121,13 +121,13 @@ def sync_files(paths: Iterable[str | os.PathLike[str]]) -> None:
     folders: set[str] = set()
     for path in paths:
         try:
-            sync_folder(path)  # fsync is the same for a file
+            sync_path(path)  # fsync is the same for a file
         except FileNotFoundError:
             continue
         folders.add(os.path.dirname(os.path.abspath(path)))
     for folder in folders:
         try:
-            sync_folder(folder)
+            sync_path(folder)
             _sync_name(folder)
         except FileNotFoundError:  # removed meanwhile
             continue
@@ -140,7 +140,7 @@ def _sync_name(folder: str) -> None:
     if known in _named or os.path.ismount(folder):
         return
     try:
-        sync_folder(above)
+        sync_path(above)
     except PermissionError:  # so this process did not make a name there
         return
     _sync_name(above)

@@ -8,6 +8,7 @@
     ├── JournalError          a journal cannot be written or read
     ├── ConfigError           hooke.toml
     ├── UntrustedModel        a model may run code, and this project does not trust it
+    ├── InputChanged          a file changed after the run was planned
     ├── MissingExtra          a library is not installed; names the exact pip command
     ├── NotEnoughData         measurements do not determine a law or an answer: BeyondTheData
     ├── RunStopped            result() of a stopped run
@@ -34,6 +35,7 @@ __all__ = [
     "CorruptObject",
     "EnvironmentMismatch",
     "HookeError",
+    "InputChanged",
     "JournalError",
     "MissingExtra",
     "MissingObject",
@@ -133,6 +135,10 @@ class ConfigError(HookeError):
 
 class UntrustedModel(HookeError):
     """A model may run code when it is loaded, and this project does not trust it; `what` names the model."""
+
+
+class InputChanged(HookeError):
+    """A `hooke.File` was changed after the run was planned; `what` names it. Tried again as the task's `retries` say."""
 
 
 class MissingExtra(HookeError):

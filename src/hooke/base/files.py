@@ -24,7 +24,7 @@ __all__ = [
     "map_file",
     "page_aligned_copy",
     "sync_data",
-    "sync_folder",
+    "sync_path",
     "write_all",
     "write_atomic",
     "writing",
@@ -79,10 +79,10 @@ def write_atomic(
         temporary.unlink(missing_ok=True)
         raise
     if sync:
-        sync_folder(path.parent)
+        sync_path(path.parent)
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
+def sync_path(folder: str | os.PathLike[str]) -> None:
     """Make the names in a folder (or the contents of a file) survive a power loss."""
     fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.errors import UsageError
-from hooke.base.files import sync_folder, write_atomic, writing
+from hooke.base.files import sync_path, write_atomic, writing
 
 __all__ = ["CA", "CA_KEY", "Address", "CertificateFacts", "Keys", "check_name", "check_private"]
 
@@ -109,7 +109,7 @@ class Keys:
             except BaseException:
                 shutil.rmtree(made)
                 raise
-            sync_folder(self.folder.parent)
+            sync_path(self.folder.parent)
 
     def replace(self, *, machine: bytes, facts: CertificateFacts) -> None:
         """Replace the certificate. Raises HookeError where it cannot be written."""

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hooke.base.errors import HookeError, JournalError, MissingExtra, UsageError
-from hooke.base.files import FileLock, sync_folder, write_atomic
+from hooke.base.files import FileLock, sync_path, write_atomic
 from hooke.importers.landing import NOT_THERE, Landing, Losses, run_id
 from hooke.importers.neptune_classic import is_log
 from hooke.importers.neptune_classic import offline_runs as classic_runs
@@ -239,7 +239,7 @@ def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> Im
         write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
         project.runs.path.mkdir(exist_ok=True)
         os.rename(folder, project.runs.folder(run))
-        sync_folder(project.runs.path)
+        sync_path(project.runs.path)
     except (HookeError, OSError) as error:
         return ImportedRun(state="failed", error=_of_run(error, source), **facts)
     finally:

@@ -25,10 +25,11 @@ import msgspec
 from blake3 import blake3
 
 from hooke.base.clock import Clock
-from hooke.base.errors import EnvironmentMismatch, UsageError
+from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
+from hooke.keys.file import File, check_unchanged, files_loaded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
@@ -152,10 +153,12 @@ class SharedArguments:
     changed them: then its calls run again with copies. What has no copy, such as a connection, is shared.
     """
 
-    __slots__ = ("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load")
+    __slots__ = ("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load", "files")
 
     def __init__(self, function: Callable[..., Any], load: Callable[[], Mapping[str, Any]]) -> None:
         started = time.perf_counter()
+        self.files: list[File] = []
+        """Its constants that are files."""
         self._load = load
         self._constants = load()
         self._copied = not all(map(_is_frozen, self._constants.values()))
@@ -357,6 +360,8 @@ class AttemptRunner:
     """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     _state: ProcessState = field(init=False)
+    _files: list[File] = field(default_factory=list)
+    """The inputs of the attempt that are files."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
@@ -385,17 +390,25 @@ class AttemptRunner:
         outcome = _Outcome()
         self._state = ProcessState(alone=self.alone)
         try:
-            with seeded_attempt(restored=not self.alone), self._state.watched():
+            with (
+                files_loaded() as self._files,
+                seeded_attempt(restored=not self.alone),
+                self._state.watched(),
+            ):
                 self._perform(work, outcome)
+                check_unchanged(self._files)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
+            if isinstance(error, InputChanged):  # whatever was done before may have read the new content
+                outcome = _Outcome()
             outcome.error = error
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
+            check_unchanged(self._files)
             if work.keys:
                 seed_from(work.keys)
             shared = self._shared_of(work, _NOTHING)
@@ -439,6 +452,7 @@ class AttemptRunner:
         columns_data: bytes,
     ) -> None:
         layout, items = unpack(columns_data, self.store)
+        check_unchanged(self._files)
         rows = items if layout == "rows" else zip(*items, strict=True)
         if not is_simple(columns_data):
             rows = list(_own_rows(rows))  # before the first call changes anything
@@ -468,9 +482,12 @@ class AttemptRunner:
     def _shared_of(self, work: WorkerCall, constants: bytes) -> SharedArguments:
         key = (work.node, id(work.function), constants)
         if key not in self._shared:
+            before = len(self._files)
             self._shared[key] = SharedArguments(work.function, lambda: unpack(constants, self.store))
+            self._shared[key].files = self._files[before:]
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
+        self._files += self._shared[key].files
         return self._shared[key]
 
     def _report(

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.errors import HookeError, Permanent, StoreUnavailable, TaskFailed, Temporary
+from hooke.base.errors import HookeError, InputChanged, Permanent, StoreUnavailable, TaskFailed, Temporary
 from hooke.base.formats import clip, readable, short_repr
 from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
@@ -43,7 +43,8 @@ def failure_of(
         arguments=arguments,
         limit_bytes=limit_bytes,
         fix=_fix(error),
-        retryable=isinstance(error, Temporary | StoreUnavailable) or not isinstance(error, HookeError),
+        retryable=isinstance(error, Temporary | StoreUnavailable | InputChanged)
+        or not isinstance(error, HookeError),
         delay_s=error.delay_s if isinstance(error, Temporary) else None,
         pickled=None
         if own or store is None

@@ -33,10 +33,10 @@ from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.finished_results import Recovered
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
-from hooke.pipeline.recovery import Recovered
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim

@@ -40,11 +40,11 @@ from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
 from hooke.pipeline.engine import EngineContext
+from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts

@@ -11,9 +11,9 @@ from hooke.base.ref import Ref
 from hooke.journal.events import ItemsFound
 from hooke.journal.run_view import view_of
 from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan, Submit
-from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import unpack
 from hooke.pipeline.run_state import RunState
 from hooke.project.folder import Project

@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import msgspec
 
-from hooke.base.files import sync_folder
+from hooke.base.files import sync_path
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun
 
 __all__ = [
@@ -174,7 +174,7 @@ def pack(
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(archive)
-    sync_folder(archive.parent)
+    sync_path(archive.parent)
 
 
 def _other(name: str, value: str, run: ShippedRun) -> Line:

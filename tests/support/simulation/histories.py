@@ -23,10 +23,10 @@ from tests.support.simulation.sim_store import SimJournal, SimStore
 from hooke.journal.events import Event, NodePlanned, RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
-from hooke.pipeline.recovery import Recovered, recover
 from hooke.pipeline.references import pack, unpack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts

@@ -14,7 +14,7 @@ from hooke.journal.events import (
     NodePlanned,
     RunStarted,
 )
-from hooke.pipeline.recovery import Recovered, recover
+from hooke.pipeline.finished_results import Recovered, recover
 
 A, B = Ref("a" * 64, 1, b"a"), Ref("b" * 64, 1, b"b")
 STARTED = RunStarted(run="r", pipeline="p", entry="e")
