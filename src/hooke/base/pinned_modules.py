@@ -51,7 +51,8 @@ def _is_source(file: object) -> TypeGuard[str]:
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:
-    """From now on this process imports the pinned source, and tracebacks show its lines."""
+    """From now on this process imports the pinned source, and tracebacks show its lines. What was pinned before is not any more."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
     sys.meta_path.insert(0, _Finder({each.name: each for each in modules}))
 
 

@@ -141,6 +141,7 @@ class LocalEngine:
             tracking=None if context.tracking is None else str(context.tracking),
             mlflow=context.mlflow,
             script=script_of_this_process(),
+            code=context.code,
         )
 
     def _say(self, event: LoopEvent | EngineEvent) -> None:

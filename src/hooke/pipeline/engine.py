@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
+from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -147,6 +148,8 @@ class EngineContext:
     """Where MLflow's own calls in tasks log; None leaves them to MLflow."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
+    code: Ref | None = None
+    """The stored source of the project's modules, for workers that start later: a tuple of `base.pinned_modules.PinnedModule`."""
     requires: Mapping[str, str] = field(default_factory=dict)
     """Distribution (or `python`) -> version that the code uses, which workers elsewhere must have."""
     allow_mismatch: tuple[str, ...] = ()

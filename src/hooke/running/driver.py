@@ -12,7 +12,9 @@ from typing import Any
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
 from hooke.base.formats import short_parameters, short_repr
+from hooke.base.pinned_modules import pin_modules
 from hooke.base.ref import Ref
+from hooke.base.user_code import is_users
 from hooke.fleets.elastic import (
     Elastic,
     HistoryReader,
@@ -356,6 +358,7 @@ class Driver:
             mlflow=self._mlflow(),
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
+            code=self._code(store),
         )
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
@@ -387,6 +390,14 @@ class Driver:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _code(self, store: Store) -> Ref | None:
+        """The stored source of the project's imported modules: an edit during the run changes the next run only."""
+        root = self.project.root
+        modules = pin_modules(
+            lambda file: file.is_relative_to(root) and is_users(str(file)) and file.is_file()
+        )
+        return store.put(modules) if modules else None
 
     def _forced(self) -> frozenset[int]:
         """The nodes that run although the store has their results."""

@@ -198,6 +198,8 @@ class WorkerHost:
             script=session.script,
             library=session.library,
             allowed=session.allowed,
+            # With a path of its own, a host has the project's files as an archive, beside what else they need.
+            code=None if session.fixed_path else session.code,
         )
 
     def _say(self, event: LoopEvent) -> None:

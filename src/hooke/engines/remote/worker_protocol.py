@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from hooke.base.background_fsync import Durability
+from hooke.base.ref import Ref
 from hooke.engines.gang import GangCommand, RankNote, RankRange
 from hooke.engines.remote.log_sync import FilePiece
 from hooke.engines.worker.script import Script, module_path, script_of_this_process
@@ -47,6 +48,8 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this host finds modules in other folders than the driver does."""
     allowed: tuple[str, ...] = ()
     """Distributions whose versions may differ from the driver's."""
+    code: Ref | None = None
+    """As in the EngineContext."""
     warm: bool = False
     """Whether idle workers stay for the next run when this one ends."""
     ready_for: float | None = None
@@ -67,6 +70,7 @@ def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
         mlflow=context.mlflow,
         script=script_of_this_process(),
         allowed=context.allow_mismatch,
+        code=context.code,
         warm=warm,
         ready_for=context.ready_for,
     )

@@ -27,6 +27,8 @@ from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch
 from hooke.base.forks import on_fork
+from hooke.base.pinned_modules import import_pinned
+from hooke.base.ref import Ref
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
@@ -160,6 +162,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     library: Library | None = None
     allowed: tuple[str, ...] = ()
     """Distributions whose versions may differ from the driver's."""
+    code: Ref | None = None
+    """As in the EngineContext."""
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -261,6 +265,7 @@ class _Session:
         # With "group" the driver syncs what it journals as finished: this process may die before its own next sync.
         durable: Durability = "each" if hello.durable == "each" else "none"
         store = Store.open(hello.store, secret=hello.secret, durable=durable)
+        import_pinned(store.get(hello.code) if hello.code is not None else ())
         self.tracker = (
             Tracker(Path(hello.tracking), hello.worker, durable=hello.durable, mlflow=hello.mlflow)
             if hello.tracking is not None
