@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.keys.fingerprint import fingerprint_code
-from hooke.pipeline.isolation import ProcessState, seed_from, seeded_attempt, touches_nothing_global
+from hooke.pipeline.isolation import (
+    ProcessState,
+    ReachedNames,
+    seed_from,
+    seeded_attempt,
+    touches_nothing_global,
+)
 
 KEYS = st.binary(min_size=16, max_size=16)
 
@@ -195,3 +201,94 @@ def test_in_another_thread_of_the_users_process_nothing_is_set_back():
     thread.start()
     thread.join()
     assert os.environ.pop("OF_THE_PROGRAM") == "set meanwhile"
+
+
+# --- Names that a call binds anew.
+
+
+def module_of(source: str, tmp_path, name: str):
+    import importlib.util
+
+    file = tmp_path / f"{name}.py"
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NAMES = """
+import json
+from collections import Counter
+
+COUNT = 0
+TABLE = {"a": 1}
+ROWS = [1, 2]
+MODEL = None
+CACHE = {}
+
+class Scale:
+    def of(self, x):
+        return 2 * x
+
+def helper(x):
+    return x + COUNT
+
+def task(how):
+    global COUNT, MODEL, TABLE
+    if how == "count":
+        COUNT += 1
+    if how == "table":
+        TABLE["b"] = 2
+        ROWS.append(3)
+    if how == "other table":
+        TABLE = {}
+    if how == "fill":
+        MODEL = MODEL or object()
+        CACHE["x"] = MODEL
+    if how == "method":
+        Scale.of = lambda self, x: 3 * x
+    if how == "library":
+        json.dumps = str
+    if how == "helper":
+        globals()["helper"] = abs
+    return helper(1), Scale().of(1), json.dumps([1])
+"""
+
+
+@pytest.mark.parametrize("how", ["count", "table", "other table"])
+def test_globals_that_a_call_changes_are_set_back(tmp_path, how):
+    module = module_of(NAMES, tmp_path, "names_back")
+    state = ProcessState(alone=True)
+    state.names = ReachedNames(module.task)
+    table, rows = module.TABLE, module.ROWS
+    with state.watched():
+        state.call(module.task, how)
+        state.call(module.task, "")
+    assert (module.COUNT, module.TABLE, module.ROWS) == (0, {"a": 1}, [1, 2])
+    assert module.TABLE is table and module.ROWS is rows
+    assert state.names.replaced() == ""
+
+
+def test_what_was_none_or_empty_may_be_filled(tmp_path):
+    module = module_of(NAMES, tmp_path, "names_filled")
+    state = ProcessState(alone=True)
+    state.names = ReachedNames(module.task)
+    with state.watched():
+        state.call(module.task, "fill")
+        first = module.MODEL
+        state.call(module.task, "fill")
+    assert first is not None and module.MODEL is first and {"x": first} == module.CACHE
+
+
+@pytest.mark.parametrize(("how", "name"), [("method", "of"), ("library", "dumps"), ("helper", "helper")])
+def test_code_that_a_call_replaces_is_noticed(tmp_path, monkeypatch, how, name):
+    import json
+
+    monkeypatch.setattr(json, "dumps", json.dumps)  # to have it back
+    module = module_of(NAMES, tmp_path, "names_replaced")
+    names = ReachedNames(module.task)
+    module.task("")
+    assert names.replaced() == ""
+    module.task(how)
+    assert names.replaced() == name

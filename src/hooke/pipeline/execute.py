@@ -33,7 +33,7 @@ from hooke.keys.file import File, check_unchanged, files_loaded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.isolation import KEY_BYTES, ProcessState, seed_from, seeded_attempt
+from hooke.pipeline.isolation import KEY_BYTES, ProcessState, ReachedNames, seed_from, seeded_attempt
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
@@ -359,12 +359,18 @@ class AttemptRunner:
     tracker: Tracker | None = None
     """Receives what tasks log; None drops it."""
     usage: TaskUsage = field(default_factory=TaskUsage)
+    replaced: str = ""
+    """The name of code that the last attempt replaced: another one must not run in this process."""
+    _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
     _state: ProcessState = field(init=False)
     _files: list[File] = field(default_factory=list)
     """The inputs of the attempt that are files."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._state = ProcessState(alone=self.alone)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
@@ -384,11 +390,18 @@ class AttemptRunner:
         finally:
             tracker.attempt = tracker.item = None
 
+    def forget(self) -> None:
+        """The run is over: let go of the functions that it used."""
+        self._shared.clear()
+        self._names.clear()
+        self._state.names = None
+
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
-        self._state = ProcessState(alone=self.alone)
+        if self.alone and work.kind in ("call", "map"):
+            self._state.names = self._names_of(work.function)
         try:
             with (
                 files_loaded() as self._files,
@@ -403,6 +416,8 @@ class AttemptRunner:
             if isinstance(error, InputChanged):  # whatever was done before may have read the new content
                 outcome = _Outcome()
             outcome.error = error
+        if self._state.names is not None:
+            self.replaced = self._state.names.replaced()
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
@@ -460,7 +475,8 @@ class AttemptRunner:
         results: list[Any] = []
         outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
-        call = self._state.call if keys else _plain_call
+        names = self._state.names
+        call = self._state.call if keys or (names is not None and names.may_change) else _plain_call
         try:
             for item, arguments in enumerate(rows, work.lo):
                 if tracker is not None:
@@ -478,6 +494,14 @@ class AttemptRunner:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
+
+    def _names_of(self, function: Callable[..., Any]) -> ReachedNames:
+        found = self._names.get(id(function))
+        if found is None or found[0] is not function:
+            found = self._names[id(function)] = function, ReachedNames(function)
+            while len(self._names) > _KEPT:
+                self._names.popitem(last=False)
+        return found[1]
 
     def _shared_of(self, work: WorkerCall, constants: bytes) -> SharedArguments:
         key = (work.node, id(work.function), constants)

@@ -5,7 +5,8 @@ call imports them. It does not seed generators that a task creates (`numpy.rando
 
 What a call changes in its process is set back after it: working directory, umask, environment variables, the module path, locale,
 filters of warnings, the limit of recursion, and whatever lives in context variables (decimal's context, NumPy's handling of errors
-and print options); after an attempt also signal handlers and resource limits. What a module sets while it is imported stays,
+and print options); after an attempt also signal handlers and resource limits. In a worker, globals of the user's code that it
+reads are set back, too, and a worker in which code was replaced is not used again. What a module sets while it is imported stays,
 since it is imported once.
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import decimal
+import dis
+import functools
 import hashlib
 import importlib.util
 import locale
@@ -24,12 +27,14 @@ import signal
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import FrameType, ModuleType
 from typing import Any
 
+from hooke.base.user_code import is_users
 from hooke.keys.fingerprint_parts import CodePrint
 from hooke.tracking import tracker
 
@@ -185,7 +190,7 @@ _watch = _Watch()
 # --- The state of the process.
 
 _SIGNALS = tuple(
-    getattr(signal, name)
+    int(getattr(signal, name))
     for name in (
         "SIGHUP",
         "SIGINT",
@@ -199,6 +204,7 @@ _SIGNALS = tuple(
         "SIGPROF",
     )
 )
+_handler: Callable[[int], Any] = signal._signal.getsignal  # type: ignore[attr-defined] # noqa: SLF001 - without enums, ten times as fast
 _LIMITS = tuple(
     getattr(resource, name)
     for name in (
@@ -221,9 +227,21 @@ class ProcessState:
     """
 
     def __init__(self, *, alone: bool) -> None:
-        self._active = alone or threading.current_thread() is threading.main_thread()
-        if not self._active:
-            return
+        self.names: ReachedNames | None = None
+        """Of the function that is called, in a worker."""
+        self._alone = alone
+        self._active = alone
+        if alone:
+            self._note_handlers()
+
+    def _note_handlers(self) -> None:
+        self._handlers = [_handler(number) for number in _SIGNALS]
+        self._limits = [resource.getrlimit(limit) for limit in _LIMITS]
+
+    def _begin(self) -> None:
+        """What an attempt finds. A worker's handlers and limits are those of its first attempt, since reading them takes long."""
+        if not self._alone:
+            self._note_handlers()
         self._folder = os.getcwd()
         self._decimals = decimal.getcontext().copy()
         self._umask = os.umask(0o022)
@@ -234,8 +252,6 @@ class ProcessState:
         self._modules = len(sys.modules)
         self._locale = locale.setlocale(locale.LC_ALL)
         self._recursion = sys.getrecursionlimit()
-        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
-        self._limits = [resource.getrlimit(limit) for limit in _LIMITS]
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """`function(*args, **kwargs)`, after which the process is as it was."""
@@ -260,9 +276,11 @@ class ProcessState:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Surrounds an attempt."""
+        self._active = self._alone or threading.current_thread() is threading.main_thread()
         if not self._active:
             yield
             return
+        self._begin()
         former = type(os.environ)
         os.environ.__class__ = _Environment
         _imported.clear()
@@ -298,6 +316,8 @@ class ProcessState:
             locale.setlocale(locale.LC_ALL, self._locale)
         if sys.getrecursionlimit() != self._recursion:
             sys.setrecursionlimit(self._recursion)
+        if self.names is not None:
+            self.names.set_back()
 
     def _set_back_environment(self) -> None:
         now = _variables()
@@ -328,7 +348,7 @@ class ProcessState:
             return
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
             # None: it was not set from Python, and cannot be.
-            if handler is not None and signal.getsignal(number) is not handler:
+            if handler is not None and _handler(number) != handler:
                 signal.signal(number, handler)
                 if number == signal.SIGALRM:
                     signal.alarm(0)
@@ -380,3 +400,147 @@ def _folder() -> str:
         return os.getcwd()
     except FileNotFoundError:  # the task has removed it
         return ""
+
+
+# --- Names that a task's code reads, and that a call may bind anew.
+
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, functools.partial)
+_CONTAINERS = (list, dict, set)
+_ABSENT: Any = object()
+
+
+class ReachedNames:
+    """The globals, module attributes and methods that a function and the user's functions below it read, as they are now.
+
+    A global that was bound anew, or a list, dict or set in one that was changed, is set back after each call, since its value is
+    in the key. One that was None or empty may be filled (a model that is loaded when it is first needed). Code that was
+    replaced is not set back: who else has a reference to it is unknown.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._code: list[tuple[Any, str, Any]] = []
+        self._values: list[tuple[dict[str, Any], str, Any, Any]] = []
+        self._seen: set[int] = set()
+        self._binds = False
+        self._walk(function)
+        self.may_change = self._binds or any(copied is not None for *_, copied in self._values)
+        """Whether calls may bind or change a global, so that it must be looked at after each."""
+
+    def replaced(self) -> str:
+        """The name of code that was replaced since; empty if there is none."""
+        return next((name for owner, name, was in self._code if _held(owner, name) is not was), "")
+
+    def set_back(self) -> None:
+        """Set back the values that a call bound anew or changed."""
+        for at, (scope, name, was, copied) in enumerate(self._values):
+            now = scope.get(name, _ABSENT)
+            if was is None or (copied is not None and not copied):
+                if now is not was:
+                    self._values[at] = (scope, name, now, _copied(now))
+                continue
+            if now is not was:
+                scope[name] = was
+            if copied is not None and not _same(was, copied):
+                was.clear()
+                was.extend(copied) if isinstance(was, list) else was.update(copied)
+
+    def _walk(self, function: Any) -> None:
+        waiting = [function]
+        while waiting:
+            each = _plain(waiting.pop())
+            if id(each) in self._seen:
+                continue
+            self._seen.add(id(each))
+            if isinstance(each, type):
+                methods = [(name, value) for name, value in vars(each).items() if _is_users_function(value)]
+                self._code += [(each, name, value) for name, value in methods]
+                waiting += [value for _, value in methods]
+            elif _is_users_function(each):
+                names = _names(each.__code__)
+                self._binds = self._binds or _binds_globals(each.__code__)
+                waiting += [cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell)]
+                waiting += self._read(each.__globals__, names)
+
+    def _read(self, scope: dict[str, Any], names: set[str]) -> list[Any]:
+        """Note the names of a scope; returns the code behind them."""
+        below: list[Any] = []
+        for name in names & scope.keys():
+            value = scope[name]
+            if isinstance(value, _CODE) or isinstance(_plain(value), types.FunctionType):
+                self._code.append((scope, name, value))
+                if isinstance(value, types.ModuleType):
+                    if id(value) not in self._seen:
+                        self._seen.add(id(value))
+                        below += self._read(vars(value), names)
+                elif not isinstance(value, type) or is_users(
+                    getattr(sys.modules.get(value.__module__), "__file__", "") or ""
+                ):
+                    below.append(value)
+            elif name not in _OF_EVERY_MODULE:
+                self._values.append((scope, name, value, _copied(value)))
+        return below
+
+
+_OF_EVERY_MODULE = frozenset(
+    {"__builtins__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
+)
+
+
+def _held(owner: Any, name: str) -> Any:
+    return (owner if isinstance(owner, dict) else vars(owner)).get(name, _ABSENT)
+
+
+def _plain(value: Any) -> Any:
+    """The function behind a task, a partial or a bound method."""
+    for name in ("function", "func", "__func__"):
+        inner = (
+            getattr(value, name, None)
+            if not isinstance(value, types.FunctionType | types.ModuleType | type)
+            else None
+        )
+        if isinstance(inner, types.FunctionType):
+            return inner
+    return value
+
+
+def _is_users_function(value: Any) -> bool:
+    return isinstance(value, types.FunctionType) and is_users(value.__code__.co_filename)
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _names(code: types.CodeType) -> set[str]:
+    names, waiting = set[str](), [code]
+    while waiting:
+        each = waiting.pop()
+        names.update(each.co_names)
+        waiting += [part for part in each.co_consts if isinstance(part, types.CodeType)]
+    return names
+
+
+def _binds_globals(code: types.CodeType) -> bool:
+    return any(
+        each.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for each in dis.get_instructions(code)
+    ) or any(_binds_globals(part) for part in code.co_consts if isinstance(part, types.CodeType))
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a list, dict or set, to tell whether it was changed; None for anything else."""
+    return value.copy() if type(value) in _CONTAINERS else None
+
+
+def _same(value: Any, before: Any) -> bool:
+    """Whether a container holds the same objects, in the same order."""
+    if len(value) != len(before):
+        return False
+    if isinstance(value, dict):
+        pairs = zip(value.items(), before.items(), strict=True)
+        return all(mine[0] is other[0] and mine[1] is other[1] for mine, other in pairs)
+    if isinstance(value, set):
+        return {id(each) for each in value} == {id(each) for each in before}
+    return all(mine is other for mine, other in zip(value, before, strict=True))

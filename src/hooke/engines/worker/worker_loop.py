@@ -383,7 +383,10 @@ class WorkerLoop:
                 self._hand_over(process, process.jobs[0])
         elif data == STALE:
             job = self._freed(process)
-            self.end(process, "it had imported code that was edited since")
+            self.end(
+                process,
+                "its code is not that of a fresh worker: a file was edited, or a task replaced a function",
+            )
             if job is not None:
                 if process.ready:
                     self._begun.add(job.attempt)

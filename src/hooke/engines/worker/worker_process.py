@@ -130,7 +130,7 @@ READY = b""
 """A worker's answer to Hello."""
 
 STALE = b"stale"
-"""A worker's answer to a Hello or a task whose code it imported before an edit, in an earlier run: a fresh worker is needed."""
+"""A worker's answer to a Hello or a task for which a fresh worker is needed: it imported code before an edit, or a task replaced some."""
 
 SLACK_BYTES = 4 << 30
 """How far the rlimit lies above the memory limit: threads and allocators reserve more than they use, and the watch comes first."""
@@ -289,6 +289,7 @@ class _Session:
 
     def close(self) -> None:
         """The run, or the worker, is over."""
+        self.worker.forget()
         self.output.close()
         if self.tracker is not None:
             self.tracker.close()
@@ -334,7 +335,7 @@ class _Server:
 
     def _begin(self, hello: Hello) -> None:
         if self._session is not None:
-            if self._files.edited():
+            if self._session.worker.replaced or self._files.edited():
                 self._send(STALE)
                 return
             self._session.close()
@@ -347,6 +348,9 @@ class _Server:
         self._send(READY)
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
+        if session.worker.replaced:
+            self._send(STALE)
+            return
         try:
             function = self._function(task, session.allowed)
         except EnvironmentMismatch as error:
