@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,10 +97,15 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
     return choose(path, name, own or found, what="pipeline", fix=fix), path.resolve()
 
 
+_importing = threading.RLock()
+"""A second thread would find the module of a file that the first one still imports, without its pipelines."""
+
+
 def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
     """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError as `load_entry` does."""
     path, name = file_of(text, what)
-    return _import(path.resolve()), path, name
+    with _importing:
+        return _import(path.resolve()), path, name
 
 
 def file_of(text: str, what: str) -> tuple[Path, str]:

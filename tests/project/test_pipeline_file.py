@@ -1,0 +1,45 @@
+"""The user's file as a module."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from hooke.project.pipeline_file import load_entry
+
+SLOW = """
+import time
+from hooke import pipeline, task
+
+time.sleep(0.3)
+
+@task
+def one() -> int:
+    return 1
+
+@pipeline
+def job() -> int:
+    return one()
+"""
+
+
+def test_threads_that_load_one_file_at_once_all_find_its_pipeline(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    file = tmp_path / "slow_to_import.py"
+    file.write_text(SLOW)
+    found: list[object] = []
+
+    def load() -> None:
+        try:
+            found.append(load_entry(str(file))[0])
+        except Exception as error:  # noqa: BLE001 - to be looked at
+            found.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.modules.pop("slow_to_import")
+    assert len(found) == 4 and len(set(map(id, found))) == 1, found
+    assert found[0].name == "job"
