@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import threading
 
 import msgspec
@@ -98,3 +99,12 @@ def test_said_is_one_line():
     failure = Failure(kind="TaskError", message="ValueError: one\n  two")
     assert failure.said == "TaskError: ValueError: one"
     assert Failure(kind="TaskError", message="m" * 5000).said.startswith("TaskError: mmm")
+
+
+def test_an_exception_comes_back_whole_where_a_library_changed_how_exceptions_are_pickled(monkeypatch):
+    def emptied(_error):
+        return UnicodeDecodeError.__new__, (UnicodeDecodeError,)
+
+    monkeypatch.setitem(copyreg.dispatch_table, UnicodeDecodeError, emptied)
+    error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
+    assert str(cause_of(error)) == str(error)

@@ -161,6 +161,11 @@ class SharedArguments:
         """Its constants that are files."""
         self._load = load
         self._constants = load()
+        kept = {
+            name: each for name, each in self._constants.items() if getattr(each, "__hooke_shared__", False)
+        }
+        if kept:  # these are one for all calls of this process, by their class's wish
+            self._load = lambda: {**load(), **kept}
         self._copied = not all(map(_is_frozen, self._constants.values()))
         self._frames = any(_clone(value) is not value for value in self._constants.values())
         self._holders = [each for each in _holders(function) if not _is_frozen(each.held) and each.can_copy()]

@@ -113,7 +113,10 @@ def _sealed(error: BaseException, store: Store) -> bytes | None:
     for part in (error, _Portable(error)):
         with contextlib.suppress(Exception):  # whatever a user's __reduce__ raises
             data = store.seal(part)
-            if len(data) <= _LARGEST_PICKLE and type(store.unseal(data)) is type(error):
+            again = store.unseal(data)
+            # A library may have changed how exceptions are pickled (tblib does): some then come back empty.
+            same = type(again) is type(error) and (part is not error or str(again) == str(error))
+            if same and len(data) <= _LARGEST_PICKLE:
                 return data
     return None
 

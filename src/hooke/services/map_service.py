@@ -23,6 +23,8 @@ MOST_PARTS = 32
 class _Kept:
     """The service object that this worker has set up, kept from its first part of a map on: a worker reads a map's constants, of which this is one, once."""
 
+    __hooke_shared__ = True
+
     def __init__(self) -> None:
         self.made: Any = None
 

@@ -210,7 +210,7 @@ def test_files_and_processes_do_not_pile_up(faults: Faults) -> None:
         for pid in psutil.Process(fork_servers()[0]).children():
             pid.kill()
         faults.go(n=n)
-    assert me.num_fds() <= before + 2
+    wait_until(lambda: me.num_fds() <= before + 2, "descriptors to be closed")
     assert len(fork_servers()) == 1
 
 

@@ -97,7 +97,7 @@ def test_ctrl_c_under_load_answers_what_was_asked(supervised, load):
     asking = load(service)
     time.sleep(1)
     service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(60) == 0
+    assert service.process.wait(150) == 0
     counted = asking.end()
     refused = {"ConnectionRefusedError"}  # a new connection, after the end
     assert set(counted["failed"]) <= refused, counted
@@ -131,7 +131,7 @@ def test_a_second_supervisor_is_refused_and_verbs_say_what_runs(supervised, fold
     shown = hooke(folder, "status")
     assert "1 of 1 replicas answer" in shown.stdout
     assert hooke(folder, "down").stdout.endswith("Delay is down: none of its processes is left\n")
-    assert service.process.wait(60) == 0
+    assert service.process.wait(150) == 0
 
 
 def test_a_service_that_cannot_be_set_up_says_why_and_ends(supervised):
@@ -177,7 +177,7 @@ def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supe
             assert time.monotonic() < ends, facts
         pids = [one["pid"] for one in facts["replicas"]]
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 0
+        assert process.wait(150) == 0
         assert gone(pids)
     finally:
         process.kill()
@@ -201,7 +201,7 @@ def test_what_ends_is_not_scaled(supervised, folder):
             assert refused.returncode == 2
             assert "Delay is ending: SIGINT" in refused.stderr
     asking.join()
-    assert service.process.wait(60) == 0
+    assert service.process.wait(150) == 0
 
 
 def test_a_second_ctrl_c_cuts(supervised):
