@@ -7,21 +7,28 @@ What a call changes in its process is set back after it: working directory, umas
 filters of warnings, the limit of recursion, and whatever lives in context variables (decimal's context, NumPy's handling of errors
 and print options); after an attempt also signal handlers and resource limits. In a worker, globals of the user's code that it
 reads are set back, too, and a worker in which code was replaced is not used again. What a module sets while it is imported stays,
-since it is imported once.
+since it is imported once. Arguments that calls would share, such as a mutable default, are copied for each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
+import datetime
 import decimal
 import dis
+import enum
 import functools
+import gc
 import hashlib
 import importlib.util
+import io
 import locale
 import os
+import pickle
 import random
+import re
 import resource
 import signal
 import sys
@@ -29,19 +36,26 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import PurePath
 from types import FrameType, ModuleType
 from typing import Any
 
+from blake3 import blake3
+
 from hooke.base.user_code import is_users
+from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import CodePrint
+from hooke.store import by_value
+from hooke.store.by_value import ByValuePickler
 from hooke.tracking import tracker
 
 __all__ = [
     "KEY_BYTES",
     "ProcessState",
     "isolated_randomness",
+    "own_rows",
     "seed_from",
     "seeded_attempt",
     "touches_nothing_global",
@@ -544,3 +558,182 @@ def _same(value: Any, before: Any) -> bool:
     if isinstance(value, set):
         return {id(each) for each in value} == {id(each) for each in before}
     return all(mine is other for mine, other in zip(value, before, strict=True))
+
+
+# --- What calls would share: a map's constants, the function's defaults, equal items. Each call has its own.
+
+"""How many maps' decoded constants a worker keeps: chunks of one map come in a row."""
+
+_CHEAP_S = 100e-6
+"""What takes longer to copy is shared, and compared after a chunk: copies could take longer than the calls."""
+
+
+class SharedArguments:
+    """The constants of a map and the defaults of its function: a call may change them without effect on other calls.
+
+    Immutable ones are shared, others copied for each call. Where that takes long, they are shared until a chunk has
+    changed them: then its calls run again with copies. What has no copy, such as a connection, is shared.
+    """
+
+    __slots__ = ("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load", "files")
+
+    def __init__(self, function: Callable[..., Any], load: Callable[[], Mapping[str, Any]]) -> None:
+        started = time.perf_counter()
+        self.files: list[File] = []
+        """Its constants that are files."""
+        self._load = load
+        self._constants = load()
+        kept = {
+            name: each for name, each in self._constants.items() if getattr(each, "__hooke_shared__", False)
+        }
+        if kept:  # these are one for all calls of this process, by their class's wish
+            self._load = lambda: {**load(), **kept}
+        self._copied = not all(map(_is_frozen, self._constants.values()))
+        self._frames = any(_clone(value) is not value for value in self._constants.values())
+        self._holders = [each for each in _holders(function) if not _is_frozen(each.held) and each.can_copy()]
+        changeable = self._copied or bool(self._holders)
+        self._by_call = changeable and time.perf_counter() - started < _CHEAP_S
+        self._digest = self._content() if changeable and not self._by_call else b""
+
+    @property
+    def fixed(self) -> Mapping[str, Any] | None:
+        """The constants, if all calls may have the same."""
+        return None if self._by_call or self._frames else self._constants
+
+    def take(self) -> Mapping[str, Any]:
+        """The constants for a call that begins at once. The function has its defaults as they were."""
+        for holder in self._holders if self._by_call else ():
+            holder.renew()
+        if self._by_call and self._copied:
+            return self._load()
+        return (
+            {name: _clone(value) for name, value in self._constants.items()}
+            if self._frames
+            else self._constants
+        )
+
+    def changed(self) -> bool:
+        """Whether calls changed what they shared. From then on each call has copies, whatever that takes."""
+        if not self._digest or self._content() == self._digest:
+            return False
+        self._by_call, self._digest = True, b""
+        for holder in self._holders:
+            holder.forget_changes()
+        return True
+
+    def put_back(self) -> None:
+        """Give the function its own defaults again."""
+        for holder in self._holders:
+            holder.put_back()
+
+    def _content(self) -> bytes:
+        hasher, file = blake3(), io.BytesIO()
+        held = [self._constants if self._copied else None, *(each.held for each in self._holders)]
+        pickler = ByValuePickler(file, protocol=5, buffer_callback=lambda each: _hash_writable(hasher, each))
+        pickler.dump(held)
+        return hasher.update(file.getbuffer()).digest()
+
+
+def _hash_writable(hasher: Any, buffer: pickle.PickleBuffer) -> None:
+    with buffer.raw() as view:
+        if not view.readonly:
+            hasher.update(view)
+
+
+class _Holder:
+    """A function's defaults or a partial's arguments, which all its calls would share."""
+
+    __slots__ = ("_before", "_name", "_owner", "held")
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self._owner, self._name = owner, name
+        self.held: Any = (owner.args, owner.keywords) if name == "arguments" else getattr(owner, name)
+        self._before: Any = None
+
+    def can_copy(self) -> bool:
+        """Whether there can be a copy for each call."""
+        try:
+            self._before = copy.deepcopy(self.held)
+        except Exception:  # noqa: BLE001 - a lock, a connection, or whatever a class of the user's raises
+            return False
+        return True
+
+    def renew(self) -> None:
+        """Give the owner a copy of what it had."""
+        self._set(copy.deepcopy(self._before))
+
+    def forget_changes(self) -> None:
+        """Have a copy of what the owner had, as what to put back."""
+        self.held = copy.deepcopy(self._before)
+
+    def put_back(self) -> None:
+        """Give the owner what it had."""
+        self._set(self.held)
+
+    def _set(self, held: Any) -> None:
+        if self._name == "arguments":
+            self._owner.__setstate__((self._owner.func, *held, vars(self._owner)))
+        else:
+            setattr(self._owner, self._name, held)
+
+
+def _holders(function: Any) -> Iterator[_Holder]:
+    seen: set[int] = set()
+    while function is not None and id(function) not in seen:
+        seen.add(id(function))
+        if isinstance(function, functools.partial):
+            yield _Holder(function, "arguments")
+            function = function.func
+        elif isinstance(function, types.MethodType):
+            function = function.__func__
+        else:
+            if isinstance(function, types.FunctionType):
+                yield _Holder(function, "__defaults__")
+                yield _Holder(function, "__kwdefaults__")
+            function = getattr(function, "__wrapped__", None)
+
+
+_ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), range, type(...)})
+_FROZEN = (
+    *(datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, PurePath, re.Pattern, enum.Enum),
+    *(type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType),
+)
+
+
+def _is_frozen(value: Any) -> bool:
+    """Whether a call can't change a value. False where that isn't known."""
+    kind = type(value)
+    if kind in _ATOMS or isinstance(value, _FROZEN):
+        return True
+    if kind in (tuple, frozenset):
+        return all(map(_is_frozen, value))
+    if kind.__module__ == "numpy":
+        dtype, flags = getattr(value, "dtype", None), getattr(value, "flags", None)
+        return not getattr(dtype, "hasobject", False) and not getattr(flags, "writeable", False)
+    return kind.__module__.partition(".")[0] in {"polars", "pyarrow"}
+
+
+def _clone(value: Any) -> Any:
+    """A frame of Polars has immutable columns, but a call may add one: a clone takes a microsecond."""
+    return value.clone() if type(value).__module__.startswith("polars.dataframe") else value
+
+
+def own_rows(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """The items' arguments; an item gets copies where an earlier one has a part of it that a call could change."""
+    seen: set[int] = set()
+    for row in rows:
+        parts = _changeable(row)
+        yield row if seen.isdisjoint(parts) else pickle.loads(by_value.dumps(row))
+        seen |= parts
+
+
+def _changeable(row: Sequence[Any]) -> set[int]:
+    found: set[int] = set()
+    waiting = [each for each in row if type(each) not in _ATOMS]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in found or _is_frozen(each):
+            continue
+        found.add(id(each))
+        waiting += [part for part in gc.get_referents(each) if type(part) not in _ATOMS]
+    return found

@@ -6,12 +6,11 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
-from hooke.base.formats import short_parameters, short_repr
+from hooke.base.formats import did_you_mean, short_parameters, short_repr
 from hooke.base.pinned_modules import pin_modules
 from hooke.base.ref import Ref
 from hooke.base.user_code import is_users
@@ -609,8 +608,7 @@ def _check_forced(force: bool | Sequence[str], graph: Graph) -> None:  # noqa: F
     tasks = _forced_tasks(True, graph)
     for name in _forced_tasks(force, graph):
         if name not in tasks:
-            near = get_close_matches(str(name), tasks, n=1)
             raise UsageError(
                 f"the pipeline {graph.pipeline!r} has no task {name!r} to force",
-                fix=f"{f'did you mean {near[0]}? ' if near else ''}its tasks: {', '.join(tasks) or 'none'}",
+                fix=f"{did_you_mean(str(name), tasks)}its tasks: {', '.join(tasks) or 'none'}",
             )
