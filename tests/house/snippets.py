@@ -91,10 +91,10 @@ def _statements(block: Block) -> list[str]:
 
 
 def matches(expected: str, actual: str) -> bool:
-    """Whether `actual` is `expected`, where `...` stands for anything and blanks at line ends do not count."""
+    """Whether `actual` is `expected`, where `...` stands for anything and the width of gaps between columns does not count."""
     parts = [re.escape(part) for part in _tidy(expected).split("...")]
     return re.fullmatch(r"[\s\S]*?".join(parts), _tidy(actual)) is not None
 
 
 def _tidy(text: str) -> str:
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return "\n".join(re.sub(r"(?<=\S) {2,}", "  ", line.rstrip()) for line in text.strip().splitlines())

@@ -161,7 +161,8 @@ class TestDeaths:
         *items, (name, said) = events
         assert [data[:2] for _, data in items] == [[0, pid], [1, pid]][: len(items)]
         assert (name, said["status"]) == ("error", 500)
-        assert second.result().status in (200, 500)
+        # 503 if it came while the next process was starting: no model has seen it.
+        assert second.result().status in (200, 500, 503)
         back(one)
         (tmp_path / "go").touch()
         assert [data[0] for name, data in one.post("/count", {"n": 4}).events() if name == "message"] == [
