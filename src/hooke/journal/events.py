@@ -12,6 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.formats import first_line
+from hooke.base.observed import ItemsObserved
 from hooke.base.ref import Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
@@ -449,6 +450,8 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     expanded: MapExpanded | None = None
     logs: tuple[LogSpan, ...] = ()
     """Of a gang: the output of each rank that printed anything."""
+    observed: tuple[ItemsObserved, ...] = ()
+    """What its items read without declaring it, in the order of the items; those that read nothing are left out."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
@@ -473,6 +476,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     log: LogSpan | None = None
     logs: tuple[LogSpan, ...] = ()
     """As in AttemptFinished."""
+    observed: tuple[ItemsObserved, ...] = ()
+    """As in AttemptFinished, of the items that are done."""
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
