@@ -58,7 +58,8 @@ class Options(TypedDict, total=False):
     `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
     its results (True). `gang`: how many processes run it together, each a rank (none).
-    `name`: shown instead of the function's own name. Beside them `results`, of a gang: `"rank0"` or `"all"`.
+    `name`: shown instead of the function's own name. `observe`: whether files and environment variables that it reads
+    count as its inputs (True). Beside them `results`, of a gang: `"rank0"` or `"all"`.
     """
 
     cpus: float
@@ -69,6 +70,7 @@ class Options(TypedDict, total=False):
     cache: bool
     gang: int | None
     name: str | None
+    observe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class Resources:
     """How many ranks it has; 0 for a task that is no gang."""
     results: str = "rank0"
     """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
+    observe: bool = True
+    """Whether what it reads counts as its inputs."""
 
     @property
     def ranks(self) -> int:
@@ -105,9 +109,10 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         gpus=_number("gpus", options.get("gpus", 0)),
         retries=_retries(options.get("retries", 0)),
         timeout_s=_timeout(options.get("timeout")),
-        cache=_cache(options.get("cache", True)),
+        cache=_switch("cache", options.get("cache", True)),
         gang=gang,
         results=_results(options.get("results", "rank0"), gang),
+        observe=_switch("observe", options.get("observe", True)),
     )
 
 
@@ -164,10 +169,10 @@ def _timeout(value: object) -> float | None:
     raise _wrong("timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
 
 
-def _cache(value: object) -> bool:
+def _switch(option: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _wrong("cache", value, "cache=True or cache=False")
+    raise _wrong(option, value, f"{option}=True or {option}=False")
 
 
 def _gang(value: object) -> int:
