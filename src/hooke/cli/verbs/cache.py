@@ -16,7 +16,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.base.units import parse_bytes
-from hooke.cli.groups import Commands
+from hooke.cli.entry import Commands
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
 from hooke.cli.screens import EXIT_FAILED
 from hooke.keys.fingerprint_parts import CodeChange
