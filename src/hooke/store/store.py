@@ -241,6 +241,11 @@ class Store:
         """
         return self._objects.get(ref)
 
+    def copy(self, ref: Ref, to: Store) -> None:
+        """Copy the object into another store with the same secret, byte for byte. Raises MissingObject, StoreFull."""
+        if ref.inline is None:
+            self._objects.copy(ref, to._backend)
+
     def seal(self, value: Any) -> bytes:
         """`value` as bytes, signed as the store's objects are. Nothing is written. Raises the exceptions of pickling it."""
         return self._objects.seal(value)
