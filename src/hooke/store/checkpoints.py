@@ -148,10 +148,14 @@ class CheckpointFolders:
     def remove_of(self, recipes: Iterable[str]) -> int:
         """Remove all folders that were made for these calls and maps, if no attempt has them now."""
         wanted = set(recipes)
-        keys = {record.key for _, record in self.records() if record.owner.recipe in wanted}
+        return self.remove([each.key for each in self.all_records() if each.owner.recipe in wanted])
+
+    def all_records(self) -> list[CheckpointRecord]:
+        """The record of each key with a folder on this host or a snapshot in the store."""
+        found = {record.key: record for _, record in self.records() if not record.alone}
         if self.snapshots is not None:
-            keys |= {record.key for record, _ in self.snapshots.records() if record.owner.recipe in wanted}
-        return self.remove(keys)
+            found |= {record.key: record for record, _ in self.snapshots.records()}
+        return list(found.values())
 
     def sweep(
         self, is_done: Callable[[CheckpointRecord], bool], *, abandoned_before: float | None = None
@@ -421,7 +425,7 @@ class Snapshots:
                 "a part of a checkpoint is damaged or missing",
                 where=f"{self._backend.place}, {_name(key, digest)}",
                 fix="remove the checkpoint, and the task begins anew",
-                next="hooke cache rm " + key,
+                next=f"hooke cache rm --checkpoints {key}",
             )
         return view.data
 
