@@ -452,6 +452,8 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     """Of a gang: the output of each rank that printed anything."""
     observed: tuple[ItemsObserved, ...] = ()
     """What its items read without declaring it, in the order of the items; those that read nothing are left out."""
+    checkpoints: tuple[str, ...] = ()
+    """Keys of its items whose checkpoint folders can go, now that they are done."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
@@ -477,6 +479,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     logs: tuple[LogSpan, ...] = ()
     """As in AttemptFinished."""
     observed: tuple[ItemsObserved, ...] = ()
+    """As in AttemptFinished, of the items that are done."""
+    checkpoints: tuple[str, ...] = ()
     """As in AttemptFinished, of the items that are done."""
 
 

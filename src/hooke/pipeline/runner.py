@@ -5,6 +5,7 @@ One loop in one thread. Every event is journalled before the run state applies i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
@@ -46,6 +47,7 @@ from hooke.store.store import Store
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
+_log = logging.getLogger("hooke")
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -84,6 +86,8 @@ class Runner:
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
+        self._checkpointed: list[str] = []
+        """Keys whose checkpoint folders go once the results that are uncommitted now are durable."""
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
         """Running attempt -> its worker."""
@@ -263,8 +267,10 @@ class Runner:
             self._uncommitted.append((event, event.ref, event.hi - event.lo))
             if event.expanded is not None:
                 self._expand(event.expanded, seconds=event.seconds)
+            self._checkpointed += event.checkpoints
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
+            self._checkpointed += event.checkpoints
 
     def _make_durable(self, event: EngineEvent) -> None:
         """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
@@ -302,11 +308,24 @@ class Runner:
         """
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
+        if self._checkpointed:
+            self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
             if self._state.nodes[node].complete:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
+
+    def _remove_checkpoints(self, refs: list[Ref]) -> None:
+        """Remove the folders that nobody needs any more: first the results must survive a power loss."""
+        self._parts.store.sync(refs)
+        if self._parts.journal.durable != "none":
+            self._parts.journal.sync()
+        try:
+            self._parts.store.checkpoints.remove(self._checkpointed)
+        except (HookeError, OSError) as error:  # the results are there, and a later sweep tries again
+            _log.warning("checkpoint folders of finished tasks could not be removed: %s", error)
+        self._checkpointed.clear()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Make the result visible to other runs."""

@@ -309,6 +309,7 @@ class Driver:
             store.sync()
             if journal.durable != "none":
                 self.project.runs.sync(self.run)
+            store.clear_checkpoints(run=self.run if status == "finished" else "")
         except BaseException as error:
             recorder.join(patience_s=1.0)
             with suppress(StoreError):  # the first error is the one to raise
@@ -385,6 +386,8 @@ class Driver:
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
+            if self.order.run is None and parts.forced:
+                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:
