@@ -152,7 +152,9 @@ class CallMaker:
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
-        segments = self._state.nodes[node].done.cut(lo, hi)
+        """A list of the results of the items `lo..hi`, without those that were left out."""
+        state = self._state.nodes[node]
+        segments = [piece for a, b in state.left_out.gaps(lo, hi) for piece in state.done.cut(a, b)]
         self._read += [ref for _, _, ref, _ in segments]
         return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
 

@@ -253,6 +253,8 @@ class Runner:
                 self._state.apply(event)
                 return
             event = self._without_partial_results(event)
+            if self._state.is_tainted(event.node):
+                event = msgspec.structs.replace(event, tainted=True)
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -288,9 +290,11 @@ class Runner:
         return event
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
+        if self._state.is_tainted(event.node):
+            event = msgspec.structs.replace(event, tainted=True)
         self._record(event)
         self._register_expansion(event)
-        if self._cached(event.node):
+        if self._cached(event.node) and not event.tainted:
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.store.commit(
                 self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
@@ -312,7 +316,8 @@ class Runner:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
-            if self._state.nodes[node].complete:
+            state = self._state.nodes[node]
+            if state.complete and not state.left_out and not state.tainted:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
 
@@ -330,7 +335,7 @@ class Runner:
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Make the result visible to other runs."""
         node = event.node
-        if not self._cached(node) or not count:
+        if not self._cached(node) or not count or event.tainted:
             return
         if self._parts.graph.nodes[node].kind == "call":
             self._parts.store.commit(self._entry(node, ref, event.seconds))
@@ -420,9 +425,9 @@ class Runner:
 
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
-        done = self._state.nodes[node].done.items
+        state = self._state.nodes[node]
         for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
-            for lo, hi in done.gaps(hit.lo, hit.hi):
+            for lo, hi in state.missing_in(hit.lo, hit.hi):
                 self._record(self._found(node, (lo, hi, hit.ref, hit.start + lo - hit.lo)))
                 found = True
         return found
@@ -454,5 +459,13 @@ class Runner:
         lo, hi, ref, start = segment
         now = self._parts.clock.now()
         return ItemsFound(
-            at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds
+            at=now,
+            node=node,
+            lo=lo,
+            hi=hi,
+            ref=ref,
+            start=start,
+            source=source,
+            seconds=seconds,
+            tainted=self._state.is_tainted(node),
         )

@@ -25,6 +25,8 @@ from hooke.fleets.elastic import (
     sized_by,
 )
 from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -304,7 +306,8 @@ class Driver:
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
             status = self._run(state, keys, store, journal, recovered)
-            output = _output(self.graph, keys, state, store) if status == "finished" else None
+            completed = status in (FINISHED, WITH_FAILURES)
+            output = _output(self.graph, keys, state, store) if completed else None
             recorder.join()
             store.sync()
             if journal.durable != "none":
@@ -328,6 +331,7 @@ class Driver:
                 node=failure.node if failure else None,
                 message=failure.failure.message if failure else "",
                 seconds=seconds,
+                failures=state.failures,
             )
         )
         return status
