@@ -12,8 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.formats import first_line
-from hooke.base.observed import ItemsObserved
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
 
