@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.observed import (
-    Observed,
     absolute_path,
     content_digest,
     describe,
@@ -25,6 +24,7 @@ from hooke.base.observed import (
     observed_tree,
     observed_variable,
 )
+from hooke.base.ref import Observed
 
 LONG_AGO = time.time() - 3600
 

@@ -12,16 +12,13 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
 
-import msgspec
 from blake3 import blake3
+
+from hooke.base.ref import Observed
 
 __all__ = [
     "FRESH_NS",
-    "ItemsObserved",
-    "Manifest",
-    "Observed",
     "absolute_path",
     "describe",
     "first_changed",
@@ -36,45 +33,6 @@ __all__ = [
 
 FRESH_NS = 2_000_000_000
 """A file that is younger may change again without another size or time: it is read, and its times are not kept."""
-
-Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable"]
-
-
-class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One input that was read: `name` had the content `digest` (hex) then.
-
-    `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files directly in a folder) are named by the path
-    with "/", relative to the project's folder if below it, else absolute. `variable` is named by the variable; its digest is empty
-    if it was not set, and always for a secret. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
-    same, it need not be read to be known as unchanged; zeros say nothing.
-    """
-
-    kind: Kind
-    name: str
-    digest: str = ""
-    size: int = 0
-    mtime_ns: int = 0
-    ctime_ns: int = 0
-    stats: str = ""
-    """Of a tree: the digest of the names, sizes and times of its files. Empty says nothing."""
-    own: tuple[str, ...] = ()
-    """Of a listing or a tree: the names in it that the attempt itself wrote, which don't count."""
-
-
-Manifest: TypeAlias = tuple[Observed, ...]
-"""All inputs that a result was made from and that its key doesn't have, sorted by kind and name."""
-
-
-class ItemsObserved(msgspec.Struct, frozen=True, kw_only=True):
-    """Items `lo..hi` of an attempt (of a call 0..1) read `inputs`. `unsettled` says why their result must not be reused."""
-
-    lo: int
-    hi: int
-    inputs: Manifest = ()
-    unsettled: str = ""
-    wrote: tuple[str, ...] = ()
-    """Files that they created or wrote over, named as in Observed, sorted."""
-
 
 # --- Does a manifest still hold?
 

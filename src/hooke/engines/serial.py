@@ -95,6 +95,7 @@ class SerialEngine:
             keys=call.keys,
             observe=call.observe,
             variables=call.variables,
+            checkpoints=call.checkpoints,
         )
         with _copied(self._log), contextlib.chdir("."):
             result = self._worker.run(work)

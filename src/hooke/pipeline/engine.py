@@ -19,6 +19,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowPlace
 
@@ -98,6 +99,8 @@ class Call:
     """Whether to record what it reads, if the engine's context says where the project is."""
     variables: Mapping[str, str | None] = field(default_factory=dict)
     """Environment variables that it may read, with the driver's values; None for one that is not set."""
+    checkpoints: CheckpointOwner | None = None
+    """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
 
     def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
         """The event that a worker began it. For a gang, the worker of rank 0, and the `workers` of all ranks."""

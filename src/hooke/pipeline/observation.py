@@ -26,14 +26,8 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.observed import (
-    ItemsObserved,
-    Observed,
-    describe,
-    first_changed,
-    is_left_out,
-    observed_variable,
-)
+from hooke.base.observed import describe, first_changed, is_left_out, observed_variable
+from hooke.base.ref import ItemsObserved, Observed
 from hooke.base.user_code import is_hooke, is_users
 from hooke.keys.reached_code import ReachedCode, reached_code
 from hooke.pipeline.observed_events import AttemptRecord, PathRules, ReadEvent, Settled, settle

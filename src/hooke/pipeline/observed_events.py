@@ -19,14 +19,8 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.observed import (
-    ItemsObserved,
-    Observed,
-    name_of,
-    observed_file,
-    observed_listing,
-    observed_tree,
-)
+from hooke.base.observed import name_of, observed_file, observed_listing, observed_tree
+from hooke.base.ref import ItemsObserved, Observed
 from hooke.base.user_code import HOOKE_FOLDER
 from hooke.keys.reached_code import ReachedCode
 

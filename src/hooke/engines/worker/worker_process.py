@@ -38,6 +38,7 @@ from hooke.pipeline.isolation import watched_environment
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
 from hooke.tracking.mlflow_runs import MlflowPlace
@@ -185,6 +186,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: dict[str, str]
     memory: int | None
     keys: bytes = b""
+    checkpoints: CheckpointOwner | None = None
     uses_library: bool = False
     observe: bool = True
     variables: dict[str, str | None] = {}
@@ -250,6 +252,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
         keys=call.keys,
+        checkpoints=call.checkpoints,
         uses_library=uses_library,
         observe=call.observe,
         variables=dict(call.variables),
@@ -439,6 +442,7 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         keys=task.keys,
         observe=task.observe,
         variables=task.variables,
+        checkpoints=task.checkpoints,
     )
 
 
