@@ -10,7 +10,6 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
@@ -22,7 +21,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -57,8 +56,11 @@ _root = ""
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     handler = _HANDLERS.get(event)
-    if handler is None or not (_records or _idle):
-        return
+    if handler is not None and (_records or _idle):
+        _recording(handler, args)
+
+
+def _recording(handler: Callable[..., None], args: Sequence[Any]) -> None:
     thread = threading.get_ident()
     if thread in _inside:
         return
@@ -195,15 +197,13 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 
 def note_path(path: Any) -> None:
     """A library reads this file, or this folder, by code of its own. Patterns are expanded."""
-    thread = threading.get_ident()
-    if thread in _inside or not (_records or _idle):
-        return
-    _inside.add(thread)
-    try:
-        for each in _expanded(path):
-            _happened("list" if os.path.isdir(each) else "read", each)
-    finally:
-        _inside.discard(thread)
+    if _records or _idle:
+        _recording(_read_natively, (path,))
+
+
+def _read_natively(path: Any) -> None:
+    for each in _expanded(path):
+        _happened("list" if os.path.isdir(each) else "read", each)
 
 
 def _expanded(path: Any) -> Iterator[str]:
@@ -416,6 +416,19 @@ def _variable_callers() -> tuple[types.CodeType, ...]:
 # --- An attempt.
 
 
+class Attempt(AttemptRecord):
+    """An attempt whose calls run while it is entered."""
+
+    def __enter__(self) -> Self:
+        global _records  # noqa: PLW0603
+        _records = (*_records, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _records  # noqa: PLW0603
+        _records = tuple(each for each in _records if each is not self)
+
+
 class Observer:
     """Records the attempts of one worker. `root` is the project's folder, and `secret` that of the store."""
 
@@ -449,7 +462,6 @@ class Observer:
         changed = first_changed(kept, root=self.rules.root, environment=os.environ, secret=self.rules.secret)
         return "" if changed is None else describe(changed, root=self.rules.root)
 
-    @contextlib.contextmanager
     def attempt(
         self,
         function: Any,
@@ -457,13 +469,13 @@ class Observer:
         lo: int,
         arguments: Callable[[int], Iterable[Any]],
         baseline: Mapping[bytes, bytes] | None,
-    ) -> Iterator[AttemptRecord]:
-        """Surrounds the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
-        global _records  # noqa: PLW0603
-        self._charge_imports()
-        stale = "" if self._alone else self.outdated(function)
+    ) -> Attempt:
+        """To surround the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
+        if _idle is not None and _idle.events:
+            self._charge_imports()
+        stale = "" if self._alone or not _memos else self.outdated(function)
         self._attempts += 1
-        record = AttemptRecord(
+        record = Attempt(
             rules=self.rules,
             number=self._attempts,
             reach=self._reach(function),
@@ -476,11 +488,7 @@ class Observer:
             record.others = frozenset(threading._active) - {threading.get_ident()}  # type: ignore[attr-defined] # noqa: SLF001
         if _memos:
             self._note_hits(record)
-        _records = (*_records, record)
-        try:
-            yield record
-        finally:
-            _records = tuple(each for each in _records if each is not record)
+        return record
 
     def finish(
         self, record: AttemptRecord, *, hi: int, declared: Iterable[str] = ()
