@@ -249,6 +249,8 @@ class AttemptRunner:
         self._shared.clear()
         self._names.clear()
         self._state.names = None
+        if self.observer is not None:
+            self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()

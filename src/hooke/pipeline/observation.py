@@ -17,9 +17,11 @@ import shlex
 import stat
 import sys
 import threading
+import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Self
 
@@ -358,6 +360,7 @@ def _keep(record: AttemptRecord, event: ReadEvent, callers: tuple[types.CodeType
     key = (event.item, event.kind, event.name)
     if key in record.events:
         return
+    event = msgspec.structs.replace(event, at=time.monotonic_ns())
     record.events[key] = event, callers
     if os.getpid() != _pid and _reports is not None:
         data = msgspec.msgpack.encode(event)
@@ -450,6 +453,12 @@ class Observer:
         if alone:
             _idle = AttemptRecord(rules=self.rules, number=0)
 
+    def close(self) -> None:
+        """The worker's run is over: what happens until the next one is nobody's."""
+        global _idle  # noqa: PLW0603
+        if _idle is not None and _idle.rules is self.rules:
+            _idle = None
+
     def outdated(self, function: Any) -> str:
         """What a worker has kept in memory for this function and is not so any more; empty if there is nothing.
 
@@ -497,7 +506,7 @@ class Observer:
         self._read_reports(record)
         if not record.events and not _memos and not record.trouble:
             return ()
-        events = [event for event, _ in record.events.values()]
+        events = sorted((event for event, _ in record.events.values()), key=attrgetter("at"))
         settled = settle(events, self.rules, declared)
         kept = self._kept(record)
         self._charge(record, settled)
