@@ -460,14 +460,22 @@ class Observer:
             _idle = None
 
     def outdated(self, function: Any) -> str:
-        """What a worker has kept in memory for this function and is not so any more; empty if there is nothing.
+        """What functions that this one reaches keep in memory and is not so any more; empty if there is nothing.
 
-        Another attempt of it must not run in this process.
+        Another attempt of it must not run in this process. What modules read while they were imported is as the driver has it.
         """
         self._charge_imports()
-        if not _memos or not self._attempts:  # what the first attempt imports is new
+        if not _memos or not self._attempts:  # what the first attempt reads is new
             return ""
-        kept = dict.fromkeys(each for key in self._keys(function) for each in _memos.get(key, ()))
+        return self._changed(key for key in self._keys(function) if not isinstance(key, str))
+
+    def imports_outdated(self) -> str:
+        """What modules read while they were imported and is not so any more; empty if there is nothing."""
+        self._charge_imports()
+        return self._changed(key for key in _memos if isinstance(key, str))
+
+    def _changed(self, keys: Iterable[types.CodeType | str]) -> str:
+        kept = dict.fromkeys(each for key in keys for each in _memos.get(key, ()))
         changed = first_changed(kept, root=self.rules.root, environment=os.environ, secret=self.rules.secret)
         return "" if changed is None else describe(changed, root=self.rules.root)
 
