@@ -15,15 +15,18 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from hooke.base.ref import Observed
+from hooke.base.ref import Manifest, Observed
 
 __all__ = [
     "FRESH_NS",
+    "InputsNow",
     "absolute_path",
     "describe",
     "first_changed",
     "is_left_out",
     "is_secret",
+    "manifest_id",
+    "merged",
     "name_of",
     "observed_file",
     "observed_listing",
@@ -99,6 +102,52 @@ def _file_holds(observed: Observed, path: str) -> bool:
         return False
     known = (observed.mtime_ns, observed.ctime_ns) == (facts.st_mtime_ns, facts.st_ctime_ns)
     return (known and not _is_fresh(facts)) or content_digest(path) == observed.digest
+
+
+# --- Manifests together, and checked together.
+
+
+def merged(manifests: Iterable[Manifest]) -> Manifest:
+    """One manifest of all inputs, sorted. An input that was read with two contents stays twice: it holds no more."""
+    found = {
+        (each.kind, each.name, each.digest, each.own): each for manifest in manifests for each in manifest
+    }
+    return tuple(found[key] for key in sorted(found))
+
+
+def manifest_id(manifest: Manifest) -> str:
+    """The digest of names and contents, without times."""
+    parts = (f"{each.kind}\0{each.name}\0{each.digest}\0{each.own}" for each in manifest)
+    return blake3("\0\0".join(parts).encode(errors="surrogateescape")).hexdigest(length=16)
+
+
+class InputsNow:
+    """The inputs as they are now. What was found is remembered until `forget`, so that results with common inputs check them once."""
+
+    def __init__(
+        self, *, root: str | Path, environment: Mapping[str, str], secret: bytes | None = None
+    ) -> None:
+        self._root = root
+        self._environment = environment
+        self._secret = secret
+        self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+
+    def forget(self) -> None:
+        """Look again from now on: tasks may have written files."""
+        self._same.clear()
+
+    def first_changed(self, manifest: Manifest) -> Observed | None:
+        """The first input that differs from when it was read; None if the manifest holds."""
+        return next((each for each in manifest if not self._is_same(each)), None)
+
+    def _is_same(self, observed: Observed) -> bool:
+        key = (observed.kind, observed.name, observed.digest, observed.own)
+        if key not in self._same:
+            changed = first_changed(
+                (observed,), root=self._root, environment=self._environment, secret=self._secret
+            )
+            self._same[key] = changed is None
+        return self._same[key]
 
 
 # --- How an input is noted.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["ItemsObserved", "Manifest", "Observed", "Ref"]
+__all__ = ["ItemsMadeFrom", "ItemsObserved", "MadeFrom", "Manifest", "Observed", "Ref", "split"]
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True):
@@ -54,3 +56,45 @@ class ItemsObserved(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: str = ""
     wrote: tuple[str, ...] = ()
     """Files that they created or wrote over, named as in Observed, sorted."""
+
+
+# --- What results are made from, in entries and journals.
+
+
+class MadeFrom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a result was made from that its key does not name: what its own task read, and all that its inputs were made from.
+
+    Manifests outlive the results whose tasks read them. An `unsettled` result must not be reused, nor what is made from it.
+    """
+
+    id: str = ""
+    """The digest of names and contents in the deep manifest: equal for results of a key that were made from the same inputs."""
+    own: Ref | None = None
+    """The stored manifest of what its own task read; None if that is nothing."""
+    deep: Ref | None = None
+    """The stored manifest of that and of what all its inputs were made from; None if that is nothing."""
+    consumed: str = ""
+    """The digest of the results that it was computed from; empty if that says nothing, as for maps over maps."""
+    unsettled: str = ""
+    """Why it must not be reused."""
+
+
+class ItemsMadeFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Items `lo..hi` of a node, or elements of a list, were made from the same inputs."""
+
+    lo: int
+    hi: int
+    made_from: MadeFrom
+
+
+def split(pieces: Sequence[ItemsMadeFrom], lo: int, hi: int) -> Iterator[tuple[int, int, MadeFrom | None]]:
+    """`lo..hi` in ranges with one MadeFrom, in order; None for items between the sorted `pieces`."""
+    at = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    while at < len(pieces) and pieces[at].lo < hi:
+        piece, at = pieces[at], at + 1
+        if lo < piece.lo:
+            yield lo, piece.lo, None
+        yield max(lo, piece.lo), min(hi, piece.hi), piece.made_from
+        lo = min(hi, piece.hi)
+    if lo < hi:
+        yield lo, hi, None

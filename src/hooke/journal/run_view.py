@@ -24,6 +24,7 @@ from hooke.journal.events import (
     CapacityChanged,
     CodeSeen,
     Event,
+    InputsChanged,
     ItemsFound,
     ItemsSkipped,
     MadeOf,
@@ -198,6 +199,7 @@ class RunView:
             CodeSeen: self._code_seen,
             NodePlanned: self._node_planned,
             MapExpanded: self._map_expanded,
+            InputsChanged: self._inputs_changed,
             ItemsFound: self._items_found,
             ItemsSkipped: self._items_skipped,
             CapacityChanged: self._capacity_changed,
@@ -449,6 +451,11 @@ class RunView:
             node.tainted_list = event.tainted
             node.expansion_failed = False
             close_node(self.nodes, node)
+
+    def _inputs_changed(self, event: InputsChanged) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.changed.append(event)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)

@@ -385,6 +385,7 @@ class Driver:
                 journal=journal,
                 clock=self.clock,
                 logs=context.logs,
+                inputs=self.project.inputs_now(),
                 recovered=recovered,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),

@@ -261,13 +261,14 @@ class Objects:
         self._secret = secret
         self._seen = VerifiedObjects(near)
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any, *, inline_bytes: int | None = None) -> Ref:
         """See Store.put."""
+        most = self._inline_bytes if inline_bytes is None else min(inline_bytes, self._inline_bytes)
         with _encoding(value):
             encoded = encode(value)
-            if encoded.size <= self._inline_bytes:
+            if encoded.size <= most:
                 digest, data = encoded.to_bytes(self._secret)
-                if len(data) <= self._inline_bytes:
+                if len(data) <= most:
                     return Ref(digest.hex(), len(data), data)
         return self._write(value, encoded)
 
