@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.support.campaigns import campaign
 
-from hooke.base.observed import InputsNow, observed_file, observed_variable
+from hooke.base.observed import InputsNow, observed_file, observed_listing, observed_variable
 from hooke.base.ref import ItemsObserved
 from hooke.journal.events import (
     AttemptStarted,
@@ -90,6 +90,30 @@ def flavour(name):
     return outside().variables.get(name, "plain")
 
 
+@task
+def write(text):
+    (outside().folder / "out" / "made").write_text(text)
+    outside().wrote.append("out/made")
+    return text
+
+
+@task
+def passed(text):
+    return len(text)
+
+
+@task
+def read_after(_written):
+    return see("out/made") + " read"
+
+
+@task
+def list_after(_written):
+    outside().read.append(("listing", "out"))
+    names = sorted(file.name for file in (outside().folder / "out").iterdir())
+    return read_after.function(names)
+
+
 @task(cache=False)
 def fresh(text):
     return text
@@ -148,6 +172,21 @@ def over_many():
 
 
 @pipeline
+def by_way_of_a_file():
+    return read_after(passed(write("one")))
+
+
+@pipeline
+def by_way_of_a_folder():
+    return list_after(passed(write("one")))
+
+
+@pipeline
+def unread():
+    return shout(write("one"))
+
+
+@pipeline
 def by_variable():
     return shout(flavour("FLAVOUR"))
 
@@ -181,29 +220,38 @@ class ObservingEngine:
 
         def function(*args, **kwargs):
             outside().read.clear()
+            outside().wrote.clear()
             result = call.image.function(*args, **kwargs)
             lo = call.lo + len(observed)
             observed.append(
-                ItemsObserved(lo=lo, hi=lo + 1, inputs=self.inputs(), unsettled=outside().unsettled)
+                ItemsObserved(
+                    lo=lo,
+                    hi=lo + 1,
+                    inputs=self.inputs(),
+                    unsettled=outside().unsettled,
+                    wrote=tuple(outside().wrote),
+                )
             )
             return result
 
         work = WorkerCall(**where, kind=call.kind, function=function, payload=call.payload, shown=call.shown)
         event = self.worker.run(work)
-        seen = tuple(each for each in observed if each.inputs or each.unsettled)
+        seen = tuple(each for each in observed if each.inputs or each.unsettled or each.wrote)
         return [
             AttemptStarted(at=self.clock.now(), **where),
             msgspec.structs.replace(event, observed=seen),
         ]
 
     def inputs(self):
-        found = [
-            observed_file(name, str(self.folder / name))
-            if kind == "file"
-            else observed_variable(name, outside().variables.get(name))
-            for kind, name in dict.fromkeys(outside().read)
-        ]
+        found = [self.input(kind, name) for kind, name in dict.fromkeys(outside().read)]
         return tuple(sorted(found, key=lambda each: (each.kind, each.name)))
+
+    def input(self, kind, name):
+        if kind == "file":
+            return observed_file(name, str(self.folder / name))
+        if kind == "listing":
+            return observed_listing(name, [file.name for file in (self.folder / name).iterdir()], ())
+        return observed_variable(name, outside().variables.get(name))
 
     def wait(self, timeout_s):
         if not self.events:
@@ -226,7 +274,7 @@ class Place:
 
     def __init__(self, folder, store=None):
         self.folder = folder / "project"
-        self.folder.mkdir()
+        (self.folder / "out").mkdir(parents=True)
         self.store = store or folder / "store"
         self.runs = folder / "runs"
         self.count = 0
@@ -324,7 +372,7 @@ CAMPAIGN = campaign(__name__)
 
 @pytest.fixture(autouse=True)
 def _nothing_moved():
-    vars(outside()).update(folder=None, read=[], unsettled="", variables={})
+    vars(outside()).update(folder=None, read=[], wrote=[], unsettled="", variables={})
 
 
 @pytest.fixture
@@ -625,3 +673,26 @@ def test_a_plan_counts_stored_results_only_if_their_inputs_are_the_same(place):
     assert place.left(dynamic) == {"beside": 2, "shout": 2, "joined": 1}
     place.put(b="two", list="x")
     assert place.left(dynamic)["lines"] == 1
+
+
+def test_a_task_writes_again_what_another_reads_and_is_gone(place):
+    for wanted in (by_way_of_a_file, by_way_of_a_folder):
+        assert place.run(wanted)[1] == "one read"
+        assert place.run(wanted) == ([], "one read")
+        (place.folder / "out" / "made").unlink()
+        ran, result = place.run(wanted)
+        assert (ran, result) == (["write"], "one read"), (
+            "its readers count again, because the file is as it was"
+        )
+        assert place.run(wanted) == ([], "one read")
+        place.put(**{"out/made": "edited"})
+        ran, result = place.run(wanted)
+        assert result == "one read"
+        assert place.run(wanted) == ([], "one read")
+        (place.folder / "out" / "other").write_text("")
+
+
+def test_a_file_that_nobody_reads_is_not_written_again(place):
+    assert place.run(unread)[1] == "ONE"
+    (place.folder / "out" / "made").unlink()
+    assert place.run(unread) == ([], "ONE")

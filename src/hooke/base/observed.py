@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
@@ -63,6 +63,8 @@ def describe(observed: Observed, *, root: str | Path | None = None) -> str:
     name = observed.name
     if observed.kind == "variable":
         return f"environment variable {name} changed"
+    if observed.kind == "wrote":
+        return f"{name}, which it writes and another task reads, is gone or changed"
     gone = root is not None and not os.path.lexists(absolute_path(name, root))
     shown = f"{name.rstrip('/')}/" if observed.kind in ("listing", "tree") else name
     if gone and observed.kind != "absent":
@@ -131,16 +133,28 @@ class InputsNow:
         self._environment = environment
         self._secret = secret
         self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self._wanted: set[str] = set()
+        """Files that some result was made from, and that are gone or others now, and folders."""
 
-    def forget(self) -> None:
-        """Look again from now on: tasks may have written files."""
+    def forget(self, wrote: Iterable[str] = ()) -> None:
+        """Look again from now on: a task has ended, which may have written files, `wrote` among them."""
         self._same.clear()
+        self._wanted.difference_update(wrote)
 
     def first_changed(self, manifest: Manifest) -> Observed | None:
-        """The first input that differs from when it was read; None if the manifest holds."""
-        return next((each for each in manifest if not self._is_same(each)), None)
+        """The first input that differs from when it was read; None if the manifest holds.
+
+        A file that a task wrote differs if it is gone or changed and a result that was looked up before was made from it: then the
+        task has to write it again.
+        """
+        changed = next((each for each in manifest if not self._is_same(each)), None)
+        if changed is not None and changed.kind != "variable":
+            self._wanted.add(changed.name)
+        return changed
 
     def _is_same(self, observed: Observed) -> bool:
+        if observed.kind == "wrote":
+            return observed.name not in self._wanted and not self._is_lacking(observed.name)
         key = (observed.kind, observed.name, observed.digest, observed.own)
         if key not in self._same:
             changed = first_changed(
@@ -148,6 +162,11 @@ class InputsNow:
             )
             self._same[key] = changed is None
         return self._same[key]
+
+    def _is_lacking(self, name: str) -> bool:
+        """Whether a file is gone of a folder that a result was made from."""
+        above = {str(folder) for folder in PurePosixPath(name).parents}
+        return not self._wanted.isdisjoint(above) and not os.path.lexists(absolute_path(name, self._root))
 
 
 # --- How an input is noted.

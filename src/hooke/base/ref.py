@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["ItemsMadeFrom", "ItemsObserved", "MadeFrom", "Manifest", "Observed", "Ref", "split"]
+__all__ = ["ItemsMadeFrom", "ItemsObserved", "MadeFrom", "Manifest", "Observed", "Ref", "put_pieces", "split"]
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True):
@@ -19,7 +19,7 @@ class Ref(msgspec.Struct, frozen=True, array_like=True):
     inline: bytes | None = None
 
 
-Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable"]
+Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable", "wrote"]
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,7 +27,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files directly in a folder) are named by the path
     with "/", relative to the project's folder if below it, else absolute. `variable` is named by the variable; its digest is empty
-    if it was not set, and always for a secret. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
+    if it was not set, and always for a secret. `wrote` is no input: a file of the project that the task wrote, by its name alone. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
     same, it need not be read to be known as unchanged; zeros say nothing.
     """
 
@@ -85,6 +85,21 @@ class ItemsMadeFrom(msgspec.Struct, frozen=True, kw_only=True):
     lo: int
     hi: int
     made_from: MadeFrom
+
+
+def put_pieces(pieces: list[ItemsMadeFrom], lo: int, hi: int, new: Sequence[ItemsMadeFrom]) -> None:
+    """Replace what the sorted `pieces` say of items `lo..hi` by `new`, which lie there."""
+    first = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    last = first
+    while last < len(pieces) and pieces[last].lo < hi:
+        last += 1
+    around = [
+        msgspec.structs.replace(piece, lo=a, hi=b)
+        for piece in pieces[first:last]
+        for a, b in ((piece.lo, min(piece.hi, lo)), (max(piece.lo, hi), piece.hi))
+        if a < b
+    ]
+    pieces[first:last] = sorted([*around, *new], key=lambda piece: piece.lo)
 
 
 def split(pieces: Sequence[ItemsMadeFrom], lo: int, hi: int) -> Iterator[tuple[int, int, MadeFrom | None]]:

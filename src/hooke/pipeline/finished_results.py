@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +12,7 @@ import msgspec
 from hooke.base.errors import CorruptObject, MissingObject
 from hooke.base.intervals import Segment, SegmentMap
 from hooke.base.observed import InputsNow, manifest_id, merged
-from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Observed, Ref, split
+from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Observed, Ref, put_pieces, split
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -56,9 +56,9 @@ class StoredManifests:
         self._now = now
         self._read: dict[str, Manifest] = {}
 
-    def forget(self) -> None:
+    def forget(self, observed: Iterable[ItemsObserved]) -> None:
         """Look at the inputs again from now on, because a task has ended, which may have written files."""
-        self._now.forget()
+        self._now.forget(name for each in observed for name in each.wrote)
 
     def put(self, manifest: Manifest) -> Ref | None:
         """Store a manifest; None for an empty one. Raises StoreFull."""
@@ -107,8 +107,7 @@ class Lineage:
 
     def note(self, node: int, piece: ItemsMadeFrom) -> None:
         """Note what items of a node were made from."""
-        pieces = self._pieces.setdefault(node, [])
-        pieces.insert(bisect_left(pieces, piece.lo, key=lambda each: each.lo), piece)
+        put_pieces(self._pieces.setdefault(node, []), piece.lo, piece.hi, [piece])
 
     def note_list(self, node: int, made_from: MadeFrom | None) -> None:
         """Note what the list of a dynamic map was made from."""
@@ -123,11 +122,17 @@ class Lineage:
         """What items `lo..hi` were made from, now that their attempt is over; those made from nothing else are left out."""
         if lo >= hi or (not observed and not self._has_lineage(self._graph.parents(node))):
             return ()
+        # For all items of the attempt, so that it stays one piece: which of them wrote a file does not matter.
+        written = tuple(
+            Observed(kind="wrote", name=name)
+            for name in sorted({name for each in observed for name in each.wrote})
+            if not os.path.isabs(name)
+        )
         sources = self._sources_of(node)
         constant = [made for need in sources.constant for made in self._of_need(need)]
         cuts = {lo, hi, *(at for each in observed for at in (each.lo, each.hi))}
         for parent in sources.elementwise:
-            cuts.update(at for piece in self._pieces.get(parent, ()) for at in (piece.lo, piece.hi))
+            cuts.update(a for a, _, _ in split(self._pieces.get(parent, ()), lo, hi))
         if sources.in_items:
             cuts.update(range(lo, hi))
         found = []
@@ -135,6 +140,8 @@ class Lineage:
         for a, b in pairwise(within):
             above = [*constant, *self._of_item(node, sources, a)]
             own = [each for each in observed if each.lo <= a < each.hi]
+            if written:
+                own.append(ItemsObserved(lo=a, hi=b, inputs=written))
             made = self._make(node, own, above) if own or above else None
             if made is not None:
                 found.append(ItemsMadeFrom(lo=a, hi=b, made_from=made))
@@ -428,13 +435,4 @@ class _Past:
         start = event.start if isinstance(event, ItemsFound) else 0
         self.done.setdefault(key, SegmentMap()).replace(lo, hi, ref, start)
         if pieces or key in self.pieces:
-            kept = [
-                ItemsMadeFrom(lo=a, hi=b, made_from=made_from)
-                for old in self.pieces.get(key, ())
-                for a, b, made_from in (
-                    (old.lo, min(old.hi, lo), old.made_from),
-                    (max(old.lo, hi), old.hi, old.made_from),
-                )
-                if a < b
-            ]
-            self.pieces[key] = sorted([*kept, *pieces], key=lambda piece: piece.lo)
+            put_pieces(self.pieces.setdefault(key, []), lo, hi, pieces)

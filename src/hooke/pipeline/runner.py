@@ -43,7 +43,7 @@ from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup,
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim
-from hooke.store.entries import Entry, Hit
+from hooke.store.entries import Entry
 from hooke.store.store import Store
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
@@ -301,7 +301,7 @@ class Runner:
 
     def _with_lineage(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
         """The event, with what its results were made from."""
-        self._lineage.manifests.forget()
+        self._lineage.manifests.forget(event.observed)
         node, lo = event.node, event.lo
         if isinstance(event, AttemptFinished) and event.expanded is not None:
             made_from = self._lineage.of_list(node, event.observed)
@@ -379,15 +379,22 @@ class Runner:
             return
         self._commit_items(node, event.lo, event.lo + count, ref, seconds=event.seconds, pieces=pieces)
 
-    def _commit_items(
-        self, node: int, lo: int, hi: int, ref: Ref, *, seconds: float, pieces: Sequence[ItemsMadeFrom]
+    # Many parameters: which items of which list, and the facts of their entry.
+    def _commit_items(  # noqa: PLR0913
+        self,
+        node: int,
+        lo: int,
+        hi: int,
+        ref: Ref,
+        *,
+        pieces: Sequence[ItemsMadeFrom],
+        first: int = 0,
+        seconds: float = 0.0,
     ) -> None:
-        """Make elements 0.. of the list `ref` visible as items `lo..hi`."""
+        """Make elements `first`.. of the list `ref` visible as items `lo..hi`."""
         keys = self._parts.keys.items(node)
         assert keys is not None
-        elements = [
-            ItemsMadeFrom(lo=piece.lo - lo, hi=piece.hi - lo, made_from=piece.made_from) for piece in pieces
-        ]
+        off = first - lo
         self._parts.store.commit_items(
             self._parts.keys[node].recipe,
             keys[16 * lo : 16 * hi],
@@ -395,7 +402,8 @@ class Runner:
             task=self._parts.graph.nodes[node].task.name,
             run=self._parts.run,
             seconds=seconds,
-            pieces=elements,
+            pieces=[msgspec.structs.replace(piece, lo=piece.lo + off, hi=piece.hi + off) for piece in pieces],
+            first=first,
         )
 
     # Many parameters: the facts of an entry, each a keyword.
@@ -505,13 +513,9 @@ class Runner:
                 self._record(self._found(node, (lo, hi, hit.ref, start), made_from=made_from))
                 found = True
             if made_from is not None and made_from is not hit.made_from and not made_from.unsettled:
-                self._recommit(node, hit, made_from)
+                piece = ItemsMadeFrom(lo=hit.lo, hi=hit.hi, made_from=made_from)
+                self._commit_items(node, hit.lo, hit.hi, hit.ref, pieces=[piece], first=hit.start)
         return found
-
-    def _recommit(self, node: int, hit: Hit, made_from: MadeFrom) -> None:
-        values = self._parts.store.get(hit.ref)[hit.start : hit.start + hit.hi - hit.lo]
-        piece = ItemsMadeFrom(lo=hit.lo, hi=hit.hi, made_from=made_from)
-        self._commit_items(node, hit.lo, hit.hi, self._parts.store.put(values), seconds=0.0, pieces=[piece])
 
     def _find_expansion(self, node: int) -> None:
         entry = self._find(node, self._expansion_key(node), listed=True)

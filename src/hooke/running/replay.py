@@ -23,7 +23,7 @@ from hooke.journal.run_view import RunView, view_of
 from hooke.keys.fingerprint_parts import CodePrint, expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
-from hooke.pipeline.finished_results import Recovered, recover
+from hooke.pipeline.finished_results import Recovered, StoredManifests, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.references import unpack
@@ -343,8 +343,10 @@ def audit(
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
     store = project.store()
     results: dict[str, list[Entry]] = {}
+    manifests = StoredManifests(store, project.inputs_now())
     for entry in store.entries():
-        results.setdefault(entry.key, []).append(entry)
+        if entry.made_from is None or manifests.hold(entry.made_from):
+            results.setdefault(entry.key, []).append(entry)
     if task:
         results = {key: entries for key, entries in results.items() if entries[0].task == task}
     if not results:

@@ -54,10 +54,10 @@ class Columns:
         return _sorted([entry], high, low, np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
 
     @staticmethod
-    def of_pieces(pieces: Sequence[tuple[Entry, int]], keys: bytes) -> Columns:
+    def of_pieces(pieces: Sequence[tuple[Entry, int]], keys: bytes, first: int) -> Columns:
         """The columns of one list in pieces: (entry, its first element), each with the `items` of its entry.
 
-        `keys` are those of all elements of the list.
+        `keys` are those of the elements `first`.. of the list.
         """
         high, low = _halves(keys)
         counts = [entry.items or 0 for entry, _ in pieces]
@@ -66,7 +66,8 @@ class Columns:
         ]
         place = np.concatenate(places)
         entry = np.repeat(np.arange(len(pieces), dtype=np.uint32), counts)
-        return _sorted([entry for entry, _ in pieces], high[place], low[place], entry, place)
+        at = place - np.uint32(first)
+        return _sorted([entry for entry, _ in pieces], high[at], low[at], entry, place)
 
     @property
     def are_observed(self) -> bool:

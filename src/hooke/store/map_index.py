@@ -42,11 +42,13 @@ class MapIndex:
 
         self._write(entry.key, Columns.of(entry, keys))
 
-    def commit_pieces(self, recipe: str, pieces: Sequence[tuple[Entry, int]], keys: bytes) -> None:
-        """Record (entry, its first element) of each piece of one list: element i has key `keys[16 * i : 16 * i + 16]`."""
+    def commit_pieces(
+        self, recipe: str, pieces: Sequence[tuple[Entry, int]], keys: bytes, first: int
+    ) -> None:
+        """Record (entry, its first element) of each piece of one list; `keys` are those of the elements `first`.. ."""
         from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
 
-        self._write(recipe, Columns.of_pieces(pieces, keys))
+        self._write(recipe, Columns.of_pieces(pieces, keys, first))
 
     def find(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
         """The stored items with these keys, in order; consecutive items of one list are one Hit.

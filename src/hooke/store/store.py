@@ -349,15 +349,16 @@ class Store:
         run: str,
         seconds: float,
         pieces: Sequence[ItemsMadeFrom] = (),
+        first: int = 0,
     ) -> None:
-        """Make `find_items` find element i of the stored list `ref` under key `keys[16 * i : 16 * i + 16]`.
+        """Make `find_items` find element `first` + i of the stored list `ref` under key `keys[16 * i : 16 * i + 16]`.
 
         `seconds` is the time of all items together. `pieces` are ranges of elements that were made from observed inputs;
         those that are unsettled are not committed. Raises StoreFull.
         """
         at, items = self._clock.now(), len(keys) // 16
         entry = Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items)
-        if not pieces:
+        if not pieces and not first:
             self._items.commit(entry, keys)
             return
         parts = [
@@ -367,11 +368,11 @@ class Store:
                 ),
                 lo,
             )
-            for lo, hi, made_from in split(pieces, 0, items)
+            for lo, hi, made_from in split(pieces, first, first + items)
             if made_from is None or not made_from.unsettled
         ]
         if parts:
-            self._items.commit_pieces(recipe, parts, keys)
+            self._items.commit_pieces(recipe, parts, keys, first)
 
     def claim(self, key: str) -> Claim | None:
         """Claim `key` for computing; None, at once, while another process, thread or store has the claim.
