@@ -142,6 +142,7 @@ class LocalEngine:
             mlflow=context.mlflow,
             script=script_of_this_process(),
             code=context.code,
+            root=None if context.root is None else str(context.root),
         )
 
     def _say(self, event: LoopEvent | EngineEvent) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.formats import short_call, short_repr
+from hooke.base.observed import is_left_out, is_secret
 from hooke.base.ref import Ref
 from hooke.journal.events import MapExpanded
+from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
@@ -26,6 +30,8 @@ from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 
 __all__ = ["CallMaker"]
+
+_may_be_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,63}").fullmatch
 
 LARGEST_IN_CALL = 64 * 1024
 """Larger arguments go through the store once instead of with every attempt."""
@@ -45,6 +51,9 @@ class CallMaker:
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
         self._certain: dict[int, bool] = {}
+        self._named: dict[int, list[str]] = {}
+        self.variables_read: set[str] = set()
+        """Variables that results of this graph's tasks were made from."""
         self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
@@ -80,7 +89,21 @@ class CallMaker:
             checkpoints=self._owner(node) if keys else None,
             gang=0 if submit.expand else plan.ranks,
             results=node.task.resources.results,
+            observe=node.task.resources.observe and not submit.expand,
+            variables={} if submit.expand else self._variables(node),
         )
+
+    def _variables(self, node: Node) -> Mapping[str, str | None]:
+        """The driver's values of variables that the task may read: those that its code names, and that earlier results were made from."""
+        identity = id(node.task)
+        if identity not in self._named:
+            self._named[identity] = [name for name in reached_code(node.task).texts if _may_be_variable(name)]
+        names = {*self._named[identity], *self.variables_read}
+        return {
+            name: os.environ.get(name)
+            for name in sorted(names)
+            if (name in os.environ or name.isupper()) and not is_left_out(name) and not is_secret(name)
+        }
 
     def _item_keys(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:

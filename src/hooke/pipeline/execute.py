@@ -18,7 +18,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
@@ -33,6 +33,8 @@ from hooke.pipeline.isolation import (
     seed_from,
     seeded_attempt,
 )
+from hooke.pipeline.observation import Observer
+from hooke.pipeline.observed_events import AttemptRecord
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -168,6 +170,10 @@ class WorkerCall:
     memory: int | None = None
     keys: bytes = b""
     """As in the Call."""
+    observe: bool = True
+    """As in the Call."""
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    """As in the Call."""
     checkpoints: CheckpointOwner | None = None
     """As in the Call."""
 
@@ -187,6 +193,8 @@ class AttemptRunner:
     """Whether the worker has its own process, so that a KeyboardInterrupt comes from the task, not from Ctrl-C."""
     tracker: Tracker | None = None
     """Receives what tasks log; None drops it."""
+    observer: Observer | None = None
+    """Records what tasks read; None lets it be."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
@@ -202,6 +210,20 @@ class AttemptRunner:
 
     def __post_init__(self) -> None:
         self._state = ProcessState(alone=self.alone)
+
+    def observe(self, root: str, secret: bytes | None = None) -> None:
+        """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+        boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
+        self.observer = Observer(
+            root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
+        )
+
+    def outdated(self, work: WorkerCall) -> str:
+        """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
+        if self.observer is None or not work.observe:
+            return ""
+        with _variables_of_driver(work.variables):
+            return self.observer.outdated(work.function)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
@@ -235,6 +257,7 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         try:
             with (
+                _variables_of_driver(work.variables),
                 files_loaded() as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
@@ -281,7 +304,9 @@ class AttemptRunner:
             shared = self._shared_of(work, _NOTHING)
             shared.take()
             try:
-                outcome.ref = self.store.put(self._state.call(work.function, *args, **kwargs))
+                with self._observed(work, outcome, lambda _: [args, kwargs]):
+                    result = self._state.call(work.function, *args, **kwargs)
+                outcome.ref = self.store.put(result)
             finally:
                 shared.changed()
                 shared.put_back()
@@ -291,6 +316,21 @@ class AttemptRunner:
             outcome.expansion = expand(unpack(work.payload, self.store), self.store)
         else:
             self._perform_map(work, outcome)
+
+    @contextlib.contextmanager
+    def _observed(
+        self, work: WorkerCall, outcome: _Outcome, arguments: Callable[[int], Sequence[Any]]
+    ) -> Iterator[None]:
+        """Surrounds the calls of an attempt, and nothing else: what Hooke reads is no input."""
+        if self.observer is None or not work.observe:
+            yield
+            return
+        with self.observer.attempt(
+            work.function, lo=work.lo, arguments=arguments, baseline=self._state.environment
+        ) as record:
+            outcome.record = record
+            record.done = outcome.results
+            yield
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
@@ -338,18 +378,19 @@ class AttemptRunner:
         names = self._state.names
         call = self._state.call if keys or (names is not None and names.may_change) else _plain_call
         try:
-            for item, arguments in enumerate(rows, work.lo):
-                if tracker is not None:
-                    if item > work.lo:
-                        end_new_runs(self._open_before, tracker, failed=False)
+            with self._observed(work, outcome, _arguments(layout, items, work.lo, shared)):
+                for item, arguments in enumerate(rows, work.lo):
+                    if tracker is not None:
+                        if item > work.lo:
+                            end_new_runs(self._open_before, tracker, failed=False)
+                        if keys:
+                            tracker.move(work.attempt, item)
+                        else:  # it starts no process
+                            tracker.item = item
                     if keys:
-                        tracker.move(work.attempt, item)
-                    else:  # it starts no process
-                        tracker.item = item
-                if keys:
-                    at = KEY_BYTES * (item - work.lo)
-                    self._begin_item(keys[at : at + KEY_BYTES])
-                results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
+                        at = KEY_BYTES * (item - work.lo)
+                        self._begin_item(keys[at : at + KEY_BYTES])
+                    results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
@@ -394,6 +435,7 @@ class AttemptRunner:
             "cpu_s": cpu_s,
             "peak_bytes": peak_bytes,
             "log": self._span(log_from),
+            "observed": self._what_was_read(work, outcome),
         }
         if outcome.error is None:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
@@ -415,6 +457,13 @@ class AttemptRunner:
             **facts,
         )
 
+    def _what_was_read(self, work: WorkerCall, outcome: _Outcome) -> tuple[ItemsObserved, ...]:
+        if self.observer is None or outcome.record is None:
+            return ()
+        hi = work.hi if outcome.error is None else work.lo + outcome.done
+        declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
+        return self.observer.finish(outcome.record, hi=hi, declared=declared)
+
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0
 
@@ -422,6 +471,39 @@ class AttemptRunner:
         if self.log is None or (end := self.log.position()) == start:
             return None
         return LogSpan(self.log.name, start, end)
+
+
+def _arguments(
+    layout: str, items: Sequence[Any], lo: int, shared: SharedArguments
+) -> Callable[[int], Sequence[Any]]:
+    """The arguments of an item, for whoever wants to know them."""
+
+    def of(item: int) -> Sequence[Any]:
+        at = item - lo
+        row = items[at : at + 1] if layout == "rows" else [column[at : at + 1] for column in items]
+        return [*row, shared.constants]
+
+    return of
+
+
+@contextlib.contextmanager
+def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Inside, these variables have the driver's values."""
+    before = {name: os.environ.get(name) for name in variables}
+    differing = {name for name, value in variables.items() if before[name] != value}
+    _set_variables({name: variables[name] for name in differing})
+    try:
+        yield
+    finally:
+        _set_variables({name: before[name] for name in differing})
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -433,6 +515,7 @@ def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 class _Outcome:
     """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
+    record: AttemptRecord | None = None
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
     done: int = 0

@@ -363,6 +363,7 @@ class Driver:
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
             code=self._code(store),
+            root=self.project.root,
         )
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
