@@ -214,7 +214,9 @@ def test_anything_that_scales_is_scaled_and_is_left_as_small_as_it_can_be(tmp_pa
     with cluster_of(1, **options) as cluster:
         params = {"items": 50, "seconds": 0.5}
         run = drive(Project.find(tmp_path), pipeline=jobs.naps, params=params, on=cluster, workers=(1, most))
-        wait_until(lambda: len(cluster.workers) == 1)  # Dask counts a worker until its process or thread has ended
+        wait_until(
+            lambda: len(cluster.workers) == 1
+        )  # Dask counts a worker until its process or thread has ended
     assert run.result() == 50
     assert max(sizes(run)) == most
     assert sizes(run)[-1] == 1

@@ -91,6 +91,7 @@ class SerialEngine:
             payload=call.payload,
             shown=call.shown,
             keys=call.keys,
+            checkpoints=call.checkpoints,
         )
         with _copied(self._log), contextlib.chdir("."):
             result = self._worker.run(work)

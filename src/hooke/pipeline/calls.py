@@ -22,6 +22,7 @@ from hooke.pipeline.references import Element, Reference, StoredItems, StoredVal
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.task import Task
 from hooke.store import by_value
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 
 __all__ = ["CallMaker"]
@@ -44,6 +45,7 @@ class CallMaker:
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
         self._certain: dict[int, bool] = {}
+        self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
 
@@ -56,7 +58,7 @@ class CallMaker:
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
         self._read = []
-        payload = self._payload(node, submit)
+        payload, keys = self._payload(node, submit), self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
             node=submit.node,
@@ -74,7 +76,8 @@ class CallMaker:
             timeout_s=plan.timeout_s,
             twin_of=submit.twin_of,
             short=submit.short,
-            keys=self._item_keys(node, submit),
+            keys=keys,
+            checkpoints=self._owner(node) if keys else None,
             gang=0 if submit.expand else plan.ranks,
             results=node.task.resources.results,
         )
@@ -91,6 +94,19 @@ class CallMaker:
             return b""
         keys = self._keys.items(node.id)
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
+
+    def _owner(self, node: Node) -> CheckpointOwner:
+        if node.id not in self._owners:
+            asked = node.task.resources
+            self._owners[node.id] = CheckpointOwner(
+                task=node.task.name,
+                run=self._keys.run,
+                recipe=self._keys[node.id].recipe,
+                item=node.kind == "map",
+                cached=asked.cache,
+                kept=asked.keep_checkpoints,
+            )
+        return self._owners[node.id]
 
     def image(self, node: Node) -> FunctionImage:
         """The function of a node's task in the form that goes to workers."""
@@ -136,7 +152,9 @@ class CallMaker:
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
-        segments = self._state.nodes[node].done.cut(lo, hi)
+        """A list of the results of the items `lo..hi`, without those that were left out."""
+        state = self._state.nodes[node]
+        segments = [piece for a, b in state.left_out.gaps(lo, hi) for piece in state.done.cut(a, b)]
         self._read += [ref for _, _, ref, _ in segments]
         return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
 

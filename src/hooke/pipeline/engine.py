@@ -19,6 +19,7 @@ from hooke.journal.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowPlace
 
@@ -94,6 +95,8 @@ class Call:
     """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 if it is not a gang."""
     results: str = "rank0"
     """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
+    checkpoints: CheckpointOwner | None = None
+    """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
 
     def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
         """The event that a worker began it. For a gang, the worker of rank 0, and the `workers` of all ranks."""

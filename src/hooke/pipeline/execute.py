@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from hooke.pipeline.isolation import (
     seeded_attempt,
 )
 from hooke.pipeline.references import is_simple, pack, unpack
+from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import end_new_runs, mlflow_environment, open_runs
 from hooke.tracking.tracker import MUTED, Tracker, logging_into
@@ -166,6 +168,8 @@ class WorkerCall:
     memory: int | None = None
     keys: bytes = b""
     """As in the Call."""
+    checkpoints: CheckpointOwner | None = None
+    """As in the Call."""
 
 
 _NOTHING = pack({}, lambda _: None)  # type: ignore[arg-type, return-value] - it has no promise
@@ -193,6 +197,8 @@ class AttemptRunner:
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
+    _checkpoints: TaskCheckpoints | None = None
+    """Those of the attempt."""
 
     def __post_init__(self) -> None:
         self._state = ProcessState(alone=self.alone)
@@ -232,6 +238,7 @@ class AttemptRunner:
                 files_loaded() as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
+                self._checkpointing(work, outcome),
             ):
                 self._perform(work, outcome)
                 check_unchanged(self._files)
@@ -245,12 +252,32 @@ class AttemptRunner:
             self.replaced = self._state.names.replaced()
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
+    @contextlib.contextmanager
+    def _checkpointing(self, work: WorkerCall, outcome: _Outcome) -> Iterator[None]:
+        """Surrounds the calls: inside, they have checkpoint folders."""
+        if work.checkpoints is None:
+            yield
+            return
+        used = self._checkpoints = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        failed = True
+        try:
+            with using_checkpoints(used):
+                yield
+            used.finish()
+            failed = False
+        except InputChanged:  # a checkpoint may hold what was made from the new content
+            used.discard()
+            raise
+        finally:
+            self._checkpoints = None
+            outcome.checkpoints = used.close(failed=failed)
+
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
             check_unchanged(self._files)
             if work.keys:
-                seed_from(work.keys)
+                self._begin_item(work.keys)
             shared = self._shared_of(work, _NOTHING)
             shared.take()
             try:
@@ -274,15 +301,23 @@ class AttemptRunner:
             except Exception:
                 if work.hi - work.lo == 1 or not shared.changed():
                     raise
-                self._perform_items(work, outcome, shared, columns_data)
+                self._perform_again(work, outcome, shared, columns_data)
             else:
                 if shared.changed() and work.hi - work.lo > 1:
-                    self._perform_items(work, outcome, shared, columns_data)
+                    self._perform_again(work, outcome, shared, columns_data)
         finally:
             shared.put_back()
             if outcome.results:
                 outcome.ref = self.store.put(outcome.results)
                 outcome.done = len(outcome.results)
+
+    def _perform_again(
+        self, work: WorkerCall, outcome: _Outcome, shared: SharedArguments, columns_data: bytes
+    ) -> None:
+        """The items again, with arguments of their own, and without the checkpoints of arguments that others had changed."""
+        if self._checkpoints is not None:
+            self._checkpoints.discard()
+        self._perform_items(work, outcome, shared, columns_data)
 
     def _perform_items(
         self,
@@ -313,12 +348,17 @@ class AttemptRunner:
                         tracker.item = item
                 if keys:
                     at = KEY_BYTES * (item - work.lo)
-                    seed_from(keys[at : at + KEY_BYTES])
+                    self._begin_item(keys[at : at + KEY_BYTES])
                 results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
+
+    def _begin_item(self, key: bytes) -> None:
+        seed_from(key)
+        if self._checkpoints is not None:
+            self._checkpoints.begin(key)
 
     def _names_of(self, function: Callable[..., Any]) -> ReachedNames:
         found = self._names.get(id(function))
@@ -359,7 +399,7 @@ class AttemptRunner:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
-            return AttemptFinished(ref=ref, expanded=expanded, **facts)
+            return AttemptFinished(ref=ref, expanded=expanded, checkpoints=outcome.checkpoints, **facts)
         failure = failure_of(
             outcome.error,
             arguments=outcome.failing or work.shown,
@@ -371,6 +411,7 @@ class AttemptRunner:
             failure=msgspec.structs.replace(failure, log_tail=tail),
             done=outcome.done,
             ref=outcome.ref if outcome.done else None,
+            checkpoints=outcome.checkpoints if outcome.done else (),
             **facts,
         )
 
@@ -398,6 +439,8 @@ class _Outcome:
     failing: str = ""
     expansion: Expansion | None = None
     error: BaseException | None = None
+    checkpoints: tuple[str, ...] = ()
+    """Keys of finished items with checkpoint folders."""
 
 
 def check_code(

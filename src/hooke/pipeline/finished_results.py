@@ -81,8 +81,15 @@ class _Past:
                 pass
 
     def take(self, event: Event) -> None:
-        """Keep finished results."""
+        """Keep finished results, but for those that depend on items which failed: they are to run again."""
         match event:
+            case (
+                AttemptFinished(tainted=True)
+                | AttemptFailed(tainted=True)
+                | ItemsFound(tainted=True)
+                | MapExpanded(tainted=True)
+            ):
+                pass
             case NodePlanned():
                 self.keys[event.node] = event.key
             case MapExpanded():

@@ -51,6 +51,10 @@ class Node:
     """1 for a call; for a map its length, or None while it is not known."""
     uses: tuple[Use, ...] = ()
     """The distinct uses of other nodes in `arguments` and `iterables`."""
+    on_error: Literal["raise", "continue"] = "raise"
+    """Maps only: whether an item that fails for good fails the run, or is left out. No part of any key."""
+    partial: bool = False
+    """Maps only: whether its list may lack items, because of its own `on_error` or that of a map it follows item by item."""
     where: str = ""
     """The line that made the call, such as `flights.py:34`."""
 
@@ -166,6 +170,8 @@ def _need(graph: Graph, use: Use) -> Need:
         return Need(use.node, elementwise=True)
     parent = graph.nodes[use.node]
     first = use.path[0] if use.path else None
+    if parent.partial:  # an item that fails is never done
+        return Need(use.node)
     if parent.kind == "map" and parent.items is not None and isinstance(first, int) and first >= 0:
         return Need(use.node, item=first)
     return Need(use.node)

@@ -5,6 +5,7 @@ One loop in one thread. Every event is journalled before the run state applies i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
@@ -46,6 +47,7 @@ from hooke.store.store import Store
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
+_log = logging.getLogger("hooke")
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -84,6 +86,8 @@ class Runner:
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
+        self._checkpointed: list[str] = []
+        """Keys whose checkpoint folders go once the results that are uncommitted now are durable."""
         self._submitted: dict[int, Submit] = {}
         self._workers: dict[int, str] = {}
         """Running attempt -> its worker."""
@@ -249,6 +253,8 @@ class Runner:
                 self._state.apply(event)
                 return
             event = self._without_partial_results(event)
+            if self._state.is_tainted(event.node):
+                event = msgspec.structs.replace(event, tainted=True)
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -263,8 +269,10 @@ class Runner:
             self._uncommitted.append((event, event.ref, event.hi - event.lo))
             if event.expanded is not None:
                 self._expand(event.expanded, seconds=event.seconds)
+            self._checkpointed += event.checkpoints
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
+            self._checkpointed += event.checkpoints
 
     def _make_durable(self, event: EngineEvent) -> None:
         """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
@@ -282,9 +290,11 @@ class Runner:
         return event
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
+        if self._state.is_tainted(event.node):
+            event = msgspec.structs.replace(event, tainted=True)
         self._record(event)
         self._register_expansion(event)
-        if self._cached(event.node):
+        if self._cached(event.node) and not event.tainted:
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.store.commit(
                 self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
@@ -302,16 +312,30 @@ class Runner:
         """
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
+        if self._checkpointed:
+            self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
-            if self._state.nodes[node].complete:
+            state = self._state.nodes[node]
+            if state.complete and not state.left_out and not state.tainted:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
+
+    def _remove_checkpoints(self, refs: list[Ref]) -> None:
+        """Remove the folders that nobody needs any more: first the results must survive a power loss."""
+        self._parts.store.sync(refs)
+        if self._parts.journal.durable != "none":
+            self._parts.journal.sync()
+        try:
+            self._parts.store.checkpoints.remove(self._checkpointed)
+        except (HookeError, OSError) as error:  # the results are there, and a later sweep tries again
+            _log.warning("checkpoint folders of finished tasks could not be removed: %s", error)
+        self._checkpointed.clear()
 
     def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
         """Make the result visible to other runs."""
         node = event.node
-        if not self._cached(node) or not count:
+        if not self._cached(node) or not count or event.tainted:
             return
         if self._parts.graph.nodes[node].kind == "call":
             self._parts.store.commit(self._entry(node, ref, event.seconds))
@@ -401,9 +425,9 @@ class Runner:
 
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
-        done = self._state.nodes[node].done.items
+        state = self._state.nodes[node]
         for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
-            for lo, hi in done.gaps(hit.lo, hit.hi):
+            for lo, hi in state.missing_in(hit.lo, hit.hi):
                 self._record(self._found(node, (lo, hi, hit.ref, hit.start + lo - hit.lo)))
                 found = True
         return found
@@ -435,5 +459,13 @@ class Runner:
         lo, hi, ref, start = segment
         now = self._parts.clock.now()
         return ItemsFound(
-            at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds
+            at=now,
+            node=node,
+            lo=lo,
+            hi=hi,
+            ref=ref,
+            start=start,
+            source=source,
+            seconds=seconds,
+            tainted=self._state.is_tainted(node),
         )

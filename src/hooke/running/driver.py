@@ -25,6 +25,8 @@ from hooke.fleets.elastic import (
     sized_by,
 )
 from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -304,11 +306,13 @@ class Driver:
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
             status = self._run(state, keys, store, journal, recovered)
-            output = _output(self.graph, keys, state, store) if status == "finished" else None
+            completed = status in (FINISHED, WITH_FAILURES)
+            output = _output(self.graph, keys, state, store) if completed else None
             recorder.join()
             store.sync()
             if journal.durable != "none":
                 self.project.runs.sync(self.run)
+            store.clear_checkpoints(run=self.run if status == "finished" else "")
         except BaseException as error:
             recorder.join(patience_s=1.0)
             with suppress(StoreError):  # the first error is the one to raise
@@ -327,6 +331,7 @@ class Driver:
                 node=failure.node if failure else None,
                 message=failure.failure.message if failure else "",
                 seconds=seconds,
+                failures=state.failures,
             )
         )
         return status
@@ -385,6 +390,8 @@ class Driver:
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
+            if self.order.run is None and parts.forced:
+                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hooke.base.errors import HookeError, RunStopped
+from hooke.base.errors import HookeError, RunStopped, TaskFailed
 from hooke.fleets.elastic import parse_wanted
-from hooke.journal.events import Event
-from hooke.journal.run_view import RunView, ending, output_ref, run_table, view_of
+from hooke.journal.events import FINISHED, WITH_FAILURES, Event
+from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
 from hooke.pipeline.failures import task_failed, user_traceback
 from hooke.pipeline.pipeline import Pipeline
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
 
 __all__ = ["Run", "run"]
+
+_log = logging.getLogger("hooke")
 
 
 def run(  # noqa: PLR0913 - options by name
@@ -62,6 +65,9 @@ def run(  # noqa: PLR0913 - options by name
     every five seconds; nothing for a short run), `table` (at once; lines where a table is impossible), `lines` (for each
     task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
     All other arguments are passed to the pipeline.
+
+    A run whose failed items were left out (`.map(..., on_error="continue")`) returns too: its `status` is "finished with
+    failures", and `failures` has them.
 
     Raises UsageError and TraceError before anything runs; a subclass of TaskFailed if a task failed
     for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
@@ -97,8 +103,10 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
         status = driver.drive()
     if status == "stopped" and handle.stopped_by == CTRL_C:
         raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
-    if status != "finished":
+    if status != FINISHED:
         handle.check()
+    if status == WITH_FAILURES:
+        _log.warning("%s", failed_items_text(handle._view(), driver.run))  # noqa: SLF001 - this module's class
     return handle
 
 
@@ -122,7 +130,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; the run can be resumed)."""
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; the run can be resumed).
+
+        Or `finished with failures`: the result lacks failed items of maps with `on_error="continue"`; the run can be resumed.
+        """
         return self._view().status
 
     @property
@@ -130,8 +141,26 @@ class Run:
         """Who requested the stop; None if nobody did."""
         return self._view().stopping_by
 
+    @property
+    def failures(self) -> list[TaskFailed]:
+        """The items and calls that failed for good, as the errors that they would raise: `task`, `item`, `arguments`, `log_tail`.
+
+        The exception of the task is the `__cause__`. Empty for a run without failures.
+        """
+        view, store = self._view(), self.project.store()
+        return [
+            task_failed(
+                event,
+                task=view.nodes[event.node].planned.task,
+                run=self.id,
+                unseal=store.unseal,
+                item=item,
+            )
+            for item, event in view.failures()
+        ]
+
     def result(self, timeout: float | None = None) -> Any:
-        """The pipeline's return value. Waits for it, at most `timeout` seconds.
+        """The pipeline's return value, without failed items of maps with `on_error="continue"`. Waits for it, at most `timeout` seconds.
 
         Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
         """
@@ -153,17 +182,19 @@ class Run:
             ) from error
 
     def check(self) -> None:
-        """Raise the error that ended the run, if it did not finish."""
+        """Raise the error that ended the run, if it has no result."""
         if self._error is not None:
             raise self._error
         ended = ending(self.folder)
-        if ended is not None and ended.status == "finished":
+        if ended is not None and ended.has_result:
             return
         view = self._view()
         if (failed := view.failure) is not None:
+            planned = view.nodes[failed.node].planned
             raise task_failed(
                 failed,
-                task=view.nodes[failed.node].planned.task,
+                task=planned.task,
+                item=failed.item if planned.kind == "map" else None,
                 run=self.id,
                 unseal=lambda data: self.project.store().unseal(data),
             )

@@ -70,7 +70,7 @@ class StoreUsage:
     """How much a store holds, in bytes, except the count `objects`.
 
     `unreferenced` are objects without an entry, `corrupt` (not in `bytes`) damaged objects that were moved aside.
-    `by_task` counts an object for each task that made it.
+    `by_task` counts an object for each task that made it. `checkpoints` (not in `bytes`) are those of checkpoint folders.
     """
 
     bytes: int
@@ -78,6 +78,7 @@ class StoreUsage:
     unreferenced: int
     corrupt: int
     by_task: dict[str, int]
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
             )
 
 
-def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsage:
+def measure(backend: Backend, entries: Iterable[tuple[str, Entry]], *, checkpoints: int = 0) -> StoreUsage:
     """How much the store holds."""
     stored = list(_stored(backend))
     found = list(pieces(stored, entries))
@@ -139,6 +140,7 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsag
         unreferenced=sum(piece.size for piece in found if not piece.tasks),
         corrupt=sum(item.size for item in backend.list("corrupt/")),
         by_task=dict(by_task),
+        checkpoints=checkpoints,
     )
 
 

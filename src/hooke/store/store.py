@@ -21,6 +21,13 @@ from hooke.base.files import is_private
 from hooke.base.plugins import Plugins
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend
+from hooke.store.checkpoints import (
+    ABANDONED_S,
+    CHECKPOINTS,
+    CheckpointFolders,
+    CheckpointRecord,
+    Snapshots,
+)
 from hooke.store.claims import (
     Claim,
     Claims,
@@ -80,6 +87,8 @@ class StoreParts:
     backend: Backend
     claims: Claims
     live: ListedClaims
+    checkpoints: Path
+    """The folder of checkpoint folders on this host."""
 
 
 def open_place(
@@ -105,7 +114,10 @@ def _folder(folder: Path, durable: Durability, *, shared: bool) -> StoreParts:
         if has_range_locks()
         else FileClaims(folder / "claims", folder_mode=mode)
     )
-    return StoreParts(backend=backend, claims=claims, live=FileClaims(folder / "live", folder_mode=mode))
+    live = FileClaims(folder / "live", folder_mode=mode)
+    # In a shared folder each user has a folder: a checkpoint is not signed, and can hold code that runs when it is loaded.
+    own = folder / CHECKPOINTS / f"user-{os.getuid()}" if shared else folder / CHECKPOINTS
+    return StoreParts(backend=backend, claims=claims, live=live, checkpoints=own.absolute())
 
 
 def _check_own(folder: Path) -> None:
@@ -135,6 +147,7 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
         backend=backend,
         claims=LeaseClaims(backend, "claims", clock),
         live=LeaseClaims(backend, "live", clock),
+        checkpoints=near / CHECKPOINTS / blake3(url.encode()).hexdigest(16),
     )
 
 
@@ -184,6 +197,7 @@ class Store:
         clock: Clock | None = None,
         inline_bytes: int = INLINE_BYTES,
         near: Path | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self._backend = backend
         self._clock = clock or SystemClock()
@@ -192,6 +206,10 @@ class Store:
         self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
         self._records = Records(backend, secret)
         self._items = MapIndex(backend, self._records)
+        is_folder = checkpoints is None or checkpoints.is_relative_to(backend.place)
+        snapshots = None if is_folder else Snapshots(backend, self._records)
+        self.checkpoints = CheckpointFolders(checkpoints, snapshots)
+        """The folders of `hooke.checkpoint_dir()`."""
 
     @staticmethod
     def open(
@@ -215,7 +233,13 @@ class Store:
         folder = Path(near) if near is not None else Path(gettempdir()) / f"hooke-{os.getuid()}"
         place = open_place(url, secret=derived, near=folder, clock=clock, durable=durable)
         return Store(
-            place.backend, claims=place.claims, live=place.live, secret=derived, clock=clock, near=folder
+            place.backend,
+            claims=place.claims,
+            live=place.live,
+            secret=derived,
+            clock=clock,
+            near=folder,
+            checkpoints=place.checkpoints,
         )
 
     @property
@@ -339,7 +363,25 @@ class Store:
 
     def usage(self) -> StoreUsage:
         """How much the store holds."""
-        return measure(self._backend, self._entries())
+        return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
+
+    def clear_checkpoints(self, *, run: str = "", abandoned: bool = False) -> int:
+        """Remove checkpoint folders whose result is stored, unless they are kept; returns how many.
+
+        With `run`, which has finished, also those of its tasks with `cache=False`. With `abandoned` also those without a
+        result that nobody has used for 30 days. Folders that an attempt has now stay.
+        """
+
+        def is_done(record: CheckpointRecord) -> bool:
+            owner = record.owner
+            if not owner.cached:
+                return owner.run == run
+            if owner.item:
+                return bool(self.find_items(owner.recipe, bytes.fromhex(record.key)))
+            return self.find(record.key) is not None
+
+        before = self._clock.now() - ABANDONED_S if abandoned else None
+        return self.checkpoints.sweep(is_done, abandoned_before=before)
 
     def gc(self, max_bytes: int) -> EvictionReport:
         """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
@@ -375,7 +417,8 @@ class Store:
         yield from self._items.entries()
 
     def remove(self, key: str) -> bool:
-        """Remove the result, or all items, of a recipe; returns whether there were any. Objects stay until `gc`."""
+        """Remove the result, or all items, of a recipe, and its checkpoints; returns whether there were results. Objects stay until `gc`."""
+        self.checkpoints.remove_of([key])
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
         return sum(self._backend.remove(name) for name in names) > 0
 

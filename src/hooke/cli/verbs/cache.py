@@ -16,7 +16,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds
 from hooke.base.units import parse_bytes
-from hooke.cli.groups import Commands
+from hooke.cli.entry import Commands
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
 from hooke.cli.screens import EXIT_FAILED
 from hooke.keys.fingerprint_parts import CodeChange
@@ -24,6 +24,7 @@ from hooke.project.folder import Project
 from hooke.running.why import Cause, Why, dependents, roots
 from hooke.running.why import why as explain_run
 from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 __all__ = ["cache", "explained", "why"]
 
@@ -99,7 +100,8 @@ def list_results(*, task: str | None, limit: int, as_json: bool, project: Projec
     saved = sum(result.seconds for result in results)
     click.echo(
         f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
-        + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else ""),
+        + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else "")
+        + (f", and {format_bytes(usage.checkpoints)} of checkpoints" if usage.checkpoints else ""),
         err=True,
     )
     return 0
@@ -126,12 +128,19 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
     is_flag=True,
     help="Remove the results that were made from them, too, without asking.",
 )
+@click.option("--checkpoints", is_flag=True, help="Remove only checkpoint folders; results stay.")
 @json_option
 @in_project
 def remove(
-    *, keys: tuple[str, ...], task: str | None, recursive: bool, as_json: bool, project: Project
+    *,
+    keys: tuple[str, ...],
+    task: str | None,
+    recursive: bool,
+    checkpoints: bool,
+    as_json: bool,
+    project: Project,
 ) -> int:
-    """Remove results by KEY (a prefix suffices) or by --task. The next run computes them again.
+    """Remove results by KEY (a prefix suffices) or by --task, with their checkpoint folders. The next run computes them again.
 
     Results that were made from them, as the journals of this project tell, have to go, too: while such a result is stored, a
     run needs nothing that it was made from. On a terminal the command lists them and asks.
@@ -141,6 +150,8 @@ def remove(
     if not keys and task is None:
         raise UsageError("no results selected", fix="pass a KEY of `hooke cache ls`, or --task NAME")
     store = project.store()
+    if checkpoints:
+        return _remove_checkpoints(store, keys, task, as_json=as_json)
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
@@ -159,6 +170,27 @@ def remove(
         return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
+    return 0
+
+
+def _remove_checkpoints(store: Store, keys: tuple[str, ...], task: str | None, *, as_json: bool) -> int:
+    """Remove the checkpoint folders of a task, or of keys of calls, items and maps. Raises UsageError if there are none."""
+    found = store.checkpoints.all_records()
+    chosen = [
+        record.key
+        for record in found
+        if record.owner.task == task
+        or any(each.startswith(key) for key in keys for each in (record.key, record.owner.recipe))
+    ]
+    if not chosen:
+        tasks = ", ".join(sorted({record.owner.task for record in found})) or "none"
+        raise UsageError("no such checkpoint folder", fix=f"tasks with checkpoint folders: {tasks}")
+    removed = store.checkpoints.remove(chosen)
+    if as_json:
+        click.echo(json.dumps({"checkpoints": removed}, indent=2))
+        return 0
+    in_use = f"; {len(chosen) - removed} in use" if removed < len(chosen) else ""
+    click.echo(f"removed {removed} checkpoint folder{'s' * (removed != 1)}{in_use}")
     return 0
 
 
@@ -194,7 +226,8 @@ def _by_prefix(results: list[_Result], key: str) -> _Result:
 def collect(*, most: str | None, as_json: bool, project: Project) -> int:
     """Evict results until the store is at most SIZE, those with the least work per byte first.
 
-    Results that a live run may need stay.
+    Results that a live run may need stay. Checkpoint folders go if their result is stored (unless the task is declared with
+    keep_checkpoints=True), or if they have no result and nobody has used them for 30 days.
     """
     size = parse_bytes(most) if most is not None else project.settings.store.max_bytes
     if size is None:
@@ -202,10 +235,14 @@ def collect(*, most: str | None, as_json: bool, project: Project) -> int:
             "missing maximum size of the store",
             fix="pass --max 10GiB, or set max_bytes under [store] in hooke.toml",
         )
-    report = project.store().gc(size)
+    store = project.store()
+    folders = store.clear_checkpoints(abandoned=True)
+    report = store.gc(size)
     if as_json:
-        click.echo(json.dumps(_report(report), indent=2))
+        click.echo(json.dumps(_report(report) | {"checkpoints": folders}, indent=2))
         return 0
+    if folders:
+        click.echo(f"  {folders} checkpoint folder{'s' * (folders != 1)} that nobody needs")
     for gone in report.evicted[:20]:
         click.echo(f"  {', '.join(gone.tasks) or '-'}: {gone.why}")
     if len(report.evicted) > 20:

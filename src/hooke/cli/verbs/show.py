@@ -204,6 +204,7 @@ def _facts(session: CommandSession, story: _Story) -> dict[str, Any]:
     return facts | {
         "tasks": msgspec.to_builtins(story.view.rows(now)),
         "error": error_facts(error, session) if error is not None else None,
+        "failures": [error_facts(each, session) for each in story.view.errors()],
         "decisions": [{"at": at, "what": text} for at, text in story.said],
         "skewed": msgspec.to_builtins(story.skewed),
         "torn": story.torn or None,

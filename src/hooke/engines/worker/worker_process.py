@@ -37,6 +37,7 @@ from hooke.pipeline.failures import failure_of
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
 from hooke.tracking.mlflow_runs import MlflowPlace
@@ -182,6 +183,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: dict[str, str]
     memory: int | None
     keys: bytes = b""
+    checkpoints: CheckpointOwner | None = None
     uses_library: bool = False
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
@@ -245,6 +247,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
         keys=call.keys,
+        checkpoints=call.checkpoints,
         uses_library=uses_library,
     )
 
@@ -424,6 +427,7 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         shown=task.shown,
         memory=task.memory,
         keys=task.keys,
+        checkpoints=task.checkpoints,
     )
 
 
