@@ -33,8 +33,8 @@ __all__ = [
     "Point",
     "curve_parts",
     "dropped_calls_in",
+    "limits_before",
     "logged_in",
-    "went_on_at",
 ]
 
 
@@ -180,32 +180,36 @@ def curve_parts(
         earlier = sorted(
             (owner for _, other, owner in members if other < number), key=lambda owner: -(owner[0] or 0)
         )
-        _add_earlier(parts, counts, earlier, steps, attempts)
+        same = [owner for owner in earlier if _key(owner, attempts) == _key(counts, attempts)]
+        limits = limits_before({name: low for name, (low, _) in steps[counts].items()}, same, steps)
+        parts |= {owner: CurvePart(counts[0], found) for owner, found in limits.items()}
     return parts
 
 
-def _add_earlier(
-    parts: dict[Owner, CurvePart],
-    counts: Owner,
-    earlier: list[Owner],
-    steps: Mapping[Owner, _Steps],
-    attempts: Mapping[int, AttemptFacts],
-) -> None:
-    """Add the attempts before the one that counts, the latest first."""
-    first = {name: low for name, (low, _) in steps[counts].items()}
+def _key(owner: Owner, attempts: Mapping[int, AttemptFacts]) -> str:
+    """The key of an attempt's node: another one if it was edited between."""
+    known = attempts.get(owner[0] or 0)
+    return known.key if known is not None else ""
+
+
+def limits_before(
+    first: Mapping[str, int], earlier: Iterable[Owner], steps: Mapping[Owner, _Steps]
+) -> dict[Owner, Mapping[str, float]]:
+    """The limits of `earlier` attempts, the latest first, before one with these `first` steps of its metrics."""
+    limits: dict[Owner, Mapping[str, float]] = {}
+    lowest = dict(first)
     for owner in earlier:
-        if attempts[owner[0] or 0].key != attempts[counts[0] or 0].key:  # it was edited since
-            continue
-        found = went_on_at(first, steps[owner])
+        found = _went_on_at(lowest, steps[owner])
         if found is None:
             continue
-        parts[owner] = CurvePart(counts[0], found)
+        limits[owner] = found
         for name, (low, _) in steps[owner].items():
             if low < found[name]:
-                first[name] = min(low, first.get(name, low))
+                lowest[name] = min(low, lowest.get(name, low))
+    return limits
 
 
-def went_on_at(first: Mapping[str, int], earlier: _Steps) -> Mapping[str, float] | None:
+def _went_on_at(first: Mapping[str, int], earlier: _Steps) -> Mapping[str, float] | None:
     """Metric of the earlier attempt -> the step up to which it counts, before an attempt with these `first` steps.
 
     None if that attempt began anew. One that logged no metric continues at the end.
