@@ -224,7 +224,10 @@ class Run:
         return curve_of(self.project.runs, self.id, task)
 
     def logged(self) -> Logged:
-        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`."""
+        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`.
+
+        `.metric(name)` has all values of a metric, `.curve(name)` those that count: one curve for each call, across retries.
+        """
         return logged_in(self.folder)
 
     def show(self) -> None:
