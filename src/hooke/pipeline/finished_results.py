@@ -46,9 +46,12 @@ class Recovered:
     """
 
 
-def recover(events: Iterable[Event]) -> Recovered:
-    """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them."""
-    past = _Past()
+def recover(events: Iterable[Event], *, tainted: bool = False) -> Recovered:
+    """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them.
+
+    Results that depend on failed items count only with `tainted`, which shows the run as it ended.
+    """
+    past = _Past(tainted=tainted)
     for event in events:
         past.count(event)
         past.take(event)
@@ -66,6 +69,7 @@ class _Past:
     keys: dict[int, str] = field(default_factory=dict)
     last_attempt: int = 0
     most_slots: int = 0
+    tainted: bool = False
 
     def count(self, event: Event) -> None:
         """Bound the number of attempts that were submitted."""
@@ -81,14 +85,14 @@ class _Past:
                 pass
 
     def take(self, event: Event) -> None:
-        """Keep finished results, but for those that depend on items which failed: they are to run again."""
+        """Keep finished results; tainted ones are to run again."""
         match event:
             case (
                 AttemptFinished(tainted=True)
                 | AttemptFailed(tainted=True)
                 | ItemsFound(tainted=True)
                 | MapExpanded(tainted=True)
-            ):
+            ) if not self.tainted:
                 pass
             case NodePlanned():
                 self.keys[event.node] = event.key
@@ -109,5 +113,8 @@ class _Past:
     def _note(self, event: AttemptFinished | AttemptFailed | ItemsFound, hi: int, ref: Ref) -> None:
         segments = self.done.setdefault(self.keys[event.node], SegmentMap())
         start = event.start if isinstance(event, ItemsFound) else 0
+        if self.tainted:  # whatever came first may have depended on items that failed then
+            segments.replace(event.lo, hi, ref, start)
+            return
         for a, b in segments.items.gaps(event.lo, hi):
             segments.record(a, b, ref, start + a - event.lo)

@@ -8,8 +8,8 @@ from typing import Any
 
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
-from hooke.journal.events import ItemsFound
-from hooke.journal.run_view import view_of
+from hooke.journal.events import ItemsFound, ItemsSkipped
+from hooke.journal.run_view import RunView, view_of
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
@@ -44,7 +44,8 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
     state = RunState(driver.graph, [NodePlan() for _ in driver.graph.nodes])
     calls = CallMaker(driver.graph, keys, state, store)
-    _restore(keys, state, calls, recover(project.runs.events(run)), store)
+    _restore(keys, state, calls, recover(project.runs.events(run), tainted=True), store)
+    _leave_out(keys, state, view_of(project.runs, run))
     node, lo = _which(project, run, task, item, state)
     if missing := _missing(state, node, lo):
         raise UsageError(
@@ -70,6 +71,14 @@ def _restore(keys: GraphKeys, state: RunState, calls: CallMaker, recovered: Reco
             keys.expanded(node, store.get(known.expansion.keys))
         for lo, hi, ref, start in known.segments:
             state.apply(_found(node, lo, hi, ref, start))
+
+
+def _leave_out(keys: GraphKeys, state: RunState, view: RunView) -> None:
+    """Items that the run left out of lists are left out again."""
+    for number, node in view.nodes.items():
+        if number < len(state.nodes) and keys[number].key == node.planned.key and state.graph.nodes[number].partial:
+            for lo, hi in (*node.failed, *node.skipped):
+                state.apply(ItemsSkipped(node=number, lo=lo, hi=hi, parent=number))
 
 
 def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
