@@ -76,7 +76,11 @@ def _restore(keys: GraphKeys, state: RunState, calls: CallMaker, recovered: Reco
 def _leave_out(keys: GraphKeys, state: RunState, view: RunView) -> None:
     """Items that the run left out of lists are left out again."""
     for number, node in view.nodes.items():
-        if number < len(state.nodes) and keys[number].key == node.planned.key and state.graph.nodes[number].partial:
+        if (
+            number < len(state.nodes)
+            and keys[number].key == node.planned.key
+            and state.graph.nodes[number].partial
+        ):
             for lo, hi in (*node.failed, *node.skipped):
                 state.apply(ItemsSkipped(node=number, lo=lo, hi=hi, parent=number))
 
