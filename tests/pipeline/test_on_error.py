@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.played import Played, found, pieces
 
 from hooke.base.errors import TraceError, UsageError
-from hooke.journal.events import FINISHED, WITH_FAILURES, ItemsSkipped
+from hooke.journal.events import FINISHED, WITH_FAILURES, ItemsSkipped, MapExpanded
 from hooke.keys.fingerprint import fingerprint_value
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
@@ -198,6 +198,23 @@ class TestTaint:
         (reading,) = run.decide()
         assert reading.expand
         assert run.state.is_tainted(2)
+
+    def test_an_empty_one_and_what_follows_it_item_by_item(self):
+        @pipeline
+        def job():
+            kept = one.map(range(2), on_error="continue")
+            return add(two.map(one.map(listed(kept))))
+
+        run = Played(job, slots=1)
+        run.fail(*run.decide())
+        run.finish(*run.decide())
+        run.finish(*run.decide())
+        (reading,) = run.decide()
+        run.finish(reading)
+        run.tell(MapExpanded(node=2, items=0, tainted=True))
+        (last,) = run.decide()
+        assert last.node == 4
+        assert run.state.is_tainted(4)
 
     def test_a_found_result_is_whole_whatever_failed(self):
         @pipeline

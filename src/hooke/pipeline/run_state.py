@@ -303,6 +303,7 @@ class RunState:
             state.looked_up = False  # its items have keys only now, so look them up
             self._pending_lookups.append(state.node.id)
         for child in self._waiters.elementwise.get(state.node.id, ()):
+            self.nodes[child].tainted |= state.tainted  # even if all of it is found: its list is as short
             self._expanded(self.nodes[child], items)
 
     # -- demand and readiness ----------------------------------------------------------------------

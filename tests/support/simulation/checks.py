@@ -534,6 +534,8 @@ class _Judge:
                 use.elementwise and self.items[use.node] is not None for use in node.uses
             ):
                 self.items[node.id] = event.items
+                if event.tainted:
+                    self.driver.tainted.add(node.id)
 
     def _count_failure(self, event: events.AttemptFailed) -> None:
         bad = event.lo + event.done
