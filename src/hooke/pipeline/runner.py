@@ -350,8 +350,7 @@ class Runner:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
-            state = self._state.nodes[node]
-            if state.complete and not state.left_out and not state.tainted:
+            if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
 

@@ -245,7 +245,7 @@ def _outcome(node: NodeView) -> str:
         return "running"
     if node.failed_count:
         return "failed"
-    if node.complete and node.settled_count:
+    if node.settled_count and (node.complete or node.skipped):
         if not node.cached_count:
             return "ran"
         return "partly cached" if node.done_count else "cached"
@@ -280,6 +280,11 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
         yield Cause(
             kind="unknown", text=f"its key differs from run {then.run}, and the journals do not say why"
         )
+    elif old.tainted or old.tainted_list:
+        yield Cause(kind="failures", text=f"run {then.run} computed it without items that had failed")
+    elif left_out := old.failed.count + old.skipped.count:
+        how = f"{left_out} of its {old.items} items failed or were skipped"
+        yield Cause(kind="failures", text=f"in run {then.run} {how}")
     elif old.settled_count or not old.needed:
         yield Cause(
             kind="gone",
