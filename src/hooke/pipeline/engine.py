@@ -148,6 +148,8 @@ class EngineContext:
     """Where MLflow's own calls in tasks log; None leaves them to MLflow."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
+    root: Path | None = None
+    """The project's folder, below which files that a task writes and returns are stored; None stores none."""
     code: Ref | None = None
     """The stored source of the project's modules, for workers that start later: a tuple of `base.pinned_modules.PinnedModule`."""
     requires: Mapping[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.ref import Ref
@@ -33,6 +33,7 @@ from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.file_results import ProducedFiles, holds
 from hooke.pipeline.finished_results import Recovered
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
@@ -46,6 +47,9 @@ from hooke.store.store import Store
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
+
+_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log")
+"""What an AttemptFinished and an AttemptFailed of the same attempt have in common."""
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -66,6 +70,8 @@ class RunnerParts:
     logs: Path | None = None
     """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
     recovered: Recovered = field(default_factory=Recovered)
+    root: Path | None = None
+    """The project's folder, to find files of results that are not stored."""
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
     """Nodes that run although the store has their results; what this run has done itself counts."""
@@ -89,6 +95,7 @@ class Runner:
         """Running attempt -> its worker."""
         self._log_ends: dict[str, int] = {}
         """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
+        self._produced = ProducedFiles(parts.graph, parts.keys)
         self._recalled: set[int] = set()
         self._renewed: set[str] = set()
         """Keys of forced nodes that have run: another node with the same key uses the result."""
@@ -248,7 +255,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._without_partial_results(event)
+            event = self._with_files_noted(self._without_partial_results(event))
             self._submitted.pop(event.attempt, None)
             self._workers.pop(event.attempt, None)
             if event.log is not None:
@@ -280,6 +287,23 @@ class Runner:
         if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
             return msgspec.structs.replace(event, ref=None)
         return event
+
+    def _with_files_noted(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+        """The event; a failure if another call of this run has given one of its files another content."""
+        if event.ref is None or not event.ref.files:
+            return event
+        hi = event.hi if isinstance(event, AttemptFinished) else event.lo + event.done
+        try:
+            self._produced.note(event.node, (event.lo, hi, event.ref, 0))
+        except UsageError as error:
+            failure = failure_of(error, arguments=self._shown(event.node))
+            facts = {name: getattr(event, name) for name in _FACTS}
+            return AttemptFailed(failure=failure, **facts)
+        return event
+
+    def _holds(self, ref: Ref) -> bool:
+        """Whether the files of a result that are not stored are as they were."""
+        return not ref.files or self._parts.root is None or holds(ref.files, self._parts.root)
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         self._record(event)
@@ -363,7 +387,10 @@ class Runner:
         self._recalled.add(node)
         if not self._same_list(node):
             return False
-        kept = self._parts.store.keep([ref for _, _, ref, _ in known.segments])
+        refs = [ref for _, _, ref, _ in known.segments]
+        kept = [
+            kept and self._holds(ref) for ref, kept in zip(refs, self._parts.store.keep(refs), strict=True)
+        ]
         for segment in compress(known.segments, kept):
             self._record(self._found(node, segment, source="journal"))
         return any(kept)
@@ -389,9 +416,10 @@ class Runner:
             return False
         if state.node.kind == "call":
             entry = self._parts.store.find(self._parts.keys[node].key)
-            if entry is not None:
-                self._record(self._found(node, (0, 1, entry.ref, 0), seconds=entry.seconds))
-            return entry is not None
+            if entry is None or not self._holds(entry.ref):
+                return False
+            self._record(self._found(node, (0, 1, entry.ref, 0), seconds=entry.seconds))
+            return True
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
         keys = self._parts.keys.items(node)
@@ -403,6 +431,8 @@ class Runner:
         found = False
         done = self._state.nodes[node].done.items
         for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
+            if not self._holds(hit.ref):
+                continue
             for lo, hi in done.gaps(hit.lo, hit.hi):
                 self._record(self._found(node, (lo, hi, hit.ref, hit.start + lo - hit.lo)))
                 found = True
@@ -420,7 +450,8 @@ class Runner:
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
         """Reuse a list that was read before, if all of it is still stored."""
         assert expansion.keys is not None
-        if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
+        lists = [expansion.keys, *expansion.blocks]
+        if not all(self._parts.store.keep(lists)) or not all(map(self._holds, lists)):
             return
         event = msgspec.structs.replace(expansion, at=self._parts.clock.now(), node=node)
         self._record(event)
@@ -433,6 +464,7 @@ class Runner:
         self, node: int, segment: Segment, *, source: str = "cache", seconds: float = 0.0
     ) -> ItemsFound:
         lo, hi, ref, start = segment
+        self._produced.note(node, segment)
         now = self._parts.clock.now()
         return ItemsFound(
             at=now, node=node, lo=lo, hi=hi, ref=ref, start=start, source=source, seconds=seconds

@@ -44,6 +44,9 @@ _REMOVALS = "0" * 31 + "1"
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
 
+FORGOTTEN_S = 90 * 24 * 3600.0
+"""Facts that were not used for so long are removed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionUnit:
@@ -106,6 +109,9 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
     holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     beside: dict[str, float] = defaultdict(float)
     for record, entry in entries:
+        for file in entry.ref.files:
+            if file.digest:
+                holding[name_of(file.digest)].append((record, entry))
         if entry.ref.inline is not None:
             holding[record].append((record, entry))
             continue
@@ -121,7 +127,11 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
                 used=used,
                 seconds=sum(entry.seconds for _, entry in about) + beside.get(name, 0.0),
                 tasks=tuple(sorted({entry.task for _, entry in about})),
-                records=tuple(record for record, _ in about if record != name and record.startswith("keys/")),
+                records=tuple(
+                    dict.fromkeys(
+                        record for record, _ in about if record != name and record.startswith("keys/")
+                    )
+                ),
             )
 
 
@@ -183,10 +193,10 @@ def await_removals(claims: Claims) -> None:
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
-    """Remove leftovers of killed writers, and old damaged objects."""
-    for prefix in ("tmp/", "corrupt/"):
+    """Remove leftovers of killed writers, old damaged objects, and facts that nothing has asked for in a long time."""
+    for prefix, kept_s in (("tmp/", ABANDONED_S), ("corrupt/", ABANDONED_S), ("facts/", FORGOTTEN_S)):
         for stored in list(backend.list(prefix)):
-            if stored.used < now - ABANDONED_S:
+            if stored.used < now - kept_s:
                 backend.remove(stored.name)
 
 

@@ -115,6 +115,6 @@ class MapIndex:
         return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
-        refs = {entry.ref.digest: entry.ref for entry in entries if entry.ref.inline is None}
+        refs = {entry.ref.digest: entry.ref for entry in entries if entry.ref.objects()}
         whole = dict(zip(refs, are_whole(self._backend, list(refs.values())), strict=True))
         return [not whole.get(entry.ref.digest, True) for entry in entries]

@@ -153,6 +153,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     secret: bytes | None
     log: str
     folder: str
+    root: str | None = None
+    """As in the EngineContext."""
     tracking: str | None = None
     """The run's folder, for the metrics that tasks log."""
     durable: Durability = "group"
@@ -278,6 +280,7 @@ class _Session:
             log=self.output,
             alone=True,
             tracker=self.tracker,
+            root=Path(hello.root) if hello.root is not None else None,
         )
 
     def connect(self) -> None:
