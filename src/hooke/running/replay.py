@@ -20,9 +20,11 @@ from hooke.base.formats import first_line, format_seconds
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
+from hooke.keys.file import files_loaded
 from hooke.keys.fingerprint_parts import CodePrint, expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, StoredManifests, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
@@ -59,7 +61,8 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
 
     The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
-    or item, or if an input is missing (its task never ran, was edited since, or the result was evicted).
+    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
+    written to its file).
     """
     store = project.store()
     past = _Past.read(project, run, store, into=store, as_ended=True)
@@ -72,7 +75,9 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
             next=f"hooke resume {run}",
         )
     call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
-    args, kwargs = _arguments(call.kind, call.payload, store)
+    with files_loaded(project.root) as files:
+        args, kwargs = _arguments(call.kind, call.payload, store)
+    FileResults(project.root, store).provide(files)
     return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
 
 
