@@ -40,7 +40,7 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     logs: str
     folder: str
     root: str | None = None
-    """As in the EngineContext; where the driver's files are not, the host's folder."""
+    """As in the EngineContext; where the driver's files are not, a folder of the host's own."""
     driver: str = ""
     """The driver's process."""
     sys_path: list[str]
