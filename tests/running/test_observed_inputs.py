@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
 import pytest
 
 from hooke.running.why import why
@@ -103,3 +108,58 @@ def test_a_task_that_changes_what_it_read_runs_in_each_run(shop, caplog):
     explained = why(shop.project.runs, shop.project.runs.names()[0])[0]
     assert "d.csv" in explained.unsettled
     assert any("d.csv" in record.message for record in caplog.records)
+
+
+CROWD = """
+    import os, sys, time
+    from pathlib import Path
+    from hooke import pipeline, run, task
+
+    HERE = Path(__file__).parent
+
+    def ran(what):
+        fd = os.open(f"{HERE.parent}/ran", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(fd, f"{what}\\n".encode())
+        os.close(fd)
+        time.sleep(0.05)
+
+    @task
+    def load(name):
+        ran(f"load {name}")
+        return (HERE / f"{name}.txt").read_text()
+
+    @task
+    def loud(text):
+        ran(f"loud {text}")
+        return text.upper()
+
+    @task
+    def joined(texts, first):
+        ran("joined")
+        return " ".join(texts) + first
+
+    @pipeline
+    def job():
+        return joined(loud.map(load.map(["a", "b", "c"])), loud(load("d")))
+
+    if __name__ == "__main__":
+        print(run(job, on="serial").result())
+"""
+
+
+def test_runs_at_once_compute_each_result_once_for_each_set_of_files(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    script = folder / "crowd.py"
+    script.write_text(textwrap.dedent(CROWD))
+    for name in "abcd":
+        (folder / f"{name}.txt").write_text(name)
+    for wanted in ("A B CD", "A X CD", "A B CD"):
+        (folder / "b.txt").write_text("x" if "X" in wanted else "b")
+        (tmp_path / "ran").write_text("")
+        command = [sys.executable, str(script)]
+        crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [process.communicate(timeout=100)[0].strip() for process in crowd] == [wanted] * 3
+        counts = Counter((tmp_path / "ran").read_text().splitlines())
+        assert set(counts.values()) <= {1}, counts
+    assert not counts, "the files are as they were in the first round"
