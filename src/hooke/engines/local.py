@@ -137,12 +137,12 @@ class LocalEngine:
             secret=context.secret,
             log=str(context.logs / f"{name}.log"),
             folder=str(context.folder),
+            root=None if context.root is None else str(context.root),
             durable=context.durable,
             tracking=None if context.tracking is None else str(context.tracking),
             mlflow=context.mlflow,
             script=script_of_this_process(),
             code=context.code,
-            root=None if context.root is None else str(context.root),
         )
 
     def _say(self, event: LoopEvent | EngineEvent) -> None:

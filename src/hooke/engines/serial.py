@@ -48,7 +48,12 @@ class SerialEngine:
             else None
         )
         self._worker = AttemptRunner(
-            name=_WORKER, store=context.store, clock=context.clock, log=self._log, tracker=self._tracker
+            name=_WORKER,
+            store=context.store,
+            clock=context.clock,
+            log=self._log,
+            tracker=self._tracker,
+            root=context.root,
         )
         if context.root is not None:
             self._worker.observe(str(context.root), context.secret)

@@ -84,6 +84,8 @@ class AttemptsView:
     def __init__(self) -> None:
         self.begun: RunStarted | None = None
         self.first_at = 0.0
+        self.starts = 0
+        """How often its driver began: more than once if it was resumed."""
         self.ended: RunFinished | None = None
         self.made_of: MadeOf | None = None
         self.attempts: dict[int, AttemptFacts] = {}
@@ -95,6 +97,7 @@ class AttemptsView:
             case RunStarted():
                 self.begun = self.begun or event
                 self.first_at = self.first_at or event.at
+                self.starts += 1
                 self.ended = None
             case RunFinished():
                 self.ended = event

@@ -255,7 +255,8 @@ def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
         closing.closed = True
         for parent in _parents(nodes, closing):
             parent.open_children -= 1
-            if not parent.open_children and not parent.complete:
+            # One that left items out had all that it needed.
+            if not parent.open_children and not parent.complete and not (parent.failed or parent.skipped):
                 parent.needed = False
                 todo.append(parent)
 
@@ -389,11 +390,11 @@ class TaskView:
         if self.failed:
             return "failed"
         settled = self.done + self.cached
+        if self.skipped and self.waiting == 0:
+            return "partly" if settled else "skipped"
         if all(node.complete or not node.needed for node in nodes):
             whole = "cached" if self.cached and not self.done else "done"
             return whole if settled else "not needed"
-        if self.skipped and not settled and self.waiting == 0:
-            return "skipped"
         return "partly" if settled else "waiting"
 
     def rate(self, now: float) -> float | None:

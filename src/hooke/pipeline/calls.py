@@ -12,7 +12,7 @@ from typing import Any
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.formats import short_call, short_repr
 from hooke.base.observed import is_left_out, is_secret
-from hooke.base.ref import Ref
+from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import MapExpanded
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
@@ -50,6 +50,8 @@ class CallMaker:
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
+        self.files: list[FileRef] = []
+        """The files in what was referred to since the last call was made."""
         self._certain: dict[int, bool] = {}
         self._named: dict[int, list[str]] = {}
         self.variables_read: set[str] = set()
@@ -67,6 +69,7 @@ class CallMaker:
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
         self._read = []
+        self.files.clear()
         payload, keys = self._payload(node, submit), self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
@@ -157,8 +160,8 @@ class CallMaker:
         path = tuple(promise.path)
         if node.kind == "call":
             ref = done.cut(0, 1)[0][2]
-            self._read.append(ref)
-            return StoredValue(ref, path)
+            self._note(ref, 0, 1)
+            return StoredValue(ref.without_files(), path)
         items = self._state.nodes[promise.node].items
         assert items is not None
         if path and isinstance(path[0], int):
@@ -170,16 +173,22 @@ class CallMaker:
                     fix="the length of this map is known only at run time: pass the whole map to a task, and index it there",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
-            self._read.append(ref)
-            return Element(ref, start, path[1:])
+            self._note(ref, start, 1)
+            return Element(ref.without_files(), start, path[1:])
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
         """A list of the results of the items `lo..hi`, without those that were left out."""
         state = self._state.nodes[node]
         segments = [piece for a, b in state.left_out.gaps(lo, hi) for piece in state.done.cut(a, b)]
-        self._read += [ref for _, _, ref, _ in segments]
-        return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
+        for a, b, ref, start in segments:
+            self._note(ref, start, b - a)
+        return StoredItems(tuple((ref.without_files(), start, b - a) for a, b, ref, start in segments), path)
+
+    def _note(self, ref: Ref, start: int, count: int) -> None:
+        self._read.append(ref)
+        if ref.files:
+            self.files += [file for file in ref.files if start <= file.item < start + count]
 
     def _payload(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:
@@ -206,7 +215,7 @@ class CallMaker:
             size = expansion.block
             pieces = [
                 (
-                    expansion.blocks[at],
+                    expansion.blocks[at].without_files(),
                     max(lo - at * size, 0),
                     min(hi - at * size, size) - max(lo - at * size, 0),
                 )

@@ -156,7 +156,8 @@ class EngineContext:
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
     root: Path | None = None
-    """The project's folder, whose files count as inputs where tasks read them; None records nothing (in measurements)."""
+    """The project's folder: files below it count as inputs where tasks read them, and are stored where tasks write and return them. None does
+    neither (in measurements)."""
     code: Ref | None = None
     """The stored source of the project's modules, for workers that start later: a tuple of `base.pinned_modules.PinnedModule`."""
     requires: Mapping[str, str] = field(default_factory=dict)

@@ -20,10 +20,11 @@ from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
 from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
-from hooke.keys.file import File, check_unchanged, files_loaded
+from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.file_results import FileResults, now_ns
 from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
@@ -63,8 +64,13 @@ class Expansion:
         return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=BLOCK)
 
 
-def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
-    """Zip the columns of `(task, recipe, columns)`, key each item and store both. Raises UsageError if they cannot be zipped."""
+def expand(
+    payload: tuple[str, str, Sequence[Any]], store: Store, put: Callable[[Any], Ref] | None = None
+) -> Expansion:
+    """Zip the columns of `(task, recipe, columns)`, key each item and store both, the items by `put`.
+
+    Raises UsageError if they cannot be zipped.
+    """
     task, recipe, columns = payload
     lists = [_as_list(task, column) for column in columns]
     lengths = {len(column) for column in lists}
@@ -75,7 +81,7 @@ def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
         )
     items = list(zip(*lists, strict=True))
     keys = store.put(fingerprint_items(items, label=recipe))
-    blocks = tuple(store.put(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
+    blocks = tuple((put or store.put)(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
     return Expansion(items=len(items), keys=keys, blocks=blocks)
 
 
@@ -196,12 +202,17 @@ class AttemptRunner:
     observer: Observer | None = None
     """Records what tasks read; None lets it be."""
     usage: TaskUsage = field(default_factory=TaskUsage)
+    root: Path | None = None
+    """The project's folder, below which files that a task writes and returns are stored; None stores none."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
     _state: ProcessState = field(init=False)
     _files: list[File] = field(default_factory=list)
     """The inputs of the attempt that are files."""
+    _file_results: FileResults | None = field(init=False)
+    _since_ns: int = 0
+    """When the attempt began, for file systems."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
@@ -210,6 +221,7 @@ class AttemptRunner:
 
     def __post_init__(self) -> None:
         self._state = ProcessState(alone=self.alone)
+        self._file_results = FileResults(self.root, self.store) if self.root is not None else None
 
     def observe(self, root: str, secret: bytes | None = None) -> None:
         """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
@@ -253,18 +265,19 @@ class AttemptRunner:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
+        self._since_ns = now_ns()
         if self.alone and work.kind in ("call", "map"):
             self._state.names = self._names_of(work.function)
         try:
             with (
                 _variables_of_driver(work.variables),
-                files_loaded() as self._files,
+                files_loaded(self.root) as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
                 self._checkpointing(work, outcome),
             ):
                 self._perform(work, outcome)
-                check_unchanged(self._files)
+                self._check_unchanged(outcome.ref)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
@@ -298,7 +311,7 @@ class AttemptRunner:
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
-            check_unchanged(self._files)
+            self._provide()
             if work.keys:
                 self._begin_item(work.keys)
             shared = self._shared_of(work, _NOTHING)
@@ -306,14 +319,16 @@ class AttemptRunner:
             try:
                 with self._observed(work, outcome, lambda _: [args, kwargs]):
                     result = self._state.call(work.function, *args, **kwargs)
-                outcome.ref = self.store.put(result)
+                outcome.ref = self._put(result)
             finally:
                 shared.changed()
                 shared.put_back()
         elif work.kind == "gather":
-            outcome.ref = self.store.put(unpack(work.payload, self.store))
+            outcome.ref = self._carry(unpack(work.payload, self.store))
         elif work.kind == "expand":
-            outcome.expansion = expand(unpack(work.payload, self.store), self.store)
+            payload = unpack(work.payload, self.store)
+            with paths_keyed(self._files):
+                outcome.expansion = expand(payload, self.store, self._carry)
         else:
             self._perform_map(work, outcome)
 
@@ -348,7 +363,7 @@ class AttemptRunner:
         finally:
             shared.put_back()
             if outcome.results:
-                outcome.ref = self.store.put(outcome.results)
+                outcome.ref = self._put_items(outcome.results, work.keys)
                 outcome.done = len(outcome.results)
 
     def _perform_again(
@@ -367,7 +382,7 @@ class AttemptRunner:
         columns_data: bytes,
     ) -> None:
         layout, items = unpack(columns_data, self.store)
-        check_unchanged(self._files)
+        self._provide()
         rows = items if layout == "rows" else zip(*items, strict=True)
         if not is_simple(columns_data):
             rows = list(own_rows(rows))  # before the first call changes anything
@@ -400,6 +415,36 @@ class AttemptRunner:
         seed_from(key)
         if self._checkpoints is not None:
             self._checkpoints.begin(key)
+
+    def _provide(self) -> None:
+        """See that the files among the inputs are as they were when their keys were made."""
+        if self._files:
+            if self._file_results is not None:
+                self._file_results.provide(self._files)
+            check_unchanged(self._files)
+
+    def _check_unchanged(self, made: Ref | None) -> None:
+        """The same after the attempt, but for results of other tasks that it has written over and returned itself."""
+        if self._files:
+            own = {file.path for file in made.files} if made is not None else set[str]()
+            check_unchanged(
+                file for file in self._files if file.result is None or file.result.path not in own
+            )
+
+    def _put(self, value: Any) -> Ref:
+        if self._file_results is None:
+            return self.store.put(value)
+        return self._file_results.put(value, since_ns=self._since_ns, inputs=self._files)
+
+    def _put_items(self, values: list[Any], keys: bytes) -> Ref:
+        if self._file_results is None:
+            return self.store.put(values)
+        return self._file_results.put_items(values, keys=keys, since_ns=self._since_ns, inputs=self._files)
+
+    def _carry(self, value: Any) -> Ref:
+        if self._file_results is None:
+            return self.store.put(value)
+        return self._file_results.carry(value, inputs=self._files)
 
     def _names_of(self, function: Callable[..., Any]) -> ReachedNames:
         found = self._names.get(id(function))

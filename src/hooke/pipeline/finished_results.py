@@ -354,9 +354,12 @@ class Recovered:
     """
 
 
-def recover(events: Iterable[Event]) -> Recovered:
-    """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them."""
-    past = _Past()
+def recover(events: Iterable[Event], *, tainted: bool = False) -> Recovered:
+    """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them.
+
+    Results that depend on failed items count only with `tainted`, which shows the run as it ended.
+    """
+    past = _Past(tainted=tainted)
     for event in events:
         past.count(event)
         past.take(event)
@@ -376,6 +379,7 @@ class _Past:
     keys: dict[int, str] = field(default_factory=dict)
     last_attempt: int = 0
     most_slots: int = 0
+    tainted: bool = False
 
     def count(self, event: Event) -> None:
         """Bound the number of attempts that were submitted."""
@@ -391,14 +395,14 @@ class _Past:
                 pass
 
     def take(self, event: Event) -> None:
-        """Keep finished results, but for those that depend on items which failed: they are to run again."""
+        """Keep finished results; tainted ones are to run again."""
         match event:
             case (
                 AttemptFinished(tainted=True)
                 | AttemptFailed(tainted=True)
                 | ItemsFound(tainted=True)
                 | MapExpanded(tainted=True)
-            ):
+            ) if not self.tainted:
                 pass
             case NodePlanned():
                 self.keys[event.node] = event.key

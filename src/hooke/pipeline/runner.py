@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.observed import InputsNow
@@ -36,6 +36,7 @@ from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.file_results import ProducedFiles, holds
 from hooke.pipeline.finished_results import Lineage, Recovered
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
@@ -50,6 +51,9 @@ __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
 _log = logging.getLogger("hooke")
+
+_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log")
+"""What an AttemptFinished and an AttemptFailed of the same attempt have in common."""
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -72,6 +76,8 @@ class RunnerParts:
     inputs: InputsNow = field(default_factory=lambda: InputsNow(root=Path.cwd(), environment=os.environ))
     """The files and variables as they are now, which results may have been made from."""
     recovered: Recovered = field(default_factory=Recovered)
+    root: Path | None = None
+    """The project's folder, to find files of results that are not stored."""
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
     """Nodes that run although the store has their results; what this run has done itself counts."""
@@ -98,6 +104,7 @@ class Runner:
         """Running attempt -> its worker."""
         self._log_ends: dict[str, int] = {}
         """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
+        self._produced = ProducedFiles(parts.graph, parts.keys)
         self._recalled: set[int] = set()
         self._unsettled = {""}
         """Why results must not be reused, as far as it was said."""
@@ -262,7 +269,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._with_lineage(self._without_partial_results(event))
+            event = self._with_lineage(self._with_files_noted(self._without_partial_results(event)))
             if self._state.is_tainted(event.node):
                 event = msgspec.structs.replace(event, tainted=True)
             self._submitted.pop(event.attempt, None)
@@ -316,6 +323,23 @@ class Runner:
                 _log.warning("a result is used in this run only, because of %s", piece.made_from.unsettled)
         return msgspec.structs.replace(event, made_from=pieces) if pieces else event
 
+    def _with_files_noted(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+        """The event; a failure if another call of this run has given one of its files another content."""
+        if event.ref is None or not event.ref.files:
+            return event
+        hi = event.hi if isinstance(event, AttemptFinished) else event.lo + event.done
+        try:
+            self._produced.note(event.node, (event.lo, hi, event.ref, 0))
+        except UsageError as error:
+            failure = failure_of(error, arguments=self._shown(event.node))
+            facts = {name: getattr(event, name) for name in _FACTS}
+            return AttemptFailed(failure=failure, **facts)
+        return event
+
+    def _holds(self, ref: Ref) -> bool:
+        """Whether the files of a result that are not stored are as they were."""
+        return not ref.files or self._parts.root is None or holds(ref.files, self._parts.root)
+
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         if self._state.is_tainted(event.node):
             event = msgspec.structs.replace(event, tainted=True)
@@ -350,8 +374,7 @@ class Runner:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
-            state = self._state.nodes[node]
-            if state.complete and not state.left_out and not state.tainted:
+            if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
 
@@ -454,7 +477,10 @@ class Runner:
         if not self._same_list(node):
             return False
         segments = list(known.segments_now(self._lineage.manifests))
-        kept = self._parts.store.keep([ref for (_, _, ref, _), _ in segments])
+        refs = [ref for (_, _, ref, _), _ in segments]
+        kept = [
+            kept and self._holds(ref) for ref, kept in zip(refs, self._parts.store.keep(refs), strict=True)
+        ]
         for segment, made_from in compress(segments, kept):
             self._record(self._found(node, segment, source="journal", made_from=made_from))
         return any(kept)
@@ -480,10 +506,11 @@ class Runner:
             return False
         if state.node.kind == "call":
             entry = self._find(node, self._parts.keys[node].key)
-            if entry is not None:
-                segment, seconds = (0, 1, entry.ref, 0), entry.seconds
-                self._record(self._found(node, segment, seconds=seconds, made_from=entry.made_from))
-            return entry is not None
+            if entry is None or not self._holds(entry.ref):
+                return False
+            segment, seconds = (0, 1, entry.ref, 0), entry.seconds
+            self._record(self._found(node, segment, seconds=seconds, made_from=entry.made_from))
+            return True
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
         keys = self._parts.keys.items(node)
@@ -507,6 +534,8 @@ class Runner:
         found = False
         recipe, state = self._parts.keys[node].recipe, self._state.nodes[node]
         for hit in self._parts.store.find_items(recipe, keys, self._lineage.counts(node)):
+            if not self._holds(hit.ref):
+                continue
             made_from = hit.made_from and self._lineage.renewed(node, hit.made_from)
             for lo, hi in state.missing_in(hit.lo, hit.hi):
                 start = hit.start + lo - hit.lo
@@ -532,7 +561,8 @@ class Runner:
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
         """Reuse a list that was read before, if all of it is still stored."""
         assert expansion.keys is not None
-        if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
+        lists = [expansion.keys, *expansion.blocks]
+        if not all(self._parts.store.keep(lists)) or not all(map(self._holds, lists)):
             return
         event = msgspec.structs.replace(expansion, at=self._parts.clock.now(), node=node)
         self._record(event)
@@ -551,6 +581,7 @@ class Runner:
         made_from: MadeFrom | None = None,
     ) -> ItemsFound:
         lo, hi, ref, start = segment
+        self._produced.note(node, segment)
         if made_from is not None:
             self._lineage.note(node, ItemsMadeFrom(lo=lo, hi=hi, made_from=made_from))
         return ItemsFound(

@@ -18,11 +18,13 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import CorruptObject, HookeError, MissingObject, UsageError
 from hooke.base.formats import first_line, format_seconds
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, RunMadeOf
+from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
+from hooke.keys.file import files_loaded
 from hooke.keys.fingerprint_parts import CodePrint, expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, StoredManifests, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
@@ -59,10 +61,11 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
 
     The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
-    or item, or if an input is missing (its task never ran, was edited since, or the result was evicted).
+    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
+    written to its file).
     """
     store = project.store()
-    past = _Past.read(project, run, store, into=store)
+    past = _Past.read(project, run, store, into=store, as_ended=True)
     node, lo = _which(past, run, task, item)
     if missing := _missing(past.state, node, lo):
         raise UsageError(
@@ -72,7 +75,9 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
             next=f"hooke resume {run}",
         )
     call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
-    args, kwargs = _arguments(call.kind, call.payload, store)
+    with files_loaded(project.root) as files:
+        args, kwargs = _arguments(call.kind, call.payload, store)
+    FileResults(project.root, store).provide(files)
     return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
 
 
@@ -87,8 +92,8 @@ class _Past:
     recovered: Recovered
 
     @classmethod
-    def read(cls, project: Project, run: str, store: Store, *, into: Store) -> _Past:
-        """Large arguments of its calls are stored in `into`. Raises UsageError, TraceError, and what the pipeline's body raises."""
+    def read(cls, project: Project, run: str, store: Store, *, into: Store, as_ended: bool = False) -> _Past:
+        """Large arguments of its calls are stored in `into`. With `as_ended` there are lists without their failed items, too. Raises UsageError, TraceError, and what the pipeline's body raises."""
         driver = reopen(project, run)
         keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
         plans = [plan_of(node, {}, repeatable=False) for node in driver.graph.nodes]
@@ -98,9 +103,11 @@ class _Past:
             keys=keys,
             state=state,
             calls=CallMaker(driver.graph, keys, state, into),
-            recovered=recover(project.runs.events(run)),
+            recovered=recover(project.runs.events(run), tainted=as_ended),
         )
         past._restore(store)
+        if as_ended:
+            past._leave_out()
         return past
 
     def _restore(self, store: Store) -> None:
@@ -115,6 +122,17 @@ class _Past:
                 self.keys.expanded(node, store.get(known.expansion.keys))
             for lo, hi, ref, start in known.segments:
                 self.state.apply(_found(node, lo, hi, ref, start))
+
+    def _leave_out(self) -> None:
+        """Items that the run left out of lists are left out again."""
+        for number, node in self.view.nodes.items():
+            if (
+                number < len(self.state.nodes)
+                and self.keys[number].key == node.planned.key
+                and self.state.graph.nodes[number].partial
+            ):
+                for lo, hi in (*node.failed, *node.skipped):
+                    self.state.apply(ItemsSkipped(node=number, lo=lo, hi=hi, parent=number))
 
 
 def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:

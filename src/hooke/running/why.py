@@ -245,7 +245,7 @@ def _outcome(node: NodeView) -> str:
         return "running"
     if node.failed_count:
         return "failed"
-    if node.complete and node.settled_count:
+    if node.settled_count and (node.complete or node.skipped):
         if not node.cached_count:
             return "ran"
         return "partly cached" if node.done_count else "cached"
@@ -276,17 +276,27 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
         found.append(Cause(kind="list", text=_list_text(node, old)))
     if found:
         yield from found
-    elif planned.key != old.planned.key:
-        yield Cause(
+    else:
+        yield _unseen_cause(planned, then, old)
+
+
+def _unseen_cause(planned: NodePlanned, then: RunView, old: NodeView) -> Cause:
+    """Why it ran although neither its code nor its inputs changed."""
+    if planned.key != old.planned.key:
+        return Cause(
             kind="unknown", text=f"its key differs from run {then.run}, and the journals do not say why"
         )
-    elif old.settled_count or not old.needed:
-        yield Cause(
+    if old.tainted or old.tainted_list:
+        return Cause(kind="failures", text=f"run {then.run} computed it without items that had failed")
+    if left_out := old.failed.count + old.skipped.count:
+        how = f"{left_out} of its {old.items} items failed or were skipped"
+        return Cause(kind="failures", text=f"in run {then.run} {how}")
+    if old.settled_count or not old.needed:
+        return Cause(
             kind="gone",
             text=f"nothing changed since run {then.run}, but the result is no longer in the store (removed or evicted)",
         )
-    else:
-        yield Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result either")
+    return Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result either")
 
 
 def _code_causes(mine: NodePlanned, now: RunView, theirs: NodePlanned, then: RunView) -> Iterator[Cause]:

@@ -55,7 +55,8 @@ def refs_of(entry: Entry) -> list[Ref]:
     """The result, and what it was made from: without one of them the entry is worth nothing."""
     made = entry.made_from
     manifests = () if made is None else (made.own, made.deep)
-    return [entry.ref, *(ref for ref in manifests if ref is not None)]
+    files = [Ref(file.digest, file.size) for file in entry.ref.files if file.digest]
+    return [entry.ref, *files, *(ref for ref in manifests if ref is not None)]
 
 
 class Hit(NamedTuple):

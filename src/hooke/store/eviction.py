@@ -44,6 +44,9 @@ _REMOVALS = "0" * 31 + "1"
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
 
+FORGOTTEN_S = 90 * 24 * 3600.0
+"""Facts that were not used for so long are removed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionUnit:
@@ -125,9 +128,11 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
                 tasks=tuple(sorted({entry.task for _, entry in about})),
                 # A record of several results, from other observed inputs, stays for the others.
                 records=tuple(
-                    record
-                    for record, _ in about
-                    if record != name and record.startswith("keys/") and len(kept_in[record]) == 1
+                    dict.fromkeys(
+                        record
+                        for record, _ in about
+                        if record != name and record.startswith("keys/") and len(kept_in[record]) == 1
+                    )
                 ),
             )
 
@@ -191,10 +196,10 @@ def await_removals(claims: Claims) -> None:
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
-    """Remove leftovers of killed writers, and old damaged objects."""
-    for prefix in ("tmp/", "corrupt/"):
+    """Remove leftovers of killed writers, old damaged objects, and facts that nothing has asked for in a long time."""
+    for prefix, kept_s in (("tmp/", ABANDONED_S), ("corrupt/", ABANDONED_S), ("facts/", FORGOTTEN_S)):
         for stored in list(backend.list(prefix)):
-            if stored.used < now - ABANDONED_S:
+            if stored.used < now - kept_s:
                 backend.remove(stored.name)
 
 

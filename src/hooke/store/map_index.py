@@ -128,7 +128,7 @@ class MapIndex:
         return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
-        refs = {ref.digest: ref for entry in entries for ref in refs_of(entry) if ref.inline is None}
+        refs = {ref.digest: ref for entry in entries for ref in refs_of(entry)}
         whole = dict(zip(refs, are_whole(self._backend, list(refs.values())), strict=True))
         return [not all(whole.get(ref.digest, True) for ref in refs_of(entry)) for entry in entries]
 

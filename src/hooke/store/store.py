@@ -38,6 +38,7 @@ from hooke.store.claims import (
     RangeClaims,
     has_range_locks,
 )
+from hooke.store.codecs import Reducer
 from hooke.store.entries import MOST_VARIANTS, Counts, Entry, Hit, Records, refs_of
 from hooke.store.eviction import (
     EvictionReport,
@@ -203,6 +204,7 @@ class Store:
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
         self._live = live or MemoryClaims(self._clock)
+        self._secret = secret
         self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
         self._records = Records(backend, secret)
         self._items = MapIndex(backend, self._records)
@@ -249,13 +251,21 @@ class Store:
 
     # -- objects ---------------------------------------------------------------------------------------
 
-    def put(self, value: Any, *, inline_bytes: int | None = None) -> Ref:
+    def put(self, value: Any, reduce: Reducer | None = None, *, inline_bytes: int | None = None) -> Ref:
         """Store `value`. When this returns, the value survives the death of any process (unless it is inside the Ref).
 
-        `inline_bytes` is as in the constructor, for this value. Raises StoreError naming the part that cannot be
-        pickled, and StoreFull.
+        `reduce` gives the reduction (see `object.__reduce__`) of parts of the caller's own types, NotImplemented for others.
+        `inline_bytes` is as in the constructor, for this value. Raises StoreError naming the part that cannot be pickled, StoreFull, and the HookeErrors of `reduce`.
         """
-        return self._objects.put(value, inline_bytes=inline_bytes)
+        return self._objects.put(value, reduce, inline_bytes=inline_bytes)
+
+    def put_file(self, fd: int) -> tuple[Ref, bytes]:
+        """Store the bytes of an open file as an object of their own; returns it and their BLAKE3 digest.
+
+        `get` gives them as a read-only view of the mapped object. No more than a few MiB are in memory at a time.
+        Raises StoreError and StoreFull.
+        """
+        return self._objects.put_file(fd)
 
     def get(self, ref: Ref) -> Any:
         """The value. Its arrays and frames are read-only and lie in the mapped object, so any size opens equally fast.
@@ -284,15 +294,14 @@ class Store:
 
         Other processes of this host may have written the refs. Raises StoreError if the disk does not confirm it.
         """
-        self._backend.sync([name_of(ref.digest) for ref in refs if ref.inline is None], wait=wait)
+        self._backend.sync([name_of(each.digest) for ref in refs for each in ref.objects()], wait=wait)
 
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
         """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live.
 
         An object of another size counts as missing: a power loss may leave a file empty.
         """
-        there = iter(are_whole(self._backend, [ref for ref in refs if ref.inline is None]))
-        return [ref.inline is not None or next(there) for ref in refs]
+        return are_whole(self._backend, refs)
 
     # -- results by key --------------------------------------------------------------------------------
 
@@ -380,6 +389,23 @@ class Store:
         The claim ends with `release()` or with this process (on a remote store: a minute later).
         """
         return self._claims.claim(key)
+
+    # -- facts -----------------------------------------------------------------------------------------
+
+    def remember(self, fact: bytes) -> None:
+        """Make `remembers(fact)` true, in all processes, until nothing has asked for it for 90 days. Raises StoreFull."""
+        name = self._fact(fact)
+        if self._backend.touch([name]) == [None]:
+            self._backend.write(lambda _: name)
+
+    def remembers(self, fact: bytes) -> bool:
+        """Whether the fact was given to `remember`; with a secret, by somebody who has it."""
+        return self._backend.touch([self._fact(fact)]) != [None]
+
+    def _fact(self, fact: bytes) -> str:
+        hasher = blake3(key=self._secret) if self._secret is not None else blake3()
+        digest = hasher.update(b"hooke fact\0" + fact).hexdigest()
+        return f"facts/{digest[:2]}/{digest}"
 
     # -- housekeeping ----------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     logs: str
     folder: str
     root: str | None = None
-    """As in the EngineContext; where the driver's files are not, the host's folder."""
+    """As in the EngineContext; where the driver's files are not, a folder of the host's own."""
     sys_path: list[str]
     tracking: str | None = None
     durable: Durability = "group"

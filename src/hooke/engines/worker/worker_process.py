@@ -288,6 +288,7 @@ class _Session:
             log=self.output,
             alone=True,
             tracker=self.tracker,
+            root=Path(hello.root) if hello.root is not None else None,
         )
         if hello.root is not None:
             self.worker.observe(hello.root, hello.secret)
