@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hooke.base.errors import TaskFailed
+from hooke.running.replay import replay
 from hooke.running.resume import resume
 from hooke.running.run import Run
 from hooke.store.checkpoints import CheckpointOwner
@@ -178,6 +179,19 @@ def test_a_resumed_run_goes_on(training, task):
     assert training.resume(failed).result() == weight(1.0)
     assert training.began() == [0, 5]
     assert not training.folders
+
+
+def test_a_failed_call_is_replayed_on_a_copy_of_its_checkpoint(training):
+    with pytest.raises(TaskFailed):
+        training.run(task="once", end="raise").result()
+    (failed,) = training.workshop.project.runs.names()
+    again = replay(training.workshop.project, failed, "once")
+    (folder,) = training.folders
+    before = (folder / "weight").read_text()
+    with again.checkpoints():
+        assert again.function(*again.args, **again.kwargs) == weight(1.0)
+    assert training.began() == [0, 5]
+    assert (folder / "weight").read_text() == before
 
 
 def test_without_the_cache_another_run_begins_anew(training):

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,7 @@ __all__ = [
     "Snapshots",
     "TaskCheckpoints",
     "checkpoint_dir",
+    "copied_checkpoint",
     "using_checkpoints",
 ]
 
@@ -152,7 +154,8 @@ class CheckpointFolders:
     def remove_of(self, recipes: Iterable[str]) -> int:
         """Remove all folders that were made for these calls and maps, if no attempt has them now."""
         wanted = set(recipes)
-        return self.remove([each.key for each in self.all_records() if each.owner.recipe in wanted])
+        found = self.all_records() if wanted else []
+        return self.remove([each.key for each in found if each.owner.recipe in wanted])
 
     def all_records(self) -> list[CheckpointRecord]:
         """The record of each key with a folder on this host or a snapshot in the store."""
@@ -586,6 +589,21 @@ def using_checkpoints(checkpoints: TaskCheckpoints) -> Iterator[None]:
     finally:
         _here.reset(token)
         _process.remove(checkpoints)
+
+
+@contextmanager
+def copied_checkpoint(folders: CheckpointFolders, owner: CheckpointOwner, key: bytes) -> Iterator[None]:
+    """Inside, `checkpoint_dir()` gives a copy of the call's folder: for a rerun that must change nothing."""
+    with tempfile.TemporaryDirectory(prefix="hooke-checkpoint-") as made:
+        if folders.root is not None and (folders.root / key.hex()).exists():
+            shutil.copytree(folders.root / key.hex(), Path(made) / key.hex())
+        used = TaskCheckpoints(CheckpointFolders(Path(made)), owner, 0)
+        used.begin(key)
+        try:
+            with using_checkpoints(used):
+                yield
+        finally:
+            used.close(failed=True)
 
 
 def checkpoint_dir() -> Path:
