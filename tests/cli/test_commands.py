@@ -65,7 +65,9 @@ class TestRun:
         done = desk.hooke("run", "job.py")
         run = desk.last()
         assert (done.code, done.out) == (1, "[0.5, 0.25]\n")
-        assert re.search(r"^finished with 1 failure in .*: 2 done, 0 cached, 1 failed$", done.err, re.M)
+        assert re.search(
+            r"^finished with 1 failure in .*: 2 done, 0 cached, 1 failed$", done.err, re.MULTILINE
+        )
         assert "invert item 1: TaskError: ZeroDivisionError" in done.err
         assert f"when fixed: hooke resume {run}" in done.err
         facts = json.loads(desk.hooke("run", "job.py", "--json").out)
