@@ -124,7 +124,7 @@ def test_a_stream_outlasts_the_deadline_and_comes_as_it_is_made(tmp_path):
 ALONE = """
 import sys, time
 from pathlib import Path
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import with_parent
 from hooke.proxy.envoy import Proxy
 from hooke.proxy.proxy_settings import ProxySettings
 front = Proxy(ProxySettings(service="Alone", folder=Path(sys.argv[1])), prefix=with_parent())

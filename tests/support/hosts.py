@@ -30,8 +30,7 @@ from tests.support import REPOSITORY, environment, fill_disk
 from tests.support.host_init import DISK, HOME, NAMES, PROJECT
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.processes.start import python_module
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import python_module, with_parent
 
 __all__ = ["CpuLimit", "Host", "Hosts", "why_not"]
 

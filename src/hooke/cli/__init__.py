@@ -1,4 +1,4 @@
-"""The command line: `verbs/` has one module per verb; this folder has what verbs share.
+"""The command line: `verbs/` has the verbs, a module each or with the verb next to it; this folder has what verbs share.
 
 `entry` finds the verb, `options` and `parameters` read arguments, `drive` shows a run from its first event to its
 result, `screens` prints errors. It makes no decisions about runs and knows nothing of engines'

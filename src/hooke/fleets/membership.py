@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.certificates.key_files import CA_KEY, Address, CertificateFacts, Keys
 from hooke.certificates.tokens import Token
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import with_parent
 from hooke.project.folder import Project
 
 if TYPE_CHECKING:

@@ -41,8 +41,7 @@ from hooke.loadtest.requests import Sent, described, given, made_for_file, made_
 from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
 from hooke.processes.devices import ProcessTreeUsage, cpus_here
-from hooke.processes.start import python_module, start_with_channel
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import python_module, start_with_channel, with_parent
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import code_of
 from hooke.scaling.affine import Affine

@@ -59,7 +59,9 @@ class Options(TypedDict, total=False):
     `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
     its results (True). `gang`: how many processes run it together, each a rank (none).
-    `name`: shown instead of the function's own name. Beside them `results`, of a gang: `"rank0"` or `"all"`.
+    `keep_checkpoints`: whether the folder of `checkpoint_dir()` stays when the result is durable (False).
+    `name`: shown instead of the function's own name. `observe`: whether files and environment variables that it reads
+    count as its inputs (True). Beside them `results`, of a gang: `"rank0"` or `"all"`.
     """
 
     cpus: float
@@ -68,8 +70,10 @@ class Options(TypedDict, total=False):
     retries: int
     timeout: str | float | None
     cache: bool
+    keep_checkpoints: bool
     gang: int | None
     name: str | None
+    observe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +86,14 @@ class Resources:
     retries: int = 0
     timeout_s: float | None = None
     cache: bool = True
+    keep_checkpoints: bool = False
+    """Whether checkpoint folders stay when the result is durable."""
     gang: int = 0
     """How many ranks it has; 0 for a task that is no gang."""
     results: str = "rank0"
     """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
+    observe: bool = True
+    """Whether what it reads counts as its inputs."""
 
     @property
     def ranks(self) -> int:
@@ -106,9 +114,11 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         gpus=_number("gpus", options.get("gpus", 0)),
         retries=_retries(options.get("retries", 0)),
         timeout_s=_timeout(options.get("timeout")),
-        cache=_cache(options.get("cache", True)),
+        cache=_bool("cache", options.get("cache", True)),
+        keep_checkpoints=_bool("keep_checkpoints", options.get("keep_checkpoints", False)),
         gang=gang,
         results=_results(options.get("results", "rank0"), gang),
+        observe=_bool("observe", options.get("observe", True)),
     )
 
 
@@ -165,10 +175,10 @@ def _timeout(value: object) -> float | None:
     raise _wrong("timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
 
 
-def _cache(value: object) -> bool:
+def _bool(option: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _wrong("cache", value, "cache=True or cache=False")
+    raise _wrong(option, value, f"{option}=True or {option}=False")
 
 
 def _gang(value: object) -> int:
@@ -546,7 +556,8 @@ def task(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a task: `@task`, `@task(cpus=2)`, or `task(cpus=2)(package.function)`.
 
     Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
-    `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True), `name`,
+    `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True),
+    `keep_checkpoints` (whether the folder of `checkpoint_dir()` stays when the result is durable, False), `name`,
     `gang` (how many processes run it together, each with its rank in the environment; none), `results` (of a gang:
     "rank0", the result of rank 0, or "all", a list of all ranks' results).
     Plain calls of the function do not change. Raises UsageError for an unknown option or a value out of range, and

@@ -1,8 +1,9 @@
-"""Starting Python processes: the command, a session of their own, a channel, and the exit."""
+"""Starting Python processes: the command, a session of their own, a channel, the end with the parent, and the exit."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -16,7 +17,16 @@ from typing import IO, NoReturn, Self
 
 from hooke.processes.channel import Channel
 
-__all__ = ["Interrupts", "exit_with", "python_module", "start_apart", "start_with_channel"]
+__all__ = [
+    "Interrupts",
+    "end_with",
+    "exit_with",
+    "main",
+    "python_module",
+    "start_apart",
+    "start_with_channel",
+    "with_parent",
+]
 
 
 # --- Ctrl-C during a run: the first asks it to stop cleanly, the second ends it at once.
@@ -116,3 +126,31 @@ def exit_with(code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+# --- `python -m hooke.processes.start PID SIGNAL PROGRAM ARGUMENT...` becomes the program, which gets the signal when its parent, of this PID, ends (Linux).
+
+PR_SET_PDEATHSIG = 1
+
+
+def with_parent(number: signal.Signals = signal.SIGKILL) -> list[str]:
+    """A prefix for a command: the process gets the signal when this process ends, however it ends."""
+    return python_module("hooke.processes.start", str(os.getpid()), str(int(number)))
+
+
+def end_with(parent: int, number: int = signal.SIGKILL) -> bool:
+    """Have this process get the signal when its parent ends (on Linux: the thread that started it). False if it has ended already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Become the program. Raises OSError where that fails."""
+    parent, number, *command = arguments
+    if end_with(int(parent), int(number)):
+        os.execv(command[0], command)  # noqa: S606 - this is what it is for
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from hooke.base.errors import HookeError, MissingExtra
-from hooke.processes.start import python_module
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import python_module, with_parent
 
 __all__ = ["S3Host", "S3Server", "main"]
 

@@ -12,7 +12,7 @@ import click
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds
-from hooke.cli.groups import FileOrVerbs
+from hooke.cli.entry import FileOrVerbs
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.cli.serve.serve import replica_range, serve

@@ -17,7 +17,7 @@ from hooke.base.formats import aligned, format_seconds
 from hooke.base.units import parse_seconds
 from hooke.certificates.key_files import Address, CertificateFacts
 from hooke.certificates.tokens import Token
-from hooke.cli.groups import Commands
+from hooke.cli.entry import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.fleets import membership

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from hooke.base.formats import aligned
-from hooke.cli.groups import Commands
+from hooke.cli.entry import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, error_facts, error_screen, say_next
 from hooke.importers.landing import Losses

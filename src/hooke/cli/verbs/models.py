@@ -9,7 +9,7 @@ import click
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_bytes
-from hooke.cli.groups import Commands
+from hooke.cli.entry import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import say_next
 from hooke.journal.run_view import moment

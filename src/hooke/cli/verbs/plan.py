@@ -16,7 +16,7 @@ import msgspec
 from hooke.base.errors import HookeError, TraceError, UsageError
 from hooke.base.formats import aligned, format_seconds
 from hooke.cli.drive import load_pipeline, user_code
-from hooke.cli.groups import FileOrVerbs
+from hooke.cli.entry import FileOrVerbs
 from hooke.cli.options import json_option, number_list, project_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, refuse, say_next

@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
+import sys
+import threading
 import time
 from collections import deque
 from typing import Any
 
 import dask.config
+from distributed import Security, Worker
 from distributed.deploy.spec import ProcessInterface
 
 from hooke.engines.worker.script import module_path
 from hooke.processes.start import python_module
 
-__all__ = ["WorkerProcess", "in_a_row"]
+__all__ = ["WorkerProcess", "in_a_row", "main"]
+
 
 MOST_DEATHS = 5
 """A worker may die by chance or by its task; after so many deaths in a row it is not started again."""
@@ -84,7 +89,7 @@ class WorkerProcess(ProcessInterface):
 
     async def _launch(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *python_module("hooke.engines.dask.worker_main"),
+            *python_module("hooke.engines.dask.worker_process"),
             stdin=asyncio.subprocess.PIPE,
             env=self._environment,
             start_new_session=True,  # Ctrl-C is for the driver, which stops the run in order
@@ -124,3 +129,41 @@ def _threads_of_libraries() -> dict[str, str]:
         for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items()
         if value is not None
     }
+
+
+# --- The process itself, `python -m hooke.engines.dask.worker_process`. Its options arrive on stdin; the end of stdin means that its driver is dead.
+
+
+def main() -> None:
+    """Serve until the scheduler or the driver ends this worker."""
+    # Unbuffered, since Python cannot exit while a thread waits in a buffered stream.
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        order = json.loads(stdin.readline())
+    sys.path[:] = order["path"]
+    threading.Thread(target=_follow_driver, daemon=True).start()
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    asyncio.run(_serve(order))
+
+
+async def _serve(order: dict[str, Any]) -> None:
+    dask.config.set({"distributed.worker.http.routes": []})
+    worker = await Worker(
+        order["scheduler"],
+        name=order["name"],
+        nthreads=order["threads"],
+        memory_limit=order["memory"],
+        host="127.0.0.1",
+        dashboard=False,
+        dashboard_address="127.0.0.1:0",
+        security=Security(require_encryption=True, **order["keys"]),
+    )
+    await worker.finished()
+
+
+def _follow_driver() -> None:
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,7 @@ import psutil
 
 from hooke.base.errors import HookeError
 from hooke.processes.devices import cpus_here, devices_of_this_machine
-from hooke.processes.start import python_module
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import python_module, with_parent
 
 __all__ = ["Head", "environment_of_head"]
 

@@ -17,8 +17,7 @@ from typing import TypeAlias
 
 from hooke.base.errors import HookeError
 from hooke.processes.channel import Channel
-from hooke.processes.start import start_with_channel
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import start_with_channel, with_parent
 from hooke.project.settings import FILE
 from hooke.services.reload import handover
 from hooke.services.reload.handover import (

@@ -15,8 +15,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
-from hooke.processes.start import exit_with
-from hooke.processes.with_parent import with_parent
+from hooke.processes.start import exit_with, with_parent
 from hooke.proxy.envoy import Drain, Proxy
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
 from hooke.services.supervisor import control_channel as messages

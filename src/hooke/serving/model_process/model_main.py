@@ -18,8 +18,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import PinnedModule, import_pinned
-from hooke.processes.start import exit_with
-from hooke.processes.with_parent import end_with
+from hooke.processes.start import end_with, exit_with
 from hooke.serving.model_calls import (
     Drop,
     Item,
