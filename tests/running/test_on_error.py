@@ -19,19 +19,20 @@ from hooke.running.why import why
 
 JOB = """
     import os, signal
+    import hooke
     from pathlib import Path
     from hooke import task, pipeline
 
     HERE = Path(__file__).parent
 
-    def bad():
+    def bad():  # not an input: what fails is to change no result
         return (HERE / "bad.txt").read_text().split()
 
     @task
     def load(n: int) -> list[int]:
         return list(range(n))
 
-    @task
+    @task(observe=False)
     def fetch(x: int) -> int:
         if str(x) in bad():
             print("no luck with", x)
@@ -40,7 +41,7 @@ JOB = """
             os.kill(os.getpid(), signal.SIGKILL)
         return 10 * x
 
-    @task
+    @task(observe=False)
     def double(x: int, plus: int = 0) -> int:
         if f"double{x}" in bad():
             raise ValueError(f"cannot double {x}")
@@ -93,6 +94,19 @@ JOB = """
     def shared(n: int = 4):
         sums = total(fetch.map(range(n), on_error="continue"))
         return double.map(range(2), plus=sums)
+
+    @task(observe=False)
+    def resumable(xs: list[int]) -> int:
+        kept = hooke.checkpoint_dir() / "sum"
+        if not kept.exists():
+            kept.write_text(str(sum(xs)))
+        if "late" in bad():
+            raise ValueError("late")
+        return int(kept.read_text())
+
+    @pipeline
+    def checkpointed(n: int = 4):
+        return resumable(fetch.map(range(n), on_error="continue"))
 
     @pipeline
     def picked(n: int = 4):
@@ -266,6 +280,16 @@ def test_what_followed_is_debugged_as_it_was(shop):
     assert replay(shop.project, run.id, "double", item=2).args == (20,)
     with pytest.raises(UsageError, match="inputs of double are missing: fetch"):
         replay(shop.project, run.id, "double", item=1)
+
+
+def test_a_checkpoint_of_an_incomplete_list_is_not_that_of_the_whole(shop):
+    fail(shop, 1, "late")
+    run = shop.run(name="checkpointed", on="local:2")
+    assert run.status == "failed"
+    fail(shop, 1)
+    assert taken_up(shop, run).result() == 50, "with the checkpoint of the same list"
+    fail(shop)
+    assert taken_up(shop, run).result() == 60
 
 
 def test_run_returns_and_warns(shop, caplog):
