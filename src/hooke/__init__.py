@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from hooke.services.map_service import map_service
     from hooke.serving.request_context import request_contexts
     from hooke.serving.service import service
+    from hooke.store.checkpoints import checkpoint_dir
     from hooke.tracking.log import (
         log_artifact,
         log_figure,
@@ -113,6 +114,7 @@ __all__ = [
     "UsageError",
     "WorkerDied",
     "attach_run",
+    "checkpoint_dir",
     "compare",
     "load_model",
     "log_artifact",
@@ -159,6 +161,7 @@ _NAMES = {
     "hooke.services.map_service": ("map_service",),
     "hooke.serving.request_context": ("request_contexts",),
     "hooke.serving.service": ("service",),
+    "hooke.store.checkpoints": ("checkpoint_dir",),
     "hooke.tracking.log": (
         "log_artifact",
         "log_figure",

@@ -120,7 +120,13 @@ def assert_same(ours: dict[str, bytes], theirs: dict[str, bytes]) -> None:
 def undisturbed(tmp_path_factory):
     folder = copy(tmp_path_factory.mktemp("flights") / "local")
     subprocess.run([*RUN, "--on", "local:2"], cwd=folder, check=True)
-    return outputs(folder)
+    made = outputs(folder)
+    # Each of these results is what its task gives again, in another process.
+    audited = subprocess.run(
+        [*COMMAND, "cache", "audit", "--sample", "8"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    return made
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path, undisturbed):

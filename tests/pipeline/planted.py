@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from hooke.base.intervals import IntervalSet
 from hooke.journal.events import AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner
@@ -181,3 +182,34 @@ class ForgetsStragglers(RunState):
 
     def _submit_twins(self):
         return []
+
+
+class ForgetsWhatIsTainted(RunState):
+    """Stale result: what was made of a list that lacks failed items is stored as if the list were whole."""
+
+    def is_tainted(self, node):
+        return False
+
+
+class SkipsNothing(RunState):
+    """Lost: items after a failed one wait for its result for ever."""
+
+    def _skip(self, state, lo, hi):
+        pass
+
+
+class RunsTheFailedAgain(RunState):
+    """An item that failed for good and was left out runs again when its map is looked at once more."""
+
+    def _open(self, state, lo, hi):
+        left_out, state.left_out = state.left_out, IntervalSet()
+        super()._open(state, lo, hi)
+        state.left_out = left_out
+
+
+class CallsItWhole(RunState):
+    """A run that left items out says that it finished without failures."""
+
+    @property
+    def failures(self):
+        return 0

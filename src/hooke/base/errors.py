@@ -182,7 +182,7 @@ class Temporary(HookeError):
 class TaskFailed(HookeError):
     """A task has no result. Its subclasses tell why; `from_facts` picks the right one.
 
-    `task` is the task's name, `arguments` its arguments as short text, `attempt` the number of the last attempt
+    `task` is the task's name, `item` the item of its map (None for a call), `arguments` its arguments as short text, `attempt` the number of the last attempt
     (0 if there was none), `worker` its worker, `log_tail` the last lines of its output, and `details` the facts as
     plain values: error_type, message, traceback, exit_code, signal, peak_bytes, limit_bytes and others.
     """
@@ -193,6 +193,7 @@ class TaskFailed(HookeError):
         what: str,
         *,
         task: str = "",
+        item: int | None = None,
         arguments: str = "",
         attempt: int = 0,
         worker: str = "",
@@ -202,6 +203,7 @@ class TaskFailed(HookeError):
     ) -> None:
         super().__init__(what, **context)
         self.task = task
+        self.item = item
         self.arguments = arguments
         self.attempt = attempt
         self.worker = worker
@@ -210,7 +212,13 @@ class TaskFailed(HookeError):
 
     @staticmethod
     def from_facts(
-        facts: Mapping[str, Any], *, task: str, attempt: int = 0, worker: str = "", next: str = ""
+        facts: Mapping[str, Any],
+        *,
+        task: str,
+        item: int | None = None,
+        attempt: int = 0,
+        worker: str = "",
+        next: str = "",
     ) -> TaskFailed:
         """The subclass that `facts["kind"]` names, with its text from the facts (those of `journal.events.Failure`).
 
@@ -220,6 +228,7 @@ class TaskFailed(HookeError):
         return _BRANCHES.get(str(facts.get("kind")), TaskFailed)(
             f"{_call(task, arguments)} failed{_rank(facts)}: {first_line(_cause(facts))}",
             task=task,
+            item=item,
             arguments=arguments,
             attempt=attempt,
             worker=worker,

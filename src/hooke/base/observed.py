@@ -1,37 +1,326 @@
-"""What a task read without declaring it: files, folders' listings and environment variables, each with its content's digest."""
+"""What a task read without declaring it: files, folders' listings and environment variables, each with its content's digest.
+
+A manifest holds where everything in it has the same content as when it was read. Paths below the project's folder are relative
+to it, so a manifest holds in another checkout and on another host, too. Nothing here knows tasks or stores.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import functools
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
-import msgspec
+from blake3 import blake3
 
-__all__ = ["ItemsObserved", "Manifest", "Observed"]
+from hooke.base.ref import Manifest, Observed
+
+__all__ = [
+    "FRESH_NS",
+    "InputsNow",
+    "absolute_path",
+    "describe",
+    "first_changed",
+    "is_left_out",
+    "is_secret",
+    "manifest_id",
+    "merged",
+    "name_of",
+    "observed_file",
+    "observed_listing",
+    "observed_tree",
+    "observed_variable",
+]
+
+FRESH_NS = 2_000_000_000
+"""A file that is younger may change again without another size or time: it is read, and its times are not kept."""
+
+# --- Does a manifest still hold?
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One input that was read: `name` had the content `digest` (hex) then.
+def first_changed(
+    manifest: Iterable[Observed],
+    *,
+    root: str | Path,
+    environment: Mapping[str, str],
+    secret: bytes | None = None,
+) -> Observed | None:
+    """The first input that differs from when it was read; None if the manifest holds.
 
-    `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files of a folder) are named by the path with
-    "/", relative to the project's folder if below it, else absolute. `variable` is named by the variable; its digest is empty if it was not set.
-    `size` and `mtime_ns` are a file's when it was read: where they are the same, it need not be read to be known as unchanged.
+    `root` is the project's folder, `environment` the driver's variables, and `secret` that of the store. Files are compared by
+    size and times first, and read only where these say nothing. A file that can't be read has changed.
     """
-
-    kind: Literal["file", "absent", "listing", "tree", "variable"]
-    name: str
-    digest: str = ""
-    size: int = 0
-    mtime_ns: int = 0
+    for observed in manifest:
+        if not _holds(observed, str(root), environment, secret):
+            return observed
+    return None
 
 
-Manifest: TypeAlias = tuple[Observed, ...]
-"""All inputs that a result was made from and that its key doesn't have, sorted by kind and name."""
+def describe(observed: Observed, *, root: str | Path | None = None) -> str:
+    """What a changed input is, as the reason why a task runs again. With `root`, a file that is missing now is said to be gone."""
+    name = observed.name
+    if observed.kind == "variable":
+        return f"environment variable {name} changed"
+    if observed.kind == "wrote":
+        return f"{name}, which it writes and another task reads, is gone or changed"
+    gone = root is not None and not os.path.lexists(absolute_path(name, root))
+    shown = f"{name.rstrip('/')}/" if observed.kind in ("listing", "tree") else name
+    if gone and observed.kind != "absent":
+        return f"{shown} is gone (read, not declared)"
+    if observed.kind == "absent":
+        return f"{name} exists now (the task looked for it, and there was none)"
+    if observed.kind == "listing":
+        return f"the files in {shown} are others (listed, not declared)"
+    if observed.kind == "tree":
+        return f"files in {shown} changed (read, not declared)"
+    return f"{name} changed (read, not declared)"
 
 
-class ItemsObserved(msgspec.Struct, frozen=True, kw_only=True):
-    """Items `lo..hi` of an attempt (of a call 0..1) read `inputs`. `unsettled` says why their result must not be reused."""
+def _holds(observed: Observed, root: str, environment: Mapping[str, str], secret: bytes | None) -> bool:
+    name = observed.name
+    if observed.kind == "variable":
+        now = observed_variable(name, environment.get(name), secret)
+        return now.digest == observed.digest or is_secret(name)
+    path = absolute_path(name, root)
+    try:
+        if observed.kind == "absent":
+            return not os.path.lexists(path)
+        if observed.kind == "file":
+            return _file_holds(observed, path)
+        if observed.kind == "listing":
+            return _listing_digest(path, observed.own) == observed.digest
+        if observed.stats and _stats_of(path, observed.own) == observed.stats:
+            return True
+        return _tree_digest(path, observed.own) == observed.digest
+    except OSError:
+        return False
 
-    lo: int
-    hi: int
-    inputs: Manifest = ()
-    unsettled: str = ""
+
+def _file_holds(observed: Observed, path: str) -> bool:
+    facts = os.stat(path)
+    if observed.size != facts.st_size:
+        return False
+    known = (observed.mtime_ns, observed.ctime_ns) == (facts.st_mtime_ns, facts.st_ctime_ns)
+    return (known and not _is_fresh(facts)) or content_digest(path) == observed.digest
+
+
+# --- Manifests together, and checked together.
+
+
+def merged(manifests: Iterable[Manifest]) -> Manifest:
+    """One manifest of all inputs, sorted. An input that was read with two contents stays twice: it holds no more."""
+    found = {
+        (each.kind, each.name, each.digest, each.own): each for manifest in manifests for each in manifest
+    }
+    return tuple(found[key] for key in sorted(found))
+
+
+def manifest_id(manifest: Manifest) -> str:
+    """The digest of names and contents, without times."""
+    parts = (f"{each.kind}\0{each.name}\0{each.digest}\0{each.own}" for each in manifest)
+    return blake3("\0\0".join(parts).encode(errors="surrogateescape")).hexdigest(length=16)
+
+
+class InputsNow:
+    """The inputs as they are now. What was found is remembered until `forget`, so that results with common inputs check them once."""
+
+    def __init__(
+        self, *, root: str | Path, environment: Mapping[str, str], secret: bytes | None = None
+    ) -> None:
+        self._root = root
+        self._environment = environment
+        self._secret = secret
+        self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self._wanted: set[str] = set()
+        """Files that some result was made from, and that are gone or others now, and folders."""
+
+    def forget(self, wrote: Iterable[str] = ()) -> None:
+        """Look again from now on: a task has ended, which may have written files, `wrote` among them."""
+        self._same.clear()
+        self._wanted.difference_update(wrote)
+
+    def first_changed(self, manifest: Manifest) -> Observed | None:
+        """The first input that differs from when it was read; None if the manifest holds.
+
+        A file that a task wrote differs if it is gone or changed and a result that was looked up before was made from it: then the
+        task has to write it again.
+        """
+        changed = next((each for each in manifest if not self._is_same(each)), None)
+        if changed is not None and changed.kind != "variable":
+            self._wanted.add(changed.name)
+        return changed
+
+    def _is_same(self, observed: Observed) -> bool:
+        if observed.kind == "wrote":
+            return observed.name not in self._wanted and not self._is_lacking(observed.name)
+        key = (observed.kind, observed.name, observed.digest, observed.own)
+        if key not in self._same:
+            changed = first_changed(
+                (observed,), root=self._root, environment=self._environment, secret=self._secret
+            )
+            self._same[key] = changed is None
+        return self._same[key]
+
+    def _is_lacking(self, name: str) -> bool:
+        """Whether a file is gone of a folder that a result was made from."""
+        above = {str(folder) for folder in PurePosixPath(name).parents}
+        return not self._wanted.isdisjoint(above) and not os.path.lexists(absolute_path(name, self._root))
+
+
+# --- How an input is noted.
+
+
+def observed_file(name: str, path: str) -> Observed:
+    """A regular file as it is now. Raises OSError."""
+    before = os.stat(path)
+    digest = content_digest(path)
+    facts = os.stat(path)
+    if _stamp(before) != _stamp(facts) or _is_fresh(facts):
+        return Observed(kind="file", name=name, digest=digest, size=facts.st_size)
+    return Observed(
+        kind="file",
+        name=name,
+        digest=digest,
+        size=facts.st_size,
+        mtime_ns=facts.st_mtime_ns,
+        ctime_ns=facts.st_ctime_ns,
+    )
+
+
+def observed_listing(name: str, names: Iterable[str], own: Iterable[str]) -> Observed:
+    """A folder that had these names when it was listed; `own` are those that the attempt wrote, before or after that."""
+    mine = tuple(sorted(set(own)))
+    return Observed(kind="listing", name=name, digest=_names_digest(names, mine), own=mine)
+
+
+def observed_tree(name: str, path: str, own: Iterable[str]) -> Observed:
+    """All files directly in a folder, as they are now, but for the attempt's own. Raises OSError."""
+    mine = tuple(sorted(set(own)))
+    before = _stats_of(path, mine)
+    digest = _tree_digest(path, mine)
+    settled = before == _stats_of(path, mine)
+    return Observed(kind="tree", name=name, digest=digest, own=mine, stats=before if settled else "")
+
+
+def observed_variable(name: str, value: str | None, secret: bytes | None = None) -> Observed:
+    """A variable with this value, None if it is not set. The digest is keyed with the store's secret, if it has one."""
+    if value is None or is_secret(name):
+        return Observed(kind="variable", name=name)
+    hasher = blake3(derive_key_context="hooke 2026 observed variable")
+    hasher.update(secret or b"").update(b"\0" + name.encode() + b"\0")
+    hasher.update(value.encode(errors="surrogateescape"))
+    return Observed(kind="variable", name=name, digest=hasher.hexdigest(length=16))
+
+
+def content_digest(path: str) -> str:
+    """The digest of a file's content, read again if its size, times or inode change. Raises OSError."""
+    facts = os.stat(path)
+    while True:
+        # A file that has just been written can be written again within one tick of the clock that makes its times.
+        read = _content_digest.__wrapped__ if _is_fresh(facts) else _content_digest
+        digest = read(os.path.realpath(path), *_stamp(facts))
+        before, facts = facts, os.stat(path)
+        if _stamp(before) == _stamp(facts):
+            return digest
+
+
+@functools.lru_cache(maxsize=65536)
+def _content_digest(path: str, _size: int, _mtime_ns: int, _ctime_ns: int, _inode: int) -> str:
+    hasher = blake3()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest(length=16)
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+
+
+def _is_fresh(facts: os.stat_result) -> bool:
+    return time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < FRESH_NS
+
+
+def _names_digest(names: Iterable[str], own: Iterable[str]) -> str:
+    counted = sorted({name for name in names if not _is_hidden(name)}.difference(own))
+    return blake3("\0".join(counted).encode(errors="surrogateescape")).hexdigest(length=16)
+
+
+def _listing_digest(path: str, own: Iterable[str]) -> str:
+    return _names_digest(os.listdir(path), own)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
+
+
+def _tree_files(path: str, own: Iterable[str]) -> list[tuple[str, str, os.stat_result]]:
+    """(name, path, facts) of the files directly in a folder, by name."""
+    left = set(own)
+    with os.scandir(path) as entries:
+        found = [
+            (each.name, each.path, each.stat())
+            for each in entries
+            if not _is_hidden(each.name) and each.name not in left and each.is_file()
+        ]
+    return sorted(found)
+
+
+def _tree_digest(path: str, own: Iterable[str]) -> str:
+    hasher = blake3()
+    for name, file, _ in _tree_files(path, own):
+        hasher.update(f"{name}\0{content_digest(file)}\0".encode(errors="surrogateescape"))
+    return hasher.hexdigest(length=16)
+
+
+def _stats_of(path: str, own: Iterable[str]) -> str:
+    """The digest of the names, sizes and times in a folder; empty where a file is too young for that to say anything."""
+    files = _tree_files(path, own)
+    if any(_is_fresh(facts) for _, _, facts in files):
+        return ""
+    hasher = blake3()
+    for name, _, facts in files:
+        hasher.update(f"{name}\0{_stamp(facts)[:3]}\0".encode(errors="surrogateescape"))
+    return hasher.hexdigest(length=16)
+
+
+# --- Names of paths and of variables.
+
+
+def name_of(path: str, root: str) -> str:
+    """The name of an absolute path in a manifest: relative to the project's folder if below it."""
+    below = path.removeprefix(root.rstrip(os.sep) + os.sep)
+    if path == root:
+        return "."
+    return below.replace(os.sep, "/")
+
+
+def absolute_path(name: str, root: str | Path) -> str:
+    """The path that a name in a manifest means in the project's folder `root`."""
+    return os.path.normpath(os.path.join(root, name))
+
+
+_SECRET = re.compile(r"TOKEN(?!S|IZ)|SECRET|PASSWORD|PASSWD|CREDENTIAL|APIKEY|_KEY$|_KEY_ID$")
+
+_LEFT_OUT = re.compile(
+    r"(?:_|PATH|HOME|USER|USERNAME|LOGNAME|SHELL|SHLVL|TERM|COLUMNS|LINES|DISPLAY|PWD|OLDPWD|TMPDIR|TEMP|TMP|HOSTNAME"
+    r"|EDITOR|PYTHONPATH|PYTHONHOME|VIRTUAL_ENV|CONDA_PREFIX|CONDA_DEFAULT_ENV|XDG_\w+|SSH_\w+|PYTEST_CURRENT_TEST|PYTEST_XDIST_\w+"
+    # Which process of a group this is, and on which devices and threads it runs.
+    r"|(?:LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(?:LOCAL_|GROUP_|ROLE_)?WORLD_SIZE|MASTER_ADDR|MASTER_PORT|SLURM_\w+|OMPI_\w+|PMIX?_\w+"
+    r"|CUDA_\w+|NVIDIA_VISIBLE_DEVICES|(?:HIP|ROCR|GPU)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL"
+    r"|\w+_NUM_THREADS|(?:VECLIB_MAXIMUM|POLARS_MAX|NUMEXPR_MAX)_THREADS|TF_NUM_\w+_THREADS|LOKY_MAX_CPU_COUNT|PYTHON_CPU_COUNT"
+    # Those of Hooke, and what it or a cluster sets in workers.
+    r"|HOOKE_\w+|MLFLOW_\w+|RAY_\w+|DASK_\w+)"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable is one whose value must be kept nowhere, such as HF_TOKEN. A rotated one changes no result."""
+    return _SECRET.search(name.upper()) is not None
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a variable describes this process or machine, not an input, such as PATH or RANK: it is not observed."""
+    return _LEFT_OUT.fullmatch(name) is not None

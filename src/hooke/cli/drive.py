@@ -22,8 +22,17 @@ import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, TaskFailed, UsageError
 from hooke.base.formats import short_repr
-from hooke.cli.screens import EXIT_STOPPED, CommandSession, command, error_facts, error_screen, exit_code
-from hooke.journal.run_view import view_of
+from hooke.cli.screens import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    CommandSession,
+    command,
+    error_facts,
+    error_screen,
+    exit_code,
+)
+from hooke.journal.events import FINISHED
+from hooke.journal.run_view import failed_items_text, view_of
 from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.progress.choice import Scene, open_progress, wanted_progress
@@ -198,12 +207,18 @@ class DrivenRun:
         except HookeError as error:
             return self.refused(error, run=run.id)
         if self.as_json:
-            self._print_json(run, result=result_json(value))
+            self._print_json(run, result=result_json(value), failures=self._failures(run))
         else:
             click.echo(result_text(value))
             sys.stdout.flush()
+        if run.status != FINISHED:
+            self._say(failed_items_text(view_of(run.project.runs, run.id), run.id))
+        if not self.as_json:
             self._say(f"next: {self._command(f'hooke show {run.id}')}")
-        return 0
+        return 0 if run.status == FINISHED else EXIT_FAILED
+
+    def _failures(self, run: Run) -> list[dict[str, Any]]:
+        return [error_facts(error, self.session) for error in run.failures]
 
     def refused(self, error: HookeError, *, run: str = "") -> int:
         """Print an error screen, with `--json` also facts on stdout; returns the exit code."""

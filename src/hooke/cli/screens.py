@@ -103,7 +103,8 @@ def error_facts(error: HookeError, session: CommandSession) -> dict[str, Any]:
     facts |= {name: getattr(error, name) for name in ("where", "why", "fix")}
     facts["next"] = command(error.next, session.project)
     if isinstance(error, TaskFailed):
-        facts |= {"task": error.task, "arguments": error.arguments, "attempt": error.attempt}
+        facts |= {"task": error.task, "item": error.item}
+        facts |= {"arguments": error.arguments, "attempt": error.attempt}
         facts |= {"worker": error.worker, "log_tail": list(error.log_tail), "details": error.details}
     return facts
 

@@ -109,6 +109,7 @@ class Gang:
             cpu_s=sum(answer.cpu_s for answer in answers),
             peak_bytes=max(peaks, default=None),
             logs=tuple(self._logs()),
+            checkpoints=tuple(dict.fromkeys(key for answer in answers for key in answer.checkpoints)),
         )
 
     @property

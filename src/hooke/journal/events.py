@@ -12,13 +12,14 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.formats import first_line
-from hooke.base.observed import ItemsObserved
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
 
 __all__ = [
     "BUDGET",
+    "FINISHED",
+    "WITH_FAILURES",
     "ArtifactLogged",
     "AttemptFailed",
     "AttemptFinished",
@@ -28,6 +29,7 @@ __all__ = [
     "Event",
     "Failure",
     "ItemsFound",
+    "ItemsSkipped",
     "LogSpan",
     "MadeOf",
     "MapExpanded",
@@ -53,6 +55,7 @@ __all__ = [
     "TrialEnded",
     "WorkerStarted",
     "WorkerStopped",
+    "ended_as",
 ]
 
 
@@ -370,6 +373,22 @@ class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):
     blocks: tuple[Ref, ...] = ()
     """Stored lists of `block` items each (the last may be shorter), one tuple of arguments an item."""
     block: int = 0
+    made_from: MadeFrom | None = None
+    """What the list was made from besides what the node's key names."""
+    tainted: bool = False
+    """As in AttemptFinished."""
+
+
+class InputsChanged(_Event, frozen=True, kw_only=True, tag="inputs_changed"):
+    """Results of a node are stored, but were made from other inputs than there are now, so it runs.
+
+    `inputs` are what its task had read and is no longer the same, a few of them. With `upstream`, results that it was
+    computed from are others.
+    """
+
+    node: int
+    inputs: Manifest = ()
+    upstream: bool = False
 
 
 class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
@@ -386,6 +405,19 @@ class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
     source: str = "cache"
     """`cache` (another run computed it) or `journal` (this run did, before it was resumed)."""
     seconds: float = 0.0
+    made_from: MadeFrom | None = None
+    """What all of them were made from besides what their keys name."""
+    tainted: bool = False
+    """Whether the places `lo..hi` are those of a list that lacks failed items."""
+
+
+class ItemsSkipped(_Event, frozen=True, kw_only=True, tag="items_skipped"):
+    """Items `lo..hi` of a map do not run: those of the map before it, `parent`, failed or were skipped themselves."""
+
+    node: int
+    lo: int
+    hi: int
+    parent: int
 
 
 class CapacityChanged(_Event, frozen=True, kw_only=True, tag="capacity_changed"):
@@ -452,6 +484,13 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     """Of a gang: the output of each rank that printed anything."""
     observed: tuple[ItemsObserved, ...] = ()
     """What its items read without declaring it, in the order of the items; those that read nothing are left out."""
+    made_from: tuple[ItemsMadeFrom, ...] = ()
+    """What its items were made from besides what their keys name; those made from nothing else are left out."""
+    checkpoints: tuple[str, ...] = ()
+    """Keys of its items whose checkpoint folders can go, now that they are done."""
+    tainted: bool = False
+    """Whether it was computed from a list that lacks failed items, or from such a result: then it counts in this run alone,
+    and not after a resume."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
@@ -478,6 +517,17 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     """As in AttemptFinished."""
     observed: tuple[ItemsObserved, ...] = ()
     """As in AttemptFinished, of the items that are done."""
+    made_from: tuple[ItemsMadeFrom, ...] = ()
+    """As in AttemptFinished, of the items that are done."""
+    checkpoints: tuple[str, ...] = ()
+    """As in AttemptFinished, of the items that are done."""
+    tainted: bool = False
+    """As in AttemptFinished."""
+
+    @property
+    def item(self) -> int | None:
+        """The item that failed, 0 of a call; None for a list that was read."""
+        return self.lo + self.done if self.hi > self.lo else None
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
@@ -502,8 +552,21 @@ class StopRequested(_Event, frozen=True, kw_only=True, tag="stop_requested"):
     by: str
 
 
+FINISHED = "finished"
+"""The status of a run that has its whole result."""
+WITH_FAILURES = "finished with failures"
+"""The status of a run with a result that lacks failed items of maps with `on_error="continue"`."""
+
+
+def ended_as(status: str, failures: int) -> str:
+    """A run's status for people: `finished with 3 failures`."""
+    if status != WITH_FAILURES:
+        return status
+    return f"finished with {failures} failure{'' if failures == 1 else 's'}"
+
+
 class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
-    """The run ended: `finished`, `failed` or `stopped`."""
+    """The run ended: FINISHED, WITH_FAILURES, `failed` or `stopped`."""
 
     status: str
     output: Ref | None = None
@@ -512,6 +575,13 @@ class RunFinished(_Event, frozen=True, kw_only=True, tag="run_finished"):
     """The node that failed."""
     message: str = ""
     seconds: float = 0.0
+    failures: int = 0
+    """Items whose failures the run went on after."""
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the pipeline returned, with or without failures."""
+        return self.status in (FINISHED, WITH_FAILURES)
 
 
 class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
@@ -617,7 +687,9 @@ Event: TypeAlias = (
     | CodeSeen
     | NodePlanned
     | MapExpanded
+    | InputsChanged
     | ItemsFound
+    | ItemsSkipped
     | CapacityChanged
     | WorkerStarted
     | WorkerStopped

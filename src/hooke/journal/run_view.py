@@ -17,13 +17,16 @@ from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     BUDGET,
+    WITH_FAILURES,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
     CodeSeen,
     Event,
+    InputsChanged,
     ItemsFound,
+    ItemsSkipped,
     MadeOf,
     MapExpanded,
     NodePlanned,
@@ -35,6 +38,7 @@ from hooke.journal.events import (
     StudyStarted,
     WorkerStarted,
     WorkerStopped,
+    ended_as,
 )
 from hooke.journal.reader import first_event, last_event
 from hooke.journal.run_folders import RunsFolder
@@ -49,6 +53,7 @@ __all__ = [
     "RunView",
     "aligned",
     "ending",
+    "failed_items_text",
     "is_service",
     "moment",
     "output_ref",
@@ -79,6 +84,8 @@ class AttemptsView:
     def __init__(self) -> None:
         self.begun: RunStarted | None = None
         self.first_at = 0.0
+        self.starts = 0
+        """How often its driver began: more than once if it was resumed."""
         self.ended: RunFinished | None = None
         self.made_of: MadeOf | None = None
         self.attempts: dict[int, AttemptFacts] = {}
@@ -90,6 +97,7 @@ class AttemptsView:
             case RunStarted():
                 self.begun = self.begun or event
                 self.first_at = self.first_at or event.at
+                self.starts += 1
                 self.ended = None
             case RunFinished():
                 self.ended = event
@@ -151,12 +159,17 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     resumed: int
 
+    @property
+    def ended_as(self) -> str:
+        """The status for people: `finished with 3 failures`."""
+        return ended_as(self.status, self.failed)
+
 
 class RunView:
     """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe.
 
-    `status` is `new`, `running`, `finished`, `failed`, `stopped`, or `lost`: not finished, and `driver_alive(False)`
-    was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
+    `status` is `new`, `running`, `finished`, `finished with failures`, `failed`, `stopped`, or `lost`: not finished, and
+    `driver_alive(False)` was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
     are up. After a resume nodes are matched by key, so that what was done stays done and edited nodes begin anew.
     """
 
@@ -189,7 +202,9 @@ class RunView:
             CodeSeen: self._code_seen,
             NodePlanned: self._node_planned,
             MapExpanded: self._map_expanded,
+            InputsChanged: self._inputs_changed,
             ItemsFound: self._items_found,
+            ItemsSkipped: self._items_skipped,
             CapacityChanged: self._capacity_changed,
             WorkerStarted: self._worker_started,
             WorkerStopped: self._worker_stopped,
@@ -233,7 +248,7 @@ class RunView:
 
     @property
     def status(self) -> str:
-        """`new`, `running`, `finished`, `failed`, `stopped` or `lost`."""
+        """`new`, `running`, `finished`, `finished with failures`, `failed`, `stopped` or `lost`."""
         if self.ended is not None:
             return self.ended.status
         if self.begun is None:
@@ -268,18 +283,33 @@ class RunView:
         failures = [node.failure for node in self.nodes.values() if node.failed_count and node.failure]
         return max(failures, key=lambda event: event.at, default=None)
 
+    def failures(self) -> list[tuple[int | None, AttemptFailed]]:
+        """The items that failed without a later retry or success, each with its last attempt, in the order of the graph.
+
+        The item is None for a call, and for the list of a map.
+        """
+        return [each for number in sorted(self.nodes) for each in self.nodes[number].failed_attempts()]
+
     def error(self, run: str = "") -> TaskFailed | None:
         """The failure as an error with the next command to type; None if no task failed. `run` defaults to its id."""
         event = self.failure
         if event is None or event.node not in self.nodes:
             return None
-        task = self.nodes[event.node].planned.task
+        return self._error(event, run)
+
+    def errors(self, run: str = "") -> list[TaskFailed]:
+        """The `failures` as errors."""
+        return [self._error(event, run) for _, event in self.failures()]
+
+    def _error(self, event: AttemptFailed, run: str) -> TaskFailed:
+        planned = self.nodes[event.node].planned
         return TaskFailed.from_facts(
             msgspec.structs.asdict(event.failure),
-            task=task,
+            task=planned.task,
+            item=event.item if planned.kind == "map" else None,
             attempt=event.attempt,
             worker=event.worker,
-            next=f"hooke logs {run or self.run} {task}",
+            next=f"hooke logs {run or self.run} {planned.task}",
         )
 
     def results(self, node: int) -> SegmentMap:
@@ -421,8 +451,14 @@ class RunView:
         node = self.nodes.get(event.node)
         if node is not None:
             node.items = event.items
+            node.tainted_list = event.tainted
             node.expansion_failed = False
             close_node(self.nodes, node)
+
+    def _inputs_changed(self, event: InputsChanged) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.changed.append(event)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)
@@ -431,6 +467,12 @@ class RunView:
             if node.found(event):
                 self.tasks[node.planned.task].saved_s += event.seconds
             close_node(self.nodes, node)
+
+    def _items_skipped(self, event: ItemsSkipped) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            self._size_from_parents(node)
+            node.skipped.add(event.lo, event.hi)
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
         self.capacity = event
@@ -511,7 +553,7 @@ def is_service(folder: Path) -> bool:
 
 
 def output_ref(folder: Path) -> Ref:
-    """The stored output of a finished run. Raises UsageError if there is none."""
+    """The stored output of a finished run, with failures or without. Raises UsageError if there is none."""
     ended = ending(folder)
     if ended is None or ended.output is None:
         raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
@@ -542,9 +584,28 @@ def run_table(view: RunView, run: str) -> str:
     error = view.error(run)
     if error is not None:
         parts.append(str(error))
+    elif view.status == WITH_FAILURES:
+        parts.append(failed_items_text(view, run))
     elif view.ended is not None and view.ended.message:
         parts.append(view.ended.message)
     return "\n\n".join(parts)
+
+
+MOST_FAILURES = 5
+"""Failed items that a table shows."""
+
+
+def failed_items_text(view: RunView, run: str) -> str:
+    """How a run ended whose result lacks failed items: the first of them, a line for each, and what to do."""
+    failures = view.failures()
+    lines = [f"run {run or view.run} {ended_as(WITH_FAILURES, len(failures))}, which its result lacks:"]
+    lines += [
+        f"  {view.nodes[event.node].planned.task}{'' if item is None else f' item {item}'}: {event.failure.said}"
+        for item, event in failures[:MOST_FAILURES]
+    ]
+    more = len(failures) - MOST_FAILURES
+    lines += [f"  ... and {more} more: hooke show --json {run or view.run}"] if more > 0 else []
+    return "\n".join([*lines, f"  when fixed: {view.resume_command}"])
 
 
 def moment(at: float) -> str:
@@ -554,7 +615,9 @@ def moment(at: float) -> str:
 
 def _header(view: RunView, run: str, now: float) -> list[str]:
     begun, row = view.begun, view.row(now)
-    lines = [f"run {run or row.run}: {row.status}" + (f" in {format_seconds(row.seconds)}" if begun else "")]
+    lines = [
+        f"run {run or row.run}: {row.ended_as}" + (f" in {format_seconds(row.seconds)}" if begun else "")
+    ]
     if begun is None:
         return lines
     parameters = ", ".join(f"{name}={value}" for name, value in begun.shown.items())

@@ -13,6 +13,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    InputsChanged,
     ItemsFound,
     NodePlanned,
     RetryPlanned,
@@ -27,26 +28,34 @@ __all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
 class NodeView:
     """The state of a node by the journal. A change costs at most the number of ranges, however many items they span.
 
-    `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
+    `failures` has the last failure of each item in `failed` (-1 for the list of a dynamic map). `skipped` items do not run,
+    because those of the map before them failed. `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
     second attempts at stragglers, `twins_won` those that finished first. `open_children` counts the nodes that still
-    need this one; a `closed` node does not need its parents any more.
+    need this one; a `closed` node does not need its parents any more. `changed` says why stored results did not count,
+    `unsettled` why some of its results must not be reused (empty if all may).
     """
 
     __slots__ = (
         "attempts",
         "cached",
+        "changed",
         "closed",
         "expansion_failed",
         "failed",
         "failure",
+        "failures",
         "items",
         "needed",
         "open_children",
         "planned",
         "results",
         "running",
+        "skipped",
+        "tainted",
+        "tainted_list",
         "twins",
         "twins_won",
+        "unsettled",
     )
 
     def __init__(self, planned: NodePlanned) -> None:
@@ -55,6 +64,10 @@ class NodeView:
         self.results = SegmentMap()
         self.cached = IntervalSet()
         self.failed = IntervalSet()
+        self.failures: dict[int, AttemptFailed] = {}
+        self.skipped = IntervalSet()
+        self.tainted = IntervalSet()
+        self.tainted_list = False
         self.running: dict[int, AttemptStarted] = {}
         self.attempts = 0
         self.twins = 0
@@ -64,6 +77,8 @@ class NodeView:
         self.needed = True
         self.closed = False
         self.open_children = 0
+        self.changed: list[InputsChanged] = []
+        self.unsettled = ""
 
     @property
     def settled_count(self) -> int:
@@ -107,7 +122,7 @@ class NodeView:
 
     @property
     def waiting_count(self) -> int | None:
-        """Items that have no result, are not running and did not fail; None while the number of items is not known.
+        """Items that have no result, are not running, and neither failed nor are skipped; None while the number of items is not known.
 
         0 for a node that is not needed, because every consumer already has its result.
         """
@@ -115,7 +130,8 @@ class NodeView:
             return 0
         if self.items is None:
             return None
-        return max(self.items - self.settled_count - self.running_count - self.failed.count, 0)
+        gone = self.failed.count + self.skipped.count
+        return max(self.items - self.settled_count - self.running_count - gone, 0)
 
     @property
     def complete(self) -> bool:
@@ -123,9 +139,15 @@ class NodeView:
         return self.items is not None and self.settled_count >= self.items
 
     def take_over(self, former: NodeView) -> None:
-        """Take over the results of the node with the same key before the run was resumed."""
-        self.items = former.items if self.items is None else self.items
-        self.results, self.cached = former.results, former.cached
+        """Take over the results of the node with the same key before the run was resumed, but for tainted ones."""
+        if not former.tainted_list:
+            self.items = former.items if self.items is None else self.items
+            self.results, self.cached = former.results, former.cached
+            if former.tainted:
+                self.results = SegmentMap()
+                for lo, hi, ref, start in former.results:
+                    for a, b in former.tainted.gaps(lo, hi):
+                        self.results.record(a, b, ref, start + a - lo)
         self.attempts = former.attempts
         self.twins, self.twins_won = former.twins, former.twins_won
 
@@ -134,7 +156,7 @@ class NodeView:
         self.attempts += 1
         self.twins += event.twin_of is not None
         self.running[event.attempt] = event
-        self.failed.remove(event.lo, event.hi)
+        self._not_failed(event.lo, event.hi)
         self.expansion_failed = self.expansion_failed and not event.expand
 
     def finished(self, event: AttemptFinished) -> int:
@@ -143,6 +165,10 @@ class NodeView:
         if beaten is not None:
             del self.running[beaten.attempt]
         self.twins_won += won is not None and won.twin_of is not None
+        reasons = (piece.made_from.unsettled for piece in event.made_from)
+        self.unsettled = self.unsettled or next(filter(None, reasons), "")
+        if event.tainted:
+            self.tainted.add(event.lo, event.hi)
         return self._settle(event.lo, event.hi, event.ref)
 
     def broke(self, event: AttemptFailed) -> int:
@@ -153,16 +179,20 @@ class NodeView:
             return 0
         self.failure = event
         good = event.lo + event.done
+        if event.tainted:
+            self.tainted.add(event.lo, good)
         new = self._settle(event.lo, good, event.ref) if event.ref is not None else 0
         if event.hi > good:
             self.failed.add(good, good + 1)
+            self.failures[good] = event
         elif event.hi == event.lo:
             self.expansion_failed = True
+            self.failures[-1] = event
         return new
 
     def retried(self, event: RetryPlanned) -> None:
         """Failed items will run again."""
-        self.failed.remove(event.lo, event.hi)
+        self._not_failed(event.lo, event.hi)
         self.expansion_failed = False
 
     def found(self, event: ItemsFound) -> int:
@@ -172,15 +202,30 @@ class NodeView:
             for lo, hi in new:
                 self.cached.add(lo, hi)
         self.results.replace(event.lo, event.hi, event.ref, event.start)
-        self.failed.remove(event.lo, event.hi)
+        self._not_failed(event.lo, event.hi)
         return sum(hi - lo for lo, hi in new)
 
     def _settle(self, lo: int, hi: int, ref: Ref) -> int:
         before = len(self.results)
         self.results.replace(lo, hi, ref)
         self.cached.remove(lo, hi)
-        self.failed.remove(lo, hi)
+        self._not_failed(lo, hi)
         return len(self.results) - before
+
+    def failed_attempts(self) -> list[tuple[int | None, AttemptFailed]]:
+        """The items that failed without a planned retry, each with its last attempt; None for a call or a list."""
+        found = [(item, self.failures[item]) for lo, hi in self.failed for item in range(lo, hi)]
+        is_map = self.planned.kind == "map"
+        own: list[tuple[int | None, AttemptFailed]] = [
+            (item if is_map else None, event) for item, event in found
+        ]
+        return own + ([(None, self.failures[-1])] if self.expansion_failed else [])
+
+    def _not_failed(self, lo: int, hi: int) -> None:
+        for a, b in self.failed.within(lo, hi):
+            for item in range(a, b):
+                self.failures.pop(item, None)
+        self.failed.remove(lo, hi)
 
 
 # --- Needed nodes: a node is not needed if every consumer already has its result, as in a cached run.
@@ -210,7 +255,8 @@ def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
         closing.closed = True
         for parent in _parents(nodes, closing):
             parent.open_children -= 1
-            if not parent.open_children and not parent.complete:
+            # One that left items out had all that it needed.
+            if not parent.open_children and not parent.complete and not (parent.failed or parent.skipped):
                 parent.needed = False
                 todo.append(parent)
 
@@ -228,7 +274,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
 
     `items` and `waiting` are None while a dynamic map's list does not exist. Seconds are None while nothing is
     measured; `rate` is items per second. `state` is `waiting`, `running`, `partly` (some items have results and none
-    runs), `done`, `cached`, `failed` or `not needed` (every consumer already has its result).
+    runs), `done`, `cached`, `failed`, `skipped` (all the items before failed) or `not needed` (every consumer already has its result).
     """
 
     task: str
@@ -241,6 +287,8 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     cached: int
     done: int
     failed: int
+    skipped: int
+    """Items that do not run, because those of the map before failed."""
     attempts: int
     twins: int
     """Second attempts at stragglers."""
@@ -319,6 +367,11 @@ class TaskView:
         return sum(node.failed_count for node in self.nodes.values())
 
     @property
+    def skipped(self) -> int:
+        """Items that do not run, because those of the map before failed."""
+        return sum(node.skipped.count for node in self.nodes.values())
+
+    @property
     def attempts(self) -> int:
         """Attempts that began."""
         return sum(node.attempts for node in self.nodes.values())
@@ -330,13 +383,15 @@ class TaskView:
 
     @property
     def state(self) -> str:
-        """`waiting`, `running`, `partly`, `done`, `cached`, `failed` or `not needed`, as in TaskRow."""
+        """`waiting`, `running`, `partly`, `done`, `cached`, `failed`, `skipped` or `not needed`, as in TaskRow."""
         nodes = self.nodes.values()
         if any(node.running for node in nodes):
             return "running"
         if self.failed:
             return "failed"
         settled = self.done + self.cached
+        if self.skipped and self.waiting == 0:
+            return "partly" if settled else "skipped"
         if all(node.complete or not node.needed for node in nodes):
             whole = "cached" if self.cached and not self.done else "done"
             return whole if settled else "not needed"
@@ -416,6 +471,7 @@ class TaskView:
             cached=self.cached,
             done=self.done,
             failed=self.failed,
+            skipped=self.skipped,
             attempts=self.attempts,
             twins=sum(node.twins for node in self.nodes.values()),
             twins_won=sum(node.twins_won for node in self.nodes.values()),

@@ -73,7 +73,11 @@ def excerpt(graph: Graph, task: str | None) -> Excerpt:
         )
     measured = tuple(node.id for node in graph.nodes if task in (None, node.task.name))
     made: dict[int, Task[..., Any]] = {}
-    nodes = tuple(replace(node, task=_cached_or_not(node, measured, made)) for node in graph.nodes)
+    # A failure ends a measurement whatever the map says: fewer items would be other work.
+    nodes = tuple(
+        replace(node, task=_cached_or_not(node, measured, made), on_error="raise", partial=False)
+        for node in graph.nodes
+    )
     return Excerpt(
         pipeline=graph.pipeline, nodes=nodes, output=graph.output, measured=measured, is_whole=task is None
     )

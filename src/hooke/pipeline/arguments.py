@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from inspect import Parameter, Signature
@@ -17,11 +17,13 @@ from hooke.base.user_code import user_place
 from hooke.pipeline.promise import MapPromise, Promise
 
 __all__ = [
+    "Successes",
     "as_columns",
     "bind_call",
     "bind_map",
     "check_lengths",
     "copy_nesting",
+    "plain_rows",
     "promises_in",
     "signature_of",
     "unbind",
@@ -158,6 +160,50 @@ def check_lengths(task: str, lengths: Sequence[int]) -> None:
             where=str(user_place()),
             fix="give iterables of equal length; pass a value that is the same for every item as a keyword",
         )
+
+
+class Successes(list[Any]):
+    """What a map with `on_error="continue"` gives outside a run, if items failed: the list of the others.
+
+    It knows their places among all items, so that another map pairs them with the right items of other lists, as in a run.
+    """
+
+    __slots__ = ("places", "total")
+
+    def __init__(self, results: Iterable[Any] = (), *, places: Sequence[int] = (), total: int = 0) -> None:
+        super().__init__(results)
+        self.places = tuple(places)
+        self.total = total
+
+    def by_place(self) -> dict[int, Any]:
+        """Place -> result."""
+        return dict(zip(self.places, self, strict=True))
+
+
+def plain_rows(
+    task: str, iterables: Sequence[Any], constants: Mapping[str, Any]
+) -> tuple[list[int], Iterator[tuple[Any, ...]], int]:
+    """For a map outside a run: the places of the items that it calls, their arguments, and the number of all items.
+
+    An item that an earlier map left out is not among them. Raises UsageError as `as_columns` and `check_lengths` do.
+    """
+    columns: list[Any] = [
+        iterable.by_place()
+        # A list that was changed since is a list like others.
+        if isinstance(iterable, Successes) and len(iterable) == len(iterable.places)
+        else column
+        for iterable, column in zip(iterables, as_columns(task, iterables, constants), strict=True)
+    ]
+    lengths = [
+        iterable.total if type(column) is dict else len(column)
+        for iterable, column in zip(iterables, columns, strict=True)
+    ]
+    check_lengths(task, lengths)
+    lacking = [column for column in columns if type(column) is dict]
+    if not lacking:
+        return list(range(lengths[0])), zip(*columns, strict=True), lengths[0]
+    places = [place for place in range(lengths[0]) if all(place in column for column in lacking)]
+    return places, (tuple(column[place] for column in columns) for place in places), lengths[0]
 
 
 def _as_column(task: str, iterable: Any) -> Any:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.formats import short_call, short_repr
-from hooke.base.ref import Ref
+from hooke.base.observed import is_left_out, is_secret
+from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import MapExpanded
+from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
@@ -22,9 +26,12 @@ from hooke.pipeline.references import Element, Reference, StoredItems, StoredVal
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.task import Task
 from hooke.store import by_value
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 
 __all__ = ["CallMaker"]
+
+_may_be_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,63}").fullmatch
 
 LARGEST_IN_CALL = 64 * 1024
 """Larger arguments go through the store once instead of with every attempt."""
@@ -43,7 +50,13 @@ class CallMaker:
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
+        self.files: list[FileRef] = []
+        """The files in what was referred to since the last call was made."""
         self._certain: dict[int, bool] = {}
+        self._named: dict[int, list[str]] = {}
+        self.variables_read: set[str] = set()
+        """Variables that results of this graph's tasks were made from."""
+        self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
 
@@ -56,7 +69,8 @@ class CallMaker:
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
         self._read = []
-        payload = self._payload(node, submit)
+        self.files.clear()
+        payload, keys = self._payload(node, submit), self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
             node=submit.node,
@@ -74,10 +88,25 @@ class CallMaker:
             timeout_s=plan.timeout_s,
             twin_of=submit.twin_of,
             short=submit.short,
-            keys=self._item_keys(node, submit),
+            keys=keys,
+            checkpoints=self._owner(node) if keys else None,
             gang=0 if submit.expand else plan.ranks,
             results=node.task.resources.results,
+            observe=node.task.resources.observe and not submit.expand,
+            variables={} if submit.expand else self._variables(node),
         )
+
+    def _variables(self, node: Node) -> Mapping[str, str | None]:
+        """The driver's values of variables that the task may read: those that its code names, and that earlier results were made from."""
+        identity = id(node.task)
+        if identity not in self._named:
+            self._named[identity] = [name for name in reached_code(node.task).texts if _may_be_variable(name)]
+        names = {*self._named[identity], *self.variables_read}
+        return {
+            name: os.environ.get(name)
+            for name in sorted(names)
+            if (name in os.environ or name.isupper()) and not is_left_out(name) and not is_secret(name)
+        }
 
     def _item_keys(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:
@@ -91,6 +120,19 @@ class CallMaker:
             return b""
         keys = self._keys.items(node.id)
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
+
+    def _owner(self, node: Node) -> CheckpointOwner:
+        if node.id not in self._owners:
+            asked = node.task.resources
+            self._owners[node.id] = CheckpointOwner(
+                task=node.task.name,
+                run=self._keys.run,
+                recipe=self._keys[node.id].recipe,
+                item=node.kind == "map",
+                cached=asked.cache,
+                kept=asked.keep_checkpoints,
+            )
+        return self._owners[node.id]
 
     def image(self, node: Node) -> FunctionImage:
         """The function of a node's task in the form that goes to workers."""
@@ -118,8 +160,8 @@ class CallMaker:
         path = tuple(promise.path)
         if node.kind == "call":
             ref = done.cut(0, 1)[0][2]
-            self._read.append(ref)
-            return StoredValue(ref, path)
+            self._note(ref, 0, 1)
+            return StoredValue(ref.without_files(), path)
         items = self._state.nodes[promise.node].items
         assert items is not None
         if path and isinstance(path[0], int):
@@ -131,14 +173,22 @@ class CallMaker:
                     fix="the length of this map is known only at run time: pass the whole map to a task, and index it there",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
-            self._read.append(ref)
-            return Element(ref, start, path[1:])
+            self._note(ref, start, 1)
+            return Element(ref.without_files(), start, path[1:])
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
-        segments = self._state.nodes[node].done.cut(lo, hi)
-        self._read += [ref for _, _, ref, _ in segments]
-        return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
+        """A list of the results of the items `lo..hi`, without those that were left out."""
+        state = self._state.nodes[node]
+        segments = [piece for a, b in state.left_out.gaps(lo, hi) for piece in state.done.cut(a, b)]
+        for a, b, ref, start in segments:
+            self._note(ref, start, b - a)
+        return StoredItems(tuple((ref.without_files(), start, b - a) for a, b, ref, start in segments), path)
+
+    def _note(self, ref: Ref, start: int, count: int) -> None:
+        self._read.append(ref)
+        if ref.files:
+            self.files += [file for file in ref.files if start <= file.item < start + count]
 
     def _payload(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:
@@ -165,7 +215,7 @@ class CallMaker:
             size = expansion.block
             pieces = [
                 (
-                    expansion.blocks[at],
+                    expansion.blocks[at].without_files(),
                     max(lo - at * size, 0),
                     min(hi - at * size, size) - max(lo - at * size, 0),
                 )

@@ -164,9 +164,14 @@ def _is_portable(value: Any) -> bool:
 
 
 def task_failed(
-    event: AttemptFailed, *, task: str, run: str, unseal: Callable[[bytes], BaseException]
+    event: AttemptFailed,
+    *,
+    task: str,
+    run: str,
+    unseal: Callable[[bytes], BaseException],
+    item: int | None = None,
 ) -> TaskFailed:
-    """The error that `Run.result()` raises for a failed attempt.
+    """The error that `Run.result()` raises for a failed attempt, at this `item` of a map.
 
     Its `__cause__` is the user's exception, if `unseal` (that of the run's store) trusts and opens it: where the store
     has a secret, bytes of a worker or a journal that are not signed with it are never unpickled.
@@ -175,6 +180,7 @@ def task_failed(
     error = TaskFailed.from_facts(
         msgspec.structs.asdict(failure),
         task=task,
+        item=item,
         attempt=event.attempt,
         worker=event.worker,
         next=f"hooke logs {run} {task}",

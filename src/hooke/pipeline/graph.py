@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hooke.pipeline.arguments import promises_in, unbind
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "pruned_nodes", "waiters_of"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,10 @@ class Node:
     """1 for a call; for a map its length, or None while it is not known."""
     uses: tuple[Use, ...] = ()
     """The distinct uses of other nodes in `arguments` and `iterables`."""
+    on_error: Literal["raise", "continue"] = "raise"
+    """Maps only: whether an item that fails for good fails the run, or is left out. No part of any key."""
+    partial: bool = False
+    """Maps only: whether its list may lack items, because of its own `on_error` or that of a map it follows item by item."""
     where: str = ""
     """The line that made the call, such as `flights.py:34`."""
 
@@ -158,14 +162,17 @@ class Need:
 
 def needs_of(graph: Graph, node: Node) -> tuple[Need, ...]:
     """The distinct needs of a node, in the order of its uses."""
-    return tuple(dict.fromkeys(_need(graph, use) for use in node.uses))
+    return tuple(dict.fromkeys(need_of(graph, use) for use in node.uses))
 
 
-def _need(graph: Graph, use: Use) -> Need:
+def need_of(graph: Graph, use: Use) -> Need:
+    """What a use of a result needs."""
     if use.elementwise:
         return Need(use.node, elementwise=True)
     parent = graph.nodes[use.node]
     first = use.path[0] if use.path else None
+    if parent.partial:  # an item that fails is never done
+        return Need(use.node)
     if parent.kind == "map" and parent.items is not None and isinstance(first, int) and first >= 0:
         return Need(use.node, item=first)
     return Need(use.node)

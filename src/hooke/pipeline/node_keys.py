@@ -38,7 +38,7 @@ class GraphKeys:
     def __init__(self, graph: Graph, *, run: str, seed: int = 0) -> None:
         """A `seed` other than 0 is part of every key: with another seed everything runs again."""
         self.graph = graph
-        self._run = run
+        self.run = run
         self._seed = seed
         self._code: dict[int, CodePrint] = {}
         self._items: dict[int, bytes] = {}
@@ -98,7 +98,7 @@ class GraphKeys:
             recipe = combine("seeded", recipe, self._seed)
         if not asked.cache:
             # No run may reuse its results, nor those of nodes that depend on it, so the run is part of the recipe.
-            recipe = combine("uncached", recipe, self._run, node.id)
+            recipe = combine("uncached", recipe, self.run, node.id)
         if node.kind == "call":
             return NodeKey(key=recipe, recipe=recipe, code=code, inputs=inputs)
         items = self._item_keys(node, recipe)

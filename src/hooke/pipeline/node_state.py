@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from hooke.base.intervals import IntervalSet, SegmentMap
-from hooke.journal.events import CapacityChanged, RetryPlanned
+from hooke.journal.events import CapacityChanged, ItemsSkipped, RetryPlanned
 from hooke.pipeline.graph import Need, Node
 from hooke.pipeline.slots import ResourceRequest, memory_after
 
@@ -150,7 +150,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Effect: the run is over: `finished`, `failed` or `stopped`."""
+    """Effect: the run is over: FINISHED, WITH_FAILURES, `failed` or `stopped`."""
 
     status: str
 
@@ -168,7 +168,7 @@ class LookedUp:
     attempt: int | None = None
 
 
-Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned
+Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned | ItemsSkipped
 
 
 # --- Stragglers: attempts that run much longer than the map's finished items.
@@ -230,10 +230,11 @@ class RunningAttempt:
 
 @dataclass(slots=True)
 class NodeState:
-    """The state of a node. `done`, `taken` and `open` are disjoint.
+    """The state of a node. `done`, `left_out`, `taken` and `open` are disjoint.
 
     `open` holds the items that may start now, `taken` those that run or wait for a retry. Items in `alone` run one
-    to an attempt: suspects of a worker's death, and items that failed before.
+    to an attempt: suspects of a worker's death, and items that failed before. Items in `left_out` get no result in
+    this run: they failed for good in a map with `on_error="continue"`, or follow such an item.
     """
 
     node: Node
@@ -246,6 +247,11 @@ class NodeState:
     announced: bool = False
     missing: int = 0
     done: SegmentMap = field(default_factory=SegmentMap)
+    left_out: IntervalSet = field(default_factory=IntervalSet)
+    failed: int = 0
+    """How many of the items in `left_out` failed themselves."""
+    tainted: bool = False
+    """Whether a result of it was computed from a list that lacks items, or from such a result."""
     open: IntervalSet = field(default_factory=IntervalSet)
     taken: IntervalSet = field(default_factory=IntervalSet)
     alone: IntervalSet = field(default_factory=IntervalSet)
@@ -258,8 +264,20 @@ class NodeState:
 
     @property
     def complete(self) -> bool:
-        """Whether every item is done."""
-        return self.items is not None and len(self.done) == self.items
+        """Whether every item is done or left out."""
+        return self.items is not None and len(self.done) + self.left_out.count == self.items
+
+    @property
+    def whole(self) -> bool:
+        """Whether every item has a result, and none depends on items that were left out."""
+        return self.complete and not self.left_out and not self.tainted
+
+    def missing_in(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The ranges of `lo..hi` that are neither done nor left out."""
+        gaps = self.done.items.gaps(lo, hi)
+        if not self.left_out:
+            return gaps
+        return [piece for a, b in gaps for piece in self.left_out.gaps(a, b)]
 
     def memory(self, item: int, place: CapacityChanged) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""

@@ -23,6 +23,7 @@ __all__ = [
     "INSIDE",
     "ITERATE",
     "JOIN",
+    "PARTIAL",
     "UNSUPPORTED",
     "MapPromise",
     "NoSuchAttributeYet",
@@ -47,6 +48,10 @@ ITERATE = (
 DYNAMIC = (
     "the length of this map is known only at run time: pass the whole map to a task, map another task over "
     "it, or put the loop inside a task"
+)
+PARTIAL = (
+    'the failed items of a map with on_error="continue" are left out, and which these are is known only at run time: pass '
+    "the whole list to a task, or map another task over it"
 )
 CHANGE = "return the changed value from a task"
 JOIN = "join lists of results as [*one, *other]; add values inside a task"
@@ -322,18 +327,24 @@ class MapPromise(Promise):
     """The list that `.map` will give.
 
     If its length is known before anything runs, it acts as a list of promises: length, truth, iteration, indexes and
-    slices work. Otherwise they raise, except single parts as in Promise.
+    slices work. Otherwise they raise, except single parts as in Promise. If it may lack failed items, all of them raise:
+    a place in the list would not say which item it is.
     """
 
-    __slots__ = ("hooke_items", "hooke_length_from")
+    __slots__ = ("hooke_items", "hooke_length_from", "hooke_partial")
 
     hooke_items: int | None
+    """With the failed ones."""
     hooke_length_from: int
+    hooke_partial: bool
 
-    def __init__(self, origin: PromiseOrigin, items: int | None, length_from: int) -> None:
+    def __init__(
+        self, origin: PromiseOrigin, items: int | None, length_from: int, *, partial: bool = False
+    ) -> None:
         super().__init__(origin)
         object.__setattr__(self, "hooke_items", items)
         object.__setattr__(self, "hooke_length_from", length_from)
+        object.__setattr__(self, "hooke_partial", partial)
 
     def __repr__(self) -> str:
         count = "items" if self.hooke_items is None else f"{self.hooke_items} items"
@@ -359,6 +370,8 @@ class MapPromise(Promise):
 
     def __getitem__(self, step: Any) -> Any:
         checked = _checked_step(self, step)
+        if self.hooke_partial:
+            raise _refusal(self, f"the part {shown_path((checked,))}", PARTIAL)
         if self.hooke_items is None:
             shape = self.hooke_origin.shape if isinstance(checked, int) else None
             return Promise(self.hooke_origin, (checked,), shape)
@@ -377,6 +390,8 @@ class MapPromise(Promise):
         return Promise(self.hooke_origin, (index,), self.hooke_origin.shape)
 
     def _known(self, needs: str) -> int:
+        if self.hooke_partial:
+            raise _refusal(self, needs, PARTIAL)
         if self.hooke_items is None:
             raise _refusal(self, needs, DYNAMIC)
         return self.hooke_items

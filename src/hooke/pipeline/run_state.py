@@ -17,12 +17,15 @@ from typing import Protocol
 
 from hooke.base.ref import Ref
 from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
     Event,
     ItemsFound,
+    ItemsSkipped,
     MapExpanded,
     StopRequested,
 )
@@ -55,6 +58,37 @@ ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
 """Failures that do not tell which item of a chunk caused them."""
 
 
+NO_ITEMS_FAULT = frozenset(
+    {
+        *(
+            "EnvironmentMismatch",
+            "InputChanged",
+            "JournalError",
+            "StoreError",
+            "StoreFull",
+            "StoreUnavailable",
+        ),
+        *("CorruptObject", "MissingObject"),
+    }
+)
+"""Failures that other items would have, too: they end the run whatever `on_error` says."""
+
+
+def _is_of_unknown_item(state: NodeState, event: AttemptFailed) -> bool:
+    """Whether a chunk's failure does not say which item is to blame."""
+    kind = event.failure.kind
+    # Results are pickled at the end of a chunk. Where one of them ends the run anyway, which one does not matter.
+    unstored = kind == "NotPicklable" and state.node.on_error == "continue" and bool(event.worker)
+    return kind in ISOLATED_DEATHS or unstored
+
+
+def _is_items_own(event: AttemptFailed) -> bool:
+    """Whether the failure is that of one item, not of the machines, the store or the call that the driver could not make."""
+    kind = event.failure.kind
+    happened = bool(event.worker) or kind == "TaskError" or kind in ISOLATED_DEATHS
+    return happened and kind not in NO_ITEMS_FAULT
+
+
 class RunState:
     """The scheduler's state of one run. Not thread-safe; owned by one runner."""
 
@@ -78,6 +112,9 @@ class RunState:
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
         self._losing_twins: list[int] = []
+        self._skips: list[ItemsSkipped] = []
+        self._just_left_out: list[tuple[NodeState, int, int]] = []
+        self._leaving_out = False
         self._now = 0.0
         self._stop_by: str | None = None
         self._pending_lookups: list[int] = []
@@ -102,11 +139,13 @@ class RunState:
             case AttemptFailed():
                 self._failed(event)
             case AttemptStarted():
-                if event.attempt in self.running:
-                    self.running[event.attempt].started = event.at
+                self._began(event)
             case ItemsFound():
                 self._found(event)
+            case ItemsSkipped():
+                self._leave_out(self.nodes[event.node], event.lo, event.hi)
             case MapExpanded():
+                self.nodes[event.node].tainted |= event.tainted
                 self._expanded(self.nodes[event.node], event.items)
             case LookedUp():
                 self._lookup_answered(event)
@@ -116,6 +155,10 @@ class RunState:
                 self._stop_by = self._stop_by or event.by
             case _:
                 pass
+
+    def _began(self, event: AttemptStarted) -> None:
+        if event.attempt in self.running:
+            self.running[event.attempt].started = event.at
 
     def _finished(self, event: AttemptFinished) -> None:
         attempt = self._pop_running(event.attempt)
@@ -148,7 +191,7 @@ class RunState:
         if event.done and event.ref is not None:
             good += event.done
             self._record(state, attempt.lo, good, event.ref)
-        if event.failure.kind in ISOLATED_DEATHS and attempt.hi - good > 1:
+        if attempt.hi - good > 1 and _is_of_unknown_item(state, event):
             self._isolate(state, good, attempt.hi, event)
             return
         self._open(state, good + 1, attempt.hi)
@@ -174,8 +217,13 @@ class RunState:
         return True
 
     def _retry_or_fail(self, state: NodeState, event: AttemptFailed, *, item: int) -> None:
-        """Plan a retry of the failed item, or fail the run."""
-        if not self._retries.plan(state, event, item, self._room.capacity):
+        """Plan a retry of the failed item; else leave it out or fail the run, as the map says."""
+        if self._retries.plan(state, event, item, self._room.capacity):
+            return
+        if state.node.on_error == "continue" and item >= 0 and _is_items_own(event):
+            state.failed += 1
+            self._leave_out(state, item, item + 1)
+        else:
             self.failure = self.failure or event
 
     def _isolate(self, state: NodeState, lo: int, hi: int, event: AttemptFailed) -> None:
@@ -188,14 +236,64 @@ class RunState:
 
     def _found(self, event: ItemsFound) -> None:
         state = self.nodes[event.node]
-        for lo, hi in state.done.items.gaps(event.lo, event.hi):
+        for lo, hi in state.missing_in(event.lo, event.hi):
             state.done.record(lo, hi, event.ref, event.start + lo - event.lo)
             state.open.remove(lo, hi)
             self._announce_done(state, lo, hi)
 
     def _record(self, state: NodeState, lo: int, hi: int, ref: Ref) -> None:
+        state.tainted = state.tainted or (hi > lo and self.is_tainted(state.node.id))
         state.done.record(lo, hi, ref)
         self._announce_done(state, lo, hi)
+
+    # -- items that are left out -------------------------------------------------------------------
+
+    @property
+    def failures(self) -> int:
+        """The failed items that the result lacks. Those whose consumers were all found, made from the whole list, do not count."""
+        if not any(state.failed for state in self.nodes):
+            return 0
+        unneeded = pruned_nodes(self.graph, self.graph.roots(), lambda node: self.nodes[node].whole)
+        return sum(state.failed for state in self.nodes if state.node.id not in unneeded)
+
+    def is_tainted(self, node: int) -> bool:
+        """Whether what an attempt at the node computes now depends on failed items, so its key does not describe it.
+
+        Such a result counts in this run alone: it must not be committed, nor taken up by a resume.
+        """
+        return any(
+            parent.tainted or (bool(parent.left_out) and not need.elementwise)
+            for need in self.nodes[node].needs
+            for parent in (self.nodes[need.node],)
+        )
+
+    def _leave_out(self, state: NodeState, lo: int, hi: int) -> None:
+        """Items end without a result: maps that follow item by item skip theirs. A loop, since graphs may be deep."""
+        for a, b in state.missing_in(lo, hi):
+            state.left_out.add(a, b)
+            state.open.remove(a, b)
+            self._just_left_out.append((state, a, b))
+        if self._leaving_out:
+            return  # the loop that called this goes on with it
+        self._leaving_out = True
+        while self._just_left_out:
+            state, lo, hi = self._just_left_out.pop()
+            for child in self._waiters.elementwise.get(state.node.id, ()):
+                self._skip(self.nodes[child], lo, hi)
+            self._announce_complete(state)
+        self._leaving_out = False
+
+    def _skip(self, state: NodeState, lo: int, hi: int) -> None:
+        """Leave out the items `lo..hi` that a map before left out, once a lookup has not found them."""
+        if not state.looked_up or state.missing or state.items is None:
+            return
+        for need in state.needs:
+            if not need.elementwise:
+                continue
+            for a, b in self.nodes[need.node].left_out.within(lo, hi):
+                for c, d in state.missing_in(a, b):
+                    self._skips.append(ItemsSkipped(node=state.node.id, lo=c, hi=d, parent=need.node))
+                    self._leave_out(state, c, d)
 
     def _expanded(self, state: NodeState, items: int) -> None:
         if state.items is not None:
@@ -205,6 +303,7 @@ class RunState:
             state.looked_up = False  # its items have keys only now, so look them up
             self._pending_lookups.append(state.node.id)
         for child in self._waiters.elementwise.get(state.node.id, ()):
+            self.nodes[child].tainted |= state.tainted  # even if all of it is found: its list is as short
             self._expanded(self.nodes[child], items)
 
     # -- demand and readiness ----------------------------------------------------------------------
@@ -259,6 +358,7 @@ class RunState:
             if state.node.is_dynamic and not state.expanding:
                 self._push(state)
             return
+        self._skip(state, 0, state.items)
         elementwise = [need.node for need in state.needs if need.elementwise]
         ranges = [(0, state.items)]
         for parent in elementwise:
@@ -268,7 +368,7 @@ class RunState:
             self._open(state, lo, hi)
 
     def _open(self, state: NodeState, lo: int, hi: int) -> None:
-        for a, b in state.done.items.gaps(lo, hi):
+        for a, b in state.missing_in(lo, hi):
             for c, d in state.taken.gaps(a, b):
                 state.open.add(c, d)
         if state.open:
@@ -287,6 +387,10 @@ class RunState:
             self._input_met(child)
         for child in self._waiters.elementwise.get(node, ()):
             self._advance_child(self.nodes[child], lo, hi)
+        self._announce_complete(state)
+
+    def _announce_complete(self, state: NodeState) -> None:
+        node = state.node.id
         if state.complete:
             state.announced = True
             self._unfinished_roots.discard(node)
@@ -329,16 +433,22 @@ class RunState:
             return []
         effects: list[Effect] = [
             *self._retries.take_notes(),
+            *self._skips,
             *(Abandon(attempt) for attempt in self._losing_twins),
         ]
         self._losing_twins.clear()
+        self._skips = []
         if self._stop_by is not None:
             return effects + self._stop()
         effects += self._expire(now)
         if self.failure is not None:
             return effects + ([self._end("failed")] if not self.running else [])
         if not self._unfinished_roots:
-            return [*effects, *self._abandon_all(), self._end("finished")]
+            return [
+                *effects,
+                *self._abandon_all(),
+                self._end(WITH_FAILURES if self.failures else FINISHED),
+            ]
         self._release(now)
         if self._pending_lookups:  # first look everything up: the order is decided among all ready nodes
             effects += [Lookup(node) for node in self._pending_lookups]
@@ -571,9 +681,7 @@ def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]
         return
     ready = state.open.count
     left.ready += ready * ranks
-    left.waiting += max(state.items - len(state.done) - runs - ready, 0) * ranks
+    left.waiting += max(state.items - len(state.done) - state.left_out.count - runs - ready, 0) * ranks
     if state.plan.ranks:
         left.slots = max(left.slots, runs * ranks, ranks if ready else 0)
-    left.expected_s += [
-        s for item, s in state.plan.expected_s.items() if not state.done.items.contains(item, item + 1)
-    ]
+    left.expected_s += [s for item, s in state.plan.expected_s.items() if state.missing_in(item, item + 1)]

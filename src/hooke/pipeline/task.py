@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from typing import (
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
-from hooke.pipeline.arguments import as_columns, check_lengths, signature_of
+from hooke.pipeline.arguments import Successes, plain_rows, signature_of
 from hooke.pipeline.promise import Shape, result_shape
 
 __all__ = [
@@ -58,7 +59,9 @@ class Options(TypedDict, total=False):
     `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
     its results (True). `gang`: how many processes run it together, each a rank (none).
-    `name`: shown instead of the function's own name. Beside them `results`, of a gang: `"rank0"` or `"all"`.
+    `keep_checkpoints`: whether the folder of `checkpoint_dir()` stays when the result is durable (False).
+    `name`: shown instead of the function's own name. `observe`: whether files and environment variables that it reads
+    count as its inputs (True). Beside them `results`, of a gang: `"rank0"` or `"all"`.
     """
 
     cpus: float
@@ -67,8 +70,10 @@ class Options(TypedDict, total=False):
     retries: int
     timeout: str | float | None
     cache: bool
+    keep_checkpoints: bool
     gang: int | None
     name: str | None
+    observe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +86,14 @@ class Resources:
     retries: int = 0
     timeout_s: float | None = None
     cache: bool = True
+    keep_checkpoints: bool = False
+    """Whether checkpoint folders stay when the result is durable."""
     gang: int = 0
     """How many ranks it has; 0 for a task that is no gang."""
     results: str = "rank0"
     """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
+    observe: bool = True
+    """Whether what it reads counts as its inputs."""
 
     @property
     def ranks(self) -> int:
@@ -105,9 +114,11 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         gpus=_number("gpus", options.get("gpus", 0)),
         retries=_retries(options.get("retries", 0)),
         timeout_s=_timeout(options.get("timeout")),
-        cache=_cache(options.get("cache", True)),
+        cache=_bool("cache", options.get("cache", True)),
+        keep_checkpoints=_bool("keep_checkpoints", options.get("keep_checkpoints", False)),
         gang=gang,
         results=_results(options.get("results", "rank0"), gang),
+        observe=_bool("observe", options.get("observe", True)),
     )
 
 
@@ -164,10 +175,10 @@ def _timeout(value: object) -> float | None:
     raise _wrong("timeout", value, 'a time above 0, such as timeout="30m", or a number of seconds')
 
 
-def _cache(value: object) -> bool:
+def _bool(option: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    raise _wrong("cache", value, "cache=True or cache=False")
+    raise _wrong(option, value, f"{option}=True or {option}=False")
 
 
 def _gang(value: object) -> int:
@@ -316,7 +327,14 @@ class Tracer(Protocol):
         """A task was called."""
         ...
 
-    def map(self, task: Any, iterables: Sequence[Any], constants: Mapping[str, Any]) -> Any:
+    def map(
+        self,
+        task: Any,
+        iterables: Sequence[Any],
+        constants: Mapping[str, Any],
+        *,
+        on_error: Literal["raise", "continue"],
+    ) -> Any:
         """A task was mapped."""
         ...
 
@@ -380,17 +398,64 @@ class Task(Generic[P, R]):
 
         Positional iterables give the items. Keywords are the same for every item: many items share one object, which
         the function must not change. While a pipeline is traced, the items become tasks of their own, and iterables
-        may be results of other tasks. Raises UsageError for no iterable, one that cannot be iterated or never ends,
-        or unequal lengths.
+        may be results of other tasks.
+
+        One keyword is the map's own, unless the function has a parameter of that name: `on_error="raise"` (the default)
+        ends the run when an item has failed and its retries are used up; `on_error="continue"` leaves failed items out of
+        the list, and out of those of the maps that follow it item by item. The run then ends "finished with N failures".
+        Outside a run it warns of them.
+
+        Raises UsageError for no iterable, one that cannot be iterated or never ends, unequal lengths, or another
+        `on_error`.
         """
+        on_error = self._on_error(constants)
         tracer = ACTIVE.get()
         if tracer is not None:
-            results: list[R] = tracer.map(self, iterables, constants)
+            results: list[R] = tracer.map(self, iterables, constants, on_error=on_error)
             return results
-        columns = as_columns(self.name, iterables, constants)
-        check_lengths(self.name, [len(column) for column in columns])
         function: Callable[..., R] = self.function
-        return [self._plain(function(*items, **constants)) for items in zip(*columns, strict=True)]
+        places, rows, total = plain_rows(self.name, iterables, constants)
+        if on_error == "raise":
+            plain = [self._plain(function(*items, **constants)) for items in rows]
+        else:
+            places, plain = self._plain_successes(places, rows, constants)
+        return plain if len(plain) == total else Successes(plain, places=places, total=total)
+
+    def _on_error(self, constants: dict[str, Any]) -> Literal["raise", "continue"]:
+        """Take `on_error` out of a map's keywords, if it is not for the function."""
+        if "on_error" not in constants or "on_error" in self.signature.parameters:
+            return "raise"
+        value = constants.pop("on_error")
+        if value not in ("raise", "continue"):
+            raise UsageError(
+                f"{self.name}.map got on_error={value!r}",
+                where=str(user_place()),
+                fix='give on_error="raise" (a failed item ends the run) or on_error="continue" (it is left out)',
+            )
+        return value
+
+    def _plain_successes(
+        self, places: Sequence[int], rows: Iterable[Sequence[Any]], constants: Mapping[str, Any]
+    ) -> tuple[list[int], list[R]]:
+        """The results of the items that do not raise, and their places; warns of the others."""
+        function: Callable[..., R] = self.function
+        kept: list[int] = []
+        results: list[R] = []
+        failed: list[str] = []
+        for place, items in zip(places, rows, strict=True):
+            try:
+                results.append(self._plain(function(*items, **constants)))
+            except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+                failed.append(f"item {place}: {type(error).__name__}: {error}")
+            else:
+                kept.append(place)
+        if failed:
+            warnings.warn(
+                f"{len(failed)} of {len(places)} items of {self.name}.map failed and are left out; first {failed[0]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return kept, results
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Task[P, R]: ...
@@ -491,7 +556,8 @@ def task(function: Any = None, /, **options: Any) -> Any:
     """Declare a function as a task: `@task`, `@task(cpus=2)`, or `task(cpus=2)(package.function)`.
 
     Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
-    `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True), `name`,
+    `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True),
+    `keep_checkpoints` (whether the folder of `checkpoint_dir()` stays when the result is durable, False), `name`,
     `gang` (how many processes run it together, each with its rank in the environment; none), `results` (of a gang:
     "rank0", the result of rank 0, or "all", a list of all ranks' results).
     Plain calls of the function do not change. Raises UsageError for an unknown option or a value out of range, and

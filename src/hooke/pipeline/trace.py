@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from hooke.base.errors import TraceError
 from hooke.base.user_code import user_place
@@ -70,13 +70,24 @@ class GraphTracer:
         origin = self._add(task, arguments=arguments, uses=uses)
         return Promise(origin, shape=task.shape)
 
-    def map(self, task: Task[..., Any], iterables: Sequence[Any], constants: Mapping[str, Any]) -> MapPromise:
+    def map(
+        self,
+        task: Task[..., Any],
+        iterables: Sequence[Any],
+        constants: Mapping[str, Any],
+        *,
+        on_error: Literal["raise", "continue"] = "raise",
+    ) -> MapPromise:
         """Record a map."""
         columns = as_columns(task.name, iterables, constants)
         names, keywords = bind_map(f"task {task.name!r}", task.signature, len(columns), constants)
         arguments, uses = self.taken(keywords)
         items, in_step_with = _length(task.name, columns)
         is_in_step = items is not None or in_step_with is not None
+        follows_partial = any(isinstance(column, MapPromise) and column.hooke_partial for column in columns)
+        if follows_partial and not is_in_step:
+            raise _unpaired(task.name)
+        partial = on_error == "continue" or follows_partial
         taken = [self._taken_column(column, is_in_step=is_in_step) for column in columns]
         origin = self._add(
             task,
@@ -85,9 +96,12 @@ class GraphTracer:
             iterables=tuple(column for column, _ in taken),
             columns=names,
             items=items,
+            on_error=on_error,
+            partial=partial,
             uses=(*uses, *chain.from_iterable(more for _, more in taken)),
         )
-        return MapPromise(origin, items, origin.node if in_step_with is None else in_step_with)
+        length_from = origin.node if in_step_with is None else in_step_with
+        return MapPromise(origin, items, length_from, partial=partial)
 
     def taken(self, value: Any) -> tuple[Any, tuple[Use, ...]]:
         """A copy of a nested value, and the nodes that it uses. Raises TraceError for a promise of another trace."""
@@ -146,6 +160,15 @@ def _length(task: str, columns: Sequence[Any]) -> tuple[int | None, int | None]:
     if len(lengths) == len(known):
         return lengths[0], None
     return None, sources.pop() if len(sources) == 1 else None
+
+
+def _unpaired(task: str) -> TraceError:
+    return TraceError(
+        f"{task}.map pairs a list that may lack failed items with a list whose length is known only at run time",
+        where=str(user_place()),
+        why="with items left out of one list only, the wrong ones would meet",
+        fix='map over one list of tuples, or leave out on_error="continue" in the map before',
+    )
 
 
 def _foreign(promise: Promise, session: TraceSession) -> TraceError:

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from hooke.base.formats import first_line, format_seconds
 from hooke.journal import events
+from hooke.journal.events import FINISHED, WITH_FAILURES
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import TERMINAL, RunSnapshot
@@ -102,7 +103,7 @@ class Lines(AbstractContextManager["Lines"]):
                 self._tell(name, task.state, event.at)
         row = self._view.row(event.at)
         parts = [f"{row.done} done", f"{row.cached} cached", f"{row.failed} failed"]
-        self._say(f"{event.status} in {format_seconds(row.seconds)}: {', '.join(parts)}")
+        self._say(f"{row.ended_as} in {format_seconds(row.seconds)}: {', '.join(parts)}")
 
     def _say(self, line: str) -> None:
         if self._gone:
@@ -188,7 +189,8 @@ def summary(snapshot: RunSnapshot) -> str:
     run = snapshot.run
     counts = [f"{run.done} done", f"{run.cached} cached", f"{run.failed} failed"]
     if run.status != "running":
-        ended = run.status if run.status in ("finished", "failed", "stopped") else "ended"
+        known = run.status in (FINISHED, WITH_FAILURES, "failed", "stopped")
+        ended = run.ended_as if known else "ended"
         return f"run {run.run} {ended} in {format_seconds(run.seconds)}: {', '.join(counts)}"
     unknown = any(task.items is None for task in snapshot.tasks)
     state = f"stopping ({snapshot.stopping})" if snapshot.stopping else "running"

@@ -46,7 +46,7 @@ def run_html(run: RunRow, tasks: Sequence[TaskRow], *, stopping: str | None = No
 
 def _title(run: RunRow, stopping: str | None) -> str:
     going = run.status == "running"
-    status = f"stopping ({stopping})" if stopping and going else run.status
+    status = f"stopping ({stopping})" if stopping and going else run.ended_as
     colour = _STATUS.get(run.status, "#ca8a04")
     parts = [f'<b>{escape(run.run)}</b> <b style="color:{colour}">{escape(status)}</b>']
     parts.append(escape(clock(run.seconds) if going else format_seconds(run.seconds)))
@@ -61,7 +61,7 @@ def _title(run: RunRow, stopping: str | None) -> str:
 
 
 def _row(task: TaskRow) -> str:
-    dim = ' style="opacity:.55"' if task.state in ("waiting", "not needed") else ""
+    dim = ' style="opacity:.55"' if task.state in ("waiting", "skipped", "not needed") else ""
     numbers = (
         _count(task.done),
         _count(task.running),

@@ -34,6 +34,7 @@ _STATES = {
     "done": ("✓", "green"),
     "cached": ("=", "blue"),
     "failed": ("✗", "bold red"),
+    "skipped": ("·", "dim"),
     "not needed": ("·", "dim"),
 }
 _PLAIN_MARKS = {"▸": ">", "✓": "+", "✗": "x", "·": "."}
@@ -135,7 +136,7 @@ def picture(
     shown = most_telling(tasks, max(3, height - 4))
     for task in shown:
         cells = _cells(task, bar=columns.bar, plain=plain, going=going)
-        style = "dim" if task.state in ("waiting", "not needed") else ""
+        style = "dim" if task.state in ("waiting", "skipped", "not needed") else ""
         table.add_row(*cells[: len(table.columns)], style=style)
     below = (
         [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
@@ -179,7 +180,7 @@ class _Columns:
 
 def _title(run: RunRow, console_width: int, *, memory: int | None, stopping: str | None) -> Text:
     colour = {"running": "cyan", "finished": "green", "failed": "red"}.get(run.status, "yellow")
-    status = f"stopping ({stopping})" if stopping and run.status == "running" else run.status
+    status = f"stopping ({stopping})" if stopping and run.status == "running" else run.ended_as
     name = run.run if console_width >= 90 else run.pipeline
     title = Text.assemble((name, "bold"), " ", (status, f"bold {colour}"), f" {clock(run.seconds)}")
     if run.status == "running":

@@ -25,6 +25,8 @@ from hooke.fleets.elastic import (
     sized_by,
 )
 from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -40,7 +42,9 @@ from hooke.journal.run_view import RunView
 from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
+from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
@@ -304,11 +308,13 @@ class Driver:
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
             status = self._run(state, keys, store, journal, recovered)
-            output = _output(self.graph, keys, state, store) if status == "finished" else None
+            completed = status in (FINISHED, WITH_FAILURES)
+            output = self._output(keys, state, store) if completed else None
             recorder.join()
             store.sync()
             if journal.durable != "none":
                 self.project.runs.sync(self.run)
+            store.clear_checkpoints(run=self.run if status == "finished" else "")
         except BaseException as error:
             recorder.join(patience_s=1.0)
             with suppress(StoreError):  # the first error is the one to raise
@@ -327,9 +333,17 @@ class Driver:
                 node=failure.node if failure else None,
                 message=failure.failure.message if failure else "",
                 seconds=seconds,
+                failures=state.failures,
             )
         )
         return status
+
+    def _output(self, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+        """The stored return value of the pipeline, whose files are where its tasks left them."""
+        maker = CallMaker(self.graph, keys, state, store)
+        output = _output(self.graph, maker, store)
+        FileResults(self.project.root, store).provide_stored(maker.files)
+        return output
 
     def _check_plan(self, journal: Journal, seconds: float) -> None:
         """Compare the run with the plan that was made for it, if any."""
@@ -352,6 +366,7 @@ class Driver:
             logs=self.project.runs.folder(self.run) / "logs",
             clock=self.clock,
             warm=True,
+            root=self.project.root,
             tracking=self.project.runs.folder(self.run),
             durable=self.project.settings.journal.durable,
             mlflow=self._mlflow(),
@@ -380,11 +395,15 @@ class Driver:
                 journal=journal,
                 clock=self.clock,
                 logs=context.logs,
+                inputs=self.project.inputs_now(),
                 recovered=recovered,
+                root=self.project.root,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
+            if self.order.run is None and parts.forced:
+                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:
@@ -550,13 +569,10 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     )
 
 
-def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+def _output(graph: Graph, maker: CallMaker, store: Store) -> Ref:
     """The pipeline's return value, stored as a pickle of values and references to results."""
-    from hooke.pipeline.calls import CallMaker
-
-    refer = CallMaker(graph, keys, state, store).refer
     try:
-        return store.put(pack(graph.output, refer))
+        return store.put(pack(graph.output, maker.refer))
     except HookeError:
         raise
     except Exception as error:  # whatever a user's __reduce__ raises

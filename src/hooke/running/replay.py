@@ -1,26 +1,50 @@
-"""Replays one call of a run in this process, for debugging: the task's function with its original arguments."""
+"""Runs calls of earlier runs again: one in this process, to debug it; a random sample in fresh workers, to audit the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import ast
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import UsageError
+import msgspec
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import CorruptObject, HookeError, MissingObject, UsageError
+from hooke.base.formats import first_line, format_seconds
 from hooke.base.ref import Ref
-from hooke.journal.events import ItemsFound
-from hooke.journal.run_view import view_of
+from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
+from hooke.journal.run_view import RunView, view_of
+from hooke.keys.file import files_loaded
+from hooke.keys.fingerprint_parts import CodePrint, expansion_key
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.finished_results import Recovered, recover
+from hooke.pipeline.engine import Call, EngineContext
+from hooke.pipeline.file_results import FileResults
+from hooke.pipeline.finished_results import Recovered, StoredManifests, recover
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.node_state import NodePlan, Submit
+from hooke.pipeline.node_state import Submit
 from hooke.pipeline.references import unpack
 from hooke.pipeline.run_state import RunState
+from hooke.processes.devices import cpus_here, devices_of_this_machine
+from hooke.project.backends import BackendChoice, open_engine
 from hooke.project.folder import Project
+from hooke.running import provenance
+from hooke.running.driver import plan_of
+from hooke.running.reproduce.conditions import compared, libraries
+from hooke.running.reproduce.result_comparison import EQUAL, compare_values
 from hooke.running.resume import reopen
+from hooke.store.entries import Entry
 from hooke.store.store import Store
 
-__all__ = ["Replay", "replay"]
+__all__ = ["AuditReport", "AuditedResult", "Replay", "audit", "replay", "share_interval"]
+
+
+# --- One call, for debugging.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,48 +61,87 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
 
     The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
-    or item, or if an input is missing (its task never ran, was edited since, or the result was evicted).
+    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
+    written to its file).
     """
-    driver = reopen(project, run)
     store = project.store()
-    keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
-    state = RunState(driver.graph, [NodePlan() for _ in driver.graph.nodes])
-    calls = CallMaker(driver.graph, keys, state, store)
-    _restore(keys, state, calls, recover(project.runs.events(run)), store)
-    node, lo = _which(project, run, task, item, state)
-    if missing := _missing(state, node, lo):
+    past = _Past.read(project, run, store, into=store, as_ended=True)
+    node, lo = _which(past, run, task, item)
+    if missing := _missing(past.state, node, lo):
         raise UsageError(
             f"inputs of {task} are missing: {', '.join(missing)}",
             where=f"run {run}",
             why="these tasks did not finish, or their code was edited since",
             next=f"hooke resume {run}",
         )
-    call = calls.make(Submit(0, node, lo, lo + 1, 1))
-    args, kwargs = _arguments(call.kind, call.payload, store)
+    call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
+    with files_loaded(project.root) as files:
+        args, kwargs = _arguments(call.kind, call.payload, store)
+    FileResults(project.root, store).provide(files)
     return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
 
 
-def _restore(keys: GraphKeys, state: RunState, calls: CallMaker, recovered: Recovered, store: Store) -> None:
-    for node in range(len(state.nodes)):
-        known = recovered.known.get(keys[node].key)
-        if known is None:
-            continue
-        if known.expansion is not None and state.nodes[node].items is None:
-            state.apply(known.expansion)
-            calls.expanded(known.expansion)
-        if known.expansion is not None and known.expansion.keys is not None:
-            keys.expanded(node, store.get(known.expansion.keys))
-        for lo, hi, ref, start in known.segments:
-            state.apply(_found(node, lo, hi, ref, start))
+@dataclass(slots=True, kw_only=True)
+class _Past:
+    """An earlier run, traced again with the current code, with the results that its journal has."""
+
+    view: RunView
+    keys: GraphKeys
+    state: RunState
+    calls: CallMaker
+    recovered: Recovered
+
+    @classmethod
+    def read(cls, project: Project, run: str, store: Store, *, into: Store, as_ended: bool = False) -> _Past:
+        """Large arguments of its calls are stored in `into`. With `as_ended` there are lists without their failed items, too. Raises UsageError, TraceError, and what the pipeline's body raises."""
+        driver = reopen(project, run)
+        keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
+        plans = [plan_of(node, {}, repeatable=False) for node in driver.graph.nodes]
+        state = RunState(driver.graph, plans)
+        past = cls(
+            view=view_of(project.runs, run),
+            keys=keys,
+            state=state,
+            calls=CallMaker(driver.graph, keys, state, into),
+            recovered=recover(project.runs.events(run), tainted=as_ended),
+        )
+        past._restore(store)
+        if as_ended:
+            past._leave_out()
+        return past
+
+    def _restore(self, store: Store) -> None:
+        for node in range(len(self.state.nodes)):
+            known = self.recovered.known.get(self.keys[node].key)
+            if known is None:
+                continue
+            if known.expansion is not None and self.state.nodes[node].items is None:
+                self.state.apply(known.expansion)
+                self.calls.expanded(known.expansion)
+            if known.expansion is not None and known.expansion.keys is not None:
+                self.keys.expanded(node, store.get(known.expansion.keys))
+            for lo, hi, ref, start in known.segments:
+                self.state.apply(_found(node, lo, hi, ref, start))
+
+    def _leave_out(self) -> None:
+        """Items that the run left out of lists are left out again."""
+        for number, node in self.view.nodes.items():
+            if (
+                number < len(self.state.nodes)
+                and self.keys[number].key == node.planned.key
+                and self.state.graph.nodes[number].partial
+            ):
+                for lo, hi in (*node.failed, *node.skipped):
+                    self.state.apply(ItemsSkipped(node=number, lo=lo, hi=hi, parent=number))
 
 
 def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
     return ItemsFound(node=node, lo=lo, hi=hi, ref=ref, start=start, source="journal")
 
 
-def _which(project: Project, run: str, task: str, item: int | None, state: RunState) -> tuple[int, int]:
+def _which(past: _Past, run: str, task: str, item: int | None) -> tuple[int, int]:
     """The node and item of the task's failure, else of its first node."""
-    view = view_of(project.runs, run)
+    view = past.view
     nodes = [number for number, node in view.nodes.items() if node.planned.task == task]
     if not nodes:
         raise UsageError(f"run {run} has no task {task!r}", fix=f"its tasks: {', '.join(view.tasks)}")
@@ -86,7 +149,7 @@ def _which(project: Project, run: str, task: str, item: int | None, state: RunSt
     node = (failed or nodes)[0]
     failure = view.nodes[node].failure
     lo = item if item is not None else (failure.lo + failure.done if failure is not None else 0)
-    items = state.nodes[node].items
+    items = past.state.nodes[node].items
     if items is not None and not 0 <= lo < items:
         raise UsageError(f"{task} has no item {lo}", fix=f"valid: 0 to {items - 1}")
     return node, lo
@@ -112,3 +175,488 @@ def _arguments(kind: str, payload: bytes, store: Store) -> tuple[tuple[Any, ...]
     layout, items = unpack(columns, store)
     (row,) = items if layout == "rows" else zip(*items, strict=True)
     return tuple(row), unpack(constants, store)
+
+
+# --- Why a repetition differs: what the code uses that no key covers.
+
+CLOCK, CHANCE, PROCESS, OUTSIDE = "clock", "randomness", "process", "outside"
+_UNKEYED = {
+    CLOCK: [
+        *("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.process_time"),
+        *("time.ctime", "time.gmtime", "time.localtime", "time.strftime"),
+        *("datetime.now", "datetime.today", "datetime.utcnow", "pandas.now", "pandas.today"),
+    ],
+    CHANCE: [
+        *("os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4", "random.SystemRandom", "random.Random"),
+        *("secrets.token_bytes", "secrets.token_hex", "secrets.token_urlsafe", "secrets.randbelow"),
+        *(
+            "secrets.randbits",
+            "secrets.choice",
+            "numpy.default_rng",
+            "numpy.RandomState",
+            "numpy.SeedSequence",
+        ),
+    ],
+    PROCESS: [
+        *("builtins.id", "builtins.hash", "os.getpid", "os.getppid", "os.uname", "os.cpu_count", "os.getcwd"),
+        *(
+            "platform.node",
+            "socket.gethostname",
+            "threading.get_ident",
+            "tempfile.mkdtemp",
+            "tempfile.mkstemp",
+        ),
+        *("tempfile.NamedTemporaryFile", "tempfile.TemporaryDirectory"),
+    ],
+}
+"""Kind -> functions, each with the first part of its module's name."""
+_SEEDED_BY_ARGUMENT = frozenset({"default_rng", "RandomState", "SeedSequence", "Random"})
+"""Unseeded only without arguments. The generators of `random` and NumPy themselves are seeded for each call."""
+_KIND_OF = {name: kind for kind, names in _UNKEYED.items() for name in names}
+_ROOTS_OF: dict[str, list[str]] = {}
+for _name in _KIND_OF:
+    _ROOTS_OF.setdefault(_name.rpartition(".")[2], []).append(_name.partition(".")[0])
+_SERVERS = frozenset({
+    *("aiohttp", "boto3", "botocore", "fsspec", "ftplib", "http", "httpx", "psycopg", "psycopg2", "pymongo", "redis"),
+    *("requests", "s3fs", "socket", "sqlalchemy", "sqlite3", "subprocess", "urllib", "urllib3"),
+})  # fmt: skip
+_WORDS = {
+    CLOCK: "it reads the clock",
+    CHANCE: "it draws random numbers that are not seeded",
+    PROCESS: "it uses what differs between processes",
+    OUTSIDE: "it uses a server, a database or another program",
+}
+
+
+def unkeyed_uses(code: CodePrint) -> dict[str, tuple[str, ...]]:
+    """What the code uses that can give another result under the same key: kind -> names, as they are written.
+
+    `clock`, `randomness` (unseeded), `process` (its number, addresses, folders, host) and `outside` (servers, databases, programs).
+    The names are candidates: that the code uses one does not say that the result depends on it.
+    """
+    roots = {"builtins", *(name.partition(".")[0] for name in code.foreign)}
+    found: dict[str, set[str]] = {}
+    for name in code.foreign:  # also what the code calls by another name: `from time import time as now`
+        root, last = name.partition(".")[0], name.rpartition(".")[2]
+        short = f"{root}.{last}"
+        if "." in name and short in _KIND_OF and last not in _SEEDED_BY_ARGUMENT:
+            found.setdefault(_KIND_OF[short], set()).add(name)
+    for part in code.parts:
+        if part.kind in ("function", "class"):
+            for kind, name in _used(part.text, roots):
+                found.setdefault(kind, set()).add(name)
+    if servers := roots & _SERVERS:
+        found.setdefault(OUTSIDE, set()).update(servers)
+    return {kind: tuple(sorted(found[kind])) for kind in _WORDS if kind in found}
+
+
+def _used(source: str, roots: set[str]) -> Iterator[tuple[str, str]]:
+    """The kind and the name of each such call in a function or class."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the lines of a lambda, or the repr of what has no source
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        if name in _SEEDED_BY_ARGUMENT and (node.args or node.keywords):
+            continue
+        for root in _ROOTS_OF.get(name, ()):
+            if root in roots and (root != "builtins" or isinstance(node.func, ast.Name)):
+                yield _KIND_OF[f"{root}.{name}"], ast.unparse(node.func)
+
+
+# --- The audit: a random sample of the stored results, computed again in fresh workers, and compared by content.
+
+Z_95 = 1.959963984540054
+"""The quantile of the normal distribution for 95 % on both sides."""
+
+DIFFERS, FAILED = "different", "failed"
+
+
+def share_interval(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which `count` in `of` were seen, by Wilson's score (1927); (0, 1) if none were seen."""
+    if not of:
+        return 0.0, 1.0
+    z2, share = Z_95 * Z_95 / of, count / of
+    centre = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(share * (1 - share) * z2 + z2 * z2 / 4) / (1 + z2)
+    return (0.0 if not count else centre - half), (1.0 if count == of else centre + half)
+
+
+class AuditedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored result that was computed again. `outcome` is `equal`, `different`, or `failed`: the repetition raised or died."""
+
+    task: str
+    call: str
+    """The call as text; with the number of the item, if it is one of a map."""
+    key: str
+    """The key under which the store has it; of a map, the key of all its items."""
+    run: str
+    """The run that computed it."""
+    outcome: str
+    difference: str = ""
+    """Where the two results differ, or how the repetition failed."""
+    causes: tuple[str, ...] = ()
+    """What may have made the difference."""
+
+
+class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of an audit. `str()` gives the report."""
+
+    seed: int
+    """Of the choice: with this seed, the same store gives the same sample."""
+    stored: int
+    """The number of results in the store, each map as one."""
+    results: tuple[AuditedResult, ...] = ()
+    skipped: dict[str, int] = {}
+    """Reason -> the number of chosen results that could not be computed again, and were replaced by others."""
+
+    @property
+    def differing(self) -> tuple[AuditedResult, ...]:
+        """The results whose repetition gave another value, or failed."""
+        return tuple(each for each in self.results if each.outcome != EQUAL)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the share of results that differ, among those that can be computed again."""
+        return share_interval(len(self.differing), len(self.results))
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for each in self.differing:
+            yield f"{each.call}: {each.outcome}"
+            yield f"    {each.difference}"
+            yield from (f"    {cause}" for cause in each.causes)
+            yield f"    stored by run {each.run} under {each.key[:12]}"
+        for reason, count in self.skipped.items():
+            yield f"not computed again: {count} {'results' if count > 1 else 'result'}, because {reason}"
+        count, of, (low, high) = len(self.differing), len(self.results), self.interval
+        share = f"{100 * count / of:.3g} %" if of else "nothing"
+        yield (
+            f"{of} of {self.stored} stored results were computed again, and {count or 'none'} {'differ' if count != 1 else 'differs'}: "
+            f"{share}, with 95 % confidence {100 * low:.2g} % to {100 * high:.2g} % (--seed {self.seed})"
+        )
+
+
+def audit(
+    project: Project,
+    *,
+    sample: int = 20,
+    seed: int | None = None,
+    task: str = "",
+    say: Callable[[str], None] = lambda _line: None,
+) -> AuditReport:
+    """Compute `sample` stored results again, chosen at random, in fresh workers on this machine, and compare them by content.
+
+    Of a map, one item is chosen. The code is the current one, so only results that it would use are chosen, and of these only
+    those whose inputs are stored. The store stays as it is; whatever else a task writes, it writes again. What differs is computed
+    once more, which tells chance from an input that changed. `say` gets a line before the work begins.
+
+    Raises UsageError if the store has no result (of `task`), or none that can be computed again.
+    """
+    seed = random.SystemRandom().getrandbits(31) if seed is None else seed
+    store = project.store()
+    results: dict[str, list[Entry]] = {}
+    manifests = StoredManifests(store, project.inputs_now())
+    for entry in store.entries():
+        if entry.made_from is None or manifests.hold(entry.made_from):
+            results.setdefault(entry.key, []).append(entry)
+    if task:
+        results = {key: entries for key, entries in results.items() if entries[0].task == task}
+    if not results:
+        raise UsageError(
+            f"{store.place} has no results" + (f" of a task {task!r}" if task else ""), next="hooke cache ls"
+        )
+    with tempfile.TemporaryDirectory(prefix="hooke-audit-") as folder:
+        made = _Audit(project=project, store=store, folder=Path(folder), chance=random.Random(seed))  # noqa: S311 - no secret
+        return made.audit(results, sample, seed, say)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """A stored result: element `index` of the list `ref` if it is an item of a map (`index` is None for a call)."""
+
+    entry: Entry
+    past: _Past
+    node: int
+    call: Call
+    index: int | None
+    shown: str
+
+
+class _NotAgainError(Exception):
+    """Why a result cannot be computed again."""
+
+
+class _NoResultError(Exception):
+    """The entry is no task's result, but the list of a dynamic map."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Audit:
+    project: Project
+    store: Store
+    folder: Path
+    chance: random.Random
+    scratch: Store = field(init=False)
+    """Copies of the inputs, and the new results."""
+    pasts: dict[str, _Past | _NotAgainError] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scratch = Store.open(self.folder / "store", secret=self.project.secret(), durable="none")
+
+    def audit(
+        self, results: dict[str, list[Entry]], sample: int, seed: int, say: Callable[[str], None]
+    ) -> AuditReport:
+        skipped: Counter[str] = Counter()
+        chosen, lists = self._choose(results, sample, skipped)
+        if not chosen:
+            raise UsageError(
+                f"none of the {len(results)} stored results can be computed again",
+                why="; ".join(f"{count}: {reason}" for reason, count in skipped.items()),
+                fix="run the pipeline, then audit what it stored",
+            )
+        work = sum(each.entry.seconds / (each.entry.items or 1) for each in chosen)
+        what = "1 result" if len(chosen) == 1 else f"{len(chosen)} results"
+        say(f"computing {what} again, which took {format_seconds(work)}")
+        verdicts = self._verdicts(chosen, skipped)
+        return AuditReport(
+            seed=seed,
+            stored=len(results) - lists,
+            results=tuple(verdicts),
+            skipped=dict(skipped.most_common()),
+        )
+
+    # -- the choice ------------------------------------------------------------------------------------
+
+    def _choose(
+        self, results: dict[str, list[Entry]], sample: int, skipped: Counter[str]
+    ) -> tuple[list[_Chosen], int]:
+        """The sample, and how many entries are no results but lists of dynamic maps, as far as they were looked at."""
+        keys, lists = sorted(results), 0
+        self.chance.shuffle(keys)
+        chosen: list[_Chosen] = []
+        for key in keys:
+            if len(chosen) == sample:
+                break
+            (entry,) = self.chance.choices(results[key], [each.items or 1 for each in results[key]])
+            try:
+                chosen.append(self._prepared(entry, len(chosen) + 1))
+            except _NoResultError:
+                lists += 1
+            except _NotAgainError as error:
+                skipped[str(error)] += 1
+        return chosen, lists
+
+    def _past(self, run: str) -> _Past:
+        """The run. Raises _NotAgainError if it cannot be read or traced."""
+        if run not in self.pasts:
+            try:
+                self.pasts[run] = _Past.read(self.project, run, self.store, into=self.scratch)
+            except HookeError as error:
+                self.pasts[run] = _NotAgainError(f"of run {run}: {first_line(str(error))}")
+            except Exception as error:  # noqa: BLE001 - whatever the pipeline's body raises
+                self.pasts[run] = _NotAgainError(
+                    f"of run {run}: its pipeline raised {type(error).__name__}: {error}"
+                )
+        past = self.pasts[run]
+        if isinstance(past, _NotAgainError):
+            raise past
+        return past
+
+    def _prepared(self, entry: Entry, attempt: int) -> _Chosen:
+        past = self._past(entry.run)
+        node, lo, index = self._find(past, entry)
+        _check_fits(past.state, node)
+        if missing := _missing(past.state, node, lo):
+            raise _NotAgainError(f"the results of {', '.join(missing)}, which it reads, are gone")
+        try:
+            call = past.calls.make(Submit(attempt, node, lo, lo + 1, 1))
+            self._lend(past, node, lo, call)
+        except MissingObject:
+            raise _NotAgainError("results that it reads were evicted") from None
+        except HookeError as error:
+            raise _NotAgainError(first_line(str(error))) from error
+        where = "" if index is None else f"[{lo}]"
+        return _Chosen(
+            entry=entry,
+            past=past,
+            node=node,
+            call=call,
+            index=index,
+            shown=f"{entry.task}{where}({call.shown})",
+        )
+
+    def _find(self, past: _Past, entry: Entry) -> tuple[int, int, int | None]:
+        """The node, the item to compute, and the position of its result in the entry's list; 0 and None for a call.
+
+        Raises _NotAgainError, _NoResultError.
+        """
+        edited = "their code, or something that they are made from, was edited since"
+        nodes = [
+            number for number, keys in enumerate(past.keys.nodes) if entry.key in (keys.key, keys.recipe)
+        ]
+        if not nodes:
+            planned = [node.planned for node in past.view.nodes.values()]
+            if any(entry.key == expansion_key(each.key) for each in planned):
+                raise _NoResultError
+            known = any(entry.key in (each.key, each.recipe) for each in planned)
+            raise _NotAgainError(edited if known else "no journal of this project has them")
+        if entry.items is None:
+            return nodes[0], 0, None
+        pieces = [
+            (node, segment)
+            for node in nodes
+            if (known := past.recovered.known.get(past.keys[node].key)) is not None
+            for segment in known.segments
+            if segment[2].digest == entry.ref.digest
+        ]
+        if not pieces:
+            raise _NotAgainError(edited)
+        ((node, (lo, hi, _, start)),) = self.chance.choices(pieces, [hi - lo for _, (lo, hi, *_) in pieces])
+        item = self.chance.randrange(lo, hi)
+        return node, item, start + item - lo
+
+    def _lend(self, past: _Past, node: int, lo: int, call: Call) -> None:
+        """Copy what the call reads into the scratch store, where its worker looks. Raises MissingObject."""
+        refs = [Ref(digest, size) for digest, size in call.inputs.items()]
+        expansion = past.calls.expansions.get(node)
+        if expansion is not None:
+            refs.append(expansion.blocks[lo // expansion.block])
+        for ref in refs:
+            self.store.copy(ref, self.scratch)
+
+    # -- computing again -------------------------------------------------------------------------------
+
+    def _verdicts(self, chosen: Sequence[_Chosen], skipped: Counter[str]) -> Iterator[AuditedResult]:
+        """Compare each; what differs is computed once more, by other workers."""
+        first = self._compute(chosen)
+        differing: dict[int, str] = {}
+        for each in chosen:
+            try:
+                differing[each.call.attempt] = self._difference(each, first[each.call.attempt])
+            except (MissingObject, CorruptObject):
+                skipped["they were evicted or damaged meanwhile"] += 1
+        second = self._compute([each for each in chosen if differing.get(each.call.attempt)])
+        for each in chosen:
+            attempt = each.call.attempt
+            if attempt not in differing:
+                continue
+            if not differing[attempt]:
+                yield _verdict(each, EQUAL)
+                continue
+            outcome = FAILED if isinstance(first[attempt], AttemptFailed) else DIFFERS
+            causes = tuple(self._causes(each, first[attempt], second[attempt]))
+            yield _verdict(each, outcome, differing[attempt], causes)
+
+    def _compute(self, chosen: Sequence[_Chosen]) -> dict[int, AttemptFinished | AttemptFailed]:
+        """Run the calls in new workers, in the folders of their runs. Attempt -> how it ended."""
+        by_folder: dict[str, list[Call]] = {}
+        for each in chosen:
+            begun = each.past.view.begun
+            folder = (
+                begun.folder if begun is not None and Path(begun.folder).is_dir() else str(self.project.root)
+            )
+            by_folder.setdefault(folder, []).append(each.call)
+        ended: dict[int, AttemptFinished | AttemptFailed] = {}
+        for folder, calls in by_folder.items():
+            ended |= self._compute_in(Path(folder), calls)
+        return ended
+
+    def _compute_in(self, folder: Path, calls: Sequence[Call]) -> dict[int, AttemptFinished | AttemptFailed]:
+        context = EngineContext(
+            run="audit",
+            store=self.scratch,
+            secret=self.project.secret(),
+            logs=self.folder / "logs",
+            clock=SystemClock(),
+            folder=folder,
+        )
+        workers = max(1, min(cpus_here(), len(calls)), *(call.gang for call in calls))
+        engine = open_engine(BackendChoice(name="local", engine="local", workers=(workers, workers)), context)
+        ended: dict[int, AttemptFinished | AttemptFailed] = {}
+        try:
+            engine.submit(calls)
+            while len(ended) < len(calls):
+                for event in engine.wait(0.25):
+                    if isinstance(event, AttemptFinished | AttemptFailed):
+                        ended[event.attempt] = event
+        finally:
+            engine.close()
+        return ended
+
+    # -- comparing -------------------------------------------------------------------------------------
+
+    def _difference(self, chosen: _Chosen, event: AttemptFinished | AttemptFailed) -> str:
+        """How the new result differs from the stored one; empty if it is equal. Raises MissingObject, CorruptObject."""
+        if isinstance(event, AttemptFailed):
+            return event.failure.said
+        was, now = self.store.get(chosen.entry.ref), self.scratch.get(event.ref)
+        if chosen.index is not None:
+            was, now = was[chosen.index], now[0]
+        found = compare_values(was, now)
+        return "" if found.kind == EQUAL else str(found)
+
+    def _causes(
+        self,
+        chosen: _Chosen,
+        first: AttemptFinished | AttemptFailed,
+        second: AttemptFinished | AttemptFailed,
+    ) -> Iterator[str]:
+        uses = unkeyed_uses(chosen.past.keys[chosen.node].code)
+        if isinstance(first, AttemptFinished) and isinstance(second, AttemptFinished):
+            same = compare_values(self.scratch.get(first.ref), self.scratch.get(second.ref)).kind == EQUAL
+        else:
+            same = isinstance(first, AttemptFailed) and isinstance(second, AttemptFailed)
+        if same:
+            yield "two repetitions agree, so something that its key does not have changed since"
+            yield from self._changed(chosen)
+        else:
+            yield "two repetitions differ, so it is not deterministic"
+        kinds = [kind for kind in _WORDS if kind in uses and (kind != CHANCE or not same)]
+        for kind in kinds:
+            yield f"{_WORDS[kind]}: {', '.join(uses[kind])}"
+        if not kinds and not same:
+            yield "its code uses no clock and no unseeded generator: look at threads, sets of texts, and libraries"
+
+    def _changed(self, chosen: _Chosen) -> Iterator[str]:
+        """What differs between the run's machine and environment, and those now."""
+        events = self.project.runs.events(chosen.entry.run)
+        record = next((event.record for event in events if isinstance(event, RunMadeOf)), None)
+        if record is None:
+            return
+        was = provenance.read_kept(self.project.data, record.environment)
+        for condition in (
+            *compared("python", record.interpreter, provenance.interpreter()),
+            *(libraries(was, provenance.installed()) if was is not None else ()),
+            *compared("threads", record.threads, provenance.threads()),
+            *compared("hardware", record.hardware, provenance.hardware()),
+        ):
+            if not condition.met:
+                yield str(condition)
+
+
+def _check_fits(state: RunState, node: int) -> None:
+    """Raise _NotAgainError if this machine lacks what the task needs."""
+    plan = state.nodes[node].plan
+    if plan.gpus > len(devices_of_this_machine()):
+        raise _NotAgainError("this machine has not the GPUs that they need")
+
+
+def _verdict(
+    chosen: _Chosen, outcome: str, difference: str = "", causes: tuple[str, ...] = ()
+) -> AuditedResult:
+    entry = chosen.entry
+    return AuditedResult(
+        task=entry.task,
+        call=chosen.shown,
+        key=entry.key,
+        run=entry.run,
+        outcome=outcome,
+        difference=difference,
+        causes=causes,
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.fleets.elastic import RunTargets, spent_usd
-from hooke.journal.events import RunFinished, RunStarted, StudyStarted
+from hooke.journal.events import FINISHED, RunFinished, RunStarted, StudyStarted
 from hooke.journal.reader import SegmentReader
 from hooke.journal.segments import SUFFIX
 from hooke.pipeline.pipeline import Pipeline
@@ -31,7 +31,7 @@ def resume(
     on: str | None = None,
     workers: int | tuple[int, int] | None = None,
 ) -> Driver | None:
-    """A driver that continues `run`; None if the run has finished. Raises UsageError if it is running.
+    """A driver that continues `run`; None if the run has finished without failures. Raises UsageError if it is running.
 
     `wanted` replaces its deadline or budget; what was spent counts against the new budget.
     `on` moves the rest of it to another backend, with `workers` as for `run`: what is done is found there, too.
@@ -42,7 +42,7 @@ def resume(
         raise UsageError(
             f"run {run} is running (process {started.pid} on {started.host})", next=f"hooke show {run}"
         )
-    if finished is not None and finished.status == "finished":
+    if finished is not None and finished.status == FINISHED:
         return None
     order = _order(started, project, observers)
     if on is not None or workers is not None:
@@ -107,7 +107,7 @@ def last_resumable(project: Project) -> str:
         except (JournalError, UsageError):  # damaged or never started: an error only if the run is named
             continue
         # Trials belong to their search, which continues them itself.
-        if not started.parent and (finished is None or finished.status != "finished"):
+        if not started.parent and (finished is None or finished.status != FINISHED):
             return run
     raise UsageError("there is no run to resume", where=str(project.runs.path), next="hooke runs")
 

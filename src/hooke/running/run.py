@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hooke.base.errors import HookeError, RunStopped
+from hooke.base.errors import HookeError, RunStopped, TaskFailed
 from hooke.fleets.elastic import parse_wanted
-from hooke.journal.events import Event
-from hooke.journal.run_view import RunView, ending, output_ref, run_table, view_of
+from hooke.journal.events import FINISHED, WITH_FAILURES, Event
+from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
+from hooke.keys.file import files_loaded
 from hooke.pipeline.failures import task_failed, user_traceback
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.pipeline.runner import CTRL_C
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
 
 __all__ = ["Run", "run"]
+
+_log = logging.getLogger("hooke")
 
 
 def run(  # noqa: PLR0913 - options by name
@@ -62,6 +67,9 @@ def run(  # noqa: PLR0913 - options by name
     every five seconds; nothing for a short run), `table` (at once; lines where a table is impossible), `lines` (for each
     task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
     All other arguments are passed to the pipeline.
+
+    A run whose failed items were left out (`.map(..., on_error="continue")`) returns too: its `status` is "finished with
+    failures", and `failures` has them.
 
     Raises UsageError and TraceError before anything runs; a subclass of TaskFailed if a task failed
     for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
@@ -97,8 +105,10 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
         status = driver.drive()
     if status == "stopped" and handle.stopped_by == CTRL_C:
         raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
-    if status != "finished":
+    if status != FINISHED:
         handle.check()
+    if status == WITH_FAILURES:
+        _log.warning("%s", failed_items_text(handle._view(), driver.run))  # noqa: SLF001 - this module's class
     return handle
 
 
@@ -122,7 +132,10 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; the run can be resumed)."""
+        """`running`, `finished`, `failed`, `stopped`, or `lost` (its driver died; the run can be resumed).
+
+        Or `finished with failures`: the result lacks failed items of maps with `on_error="continue"`; the run can be resumed.
+        """
         return self._view().status
 
     @property
@@ -130,10 +143,29 @@ class Run:
         """Who requested the stop; None if nobody did."""
         return self._view().stopping_by
 
-    def result(self, timeout: float | None = None) -> Any:
-        """The pipeline's return value. Waits for it, at most `timeout` seconds.
+    @property
+    def failures(self) -> list[TaskFailed]:
+        """The items and calls that failed for good, as the errors that they would raise: `task`, `item`, `arguments`, `log_tail`.
 
-        Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
+        The exception of the task is the `__cause__`. Empty for a run without failures.
+        """
+        view, store = self._view(), self.project.store()
+        return [
+            task_failed(
+                event,
+                task=view.nodes[event.node].planned.task,
+                run=self.id,
+                unseal=store.unseal,
+                item=item,
+            )
+            for item, event in view.failures()
+        ]
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The pipeline's return value, without failed items of maps with `on_error="continue"`. Waits for it, at most `timeout` seconds.
+
+        Files in it are put back where they are missing, or another result of the same task. Raises UsageError if
+        something else has written to one, TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
         """
         if self._thread is not None:
             self._thread.join(timeout)
@@ -142,7 +174,8 @@ class Run:
         self.check()
         store = self.project.store()
         try:
-            return unpack(store.get(output_ref(self.folder)), store)
+            with files_loaded(self.project.root) as files:
+                value = unpack(store.get(output_ref(self.folder)), store)
         except HookeError:
             raise
         except Exception as error:
@@ -151,19 +184,23 @@ class Run:
                 why=user_traceback(error),
                 fix="fix __setstate__ or __reduce__ of its class, or return something that pickle can load",
             ) from error
+        FileResults(self.project.root, store).provide(files)
+        return value
 
     def check(self) -> None:
-        """Raise the error that ended the run, if it did not finish."""
+        """Raise the error that ended the run, if it has no result."""
         if self._error is not None:
             raise self._error
         ended = ending(self.folder)
-        if ended is not None and ended.status == "finished":
+        if ended is not None and ended.has_result:
             return
         view = self._view()
         if (failed := view.failure) is not None:
+            planned = view.nodes[failed.node].planned
             raise task_failed(
                 failed,
-                task=view.nodes[failed.node].planned.task,
+                task=planned.task,
+                item=failed.item if planned.kind == "map" else None,
                 run=self.id,
                 unseal=lambda data: self.project.store().unseal(data),
             )
@@ -193,7 +230,10 @@ class Run:
         return curve_of(self.project.runs, self.id, task)
 
     def logged(self) -> Logged:
-        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`."""
+        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`.
+
+        `.metric(name)` has all values of a metric, `.curve(name)` those that count: one curve for each call, across retries.
+        """
         return logged_in(self.folder)
 
     def show(self) -> None:

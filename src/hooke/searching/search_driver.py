@@ -16,7 +16,15 @@ from typing import Any
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.formats import short_repr
-from hooke.journal.events import RunFinished, RunStarted, SearchStarted, TrialBegan, TrialEnded
+from hooke.journal.events import (
+    WITH_FAILURES,
+    RunFinished,
+    RunStarted,
+    SearchStarted,
+    TrialBegan,
+    TrialEnded,
+    ended_as,
+)
 from hooke.journal.run_view import ending
 from hooke.journal.study_records import SEARCH_PREFIX, SearchRecord, TrialRecord, find_search, read_search
 from hooke.pipeline.runner import CTRL_C
@@ -386,6 +394,8 @@ class SearchDriver:
             if trial.given_up:
                 return "pruned", None, "", None
             raise
+        if run.status == WITH_FAILURES:  # what was measured on fewer items cannot be compared
+            return "failed", None, ended_as(WITH_FAILURES, len(run.failures)), run.failures[0]
         value = objective_of(self._project, run.id, self._order.metric)
         if math.isnan(value):
             return "failed", None, "its value is nan", None

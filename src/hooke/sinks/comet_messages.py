@@ -17,6 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import msgspec
 
 from hooke.base.files import sync_path
+from hooke.journal.events import WITH_FAILURES
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun
 
 __all__ = [
@@ -68,7 +69,7 @@ def experiment_key(key: str) -> str:
 
 def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, Any]:
     """The content of `experiment.json`. `last_at` is the time of the last point, for a run whose end is unknown."""
-    failed = run.status in ("failed", "lost")
+    failed = run.status in ("failed", "lost", WITH_FAILURES)
     return {
         "offline_id": experiment_key(run.key),
         "user_provided_experiment_key": True,
@@ -80,7 +81,7 @@ def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, 
         "stop_time": _ms(run.ended_at if run.ended_at is not None else last_at),
         "tags": [run.parent or run.key],
         "customer_error_reported": failed,
-        "customer_error_message": f"the run was {run.status}" if failed else None,
+        "customer_error_message": f"how the run ended: {run.status}" if failed else None,
         "hooke": msgspec.to_builtins(run),
     }
 

@@ -21,6 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
+from hooke.journal.events import FINISHED, WITH_FAILURES
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
 from hooke.tracking.mlflow_runs import OWN_TAG, RUN_TAG, configured_uri, mlflow_lock, run_filter
 
@@ -36,7 +37,8 @@ _FORBIDDEN = re.compile(r"[^\w.\- :/]")
 
 STATUS = {
     "running": "RUNNING",
-    "finished": "FINISHED",
+    FINISHED: "FINISHED",
+    WITH_FAILURES: "FAILED",  # whoever asks MLflow for FINISHED runs wants whole results
     "failed": "FAILED",
     "stopped": "KILLED",
     "lost": "KILLED",

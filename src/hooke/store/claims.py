@@ -92,7 +92,7 @@ class FileClaims:
             if not _lock(fd):
                 os.close(fd)
                 return None
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 os.utime(fd)
                 return _FileClaim(key, path, fd)
             os.close(fd)
@@ -114,7 +114,7 @@ class FileClaims:
         try:
             if not _lock(fd):
                 return os.fstat(fd).st_mtime
-            if _is_at(fd, path):
+            if is_at(fd, path):
                 os.unlink(path)
             return None
         finally:
@@ -195,7 +195,7 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_at(fd: int, path: str) -> bool:
+def is_at(fd: int, path: str) -> bool:
     try:
         there, mine = os.stat(path), os.fstat(fd)
     except FileNotFoundError:

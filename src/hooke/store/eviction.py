@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.store.backend import Backend, Stored
 from hooke.store.claims import Claims, ListedClaims, waiting_claim
-from hooke.store.entries import Entry, Records, aside_of
+from hooke.store.entries import Entry, Records, aside_of, refs_of
 from hooke.store.objects import Objects, name_of
 
 __all__ = [
@@ -44,6 +44,9 @@ _REMOVALS = "0" * 31 + "1"
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
 
+FORGOTTEN_S = 90 * 24 * 3600.0
+"""Facts that were not used for so long are removed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionUnit:
@@ -70,7 +73,7 @@ class StoreUsage:
     """How much a store holds, in bytes, except the count `objects`.
 
     `unreferenced` are objects without an entry, `corrupt` (not in `bytes`) damaged objects that were moved aside.
-    `by_task` counts an object for each task that made it.
+    `by_task` counts an object for each task that made it. `checkpoints` (not in `bytes`) are those of checkpoint folders.
     """
 
     bytes: int
@@ -78,6 +81,7 @@ class StoreUsage:
     unreferenced: int
     corrupt: int
     by_task: dict[str, int]
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +109,14 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
     """Group a store's content into units. `entries` has each entry with the name of its record."""
     holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     beside: dict[str, float] = defaultdict(float)
+    kept_in: dict[str, set[str]] = defaultdict(set)
     for record, entry in entries:
-        if entry.ref.inline is not None:
-            holding[record].append((record, entry))
-            continue
-        holding[name_of(entry.ref.digest)].append((record, entry))
+        names = {record if ref.inline is not None else name_of(ref.digest) for ref in refs_of(entry)}
+        for name in names:
+            holding[name].append((record, entry))
+        kept_in[record].add(name_of(entry.ref.digest))
         # Evicting a map's record for its inline values also loses its entries of other objects.
-        beside[record] += entry.seconds
+        beside[record] += entry.seconds if record not in names else 0.0
     for name, size, used in stored:
         about = holding.get(name, [])
         if about or name.startswith("objects/"):
@@ -121,11 +126,18 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
                 used=used,
                 seconds=sum(entry.seconds for _, entry in about) + beside.get(name, 0.0),
                 tasks=tuple(sorted({entry.task for _, entry in about})),
-                records=tuple(record for record, _ in about if record != name and record.startswith("keys/")),
+                # A record of several results, from other observed inputs, stays for the others.
+                records=tuple(
+                    dict.fromkeys(
+                        record
+                        for record, _ in about
+                        if record != name and record.startswith("keys/") and len(kept_in[record]) == 1
+                    )
+                ),
             )
 
 
-def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsage:
+def measure(backend: Backend, entries: Iterable[tuple[str, Entry]], *, checkpoints: int = 0) -> StoreUsage:
     """How much the store holds."""
     stored = list(_stored(backend))
     found = list(pieces(stored, entries))
@@ -139,6 +151,7 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]]) -> StoreUsag
         unreferenced=sum(piece.size for piece in found if not piece.tasks),
         corrupt=sum(item.size for item in backend.list("corrupt/")),
         by_task=dict(by_task),
+        checkpoints=checkpoints,
     )
 
 
@@ -183,10 +196,10 @@ def await_removals(claims: Claims) -> None:
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
-    """Remove leftovers of killed writers, and old damaged objects."""
-    for prefix in ("tmp/", "corrupt/"):
+    """Remove leftovers of killed writers, old damaged objects, and facts that nothing has asked for in a long time."""
+    for prefix, kept_s in (("tmp/", ABANDONED_S), ("corrupt/", ABANDONED_S), ("facts/", FORGOTTEN_S)):
         for stored in list(backend.list(prefix)):
-            if stored.used < now - ABANDONED_S:
+            if stored.used < now - kept_s:
                 backend.remove(stored.name)
 
 

@@ -623,6 +623,30 @@ def check_what_a_task_changes_in_its_process_is_set_back(bench: EngineBench) -> 
         assert {**found, "handler": "", "open files": 0} == {**before, "handler": "", "open files": 0}
 
 
+def check_a_checkpoint_folder_belongs_to_the_key(bench: EngineBench) -> None:
+    """A second attempt at a call goes on from the first one's checkpoint, other calls and items have other folders."""
+    how = "kill" if bench.capabilities.isolated else "raise"
+    failed = bench.failed(bench.submit(tasks.count_on, 5, how))
+    assert not failed.checkpoints
+    again = bench.finished(bench.submit(tasks.count_on, 5, how))
+    first, folder = bench.value(again.ref)
+    assert first == 3
+    assert again.checkpoints == (Path(folder).name,)
+    other = bench.failed(bench.submit(tasks.count_on, 6, how)).failure
+    assert other.kind == ("WorkerDied" if bench.capabilities.isolated else "TaskError")
+    mapped = bench.finished(bench.submit_map(tasks.checkpoint_of, [range(3)]))
+    folders = [folder for folder, found in bench.value(mapped.ref) if not found]
+    assert len(set(folders)) == 3
+    assert mapped.checkpoints == tuple(Path(folder).name for folder in folders)
+    if bench.capabilities.gangs:
+        asked = {"gang": bench.workers, "results": "all"}
+        ranks = bench.finished(bench.submit(tasks.checkpoint_of, 7, **asked))
+        assert len({folder for folder, _ in bench.value(ranks.ref)}) == 1
+        assert len(ranks.checkpoints) == 1
+    assert bench.store.checkpoints.remove(again.checkpoints) == 1
+    assert not Path(folder).exists()
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -698,6 +722,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,
+    check_a_checkpoint_folder_belongs_to_the_key,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,

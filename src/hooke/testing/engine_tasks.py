@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 
 from hooke.base.errors import Permanent, Temporary
+from hooke.store.checkpoints import checkpoint_dir
 
 __all__ = [
     "add",
     "allocate",
+    "checkpoint_of",
+    "count_on",
     "die",
     "exit_once",
     "exit_process",
@@ -99,6 +102,29 @@ def unpicklable() -> Any:
 def die() -> None:
     """Killed from outside."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count_on(until: int, how: str) -> tuple[int, str]:
+    """Counts from its checkpoint on, and ends badly at 3 the first time. Returns where it began, and its folder."""
+    saved = checkpoint_dir() / "count"
+    first = int(saved.read_text("utf-8")) if saved.exists() else 0
+    for number in range(first, until):
+        if number == 3 and first == 0:
+            if how == "raise":
+                raise ValueError("the first attempt fails")
+            os.kill(os.getpid(), signal.SIGKILL)
+        fresh = saved.with_suffix(".new")
+        fresh.write_text(str(number + 1), "utf-8")
+        fresh.replace(saved)
+    return first, str(checkpoint_dir())
+
+
+def checkpoint_of(item: int) -> tuple[str, int]:
+    """Its checkpoint folder, and how many files it found there."""
+    folder = checkpoint_dir()
+    found = len(list(folder.iterdir()))
+    (folder / str(item)).touch()
+    return str(folder), found
 
 
 def exit_process(code: int) -> None:

@@ -1,4 +1,4 @@
-"""`hooke cache`: list, explain and remove stored results."""
+"""`hooke cache`: list, explain, remove and check stored results."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hooke.project.folder import Project
 from hooke.running.why import Cause, Why, dependents, roots
 from hooke.running.why import why as explain_run
 from hooke.store.entries import Entry
+from hooke.store.store import Store
 
 __all__ = ["cache", "explained", "why"]
 
@@ -34,7 +35,7 @@ COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
 class _Cache(Commands):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The commands in their order of definition."""
-        return ["ls", "why", "rm", "gc", "verify"]
+        return ["ls", "why", "rm", "gc", "verify", "audit"]
 
 
 @click.group(cls=_Cache)
@@ -99,7 +100,8 @@ def list_results(*, task: str | None, limit: int, as_json: bool, project: Projec
     saved = sum(result.seconds for result in results)
     click.echo(
         f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
-        + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else ""),
+        + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else "")
+        + (f", and {format_bytes(usage.checkpoints)} of checkpoints" if usage.checkpoints else ""),
         err=True,
     )
     return 0
@@ -126,12 +128,19 @@ def _cells(result: _Result, now: float) -> tuple[str, ...]:
     is_flag=True,
     help="Remove the results that were made from them, too, without asking.",
 )
+@click.option("--checkpoints", is_flag=True, help="Remove only checkpoint folders; results stay.")
 @json_option
 @in_project
 def remove(
-    *, keys: tuple[str, ...], task: str | None, recursive: bool, as_json: bool, project: Project
+    *,
+    keys: tuple[str, ...],
+    task: str | None,
+    recursive: bool,
+    checkpoints: bool,
+    as_json: bool,
+    project: Project,
 ) -> int:
-    """Remove results by KEY (a prefix suffices) or by --task. The next run computes them again.
+    """Remove results by KEY (a prefix suffices) or by --task, with their checkpoint folders. The next run computes them again.
 
     Results that were made from them, as the journals of this project tell, have to go, too: while such a result is stored, a
     run needs nothing that it was made from. On a terminal the command lists them and asks.
@@ -141,6 +150,8 @@ def remove(
     if not keys and task is None:
         raise UsageError("no results selected", fix="pass a KEY of `hooke cache ls`, or --task NAME")
     store = project.store()
+    if checkpoints:
+        return _remove_checkpoints(store, keys, task, as_json=as_json)
     results = _results(store.entries())
     chosen = [result for result in results if result.task == task]
     if task is not None and not chosen:
@@ -159,6 +170,27 @@ def remove(
         return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
+    return 0
+
+
+def _remove_checkpoints(store: Store, keys: tuple[str, ...], task: str | None, *, as_json: bool) -> int:
+    """Remove the checkpoint folders of a task, or of keys of calls, items and maps. Raises UsageError if there are none."""
+    found = store.checkpoints.all_records()
+    chosen = [
+        record.key
+        for record in found
+        if record.owner.task == task
+        or any(each.startswith(key) for key in keys for each in (record.key, record.owner.recipe))
+    ]
+    if not chosen:
+        tasks = ", ".join(sorted({record.owner.task for record in found})) or "none"
+        raise UsageError("no such checkpoint folder", fix=f"tasks with checkpoint folders: {tasks}")
+    removed = store.checkpoints.remove(chosen)
+    if as_json:
+        click.echo(json.dumps({"checkpoints": removed}, indent=2))
+        return 0
+    in_use = f"; {len(chosen) - removed} in use" if removed < len(chosen) else ""
+    click.echo(f"removed {removed} checkpoint folder{'s' * (removed != 1)}{in_use}")
     return 0
 
 
@@ -194,7 +226,8 @@ def _by_prefix(results: list[_Result], key: str) -> _Result:
 def collect(*, most: str | None, as_json: bool, project: Project) -> int:
     """Evict results until the store is at most SIZE, those with the least work per byte first.
 
-    Results that a live run may need stay.
+    Results that a live run may need stay. Checkpoint folders go if their result is stored (unless the task is declared with
+    keep_checkpoints=True), or if they have no result and nobody has used them for 30 days.
     """
     size = parse_bytes(most) if most is not None else project.settings.store.max_bytes
     if size is None:
@@ -202,10 +235,14 @@ def collect(*, most: str | None, as_json: bool, project: Project) -> int:
             "missing maximum size of the store",
             fix="pass --max 10GiB, or set max_bytes under [store] in hooke.toml",
         )
-    report = project.store().gc(size)
+    store = project.store()
+    folders = store.clear_checkpoints(abandoned=True)
+    report = store.gc(size)
     if as_json:
-        click.echo(json.dumps(_report(report), indent=2))
+        click.echo(json.dumps(_report(report) | {"checkpoints": folders}, indent=2))
         return 0
+    if folders:
+        click.echo(f"  {folders} checkpoint folder{'s' * (folders != 1)} that nobody needs")
     for gone in report.evicted[:20]:
         click.echo(f"  {', '.join(gone.tasks) or '-'}: {gone.why}")
     if len(report.evicted) > 20:
@@ -244,6 +281,39 @@ def check(*, remove: bool, as_json: bool, project: Project) -> int:
         if damaged and not remove:
             click.echo("next: hooke cache verify --remove", err=True)
     return EXIT_FAILED if damaged and not remove else 0
+
+
+@cache.command("audit", short_help="Compute a random sample of the results again, and compare.")
+@click.option(
+    "--sample",
+    default=20,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="How many results to compute again; of a map, one item counts as one.",
+)
+@click.option("--seed", type=int, metavar="S", help="Choose the same sample again.  [default: by chance]")
+@click.option("--task", default="", metavar="NAME", help="Only results of this task.")
+@json_option
+@in_project
+def audit_results(*, sample: int, seed: int | None, task: str, as_json: bool, project: Project) -> int:
+    """Compute N stored results again, chosen at random, in fresh workers, and compare them by content.
+
+    Says which share differs, with its 95 % interval, and what may be the cause of each difference: unseeded random numbers,
+    the clock, another environment, an input that changed. The store stays as it is.
+
+    Exit code 1 if any result differs.
+    """
+    from hooke.running.replay import audit  # NumPy takes a tenth of a second
+
+    report = audit(project, sample=sample, seed=seed, task=task, say=lambda line: click.echo(line, err=True))
+    if as_json:
+        low, high = report.interval
+        facts = msgspec.to_builtins(report) | {"differ": len(report.differing), "interval": [low, high]}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo(str(report))
+    return EXIT_FAILED if report.differing else 0
 
 
 # --- `hooke cache why`.
@@ -286,8 +356,14 @@ def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
         for nodes in alike.values():
             yield _headline(task, nodes)
             yield from (f"    {line}" for line in _story(nodes[0], whys, said))
+            yield from _unsettled(nodes)
         if only:
             yield from _notes([each for each in whys if each.task == task])
+
+
+def _unsettled(nodes: list[Why]) -> Iterator[str]:
+    for reason in dict.fromkeys(each.unsettled for each in nodes if each.unsettled):
+        yield f"    its result counts in this run only, because of {reason}"
 
 
 def _headline(task: str, nodes: list[Why]) -> str:

@@ -94,7 +94,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
 
     The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast. Pass
     parameters with the name of a Hooke option after --. The result goes to stdout, everything else to stderr.
-    Exit codes: 0 finished, 1 a task failed, 2 wrong usage, 130 stopped (Ctrl-C, hooke stop).
+    Exit codes: 0 finished, 1 a task failed or the run finished with failures, 2 wrong usage, 130 stopped
+    (Ctrl-C, hooke stop).
     """
     if target is None or asked_help:
         return _help(ctx, target)

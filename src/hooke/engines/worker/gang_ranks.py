@@ -153,7 +153,9 @@ class RankGroups:
         elif 0 in group.processes:
             _give(
                 group.processes[0],
-                msgspec.structs.replace(group.job.task, kind=GATHER, payload=command.payload, keys=b""),
+                msgspec.structs.replace(
+                    group.job.task, kind=GATHER, payload=command.payload, keys=b"", checkpoints=None
+                ),
             )
 
     def step(self) -> None:

@@ -34,9 +34,11 @@ from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.isolation import watched_environment
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
+from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
 from hooke.tracking.mlflow_runs import MlflowPlace
@@ -164,6 +166,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Distributions whose versions may differ from the driver's."""
     code: Ref | None = None
     """As in the EngineContext."""
+    root: str | None = None
+    """As in the EngineContext; on another host the folder of its workers."""
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -182,7 +186,10 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     parts: dict[str, str]
     memory: int | None
     keys: bytes = b""
+    checkpoints: CheckpointOwner | None = None
     uses_library: bool = False
+    observe: bool = True
+    variables: dict[str, str | None] = {}
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -245,7 +252,10 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         parts=dict(call.image.parts) if image is not None else {},
         memory=call.memory,
         keys=call.keys,
+        checkpoints=call.checkpoints,
         uses_library=uses_library,
+        observe=call.observe,
+        variables=dict(call.variables),
     )
 
 
@@ -278,7 +288,10 @@ class _Session:
             log=self.output,
             alone=True,
             tracker=self.tracker,
+            root=Path(hello.root) if hello.root is not None else None,
         )
+        if hello.root is not None:
+            self.worker.observe(hello.root, hello.secret)
 
     def connect(self) -> None:
         """Connect this process to the library of its cluster, once."""
@@ -362,11 +375,15 @@ class _Server:
                 self._say(task.failed(worker.clock.now(), failure, worker.name))
             return
         os.chdir(session.folder)  # whatever the previous task did
+        work = _work(task, function)
+        if session.worker.outdated(work):
+            self._send(STALE)
+            return
         self._bound(task.memory)
         session.script.show(function)
         if task.uses_library:
             session.connect()
-        self._say(session.worker.run(_work(task, function)))
+        self._say(session.worker.run(work))
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
         self._used.add(task.digest)
@@ -424,6 +441,9 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         shown=task.shown,
         memory=task.memory,
         keys=task.keys,
+        observe=task.observe,
+        variables=task.variables,
+        checkpoints=task.checkpoints,
     )
 
 
@@ -451,4 +471,5 @@ def main(fd: int, lifeline: int) -> None:
     """Serve attempts from the socket `fd` until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
-    _Server(Channel(fd), lifeline).serve()
+    with watched_environment():  # a module may read a variable when it is imported, before a task begins
+        _Server(Channel(fd), lifeline).serve()

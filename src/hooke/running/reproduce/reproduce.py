@@ -16,7 +16,7 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.formats import aligned
-from hooke.journal.events import MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
+from hooke.journal.events import WITH_FAILURES, MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
 from hooke.journal.run_view import view_of
 from hooke.keys.file import File
 from hooke.processes.start import python_module
@@ -311,7 +311,7 @@ def _read(project: Project, run: str) -> tuple[RunStarted, MadeOf]:
     status = view_of(project.runs, run).status
     if status != "finished":
         raise UsageError(
-            f"run {run} is {status}, so it has no results to compare",
+            f"run {run} is {status}, so it has no {'complete ' if status == WITH_FAILURES else ''}results to compare",
             next=f"hooke show {run}" if status == "running" else f"hooke resume {run}",
         )
     if record is None:
