@@ -460,7 +460,9 @@ class _Stage:
 
     def _bug(self) -> None:
         """A bug in a definition, a run that may fail, and the run after it is fixed: a new one, or the same one resumed."""
-        early = [name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses]
+        early = [
+            name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses
+        ]
         early = self.program.reached(early)  # a bug in these is one of the import
         options = [
             each
@@ -552,7 +554,7 @@ class _Stage:
                 return ""
             driver.drive()
             return driver.run
-        except HookeError as error:
+        except Exception as error:
             raise Fault("error", f"{type(error).__name__}: {error}") from error
 
     def _run(self, *, resumed: str = "") -> None:
