@@ -362,13 +362,11 @@ def test_a_file_that_the_task_did_not_write_is_the_users_to_edit(given):
     assert given.run("data", name="chosen").result() == "a"
     assert not given.ran(given.run("data", name="chosen"))
     (given.folder / "data" / "a.csv").write_text("b")
-    edit_read(given)
     again = given.run("data", name="chosen")
     assert again.result() == "b"
     assert given.ran(again)["choose"] == 1
     given.run("data", name="picked")
     (given.folder / "data" / "a.csv").write_text("c")
-    edit_read(given)
     assert given.run("data", name="picked").result() == ["c"]
 
 
@@ -442,7 +440,8 @@ def test_two_calls_that_write_one_file_are_refused(workshop, name, on):
     """)
     with pytest.raises(HookeError) as failed:
         workshop.run(name=name, on=on).result()
-    if "out.csv changed while this task used it" not in str(failed.value):  # a consumer may see it first
+    assert "out.csv" in str(failed.value)
+    if on == "serial":  # elsewhere, a consumer may see first what the other call writes
         assert "out.csv is the result of two calls" in str(failed.value)
         assert "give each its own file" in str(failed.value)
 
