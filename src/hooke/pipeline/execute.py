@@ -24,7 +24,7 @@ from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.file_results import FileResults, now_ns
+from hooke.pipeline.file_results import FileResults, named_inputs, now_ns
 from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
@@ -532,7 +532,10 @@ class AttemptRunner:
             return ()
         hi = work.hi if outcome.error is None else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
-        return self.observer.finish(outcome.record, hi=hi, declared=declared)
+        observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
+        if self.root is None or outcome.ref is None or not outcome.ref.files:
+            return observed
+        return observed + named_inputs(outcome.ref, self.root, work.lo)
 
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0

@@ -385,7 +385,6 @@ class Driver:
                 logs=context.logs,
                 inputs=self.project.inputs_now(),
                 recovered=recovered,
-                root=self.project.root,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,

@@ -22,10 +22,10 @@ from typing import Any
 
 from tests.support.fuzzing.choices import Choices
 from tests.support.fuzzing.programs import (
-    BROKEN,
     LIB,
     MAIN,
     MODULES,
+    BROKEN,
     VALUES,
     WITH_BUG,
     Arg,
@@ -80,7 +80,7 @@ class Played:
         files = {
             name: text
             for name, text in self.program.sources().items()
-            if (name != f"{LIB}.py" and "def " in text) or " = " in text
+            if name != f"{LIB}.py" and "def " in text or " = " in text
         }
         shown = "\n".join(f"# --- {name}\n{text}" for name, text in files.items())
         steps = "\n".join(f"  {at}. {step}" for at, step in enumerate(self.steps, 1))
