@@ -361,7 +361,7 @@ class Driver:
     def _run(
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
     ) -> str:
-        context = self._context(keys, store)
+        context = self._context(store, keys)
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
             journal.observers.append(sizing.observe)
@@ -385,7 +385,6 @@ class Driver:
                 logs=context.logs,
                 inputs=self.project.inputs_now(),
                 recovered=recovered,
-                root=self.project.root,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
@@ -395,7 +394,7 @@ class Driver:
         finally:
             engine.close()
 
-    def _context(self, keys: GraphKeys, store: Store) -> EngineContext:
+    def _context(self, store: Store, keys: GraphKeys) -> EngineContext:
         return EngineContext(
             run=self.run,
             store=store,
@@ -403,13 +402,13 @@ class Driver:
             logs=self.project.runs.folder(self.run) / "logs",
             clock=self.clock,
             warm=True,
-            root=self.project.root,
             tracking=self.project.runs.folder(self.run),
             durable=self.project.settings.journal.durable,
             mlflow=self._mlflow(),
             requires=self._reached(keys),
             allow_mismatch=tuple(self.order.allow_mismatch),
             code=self._code(store),
+            root=self.project.root,
         )
 
     def _code(self, store: Store) -> Ref | None:
