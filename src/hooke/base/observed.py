@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
-from hooke.base.ref import Manifest, Observed
+from hooke.base.ref import ItemsObserved, Manifest, Observed
 
 __all__ = [
     "FRESH_NS",
@@ -32,6 +32,7 @@ __all__ = [
     "observed_listing",
     "observed_tree",
     "observed_variable",
+    "read_by_any",
 ]
 
 FRESH_NS = 2_000_000_000
@@ -284,6 +285,28 @@ def _stats_of(path: str, own: Iterable[str]) -> str:
     for name, _, facts in files:
         hasher.update(f"{name}\0{_stamp(facts)[:3]}\0".encode(errors="surrogateescape"))
     return hasher.hexdigest(length=16)
+
+
+def read_by_any(ranks: Iterable[Iterable[ItemsObserved]]) -> tuple[ItemsObserved, ...]:
+    """What the items of a gang's attempt read, in any of its ranks."""
+    found: dict[int, list[ItemsObserved]] = {}
+    for each in (each for rank in ranks for each in rank):
+        for item in range(each.lo, each.hi):
+            found.setdefault(item, []).append(each)
+    return tuple(
+        ItemsObserved(
+            lo=item,
+            hi=item + 1,
+            inputs=tuple(sorted({one for each in parts for one in each.inputs}, key=_order)),
+            unsettled=next((each.unsettled for each in parts if each.unsettled), ""),
+            wrote=tuple(sorted({name for each in parts for name in each.wrote})),
+        )
+        for item, parts in sorted(found.items())
+    )
+
+
+def _order(observed: Observed) -> tuple[str, ...]:
+    return observed.kind, observed.name, observed.digest
 
 
 # --- Names of paths and of variables.
