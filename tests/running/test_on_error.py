@@ -31,7 +31,7 @@ JOB = """
     def load(n: int) -> list[int]:
         return list(range(n))
 
-    @task
+    @task(observe=False)
     def fetch(x: int) -> int:
         if str(x) in bad():
             print("no luck with", x)
@@ -40,7 +40,7 @@ JOB = """
             os.kill(os.getpid(), signal.SIGKILL)
         return 10 * x
 
-    @task
+    @task(observe=False)
     def double(x: int, plus: int = 0) -> int:
         if f"double{x}" in bad():
             raise ValueError(f"cannot double {x}")
