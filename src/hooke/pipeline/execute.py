@@ -34,8 +34,8 @@ from hooke.pipeline.isolation import (
     seed_from,
     seeded_attempt,
 )
-from hooke.pipeline.observation import Observer
-from hooke.pipeline.observed_events import AttemptRecord
+from hooke.pipeline.native_readers import watch_libraries
+from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -225,6 +225,7 @@ class AttemptRunner:
 
     def observe(self, root: str, secret: bytes | None = None) -> None:
         """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+        watch_libraries()
         boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
         self.observer = Observer(
             root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
@@ -260,6 +261,8 @@ class AttemptRunner:
         self._shared.clear()
         self._names.clear()
         self._state.names = None
+        if self.observer is not None:
+            self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
@@ -270,7 +273,7 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         try:
             with (
-                _variables_of_driver(work.variables),
+                _variables_of_driver(work.variables) if work.variables else _NO_CHANGE,
                 files_loaded(self.root) as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
@@ -332,20 +335,17 @@ class AttemptRunner:
         else:
             self._perform_map(work, outcome)
 
-    @contextlib.contextmanager
     def _observed(
         self, work: WorkerCall, outcome: _Outcome, arguments: Callable[[int], Sequence[Any]]
-    ) -> Iterator[None]:
-        """Surrounds the calls of an attempt, and nothing else: what Hooke reads is no input."""
+    ) -> contextlib.AbstractContextManager[Any]:
+        """To surround the calls of an attempt, and nothing else: what Hooke reads is no input."""
         if self.observer is None or not work.observe:
-            yield
-            return
-        with self.observer.attempt(
+            return _NO_CHANGE
+        outcome.record = self.observer.attempt(
             work.function, lo=work.lo, arguments=arguments, baseline=self._state.environment
-        ) as record:
-            outcome.record = record
-            record.done = outcome.results
-            yield
+        )
+        outcome.record.done = outcome.results
+        return outcome.record
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
@@ -531,6 +531,9 @@ def _arguments(
     return of
 
 
+_NO_CHANGE = contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
     """Inside, these variables have the driver's values."""
@@ -560,7 +563,7 @@ def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 class _Outcome:
     """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
-    record: AttemptRecord | None = None
+    record: Attempt | None = None
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
     done: int = 0

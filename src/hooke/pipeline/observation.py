@@ -10,7 +10,6 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import glob
 import os
@@ -18,11 +17,13 @@ import shlex
 import stat
 import sys
 import threading
+import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -57,8 +58,11 @@ _root = ""
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     handler = _HANDLERS.get(event)
-    if handler is None or not (_records or _idle):
-        return
+    if handler is not None and (_records or _idle):
+        _recording(handler, args)
+
+
+def _recording(handler: Callable[..., None], args: Sequence[Any]) -> None:
     thread = threading.get_ident()
     if thread in _inside:
         return
@@ -195,15 +199,13 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 
 def note_path(path: Any) -> None:
     """A library reads this file, or this folder, by code of its own. Patterns are expanded."""
-    thread = threading.get_ident()
-    if thread in _inside or not (_records or _idle):
-        return
-    _inside.add(thread)
-    try:
-        for each in _expanded(path):
-            _happened("list" if os.path.isdir(each) else "read", each)
-    finally:
-        _inside.discard(thread)
+    if _records or _idle:
+        _recording(_read_natively, (path,))
+
+
+def _read_natively(path: Any) -> None:
+    for each in _expanded(path):
+        _happened("list" if os.path.isdir(each) else "read", each)
 
 
 def _expanded(path: Any) -> Iterator[str]:
@@ -358,6 +360,7 @@ def _keep(record: AttemptRecord, event: ReadEvent, callers: tuple[types.CodeType
     key = (event.item, event.kind, event.name)
     if key in record.events:
         return
+    event = msgspec.structs.replace(event, at=time.monotonic_ns())
     record.events[key] = event, callers
     if os.getpid() != _pid and _reports is not None:
         data = msgspec.msgpack.encode(event)
@@ -416,6 +419,19 @@ def _variable_callers() -> tuple[types.CodeType, ...]:
 # --- An attempt.
 
 
+class Attempt(AttemptRecord):
+    """An attempt whose calls run while it is entered."""
+
+    def __enter__(self) -> Self:
+        global _records  # noqa: PLW0603
+        _records = (*_records, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _records  # noqa: PLW0603
+        _records = tuple(each for each in _records if each is not self)
+
+
 class Observer:
     """Records the attempts of one worker. `root` is the project's folder, and `secret` that of the store."""
 
@@ -437,19 +453,32 @@ class Observer:
         if alone:
             _idle = AttemptRecord(rules=self.rules, number=0)
 
-    def outdated(self, function: Any) -> str:
-        """What a worker has kept in memory for this function and is not so any more; empty if there is nothing.
+    def close(self) -> None:
+        """The worker's run is over: what happens until the next one is nobody's."""
+        global _idle  # noqa: PLW0603
+        if _idle is not None and _idle.rules is self.rules:
+            _idle = None
 
-        Another attempt of it must not run in this process.
+    def outdated(self, function: Any) -> str:
+        """What functions that this one reaches keep in memory and is not so any more; empty if there is nothing.
+
+        Another attempt of it must not run in this process. What modules read while they were imported is as the driver has it.
         """
         self._charge_imports()
-        if not _memos or not self._attempts:  # what the first attempt imports is new
+        if not _memos or not self._attempts:  # what the first attempt reads is new
             return ""
-        kept = dict.fromkeys(each for key in self._keys(function) for each in _memos.get(key, ()))
+        return self._changed(key for key in self._keys(function) if not isinstance(key, str))
+
+    def imports_outdated(self) -> str:
+        """What modules read while they were imported and is not so any more; empty if there is nothing."""
+        self._charge_imports()
+        return self._changed(key for key in _memos if isinstance(key, str))
+
+    def _changed(self, keys: Iterable[types.CodeType | str]) -> str:
+        kept = dict.fromkeys(each for key in keys for each in _memos.get(key, ()))
         changed = first_changed(kept, root=self.rules.root, environment=os.environ, secret=self.rules.secret)
         return "" if changed is None else describe(changed, root=self.rules.root)
 
-    @contextlib.contextmanager
     def attempt(
         self,
         function: Any,
@@ -457,13 +486,13 @@ class Observer:
         lo: int,
         arguments: Callable[[int], Iterable[Any]],
         baseline: Mapping[bytes, bytes] | None,
-    ) -> Iterator[AttemptRecord]:
-        """Surrounds the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
-        global _records  # noqa: PLW0603
-        self._charge_imports()
-        stale = "" if self._alone else self.outdated(function)
+    ) -> Attempt:
+        """To surround the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
+        if _idle is not None and _idle.events:
+            self._charge_imports()
+        stale = "" if self._alone or not _memos else self.outdated(function)
         self._attempts += 1
-        record = AttemptRecord(
+        record = Attempt(
             rules=self.rules,
             number=self._attempts,
             reach=self._reach(function),
@@ -476,11 +505,7 @@ class Observer:
             record.others = frozenset(threading._active) - {threading.get_ident()}  # type: ignore[attr-defined] # noqa: SLF001
         if _memos:
             self._note_hits(record)
-        _records = (*_records, record)
-        try:
-            yield record
-        finally:
-            _records = tuple(each for each in _records if each is not record)
+        return record
 
     def finish(
         self, record: AttemptRecord, *, hi: int, declared: Iterable[str] = ()
@@ -489,7 +514,7 @@ class Observer:
         self._read_reports(record)
         if not record.events and not _memos and not record.trouble:
             return ()
-        events = [event for event, _ in record.events.values()]
+        events = sorted((event for event, _ in record.events.values()), key=attrgetter("at"))
         settled = settle(events, self.rules, declared)
         kept = self._kept(record)
         self._charge(record, settled)

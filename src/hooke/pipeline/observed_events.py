@@ -56,6 +56,8 @@ class ReadEvent(msgspec.Struct, frozen=True, array_like=True):
     stamp: Stamp | None = None
     names: tuple[str, ...] = ()
     digest: str = ""
+    at: int = 0
+    """By the monotonic clock, which is the same for all processes of a machine."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -359,21 +359,7 @@ class Driver:
     def _run(
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
     ) -> str:
-        context = EngineContext(
-            run=self.run,
-            store=store,
-            secret=self.project.secret(),
-            logs=self.project.runs.folder(self.run) / "logs",
-            clock=self.clock,
-            warm=True,
-            root=self.project.root,
-            tracking=self.project.runs.folder(self.run),
-            durable=self.project.settings.journal.durable,
-            mlflow=self._mlflow(),
-            requires=self._reached(keys),
-            allow_mismatch=tuple(self.order.allow_mismatch),
-            code=self._code(store),
-        )
+        context = self._context(store, keys)
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
             journal.observers.append(sizing.observe)
@@ -408,6 +394,23 @@ class Driver:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _context(self, store: Store, keys: GraphKeys) -> EngineContext:
+        return EngineContext(
+            run=self.run,
+            store=store,
+            secret=self.project.secret(),
+            logs=self.project.runs.folder(self.run) / "logs",
+            clock=self.clock,
+            warm=True,
+            tracking=self.project.runs.folder(self.run),
+            durable=self.project.settings.journal.durable,
+            mlflow=self._mlflow(),
+            requires=self._reached(keys),
+            allow_mismatch=tuple(self.order.allow_mismatch),
+            code=self._code(store),
+            root=self.project.root,
+        )
 
     def _code(self, store: Store) -> Ref | None:
         """The stored source of the project's imported modules: an edit during the run changes the next run only."""

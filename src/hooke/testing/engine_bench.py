@@ -47,7 +47,12 @@ class EngineBench:
         self.folder = folder
         self.store = Store.open(folder / "store")
         self.context = EngineContext(
-            run="suite", store=self.store, logs=folder / "logs", clock=SystemClock(), folder=folder
+            run="suite",
+            store=self.store,
+            logs=folder / "logs",
+            clock=SystemClock(),
+            folder=folder,
+            root=folder,
         )
         self.engine = make(self.context, workers=(workers, workers))
         self.workers = workers

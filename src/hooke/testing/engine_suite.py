@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from hooke.base.clock import SystemClock
+from hooke.base.observed import first_changed
 from hooke.journal.events import AttemptFailed, AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
@@ -634,6 +635,38 @@ def check_a_checkpoint_folder_belongs_to_the_key(bench: EngineBench) -> None:
     assert not Path(folder).exists()
 
 
+_READING = """
+import os
+from pathlib import Path
+
+def work(name):
+    return Path(name).read_text() + os.environ["SUITE_MODE"]
+"""
+
+
+def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
+    """Files below the project by their relative names, item by item, and variables with the driver's values."""
+    for name in ("one", "two"):
+        (bench.folder / f"{name}.txt").write_text(name, encoding="utf-8")
+    files = [str(bench.folder / f"{name}.txt") for name in ("one", "two")]
+    os.environ["SUITE_MODE"] = "!"
+    try:
+        with _module(bench, "suite_reading", _READING, importable=True) as module:
+            called = bench.finished(bench.submit(module.work, files[0]))
+            mapped = bench.finished(bench.submit_map(module.work, [files]))
+            silent = bench.finished(bench.submit(module.work, files[0], observe=False))
+    finally:
+        del os.environ["SUITE_MODE"]
+    assert bench.value(called.ref) == "one!"
+    assert bench.value(mapped.ref) == ["one!", "two!"]
+    inputs = [[(each.kind, each.name) for each in items.inputs] for items in mapped.observed]
+    assert inputs == [[("file", f"{name}.txt"), ("variable", "SUITE_MODE")] for name in ("one", "two")]
+    assert called.observed[0].inputs == mapped.observed[0].inputs
+    environment = {"SUITE_MODE": "!"}
+    assert first_changed(called.observed[0].inputs, root=bench.folder, environment=environment) is None
+    assert silent.observed == ()
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -709,6 +742,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,
     check_a_checkpoint_folder_belongs_to_the_key,
+    check_what_a_task_reads_is_recorded,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,

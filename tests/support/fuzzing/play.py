@@ -22,10 +22,10 @@ from typing import Any
 
 from tests.support.fuzzing.choices import Choices
 from tests.support.fuzzing.programs import (
+    BROKEN,
     LIB,
     MAIN,
     MODULES,
-    BROKEN,
     VALUES,
     WITH_BUG,
     Arg,
@@ -78,7 +78,7 @@ class Played:
         files = {
             name: text
             for name, text in self.program.sources().items()
-            if name != f"{LIB}.py" and "def " in text or " = " in text
+            if (name != f"{LIB}.py" and "def " in text) or " = " in text
         }
         shown = "\n".join(f"# --- {name}\n{text}" for name, text in files.items())
         steps = "\n".join(f"  {at}. {step}" for at, step in enumerate(self.steps, 1))
@@ -460,7 +460,9 @@ class _Stage:
 
     def _bug(self) -> None:
         """A bug in a definition, a run that may fail, and the run after it is fixed: a new one, or the same one resumed."""
-        early = [name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses]
+        early = [
+            name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses
+        ]
         early = self.program.reached(early)  # a bug in these is one of the import
         options = [
             each
