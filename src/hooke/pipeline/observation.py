@@ -161,7 +161,8 @@ def _spawned_in_mode(_mode: object, executable: Any, arguments: Any, *_: object)
 
 
 def _happened_at(kind: str, path: Any, *_: object) -> None:
-    _happened(kind, path)
+    if not isinstance(path, int):  # an open file, whose opening was noted
+        _happened(kind, path)
 
 
 def _ordered(command: Any, *_: object) -> None:

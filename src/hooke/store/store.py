@@ -450,7 +450,9 @@ class Store:
                 return owner.run == run
             if owner.item:
                 return bool(self.find_items(owner.recipe, bytes.fromhex(record.key)))
-            return self.find(record.key) is not None
+            entry = self.find(record.key, lambda _: True)
+            # The key may have a result from other observed inputs, while a run still needs the folder for these.
+            return entry is not None and (entry.made_from is None or entry.run == owner.run)
 
         before = self._clock.now() - ABANDONED_S if abandoned else None
         return self.checkpoints.sweep(is_done, abandoned_before=before)
