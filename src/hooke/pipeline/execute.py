@@ -24,7 +24,7 @@ from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.file_results import FileResults, now_ns
+from hooke.pipeline.file_results import FileResults, named_inputs, now_ns
 from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
@@ -230,6 +230,8 @@ class AttemptRunner:
         self.observer = Observer(
             root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
         )
+        if self.store.checkpoints.root is not None:
+            self.observer.rules.exclude(self.store.checkpoints.root)
 
     def outdated(self, work: WorkerCall) -> str:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
@@ -289,6 +291,9 @@ class AttemptRunner:
             outcome.error = error
         if self._state.names is not None:
             self.replaced = self._state.names.replaced()
+        outcome.observed = self._what_was_read(work, outcome)
+        if (error := self._stale_checkpoint(outcome)) is not None:
+            outcome = _Outcome(error=error)
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
     @contextlib.contextmanager
@@ -297,7 +302,8 @@ class AttemptRunner:
         if work.checkpoints is None:
             yield
             return
-        used = self._checkpoints = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        used = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        self._checkpoints = outcome.used = used
         failed = True
         try:
             with using_checkpoints(used):
@@ -310,6 +316,25 @@ class AttemptRunner:
         finally:
             self._checkpoints = None
             outcome.checkpoints = used.close(failed=failed)
+
+    def _stale_checkpoint(self, outcome: _Outcome) -> InputChanged | None:
+        """The error if the attempt went on from a checkpoint that is older than a file it read. The checkpoint is removed."""
+        since = outcome.used.continued_since if outcome.used is not None else None
+        if since is None or outcome.error is not None or self.observer is None:
+            return None
+        files = (each.name for piece in outcome.observed for each in piece.inputs if each.kind == "file")
+        root = self.observer.rules.root
+        changed = next((name for name in files if os.stat(os.path.join(root, name)).st_ctime > since), None)
+        if changed is None:
+            return None
+        assert outcome.used is not None
+        outcome.used.discard()
+        return InputChanged(
+            f"{changed} changed after this task's checkpoint was begun",
+            where=os.path.join(root, changed),
+            why="the task read it without declaring it, and the checkpoint may be made from its old content",
+            fix="the checkpoint is removed: run again, and the task begins anew; `retries=` does so by itself",
+        )
 
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
@@ -480,7 +505,7 @@ class AttemptRunner:
             "cpu_s": cpu_s,
             "peak_bytes": peak_bytes,
             "log": self._span(log_from),
-            "observed": self._what_was_read(work, outcome),
+            "observed": outcome.observed,
         }
         if outcome.error is None:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
@@ -507,7 +532,10 @@ class AttemptRunner:
             return ()
         hi = work.hi if outcome.error is None else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
-        return self.observer.finish(outcome.record, hi=hi, declared=declared)
+        observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
+        if self.root is None or outcome.ref is None or not outcome.ref.files:
+            return observed
+        return observed + named_inputs(outcome.ref, self.root, work.lo)
 
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0
@@ -572,6 +600,8 @@ class _Outcome:
     error: BaseException | None = None
     checkpoints: tuple[str, ...] = ()
     """Keys of finished items with checkpoint folders."""
+    used: TaskCheckpoints | None = None
+    observed: tuple[ItemsObserved, ...] = ()
 
 
 def check_code(

@@ -15,14 +15,15 @@ import msgspec
 from hooke.base.errors import InputChanged, UsageError
 from hooke.base.files import make_folders, write_all, writing
 from hooke.base.intervals import Segment
-from hooke.base.ref import FileRef, Ref
+from hooke.base.observed import observed_file
+from hooke.base.ref import FileRef, ItemsObserved, Ref
 from hooke.keys.file import File, content_key, key_of_content, path_within, reduce_result
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.store.codecs import encode
 from hooke.store.store import Store
 
-__all__ = ["FileResults", "ProducedFiles", "holds", "now_ns"]
+__all__ = ["FileResults", "ProducedFiles", "named_inputs", "now_ns"]
 
 _TRIES = 5
 """How often a file is looked at that something else is writing to."""
@@ -38,9 +39,16 @@ def now_ns() -> int:
     return time.clock_gettime_ns(_CLOCK)
 
 
-def holds(files: Iterable[FileRef], root: Path) -> bool:
-    """Whether the files whose content is not stored are on this machine as they were."""
-    return all(file.digest or _key_at(root / file.path) == file.key for file in files)
+def named_inputs(ref: Ref, root: Path, lo: int) -> tuple[ItemsObserved, ...]:
+    """The files of a result whose content is not stored, as inputs: the result of items `lo...` counts only while they are the same."""
+    found: list[ItemsObserved] = []
+    for file in ref.files:
+        if not file.digest:
+            item = lo + file.item
+            with suppress(OSError):  # it is gone again, as whoever needs it will say
+                named = observed_file(file.path, str(root / file.path))
+                found.append(ItemsObserved(lo=item, hi=item + 1, inputs=(named,)))
+    return tuple(found)
 
 
 class FileResults:
@@ -336,13 +344,6 @@ def _fact(name: str, key: str) -> bytes:
 
 def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
     return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
-
-
-def _key_at(path: Path) -> str | None:
-    try:
-        return content_key(path)
-    except OSError:
-        return None
 
 
 def _check_name(name: str) -> None:

@@ -161,7 +161,7 @@ def _spawned_in_mode(_mode: object, executable: Any, arguments: Any, *_: object)
 
 
 def _happened_at(kind: str, path: Any, *_: object) -> None:
-    if not isinstance(path, int):  # an open file, whose opening was noted
+    if not isinstance(path, int):  # an open file was noted when it was opened
         _happened(kind, path)
 
 

@@ -36,7 +36,7 @@ from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.file_results import ProducedFiles, holds
+from hooke.pipeline.file_results import ProducedFiles
 from hooke.pipeline.finished_results import Lineage, Recovered
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
@@ -44,7 +44,7 @@ from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup,
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim
-from hooke.store.entries import Entry
+from hooke.store.entries import Counts, Entry
 from hooke.store.store import Store
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
@@ -52,7 +52,7 @@ __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 CTRL_C = "Ctrl-C"
 _log = logging.getLogger("hooke")
 
-_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log")
+_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log", "logs")
 """What an AttemptFinished and an AttemptFailed of the same attempt have in common."""
 
 LONGEST_WAIT_S = 0.25
@@ -76,8 +76,6 @@ class RunnerParts:
     inputs: InputsNow = field(default_factory=lambda: InputsNow(root=Path.cwd(), environment=os.environ))
     """The files and variables as they are now, which results may have been made from."""
     recovered: Recovered = field(default_factory=Recovered)
-    root: Path | None = None
-    """The project's folder, to find files of results that are not stored."""
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
     """Nodes that run although the store has their results; what this run has done itself counts."""
@@ -337,10 +335,6 @@ class Runner:
             return AttemptFailed(failure=failure, **facts)
         return event
 
-    def _holds(self, ref: Ref) -> bool:
-        """Whether the files of a result that are not stored are as they were."""
-        return not ref.files or self._parts.root is None or holds(ref.files, self._parts.root)
-
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         if self._state.is_tainted(event.node):
             event = msgspec.structs.replace(event, tainted=True)
@@ -478,10 +472,7 @@ class Runner:
         if not self._same_list(node):
             return False
         segments = list(known.segments_now(self._lineage.manifests))
-        refs = [ref for (_, _, ref, _), _ in segments]
-        kept = [
-            kept and self._holds(ref) for ref, kept in zip(refs, self._parts.store.keep(refs), strict=True)
-        ]
+        kept = self._parts.store.keep([ref for (_, _, ref, _), _ in segments])
         for segment, made_from in compress(segments, kept):
             self._record(self._found(node, segment, source="journal", made_from=made_from))
         return any(kept)
@@ -507,11 +498,10 @@ class Runner:
             return False
         if state.node.kind == "call":
             entry = self._find(node, self._parts.keys[node].key)
-            if entry is None or not self._holds(entry.ref):
-                return False
-            segment, seconds = (0, 1, entry.ref, 0), entry.seconds
-            self._record(self._found(node, segment, seconds=seconds, made_from=entry.made_from))
-            return True
+            if entry is not None:
+                segment, seconds = (0, 1, entry.ref, 0), entry.seconds
+                self._record(self._found(node, segment, seconds=seconds, made_from=entry.made_from))
+            return entry is not None
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
         keys = self._parts.keys.items(node)
@@ -521,7 +511,7 @@ class Runner:
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
-        entry = self._parts.store.find(key, self._lineage.counts(node, listed=listed))
+        entry = self._parts.store.find(key, self._counts(node, listed=listed))
         if entry is None or entry.made_from is None:
             return entry
         made_from = self._lineage.renewed(node, entry.made_from, listed=listed)
@@ -531,12 +521,16 @@ class Runner:
                 self._parts.store.commit(entry)
         return entry
 
+    def _counts(self, node: int, *, listed: bool = False) -> Counts:
+        """Whether a stored result counts. That an incomplete list gave the same bytes says nothing of the whole one."""
+        if self._state.is_tainted(node):
+            return self._lineage.manifests.hold
+        return self._lineage.counts(node, listed=listed)
+
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
         recipe, state = self._parts.keys[node].recipe, self._state.nodes[node]
-        for hit in self._parts.store.find_items(recipe, keys, self._lineage.counts(node)):
-            if not self._holds(hit.ref):
-                continue
+        for hit in self._parts.store.find_items(recipe, keys, self._counts(node)):
             made_from = hit.made_from and self._lineage.renewed(node, hit.made_from)
             for lo, hi in state.missing_in(hit.lo, hit.hi):
                 start = hit.start + lo - hit.lo
@@ -562,8 +556,7 @@ class Runner:
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
         """Reuse a list that was read before, if all of it is still stored."""
         assert expansion.keys is not None
-        lists = [expansion.keys, *expansion.blocks]
-        if not all(self._parts.store.keep(lists)) or not all(map(self._holds, lists)):
+        if not all(self._parts.store.keep([expansion.keys, *expansion.blocks])):
             return
         event = msgspec.structs.replace(expansion, at=self._parts.clock.now(), node=node)
         self._record(event)

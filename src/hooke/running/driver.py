@@ -307,6 +307,8 @@ class Driver:
             recorder.start(files)
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
+            if self.order.run is None:  # what is forced begins anew
+                store.checkpoints.remove_of(keys[node].recipe for node in self._forced())
             status = self._run(state, keys, store, journal, recovered)
             completed = status in (FINISHED, WITH_FAILURES)
             output = self._output(keys, state, store) if completed else None
@@ -383,13 +385,10 @@ class Driver:
                 logs=context.logs,
                 inputs=self.project.inputs_now(),
                 recovered=recovered,
-                root=self.project.root,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
-            if self.order.run is None and parts.forced:
-                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:

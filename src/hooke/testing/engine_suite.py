@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +42,7 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
-from hooke.testing.engine_bench import EngineBench, MakeEngine
+from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -446,6 +446,19 @@ def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: Engi
     assert not failure.retryable
 
 
+def check_an_edit_during_a_run_does_not_change_it(bench: EngineBench) -> None:
+    """Neither of the task's module nor of one that only the task imports."""
+    with ExitStack() as loaded:
+        modules = {
+            name: loaded.enter_context(_module(bench, name, source, importable=True))
+            for name, source in CARRIED.items()
+        }
+        for name, source in CARRIED.items():
+            (bench.folder / f"{name}.py").write_text(source.replace("VALUE", "OTHER"), encoding="utf-8")
+        attempt = bench.submit(modules["suite_carried"].work)
+        assert bench.value(bench.finished(attempt).ref) == 1
+
+
 @contextmanager
 def _module(bench: EngineBench, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
     """A loaded module whose file is on no process's path, or on every process's path."""
@@ -731,6 +744,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_function_that_cannot_travel_is_refused,
     check_a_module_that_workers_lack_is_an_environment_mismatch,
     check_code_that_differs_on_the_worker_is_an_environment_mismatch,
+    check_an_edit_during_a_run_does_not_change_it,
     check_a_killed_worker_is_told_and_harms_nobody_else,
     check_a_worker_that_exits_is_told_with_its_code,
     check_a_chunk_dies_as_a_whole,

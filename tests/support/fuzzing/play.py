@@ -22,15 +22,17 @@ from typing import Any
 
 from tests.support.fuzzing.choices import Choices
 from tests.support.fuzzing.programs import (
-    BROKEN,
     LIB,
     MAIN,
     MODULES,
+    BROKEN,
     VALUES,
     WITH_BUG,
     Arg,
+    Definition,
     Node,
     Program,
+    TaskDefinition,
     draw_program,
     parents,
 )
@@ -78,7 +80,7 @@ class Played:
         files = {
             name: text
             for name, text in self.program.sources().items()
-            if (name != f"{LIB}.py" and "def " in text) or " = " in text
+            if name != f"{LIB}.py" and "def " in text or " = " in text
         }
         shown = "\n".join(f"# --- {name}\n{text}" for name, text in files.items())
         steps = "\n".join(f"  {at}. {step}" for at, step in enumerate(self.steps, 1))
@@ -379,10 +381,19 @@ class _Stage:
         self._say("run again")
         self._run()
 
+    def _target(self) -> Definition | TaskDefinition:
+        """What an edit changes: mostly something that a task reaches."""
+        program = self.program
+        reached = program.reached([name for each in program.tasks.values() for name in each.uses])
+        if self.choices.rarely(5):
+            reached = set(program.definitions)
+        return self.choices.pick(
+            [*(program.definitions[name] for name in sorted(reached)), *program.tasks.values()]
+        )
+
     def _edit(self) -> None:
         """Change a number of a definition, a task or the pipeline; or back to what it was."""
-        options = [*self.program.definitions.values(), *self.program.tasks.values()]
-        each = self.choices.pick(options)
+        each = self._target()
         name = self.choices.pick(("a", "b"))
         setattr(each, name, 1 + (getattr(each, name) + self.choices.below(3)) % 4)
         self._say(f"edit {each.name}: {name} = {getattr(each, name)}; run")
@@ -484,7 +495,7 @@ class _Stage:
         """Kill the driver after some event, perhaps edit, and resume or run."""
         edited = self.choices.below(2)
         if edited:
-            each = self.choices.pick([*self.program.definitions.values(), *self.program.tasks.values()])
+            each = self._target()
             each.a = 1 + each.a % 4
         at = 3 + self.choices.below(40)
         self._say(
@@ -519,7 +530,7 @@ class _Stage:
 
     def _two_drivers(self) -> None:
         """Two drivers at once, after an edit: each result is computed by one of them."""
-        each = self.choices.pick([*self.program.definitions.values(), *self.program.tasks.values()])
+        each = self._target()
         each.a = 1 + each.a % 4
         self._say(f"edit {each.name}: a = {each.a}; two drivers at once")
         self._write()
@@ -554,7 +565,7 @@ class _Stage:
                 return ""
             driver.drive()
             return driver.run
-        except HookeError as error:
+        except Exception as error:
             raise Fault("error", f"{type(error).__name__}: {error}") from error
 
     def _run(self, *, resumed: str = "") -> None:
