@@ -134,6 +134,8 @@ class InputsNow:
         self._environment = environment
         self._secret = secret
         self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self.variables: set[str] = set()
+        """The variables in the manifests that were looked at: what tasks may read again."""
         self._wanted: set[str] = set()
         """Files that some result was made from, and that are gone or others now, and folders."""
 
@@ -148,6 +150,7 @@ class InputsNow:
         A file that a task wrote differs if it is gone or changed and a result that was looked up before was made from it: then the
         task has to write it again.
         """
+        self.variables.update(each.name for each in manifest if each.kind == "variable")
         changed = next((each for each in manifest if not self._is_same(each)), None)
         if changed is not None and changed.kind != "variable":
             self._wanted.add(changed.name)

@@ -90,6 +90,7 @@ class Runner:
         self._parts = parts
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
+        self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
         self._claims: dict[int, Claim] = {}
         self._unsubmitted: list[Call] = []
