@@ -459,6 +459,21 @@ def test_own_writes_are_no_inputs(place: Place, function: Callable[[], None], wr
     assert (observed.inputs, observed.unsettled, observed.wrote) == ((), "", wrote)
 
 
+def test_what_is_removed_through_an_open_folder_is_not_taken_for_a_file_of_the_same_name(
+    place: Place,
+) -> None:
+    (place.root / "old" / "below").mkdir(parents=True)
+    for name in ("old/d.csv", "old/below/d.json"):
+        (place.root / name).write_text("")
+
+    def clean() -> None:
+        open("d.csv").close()
+        shutil.rmtree("old")
+
+    observed = place.observed(clean)
+    assert (short(observed), observed.unsettled) == (CSV, "")
+
+
 def test_an_existing_folder_does_not_become_the_attempts_own(place: Place) -> None:
     def read() -> None:
         os.makedirs("data", exist_ok=True)

@@ -10,12 +10,14 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import glob
 import os
 import shlex
 import stat
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -93,9 +95,9 @@ def _active(thread: int) -> Iterator[AttemptRecord]:
 # --- What Python tells.
 
 
-def _opened(path: Any, _mode: object, flags: int) -> None:
-    if not isinstance(path, (str, bytes)):
-        return  # a descriptor
+def _opened(path: Any, mode: object, flags: int) -> None:
+    if not isinstance(path, (str, bytes)) or (mode is None and _is_in_open_folder(path)):
+        return
     reads = flags & os.O_ACCMODE != os.O_WRONLY
     writes = flags & os.O_ACCMODE != os.O_RDONLY
     if not writes:
@@ -112,6 +114,14 @@ def _opened(path: Any, _mode: object, flags: int) -> None:
         _happened("change", path)
 
 
+def _is_in_open_folder(path: str | bytes) -> bool:
+    """Whether `shutil.rmtree` or `os.fwalk` walks through open folders: the event has only the name there."""
+    frame = _first_frame()
+    return (
+        not os.path.isabs(path) and frame is not None and frame.f_globals.get("__name__") in ("os", "shutil")
+    )
+
+
 def _listed(path: Any, *_: object) -> None:
     if not isinstance(path, int):
         _happened("list", "." if path is None else path)
@@ -125,19 +135,41 @@ def _globbed(pattern: Any, *_: object) -> None:
         _happened("read", text)
 
 
-def _renamed(source: Any, target: Any, *_: object) -> None:
+def _renamed(source: Any, target: Any, source_folder: int = -1, target_folder: int = -1) -> None:
+    source, target = _in_folder(source, source_folder), _in_folder(target, target_folder)
     if os.path.lexists(source):
         _happened("truncate", target)
         _happened("remove", source)
 
 
-def _linked(_source: Any, target: Any, *_: object) -> None:
-    _made(target)
+def _linked(_source: Any, target: Any, *folders: int) -> None:
+    _made(target, *folders[-1:])
 
 
-def _made(path: Any, *_: object) -> None:
+def _made(path: Any, *numbers: int) -> None:
+    """Of a folder: its mode comes before the descriptor of the folder that it is made in."""
+    path = _in_folder(path, *numbers[-1:])
     if not os.path.lexists(path):
         _happened("truncate", path)
+
+
+def _removed(path: Any, folder: int = -1) -> None:
+    _happened("remove", _in_folder(path, folder))
+
+
+def _cut(path: Any, *_: object) -> None:
+    _happened("change", path)
+
+
+def _in_folder(path: Any, folder: int = -1) -> str:
+    """A path that is relative to an open folder, if there is one."""
+    return os.path.join(_path_of(folder) if folder >= 0 else "", os.fsdecode(path))
+
+
+def _path_of(descriptor: int) -> str:
+    if sys.platform == "darwin":
+        return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def _connected(database: Any, *_: object) -> None:
@@ -160,11 +192,6 @@ def _spawned_in_mode(_mode: object, executable: Any, arguments: Any, *_: object)
     _started(executable, arguments)
 
 
-def _happened_at(kind: str, path: Any, *_: object) -> None:
-    if not isinstance(path, int):  # an open file was noted when it was opened
-        _happened(kind, path)
-
-
 def _ordered(command: Any, *_: object) -> None:
     _handed([command], None)
 
@@ -172,7 +199,8 @@ def _ordered(command: Any, *_: object) -> None:
 def _forking(*_: object) -> None:
     global _reports  # noqa: PLW0603 - one file a process, which its children inherit
     if _reports is None and os.getpid() == _pid:
-        _reports = os.memfd_create("hooke-observed")
+        with tempfile.TemporaryFile(buffering=0) as file:
+            _reports = os.dup(file.fileno())
 
 
 _HANDLERS: Mapping[str, Callable[..., None]] = {
@@ -184,9 +212,9 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
     "os.link": _linked,
     "os.symlink": _linked,
     "os.mkdir": _made,
-    "os.remove": functools.partial(_happened_at, "remove"),
-    "os.rmdir": functools.partial(_happened_at, "remove"),
-    "os.truncate": functools.partial(_happened_at, "change"),
+    "os.remove": _removed,
+    "os.rmdir": _removed,
+    "os.truncate": _cut,
     "sqlite3.connect": _connected,
     "subprocess.Popen": _started,
     "os.posix_spawn": _spawned,
@@ -244,11 +272,17 @@ def _owner(file: str) -> str:
     return "user" if is_users(file) else "library"
 
 
-def _callers() -> tuple[types.CodeType, ...] | None:
-    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+def _first_frame() -> types.FrameType | None:
+    """The frame that made the recorder work."""
     frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001 - who reads is what counts
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
+    return frame
+
+
+def _callers() -> tuple[types.CodeType, ...] | None:
+    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+    frame = _first_frame()
     found: list[types.CodeType] = []
     while frame is not None and frame.f_code not in _boundaries:
         code, above = frame.f_code, frame.f_back
