@@ -15,7 +15,6 @@ from hooke.keys.code_walk import EVERYTHING
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline import node_keys
-from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.runner import Runner
 from hooke.running import driver
 from hooke.store.entries import Hit
@@ -48,17 +47,6 @@ def files_by_name(patch: pytest.MonkeyPatch) -> None:
         return combine("file", str(self.path))
 
     patch.setattr(File, "__hooke_key__", key)
-
-
-def a_part_for_the_whole(patch: pytest.MonkeyPatch) -> None:
-    """A part of a result counts as the result."""
-    of = GraphKeys.of
-
-    def whole(self: GraphKeys, value: Any) -> str | None:
-        key = of(self, value)
-        return key if key is None or not value.path else self.nodes[value.node].key
-
-    patch.setattr(GraphKeys, "of", whole)
 
 
 def items_by_place(patch: pytest.MonkeyPatch) -> None:
@@ -191,7 +179,6 @@ WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
         each.__name__.replace("_", " "): (each, WRONG)
         for each in (
             files_by_name,
-            a_part_for_the_whole,
             items_by_place,
             lists_by_code,
             removing_does_nothing,
