@@ -93,7 +93,7 @@ class TestFolding:
         run_metrics = folded_in(run.folder).owned[0].metrics
         assert run_metrics == first.owned[0].metrics
         assert run_metrics["loss"] == MetricSpread(
-            last=1 / 3000, step=2999, at=run.at, low=1 / 3000, high=1.0, count=9000
+            last=1 / 3000, step=2999, at=run.at, low=1 / 3000, high=1.0, count=9000, highest_step=2999
         )
         (run.folder / FILE).unlink()
         with pytest.raises(JournalError, match="damaged"):
@@ -143,6 +143,71 @@ class TestFacts:
         for value in (9.0, 0.5):
             run.log(("loss", value, 0), attempt=run.attempt("fit", failed=True))
         assert self.facts(run).metrics[Name("fit", "loss")].value("max") == 0.5
+
+    def _loss(self, *attempts: list[int], ended: str = "finished", name: str = "loss"):
+        """The summary of a training whose attempts logged these steps; the value is 100 * attempt + step."""
+        return self._training([{name: steps} for steps in attempts], ended=ended).metrics[Name("fit", name)]
+
+    def _training(self, attempts: list[dict[str, list[int]]], *, ended: str = "finished"):
+        run = Played(self.root, f"sweep-20261125-010000-{len(list(self.root.rglob('driver*'))):04}")
+        for number, metrics in enumerate(attempts, 1):
+            failed = number < len(attempts) or ended == "failed"
+            attempt = run.attempt("fit", failed=failed)
+            points = [
+                (name, 100.0 * number + step, step) for name, steps in metrics.items() for step in steps
+            ]
+            run.log(*points, attempt=attempt, at=START + number)
+        return self.facts(run)
+
+    @pytest.fixture(autouse=True)
+    def _root(self, tmp_path):
+        self.root = tmp_path
+
+    def test_a_training_that_goes_on_from_a_checkpoint_has_one_curve(self):
+        spread = self._loss([0, 1, 2, 3, 4, 5], [6, 7, 8, 9])
+        assert (spread.count, spread.value("min"), spread.value("max"), spread.value("last")) == (
+            10,
+            100,
+            209,
+            209,
+        )
+
+    def test_steps_that_were_done_again_count_once(self):
+        spread = self._loss([0, 1, 2, 3, 4, 5], [4, 5, 6])
+        assert (spread.count, spread.value("min"), spread.value("max")) == (7, 100, 206)
+
+    def test_a_training_that_begins_anew_has_nothing_of_the_earlier_attempt(self):
+        spread = self._loss([0, 1, 2, 3, 4, 5], [0, 1, 2])
+        assert (spread.count, spread.value("min")) == (3, 200)
+
+    def test_each_of_several_attempts_counts_up_to_the_next(self):
+        assert self._loss([0, 1, 2], [2, 3, 4], [4, 5]).count == 6
+
+    def test_an_attempt_from_an_earlier_checkpoint_cuts_all_before_it(self):
+        spread = self._loss([0, 1, 2, 3], [4, 5, 6], [2, 3])
+        assert (spread.count, spread.value("min"), spread.value("max")) == (4, 100, 303)
+
+    def test_of_attempts_that_all_failed_the_curve_ends_with_the_last(self):
+        assert self._loss([0, 1], [2, 3], ended="failed").count == 4
+
+    def test_a_metric_of_the_earlier_attempt_alone_counts_up_to_where_the_others_go_on(self):
+        facts = self._training([{"loss": [0, 1, 2, 3], "val": [0, 2, 3]}, {"loss": [3, 4]}])
+        assert facts.metrics[Name("fit", "val")].count == 2
+        facts = self._training([{"loss": [0, 1, 2, 3], "val": [0, 2]}, {"loss": [0]}])
+        assert Name("fit", "val") not in facts.metrics
+
+    def test_a_rarer_metric_is_cut_where_the_training_went_on(self):
+        facts = self._training(
+            [{"loss": [*range(9)], "val": [0, 5, 8]}, {"loss": [6, 7, 8, 9, 10], "val": [10]}]
+        )
+        assert facts.metrics[Name("fit", "val")].count == 3
+
+    def test_an_attempt_that_had_nothing_left_to_do_keeps_the_curve(self):
+        run = Played(self.root, "sweep-20261125-010000-aaaa")
+        first = run.attempt("fit", failed=True)
+        run.log(("loss", 1.0, 0), ("loss", 2.0, 1), attempt=first)
+        run.log(attempt=run.attempt("fit"), tags={"resumed": "yes"})
+        assert self.facts(run).metrics[Name("fit", "loss")].count == 2
 
     def test_items_give_a_parameter_several_values(self, played):
         run = played(depth="7")

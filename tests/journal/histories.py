@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from hypothesis import strategies as st
@@ -38,6 +38,8 @@ def _of(kind: Any) -> st.SearchStrategy[Any]:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return st.one_of(*[_of(part) for part in args])
+    if origin is Literal:
+        return st.sampled_from(args)
     if origin is dict:
         return st.dictionaries(_of(args[0]), _of(args[1]), max_size=3)
     assert origin is tuple

@@ -181,3 +181,36 @@ class ForgetsStragglers(RunState):
 
     def _submit_twins(self):
         return []
+
+
+class ForgetsWhatIsTainted(RunState):
+    """Stale result: what was made of a list that lacks failed items is stored as if the list were whole."""
+
+    def is_tainted(self, node):
+        return False
+
+
+class SkipsNothing(RunState):
+    """Lost: items after a failed one wait for its result for ever."""
+
+    def _skip(self, state, lo, hi):
+        pass
+
+
+class LeavesOutTooEarly(RunState):
+    """Lost: an item that may be retried is left out at its first failure."""
+
+    def _retry_or_fail(self, state, event, *, item):
+        if state.node.on_error == "continue" and item >= 0:
+            state.failed += 1
+            self._leave_out(state, item, item + 1)
+        else:
+            super()._retry_or_fail(state, event, item=item)
+
+
+class CallsItWhole(RunState):
+    """A run that left items out says that it finished without failures."""
+
+    @property
+    def failures(self):
+        return 0

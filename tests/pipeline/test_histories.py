@@ -8,7 +8,7 @@ from tests.pipeline import planted
 from tests.support.campaigns import campaign
 from tests.support.simulation.histories import check, simulate
 
-from hooke.journal.events import AttemptFailed, AttemptFinished
+from hooke.journal.events import WITH_FAILURES, AttemptFailed, AttemptFinished, ItemsSkipped
 from hooke.pipeline.run_state import RunState
 from hooke.testing.virtual_world import Faults
 
@@ -37,6 +37,10 @@ PLANTED = [
     planted.RepeatsTheImpure,
     planted.TwinsComeFirst,
     planted.ForgetsStragglers,
+    planted.ForgetsWhatIsTainted,
+    planted.SkipsNothing,
+    planted.LeavesOutTooEarly,
+    planted.CallsItWhole,
 ]
 
 
@@ -120,6 +124,19 @@ def test_gangs_run_fail_and_wait_for_one_another() -> None:
 
 def _facts(trace, what: str) -> list:
     return [record.facts for record in trace if record.what == what]
+
+
+@pytest.mark.heavy  # the same sixty
+def test_failed_items_are_left_out_skipped_and_taken_up_again() -> None:
+    ends, skipped, tainted = 0, 0, 0
+    for history in some():
+        ends += sum(status == WITH_FAILURES for status, _ in _facts(history.trace, "end"))
+        events = _facts(history.trace, "journal")
+        skipped += sum(isinstance(event, ItemsSkipped) for event in events)
+        tainted += sum(isinstance(event, AttemptFinished) and event.tainted for event in events)
+    assert ends > 3
+    assert skipped > 3
+    assert tainted > 3
 
 
 @pytest.mark.heavy

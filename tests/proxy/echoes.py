@@ -1,7 +1,11 @@
-"""A replica as a process: prints its port, and serves until a signal. Run as a program."""
+"""A replica as a process: prints its port, and serves until a signal. Run as a program: `echoes.py [GATE [BYTES]]`."""
 
 import asyncio
 import sys
+import time
+from pathlib import Path
+
+import numpy as np
 
 from hooke import service
 from hooke.serving.replica import Replica
@@ -24,11 +28,25 @@ class Echo:
             await asyncio.sleep(s)
 
 
+@service(timeout="60s", idempotent=True, max_batch=8)
+class Held:
+    """Answers once the file GATE exists; GATE.begun says that a batch has begun."""
+
+    def total(self, rows: np.ndarray) -> np.ndarray:
+        gate = Path(sys.argv[1])
+        gate.with_suffix(".begun").touch()
+        while not gate.exists():
+            time.sleep(0.01)
+        return rows.sum(axis=1)
+
+
 if __name__ == "__main__":
     listening = bind(0)
+    replica = Replica(service_of(Held if len(sys.argv) > 1 else Echo))
+    replica.pass_on(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     sys.exit(
         serve(
-            Replica(service_of(Echo)),
+            replica,
             dict,
             listening,
             ready=lambda: print(listening.getsockname()[1], flush=True),

@@ -18,8 +18,10 @@ PROGRAM = Path(__file__).with_name("echoes.py")
 class Process:
     """A replica that answers, as a process."""
 
-    def __init__(self):
-        self.process = subprocess.Popen([sys.executable, PROGRAM], stdout=subprocess.PIPE, text=True)
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        )
         self.upstream = None
 
     def ready(self):
@@ -44,9 +46,9 @@ class Stand:
         self.started = []
         self.serving = []
 
-    def add(self, count=1):
+    def add(self, count=1, *arguments):
         """So many more replicas, started and not yet published."""
-        made = [Process() for _ in range(count)]
+        made = [Process(*arguments) for _ in range(count)]
         self.started += made
         for one in made:
             one.ready()

@@ -8,7 +8,8 @@ import socket
 import ssl
 import stat
 import threading
-from contextlib import closing
+import time
+from contextlib import ExitStack, closing
 
 import psutil
 import pytest
@@ -115,6 +116,46 @@ def test_a_busy_replica_gets_hardly_any_of_the_new_requests(tmp_path):
             one.end()
         for one in askers:
             one.join(30)
+
+
+def test_idle_connections_make_room_for_new_clients(tmp_path):
+    """They would stay for ten minutes; some have asked, the others never said a word. One whose request takes time is not idle."""
+    most = 2000
+    with standing(tmp_path, idle_timeout_s=600.0, most_connections=most) as stand, ExitStack() as opened:
+        answers = []
+        slow = threading.Thread(
+            target=lambda: answers.append(ask(stand.port, "/echo", {"n": 7, "s": 4.0})[2])
+        )
+        slow.start()
+        until(lambda: stand.front.stats().active == 1)
+
+        def connect():
+            made = socket.create_connection(("127.0.0.1", stand.port), timeout=10)
+            return opened.enter_context(closing(made))
+
+        few = [connect() for _ in range(50)]
+        for one in few[::2]:
+            one.sendall(b"GET /-/ready HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert one.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        time.sleep(3)
+        for one in few:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still open
+                one.recv(1)
+        for _ in range(most):
+            connect()
+        until(lambda: stand.front.stats().connections >= 0.95 * most)
+        until(lambda: answered(stand.port), within_s=60)
+        slow.join(30)
+        assert answers == [b"7"]
+
+
+def answered(port):
+    """Whether a new client gets an answer. One too many is cut off."""
+    try:
+        return ask(port, "/echo", {"n": 1})[2] == b"1"
+    except (ConnectionError, http.client.HTTPException):
+        return False
 
 
 def test_one_that_is_published_cannot_be_waited_out(stand):

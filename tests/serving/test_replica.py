@@ -208,6 +208,19 @@ class TestSecondTries:
         assert self.tried(kinds, 1).status == 200, "another one: the name is never that of two"
         kinds.replica.second_tries = None
 
+    def test_one_that_the_first_replica_passed_on_has_still_its_second_try(self, kinds, tmp_path):
+        path = tmp_path / "tries"
+        SecondTries.create(path)
+        kinds.replica.second_tries = tries = SecondTries(path)
+        tries.pass_on(b"7-1.5")
+        assert not tries.unanswered(b"7-1.5")
+        assert self.tried(kinds, 2).status == 200
+        assert path.read_bytes() == bytes(path.stat().st_size)
+        tries.pass_on(b"7-1.5")
+        assert tries.take_over(b"7-1.5")  # and this replica ends with it: it was the first to begin
+        assert self.tried(kinds, 3).status == 200
+        kinds.replica.second_tries = None
+
     def test_one_that_was_answered_or_refused_is_not_noted(self, kinds, tmp_path):
         path = tmp_path / "tries"
         SecondTries.create(path)

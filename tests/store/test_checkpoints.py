@@ -139,7 +139,7 @@ def test_no_two_attempts_are_inside_at_once(store):
 
 
 def commit(store: Store, key: str) -> None:
-    store.commit(Entry(key=key, ref=store.put(1), task="fit", run="r", seconds=1.0, at=0.0))
+    store.commit(Entry(key=key, ref=store.put(1), task="fit", run="r", seconds=1.0, at=time.time()))
 
 
 def made(store: Store, key: str = KEY, **facts) -> Path:
@@ -156,6 +156,13 @@ def test_a_sweep_removes_what_has_a_result_and_keeps_the_rest(store):
     commit(store, "ef" * 16)
     assert store.clear_checkpoints() == 1
     assert [done.exists(), waits.exists(), kept.exists()] == [False, True, True]
+
+
+def test_a_sweep_keeps_what_is_newer_than_the_result(store):
+    commit(store, KEY)
+    folder = made(store)  # the task is forced, or its result does not count any more
+    assert store.clear_checkpoints() == 0
+    assert folder.exists()
 
 
 def test_a_sweep_knows_the_items_of_maps(store):

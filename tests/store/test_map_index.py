@@ -35,7 +35,7 @@ def found(store, numbers):
     """Item -> value, by way of the hits."""
     values = {}
     last = 0
-    for lo, hi, ref, start in store.find_items(RECIPE, keys_of(numbers)):
+    for lo, hi, ref, start, _ in store.find_items(RECIPE, keys_of(numbers)):
         assert lo >= last, "hits are in order and apart"
         last = hi
         results = store.get(ref)
@@ -169,6 +169,6 @@ def test_random_keys_in_random_order(memory):
         )
     order = rng.permutation(5000)
     values = {}
-    for lo, hi, ref, start in memory.find_items(RECIPE, words[order].tobytes()):
+    for lo, hi, ref, start, _ in memory.find_items(RECIPE, words[order].tobytes()):
         values.update(zip(range(lo, hi), memory.get(ref)[start : start + hi - lo], strict=True))
     assert [values[at] for at in range(5000)] == order.tolist()

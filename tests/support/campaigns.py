@@ -65,6 +65,14 @@ CAMPAIGNS = {
             seconds=60,
         ),
         Campaign(
+            module="tests.pipeline.test_observed_lookup",
+            tests=5,
+            unit="histories",
+            sample=10,
+            full=100,
+            seconds=100,
+        ),
+        Campaign(
             module="tests.fleets.test_fleet_histories",
             tests=20,
             unit="histories",

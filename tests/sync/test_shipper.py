@@ -562,3 +562,99 @@ def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
     diff = tags["hooke.git.diff"]
     assert len(diff) == 8000
     assert diff.endswith("[cut: all 20000 bytes are in uncommitted.diff in the run's folder]")
+
+
+def train(book: Logbook, attempt: int, steps: range, *, number: int = 1, **others: list[int]) -> None:
+    """An attempt at item 5 that logs its loss at these steps, and other metrics at theirs; the value is 100 * attempt + step."""
+    book.begin(attempt, number=number)
+    tracker = book.trackers[attempt % 2]
+    tracker.attempt, tracker.item = attempt, 5
+    for name, wanted in {"loss": steps, **others}.items():
+        for step in wanted:
+            tracker.log_metric(name, 100 * attempt + step, step)
+
+
+def points(sink: MemorySink, key: str, name: str = "loss") -> list[tuple[int, float]]:
+    return [(step, value) for metric, value, step, _ in sink.runs[key].points if metric == name]
+
+
+@pytest.mark.parametrize("died", [False, True], ids=["one-shipper", "another-shipper"])
+def test_an_attempt_that_goes_on_from_a_checkpoint_has_the_whole_curve(book, died):
+    sink = MemorySink()
+
+    def ship() -> None:
+        with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+            shipper.ship(book.run)
+
+    train(book, 1, range(6), val=[0, 4])
+    book.fail(1)
+    if died:
+        ship()
+    train(book, 2, range(4, 7), number=2)
+    if died:
+        ship()
+    book.trackers[0].log_metric("loss", 207, 7)
+    book.succeed(2)
+    book.end()
+    ship()
+    whole = [(step, 100.0 + step) for step in range(4)] + [(step, 200.0 + step) for step in range(4, 8)]
+    assert points(sink, f"{book.run}/2/5") == whole
+    assert points(sink, f"{book.run}/2/5", "val") == [(0, 100.0)]
+    assert points(sink, f"{book.run}/1/5") == [(step, 100.0 + step) for step in range(6)]
+
+
+def test_an_attempt_that_begins_anew_has_nothing_of_the_earlier_one(book):
+    sink = MemorySink()
+    train(book, 1, range(6), val=[0, 4])
+    book.fail(1)
+    train(book, 2, range(3), number=2)
+    book.succeed(2)
+    book.end()
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship(book.run)
+    assert points(sink, f"{book.run}/2/5") == [(step, 200.0 + step) for step in range(3)]
+    assert f"{book.run}/2/5" in sink.runs
+    assert not points(sink, f"{book.run}/2/5", "val")
+
+
+def test_after_a_resume_the_curve_goes_on_although_no_attempt_had_failed(book):
+    sink = MemorySink()
+    train(book, 1, range(3))
+    book.driver.append(RunStarted(run=book.run, pipeline="sweep", entry="job.py:sweep", resumed=True))
+    book.driver.append(NodePlanned(node=0, task="fit", key="k", kind="map", items=8))
+    train(book, 7, range(3, 5))
+    book.succeed(7)
+    book.end()
+    with Shipper(runs=book.runs, sinks={"memory": sink}) as shipper:
+        assert shipper.ship(book.run)
+    assert [step for step, _ in points(sink, f"{book.run}/7/5")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_has_the_whole_curve_in_the_run_of_the_last_attempt(book, tmp_path):
+    from mlflow import MlflowClient
+
+    from hooke.sinks.mlflow import MlflowSink
+
+    train(book, 1, range(6))
+    book.fail(1)
+    with Shipper(runs=book.runs, sinks={"mlflow": MlflowSink(tmp_path)}) as shipper:
+        shipper.ship(book.run)
+    train(book, 2, range(4, 9), number=2)
+    book.succeed(2)
+    book.end()
+    with Shipper(runs=book.runs, sinks={"mlflow": MlflowSink(tmp_path)}) as shipper:
+        assert shipper.ship(book.run)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (found,) = [
+        run
+        for run in client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
+        if run.data.tags["hooke.run_id"] == f"{book.run}/2/5"
+    ]
+    history = client.get_metric_history(found.info.run_id, "loss")
+    assert sorted((each.step, each.value) for each in history) == [
+        *((step, 100.0 + step) for step in range(4)),
+        *((step, 200.0 + step) for step in range(4, 9)),
+    ]
+    assert found.data.metrics["loss"] == 208.0

@@ -11,24 +11,28 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
-from hooke.base.ref import Observed
+from hooke.base.ref import ItemsObserved, Manifest, Observed
 
 __all__ = [
     "FRESH_NS",
+    "InputsNow",
     "absolute_path",
     "describe",
     "first_changed",
     "is_left_out",
     "is_secret",
+    "manifest_id",
+    "merged",
     "name_of",
     "observed_file",
     "observed_listing",
     "observed_tree",
     "observed_variable",
+    "read_by_any",
 ]
 
 FRESH_NS = 2_000_000_000
@@ -60,6 +64,8 @@ def describe(observed: Observed, *, root: str | Path | None = None) -> str:
     name = observed.name
     if observed.kind == "variable":
         return f"environment variable {name} changed"
+    if observed.kind == "wrote":
+        return f"{name}, which it writes and another task reads, is gone or changed"
     gone = root is not None and not os.path.lexists(absolute_path(name, root))
     shown = f"{name.rstrip('/')}/" if observed.kind in ("listing", "tree") else name
     if gone and observed.kind != "absent":
@@ -99,6 +105,69 @@ def _file_holds(observed: Observed, path: str) -> bool:
         return False
     known = (observed.mtime_ns, observed.ctime_ns) == (facts.st_mtime_ns, facts.st_ctime_ns)
     return (known and not _is_fresh(facts)) or content_digest(path) == observed.digest
+
+
+# --- Manifests together, and checked together.
+
+
+def merged(manifests: Iterable[Manifest]) -> Manifest:
+    """One manifest of all inputs, sorted. An input that was read with two contents stays twice: it holds no more."""
+    found = {
+        (each.kind, each.name, each.digest, each.own): each for manifest in manifests for each in manifest
+    }
+    return tuple(found[key] for key in sorted(found))
+
+
+def manifest_id(manifest: Manifest) -> str:
+    """The digest of names and contents, without times."""
+    parts = (f"{each.kind}\0{each.name}\0{each.digest}\0{each.own}" for each in manifest)
+    return blake3("\0\0".join(parts).encode(errors="surrogateescape")).hexdigest(length=16)
+
+
+class InputsNow:
+    """The inputs as they are now. What was found is remembered until `forget`, so that results with common inputs check them once."""
+
+    def __init__(
+        self, *, root: str | Path, environment: Mapping[str, str], secret: bytes | None = None
+    ) -> None:
+        self._root = root
+        self._environment = environment
+        self._secret = secret
+        self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self._wanted: set[str] = set()
+        """Files that some result was made from, and that are gone or others now, and folders."""
+
+    def forget(self, wrote: Iterable[str] = ()) -> None:
+        """Look again from now on: a task has ended, which may have written files, `wrote` among them."""
+        self._same.clear()
+        self._wanted.difference_update(wrote)
+
+    def first_changed(self, manifest: Manifest) -> Observed | None:
+        """The first input that differs from when it was read; None if the manifest holds.
+
+        A file that a task wrote differs if it is gone or changed and a result that was looked up before was made from it: then the
+        task has to write it again.
+        """
+        changed = next((each for each in manifest if not self._is_same(each)), None)
+        if changed is not None and changed.kind != "variable":
+            self._wanted.add(changed.name)
+        return changed
+
+    def _is_same(self, observed: Observed) -> bool:
+        if observed.kind == "wrote":
+            return observed.name not in self._wanted and not self._is_lacking(observed.name)
+        key = (observed.kind, observed.name, observed.digest, observed.own)
+        if key not in self._same:
+            changed = first_changed(
+                (observed,), root=self._root, environment=self._environment, secret=self._secret
+            )
+            self._same[key] = changed is None
+        return self._same[key]
+
+    def _is_lacking(self, name: str) -> bool:
+        """Whether a file is gone of a folder that a result was made from."""
+        above = {str(folder) for folder in PurePosixPath(name).parents}
+        return not self._wanted.isdisjoint(above) and not os.path.lexists(absolute_path(name, self._root))
 
 
 # --- How an input is noted.
@@ -216,6 +285,28 @@ def _stats_of(path: str, own: Iterable[str]) -> str:
     for name, _, facts in files:
         hasher.update(f"{name}\0{_stamp(facts)[:3]}\0".encode(errors="surrogateescape"))
     return hasher.hexdigest(length=16)
+
+
+def read_by_any(ranks: Iterable[Iterable[ItemsObserved]]) -> tuple[ItemsObserved, ...]:
+    """What the items of a gang's attempt read, in any of its ranks."""
+    found: dict[int, list[ItemsObserved]] = {}
+    for each in (each for rank in ranks for each in rank):
+        for item in range(each.lo, each.hi):
+            found.setdefault(item, []).append(each)
+    return tuple(
+        ItemsObserved(
+            lo=item,
+            hi=item + 1,
+            inputs=tuple(sorted({one for each in parts for one in each.inputs}, key=_order)),
+            unsettled=next((each.unsettled for each in parts if each.unsettled), ""),
+            wrote=tuple(sorted({name for each in parts for name in each.wrote})),
+        )
+        for item, parts in sorted(found.items())
+    )
+
+
+def _order(observed: Observed) -> tuple[str, ...]:
+    return observed.kind, observed.name, observed.digest
 
 
 # --- Names of paths and of variables.

@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["ItemsObserved", "Manifest", "Observed", "Ref"]
+__all__ = [
+    "FileRef",
+    "ItemsMadeFrom",
+    "ItemsObserved",
+    "MadeFrom",
+    "Manifest",
+    "Observed",
+    "Ref",
+    "put_pieces",
+    "split",
+]
+
+
+class FileRef(msgspec.Struct, frozen=True, array_like=True):
+    """A file in a result: its path relative to the project's folder (absolute outside of it), and the key of its content.
+
+    `digest` and `size` are those of the stored object with the content, `mode` its permissions. With an empty digest the
+    content is not stored, and the result counts only while the file has it. `item` is the place in a map's list of results.
+    `passed_on` says that the task got the file from another's result and returned it as it was.
+    """
+
+    path: str
+    key: str
+    digest: str = ""
+    size: int = 0
+    mode: int = 0
+    item: int = 0
+    passed_on: bool = False
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True):
-    """An encoded object in the store, the one way in which values travel between processes: content digest (64 hex), size in bytes, the bytes themselves when small."""
+    """An encoded object in the store, the one way in which values travel between processes: content digest (64 hex), size in bytes, the bytes themselves when small.
+
+    `files` are those that a task's result names.
+    """
 
     digest: str
     size: int
     inline: bytes | None = None
+    files: tuple[FileRef, ...] = ()
+
+    def without_files(self) -> Ref:
+        """The same object, for those who only read the value: it names its files itself."""
+        return msgspec.structs.replace(self, files=()) if self.files else self
+
+    def objects(self) -> list[Ref]:
+        """The objects of their own that the value needs: this one, unless it is inline, and the contents of its files."""
+        own = [] if self.inline is not None else [self]
+        return own + [Ref(file.digest, file.size) for file in self.files if file.digest]
 
 
-Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable"]
+Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable", "wrote"]
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,7 +67,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files directly in a folder) are named by the path
     with "/", relative to the project's folder if below it, else absolute. `variable` is named by the variable; its digest is empty
-    if it was not set, and always for a secret. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
+    if it was not set, and always for a secret. `wrote` is no input: a file of the project that the task wrote, by its name alone. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
     same, it need not be read to be known as unchanged; zeros say nothing.
     """
 
@@ -54,3 +96,60 @@ class ItemsObserved(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: str = ""
     wrote: tuple[str, ...] = ()
     """Files that they created or wrote over, named as in Observed, sorted."""
+
+
+# --- What results are made from, in entries and journals.
+
+
+class MadeFrom(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a result was made from that its key does not name: what its own task read, and all that its inputs were made from.
+
+    Manifests outlive the results whose tasks read them. An `unsettled` result must not be reused, nor what is made from it.
+    """
+
+    id: str = ""
+    """The digest of names and contents in the deep manifest: equal for results of a key that were made from the same inputs."""
+    own: Ref | None = None
+    """The stored manifest of what its own task read; None if that is nothing."""
+    deep: Ref | None = None
+    """The stored manifest of that and of what all its inputs were made from; None if that is nothing."""
+    consumed: str = ""
+    """The digest of the results that it was computed from; empty if that says nothing, as for maps over maps."""
+    unsettled: str = ""
+    """Why it must not be reused."""
+
+
+class ItemsMadeFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Items `lo..hi` of a node, or elements of a list, were made from the same inputs."""
+
+    lo: int
+    hi: int
+    made_from: MadeFrom
+
+
+def put_pieces(pieces: list[ItemsMadeFrom], lo: int, hi: int, new: Sequence[ItemsMadeFrom]) -> None:
+    """Replace what the sorted `pieces` say of items `lo..hi` by `new`, which lie there."""
+    first = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    last = first
+    while last < len(pieces) and pieces[last].lo < hi:
+        last += 1
+    around = [
+        msgspec.structs.replace(piece, lo=a, hi=b)
+        for piece in pieces[first:last]
+        for a, b in ((piece.lo, min(piece.hi, lo)), (max(piece.lo, hi), piece.hi))
+        if a < b
+    ]
+    pieces[first:last] = sorted([*around, *new], key=lambda piece: piece.lo)
+
+
+def split(pieces: Sequence[ItemsMadeFrom], lo: int, hi: int) -> Iterator[tuple[int, int, MadeFrom | None]]:
+    """`lo..hi` in ranges with one MadeFrom, in order; None for items between the sorted `pieces`."""
+    at = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    while at < len(pieces) and pieces[at].lo < hi:
+        piece, at = pieces[at], at + 1
+        if lo < piece.lo:
+            yield lo, piece.lo, None
+        yield max(lo, piece.lo), min(hi, piece.hi), piece.made_from
+        lo = min(hi, piece.hi)
+    if lo < hi:
+        yield lo, hi, None

@@ -22,7 +22,7 @@ MOST_LINES = 60
 MOST_PANELS = 24
 
 _Line = tuple[int | None, int | None, Name]
-"""Attempt, item and metric."""
+"""The attempt with the curve's end, item and metric."""
 
 
 def curves(
@@ -99,14 +99,15 @@ def _lines(folder: Path, facts: RunFacts, wanted: set[Name]) -> dict[_Line, list
     """Line -> its (step, time, value) points, from the attempts that count."""
     lines: dict[_Line, list[tuple[int, float, float]]] = {}
     for event in _points(folder):
-        task = facts.counted.get((event.attempt, event.item))
-        if task is None:
+        owner = event.attempt, event.item
+        task, part = facts.counted.get(owner), facts.curves.get(owner)
+        if task is None or part is None:
             continue
         times = event.times or itertools.repeat(event.at)
         for (metric, value, step), at in zip(event.points, times, strict=False):
             name = Name(task, metric)
-            if name in wanted:
-                lines.setdefault((event.attempt, event.item, name), []).append((step, at, value))
+            if name in wanted and step < part.limit(metric):
+                lines.setdefault((part.ends_in, event.item, name), []).append((step, at, value))
     return lines
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from hooke.journal.run_view import AttemptFacts, AttemptsView, RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES
 from hooke.journal.task_view import TaskRow
 from hooke.sync.outbox import logged_segments
+from hooke.tracking.logged_values import CurvePart, Owner, curve_parts
 
 __all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts_of", "folded_in"]
 
@@ -29,7 +30,7 @@ __all__ = ["FILE", "Folded", "MetricSpread", "Name", "Owned", "RunFacts", "facts
 # --- A summary of what a run logged: the last, smallest and largest value of each metric; the last of everything else.
 
 FILE = ".folded"
-FORM = 1
+FORM = 2
 WORTH_BYTES = 1 << 16
 """A summary of less is not saved, because reading it again is cheaper."""
 MOST_OF_READ = 4
@@ -45,6 +46,8 @@ class MetricSpread(msgspec.Struct, array_like=True):
     low: float = math.inf
     high: float = -math.inf
     count: int = 0
+    lowest_step: int = 0
+    highest_step: int = 0
 
     def joined(self, other: MetricSpread) -> MetricSpread:
         """The spread of both together."""
@@ -56,7 +59,19 @@ class MetricSpread(msgspec.Struct, array_like=True):
             low=min(self.low, other.low),
             high=max(self.high, other.high),
             count=self.count + other.count,
+            lowest_step=min(self.lowest_step, other.lowest_step),
+            highest_step=max(self.highest_step, other.highest_step),
         )
+
+    def add(self, value: float, step: int, at: float) -> None:
+        """Take in a value."""
+        self.lowest_step = min(self.lowest_step, step) if self.count else step
+        self.highest_step = max(self.highest_step, step) if self.count else step
+        self.count += 1
+        if at >= self.at:
+            self.last, self.step, self.at = value, step, at
+        self.low = min(self.low, value)
+        self.high = max(self.high, value)
 
     def value(self, which: str) -> float:
         """`last`, `min` or `max`; `nan` if no value was a number."""
@@ -156,11 +171,7 @@ def _add_points(metrics: dict[str, MetricSpread], event: PointsLogged) -> None:
         spread = metrics.get(name)
         if spread is None:
             spread = metrics[name] = MetricSpread()
-        spread.count += 1
-        if at >= spread.at:
-            spread.last, spread.step, spread.at = value, step, at
-        spread.low = min(spread.low, value)
-        spread.high = max(spread.high, value)
+        spread.add(value, step, at)
 
 
 def _add_notes(notes: dict[str, tuple[float, str]], added: Iterable[tuple[str, str]], at: float) -> None:
@@ -183,7 +194,8 @@ class Name(NamedTuple):
 class RunFacts:
     """A run at one moment. A parameter or tag has several values if items, or several calls of a task, logged different ones.
 
-    Of several attempts at the same items one counts: the one that finished, else the last.
+    Of several attempts at the same items one counts: the one that finished, else the last. If it went on from a checkpoint, the
+    metrics of earlier attempts count up to there.
     """
 
     run: str
@@ -198,6 +210,8 @@ class RunFacts:
     """(file, size in bytes); several if several items logged one of this name."""
     counted: dict[tuple[int | None, int | None], str] = field(default_factory=dict)
     """(attempt, item) -> task, for the attempts that count."""
+    curves: dict[Owner, CurvePart] = field(default_factory=dict)
+    """(attempt, item) -> which of its values count; see `curve_parts`."""
 
 
 def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
@@ -218,21 +232,60 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
     if of_key:
         keys = {attempt: known.key for attempt, known in attempts.attempts.items()}
         owned = [each for each in owned if each.attempt is not None and keys.get(each.attempt) == of_key]
-    for each in _counting(owned, attempts.attempts):
+    facts.curves = curve_parts(
+        {
+            (each.attempt, each.item): {
+                name: (spread.lowest_step, spread.highest_step) for name, spread in each.metrics.items()
+            }
+            for each in owned
+        },
+        attempts.attempts,
+    )
+    for each in _counting(owned, facts.curves, folder):
         _take(facts, each, attempts.attempts, folder)
     return facts
 
 
-def _counting(owned: list[Owned], attempts: dict[int, AttemptFacts]) -> list[Owned]:
-    best: dict[object, Owned] = {}
-    rank: dict[object, tuple[bool, int]] = {}
+def _counting(owned: list[Owned], curves: Mapping[Owner, CurvePart], folder: Path) -> list[Owned]:
+    """What counts: of attempts before the one that went on from a checkpoint only the metrics up to there."""
+    counting = []
+    cut: dict[Owner, CurvePart] = {}
     for each in owned:
-        known = attempts.get(each.attempt) if each.attempt is not None else None
-        key = (known.node, known.task, each.item) if known is not None else (each.attempt, each.item)
-        this = (known is not None and known.status == "finished", each.attempt or 0)
-        if key not in rank or this > rank[key]:
-            rank[key], best[key] = this, each
-    return sorted(best.values(), key=lambda each: (each.attempt or 0, -1 if each.item is None else each.item))
+        owner = each.attempt, each.item
+        part = curves.get(owner)
+        if part is None:
+            continue
+        if part.limits is None:
+            counting.append(each)
+            continue
+        kept = Owned(attempt=each.attempt, item=each.item)
+        counting.append(kept)
+        for name, spread in each.metrics.items():
+            if spread.highest_step < part.limit(name):
+                kept.metrics[name] = spread
+            elif spread.lowest_step < part.limit(name):
+                kept.metrics[name] = MetricSpread()
+                cut[owner] = part
+    if cut:
+        _read_cut({(each.attempt, each.item): each for each in counting}, cut, folder)
+    return sorted(counting, key=lambda each: (each.attempt or 0, -1 if each.item is None else each.item))
+
+
+def _read_cut(counting: Mapping[Owner, Owned], cut: Mapping[Owner, CurvePart], folder: Path) -> None:
+    """Read again the values of attempts that count in part: the summary does not tell their steps apart."""
+    fresh: dict[tuple[Owner, str], MetricSpread] = {}
+    for file in logged_segments(folder):
+        with SegmentReader(file) as reader:
+            for event in reader:
+                if not isinstance(event, PointsLogged) or (event.attempt, event.item) not in cut:
+                    continue
+                owner = event.attempt, event.item
+                times = event.times or itertools.repeat(event.at)
+                for (name, value, step), at in zip(event.points, times, strict=False):
+                    if step < cut[owner].limit(name) and not counting[owner].metrics[name].count:
+                        fresh.setdefault((owner, name), MetricSpread()).add(value, step, at)
+    for (owner, name), spread in fresh.items():
+        counting[owner].metrics[name] = spread
 
 
 def _take(facts: RunFacts, owned: Owned, attempts: dict[int, AttemptFacts], folder: Path) -> None:

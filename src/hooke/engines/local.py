@@ -137,6 +137,7 @@ class LocalEngine:
             secret=context.secret,
             log=str(context.logs / f"{name}.log"),
             folder=str(context.folder),
+            root=None if context.root is None else str(context.root),
             durable=context.durable,
             tracking=None if context.tracking is None else str(context.tracking),
             mlflow=context.mlflow,

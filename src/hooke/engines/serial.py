@@ -48,8 +48,15 @@ class SerialEngine:
             else None
         )
         self._worker = AttemptRunner(
-            name=_WORKER, store=context.store, clock=context.clock, log=self._log, tracker=self._tracker
+            name=_WORKER,
+            store=context.store,
+            clock=context.clock,
+            log=self._log,
+            tracker=self._tracker,
+            root=context.root,
         )
+        if context.root is not None:
+            self._worker.observe(str(context.root), context.secret)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts."""
@@ -91,6 +98,8 @@ class SerialEngine:
             payload=call.payload,
             shown=call.shown,
             keys=call.keys,
+            observe=call.observe,
+            variables=call.variables,
             checkpoints=call.checkpoints,
         )
         with _copied(self._log), contextlib.chdir("."):

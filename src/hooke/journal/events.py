@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.formats import first_line
-from hooke.base.ref import ItemsObserved, Ref
+from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.service_events import ServiceEvent
 
@@ -373,8 +373,22 @@ class MapExpanded(_Event, frozen=True, kw_only=True, tag="map_expanded"):
     blocks: tuple[Ref, ...] = ()
     """Stored lists of `block` items each (the last may be shorter), one tuple of arguments an item."""
     block: int = 0
+    made_from: MadeFrom | None = None
+    """What the list was made from besides what the node's key names."""
     tainted: bool = False
     """As in AttemptFinished."""
+
+
+class InputsChanged(_Event, frozen=True, kw_only=True, tag="inputs_changed"):
+    """Results of a node are stored, but were made from other inputs than there are now, so it runs.
+
+    `inputs` are what its task had read and is no longer the same, a few of them. With `upstream`, results that it was
+    computed from are others.
+    """
+
+    node: int
+    inputs: Manifest = ()
+    upstream: bool = False
 
 
 class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
@@ -391,6 +405,8 @@ class ItemsFound(_Event, frozen=True, kw_only=True, tag="items_found"):
     source: str = "cache"
     """`cache` (another run computed it) or `journal` (this run did, before it was resumed)."""
     seconds: float = 0.0
+    made_from: MadeFrom | None = None
+    """What all of them were made from besides what their keys name."""
     tainted: bool = False
     """Whether the places `lo..hi` are those of a list that lacks failed items."""
 
@@ -468,6 +484,8 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     """Of a gang: the output of each rank that printed anything."""
     observed: tuple[ItemsObserved, ...] = ()
     """What its items read without declaring it, in the order of the items; those that read nothing are left out."""
+    made_from: tuple[ItemsMadeFrom, ...] = ()
+    """What its items were made from besides what their keys name; those made from nothing else are left out."""
     checkpoints: tuple[str, ...] = ()
     """Keys of its items whose checkpoint folders can go, now that they are done."""
     tainted: bool = False
@@ -498,6 +516,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     logs: tuple[LogSpan, ...] = ()
     """As in AttemptFinished."""
     observed: tuple[ItemsObserved, ...] = ()
+    """As in AttemptFinished, of the items that are done."""
+    made_from: tuple[ItemsMadeFrom, ...] = ()
     """As in AttemptFinished, of the items that are done."""
     checkpoints: tuple[str, ...] = ()
     """As in AttemptFinished, of the items that are done."""
@@ -667,6 +687,7 @@ Event: TypeAlias = (
     | CodeSeen
     | NodePlanned
     | MapExpanded
+    | InputsChanged
     | ItemsFound
     | ItemsSkipped
     | CapacityChanged

@@ -24,6 +24,7 @@ from hooke.journal.events import (
     CapacityChanged,
     CodeSeen,
     Event,
+    InputsChanged,
     ItemsFound,
     ItemsSkipped,
     MadeOf,
@@ -83,6 +84,8 @@ class AttemptsView:
     def __init__(self) -> None:
         self.begun: RunStarted | None = None
         self.first_at = 0.0
+        self.starts = 0
+        """How often its driver began: more than once if it was resumed."""
         self.ended: RunFinished | None = None
         self.made_of: MadeOf | None = None
         self.attempts: dict[int, AttemptFacts] = {}
@@ -94,6 +97,7 @@ class AttemptsView:
             case RunStarted():
                 self.begun = self.begun or event
                 self.first_at = self.first_at or event.at
+                self.starts += 1
                 self.ended = None
             case RunFinished():
                 self.ended = event
@@ -198,6 +202,7 @@ class RunView:
             CodeSeen: self._code_seen,
             NodePlanned: self._node_planned,
             MapExpanded: self._map_expanded,
+            InputsChanged: self._inputs_changed,
             ItemsFound: self._items_found,
             ItemsSkipped: self._items_skipped,
             CapacityChanged: self._capacity_changed,
@@ -449,6 +454,11 @@ class RunView:
             node.tainted_list = event.tainted
             node.expansion_failed = False
             close_node(self.nodes, node)
+
+    def _inputs_changed(self, event: InputsChanged) -> None:
+        node = self.nodes.get(event.node)
+        if node is not None:
+            node.changed.append(event)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)

@@ -13,6 +13,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    InputsChanged,
     ItemsFound,
     NodePlanned,
     RetryPlanned,
@@ -30,12 +31,14 @@ class NodeView:
     `failures` has the last failure of each item in `failed` (-1 for the list of a dynamic map). `skipped` items do not run,
     because those of the map before them failed. `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
     second attempts at stragglers, `twins_won` those that finished first. `open_children` counts the nodes that still
-    need this one; a `closed` node does not need its parents any more.
+    need this one; a `closed` node does not need its parents any more. `changed` says why stored results did not count,
+    `unsettled` why some of its results must not be reused (empty if all may).
     """
 
     __slots__ = (
         "attempts",
         "cached",
+        "changed",
         "closed",
         "expansion_failed",
         "failed",
@@ -52,6 +55,7 @@ class NodeView:
         "tainted_list",
         "twins",
         "twins_won",
+        "unsettled",
     )
 
     def __init__(self, planned: NodePlanned) -> None:
@@ -73,6 +77,8 @@ class NodeView:
         self.needed = True
         self.closed = False
         self.open_children = 0
+        self.changed: list[InputsChanged] = []
+        self.unsettled = ""
 
     @property
     def settled_count(self) -> int:
@@ -159,6 +165,8 @@ class NodeView:
         if beaten is not None:
             del self.running[beaten.attempt]
         self.twins_won += won is not None and won.twin_of is not None
+        reasons = (piece.made_from.unsettled for piece in event.made_from)
+        self.unsettled = self.unsettled or next(filter(None, reasons), "")
         if event.tainted:
             self.tainted.add(event.lo, event.hi)
         return self._settle(event.lo, event.hi, event.ref)
@@ -247,7 +255,8 @@ def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
         closing.closed = True
         for parent in _parents(nodes, closing):
             parent.open_children -= 1
-            if not parent.open_children and not parent.complete:
+            # One that left items out had all that it needed.
+            if not parent.open_children and not parent.complete and not (parent.failed or parent.skipped):
                 parent.needed = False
                 todo.append(parent)
 
@@ -381,11 +390,11 @@ class TaskView:
         if self.failed:
             return "failed"
         settled = self.done + self.cached
+        if self.skipped and self.waiting == 0:
+            return "partly" if settled else "skipped"
         if all(node.complete or not node.needed for node in nodes):
             whole = "cached" if self.cached and not self.done else "done"
             return whole if settled else "not needed"
-        if self.skipped and not settled and self.waiting == 0:
-            return "skipped"
         return "partly" if settled else "waiting"
 
     def rate(self, now: float) -> float | None:

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
+from hooke.keys.file import key_of_path
+
 __all__ = [
     "CONTAINERS",
     "SCALARS",
@@ -165,7 +167,8 @@ def _pattern(value: re.Pattern[Any]) -> bytes:
 
 
 def _path(value: pathlib.PurePath) -> bytes:
-    return compound(b"path", [text(str(value))])
+    content = key_of_path(str(value))
+    return compound(b"path", [text(str(value))] if content is None else [text(str(value)), text(content)])
 
 
 SCALARS: dict[type, Callable[[Any], bytes]] = {

@@ -1,9 +1,10 @@
-"""A file as an argument: keyed by its content."""
+"""A file as an argument or a result: keyed by its content."""
 
 from __future__ import annotations
 
 import functools
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,12 +14,27 @@ from typing import Any
 from blake3 import blake3
 
 from hooke.base.errors import InputChanged, UsageError
+from hooke.base.ref import FileRef
 from hooke.keys.fingerprint_parts import Key, combine
 
-__all__ = ["File", "check_unchanged", "content_key", "files_keyed", "files_loaded"]
+__all__ = [
+    "File",
+    "check_unchanged",
+    "content_key",
+    "files_keyed",
+    "files_loaded",
+    "key_of_content",
+    "key_of_path",
+    "path_within",
+    "paths_keyed",
+    "reduce_result",
+]
+
 
 _keyed: ContextVar[dict[str, Key] | None] = ContextVar("hooke_files_keyed", default=None)
 _loaded: ContextVar[list[File] | None] = ContextVar("hooke_files_loaded", default=None)
+_results: ContextVar[dict[str, Key] | None] = ContextVar("hooke_files_of_results", default=None)
+_root: ContextVar[Path | None] = ContextVar("hooke_files_root", default=None)
 
 
 @contextmanager
@@ -33,13 +49,18 @@ def files_keyed() -> Iterator[dict[str, Key]]:
 
 
 @contextmanager
-def files_loaded() -> Iterator[list[File]]:
-    """Collects the files that are unpickled inside and have a key: the inputs of an attempt."""
+def files_loaded(root: Path | None = None) -> Iterator[list[File]]:
+    """Collects the files that are unpickled inside and have a key, those behind paths included: the inputs of an attempt.
+
+    `root` is the project's folder here. An absolute path of a result that was in the project's folder on another host
+    or in another checkout is below `root`.
+    """
     files: list[File] = []
-    token = _loaded.set(files)
+    token, root_token = _loaded.set(files), _root.set(root)
     try:
         yield files
     finally:
+        _root.reset(root_token)
         _loaded.reset(token)
 
 
@@ -52,6 +73,13 @@ def check_unchanged(files: Iterable[File]) -> None:
             now = content_key(file.path)
         except OSError:
             continue
+        if now != file.key and file.result is not None:
+            raise InputChanged(
+                f"{file.path} changed while this task used it",
+                where=str(file.path.absolute()),
+                why="it is a result of another task, and this task's key names the content that it had",
+                fix="if the task itself writes to it, write to another path; if something else does, run again",
+            )
         if now != file.key:
             raise InputChanged(
                 f"{file.path} changed since the run was planned",
@@ -64,15 +92,18 @@ def check_unchanged(files: Iterable[File]) -> None:
 class File(os.PathLike[str]):
     """A path whose content, not its name, is part of a task's key. It works wherever a path does.
 
-    A task fails with InputChanged if the content changes between planning and the task's end.
+    A task fails with InputChanged if the content changes between planning and the task's end. In a result, the content
+    of a file that the task wrote below the project's folder is stored, and put back where a later task needs it.
     """
 
-    __slots__ = ("key", "path")
+    __slots__ = ("key", "path", "result")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.key: Key | None = None
         """The key of its content, as it was last computed; None before."""
+        self.result: FileRef | None = None
+        """What is stored of it, if it came from a task's result."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (str(self.path), self.key)
@@ -90,7 +121,9 @@ class File(os.PathLike[str]):
         return hash(("hooke.File", self.path))
 
     def __hooke_key__(self) -> Key:
-        """The key of the content, read again if size, modification time or inode change. Raises UsageError."""
+        """The key of the content, read again if size, times or inode change. Raises UsageError."""
+        if (known := key_of_path(str(self.path))) is not None:
+            return known
         try:
             key = content_key(self.path)
         except OSError as error:
@@ -106,19 +139,30 @@ class File(os.PathLike[str]):
         return key
 
 
+_TICK_NS = 50_000_000
+"""A file that was written so lately may be written again without another time: file systems count in ticks of up to 10 ms."""
+
+
 def content_key(path: str | os.PathLike[str]) -> Key:
-    """The key of a file's content, read again if size, modification time or inode change. Raises OSError."""
+    """The key of a file's content, read again if size, times or inode change. Raises OSError."""
     facts = os.stat(path)
     while True:
-        key = _content_key(os.path.realpath(path), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+        fresh = abs(time.time_ns() - facts.st_ctime_ns) < _TICK_NS
+        read = _content_key.__wrapped__ if fresh else _content_key
+        key = read(os.path.realpath(path), *_stamp(facts))
         before, facts = facts, os.stat(path)
         if _stamp(before) == _stamp(facts):
             return key
         _content_key.cache_clear()  # it was written to while it was read
 
 
-def _stamp(facts: os.stat_result) -> tuple[int, int, int]:
-    return facts.st_size, facts.st_mtime_ns, facts.st_ino
+def key_of_content(digest: bytes) -> Key:
+    """The key of content with this BLAKE3 digest (32 bytes)."""
+    return combine("file", digest)
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
 
 
 def _load(path: str, key: Key | None) -> File:
@@ -130,9 +174,64 @@ def _load(path: str, key: Key | None) -> File:
 
 
 @functools.lru_cache(maxsize=4096)
-def _content_key(path: str, _size: int, _mtime_ns: int, _inode: int) -> Key:
+def _content_key(path: str, _size: int, _mtime_ns: int, _ctime_ns: int, _inode: int) -> Key:
     hasher = blake3()
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):
             hasher.update(block)
-    return combine("file", hasher.digest())
+    return key_of_content(hasher.digest())
+
+
+# --- Files in results. Stored pickles contain the names and parameters of `_load_file` and `_load_path`: do not change them.
+
+
+def reduce_result(value: File | Path, stored: FileRef) -> tuple[Any, ...]:
+    """The reduction of a file or a path in a result. Loaded, it is a File or a Path again, and noted by `files_loaded`."""
+    return (_load_file if isinstance(value, File) else _load_path), (os.fspath(value), stored)
+
+
+def _load_path(text: str, stored: FileRef) -> Path:
+    return _load_file(text, stored).path
+
+
+def _load_file(text: str, stored: FileRef) -> File:
+    root = _root.get()
+    file = File(text if root is None or os.path.isabs(stored.path) else _placed(text, stored.path, root))
+    file.key, file.result = stored.key, stored
+    if (files := _loaded.get()) is not None:
+        files.append(file)
+    return file
+
+
+def _placed(text: str, path: str, root: Path) -> str:
+    """A result's path here: as the task gave it, where that is the same file of the project, too."""
+    return text if path_within(text, root) == path else str(root / path)
+
+
+def path_within(path: str | os.PathLike[str], root: Path) -> str:
+    """The path relative to `root`, with "/", where links on the way lead to a place below it; else empty.
+
+    The last part may be a link: it is what is read and replaced.
+    """
+    folder, last = os.path.split(os.path.join(os.getcwd(), path))
+    if last in ("", ".", ".."):
+        return ""
+    top = os.path.realpath(root)
+    below = os.path.relpath(os.path.join(os.path.realpath(folder), last), top)
+    return "" if below.split(os.sep)[0] == ".." else below.replace(os.sep, "/")
+
+
+@contextmanager
+def paths_keyed(files: Iterable[File]) -> Iterator[None]:
+    """Inside, the files and paths of results among `files` count by the content that they had, wherever it is now."""
+    token = _results.set({str(file.path): file.key for file in files if file.result is not None and file.key})
+    try:
+        yield
+    finally:
+        _results.reset(token)
+
+
+def key_of_path(path: str) -> Key | None:
+    """The key of the content of a result at this path, inside `paths_keyed`; None for other paths."""
+    keys = _results.get()
+    return keys.get(path) if keys is not None else None

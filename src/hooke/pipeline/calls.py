@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CellType
 from typing import Any
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.formats import short_call, short_repr
-from hooke.base.ref import Ref
+from hooke.base.observed import is_left_out, is_secret
+from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import MapExpanded
+from hooke.keys.fingerprint_parts import combine
+from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
@@ -26,6 +31,8 @@ from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 
 __all__ = ["CallMaker"]
+
+_may_be_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,63}").fullmatch
 
 LARGEST_IN_CALL = 64 * 1024
 """Larger arguments go through the store once instead of with every attempt."""
@@ -44,7 +51,12 @@ class CallMaker:
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
+        self.files: list[FileRef] = []
+        """The files in what was referred to since the last call was made."""
         self._certain: dict[int, bool] = {}
+        self._named: dict[int, list[str]] = {}
+        self.variables_read: set[str] = set()
+        """Variables that results of this graph's tasks were made from."""
         self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
@@ -58,6 +70,7 @@ class CallMaker:
         node = self._graph.nodes[submit.node]
         plan = self._state.nodes[submit.node].plan
         self._read = []
+        self.files.clear()
         payload, keys = self._payload(node, submit), self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
@@ -80,11 +93,52 @@ class CallMaker:
             checkpoints=self._owner(node) if keys else None,
             gang=0 if submit.expand else plan.ranks,
             results=node.task.resources.results,
+            observe=node.task.resources.observe and not submit.expand,
+            variables={} if submit.expand else self._variables(node),
         )
 
+    def _variables(self, node: Node) -> Mapping[str, str | None]:
+        """The driver's values of variables that the task may read: those that its code names, and that earlier results were made from."""
+        identity = id(node.task)
+        if identity not in self._named:
+            self._named[identity] = [name for name in reached_code(node.task).texts if _may_be_variable(name)]
+        names = {*self._named[identity], *self.variables_read}
+        return {
+            name: os.environ.get(name)
+            for name in sorted(names)
+            if (name in os.environ or name.isupper()) and not is_left_out(name) and not is_secret(name)
+        }
+
     def _item_keys(self, node: Node, submit: Submit) -> bytes:
-        if submit.expand:
-            return b""
+        """The keys of the items `lo..hi`, for checkpoints and seeds; empty if they need neither.
+
+        The recipe does not say what a tainted item reads, so its key names the results that it reads, too. The payload must
+        have been made.
+        """
+        keys = b"" if submit.expand else self._recipe_keys(node, submit)
+        if not keys or not self._state.is_tainted(node.id):
+            return keys
+        same = self._read if node.kind == "call" else self._constants_read[node.id]
+        return b"".join(
+            bytes.fromhex(
+                combine(
+                    "tainted",
+                    keys[KEY_BYTES * at : KEY_BYTES * (at + 1)].hex(),
+                    *(ref.digest for ref in same),
+                    *self._own_inputs(node, item),
+                )
+            )
+            for at, item in enumerate(range(submit.lo, submit.hi))
+        )
+
+    def _own_inputs(self, node: Node, item: int) -> Iterator[str]:
+        """Where the results are that this item of a map alone reads."""
+        for column in node.iterables:
+            if isinstance(column, MapPromise) and node.id not in self.expansions:
+                _, _, ref, start = self._state.nodes[column.node].done.cut(item, item + 1)[0]
+                yield f"{ref.digest}[{start}]"
+
+    def _recipe_keys(self, node: Node, submit: Submit) -> bytes:
         if node.kind == "call":
             return bytes.fromhex(self._keys[node.id].key)
         if node.id not in self._certain:
@@ -134,8 +188,8 @@ class CallMaker:
         path = tuple(promise.path)
         if node.kind == "call":
             ref = done.cut(0, 1)[0][2]
-            self._read.append(ref)
-            return StoredValue(ref, path)
+            self._note(ref, 0, 1)
+            return StoredValue(ref.without_files(), path)
         items = self._state.nodes[promise.node].items
         assert items is not None
         if path and isinstance(path[0], int):
@@ -147,16 +201,22 @@ class CallMaker:
                     fix="the length of this map is known only at run time: pass the whole map to a task, and index it there",
                 )
             _, _, ref, start = done.cut(index, index + 1)[0]
-            self._read.append(ref)
-            return Element(ref, start, path[1:])
+            self._note(ref, start, 1)
+            return Element(ref.without_files(), start, path[1:])
         return self._items(promise.node, 0, items, path)
 
     def _items(self, node: int, lo: int, hi: int, path: tuple[Any, ...] = ()) -> StoredItems:
         """A list of the results of the items `lo..hi`, without those that were left out."""
         state = self._state.nodes[node]
         segments = [piece for a, b in state.left_out.gaps(lo, hi) for piece in state.done.cut(a, b)]
-        self._read += [ref for _, _, ref, _ in segments]
-        return StoredItems(tuple((ref, start, b - a) for a, b, ref, start in segments), path)
+        for a, b, ref, start in segments:
+            self._note(ref, start, b - a)
+        return StoredItems(tuple((ref.without_files(), start, b - a) for a, b, ref, start in segments), path)
+
+    def _note(self, ref: Ref, start: int, count: int) -> None:
+        self._read.append(ref)
+        if ref.files:
+            self.files += [file for file in ref.files if start <= file.item < start + count]
 
     def _payload(self, node: Node, submit: Submit) -> bytes:
         if submit.expand:
@@ -183,7 +243,7 @@ class CallMaker:
             size = expansion.block
             pieces = [
                 (
-                    expansion.blocks[at],
+                    expansion.blocks[at].without_files(),
                     max(lo - at * size, 0),
                     min(hi - at * size, size) - max(lo - at * size, 0),
                 )

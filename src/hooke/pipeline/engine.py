@@ -95,6 +95,10 @@ class Call:
     """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 if it is not a gang."""
     results: str = "rank0"
     """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
+    observe: bool = True
+    """Whether to record what it reads, if the engine's context says where the project is."""
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    """Environment variables that it may read, with the driver's values; None for one that is not set."""
     checkpoints: CheckpointOwner | None = None
     """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
 
@@ -151,6 +155,9 @@ class EngineContext:
     """Where MLflow's own calls in tasks log; None leaves them to MLflow."""
     folder: Path = field(default_factory=Path.cwd)
     """Working directory of the workers on this machine."""
+    root: Path | None = None
+    """The project's folder: files below it count as inputs where tasks read them, and are stored where tasks write and return them. None does
+    neither (in measurements)."""
     code: Ref | None = None
     """The stored source of the project's modules, for workers that start later: a tuple of `base.pinned_modules.PinnedModule`."""
     requires: Mapping[str, str] = field(default_factory=dict)

@@ -18,12 +18,13 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
-from hooke.keys.file import File, check_unchanged, files_loaded
+from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.file_results import FileResults, named_inputs, now_ns
 from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
@@ -33,6 +34,8 @@ from hooke.pipeline.isolation import (
     seed_from,
     seeded_attempt,
 )
+from hooke.pipeline.native_readers import watch_libraries
+from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -61,8 +64,13 @@ class Expansion:
         return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=BLOCK)
 
 
-def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
-    """Zip the columns of `(task, recipe, columns)`, key each item and store both. Raises UsageError if they cannot be zipped."""
+def expand(
+    payload: tuple[str, str, Sequence[Any]], store: Store, put: Callable[[Any], Ref] | None = None
+) -> Expansion:
+    """Zip the columns of `(task, recipe, columns)`, key each item and store both, the items by `put`.
+
+    Raises UsageError if they cannot be zipped.
+    """
     task, recipe, columns = payload
     lists = [_as_list(task, column) for column in columns]
     lengths = {len(column) for column in lists}
@@ -73,7 +81,7 @@ def expand(payload: tuple[str, str, Sequence[Any]], store: Store) -> Expansion:
         )
     items = list(zip(*lists, strict=True))
     keys = store.put(fingerprint_items(items, label=recipe))
-    blocks = tuple(store.put(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
+    blocks = tuple((put or store.put)(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
     return Expansion(items=len(items), keys=keys, blocks=blocks)
 
 
@@ -168,6 +176,10 @@ class WorkerCall:
     memory: int | None = None
     keys: bytes = b""
     """As in the Call."""
+    observe: bool = True
+    """As in the Call."""
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+    """As in the Call."""
     checkpoints: CheckpointOwner | None = None
     """As in the Call."""
 
@@ -187,13 +199,20 @@ class AttemptRunner:
     """Whether the worker has its own process, so that a KeyboardInterrupt comes from the task, not from Ctrl-C."""
     tracker: Tracker | None = None
     """Receives what tasks log; None drops it."""
+    observer: Observer | None = None
+    """Records what tasks read; None lets it be."""
     usage: TaskUsage = field(default_factory=TaskUsage)
+    root: Path | None = None
+    """The project's folder, below which files that a task writes and returns are stored; None stores none."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
     _state: ProcessState = field(init=False)
     _files: list[File] = field(default_factory=list)
     """The inputs of the attempt that are files."""
+    _file_results: FileResults | None = field(init=False)
+    _since_ns: int = 0
+    """When the attempt began, for file systems."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
@@ -202,6 +221,24 @@ class AttemptRunner:
 
     def __post_init__(self) -> None:
         self._state = ProcessState(alone=self.alone)
+        self._file_results = FileResults(self.root, self.store) if self.root is not None else None
+
+    def observe(self, root: str, secret: bytes | None = None) -> None:
+        """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+        watch_libraries()
+        boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
+        self.observer = Observer(
+            root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
+        )
+        if self.store.checkpoints.root is not None:
+            self.observer.rules.exclude(self.store.checkpoints.root)
+
+    def outdated(self, work: WorkerCall) -> str:
+        """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
+        if self.observer is None or not work.observe:
+            return ""
+        with _variables_of_driver(work.variables):
+            return self.observer.outdated(work.function)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
@@ -226,22 +263,26 @@ class AttemptRunner:
         self._shared.clear()
         self._names.clear()
         self._state.names = None
+        if self.observer is not None:
+            self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
+        self._since_ns = now_ns()
         if self.alone and work.kind in ("call", "map"):
             self._state.names = self._names_of(work.function)
         try:
             with (
-                files_loaded() as self._files,
+                _variables_of_driver(work.variables) if work.variables else _NO_CHANGE,
+                files_loaded(self.root) as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
                 self._checkpointing(work, outcome),
             ):
                 self._perform(work, outcome)
-                check_unchanged(self._files)
+                self._check_unchanged(outcome.ref)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
@@ -250,6 +291,9 @@ class AttemptRunner:
             outcome.error = error
         if self._state.names is not None:
             self.replaced = self._state.names.replaced()
+        outcome.observed = self._what_was_read(work, outcome)
+        if (error := self._stale_checkpoint(outcome)) is not None:
+            outcome = _Outcome(error=error)
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
     @contextlib.contextmanager
@@ -258,7 +302,8 @@ class AttemptRunner:
         if work.checkpoints is None:
             yield
             return
-        used = self._checkpoints = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        used = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        self._checkpoints = outcome.used = used
         failed = True
         try:
             with using_checkpoints(used):
@@ -272,25 +317,60 @@ class AttemptRunner:
             self._checkpoints = None
             outcome.checkpoints = used.close(failed=failed)
 
+    def _stale_checkpoint(self, outcome: _Outcome) -> InputChanged | None:
+        """The error if the attempt went on from a checkpoint that is older than a file it read. The checkpoint is removed."""
+        since = outcome.used.continued_since if outcome.used is not None else None
+        if since is None or outcome.error is not None or self.observer is None:
+            return None
+        files = (each.name for piece in outcome.observed for each in piece.inputs if each.kind == "file")
+        root = self.observer.rules.root
+        changed = next((name for name in files if os.stat(os.path.join(root, name)).st_ctime > since), None)
+        if changed is None:
+            return None
+        assert outcome.used is not None
+        outcome.used.discard()
+        return InputChanged(
+            f"{changed} changed after this task's checkpoint was begun",
+            where=os.path.join(root, changed),
+            why="the task read it without declaring it, and the checkpoint may be made from its old content",
+            fix="the checkpoint is removed: run again, and the task begins anew; `retries=` does so by itself",
+        )
+
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
             args, kwargs = unpack(work.payload, self.store)
-            check_unchanged(self._files)
+            self._provide()
             if work.keys:
                 self._begin_item(work.keys)
             shared = self._shared_of(work, _NOTHING)
             shared.take()
             try:
-                outcome.ref = self.store.put(self._state.call(work.function, *args, **kwargs))
+                with self._observed(work, outcome, lambda _: [args, kwargs]):
+                    result = self._state.call(work.function, *args, **kwargs)
+                outcome.ref = self._put(result)
             finally:
                 shared.changed()
                 shared.put_back()
         elif work.kind == "gather":
-            outcome.ref = self.store.put(unpack(work.payload, self.store))
+            outcome.ref = self._carry(unpack(work.payload, self.store))
         elif work.kind == "expand":
-            outcome.expansion = expand(unpack(work.payload, self.store), self.store)
+            payload = unpack(work.payload, self.store)
+            with paths_keyed(self._files):
+                outcome.expansion = expand(payload, self.store, self._carry)
         else:
             self._perform_map(work, outcome)
+
+    def _observed(
+        self, work: WorkerCall, outcome: _Outcome, arguments: Callable[[int], Sequence[Any]]
+    ) -> contextlib.AbstractContextManager[Any]:
+        """To surround the calls of an attempt, and nothing else: what Hooke reads is no input."""
+        if self.observer is None or not work.observe:
+            return _NO_CHANGE
+        outcome.record = self.observer.attempt(
+            work.function, lo=work.lo, arguments=arguments, baseline=self._state.environment
+        )
+        outcome.record.done = outcome.results
+        return outcome.record
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
@@ -308,7 +388,7 @@ class AttemptRunner:
         finally:
             shared.put_back()
             if outcome.results:
-                outcome.ref = self.store.put(outcome.results)
+                outcome.ref = self._put_items(outcome.results, work.keys)
                 outcome.done = len(outcome.results)
 
     def _perform_again(
@@ -327,7 +407,7 @@ class AttemptRunner:
         columns_data: bytes,
     ) -> None:
         layout, items = unpack(columns_data, self.store)
-        check_unchanged(self._files)
+        self._provide()
         rows = items if layout == "rows" else zip(*items, strict=True)
         if not is_simple(columns_data):
             rows = list(own_rows(rows))  # before the first call changes anything
@@ -338,18 +418,19 @@ class AttemptRunner:
         names = self._state.names
         call = self._state.call if keys or (names is not None and names.may_change) else _plain_call
         try:
-            for item, arguments in enumerate(rows, work.lo):
-                if tracker is not None:
-                    if item > work.lo:
-                        end_new_runs(self._open_before, tracker, failed=False)
+            with self._observed(work, outcome, _arguments(layout, items, work.lo, shared)):
+                for item, arguments in enumerate(rows, work.lo):
+                    if tracker is not None:
+                        if item > work.lo:
+                            end_new_runs(self._open_before, tracker, failed=False)
+                        if keys:
+                            tracker.move(work.attempt, item)
+                        else:  # it starts no process
+                            tracker.item = item
                     if keys:
-                        tracker.move(work.attempt, item)
-                    else:  # it starts no process
-                        tracker.item = item
-                if keys:
-                    at = KEY_BYTES * (item - work.lo)
-                    self._begin_item(keys[at : at + KEY_BYTES])
-                results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
+                        at = KEY_BYTES * (item - work.lo)
+                        self._begin_item(keys[at : at + KEY_BYTES])
+                    results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
@@ -359,6 +440,36 @@ class AttemptRunner:
         seed_from(key)
         if self._checkpoints is not None:
             self._checkpoints.begin(key)
+
+    def _provide(self) -> None:
+        """See that the files among the inputs are as they were when their keys were made."""
+        if self._files:
+            if self._file_results is not None:
+                self._file_results.provide(self._files)
+            check_unchanged(self._files)
+
+    def _check_unchanged(self, made: Ref | None) -> None:
+        """The same after the attempt, but for results of other tasks that it has written over and returned itself."""
+        if self._files:
+            own = {file.path for file in made.files} if made is not None else set[str]()
+            check_unchanged(
+                file for file in self._files if file.result is None or file.result.path not in own
+            )
+
+    def _put(self, value: Any) -> Ref:
+        if self._file_results is None:
+            return self.store.put(value)
+        return self._file_results.put(value, since_ns=self._since_ns, inputs=self._files)
+
+    def _put_items(self, values: list[Any], keys: bytes) -> Ref:
+        if self._file_results is None:
+            return self.store.put(values)
+        return self._file_results.put_items(values, keys=keys, since_ns=self._since_ns, inputs=self._files)
+
+    def _carry(self, value: Any) -> Ref:
+        if self._file_results is None:
+            return self.store.put(value)
+        return self._file_results.carry(value, inputs=self._files)
 
     def _names_of(self, function: Callable[..., Any]) -> ReachedNames:
         found = self._names.get(id(function))
@@ -394,6 +505,7 @@ class AttemptRunner:
             "cpu_s": cpu_s,
             "peak_bytes": peak_bytes,
             "log": self._span(log_from),
+            "observed": outcome.observed,
         }
         if outcome.error is None:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
@@ -415,6 +527,16 @@ class AttemptRunner:
             **facts,
         )
 
+    def _what_was_read(self, work: WorkerCall, outcome: _Outcome) -> tuple[ItemsObserved, ...]:
+        if self.observer is None or outcome.record is None:
+            return ()
+        hi = work.hi if outcome.error is None else work.lo + outcome.done
+        declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
+        observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
+        if self.root is None or outcome.ref is None or not outcome.ref.files:
+            return observed
+        return observed + named_inputs(outcome.ref, self.root, work.lo)
+
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0
 
@@ -422,6 +544,42 @@ class AttemptRunner:
         if self.log is None or (end := self.log.position()) == start:
             return None
         return LogSpan(self.log.name, start, end)
+
+
+def _arguments(
+    layout: str, items: Sequence[Any], lo: int, shared: SharedArguments
+) -> Callable[[int], Sequence[Any]]:
+    """The arguments of an item, for whoever wants to know them."""
+
+    def of(item: int) -> Sequence[Any]:
+        at = item - lo
+        row = items[at : at + 1] if layout == "rows" else [column[at : at + 1] for column in items]
+        return [*row, shared.constants]
+
+    return of
+
+
+_NO_CHANGE = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Inside, these variables have the driver's values."""
+    before = {name: os.environ.get(name) for name in variables}
+    differing = {name for name, value in variables.items() if before[name] != value}
+    _set_variables({name: variables[name] for name in differing})
+    try:
+        yield
+    finally:
+        _set_variables({name: before[name] for name in differing})
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -433,6 +591,7 @@ def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 class _Outcome:
     """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
+    record: Attempt | None = None
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
     done: int = 0
@@ -441,6 +600,8 @@ class _Outcome:
     error: BaseException | None = None
     checkpoints: tuple[str, ...] = ()
     """Keys of finished items with checkpoint folders."""
+    used: TaskCheckpoints | None = None
+    observed: tuple[ItemsObserved, ...] = ()
 
 
 def check_code(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hooke.pipeline.arguments import promises_in, unbind
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "needs_of", "pruned_nodes", "waiters_of"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,11 @@ class Need:
 
 def needs_of(graph: Graph, node: Node) -> tuple[Need, ...]:
     """The distinct needs of a node, in the order of its uses."""
-    return tuple(dict.fromkeys(_need(graph, use) for use in node.uses))
+    return tuple(dict.fromkeys(need_of(graph, use) for use in node.uses))
 
 
-def _need(graph: Graph, use: Use) -> Need:
+def need_of(graph: Graph, use: Use) -> Need:
+    """What a use of a result needs."""
     if use.elementwise:
         return Need(use.node, elementwise=True)
     parent = graph.nodes[use.node]

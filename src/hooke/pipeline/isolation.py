@@ -47,6 +47,7 @@ from blake3 import blake3
 from hooke.base.user_code import is_users
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import CodePrint
+from hooke.pipeline import observation
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
 from hooke.tracking import tracker
@@ -59,6 +60,7 @@ __all__ = [
     "seed_from",
     "seeded_attempt",
     "touches_nothing_global",
+    "watched_environment",
 ]
 
 KEY_BYTES = 16
@@ -295,16 +297,19 @@ class ProcessState:
             yield
             return
         self._begin()
-        former = type(os.environ)
-        os.environ.__class__ = _Environment
         _imported.clear()
         try:
-            yield
+            with watched_environment():
+                yield
         finally:
             self.set_back()
-            os.environ.__class__ = former
             self._set_back_signals()
             self._set_back_limits()
+
+    @property
+    def environment(self) -> Mapping[bytes, bytes] | None:
+        """The variables that a call finds; None where nothing is set back."""
+        return self._environment if self._active else None
 
     def set_back(self) -> None:
         """Set back what a call changed."""
@@ -380,8 +385,45 @@ _imported: set[bytes] = set()
 """Variables that modules set while they were imported, since the last look."""
 
 
+_watching = threading.Lock()
+_watchers = 0
+
+
+@contextlib.contextmanager
+def watched_environment() -> Iterator[None]:
+    """Inside, `os.environ` knows what an import sets, and says what is read. Earlier references to it are the same object."""
+    global _watchers  # noqa: PLW0603 - runs in several threads share os.environ
+    with _watching:
+        _watchers += 1
+        os.environ.__class__ = _Environment
+    try:
+        yield
+    finally:
+        with _watching:
+            _watchers -= 1
+            if not _watchers:
+                os.environ.__class__ = _PLAIN_ENVIRONMENT
+
+
+_PLAIN_ENVIRONMENT: Any = type(os.environ)
+
+
 class _Environment(type(os.environ)):  # type: ignore[misc]
-    """`os.environ` while an attempt runs: knows what an import sets."""
+    """`os.environ` while an attempt runs: knows what an import sets, and says what is read."""
+
+    def __getitem__(self, key: str) -> str:
+        try:
+            value: str = super().__getitem__(key)
+        except KeyError:
+            observation.variable_read(key, None)
+            raise
+        observation.variable_read(key, value)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        names = list(super().__iter__())
+        observation.iterated(names)
+        return iter(names)
 
     def __setitem__(self, key: str, value: str) -> None:
         super().__setitem__(key, value)
@@ -594,6 +636,11 @@ class SharedArguments:
         changeable = self._copied or bool(self._holders)
         self._by_call = changeable and time.perf_counter() - started < _CHEAP_S
         self._digest = self._content() if changeable and not self._by_call else b""
+
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """The constants themselves, to look at."""
+        return self._constants
 
     @property
     def fixed(self) -> Mapping[str, Any] | None:

@@ -267,6 +267,11 @@ class NodeState:
         """Whether every item is done or left out."""
         return self.items is not None and len(self.done) + self.left_out.count == self.items
 
+    @property
+    def whole(self) -> bool:
+        """Whether every item has a result, and none depends on items that were left out."""
+        return self.complete and not self.left_out and not self.tainted
+
     def missing_in(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of `lo..hi` that are neither done nor left out."""
         gaps = self.done.items.gaps(lo, hi)

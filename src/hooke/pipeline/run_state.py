@@ -250,8 +250,11 @@ class RunState:
 
     @property
     def failures(self) -> int:
-        """The failed items that the result lacks; those of pruned nodes do not count."""
-        return sum(state.failed for state in self.nodes if state.node.id not in self._pruned)
+        """The failed items that the result lacks. Those whose consumers were all found, made from the whole list, do not count."""
+        if not any(state.failed for state in self.nodes):
+            return 0
+        unneeded = pruned_nodes(self.graph, self.graph.roots(), lambda node: self.nodes[node].whole)
+        return sum(state.failed for state in self.nodes if state.node.id not in unneeded)
 
     def is_tainted(self, node: int) -> bool:
         """Whether what an attempt at the node computes now depends on failed items, so its key does not describe it.
@@ -300,6 +303,7 @@ class RunState:
             state.looked_up = False  # its items have keys only now, so look them up
             self._pending_lookups.append(state.node.id)
         for child in self._waiters.elementwise.get(state.node.id, ()):
+            self.nodes[child].tainted |= state.tainted  # even if all of it is found: its list is as short
             self._expanded(self.nodes[child], items)
 
     # -- demand and readiness ----------------------------------------------------------------------

@@ -6,7 +6,8 @@ One loop in one thread. Every event is journalled before the run state applies i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -14,10 +15,11 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
-from hooke.base.ref import Ref
+from hooke.base.observed import InputsNow
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 from hooke.journal.events import (
     BUDGET,
     AttemptFailed,
@@ -34,20 +36,24 @@ from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.finished_results import Recovered
+from hooke.pipeline.file_results import ProducedFiles
+from hooke.pipeline.finished_results import Lineage, Recovered
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim
-from hooke.store.entries import Entry
+from hooke.store.entries import Counts, Entry
 from hooke.store.store import Store
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
 _log = logging.getLogger("hooke")
+
+_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log", "logs")
+"""What an AttemptFinished and an AttemptFailed of the same attempt have in common."""
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -67,6 +73,8 @@ class RunnerParts:
     clock: Clock
     logs: Path | None = None
     """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
+    inputs: InputsNow = field(default_factory=lambda: InputsNow(root=Path.cwd(), environment=os.environ))
+    """The files and variables as they are now, which results may have been made from."""
     recovered: Recovered = field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
@@ -82,6 +90,7 @@ class Runner:
         self._parts = parts
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
+        self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
         self._claims: dict[int, Claim] = {}
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
@@ -93,7 +102,10 @@ class Runner:
         """Running attempt -> its worker."""
         self._log_ends: dict[str, int] = {}
         """Worker -> the end of its last attempt's log; what follows belongs to the running attempt."""
+        self._produced = ProducedFiles(parts.graph, parts.keys)
         self._recalled: set[int] = set()
+        self._unsettled = {""}
+        """Why results must not be reused, as far as it was said."""
         self._renewed: set[str] = set()
         """Keys of forced nodes that have run: another node with the same key uses the result."""
         self._origin = parts.clock.now() - parts.clock.monotonic()
@@ -200,6 +212,9 @@ class Runner:
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             self._commit_all()
             return False
+        changed = self._lineage.take_changed(node)
+        if changed is not None:
+            self._parts.journal.append(msgspec.structs.replace(changed, at=self._parts.clock.now()))
         return True
 
     def _abandon(self, effect: Abandon) -> None:
@@ -252,7 +267,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._without_partial_results(event)
+            event = self._with_lineage(self._with_files_noted(self._without_partial_results(event)))
             if self._state.is_tainted(event.node):
                 event = msgspec.structs.replace(event, tainted=True)
             self._submitted.pop(event.attempt, None)
@@ -289,19 +304,56 @@ class Runner:
             return msgspec.structs.replace(event, ref=None)
         return event
 
+    def _with_lineage(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+        """The event, with what its results were made from."""
+        self._lineage.manifests.forget(event.observed)
+        node, lo = event.node, event.lo
+        if isinstance(event, AttemptFinished) and event.expanded is not None:
+            made_from = self._lineage.of_list(node, event.observed)
+            expanded = msgspec.structs.replace(event.expanded, made_from=made_from)
+            return msgspec.structs.replace(event, expanded=expanded)
+        hi = event.hi if isinstance(event, AttemptFinished) else lo + event.done
+        pieces = self._lineage.of_attempt(node, lo, hi, event.observed) if event.ref is not None else ()
+        for piece in pieces:
+            self._lineage.note(node, piece)
+            if piece.made_from.unsettled not in self._unsettled:
+                self._unsettled.add(piece.made_from.unsettled)
+                _log.warning("a result is used in this run only, because of %s", piece.made_from.unsettled)
+        return msgspec.structs.replace(event, made_from=pieces) if pieces else event
+
+    def _with_files_noted(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+        """The event; a failure if another call of this run has given one of its files another content."""
+        if event.ref is None or not event.ref.files:
+            return event
+        hi = event.hi if isinstance(event, AttemptFinished) else event.lo + event.done
+        try:
+            self._produced.note(event.node, (event.lo, hi, event.ref, 0))
+        except UsageError as error:
+            failure = failure_of(error, arguments=self._shown(event.node))
+            facts = {name: getattr(event, name) for name in _FACTS}
+            return AttemptFailed(failure=failure, **facts)
+        return event
+
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
         if self._state.is_tainted(event.node):
             event = msgspec.structs.replace(event, tainted=True)
         self._record(event)
         self._register_expansion(event)
-        if self._cached(event.node) and not event.tainted:
+        if (
+            self._cached(event.node)
+            and not event.tainted
+            and not (event.made_from and event.made_from.unsettled)
+        ):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.store.commit(
-                self._entry(event.node, ref, seconds, key=self._expansion_key(event.node))
+                self._entry(
+                    event.node, ref, seconds, key=self._expansion_key(event.node), made_from=event.made_from
+                )
             )
 
     def _register_expansion(self, event: MapExpanded) -> None:
         assert event.keys is not None
+        self._lineage.note_list(event.node, event.made_from)
         self._calls.expanded(event)
         self._parts.keys.expanded(event.node, self._parts.store.get(event.keys))
 
@@ -316,8 +368,7 @@ class Runner:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
         for node in [node for node in self._claims if self._state.is_over(node)]:
-            state = self._state.nodes[node]
-            if state.complete and not state.left_out and not state.tainted:
+            if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
 
@@ -337,23 +388,53 @@ class Runner:
         node = event.node
         if not self._cached(node) or not count or event.tainted:
             return
+        pieces = event.made_from
         if self._parts.graph.nodes[node].kind == "call":
-            self._parts.store.commit(self._entry(node, ref, event.seconds))
+            made_from = pieces[0].made_from if pieces else None
+            if made_from is None or not made_from.unsettled:
+                self._parts.store.commit(self._entry(node, ref, event.seconds, made_from=made_from))
             return
+        self._commit_items(node, event.lo, event.lo + count, ref, seconds=event.seconds, pieces=pieces)
+
+    # Many parameters: which items of which list, and the facts of their entry.
+    def _commit_items(  # noqa: PLR0913
+        self,
+        node: int,
+        lo: int,
+        hi: int,
+        ref: Ref,
+        *,
+        pieces: Sequence[ItemsMadeFrom],
+        first: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        """Make elements `first`.. of the list `ref` visible as items `lo..hi`."""
         keys = self._parts.keys.items(node)
         assert keys is not None
-        task = self._parts.graph.nodes[node].task.name
+        off = first - lo
         self._parts.store.commit_items(
             self._parts.keys[node].recipe,
-            keys[16 * event.lo : 16 * (event.lo + count)],
+            keys[16 * lo : 16 * hi],
             ref,
-            task=task,
+            task=self._parts.graph.nodes[node].task.name,
             run=self._parts.run,
-            seconds=event.seconds,
+            seconds=seconds,
+            pieces=[msgspec.structs.replace(piece, lo=piece.lo + off, hi=piece.hi + off) for piece in pieces],
+            first=first,
         )
 
-    def _entry(self, node: int, ref: Ref, seconds: float, *, key: str | None = None) -> Entry:
+    # Many parameters: the facts of an entry, each a keyword.
+    def _entry(
+        self,
+        node: int,
+        ref: Ref,
+        seconds: float,
+        *,
+        key: str | None = None,
+        made_from: MadeFrom | None = None,
+    ) -> Entry:
         return Entry(
+            made_from=made_from,
             key=key or self._parts.keys[node].key,
             ref=ref,
             task=self._parts.graph.nodes[node].task.name,
@@ -381,15 +462,18 @@ class Runner:
         if known is None or node in self._recalled:
             return False
         if known.expansion is not None and self._state.nodes[node].items is None:
-            self._recall_expansion(known.expansion, node)
+            made_from = known.expansion.made_from
+            if made_from is None or self._lineage.manifests.hold(made_from):
+                self._recall_expansion(known.expansion, node)
         if self._state.nodes[node].items is None:
             return False  # the list must be read again, and another lookup follows
         self._recalled.add(node)
         if not self._same_list(node):
             return False
-        kept = self._parts.store.keep([ref for _, _, ref, _ in known.segments])
-        for segment in compress(known.segments, kept):
-            self._record(self._found(node, segment, source="journal"))
+        segments = list(known.segments_now(self._lineage.manifests))
+        kept = self._parts.store.keep([ref for (_, _, ref, _), _ in segments])
+        for segment, made_from in compress(segments, kept):
+            self._record(self._found(node, segment, source="journal", made_from=made_from))
         return any(kept)
 
     def _same_list(self, node: int) -> bool:
@@ -412,9 +496,10 @@ class Runner:
         if state.complete:
             return False
         if state.node.kind == "call":
-            entry = self._parts.store.find(self._parts.keys[node].key)
+            entry = self._find(node, self._parts.keys[node].key)
             if entry is not None:
-                self._record(self._found(node, (0, 1, entry.ref, 0), seconds=entry.seconds))
+                segment, seconds = (0, 1, entry.ref, 0), entry.seconds
+                self._record(self._found(node, segment, seconds=seconds, made_from=entry.made_from))
             return entry is not None
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
@@ -423,22 +508,48 @@ class Runner:
             return False
         return self._find_items(node, keys)
 
+    def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
+        """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
+        entry = self._parts.store.find(key, self._counts(node, listed=listed))
+        if entry is None or entry.made_from is None:
+            return entry
+        made_from = self._lineage.renewed(node, entry.made_from, listed=listed)
+        if made_from is not entry.made_from:
+            entry = msgspec.structs.replace(entry, made_from=made_from, at=self._parts.clock.now())
+            if not made_from.unsettled:
+                self._parts.store.commit(entry)
+        return entry
+
+    def _counts(self, node: int, *, listed: bool = False) -> Counts:
+        """Whether a stored result counts. That an incomplete list gave the same bytes says nothing of the whole one."""
+        if self._state.is_tainted(node):
+            return self._lineage.manifests.hold
+        return self._lineage.counts(node, listed=listed)
+
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
-        state = self._state.nodes[node]
-        for hit in self._parts.store.find_items(self._parts.keys[node].recipe, keys):
+        recipe, state = self._parts.keys[node].recipe, self._state.nodes[node]
+        for hit in self._parts.store.find_items(recipe, keys, self._counts(node)):
+            made_from = hit.made_from and self._lineage.renewed(node, hit.made_from)
             for lo, hi in state.missing_in(hit.lo, hit.hi):
-                self._record(self._found(node, (lo, hi, hit.ref, hit.start + lo - hit.lo)))
+                start = hit.start + lo - hit.lo
+                self._record(self._found(node, (lo, hi, hit.ref, start), made_from=made_from))
                 found = True
+            if made_from is not None and made_from is not hit.made_from and not made_from.unsettled:
+                piece = ItemsMadeFrom(lo=hit.lo, hi=hit.hi, made_from=made_from)
+                self._commit_items(node, hit.lo, hit.hi, hit.ref, pieces=[piece], first=hit.start)
         return found
 
     def _find_expansion(self, node: int) -> None:
-        entry = self._parts.store.find(self._expansion_key(node))
+        entry = self._find(node, self._expansion_key(node), listed=True)
         if entry is None:
             return
         items, keys, blocks, block = self._parts.store.get(entry.ref)
         self._recall_expansion(
-            MapExpanded(node=node, items=items, keys=keys, blocks=blocks, block=block), node
+            MapExpanded(
+                node=node, items=items, keys=keys, blocks=blocks, block=block, made_from=entry.made_from
+            ),
+            node,
         )
 
     def _recall_expansion(self, expansion: MapExpanded, node: int) -> None:
@@ -454,12 +565,20 @@ class Runner:
         return expansion_key(self._parts.keys[node].key)
 
     def _found(
-        self, node: int, segment: Segment, *, source: str = "cache", seconds: float = 0.0
+        self,
+        node: int,
+        segment: Segment,
+        *,
+        source: str = "cache",
+        seconds: float = 0.0,
+        made_from: MadeFrom | None = None,
     ) -> ItemsFound:
         lo, hi, ref, start = segment
-        now = self._parts.clock.now()
+        self._produced.note(node, segment)
+        if made_from is not None:
+            self._lineage.note(node, ItemsMadeFrom(lo=lo, hi=hi, made_from=made_from))
         return ItemsFound(
-            at=now,
+            at=self._parts.clock.now(),
             node=node,
             lo=lo,
             hi=hi,
@@ -467,5 +586,6 @@ class Runner:
             start=start,
             source=source,
             seconds=seconds,
+            made_from=made_from,
             tainted=self._state.is_tainted(node),
         )

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import (
     Any,
     Concatenate,
@@ -27,6 +26,7 @@ from typing import (
 )
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
 from hooke.pipeline.arguments import Successes, plain_rows, signature_of
@@ -60,7 +60,8 @@ class Options(TypedDict, total=False):
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
     its results (True). `gang`: how many processes run it together, each a rank (none).
     `keep_checkpoints`: whether the folder of `checkpoint_dir()` stays when the result is durable (False).
-    `name`: shown instead of the function's own name. Beside them `results`, of a gang: `"rank0"` or `"all"`.
+    `name`: shown instead of the function's own name. `observe`: whether files and environment variables that it reads
+    count as its inputs (True). Beside them `results`, of a gang: `"rank0"` or `"all"`.
     """
 
     cpus: float
@@ -72,6 +73,7 @@ class Options(TypedDict, total=False):
     keep_checkpoints: bool
     gang: int | None
     name: str | None
+    observe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,8 @@ class Resources:
     """How many ranks it has; 0 for a task that is no gang."""
     results: str = "rank0"
     """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
+    observe: bool = True
+    """Whether what it reads counts as its inputs."""
 
     @property
     def ranks(self) -> int:
@@ -114,6 +118,7 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         keep_checkpoints=_bool("keep_checkpoints", options.get("keep_checkpoints", False)),
         gang=gang,
         results=_results(options.get("results", "rank0"), gang),
+        observe=_bool("observe", options.get("observe", True)),
     )
 
 
@@ -121,8 +126,7 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     valid = [*Options.__annotations__, "results"]
     for option in options:
         if option not in valid:
-            near = get_close_matches(option, valid, n=1)
-            meant = f"did you mean {near[0]}=? " if near else ""
+            meant = did_you_mean(option, valid, form="{}=")
             raise UsageError(
                 f"@task has no option {option!r}",
                 where=str(user_place()),

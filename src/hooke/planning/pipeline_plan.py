@@ -175,7 +175,13 @@ def _answered(question: PlanQuestion, project: Project) -> Plan:
     lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
     speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
     graph = trace(question.pipeline, question.args, question.params)
-    survey = Survey(graph, GraphKeys(graph, run=UNRUN, seed=project.seed), project.store(), question.times)
+    survey = Survey(
+        graph,
+        GraphKeys(graph, run=UNRUN, seed=project.seed),
+        project.store(),
+        question.times,
+        project.inputs_now(),
+    )
     past = PastJournals.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)

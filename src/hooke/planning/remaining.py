@@ -9,8 +9,10 @@ from typing import Any
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
+from hooke.base.observed import InputsNow
 from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
+from hooke.pipeline.finished_results import StoredManifests
 from hooke.pipeline.graph import Graph, Node, needs_of
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.scaling.workload import CallNeed, NodeWork
@@ -54,11 +56,15 @@ class Survey:
     """Compares a graph with a store: `left` is the remaining work.
 
     With `times` the data differ, so stored results do not count. Raises UsageError if `times` names a task that is not mapped.
+    Results that were made from observed inputs count if these are the same in `inputs`; without that, none does.
     """
 
-    def __init__(self, graph: Graph, keys: GraphKeys, store: Store, times: Times) -> None:
+    def __init__(
+        self, graph: Graph, keys: GraphKeys, store: Store, times: Times, inputs: InputsNow | None = None
+    ) -> None:
         self._graph = graph
         self._keys = keys
+        self._counts = StoredManifests(store, inputs).hold if inputs is not None else None
         self._factors = _factors(graph, times)
         found = [self._size(node, store) for node in graph.nodes]
         self._stored = [0 if times else self._found(node, found[node.id], store) for node in graph.nodes]
@@ -142,7 +148,7 @@ class Survey:
         if node.kind == "call":
             return 1
         if node.items is None and node.is_dynamic and node.task.resources.cache:
-            entry = store.find(expansion_key(self._keys[node.id].key))
+            entry = store.find(expansion_key(self._keys[node.id].key), self._counts)
             if entry is not None:
                 _, item_keys, _, _ = store.get(entry.ref)
                 self._keys.expanded(node.id, store.get(item_keys))
@@ -153,11 +159,12 @@ class Survey:
         if size is None or not node.task.resources.cache:
             return 0
         if node.kind == "call":
-            return 0 if store.find(self._keys[node.id].key) is None else 1
+            return 0 if store.find(self._keys[node.id].key, self._counts) is None else 1
         item_keys = self._keys.items(node.id)
         if item_keys is None:
             return 0
-        return sum(hit.hi - hit.lo for hit in store.find_items(self._keys[node.id].recipe, item_keys))
+        hits = store.find_items(self._keys[node.id].recipe, item_keys, self._counts)
+        return sum(hit.hi - hit.lo for hit in hits)
 
 
 def _resources(node: Node) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from hooke.base.clock import Clock
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.files import FileLock, writing
 from hooke.base.formats import readable
+from hooke.base.observed import InputsNow
 from hooke.base.user_code import is_users
 from hooke.journal.events import Event, RunStarted, StudyStarted
 from hooke.journal.run_folders import DRIVER, LOCK, RunsFolder
@@ -112,6 +113,10 @@ class Project:
             raise ConfigError(
                 f"{SEED}={said!r} is not a whole number", fix=f"{SEED}=7, or unset it"
             ) from None
+
+    def inputs_now(self) -> InputsNow:
+        """The files and variables that results may have been made from, as they are now. Raises ConfigError."""
+        return InputsNow(root=self.root, environment=os.environ, secret=self.secret())
 
     def secret(self) -> bytes | None:
         """The secret that signs the objects of a shared store; None if hooke.toml names no file. Raises ConfigError."""

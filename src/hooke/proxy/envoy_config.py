@@ -556,7 +556,26 @@ def _overload(settings: ProxySettings) -> dict[str, Any]:
             _action("shrink_heap", heap, 0.85),
             _action("disable_http_keepalive", heap, 0.9),
             _action("stop_accepting_requests", heap, 0.95),
+            _shorter_idle(connections),
         ],
+    }
+
+
+CROWDED, FULL = 0.7, 0.9
+"""Shares of the most connections. From the one to the other the idle timeout falls to SHORTEST_IDLE."""
+SHORTEST_IDLE = "1s"
+"""Idle connections then make room for new clients within about two seconds. Clients reconnect; requests in progress are not affected."""
+
+
+def _shorter_idle(connections: str) -> dict[str, Any]:
+    idle = {"timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE", "min_timeout": SHORTEST_IDLE}
+    scaled = {"scaling_threshold": CROWDED, "saturation_threshold": FULL}
+    return {
+        "name": "envoy.overload_actions.reduce_timeouts",
+        "triggers": [{"name": connections, "scaled": scaled}],
+        "typed_config": typed(
+            "config.overload.v3.ScaleTimersOverloadActionConfig", timer_scale_factors=[idle]
+        ),
     }
 
 

@@ -105,7 +105,7 @@ class ProxySettings:
     headers_timeout_s: float = 10.0
     """For the headers of a request: a slower client is disconnected (slowloris)."""
     idle_timeout_s: float = 60.0
-    """An idle client connection is closed after so long."""
+    """An idle client connection is closed after so long, and after a second if there are hardly any more connections to give."""
     memory_limit: int = 1 << 30
     """Bytes of Envoy's heap: near them it refuses new requests with 503, rather than be killed."""
 

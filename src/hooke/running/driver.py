@@ -42,7 +42,9 @@ from hooke.journal.run_view import RunView
 from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
+from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
@@ -305,9 +307,11 @@ class Driver:
             recorder.start(files)
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
+            if self.order.run is None:  # what is forced begins anew
+                store.checkpoints.remove_of(keys[node].recipe for node in self._forced())
             status = self._run(state, keys, store, journal, recovered)
             completed = status in (FINISHED, WITH_FAILURES)
-            output = _output(self.graph, keys, state, store) if completed else None
+            output = self._output(keys, state, store) if completed else None
             recorder.join()
             store.sync()
             if journal.durable != "none":
@@ -336,6 +340,13 @@ class Driver:
         )
         return status
 
+    def _output(self, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+        """The stored return value of the pipeline, whose files are where its tasks left them."""
+        maker = CallMaker(self.graph, keys, state, store)
+        output = _output(self.graph, maker, store)
+        FileResults(self.project.root, store).provide_stored(maker.files)
+        return output
+
     def _check_plan(self, journal: Journal, seconds: float) -> None:
         """Compare the run with the plan that was made for it, if any."""
         plans = self.project.plans
@@ -350,20 +361,7 @@ class Driver:
     def _run(
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
     ) -> str:
-        context = EngineContext(
-            run=self.run,
-            store=store,
-            secret=self.project.secret(),
-            logs=self.project.runs.folder(self.run) / "logs",
-            clock=self.clock,
-            warm=True,
-            tracking=self.project.runs.folder(self.run),
-            durable=self.project.settings.journal.durable,
-            mlflow=self._mlflow(),
-            requires=self._reached(keys),
-            allow_mismatch=tuple(self.order.allow_mismatch),
-            code=self._code(store),
-        )
+        context = self._context(store, keys)
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
             journal.observers.append(sizing.observe)
@@ -385,17 +383,33 @@ class Driver:
                 journal=journal,
                 clock=self.clock,
                 logs=context.logs,
+                inputs=self.project.inputs_now(),
                 recovered=recovered,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
-            if self.order.run is None and parts.forced:
-                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _context(self, store: Store, keys: GraphKeys) -> EngineContext:
+        return EngineContext(
+            run=self.run,
+            store=store,
+            secret=self.project.secret(),
+            logs=self.project.runs.folder(self.run) / "logs",
+            clock=self.clock,
+            warm=True,
+            tracking=self.project.runs.folder(self.run),
+            durable=self.project.settings.journal.durable,
+            mlflow=self._mlflow(),
+            requires=self._reached(keys),
+            allow_mismatch=tuple(self.order.allow_mismatch),
+            code=self._code(store),
+            root=self.project.root,
+        )
 
     def _code(self, store: Store) -> Ref | None:
         """The stored source of the project's imported modules: an edit during the run changes the next run only."""
@@ -557,13 +571,10 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     )
 
 
-def _output(graph: Graph, keys: GraphKeys, state: RunState, store: Store) -> Ref:
+def _output(graph: Graph, maker: CallMaker, store: Store) -> Ref:
     """The pipeline's return value, stored as a pickle of values and references to results."""
-    from hooke.pipeline.calls import CallMaker
-
-    refer = CallMaker(graph, keys, state, store).refer
     try:
-        return store.put(pack(graph.output, refer))
+        return store.put(pack(graph.output, maker.refer))
     except HookeError:
         raise
     except Exception as error:  # whatever a user's __reduce__ raises

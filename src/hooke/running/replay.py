@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import CorruptObject, HookeError, MissingObject, UsageError
 from hooke.base.formats import first_line, format_seconds
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, RunMadeOf
+from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
+from hooke.keys.file import files_loaded
 from hooke.keys.fingerprint_parts import CodePrint, expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
-from hooke.pipeline.finished_results import Recovered, recover
+from hooke.pipeline.file_results import FileResults
+from hooke.pipeline.finished_results import Recovered, StoredManifests, recover
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.references import unpack
@@ -36,6 +39,7 @@ from hooke.running.driver import plan_of
 from hooke.running.reproduce.conditions import compared, libraries
 from hooke.running.reproduce.result_comparison import EQUAL, compare_values
 from hooke.running.resume import reopen
+from hooke.store.checkpoints import copied_checkpoint
 from hooke.store.entries import Entry
 from hooke.store.store import Store
 
@@ -53,16 +57,19 @@ class Replay:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     shown: str
+    checkpoints: Callable[[], AbstractContextManager[None]]
+    """To surround the call: then its checkpoint folder is a copy."""
 
 
 def replay(project: Project, run: str, task: str, *, item: int | None = None) -> Replay:
     """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
 
     The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
-    or item, or if an input is missing (its task never ran, was edited since, or the result was evicted).
+    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
+    written to its file).
     """
     store = project.store()
-    past = _Past.read(project, run, store, into=store)
+    past = _Past.read(project, run, store, into=store, as_ended=True)
     node, lo = _which(past, run, task, item)
     if missing := _missing(past.state, node, lo):
         raise UsageError(
@@ -72,8 +79,19 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
             next=f"hooke resume {run}",
         )
     call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
-    args, kwargs = _arguments(call.kind, call.payload, store)
-    return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
+    with files_loaded(project.root) as files:
+        args, kwargs = _arguments(call.kind, call.payload, store)
+    FileResults(project.root, store).provide(files)
+    owner, key = call.checkpoints, call.keys
+    return Replay(
+        function=call.image.function,
+        args=args,
+        kwargs=kwargs,
+        shown=f"{task}({call.shown})",
+        checkpoints=lambda: (
+            nullcontext() if owner is None else copied_checkpoint(store.checkpoints, owner, key)
+        ),
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,8 +105,8 @@ class _Past:
     recovered: Recovered
 
     @classmethod
-    def read(cls, project: Project, run: str, store: Store, *, into: Store) -> _Past:
-        """Large arguments of its calls are stored in `into`. Raises UsageError, TraceError, and what the pipeline's body raises."""
+    def read(cls, project: Project, run: str, store: Store, *, into: Store, as_ended: bool = False) -> _Past:
+        """Large arguments of its calls are stored in `into`. With `as_ended` there are lists without their failed items, too. Raises UsageError, TraceError, and what the pipeline's body raises."""
         driver = reopen(project, run)
         keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
         plans = [plan_of(node, {}, repeatable=False) for node in driver.graph.nodes]
@@ -98,9 +116,11 @@ class _Past:
             keys=keys,
             state=state,
             calls=CallMaker(driver.graph, keys, state, into),
-            recovered=recover(project.runs.events(run)),
+            recovered=recover(project.runs.events(run), tainted=as_ended),
         )
         past._restore(store)
+        if as_ended:
+            past._leave_out()
         return past
 
     def _restore(self, store: Store) -> None:
@@ -115,6 +135,17 @@ class _Past:
                 self.keys.expanded(node, store.get(known.expansion.keys))
             for lo, hi, ref, start in known.segments:
                 self.state.apply(_found(node, lo, hi, ref, start))
+
+    def _leave_out(self) -> None:
+        """Items that the run left out of lists are left out again."""
+        for number, node in self.view.nodes.items():
+            if (
+                number < len(self.state.nodes)
+                and self.keys[number].key == node.planned.key
+                and self.state.graph.nodes[number].partial
+            ):
+                for lo, hi in (*node.failed, *node.skipped):
+                    self.state.apply(ItemsSkipped(node=number, lo=lo, hi=hi, parent=number))
 
 
 def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
@@ -343,8 +374,10 @@ def audit(
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
     store = project.store()
     results: dict[str, list[Entry]] = {}
+    manifests = StoredManifests(store, project.inputs_now())
     for entry in store.entries():
-        results.setdefault(entry.key, []).append(entry)
+        if entry.made_from is None or manifests.hold(entry.made_from):
+            results.setdefault(entry.key, []).append(entry)
     if task:
         results = {key: entries for key, entries in results.items() if entries[0].task == task}
     if not results:

@@ -15,7 +15,9 @@ from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event
 from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
+from hooke.keys.file import files_loaded
 from hooke.pipeline.failures import task_failed, user_traceback
+from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import unpack
 from hooke.pipeline.runner import CTRL_C
@@ -162,7 +164,8 @@ class Run:
     def result(self, timeout: float | None = None) -> Any:
         """The pipeline's return value, without failed items of maps with `on_error="continue"`. Waits for it, at most `timeout` seconds.
 
-        Raises TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
+        Files in it are put back where they are missing, or another result of the same task. Raises UsageError if
+        something else has written to one, TaskFailed, RunStopped (stopped or lost; its `next` is the command to resume) and TimeoutError.
         """
         if self._thread is not None:
             self._thread.join(timeout)
@@ -171,7 +174,8 @@ class Run:
         self.check()
         store = self.project.store()
         try:
-            return unpack(store.get(output_ref(self.folder)), store)
+            with files_loaded(self.project.root) as files:
+                value = unpack(store.get(output_ref(self.folder)), store)
         except HookeError:
             raise
         except Exception as error:
@@ -180,6 +184,8 @@ class Run:
                 why=user_traceback(error),
                 fix="fix __setstate__ or __reduce__ of its class, or return something that pickle can load",
             ) from error
+        FileResults(self.project.root, store).provide(files)
+        return value
 
     def check(self) -> None:
         """Raise the error that ended the run, if it has no result."""
@@ -224,7 +230,10 @@ class Run:
         return curve_of(self.project.runs, self.id, task)
 
     def logged(self) -> Logged:
-        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`."""
+        """What the run logged: `.points` (one row per value), `.params`, `.tags`, `.artifacts`, `.refused`.
+
+        `.metric(name)` has all values of a metric, `.curve(name)` those that count: one curve for each call, across retries.
+        """
         return logged_in(self.folder)
 
     def show(self) -> None:

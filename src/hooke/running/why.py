@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from hooke.base.errors import JournalError
+from hooke.base.observed import describe
 from hooke.journal.events import NodePlanned
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView, view_of
@@ -30,8 +31,8 @@ MOST_MATCHED = 200
 class Cause:
     """One reason; `text` says it.
 
-    `kind` is code (with its `change`), seed, argument, list (of a map), upstream (the result of `task` may have changed), first (no
-    earlier run had it), uncached (`cache=False`), forced (`--force`), gone (its result is no longer in the store), unfinished
+    `kind` is code (with its `change`), seed, argument, list (of a map), observed (a file or variable that it read changed), upstream
+    (the result of `task` may have changed), first (no earlier run had it), uncached (`cache=False`), forced (`--force`), gone (its result is no longer in the store), unfinished
     (the earlier run had no result either) or unknown.
     """
 
@@ -46,7 +47,8 @@ class Why:
     """The outcome of one graph node, and its causes. `compared` is the earlier run; empty if there is none.
 
     `outcome` is `cached`, `ran`, `partly cached`, `not needed` (every consumer's result was cached), `failed`,
-    `running` or `waiting`. `ran` are the ranges of items that ran. A node that did not run has no causes.
+    `running` or `waiting`. `ran` are the ranges of items that ran. A node that did not run has no causes. `unsettled`
+    says why its results must not be reused; it is empty if they may.
     """
 
     node: int
@@ -58,6 +60,7 @@ class Why:
     compared: str = ""
     parents: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    unsettled: str = ""
 
 
 def why(runs: RunsFolder, run: str) -> list[Why]:
@@ -233,6 +236,7 @@ def _explain_node(node: NodeView, now: RunView, then: RunView | None, old: NodeV
         compared=then.run if then is not None and old is not None else "",
         parents=planned.parents,
         notes=planned.notes,
+        unsettled=node.unsettled,
     )
 
 
@@ -241,7 +245,7 @@ def _outcome(node: NodeView) -> str:
         return "running"
     if node.failed_count:
         return "failed"
-    if node.complete and node.settled_count:
+    if node.settled_count and (node.complete or node.skipped):
         if not node.cached_count:
             return "ran"
         return "partly cached" if node.done_count else "cached"
@@ -255,8 +259,12 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
     if not planned.cache:
         yield Cause(kind="uncached", text="it is declared cache=False, so it always runs")
         return
+    observed = list(_observed_causes(node, now))
     if then is None or old is None:
-        yield Cause(kind="first", text="no earlier run had it")
+        yield from observed or [Cause(kind="first", text="no earlier run had it")]
+        return
+    if observed and planned.key == old.planned.key:
+        yield from observed
         return
     found = [*_code_causes(planned, now, old.planned, then), *_input_causes(node, now, old, then)]
     if planned.seed != old.planned.seed:
@@ -268,23 +276,46 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
         found.append(Cause(kind="list", text=_list_text(node, old)))
     if found:
         yield from found
-    elif planned.key != old.planned.key:
-        yield Cause(
+    else:
+        yield _unseen_cause(planned, then, old)
+
+
+def _unseen_cause(planned: NodePlanned, then: RunView, old: NodeView) -> Cause:
+    """Why it ran although neither its code nor its inputs changed."""
+    if planned.key != old.planned.key:
+        return Cause(
             kind="unknown", text=f"its key differs from run {then.run}, and the journals do not say why"
         )
-    elif old.settled_count or not old.needed:
-        yield Cause(
+    if old.tainted or old.tainted_list:
+        return Cause(kind="failures", text=f"run {then.run} computed it without items that had failed")
+    if left_out := old.failed.count + old.skipped.count:
+        how = f"{left_out} of its {old.items} items failed or were skipped"
+        return Cause(kind="failures", text=f"in run {then.run} {how}")
+    if old.settled_count or not old.needed:
+        return Cause(
             kind="gone",
             text=f"nothing changed since run {then.run}, but the result is no longer in the store (removed or evicted)",
         )
-    else:
-        yield Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result either")
+    return Cause(kind="unfinished", text=f"run {then.run} was {then.status} and had no result either")
 
 
 def _code_causes(mine: NodePlanned, now: RunView, theirs: NodePlanned, then: RunView) -> Iterator[Cause]:
     for change in changes_between(_parts(theirs, then), _parts(mine, now)):
         place = f" ({change.where})" if change.where else ""
         yield Cause(kind="code", text=f"{change.kind} {change.name}{place} {change.what}", change=change)
+
+
+def _observed_causes(node: NodeView, now: RunView) -> Iterator[Cause]:
+    """Inputs that are others than those of its stored results, and tasks above that ran again."""
+    inputs = dict.fromkeys((each.kind, each.name) for event in node.changed for each in event.inputs)
+    first = {(each.kind, each.name): each for event in node.changed for each in event.inputs}
+    for name in inputs:
+        yield Cause(kind="observed", text=f"ran again: {describe(first[name])}")
+    if any(event.upstream for event in node.changed):
+        above = (now.nodes[parent] for parent in node.planned.parents if parent in now.nodes)
+        for task in dict.fromkeys(parent.planned.task for parent in above if parent.done_count):
+            text = f"it reads the result of {task}, which was made again"
+            yield Cause(kind="upstream", text=text, task=task)
 
 
 def _parts(planned: NodePlanned, view: RunView) -> Iterator[CodePart]:

@@ -14,7 +14,7 @@ from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
 from hooke.serving.payloads import Method, ResponseKind
-from hooke.serving.problems import Problem
+from hooke.serving.problems import Problem, too_many
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Receive
 from hooke.serving.rows import RowShapes, count_rows, group_of, results_of
 from hooke.serving.service import Service
@@ -113,8 +113,12 @@ class Dispatch:
         arguments: dict[str, Any],
         write: Write | None = None,
         receive: Receive | None = None,
+        *,
+        pass_on: bool = False,
     ) -> Awaitable[Any]:
         """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 if too much waits, 500, 503, 504.
+
+        `pass_on`: if too much waits, the proxy asks another replica, and nothing is counted here.
 
         The rows of a cancelled call leave, and so do those of a client that closes the connection behind `receive`: CallerGone.
         """
@@ -131,14 +135,17 @@ class Dispatch:
                 contexts=CURRENT_REQUESTS.get(),
                 arrived=now,
                 deadline=now + self.declared.timeout_s,
-            )
+            ),
+            pass_on=pass_on,
         )
 
     def stream(self) -> int:
         """The number of a new stream."""
         return next(self._streams)
 
-    async def item(self, stream: int, method: Method, arguments: dict[str, Any] | None) -> Any:
+    async def item(
+        self, stream: int, method: Method, arguments: dict[str, Any] | None, *, pass_on: bool = False
+    ) -> Any:
         """The next item of a stream, the first with `arguments`. A stream that has begun is never refused for lack of room."""
         now, contexts = self._loop.time(), CURRENT_REQUESTS.get()
         call = _Call(
@@ -152,22 +159,22 @@ class Dispatch:
             deadline=now + self.declared.timeout_s,
             item=Item(stream=stream, method=method, arguments=arguments, contexts=contexts),
         )
-        return await self._submit(call, accepted=arguments is None)
+        return await self._submit(call, accepted=arguments is None, pass_on=pass_on)
 
     def drop(self, stream: int) -> None:
         """End this stream after the current work."""
         self._model.submit(Drop(stream), lambda _result, _error: None)
 
-    async def _submit(self, call: _Call, *, accepted: bool = False) -> Any:
+    async def _submit(self, call: _Call, *, accepted: bool = False, pass_on: bool = False) -> Any:
         self.windows.arrived += 1
         unavailable = self._model.unavailable()
         if unavailable is not None:
             self.windows.refused += 1
             raise unavailable
         if not self.batcher.offer(call, accepted=accepted):
-            self.windows.refused += 1
-            backlog = self.batcher.backlog_s()
-            raise Problem(429, "too many requests wait to be answered in time", retry_after_s=backlog)
+            self.windows.full(passed_on=pass_on)
+            said = "too many requests wait to be answered in time"
+            raise too_many(said, retry_after_s=self.batcher.backlog_s(), pass_on=pass_on)
         self._waiting += 1
         if self.batcher.running is None and not self._turning:
             # At the end of this turn of the loop: requests of other connections in the same turn join the batch.

@@ -73,6 +73,8 @@ class HttpOptions:
     """The time limit for a body."""
     bodies: BodyMemory
     """The memory for all bodies."""
+    pass_on_bytes: int = 0
+    """The proxy asks another replica if this one is full and the body has at most so many bytes. 0: there is no other."""
     closing: bool = False
     """Whether each answer ends its connection."""
 
@@ -84,12 +86,14 @@ class Exchange:
         "_direct",
         "_read",
         "_send",
+        "_size",
         "headers",
         "held",
         "id",
         "is_http_10",
         "options",
         "parameters",
+        "passed_on",
         "path",
         "raw_headers",
         "receive",
@@ -116,10 +120,13 @@ class Exchange:
         """Bytes of body memory that it holds until it is answered."""
         self.status = 0
         """The answer's status, once it began."""
+        self.passed_on = False
+        """Whether the proxy was made to ask another replica."""
         # Removed from the scope, which it refers to: the cycle would need the garbage collector.
         self._direct: FastPath | None = scope.pop(FAST_PATH, None)
         self._send = send
         self._read = False
+        self._size = 0
 
     @property
     def context(self) -> RequestContext:
@@ -139,6 +146,11 @@ class Exchange:
     def tried(self) -> bool:
         """Whether the proxy has sent it before."""
         return self.headers.get(ATTEMPT, b"1") != b"1"
+
+    @property
+    def can_pass_on(self) -> bool:
+        """Whether the proxy asks another replica if this one is full, and it is the first that was asked. Known once the body is read."""
+        return self.headers.get(ATTEMPT) == b"1" and self._size < self.options.pass_on_bytes
 
     @property
     def stream(self) -> bytes | None:
@@ -172,6 +184,7 @@ class Exchange:
         whole = self._direct.body() if self._direct is not None else None
         if whole is not None and len(whole) <= self.options.body_limit:
             self._read = True
+            self._size = len(whole)
             return whole
         if whole is not None:
             raise self._too_large()
@@ -245,6 +258,7 @@ class Exchange:
                 await self._take_room(min(2 * len(body), self.options.body_limit) - self.held)
             if not message.get("more_body"):
                 self._read = True
+                self._size = len(body)
                 return bytes(body)
 
     def _closing(self) -> tuple[tuple[bytes, bytes], ...]:

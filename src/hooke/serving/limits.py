@@ -169,6 +169,19 @@ class SecondTries:
         place, mark = self._place(stream)
         return self._noted[place] == mark
 
+    def pass_on(self, stream: bytes) -> None:
+        """This replica, the first one, refuses the request, and the proxy asks another: its try is not the second one."""
+        place, mark = self._place(stream)
+        self._noted[place] = _passed_on(mark)
+
+    def take_over(self, stream: bytes) -> bool:
+        """Whether the replica before this one passed the request on, rather than ended with it. Forgets that."""
+        place, mark = self._place(stream)
+        if self._noted[place] != _passed_on(mark):
+            return False
+        self._noted[place] = bytes(SLOT)
+        return True
+
     def begin(self, stream: bytes) -> None:
         """This replica, the second one, begins the request."""
         place, mark = self._place(stream)
@@ -184,3 +197,7 @@ class SecondTries:
         mark = hashlib.blake2b(stream, digest_size=SLOT).digest()
         start = int.from_bytes(mark[:4]) % SLOTS * SLOT
         return slice(start, start + SLOT), mark
+
+
+def _passed_on(mark: bytes) -> bytes:
+    return bytes(byte ^ 0xFF for byte in mark)

@@ -12,7 +12,7 @@ from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange, Receive
 from hooke.serving.model_calls import Write
 from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode
-from hooke.serving.problems import Problem, problem_of
+from hooke.serving.problems import PASSED_ON, Problem, problem_of, too_many
 from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
 __all__ = ["MethodCalls", "event", "items_of"]
@@ -28,22 +28,24 @@ def event(data: bytes, name: str = "") -> bytes:
     return (b"event: " + name.encode() + b"\n" if name else b"") + b"data: " + data + b"\n\n"
 
 
-def items_of(dispatch: Dispatch, method: Method, arguments: dict[str, Any]) -> AsyncGenerator[bytes]:
-    """Each item as JSON, made when it is awaited. Raises Problem for what the generator raises, and 504.
+def items_of(
+    dispatch: Dispatch, method: Method, arguments: dict[str, Any], *, pass_on: bool = False
+) -> AsyncGenerator[bytes]:
+    """Each item as JSON, made when it is awaited. Raises Problem for what the generator raises, 429 as `Dispatch.call`, and 504.
 
     Items of a plain generator are made where the model runs, in turn with its other work.
     """
     if method.kind is ResponseKind.ASYNC_STREAM:
         return _async_items(dispatch, method, arguments)
-    return _plain_items(dispatch, method, arguments)
+    return _plain_items(dispatch, method, arguments, pass_on=pass_on)
 
 
 async def _plain_items(
-    dispatch: Dispatch, method: Method, arguments: dict[str, Any]
+    dispatch: Dispatch, method: Method, arguments: dict[str, Any], *, pass_on: bool
 ) -> AsyncGenerator[bytes]:
     stream = dispatch.stream()
     try:
-        data: bytes | None = await dispatch.item(stream, method, arguments)
+        data: bytes | None = await dispatch.item(stream, method, arguments, pass_on=pass_on)
         while data is not None:
             yield data
             data = await dispatch.item(stream, method, None)
@@ -86,7 +88,7 @@ class MethodCalls:
         self.cut = 0
         """Calls that the end of the process left unanswered."""
         self.called = 0
-        """Calls so far, with those that were refused because too much was in progress. Not counted: requests that no method could answer, such as one with a wrong field."""
+        """Calls so far, with those that were refused because too much was in progress. Not counted: requests that were passed on to another replica, or that no method could answer, such as one with a wrong field."""
         self.open_calls = 0
         """Calls in progress."""
         self._watches = DeadlineWatch(dispatch.sweep_s)
@@ -121,12 +123,16 @@ class MethodCalls:
             work = self._call_async(method, arguments, exchange, write or encode)
         else:
             work = self._call_dispatched(
-                self.dispatch.call(method, arguments, write, exchange.receive), exchange
+                self.dispatch.call(method, arguments, write, exchange.receive, pass_on=exchange.can_pass_on),
+                exchange,
             )
         self.called += 1
         self.open_calls += 1
         try:
             return await work
+        except Problem as problem:
+            self.called -= problem.reason == PASSED_ON
+            raise
         finally:
             self.open_calls -= 1
 
@@ -143,8 +149,10 @@ class MethodCalls:
         windows = self.dispatch.windows
         windows.arrived += 1
         if self._async_calls >= MOST_ASYNC:
-            windows.refused += 1
-            raise Problem(429, f"{MOST_ASYNC} calls of {method.name} are already running", retry_after_s=1)
+            pass_on = exchange.can_pass_on
+            windows.full(passed_on=pass_on)
+            said = f"{MOST_ASYNC} calls of {method.name} are already running"
+            raise too_many(said, retry_after_s=1, pass_on=pass_on)
         self._async_calls += 1
         began = time.perf_counter()
         try:
@@ -191,12 +199,13 @@ class MethodCalls:
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 
     async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
-        items = items_of(self.dispatch, method, arguments)
+        items = items_of(self.dispatch, method, arguments, pass_on=exchange.can_pass_on)
         self.called += 1
         self.open_calls += 1
         try:
             await self._watched(_send_items(items, exchange), exchange, method, math.inf)
-        except Problem:
+        except Problem as problem:
+            self.called -= problem.reason == PASSED_ON
             if not exchange.status:
                 raise
         finally:

@@ -14,6 +14,7 @@ from hooke.base.errors import Temporary, UsageError
 
 __all__ = [
     "MEDIA_TYPE",
+    "PASSED_ON",
     "REPEATABLE",
     "RETRY_HEADER",
     "SANE_ID",
@@ -23,13 +24,14 @@ __all__ = [
     "Problem",
     "ServiceRaised",
     "problem_of",
+    "too_many",
 ]
 
 _log = logging.getLogger("hooke")
 
 MEDIA_TYPE = b"application/problem+json"
 RETRY_HEADER = "x-hooke-again"
-"""A header of a 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
+"""A header of a 429 or 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
 SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
 """A pattern of the request ids that are accepted from clients: searchable in a log, and harmless to it."""
 STREAM_HEADER = "x-hooke-stream"
@@ -108,6 +110,18 @@ def _problem(status: int, detail: str, state: dict[str, Any]) -> Problem:
     made = Problem(status, detail)
     made.__dict__.update(state)
     return made
+
+
+PASSED_ON = "passed on"
+"""The reason of a refusal that makes the proxy ask another replica, once. That one counts the request, and this one does not."""
+
+
+def too_many(detail: str, *, retry_after_s: float, pass_on: bool) -> Problem:
+    """The refusal of a request for which there is no room here; the model never saw it. `pass_on`: the proxy asks another replica."""
+    if pass_on:
+        headers = {RETRY_HEADER: UNTOUCHED}
+        return Problem(429, detail, retry_after_s=retry_after_s, headers=headers, reason=PASSED_ON)
+    return Problem(429, detail, retry_after_s=retry_after_s)
 
 
 class ServiceRaised(Exception):

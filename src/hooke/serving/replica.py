@@ -31,7 +31,7 @@ from hooke.serving.model_calls import Arguments, ModelThread
 from hooke.serving.model_process.model_client import ModelProcess
 from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
-from hooke.serving.problems import Problem, problem_of
+from hooke.serving.problems import PASSED_ON, Problem, problem_of
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
 from hooke.serving.routes import Handler, Route, Routes
 from hooke.serving.service import Service
@@ -121,6 +121,10 @@ class Replica:
     def ready(self) -> bool:
         """Whether it is ready for requests."""
         return self.state is State.READY
+
+    def pass_on(self, most_bytes: int) -> None:
+        """There are other replicas, and a proxy that asks one of them if this one is full and the body has at most so many bytes."""
+        self._options.pass_on_bytes = most_bytes
 
     @property
     def cut(self) -> int:
@@ -219,12 +223,13 @@ class Replica:
                 self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
-            meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
+            if not exchange.passed_on:
+                meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
 
     async def _answer_again(self, handler: Handler, exchange: Exchange, tries: SecondTries) -> None:
         """Answer a request that was sent to another replica before, unless a second one has ended with it."""
         stream = exchange.stream
-        if stream is None:
+        if stream is None or tries.take_over(stream):
             await handler(exchange)
             return
         if tries.unanswered(stream):
@@ -238,6 +243,10 @@ class Replica:
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
+        if problem.reason == PASSED_ON:
+            exchange.passed_on = True
+            if self.second_tries is not None and exchange.stream is not None:
+                self.second_tries.pass_on(exchange.stream)
         await exchange.refuse(problem)
 
     def _refuse_unless_open(self, exchange: Exchange) -> None:

@@ -184,6 +184,11 @@ class StatsWindow:
         self._latencies[latency_bin(took)] += 1
         self.over_slo += took > self.limit_s
 
+    def full(self, *, passed_on: bool) -> None:
+        """A request that was counted as arrived is refused for lack of room. If it is passed on, the other replica counts it."""
+        self.arrived -= passed_on
+        self.refused += not passed_on
+
     def gone(self, after: float) -> None:
         """A client left after so many seconds without an answer."""
         self._gone += 1

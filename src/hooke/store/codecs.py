@@ -7,6 +7,7 @@ a library if a value needs it. Stored pickles contain the names of the `_load_..
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
 from blake3 import blake3
 
+from hooke.base.errors import StoreError
 from hooke.store import object_format
 from hooke.store.backend import ObjectSink
 from hooke.store.by_value import ByValuePickler
@@ -27,11 +29,14 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["Blob", "Encoded", "encode", "reduce_known"]
+__all__ = ["Blob", "Encoded", "FileBytes", "Reducer", "encode", "reduce_known"]
 
 
 _BLOCK = 1 << 20
 """Bytes of a strided array that are made contiguous at a time."""
+
+_FILE_BLOCK = 8 << 20
+"""Bytes of a file that are in memory at a time."""
 
 _SMALL_FRAME = 1 << 20
 """Frames up to this size are read without pyarrow if it is not loaded: its import (80 ms) takes longer than a copy."""
@@ -226,6 +231,46 @@ class _Raw(io.RawIOBase):
         return len(data)
 
 
+# -- Files --------------------------------------------------------------------------------------------
+
+
+class FileBytes:
+    """The bytes of an open file as a value: stored without reading them all into memory, and loaded as a view.
+
+    `hasher` takes them while they are stored.
+    """
+
+    def __init__(self, fd: int, hasher: blake3) -> None:
+        self._fd = fd
+        self._hasher = hasher
+        self._size = os.fstat(fd).st_size
+
+    def blob(self) -> Blob:
+        """The bytes, read when they are written."""
+        return Blob(self._size, self._write)
+
+    def _write(self, sink: Any) -> None:
+        position = 0
+        while block := self._read(position):
+            self._hasher.update(block)
+            sink.write(block)
+            position += len(block)
+
+    def _read(self, position: int) -> bytes:
+        try:
+            return os.pread(self._fd, _FILE_BLOCK, position)
+        except OSError as error:
+            raise StoreError("a file cannot be read to be stored", why=str(error)) from error
+
+
+def _reduce_file(file: FileBytes, later: Later) -> Reduced:
+    return _load_bytes, (later(file.blob()),)
+
+
+def _load_bytes(data: Any) -> memoryview:
+    return memoryview(data)
+
+
 _REDUCERS: dict[tuple[str, str], tuple[str, Callable[[Any, Later], Any]]] = {
     ("numpy", "ndarray"): ("numpy", _reduce_array),
     ("numpy", "memmap"): ("numpy", _reduce_array),
@@ -233,6 +278,7 @@ _REDUCERS: dict[tuple[str, str], tuple[str, Callable[[Any, Later], Any]]] = {
     ("pyarrow.lib", "RecordBatch"): ("pyarrow", _reduce_batch),
     ("polars.dataframe.frame", "DataFrame"): ("polars", _reduce_frame),
     ("polars.series.series", "Series"): ("polars", _reduce_series),
+    (__name__, "FileBytes"): (__name__, _reduce_file),
 }
 """(module, name) of a class -> (public module of the class, its reducer)."""
 
@@ -249,6 +295,10 @@ _PLAIN = (int, float, bool, str, bytes, type(None))
 """Types (without subclasses) for which the standard pickler is enough."""
 
 Buffer: TypeAlias = memoryview | Blob
+
+
+Reducer: TypeAlias = Callable[[Any], Any]
+"""The reduction of a value of the caller's own types; NotImplemented for others."""
 
 
 class Encoded:
@@ -288,25 +338,28 @@ class Encoded:
         return digest, b"".join(pieces)
 
 
-def encode(value: Any) -> Encoded:
-    """Pickle `value`, with arrays and frames out of band. Raises the exceptions of pickling its parts."""
+def encode(value: Any, reduce: Reducer | None = None) -> Encoded:
+    """Pickle `value`, with arrays and frames out of band. Raises the exceptions of pickling its parts and of `reduce`."""
     if type(value) in _PLAIN:
         return Encoded([pickle.dumps(value, 5)], [])
     stream = _Pieces()
     buffers: list[Buffer] = []
-    _Pickler(stream, buffers).dump(value)
+    _Pickler(stream, buffers, reduce).dump(value)
     return Encoded(stream, buffers)
 
 
 class _Pickler(ByValuePickler):
     """Pickles definitions of scripts and notebooks by value, and large parts out of band."""
 
-    def __init__(self, file: Any, buffers: list[Buffer]) -> None:
+    def __init__(self, file: Any, buffers: list[Buffer], reduce: Reducer | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=self._take)
         self._buffers = buffers
+        self._reduce = reduce
         self._blobs: dict[int, tuple[pickle.PickleBuffer, Blob]] = {}
 
     def reducer_override(self, obj: Any) -> Any:
+        if self._reduce is not None and (reduced := self._reduce(obj)) is not NotImplemented:
+            return reduced
         reduced = reduce_known(obj, self._later)
         if reduced is not NotImplemented:
             return reduced

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from blake3 import blake3
 
 from hooke.base.errors import StoreError
-from hooke.base.ref import Ref
+from hooke.base.ref import MadeFrom, Ref
 from hooke.store.backend import Backend, ObjectSink
 
-__all__ = ["Entry", "Hit", "Records", "aside_of"]
+__all__ = ["MOST_VARIANTS", "Counts", "Entry", "Hit", "Records", "aside_of", "refs_of"]
 
 _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
@@ -19,11 +20,18 @@ _SMALL = 1 << 20
 """Below this size, copying is cheaper than a second write."""
 
 
+MOST_VARIANTS = 16
+"""Results of one key that were made from different observed inputs; the oldest are dropped."""
+
+Counts: TypeAlias = Callable[[MadeFrom], bool]
+"""Whether a result counts that was made from these observed inputs."""
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A recipe key and its result, with task, run, seconds of work, and the time of the commit.
 
     With `items` it is a committed piece of a map: `key` is the map's recipe, `ref` a list of that many results,
-    and `seconds` their time together.
+    and `seconds` their time together. `made_from` is None for a result that read nothing but what its key names.
     """
 
     key: str
@@ -33,15 +41,32 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     at: float
     items: int | None = None
+    made_from: MadeFrom | None = None
+    older: tuple[Entry, ...] = ()
+    """Results of the same key from other observed inputs, the newest first; they have none in turn."""
+
+    @property
+    def variants(self) -> list[Entry]:
+        """All results of the key, the newest first, each alone."""
+        return [msgspec.structs.replace(self, older=()), *self.older] if self.older else [self]
+
+
+def refs_of(entry: Entry) -> list[Ref]:
+    """The result, and what it was made from: without one of them the entry is worth nothing."""
+    made = entry.made_from
+    manifests = () if made is None else (made.own, made.deep)
+    files = [Ref(file.digest, file.size) for file in entry.ref.files if file.digest]
+    return [entry.ref, *files, *(ref for ref in manifests if ref is not None)]
 
 
 class Hit(NamedTuple):
-    """Items `lo..hi` of a map are elements `start..` of the list object `ref`."""
+    """Items `lo..hi` of a map are elements `start..` of the list object `ref`, all made from the same observed inputs."""
 
     lo: int
     hi: int
     ref: Ref
     start: int
+    made_from: MadeFrom | None = None
 
 
 class Records:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.store.backend import Backend, Stored
 from hooke.store.claims import Claims, ListedClaims, waiting_claim
-from hooke.store.entries import Entry, Records, aside_of
+from hooke.store.entries import Entry, Records, aside_of, refs_of
 from hooke.store.objects import Objects, name_of
 
 __all__ = [
@@ -43,6 +43,9 @@ _REMOVALS = "0" * 31 + "1"
 
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
+
+FORGOTTEN_S = 90 * 24 * 3600.0
+"""Facts that were not used for so long are removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +109,14 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
     """Group a store's content into units. `entries` has each entry with the name of its record."""
     holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     beside: dict[str, float] = defaultdict(float)
+    kept_in: dict[str, set[str]] = defaultdict(set)
     for record, entry in entries:
-        if entry.ref.inline is not None:
-            holding[record].append((record, entry))
-            continue
-        holding[name_of(entry.ref.digest)].append((record, entry))
+        names = {record if ref.inline is not None else name_of(ref.digest) for ref in refs_of(entry)}
+        for name in names:
+            holding[name].append((record, entry))
+        kept_in[record].add(name_of(entry.ref.digest))
         # Evicting a map's record for its inline values also loses its entries of other objects.
-        beside[record] += entry.seconds
+        beside[record] += entry.seconds if record not in names else 0.0
     for name, size, used in stored:
         about = holding.get(name, [])
         if about or name.startswith("objects/"):
@@ -122,7 +126,14 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
                 used=used,
                 seconds=sum(entry.seconds for _, entry in about) + beside.get(name, 0.0),
                 tasks=tuple(sorted({entry.task for _, entry in about})),
-                records=tuple(record for record, _ in about if record != name and record.startswith("keys/")),
+                # A record of several results, from other observed inputs, stays for the others.
+                records=tuple(
+                    dict.fromkeys(
+                        record
+                        for record, _ in about
+                        if record != name and record.startswith("keys/") and len(kept_in[record]) == 1
+                    )
+                ),
             )
 
 
@@ -185,10 +196,10 @@ def await_removals(claims: Claims) -> None:
 
 
 def clear_abandoned(backend: Backend, *, now: float) -> None:
-    """Remove leftovers of killed writers, and old damaged objects."""
-    for prefix in ("tmp/", "corrupt/"):
+    """Remove leftovers of killed writers, old damaged objects, and facts that nothing has asked for in a long time."""
+    for prefix, kept_s in (("tmp/", ABANDONED_S), ("corrupt/", ABANDONED_S), ("facts/", FORGOTTEN_S)):
         for stored in list(backend.list(prefix)):
-            if stored.used < now - ABANDONED_S:
+            if stored.used < now - kept_s:
                 backend.remove(stored.name)
 
 

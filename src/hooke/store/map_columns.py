@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from hooke.store.entries import Entry, Hit
+from hooke.store.entries import MOST_VARIANTS, Entry, Hit
 
 __all__ = ["KEY_BYTES", "Columns"]
 
@@ -37,6 +37,7 @@ class Columns:
     """One row per item, sorted by `high`, with distinct (high, low), the two halves of its key.
 
     `entry` is an index into `entries` (oldest first), `place` an index into the entry's list of results.
+    If entries were made from observed inputs, an item has a row for each of them, the latest last (`select` chooses one).
     """
 
     entries: list[Entry]
@@ -51,6 +52,38 @@ class Columns:
         high, low = _halves(keys)
         size = len(high)
         return _sorted([entry], high, low, np.zeros(size, np.uint32), np.arange(size, dtype=np.uint32))
+
+    @staticmethod
+    def of_pieces(pieces: Sequence[tuple[Entry, int]], keys: bytes, first: int) -> Columns:
+        """The columns of one list in pieces: (entry, its first element), each with the `items` of its entry.
+
+        `keys` are those of the elements `first`.. of the list.
+        """
+        high, low = _halves(keys)
+        counts = [entry.items or 0 for entry, _ in pieces]
+        places = [
+            np.arange(lo, lo + count, dtype=np.uint32) for (_, lo), count in zip(pieces, counts, strict=True)
+        ]
+        place = np.concatenate(places)
+        entry = np.repeat(np.arange(len(pieces), dtype=np.uint32), counts)
+        at = place - np.uint32(first)
+        return _sorted([entry for entry, _ in pieces], high[at], low[at], entry, place)
+
+    @property
+    def are_observed(self) -> bool:
+        """Whether an item may have several rows."""
+        return any(entry.made_from is not None for entry in self.entries)
+
+    def select(self, counts: Sequence[bool]) -> Columns:
+        """One row an item, the latest of an entry that `counts`."""
+        rows = np.asarray(counts, bool)[self.entry]
+        high, low = self.high[rows], self.low[rows]
+        last = _last_of(high, low)
+        return Columns(self.entries, high[last], low[last], self.entry[rows][last], self.place[rows][last])
+
+    def entries_of(self, keys: bytes) -> list[int]:
+        """The entries that have one of these keys."""
+        return np.unique(self.entry[np.isin(self.high, _halves(keys)[0])]).tolist()
 
     @staticmethod
     def merged(parts: list[Columns]) -> Columns:
@@ -111,7 +144,8 @@ class Columns:
         ends = np.concatenate([starts[1:], [len(found)]])
         columns = (found[starts], found[ends - 1] + 1, entry[starts], place[starts])
         for lo, hi, number, start in zip(*(column.tolist() for column in columns), strict=True):
-            yield Hit(lo, hi, self.entries[number].ref, start)
+            found_in = self.entries[number]
+            yield Hit(lo, hi, found_in.ref, start, found_in.made_from)
 
     def to_bytes(self) -> bytes:
         """The columns as the content of a file."""
@@ -137,10 +171,39 @@ def _sorted(entries: list[Entry], high: Words, low: Words, entry: Numbers, place
     order = np.argsort(high, kind="stable")
     if (high[order[1:]] == high[order[:-1]]).any():
         order = np.lexsort((entry, low, high))
-    high, low = high[order], low[order]
-    last = np.ones(len(high), bool)
-    last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    return Columns(entries, high[last], low[last], entry[order][last], place[order][last])
+    high, low, entry, place = high[order], low[order], entry[order], place[order]
+    keep = _last_of(high, low)
+    if any(each.made_from is not None for each in entries):
+        keep = _variants(entries, high, low, entry, keep)
+    return Columns(entries, high[keep], low[keep], entry[keep], place[keep])
+
+
+def _last_of(*columns: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """The last row of each group of adjacent rows that are equal in all columns."""
+    last = np.ones(len(columns[0]), bool)
+    last[:-1] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    return last
+
+
+def _variants(
+    entries: list[Entry], high: Words, low: Words, entry: Numbers, last: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """The rows to keep: of each item the latest for each set of inputs, the newest 16.
+
+    A result that read nothing is kept only if none is later: then the item reads something after all.
+    """
+    numbers: dict[str, int] = {"": 0}
+    ids = ["" if each.made_from is None else each.made_from.id for each in entries]
+    inputs = np.array([numbers.setdefault(each, len(numbers)) for each in ids], np.uint32)[entry]
+    order = np.lexsort((entry, inputs, low, high))
+    keep = np.zeros(len(high), bool)
+    keep[order[_last_of(high[order], low[order], inputs[order])]] = True
+    keep &= (inputs != 0) | last
+    rows = np.flatnonzero(keep)
+    ends = np.flatnonzero(_last_of(high[rows], low[rows]))
+    from_end = ends[np.searchsorted(ends, np.arange(len(rows)))] - np.arange(len(rows))
+    keep[rows[from_end >= MOST_VARIANTS]] = False
+    return keep
 
 
 def _little(column: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hooke.store.backend import Backend
-from hooke.store.entries import Entry, Hit, Records
+from hooke.store.entries import Counts, Entry, Hit, Records, refs_of
 from hooke.store.objects import are_whole
 
 if TYPE_CHECKING:
@@ -42,13 +42,26 @@ class MapIndex:
 
         self._write(entry.key, Columns.of(entry, keys))
 
-    def find(self, recipe: str, keys: bytes) -> list[Hit]:
-        """The stored items with these keys, in order; consecutive items of one list are one Hit."""
+    def commit_pieces(
+        self, recipe: str, pieces: Sequence[tuple[Entry, int]], keys: bytes, first: int
+    ) -> None:
+        """Record (entry, its first element) of each piece of one list; `keys` are those of the elements `first`.. ."""
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
+
+        self._write(recipe, Columns.of_pieces(pieces, keys, first))
+
+    def find(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
+        """The stored items with these keys, in order; consecutive items of one list are one Hit.
+
+        Of an item that was made from observed inputs, the latest result that `counts`; without that, none.
+        """
         columns = self._columns(recipe)
         if columns is None:
             return []
-        rows = columns.find(keys)
-        return list(columns.hits(rows, self._gone(columns.entries)))
+        gone = self._gone(columns.entries)
+        if columns.are_observed:
+            columns = columns.select(_usable(columns, keys, gone, counts))
+        return list(columns.hits(columns.find(keys), gone))
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """All entries of all maps, each with the name of its record."""
@@ -115,6 +128,15 @@ class MapIndex:
         return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
-        refs = {entry.ref.digest: entry.ref for entry in entries if entry.ref.inline is None}
+        refs = {ref.digest: ref for entry in entries for ref in refs_of(entry)}
         whole = dict(zip(refs, are_whole(self._backend, list(refs.values())), strict=True))
-        return [not whole.get(entry.ref.digest, True) for entry in entries]
+        return [not all(whole.get(ref.digest, True) for ref in refs_of(entry)) for entry in entries]
+
+
+def _usable(columns: Columns, keys: bytes, gone: Sequence[bool], counts: Counts | None) -> list[bool]:
+    """Which entries count, of those that have one of the keys."""
+    usable = [False] * len(columns.entries)
+    for at in reversed(columns.entries_of(keys)):  # the latest first: it tells best why none counts
+        made = columns.entries[at].made_from
+        usable[at] = not gone[at] and (made is None or (counts is not None and counts(made)))
+    return usable

@@ -13,11 +13,11 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.base.errors import CorruptObject, MissingObject, StoreError
+from hooke.base.errors import CorruptObject, HookeError, MissingObject, StoreError
 from hooke.base.files import is_private, page_aligned_copy, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as, reaching
-from hooke.store.codecs import Encoded, encode
+from hooke.store.codecs import Encoded, FileBytes, Reducer, encode
 from hooke.store.entries import aside_of
 from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
 
@@ -227,7 +227,7 @@ def _encoding(value: Any, sink: _GuardedSink | None = None) -> Iterator[None]:
     """Raise StoreError, naming the part of `value`, if it cannot be encoded; failures of the sink pass through."""
     try:
         yield
-    except (StoreError, MemoryError):
+    except (HookeError, MemoryError):
         raise
     except Exception as error:  # a user's __reduce__ or a library's own format may raise anything
         if sink is not None and sink.failed:
@@ -236,9 +236,11 @@ def _encoding(value: Any, sink: _GuardedSink | None = None) -> Iterator[None]:
 
 
 def are_whole(backend: Backend, refs: Sequence[Ref]) -> list[bool]:
-    """Which of the objects exist with the size of their reference. Marks them as used."""
-    sizes = backend.touch([name_of(ref.digest) for ref in refs])
-    return [size == ref.size for size, ref in zip(sizes, refs, strict=True)]
+    """Whose objects, files included, exist with the sizes of their references. Marks them as used."""
+    needed = [ref.objects() for ref in refs]
+    sizes = iter(backend.touch([name_of(each.digest) for objects in needed for each in objects]))
+    found = [[next(sizes) == each.size for each in objects] for objects in needed]
+    return [all(each) for each in found]
 
 
 class Objects:
@@ -261,15 +263,23 @@ class Objects:
         self._secret = secret
         self._seen = VerifiedObjects(near)
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any, reduce: Reducer | None = None, *, inline_bytes: int | None = None) -> Ref:
         """See Store.put."""
+        most = self._inline_bytes if inline_bytes is None else min(inline_bytes, self._inline_bytes)
         with _encoding(value):
-            encoded = encode(value)
-            if encoded.size <= self._inline_bytes:
+            encoded = encode(value, reduce)
+            if encoded.size <= most:
                 digest, data = encoded.to_bytes(self._secret)
-                if len(data) <= self._inline_bytes:
+                if len(data) <= most:
                     return Ref(digest.hex(), len(data), data)
         return self._write(value, encoded)
+
+    def put_file(self, fd: int) -> tuple[Ref, bytes]:
+        """See Store.put_file."""
+        hasher = blake3()
+        value = FileBytes(fd, hasher)
+        ref = self._write(value, encode(value))
+        return ref, hasher.digest()
 
     def _write(self, value: Any, encoded: Encoded) -> Ref:
         digest, size = b"", 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.plugins import Plugins
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref, split
 from hooke.store.backend import Backend
 from hooke.store.checkpoints import (
     ABANDONED_S,
@@ -38,7 +39,8 @@ from hooke.store.claims import (
     RangeClaims,
     has_range_locks,
 )
-from hooke.store.entries import Entry, Hit, Records
+from hooke.store.codecs import Reducer
+from hooke.store.entries import MOST_VARIANTS, Counts, Entry, Hit, Records, refs_of
 from hooke.store.eviction import (
     EvictionReport,
     StoreUsage,
@@ -203,6 +205,7 @@ class Store:
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
         self._live = live or MemoryClaims(self._clock)
+        self._secret = secret
         self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
         self._records = Records(backend, secret)
         self._items = MapIndex(backend, self._records)
@@ -249,12 +252,21 @@ class Store:
 
     # -- objects ---------------------------------------------------------------------------------------
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any, reduce: Reducer | None = None, *, inline_bytes: int | None = None) -> Ref:
         """Store `value`. When this returns, the value survives the death of any process (unless it is inside the Ref).
 
-        Raises StoreError naming the part that cannot be pickled, and StoreFull.
+        `reduce` gives the reduction (see `object.__reduce__`) of parts of the caller's own types, NotImplemented for others.
+        `inline_bytes` is as in the constructor, for this value. Raises StoreError naming the part that cannot be pickled, StoreFull, and the HookeErrors of `reduce`.
         """
-        return self._objects.put(value)
+        return self._objects.put(value, reduce, inline_bytes=inline_bytes)
+
+    def put_file(self, fd: int) -> tuple[Ref, bytes]:
+        """Store the bytes of an open file as an object of their own; returns it and their BLAKE3 digest.
+
+        `get` gives them as a read-only view of the mapped object. No more than a few MiB are in memory at a time.
+        Raises StoreError and StoreFull.
+        """
+        return self._objects.put_file(fd)
 
     def get(self, ref: Ref) -> Any:
         """The value. Its arrays and frames are read-only and lie in the mapped object, so any size opens equally fast.
@@ -283,50 +295,94 @@ class Store:
 
         Other processes of this host may have written the refs. Raises StoreError if the disk does not confirm it.
         """
-        self._backend.sync([name_of(ref.digest) for ref in refs if ref.inline is None], wait=wait)
+        self._backend.sync([name_of(each.digest) for ref in refs for each in ref.objects()], wait=wait)
 
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
         """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live.
 
         An object of another size counts as missing: a power loss may leave a file empty.
         """
-        there = iter(are_whole(self._backend, [ref for ref in refs if ref.inline is None]))
-        return [ref.inline is not None or next(there) for ref in refs]
+        return are_whole(self._backend, refs)
 
     # -- results by key --------------------------------------------------------------------------------
 
-    def find(self, key: str) -> Entry | None:
-        """The entry of a recipe; None if there is none or its object is gone. Marks both as used."""
+    def find(self, key: str, counts: Counts | None = None) -> Entry | None:
+        """The entry of a recipe; None if there is none or its object is gone. Marks both as used.
+
+        Of results that were made from observed inputs it is the newest that `counts`; without that, none does.
+        """
         name = _entry_name(key)
         content = self._records.read(name)
         if content is None:
             return None
         entry = _decoder.decode(content)
         self._backend.touch([name])
-        return entry if self.keep([entry.ref])[0] else None
+        for each in entry.variants:
+            counted = each.made_from is None or (counts is not None and counts(each.made_from))
+            if counted and all(self.keep(refs_of(each))):
+                return each
+        return None
 
     def commit(self, entry: Entry) -> None:
-        """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull."""
-        self._records.write(_entry_name(entry.key), msgspec.msgpack.encode(entry))
+        """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull.
 
-    def find_items(self, recipe: str, keys: bytes) -> list[Hit]:
+        If it was made from observed inputs, the key's results from others stay, the newest 15. Of two processes that
+        commit one key at once, which a claim prevents, one may lose its result.
+        """
+        name = _entry_name(entry.key)
+        if entry.made_from is not None:
+            former = self._records.read(name)
+            variants = _decoder.decode(former).variants if former is not None else []
+            older = [
+                each
+                for each in variants
+                if each.made_from is not None and each.made_from.id != entry.made_from.id
+            ]
+            entry = msgspec.structs.replace(entry, older=tuple(older[: MOST_VARIANTS - 1]))
+        self._records.write(name, msgspec.msgpack.encode(entry))
+
+    def find_items(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
         """Which of a map's items are stored: `keys` holds 16 bytes per item. Hits are in order and as few as possible.
 
-        Marks the objects as used. An item whose object is gone is not found.
+        Marks the objects as used. An item whose object is gone is not found. `counts` is as in `find`.
         """
-        return self._items.find(recipe, keys)
+        return self._items.find(recipe, keys, counts)
 
-    def commit_items(
-        self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float
+    # Many parameters: the facts of an entry, each a keyword.
+    def commit_items(  # noqa: PLR0913
+        self,
+        recipe: str,
+        keys: bytes,
+        ref: Ref,
+        *,
+        task: str,
+        run: str,
+        seconds: float,
+        pieces: Sequence[ItemsMadeFrom] = (),
+        first: int = 0,
     ) -> None:
-        """Make `find_items` find element i of the stored list `ref` under key `keys[16 * i : 16 * i + 16]`.
+        """Make `find_items` find element `first` + i of the stored list `ref` under key `keys[16 * i : 16 * i + 16]`.
 
-        `seconds` is the time of all items together. Raises StoreFull.
+        `seconds` is the time of all items together. `pieces` are ranges of elements that were made from observed inputs;
+        those that are unsettled are not committed. Raises StoreFull.
         """
         at, items = self._clock.now(), len(keys) // 16
-        self._items.commit(
-            Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items), keys
-        )
+        entry = Entry(key=recipe, ref=ref, task=task, run=run, seconds=seconds, at=at, items=items)
+        if not pieces and not first:
+            self._items.commit(entry, keys)
+            return
+        parts = [
+            (
+                msgspec.structs.replace(
+                    entry, items=hi - lo, seconds=seconds * (hi - lo) / items, made_from=made_from
+                ),
+                lo,
+            )
+            for lo, hi, made_from in split(pieces, first, first + items)
+            if made_from is None or not made_from.unsettled
+        ]
+        if parts:
+            self._items.commit_pieces(recipe, parts, keys, first)
 
     def claim(self, key: str) -> Claim | None:
         """Claim `key` for computing; None, at once, while another process, thread or store has the claim.
@@ -334,6 +390,23 @@ class Store:
         The claim ends with `release()` or with this process (on a remote store: a minute later).
         """
         return self._claims.claim(key)
+
+    # -- facts -----------------------------------------------------------------------------------------
+
+    def remember(self, fact: bytes) -> None:
+        """Make `remembers(fact)` true, in all processes, until nothing has asked for it for 90 days. Raises StoreFull."""
+        name = self._fact(fact)
+        if self._backend.touch([name]) == [None]:
+            self._backend.write(lambda _: name)
+
+    def remembers(self, fact: bytes) -> bool:
+        """Whether the fact was given to `remember`; with a secret, by somebody who has it."""
+        return self._backend.touch([self._fact(fact)]) != [None]
+
+    def _fact(self, fact: bytes) -> str:
+        hasher = blake3(key=self._secret) if self._secret is not None else blake3()
+        digest = hasher.update(b"hooke fact\0" + fact).hexdigest()
+        return f"facts/{digest[:2]}/{digest}"
 
     # -- housekeeping ----------------------------------------------------------------------------------
 
@@ -366,22 +439,33 @@ class Store:
         return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
 
     def clear_checkpoints(self, *, run: str = "", abandoned: bool = False) -> int:
-        """Remove checkpoint folders whose result is stored, unless they are kept; returns how many.
+        """Remove checkpoint folders whose result was stored after their last use, unless they are kept; returns how many.
 
-        With `run`, which has finished, also those of its tasks with `cache=False`. With `abandoned` also those without a
-        result that nobody has used for 30 days. Folders that an attempt has now stay.
+        With `run`, which has finished, also those of its tasks with `cache=False`. With `abandoned` also those that nobody has
+        used for 30 days, unless they are kept and have a result. Folders that an attempt has now stay.
         """
 
-        def is_done(record: CheckpointRecord) -> bool:
-            owner = record.owner
-            if not owner.cached:
-                return owner.run == run
-            if owner.item:
-                return bool(self.find_items(owner.recipe, bytes.fromhex(record.key)))
-            return self.find(record.key) is not None
+        def is_over(record: CheckpointRecord, used_at: float) -> bool:
+            old = abandoned and used_at < self._clock.now() - ABANDONED_S
+            if record.owner.kept:
+                return old and self._stored_at(record, any_inputs=True) is None
+            if not record.owner.cached and record.owner.run == run:
+                return True
+            stored_at = self._stored_at(record, any_inputs=False)
+            return old or (stored_at is not None and stored_at >= record.opened_at)
 
-        before = self._clock.now() - ABANDONED_S if abandoned else None
-        return self.checkpoints.sweep(is_done, abandoned_before=before)
+        return self.checkpoints.sweep(is_over, snapshots=abandoned)
+
+    def _stored_at(self, record: CheckpointRecord, *, any_inputs: bool) -> float | None:
+        """When the newest result of a folder's key was stored; of an item infinite, for it is not known. None without a result."""
+        if record.owner.item:
+            found = self.find_items(
+                record.owner.recipe, bytes.fromhex(record.key), _any_inputs if any_inputs else None
+            )
+            return math.inf if found else None
+        content = self._records.read(_entry_name(record.key))
+        variants = _decoder.decode(content).variants if content is not None else []
+        return max((each.at for each in variants if all(self.keep(refs_of(each)))), default=None)
 
     def gc(self, max_bytes: int) -> EvictionReport:
         """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
@@ -397,10 +481,13 @@ class Store:
             entries = list(self._entries())
             report = evict(self._backend, entries, most=max_bytes, live=self._live, claims=self._claims)
             gone = {piece.name for piece in report.evicted}
-            for recipe in {
-                entry.key for _, entry in entries if entry.items and name_of(entry.ref.digest) in gone
-            }:
+            touched = [
+                entry for _, entry in entries if any(name_of(ref.digest) in gone for ref in refs_of(entry))
+            ]
+            for recipe in {entry.key for entry in touched if entry.items}:
                 self._items.prune(recipe)
+            for key in {entry.key for entry in touched if not entry.items}:
+                self._prune(key)
         finally:
             claim.release()
         return report
@@ -413,14 +500,34 @@ class Store:
         for stored in self._backend.list("keys/"):
             content = self._records.read(stored.name)
             if content is not None:
-                yield stored.name, _decoder.decode(content)
+                for entry in _decoder.decode(content).variants:
+                    yield stored.name, entry
         yield from self._items.entries()
+
+    def _prune(self, key: str) -> None:
+        """Drop those of a key's results whose objects are gone, unless a process is computing it."""
+        claim = self._claims.claim(key)
+        if claim is None:
+            return
+        try:
+            content = self._records.read(_entry_name(key))
+            variants = _decoder.decode(content).variants if content is not None else []
+            there = [each for each in variants if all(self.keep(refs_of(each)))]
+            if there and len(there) < len(variants):
+                left = msgspec.structs.replace(there[0], older=tuple(there[1:]))
+                self._records.write(_entry_name(key), msgspec.msgpack.encode(left))
+        finally:
+            claim.release()
 
     def remove(self, key: str) -> bool:
         """Remove the result, or all items, of a recipe, and its checkpoints; returns whether there were results. Objects stay until `gc`."""
         self.checkpoints.remove_of([key])
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
         return sum(self._backend.remove(name) for name in names) > 0
+
+
+def _any_inputs(_made_from: MadeFrom) -> bool:
+    return True
 
 
 def _entry_name(key: str) -> str:

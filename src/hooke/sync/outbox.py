@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -13,6 +16,7 @@ from hooke.journal.reader import SegmentReader
 from hooke.journal.run_view import AttemptFacts, AttemptsView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
+from hooke.tracking.logged_values import Owner, limits_before
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.tracker import PREFIX
 
@@ -57,6 +61,8 @@ class Outbox:
         self._known = known
         self._driver_offset = HEADER_BYTES
         self._turn = 0
+        self._seen: dict[Owner, set[str]] = {}
+        """The metrics of attempts that may continue the curves of earlier ones."""
 
     def load(self, *, alive: bool) -> Shipment:
         """The next batches; empty if everything has been loaded.
@@ -73,6 +79,7 @@ class Outbox:
         self._read_driver()
         if self.view.begun is None:
             return Shipment()
+        self._join(gathered)
         new = self.view.made_of is not None and PROVENANCE not in load.offsets
         if new:
             load.offsets[PROVENANCE] = 1
@@ -158,6 +165,44 @@ class Outbox:
                 if load.full:
                     return
 
+    def _join(self, gathered: dict[Owner, list[_Logged]]) -> None:
+        """Before values of an attempt that went on from a checkpoint, add those of earlier ones: trackers show one curve."""
+        fresh: set[Owner] = set()
+        for owner, events in gathered.items():
+            known = self.view.attempts.get(owner[0]) if owner[0] is not None else None
+            if known is None or (known.number == 1 and self.view.starts == 1):
+                continue
+            names = {
+                name for event in events if isinstance(event, PointsLogged) for name, _, _ in event.points
+            }
+            if not names <= self._seen.setdefault(owner, set()):
+                self._seen[owner] |= names
+                fresh.add(owner)
+        if not fresh:
+            return
+        past = self._past({self._group(owner) for owner in fresh})
+        for owner in fresh:
+            gathered[owner] += _newly_joined(owner, gathered[owner], past[self._group(owner)])
+
+    def _group(self, owner: Owner) -> tuple[int, str, int | None]:
+        """What the attempts at one item have in common."""
+        known = self.view.attempts[owner[0] or 0]
+        return known.node, known.key, owner[1]
+
+    def _past(self, groups: set[tuple[int, str, int | None]]) -> dict[object, dict[Owner, _Points]]:
+        """All values of the attempts in these groups, each event with whether it was sent before this load."""
+        past: dict[object, dict[Owner, _Points]] = {group: {} for group in groups}
+        for file in logged_segments(self.folder):
+            sent = self._offsets.get(file.stem, HEADER_BYTES)
+            with SegmentReader(file) as reader:
+                for event in reader:
+                    if not isinstance(event, PointsLogged) or event.attempt not in self.view.attempts:
+                        continue
+                    owner = event.attempt, event.item
+                    if (group := self._group(owner)) in groups:
+                        past[group].setdefault(owner, []).append((event, reader.offset <= sent))
+        return past
+
     def _begun(self, attempt: int | None) -> bool:
         """Whether the driver has said that the attempt began."""
         if attempt is not None and attempt not in self.view.attempts:
@@ -234,6 +279,50 @@ class Outbox:
             "hooke.version": begun.hooke,
         }
         return {name: value for name, value in facts.items() if value}
+
+
+_Points: TypeAlias = list[tuple[PointsLogged, bool]]
+
+
+def _newly_joined(owner: Owner, loaded: list[_Logged], past: dict[Owner, _Points]) -> list[PointsLogged]:
+    """Values of earlier attempts that count because of what `owner` logged in this load, and not before it."""
+    mine = past.pop(owner, [])
+    before = _steps(event for event, was_sent in mine if was_sent)
+    now = _steps(
+        [
+            *(event for event, was_sent in mine if was_sent),
+            *(event for event in loaded if isinstance(event, PointsLogged)),
+        ]
+    )
+    steps = {each: _steps(event for event, _ in events) for each, events in past.items()}
+    earlier = sorted(
+        (each for each in past if (each[0] or 0) < (owner[0] or 0)), key=lambda each: -(each[0] or 0)
+    )
+    limits = limits_before({name: low for name, (low, _) in now.items()}, earlier, steps)
+    known = limits_before({name: low for name, (low, _) in before.items()}, earlier, steps) if before else {}
+    joined = []
+    for each, found in limits.items():
+        sent = known.get(each, {})
+        for event, _ in past[each]:
+            times = event.times or (event.at,) * len(event.points)
+            kept = [
+                (point, at)
+                for point, at in zip(event.points, times, strict=True)
+                if sent.get(point[0], -math.inf) <= point[2] < found[point[0]]
+            ]
+            if kept:
+                points, times = zip(*kept, strict=True)
+                joined.append(msgspec.structs.replace(event, points=points, times=times))
+    return joined
+
+
+def _steps(events: Iterable[PointsLogged]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for event in events:
+        for name, _, step in event.points:
+            low, high = found.get(name, (step, step))
+            found[name] = min(low, step), max(high, step)
+    return found
 
 
 def logged_segments(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from hooke.base.clock import SystemClock
+from hooke.base.observed import first_changed
 from hooke.journal.events import AttemptFailed, AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
@@ -41,7 +42,7 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
-from hooke.testing.engine_bench import EngineBench, MakeEngine
+from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -445,6 +446,19 @@ def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: Engi
     assert not failure.retryable
 
 
+def check_an_edit_during_a_run_does_not_change_it(bench: EngineBench) -> None:
+    """Neither of the task's module nor of one that only the task imports."""
+    with ExitStack() as loaded:
+        modules = {
+            name: loaded.enter_context(_module(bench, name, source, importable=True))
+            for name, source in CARRIED.items()
+        }
+        for name, source in CARRIED.items():
+            (bench.folder / f"{name}.py").write_text(source.replace("VALUE", "OTHER"), encoding="utf-8")
+        attempt = bench.submit(modules["suite_carried"].work)
+        assert bench.value(bench.finished(attempt).ref) == 1
+
+
 @contextmanager
 def _module(bench: EngineBench, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
     """A loaded module whose file is on no process's path, or on every process's path."""
@@ -634,6 +648,38 @@ def check_a_checkpoint_folder_belongs_to_the_key(bench: EngineBench) -> None:
     assert not Path(folder).exists()
 
 
+_READING = """
+import os
+from pathlib import Path
+
+def work(name):
+    return Path(name).read_text() + os.environ["SUITE_MODE"]
+"""
+
+
+def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
+    """Files below the project by their relative names, item by item, and variables with the driver's values."""
+    for name in ("one", "two"):
+        (bench.folder / f"{name}.txt").write_text(name, encoding="utf-8")
+    files = [str(bench.folder / f"{name}.txt") for name in ("one", "two")]
+    os.environ["SUITE_MODE"] = "!"
+    try:
+        with _module(bench, "suite_reading", _READING, importable=True) as module:
+            called = bench.finished(bench.submit(module.work, files[0]))
+            mapped = bench.finished(bench.submit_map(module.work, [files]))
+            silent = bench.finished(bench.submit(module.work, files[0], observe=False))
+    finally:
+        del os.environ["SUITE_MODE"]
+    assert bench.value(called.ref) == "one!"
+    assert bench.value(mapped.ref) == ["one!", "two!"]
+    inputs = [[(each.kind, each.name) for each in items.inputs] for items in mapped.observed]
+    assert inputs == [[("file", f"{name}.txt"), ("variable", "SUITE_MODE")] for name in ("one", "two")]
+    assert called.observed[0].inputs == mapped.observed[0].inputs
+    environment = {"SUITE_MODE": "!"}
+    assert first_changed(called.observed[0].inputs, root=bench.folder, environment=environment) is None
+    assert silent.observed == ()
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -698,6 +744,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_function_that_cannot_travel_is_refused,
     check_a_module_that_workers_lack_is_an_environment_mismatch,
     check_code_that_differs_on_the_worker_is_an_environment_mismatch,
+    check_an_edit_during_a_run_does_not_change_it,
     check_a_killed_worker_is_told_and_harms_nobody_else,
     check_a_worker_that_exits_is_told_with_its_code,
     check_a_chunk_dies_as_a_whole,
@@ -709,6 +756,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,
     check_a_checkpoint_folder_belongs_to_the_key,
+    check_what_a_task_reads_is_recorded,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,

@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Protocol
 
+import msgspec
+
 from hooke.base.errors import CorruptObject, MissingObject
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 from hooke.store.backend import Backend, Fill, ObjectSink
-from hooke.store.entries import Entry
+from hooke.store.entries import MOST_VARIANTS, Entry
 from hooke.store.objects import name_of
 from hooke.store.store import Store
 
@@ -329,6 +331,67 @@ def _each_key_is_computed_once(place: StorePlace) -> None:
     assert sorted(computed) == [f"{number:032x}" for number in range(15)], "each key is computed once"
 
 
+def _made_from(store: Store, number: int) -> MadeFrom:
+    """A manifest of its own, in an object of its own."""
+    return MadeFrom(id=f"{number:032x}", deep=store.put(b"manifest" + _value(number)))
+
+
+def _newest(store: Store, key: str) -> MadeFrom | None:
+    found = store.find(key, lambda _: True)
+    return found.made_from if found is not None else None
+
+
+def _a_key_has_a_result_for_each_of_its_inputs(place: StorePlace) -> None:
+    store, key = place.open(), "k" * 32
+    store.commit(_entry(key, store.put("read nothing")))
+    made = [_made_from(store, number) for number in range(MOST_VARIANTS + 1)]
+    for number, made_from in enumerate(made):
+        entry = msgspec.structs.replace(_entry(key, store.put(_value(number))), made_from=made_from)
+        place.open().commit(entry)
+    assert store.find(key) is None, (
+        "a result that was made from observed inputs counts for nobody who does not check them"
+    )
+    for number, made_from in enumerate(made):
+        found = place.open().find(key, lambda each, wanted=made_from: each.id == wanted.id)
+        assert (found is not None) == (number > 0), "the newest sixteen are kept"
+        assert found is None or store.get(found.ref) == _value(number), "each with its own inputs"
+    assert _newest(store, key) == made[-1], "of several that count it is the newest"
+    newest = store.find(key, lambda _: True)
+    assert newest is not None
+    place.damage(name_of(newest.ref.digest))
+    assert store.verify(remove=True).removed, "damage is found"
+    assert _newest(store, key) == made[-2], "a damaged result takes no other of its key along"
+    usage = store.usage()
+    store.gc(usage.bytes - usage.unreferenced - 1)
+    kept = [each for each in store.entries() if each.key == key]
+    assert len(kept) == MOST_VARIANTS - 2, "an eviction removes one result of the key, and the damaged one"
+    assert store.remove(key), "what is removed is removed with all its results"
+    assert store.find(key, lambda _: True) is None
+
+
+def _an_item_has_a_result_for_each_of_its_inputs(place: StorePlace) -> None:
+    store, recipe, keys = place.open(), "a" * 32, bytes(range(64))
+    facts = {"task": "t", "run": "r", "seconds": 1.0}
+    place.open().commit_items(recipe, keys, store.put(["old"] * 4), **facts)
+    made = [_made_from(store, number) for number in range(MOST_VARIANTS + 1)]
+    for number, made_from in enumerate(made):
+        pieces = [ItemsMadeFrom(lo=1, hi=3, made_from=made_from)]
+        place.open().commit_items(recipe, keys, store.put([_value(number)] * 4), pieces=pieces, **facts)
+    assert [hit[:2] for hit in store.find_items(recipe, keys)] == [(0, 1), (3, 4)], (
+        "items 1 and 2 read something"
+    )
+    for number, made_from in enumerate(made):
+        hits = place.open().find_items(recipe, keys, lambda each, wanted=made_from: each.id == wanted.id)
+        found = {item: store.get(hit.ref)[hit.start] for hit in hits for item in range(hit.lo, hit.hi)}
+        assert found.keys() == ({0, 1, 2, 3} if number else {0, 3}), "the newest sixteen are kept"
+        assert number == 0 or found[1] == found[2] == _value(number), "each with its own inputs"
+    unsettled = [ItemsMadeFrom(lo=0, hi=4, made_from=MadeFrom(id="x", unsettled="it changed what it read"))]
+    place.open().commit_items("b" * 32, keys, store.put([1] * 4), pieces=unsettled, **facts)
+    assert store.find_items("b" * 32, keys, lambda _: True) == [], "what is unsettled is not kept"
+    assert store.remove(recipe)
+    assert store.find_items(recipe, keys, lambda _: True) == []
+
+
 _STORE_CHECKS: tuple[Callable[[StorePlace], None], ...] = (
     _damage_is_never_served,
     _sync_is_of_others_too,
@@ -336,4 +399,6 @@ _STORE_CHECKS: tuple[Callable[[StorePlace], None], ...] = (
     _claims_end_at_once,
     _stores_leave_no_thread,
     _each_key_is_computed_once,
+    _a_key_has_a_result_for_each_of_its_inputs,
+    _an_item_has_a_result_for_each_of_its_inputs,
 )

@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import threading
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from hooke.base.forks import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.reader import Segment, read
-from hooke.journal.run_view import AttemptsView
+from hooke.journal.run_view import AttemptFacts, AttemptsView
 
 __all__ = [
     "SUFFIX",
     "Artifact",
+    "CurvePart",
     "DroppedCallCounter",
     "DroppedCalls",
     "Logged",
     "LoggedNote",
+    "Owner",
     "Point",
+    "curve_parts",
     "dropped_calls_in",
+    "limits_before",
     "logged_in",
 ]
 
@@ -130,6 +136,92 @@ def dropped_calls_in(folder: Path) -> dict[str, DroppedCalls]:
     return found
 
 
+# --- Curves across attempts: a training that goes on from a checkpoint has one curve.
+
+Owner: TypeAlias = tuple[int | None, int | None]
+"""The attempt and item that logged something; both None for the run itself."""
+
+
+class CurvePart(NamedTuple):
+    """Which values of an attempt count: those of a metric below its limit, a step. Without limits, all."""
+
+    ends_in: int | None
+    """The attempt with the end of the curve."""
+    limits: Mapping[str, float] | None = None
+
+    def limit(self, metric: str) -> float:
+        """The step from which on a later attempt's values replace this one's."""
+        return math.inf if self.limits is None else self.limits.get(metric, -math.inf)
+
+
+_Steps = Mapping[str, tuple[int, int]]
+"""Metric -> its first and last step."""
+
+
+def curve_parts(
+    steps: Mapping[Owner, _Steps], attempts: Mapping[int, AttemptFacts]
+) -> dict[Owner, CurvePart]:
+    """Which values of these owners count. Those that are left out count not at all.
+
+    Of several attempts at one item the one that finished counts, else the
+    last. An earlier one counts up to the step at which that one went on, if it went on after the first step: then
+    it began from a checkpoint. Otherwise it began anew, and nothing of the earlier ones counts.
+    """
+    groups: dict[object, list[tuple[bool, int, Owner]]] = defaultdict(list)
+    for owner in steps:
+        known = attempts.get(owner[0]) if owner[0] is not None else None
+        group = (known.node, known.task, owner[1]) if known is not None else owner
+        is_done = known is not None and known.status == "finished"
+        groups[group].append((is_done, owner[0] or 0, owner))
+    parts: dict[Owner, CurvePart] = {}
+    for members in groups.values():
+        _, number, counts = max(members)
+        parts[counts] = CurvePart(counts[0])
+        earlier = sorted(
+            (owner for _, other, owner in members if other < number), key=lambda owner: -(owner[0] or 0)
+        )
+        same = [owner for owner in earlier if _key(owner, attempts) == _key(counts, attempts)]
+        limits = limits_before({name: low for name, (low, _) in steps[counts].items()}, same, steps)
+        parts |= {owner: CurvePart(counts[0], found) for owner, found in limits.items()}
+    return parts
+
+
+def _key(owner: Owner, attempts: Mapping[int, AttemptFacts]) -> str:
+    """The key of an attempt's node: another one if it was edited between."""
+    known = attempts.get(owner[0] or 0)
+    return known.key if known is not None else ""
+
+
+def limits_before(
+    first: Mapping[str, int], earlier: Iterable[Owner], steps: Mapping[Owner, _Steps]
+) -> dict[Owner, Mapping[str, float]]:
+    """The limits of `earlier` attempts, the latest first, before one with these `first` steps of its metrics."""
+    limits: dict[Owner, Mapping[str, float]] = {}
+    lowest = dict(first)
+    for owner in earlier:
+        found = _went_on_at(lowest, steps[owner])
+        if found is None:
+            continue
+        limits[owner] = found
+        for name, (low, _) in steps[owner].items():
+            if low < found[name]:
+                lowest[name] = min(low, lowest.get(name, low))
+    return limits
+
+
+def _went_on_at(first: Mapping[str, int], earlier: _Steps) -> Mapping[str, float] | None:
+    """Metric of the earlier attempt -> the step up to which it counts, before an attempt with these `first` steps.
+
+    None if that attempt began anew. One that logged no metric continues at the end.
+    """
+    if not first:
+        return dict.fromkeys(earlier, math.inf)
+    later = [first[name] for name, (low, _) in earlier.items() if first.get(name, low) > low]
+    if not later:
+        return None
+    return {name: min(first.get(name, math.inf), *later) for name in earlier}
+
+
 # --- The logged values of a run, read from its journal.
 
 
@@ -178,10 +270,23 @@ class Logged:
     artifacts: list[Artifact] = field(default_factory=list)
     refused: dict[str, DroppedCalls] = field(default_factory=dict)
     """The dropped calls, by segment."""
+    _parts: dict[Owner, CurvePart] = field(default_factory=dict)
 
     def metric(self, name: str) -> list[Point]:
-        """The values of one metric."""
+        """The values of one metric, also of attempts that failed."""
         return [point for point in self.points if point.name == name]
+
+    def curve(self, name: str) -> list[Point]:
+        """The values of one metric that count, as in tables and charts.
+
+        Of several attempts at the same items, the one that finished counts, and the part of earlier ones before the step
+        at which it went on from a checkpoint.
+        """
+        return [point for point in self.points if point.name == name and self._counts(point)]
+
+    def _counts(self, point: Point) -> bool:
+        part = self._parts.get((point.attempt, point.item))
+        return part is not None and point.step < part.limit(point.name)
 
 
 def logged_in(folder: Path) -> Logged:
@@ -218,7 +323,17 @@ def logged_in(folder: Path) -> Logged:
         logged.points.sort(key=lambda point: point.at)
     logged.params, logged.tags = list(params.values()), list(tags.values())
     logged.artifacts = list(artifacts.values())
+    logged._parts = curve_parts(_steps(logged.points), view.attempts)  # noqa: SLF001 - it makes the object
     return logged
+
+
+def _steps(points: Iterable[Point]) -> dict[Owner, dict[str, tuple[int, int]]]:
+    found: dict[Owner, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for point in points:
+        of_owner = found[point.attempt, point.item]
+        low, high = of_owner.get(point.name, (point.step, point.step))
+        of_owner[point.name] = min(low, point.step), max(high, point.step)
+    return found
 
 
 def _events(segments: list[Segment]) -> Iterable[Event]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hooke.journal import events
+from hooke.journal.events import WITH_FAILURES
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
@@ -219,6 +220,11 @@ class _Driver:
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
     held: set[int] = field(default_factory=set)
+    failed: dict[int, set[int]] = field(default_factory=dict)
+    """Of maps that go on: the items that failed for good."""
+    skipped: dict[int, set[int]] = field(default_factory=dict)
+    tainted: set[int] = field(default_factory=set)
+    """Nodes with results that depend on a list which lacks items."""
     place: events.CapacityChanged = field(default_factory=lambda: events.CapacityChanged(slots=0, cpus=0.0))
     doomed: bool = False
     stopped: bool = False
@@ -289,14 +295,18 @@ class _Judge:
             return
         self._settle_accounts()
         self._check_beaten()
-        if driver.flights and status in {"finished", "failed", "stopped"}:
+        if driver.flights and status in {"finished", WITH_FAILURES, "failed", "stopped"}:
             self._wrong(f"leak: attempts {sorted(driver.flights)} were neither answered nor cancelled")
         if status == "failed" and not driver.doomed:
             self._wrong("the run failed, but no item had used up its retries")
         if status == "stopped" and not driver.stopped:
             self._wrong("the run was stopped, but nobody asked for it")
-        if status == "finished":
+        if status in {"finished", WITH_FAILURES}:
             self._all_is_done()
+        if status == WITH_FAILURES and not any(driver.failed.values()):
+            self._wrong("the run finished with failures, but no item failed for good")
+        if status == "finished" and (lacking := [root for root in self.roots if self._gone(root)]):
+            self._wrong(f"the run is finished without failures, but nodes {lacking} lack items")
 
     def _all_is_done(self) -> None:
         for root in self.roots:
@@ -338,6 +348,10 @@ class _Judge:
         if items & self._known(node):
             self._wrong(
                 f"attempt {attempt} runs items of node {node} that are done: {sorted(items & self._known(node))}"
+            )
+        if items & self._gone(node):
+            self._wrong(
+                f"attempt {attempt} runs items of node {node} that were left out: {sorted(items & self._gone(node))}"
             )
         if items & self.done[node]:
             self._wrong(
@@ -433,15 +447,20 @@ class _Judge:
             case events.AttemptFinished():
                 self._answered(event)
                 self._beat(event)
+                self._check_taint(event)
                 self._finish(event, event.lo, event.hi)
             case events.AttemptFailed():
                 self._answered(event)
+                self._check_taint(event)
                 if event.ref is not None:
                     self._finish(event, event.lo, event.lo + event.done)
                 self._count_failure(event)
             case events.ItemsFound():
                 self._find(event)
+            case events.ItemsSkipped():
+                self._skip(event)
             case events.MapExpanded():
+                self._check_taint(event)
                 self._expand(event)
             case events.RetryPlanned() if event.number > 1:
                 self.driver.delayed[event.node, event.lo] = event.due
@@ -472,16 +491,41 @@ class _Judge:
                 f"twice: items {sorted(again)} of node {event.node} are recorded again by attempt {event.attempt}"
             )
         self._known(event.node).update(range(lo, hi))
-        self.done[event.node].update(range(lo, hi))
+        if not event.tainted:
+            self.done[event.node].update(range(lo, hi))
+        elif hi > lo:
+            self.driver.tainted.add(event.node)
+
+    def _check_taint(self, event: events.AttemptFinished | events.AttemptFailed | events.MapExpanded) -> None:
+        """What was computed from a list that lacks items, or from such a result, is said to be."""
+        from_lacking = any(
+            use.node in self.driver.tainted or (not use.elementwise and bool(self._gone(use.node)))
+            for use in self.graph.nodes[event.node].uses
+        )
+        found_list = isinstance(event, events.MapExpanded) and not event.tainted
+        if event.tainted != from_lacking and not found_list:
+            self._wrong(f"{type(event).__name__} of node {event.node} is tainted: {event.tainted}")
+
+    def _skip(self, event: events.ItemsSkipped) -> None:
+        items = set(range(event.lo, event.hi))
+        uses = [use for use in self.graph.nodes[event.node].uses if use.elementwise]
+        if not any(use.node == event.parent and items <= self._gone(use.node) for use in uses):
+            self._wrong(f"items {sorted(items)} of node {event.node} are skipped without a reason")
+        if items & (self._known(event.node) | self._gone(event.node)):
+            self._wrong(f"items {sorted(items)} of node {event.node} are skipped that had ended")
+        self.driver.skipped.setdefault(event.node, set()).update(items)
 
     def _find(self, event: events.ItemsFound) -> None:
         again = set(range(event.lo, event.hi)) & self._known(event.node)
         if again:
             self._wrong(f"twice: items {sorted(again)} of node {event.node} are found that were known")
         self._known(event.node).update(range(event.lo, event.hi))
-        self.done[event.node].update(range(event.lo, event.hi))
+        if not event.tainted:
+            self.done[event.node].update(range(event.lo, event.hi))
 
     def _expand(self, event: events.MapExpanded) -> None:
+        if event.tainted:
+            self.driver.tainted.add(event.node)
         if self.items[event.node] is not None:
             self._wrong(f"twice: the list of node {event.node} was read again")
         self.items[event.node] = event.items
@@ -490,6 +534,8 @@ class _Judge:
                 use.elementwise and self.items[use.node] is not None for use in node.uses
             ):
                 self.items[node.id] = event.items
+                if event.tainted:
+                    self.driver.tainted.add(node.id)
 
     def _count_failure(self, event: events.AttemptFailed) -> None:
         bad = event.lo + event.done
@@ -507,7 +553,11 @@ class _Judge:
         tries = self.plans[event.node].retries + 1
         if failures > tries:
             self._wrong(f"item {item} failed {failures} times, with {tries} tries declared")
-        self.driver.doomed |= failures >= tries or not event.failure.retryable
+        if failures >= tries or not event.failure.retryable:
+            if self.graph.nodes[event.node].on_error == "continue" and item[1] >= 0:
+                self.driver.failed.setdefault(event.node, set()).add(item[1])
+            else:
+                self.driver.doomed = True
 
     def _grows(self, item: tuple[int, int]) -> bool:
         before = self._memory(*item)
@@ -533,9 +583,13 @@ class _Judge:
     def _known(self, node: int) -> set[int]:
         return self.driver.known[node]
 
+    def _gone(self, node: int) -> set[int]:
+        """Items that this driver leaves out."""
+        return self.driver.failed.get(node, set()) | self.driver.skipped.get(node, set())
+
     def _complete(self, node: int) -> bool:
         items = self.items[node]
-        return items is not None and len(self._known(node)) >= items
+        return items is not None and len(self._known(node)) + len(self._gone(node)) >= items
 
     def _ready(self) -> list[int]:
         """Nodes with something that may start now, by every rule but the room for it."""
@@ -559,7 +613,7 @@ class _Judge:
             whole = Flight(node, "expand", range(0))
             able = self.graph.nodes[node].is_dynamic and not flying and -1 not in late
             return able and all(self._met(use, whole) for use in self.graph.nodes[node].uses)
-        left = set(range(items)) - self._known(node) - busy - late
+        left = set(range(items)) - self._known(node) - self._gone(node) - busy - late
         uses = self.graph.nodes[node].uses
         return any(all(self._met(use, Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
 

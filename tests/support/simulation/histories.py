@@ -17,10 +17,26 @@ from typing import Any
 
 from tests.support.simulation.checks import Story, broken, described, refuse
 from tests.support.simulation.fake_engine import SimEngine, Tries
-from tests.support.simulation.programs import draw_program, pipeline_of, with_gangs
+from tests.support.simulation.programs import (
+    Program,
+    as_it_ended,
+    draw_program,
+    pipeline_of,
+    with_gangs,
+    with_on_error,
+)
 from tests.support.simulation.sim_store import SimJournal, SimStore
 
-from hooke.journal.events import Event, NodePlanned, RunFinished, RunStarted
+from hooke.journal.events import (
+    WITH_FAILURES,
+    AttemptFailed,
+    AttemptFinished,
+    Event,
+    ItemsFound,
+    NodePlanned,
+    RunFinished,
+    RunStarted,
+)
 from hooke.journal.reader import read
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.finished_results import Recovered, recover
@@ -55,6 +71,8 @@ class History:
     trace: tuple[Record, ...]
     journal: tuple[Event, ...]
     """As read back from the disk at the end."""
+    wrong: tuple[str, ...]
+    """What the store held under a key, or a run with failures returned, other than plain Python gives."""
     status: str | None
     result: Any
     expected: Any
@@ -69,7 +87,7 @@ def check(history: History) -> None:
         trace=history.trace,
         journal=history.journal,
     )
-    problems = broken(story)
+    problems = [*broken(story), *history.wrong]
     if history.status != "finished":
         problems.append(f"the run did not finish in the end, but: {history.status}")
     elif history.result != history.expected:
@@ -107,11 +125,14 @@ class _Play:
     store: SimStore = field(init=False)
     keys: GraphKeys = field(init=False)
     tries: Tries = field(init=False)
+    program: Program = field(init=False)
     values: list[Any] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     result: Any = None
 
     def history(self) -> History:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
+        self.program = program = with_on_error(program, self.world.chance("on error"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))
         self.plans = tuple(plan_of(node.task.resources) for node in self.graph.nodes)
@@ -129,6 +150,7 @@ class _Play:
             keys=tuple(key.key for key in self.keys.nodes),
             trace=tuple(self.world.trace),
             journal=tuple(self._journalled()),
+            wrong=tuple(self.wrong),
             status=status,
             result=self.result,
             expected=expected,
@@ -172,6 +194,7 @@ class _Play:
             engine.close()
             journal.close()
         self.world.note("end", (status, sorted(self.store.claims.mine)))
+        self._check_store()
         self.world.clock.time += 1.0
         return status
 
@@ -199,14 +222,60 @@ class _Play:
         )
         status = self.runner_class(parts).run()
         self.world.note("left", tuple(sorted(state.running)))
-        if status == "finished":
+        if status in ("finished", WITH_FAILURES):
             refer = CallMaker(self.graph, self.keys, state, self.store).refer
             self.result = unpack(pack(self.graph.output, refer), self.store)
+        if status == WITH_FAILURES:
+            self._check_what_is_left()
         journal.append(RunFinished(status=status))
         return status
 
     def _journalled(self) -> list[Event]:
         return [event for segment in read(self.folder) for event in segment.events]
+
+    # -- what failed items must not spoil ----------------------------------------------------------
+
+    def _check_what_is_left(self) -> None:
+        """The result of a run with failures is what plain Python makes of the items that did not fail."""
+        found: list[set[int]] = [set() for _ in self.graph.nodes]
+        own: list[set[int]] = [set() for _ in self.graph.nodes]
+        begun = max(at for at, record in enumerate(self.world.trace) if record.what == "driver")
+        for event in [record.facts for record in self.world.trace[begun:] if record.what == "journal"]:
+            match event:
+                case ItemsFound(tainted=True):
+                    return  # which items they are is told by a list that is not the whole one
+                case ItemsFound():
+                    found[event.node].update(range(event.lo, event.hi))
+                case AttemptFinished() if event.expanded is None:
+                    own[event.node].update(range(event.lo, event.hi))
+                case AttemptFailed(ref=ref) if ref is not None:
+                    own[event.node].update(range(event.lo, event.lo + event.done))
+                case _:
+                    pass
+        expected = as_it_ended(self.program, self.values, found=found, own=own)
+        if self.result != expected:
+            self.wrong.append(f"a run with failures returned {self.result!r}; left is {expected!r}")
+
+    def _check_store(self) -> None:
+        """What is stored under a key is what its recipe gives where nothing fails."""
+        for node in self.graph.nodes:
+            value, key = self.values[node.id], self.keys[node.id]
+            if node.kind == "call":
+                entry = self.store.find(key.key)
+                stored = [(value, self.store.get(entry.ref))] if entry is not None else []
+            else:
+                keys = self.keys.items(node.id)
+                whole = keys is not None and len(keys) == 16 * len(value)  # else the list lacked items itself
+                hits = self.store.find_items(key.recipe, keys) if whole and keys is not None else ()
+                stored = [
+                    (value[hit.lo : hit.hi], self.store.get(hit.ref)[hit.start :][: hit.hi - hit.lo])
+                    for hit in hits
+                ]
+            self.wrong += [
+                f"stored for node {node.id} is {there!r}, and its recipe gives {due!r}"
+                for due, there in stored
+                if due != there
+            ]
 
     # -- what others do ----------------------------------------------------------------------------
 

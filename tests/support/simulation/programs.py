@@ -14,10 +14,12 @@ from typing import Any
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Resources, Task
 
-__all__ = ["Program", "Step", "draw_program", "pipeline_of", "with_gangs"]
+__all__ = ["Program", "Step", "as_it_ended", "draw_program", "pipeline_of", "with_gangs", "with_on_error"]
 
 GIB = 2**30
 GANGS = 1 / 3
+GOES_ON = 1 / 3
+MAPS = frozenset({"static", "constants", "step", "columns"})
 _MODULUS = 10_007
 
 Note = Callable[[Any], None]
@@ -61,6 +63,8 @@ class Step:
     inputs: tuple[tuple[int, tuple[int, ...]], ...] = ()
     constant: int = 0
     items: int = 0
+    on_error: str = "raise"
+    """Of a map."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +94,19 @@ def _take(step: Step, results: Sequence[Any]) -> Any:
         return step.task(*used, step.constant)
     if step.kind == "single":
         return step.task(*used or [step.constant])
+    columns, keyword = _columns(step, used)
+    return step.task.map(*columns, **keyword, on_error=step.on_error)
+
+
+def _columns(step: Step, used: Sequence[Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    """What a map goes over, and its keyword."""
     if step.kind == "static":
-        return step.task.map(range(step.constant, step.constant + step.items), **_keyword(used))
+        return [range(step.constant, step.constant + step.items)], _keyword(used)
     if step.kind == "constants":
-        return step.task.map([*used, *range(step.items)])
+        return [[*used, *range(step.items)]], {}
     if step.kind == "step":
-        return step.task.map(used[0], **_keyword(used[1:]))
-    return step.task.map(*used)
+        return used[:1], _keyword(used[1:])
+    return used, {}
 
 
 def _keyword(used: Sequence[Any]) -> dict[str, Any]:
@@ -263,3 +273,63 @@ def with_gangs(program: Program, random: Random) -> Program:
     }
     steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
     return replace(program, steps=tuple(steps))
+
+
+def with_on_error(program: Program, random: Random) -> Program:
+    """The program with some of its maps going on after errors, in one history of three.
+
+    No step uses a part of a list that may lack items: a pipeline cannot.
+    """
+    if random.random() > GOES_ON:
+        return program
+    partial: set[int] = set()
+    steps: list[Step] = []
+    for at, step in enumerate(program.steps):
+        inputs = tuple((of, () if of in partial else path) for of, path in step.inputs)
+        goes_on = step.kind in MAPS and random.random() < 0.85
+        follows = {"step": inputs[:1], "columns": inputs}.get(step.kind, ())
+        if goes_on or any(of in partial for of, _ in follows):
+            partial.add(at)
+        steps.append(replace(step, inputs=inputs, on_error="continue" if goes_on else "raise"))
+    return replace(program, steps=tuple(steps))
+
+
+def as_it_ended(
+    program: Program, whole: Sequence[Any], *, found: Sequence[set[int]], own: Sequence[set[int]]
+) -> Any:
+    """The result of a run that left items out. `found` and `own` are the items of each step that have results.
+
+    What was found is as in the `whole` results, where nothing failed; what the run did itself is computed again, from lists
+    that lack what it lacked.
+    """
+    results: list[Any] = []
+    for at, step in enumerate(program.steps):
+        used = [_part(_as_list(results[of]), path) if own[at] else None for of, path in step.inputs]
+        if step.kind in MAPS:
+            by_place = [results[of] for of, _ in step.inputs]
+            results.append(_places(step, used, by_place, whole[at], found[at], own[at]))
+        elif own[at]:
+            arguments = [*used, step.constant] if step.kind == "call" else used or [step.constant]
+            results.append(step.task.function(*arguments))
+        else:
+            results.append(whole[at] if found[at] else None)
+    return {"parts": [_as_list(results[at]) for at in program.returned], "constant": 5}
+
+
+def _places(
+    step: Step, used: list[Any], by_place: list[Any], whole: Any, found: set[int], own: set[int]
+) -> dict[int, Any]:
+    """Place -> result of a map."""
+    columns, keyword = _columns(step, used)
+    if step.kind in ("step", "columns"):  # item by item over maps; over a list as it is
+        columns = by_place[: len(columns)]
+    return {
+        place: whole[place]
+        if place in found
+        else step.task.function(*(column[place] for column in columns), **keyword)
+        for place in sorted(found | own)
+    }
+
+
+def _as_list(result: Any) -> Any:
+    return list(result.values()) if isinstance(result, dict) else result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 from hooke.base.ref import Ref
 from hooke.journal.events import Event
@@ -86,12 +87,10 @@ class SimStore(Store):
         self.world.step()
         super().commit(entry)
 
-    def commit_items(
-        self, recipe: str, keys: bytes, ref: Ref, *, task: str, run: str, seconds: float
-    ) -> None:
+    def commit_items(self, recipe: str, keys: bytes, ref: Ref, **facts: Any) -> None:
         """See Store."""
         self.world.step()
-        super().commit_items(recipe, keys, ref, task=task, run=run, seconds=seconds)
+        super().commit_items(recipe, keys, ref, **facts)
 
 
 class SimJournal(Journal):

@@ -356,8 +356,14 @@ def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
         for nodes in alike.values():
             yield _headline(task, nodes)
             yield from (f"    {line}" for line in _story(nodes[0], whys, said))
+            yield from _unsettled(nodes)
         if only:
             yield from _notes([each for each in whys if each.task == task])
+
+
+def _unsettled(nodes: list[Why]) -> Iterator[str]:
+    for reason in dict.fromkeys(each.unsettled for each in nodes if each.unsettled):
+        yield f"    its result counts in this run only, because of {reason}"
 
 
 def _headline(task: str, nodes: list[Why]) -> str:

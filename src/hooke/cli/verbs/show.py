@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from hooke.base.errors import UsageError
+from hooke.base.observed import describe
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.journal import events
@@ -186,6 +187,17 @@ def _said(view: RunView, event: events.Event) -> str:
         case events.AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
             task = _task(view, event.node)
             return f"{task}: attempt {event.attempt} finished first; {beaten.attempt} is abandoned"
+        case events.InputsChanged(inputs=(_, *_) as inputs):
+            return f"{_task(view, event.node)} runs again: {'; '.join(map(describe, inputs))}"
+        case events.AttemptFinished() if reasons := [
+            each.unsettled for each in event.observed if each.unsettled
+        ]:
+            task = _task(view, event.node)
+            return (
+                ""
+                if view.nodes[event.node].unsettled
+                else f"{task}: its result counts in this run only, because {reasons[0]}"
+            )
         case events.WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
         case FleetDecided():

@@ -275,18 +275,28 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
     here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
     if not shares:
         own = private_folder("runs") / f"{session.id}-{os.getpid()}"  # one of several on this machine
-        work = own / "work"
+        root = own / "work"
+        work = root / _below_root(session)
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = msgspec.structs.replace(
             here,
             logs=str(own / "logs"),
             folder=str(work),
+            root=None if session.root is None else str(root),
             tracking=None if session.tracking is None else str(own),
             # A database in a file of the driver's machine is not here.
             mlflow=None if session.mlflow is None or session.mlflow.local else session.mlflow,
         )
     versions = versions_here(probe.names, path)  # those that its workers will import
     return here, ProbeAnswer(shares=shares, alike=alike, versions=versions, stored=stored)
+
+
+def _below_root(session: HostSession) -> str:
+    """The working directory in the project, so that relative paths mean the same file of the project as at the driver."""
+    if session.root is None:
+        return ""
+    below = os.path.relpath(os.path.realpath(session.folder), os.path.realpath(session.root))
+    return "" if below.split(os.sep)[0] == ".." else below
 
 
 def _reads(file: str) -> str:

@@ -192,6 +192,8 @@ class WorkerHost:
             secret=session.secret,
             log=str(Path(session.logs) / f"{name}.log"),
             folder=session.folder,
+            root=session.root,
+            driver=session.driver,
             durable=session.durable,
             tracking=session.tracking,
             mlflow=session.mlflow,

@@ -34,6 +34,7 @@ from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
+from hooke.pipeline.isolation import watched_environment
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
@@ -165,6 +166,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Distributions whose versions may differ from the driver's."""
     code: Ref | None = None
     """As in the EngineContext."""
+    root: str | None = None
+    """As in the EngineContext; on another host the folder of its workers."""
+    driver: str = ""
+    """The process that the run belongs to; empty where a worker cannot outlive it."""
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -185,6 +190,8 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     keys: bytes = b""
     checkpoints: CheckpointOwner | None = None
     uses_library: bool = False
+    observe: bool = True
+    variables: dict[str, str | None] = {}
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -249,6 +256,8 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         keys=call.keys,
         checkpoints=call.checkpoints,
         uses_library=uses_library,
+        observe=call.observe,
+        variables=dict(call.variables),
     )
 
 
@@ -261,6 +270,7 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
+        self.driver = hello.driver
         self._library = hello.library
         self.allowed = hello.allowed
         self.script = StandIn(hello.script)
@@ -281,7 +291,10 @@ class _Session:
             log=self.output,
             alone=True,
             tracker=self.tracker,
+            root=Path(hello.root) if hello.root is not None else None,
         )
+        if hello.root is not None:
+            self.worker.observe(hello.root, hello.secret)
 
     def connect(self) -> None:
         """Connect this process to the library of its cluster, once."""
@@ -338,7 +351,7 @@ class _Server:
 
     def _begin(self, hello: Hello) -> None:
         if self._session is not None:
-            if self._session.worker.replaced or self._files.edited():
+            if self._session.worker.replaced or self._files.edited() or self._outlived(hello):
                 self._send(STALE)
                 return
             self._session.close()
@@ -349,6 +362,16 @@ class _Server:
                 del kept[digest]
         self._used.clear()
         self._send(READY)
+
+    def _outlived(self, hello: Hello) -> bool:
+        """Whether modules were imported for another driver, and read files or variables that have changed since."""
+        assert self._session is not None
+        observer = self._session.worker.observer
+        return (
+            hello.driver != self._session.driver
+            and observer is not None
+            and bool(observer.imports_outdated())
+        )
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
         if session.worker.replaced:
@@ -365,11 +388,15 @@ class _Server:
                 self._say(task.failed(worker.clock.now(), failure, worker.name))
             return
         os.chdir(session.folder)  # whatever the previous task did
+        work = _work(task, function)
+        if session.worker.outdated(work):
+            self._send(STALE)
+            return
         self._bound(task.memory)
         session.script.show(function)
         if task.uses_library:
             session.connect()
-        self._say(session.worker.run(_work(task, function)))
+        self._say(session.worker.run(work))
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
         self._used.add(task.digest)
@@ -427,6 +454,8 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         shown=task.shown,
         memory=task.memory,
         keys=task.keys,
+        observe=task.observe,
+        variables=task.variables,
         checkpoints=task.checkpoints,
     )
 
@@ -455,4 +484,5 @@ def main(fd: int, lifeline: int) -> None:
     """Serve attempts from the socket `fd` until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
-    _Server(Channel(fd), lifeline).serve()
+    with watched_environment():  # a module may read a variable when it is imported, before a task begins
+        _Server(Channel(fd), lifeline).serve()

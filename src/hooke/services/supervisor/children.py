@@ -211,6 +211,8 @@ class Replicas:
         self._shares = shares
         self._lease_s = options.lease_s
         self._memory_bytes = options.memory_bytes
+        self.kept_body = 0
+        """Bytes of a body that the proxy keeps for another replica."""
         self._idempotent = shares.declared.idempotent
         self._generations: dict[str, Generation] = {}
 
@@ -251,6 +253,8 @@ class Replicas:
                     lease_s=self._lease_s,
                     memory_bytes=self._memory_bytes,
                     among=among,
+                    # The only replica would be asked again, and refuse again.
+                    pass_on_bytes=self.kept_body if among > 1 else 0,
                     second_tries=str(self._folder.second_tries) if self._idempotent else "",
                 )
                 return msgspec.json.encode(made).decode()

@@ -55,6 +55,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The memory above which it is replaced."""
     among: int = 1
     """The number of replicas that share the machine's free memory."""
+    pass_on_bytes: int = 0
+    """The proxy keeps so many bytes of a body, for another replica if this one is full. 0: there is no other."""
     second_tries: str = ""
     """The file of the `SecondTries` of an idempotent service."""
 
@@ -170,6 +172,7 @@ def main(order: ReplicaOrder) -> int:
     replica = Replica(declared, auth=generation.make_auth(), body_room=room)
     if order.second_tries:
         replica.second_tries = SecondTries(Path(order.second_tries))
+    replica.pass_on(order.pass_on_bytes)
     reporter = ReplicaReporter(replica, order.name)
     control = Control(
         socket.socket(fileno=order.control),

@@ -145,6 +145,7 @@ class Supervisor:
             self.folder.metrics_socket,
             project=self._project,
         )
+        self.replicas.kept_body = settings.kept_body
         return ProxyChild(
             self.folder,
             settings,
