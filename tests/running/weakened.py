@@ -17,6 +17,7 @@ from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline import node_keys
 from hooke.pipeline.runner import Runner
 from hooke.running import driver
+from hooke.store import map_index
 from hooke.store.entries import Hit
 from hooke.store.map_index import MapIndex
 from hooke.store.store import Claim, Entry, Store
@@ -67,6 +68,7 @@ def lists_by_code(patch: pytest.MonkeyPatch) -> None:
 def the_evicted_is_there(patch: pytest.MonkeyPatch) -> None:
     """What is gone counts as there."""
     patch.setattr(Store, "keep", lambda _self, refs: [True] * len(refs))
+    patch.setattr(map_index, "are_whole", lambda _backend, refs: [True] * len(refs))
 
 
 def removing_does_nothing(patch: pytest.MonkeyPatch) -> None:
