@@ -1,13 +1,15 @@
 """Modules are imported as they were kept, also where the file is another one, or gone."""
 
 import importlib
+import linecache
 import sys
+import textwrap
 import traceback
 import types
 
 import pytest
 
-from hooke.base.pinned_modules import import_pinned, pin_modules
+from hooke.base.pinned_modules import LARGEST, import_pinned, pin_modules
 
 NAMES = ("kept_alone", "kept_package", "kept_package.inner")
 
@@ -55,6 +57,69 @@ def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
     sys.modules.pop("kept_package.other")
 
 
+SOURCES = {
+    "kept_alone.py": """
+        import importlib
+        def later(name):
+            from kept_space.low import inside
+            importlib.import_module("kept_constant")
+            importlib.import_module(f"kept_plugins.{name}")
+            import json, kept_large, kept_broken
+        def other(): import kept_package.one as one; return one
+    """,
+    "kept_space/low/inside.py": "from .. import beside",
+    "kept_space/low/other.py": "",
+    "kept_space/beside.py": "raise RuntimeError",
+    "kept_constant.py": "",
+    "kept_plugins/__init__.py": "",
+    "kept_plugins/a.py": "",
+    "kept_plugins/below/__init__.py": "",
+    "kept_plugins/data/b.py": "",
+    "kept_large.py": "# " + "x" * LARGEST,
+    "kept_broken.py": "def = 1",
+    "kept_package/__init__.py": "",
+    "kept_package/one.py": "def far():\n  from .two import name\n  from ... import gone",
+    "kept_package/two.py": "import kept_alone",
+    "kept_unused.py": "",
+}
+
+
+def test_what_functions_would_import_is_kept_and_nothing_is_run_for_it(folder):
+    for name, source in SOURCES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(source))
+    importlib.import_module("kept_alone")
+    before = set(sys.modules)
+    kept = pin_modules(lambda file: file.is_relative_to(folder))
+    assert set(sys.modules) == before
+    assert {each.name: each.file for each in kept} == {
+        name: str(folder / file)
+        for name, file in {
+            "kept_alone": "kept_alone.py",
+            "kept_broken": "kept_broken.py",
+            "kept_constant": "kept_constant.py",
+            "kept_package": "kept_package/__init__.py",
+            "kept_package.one": "kept_package/one.py",
+            "kept_package.two": "kept_package/two.py",
+            "kept_plugins": "kept_plugins/__init__.py",
+            "kept_plugins.a": "kept_plugins/a.py",
+            "kept_plugins.below": "kept_plugins/below/__init__.py",
+            "kept_space.beside": "kept_space/beside.py",
+            "kept_space.low.inside": "kept_space/low/inside.py",
+        }.items()
+    }
+    assert [each.name for each in kept if each.package] == [
+        "kept_package",
+        "kept_plugins",
+        "kept_plugins.below",
+    ]
+    (folder / "kept_space/low/inside.py").write_text("VALUE = 'edited'")
+    import_pinned(kept)
+    assert "VALUE" not in linecache.getline(str(folder / "kept_space/low/inside.py"), 1)
+    import_pinned(())
+    assert "VALUE" in linecache.getline(str(folder / "kept_space/low/inside.py"), 1)
+
+
 def test_what_is_not_ones_own_is_not_kept():
     assert pin_modules(lambda _file: False) == ()
 
@@ -66,4 +131,5 @@ def test_a_module_whose_file_is_no_file_is_not_kept(folder, monkeypatch, file):
     made = types.ModuleType("kept_alone")
     made.__file__ = file
     monkeypatch.setitem(sys.modules, "kept_alone", made)
-    assert [each for each in pin_modules(lambda _file: True) if each.name == "kept_alone"] == []
+    kept = pin_modules(lambda file: not file.is_file() or file.is_relative_to(folder))
+    assert "kept_alone" not in [each.name for each in kept]

@@ -14,6 +14,19 @@ from hooke.journal.reader import read
 pytestmark = pytest.mark.heavy
 
 
+GOES_ON = """
+    from hooke import pipeline, task
+
+    @task
+    def invert(x: int) -> float:
+        return 1 / x
+
+    @pipeline
+    def inverses():
+        return invert.map([2, 0, 4], on_error="continue")
+"""
+
+
 @pytest.fixture
 def job(desk: Desk) -> Desk:
     desk.write("job.py", ARITHMETIC)
@@ -46,6 +59,27 @@ class TestRun:
         assert done.code == 2
         assert facts["error"]["kind"] == "UsageError"
         assert "--n" in facts["error"]["fix"]
+
+    def test_failed_items_that_were_left_out_are_named_and_the_code_is_1(self, desk):
+        desk.write("job.py", GOES_ON)
+        done = desk.hooke("run", "job.py")
+        run = desk.last()
+        assert (done.code, done.out) == (1, "[0.5, 0.25]\n")
+        assert re.search(
+            r"^finished with 1 failure in .*: 2 done, 0 cached, 1 failed$", done.err, re.MULTILINE
+        )
+        assert "invert item 1: TaskError: ZeroDivisionError" in done.err
+        assert f"when fixed: hooke resume {run}" in done.err
+        facts = json.loads(desk.hooke("run", "job.py", "--json").out)
+        assert (facts["status"], facts["result"]) == ("finished with failures", [0.5, 0.25])
+        (failure,) = facts["failures"]
+        assert (failure["task"], failure["item"], failure["kind"]) == ("invert", 1, "TaskError")
+        assert f"run {run}: finished with 1 failure" in desk.hooke("show", run).out
+        assert json.loads(desk.hooke("show", "--json", run).out)["failures"][0]["item"] == 1
+        assert "finished with failures" in desk.hooke("runs").out
+        desk.edit("job.py", "1 / x", "1 / (x or 1)")
+        again = desk.hooke("resume", run)
+        assert (again.code, again.out) == (0, "[0.5, 1.0, 0.25]\n")
 
     def test_prints_of_serial_tasks_are_not_on_stdout(self, job):
         done = job.hooke("run", "job.py", "--on", "serial", "--json")

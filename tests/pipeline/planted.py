@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from hooke.base.intervals import IntervalSet
 from hooke.journal.events import AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner
@@ -198,13 +197,15 @@ class SkipsNothing(RunState):
         pass
 
 
-class RunsTheFailedAgain(RunState):
-    """An item that failed for good and was left out runs again when its map is looked at once more."""
+class LeavesOutTooEarly(RunState):
+    """Lost: an item that may be retried is left out at its first failure."""
 
-    def _open(self, state, lo, hi):
-        left_out, state.left_out = state.left_out, IntervalSet()
-        super()._open(state, lo, hi)
-        state.left_out = left_out
+    def _retry_or_fail(self, state, event, *, item):
+        if state.node.on_error == "continue" and item >= 0:
+            state.failed += 1
+            self._leave_out(state, item, item + 1)
+        else:
+            super()._retry_or_fail(state, event, item=item)
 
 
 class CallsItWhole(RunState):

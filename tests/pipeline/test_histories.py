@@ -39,7 +39,7 @@ PLANTED = [
     planted.ForgetsStragglers,
     planted.ForgetsWhatIsTainted,
     planted.SkipsNothing,
-    planted.RunsTheFailedAgain,
+    planted.LeavesOutTooEarly,
     planted.CallsItWhole,
 ]
 

@@ -365,7 +365,7 @@ class TestOptions:
             task(retry=2)
         assert "did you mean retries=?" in caught.value.fix
         assert (
-            "valid options: cpus, memory, gpus, retries, timeout, cache, gang, name, results"
+            "valid options: cpus, memory, gpus, retries, timeout, cache, keep_checkpoints, gang, name, observe, results"
             in caught.value.fix
         )
         with pytest.raises(UsageError) as caught:

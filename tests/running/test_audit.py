@@ -52,7 +52,7 @@ JOB = """
     def stamp() -> float:
         return time.time()
 
-    @task
+    @task(observe=False)
     def note() -> str:
         return (HERE / "note.txt").read_text()
 

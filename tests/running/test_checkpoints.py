@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hooke.base.errors import TaskFailed
+from hooke.running.replay import replay
 from hooke.running.resume import resume
 from hooke.running.run import Run
 from hooke.store.checkpoints import CheckpointOwner
@@ -71,6 +72,21 @@ JOB = """
             (HERE / "changed").touch()
             Path(file).write_text("other")
         return f"{found} {text}"
+
+    @task
+    def undeclared(end: str) -> str:
+        saved = hooke.checkpoint_dir() / "read"
+        text = (HERE / "data.csv").read_text()
+        found = saved.read_text() if saved.exists() else ""
+        saved.write_text(found + text)
+        if end == "raise" and not (HERE / "harmless").exists():
+            (HERE / "harmless").touch()
+            raise ValueError("once")
+        return saved.read_text()
+
+    @pipeline
+    def reading_undeclared(end: str = "raise"):
+        return undeclared(end)
 
     @pipeline
     def job(lr: float = 1.0, end: str = "kill", task: str = "again"):
@@ -165,6 +181,19 @@ def test_a_resumed_run_goes_on(training, task):
     assert not training.folders
 
 
+def test_a_failed_call_is_replayed_on_a_copy_of_its_checkpoint(training):
+    with pytest.raises(TaskFailed):
+        training.run(task="once", end="raise").result()
+    (failed,) = training.workshop.project.runs.names()
+    again = replay(training.workshop.project, failed, "once")
+    (folder,) = training.folders
+    before = (folder / "weight").read_text()
+    with again.checkpoints():
+        assert again.function(*again.args, **again.kwargs) == weight(1.0)
+    assert training.began() == [0, 5]
+    assert (folder / "weight").read_text() == before
+
+
 def test_without_the_cache_another_run_begins_anew(training):
     with pytest.raises(TaskFailed):
         training.run(task="uncached", end="raise").result()
@@ -210,6 +239,40 @@ def test_a_checkpoint_of_an_input_that_changed_meanwhile_is_not_used(training):
     assert training.run(name="reading").result() == "[] first"
 
 
+def test_a_checkpoint_older_than_a_file_that_was_read_is_not_used(training):
+    data = training.workshop.folder / "data.csv"
+    data.write_text("old")
+    with pytest.raises(TaskFailed, match="once"):
+        training.run(name="reading_undeclared").result()
+    data.write_text("new")
+    with pytest.raises(TaskFailed, match=r"data\.csv changed after this task's checkpoint was begun"):
+        training.run(name="reading_undeclared").result()
+    assert training.run(name="reading_undeclared").result() == "new"
+
+
+def test_a_checkpoint_younger_than_what_was_read_is_used(training):
+    (training.workshop.folder / "data.csv").write_text("old")
+    with pytest.raises(TaskFailed, match="once"):
+        training.run(name="reading_undeclared").result()
+    assert training.run(name="reading_undeclared").result() == "oldold"
+
+
+def test_a_store_inside_the_project_is_no_input(training):
+    (training.workshop.folder / "hooke.toml").write_text('[store]\nurl = "cache"\n')
+    (training.workshop.folder / "data.csv").write_text("x")
+    run = training.run(name="reading_undeclared", end="")
+    assert run.result() == "x"
+    read = {
+        each.name
+        for event in run.journal
+        for piece in getattr(event, "observed", ())
+        for each in piece.inputs
+    }
+    assert "data.csv" in read
+    assert not [name for name in read if name.startswith("cache")]
+    assert training.workshop.ran(training.run(name="reading_undeclared", end="")) == {}
+
+
 def test_a_folder_that_a_killed_driver_left_is_swept_by_the_next_run(training):
     run = training.run(task="once", end="")
     store = training.workshop.project.store()
@@ -217,6 +280,9 @@ def test_a_folder_that_a_killed_driver_left_is_swept_by_the_next_run(training):
     owner = CheckpointOwner(task="once", run=run.id, recipe=entry.key)
     left = store.checkpoints.open(entry.key, owner, 1)
     left.release()
+    record = left.path.with_name(f"{left.path.name}.record")
+    facts = json.loads(record.read_text()) | {"opened_at": entry.at - 1}  # as its attempt had left it
+    record.write_text(json.dumps(facts))
     assert training.run(task="once", end="").result() == weight(1.0)
     assert not left.path.exists()
     assert training.began() == [0]

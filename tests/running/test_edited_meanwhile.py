@@ -70,3 +70,61 @@ def test_an_edit_during_a_run_changes_the_next_run_only(shop, how):
     assert again.result()[0] == 21
     causes = [cause.text for each in why(shop.project.runs, again.id) for cause in each.causes]
     assert any("edited_helper.factor" in text for text in causes)
+
+
+LAZY = """
+    import importlib
+    import os
+    from pathlib import Path
+
+    from hooke import pipeline, task
+
+    HERE = Path(__file__).parent
+
+    @task(retries=1)
+    def times(x: int, name: str) -> int:
+        if not (HERE / "edited").exists():
+            (HERE / "edited").touch()
+            file = HERE / "edited_tools/deep.py"
+            file.write_text(file.read_text().replace("return 2", "return 3"))
+            os._exit(3)
+        {body}
+
+    @pipeline
+    def job():
+        return times(7, "deep")
+"""
+DEEP = """\
+def factor() -> int:
+    return 2
+"""
+WAYS = {
+    "in the body": "from edited_tools.deep import factor; return x * factor()",
+    "by a constant name": 'return x * importlib.import_module("edited_tools.deep").factor()',
+    "by a computed name": 'return x * importlib.import_module(f"edited_tools.{name}").factor()',
+    "through another": "import edited_tools; return x * edited_tools.factor()",
+    "by code with a computed name": 'import edited_tools; return x * getattr(edited_tools, "fac" + "tor")()',
+}
+
+
+@pytest.fixture
+def tools(workshop, monkeypatch):
+    import sys
+
+    monkeypatch.syspath_prepend(str(workshop.folder))
+    (workshop.folder / "edited_tools").mkdir()
+    (workshop.folder / "edited_tools/__init__.py").write_text(
+        "def factor():\n    from . import deep\n    return deep.factor()\n"
+    )
+    yield workshop
+    for name in ("edited_tools", "edited_tools.deep"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("way", WAYS)
+def test_a_module_that_only_a_task_imports_is_the_one_of_the_runs_beginning(tools, way):
+    (tools.folder / "edited_tools/deep.py").write_text(DEEP)
+    tools.write(textwrap.dedent(LAZY.format(body=WAYS[way])))
+    assert tools.run(on="local:1").result() == 14
+    assert "return 3" in (tools.folder / "edited_tools/deep.py").read_text()

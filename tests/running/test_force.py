@@ -16,7 +16,7 @@ JOB = """
 
     HERE = Path(__file__).parent
 
-    @task
+    @task(observe=False)
     def load(n: int) -> list[int]:
         return [int(each) for each in (HERE / "numbers.txt").read_text().split()][:n]
 

@@ -139,7 +139,7 @@ def test_no_two_attempts_are_inside_at_once(store):
 
 
 def commit(store: Store, key: str) -> None:
-    store.commit(Entry(key=key, ref=store.put(1), task="fit", run="r", seconds=1.0, at=0.0))
+    store.commit(Entry(key=key, ref=store.put(1), task="fit", run="r", seconds=1.0, at=time.time()))
 
 
 def made(store: Store, key: str = KEY, **facts) -> Path:
@@ -156,6 +156,13 @@ def test_a_sweep_removes_what_has_a_result_and_keeps_the_rest(store):
     commit(store, "ef" * 16)
     assert store.clear_checkpoints() == 1
     assert [done.exists(), waits.exists(), kept.exists()] == [False, True, True]
+
+
+def test_a_sweep_keeps_what_is_newer_than_the_result(store):
+    commit(store, KEY)
+    folder = made(store)  # the task is forced, or its result does not count any more
+    assert store.clear_checkpoints() == 0
+    assert folder.exists()
 
 
 def test_a_sweep_knows_the_items_of_maps(store):
@@ -372,3 +379,17 @@ def test_a_snapshot_is_the_folder(files):
         found = {str(f.relative_to(other.path)): f.read_bytes() for f in other.path.rglob("*") if f.is_file()}
         other.release()
     assert found == written
+
+
+def test_a_store_at_a_url_carries_checkpoints_between_hosts(tmp_path):
+    place = f"memory://checkpoints-{os.getpid()}-{tmp_path.name}"
+    here, there = (Store.open(place, secret=SECRET, near=tmp_path / name) for name in ("here", "there"))
+    folder = fail(here.checkpoints, 1, state="5")
+    assert folder.is_relative_to(tmp_path / "here")
+    held = there.checkpoints.open(KEY, owner(), 2)
+    assert (held.path / "state").read_text() == "5"
+    held.release()
+    assert there.usage().checkpoints > 0
+    commit(there, KEY)
+    assert there.clear_checkpoints(abandoned=True) == 1
+    assert not list(here.checkpoints.snapshots.records())

@@ -92,6 +92,14 @@ CAMPAIGNS = {
             module="tests.running.test_corruption", tests=1, unit="trials", sample=15, full=500, seconds=140
         ),
         Campaign(
+            module="tests.running.test_fuzzer",
+            tests=10,
+            unit="programs",
+            sample=200,
+            full=10_000,
+            seconds=1200,
+        ),
+        Campaign(
             module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
         ),
         Campaign(

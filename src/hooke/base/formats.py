@@ -88,12 +88,12 @@ def aligned(
     ]
 
 
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """`did you mean train? `, before the list of valid names; empty if none is similar."""
+def did_you_mean(name: str, valid: Iterable[str], *, form: str = "{}") -> str:
+    """`did you mean train? `, before the list of valid names; empty if none is similar. `form` shows the name, as `{}=` for a parameter."""
     from difflib import get_close_matches
 
     near = get_close_matches(name, list(valid), n=1)
-    return f"did you mean {near[0]}? " if near else ""
+    return f"did you mean {form.format(near[0])}? " if near else ""
 
 
 # --- Values, for listings and messages: the shapes of large values, never their contents.

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
-from hooke.base.ref import Manifest, Observed
+from hooke.base.ref import ItemsObserved, Manifest, Observed
 
 __all__ = [
     "FRESH_NS",
@@ -32,6 +32,7 @@ __all__ = [
     "observed_listing",
     "observed_tree",
     "observed_variable",
+    "read_by_any",
 ]
 
 FRESH_NS = 2_000_000_000
@@ -133,6 +134,8 @@ class InputsNow:
         self._environment = environment
         self._secret = secret
         self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self.variables: set[str] = set()
+        """The variables in the manifests that were looked at: what tasks may read again."""
         self._wanted: set[str] = set()
         """Files that some result was made from, and that are gone or others now, and folders."""
 
@@ -147,6 +150,7 @@ class InputsNow:
         A file that a task wrote differs if it is gone or changed and a result that was looked up before was made from it: then the
         task has to write it again.
         """
+        self.variables.update(each.name for each in manifest if each.kind == "variable")
         changed = next((each for each in manifest if not self._is_same(each)), None)
         if changed is not None and changed.kind != "variable":
             self._wanted.add(changed.name)
@@ -284,6 +288,28 @@ def _stats_of(path: str, own: Iterable[str]) -> str:
     for name, _, facts in files:
         hasher.update(f"{name}\0{_stamp(facts)[:3]}\0".encode(errors="surrogateescape"))
     return hasher.hexdigest(length=16)
+
+
+def read_by_any(ranks: Iterable[Iterable[ItemsObserved]]) -> tuple[ItemsObserved, ...]:
+    """What the items of a gang's attempt read, in any of its ranks."""
+    found: dict[int, list[ItemsObserved]] = {}
+    for each in (each for rank in ranks for each in rank):
+        for item in range(each.lo, each.hi):
+            found.setdefault(item, []).append(each)
+    return tuple(
+        ItemsObserved(
+            lo=item,
+            hi=item + 1,
+            inputs=tuple(sorted({one for each in parts for one in each.inputs}, key=_order)),
+            unsettled=next((each.unsettled for each in parts if each.unsettled), ""),
+            wrote=tuple(sorted({name for each in parts for name in each.wrote})),
+        )
+        for item, parts in sorted(found.items())
+    )
+
+
+def _order(observed: Observed) -> tuple[str, ...]:
+    return observed.kind, observed.name, observed.digest
 
 
 # --- Names of paths and of variables.

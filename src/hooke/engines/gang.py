@@ -16,6 +16,7 @@ from typing import Self, TypeAlias
 
 import msgspec
 
+from hooke.base.observed import read_by_any
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call
@@ -110,6 +111,7 @@ class Gang:
             peak_bytes=max(peaks, default=None),
             logs=tuple(self._logs()),
             checkpoints=tuple(dict.fromkeys(key for answer in answers for key in answer.checkpoints)),
+            observed=read_by_any([answer.observed for answer in answers]),
         )
 
     @property

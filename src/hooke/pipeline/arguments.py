@@ -7,12 +7,12 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from inspect import Parameter, Signature
 from itertools import chain
 from typing import Any
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.user_code import user_place
 from hooke.pipeline.promise import MapPromise, Promise
 
@@ -105,8 +105,7 @@ def _misbound(
     fix = ""
     if unknown and not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         what = f"{subject} has no parameter {unknown[0]!r}"
-        near = get_close_matches(unknown[0], keyword, n=1)
-        fix = f"did you mean {near[0]}=? " if near else ""
+        fix = did_you_mean(unknown[0], keyword, form="{}=")
     elif len(args) > len(positional) and not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
         what = f"{subject} takes {len(positional)} positional arguments, but got {len(args)}"
     elif twice := [name for name in positional[: len(args)] if name in kwargs]:

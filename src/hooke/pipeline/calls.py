@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CellType
 from typing import Any
 
@@ -14,6 +14,7 @@ from hooke.base.formats import short_call, short_repr
 from hooke.base.observed import is_left_out, is_secret
 from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import MapExpanded
+from hooke.keys.fingerprint_parts import combine
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import Call, FunctionImage
@@ -109,8 +110,35 @@ class CallMaker:
         }
 
     def _item_keys(self, node: Node, submit: Submit) -> bytes:
-        if submit.expand:
-            return b""
+        """The keys of the items `lo..hi`, for checkpoints and seeds; empty if they need neither.
+
+        The recipe does not say what a tainted item reads, so its key names the results that it reads, too. The payload must
+        have been made.
+        """
+        keys = b"" if submit.expand else self._recipe_keys(node, submit)
+        if not keys or not self._state.is_tainted(node.id):
+            return keys
+        same = self._read if node.kind == "call" else self._constants_read[node.id]
+        return b"".join(
+            bytes.fromhex(
+                combine(
+                    "tainted",
+                    keys[KEY_BYTES * at : KEY_BYTES * (at + 1)].hex(),
+                    *(ref.digest for ref in same),
+                    *self._own_inputs(node, item),
+                )
+            )
+            for at, item in enumerate(range(submit.lo, submit.hi))
+        )
+
+    def _own_inputs(self, node: Node, item: int) -> Iterator[str]:
+        """Where the results are that this item of a map alone reads."""
+        for column in node.iterables:
+            if isinstance(column, MapPromise) and node.id not in self.expansions:
+                _, _, ref, start = self._state.nodes[column.node].done.cut(item, item + 1)[0]
+                yield f"{ref.digest}[{start}]"
+
+    def _recipe_keys(self, node: Node, submit: Submit) -> bytes:
         if node.kind == "call":
             return bytes.fromhex(self._keys[node.id].key)
         if node.id not in self._certain:

@@ -34,8 +34,8 @@ from hooke.pipeline.isolation import (
     seed_from,
     seeded_attempt,
 )
-from hooke.pipeline.observation import Observer
-from hooke.pipeline.observed_events import AttemptRecord
+from hooke.pipeline.native_readers import watch_libraries
+from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -225,10 +225,13 @@ class AttemptRunner:
 
     def observe(self, root: str, secret: bytes | None = None) -> None:
         """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+        watch_libraries()
         boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
         self.observer = Observer(
             root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
         )
+        if self.store.checkpoints.root is not None:
+            self.observer.rules.exclude(self.store.checkpoints.root)
 
     def outdated(self, work: WorkerCall) -> str:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
@@ -260,6 +263,8 @@ class AttemptRunner:
         self._shared.clear()
         self._names.clear()
         self._state.names = None
+        if self.observer is not None:
+            self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
         started, log_from = time.perf_counter(), self._position()
@@ -270,7 +275,7 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         try:
             with (
-                _variables_of_driver(work.variables),
+                _variables_of_driver(work.variables) if work.variables else _NO_CHANGE,
                 files_loaded(self.root) as self._files,
                 seeded_attempt(restored=not self.alone),
                 self._state.watched(),
@@ -286,6 +291,9 @@ class AttemptRunner:
             outcome.error = error
         if self._state.names is not None:
             self.replaced = self._state.names.replaced()
+        outcome.observed = self._what_was_read(work, outcome)
+        if (error := self._stale_checkpoint(outcome)) is not None:
+            outcome = _Outcome(error=error)
         return self._report(work, outcome, time.perf_counter() - started, log_from)
 
     @contextlib.contextmanager
@@ -294,7 +302,8 @@ class AttemptRunner:
         if work.checkpoints is None:
             yield
             return
-        used = self._checkpoints = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        used = TaskCheckpoints(self.store.checkpoints, work.checkpoints, work.attempt)
+        self._checkpoints = outcome.used = used
         failed = True
         try:
             with using_checkpoints(used):
@@ -307,6 +316,25 @@ class AttemptRunner:
         finally:
             self._checkpoints = None
             outcome.checkpoints = used.close(failed=failed)
+
+    def _stale_checkpoint(self, outcome: _Outcome) -> InputChanged | None:
+        """The error if the attempt went on from a checkpoint that is older than a file it read. The checkpoint is removed."""
+        since = outcome.used.continued_since if outcome.used is not None else None
+        if since is None or outcome.error is not None or self.observer is None:
+            return None
+        files = (each.name for piece in outcome.observed for each in piece.inputs if each.kind == "file")
+        root = self.observer.rules.root
+        changed = next((name for name in files if os.stat(os.path.join(root, name)).st_ctime > since), None)
+        if changed is None:
+            return None
+        assert outcome.used is not None
+        outcome.used.discard()
+        return InputChanged(
+            f"{changed} changed after this task's checkpoint was begun",
+            where=os.path.join(root, changed),
+            why="the task read it without declaring it, and the checkpoint may be made from its old content",
+            fix="the checkpoint is removed: run again, and the task begins anew; `retries=` does so by itself",
+        )
 
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
@@ -332,20 +360,17 @@ class AttemptRunner:
         else:
             self._perform_map(work, outcome)
 
-    @contextlib.contextmanager
     def _observed(
         self, work: WorkerCall, outcome: _Outcome, arguments: Callable[[int], Sequence[Any]]
-    ) -> Iterator[None]:
-        """Surrounds the calls of an attempt, and nothing else: what Hooke reads is no input."""
+    ) -> contextlib.AbstractContextManager[Any]:
+        """To surround the calls of an attempt, and nothing else: what Hooke reads is no input."""
         if self.observer is None or not work.observe:
-            yield
-            return
-        with self.observer.attempt(
+            return _NO_CHANGE
+        outcome.record = self.observer.attempt(
             work.function, lo=work.lo, arguments=arguments, baseline=self._state.environment
-        ) as record:
-            outcome.record = record
-            record.done = outcome.results
-            yield
+        )
+        outcome.record.done = outcome.results
+        return outcome.record
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
@@ -480,7 +505,7 @@ class AttemptRunner:
             "cpu_s": cpu_s,
             "peak_bytes": peak_bytes,
             "log": self._span(log_from),
-            "observed": self._what_was_read(work, outcome),
+            "observed": outcome.observed,
         }
         if outcome.error is None:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
@@ -534,6 +559,9 @@ def _arguments(
     return of
 
 
+_NO_CHANGE = contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
     """Inside, these variables have the driver's values."""
@@ -563,7 +591,7 @@ def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 class _Outcome:
     """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
-    record: AttemptRecord | None = None
+    record: Attempt | None = None
     ref: Ref | None = None
     results: list[Any] = field(default_factory=list)
     done: int = 0
@@ -572,6 +600,8 @@ class _Outcome:
     error: BaseException | None = None
     checkpoints: tuple[str, ...] = ()
     """Keys of finished items with checkpoint folders."""
+    used: TaskCheckpoints | None = None
+    observed: tuple[ItemsObserved, ...] = ()
 
 
 def check_code(

@@ -10,19 +10,22 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import functools
 import glob
 import os
 import shlex
 import stat
 import sys
+import tempfile
 import threading
+import time
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -57,8 +60,11 @@ _root = ""
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     handler = _HANDLERS.get(event)
-    if handler is None or not (_records or _idle):
-        return
+    if handler is not None and (_records or _idle):
+        _recording(handler, args)
+
+
+def _recording(handler: Callable[..., None], args: Sequence[Any]) -> None:
     thread = threading.get_ident()
     if thread in _inside:
         return
@@ -89,9 +95,9 @@ def _active(thread: int) -> Iterator[AttemptRecord]:
 # --- What Python tells.
 
 
-def _opened(path: Any, _mode: object, flags: int) -> None:
-    if not isinstance(path, (str, bytes)):
-        return  # a descriptor
+def _opened(path: Any, mode: object, flags: int) -> None:
+    if not isinstance(path, (str, bytes)) or (mode is None and _is_in_open_folder(path)):
+        return
     reads = flags & os.O_ACCMODE != os.O_WRONLY
     writes = flags & os.O_ACCMODE != os.O_RDONLY
     if not writes:
@@ -108,6 +114,14 @@ def _opened(path: Any, _mode: object, flags: int) -> None:
         _happened("change", path)
 
 
+def _is_in_open_folder(path: str | bytes) -> bool:
+    """Whether `shutil.rmtree` or `os.fwalk` walks through open folders: the event has only the name there."""
+    frame = _first_frame()
+    return (
+        not os.path.isabs(path) and frame is not None and frame.f_globals.get("__name__") in ("os", "shutil")
+    )
+
+
 def _listed(path: Any, *_: object) -> None:
     if not isinstance(path, int):
         _happened("list", "." if path is None else path)
@@ -121,19 +135,41 @@ def _globbed(pattern: Any, *_: object) -> None:
         _happened("read", text)
 
 
-def _renamed(source: Any, target: Any, *_: object) -> None:
+def _renamed(source: Any, target: Any, source_folder: int = -1, target_folder: int = -1) -> None:
+    source, target = _in_folder(source, source_folder), _in_folder(target, target_folder)
     if os.path.lexists(source):
         _happened("truncate", target)
         _happened("remove", source)
 
 
-def _linked(_source: Any, target: Any, *_: object) -> None:
-    _made(target)
+def _linked(_source: Any, target: Any, *folders: int) -> None:
+    _made(target, *folders[-1:])
 
 
-def _made(path: Any, *_: object) -> None:
+def _made(path: Any, *numbers: int) -> None:
+    """Of a folder: its mode comes before the descriptor of the folder that it is made in."""
+    path = _in_folder(path, *numbers[-1:])
     if not os.path.lexists(path):
         _happened("truncate", path)
+
+
+def _removed(path: Any, folder: int = -1) -> None:
+    _happened("remove", _in_folder(path, folder))
+
+
+def _cut(path: Any, *_: object) -> None:
+    _happened("change", path)
+
+
+def _in_folder(path: Any, folder: int = -1) -> str:
+    """A path that is relative to an open folder, if there is one."""
+    return os.path.join(_path_of(folder) if folder >= 0 else "", os.fsdecode(path))
+
+
+def _path_of(descriptor: int) -> str:
+    if sys.platform == "darwin":
+        return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def _connected(database: Any, *_: object) -> None:
@@ -156,10 +192,6 @@ def _spawned_in_mode(_mode: object, executable: Any, arguments: Any, *_: object)
     _started(executable, arguments)
 
 
-def _happened_at(kind: str, path: Any, *_: object) -> None:
-    _happened(kind, path)
-
-
 def _ordered(command: Any, *_: object) -> None:
     _handed([command], None)
 
@@ -167,7 +199,8 @@ def _ordered(command: Any, *_: object) -> None:
 def _forking(*_: object) -> None:
     global _reports  # noqa: PLW0603 - one file a process, which its children inherit
     if _reports is None and os.getpid() == _pid:
-        _reports = os.memfd_create("hooke-observed")
+        with tempfile.TemporaryFile(buffering=0) as file:
+            _reports = os.dup(file.fileno())
 
 
 _HANDLERS: Mapping[str, Callable[..., None]] = {
@@ -179,9 +212,9 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
     "os.link": _linked,
     "os.symlink": _linked,
     "os.mkdir": _made,
-    "os.remove": functools.partial(_happened_at, "remove"),
-    "os.rmdir": functools.partial(_happened_at, "remove"),
-    "os.truncate": functools.partial(_happened_at, "change"),
+    "os.remove": _removed,
+    "os.rmdir": _removed,
+    "os.truncate": _cut,
     "sqlite3.connect": _connected,
     "subprocess.Popen": _started,
     "os.posix_spawn": _spawned,
@@ -195,15 +228,13 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 
 def note_path(path: Any) -> None:
     """A library reads this file, or this folder, by code of its own. Patterns are expanded."""
-    thread = threading.get_ident()
-    if thread in _inside or not (_records or _idle):
-        return
-    _inside.add(thread)
-    try:
-        for each in _expanded(path):
-            _happened("list" if os.path.isdir(each) else "read", each)
-    finally:
-        _inside.discard(thread)
+    if _records or _idle:
+        _recording(_read_natively, (path,))
+
+
+def _read_natively(path: Any) -> None:
+    for each in _expanded(path):
+        _happened("list" if os.path.isdir(each) else "read", each)
 
 
 def _expanded(path: Any) -> Iterator[str]:
@@ -241,11 +272,17 @@ def _owner(file: str) -> str:
     return "user" if is_users(file) else "library"
 
 
-def _callers() -> tuple[types.CodeType, ...] | None:
-    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+def _first_frame() -> types.FrameType | None:
+    """The frame that made the recorder work."""
     frame: types.FrameType | None = sys._getframe(1)  # noqa: SLF001 - who reads is what counts
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
+    return frame
+
+
+def _callers() -> tuple[types.CodeType, ...] | None:
+    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+    frame = _first_frame()
     found: list[types.CodeType] = []
     while frame is not None and frame.f_code not in _boundaries:
         code, above = frame.f_code, frame.f_back
@@ -358,6 +395,7 @@ def _keep(record: AttemptRecord, event: ReadEvent, callers: tuple[types.CodeType
     key = (event.item, event.kind, event.name)
     if key in record.events:
         return
+    event = msgspec.structs.replace(event, at=time.monotonic_ns())
     record.events[key] = event, callers
     if os.getpid() != _pid and _reports is not None:
         data = msgspec.msgpack.encode(event)
@@ -416,6 +454,19 @@ def _variable_callers() -> tuple[types.CodeType, ...]:
 # --- An attempt.
 
 
+class Attempt(AttemptRecord):
+    """An attempt whose calls run while it is entered."""
+
+    def __enter__(self) -> Self:
+        global _records  # noqa: PLW0603
+        _records = (*_records, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _records  # noqa: PLW0603
+        _records = tuple(each for each in _records if each is not self)
+
+
 class Observer:
     """Records the attempts of one worker. `root` is the project's folder, and `secret` that of the store."""
 
@@ -437,19 +488,32 @@ class Observer:
         if alone:
             _idle = AttemptRecord(rules=self.rules, number=0)
 
-    def outdated(self, function: Any) -> str:
-        """What a worker has kept in memory for this function and is not so any more; empty if there is nothing.
+    def close(self) -> None:
+        """The worker's run is over: what happens until the next one is nobody's."""
+        global _idle  # noqa: PLW0603
+        if _idle is not None and _idle.rules is self.rules:
+            _idle = None
 
-        Another attempt of it must not run in this process.
+    def outdated(self, function: Any) -> str:
+        """What functions that this one reaches keep in memory and is not so any more; empty if there is nothing.
+
+        Another attempt of it must not run in this process. What modules read while they were imported is as the driver has it.
         """
         self._charge_imports()
-        if not _memos or not self._attempts:  # what the first attempt imports is new
+        if not _memos or not self._attempts:  # what the first attempt reads is new
             return ""
-        kept = dict.fromkeys(each for key in self._keys(function) for each in _memos.get(key, ()))
+        return self._changed(key for key in self._keys(function) if not isinstance(key, str))
+
+    def imports_outdated(self) -> str:
+        """What modules read while they were imported and is not so any more; empty if there is nothing."""
+        self._charge_imports()
+        return self._changed(key for key in _memos if isinstance(key, str))
+
+    def _changed(self, keys: Iterable[types.CodeType | str]) -> str:
+        kept = dict.fromkeys(each for key in keys for each in _memos.get(key, ()))
         changed = first_changed(kept, root=self.rules.root, environment=os.environ, secret=self.rules.secret)
         return "" if changed is None else describe(changed, root=self.rules.root)
 
-    @contextlib.contextmanager
     def attempt(
         self,
         function: Any,
@@ -457,13 +521,13 @@ class Observer:
         lo: int,
         arguments: Callable[[int], Iterable[Any]],
         baseline: Mapping[bytes, bytes] | None,
-    ) -> Iterator[AttemptRecord]:
-        """Surrounds the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
-        global _records  # noqa: PLW0603
-        self._charge_imports()
-        stale = "" if self._alone else self.outdated(function)
+    ) -> Attempt:
+        """To surround the calls of an attempt, whose items' arguments `arguments` gives when they are needed."""
+        if _idle is not None and _idle.events:
+            self._charge_imports()
+        stale = "" if self._alone or not _memos else self.outdated(function)
         self._attempts += 1
-        record = AttemptRecord(
+        record = Attempt(
             rules=self.rules,
             number=self._attempts,
             reach=self._reach(function),
@@ -476,11 +540,7 @@ class Observer:
             record.others = frozenset(threading._active) - {threading.get_ident()}  # type: ignore[attr-defined] # noqa: SLF001
         if _memos:
             self._note_hits(record)
-        _records = (*_records, record)
-        try:
-            yield record
-        finally:
-            _records = tuple(each for each in _records if each is not record)
+        return record
 
     def finish(
         self, record: AttemptRecord, *, hi: int, declared: Iterable[str] = ()
@@ -489,7 +549,7 @@ class Observer:
         self._read_reports(record)
         if not record.events and not _memos and not record.trouble:
             return ()
-        events = [event for event, _ in record.events.values()]
+        events = sorted((event for event, _ in record.events.values()), key=attrgetter("at"))
         settled = settle(events, self.rules, declared)
         kept = self._kept(record)
         self._charge(record, settled)

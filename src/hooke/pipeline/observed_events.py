@@ -15,6 +15,7 @@ import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,6 +57,8 @@ class ReadEvent(msgspec.Struct, frozen=True, array_like=True):
     stamp: Stamp | None = None
     names: tuple[str, ...] = ()
     digest: str = ""
+    at: int = 0
+    """By the monotonic clock, which is the same for all processes of a machine."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -133,6 +136,11 @@ class PathRules:
         )
         self._outside = tuple(f"{each}/" for each in special)
         self._known: dict[str, bool] = {}
+
+    def exclude(self, folder: Path) -> None:
+        """Nothing below this folder is an input."""
+        self._inside += (f"{folder}/", f"{os.path.realpath(folder)}/")
+        self._outside += (f"{folder}/", f"{os.path.realpath(folder)}/")
 
     def is_below(self, path: str) -> bool:
         """Whether a path lies in the project."""

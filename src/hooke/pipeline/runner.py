@@ -44,7 +44,7 @@ from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup,
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.claims import Claim
-from hooke.store.entries import Entry
+from hooke.store.entries import Counts, Entry
 from hooke.store.store import Store
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
@@ -90,6 +90,7 @@ class Runner:
         self._parts = parts
         self._state = parts.state
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
+        self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
         self._claims: dict[int, Claim] = {}
         self._unsubmitted: list[Call] = []
@@ -510,7 +511,7 @@ class Runner:
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
-        entry = self._parts.store.find(key, self._lineage.counts(node, listed=listed))
+        entry = self._parts.store.find(key, self._counts(node, listed=listed))
         if entry is None or entry.made_from is None:
             return entry
         made_from = self._lineage.renewed(node, entry.made_from, listed=listed)
@@ -520,10 +521,16 @@ class Runner:
                 self._parts.store.commit(entry)
         return entry
 
+    def _counts(self, node: int, *, listed: bool = False) -> Counts:
+        """Whether a stored result counts. That an incomplete list gave the same bytes says nothing of the whole one."""
+        if self._state.is_tainted(node):
+            return self._lineage.manifests.hold
+        return self._lineage.counts(node, listed=listed)
+
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
         recipe, state = self._parts.keys[node].recipe, self._state.nodes[node]
-        for hit in self._parts.store.find_items(recipe, keys, self._lineage.counts(node)):
+        for hit in self._parts.store.find_items(recipe, keys, self._counts(node)):
             made_from = hit.made_from and self._lineage.renewed(node, hit.made_from)
             for lo, hi in state.missing_in(hit.lo, hit.hi):
                 start = hit.start + lo - hit.lo

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import (
     Any,
     Concatenate,
@@ -27,6 +26,7 @@ from typing import (
 )
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
 from hooke.pipeline.arguments import Successes, plain_rows, signature_of
@@ -126,8 +126,7 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
     valid = [*Options.__annotations__, "results"]
     for option in options:
         if option not in valid:
-            near = get_close_matches(option, valid, n=1)
-            meant = f"did you mean {near[0]}=? " if near else ""
+            meant = did_you_mean(option, valid, form="{}=")
             raise UsageError(
                 f"@task has no option {option!r}",
                 where=str(user_place()),

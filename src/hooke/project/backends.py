@@ -8,12 +8,12 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.plugins import Plugins
 from hooke.certificates.key_files import Keys
 from hooke.pipeline.engine import Engine, EngineContext
@@ -289,8 +289,7 @@ def _checked_address(address: str, places: Mapping[str, BackendSettings]) -> str
 
 
 def _no_engine(name: str, engine: str) -> UsageError:
-    near = get_close_matches(engine, ENGINES.names(), n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
+    meant = did_you_mean(engine, ENGINES.names(), form="{!r}")
     return UsageError(
         f"[places.{name}] has the unknown engine {engine!r}",
         fix=f"{meant}valid: {', '.join(ENGINES.names())}",

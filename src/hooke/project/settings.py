@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from hooke.base.errors import ConfigError, UsageError
+from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.certificates.key_files import Keys
 
@@ -329,6 +330,5 @@ def refuse_unknown(path: Path, prefix: str, table: Mapping[str, Any], valid: Seq
     """Raise ConfigError for an unknown key of the table, with the nearest valid one. `prefix` goes before the key's name."""
     for name in table:
         if name not in valid:
-            near = get_close_matches(name, valid, n=1)
-            meant = f"did you mean {prefix}{near[0]}? " if near else ""
+            meant = did_you_mean(name, valid, form=prefix + "{}")
             raise ConfigError(f"{path}: unknown key {prefix}{name}", fix=f"{meant}valid: {', '.join(valid)}")

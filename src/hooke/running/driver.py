@@ -307,6 +307,8 @@ class Driver:
             recorder.start(files)
             self._journal_plan(journal, keys)
             state = RunState(self.graph, self._plans(), seed=seed, first_attempt=recovered.next_attempt)
+            if self.order.run is None:  # what is forced begins anew
+                store.checkpoints.remove_of(keys[node].recipe for node in self._forced())
             status = self._run(state, keys, store, journal, recovered)
             completed = status in (FINISHED, WITH_FAILURES)
             output = self._output(keys, state, store) if completed else None
@@ -359,21 +361,7 @@ class Driver:
     def _run(
         self, state: RunState, keys: GraphKeys, store: Store, journal: Journal, recovered: Recovered
     ) -> str:
-        context = EngineContext(
-            run=self.run,
-            store=store,
-            secret=self.project.secret(),
-            logs=self.project.runs.folder(self.run) / "logs",
-            clock=self.clock,
-            warm=True,
-            root=self.project.root,
-            tracking=self.project.runs.folder(self.run),
-            durable=self.project.settings.journal.durable,
-            mlflow=self._mlflow(),
-            requires=self._reached(keys),
-            allow_mismatch=tuple(self.order.allow_mismatch),
-            code=self._code(store),
-        )
+        context = self._context(store, keys)
         place, sizing = self.place, self._sizing(keys)
         if sizing is not None:
             journal.observers.append(sizing.observe)
@@ -401,12 +389,27 @@ class Driver:
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
                 sizing=sizing if engine.capabilities.elastic else None,
             )
-            if self.order.run is None and parts.forced:
-                store.checkpoints.remove_of(keys[node].recipe for node in parts.forced)
             with interrupts:
                 return Runner(parts).run()
         finally:
             engine.close()
+
+    def _context(self, store: Store, keys: GraphKeys) -> EngineContext:
+        return EngineContext(
+            run=self.run,
+            store=store,
+            secret=self.project.secret(),
+            logs=self.project.runs.folder(self.run) / "logs",
+            clock=self.clock,
+            warm=True,
+            tracking=self.project.runs.folder(self.run),
+            durable=self.project.settings.journal.durable,
+            mlflow=self._mlflow(),
+            requires=self._reached(keys),
+            allow_mismatch=tuple(self.order.allow_mismatch),
+            code=self._code(store),
+            root=self.project.root,
+        )
 
     def _code(self, store: Store) -> Ref | None:
         """The stored source of the project's imported modules: an edit during the run changes the next run only."""

@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from hooke.running.driver import plan_of
 from hooke.running.reproduce.conditions import compared, libraries
 from hooke.running.reproduce.result_comparison import EQUAL, compare_values
 from hooke.running.resume import reopen
+from hooke.store.checkpoints import copied_checkpoint
 from hooke.store.entries import Entry
 from hooke.store.store import Store
 
@@ -55,6 +57,8 @@ class Replay:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     shown: str
+    checkpoints: Callable[[], AbstractContextManager[None]]
+    """To surround the call: then its checkpoint folder is a copy."""
 
 
 def replay(project: Project, run: str, task: str, *, item: int | None = None) -> Replay:
@@ -78,7 +82,16 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     with files_loaded(project.root) as files:
         args, kwargs = _arguments(call.kind, call.payload, store)
     FileResults(project.root, store).provide(files)
-    return Replay(function=call.image.function, args=args, kwargs=kwargs, shown=f"{task}({call.shown})")
+    owner, key = call.checkpoints, call.keys
+    return Replay(
+        function=call.image.function,
+        args=args,
+        kwargs=kwargs,
+        shown=f"{task}({call.shown})",
+        checkpoints=lambda: (
+            nullcontext() if owner is None else copied_checkpoint(store.checkpoints, owner, key)
+        ),
+    )
 
 
 @dataclass(slots=True, kw_only=True)

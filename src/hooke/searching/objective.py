@@ -66,8 +66,12 @@ def _of_cached(project: Project, run: str, metric: str) -> float | None:
     """The metric in the run that computed a cached task; None if that run is gone or did not log it."""
     store = project.store()
     for node in view_of(project.runs, run).nodes.values():
-        entry = store.find(node.planned.key) if node.cached_count and node.planned.kind == "call" else None
-        if entry is None or not project.runs.folder(entry.run).is_dir():
+        if not node.cached_count or node.planned.kind != "call":
+            continue
+        # The run has checked what its result was made from; of several of the key it is the one that it found.
+        used = {ref.digest for _, _, ref, _ in node.results}
+        entry = store.find(node.planned.key, lambda _: True)
+        if entry is None or entry.ref.digest not in used or not project.runs.folder(entry.run).is_dir():
             continue
         there: RunFacts = facts_of(project.runs, entry.run, of_key=node.planned.key)
         try:

@@ -9,14 +9,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
-from hooke.base.formats import format_bytes, short_repr
+from hooke.base.formats import did_you_mean, format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import choose, load_file
@@ -119,8 +118,7 @@ def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [name for name in given if name not in parameters]
     if unknown and not open_ended:
-        near = get_close_matches(unknown[0], parameters, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = did_you_mean(unknown[0], parameters)
         raise UsageError(
             f"{declared.name}.setup takes no {unknown[0]!r}",
             fix=f"{meant}it takes: {', '.join(parameters) or 'nothing'}",

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -37,6 +38,7 @@ __all__ = [
     "Snapshots",
     "TaskCheckpoints",
     "checkpoint_dir",
+    "copied_checkpoint",
     "using_checkpoints",
 ]
 
@@ -75,6 +77,10 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: CheckpointOwner
     holder: str
     """`<run>/<attempt>`: the ranks of one gang share a folder."""
+    opened_at: float = 0.0
+    """When that attempt opened it: seconds since the epoch."""
+    since: float = 0.0
+    """When the first attempt opened it."""
     alone: bool = False
     """Whether it is the folder of one attempt, which found the key's own in use."""
 
@@ -148,7 +154,8 @@ class CheckpointFolders:
     def remove_of(self, recipes: Iterable[str]) -> int:
         """Remove all folders that were made for these calls and maps, if no attempt has them now."""
         wanted = set(recipes)
-        return self.remove([each.key for each in self.all_records() if each.owner.recipe in wanted])
+        found = self.all_records() if wanted else []
+        return self.remove([each.key for each in found if each.owner.recipe in wanted])
 
     def all_records(self) -> list[CheckpointRecord]:
         """The record of each key with a folder on this host or a snapshot in the store."""
@@ -157,24 +164,21 @@ class CheckpointFolders:
             found |= {record.key: record for record, _ in self.snapshots.records()}
         return list(found.values())
 
-    def sweep(
-        self, is_done: Callable[[CheckpointRecord], bool], *, abandoned_before: float | None = None
-    ) -> int:
+    def sweep(self, is_over: Callable[[CheckpointRecord, float], bool], *, snapshots: bool = False) -> int:
         """Remove what is not needed any more; returns how many.
 
-        Folders whose result is durable, as `is_done` tells, go unless they are kept; so do those of one attempt alone. With
-        `abandoned_before` (seconds since the epoch) those without a result go that were last used before it, and
-        snapshots in the store are looked at, too. Folders in use stay.
+        `is_over` gets a record and when its folder was last used (seconds since the epoch). Folders of one attempt alone go,
+        too. With `snapshots`, those in the store are looked at. Folders in use stay.
         """
         count = 0
         for folder, record in list(self.records()):
             if record.alone:
                 count += self._remove(folder)
-            elif _is_over(record, is_done, _used_at(folder), abandoned_before):
+            elif is_over(record, _used_at(folder)):
                 count += self.remove([record.key])
-        if self.snapshots is not None and abandoned_before is not None:
+        if self.snapshots is not None and snapshots:
             for record, at in list(self.snapshots.records()):
-                if _is_over(record, is_done, at, abandoned_before):
+                if is_over(record, at):
                     count += self.snapshots.remove(record.key)
         if self.root is not None and self.root.exists():
             for folder in self.root.glob(f"{_TRASH}*"):  # of a process that was killed while it removed one
@@ -203,17 +207,6 @@ class CheckpointFolders:
         return True
 
 
-def _is_over(
-    record: CheckpointRecord,
-    is_done: Callable[[CheckpointRecord], bool],
-    used_at: float,
-    abandoned_before: float | None,
-) -> bool:
-    if is_done(record):
-        return not record.owner.kept
-    return abandoned_before is not None and used_at < abandoned_before
-
-
 class OpenCheckpoint:
     """A folder that an attempt has, until `release` or the end of its process. In forked children it is not locked."""
 
@@ -224,6 +217,10 @@ class OpenCheckpoint:
         self._lock = lock
         on_fork(self)
         path.mkdir(0o700, exist_ok=True)
+        self.since = _read(lock, record).since
+        """When the first attempt at the key opened it: what it holds may be as old."""
+        self.is_continued = any(path.iterdir())
+        """Whether it holds anything of an earlier attempt."""
         snapshots = None if record.alone or _is_later_rank() else folders.snapshots
         self._pushing = _Pushing(snapshots, record, path) if snapshots is not None else None
 
@@ -265,7 +262,8 @@ def _is_later_rank() -> bool:
 
 
 def _record(key: str, owner: CheckpointOwner, attempt: int) -> CheckpointRecord:
-    return CheckpointRecord(key=key, owner=owner, holder=f"{owner.run}/{attempt}")
+    now = time.time()
+    return CheckpointRecord(key=key, owner=owner, holder=f"{owner.run}/{attempt}", opened_at=now, since=now)
 
 
 def _locked(path: Path, record: CheckpointRecord, snapshots: Snapshots | None) -> int | None:
@@ -274,27 +272,36 @@ def _locked(path: Path, record: CheckpointRecord, snapshots: Snapshots | None) -
     The first one fetches the snapshot and writes the record under an exclusive lock, and keeps a shared one.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    mine = False
+    mine, nobody = False, msgspec.structs.replace(record, holder="")
     try:
         if _flock(fd, fcntl.LOCK_EX) and is_at(fd, str(path)):
             if snapshots is not None:
                 snapshots.pull(record.key, path.with_suffix(""))
-            data = msgspec.json.encode(record)
+            data = msgspec.json.encode(_continuing(record, fd, path.with_suffix("")))
             os.pwrite(fd, data, 0)
             os.ftruncate(fd, len(data))
         # Going from exclusive to shared lets go for a moment, in which another may have come first.
-        mine = _flock(fd, fcntl.LOCK_SH) and is_at(fd, str(path)) and _holder(fd) == record.holder
+        mine = (
+            _flock(fd, fcntl.LOCK_SH) and is_at(fd, str(path)) and _read(fd, nobody).holder == record.holder
+        )
     finally:
         if not mine:
             os.close(fd)
     return fd if mine else None
 
 
-def _holder(fd: int) -> str:
+def _read(fd: int, default: CheckpointRecord) -> CheckpointRecord:
+    """The record in a file; the default if its writer was killed."""
     try:
-        return msgspec.json.decode(os.pread(fd, 1 << 16, 0), type=CheckpointRecord).holder
-    except msgspec.MsgspecError:  # its writer was killed
-        return ""
+        return msgspec.json.decode(os.pread(fd, 1 << 16, 0), type=CheckpointRecord)
+    except msgspec.MsgspecError:
+        return default
+
+
+def _continuing(record: CheckpointRecord, fd: int, folder: Path) -> CheckpointRecord:
+    """The record, with the time from which the folder's content may be."""
+    former = _read(fd, record) if folder.exists() else record
+    return msgspec.structs.replace(record, since=former.since)
 
 
 def _flock(fd: int, kind: int) -> bool:
@@ -537,6 +544,11 @@ class TaskCheckpoints:
         """The last item is done."""
         self.begin(b"")
 
+    @property
+    def continued_since(self) -> float | None:
+        """When the oldest folder was begun that this attempt continues; None if all were empty."""
+        return min((each.since for each in self._used if each.is_continued), default=None)
+
     def discard(self) -> None:
         """Remove the folders of all items so far: what they hold was made from other inputs than the keys say."""
         self._release()
@@ -577,6 +589,21 @@ def using_checkpoints(checkpoints: TaskCheckpoints) -> Iterator[None]:
     finally:
         _here.reset(token)
         _process.remove(checkpoints)
+
+
+@contextmanager
+def copied_checkpoint(folders: CheckpointFolders, owner: CheckpointOwner, key: bytes) -> Iterator[None]:
+    """Inside, `checkpoint_dir()` gives a copy of the call's folder: for a rerun that must change nothing."""
+    with tempfile.TemporaryDirectory(prefix="hooke-checkpoint-") as made:
+        if folders.root is not None and (folders.root / key.hex()).exists():
+            shutil.copytree(folders.root / key.hex(), Path(made) / key.hex())
+        used = TaskCheckpoints(CheckpointFolders(Path(made)), owner, 0)
+        used.begin(key)
+        try:
+            with using_checkpoints(used):
+                yield
+        finally:
+            used.close(failed=True)
 
 
 def checkpoint_dir() -> Path:

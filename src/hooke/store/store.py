@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.plugins import Plugins
-from hooke.base.ref import ItemsMadeFrom, Ref, split
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref, split
 from hooke.store.backend import Backend
 from hooke.store.checkpoints import (
     ABANDONED_S,
@@ -438,22 +439,33 @@ class Store:
         return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
 
     def clear_checkpoints(self, *, run: str = "", abandoned: bool = False) -> int:
-        """Remove checkpoint folders whose result is stored, unless they are kept; returns how many.
+        """Remove checkpoint folders whose result was stored after their last use, unless they are kept; returns how many.
 
-        With `run`, which has finished, also those of its tasks with `cache=False`. With `abandoned` also those without a
-        result that nobody has used for 30 days. Folders that an attempt has now stay.
+        With `run`, which has finished, also those of its tasks with `cache=False`. With `abandoned` also those that nobody has
+        used for 30 days, unless they are kept and have a result. Folders that an attempt has now stay.
         """
 
-        def is_done(record: CheckpointRecord) -> bool:
-            owner = record.owner
-            if not owner.cached:
-                return owner.run == run
-            if owner.item:
-                return bool(self.find_items(owner.recipe, bytes.fromhex(record.key)))
-            return self.find(record.key) is not None
+        def is_over(record: CheckpointRecord, used_at: float) -> bool:
+            old = abandoned and used_at < self._clock.now() - ABANDONED_S
+            if record.owner.kept:
+                return old and self._stored_at(record, any_inputs=True) is None
+            if not record.owner.cached and record.owner.run == run:
+                return True
+            stored_at = self._stored_at(record, any_inputs=False)
+            return old or (stored_at is not None and stored_at >= record.opened_at)
 
-        before = self._clock.now() - ABANDONED_S if abandoned else None
-        return self.checkpoints.sweep(is_done, abandoned_before=before)
+        return self.checkpoints.sweep(is_over, snapshots=abandoned)
+
+    def _stored_at(self, record: CheckpointRecord, *, any_inputs: bool) -> float | None:
+        """When the newest result of a folder's key was stored; of an item infinite, for it is not known. None without a result."""
+        if record.owner.item:
+            found = self.find_items(
+                record.owner.recipe, bytes.fromhex(record.key), _any_inputs if any_inputs else None
+            )
+            return math.inf if found else None
+        content = self._records.read(_entry_name(record.key))
+        variants = _decoder.decode(content).variants if content is not None else []
+        return max((each.at for each in variants if all(self.keep(refs_of(each)))), default=None)
 
     def gc(self, max_bytes: int) -> EvictionReport:
         """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
@@ -512,6 +524,10 @@ class Store:
         self.checkpoints.remove_of([key])
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
         return sum(self._backend.remove(name) for name in names) > 0
+
+
+def _any_inputs(_made_from: MadeFrom) -> bool:
+    return True
 
 
 def _entry_name(key: str) -> str:

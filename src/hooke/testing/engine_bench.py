@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from hooke.base.clock import SystemClock
+from hooke.base.pinned_modules import PinnedModule
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -27,10 +28,17 @@ from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
 
-__all__ = ["EngineBench", "MakeEngine", "plan_of"]
+__all__ = ["CARRIED", "EngineBench", "MakeEngine", "plan_of"]
 
 PATIENCE_S = 180.0
 """A worker starts within a second, and nothing takes a minute; a machine on which much else runs may take three times as long."""
+
+
+CARRIED = {
+    "suite_carried": "def work():\n    from suite_later import VALUE\n    return VALUE\n",
+    "suite_later": "VALUE = 1\n",
+}
+"""Name -> source of the modules that each run of the suite carries."""
 
 
 class MakeEngine(Protocol):
@@ -47,7 +55,18 @@ class EngineBench:
         self.folder = folder
         self.store = Store.open(folder / "store")
         self.context = EngineContext(
-            run="suite", store=self.store, logs=folder / "logs", clock=SystemClock(), folder=folder
+            run="suite",
+            store=self.store,
+            logs=folder / "logs",
+            clock=SystemClock(),
+            folder=folder,
+            root=folder,
+            code=self.store.put(
+                tuple(
+                    PinnedModule(name=name, file=str(folder / f"{name}.py"), source=source.encode())
+                    for name, source in CARRIED.items()
+                )
+            ),
         )
         self.engine = make(self.context, workers=(workers, workers))
         self.workers = workers

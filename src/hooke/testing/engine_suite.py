@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +29,16 @@ import numpy as np
 import psutil
 
 from hooke.base.clock import SystemClock
-from hooke.journal.events import AttemptFailed, AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
+from hooke.base.observed import first_changed
+from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
+    AttemptFailed,
+    AttemptStarted,
+    CapacityChanged,
+    WorkerStarted,
+    WorkerStopped,
+)
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys
@@ -41,13 +50,14 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
-from hooke.testing.engine_bench import EngineBench, MakeEngine
+from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine
 
 __all__ = [
     "ENGINE_CHECKS",
     "GANG_CHECKS",
     "EngineCheck",
     "check_a_whole_run",
+    "check_a_whole_run_that_goes_on_after_an_error",
     "check_a_whole_run_with_a_death",
     "check_engine",
     "name_of",
@@ -249,6 +259,7 @@ GANG_CHECKS: tuple[Callable[[EngineBench], None], ...] = (
 # --- Whole runs of the production runner on an engine, compared with plain Python.
 
 add = Task(tasks.add, name="add")
+fail_at = Task(tasks.fail_at, name="fail_at")
 total = Task(tasks.total, name="total")
 listed = Task(tasks.listed, name="listed")
 exit_once = Task(tasks.exit_once, name="exit_once", resources=Resources(retries=1))
@@ -269,6 +280,13 @@ def dying(folder: str, items: int) -> Any:
     return exit_once.map(range(items), folder=folder)
 
 
+@pipeline
+def with_a_bad_item(items: int) -> Any:
+    """One item fails for good and is left out of its list, of the map after it, and of their sum."""
+    kept = fail_at.map(range(items), bad=3, on_error="continue")
+    return {"kept": kept, "after": add.map(kept, range(items)), "sum": total(kept)}
+
+
 def check_a_whole_run(bench: EngineBench) -> None:
     """Every shape of graph, on the production runner, gives what plain Python gives."""
     assert _run(bench, every_shape, 50) == every_shape(50)
@@ -280,7 +298,14 @@ def check_a_whole_run_with_a_death(bench: EngineBench) -> None:
         assert _run(bench, dying, str(bench.folder), 40) == list(range(40))
 
 
-def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any) -> Any:
+def check_a_whole_run_that_goes_on_after_an_error(bench: EngineBench) -> None:
+    """A failed item is left out alone, and what follows has the right pairs."""
+    kept = [item for item in range(40) if item != 3]
+    expected = {"kept": kept, "after": [2 * item for item in kept], "sum": sum(kept)}
+    assert _run(bench, with_a_bad_item, 40, status=WITH_FAILURES) == expected
+
+
+def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED) -> Any:
     graph = trace(wanted, args)
     keys = GraphKeys(graph, run="suite")
     plans = [NodePlan(retries=node.task.resources.retries) for node in graph.nodes]
@@ -296,8 +321,8 @@ def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any) -> Any:
             journal=journal,
             clock=SystemClock(),
         )
-        status = Runner(parts).run()
-    assert status == "finished", state.failure
+        ended = Runner(parts).run()
+    assert ended == status, state.failure
     return unpack(pack(graph.output, CallMaker(graph, keys, state, bench.store).refer), bench.store)
 
 
@@ -443,6 +468,19 @@ def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: Engi
         failure = bench.failed(attempt).failure
     assert failure.kind == "EnvironmentMismatch"
     assert not failure.retryable
+
+
+def check_an_edit_during_a_run_does_not_change_it(bench: EngineBench) -> None:
+    """Neither of the task's module nor of one that only the task imports."""
+    with ExitStack() as loaded:
+        modules = {
+            name: loaded.enter_context(_module(bench, name, source, importable=True))
+            for name, source in CARRIED.items()
+        }
+        for name, source in CARRIED.items():
+            (bench.folder / f"{name}.py").write_text(source.replace("VALUE", "OTHER"), encoding="utf-8")
+        attempt = bench.submit(modules["suite_carried"].work)
+        assert bench.value(bench.finished(attempt).ref) == 1
 
 
 @contextmanager
@@ -634,6 +672,38 @@ def check_a_checkpoint_folder_belongs_to_the_key(bench: EngineBench) -> None:
     assert not Path(folder).exists()
 
 
+_READING = """
+import os
+from pathlib import Path
+
+def work(name):
+    return Path(name).read_text() + os.environ["SUITE_MODE"]
+"""
+
+
+def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
+    """Files below the project by their relative names, item by item, and variables with the driver's values."""
+    for name in ("one", "two"):
+        (bench.folder / f"{name}.txt").write_text(name, encoding="utf-8")
+    files = [str(bench.folder / f"{name}.txt") for name in ("one", "two")]
+    os.environ["SUITE_MODE"] = "!"
+    try:
+        with _module(bench, "suite_reading", _READING, importable=True) as module:
+            called = bench.finished(bench.submit(module.work, files[0]))
+            mapped = bench.finished(bench.submit_map(module.work, [files]))
+            silent = bench.finished(bench.submit(module.work, files[0], observe=False))
+    finally:
+        del os.environ["SUITE_MODE"]
+    assert bench.value(called.ref) == "one!"
+    assert bench.value(mapped.ref) == ["one!", "two!"]
+    inputs = [[(each.kind, each.name) for each in items.inputs] for items in mapped.observed]
+    assert inputs == [[("file", f"{name}.txt"), ("variable", "SUITE_MODE")] for name in ("one", "two")]
+    assert called.observed[0].inputs == mapped.observed[0].inputs
+    environment = {"SUITE_MODE": "!"}
+    assert first_changed(called.observed[0].inputs, root=bench.folder, environment=environment) is None
+    assert silent.observed == ()
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -698,6 +768,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_function_that_cannot_travel_is_refused,
     check_a_module_that_workers_lack_is_an_environment_mismatch,
     check_code_that_differs_on_the_worker_is_an_environment_mismatch,
+    check_an_edit_during_a_run_does_not_change_it,
     check_a_killed_worker_is_told_and_harms_nobody_else,
     check_a_worker_that_exits_is_told_with_its_code,
     check_a_chunk_dies_as_a_whole,
@@ -709,11 +780,13 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,
     check_a_checkpoint_folder_belongs_to_the_key,
+    check_what_a_task_reads_is_recorded,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,
     check_close_does_not_wait_for_what_runs,
     check_a_whole_run,
+    check_a_whole_run_that_goes_on_after_an_error,
     check_a_whole_run_with_a_death,
 )
 """All checks, cheap ones first."""

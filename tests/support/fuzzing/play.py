@@ -29,8 +29,10 @@ from tests.support.fuzzing.programs import (
     VALUES,
     WITH_BUG,
     Arg,
+    Definition,
     Node,
     Program,
+    TaskDefinition,
     draw_program,
     parents,
 )
@@ -379,10 +381,19 @@ class _Stage:
         self._say("run again")
         self._run()
 
+    def _target(self) -> Definition | TaskDefinition:
+        """What an edit changes: mostly something that a task reaches."""
+        program = self.program
+        reached = program.reached([name for each in program.tasks.values() for name in each.uses])
+        if self.choices.rarely(5):
+            reached = set(program.definitions)
+        return self.choices.pick(
+            [*(program.definitions[name] for name in sorted(reached)), *program.tasks.values()]
+        )
+
     def _edit(self) -> None:
         """Change a number of a definition, a task or the pipeline; or back to what it was."""
-        options = [*self.program.definitions.values(), *self.program.tasks.values()]
-        each = self.choices.pick(options)
+        each = self._target()
         name = self.choices.pick(("a", "b"))
         setattr(each, name, 1 + (getattr(each, name) + self.choices.below(3)) % 4)
         self._say(f"edit {each.name}: {name} = {getattr(each, name)}; run")
@@ -460,7 +471,9 @@ class _Stage:
 
     def _bug(self) -> None:
         """A bug in a definition, a run that may fail, and the run after it is fixed: a new one, or the same one resumed."""
-        early = [name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses]
+        early = [
+            name for each in self.program.definitions.values() if each.kind in VALUES for name in each.uses
+        ]
         early = self.program.reached(early)  # a bug in these is one of the import
         options = [
             each
@@ -482,7 +495,7 @@ class _Stage:
         """Kill the driver after some event, perhaps edit, and resume or run."""
         edited = self.choices.below(2)
         if edited:
-            each = self.choices.pick([*self.program.definitions.values(), *self.program.tasks.values()])
+            each = self._target()
             each.a = 1 + each.a % 4
         at = 3 + self.choices.below(40)
         self._say(
@@ -517,7 +530,7 @@ class _Stage:
 
     def _two_drivers(self) -> None:
         """Two drivers at once, after an edit: each result is computed by one of them."""
-        each = self.choices.pick([*self.program.definitions.values(), *self.program.tasks.values()])
+        each = self._target()
         each.a = 1 + each.a % 4
         self._say(f"edit {each.name}: a = {each.a}; two drivers at once")
         self._write()
@@ -552,7 +565,7 @@ class _Stage:
                 return ""
             driver.drive()
             return driver.run
-        except HookeError as error:
+        except Exception as error:
             raise Fault("error", f"{type(error).__name__}: {error}") from error
 
     def _run(self, *, resumed: str = "") -> None:

@@ -451,6 +451,12 @@ def _draw_definition(program: Program, choices: Choices, at: int) -> None:
     kind = choices.pick(list(KINDS))
     name = f"{'C' if kind in CLASSES or kind == 'enum' else 'd'}{at}"
     program.definitions[name] = Definition(name, kind, module, 1 + choices.below(5), 1 + choices.below(5))
+    if kind in ("subclass", "instance"):
+        base = choices.pick(sorted(BASES))
+        module = choices.pick(modules[modules.index(module) :])
+        program.definitions[f"C{at}_"] = Definition(
+            f"C{at}_", base, module, 1 + choices.below(5), 1 + choices.below(5)
+        )
 
 
 def _link(program: Program, choices: Choices) -> None:

@@ -262,7 +262,7 @@ class _Play:
             value, key = self.values[node.id], self.keys[node.id]
             if node.kind == "call":
                 entry = self.store.find(key.key)
-                stored = [] if entry is None else [(value, self.store.get(entry.ref))]
+                stored = [(value, self.store.get(entry.ref))] if entry is not None else []
             else:
                 keys = self.keys.items(node.id)
                 whole = keys is not None and len(keys) == 16 * len(value)  # else the list lacked items itself

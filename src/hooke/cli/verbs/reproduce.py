@@ -88,14 +88,14 @@ def debug(*, run: str, task: str, item: int | None, step: bool, project: Project
 
 
 def _step(again: Replay) -> int:
-    with logging_into(MUTED):
+    with logging_into(MUTED), again.checkpoints():
         pdb.runcall(again.function, *again.args, **again.kwargs)
     return 0
 
 
 def _until_it_fails(again: Replay) -> int:
     try:
-        with logging_into(MUTED):
+        with logging_into(MUTED), again.checkpoints():
             result = again.function(*again.args, **again.kwargs)
     except Exception as error:  # noqa: BLE001 - any exception of the task is of interest
         click.echo(user_traceback(error), err=True)

@@ -193,6 +193,7 @@ class WorkerHost:
             log=str(Path(session.logs) / f"{name}.log"),
             folder=session.folder,
             root=session.root,
+            driver=session.driver,
             durable=session.durable,
             tracking=session.tracking,
             mlflow=session.mlflow,

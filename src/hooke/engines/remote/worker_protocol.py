@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import Protocol, TypeAlias
 
@@ -40,6 +41,8 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     root: str | None = None
     """As in the EngineContext; where the driver's files are not, a folder of the host's own."""
+    driver: str = ""
+    """The driver's process."""
     sys_path: list[str]
     tracking: str | None = None
     durable: Durability = "group"
@@ -67,6 +70,7 @@ def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
         logs=str(context.logs),
         folder=str(context.folder),
         root=None if context.root is None else str(context.root),
+        driver=f"{os.uname().nodename}-{os.getpid()}",
         sys_path=module_path(),
         tracking=None if context.tracking is None else str(context.tracking),
         durable=context.durable,

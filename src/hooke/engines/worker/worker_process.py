@@ -168,6 +168,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """As in the EngineContext."""
     root: str | None = None
     """As in the EngineContext; on another host the folder of its workers."""
+    driver: str = ""
+    """The process that the run belongs to; empty where a worker cannot outlive it."""
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -268,6 +270,7 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
+        self.driver = hello.driver
         self._library = hello.library
         self.allowed = hello.allowed
         self.script = StandIn(hello.script)
@@ -348,7 +351,7 @@ class _Server:
 
     def _begin(self, hello: Hello) -> None:
         if self._session is not None:
-            if self._session.worker.replaced or self._files.edited():
+            if self._session.worker.replaced or self._files.edited() or self._outlived(hello):
                 self._send(STALE)
                 return
             self._session.close()
@@ -359,6 +362,16 @@ class _Server:
                 del kept[digest]
         self._used.clear()
         self._send(READY)
+
+    def _outlived(self, hello: Hello) -> bool:
+        """Whether modules were imported for another driver, and read files or variables that have changed since."""
+        assert self._session is not None
+        observer = self._session.worker.observer
+        return (
+            hello.driver != self._session.driver
+            and observer is not None
+            and bool(observer.imports_outdated())
+        )
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
         if session.worker.replaced:

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic, writing
+from hooke.base.formats import did_you_mean
 from hooke.processes.devices import lives
 from hooke.project.folder import Project
 from hooke.services.control_socket import ServiceCommand, send_command
@@ -193,8 +193,7 @@ def find_service(project: Project, name: str, *, verb: str, running: bool = True
             raise UsageError(
                 f"{name} is not running", where=str(chosen[0].path), next=f"hooke serve {_target(chosen[0])}"
             )
-        near = get_close_matches(name, [folder.name for folder in known], n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
+        meant = did_you_mean(name, [folder.name for folder in known])
         listed = ", ".join(folder.name for folder in fitting) or "none"
         raise UsageError(
             f"no service is called {name!r}",

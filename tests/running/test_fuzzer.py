@@ -1,0 +1,98 @@
+"""Random programs beside plain Python, 200 or in full 10,000; and what they would have found."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.running.weakened import WEAKENED, Weaken
+from tests.support.campaigns import bound, campaign
+from tests.support.fuzzing.choices import Choices, shrink
+from tests.support.fuzzing.play import Played, play
+
+CAMPAIGN = campaign(__name__)
+PARTS = 10  # processes share them
+FOUND_WITHIN = 200
+
+
+def played(choices: Choices) -> Played:
+    """One program, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="hooke-fuzz-") as folder:
+        return play(choices, Path(folder))
+
+
+def smallest(found: Played) -> Played:
+    """The smallest program with the same kind of fault."""
+
+    def fails(taken: Sequence[int]) -> bool:
+        fault = played(Choices(given=taken)).fault
+        return fault is not None and found.fault is not None and fault.kind == found.fault.kind
+
+    return played(Choices(given=shrink(found.choices, fails)))
+
+
+def first_fault(seeds: Sequence[int]) -> tuple[int, Played] | None:
+    for seed in seeds:
+        made = played(Choices(seed))
+        if made.fault is not None:
+            return seed, made
+    return None
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
+)
+def test_programs_give_the_answers_of_plain_python_and_run_only_what_they_must(part: int) -> None:
+    found = first_fault(range(part, CAMPAIGN.size, PARTS))
+    if found is not None:
+        seed, made = found
+        raise AssertionError(f"repro: play(Choices({seed}))\n{smallest(made).told()}")
+    print(bound(CAMPAIGN.size // PARTS))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", WEAKENED)
+def test_a_weakening_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weaken, kinds = WEAKENED[name]
+    weaken(monkeypatch)
+    found = first_fault(range(FOUND_WITHIN))
+    assert found is not None, f"not found in {FOUND_WITHIN} programs"
+    _, made = found
+    assert made.fault is not None
+    assert made.fault.kind in kinds, made.told()
+
+
+def test_what_is_found_shrinks_to_what_a_person_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    weaken: Weaken = WEAKENED["a key without defaults"][0]
+    weaken(monkeypatch)
+    found = first_fault(range(FOUND_WITHIN))
+    assert found is not None
+    small = smallest(found[1])
+    told = small.told()
+    assert small.fault is not None
+    assert small.fault.kind == found[1].fault.kind
+    assert len(small.steps) == 2
+    assert small.steps[1].startswith("edit d")
+    assert len(small.program.nodes) == 1
+    assert len(told.splitlines()) < 90, told
+
+
+def test_a_seed_replays_to_the_same_steps() -> None:
+    first, again = played(Choices(7)), played(Choices(7))
+    assert first.steps == again.steps
+    assert first.choices == again.choices
+    assert played(Choices(given=first.choices)).steps == first.steps
+
+
+def test_programs_differ_and_do_what_they_are_for() -> None:
+    made = [played(Choices(seed)) for seed in range(12)]
+    kinds = Counter(step.split()[0] for each in made for step in each.steps)
+    assert len(kinds) > 5
+    assert sum(each.runs for each in made) > 30
+    assert len({each.program.sources()["fuzzed.py"] for each in made}) == 12

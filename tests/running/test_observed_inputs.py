@@ -1,0 +1,165 @@
+"""Files and variables that tasks read in passing, end to end: real workers, the command line's explanations, and stores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import pytest
+
+from hooke.running.why import why
+
+JOB = """
+    import os
+    from pathlib import Path
+    from hooke import task, pipeline
+
+    HERE = Path(__file__).parent
+
+    @task
+    def load() -> list[int]:
+        with open(HERE / "d.csv") as file:
+            return [int(each) for each in file.read().split()]
+
+    @task
+    def scaled(x: int) -> int:
+        return x * int(os.environ.get("FACTOR", "1"))
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+    @task
+    def named(name: str) -> str:
+        return Path(f"{HERE}/{name}.txt").read_text()
+
+    @task
+    def joined(texts: list[str]) -> str:
+        return " ".join(texts)
+
+    @task
+    def touched() -> int:
+        text = (HERE / "d.csv").read_text()
+        (HERE / "d.csv").write_text(text + " 1")
+        return len(text)
+
+    @pipeline
+    def job() -> int:
+        return total(scaled.map(load()))
+
+    @pipeline
+    def files() -> str:
+        return joined(named.map(["a", "b", "c"]))
+
+    @pipeline
+    def changing() -> int:
+        return touched()
+"""
+
+
+@pytest.fixture
+def shop(workshop, monkeypatch):
+    monkeypatch.delenv("FACTOR", raising=False)
+    workshop.write(JOB)
+    (workshop.folder / "d.csv").write_text("1 2 3")
+    for name in "abc":
+        (workshop.folder / f"{name}.txt").write_text(name)
+    return workshop
+
+
+def test_an_edited_file_that_no_key_names(shop):
+    assert shop.run(name="job").result() == 6
+    assert shop.ran(shop.run(name="job")) == {}
+    (shop.folder / "d.csv").write_text("1 2 4")
+    run = shop.run(name="job")
+    assert run.result() == 7
+    assert shop.ran(run) == {"load": 1, "scaled": 1, "total": 1}
+    (cause,) = why(shop.project.runs, shop.project.runs.names()[0])[0].causes
+    assert cause.text == "ran again: d.csv changed (read, not declared)"
+    (shop.folder / "d.csv").write_text("1 2 3")
+    run = shop.run(name="job")
+    assert (run.result(), shop.ran(run)) == (6, {})
+
+
+def test_a_variable_that_no_key_names(shop, monkeypatch):
+    assert shop.run(name="job").result() == 6
+    monkeypatch.setenv("FACTOR", "10")
+    run = shop.run(name="job")
+    assert run.result() == 60
+    assert shop.ran(run) == {"scaled": 3, "total": 1}
+    monkeypatch.delenv("FACTOR")
+    run = shop.run(name="job")
+    assert (run.result(), shop.ran(run)) == (6, {})
+
+
+def test_each_item_has_its_own_file(shop):
+    assert shop.run(name="files").result() == "a b c"
+    (shop.folder / "b.txt").write_text("B")
+    run = shop.run(name="files")
+    assert (run.result(), shop.ran(run)) == ("a B c", {"named": 1, "joined": 1})
+
+
+def test_a_task_that_changes_what_it_read_runs_in_each_run(shop, caplog):
+    assert shop.run(name="changing").result() == 5
+    run = shop.run(name="changing")
+    assert (run.result(), shop.ran(run)) == (7, {"touched": 1})
+    explained = why(shop.project.runs, shop.project.runs.names()[0])[0]
+    assert "d.csv" in explained.unsettled
+    assert any("d.csv" in record.message for record in caplog.records)
+
+
+CROWD = """
+    import os, sys, time
+    from pathlib import Path
+    from hooke import pipeline, run, task
+
+    HERE = Path(__file__).parent
+
+    def ran(what):
+        fd = os.open(f"{HERE.parent}/ran", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(fd, f"{what}\\n".encode())
+        os.close(fd)
+        time.sleep(0.05)
+
+    @task
+    def load(name):
+        ran(f"load {name}")
+        return (HERE / f"{name}.txt").read_text()
+
+    @task
+    def loud(text):
+        ran(f"loud {text}")
+        return text.upper()
+
+    @task
+    def joined(texts, first):
+        ran("joined")
+        return " ".join(texts) + first
+
+    @pipeline
+    def job():
+        return joined(loud.map(load.map(["a", "b", "c"])), loud(load("d")))
+
+    if __name__ == "__main__":
+        print(run(job, on="serial").result())
+"""
+
+
+def test_runs_at_once_compute_each_result_once_for_each_set_of_files(tmp_path):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    script = folder / "crowd.py"
+    script.write_text(textwrap.dedent(CROWD))
+    for name in "abcd":
+        (folder / f"{name}.txt").write_text(name)
+    for wanted in ("A B CD", "A X CD", "A B CD"):
+        (folder / "b.txt").write_text("x" if "X" in wanted else "b")
+        (tmp_path / "ran").write_text("")
+        command = [sys.executable, str(script)]
+        crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [process.communicate(timeout=100)[0].strip() for process in crowd] == [wanted] * 3
+        counts = Counter((tmp_path / "ran").read_text().splitlines())
+        assert set(counts.values()) <= {1}, counts
+    assert not counts, "the files are as they were in the first round"

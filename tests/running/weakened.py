@@ -1,0 +1,209 @@
+"""Deliberate weakenings of the key, the store and the journal, each of which the fuzzer has to find."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hooke.journal.events import Event, NodePlanned
+from hooke.keys import fingerprint
+from hooke.keys.code_walk import EVERYTHING
+from hooke.keys.file import File
+from hooke.keys.fingerprint_parts import combine
+from hooke.pipeline import node_keys
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.runner import Runner
+from hooke.running import driver
+from hooke.store.entries import Hit
+from hooke.store.map_index import MapIndex
+from hooke.store.store import Claim, Entry, Store
+
+__all__ = ["WEAKENED", "Weaken"]
+
+Weaken = Callable[[pytest.MonkeyPatch], None]
+
+WRONG = frozenset({"stale", "wrong answer", "error"})
+NEEDLESS = frozenset({"needless"})
+
+
+def _without(label: str) -> Weaken:
+    """A key that does not follow what has this label."""
+
+    def weaken(patch: pytest.MonkeyPatch) -> None:
+        weak = functools.partial(fingerprint.fingerprint_code, follow=EVERYTHING - {label})
+        patch.setattr(node_keys, "fingerprint_code", weak)
+
+    return weaken
+
+
+def files_by_name(patch: pytest.MonkeyPatch) -> None:
+    """A file counts by its path."""
+
+    def key(self: File) -> str:
+        self.key = None
+        return combine("file", str(self.path))
+
+    patch.setattr(File, "__hooke_key__", key)
+
+
+def a_part_for_the_whole(patch: pytest.MonkeyPatch) -> None:
+    """A part of a result counts as the result."""
+    of = GraphKeys.of
+
+    def whole(self: GraphKeys, value: Any) -> str | None:
+        key = of(self, value)
+        return key if key is None or not value.path else self.nodes[value.node].key
+
+    patch.setattr(GraphKeys, "of", whole)
+
+
+def items_by_place(patch: pytest.MonkeyPatch) -> None:
+    """The items of a map count by their number instead of their value."""
+    keys = node_keys.fingerprint_items
+
+    def by_place(items: Any, *, label: str, **_: Any) -> bytes:
+        return keys([(at,) for at, _ in enumerate(items)], label=label)
+
+    patch.setattr(node_keys, "fingerprint_items", by_place)
+
+
+def lists_by_code(patch: pytest.MonkeyPatch) -> None:
+    """The list of a dynamic map is found by the map's code, whatever the list is made from."""
+    patch.setattr(Runner, "_expansion_key", lambda self, node: combine("list", self._parts.keys[node].recipe))
+
+
+def the_evicted_is_there(patch: pytest.MonkeyPatch) -> None:
+    """What is gone counts as there."""
+    patch.setattr(Store, "keep", lambda _self, refs: [True] * len(refs))
+
+
+def removing_does_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A removed result is still found."""
+    patch.setattr(Store, "remove", lambda _self, _key: True)
+
+
+def the_next_item(patch: pytest.MonkeyPatch) -> None:
+    """The store gives the neighbour of an item in its list."""
+    find = MapIndex.find
+
+    def neighbour(self: MapIndex, recipe: str, keys: bytes) -> list[Hit]:
+        return [hit._replace(start=max(hit.start - 1, 0)) for hit in find(self, recipe, keys)]
+
+    patch.setattr(MapIndex, "find", neighbour)
+
+
+def forgets_results(patch: pytest.MonkeyPatch) -> None:
+    """Results of calls are never committed."""
+    patch.setattr(Store, "commit", lambda _self, _entry: None)
+
+
+def finds_the_tasks_last(patch: pytest.MonkeyPatch) -> None:
+    """A call finds the last result of its task, whatever its key."""
+    commit, find = Store.commit, Store.find
+
+    def committed(self: Store, entry: Entry) -> None:
+        commit(self, entry)
+        last.setdefault(self.place, {})[entry.task] = entry.key
+
+    def found(self: Store, key: str) -> Entry | None:
+        entry = find(self, key)
+        if entry is None and len(last.get(self.place, {})) == 1:
+            return find(self, *last[self.place].values())
+        return entry
+
+    last: dict[str, dict[str, str]] = {}
+    patch.setattr(Store, "commit", committed)
+    patch.setattr(Store, "find", found)
+
+
+def resumes_by_number(patch: pytest.MonkeyPatch) -> None:
+    """A resumed run takes the results of a node by its number, although it was edited."""
+    recover, recall = driver.recover, Runner._from_journal
+    numbers: dict[int, Any] = {}
+
+    def recovered(events: Iterator[Event]) -> Any:
+        known = list(events)
+        found = recover(known)
+        numbers.clear()
+        numbers.update(
+            {each.node: found.known.get(each.key) for each in known if isinstance(each, NodePlanned)}
+        )
+        return found
+
+    def from_journal(self: Runner, node: int) -> bool:
+        if numbers.get(node) is not None:
+            self._parts.recovered.known.setdefault(self._parts.keys[node].key, numbers[node])
+        return recall(self, node)
+
+    patch.setattr(driver, "recover", recovered)
+    patch.setattr(Runner, "_from_journal", from_journal)
+
+
+def nobody_claims(patch: pytest.MonkeyPatch) -> None:
+    """Two drivers may compute one result."""
+
+    class Free:
+        def release(self) -> None:
+            """Nothing is held."""
+
+    def claim(_self: Store, _key: str) -> Claim:
+        return Free()
+
+    patch.setattr(Store, "claim", claim)
+
+
+def comments_count(patch: pytest.MonkeyPatch) -> None:
+    """The text of the file is part of the key."""
+    code = fingerprint.fingerprint_code
+
+    def by_text(function: Any) -> Any:
+        found = code(function)
+        text = Path(getattr(function, "function", function).__code__.co_filename).read_text()
+        return type(found)(
+            key=combine("text", found.key, text), parts=found.parts, notes=found.notes, foreign=found.foreign
+        )
+
+    patch.setattr(node_keys, "fingerprint_code", by_text)
+
+
+WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
+    **{
+        f"a key without {label}": (_without(label), WRONG)
+        for label in (
+            "bodies",
+            "defaults",
+            "closures",
+            "globals",
+            "modules",
+            "imports",
+            "wrapped",
+            "members",
+            "bases",
+            "values",
+            "instances",
+        )
+    },
+    **{
+        each.__name__.replace("_", " "): (each, WRONG)
+        for each in (
+            files_by_name,
+            a_part_for_the_whole,
+            items_by_place,
+            lists_by_code,
+            removing_does_nothing,
+            the_next_item,
+            finds_the_tasks_last,
+            resumes_by_number,
+        )
+    },
+    "the evicted is there": (the_evicted_is_there, WRONG),
+    **{
+        each.__name__.replace("_", " "): (each, NEEDLESS)
+        for each in (forgets_results, nobody_claims, comments_count)
+    },
+}
+"""Name -> the weakening, and the kinds of faults as which it shows."""
