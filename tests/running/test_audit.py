@@ -53,8 +53,12 @@ JOB = """
         return time.time()
 
     @task
-    def note() -> str:
-        return (HERE / "note.txt").read_text()
+    def note() -> int:
+        return (HERE / "note.txt").stat().st_size  # which nothing observes
+
+    @task
+    def seen() -> str:
+        return (HERE / "seen.txt").read_text()
 
     @pipeline
     def sound(n: int = 40):
@@ -63,7 +67,7 @@ JOB = """
 
     @pipeline
     def unsound():
-        return noise.map(range(5)), stamp(), note(), total([1.0], b"")
+        return noise.map(range(5)), stamp(), note(), total([1.0], b""), seen()
 """
 
 
@@ -71,6 +75,7 @@ JOB = """
 def shop(workshop):
     workshop.write(JOB)
     (workshop.folder / "note.txt").write_text("one")
+    (workshop.folder / "seen.txt").write_text("one")
     return workshop
 
 
@@ -97,7 +102,7 @@ def test_results_of_sound_code_are_equal_and_the_store_is_as_it_was(shop):
 
 def test_each_difference_is_found_and_its_cause_named(shop):
     shop.run(name="unsound")
-    (shop.folder / "note.txt").write_text("two")
+    (shop.folder / "note.txt").write_text("three")
     report = audit(shop.project, sample=50)
     found = {each.task: each for each in report.results}
     assert {name: each.outcome for name, each in found.items()} == {
@@ -105,15 +110,25 @@ def test_each_difference_is_found_and_its_cause_named(shop):
         "stamp": "different",
         "note": "different",
         "total": "equal",
+        "seen": "equal",
     }
     assert found["noise"].causes == (
         "two repetitions differ, so it is not deterministic",
         "it draws random numbers that are not seeded: np.random.default_rng",
     )
     assert "it reads the clock: time.time" in found["stamp"].causes
-    assert found["note"].difference == "it was 'one', is 'two'"
+    assert found["note"].difference == "it was 3, is 5 (2 apart)"
     assert found["note"].causes[0].startswith("two repetitions agree")
-    assert report.interval == share_interval(3, 4)
+    assert report.interval == share_interval(3, 5)
+
+
+def test_a_result_whose_observed_input_changed_is_not_used_so_it_is_not_audited(shop):
+    shop.run(name="unsound")
+    (shop.folder / "seen.txt").write_text("two")
+    with pytest.raises(UsageError, match="no results of a task 'seen'"):
+        audit(shop.project, task="seen")
+    (shop.folder / "seen.txt").write_text("one")
+    assert audit(shop.project, task="seen").differing == ()
 
 
 def test_a_repetition_that_fails_differs(shop):
@@ -164,7 +179,7 @@ def test_the_command(shop):
     found = hooke("--json", "--seed", "3")
     assert found.returncode == 1
     facts = json.loads(found.stdout)
-    assert (facts["seed"], facts["differ"], len(facts["results"])) == (3, 2, 4)
+    assert (facts["seed"], facts["differ"], len(facts["results"])) == (3, 2, 5)
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 20), (3, 20), (20, 20), (1, 1)])

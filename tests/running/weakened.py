@@ -15,9 +15,9 @@ from hooke.keys.code_walk import EVERYTHING
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline import node_keys
-from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.runner import Runner
 from hooke.running import driver
+from hooke.store import map_index
 from hooke.store.entries import Hit
 from hooke.store.map_index import MapIndex
 from hooke.store.store import Claim, Entry, Store
@@ -50,17 +50,6 @@ def files_by_name(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(File, "__hooke_key__", key)
 
 
-def a_part_for_the_whole(patch: pytest.MonkeyPatch) -> None:
-    """A part of a result counts as the result."""
-    of = GraphKeys.of
-
-    def whole(self: GraphKeys, value: Any) -> str | None:
-        key = of(self, value)
-        return key if key is None or not value.path else self.nodes[value.node].key
-
-    patch.setattr(GraphKeys, "of", whole)
-
-
 def items_by_place(patch: pytest.MonkeyPatch) -> None:
     """The items of a map count by their number instead of their value."""
     keys = node_keys.fingerprint_items
@@ -79,6 +68,7 @@ def lists_by_code(patch: pytest.MonkeyPatch) -> None:
 def the_evicted_is_there(patch: pytest.MonkeyPatch) -> None:
     """What is gone counts as there."""
     patch.setattr(Store, "keep", lambda _self, refs: [True] * len(refs))
+    patch.setattr(map_index, "are_whole", lambda _backend, refs: [True] * len(refs))
 
 
 def removing_does_nothing(patch: pytest.MonkeyPatch) -> None:
@@ -191,7 +181,6 @@ WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
         each.__name__.replace("_", " "): (each, WRONG)
         for each in (
             files_by_name,
-            a_part_for_the_whole,
             items_by_place,
             lists_by_code,
             removing_does_nothing,

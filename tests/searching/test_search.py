@@ -61,6 +61,23 @@ JOB = """
 
 
     @task
+    def part(at: int, x: float) -> float:
+        if at and x > 0.75:
+            raise ValueError("too much")
+        return x + 10 * at
+
+
+    @task
+    def add(parts: list[float]) -> float:
+        return sum(parts)
+
+
+    @pipeline
+    def lacking(x: float) -> float:
+        return add(part.map([0, 1], x=x, on_error="continue"))
+
+
+    @task
     def word(x: float) -> str:
         return "word"
 
@@ -262,6 +279,16 @@ class TestSearch:
         found = hooke.search(job.broken, {"x": (0.1, 1.0)}, trials=12, on="serial")
         assert {trial.status for trial in found.trials} == {"finished", "failed"}
         assert "failed: " in str(found)
+
+    def test_a_trial_that_lacks_failed_items_is_not_compared(self, workshop):
+        workshop.write(JOB)
+        job = module(workshop)
+        found = hooke.search(job.lacking, {"x": (0.0, 1.0)}, trials=12, on="serial")
+        assert {trial.status for trial in found.trials} == {"finished", "failed"}
+        failed = [trial for trial in found.trials if trial.status == "failed"]
+        assert all(trial.run.status == "finished with failures" for trial in failed)
+        assert "failed: finished with 1 failure" in str(found)
+        assert found.best.value >= 10, "the others returned less"
 
     def test_what_cannot_be_searched_says_why(self, workshop):
         workshop.write(JOB)

@@ -23,6 +23,7 @@ STATUSES = {
     "failed": "failed",
     "lost": "stopped",
     "stopped": "stopped",
+    "finished with failures": "failed",
     "running": "running",
 }
 

@@ -379,3 +379,17 @@ def test_a_snapshot_is_the_folder(files):
         found = {str(f.relative_to(other.path)): f.read_bytes() for f in other.path.rglob("*") if f.is_file()}
         other.release()
     assert found == written
+
+
+def test_a_store_at_a_url_carries_checkpoints_between_hosts(tmp_path):
+    place = f"memory://checkpoints-{os.getpid()}-{tmp_path.name}"
+    here, there = (Store.open(place, secret=SECRET, near=tmp_path / name) for name in ("here", "there"))
+    folder = fail(here.checkpoints, 1, state="5")
+    assert folder.is_relative_to(tmp_path / "here")
+    held = there.checkpoints.open(KEY, owner(), 2)
+    assert (held.path / "state").read_text() == "5"
+    held.release()
+    assert there.usage().checkpoints > 0
+    commit(there, KEY)
+    assert there.clear_checkpoints(abandoned=True) == 1
+    assert not list(here.checkpoints.snapshots.records())

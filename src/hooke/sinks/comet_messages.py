@@ -70,6 +70,7 @@ def experiment_key(key: str) -> str:
 def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, Any]:
     """The content of `experiment.json`. `last_at` is the time of the last point, for a run whose end is unknown."""
     failed = run.status in ("failed", "lost", WITH_FAILURES)
+    was = "" if run.status == WITH_FAILURES else "was "
     return {
         "offline_id": experiment_key(run.key),
         "user_provided_experiment_key": True,
@@ -81,7 +82,7 @@ def experiment(run: ShippedRun, *, workspace: str, last_at: float) -> dict[str, 
         "stop_time": _ms(run.ended_at if run.ended_at is not None else last_at),
         "tags": [run.parent or run.key],
         "customer_error_reported": failed,
-        "customer_error_message": f"how the run ended: {run.status}" if failed else None,
+        "customer_error_message": f"the run {was}{run.status}" if failed else None,
         "hooke": msgspec.to_builtins(run),
     }
 

@@ -28,7 +28,7 @@ class ShippedRun(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     ended_at: float | None = None
     status: str = "running"
-    """`running`, `finished`, `failed`, `stopped`, or `lost` (its process died)."""
+    """`running`, `finished`, `finished with failures`, `failed`, `stopped`, or `lost` (its process died)."""
     tags: dict[str, str] = {}
     """Facts from Hooke: where it ran, with what code."""
 

@@ -30,7 +30,15 @@ import psutil
 
 from hooke.base.clock import SystemClock
 from hooke.base.observed import first_changed
-from hooke.journal.events import AttemptFailed, AttemptStarted, CapacityChanged, WorkerStarted, WorkerStopped
+from hooke.journal.events import (
+    FINISHED,
+    WITH_FAILURES,
+    AttemptFailed,
+    AttemptStarted,
+    CapacityChanged,
+    WorkerStarted,
+    WorkerStopped,
+)
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.node_keys import GraphKeys
@@ -49,6 +57,7 @@ __all__ = [
     "GANG_CHECKS",
     "EngineCheck",
     "check_a_whole_run",
+    "check_a_whole_run_that_goes_on_after_an_error",
     "check_a_whole_run_with_a_death",
     "check_engine",
     "name_of",
@@ -250,6 +259,7 @@ GANG_CHECKS: tuple[Callable[[EngineBench], None], ...] = (
 # --- Whole runs of the production runner on an engine, compared with plain Python.
 
 add = Task(tasks.add, name="add")
+fail_at = Task(tasks.fail_at, name="fail_at")
 total = Task(tasks.total, name="total")
 listed = Task(tasks.listed, name="listed")
 exit_once = Task(tasks.exit_once, name="exit_once", resources=Resources(retries=1))
@@ -270,6 +280,13 @@ def dying(folder: str, items: int) -> Any:
     return exit_once.map(range(items), folder=folder)
 
 
+@pipeline
+def with_a_bad_item(items: int) -> Any:
+    """One item fails for good and is left out of its list, of the map after it, and of their sum."""
+    kept = fail_at.map(range(items), bad=3, on_error="continue")
+    return {"kept": kept, "after": add.map(kept, range(items)), "sum": total(kept)}
+
+
 def check_a_whole_run(bench: EngineBench) -> None:
     """Every shape of graph, on the production runner, gives what plain Python gives."""
     assert _run(bench, every_shape, 50) == every_shape(50)
@@ -281,7 +298,14 @@ def check_a_whole_run_with_a_death(bench: EngineBench) -> None:
         assert _run(bench, dying, str(bench.folder), 40) == list(range(40))
 
 
-def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any) -> Any:
+def check_a_whole_run_that_goes_on_after_an_error(bench: EngineBench) -> None:
+    """A failed item is left out alone, and what follows has the right pairs."""
+    kept = [item for item in range(40) if item != 3]
+    expected = {"kept": kept, "after": [2 * item for item in kept], "sum": sum(kept)}
+    assert _run(bench, with_a_bad_item, 40, status=WITH_FAILURES) == expected
+
+
+def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED) -> Any:
     graph = trace(wanted, args)
     keys = GraphKeys(graph, run="suite")
     plans = [NodePlan(retries=node.task.resources.retries) for node in graph.nodes]
@@ -297,8 +321,8 @@ def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any) -> Any:
             journal=journal,
             clock=SystemClock(),
         )
-        status = Runner(parts).run()
-    assert status == "finished", state.failure
+        ended = Runner(parts).run()
+    assert ended == status, state.failure
     return unpack(pack(graph.output, CallMaker(graph, keys, state, bench.store).refer), bench.store)
 
 
@@ -762,6 +786,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_close_ends_all_and_may_come_twice,
     check_close_does_not_wait_for_what_runs,
     check_a_whole_run,
+    check_a_whole_run_that_goes_on_after_an_error,
     check_a_whole_run_with_a_death,
 )
 """All checks, cheap ones first."""

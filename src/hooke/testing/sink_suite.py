@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from hooke.journal.events import FINISHED, WITH_FAILURES
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, Sink, SinkAway
 
 __all__ = ["MemorySink", "SeenRun", "check_sink"]
@@ -187,25 +188,27 @@ def _nested_and_ended(
 ) -> None:
     sink = make()
     sink.write(LoggedBatch(run=_run("root"), points=_points()))
-    children = [_run(f"root/{at}", parent="root", name=f"fit[{at}]") for at in range(4)]
+    children = [_run(f"root/{at}", parent="root", name=f"fit[{at}]") for at in range(5)]
     for child in children[:2]:
         sink.write(LoggedBatch(run=child, points=_points(("x", 1.0, 0, _AT))))
     sink.close()
     sink = make()  # begins again in the middle
     for child in children[2:]:
         sink.write(LoggedBatch(run=child, points=_points(("x", 1.0, 0, _AT))))
-    for child, status in zip(children, ("finished", "failed", "stopped", "lost"), strict=True):
+    ends = (FINISHED, "failed", "stopped", "lost", WITH_FAILURES)
+    for child, status in zip(children, ends, strict=True):
         sink.finish(msgspec.structs.replace(child, status=status, ended_at=_AT + 5))
     sink.finish(msgspec.structs.replace(_run("root"), status="finished", ended_at=_AT + 9))
     sink.close()
     seen = read("checked")
     assert {seen[child.key].parent for child in children} == {"root"}, "an attempt is nested in its run"
-    assert [seen[child.key].name for child in children] == [f"fit[{at}]" for at in range(4)], (
+    assert [seen[child.key].name for child in children] == [f"fit[{at}]" for at in range(5)], (
         "and bears its name"
     )
     statuses = [seen[child.key].status for child in children]
     assert statuses[:2] == ["finished", "failed"], "how a run ended is shown"
     assert "running" not in statuses, "and no run that ended is shown as one that goes on"
+    assert statuses[4] != "finished", "nor one that lacks failed items as whole"
     assert seen["root"].status == "finished", "the run above them too"
 
 

@@ -88,6 +88,45 @@ def a_gang_of_a_rank_on_each_host_meets(here: Lab) -> None:
     assert sorted(path.read_text("utf-8") for path in logs) == ["I am rank 0\n", "I am rank 1\n"]
 
 
+FILES = """
+    import os, time
+    from pathlib import Path
+    from hooke import File, pipeline, task
+
+    @task
+    def make(rows):
+        Path("tables").mkdir(exist_ok=True)
+        Path("tables/one.csv").write_text("row\\n" * rows)
+        absolute = Path.cwd() / "two.csv"
+        absolute.write_text("row\\n" * rows)
+        return {"file": File("tables/one.csv"), "path": absolute}
+
+    @task
+    def count(number, made):
+        time.sleep(0.2)
+        lines = [len(Path(made[name]).read_text().splitlines()) for name in ("file", "path")]
+        return lines, os.uname().nodename
+
+    @task
+    def collect(counts, made):
+        return sorted({tuple(lines) for lines, _ in counts}), sorted({host for _, host in counts})
+
+    @pipeline
+    def files(rows: int = 5):
+        made = make(rows)
+        return collect([count(number, made) for number in range(8)], made), made["path"]
+"""
+
+
+def test_files_go_from_host_to_host() -> None:
+    with lab() as here:
+        (here.driver.project / "files.py").write_text(textwrap.dedent(FILES), "utf-8")
+        (counted, hosts), path = json.loads(here.hooke("run", "files.py", "--on", "lab", "--json"))["result"]
+        assert counted == [[5, 5]] and len(hosts) == 2
+        assert str(here.driver.project / "two.csv").endswith(path), "below the driver's own project"
+        assert (here.driver.project / "two.csv").read_text("utf-8") == "row\n" * 5
+
+
 def test_a_host_is_lost_and_the_answer_is_right() -> None:
     with lab() as here:
         running = here.driver.popen(

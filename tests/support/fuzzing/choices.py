@@ -65,7 +65,7 @@ def _without_parts(best: Callable[[], list[int]], better: Callable[[Sequence[int
         while at >= 0:
             now = best()
             found |= better(now[:at] + now[at + size :])
-            at -= size if size > 1 else 1
+            at -= size
     return found
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 from tests.support.fuzzing.choices import Choices
 from tests.support.fuzzing.programs import (
+    BROKEN,
     LIB,
     MAIN,
     MODULES,
-    BROKEN,
     VALUES,
     WITH_BUG,
     Arg,
@@ -80,7 +80,7 @@ class Played:
         files = {
             name: text
             for name, text in self.program.sources().items()
-            if name != f"{LIB}.py" and "def " in text or " = " in text
+            if name != f"{LIB}.py" and ("def " in text or " = " in text)
         }
         shown = "\n".join(f"# --- {name}\n{text}" for name, text in files.items())
         steps = "\n".join(f"  {at}. {step}" for at, step in enumerate(self.steps, 1))
@@ -481,7 +481,8 @@ class _Stage:
             if each.kind in WITH_BUG and name not in early
         ]
         if not options:
-            return self._again()
+            self._again()
+            return
         each = self.choices.pick(options)
         each.bug = True
         self._say(f"bug in {each.name}; run")
@@ -493,14 +494,13 @@ class _Stage:
 
     def _kill(self) -> None:
         """Kill the driver after some event, perhaps edit, and resume or run."""
-        edited = self.choices.below(2)
-        if edited:
+        words = ""
+        if self.choices.below(2):
             each = self._target()
             each.a = 1 + each.a % 4
+            words = f"edit {each.name}: a = {each.a}; "
         at = 3 + self.choices.below(40)
-        self._say(
-            f"{f'edit {each.name}: a = {each.a}; ' if edited else ''}run, and kill the driver at event {at}"
-        )
+        self._say(f"{words}run, and kill the driver at event {at}")
         self._write()
         truth = plain(self.program, self.folder)
         before = set(self._project.runs.names())
@@ -564,16 +564,17 @@ class _Stage:
             if driver is None:  # it was killed when it had finished
                 return ""
             driver.drive()
-            return driver.run
         except Exception as error:
             raise Fault("error", f"{type(error).__name__}: {error}") from error
+        return driver.run
 
     def _run(self, *, resumed: str = "") -> None:
         self._write()
         truth = plain(self.program, self.folder)
         run = self._drive(resumed=resumed)
         if not run:
-            return self._check_answer(truth, resumed)
+            self._check_answer(truth, resumed)
+            return
         self.played.runs += 1
         self._check_answer(truth, run)
         want = self._expected(truth, run)

@@ -206,7 +206,7 @@ class Program:
 
     def sources(self) -> dict[str, str]:
         """File name -> source."""
-        found = {f"{LIB}.py": LIBRARY.lstrip()}
+        found: dict[str, str] = {f"{LIB}.py": LIBRARY.lstrip()}
         for module in MODULES:
             name = {"fuzzed_pkg": "fuzzed_pkg/__init__.py"}.get(module, module.replace(".", "/") + ".py")
             found[name] = self._module(module)
