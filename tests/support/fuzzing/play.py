@@ -138,6 +138,9 @@ class Signed:
     recipe: str
     items: list[str]
     cached: bool
+    observed: bool
+    """Whether it, or what it is made from, read something that it does not declare."""
+    values: Any
     dynamic: bool
     """Whether its items are known only when a result is: its own list's, or that of a map that it goes over."""
 
@@ -186,11 +189,13 @@ def signed(program: Program, truth: Truth, run: str) -> list[Signed]:
         if len(args) < (2 if node.kind == "call" else 1):
             args.append(("number", 0))  # the default of y
         cached = program.tasks[node.task].cache
-        extra = () if cached else ("uncached", run, at)
+        extra = (*seen(program, program.tasks[node.task].reads), *(() if cached else ("uncached", run, at)))
+        observed = bool(program.tasks[node.task].reads) or any(found[each].observed for each in parents(node))
+        value = truth.nodes[at]
         below = all(found[parent].cached for parent in parents(node)) and cached
         if node.kind == "call":
             sign = digest("call", code, args, *extra)
-            found.append(Signed(node, sign, sign, [sign], below, dynamic=False))
+            found.append(Signed(node, sign, sign, [sign], below, observed, value, dynamic=False))
             continue
         recipe = digest("map", code, args, *extra)
         dynamic = False
@@ -198,14 +203,43 @@ def signed(program: Program, truth: Truth, run: str) -> list[Signed]:
             columns: object = node.numbers
             items = [digest(recipe, "number", number) for number in node.numbers]
         elif found[node.over].is_call:
-            columns, dynamic = found[node.over].sign, True
+            columns, dynamic = _result(found[node.over]), True
             values = truth.nodes[node.over]
             items = [digest(recipe, "number", value) for value in ([] if values is BROKEN else values)]
         else:
-            columns, dynamic = found[node.over].sign, found[node.over].dynamic
-            items = [digest(recipe, "item", item) for item in found[node.over].items]
-        found.append(Signed(node, digest("node", recipe, columns), recipe, items, below, dynamic))
+            columns, dynamic = _result(found[node.over]), found[node.over].dynamic
+            items = [
+                digest(recipe, "item", _result(found[node.over], item))
+                for item in range(len(found[node.over].items))
+            ]
+        found.append(
+            Signed(node, digest("node", recipe, columns), recipe, items, below, observed, value, dynamic)
+        )
     return found
+
+
+def _result(node: Signed, item: int | None = None) -> object:
+    """What a consumer's signature has of a result: how it was made, or, if something in passing was read for it, its value.
+
+    A consumer keeps its result if what it is made from has changed, but not in its bytes.
+    """
+    sign = node.sign if item is None else node.items[item]
+    if not node.observed or not node.cached:
+        return sign
+    value = node.values if item is None or node.values is BROKEN else node.values[item]
+    return (node.node.task, "broken" if value is BROKEN else repr(value))
+
+
+def seen(program: Program, reads: str) -> tuple[object, ...]:
+    """What a task reads in passing."""
+    files = program.files
+    return {
+        "": (),
+        "file": ("file", files.get("seen.txt")),
+        "absent": ("absent", "maybe.txt" in files),
+        "listing": ("listing", *sorted(name for name in files if name.startswith("listed/"))),
+        "variable": ("variable", program.variable),
+    }[reads]
 
 
 def _sign_of(arg: Arg, program: Program, found: Sequence[Signed]) -> object:
@@ -214,12 +248,12 @@ def _sign_of(arg: Arg, program: Program, found: Sequence[Signed]) -> object:
     if arg.kind == "file":
         return ("file", program.files[f"data{arg.value}.txt"])
     if arg.kind == "nodes":
-        return ("list", *(found[at].sign for at in arg.several))
+        return ("list", *(_result(found[at]) for at in arg.several))
     if arg.kind == "node":
         node = found[arg.value]
         if node.node.kind == "map" and arg.path:
-            return ("result", node.items[arg.path[0]], arg.path[1:])
-        return ("result", node.sign, arg.path)
+            return ("result", _result(node, arg.path[0]), arg.path[1:])
+        return ("result", _result(node), arg.path)
     return ("number", arg.value)
 
 
@@ -272,6 +306,8 @@ def expected(
         found.may.update(each.items[item] for item in missing)
         has_list = _has_list(nodes, at, stored, known)
         if not missing and has_list is True:
+            if each.observed:  # what it was made from may have to be computed to know that it still counts
+                asked.update(parents(each.node))
             continue
         for parent, path in _uses(each.node):
             whole = set(range(len(nodes[parent].items)))
@@ -311,7 +347,7 @@ def _has_list(nodes: Sequence[Signed], at: int, stored: Stored, known: set[tuple
         return _has_list(nodes, each.node.over, stored, known)
     if each.sign in stored.lists or (each.sign, "list") in known:
         return True
-    return None if f"list {each.sign}" in stored.unsure else False
+    return None if each.observed or f"list {each.sign}" in stored.unsure else False
 
 
 # --- Playing.
@@ -347,6 +383,12 @@ class _Stage:
         self.played.steps.append(what)
 
     def _write(self) -> None:
+        os.environ["FUZZ_SEEN"] = self.program.variable
+        for name in [
+            name for name in self.written if name.endswith(".txt") and name not in self.program.files
+        ]:
+            (self.folder / name).unlink()
+            del self.written[name]
         for name, text in (self.program.sources() | self.program.files).items():
             if self.written.get(name) != text:
                 path = self.folder / name
@@ -373,6 +415,8 @@ class _Stage:
             self._lose,
             self._bug,
         ]
+        if self.observed:
+            steps += [self._seen, self._seen, self._seen]
         if self.forks:
             steps += [self._kill, self._two_drivers]
         return steps
@@ -421,6 +465,23 @@ class _Stage:
         name = f"data{self.choices.below(2)}.txt"
         self.program.files[name] = str(self.choices.below(4))
         self._say(f"write {self.program.files[name]} to {name}; run")
+        self._run()
+
+    def _seen(self) -> None:
+        """Change what tasks read in passing, or put it back."""
+        files = self.program.files
+        what = self.choices.pick(("seen.txt", "maybe.txt", "listed/b.txt", "variable"))
+        if what == "variable":
+            self.program.variable = self.choices.pick(("one", "two", "three"))
+            self._say(f"FUZZ_SEEN = {self.program.variable}; run")
+        elif what == "seen.txt":
+            files[what] = str(self.choices.below(3))
+            self._say(f"write {files[what]} to {what}; run")
+        elif files.pop(what, None) is None:
+            files[what] = ""
+            self._say(f"make {what}; run")
+        else:
+            self._say(f"remove {what}; run")
         self._run()
 
     def _parameter(self) -> None:

@@ -421,6 +421,8 @@ def parents(node: Node) -> Iterator[int]:
 def draw_program(choices: Choices, *, observed: bool = False) -> Program:
     """A program. With `observed`, some tasks read files and variables that they do not declare."""
     program = Program(files={"data0.txt": "0", "data1.txt": "1"})
+    if observed:
+        program.files |= {"seen.txt": "0", "listed/a.txt": ""}
     for at in range(choices.below(7)):
         _draw_definition(program, choices, at)
     for module in MODULES:
