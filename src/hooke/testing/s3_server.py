@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -50,10 +51,13 @@ class S3Server:
         self.url = f"s3://{bucket}"
         self._host = on
         command = python_module("hooke.testing.s3_server", "127.0.0.1" if on is None else on.address, bucket)
+        self._complaints = tempfile.TemporaryFile(
+            "w+"
+        )  # a pipe that nobody reads would stop the server once it is full
         pipes = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
+            "stderr": self._complaints,
             "text": True,
         }
         self._process = (
@@ -64,8 +68,9 @@ class S3Server:
         assert self._process.stdout is not None
         endpoint = self._process.stdout.readline().strip()
         if not endpoint:
-            _, complaint = self._process.communicate()
-            raise HookeError("the S3 server did not start", why=complaint.strip())
+            self._process.wait()
+            self._complaints.seek(0)
+            raise HookeError("the S3 server did not start", why=self._complaints.read().strip())
         self.environment = {"AWS_ENDPOINT_URL": endpoint, **_KEYS}
 
     def __enter__(self) -> Self:
@@ -82,6 +87,7 @@ class S3Server:
             else:
                 self._host.end(self._process)
         self._process.communicate()
+        self._complaints.close()
 
 
 def main(arguments: Sequence[str]) -> None:
