@@ -170,9 +170,7 @@ WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
             "globals",
             "modules",
             "imports",
-            "wrapped",
             "members",
-            "bases",
             "values",
             "instances",
         )

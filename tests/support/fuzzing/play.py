@@ -654,12 +654,10 @@ class _Stage:
                     "wrong answer", f"run {run} {handle.status}, and plain Python raises {truth.error!r}"
                 )
             return
-        if handle.status != "finished":
-            try:
-                handle.result()
-            except HookeError as error:
-                raise Fault("error", f"run {run} {handle.status}: {error}") from error
-        answer = handle.result()
+        try:
+            answer = handle.result()
+        except HookeError as error:
+            raise Fault("error", f"run {run} {handle.status}: {error}") from error
         if repr(answer) != repr(truth.answer):
             raise Fault("wrong answer", f"{_short(answer)}, and plain Python gives {_short(truth.answer)}")
 

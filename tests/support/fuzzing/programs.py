@@ -55,6 +55,15 @@ def mix(*values):
         number = value if isinstance(value, int) else mix(*value)
         total = (total * 31 + number) % 10007
     return total
+
+
+def opens(path):
+    """Whether there is such a file. `exists()` would ask in a way that nothing sees."""
+    try:
+        with open(path):
+            return 1
+    except FileNotFoundError:
+        return 0
 '''
 
 # Kind -> source. {n} is the name, {a} and {b} numbers that edits change, {e} what it uses of later definitions, at the number x,
@@ -219,7 +228,7 @@ class Program:
         parts += self._imports(module)
         if module == MAIN:
             parts.append(
-                "\nfrom hooke import File, pipeline, task\n\nfrom fuzzed_lib import mix\n\nHERE = Path(__file__).parent\n"
+                "\nfrom hooke import File, pipeline, task\n\nfrom fuzzed_lib import mix, opens\n\nHERE = Path(__file__).parent\n"
             )
         own = [each for each in self.definitions.values() if each.module == module]
         for each in reversed(own):
@@ -321,7 +330,7 @@ class Program:
         read = {
             "": "",
             "file": 'mix((HERE / "seen.txt").read_bytes())',
-            "absent": '(HERE / "maybe.txt").exists()',
+            "absent": 'opens(HERE / "maybe.txt")',
             "listing": 'mix(*sorted(os.listdir(HERE / "listed")))',
             "variable": 'mix(os.environ.get("FUZZ_SEEN", ""))',
         }[each.reads]
