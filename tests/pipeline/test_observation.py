@@ -474,6 +474,20 @@ def test_what_is_removed_through_an_open_folder_is_not_taken_for_a_file_of_the_s
     assert (short(observed), observed.unsettled) == (CSV, "")
 
 
+def test_a_file_that_is_cut_while_it_is_open_does_not_stop_the_recording(place: Place) -> None:
+    def cut() -> None:
+        with Path("d.csv").open() as _, Path("out.txt").open("w") as out:
+            out.write("more than is kept")
+            out.flush()
+            os.ftruncate(out.fileno(), 4)
+            os.truncate(out.fileno(), 2)
+
+    observed = place.observed(cut)
+    assert not observed.unsettled
+    assert short(observed) == [("file", "d.csv")]
+    assert observed.wrote == ("out.txt",)
+
+
 def test_an_existing_folder_does_not_become_the_attempts_own(place: Place) -> None:
     def read() -> None:
         os.makedirs("data", exist_ok=True)

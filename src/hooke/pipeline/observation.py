@@ -158,7 +158,8 @@ def _removed(path: Any, folder: int = -1) -> None:
 
 
 def _cut(path: Any, *_: object) -> None:
-    _happened("change", path)
+    if not isinstance(path, int):  # an open file, whose opening was noted
+        _happened("change", path)
 
 
 def _in_folder(path: Any, folder: int = -1) -> str:
@@ -500,7 +501,7 @@ class Observer:
         Another attempt of it must not run in this process. What modules read while they were imported is as the driver has it.
         """
         self._charge_imports()
-        if not _memos or not self._attempts:  # what the first attempt reads is new
+        if not _memos:
             return ""
         return self._changed(key for key in self._keys(function) if not isinstance(key, str))
 
