@@ -347,6 +347,43 @@ LIBRARIES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 
 
+def _arrow_file(mode: str) -> Callable[[], None]:
+    def write() -> None:
+        import pyarrow as pa
+
+        with pa.OSFile("x.bin", mode=mode) as file:
+            file.write(b"new")
+
+    return write
+
+
+def _pandas_parquet() -> None:
+    import pandas as pd
+
+    pd.DataFrame({"a": [1]}).to_parquet("x.bin")
+
+
+WRITERS: dict[str, tuple[str, Callable[[], None]]] = {
+    "pandas.to_parquet": ("pandas", _pandas_parquet),
+    "pyarrow.OSFile": ("pyarrow", _arrow_file("w")),
+    "pyarrow.OSFile, binary": ("pyarrow", _arrow_file("wb")),
+    "h5py": ("h5py", _write_h5),
+}
+
+
+@pytest.mark.parametrize("before", ["absent", "there"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_a_library_writes_by_code_of_its_own_is_no_input(place: Place, writer: str, before: str) -> None:
+    library, write = WRITERS[writer]
+    pytest.importorskip(library)
+    if before == "there":
+        Path("x.bin").write_bytes(b"old")
+    observed = place.observed(write)
+    assert not observed.unsettled
+    assert short(observed) == []
+    assert observed.wrote == ("x.bin",)
+
+
 @pytest.mark.parametrize("reader", LIBRARIES)
 def test_readers_of_libraries(place: Place, reader: str) -> None:
     write, read = LIBRARIES[reader]

@@ -227,15 +227,20 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 }
 
 
-def note_path(path: Any) -> None:
-    """A library reads this file, or this folder, by code of its own. Patterns are expanded."""
+def note_path(path: Any, mode: str = "r") -> None:
+    """A library opens this file, or reads this folder, by code of its own. Patterns are expanded. `mode` is as for `open`."""
     if _records or _idle:
-        _recording(_read_natively, (path,))
+        _recording(_opened_natively, (path, mode))
 
 
-def _read_natively(path: Any) -> None:
+def _opened_natively(path: Any, mode: str) -> None:
     for each in _expanded(path):
-        _happened("list" if os.path.isdir(each) else "read", each)
+        if os.path.isdir(each):
+            _happened("list", each)
+        elif mode[0] in "wx" or (mode[0] == "a" and not os.path.lexists(each)):
+            _happened("truncate", each)
+        else:
+            _happened("read", each)
 
 
 def _expanded(path: Any) -> Iterator[str]:
