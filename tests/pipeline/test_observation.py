@@ -20,8 +20,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -675,7 +676,14 @@ def test_a_task_that_is_not_to_be_observed_is_not(place: Place) -> None:
     assert answer.observed == ()
 
 
-def test_files_elsewhere_count_where_an_argument_or_the_code_names_them(place: Place, tmp_path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    folder: Path
+
+
+def test_files_elsewhere_count_where_an_argument_a_variable_or_the_code_names_them(
+    place: Place, tmp_path: Path
+) -> None:
     rules = PathRules(str(place.root))
     assert not rules.may_be_named(str(tmp_path / "elsewhere"))  # below the folder for temporary files
     home = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
@@ -695,6 +703,16 @@ def test_files_elsewhere_count_where_an_argument_or_the_code_names_them(place: P
         named = [("file", str(home / "x.txt"))]
         assert place.inputs(by_argument, str(home / "x.txt")) == named
         assert place.inputs(in_folder, str(home)) == named
+
+        def in_settings(settings: Any) -> None:
+            open(os.path.join(str(settings.folder), "x.txt")).close()
+
+        def in_variable() -> None:
+            open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+
+        assert place.inputs(in_settings, Settings(folder=home)) == named
+        assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
+        assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
         assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
     finally:
         shutil.rmtree(home)

@@ -10,6 +10,7 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import glob
@@ -311,16 +312,14 @@ _PASSING = ("pipeline.isolation", "pipeline.native_readers")
 
 
 def _handed(words: Iterable[Any], folder: Any) -> None:
-    """Files whose names another process gets: those in its command, in the task's arguments and in its code."""
+    """Files whose names another process gets: those in its command, in the task's arguments, code and variables."""
     callers = _callers()
     if callers is None:
         return
     here = os.path.abspath(os.fsdecode(folder) if folder else os.getcwd())
     paths = dict.fromkeys(path for word in words for path in _paths_in(word, here))
     for record in _active(threading.get_ident()):
-        named = record.reach.named(here)
-        given = _named_by(record.arguments(record.item), here)
-        for path in dict.fromkeys((*paths, *named, *given)):
+        for path in dict.fromkeys((*paths, *_names(record, here))):
             if os.path.isfile(path) and _counts(record, path):
                 _note(record, "handed", path, callers)
 
@@ -353,6 +352,22 @@ def _named_by(arguments: Iterable[Any], folder: str) -> Iterator[str]:
             waiting += each
         elif isinstance(each, dict):
             waiting += each.values()
+        elif not isinstance(each, (type, types.ModuleType, types.FunctionType)):
+            waiting += _attributes(each)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    """What an object of the user's holds, such as the settings in a dataclass."""
+    if dataclasses.is_dataclass(value):
+        yield from (getattr(value, each.name, None) for each in dataclasses.fields(value))
+    elif isinstance(held := getattr(value, "__dict__", None), dict):
+        yield from held.values()
+
+
+def _names(record: AttemptRecord, folder: str) -> set[str]:
+    """Absolute paths that the code, the arguments and the variables that were looked up name."""
+    given = (*record.arguments(record.item), *record.variables)
+    return {*record.reach.named(folder), *_named_by(given, folder)}
 
 
 def _counts(record: AttemptRecord, path: str) -> bool:
@@ -360,9 +375,7 @@ def _counts(record: AttemptRecord, path: str) -> bool:
         return True
     if record.rules.is_below(path) or not record.rules.may_be_named(path):
         return False
-    here = os.getcwd()
-    names = set(_named_by(record.arguments(record.item), here))
-    names.update(record.reach.named(here))
+    names = _names(record, os.getcwd())
     while len(path) > 1:
         if path in names:
             return True
@@ -431,6 +444,8 @@ def variable_read(name: object, value: object) -> None:
             before = record.baseline.get(os.fsencode(name))
             if (None if found is None else os.fsencode(found)) != before:
                 continue  # the attempt has set it
+        if found is not None:
+            record.variables.add(found)
         digest = observed_variable(name, found, record.rules.secret).digest
         _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
 
