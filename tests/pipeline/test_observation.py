@@ -20,8 +20,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -347,6 +348,43 @@ LIBRARIES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 }
 
 
+def _arrow_file(mode: str) -> Callable[[], None]:
+    def write() -> None:
+        import pyarrow as pa
+
+        with pa.OSFile("x.bin", mode=mode) as file:
+            file.write(b"new")
+
+    return write
+
+
+def _pandas_parquet() -> None:
+    import pandas as pd
+
+    pd.DataFrame({"a": [1]}).to_parquet("x.bin")
+
+
+WRITERS: dict[str, tuple[str, Callable[[], None]]] = {
+    "pandas.to_parquet": ("pandas", _pandas_parquet),
+    "pyarrow.OSFile": ("pyarrow", _arrow_file("w")),
+    "pyarrow.OSFile, binary": ("pyarrow", _arrow_file("wb")),
+    "h5py": ("h5py", _write_h5),
+}
+
+
+@pytest.mark.parametrize("before", ["absent", "there"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_a_library_writes_by_code_of_its_own_is_no_input(place: Place, writer: str, before: str) -> None:
+    library, write = WRITERS[writer]
+    pytest.importorskip(library)
+    if before == "there":
+        Path("x.bin").write_bytes(b"old")
+    observed = place.observed(write)
+    assert not observed.unsettled
+    assert short(observed) == []
+    assert observed.wrote == ("x.bin",)
+
+
 @pytest.mark.parametrize("reader", LIBRARIES)
 def test_readers_of_libraries(place: Place, reader: str) -> None:
     write, read = LIBRARIES[reader]
@@ -472,6 +510,20 @@ def test_what_is_removed_through_an_open_folder_is_not_taken_for_a_file_of_the_s
 
     observed = place.observed(clean)
     assert (short(observed), observed.unsettled) == (CSV, "")
+
+
+def test_a_file_that_is_cut_while_it_is_open_does_not_stop_the_recording(place: Place) -> None:
+    def cut() -> None:
+        with Path("d.csv").open() as _, Path("out.txt").open("w") as out:
+            out.write("more than is kept")
+            out.flush()
+            os.ftruncate(out.fileno(), 4)
+            os.truncate(out.fileno(), 2)
+
+    observed = place.observed(cut)
+    assert not observed.unsettled
+    assert short(observed) == [("file", "d.csv")]
+    assert observed.wrote == ("out.txt",)
 
 
 def test_an_existing_folder_does_not_become_the_attempts_own(place: Place) -> None:
@@ -624,7 +676,14 @@ def test_a_task_that_is_not_to_be_observed_is_not(place: Place) -> None:
     assert answer.observed == ()
 
 
-def test_files_elsewhere_count_where_an_argument_or_the_code_names_them(place: Place, tmp_path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Settings:
+    folder: Path
+
+
+def test_files_elsewhere_count_where_an_argument_a_variable_or_the_code_names_them(
+    place: Place, tmp_path: Path
+) -> None:
     rules = PathRules(str(place.root))
     assert not rules.may_be_named(str(tmp_path / "elsewhere"))  # below the folder for temporary files
     home = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
@@ -644,6 +703,16 @@ def test_files_elsewhere_count_where_an_argument_or_the_code_names_them(place: P
         named = [("file", str(home / "x.txt"))]
         assert place.inputs(by_argument, str(home / "x.txt")) == named
         assert place.inputs(in_folder, str(home)) == named
+
+        def in_settings(settings: Any) -> None:
+            open(os.path.join(str(settings.folder), "x.txt")).close()
+
+        def in_variable() -> None:
+            open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+
+        assert place.inputs(in_settings, Settings(folder=home)) == named
+        assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
+        assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
         assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
     finally:
         shutil.rmtree(home)

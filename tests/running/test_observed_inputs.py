@@ -110,6 +110,64 @@ def test_a_task_that_changes_what_it_read_runs_in_each_run(shop, caplog):
     assert any("d.csv" in record.message for record in caplog.records)
 
 
+def test_a_result_that_counted_in_its_run_only_is_not_said_to_be_evicted(shop):
+    shop.write("""
+        from pathlib import Path
+        from hooke import task, pipeline
+
+        HERE = Path(__file__).parent
+
+        @task
+        def same() -> int:
+            text = (HERE / "d.csv").read_text()
+            (HERE / "d.csv").write_text(text)
+            return len(text)
+
+        @task
+        def double(n: int) -> int:
+            return 2 * n
+
+        @pipeline
+        def again() -> int:
+            return double(same())
+    """)
+    first = shop.run(name="again")
+    second = shop.run(name="again")
+    assert shop.ran(second) == {"same": 1, "double": 1}
+    explained = why(shop.project.runs, second.id)
+    assert [[cause.kind for cause in each.causes] for each in explained] == [["unsettled"], ["unsettled"]]
+    assert explained[1].causes[0].text == f"its result of run {first.id} counted in that run only"
+
+
+def test_what_lacks_items_that_fail_now_says_so(shop):
+    shop.write("""
+        from pathlib import Path
+        from hooke import task, pipeline
+
+        HERE = Path(__file__).parent
+
+        @task
+        def low(x: int) -> int:
+            if x >= int((HERE / "limit.txt").read_text()):
+                raise ValueError(x)
+            return x
+
+        @task
+        def total(xs: list[int]) -> int:
+            return sum(xs)
+
+        @pipeline
+        def some() -> int:
+            return total(low.map([1, 2, 3], on_error="continue"))
+    """)
+    for limit, result in (("3", 3), ("9", 6), ("3", 3)):
+        (shop.folder / "limit.txt").write_text(limit)
+        run = shop.run(name="some")
+        assert run.result() == result
+    causes = {each.task: [cause.text for cause in each.causes] for each in why(shop.project.runs, run.id)}
+    assert causes["total"] == ["it was computed without items that had failed"]
+
+
 CROWD = """
     import os, sys, time
     from pathlib import Path

@@ -97,6 +97,40 @@ def test_a_warm_worker_uses_nothing_that_a_function_keeps_of_a_changed_file(file
 
 
 @pytest.mark.parametrize("on", ENGINES)
+def test_nor_does_the_first_attempt_of_a_later_run_in_the_same_process(workshop, on):
+    Path("hooke.toml").touch()
+    Path("conf.txt").write_text("conf")
+    workshop.write("""
+        import functools
+        from pathlib import Path
+        from hooke import task, pipeline
+
+        @functools.lru_cache
+        def conf():
+            return Path("conf.txt").read_text()
+
+        @task
+        def kept() -> str:
+            return conf()
+
+        @pipeline
+        def job():
+            return kept()
+    """)
+    assert workshop.run(on=on).result() == "conf"
+    Path("conf.txt").write_text("another")
+    again = workshop.run(on=on)
+    [finished] = [
+        event for event in workshop.project.runs.events(again.id) if isinstance(event, AttemptFinished)
+    ]
+    if on == "serial":  # the function runs in this process, which has the old content: it is not reused
+        assert "conf.txt changed" in finished.observed[0].unsettled
+    else:
+        assert again.result() == "another"
+        assert not finished.observed[0].unsettled
+
+
+@pytest.mark.parametrize("on", ENGINES)
 def test_wrapped_readers_do_not_change_keys(workshop, on):
     pytest.importorskip("polars")
     Path("hooke.toml").touch()

@@ -638,8 +638,8 @@ def check_code(
         "the worker's code differs from the code that this run was planned with",
         task=name,
         why="these parts differ: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
-        fix="if a file was edited during the run, start the run again; if your script sets a global at run time "
-        "(module.NAME = ...), pass the value as an argument instead",
+        fix="if code, or a file that a module reads when it is imported, was edited since your script or notebook imported it, "
+        "start that again; if your script sets a global at run time (module.NAME = ...), pass the value as an argument instead",
     )
 
 

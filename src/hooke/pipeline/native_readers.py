@@ -104,9 +104,23 @@ _PATHS = (
 
 def _note(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     values = [*args[:1], *(kwargs[name] for name in _PATHS if name in kwargs)]
+    mode = _mode(args, kwargs)
+    if _is_duckdb(function) and getattr(function, "__name__", "") == "connect":
+        mode = "r" if kwargs.get("read_only") else "a"
     for value in values:
         for path in _quoted(value) if isinstance(value, str) and _is_duckdb(function) else [value]:
-            note_path(path)
+            note_path(path, mode)
+
+
+_MODE = re.compile(r"r|rb|r\+b?|rb\+|[wxa]b?|w-")
+
+
+def _mode(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """The mode in which the first argument is opened."""
+    for value in (*args[1:2], kwargs.get("mode")):
+        if isinstance(value, str) and _MODE.fullmatch(value):
+            return value
+    return "r"
 
 
 def _is_duckdb(function: Any) -> bool:
@@ -174,7 +188,7 @@ def _subclassed(kind: Any, method: str) -> Any:
     inherited = getattr(kind, method)
 
     def wrapped(self: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
-        note_path(path)
+        note_path(path, _mode((path, *args), kwargs))
         if method == "__init__":
             return None  # `__cinit__` has it already
         return inherited(self, path, *args, **kwargs)

@@ -10,6 +10,7 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import glob
@@ -158,7 +159,8 @@ def _removed(path: Any, folder: int = -1) -> None:
 
 
 def _cut(path: Any, *_: object) -> None:
-    _happened("change", path)
+    if not isinstance(path, int):  # an open file, whose opening was noted
+        _happened("change", path)
 
 
 def _in_folder(path: Any, folder: int = -1) -> str:
@@ -226,15 +228,20 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 }
 
 
-def note_path(path: Any) -> None:
-    """A library reads this file, or this folder, by code of its own. Patterns are expanded."""
+def note_path(path: Any, mode: str = "r") -> None:
+    """A library opens this file, or reads this folder, by code of its own. Patterns are expanded. `mode` is as for `open`."""
     if _records or _idle:
-        _recording(_read_natively, (path,))
+        _recording(_opened_natively, (path, mode))
 
 
-def _read_natively(path: Any) -> None:
+def _opened_natively(path: Any, mode: str) -> None:
     for each in _expanded(path):
-        _happened("list" if os.path.isdir(each) else "read", each)
+        if os.path.isdir(each):
+            _happened("list", each)
+        elif mode[0] in "wx" or (mode[0] == "a" and not os.path.lexists(each)):
+            _happened("truncate", each)
+        else:
+            _happened("read", each)
 
 
 def _expanded(path: Any) -> Iterator[str]:
@@ -305,16 +312,14 @@ _PASSING = ("pipeline.isolation", "pipeline.native_readers")
 
 
 def _handed(words: Iterable[Any], folder: Any) -> None:
-    """Files whose names another process gets: those in its command, in the task's arguments and in its code."""
+    """Files whose names another process gets: those in its command, in the task's arguments, code and variables."""
     callers = _callers()
     if callers is None:
         return
     here = os.path.abspath(os.fsdecode(folder) if folder else os.getcwd())
     paths = dict.fromkeys(path for word in words for path in _paths_in(word, here))
     for record in _active(threading.get_ident()):
-        named = record.reach.named(here)
-        given = _named_by(record.arguments(record.item), here)
-        for path in dict.fromkeys((*paths, *named, *given)):
+        for path in dict.fromkeys((*paths, *_names(record, here))):
             if os.path.isfile(path) and _counts(record, path):
                 _note(record, "handed", path, callers)
 
@@ -347,6 +352,22 @@ def _named_by(arguments: Iterable[Any], folder: str) -> Iterator[str]:
             waiting += each
         elif isinstance(each, dict):
             waiting += each.values()
+        elif not isinstance(each, (type, types.ModuleType, types.FunctionType)):
+            waiting += _attributes(each)
+
+
+def _attributes(value: Any) -> Iterator[Any]:
+    """What an object of the user's holds, such as the settings in a dataclass."""
+    if dataclasses.is_dataclass(value):
+        yield from (getattr(value, each.name, None) for each in dataclasses.fields(value))
+    elif isinstance(held := getattr(value, "__dict__", None), dict):
+        yield from held.values()
+
+
+def _names(record: AttemptRecord, folder: str) -> set[str]:
+    """Absolute paths that the code, the arguments and the variables that were looked up name."""
+    given = (*record.arguments(record.item), *record.variables)
+    return {*record.reach.named(folder), *_named_by(given, folder)}
 
 
 def _counts(record: AttemptRecord, path: str) -> bool:
@@ -354,9 +375,7 @@ def _counts(record: AttemptRecord, path: str) -> bool:
         return True
     if record.rules.is_below(path) or not record.rules.may_be_named(path):
         return False
-    here = os.getcwd()
-    names = set(_named_by(record.arguments(record.item), here))
-    names.update(record.reach.named(here))
+    names = _names(record, os.getcwd())
     while len(path) > 1:
         if path in names:
             return True
@@ -425,6 +444,8 @@ def variable_read(name: object, value: object) -> None:
             before = record.baseline.get(os.fsencode(name))
             if (None if found is None else os.fsencode(found)) != before:
                 continue  # the attempt has set it
+        if found is not None:
+            record.variables.add(found)
         digest = observed_variable(name, found, record.rules.secret).digest
         _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
 
@@ -500,7 +521,7 @@ class Observer:
         Another attempt of it must not run in this process. What modules read while they were imported is as the driver has it.
         """
         self._charge_imports()
-        if not _memos or not self._attempts:  # what the first attempt reads is new
+        if not _memos:
             return ""
         return self._changed(key for key in self._keys(function) if not isinstance(key, str))
 

@@ -79,6 +79,8 @@ class AttemptRecord:
     events: dict[tuple[int, str, str], tuple[ReadEvent, tuple[types.CodeType, ...]]] = field(
         default_factory=dict
     )
+    variables: set[str] = field(default_factory=set)
+    """Values of variables that were looked up: they may name files."""
     hits: dict[types.CodeType, int] = field(default_factory=dict)
     trouble: str = ""
     stale: str = ""

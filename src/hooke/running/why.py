@@ -32,8 +32,9 @@ class Cause:
     """One reason; `text` says it.
 
     `kind` is code (with its `change`), seed, argument, list (of a map), observed (a file or variable that it read changed), upstream
-    (the result of `task` may have changed), first (no earlier run had it), uncached (`cache=False`), forced (`--force`), gone (its result is no longer in the store), unfinished
-    (the earlier run had no result either) or unknown.
+    (the result of `task` may have changed), first (no earlier run had it), uncached (`cache=False`), forced (`--force`), failures (items were left out, in
+    this run or the earlier one), unsettled (the earlier result counted in its run only), gone (its result is no longer in the store),
+    unfinished (the earlier run had no result either) or unknown.
     """
 
     kind: str
@@ -277,11 +278,12 @@ def _causes(node: NodeView, now: RunView, then: RunView | None, old: NodeView | 
     if found:
         yield from found
     else:
-        yield _unseen_cause(planned, then, old)
+        yield _unseen_cause(node, then, old)
 
 
-def _unseen_cause(planned: NodePlanned, then: RunView, old: NodeView) -> Cause:
+def _unseen_cause(node: NodeView, then: RunView, old: NodeView) -> Cause:
     """Why it ran although neither its code nor its inputs changed."""
+    planned = node.planned
     if planned.key != old.planned.key:
         return Cause(
             kind="unknown", text=f"its key differs from run {then.run}, and the journals do not say why"
@@ -291,6 +293,10 @@ def _unseen_cause(planned: NodePlanned, then: RunView, old: NodeView) -> Cause:
     if left_out := old.failed.count + old.skipped.count:
         how = f"{left_out} of its {old.items} items failed or were skipped"
         return Cause(kind="failures", text=f"in run {then.run} {how}")
+    if old.unsettled:
+        return Cause(kind="unsettled", text=f"its result of run {then.run} counted in that run only")
+    if node.tainted or node.tainted_list:
+        return Cause(kind="failures", text="it was computed without items that had failed")
     if old.settled_count or not old.needed:
         return Cause(
             kind="gone",
