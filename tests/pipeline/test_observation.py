@@ -441,6 +441,21 @@ def test_what_another_process_writes_is_no_input(place: Place) -> None:
     assert short(observed) == CSV
     assert observed.wrote == ("out.txt",)
 
+    def sort_and_read() -> None:
+        sort()
+        Path("out.txt").read_text()
+
+    observed = place.observed(sort_and_read)
+    assert not observed.unsettled
+    assert short(observed) == CSV
+    assert observed.wrote == ("out.txt",)
+
+    def read_and_sort() -> None:
+        Path("out.txt").read_text()
+        sort()
+
+    assert place.observed(read_and_sort).unsettled == "out.txt changed while the task ran"
+
 
 # --- Absent files, own writes, and changes.
 
