@@ -364,11 +364,42 @@ def _pandas_parquet() -> None:
     pd.DataFrame({"a": [1]}).to_parquet("x.bin")
 
 
+def _read_back(write: Callable[[Any], Any], read: str) -> Callable[[], None]:
+    def write_and_read() -> None:
+        import polars as pl
+
+        write(pl)
+        getattr(pl, read)("x.bin")
+
+    return write_and_read
+
+
+def _arrow_read_back() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": [1]}), "x.bin")
+    pq.read_table("x.bin")
+
+
 WRITERS: dict[str, tuple[str, Callable[[], None]]] = {
     "pandas.to_parquet": ("pandas", _pandas_parquet),
     "pyarrow.OSFile": ("pyarrow", _arrow_file("w")),
     "pyarrow.OSFile, binary": ("pyarrow", _arrow_file("wb")),
     "h5py": ("h5py", _write_h5),
+    "pyarrow.parquet.write_table": ("pyarrow", _arrow_read_back),
+    "polars.write_csv": (
+        "polars",
+        _read_back(lambda pl: pl.DataFrame({"a": [1]}).write_csv("x.bin"), "read_csv"),
+    ),
+    "polars.write_parquet": (
+        "polars",
+        _read_back(lambda pl: pl.DataFrame({"a": [1]}).write_parquet(file="x.bin"), "read_parquet"),
+    ),
+    "polars.sink_parquet": (
+        "polars",
+        _read_back(lambda pl: pl.LazyFrame({"a": [1]}).sink_parquet("x.bin"), "read_parquet"),
+    ),
 }
 
 
@@ -381,7 +412,7 @@ def test_what_a_library_writes_by_code_of_its_own_is_no_input(place: Place, writ
         Path("x.bin").write_bytes(b"old")
     observed = place.observed(write)
     assert not observed.unsettled
-    assert short(observed) == []
+    assert [each for each in short(observed) if each[0] != "variable"] == []
     assert observed.wrote == ("x.bin",)
 
 
