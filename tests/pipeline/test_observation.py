@@ -9,6 +9,7 @@ import functools
 import glob
 import importlib
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -460,6 +461,30 @@ def test_files_that_arguments_and_texts_in_the_code_name_count_for_another_proce
 
     assert ("file", "d.json") in place.inputs(by_text)
     assert place.inputs(by_argument, "d.ini") == [("file", "d.ini")]
+
+
+def test_files_that_the_code_names_count_where_joblib_runs_it(place: Place) -> None:
+    pytest.importorskip("joblib")
+
+    def by_joblib(path: str) -> None:
+        from joblib import Parallel, delayed
+
+        assert Parallel(n_jobs=2)(delayed(len)(each) for each in (path, "d.ini")) == [5, 5]
+
+    wanted = [("file", "d.csv"), ("file", "d.ini")]
+    for _ in range(2):  # joblib keeps its processes
+        found = place.inputs(by_joblib, "d.csv")
+        assert [each for each in found if each[0] == "file"] == wanted
+
+
+def test_files_that_an_argument_names_count_for_spawned_processes(place: Place) -> None:
+    def spawn(path: str) -> None:
+        process = multiprocessing.get_context("spawn").Process(target=len, args=(path,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+
+    assert place.inputs(spawn, "d.csv") == [("file", "d.csv")]
 
 
 def test_what_another_process_writes_is_no_input(place: Place) -> None:

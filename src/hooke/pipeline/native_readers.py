@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from hooke.pipeline.observation import note_path
+from hooke.pipeline.observation import note_path, note_processes
 
 __all__ = ["watch_libraries"]
 
@@ -72,7 +72,10 @@ _SUBCLASSED: dict[str, str] = {
 }
 """Module -> methods of classes written in C, which a subclass of the same name must have."""
 
-_WATCHED = _FUNCTIONS.keys() | _CLASSES.keys() | _WRITERS.keys() | _SUBCLASSED.keys()
+_STARTERS: dict[str, str] = {"joblib.parallel": "Parallel.__call__", "multiprocessing.util": "spawnv_passfds"}
+"""Module -> what gives work to Python processes that are not forked."""
+
+_WATCHED = _FUNCTIONS.keys() | _CLASSES.keys() | _WRITERS.keys() | _SUBCLASSED.keys() | _STARTERS.keys()
 
 
 class _Wrapped:
@@ -165,6 +168,9 @@ def _wrap(module: ModuleType) -> None:
         for place in places.get(name, "").split():
             owner, _, method = place.partition(".")
             _wrap_method(getattr(module, owner, None), method, mode)
+    for place in _STARTERS.get(name, "").split():
+        owner, _, method = place.rpartition(".")
+        _wrap_starter(getattr(module, owner) if owner else module, method)
     for place in _SUBCLASSED.get(name, "").split():
         owner, _, method = place.partition(".")
         kind = getattr(module, owner, None)
@@ -184,6 +190,20 @@ def _wrap_method(kind: Any, name: str, mode: str | None) -> None:
 
     wrapped.__hooke_wrapped__ = method  # type: ignore[attr-defined]
     setattr(kind, name, wrapped)
+
+
+def _wrap_starter(owner: Any, name: str) -> None:
+    starter = getattr(owner, name, None)
+    if starter is None or hasattr(starter, "__hooke_wrapped__"):
+        return
+
+    @functools.wraps(starter)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        note_processes()
+        return starter(*args, **kwargs)
+
+    wrapped.__hooke_wrapped__ = starter  # type: ignore[attr-defined]
+    setattr(owner, name, wrapped)
 
 
 class _Same(type):
