@@ -1,4 +1,4 @@
-"""Readers that open files by code of their own, which Python doesn't see: their functions say which paths they get.
+"""Readers and writers that open files by code of their own, which Python doesn't see: their functions say which paths they get.
 
 A library is wrapped when a task, or a module of the user's, imports it. The wrapped function stands for itself in keys and pickles.
 """
@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from hooke.pipeline.observation import note_path
+from hooke.pipeline.observation import note_path, note_processes
 
 __all__ = ["watch_libraries"]
 
@@ -53,13 +53,29 @@ _CLASSES: dict[str, str] = {
 }
 """Module -> methods whose first argument after `self` is one."""
 
+_WRITERS: dict[str, str] = {
+    "polars": " ".join(
+        [
+            f"DataFrame.write_{name}"
+            for name in ["avro", "csv", "ipc", "ipc_stream", "json", "ndjson", "parquet"]
+        ]
+        + [f"LazyFrame.sink_{name}" for name in ["csv", "ipc", "ndjson", "parquet"]]
+    ),
+    "pyarrow.parquet": "ParquetWriter.__init__",
+    "pyarrow.parquet.core": "ParquetWriter.__init__",
+}
+"""Module -> methods whose first argument after `self` is the file that they write."""
+
 _SUBCLASSED: dict[str, str] = {
     "pyarrow": "OSFile.__init__",
     "pyarrow.fs": "LocalFileSystem.open_input_file LocalFileSystem.open_input_stream",
 }
 """Module -> methods of classes written in C, which a subclass of the same name must have."""
 
-_WATCHED = _FUNCTIONS.keys() | _CLASSES.keys() | _SUBCLASSED.keys()
+_STARTERS: dict[str, str] = {"joblib.parallel": "Parallel.__call__", "multiprocessing.util": "spawnv_passfds"}
+"""Module -> what gives work to Python processes that are not forked."""
+
+_WATCHED = _FUNCTIONS.keys() | _CLASSES.keys() | _WRITERS.keys() | _SUBCLASSED.keys() | _STARTERS.keys()
 
 
 class _Wrapped:
@@ -91,6 +107,7 @@ def _named(module: str, name: str) -> Any:
 _PATHS = (
     "source",
     "sources",
+    "file",
     "path",
     "path_or_paths",
     "where",
@@ -102,9 +119,10 @@ _PATHS = (
 )
 
 
-def _note(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+def _note(function: Any, args: Sequence[Any], kwargs: dict[str, Any], mode: str | None = None) -> None:
+    """`mode`: that in which the function always opens the file; None if an argument may say it."""
     values = [*args[:1], *(kwargs[name] for name in _PATHS if name in kwargs)]
-    mode = _mode(args, kwargs)
+    mode = mode or _mode(args, kwargs)
     if _is_duckdb(function) and getattr(function, "__name__", "") == "connect":
         mode = "r" if kwargs.get("read_only") else "a"
     for value in values:
@@ -146,9 +164,13 @@ def _wrap(module: ModuleType) -> None:
         found = getattr(module, function, None)
         if callable(found) and not isinstance(found, _Wrapped):
             setattr(module, function, _Wrapped(name, function, found))
-    for place in _CLASSES.get(name, "").split():
-        owner, _, method = place.partition(".")
-        _wrap_method(getattr(module, owner, None), method)
+    for places, mode in ((_CLASSES, None), (_WRITERS, "w")):
+        for place in places.get(name, "").split():
+            owner, _, method = place.partition(".")
+            _wrap_method(getattr(module, owner, None), method, mode)
+    for place in _STARTERS.get(name, "").split():
+        owner, _, method = place.rpartition(".")
+        _wrap_starter(getattr(module, owner) if owner else module, method)
     for place in _SUBCLASSED.get(name, "").split():
         owner, _, method = place.partition(".")
         kind = getattr(module, owner, None)
@@ -156,18 +178,32 @@ def _wrap(module: ModuleType) -> None:
             setattr(module, owner, _subclassed(kind, method))
 
 
-def _wrap_method(kind: Any, name: str) -> None:
+def _wrap_method(kind: Any, name: str, mode: str | None) -> None:
     method = getattr(kind, name, None)
     if method is None or hasattr(method, "__hooke_wrapped__"):
         return
 
     @functools.wraps(method)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _note(method, args, kwargs)
+        _note(method, args, kwargs, mode)
         return method(self, *args, **kwargs)
 
     wrapped.__hooke_wrapped__ = method  # type: ignore[attr-defined]
     setattr(kind, name, wrapped)
+
+
+def _wrap_starter(owner: Any, name: str) -> None:
+    starter = getattr(owner, name, None)
+    if starter is None or hasattr(starter, "__hooke_wrapped__"):
+        return
+
+    @functools.wraps(starter)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        note_processes()
+        return starter(*args, **kwargs)
+
+    wrapped.__hooke_wrapped__ = starter  # type: ignore[attr-defined]
+    setattr(owner, name, wrapped)
 
 
 class _Same(type):

@@ -36,7 +36,7 @@ from hooke.base.user_code import is_hooke, is_users
 from hooke.keys.reached_code import ReachedCode, reached_code
 from hooke.pipeline.observed_events import AttemptRecord, PathRules, ReadEvent, Settled, settle
 
-__all__ = ["Observer", "iterated", "note_path", "variable_read"]
+__all__ = ["Observer", "iterated", "note_path", "note_processes", "variable_read"]
 
 _MOST_ARGUMENTS = 1000
 """Arguments that are looked at for names of files."""
@@ -226,6 +226,12 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
     "os.fork": _forking,
     "os.forkpty": _forking,
 }
+
+
+def note_processes() -> None:
+    """Python processes that are not forked from this one get work."""
+    if _records or _idle:
+        _recording(_handed, ((), None))
 
 
 def note_path(path: Any, mode: str = "r") -> None:

@@ -262,6 +262,9 @@ class _Folding:
         path = event.name
         if path in self._declared or self._is_own(path):
             return
+        if path in self._given and event.stamp != self._stamps[path]:
+            self._output(path)
+            return
         self._given.discard(path)
         self._stamps.setdefault(path, event.stamp)
         self._readers[path].add(event.item)
@@ -388,12 +391,15 @@ class _Folding:
         self._spoil(path, why)
 
     def _forget_outputs(self) -> None:
-        """A file whose name another process got, and that changed since, is what that process wrote."""
         for path in [each for each in self._given if stamp_of(each) != self._stamps[each]]:
-            for item in self._readers[path]:
-                self.settled.wrote[item].add(self.rules.name(path))
-            self._forget(path)
-            self._own.add(path)
+            self._output(path)
+
+    def _output(self, path: str) -> None:
+        """A file whose name another process got, and that changed since, is what that process wrote."""
+        for item in self._readers[path]:
+            self.settled.wrote[item].add(self.rules.name(path))
+        self._forget(path)
+        self._own.add(path)
 
     def _trees(self) -> dict[str, set[int]]:
         """Folder -> the items that read so many files that it counts as a whole for them."""
