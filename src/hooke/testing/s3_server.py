@@ -51,9 +51,8 @@ class S3Server:
         self.url = f"s3://{bucket}"
         self._host = on
         command = python_module("hooke.testing.s3_server", "127.0.0.1" if on is None else on.address, bucket)
-        self._complaints = tempfile.TemporaryFile(
-            "w+"
-        )  # a pipe that nobody reads would stop the server once it is full
+        # Not a pipe: one that nobody reads stops the server once it is full.
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it is open as long as the server
         pipes = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
