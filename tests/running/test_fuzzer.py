@@ -42,11 +42,10 @@ def first_fault(seeds: Sequence[int]) -> tuple[int, Played] | None:
     return None
 
 
+@pytest.mark.heavy
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "part", [0, *(pytest.param(part, marks=pytest.mark.heavy) for part in range(1, PARTS))]
-)
+@pytest.mark.parametrize("part", range(PARTS))
 def test_programs_give_the_answers_of_plain_python_and_run_only_what_they_must(part: int) -> None:
     found = first_fault(range(part, CAMPAIGN.size, PARTS))
     if found is not None:
@@ -92,6 +91,7 @@ def test_a_seed_replays_to_the_same_steps() -> None:
     assert played(Choices(given=first.choices)).steps == first.steps
 
 
+@pytest.mark.heavy
 def test_programs_differ_and_do_what_they_are_for() -> None:
     made = [played(Choices(seed)) for seed in range(12)]
     kinds = Counter(step.split()[0] for each in made for step in each.steps)
