@@ -30,6 +30,17 @@ def module(source, name="made", **extra):
     return types.SimpleNamespace(**scope)
 
 
+def test_a_function_and_the_cache_around_it_are_two_parts():
+    """By one name, an edit would have been seen in only one of them: workers and `cache why` compare parts by name."""
+    source = "import functools\n@functools.lru_cache\ndef kept(x): return x + {}\ndef task(x): return kept(x)"
+    before, after = (
+        {part.name: part.digest for part in parts}
+        for parts in (fingerprint_code(module(source.format(n)).task).parts for n in (1, 2))
+    )
+    assert len(before) == len(fingerprint_code(module(source.format(1)).task).parts)
+    assert [name for name in before if before[name] != after[name]] == ["made.kept"]
+
+
 def test_parts_name_what_is_reached():
     made = module(
         "import json\nN = 3\nclass M:\n    rate = 2\ndef scale(x): return json.dumps(x * N)\n"

@@ -15,7 +15,7 @@ from tests.support.fuzzing.play import Played, play
 
 CAMPAIGN = campaign(__name__)
 PARTS = 10  # processes share them
-FOUND_WITHIN = 200
+FOUND_WITHIN = 400
 
 
 def played(choices: Choices) -> Played:

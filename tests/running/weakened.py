@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from hooke.base import observed
 from hooke.journal.events import Event, NodePlanned
 from hooke.keys import fingerprint
 from hooke.keys.code_walk import EVERYTHING
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline import node_keys
+from hooke.pipeline.finished_results import Lineage, RecoveredResults, StoredManifests
 from hooke.pipeline.runner import Runner
 from hooke.running import driver
 from hooke.store import map_index
@@ -26,7 +28,7 @@ __all__ = ["WEAKENED", "Weaken"]
 
 Weaken = Callable[[pytest.MonkeyPatch], None]
 
-WRONG = frozenset({"stale", "wrong answer", "error"})
+WRONG = frozenset({"stale", "wrong answer"})
 NEEDLESS = frozenset({"needless"})
 
 
@@ -80,8 +82,8 @@ def the_next_item(patch: pytest.MonkeyPatch) -> None:
     """The store gives the neighbour of an item in its list."""
     find = MapIndex.find
 
-    def neighbour(self: MapIndex, recipe: str, keys: bytes) -> list[Hit]:
-        return [hit._replace(start=max(hit.start - 1, 0)) for hit in find(self, recipe, keys)]
+    def neighbour(self: MapIndex, *args: Any) -> list[Hit]:
+        return [hit._replace(start=max(hit.start - 1, 0)) for hit in find(self, *args)]
 
     patch.setattr(MapIndex, "find", neighbour)
 
@@ -99,10 +101,10 @@ def finds_the_tasks_last(patch: pytest.MonkeyPatch) -> None:
         commit(self, entry)
         last.setdefault(self.place, {})[entry.task] = entry.key
 
-    def found(self: Store, key: str) -> Entry | None:
-        entry = find(self, key)
+    def found(self: Store, key: str, *args: Any) -> Entry | None:
+        entry = find(self, key, *args)
         if entry is None and len(last.get(self.place, {})) == 1:
-            return find(self, *last[self.place].values())
+            return find(self, *last[self.place].values(), *args)
         return entry
 
     last: dict[str, dict[str, str]] = {}
@@ -131,6 +133,42 @@ def resumes_by_number(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(driver, "recover", recovered)
     patch.setattr(Runner, "_from_journal", from_journal)
+
+
+def _unchecked(kind: str) -> Weaken:
+    """What a task read in passing counts as unchanged, if it is of this kind."""
+
+    def weaken(patch: pytest.MonkeyPatch) -> None:
+        holds = observed._holds
+        patch.setattr(observed, "_holds", lambda each, *args: each.kind == kind or holds(each, *args))
+
+    return weaken
+
+
+def manifests_of_one_task(patch: pytest.MonkeyPatch) -> None:
+    """A result counts if what its own task read is the same, whatever its inputs were made from."""
+    patch.setattr(
+        StoredManifests,
+        "hold",
+        lambda self, made_from: not made_from.unsettled and self.first_changed(made_from.own) is None,
+    )
+
+
+def whatever_was_consumed(patch: pytest.MonkeyPatch) -> None:
+    """Inputs that were made again count as the same bytes."""
+    patch.setattr(Lineage, "_consumed", lambda _self, _node, *, listed: f"the same {listed}")
+
+
+def resumes_without_manifests(patch: pytest.MonkeyPatch) -> None:
+    """A resumed run takes its results although what they were made from has changed."""
+    patch.setattr(
+        RecoveredResults, "segments_now", lambda self, _manifests: ((each, None) for each in self.segments)
+    )
+
+
+def manifests_never_hold(patch: pytest.MonkeyPatch) -> None:
+    """What has a manifest is computed again."""
+    patch.setattr(Lineage, "counts", lambda _self, _node, **_: lambda _made_from: False)
 
 
 def nobody_claims(patch: pytest.MonkeyPatch) -> None:
@@ -185,12 +223,19 @@ WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
             the_next_item,
             finds_the_tasks_last,
             resumes_by_number,
+            manifests_of_one_task,
+            whatever_was_consumed,
+            resumes_without_manifests,
         )
     },
-    "the evicted is there": (the_evicted_is_there, WRONG),
+    **{
+        f"a manifest without {kind}": (_unchecked(kind), WRONG)
+        for kind in ("file", "absent", "listing", "variable")
+    },
+    "the evicted is there": (the_evicted_is_there, WRONG | {"error"}),
     **{
         each.__name__.replace("_", " "): (each, NEEDLESS)
-        for each in (forgets_results, nobody_claims, comments_count)
+        for each in (forgets_results, nobody_claims, comments_count, manifests_never_hold)
     },
 }
 """Name -> the weakening, and the kinds of faults as which it shows."""

@@ -76,7 +76,7 @@ class CodeWalk:
 
     def parts(self) -> tuple[CodePart, ...]:
         """The parts as users see them, each under a unique name."""
-        counts: dict[tuple[str, str], int] = {}
+        counts: dict[str, int] = {}
         return tuple(_as_shown(part, counts) for part in self._parts)
 
     # --- edges ---------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ def _shallow(target: object) -> bytes:
     return text(name) + raw(listing(code).digest if isinstance(code, types.CodeType) else b"")
 
 
-def _as_shown(part: FingerprintPart, counts: dict[tuple[str, str], int]) -> CodePart:
-    count = counts[part.kind, part.name] = counts.get((part.kind, part.name), 0) + 1
+def _as_shown(part: FingerprintPart, counts: dict[str, int]) -> CodePart:
+    count = counts[part.name] = counts.get(part.name, 0) + 1
     where = ""
     if part.file:
         where = os.path.relpath(part.file, project_root(part.file)) if os.path.isabs(part.file) else part.file

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from tests.support.fuzzing.choices import Choices
 from tests.support.fuzzing.programs import (
@@ -87,11 +87,11 @@ class Played:
         return f"{self.fault}\n\nsteps:\n{steps}\n\nthe program at the end:\n{shown}"
 
 
-def play(choices: Choices, folder: Path, *, observed: bool = False, forks: bool = True) -> Played:
+def play(choices: Choices, folder: Path, *, forks: bool = True) -> Played:
     """Play one program in an empty folder. What went wrong is in `fault`."""
     played = Played()
     with _clean(folder):
-        stage = _Stage(choices, folder, played, forks=forks, observed=observed)
+        stage = _Stage(choices, folder, played, forks=forks)
         try:
             stage.play()
         except Fault as fault:
@@ -143,6 +143,9 @@ class Signed:
     values: Any
     dynamic: bool
     """Whether its items are known only when a result is: its own list's, or that of a map that it goes over."""
+    key: str
+    """The signature without what was read in passing, as the store's keys are."""
+    item_keys: list[str]
 
     @property
     def is_call(self) -> bool:
@@ -184,50 +187,76 @@ def signed(program: Program, truth: Truth, run: str) -> list[Signed]:
     """The nodes with their signatures. `run` is part of what is not cached."""
     found: list[Signed] = []
     for at, node in enumerate(program.nodes):
+        task = program.tasks[node.task]
         code = program.code(node.task, truth.values)
-        args = [_sign_of(arg, program, found) for arg in node.args]
-        if len(args) < (2 if node.kind == "call" else 1):
-            args.append(("number", 0))  # the default of y
-        cached = program.tasks[node.task].cache
-        extra = (*seen(program, program.tasks[node.task].reads), *(() if cached else ("uncached", run, at)))
-        observed = bool(program.tasks[node.task].reads) or any(found[each].observed for each in parents(node))
-        value = truth.nodes[at]
-        below = all(found[parent].cached for parent in parents(node)) and cached
-        if node.kind == "call":
-            sign = digest("call", code, args, *extra)
-            found.append(Signed(node, sign, sign, [sign], below, observed, value, dynamic=False))
-            continue
-        recipe = digest("map", code, args, *extra)
-        dynamic = False
-        if node.over < 0:
-            columns: object = node.numbers
-            items = [digest(recipe, "number", number) for number in node.numbers]
-        elif found[node.over].is_call:
-            columns, dynamic = _result(found[node.over]), True
-            values = truth.nodes[node.over]
-            items = [digest(recipe, "number", value) for value in ([] if values is BROKEN else values)]
-        else:
-            columns, dynamic = _result(found[node.over]), found[node.over].dynamic
-            items = [
-                digest(recipe, "item", _result(found[node.over], item))
-                for item in range(len(found[node.over].items))
-            ]
+        run_only = () if task.cache else ("uncached", run, at)
+        made = _signs(node, program, found, truth, (code, *seen(program, task.reads), *run_only), _result)
+        keys = _signs(node, program, found, truth, (code, *run_only), _key)
+        over = found[node.over] if node.over >= 0 else None
         found.append(
-            Signed(node, digest("node", recipe, columns), recipe, items, below, observed, value, dynamic)
+            Signed(
+                node=node,
+                sign=made.sign,
+                recipe=made.recipe,
+                items=made.items,
+                cached=all(found[parent].cached for parent in parents(node)) and task.cache,
+                observed=bool(task.reads) or any(found[each].observed for each in parents(node)),
+                values=truth.nodes[at],
+                dynamic=over is not None and (over.is_call or over.dynamic),
+                key=keys.sign,
+                item_keys=keys.items,
+            )
         )
     return found
 
 
+Of: TypeAlias = Callable[["Signed", int | None], object]
+"""What a consumer has of a result, or of an item's."""
+
+
+class _Signs(NamedTuple):
+    sign: str
+    recipe: str
+    items: list[str]
+
+
+def _signs(
+    node: Node, program: Program, found: Sequence[Signed], truth: Truth, own: tuple[object, ...], of: Of
+) -> _Signs:
+    """The signatures of a node whose task has `own`, from `of` each result that it is made from."""
+    args = [_sign_of(arg, program, found, of) for arg in node.args]
+    if len(args) < (2 if node.kind == "call" else 1):
+        args.append(("number", 0))  # the default of y
+    recipe = digest(node.kind, args, *own)
+    if node.kind == "call":
+        return _Signs(recipe, recipe, [recipe])
+    if node.over < 0:
+        columns: object = node.numbers
+        items = [digest(recipe, "number", number) for number in node.numbers]
+    else:
+        over = found[node.over]
+        columns = of(over, None)
+        if over.is_call:
+            values = truth.nodes[node.over]
+            items = [digest(recipe, "number", value) for value in ([] if values is BROKEN else values)]
+        else:
+            items = [digest(recipe, "item", of(over, item)) for item in range(len(over.items))]
+    return _Signs(digest("node", recipe, columns), recipe, items)
+
+
+def _key(node: Signed, item: int | None = None) -> object:
+    return node.key if item is None else node.item_keys[item]
+
+
 def _result(node: Signed, item: int | None = None) -> object:
-    """What a consumer's signature has of a result: how it was made, or, if something in passing was read for it, its value.
+    """What a consumer's signature has of a result: how it was made, or, if something in passing was read for it, its key and value.
 
     A consumer keeps its result if what it is made from has changed, but not in its bytes.
     """
-    sign = node.sign if item is None else node.items[item]
     if not node.observed or not node.cached:
-        return sign
+        return node.sign if item is None else node.items[item]
     value = node.values if item is None or node.values is BROKEN else node.values[item]
-    return (node.node.task, "broken" if value is BROKEN else repr(value))
+    return (_key(node, item), "broken" if value is BROKEN else repr(value))
 
 
 def seen(program: Program, reads: str) -> tuple[object, ...]:
@@ -242,18 +271,18 @@ def seen(program: Program, reads: str) -> tuple[object, ...]:
     }[reads]
 
 
-def _sign_of(arg: Arg, program: Program, found: Sequence[Signed]) -> object:
+def _sign_of(arg: Arg, program: Program, found: Sequence[Signed], of: Of) -> object:
     if arg.kind == "parameter":
         return ("number", program.parameter)
     if arg.kind == "file":
         return ("file", program.files[f"data{arg.value}.txt"])
     if arg.kind == "nodes":
-        return ("list", *(_result(found[at]) for at in arg.several))
+        return ("list", *(of(found[at], None) for at in arg.several))
     if arg.kind == "node":
         node = found[arg.value]
         if node.node.kind == "map" and arg.path:
-            return ("result", _result(node, arg.path[0]), arg.path[1:])
-        return ("result", _result(node), arg.path)
+            return ("result", of(node, arg.path[0]), arg.path[1:])
+        return ("result", of(node, None), arg.path)
     return ("number", arg.value)
 
 
@@ -359,7 +388,8 @@ class _Stage:
     folder: Path
     played: Played
     forks: bool
-    observed: bool
+    observed: bool = False
+    """Whether tasks read what they do not declare."""
     program: Program = field(default_factory=Program)
     stored: Stored = field(default_factory=Stored)
     changed: list[str] = field(default_factory=list)
@@ -371,6 +401,7 @@ class _Stage:
     """Run -> what its journal has: of a node, of an item, where."""
 
     def play(self) -> None:
+        self.observed = bool(self.choices.below(2))
         self.program = self.played.program = draw_program(self.choices, observed=self.observed)
         (self.folder / "hooke.toml").write_text(TOML)
         self._write()
