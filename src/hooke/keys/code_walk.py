@@ -75,9 +75,13 @@ class CodeWalk:
         return hasher.hexdigest(length=16)
 
     def parts(self) -> tuple[CodePart, ...]:
-        """The parts as users see them, each under a unique name."""
+        """The parts as users see them, each under a unique name: a function has its own, and a global that holds it another."""
         counts: dict[str, int] = {}
-        return tuple(_as_shown(part, counts) for part in self._parts)
+        shown = {
+            id(part): _as_shown(part, counts)
+            for part in sorted(self._parts, key=lambda part: part.kind == "global")
+        }
+        return tuple(shown[id(part)] for part in self._parts)
 
     # --- edges ---------------------------------------------------------------------------------
 
