@@ -178,7 +178,7 @@ def test_removing_a_result_takes_what_was_made_from_it_along_or_says_so(desk):
 
         from hooke import pipeline, task
 
-        @task
+        @task(observe=False)
         def load() -> list[int]:
             return [int(each) for each in Path("numbers.txt").read_text().split()]
 

@@ -15,7 +15,7 @@ from hooke.journal.occupancy import skewed_items
 pytestmark = pytest.mark.heavy
 
 STUCK = """
-    @task(CACHE)
+    @task(observe=FalseCACHE)
     def measured(x: int, stuck_s: float) -> int:
         note(f"{x}.pid", os.getpid())
         if x == 7 and len((HERE / "7.pid").read_text().split()) == 1:
@@ -67,7 +67,7 @@ def test_a_stuck_item_has_a_second_attempt_and_its_first_result_is_recorded_once
 
 
 def test_a_task_that_is_declared_impure_is_never_repeated(faults: Faults) -> None:
-    faults.source(STUCK.replace("CACHE", "cache=False"))
+    faults.source(STUCK.replace("CACHE", ", cache=False"))
     run = faults.go(on="local:3", stuck_s=3.0)
     assert run.result() == [10 * x for x in range(12)]
     assert [event for event in events_of(run, AttemptStarted) if event.twin_of is not None] == []

@@ -26,13 +26,13 @@ NAPS = """
             file.write(f"{what} {os.getpid()}\\n")
 
 
-    @task
+    @task(observe=False)
     def start(x: int) -> int:
         note("start")
         return x
 
 
-    @task
+    @task(observe=False)
     def nap(x: int, *, seconds: float) -> int:
         note("nap")
         time.sleep(seconds)

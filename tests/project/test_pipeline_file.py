@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import py_compile
 import sys
 import threading
+from pathlib import Path
 
 from hooke.project.pipeline_file import load_entry
 
@@ -43,3 +45,15 @@ def test_threads_that_load_one_file_at_once_all_find_its_pipeline(tmp_path, monk
     sys.modules.pop("slow_to_import")
     assert len(found) == 4 and len(set(map(id, found))) == 1, found
     assert found[0].name == "job"
+
+
+def test_bytecode_that_a_full_disk_has_cut_short_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "cut_short_helper.py").write_text("N = 1\n" * 50)
+    file = tmp_path / "cut_short.py"
+    file.write_text("import cut_short_helper\n" + SLOW)
+    for name in ("cut_short_helper", "cut_short"):
+        cached = Path(py_compile.compile(str(tmp_path / f"{name}.py")))
+        cached.write_bytes(cached.read_bytes()[:-9])
+    assert load_entry(str(file))[0].name == "job"

@@ -164,10 +164,28 @@ def _imported(dotted: str, path: Path) -> ModuleType:
     except HookeError:
         raise
     except (Exception, SystemExit) as error:
+        if (damaged := _damaged_bytecode(error)) is not None:
+            Path(damaged).unlink(missing_ok=True)
+            return _imported(dotted, path)
         lines = user_frames("".join(traceback.format_exception(error)))
         raise UsageError(
             f"{path} cannot be imported: {type(error).__name__}: {error}", why="\n".join(lines)
         ) from error
+
+
+def _damaged_bytecode(error: BaseException) -> str | None:
+    """The file in `__pycache__` because of which an import failed, if it did: Python keeps what a full disk has cut short, and fails from then on."""
+    if not isinstance(error, EOFError | ValueError):
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "_compile_bytecode" and "importlib" in frame.f_code.co_filename:
+            found: str | None = frame.f_locals.get("bytecode_path")
+            return (
+                found
+                if found is not None and os.path.exists(found) and os.access(Path(found).parent, os.W_OK)
+                else None
+            )
+    return None
 
 
 def _same_file(module: ModuleType, path: Path, dotted: str) -> ModuleType:
