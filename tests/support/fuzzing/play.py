@@ -241,6 +241,8 @@ def _signs(
             items = [digest(recipe, "number", value) for value in ([] if values is BROKEN else values)]
         else:
             items = [digest(recipe, "item", of(over, item)) for item in range(len(over.items))]
+            if not over.dynamic:
+                columns = items  # of a map without items nothing is left
     return _Signs(digest("node", recipe, columns), recipe, items)
 
 

@@ -520,11 +520,14 @@ def _draw_node(program: Program, choices: Choices, shapes: list[str]) -> None:
         return
     constant = (_draw_arg(choices, shapes),) if choices.rarely(3) else ()
     if kind == "numbers":
-        numbers = tuple(choices.below(6) for _ in range(choices.below(4)))
+        # Nothing needs a result that only a map without items takes: it fails in plain Python alone.
+        least = 1 if any(arg.kind not in ("number", "parameter") for arg in constant) else 0
+        numbers = tuple(choices.below(6) for _ in range(least + choices.below(4 - least)))
         program.nodes.append(Node("map", task.name, constant, numbers=numbers))
         shapes.append(f"map{len(numbers)}")
     else:
         over = choices.pick(maps if kind == "over" else lists)
+        constant = () if shapes[over] == "map0" else constant
         program.nodes.append(Node("map", task.name, constant, over=over))
         shapes.append(shapes[over] if kind == "over" else "map")
 
