@@ -16,7 +16,7 @@ from hooke.keys.code_walk import EVERYTHING
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline import node_keys
-from hooke.pipeline.finished_results import Lineage, RecoveredResults, StoredManifests
+from hooke.pipeline.finished_results import Lineage, StoredManifests
 from hooke.pipeline.runner import Runner
 from hooke.running import driver
 from hooke.store import map_index
@@ -159,13 +159,6 @@ def whatever_was_consumed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lineage, "_consumed", lambda _self, _node, *, listed: f"the same {listed}")
 
 
-def resumes_without_manifests(patch: pytest.MonkeyPatch) -> None:
-    """A resumed run takes its results although what they were made from has changed."""
-    patch.setattr(
-        RecoveredResults, "segments_now", lambda self, _manifests: ((each, None) for each in self.segments)
-    )
-
-
 def manifests_never_hold(patch: pytest.MonkeyPatch) -> None:
     """What has a manifest is computed again."""
     patch.setattr(Lineage, "counts", lambda _self, _node, **_: lambda _made_from: False)
@@ -225,7 +218,6 @@ WEAKENED: dict[str, tuple[Weaken, frozenset[str]]] = {
             resumes_by_number,
             manifests_of_one_task,
             whatever_was_consumed,
-            resumes_without_manifests,
         )
     },
     **{
