@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hooke.base.files import content_digest
 from hooke.base.observed import (
     absolute_path,
-    content_digest,
     describe,
     first_changed,
     is_left_out,

@@ -44,7 +44,7 @@ def test_every_epoch_of_every_rate_is_there_and_the_cache_logs_nothing_again(tmp
     assert [artifact.path for artifact in logged.artifacts] == ["rates.json"]
     assert command(tmp_path, "-m", "hooke", "run", "digits.py", "--epochs", "3").strip() == best
     assert runs(tmp_path)[-1].logged().points == []
-    assert "3 of 3 stored results were computed again, and none differ" in command(
+    assert "computed 3 of 3 stored results again, and none differ" in command(
         tmp_path, "-m", "hooke", "cache", "audit"
     )
 

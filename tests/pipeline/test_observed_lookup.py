@@ -661,8 +661,8 @@ def test_why_says_that_a_result_is_not_kept(place, caplog):
     }
     said = [record.message for record in caplog.records if "in this run only" in record.message]
     assert said == [
-        "a result is used in this run only, because of load: it read a, and changed it",
-        "a result is used in this run only, because of shout: it read a, and changed it",
+        "load: it read a, and changed it; its result is used in this run only",
+        "shout: it read a, and changed it; its result is used in this run only",
     ]
 
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_computed_again_is_said(shop):
     shop.edit("list(range(n))", "[*range(n)]")
     report = audit(shop.project, sample=50)
     assert {each.task for each in report.results} == {"square", "blob"}
-    assert report.skipped == {"their code, or something that they are made from, was edited since": 3}
+    assert report.skipped == {"the code, or an input, was edited since": 3}
     with pytest.raises(UsageError, match="none of the 1 stored results"):
         audit(shop.project, task="load")
     with pytest.raises(UsageError, match="no results of a task 'other'"):
@@ -174,7 +174,7 @@ def test_the_command(shop):
 
     fine = hooke("--task", "total")
     assert fine.returncode == 0, fine.stderr
-    assert fine.stdout.startswith("1 of 1 stored results were computed again, and none differ: 0 %")
+    assert fine.stdout.startswith("computed 1 of 1 stored results again, and none differ: 0 %")
     assert fine.stderr.startswith("computing 1 result again, which took ")
     found = hooke("--json", "--seed", "3")
     assert found.returncode == 1

@@ -1,10 +1,11 @@
-"""Files: checked writes, atomic replacement, locks that die with their process, read-only mappings."""
+"""Files: checked writes, atomic replacement, locks that die with their process, read-only mappings, digests of contents."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import time
@@ -12,17 +13,24 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeAlias
+
+from blake3 import blake3
 
 from hooke.base.errors import HookeError
 from hooke.base.forks import on_fork
 
 __all__ = [
+    "TICK_NS",
     "FileLock",
+    "Stamp",
+    "content_digest",
     "is_private",
+    "is_young",
     "make_folders",
     "map_file",
     "page_aligned_copy",
+    "stamp_of",
     "sync_data",
     "sync_path",
     "write_all",
@@ -238,3 +246,42 @@ def _unmap(address: int, size: int) -> None:
     libc = ctypes.CDLL(None)
     libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
     libc.munmap(address, size)
+
+
+# --- Contents.
+
+Stamp: TypeAlias = tuple[int, int, int, int]
+"""A file's size, its times of modification and of any change (ns), and its inode: where they are the same, so is its content, unless it is young."""
+
+TICK_NS = 50_000_000
+"""A file that was changed so lately may be changed again without another time: file systems count in ticks of up to 10 ms."""
+
+
+def stamp_of(facts: os.stat_result) -> Stamp:
+    """The stamp in a file's facts."""
+    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+
+
+def is_young(facts: os.stat_result, age_ns: int = TICK_NS) -> bool:
+    """Whether a file was changed in the last `age_ns` nanoseconds, so that its stamp says nothing."""
+    return time.time_ns() - facts.st_ctime_ns < age_ns  # which nobody can set
+
+
+def content_digest(path: str | os.PathLike[str], *, age_ns: int = TICK_NS) -> bytes:
+    """The BLAKE3 digest (32 bytes) of a file, read again if its stamp changes, and while it is younger than `age_ns`. Raises OSError."""
+    facts = os.stat(path)
+    while True:
+        read = _content_digest.__wrapped__ if is_young(facts, age_ns) else _content_digest
+        digest = read(os.path.realpath(path), stamp_of(facts))
+        before, facts = facts, os.stat(path)
+        if stamp_of(before) == stamp_of(facts):  # else it was written to while it was read
+            return digest
+
+
+@functools.lru_cache(maxsize=65536)
+def _content_digest(path: str, _stamp: Stamp) -> bytes:
+    hasher = blake3()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return hasher.digest()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from hooke.base.ref import Ref
+import msgspec
 
-__all__ = ["IntervalSet", "Segment", "SegmentMap"]
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
+
+__all__ = ["IntervalSet", "Segment", "SegmentMap", "put_pieces", "split"]
 
 Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
@@ -154,3 +156,34 @@ class SegmentMap:
             out.append((lo, end, ref, start + lo - low))
             lo, at = end, at + 1
         return out
+
+
+# --- What ranges of items were made from.
+
+
+def put_pieces(pieces: list[ItemsMadeFrom], lo: int, hi: int, new: Sequence[ItemsMadeFrom]) -> None:
+    """Replace what the sorted `pieces` say of items `lo..hi` by `new`, which lie there."""
+    first = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    last = first
+    while last < len(pieces) and pieces[last].lo < hi:
+        last += 1
+    around = [
+        msgspec.structs.replace(piece, lo=a, hi=b)
+        for piece in pieces[first:last]
+        for a, b in ((piece.lo, min(piece.hi, lo)), (max(piece.lo, hi), piece.hi))
+        if a < b
+    ]
+    pieces[first:last] = sorted([*around, *new], key=lambda piece: piece.lo)
+
+
+def split(pieces: Sequence[ItemsMadeFrom], lo: int, hi: int) -> Iterator[tuple[int, int, MadeFrom | None]]:
+    """`lo..hi` in ranges with one MadeFrom, in order; None for items between the sorted `pieces`."""
+    at = bisect_right(pieces, lo, key=lambda piece: piece.hi)
+    while at < len(pieces) and pieces[at].lo < hi:
+        piece, at = pieces[at], at + 1
+        if lo < piece.lo:
+            yield lo, piece.lo, None
+        yield max(lo, piece.lo), min(hi, piece.hi), piece.made_from
+        lo = min(hi, piece.hi)
+    if lo < hi:
+        yield lo, hi, None

@@ -6,15 +6,14 @@ to it, so a manifest holds in another checkout and on another host, too. Nothing
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from blake3 import blake3
 
+from hooke.base.files import content_digest, is_young, stamp_of
 from hooke.base.ref import ItemsObserved, Manifest, Observed
 
 __all__ = [
@@ -104,7 +103,7 @@ def _file_holds(observed: Observed, path: str) -> bool:
     if observed.size != facts.st_size:
         return False
     known = (observed.mtime_ns, observed.ctime_ns) == (facts.st_mtime_ns, facts.st_ctime_ns)
-    return (known and not _is_fresh(facts)) or content_digest(path) == observed.digest
+    return (known and not _is_fresh(facts)) or _digest_of(path) == observed.digest
 
 
 # --- Manifests together, and checked together.
@@ -179,9 +178,9 @@ class InputsNow:
 def observed_file(name: str, path: str) -> Observed:
     """A regular file as it is now. Raises OSError."""
     before = os.stat(path)
-    digest = content_digest(path)
+    digest = _digest_of(path)
     facts = os.stat(path)
-    if _stamp(before) != _stamp(facts) or _is_fresh(facts):
+    if stamp_of(before) != stamp_of(facts) or _is_fresh(facts):
         return Observed(kind="file", name=name, digest=digest, size=facts.st_size)
     return Observed(
         kind="file",
@@ -218,33 +217,12 @@ def observed_variable(name: str, value: str | None, secret: bytes | None = None)
     return Observed(kind="variable", name=name, digest=hasher.hexdigest(length=16))
 
 
-def content_digest(path: str) -> str:
-    """The digest of a file's content, read again if its size, times or inode change. Raises OSError."""
-    facts = os.stat(path)
-    while True:
-        # A file that has just been written can be written again within one tick of the clock that makes its times.
-        read = _content_digest.__wrapped__ if _is_fresh(facts) else _content_digest
-        digest = read(os.path.realpath(path), *_stamp(facts))
-        before, facts = facts, os.stat(path)
-        if _stamp(before) == _stamp(facts):
-            return digest
-
-
-@functools.lru_cache(maxsize=65536)
-def _content_digest(path: str, _size: int, _mtime_ns: int, _ctime_ns: int, _inode: int) -> str:
-    hasher = blake3()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest(length=16)
-
-
-def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
+def _digest_of(path: str) -> str:
+    return content_digest(path, age_ns=FRESH_NS)[:16].hex()
 
 
 def _is_fresh(facts: os.stat_result) -> bool:
-    return time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) < FRESH_NS
+    return is_young(facts, FRESH_NS)
 
 
 def _names_digest(names: Iterable[str], own: Iterable[str]) -> str:
@@ -275,7 +253,7 @@ def _tree_files(path: str, own: Iterable[str]) -> list[tuple[str, str, os.stat_r
 def _tree_digest(path: str, own: Iterable[str]) -> str:
     hasher = blake3()
     for name, file, _ in _tree_files(path, own):
-        hasher.update(f"{name}\0{content_digest(file)}\0".encode(errors="surrogateescape"))
+        hasher.update(f"{name}\0{_digest_of(file)}\0".encode(errors="surrogateescape"))
     return hasher.hexdigest(length=16)
 
 
@@ -286,7 +264,7 @@ def _stats_of(path: str, own: Iterable[str]) -> str:
         return ""
     hasher = blake3()
     for name, _, facts in files:
-        hasher.update(f"{name}\0{_stamp(facts)[:3]}\0".encode(errors="surrogateescape"))
+        hasher.update(f"{name}\0{stamp_of(facts)[:3]}\0".encode(errors="surrogateescape"))
     return hasher.hexdigest(length=16)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -16,8 +14,6 @@ __all__ = [
     "Manifest",
     "Observed",
     "Ref",
-    "put_pieces",
-    "split",
 ]
 
 
@@ -65,10 +61,13 @@ Kind: TypeAlias = Literal["file", "absent", "listing", "tree", "variable", "wrot
 class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One input that was read: `name` had the content `digest` (hex) then.
 
-    `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files directly in a folder) are named by the path
-    with "/", relative to the project's folder if below it, else absolute. `variable` is named by the variable; its digest is empty
-    if it was not set, and always for a secret. `wrote` is no input: a file of the project that the task wrote, by its name alone. `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the
-    same, it need not be read to be known as unchanged; zeros say nothing.
+    - `file`, `absent` (there was none), `listing` (a folder's names) and `tree` (all files directly in a folder) are named by the
+      path with "/", relative to the project's folder if below it, else absolute.
+    - `variable` is named by the variable. Its digest is empty if it was not set, and always for a secret.
+    - `wrote` is no input, but a file of the project that the task wrote, by its name alone.
+
+    `size`, `mtime_ns` and `ctime_ns` are a file's when it was read: where they are the same, it need not be read to be known as
+    unchanged. Zeros say nothing.
     """
 
     kind: Kind
@@ -125,31 +124,3 @@ class ItemsMadeFrom(msgspec.Struct, frozen=True, kw_only=True):
     lo: int
     hi: int
     made_from: MadeFrom
-
-
-def put_pieces(pieces: list[ItemsMadeFrom], lo: int, hi: int, new: Sequence[ItemsMadeFrom]) -> None:
-    """Replace what the sorted `pieces` say of items `lo..hi` by `new`, which lie there."""
-    first = bisect_right(pieces, lo, key=lambda piece: piece.hi)
-    last = first
-    while last < len(pieces) and pieces[last].lo < hi:
-        last += 1
-    around = [
-        msgspec.structs.replace(piece, lo=a, hi=b)
-        for piece in pieces[first:last]
-        for a, b in ((piece.lo, min(piece.hi, lo)), (max(piece.lo, hi), piece.hi))
-        if a < b
-    ]
-    pieces[first:last] = sorted([*around, *new], key=lambda piece: piece.lo)
-
-
-def split(pieces: Sequence[ItemsMadeFrom], lo: int, hi: int) -> Iterator[tuple[int, int, MadeFrom | None]]:
-    """`lo..hi` in ranges with one MadeFrom, in order; None for items between the sorted `pieces`."""
-    at = bisect_right(pieces, lo, key=lambda piece: piece.hi)
-    while at < len(pieces) and pieces[at].lo < hi:
-        piece, at = pieces[at], at + 1
-        if lo < piece.lo:
-            yield lo, piece.lo, None
-        yield max(lo, piece.lo), min(hi, piece.hi), piece.made_from
-        lo = min(hi, piece.hi)
-    if lo < hi:
-        yield lo, hi, None

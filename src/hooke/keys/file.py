@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from hooke.base.errors import InputChanged, UsageError
+from hooke.base.files import content_digest
 from hooke.base.ref import FileRef
 from hooke.keys.fingerprint_parts import Key, combine
 
@@ -139,30 +136,14 @@ class File(os.PathLike[str]):
         return key
 
 
-_TICK_NS = 50_000_000
-"""A file that was written so lately may be written again without another time: file systems count in ticks of up to 10 ms."""
-
-
 def content_key(path: str | os.PathLike[str]) -> Key:
     """The key of a file's content, read again if size, times or inode change. Raises OSError."""
-    facts = os.stat(path)
-    while True:
-        fresh = abs(time.time_ns() - facts.st_ctime_ns) < _TICK_NS
-        read = _content_key.__wrapped__ if fresh else _content_key
-        key = read(os.path.realpath(path), *_stamp(facts))
-        before, facts = facts, os.stat(path)
-        if _stamp(before) == _stamp(facts):
-            return key
-        _content_key.cache_clear()  # it was written to while it was read
+    return key_of_content(content_digest(path))
 
 
 def key_of_content(digest: bytes) -> Key:
     """The key of content with this BLAKE3 digest (32 bytes)."""
     return combine("file", digest)
-
-
-def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
 
 
 def _load(path: str, key: Key | None) -> File:
@@ -171,15 +152,6 @@ def _load(path: str, key: Key | None) -> File:
     if (files := _loaded.get()) is not None:
         files.append(file)
     return file
-
-
-@functools.lru_cache(maxsize=4096)
-def _content_key(path: str, _size: int, _mtime_ns: int, _ctime_ns: int, _inode: int) -> Key:
-    hasher = blake3()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            hasher.update(block)
-    return key_of_content(hasher.digest())
 
 
 # --- Files in results. Stored pickles contain the names and parameters of `_load_file` and `_load_path`: do not change them.

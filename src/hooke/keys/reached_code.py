@@ -20,7 +20,7 @@ from typing import Any
 from hooke.base.user_code import is_users
 from hooke.keys.bytecode import references
 
-__all__ = ["ReachedCode", "reached_code"]
+__all__ = ["ReachedCode", "binds_globals", "is_filled", "reached_code"]
 
 _MOST = 20_000
 """Objects that are looked at: what is reached beyond them is large data."""
@@ -130,7 +130,7 @@ class _Walk:
 
     def _function(self, function: types.FunctionType, *, shared: bool) -> None:
         wrapped = getattr(function, "__wrapped__", None)
-        held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        held = [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
         self._later(
             [*held, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], shared=True
         )
@@ -170,7 +170,7 @@ class _Walk:
             self._later([value], shared=True)
             if isinstance(value, types.ModuleType):
                 self._later(list(_along(value, reference.chain)), shared=True)
-        if any(map(_binds_globals, _family(code))):
+        if binds_globals(code):
             self.found.keeping.add(code)
 
     def _imports(self, function: types.FunctionType, scope: Mapping[str, Any]) -> None:
@@ -233,7 +233,8 @@ def _can_keep(value: Any) -> bool:
     return issubclass(kind, (list, dict, set)) or (hasattr(kind, "__setitem__") and hasattr(kind, "clear"))
 
 
-def _is_filled(cell: types.CellType) -> bool:
+def is_filled(cell: types.CellType) -> bool:
+    """Whether a closure's cell has a value, other than None."""
     try:
         return cell.cell_contents is not None
     except ValueError:
@@ -261,8 +262,9 @@ def _operations(code: types.CodeType) -> frozenset[str]:
     return frozenset(each.opname for each in dis.get_instructions(code))
 
 
-def _binds_globals(code: types.CodeType) -> bool:
-    return not _operations(code).isdisjoint({"STORE_GLOBAL", "DELETE_GLOBAL"})
+def binds_globals(code: types.CodeType) -> bool:
+    """Whether a function, or one inside it, may bind a global."""
+    return any(not _operations(each).isdisjoint({"STORE_GLOBAL", "DELETE_GLOBAL"}) for each in _family(code))
 
 
 def _stores_attributes(code: types.CodeType) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import InputChanged, UsageError
-from hooke.base.files import make_folders, write_all, writing
+from hooke.base.files import make_folders, stamp_of, write_all, writing
 from hooke.base.intervals import Segment
 from hooke.base.observed import observed_file
 from hooke.base.ref import FileRef, ItemsObserved, Ref
@@ -101,7 +101,7 @@ class FileResults:
             try:
                 before = os.fstat(fd)
                 ref, digest = self._store.put_file(fd)
-                settled = _stamp(before) == _stamp(os.fstat(fd)) == _stamp(os.stat(path))
+                settled = stamp_of(before) == stamp_of(os.fstat(fd)) == stamp_of(os.stat(path))
             finally:
                 os.close(fd)
             if settled:
@@ -244,7 +244,7 @@ def _publish(temporary: Path, path: Path, facts: os.stat_result | None) -> bool:
         return False
     if facts is not None:
         with suppress(FileNotFoundError):
-            if _stamp(os.stat(path)) != _stamp(facts):
+            if stamp_of(os.stat(path)) != stamp_of(facts):
                 return False
     temporary.replace(path)
     return True
@@ -340,10 +340,6 @@ def _passed_on(file: FileRef) -> FileRef:
 
 def _fact(name: str, key: str) -> bytes:
     return f"file\0{name}\0{key}".encode()
-
-
-def _stamp(facts: os.stat_result) -> tuple[int, int, int, int]:
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
 
 
 def _check_name(name: str) -> None:

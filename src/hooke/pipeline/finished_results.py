@@ -10,9 +10,9 @@ from itertools import pairwise
 import msgspec
 
 from hooke.base.errors import CorruptObject, MissingObject
-from hooke.base.intervals import Segment, SegmentMap
+from hooke.base.intervals import Segment, SegmentMap, put_pieces, split
 from hooke.base.observed import InputsNow, manifest_id, merged
-from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Observed, Ref, put_pieces, split
+from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Observed, Ref
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,

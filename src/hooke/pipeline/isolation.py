@@ -17,7 +17,6 @@ import contextvars
 import copy
 import datetime
 import decimal
-import dis
 import enum
 import functools
 import gc
@@ -36,7 +35,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import PurePath
 from types import FrameType, ModuleType
@@ -47,6 +46,7 @@ from blake3 import blake3
 from hooke.base.user_code import is_users
 from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import CodePrint
+from hooke.keys.reached_code import binds_globals, is_filled
 from hooke.pipeline import observation
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
@@ -54,6 +54,7 @@ from hooke.tracking import tracker
 
 __all__ = [
     "KEY_BYTES",
+    "AfterImport",
     "ProcessState",
     "isolated_randomness",
     "own_rows",
@@ -100,12 +101,12 @@ def _is_plain(column: Any) -> bool:
 def seeded_attempt(*, restored: bool) -> Iterator[None]:
     """Surrounds an attempt that calls `seed_from`. With `restored` the generators get their earlier state back."""
     before = _states() if restored else {}
-    sys.meta_path.insert(0, _watch)
+    sys.meta_path.insert(0, _after_import)
     try:
         yield
     finally:
-        sys.meta_path.remove(_watch)
-        _watch.number = None
+        sys.meta_path.remove(_after_import)
+        _seed.number = None
         for set_state, state in before.values():
             set_state(state)
 
@@ -113,14 +114,14 @@ def seeded_attempt(*, restored: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def isolated_randomness(name: str) -> Iterator[None]:
     """Inside, random numbers follow from the name; afterwards the generators continue as if nothing had been drawn."""
-    before, number = _states(), _watch.number
+    before, number = _states(), _seed.number
     seed_from(hashlib.blake2b(name.encode(), digest_size=KEY_BYTES).digest())
     try:
         yield
     finally:
         for set_state, state in before.values():
             set_state(state)
-        _watch.number = number
+        _seed.number = number
         for library in _SEEDED.keys() - before.keys():  # imported inside
             if library in sys.modules and number is not None:
                 _SEEDED[library](sys.modules[library], number)
@@ -130,7 +131,7 @@ def seed_from(key: bytes) -> None:
     """Seed the global generators with the first eight bytes of a key."""
     number = int.from_bytes(key[:8], "little")
     random.seed(number)
-    _watch.number = number
+    _seed.number = number
     for name, seed in _SEEDED.items():
         module = sys.modules.get(name)
         if module is not None:
@@ -167,40 +168,52 @@ def _states() -> dict[str, tuple[Any, Any]]:
     return states
 
 
-class _Watch:
-    """A module finder that finds nothing itself: it seeds a library as soon as it is imported."""
+class AfterImport:
+    """A module finder that finds nothing itself: it calls `then` with one of the modules `names` as soon as that is imported."""
 
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._looking = False
+    def __init__(self, names: Container[str], then: Callable[[ModuleType], None]) -> None:
+        self._names = names
+        self._then = then
+        self._looking: set[str] = set()
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec of the later finders, with seeding added to its loader."""
-        if name not in _SEEDED or self._looking:
+        """The spec of the later finders, whose loader calls `then`."""
+        if name not in self._names or name in self._looking:
             return None
-        self._looking = True
+        self._looking.add(name)
         try:
             spec = importlib.util.find_spec(name)
         finally:
-            self._looking = False
+            self._looking.discard(name)
         if spec is not None and spec.loader is not None:
-            self._seed_after(spec.loader, name)
+            self._follow(spec.loader)
         return spec
 
-    def _seed_after(self, loader: Any, name: str) -> None:
+    def _follow(self, loader: Any) -> None:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            if self.number is not None:
-                _SEEDED[name](module, self.number)
+            self._then(module)
 
         loader.exec_module = exec_module
 
 
-_watch = _Watch()
+class _Seed:
+    """The number that the running call's generators are seeded with; None outside calls."""
+
+    number: int | None = None
+
+
+def _seed_imported(module: ModuleType) -> None:
+    if _seed.number is not None:
+        _SEEDED[module.__name__](module, _seed.number)
+
+
+_seed = _Seed()
+_after_import: Any = AfterImport(_SEEDED, _seed_imported)
 
 
 # --- The state of the process.
@@ -513,8 +526,8 @@ class ReachedNames:
                 waiting += [value for _, value in methods]
             elif _is_users_function(each):
                 names = _names(each.__code__)
-                self._binds = self._binds or _binds_globals(each.__code__)
-                waiting += [cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell)]
+                self._binds = self._binds or binds_globals(each.__code__)
+                waiting += [cell.cell_contents for cell in each.__closure__ or () if is_filled(cell)]
                 waiting += self._read(each.__globals__, names)
 
     def _read(self, scope: dict[str, Any], names: set[str]) -> list[Any]:
@@ -563,13 +576,6 @@ def _is_users_function(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and is_users(value.__code__.co_filename)
 
 
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
 def _names(code: types.CodeType) -> set[str]:
     names, waiting = set[str](), [code]
     while waiting:
@@ -577,12 +583,6 @@ def _names(code: types.CodeType) -> set[str]:
         names.update(each.co_names)
         waiting += [part for part in each.co_consts if isinstance(part, types.CodeType)]
     return names
-
-
-def _binds_globals(code: types.CodeType) -> bool:
-    return any(
-        each.opname in ("STORE_GLOBAL", "DELETE_GLOBAL") for each in dis.get_instructions(code)
-    ) or any(_binds_globals(part) for part in code.co_consts if isinstance(part, types.CodeType))
 
 
 def _copied(value: Any) -> Any:
@@ -603,8 +603,6 @@ def _same(value: Any, before: Any) -> bool:
 
 
 # --- What calls would share: a map's constants, the function's defaults, equal items. Each call has its own.
-
-"""How many maps' decoded constants a worker keeps: chunks of one map come in a row."""
 
 _CHEAP_S = 100e-6
 """What takes longer to copy is shared, and compared after a chunk: copies could take longer than the calls."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from hooke.pipeline.isolation import AfterImport
 from hooke.pipeline.observation import note_path, note_processes
 
 __all__ = ["watch_libraries"]
@@ -233,46 +232,14 @@ def _subclassed(kind: Any, method: str) -> Any:
     return kind
 
 
-class _Finder:
-    """A module finder that finds nothing itself: it wraps a library as soon as it is imported."""
-
-    def __init__(self) -> None:
-        self._looking: set[str] = set()
-
-    def find_spec(
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The spec of the later finders, whose loader wraps the readers."""
-        if name not in _WATCHED or name in self._looking:
-            return None
-        self._looking.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking.discard(name)
-        if spec is not None and spec.loader is not None:
-            _wrap_after(spec.loader)
-        return spec
-
-
-def _wrap_after(loader: Any) -> None:
-    execute = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        execute(module)
-        _wrap(module)
-
-    loader.exec_module = exec_module
-
-
-_finder = _Finder()
+_after_import: Any = AfterImport(_WATCHED, _wrap)
 
 
 def watch_libraries() -> None:
     """Wrap the readers of libraries, now or when they are imported; once a process."""
-    if _finder in sys.meta_path:
+    if _after_import in sys.meta_path:
         return
-    sys.meta_path.insert(0, _finder)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _after_import)
     for name in _WATCHED:
         if name in sys.modules:
             _wrap(sys.modules[name])

@@ -30,6 +30,7 @@ from typing import Any, Self
 
 import msgspec
 
+from hooke.base.files import stamp_of
 from hooke.base.observed import describe, first_changed, is_left_out, observed_variable
 from hooke.base.ref import ItemsObserved, Observed
 from hooke.base.user_code import is_hooke, is_users
@@ -412,7 +413,7 @@ def _note(record: AttemptRecord, kind: str, path: str, callers: tuple[types.Code
         names = tuple(os.listdir(path)) if facts is not None else ()
     elif kind in ("read", "handed", "change") and facts is not None and not stat.S_ISREG(facts.st_mode):
         return
-    stamp = None if facts is None else (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
+    stamp = None if facts is None else stamp_of(facts)
     _keep(record, ReadEvent(record.number, record.item, kind, path, stamp, names), callers)
 
 

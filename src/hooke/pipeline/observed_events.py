@@ -20,27 +20,24 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.files import Stamp, stamp_of
 from hooke.base.observed import name_of, observed_file, observed_listing, observed_tree
 from hooke.base.ref import ItemsObserved, Observed
 from hooke.base.user_code import HOOKE_FOLDER
 from hooke.keys.reached_code import ReachedCode
 
-__all__ = ["AttemptRecord", "PathRules", "ReadEvent", "Settled", "Stamp", "settle", "stamp_of"]
+__all__ = ["AttemptRecord", "PathRules", "ReadEvent", "Settled", "settle"]
 
 MOST_FILES = 1000
 """An item that reads more files notes one digest per folder instead."""
 
-Stamp = tuple[int, int, int, int]
-"""A file's size, times and inode."""
 
-
-def stamp_of(path: str) -> Stamp | None:
+def _stamp_now(path: str) -> Stamp | None:
     """A file's stamp now; None if there is none."""
     try:
-        facts = os.stat(path)
+        return stamp_of(os.stat(path))
     except OSError:
         return None
-    return facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino
 
 
 class ReadEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -377,7 +374,7 @@ class _Folding:
             return Observed(kind="file", name=name)
 
     def _look_again(self, path: str, stamp: Stamp | None) -> None:
-        now = stamp_of(path)
+        now = _stamp_now(path)
         if now == stamp:
             return
         if stamp is None:
@@ -391,7 +388,7 @@ class _Folding:
         self._spoil(path, why)
 
     def _forget_outputs(self) -> None:
-        for path in [each for each in self._given if stamp_of(each) != self._stamps[each]]:
+        for path in [each for each in self._given if _stamp_now(each) != self._stamps[each]]:
             self._output(path)
 
     def _output(self, path: str) -> None:

@@ -319,7 +319,7 @@ class Runner:
             self._lineage.note(node, piece)
             if piece.made_from.unsettled not in self._unsettled:
                 self._unsettled.add(piece.made_from.unsettled)
-                _log.warning("a result is used in this run only, because of %s", piece.made_from.unsettled)
+                _log.warning("%s; its result is used in this run only", piece.made_from.unsettled)
         return msgspec.structs.replace(event, made_from=pieces) if pieces else event
 
     def _with_files_noted(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 import random
 import tempfile
 from collections import Counter
@@ -69,7 +68,7 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
     written to its file).
     """
     store = project.store()
-    past = _Past.read(project, run, store, into=store, as_ended=True)
+    past = _TracedRun.read(project, run, store, into=store, as_ended=True)
     node, lo = _which(past, run, task, item)
     if missing := _missing(past.state, node, lo):
         raise UsageError(
@@ -95,7 +94,7 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
 
 
 @dataclass(slots=True, kw_only=True)
-class _Past:
+class _TracedRun:
     """An earlier run, traced again with the current code, with the results that its journal has."""
 
     view: RunView
@@ -105,8 +104,13 @@ class _Past:
     recovered: Recovered
 
     @classmethod
-    def read(cls, project: Project, run: str, store: Store, *, into: Store, as_ended: bool = False) -> _Past:
-        """Large arguments of its calls are stored in `into`. With `as_ended` there are lists without their failed items, too. Raises UsageError, TraceError, and what the pipeline's body raises."""
+    def read(
+        cls, project: Project, run: str, store: Store, *, into: Store, as_ended: bool = False
+    ) -> _TracedRun:
+        """The run, traced anew. Large arguments of its calls are stored in `into`; `as_ended` includes lists without their failed items.
+
+        Raises UsageError, TraceError, and what the pipeline's body raises.
+        """
         driver = reopen(project, run)
         keys = GraphKeys(driver.graph, run=run, seed=driver.seed)
         plans = [plan_of(node, {}, repeatable=False) for node in driver.graph.nodes]
@@ -152,7 +156,7 @@ def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
     return ItemsFound(node=node, lo=lo, hi=hi, ref=ref, start=start, source="journal")
 
 
-def _which(past: _Past, run: str, task: str, item: int | None) -> tuple[int, int]:
+def _which(past: _TracedRun, run: str, task: str, item: int | None) -> tuple[int, int]:
     """The node and item of the task's failure, else of its first node."""
     view = past.view
     nodes = [number for number, node in view.nodes.items() if node.planned.task == task]
@@ -282,20 +286,17 @@ def _used(source: str, roots: set[str]) -> Iterator[tuple[str, str]]:
 
 # --- The audit: a random sample of the stored results, computed again in fresh workers, and compared by content.
 
-Z_95 = 1.959963984540054
-"""The quantile of the normal distribution for 95 % on both sides."""
-
 DIFFERS, FAILED = "different", "failed"
 
 
 def share_interval(count: int, of: int) -> tuple[float, float]:
     """The 95 % interval of a share of which `count` in `of` were seen, by Wilson's score (1927); (0, 1) if none were seen."""
+    from scipy.stats import binomtest  # half a second that a debugger need not wait
+
     if not of:
         return 0.0, 1.0
-    z2, share = Z_95 * Z_95 / of, count / of
-    centre = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(share * (1 - share) * z2 + z2 * z2 / 4) / (1 + z2)
-    return (0.0 if not count else centre - half), (1.0 if count == of else centre + half)
+    low, high = binomtest(count, of).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(low), float(high)
 
 
 class AuditedResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,11 +347,11 @@ class AuditReport(msgspec.Struct, frozen=True, kw_only=True):
             yield from (f"    {cause}" for cause in each.causes)
             yield f"    stored by run {each.run} under {each.key[:12]}"
         for reason, count in self.skipped.items():
-            yield f"not computed again: {count} {'results' if count > 1 else 'result'}, because {reason}"
+            yield f"not computed again: {count}, because {reason}"
         count, of, (low, high) = len(self.differing), len(self.results), self.interval
         share = f"{100 * count / of:.3g} %" if of else "nothing"
         yield (
-            f"{of} of {self.stored} stored results were computed again, and {count or 'none'} {'differ' if count != 1 else 'differs'}: "
+            f"computed {of} of {self.stored} stored results again, and {count or 'none'} {'differ' if count != 1 else 'differs'}: "
             f"{share}, with 95 % confidence {100 * low:.2g} % to {100 * high:.2g} % (--seed {self.seed})"
         )
 
@@ -394,7 +395,7 @@ class _Chosen:
     """A stored result: element `index` of the list `ref` if it is an item of a map (`index` is None for a call)."""
 
     entry: Entry
-    past: _Past
+    past: _TracedRun
     node: int
     call: Call
     index: int | None
@@ -417,7 +418,7 @@ class _Audit:
     chance: random.Random
     scratch: Store = field(init=False)
     """Copies of the inputs, and the new results."""
-    pasts: dict[str, _Past | _NotAgainError] = field(default_factory=dict)
+    pasts: dict[str, _TracedRun | _NotAgainError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scratch = Store.open(self.folder / "store", secret=self.project.secret(), durable="none")
@@ -465,11 +466,11 @@ class _Audit:
                 skipped[str(error)] += 1
         return chosen, lists
 
-    def _past(self, run: str) -> _Past:
+    def _past(self, run: str) -> _TracedRun:
         """The run. Raises _NotAgainError if it cannot be read or traced."""
         if run not in self.pasts:
             try:
-                self.pasts[run] = _Past.read(self.project, run, self.store, into=self.scratch)
+                self.pasts[run] = _TracedRun.read(self.project, run, self.store, into=self.scratch)
             except HookeError as error:
                 self.pasts[run] = _NotAgainError(f"of run {run}: {first_line(str(error))}")
             except Exception as error:  # noqa: BLE001 - whatever the pipeline's body raises
@@ -504,12 +505,12 @@ class _Audit:
             shown=f"{entry.task}{where}({call.shown})",
         )
 
-    def _find(self, past: _Past, entry: Entry) -> tuple[int, int, int | None]:
+    def _find(self, past: _TracedRun, entry: Entry) -> tuple[int, int, int | None]:
         """The node, the item to compute, and the position of its result in the entry's list; 0 and None for a call.
 
         Raises _NotAgainError, _NoResultError.
         """
-        edited = "their code, or something that they are made from, was edited since"
+        edited = "the code, or an input, was edited since"
         nodes = [
             number for number, keys in enumerate(past.keys.nodes) if entry.key in (keys.key, keys.recipe)
         ]
@@ -518,7 +519,7 @@ class _Audit:
             if any(entry.key == expansion_key(each.key) for each in planned):
                 raise _NoResultError
             known = any(entry.key in (each.key, each.recipe) for each in planned)
-            raise _NotAgainError(edited if known else "no journal of this project has them")
+            raise _NotAgainError(edited if known else "no journal of this project names it")
         if entry.items is None:
             return nodes[0], 0, None
         pieces = [
@@ -534,7 +535,7 @@ class _Audit:
         item = self.chance.randrange(lo, hi)
         return node, item, start + item - lo
 
-    def _lend(self, past: _Past, node: int, lo: int, call: Call) -> None:
+    def _lend(self, past: _TracedRun, node: int, lo: int, call: Call) -> None:
         """Copy what the call reads into the scratch store, where its worker looks. Raises MissingObject."""
         refs = [Ref(digest, size) for digest, size in call.inputs.items()]
         expansion = past.calls.expansions.get(node)
@@ -553,7 +554,7 @@ class _Audit:
             try:
                 differing[each.call.attempt] = self._difference(each, first[each.call.attempt])
             except (MissingObject, CorruptObject):
-                skipped["they were evicted or damaged meanwhile"] += 1
+                skipped["it was evicted or damaged meanwhile"] += 1
         second = self._compute([each for each in chosen if differing.get(each.call.attempt)])
         for each in chosen:
             attempt = each.call.attempt
@@ -657,7 +658,7 @@ def _check_fits(state: RunState, node: int) -> None:
     """Raise _NotAgainError if this machine lacks what the task needs."""
     plan = state.nodes[node].plan
     if plan.gpus > len(devices_of_this_machine()):
-        raise _NotAgainError("this machine has not the GPUs that they need")
+        raise _NotAgainError("this machine lacks the GPUs")
 
 
 def _verdict(

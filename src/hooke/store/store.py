@@ -19,8 +19,9 @@ from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
+from hooke.base.intervals import split
 from hooke.base.plugins import Plugins
-from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref, split
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 from hooke.store.backend import Backend
 from hooke.store.checkpoints import (
     ABANDONED_S,
@@ -256,7 +257,8 @@ class Store:
         """Store `value`. When this returns, the value survives the death of any process (unless it is inside the Ref).
 
         `reduce` gives the reduction (see `object.__reduce__`) of parts of the caller's own types, NotImplemented for others.
-        `inline_bytes` is as in the constructor, for this value. Raises StoreError naming the part that cannot be pickled, StoreFull, and the HookeErrors of `reduce`.
+        `inline_bytes` is as in the constructor, for this value. Raises StoreError naming the part that cannot be pickled, StoreFull,
+        and the HookeErrors of `reduce`.
         """
         return self._objects.put(value, reduce, inline_bytes=inline_bytes)
 
@@ -520,7 +522,10 @@ class Store:
             claim.release()
 
     def remove(self, key: str) -> bool:
-        """Remove the result, or all items, of a recipe, and its checkpoints; returns whether there were results. Objects stay until `gc`."""
+        """Remove the result, or all items, of a recipe, and its checkpoints; returns whether there were results.
+
+        Objects stay until `gc`.
+        """
         self.checkpoints.remove_of([key])
         names = [_entry_name(key), *(stored.name for stored in self._backend.list(f"items/{key}/"))]
         return sum(self._backend.remove(name) for name in names) > 0

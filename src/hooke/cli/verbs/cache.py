@@ -363,7 +363,7 @@ def explained(whys: list[Why], *, only: str = "") -> Iterator[str]:
 
 def _unsettled(nodes: list[Why]) -> Iterator[str]:
     for reason in dict.fromkeys(each.unsettled for each in nodes if each.unsettled):
-        yield f"    its result counts in this run only, because of {reason}"
+        yield f"    its result counts in this run only ({reason})"
 
 
 def _headline(task: str, nodes: list[Why]) -> str:
