@@ -1105,3 +1105,17 @@ def test_a_file_that_is_truncated_first_is_never_an_input(events: list[tuple[str
     for path, kind in firsts.items():
         if kind == "truncate":
             assert ("file", path) not in settled.inputs
+
+
+def test_a_folder_of_a_thousand_files_that_is_removed_afterwards_makes_the_result_unsettled(
+    place: Place,
+) -> None:
+    for number in range(1001):
+        Path(f"data/{number}").write_text(str(number))
+
+    def read_and_remove() -> None:
+        for number in range(1001):
+            open(f"data/{number}").close()
+        subprocess.run(["rm", "-r", "data"], check=True)
+
+    assert "removed while the task ran" in place.observed(read_and_remove).unsettled

@@ -82,6 +82,8 @@ JOB = """
         if end == "raise" and not (HERE / "harmless").exists():
             (HERE / "harmless").touch()
             raise ValueError("once")
+        if (HERE / "removes").exists():
+            (HERE / "data.csv").unlink()
         return saved.read_text()
 
     @pipeline
@@ -254,6 +256,14 @@ def test_a_checkpoint_younger_than_what_was_read_is_used(training):
     (training.workshop.folder / "data.csv").write_text("old")
     with pytest.raises(TaskFailed, match="once"):
         training.run(name="reading_undeclared").result()
+    assert training.run(name="reading_undeclared").result() == "oldold"
+
+
+def test_a_file_that_is_removed_by_a_task_that_goes_on_from_a_checkpoint_ends_no_worker(training):
+    (training.workshop.folder / "data.csv").write_text("old")
+    with pytest.raises(TaskFailed, match="once"):
+        training.run(name="reading_undeclared").result()
+    (training.workshop.folder / "removes").touch()
     assert training.run(name="reading_undeclared").result() == "oldold"
 
 

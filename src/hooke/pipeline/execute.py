@@ -324,7 +324,7 @@ class AttemptRunner:
             return None
         files = (each.name for piece in outcome.observed for each in piece.inputs if each.kind == "file")
         root = self.observer.rules.root
-        changed = next((name for name in files if os.stat(os.path.join(root, name)).st_ctime > since), None)
+        changed = next((name for name in files if _changed_at(os.path.join(root, name)) > since), None)
         if changed is None:
             return None
         assert outcome.used is not None
@@ -580,6 +580,14 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def _changed_at(path: str) -> float:
+    """When a file was changed; never if it is gone, for which its result counts in this run only."""
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        return 0.0
 
 
 def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

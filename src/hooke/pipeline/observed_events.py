@@ -352,9 +352,7 @@ class _Folding:
                 self._input(("file", path), self._observed(path, stamp), alone)
             self._look_again(path, stamp)
         for folder, items in trees.items():
-            self._input(
-                ("tree", folder), observed_tree(self.rules.name(folder), folder, self._own_in(folder)), items
-            )
+            self._input(("tree", folder), self._observed_tree(folder), items)
         for path, names in self._listings.items():
             observed = observed_listing(self.rules.name(path), names, self._own_in(path))
             self._input(("listing", path), observed, self._listed_by[path])
@@ -372,6 +370,13 @@ class _Folding:
             return observed_file(name, path)
         except OSError:  # it is gone, or was never readable: `_look_again` says so
             return Observed(kind="file", name=name)
+
+    def _observed_tree(self, folder: str) -> Observed:
+        name = self.rules.name(folder)
+        try:
+            return observed_tree(name, folder, self._own_in(folder))
+        except OSError:  # so are its files, of which `_look_again` has said so
+            return Observed(kind="tree", name=name)
 
     def _look_again(self, path: str, stamp: Stamp | None) -> None:
         now = _stamp_now(path)
