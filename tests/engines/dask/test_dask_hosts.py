@@ -188,12 +188,26 @@ def test_a_machine_joins_by_a_token_and_a_job_outlives_its_certificate() -> None
 
 
 def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend() -> None:
-    with lab() as here:
+    with lab(workers=()) as here:
         settings = here.driver.project / "hooke.toml"
         settings.write_text(
             "[places.lab]" + settings.read_text("utf-8").partition("[places.lab]")[2], "utf-8"
         )
-        with pytest.raises(HookeError, match=r"(?s)cannot use this run's store.*s3://"):
+        # The first worker joins when the driver waits for one; the next driver finds it there.
+        running = here.driver.popen(
+            [sys.executable, "-m", "hooke", "run", "job.py", "--on", "lab"],
+            env=here.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: list(here.driver.project.glob(".hooke/runs/squares*/logs/.*.probe")), "a driver")
+        here.join("one")
+        _, complained = running.communicate(timeout=200)
+        assert running.returncode == 2, complained
+        refused = r"(?s)cannot use this run's store.*s3://"
+        assert re.search(refused, complained), complained
+        with pytest.raises(HookeError, match=refused):
             here.hooke("run", "job.py", "--on", "lab")
 
 

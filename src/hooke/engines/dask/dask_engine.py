@@ -170,7 +170,7 @@ class DaskEngine(ClusterEngine):
         self._joined(peer, reply, label=address)
 
     def _requires(self, address: str) -> bool:
-        return address in self._founders
+        return address in self._founders or not self._peers
 
     def _detect_failures(self, last_seen: dict[str, float]) -> None:
         """Give up silent workers until they speak again: their attempts run elsewhere, and their answers do not count."""
