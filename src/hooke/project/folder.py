@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hooke.base.clock import Clock
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.files import FileLock, writing
 from hooke.base.formats import readable
@@ -205,7 +205,7 @@ def open_run(
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "python": platform.python_version(),
-            "hooke": version("hooke"),
+            "hooke": HOOKE_VERSION,
         }
         journal.append(msgspec.structs.replace(begun, **facts))
     except BaseException:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import CorruptObject, HookeError, MissingExtra, NotFingerprintable, UsageError
 from hooke.base.files import write_atomic, writing
 from hooke.keys.fingerprint import fingerprint_code
@@ -164,7 +165,7 @@ def _through_mlflow(uri: str) -> ModelRegistry:
 def missing_mlflow() -> MissingExtra:
     """The error if MLflow is needed and not installed."""
     return MissingExtra(
-        "the model registry needs mlflow, which is not installed", fix='pip install "hooke[mlflow]"'
+        "the model registry needs mlflow, which is not installed", fix=install_command("mlflow")
     )
 
 

@@ -17,9 +17,9 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Self
 
+from hooke.base.distributions import Plugins
 from hooke.base.errors import ConfigError, HookeError
 from hooke.base.files import FileLock
-from hooke.base.plugins import Plugins
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.demo import demo_steps
@@ -116,7 +117,7 @@ def _files() -> list[Path]:
     raise HookeError(
         "the files of the demo are missing",
         where=str(package / "demo_files"),
-        fix="reinstall hooke, or run examples/flights/flights.py from its source",
+        fix=f"{install_command('demo')} --force-reinstall, or run examples/flights/flights.py from its source",
     )
 
 

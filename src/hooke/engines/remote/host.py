@@ -11,13 +11,13 @@ import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import msgspec
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.handshake import HandshakeReply, ProbeAnswer
 from hooke.engines.remote.log_sync import LogSync
@@ -303,7 +303,7 @@ class JoinedHost:
             pid=os.getpid(),
             host=os.uname().nodename,
             python=platform.python_version(),
-            hooke=version("hooke"),
+            hooke=HOOKE_VERSION,
             threads=self._slots,
             memory=memory,
             gpus=len(shared_pool().devices),
