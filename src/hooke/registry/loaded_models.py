@@ -122,7 +122,7 @@ class ProjectModels:
 def project_here() -> Project:
     """The project of the run that this process logs into, else of the script, else of the working directory."""
     tracker = active()
-    return Project.find(tracker.folder.parents[2] if isinstance(tracker, Tracker) else start_of())
+    return Project.at(tracker.folder.parents[2]) if isinstance(tracker, Tracker) else Project.find(start_of())
 
 
 def models_of(project: Project) -> ProjectModels:

@@ -138,7 +138,7 @@ class Shipping:
 def main(folder: Path) -> int:
     """Send everything of the project, until nothing is left or a tracker is unavailable for too long."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    project = Project.find(folder)
+    project = Project.at(folder)
     lock = FileLock(project.data / LOCK)
     if not lock.try_acquire():
         return 0

@@ -152,7 +152,10 @@ def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFi
     except HookeError as error:
         yield DoctorFinding("project", "broken", error.what, fix=error.fix)
         return
-    yield DoctorFinding("project", "ok", str(project.root))
+    because = f", because it has {project.marker}" if project.marker else ""
+    yield DoctorFinding("project", "ok", f"{project.root}{because}")
+    for note in project.notes(below=True):
+        yield DoctorFinding("unused", "note", note)
     yield _checked("store", lambda: _store(project))
     yield _checked("journal", lambda: _journal(project))
     for backend in BACKENDS:

@@ -99,7 +99,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 def pin_generation(source: ServiceSource) -> Generation:
     """The generation that the source means now. Raises as `find`, and HookeError if the registry does not answer."""
-    project = Project.find(Path(source.project))
+    project = Project.at(Path(source.project))
     values: dict[str, Any] = {}
     words: list[str] = []
     parts: list[bytes] = [
