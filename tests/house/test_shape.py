@@ -183,7 +183,7 @@ def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
     assert not found, "paths of one machine, or download addresses:\n" + "\n".join(found)
 
 
-INSTALLED = re.compile(r"""pip3? install [^\n`;]*?["' ]hooke(?!-ml)(?![\w.-])|\bhooke\[[a-z]""")
+INSTALLED = re.compile(r"""pip3? install [^\n`;{]*?["' ]hooke(?!-ml)(?![\w.-])|\bhooke\[[a-z]""")
 """A command that would install another project: `hooke` is its name in the index."""
 
 
