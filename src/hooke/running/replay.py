@@ -17,7 +17,7 @@ import msgspec
 from hooke.base.clock import SystemClock
 from hooke.base.errors import CorruptObject, HookeError, MissingObject, UsageError
 from hooke.base.formats import first_line, format_seconds
-from hooke.base.ref import Ref
+from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
 from hooke.keys.file import files_loaded
@@ -36,7 +36,7 @@ from hooke.project.folder import Project
 from hooke.running import provenance
 from hooke.running.driver import plan_of
 from hooke.running.reproduce.conditions import compared, libraries
-from hooke.running.reproduce.result_comparison import EQUAL, compare_values
+from hooke.running.reproduce.result_comparison import EQUAL, LoadedResult, compare_results
 from hooke.running.resume import reopen
 from hooke.store.checkpoints import copied_checkpoint
 from hooke.store.entries import Entry
@@ -367,8 +367,9 @@ def audit(
     """Compute `sample` stored results again, chosen at random, in fresh workers on this machine, and compare them by content.
 
     Of a map, one item is chosen. The code is the current one, so only results that it would use are chosen, and of these only
-    those whose inputs are stored. The store stays as it is; whatever else a task writes, it writes again. What differs is computed
-    once more, which tells chance from an input that changed. `say` gets a line before the work begins.
+    those whose inputs are stored. The store stays as it is, and the files of results are put back; whatever else a task writes, it
+    writes again. What differs is computed once more, which tells chance from an input that changed. `say` gets a line before the
+    work begins, and one for each result whose files could not be put back.
 
     Raises UsageError if the store has no result (of `task`), or none that can be computed again.
     """
@@ -400,6 +401,8 @@ class _Chosen:
     call: Call
     index: int | None
     shown: str
+    files: tuple[FileRef, ...]
+    """Those that it reads, and those that it writes, as they are stored."""
 
 
 class _NotAgainError(Exception):
@@ -418,10 +421,12 @@ class _Audit:
     chance: random.Random
     scratch: Store = field(init=False)
     """Copies of the inputs, and the new results."""
+    _files: FileResults = field(init=False)
     pasts: dict[str, _TracedRun | _NotAgainError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scratch = Store.open(self.folder / "store", secret=self.project.secret(), durable="none")
+        self._files = FileResults(self.project.root, self.scratch)
 
     def audit(
         self, results: dict[str, list[Entry]], sample: int, seed: int, say: Callable[[str], None]
@@ -437,12 +442,14 @@ class _Audit:
         work = sum(each.entry.seconds / (each.entry.items or 1) for each in chosen)
         what = "1 result" if len(chosen) == 1 else f"{len(chosen)} results"
         say(f"computing {what} again, which took {format_seconds(work)}")
-        verdicts = self._verdicts(chosen, skipped)
+        verdicts = tuple(self._verdicts(chosen, skipped))
+        for each in chosen:
+            try:
+                self._files.provide_stored(each.files)
+            except HookeError as error:
+                say(f"the files of {each.shown} could not be put back: {first_line(str(error))}")
         return AuditReport(
-            seed=seed,
-            stored=len(results) - lists,
-            results=tuple(verdicts),
-            skipped=dict(skipped.most_common()),
+            seed=seed, stored=len(results) - lists, results=verdicts, skipped=dict(skipped.most_common())
         )
 
     # -- the choice ------------------------------------------------------------------------------------
@@ -490,7 +497,10 @@ class _Audit:
             raise _NotAgainError(f"the results of {', '.join(missing)}, which it reads, are gone")
         try:
             call = past.calls.make(Submit(attempt, node, lo, lo + 1, 1))
+            written = [file for file in entry.ref.files if index in (None, file.item)]
+            files = (*past.calls.files, *written)
             self._lend(past, node, lo, call)
+            self._lend_files(files)
         except MissingObject:
             raise _NotAgainError("results that it reads were evicted") from None
         except HookeError as error:
@@ -503,6 +513,7 @@ class _Audit:
             call=call,
             index=index,
             shown=f"{entry.task}{where}({call.shown})",
+            files=files,
         )
 
     def _find(self, past: _TracedRun, entry: Entry) -> tuple[int, int, int | None]:
@@ -544,6 +555,16 @@ class _Audit:
         for ref in refs:
             self.store.copy(ref, self.scratch)
 
+    def _lend_files(self, files: Sequence[FileRef]) -> None:
+        """See that files of results have their content, and let the scratch store know it: workers put it back from there.
+
+        Raises HookeError where something else has written to one: a repetition would lose that.
+        """
+        FileResults(self.project.root, self.store).provide_stored(files)
+        for file in files:
+            if file.digest:
+                self._files.store_file(self.project.root / file.path, file.path)
+
     # -- computing again -------------------------------------------------------------------------------
 
     def _verdicts(self, chosen: Sequence[_Chosen], skipped: Counter[str]) -> Iterator[AuditedResult]:
@@ -569,19 +590,21 @@ class _Audit:
 
     def _compute(self, chosen: Sequence[_Chosen]) -> dict[int, AttemptFinished | AttemptFailed]:
         """Run the calls in new workers, in the folders of their runs. Attempt -> how it ended."""
-        by_folder: dict[str, list[Call]] = {}
+        by_folder: dict[str, list[_Chosen]] = {}
         for each in chosen:
             begun = each.past.view.begun
             folder = (
                 begun.folder if begun is not None and Path(begun.folder).is_dir() else str(self.project.root)
             )
-            by_folder.setdefault(folder, []).append(each.call)
+            by_folder.setdefault(folder, []).append(each)
         ended: dict[int, AttemptFinished | AttemptFailed] = {}
-        for folder, calls in by_folder.items():
-            ended |= self._compute_in(Path(folder), calls)
+        for folder, in_it in by_folder.items():
+            ended |= self._compute_in(Path(folder), in_it)
         return ended
 
-    def _compute_in(self, folder: Path, calls: Sequence[Call]) -> dict[int, AttemptFinished | AttemptFailed]:
+    def _compute_in(
+        self, folder: Path, chosen: Sequence[_Chosen]
+    ) -> dict[int, AttemptFinished | AttemptFailed]:
         context = EngineContext(
             run="audit",
             store=self.scratch,
@@ -589,16 +612,22 @@ class _Audit:
             logs=self.folder / "logs",
             clock=SystemClock(),
             folder=folder,
+            root=self.project.root,
         )
+        calls = [each.call for each in chosen]
         workers = max(1, min(cpus_here(), len(calls)), *(call.gang for call in calls))
         engine = open_engine(BackendChoice(name="local", engine="local", workers=(workers, workers)), context)
         ended: dict[int, AttemptFinished | AttemptFailed] = {}
+        # Calls that work on files of the project run one by one: what one writes, another may read.
+        together = [each.call for each in chosen if not each.files]
+        apart = [[each.call] for each in chosen if each.files]
         try:
-            engine.submit(calls)
-            while len(ended) < len(calls):
-                for event in engine.wait(0.25):
-                    if isinstance(event, AttemptFinished | AttemptFailed):
-                        ended[event.attempt] = event
+            for batch in [together, *apart] if together else apart:
+                engine.submit(batch)
+                while not all(call.attempt in ended for call in batch):
+                    for event in engine.wait(0.25):
+                        if isinstance(event, AttemptFinished | AttemptFailed):
+                            ended[event.attempt] = event
         finally:
             engine.close()
         return ended
@@ -609,11 +638,14 @@ class _Audit:
         """How the new result differs from the stored one; empty if it is equal. Raises MissingObject, CorruptObject."""
         if isinstance(event, AttemptFailed):
             return event.failure.said
-        was, now = self.store.get(chosen.entry.ref), self.scratch.get(event.ref)
+        was, now = self._load(self.store, chosen.entry.ref), self._load(self.scratch, event.ref)
         if chosen.index is not None:
-            was, now = was[chosen.index], now[0]
-        found = compare_values(was, now)
+            was, now = was.part(chosen.index), now.part(0)
+        found = compare_results(was, now)
         return "" if found.kind == EQUAL else str(found)
+
+    def _load(self, store: Store, ref: Ref) -> LoadedResult:
+        return LoadedResult.of(store, ref, self.project.root)
 
     def _causes(
         self,
@@ -623,7 +655,8 @@ class _Audit:
     ) -> Iterator[str]:
         uses = unkeyed_uses(chosen.past.keys[chosen.node].code)
         if isinstance(first, AttemptFinished) and isinstance(second, AttemptFinished):
-            same = compare_values(self.scratch.get(first.ref), self.scratch.get(second.ref)).kind == EQUAL
+            once, again = self._load(self.scratch, first.ref), self._load(self.scratch, second.ref)
+            same = compare_results(once, again).kind == EQUAL
         else:
             same = isinstance(first, AttemptFailed) and isinstance(second, AttemptFailed)
         if same:

@@ -485,7 +485,7 @@ def audit_results(*, sample: int, seed: int | None, task: str, as_json: bool, pr
     """Compute N stored results again, chosen at random, in fresh workers, and compare them by content.
 
     Says which share differs, with its 95 % interval, and what may be the cause of each difference: unseeded random numbers,
-    the clock, another environment, an input that changed. The store stays as it is.
+    the clock, another environment, an input that changed. The store stays as it is, and so do files that are results.
 
     Exit code 1 if any result differs.
     """
