@@ -14,7 +14,8 @@ import pytest
 
 from hooke.base.errors import UsageError
 from hooke.keys.fingerprint import fingerprint_code
-from hooke.running.replay import audit, share_interval, unkeyed_uses
+from hooke.keys.fingerprint_parts import unkeyed_uses
+from hooke.running.replay import audit, share_interval
 
 pytestmark = pytest.mark.heavy
 

@@ -113,7 +113,7 @@ class _Made:
     own: Manifest
     deep: Manifest | None
     changed: Observed | None
-    """The first input that is no longer the same."""
+    """The first input that is no longer the same, if that was asked for."""
     differing: frozenset[tuple[str, str]] = frozenset()
 
     @property
@@ -125,6 +125,11 @@ class _Made:
     def names(self) -> set[tuple[str, str]]:
         """Kind and name of each."""
         return {(each.kind, each.name) for each in self.inputs}
+
+    def is_own(self, observed: Observed) -> bool:
+        """Whether the task itself read it. Another may have, too, at another time."""
+        parts = (observed.kind, observed.name, observed.digest)
+        return any((each.kind, each.name, each.digest) == parts for each in self.own)
 
     @property
     def newest(self) -> Entry:
@@ -150,7 +155,7 @@ class _Made:
         facts: dict[str, object] = {
             "kind": each.kind,
             "name": each.name,
-            "own": each in self.own,
+            "own": self.is_own(each),
             "differs": (each.kind, each.name) in self.differing,
         }
         return facts if each.kind == "variable" else facts | {"digest": each.digest}
@@ -179,17 +184,17 @@ class _Made:
             remarks.append(each.digest[:8])
         if (each.kind, each.name) in self.differing:
             remarks.append("differs")
-        if each not in self.own:
+        if not self.is_own(each):
             remarks.append("by a task before it")
         return f" ({', '.join(remarks)})" if remarks else ""
 
 
-def _made(result: _Result, manifests: StoredManifests) -> list[_Made]:
-    """The entries of a key by what they were made from, the newest first."""
+def _made(result: _Result, manifests: StoredManifests, *, look: bool) -> list[_Made]:
+    """The entries of a key by what they were made from, the newest first. With `look`, compared with the inputs as they are now."""
     alike: dict[str, list[Entry]] = {}
     for entry in result.entries:
         alike.setdefault(entry.made_from.id if entry.made_from is not None else "", []).append(entry)
-    found = [_made_alike(entries, manifests) for entries in alike.values()]
+    found = [_made_alike(entries, manifests, look=look) for entries in alike.values()]
     if result.items is None:  # items of a map have inputs of their own
         differing = _differing(found)
         found = [replace(made, differing=differing) for made in found]
@@ -205,13 +210,14 @@ def _differing(found: list[_Made]) -> frozenset[tuple[str, str]]:
     return frozenset(name for name, each in contents.items() if len(set(each)) > 1 or len(each) < len(found))
 
 
-def _made_alike(entries: list[Entry], manifests: StoredManifests) -> _Made:
+def _made_alike(entries: list[Entry], manifests: StoredManifests, *, look: bool) -> _Made:
     made_from = entries[0].made_from or MadeFrom()
     try:
         own, deep = manifests.get(made_from.own), manifests.get(made_from.deep)
     except (MissingObject, CorruptObject):
         return _Made(entries=entries, own=(), deep=None, changed=None)
-    return _Made(entries=entries, own=own, deep=deep, changed=manifests.first_changed(made_from.deep))
+    changed = manifests.first_changed(made_from.deep) if look else None
+    return _Made(entries=entries, own=own, deep=deep, changed=changed)
 
 
 @cache.command("ls", short_help="List stored results: size, age, seconds saved, inputs.")
@@ -240,15 +246,16 @@ def list_results(
         results = [_by_prefix(results, key) for key in keys]
     manifests = StoredManifests(store, project.inputs_now())
     shown = results if as_json else results[:limit]
-    made = {result.key: _made(result, manifests) for result in shown}
+    named = inputs or bool(keys)
+    made = {result.key: _made(result, manifests, look=named) for result in shown}
     if as_json:
-        listed = [_facts(result, made[result.key], named=inputs or bool(keys)) for result in results]
+        listed = [_facts(result, made[result.key], named=named) for result in results]
         click.echo(json.dumps(listed, indent=2))
         return 0
     if not results:
         click.echo(f"no results in {store.place}", err=True)
         return 0
-    click.echo("\n".join(_table(shown, made, project.root, named=inputs or bool(keys))))
+    click.echo("\n".join(_table(shown, made, project.root, named=named)))
     if len(results) > limit:
         click.echo(f"and {len(results) - limit} older ones: --limit {len(results)}", err=True)
     usage = store.usage()
