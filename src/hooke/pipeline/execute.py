@@ -18,6 +18,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
+from hooke.base.observed import as_unshared
 from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
@@ -204,6 +205,8 @@ class AttemptRunner:
     usage: TaskUsage = field(default_factory=TaskUsage)
     root: Path | None = None
     """The project's folder, below which files that a task writes and returns are stored; None stores none."""
+    unshared: bool = False
+    """Whether this host does not share the files of the driver's machine."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
@@ -533,9 +536,9 @@ class AttemptRunner:
         hi = work.hi if outcome.error is None else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
         observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
-        if self.root is None or outcome.ref is None or not outcome.ref.files:
-            return observed
-        return observed + named_inputs(outcome.ref, self.root, work.lo)
+        if self.root is not None and outcome.ref is not None and outcome.ref.files:
+            observed += named_inputs(outcome.ref, self.root, work.lo)
+        return as_unshared(observed) if self.unshared else observed
 
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0

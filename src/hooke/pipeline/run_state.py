@@ -318,10 +318,11 @@ class RunState:
         state = self.nodes[answer.node]
         if answer.attempt is not None:
             self._withdraw(state, answer.attempt)
-        if answer.held:
+        if answer.held or answer.asked:
             if state.looked_up:  # else another attempt of this decision has reported it
                 state.looked_up = False
-                heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
+                if answer.held:
+                    heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
             return
         state.looked_up = True
         if state.complete:

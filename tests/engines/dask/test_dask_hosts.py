@@ -15,11 +15,11 @@ import pytest
 from tests.certificates.machines import certified
 from tests.engines.dask.dask_lab import KEYS, Lab, lab
 from tests.engines.local.faults import wait_until
-from tests.support.hosts import why_not
+from tests.support.hosts import Host, why_not
 
 from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority
-from hooke.journal.events import AttemptFinished, AttemptStarted
+from hooke.journal.events import AttemptFinished, AttemptStarted, NodePlanned
 from hooke.journal.reader import read
 
 REASON = why_not()
@@ -125,6 +125,78 @@ def test_files_go_from_host_to_host() -> None:
         assert counted == [[5, 5]] and len(hosts) == 2
         assert str(here.driver.project / "two.csv").endswith(path), "below the driver's own project"
         assert (here.driver.project / "two.csv").read_text("utf-8") == "row\n" * 5
+
+
+PRICES = """
+    from pathlib import Path
+    from hooke import pipeline, task
+
+    @task
+    def total(path):
+        return sum(map(float, Path(path).read_text().split()))
+
+    @task
+    def doubled(value):
+        return 2 * value
+
+    @task
+    def gathered(*values):
+        return list(values)
+
+    @pipeline
+    def prices(folder: str = "/srv"):
+        each = doubled.map(total.map([f"{folder}/a.txt", f"{folder}/b.txt"]))
+        return gathered(doubled(total(f"{folder}/prices.txt")), each)
+"""
+
+
+def test_files_that_only_the_workers_have_are_looked_at_there() -> None:
+    def put(host: Host, **texts: str) -> None:
+        for name, text in texts.items():
+            host.path(f"/srv/{name}.txt").write_text(text, "utf-8")
+
+    with lab(workers=("one",)) as here:
+        (here.driver.project / "prices.py").write_text(textwrap.dedent(PRICES), "utf-8")
+        host = here.workers["one"]
+        for each in (
+            host,
+            here.driver,
+        ):  # all else that a host may write to is for temporary files, which never count
+            each.run(["mount", "-t", "tmpfs", "none", "/srv"])
+        put(host, prices="1 2", a="3", b="4")
+
+        def run(answer: list[object]) -> Counter[str]:
+            """The tasks that ran, by item."""
+            result = json.loads(here.hooke("run", "prices.py", "--on", "lab", "--json"))
+            assert result["result"] == answer
+            runs = here.driver.project / ".hooke" / "runs"
+            newest = max(runs.glob("prices*"), key=lambda each: each.stat().st_mtime)
+            events = [event for segment in read(newest) for event in segment.events]
+            tasks = {each.node: each.task for each in events if isinstance(each, NodePlanned)}
+            return Counter(
+                tasks[each.node]
+                for each in events
+                if isinstance(each, AttemptFinished)
+                for _ in range(each.hi - each.lo)
+            )
+
+        every = {"total": 3, "doubled": 3, "gathered": 1}
+        assert run([6.0, [6.0, 8.0]]) == every
+        assert run([6.0, [6.0, 8.0]]) == {}, "nothing changed"
+        put(here.driver, prices="7", a="3", b="4")
+        assert run([6.0, [6.0, 8.0]]) == {}, "what the driver has under these names is of no account"
+        put(host, prices="5")
+        assert run([10.0, [6.0, 8.0]]) == {"total": 1, "doubled": 1, "gathered": 1}
+        why = here.hooke("cache", "why")
+        assert "/srv/prices.txt changed on the workers' hosts (read, not declared)" in why
+        assert run([10.0, [6.0, 8.0]]) == {}, "nothing changed since"
+        put(host, prices="1 2", b="9")
+        assert run([6.0, [6.0, 18.0]]) == {"total": 1, "doubled": 1, "gathered": 1}
+        put(host, b="4")
+        assert run([6.0, [6.0, 8.0]]) == {}, "the first results count again"
+        host.path("/srv/a.txt").unlink()
+        with pytest.raises(HookeError, match="No such file or directory: '/srv/a.txt'"):
+            here.hooke("run", "prices.py", "--on", "lab")
 
 
 def test_a_host_is_lost_and_the_answer_is_right() -> None:

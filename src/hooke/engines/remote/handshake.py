@@ -283,6 +283,7 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             logs=str(own / "logs"),
             folder=str(work),
             root=None if session.root is None else str(root),
+            unshared=True,
             tracking=None if session.tracking is None else str(own),
             # A database in a file of the driver's machine is not here.
             mlflow=None if session.mlflow is None or session.mlflow.local else session.mlflow,

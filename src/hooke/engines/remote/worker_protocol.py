@@ -41,6 +41,8 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     root: str | None = None
     """As in the EngineContext; where the driver's files are not, a folder of the host's own."""
+    unshared: bool = False
+    """Whether the host does not share the files of the driver's machine."""
     driver: str = ""
     """The driver's process."""
     sys_path: list[str]

@@ -168,6 +168,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """As in the EngineContext."""
     root: str | None = None
     """As in the EngineContext; on another host the folder of its workers."""
+    unshared: bool = False
+    """Whether this host does not share the files of the driver's machine."""
     driver: str = ""
     """The process that the run belongs to; empty where a worker cannot outlive it."""
 
@@ -292,6 +294,7 @@ class _Session:
             alone=True,
             tracker=self.tracker,
             root=Path(hello.root) if hello.root is not None else None,
+            unshared=hello.unshared,
         )
         if hello.root is not None:
             self.worker.observe(hello.root, hello.secret)
