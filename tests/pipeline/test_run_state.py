@@ -420,6 +420,19 @@ def test_what_another_process_computes_is_looked_for_later():
     assert pieces(run.decide()) == [(1, 0, 1)]
 
 
+def test_what_a_worker_is_asked_about_runs_when_it_has_answered():
+    run = Played(mapped, 10, slots=4)
+    for submit in run.decide():
+        run.tell(LookedUp(0, asked=True, attempt=submit.attempt))
+    run.lookups.clear()
+    assert run.state.running == {}
+    assert run.decide() == []
+    assert run.state.next_due() is None
+    assert run.lookups == [], "the runner looks by itself once it has the answer"
+    run.tell(found(0, 0, 2), LookedUp(0))
+    assert next(each for each in pieces(run.decide()) if each[0] == 0) == (0, 2, 3)
+
+
 def test_attempts_of_one_map_that_are_held_look_once():
     run = Played(mapped, 10, slots=4)
     for submit in run.decide():

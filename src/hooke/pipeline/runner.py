@@ -132,6 +132,8 @@ class Runner:
         """Those that are not sent yet, by the gpus of their nodes: hosts without these need not have the files."""
         self._looks_made = 0
         self._waiting_for_look: set[int] = set()
+        self._as_of_then = False
+        """Whether a node is looked up by files as they were before some task has ended, so maybe one that it follows."""
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
@@ -544,10 +546,15 @@ class Runner:
         if look.calls:
             return
         self._parts.inputs.looked_at(look.inputs, look.changed)
+        outdated = (
+            self._parts.inputs.forgotten != look.asked_at
+        )  # a task has ended, which may have written files
         for node in look.nodes:
             self._waiting_for_look.remove(node)
+            self._as_of_then = outdated and node not in self._claims
             self._look_up_or_ask(node)
-        if self._parts.inputs.forgotten != look.asked_at:  # a task may have changed them after that look
+        self._as_of_then = False
+        if outdated:
             self._parts.inputs.forget()
 
     def _from_journal(self, node: int) -> bool:
@@ -616,8 +623,11 @@ class Runner:
         return entry
 
     def _counts(self, node: int, *, listed: bool = False) -> Counts:
-        """Whether a stored result counts. That an incomplete list gave the same bytes says nothing of the whole one."""
-        if self._state.is_tainted(node):
+        """Whether a stored result counts.
+
+        That an incomplete list gave the same bytes says nothing of the whole one; nor do the bytes of now, of a file as it was before.
+        """
+        if self._state.is_tainted(node) or self._as_of_then:
             return self._lineage.manifests.hold
         return self._lineage.counts(node, listed=listed)
 

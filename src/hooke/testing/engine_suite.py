@@ -29,7 +29,8 @@ import numpy as np
 import psutil
 
 from hooke.base.clock import SystemClock
-from hooke.base.observed import first_changed
+from hooke.base.observed import first_changed, observed_file
+from hooke.base.ref import Observed
 from hooke.journal.events import (
     FINISHED,
     WITH_FAILURES,
@@ -704,6 +705,24 @@ def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
     assert silent.observed == ()
 
 
+def check_inputs_are_looked_at_where_tasks_run(bench: EngineBench) -> None:
+    """The driver may not see the files that its workers have read."""
+    if not bench.capabilities.unshared:
+        return
+    paths = {name: str(bench.folder / f"{name}.txt") for name in ("same", "other", "gone", "nothing")}
+    for name in ("same", "other", "gone"):
+        Path(paths[name]).write_text(name, encoding="utf-8")
+    same, other, gone = (observed_file(paths[name], paths[name]) for name in ("same", "other", "gone"))
+    absent = Observed(kind="absent", name=paths["nothing"])
+    found = Observed(kind="absent", name=paths["same"])
+    Path(paths["other"]).write_text("later", encoding="utf-8")
+    Path(paths["gone"]).unlink()
+    answer = bench.finished(bench.look((same, other, gone, absent, found)))
+    assert [each for items in answer.observed for each in items.inputs] == [other, gone, found]
+    again = bench.finished(bench.look((same, absent)))
+    assert [each for items in again.observed for each in items.inputs] == []
+
+
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:
     peak = bench.finished(bench.submit(tasks.allocate, 64)).peak_bytes
     assert peak is not None or not bench.capabilities.knows_peak_memory
@@ -781,6 +800,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_what_a_task_changes_in_its_process_is_set_back,
     check_a_checkpoint_folder_belongs_to_the_key,
     check_what_a_task_reads_is_recorded,
+    check_inputs_are_looked_at_where_tasks_run,
     check_peak_memory_is_known_where_declared,
     *GANG_CHECKS,
     check_close_ends_all_and_may_come_twice,
