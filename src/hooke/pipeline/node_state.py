@@ -245,6 +245,8 @@ class NodeState:
     items: int | None
     demanded: bool = False
     looked_up: bool = False
+    asked: bool = False
+    """Whether a worker is asked whether its stored results count."""
     expanding: bool = False
     announced: bool = False
     missing: int = 0

@@ -499,8 +499,7 @@ class Runner:
         if node in self._waiting_for_look:
             return
         self._look_up(node)
-        if not self._asks_workers(node):
-            self._state.apply(LookedUp(node))
+        self._state.apply(LookedUp(node, asked=self._asks_workers(node)))
 
     @property
     def _is_in_doubt(self) -> bool:

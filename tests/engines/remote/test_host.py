@@ -11,6 +11,7 @@ import msgspec
 import psutil
 import pytest
 
+from hooke.base.ref import Manifest
 from hooke.engines.remote.host import WorkerHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession
 from hooke.engines.worker.pool import LocalPool
@@ -18,6 +19,7 @@ from hooke.engines.worker.worker_process import Begun
 from hooke.engines.worker.worker_process import WorkerTask as Work
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
 from hooke.keys.fingerprint import fingerprint_code
+from hooke.pipeline.engine import LOOK
 from hooke.pipeline.references import pack
 from hooke.pipeline.task import Task
 from hooke.processes.devices import Devices
@@ -101,6 +103,41 @@ def test_a_function_that_was_not_sent_is_asked_for(host: WorkerHost, monkeypatch
     assert host.run(order(tasks.add, 1, image=False), given_up=never) is None
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
     assert isinstance(host.run(order(tasks.add, 2, image=False), given_up=never), AttemptFinished)
+
+
+def read_text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def test_what_a_task_reads_on_a_host_of_its_own_is_noted_as_such(host: WorkerHost, tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("1", encoding="utf-8")
+    host.session = msgspec.structs.replace(host.session, root=str(tmp_path), unshared=True)
+    answer = host.run(order(read_text, str(tmp_path / "input")), given_up=never)
+    assert isinstance(answer, AttemptFinished)
+    (read,) = answer.observed[0].inputs
+    assert (read.kind, read.name, read.unshared) == ("file", "input", True)
+    assert looked(host, answer.observed[0].inputs) == ()
+    (tmp_path / "input").write_text("2", encoding="utf-8")
+    assert looked(host, answer.observed[0].inputs) == (read,)
+
+
+def looked(host: WorkerHost, inputs: Manifest) -> Manifest:
+    asked = order(read_text, attempt=-1)
+    payload = msgspec.msgpack.encode(inputs)
+    task = msgspec.structs.replace(asked.task, kind=LOOK, digest=LOOK, payload=payload, pickle=b"")
+    answer = host.run(msgspec.structs.replace(asked, task=task), given_up=never)
+    assert isinstance(answer, AttemptFinished)
+    return answer.observed[0].inputs
+
+
+def test_a_question_that_the_host_cannot_read_is_answered_with_a_failure(
+    host: WorkerHost, told: list
+) -> None:
+    asked = order(read_text, attempt=-1)
+    task = msgspec.structs.replace(asked.task, kind=LOOK, payload=b"?")
+    answer = host.run(msgspec.structs.replace(asked, task=task), given_up=never)
+    assert isinstance(answer, AttemptFailed)
+    assert told == [], "no worker is needed"
 
 
 def test_what_was_withdrawn_does_not_run_and_may_come_again(host: WorkerHost) -> None:
