@@ -37,6 +37,7 @@ from hooke.pipeline.isolation import (
 )
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
+from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -205,8 +206,6 @@ class AttemptRunner:
     usage: TaskUsage = field(default_factory=TaskUsage)
     root: Path | None = None
     """The project's folder, below which files that a task writes and returns are stored; None stores none."""
-    unshared: bool = False
-    """Whether this host does not share the files of the driver's machine."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
@@ -226,15 +225,13 @@ class AttemptRunner:
         self._state = ProcessState(alone=self.alone)
         self._file_results = FileResults(self.root, self.store) if self.root is not None else None
 
-    def observe(self, root: str, secret: bytes | None = None) -> None:
-        """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+    def observe(self, rules: PathRules) -> None:
+        """Record what tasks read: files that count by these rules, and variables."""
         watch_libraries()
         boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
-        self.observer = Observer(
-            root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
-        )
+        self.observer = Observer(rules, alone=self.alone, boundaries=[each.__code__ for each in boundaries])
         if self.store.checkpoints.root is not None:
-            self.observer.rules.exclude(self.store.checkpoints.root)
+            rules.exclude(self.store.checkpoints.root)
 
     def outdated(self, work: WorkerCall) -> str:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
@@ -537,8 +534,9 @@ class AttemptRunner:
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
         observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
         if self.root is not None and outcome.ref is not None and outcome.ref.files:
-            observed += named_inputs(outcome.ref, self.root, work.lo)
-        return as_unshared(observed) if self.unshared else observed
+            named = named_inputs(outcome.ref, self.root, work.lo)
+            observed += as_unshared(named) if self.observer.rules.unshared else named
+        return observed
 
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0

@@ -19,7 +19,7 @@ from tests.support.hosts import Host, why_not
 
 from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority
-from hooke.journal.events import AttemptFinished, AttemptStarted, NodePlanned
+from hooke.journal.events import AttemptFinished, AttemptStarted
 from hooke.journal.reader import read
 
 REASON = why_not()
@@ -130,14 +130,15 @@ def test_files_go_from_host_to_host() -> None:
 PRICES = """
     from pathlib import Path
     from hooke import pipeline, task
+    from project_library.rates import rate
 
     @task
     def total(path):
         return sum(map(float, Path(path).read_text().split()))
 
     @task
-    def doubled(value):
-        return 2 * value
+    def converted(value):
+        return rate() * value
 
     @task
     def gathered(*values):
@@ -145,8 +146,17 @@ PRICES = """
 
     @pipeline
     def prices(folder: str = "/srv"):
-        each = doubled.map(total.map([f"{folder}/a.txt", f"{folder}/b.txt"]))
-        return gathered(doubled(total(f"{folder}/prices.txt")), each)
+        each = converted.map(total.map([f"{folder}/a.txt", f"{folder}/b.txt"]))
+        return gathered(converted(total(f"{folder}/prices.txt")), each)
+"""
+
+RATES = """
+    from functools import cache
+    from pathlib import Path
+
+    @cache
+    def rate():
+        return float(Path(__file__).with_name("rate.txt").read_text())
 """
 
 
@@ -156,12 +166,12 @@ def test_files_that_only_the_workers_have_are_looked_at_there() -> None:
             host.path(f"/srv/{name}.txt").write_text(text, "utf-8")
 
     with lab(workers=("one",)) as here:
-        (here.driver.project / "prices.py").write_text(textwrap.dedent(PRICES), "utf-8")
-        host = here.workers["one"]
-        for each in (
-            host,
-            here.driver,
-        ):  # all else that a host may write to is for temporary files, which never count
+        project, host = here.driver.project, here.workers["one"]
+        (project / "prices.py").write_text(textwrap.dedent(PRICES), "utf-8")
+        (project / "project_library" / "rates.py").write_text(textwrap.dedent(RATES), "utf-8")
+        travels = project / "project_library" / "rate.txt"
+        travels.write_text("2", "utf-8")
+        for each in (host, here.driver):  # all else that a host may write to never counts
             each.run(["mount", "-t", "tmpfs", "none", "/srv"])
         put(host, prices="1 2", a="3", b="4")
 
@@ -169,31 +179,21 @@ def test_files_that_only_the_workers_have_are_looked_at_there() -> None:
             """The tasks that ran, by item."""
             result = json.loads(here.hooke("run", "prices.py", "--on", "lab", "--json"))
             assert result["result"] == answer
-            runs = here.driver.project / ".hooke" / "runs"
-            newest = max(runs.glob("prices*"), key=lambda each: each.stat().st_mtime)
-            events = [event for segment in read(newest) for event in segment.events]
-            tasks = {each.node: each.task for each in events if isinstance(each, NodePlanned)}
-            return Counter(
-                tasks[each.node]
-                for each in events
-                if isinstance(each, AttemptFinished)
-                for _ in range(each.hi - each.lo)
-            )
+            return Counter({each["task"]: each["done"] for each in result["tasks"] if each["done"]})
 
-        every = {"total": 3, "doubled": 3, "gathered": 1}
-        assert run([6.0, [6.0, 8.0]]) == every
-        assert run([6.0, [6.0, 8.0]]) == {}, "nothing changed"
+        assert run([6.0, [6.0, 8.0]]) == {"total": 3, "converted": 3, "gathered": 1}
         put(here.driver, prices="7", a="3", b="4")
         assert run([6.0, [6.0, 8.0]]) == {}, "what the driver has under these names is of no account"
-        put(host, prices="5")
-        assert run([10.0, [6.0, 8.0]]) == {"total": 1, "doubled": 1, "gathered": 1}
+        put(host, prices="5", b="9")
+        assert run([10.0, [6.0, 18.0]]) == {"total": 2, "converted": 2, "gathered": 1}
         why = here.hooke("cache", "why")
         assert "/srv/prices.txt changed on the workers' hosts (read, not declared)" in why
-        assert run([10.0, [6.0, 8.0]]) == {}, "nothing changed since"
-        put(host, prices="1 2", b="9")
-        assert run([6.0, [6.0, 18.0]]) == {"total": 1, "doubled": 1, "gathered": 1}
-        put(host, b="4")
+        put(host, prices="1 2", b="4")
         assert run([6.0, [6.0, 8.0]]) == {}, "the first results count again"
+        travels.write_text("3", "utf-8")
+        assert run([9.0, [9.0, 12.0]]) == {"converted": 3, "gathered": 1}
+        why = here.hooke("cache", "why")
+        assert "project_library/rate.txt changed (read, not declared)" in why
         host.path("/srv/a.txt").unlink()
         with pytest.raises(HookeError, match="No such file or directory: '/srv/a.txt'"):
             here.hooke("run", "prices.py", "--on", "lab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 import threading
 from pathlib import Path
@@ -119,6 +120,45 @@ def test_what_a_task_reads_on_a_host_of_its_own_is_noted_as_such(host: WorkerHos
     assert looked(host, answer.observed[0].inputs) == ()
     (tmp_path / "input").write_text("2", encoding="utf-8")
     assert looked(host, answer.observed[0].inputs) == (read,)
+
+
+def test_what_a_task_reads_in_a_copy_of_the_code_is_noted_as_the_drivers(
+    host: WorkerHost, tmp_path: Path, told: list
+) -> None:
+    copy = tmp_path / "code" / "rates"
+    copy.mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    (copy / "table.txt").write_text("1", encoding="utf-8")
+    (copy / "__init__.py").write_text(
+        "import functools, os\n"
+        "@functools.cache\n"
+        "def table():\n"
+        "    return open(os.path.join(os.path.dirname(__file__), 'table.txt')).read()\n"
+        "def rate(path):\n"
+        "    return table() + open(path).read()\n",
+        encoding="utf-8",
+    )
+    host.session = msgspec.structs.replace(
+        host.session,
+        root=str(tmp_path / "root"),
+        unshared=True,
+        copies={str(copy): "src/rates"},
+        sys_path=[str(copy.parent), *sys.path],
+    )
+    (tmp_path / "root" / "here").write_text("2", encoding="utf-8")
+    sys.path.insert(0, str(copy.parent))
+    try:
+        rate = importlib.import_module("rates").rate
+        orders = [order(rate, str(tmp_path / "root" / "here"), attempt=number) for number in (1, 2)]
+    finally:
+        sys.path.remove(str(copy.parent))
+        del sys.modules["rates"]
+    for each in orders:
+        answer = host.run(each, given_up=never)
+        assert isinstance(answer, AttemptFinished)
+        read = [(each.kind, each.name, each.unshared) for each in answer.observed[0].inputs]
+        assert read == [("file", "here", True), ("file", "src/rates/table.txt", False)]
+    assert sum(isinstance(note, WorkerStarted) for note in told) == 1, "the copy never changes"
 
 
 def looked(host: WorkerHost, inputs: Manifest) -> Manifest:

@@ -220,6 +220,7 @@ class WorkerHost:
             folder=session.folder,
             root=session.root,
             unshared=session.unshared,
+            copies=session.copies,
             driver=session.driver,
             durable=session.durable,
             tracking=session.tracking,
