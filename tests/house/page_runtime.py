@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.house.snippets import matches
 
-__all__ = ["console", "output", "write"]
+if TYPE_CHECKING:
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+__all__ = ["cell", "console", "output", "write"]
 
 _LIMIT_S = 200
-
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _terminal = sys.stdout
 
@@ -34,6 +41,33 @@ def write(name: str, text: str) -> None:
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
+
+
+@functools.cache
+def _kernel() -> BlockingKernelClient:
+    """The kernel of the page's notebook, started with its first cell and ended with the page."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    atexit.register(manager.shutdown_kernel, now=True)
+    atexit.register(client.stop_channels)
+    return client
+
+
+def cell(source: str) -> None:
+    """Run a cell in the page's notebook. What the notebook shows below it counts as printed: text, values and errors."""
+    _kernel().execute_interactive(source, timeout=_LIMIT_S, output_hook=_shown)
+
+
+def _shown(message: dict[str, Any]) -> None:
+    """Print what one message of a kernel adds to the notebook, in its plain form."""
+    content = message["content"]
+    if message["msg_type"] == "stream":
+        print(_COLOURS.sub("", content["text"]), end="")
+    elif message["msg_type"] in {"display_data", "execute_result"}:
+        print(content["data"]["text/plain"])
+    elif message["msg_type"] == "error":
+        print(f"{content['ename']}: {content['evalue']}")
 
 
 def output(expected: str, *, line: int) -> None:

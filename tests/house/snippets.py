@@ -7,6 +7,7 @@ A fenced block is one of
 - `output`: what the code since the last `output` printed;
 - `python no-run`: shown only. The words after it are the reason, and must be there.
 Other languages are prose. In expected output `...` stands for anything, on one line or over many.
+On a page that has the line `<!-- notebook -->`, each `python` block is a cell of one Jupyter notebook, run by a real kernel.
 A port that a page has something listen on (`--port 8017`) is another one when it runs, wherever the page names it: see `ports_of`.
 The script keeps the page's line numbers, so that a traceback points into the page.
 """
@@ -23,6 +24,7 @@ __all__ = ["Block", "blocks_of", "matches", "ports_of", "script_of", "with_ports
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
+NOTEBOOK = re.compile(r"^<!-- notebook -->$", re.MULTILINE)
 PORT = re.compile(r"--port[ =]([1-9]\d*)\b")
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)$")
 
@@ -70,19 +72,22 @@ def script_of(page: str) -> str:
     """A script of as many lines as the page, to run in an empty folder with the project on the path."""
     lines = [""] * (page.count("\n") + 2)
     lines[0] = "from tests.house import page_runtime as _page"
+    cells = NOTEBOOK.search(page) is not None
     for block in blocks_of(page):
-        for offset, text in enumerate(_statements(block)):
+        for offset, text in enumerate(_statements(block, cells=cells)):
             at = block.line - 1 + offset
             lines[at] = f"{lines[at]}; {text}" if lines[at] and text else lines[at] or text
     return "\n".join(lines)
 
 
-def _statements(block: Block) -> list[str]:
+def _statements(block: Block, *, cells: bool) -> list[str]:
     """What a block becomes in the script."""
     if block.language == "python" and block.words:
         return []
     if block.language in {"python", "toml"} and block.file:
         return [f"_page.write({block.file!r}, {block.body!r})"]
+    if block.language == "python" and cells:
+        return [f"_page.cell({block.body!r})"]
     if block.language == "python":
         return block.body.splitlines()
     if block.language in {"console", "output"}:
