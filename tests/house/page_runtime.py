@@ -78,8 +78,8 @@ def output(expected: str, *, line: int) -> None:
     _printed.truncate()
 
 
-def console(session: str, *, line: int) -> None:
-    """Run each `$ command` through the shell; what is written below it is compared.
+def console(session: str, *, line: int, measured: bool = False) -> None:
+    """Run each `$ command` through the shell; what is written below it is compared, without figures if it was `measured`.
 
     Where nothing is written, or only `...`, the command must succeed.
     """
@@ -92,13 +92,13 @@ def console(session: str, *, line: int) -> None:
             shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_LIMIT_S, check=False
         )
         if expected.strip(". \n"):
-            _compare(expected, done.stdout, f"line {line}: $ {command}")
+            _compare(expected, done.stdout, f"line {line}: $ {command}", measured=measured)
         elif done.returncode:
             raise AssertionError(f"line {line}: $ {command}\nexit code {done.returncode}\n{done.stdout}")
 
 
-def _compare(expected: str, actual: str, what: str) -> None:
-    if not matches(expected, actual):
+def _compare(expected: str, actual: str, what: str, *, measured: bool = False) -> None:
+    if not matches(expected, actual, measured=measured):
         raise AssertionError(
             f"{what}\n--- the page says\n{expected.strip()}\n--- it is\n{actual.strip()}\n---"
         )

@@ -4,6 +4,7 @@ A fenced block is one of
 - `python`: run in the page's one namespace; if its first line is a comment that is a file name (`# delays.py`),
   it is written to that file instead;
 - `console`: lines that begin with `$ ` are commands, what follows is their output (stdout, then stderr);
+- `console measured`: the same, with the times, rates and names of one real run: those of another run count as equal;
 - `output`: what the code since the last `output` printed;
 - `python no-run`: shown only. The words after it are the reason, and must be there.
 Other languages are prose. In expected output `...` stands for anything, on one line or over many.
@@ -26,6 +27,10 @@ FENCE = re.compile(
 )
 NOTEBOOK = re.compile(r"^<!-- notebook -->$", re.MULTILINE)
 PORT = re.compile(r"--port[ =]([1-9]\d*)\b")
+MEASURED = re.compile(
+    r"\d{8}-\d{6}-[a-z0-9]{4}|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"  # the end of a run's name; a moment
+    r"|(?:\d+h |\d+m )?\d+(?:\.\d+)? (?:us|ms|s)\b|\d+(?:\.\d+)?/s\b"  # times and rates
+)
 FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)$")
 
 
@@ -90,13 +95,20 @@ def _statements(block: Block, *, cells: bool) -> list[str]:
         return [f"_page.cell({block.body!r})"]
     if block.language == "python":
         return block.body.splitlines()
+    if block.language == "console" and block.words == "measured":
+        return [f"_page.console({block.body!r}, line={block.line}, measured=True)"]
     if block.language in {"console", "output"}:
         return [f"_page.{block.language}({block.body!r}, line={block.line})"]
     return []
 
 
-def matches(expected: str, actual: str) -> bool:
-    """Whether `actual` is `expected`, where `...` stands for anything and the width of gaps between columns does not count."""
+def matches(expected: str, actual: str, *, measured: bool = False) -> bool:
+    """Whether `actual` is `expected`, where `...` stands for anything and the width of gaps between columns does not count.
+
+    With `measured`, all times, rates, moments and names of runs are equal.
+    """
+    if measured:
+        expected, actual = (MEASURED.sub("<measured>", text) for text in (expected, actual))
     parts = [re.escape(part) for part in _tidy(expected).split("...")]
     return re.fullmatch(r"[\s\S]*?".join(parts), _tidy(actual)) is not None
 
