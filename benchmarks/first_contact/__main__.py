@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import signal
 import socket
 import subprocess
@@ -27,6 +26,8 @@ from benchmarks.first_contact.systems import DAYS, STEPS, SYSTEMS, Step, System
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 900.0
+AS_SHOWN = {"port": "8000", "run": "RUN", "first": "FIRST_RUN"}
+"""What the page has in place of the values of one trial."""
 INTRO = """\
 # The first ten minutes
 
@@ -69,7 +70,11 @@ class Trial:
             (self.project / "days" / f"{day}.txt").write_text(f"{2 * day}\n", "utf-8")
         for name, text in system.files.items():
             (self.project / name).write_text(text, "utf-8")
-        kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PYTHON", "HOOKE", "MLFLOW"))}
+        kept = {
+            name: os.environ[name]
+            for name in os.environ
+            if not name.startswith(("PYTHON", "HOOKE", "MLFLOW"))
+        }
         home = folder / "home"
         home.mkdir()
         commands = str(folder / "venv" / "bin")
@@ -107,7 +112,17 @@ class Trial:
         """The path of a wheel of this checkout."""
         made = self.folder / "wheel"
         subprocess.run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(made), str(ROOT)],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-deps",
+                "--wheel-dir",
+                str(made),
+                str(ROOT),
+            ],
             check=True,
             stdout=sys.stderr,
         )
@@ -120,23 +135,20 @@ class Trial:
             return Outcome(step=step, typed=())
         if "{run}" in "".join(step.lines):
             self.find_runs()
-        typed = tuple(line.format(**self._values) for line in step.lines)
+        *first, last = (line.format(**self._values) for line in step.lines)
         before = self.call_count()
         began = time.perf_counter()
+        for line in first:
+            self.shell(line)
         if step.serves:
-            for line in typed[:-1]:
-                self.shell(line)
-            asked = step.serves.format(**self._values)
-            shown = self.served(typed[-1], asked, began)
-            seconds, typed = self._answered_s, (*typed, asked)
+            shown, end = self.served(last, step.serves.format(**self._values))
         else:
-            for line in typed[:-1]:
-                self.shell(line)
-            shown = self.shell(typed[-1], keys=step.keys, fails=step.fails)
-            seconds = time.perf_counter() - began
+            shown, end = self.shell(last, keys=step.keys, fails=step.fails), time.perf_counter()
         if step.shows not in shown:
-            raise RuntimeError(f"{self.system.title}: {typed[-1]} does not show {step.shows!r}:\n{shown}")
-        return Outcome(step=step, typed=typed, seconds=seconds, calls=self.call_count() - before)
+            raise RuntimeError(f"{self.system.title}: {last} does not show {step.shows!r}:\n{shown}")
+        lines = (*step.lines, step.serves) if step.serves else step.lines
+        typed = tuple(line.format(**AS_SHOWN) for line in lines)
+        return Outcome(step=step, typed=typed, seconds=end - began, calls=self.call_count() - before)
 
     def find_runs(self) -> None:
         """Hooke's runs: the first and the latest. Other systems' steps name none."""
@@ -160,8 +172,8 @@ class Trial:
             raise RuntimeError(f"{self.system.title}: {line} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
-    def served(self, line: str, asked: str, began: float) -> str:
-        """Start a server, ask it until it answers, and end it. The answer."""
+    def served(self, line: str, asked: str) -> tuple[str, float]:
+        """Start a server, ask it until it answers, and end it. The answer, and the moment when it came."""
         log = self.folder / "served.txt"
         with log.open("w") as output:
             server = subprocess.Popen(
@@ -172,6 +184,7 @@ class Trial:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        limit = time.perf_counter() + LIMIT_S
         try:
             while True:
                 done = subprocess.run(
@@ -183,10 +196,11 @@ class Trial:
                     check=False,
                 )
                 if done.returncode == 0:
-                    self._answered_s = time.perf_counter() - began
-                    return done.stdout
-                if server.poll() is not None or time.perf_counter() - began > LIMIT_S:
-                    raise RuntimeError(f"{self.system.title}: {line} does not answer:\n{log.read_text('utf-8')}")
+                    return done.stdout, time.perf_counter()
+                if server.poll() is not None or time.perf_counter() > limit:
+                    raise RuntimeError(
+                        f"{self.system.title}: {line} does not answer:\n{log.read_text('utf-8')}"
+                    )
                 time.sleep(0.05)
         finally:
             os.killpg(server.pid, signal.SIGTERM)
@@ -202,7 +216,9 @@ class Trial:
         distributions = self.shell(
             f"python -c \"import importlib.metadata as m; print(next(iter(m.packages_distributions()['{name}'])))\""
         ).strip()
-        version = self.shell(f"python -c \"import importlib.metadata as m; print(m.version('{distributions}'))\"")
+        version = self.shell(
+            f"python -c \"import importlib.metadata as m; print(m.version('{distributions}'))\""
+        )
         size = sum(path.stat().st_size for path in (self.folder / "venv").rglob("*") if path.is_file())
         return f"{self.system.title} {version.strip()} ({size / 2**20:.0f} MiB installed)"
 
@@ -218,7 +234,9 @@ def cell(outcome: Outcome) -> str:
     """A step in the table."""
     if outcome.seconds is None:
         return "none"
-    return f"{outcome.seconds:.1f} s" + (f", {outcome.calls} calls" if outcome.calls else "")
+    return f"{outcome.seconds:.1f} s" + (
+        f", {outcome.calls} call{'s' * (outcome.calls > 1)}" if outcome.calls else ""
+    )
 
 
 def table(found: dict[str, dict[str, Outcome]]) -> Iterator[str]:
@@ -242,8 +260,8 @@ def section(name: str, of_system: dict[str, Outcome]) -> Iterator[str]:
     yield f"\n## {system.title}\n\n```text"
     for step, outcome in of_system.items():
         yield f"# {step}: {cell(outcome)}"
-        yield from (f"$ {re.sub(r'report-[0-9]{8}-[0-9]{6}-[a-z0-9]{4}', 'RUN', line)}" for line in outcome.typed)
-        yield from (f"  (in the debugger) {key}" for key in outcome.step.keys.split("\n") if key)
+        yield from (f"$ {line}" for line in outcome.typed)
+        yield from (f"(Pdb) {key}" for key in outcome.step.keys.split("\n") if key)
         yield from (f"  ({text})" for text in (outcome.step.none, outcome.step.note) if text)
     yield "```"
     for file, text in system.files.items():
@@ -252,7 +270,9 @@ def section(name: str, of_system: dict[str, Outcome]) -> Iterator[str]:
 
 def main() -> None:
     """Run what is asked for and print Markdown; progress goes to stderr."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated")
     names = parser.parse_args().systems.split(",")
     load = os.getloadavg()[0]

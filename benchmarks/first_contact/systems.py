@@ -123,7 +123,7 @@ class Scale:
         "compare": Step(lines=("hooke runs", "hooke compare {first} {run}"), shows="mean"),
         "serve": Step(
             lines=("hooke serve scale.py --port {port}",),
-            serves="curl --silent --fail -H \"Authorization: Bearer $(cat .hooke/services/Scale/token)\" "
+            serves='curl --silent --fail -H "Authorization: Bearer $(cat .hooke/services/Scale/token)" '
             "-H content-type:application/json -d '{{\"rows\": [1, 2]}}' 127.0.0.1:{port}/predict",
             shows="[2.0,4.0]",
         ),
@@ -181,7 +181,9 @@ if __name__ == "__main__":
             none="no command. The task ran in a thread of a run that is over; `python -m pdb report.py 13` runs the flow again",
         ),
         "resume": Step(
-            lines=(MEASURE, "python report.py 13"), shows="result 12.0", note="a new run; cached days are reused"
+            lines=(MEASURE, "python report.py 13"),
+            shows="result 12.0",
+            note="a new run; cached days are reused",
         ),
         "artifact": Step(lines=("prefect artifact inspect report",), shows="the mean is 12.0"),
         "compare": Step(none="`prefect flow-run ls` lists runs; there are no metrics, and nothing compares"),
@@ -246,8 +248,10 @@ if __name__ == "__main__":
         ),
         "compare": Step(
             lines=(
-                'python -c "from metaflow import Flow; '
-                "[print(r.id, r['start'].task.data.days, r.data.result) for r in Flow('Report').runs() if r.successful]\"",
+                (
+                    'python -c "from metaflow import Flow; '
+                    "[print(r.id, r['start'].task.data.days, r.data.result) for r in Flow('Report').runs() if r.successful]\""
+                ),
             ),
             shows="12.0",
             note="by hand: no command compares runs",
@@ -315,8 +319,10 @@ mlflow.pyfunc.log_model(name="scale", python_model=predict, registered_model_nam
         ),
         "artifact": Step(
             lines=(
-                'python -c "import mlflow; r = mlflow.search_runs(output_format=\'list\', order_by=[\'start_time DESC\'])[0]; '
-                "print(mlflow.artifacts.load_text(r.info.artifact_uri + '/report.txt'))\"",
+                (
+                    "python -c \"import mlflow; r = mlflow.search_runs(output_format='list', order_by=['start_time DESC'])[0]; "
+                    "print(mlflow.artifacts.load_text(r.info.artifact_uri + '/report.txt'))\""
+                ),
             ),
             shows="the mean is 12.0",
         ),
