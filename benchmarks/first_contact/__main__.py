@@ -2,6 +2,7 @@
 
     python -m benchmarks.first_contact > docs/explanation/first-ten-minutes.md
     python -m benchmarks.first_contact --systems hooke,metaflow       some of them, to look at
+    python -m benchmarks.first_contact --keep outcomes.json           goes on with the systems that are not in this file yet
 
 Each system gets an empty virtual environment and an empty project in a temporary folder. It needs curl, and a package index.
 A step whose output lacks what it should show ends the program with that output: no figure is of a step that did not work.
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from benchmarks.first_contact.systems import DAYS, STEPS, SYSTEMS, Step, System
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +52,17 @@ documentation recommends; Metaflow and MLflow have no cache. Editing is done wit
 class Outcome:
     """What came of a step; without `seconds`, the system does not have it."""
 
-    step: Step
-    typed: tuple[str, ...]
     seconds: float | None = None
     calls: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What came of a system's steps. `load` is the machine's, at the beginning and at the end."""
+
+    version: str
+    load: tuple[float, float]
+    steps: dict[str, Outcome]
 
 
 class Trial:
@@ -99,14 +108,13 @@ class Trial:
     def install(self) -> Outcome:
         """Into an empty environment. Hooke comes as a wheel of this checkout, and brings its dependencies from the index."""
         requirement = self.system.requirement
-        typed = f'pip install "{requirement}"' if "[" in requirement else f"pip install {requirement}"
         subprocess.run([sys.executable, "-m", "venv", str(self.folder / "venv")], check=True)
         if self.system is SYSTEMS["hooke"]:
             requirement = self.wheel() + requirement[requirement.index("[") :]
-        print(f"{self.system.title}: {typed}", file=sys.stderr)
+        print(f"{self.system.title}: install", file=sys.stderr)
         began = time.perf_counter()
         self.shell(f"pip install --quiet '{requirement}'")
-        return Outcome(step=Step(), typed=(typed,), seconds=time.perf_counter() - began)
+        return Outcome(seconds=time.perf_counter() - began)
 
     def wheel(self) -> str:
         """The path of a wheel of this checkout."""
@@ -132,7 +140,7 @@ class Trial:
     def go(self, step: Step) -> Outcome:
         """The step's lines, one after the other. Raises RuntimeError if the last one does not show what it should."""
         if step.none:
-            return Outcome(step=step, typed=())
+            return Outcome()
         if "{run}" in "".join(step.lines):
             self.find_runs()
         *first, last = (line.format(**self._values) for line in step.lines)
@@ -146,9 +154,7 @@ class Trial:
             shown, end = self.shell(last, keys=step.keys, fails=step.fails), time.perf_counter()
         if step.shows not in shown:
             raise RuntimeError(f"{self.system.title}: {last} does not show {step.shows!r}:\n{shown}")
-        lines = (*step.lines, step.serves) if step.serves else step.lines
-        typed = tuple(line.format(**AS_SHOWN) for line in lines)
-        return Outcome(step=step, typed=typed, seconds=end - began, calls=self.call_count() - before)
+        return Outcome(seconds=end - began, calls=self.call_count() - before)
 
     def find_runs(self) -> None:
         """Hooke's runs: the first and the latest. Other systems' steps name none."""
@@ -239,33 +245,52 @@ def cell(outcome: Outcome) -> str:
     )
 
 
-def table(found: dict[str, dict[str, Outcome]]) -> Iterator[str]:
+def typed(system: System, step: str) -> tuple[str, ...]:
+    """The lines of a step as the page shows them."""
+    if step == "install":
+        quote = '"' * ("[" in system.requirement)
+        return (f"pip install {quote}{system.requirement}{quote}",)
+    of_step = system.steps[step]
+    lines = (*of_step.lines, of_step.serves) if of_step.serves else of_step.lines
+    return tuple(line.format(**AS_SHOWN) for line in lines)
+
+
+def table(found: dict[str, Tried]) -> Iterator[str]:
     """All systems side by side."""
-    titles = [SYSTEMS[name].title for name in found]
-    yield "| step | " + " | ".join(titles) + " |"
-    yield "|---|" + "---|" * len(titles)
+    systems = [SYSTEMS[name] for name in found]
+    yield "| step | " + " | ".join(system.title for system in systems) + " |"
+    yield "|---|" + "---|" * len(systems)
     for step in STEPS:
-        yield f"| {step} | " + " | ".join(cell(of_system[step]) for of_system in found.values()) + " |"
-    lines = [sum(len(one.typed) for one in of_system.values()) for of_system in found.values()]
-    yield "| commands typed | " + " | ".join(map(str, lines)) + " |"
-    written = [sum(len(text.splitlines()) for text in SYSTEMS[name].files.values()) for name in found]
+        yield f"| {step} | " + " | ".join(cell(tried.steps[step]) for tried in found.values()) + " |"
+    commands = [sum(len(typed(system, step)) for step in STEPS) for system in systems]
+    yield "| commands typed | " + " | ".join(map(str, commands)) + " |"
+    written = [sum(len(text.splitlines()) for text in system.files.values()) for system in systems]
     yield "| lines of code written | " + " | ".join(map(str, written)) + " |"
-    sums = [sum(one.seconds or 0.0 for one in of_system.values()) for of_system in found.values()]
+    sums = [sum(one.seconds or 0.0 for one in tried.steps.values()) for tried in found.values()]
     yield "| all steps that exist | " + " | ".join(f"{seconds:.0f} s" for seconds in sums) + " |"
 
 
-def section(name: str, of_system: dict[str, Outcome]) -> Iterator[str]:
+def section(system: System, tried: Tried) -> Iterator[str]:
     """What was typed into one system, and its program."""
-    system = SYSTEMS[name]
     yield f"\n## {system.title}\n\n```text"
-    for step, outcome in of_system.items():
+    for step, outcome in tried.steps.items():
+        of_step = system.steps.get(step, Step())
         yield f"# {step}: {cell(outcome)}"
-        yield from (f"$ {line}" for line in outcome.typed)
-        yield from (f"(Pdb) {key}" for key in outcome.step.keys.split("\n") if key)
-        yield from (f"  ({text})" for text in (outcome.step.none, outcome.step.note) if text)
+        yield from (f"$ {line}" for line in typed(system, step))
+        yield from (f"(Pdb) {key}" for key in of_step.keys.split("\n") if key)
+        yield from (f"# {text}" for text in (of_step.none, of_step.note) if text)
     yield "```"
     for file, text in system.files.items():
         yield f"\n`{file}`:\n\n```text\n{text}```"
+
+
+def tried_in_a_folder(name: str) -> Tried:
+    """A system from its installation to its service, in a temporary folder."""
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="first-contact-") as folder:
+        trial = Trial(SYSTEMS[name], Path(folder))
+        steps = dict(trial.outcomes())
+        return Tried(version=trial.version(), load=(load, os.getloadavg()[0]), steps=steps)
 
 
 def main() -> None:
@@ -274,26 +299,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated")
-    names = parser.parse_args().systems.split(",")
-    load = os.getloadavg()[0]
-    found: dict[str, dict[str, Outcome]] = {}
-    versions = []
+    parser.add_argument("--keep", type=Path, help="a file for the outcomes, which a later call goes on with")
+    options = parser.parse_args()
+    kept: Path | None = options.keep
+    found: dict[str, Tried] = {}
+    if kept and kept.exists():
+        found = msgspec.json.decode(kept.read_bytes(), type=dict[str, Tried])
+    names = options.systems.split(",")
     for name in names:
-        with tempfile.TemporaryDirectory(prefix="first-contact-") as folder:
-            trial = Trial(SYSTEMS[name], Path(folder))
-            found[name] = dict(trial.outcomes())
-            versions.append(trial.version())
+        if name not in found:
+            found[name] = tried_in_a_folder(name)
+        if kept:
+            kept.write_bytes(msgspec.json.encode(found))
+    found = {name: found[name] for name in names}
     print(INTRO)
     print("\n".join(f"- *{step}*: {text};" for step, text in STEPS.items())[:-1] + ".\n")
     print(READING)
+    loads = [load for tried in found.values() for load in tried.load]
     print(
-        f"{', '.join(versions)}; Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores shared with other"
-        f" processes: the load was {load:.0f} at the beginning and {os.getloadavg()[0]:.0f} at the end, so every figure but the calls"
-        " is larger than on a quiet machine. Packages came from a mirror nearby.\n"
+        f"{', '.join(tried.version for tried in found.values())}; Python {platform.python_version()}, {platform.system()},"
+        f" {os.cpu_count()} cores shared with other processes. The load was between {min(loads):.0f} and {max(loads):.0f}: on a quiet"
+        " machine, all times are shorter. Packages came from a mirror nearby.\n"
     )
     print("\n".join(table(found)))
-    for name, of_system in found.items():
-        print("\n".join(section(name, of_system)))
+    for name, tried in found.items():
+        print("\n".join(section(SYSTEMS[name], tried)))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,11 @@ if __name__ == "__main__":
     steps={
         "first run": Step(lines=("python report.py",), shows="result 11.0"),
         "edit": Step(lines=(ROUND, "python report.py"), shows="result 11.0"),
-        "failure": Step(lines=("python report.py 13",), shows="days/12.txt", fails=True),
+        "failure": Step(
+            lines=("python report.py 13",),
+            shows="days/12.txt",
+            note="the log has the error, but the flow ends as `Completed`, with the result None and exit code 0",
+        ),
         "debug": Step(
             none="no command. The task ran in a thread of a run that is over; `python -m pdb report.py 13` runs the flow again",
         ),
