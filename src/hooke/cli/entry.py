@@ -123,6 +123,7 @@ VERBS = {
 """Each verb with its line in `hooke --help`, which imports none of them."""
 MADE_IN = {
     "completion": "hooke.cli.entry:completion",
+    "curve": "hooke.cli.verbs.measure:curve",
     "debug": "hooke.cli.verbs.reproduce:debug",
     "demo": "hooke.cli.demo.demo:demo",
     "import": "hooke.cli.verbs.imports:imports",
