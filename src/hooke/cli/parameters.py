@@ -14,7 +14,9 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
+from click.core import ParameterSource
 
 from hooke.base.annotations import (
     FALSE,
@@ -273,6 +275,19 @@ class Parameters:
         except UsageError as error:
             error.next = error.next or shlex.join(["hooke", self.verb, self.target, "--help"])
             raise
+
+    def refuse_shared(self, ctx: click.Context) -> None:
+        """Raise UsageError for an option of the command that is a parameter, too, unless `parse` found that parameter."""
+        spelt = {spelling: option for option in self.options for spelling in option.spellings()}
+        for parameter in ctx.command.params:
+            typed = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            shared = [name for name in parameter.opts if name in spelt]
+            if typed and shared and spelt[shared[0]].name not in self.given:
+                raise UsageError(
+                    f"{shared[0]} is an option of hooke {self.verb}, and a parameter of pipeline {self.pipeline.name!r}",
+                    where=self.target,
+                    fix=f"give the parameter after --, as in hooke {self.verb} {self.target} -- {shared[0]} ...",
+                )
 
     def rows(self) -> list[tuple[str, str]]:
         """(option, description), for help."""

@@ -158,6 +158,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     remaining: Remaining | None
     message: str
     resumed: int
+    name: str = ""
+    tags: dict[str, str] = {}
 
     @property
     def ended_as(self) -> str:
@@ -365,6 +367,8 @@ class RunView:
             remaining=self.remaining(now),
             message=self.ended.message if self.ended else "",
             resumed=self.resumed,
+            name=begun.name if begun else "",
+            tags=dict(begun.tags) if begun else {},
         )
 
     def _slots(self) -> int:
@@ -623,6 +627,8 @@ def _header(view: RunView, run: str, now: float) -> list[str]:
     parameters = ", ".join(f"{name}={value}" for name, value in begun.shown.items())
     source = begun.entry if begun.entry != "pickle" else "(defined in no file)"
     lines.append(f"  {begun.pipeline}({parameters}) of {source}")
+    if begun.tags:
+        lines.append(f"  tags {', '.join(f'{name}={value}' for name, value in begun.tags.items())}")
     resumed = f", resumed {row.resumed} times" if row.resumed > 1 else ", resumed once" if row.resumed else ""
     lines.append(f"  started {moment(row.started_at)} at {begun.place}{resumed}")
     if row.status == "running":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import socket
 import string
 import sys
@@ -27,13 +28,23 @@ from hooke.base.observed import InputsNow
 from hooke.base.user_code import is_users
 from hooke.journal.events import Event, RunStarted, StudyStarted
 from hooke.journal.run_folders import DRIVER, LOCK, RunsFolder
-from hooke.journal.study_records import PlansFolder
+from hooke.journal.study_records import SEARCH_PREFIX, STUDY_PREFIX, PlansFolder
 from hooke.journal.writer import Journal
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
-__all__ = ["SEED", "Project", "lock_run", "new_run_id", "open_run", "project_of", "start_of"]
+__all__ = [
+    "SEED",
+    "Project",
+    "check_run_name",
+    "lock_run",
+    "new_run_id",
+    "open_run",
+    "project_at",
+    "project_of",
+    "start_of",
+]
 
 
 SEED = "HOOKE_SEED"
@@ -144,6 +155,11 @@ def project_of(pipeline: Pipeline[..., Any]) -> Project:
     return Project.find(start_of(sys.modules.get(pipeline.function.__module__)))
 
 
+def project_at(file: Path) -> Project:
+    """The project of a file with a pipeline; that of the working directory if the file is an installed package's."""
+    return Project.find(file if is_users(str(file)) else Path.cwd())
+
+
 def start_of(module: ModuleType | None = None) -> Path:
     """Where to look for the project: the running script, else the module's file, else the working directory.
 
@@ -157,6 +173,19 @@ def start_of(module: ModuleType | None = None) -> Path:
 
 
 # --- Names of runs.
+
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def check_run_name(name: str, *, said: str) -> None:
+    """Raise UsageError for a name that cannot begin a run's id. `said` shows it as it was given, such as `name='a b'`."""
+    taken = next((prefix for prefix in (STUDY_PREFIX, SEARCH_PREFIX) if name.startswith(prefix)), "")
+    if not _NAME.fullmatch(name) or taken:
+        raise UsageError(
+            f"{said} is not a valid beginning of a run id",
+            why=f"ids that begin with {taken!r} are those of studies and searches" if taken else "",
+            fix="use letters, digits, '-', '_' and '.', a letter or digit first; a tag may be any text",
+        )
 
 
 def new_run_id(pipeline: str, now: float) -> str:

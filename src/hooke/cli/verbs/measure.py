@@ -32,7 +32,7 @@ from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 from hooke.planning.curves import curve_of
-from hooke.project.folder import Project
+from hooke.project.folder import Project, project_at
 
 __all__ = ["curve", "measure"]
 
@@ -85,8 +85,10 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     typed = shlex.join(["hooke", "measure", *sys.argv[2:]]) if sys.argv[1:2] == ["measure"] else ""
     try:
         pipeline, path = load_pipeline(target)
-        args, params = Parameters(pipeline, target=target, verb="measure").parse(parameters)
-        session.project = project = Project.find(path)
+        options = Parameters(pipeline, target=target, verb="measure")
+        args, params = options.parse(parameters)
+        options.refuse_shared(ctx)
+        session.project = project = project_at(path)
         order = StudyOrder(
             pipeline=pipeline,
             args=args,
