@@ -32,7 +32,7 @@ from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 from hooke.planning.curves import curve_of
-from hooke.project.folder import Project, project_at
+from hooke.project.folder import Project
 
 __all__ = ["curve", "measure"]
 
@@ -88,7 +88,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
         options = Parameters(pipeline, target=target, verb="measure")
         args, params = options.parse(parameters)
         options.refuse_shared(ctx)
-        session.project = project = project_at(path)
+        session.project = project = Project.find(path)
         order = StudyOrder(
             pipeline=pipeline,
             args=args,

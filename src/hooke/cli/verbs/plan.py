@@ -23,7 +23,7 @@ from hooke.cli.screens import CommandSession, refuse, say_next
 from hooke.journal.events import PlanChecked
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
-from hooke.project.folder import Project, project_at
+from hooke.project.folder import Project
 from hooke.services.serve_file import load_service
 from hooke.serving.slo import parse_slo
 
@@ -105,7 +105,7 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
         options = Parameters(pipeline, target=target, verb="plan")
         args, params = options.parse(parameters)
         options.refuse_shared(ctx)
-        session.project = where = project_at(path) if project is None else the_project(session, project)
+        session.project = where = Project.find(path) if project is None else the_project(session, project)
         question = PlanQuestion(
             pipeline=pipeline,
             args=args,

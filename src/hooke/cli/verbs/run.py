@@ -36,7 +36,7 @@ from hooke.journal.run_view import view_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.processes.start import python_module, start_apart
 from hooke.project.backends import find_backend
-from hooke.project.folder import Project, check_run_name, new_run_id, project_at
+from hooke.project.folder import Project, check_run_name, new_run_id
 from hooke.running.driver import Driver, RunOrder, prepare
 from hooke.running.run import Run
 
@@ -207,7 +207,7 @@ def _parsed(
     parameters = Parameters(pipeline, target=target)
     args, params = parameters.parse(tokens, asked.params)
     parameters.refuse_shared(ctx)
-    session.project = project_at(path)
+    session.project = Project.find(path)
     return pipeline, args, params
 
 
