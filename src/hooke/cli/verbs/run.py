@@ -17,7 +17,6 @@ from typing import Any
 import click
 
 from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
-from hooke.base.files import writing
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
 from hooke.cli.options import (
     backend_options,
@@ -280,10 +279,7 @@ def _detached(
     if asked.name:
         check_run_name(asked.name, said=f"--name {asked.name}")
     run_id = new_run_id(asked.name or pipeline.name, time.time())
-    with (
-        writing("the project's folder", project.data),
-        tempfile.TemporaryDirectory(dir=project.create()) as folder,
-    ):
+    with tempfile.TemporaryDirectory(dir=project.create()) as folder:
         output, errors = Path(folder) / OUTPUT, Path(folder) / (ERRORS if as_json else OUTPUT)
         words = [*(["--debug"] if session.debug else []), "run", f"--run-id={run_id}", *_given(ctx)]
         with output.open("ab") as out, errors.open("ab") as err:
@@ -374,8 +370,12 @@ def _ended(conduct: DrivenRun, project: Project, name: str) -> int:
     if view.status == "stopped":
         return conduct.stopped(name, "cleanly")
     if view.status == "lost":
-        error = HookeError(f"the driver of run {name} died", where=str(project.runs.folder(name) / OUTPUT))
-        error.next = view.resume_command
+        output = project.runs.folder(name) / OUTPUT
+        error = HookeError(
+            f"the driver of run {name} died",
+            why=f"it printed to {output}" if output.exists() else "",
+            next=view.resume_command,
+        )
         return conduct.refused(error, run=name)
     return conduct.told(Run(project, name))
 
