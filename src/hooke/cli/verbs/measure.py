@@ -85,9 +85,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     typed = shlex.join(["hooke", "measure", *sys.argv[2:]]) if sys.argv[1:2] == ["measure"] else ""
     try:
         pipeline, path = load_pipeline(target)
-        options = Parameters(pipeline, target=target, verb="measure")
-        args, params = options.parse(parameters)
-        options.refuse_shared(ctx)
+        args, params = Parameters(pipeline, target=target, verb="measure").parse(parameters)
         session.project = project = Project.find(path)
         order = StudyOrder(
             pipeline=pipeline,

@@ -102,9 +102,7 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
         raise UsageError("missing FILE.py", fix="pass the file of the pipeline", next="hooke plan FILE.py")
     try:
         pipeline, path = _load(target)
-        options = Parameters(pipeline, target=target, verb="plan")
-        args, params = options.parse(parameters)
-        options.refuse_shared(ctx)
+        args, params = Parameters(pipeline, target=target, verb="plan").parse(parameters)
         session.project = where = Project.find(path) if project is None else the_project(session, project)
         question = PlanQuestion(
             pipeline=pipeline,
