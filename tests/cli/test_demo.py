@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hooke.base.ref import Ref
-from hooke.cli.demo.demo import AFTER, BEFORE, EDITED, MAIN, _files, _prepare
+from hooke.cli.demo.demo import AFTER, BEFORE, EDITED, MAIN, _files, _how_long, _prepare
 from hooke.cli.demo.demo_steps import Pass, _compared, compare_workers
 from hooke.journal.events import AttemptFinished, AttemptStarted, NodePlanned, RunFinished, RunStarted
 from hooke.journal.run_view import RunView
@@ -45,6 +45,7 @@ def test_it_runs_caches_explains_an_edit_compares_workers_and_serves(desk):
     desk.write("pyproject.toml", "")  # in a repository it is a project of its own all the same
     done = desk.hooke("demo", "--months", "3", timeout=500)
     assert done.code == 0, done.err
+    assert done.out.startswith("six steps, about 2 minutes")
     assert "+ previous leg" in done.out, "the scores"
     first, second, third = re.findall(r"^(\d+) of \d+ calls ran", done.out, re.MULTILINE)
     assert int(first) > 20
@@ -122,6 +123,17 @@ def test_a_folder_with_other_things_is_left_alone(desk):
     assert done.code == 2
     assert "thesis.txt" in done.err
     assert (desk.folder / "hooke-demo" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("months", "said"),
+    [
+        (12, "six steps, about 5 minutes on two free cores; 2 with --months 3. Ctrl-C ends it"),
+        (3, "six steps, about 2 minutes on two free cores. Ctrl-C ends it"),
+    ],
+)
+def test_it_says_first_how_long_it_takes(months, said):
+    assert _how_long(months) == said
 
 
 def test_the_edit_fits_the_example():

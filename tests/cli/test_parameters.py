@@ -84,6 +84,34 @@ class TestParse:
 
         assert parsed(job, "--test-months", "2") == parsed(job, "--test_months=2") == ((), {"test_months": 2})
 
+    def test_lists_are_repeated_options(self):
+        @pipeline
+        def job(days: list[int], tags: set[str] = frozenset(), pair: tuple[int, str] | None = None, seen=()):
+            return days
+
+        tokens = "--days 1 --days=2 --tags a --tags a --pair 1 --pair b --seen 1 --seen x".split()
+        assert parsed(job, *tokens)[1] == {"days": [1, 2], "tags": {"a"}, "pair": (1, "b"), "seen": (1, "x")}
+        assert parsed(job, "--days", "[3, 4]")[1] == {"days": [3, 4]}
+        with pytest.raises(UsageError, match="--days '1' 'x': item 1"):
+            parsed(job, "--days", "1", "--days", "x")
+
+    def test_an_optional_flag_needs_no_value(self):
+        @pipeline
+        def job(fast: bool | None = None):
+            return fast
+
+        for tokens, value in ((["--fast"], True), (["--no-fast"], False), (["--fast", "none"], None)):
+            assert parsed(job, *tokens)[1] == {"fast": value}
+
+    def test_values_that_go_to_the_stars_have_their_type(self):
+        @pipeline
+        def job(**rates: float):
+            return rates
+
+        assert parsed(job, "--a-b", "1", "--c=2.5")[1] == {"a_b": 1.0, "c": 2.5}
+        with pytest.raises(UsageError, match="--a 'x': it must be a number"):
+            parsed(job, "--a", "x")
+
     def test_positional_only_parameters_go_by_position(self):
         assert parsed(bare, "--n", "7", "--no-flag") == ((7, False), {})
 
@@ -127,6 +155,53 @@ class TestParse:
         assert rows["--fast true|false"] == "default: False"
 
 
+class TestFile:
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("p.toml", "months = 3\nrate = 1\nfast = true\nwhere = 'a'\n"),
+            ("p.yaml", "months: 3\nrate: 1\nfast: yes\nwhere: a\n"),
+            ("p.json", '{"months": "3", "rate": 1, "fast": true, "where": "a"}'),
+        ],
+    )
+    def test_values_have_the_annotated_types_and_the_command_line_wins(self, tmp_path, name, text):
+        (tmp_path / name).write_text(text)
+        given = Parameters(delays, target="f.py").parse(["--rate", "0.5"], tmp_path / name)[1]
+        assert given == {"months": 3, "rate": 0.5, "fast": True, "where": Path("a")}
+        assert type(given["rate"]) is float
+
+    @pytest.mark.parametrize(
+        ("name", "text", "what", "fix"),
+        [
+            ("p.toml", "mnths = 3", "no parameter mnths", "did you mean months?"),
+            ("p.toml", "months = 3.5", r"months = 3\.5: it must be a whole number", ""),
+            ("p.toml", "months = 3\nwhere = 1", "where = 1: ", ""),
+            ("p.toml", "months =", "is not valid TOML", ""),
+            ("p.yml", "a: b: c", "is not valid YAML", ""),
+            ("p.json", "{", "is not valid JSON", ""),
+            ("p.json", "[1]", "must hold parameters by name", ""),
+            ("p.ini", "", r"ends in \.toml, \.yaml, \.yml or \.json", "rename"),
+        ],
+    )
+    def test_what_is_wrong_names_the_file(self, tmp_path, name, text, what, fix):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError, match=what) as refused:
+            Parameters(delays, target="f.py").parse([], tmp_path / name)
+        assert fix in refused.value.fix
+        assert name in f"{refused.value}"
+
+    def test_a_file_that_is_not_there_names_the_nearest(self, tmp_path):
+        (tmp_path / "params.toml").write_text("")
+        with pytest.raises(UsageError, match="No such file") as refused:
+            Parameters(delays, target="f.py").parse([], tmp_path / "parms.toml")
+        assert f"did you mean {tmp_path / 'params.toml'}?" in refused.value.fix
+
+    def test_missing_ones_are_missing_from_both(self, tmp_path):
+        (tmp_path / "p.yaml").write_text("# nothing\n")
+        with pytest.raises(UsageError, match="needs --months"):
+            Parameters(delays, target="f.py").parse(["--fast"], tmp_path / "p.yaml")
+
+
 class TestConvert:
     @pytest.mark.parametrize(
         ("text", "kind", "value"),
@@ -165,7 +240,7 @@ class TestConvert:
             ("b", Literal["a", "c"], "one of a, c"),
             ("BLUE", Colour, "RED, GREEN"),
             ("[1, 'x']", list[int], "JSON"),
-            ('["x"]', list[int], r"`int`"),
+            ('["x"]', list[int], r"item 0 \('x'\): it must be a whole number"),
             ("x", int | None, "whole number"),
             ("{}", Point, "x"),
             ("x", complex, "call run\\(\\) from Python"),
@@ -189,7 +264,7 @@ class TestConvert:
             (Literal["a", "b"], "a|b"),
             (Colour, "RED|GREEN"),
             (int | None, "INT"),
-            (list[int], "JSON"),
+            (list[int], "INT ..."),
             (int | str, "INT|TEXT"),
         ],
     )

@@ -336,6 +336,46 @@ def test_the_longest_chain_bounds_what_remains():
     assert view.remaining(102.0).seconds == pytest.approx(9 * 2.0)
 
 
+def test_no_estimate_stands_still():
+    """What remains falls while attempts run, and is not known once one is overdue by more than it."""
+    view = RunView.fold(
+        [
+            BEGUN,
+            CapacityChanged(slots=2, cpus=2.0),
+            NodePlanned(node=0, task="fit", key="a"),
+            NodePlanned(node=1, task="fit", key="b"),
+            NodePlanned(node=2, task="score", key="c", parents=(1,)),
+            started(1, node=0, at=100.0),
+            finished(1, node=0, at=110.0, seconds=10.0),
+            started(2, node=1, at=110.0),
+        ]
+    )
+    assert [view.remaining(at).seconds for at in (110.0, 114.0, 118.0)] == pytest.approx([10.0, 6.0, 2.0])
+    assert view.remaining(121.0).untimed == ("score",)
+    assert view.remaining(121.0).seconds == 0.0, "at least nothing left would stand still until it ends"
+    assert [view.rows(at)[0].remaining_s for at in (114.0, 121.0)] == [pytest.approx(6.0), None]
+    view.apply(started(3, node=2, at=122.0))
+    view.apply(finished(3, node=2, at=122.5, seconds=0.5))
+    assert view.remaining(130.0) is None
+
+
+def test_a_task_that_was_never_timed_makes_the_others_no_estimate():
+    view = RunView.fold(
+        [
+            BEGUN,
+            NodePlanned(node=0, task="load", key="a"),
+            NodePlanned(node=1, task="fit", key="b", parents=(0,)),
+            NodePlanned(node=2, task="load", key="c", parents=(1,)),
+            started(1, node=0, at=100.0),
+            finished(1, node=0, at=100.4, seconds=0.4),
+            started(2, node=1, at=101.0),
+        ]
+    )
+    assert view.remaining(101.1).seconds == pytest.approx(0.4)
+    assert view.remaining(102.0).seconds == 0.0
+    assert view.remaining(160.0).untimed == ("fit",)
+
+
 def test_counts_add_up_over_random_histories():
     """Chunks that start, finish, fail in the middle, are retried and found, in any order: every item is counted once."""
     for seed in range(150):

@@ -178,12 +178,12 @@ class DrivenRun:
             with contextlib.redirect_stdout(sys.stderr), self.progress, self.in_folder():
                 status = driver.drive()
         except KeyboardInterrupt:  # a second Ctrl-C stops at once
-            return self._stopped(driver.run, "at once")
+            return self.stopped(driver.run, "at once")
         except HookeError as error:
             error.next = error.next or self._again(error, driver)
             return self.refused(error, run=driver.run)
         if status == "stopped":
-            return self._stopped(driver.run, "cleanly")
+            return self.stopped(driver.run, "cleanly")
         return self.told(Run(driver.project, driver.run))
 
     def _wanted(self) -> str:
@@ -243,7 +243,8 @@ class DrivenRun:
                 return f"hooke resume {driver.run}"
         return self.typed or f"hooke resume {driver.run}"
 
-    def _stopped(self, run: str, how: str) -> int:
+    def stopped(self, run: str, how: str) -> int:
+        """Print that a run was stopped; returns the exit code."""
         assert self.session.project is not None
         next_command = self._command(view_of(self.session.project.runs, run).resume_command)
         if self.as_json and self.session.project is not None:

@@ -97,6 +97,7 @@ class FileOrVerbs(Commands):
 
 VERBS = {
     "run": "Run a pipeline: hooke run FILE.py[:PIPELINE] [--PARAMETER VALUE ...]",
+    "attach": "Show the progress and the result of a run that goes on elsewhere.",
     "resume": "Continue a run that was stopped, failed or killed.",
     "runs": "List the runs of a project.",
     "compare": "Show what differs between runs, side by side.",
@@ -123,7 +124,9 @@ VERBS = {
 }
 """Each verb with its line in `hooke --help`, which imports none of them."""
 MADE_IN = {
+    "attach": "hooke.cli.verbs.run:attach",
     "completion": "hooke.cli.entry:completion",
+    "curve": "hooke.cli.verbs.measure:curve",
     "debug": "hooke.cli.verbs.reproduce:debug",
     "demo": "hooke.cli.demo.demo:demo",
     "import": "hooke.cli.verbs.imports:imports",

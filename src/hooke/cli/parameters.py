@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import enum
-import inspect
-import math
 import os
 import re
 import shlex
-import types
+import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+import click
 import msgspec
+from click.core import ParameterSource
 
-from hooke.base.errors import ConfigError, UsageError
-from hooke.base.formats import short_repr
-from hooke.keys.file import File
+from hooke.base.annotations import (
+    FALSE,
+    NOTHING,
+    TRUE,
+    Unfit,
+    annotations_of,
+    from_plain,
+    from_texts,
+    is_flag,
+    is_repeated,
+    kind_of_default,
+    kind_shown,
+)
+from hooke.base.errors import ConfigError, MissingExtra, UsageError
+from hooke.base.formats import did_you_mean, short_repr
 from hooke.models.registry_protocol import parse_wanted
 from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
@@ -30,163 +41,20 @@ from hooke.project.settings import FILE, refuse_unknown
 from hooke.services.reload.reloader import snapshot
 from hooke.serving.service import SETUP, Service
 
-__all__ = ["Option", "Parameters", "bindings", "convert", "kind_shown"]
-
-
-# --- Conversion of text to the type of an annotation.
-
-TRUE = ("true", "yes", "on", "1")
-FALSE = ("false", "no", "off", "0")
-NOTHING = ("none", "null")
-
-_UNKNOWN = (Any, None)
-
-
-class _Unfit(ValueError):
-    """The text does not have the type; the message says what is valid."""
+__all__ = ["Option", "Parameters", "bindings", "convert", "convert_all", "kind_shown", "read_params"]
 
 
 def convert(text: str, kind: Any, *, name: str) -> Any:
     """`text` as a value of the annotation `kind` (None or Any: guessed). Raises UsageError, which mentions `name`."""
+    return convert_all([text], kind, name=name)
+
+
+def convert_all(texts: Sequence[str], kind: Any, *, name: str) -> Any:
+    """As `convert`, for an option that may be repeated."""
     try:
-        return _converted(text, kind)
-    except _Unfit as unfit:
-        raise UsageError(f"{name} {text!r}: {unfit}") from None
-
-
-def kind_shown(kind: Any) -> str:
-    """A type as written in help: `INT`, `a|b`, `JSON`."""
-    if kind in _UNKNOWN:
-        return "VALUE"
-    origin = get_origin(kind)
-    if origin is Literal:
-        return "|".join(str(value) for value in get_args(kind))
-    if origin in (Union, types.UnionType):
-        return "|".join(dict.fromkeys(kind_shown(part) for part in get_args(kind) if part is not type(None)))
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return "|".join(kind.__members__)
-    return _NAMES.get(kind, "JSON")
-
-
-def _converted(text: str, kind: Any) -> Any:
-    if kind in _UNKNOWN:
-        return _guessed(text)
-    origin = get_origin(kind)
-    if origin is Literal:
-        return _literal(text, get_args(kind))
-    if origin in (Union, types.UnionType):
-        return _union(text, get_args(kind))
-    if kind in _SIMPLE:
-        return _SIMPLE[kind](text)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return _member(text, kind)
-    return _json(text, kind)
-
-
-def _guessed(text: str) -> Any:
-    """The value for a parameter without annotation: JSON if it parses, else the text."""
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise _Unfit("it must be a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise _Unfit("it must be a number") from None
-    if math.isnan(value):
-        raise _Unfit("it must be a number; nan is not allowed")
-    return value
-
-
-def _truth(text: str) -> bool:
-    if text.lower() in TRUE:
-        return True
-    if text.lower() in FALSE:
-        return False
-    raise _Unfit("it must be true or false")
-
-
-def _file(text: str) -> File:
-    if not os.path.isfile(text):
-        raise _Unfit(f"the file does not exist in {os.getcwd()}")
-    return File(text)
-
-
-def _nothing(text: str) -> None:
-    if text.lower() not in NOTHING:
-        raise _Unfit("it must be none")
-
-
-def _literal(text: str, values: tuple[Any, ...]) -> Any:
-    for value in values:
-        if text == str(value):
-            return value
-    raise _Unfit(f"it must be one of {', '.join(str(value) for value in values)}")
-
-
-def _member(text: str, kind: type[enum.Enum]) -> enum.Enum:
-    if text in kind.__members__:
-        return kind[text]
-    for member in kind:
-        if text == str(member.value):
-            return member
-    raise _Unfit(f"it must be one of {', '.join(kind.__members__)}")
-
-
-def _union(text: str, kinds: tuple[Any, ...]) -> Any:
-    """The value for the first type that fits; text, which always fits, is tried last."""
-    refusals: list[str] = []
-    for kind in sorted(kinds, key=lambda kind: (kind in (str, Path), kind is not type(None))):
-        try:
-            return _converted(text, kind)
-        except _Unfit as unfit:
-            refusals.append(str(unfit))
-    raise _Unfit(", or ".join(dict.fromkeys(refusals)))
-
-
-def _json(text: str, kind: Any) -> Any:
-    try:
-        if isinstance(msgspec.inspect.type_info(kind), msgspec.inspect.CustomType):
-            raise TypeError(kind)
-        return msgspec.json.decode(text, type=kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise _Unfit(f"{str(error)[0].lower()}{str(error)[1:]}") from None
-    except msgspec.DecodeError:
-        raise _Unfit("it must be JSON, such as '[1, 2]' or '{\"a\": 1}'") from None
-    except (TypeError, NotImplementedError):
-        shown = getattr(kind, "__name__", str(kind))
-        raise _Unfit(f"a {shown} cannot be passed on a command line; call run() from Python") from None
-
-
-_SIMPLE: dict[Any, Callable[[str], Any]] = {
-    int: _whole,
-    float: _number,
-    bool: _truth,
-    str: str,
-    Path: Path,
-    os.PathLike: Path,
-    File: _file,
-    type(None): _nothing,
-}
-_NAMES: dict[Any, str] = {
-    int: "INT",
-    float: "NUMBER",
-    bool: "true|false",
-    str: "TEXT",
-    Path: "PATH",
-    os.PathLike: "PATH",
-    File: "FILE",
-}
+        return from_texts(texts, kind)
+    except Unfit as unfit:
+        raise UsageError(f"{name} {' '.join(map(repr, texts))}: {unfit}") from None
 
 
 # --- Parameters of a service's `setup`, from the command line and from `hooke.toml`.
@@ -245,10 +113,10 @@ def _configured(key: str, value: Any, kind: Any) -> Any:
             return parse_wanted(value)
         if isinstance(value, str):
             return convert(value, kind, name="the text")
-        return msgspec.convert(value, kind)
+        return from_plain(value, kind)
     except UsageError as error:
         raise ConfigError(f"{key}: {error.what}", fix=error.fix) from error
-    except msgspec.ValidationError as error:
+    except Unfit as error:
         raise ConfigError(f"{key} = {value!r} is not of type {kind_shown(kind)}: {error}") from error
 
 
@@ -290,6 +158,62 @@ def _is_plain(kind: Any) -> bool:
     return (origin or kind) in _PLAIN
 
 
+# --- A file of parameters.
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Parameter -> value, from a TOML, YAML or JSON file. Raises UsageError, which names the file; MissingExtra for YAML without its library."""
+    readers = {".toml": _toml, ".json": msgspec.json.decode, ".yaml": _yaml, ".yml": _yaml}
+    read = readers.get(path.suffix.lower())
+    if read is None:
+        raise UsageError(
+            f"--params {path}: a file of parameters ends in .toml, .yaml, .yml or .json", fix="rename it"
+        )
+    try:
+        found = read(path.read_bytes())
+    except OSError as error:
+        near = get_close_matches(path.name, [each.name for each in _siblings(path)], n=1)
+        fix = f"did you mean {path.parent / near[0]}?" if near else ""
+        raise UsageError(f"--params {path}: {error.strerror}", where=os.getcwd(), fix=fix) from None
+    except ValueError as error:  # of each of the three, and of bytes that are no UTF-8
+        kind = path.suffix.lstrip(".").upper().replace("YML", "YAML")
+        raise UsageError(f"--params {path} is not valid {kind}", why=str(error)) from None
+    if found is None and path.suffix.lower() in (".yaml", ".yml"):
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UsageError(
+            f"--params {path} must hold parameters by name, such as months = 3 (TOML) or months: 3 (YAML)"
+        )
+    return found
+
+
+def _siblings(path: Path) -> list[Path]:
+    return (
+        [each for each in path.parent.iterdir() if each.suffix == path.suffix] if path.parent.is_dir() else []
+    )
+
+
+def _toml(data: bytes) -> Any:
+    return tomllib.loads(data.decode())
+
+
+def _yaml(data: bytes) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtra(
+            "PyYAML is not installed, which reads YAML",
+            fix="pip install pyyaml, or write the parameters in TOML or JSON",
+        ) from None
+    try:
+        return yaml.safe_load(data)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+# --- Parameters of a pipeline.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """One parameter: `--test-months` for `test_months`. `kind` is its annotation, None without one."""
@@ -314,7 +238,7 @@ class Option:
     def spellings(self) -> list[str]:
         """All names on the command line."""
         names = [self.flag, f"--{self.name}"]
-        return names + [f"--no-{flag[2:]}" for flag in names] if self.kind is bool else names
+        return names + [f"--no-{flag[2:]}" for flag in names] if is_flag(self.kind) else names
 
 
 class Parameters:
@@ -326,22 +250,44 @@ class Parameters:
         self.verb = verb
         self.signature = pipeline.signature
         self._tokens: tuple[str, ...] = ()
-        hints = _hints(pipeline)
+        self.given: frozenset[str] = frozenset()
+        """The parameters that the last `parse` found."""
+        hints = annotations_of(pipeline.function)
         parameters = self.signature.parameters.values()
-        self.takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters)
+        others = [parameter.name for parameter in parameters if parameter.kind is Parameter.VAR_KEYWORD]
+        self.takes_any = bool(others)
+        self._kind_of_others = hints.get(others[0]) if others else None
         self.options = [
             _option(parameter, hints.get(parameter.name))
             for parameter in parameters
             if parameter.kind is not Parameter.VAR_KEYWORD
         ]
 
-    def parse(self, tokens: Sequence[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The positional and keyword arguments for the pipeline. Raises UsageError with the parameter and the valid ones."""
+    def parse(
+        self, tokens: Sequence[str], file: Path | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments for the pipeline, from the command line and from a file of parameters, which it overrides.
+
+        Raises UsageError with the parameter and the valid ones.
+        """
         try:
-            return self._parsed(list(tokens))
+            return self._parsed(list(tokens), file)
         except UsageError as error:
             error.next = error.next or shlex.join(["hooke", self.verb, self.target, "--help"])
             raise
+
+    def refuse_shared(self, ctx: click.Context) -> None:
+        """Raise UsageError for an option of the command that is a parameter, too, unless `parse` found that parameter."""
+        spelt = {spelling: option for option in self.options for spelling in option.spellings()}
+        for parameter in ctx.command.params:
+            typed = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            shared = [name for name in parameter.opts if name in spelt]
+            if typed and shared and spelt[shared[0]].name not in self.given:
+                raise UsageError(
+                    f"{shared[0]} is an option of hooke {self.verb}, and a parameter of pipeline {self.pipeline.name!r}",
+                    where=self.target,
+                    fix=f"give the parameter after --, as in hooke {self.verb} {self.target} -- {shared[0]} ...",
+                )
 
     def rows(self) -> list[tuple[str, str]]:
         """(option, description), for help."""
@@ -350,24 +296,48 @@ class Parameters:
             for option in self.options
         ]
 
-    def _parsed(self, rest: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _parsed(self, rest: list[str], file: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         self._tokens = tuple(rest)
-        values: dict[str, Any] = {}
-        others: dict[str, Any] = {}
+        values, others = self._in_file(file) if file is not None else ({}, {})
+        texts: dict[tuple[str, str], list[str]] = {}
+        options: dict[str, Option] = {}
         while rest:
             token = rest.pop(0)
             flag, has_value, value = token.partition("=")
-            option = self._option(token, flag)
-            if option is None:
-                others[flag[2:].replace("-", "_")] = convert(
-                    value if has_value else _next(rest, flag, "VALUE"), None, name=flag
-                )
-                continue
-            if option.name in values:
-                raise UsageError(f"{option.flag} is given twice", fix=self._valid())
-            values[option.name] = self._value(option, flag, value if has_value else None, rest)
+            found = self._option(token, flag)
+            option = found or Option(name=flag[2:].replace("-", "_"), kind=self._kind_of_others)
+            options[option.name] = option
+            text = self._text(option, flag, value if has_value else None, rest)
+            texts.setdefault((option.name, "" if found is not None else flag), []).append(text)
+        for (name, flag), given in texts.items():
+            option = options[name]
+            if len(given) > 1 and not is_repeated(option.kind):
+                raise UsageError(f"{flag or option.flag} is given twice", fix=self._valid())
+            made = convert_all(given, option.kind, name=flag or option.flag)
+            (others if flag else values)[name] = made
+        self.given = frozenset(values) | frozenset(others)
         self._check_missing(values)
         return self._bound(values, others)
+
+    def _in_file(self, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The values of a file of parameters: of the pipeline's own, and of others that go to its `**`."""
+        known = {option.name: option for option in self.options}
+        values: dict[str, Any] = {}
+        others: dict[str, Any] = {}
+        for key, value in read_params(file).items():
+            name = key if key in known else key.replace("-", "_")
+            if name not in known and not self.takes_any:
+                raise UsageError(
+                    f"pipeline {self.pipeline.name!r} has no parameter {key}",
+                    where=str(file),
+                    fix=did_you_mean(name, known) + self._valid(),
+                )
+            kind = known[name].kind if name in known else self._kind_of_others
+            try:
+                (values if name in known else others)[name] = from_plain(value, kind)
+            except Unfit as unfit:
+                raise UsageError(f"{key} = {short_repr(value)}: {unfit}", where=str(file)) from None
+        return values, others
 
     def _option(self, token: str, flag: str) -> Option | None:
         """The option of `flag`; None if it goes to the pipeline's `**`."""
@@ -390,16 +360,16 @@ class Parameters:
             next=shlex.join(["hooke", self.verb, self.target, *fixed]) if near else "",
         )
 
-    def _value(self, option: Option, flag: str, text: str | None, rest: list[str]) -> Any:
-        if option.kind is bool:
-            negated = flag not in (option.flag, f"--{option.name}")
-            if text is None:
-                given = bool(rest) and not negated and rest[0].lower() in (*TRUE, *FALSE)
-                text = rest.pop(0) if given else "true"
-            return convert(text, bool, name=flag) is not negated
+    def _text(self, option: Option, flag: str, text: str | None, rest: list[str]) -> str:
+        """The value of an option as typed; of a flag, `true` or `false`."""
+        if not is_flag(option.kind):
+            return text if text is not None else _next(rest, flag, kind_shown(option.kind))
+        negated = flag not in (option.flag, f"--{option.name}")
         if text is None:
-            text = _next(rest, flag, kind_shown(option.kind))
-        return convert(text, option.kind, name=flag)
+            words = (*TRUE, *FALSE, *(NOTHING if option.kind is not bool else ()))
+            given = bool(rest) and not negated and rest[0].lower() in words
+            text = rest.pop(0) if given else "true"
+        return str(not convert(text, bool, name=flag)) if negated else text
 
     def _check_missing(self, values: dict[str, Any]) -> None:
         missing = [option for option in self.options if option.required and option.name not in values]
@@ -448,17 +418,6 @@ def _next(rest: list[str], flag: str, kind: str) -> str:
 def _option(parameter: Parameter, kind: Any) -> Option:
     if parameter.kind is Parameter.VAR_POSITIONAL:
         return Option(name=parameter.name, kind=tuple[kind, ...] if kind is not None else tuple, default=())
-    if kind is None and isinstance(parameter.default, bool | int | float | str):
-        kind = type(parameter.default)
+    if kind is None:
+        kind = kind_of_default(parameter.default)
     return Option(name=parameter.name, kind=kind, default=parameter.default)
-
-
-def _hints(pipeline: Pipeline[..., Any]) -> dict[str, Any]:
-    """Annotations as types, without those that cannot be evaluated."""
-    function = inspect.unwrap(pipeline.function)
-    try:
-        return get_type_hints(function)
-    except Exception:  # noqa: BLE001 - an annotation is an arbitrary expression
-        return {
-            name: kind for name, kind in inspect.get_annotations(function).items() if isinstance(kind, type)
-        }

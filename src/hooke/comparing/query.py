@@ -1,7 +1,7 @@
 """Conditions on runs, such as `params.depth>6`, names in several runs, and sorting. Conditions are parsed, not evaluated as code.
 
     condition = field operator value
-    field     = "status" | "pipeline" | ("params." | "tags." | "metrics.") name
+    field     = "status" | "pipeline" | "name" | ("params." | "tags." | "metrics.") name
     name      = characters except < > = ! and quotes, or any text in backquotes, double or single quotes
     operator  = "=" | "==" | "!=" | "<" | "<=" | ">" | ">="
     value     = a number, text in quotes, or text without operators and quotes
@@ -115,7 +115,7 @@ def _splits(text: str) -> Iterable[tuple[str, str]]:
 
 
 GROUPS = ("params", "tags", "metrics")
-FIELDS = ("status", "pipeline")
+FIELDS = ("status", "pipeline", "name")
 EXAMPLE = "write one comparison, such as params.depth>6, tags.team=ours, metrics.auc>=0.9 or status=finished"
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -306,6 +306,7 @@ def _key(
             "took": facts.row.seconds,
             "status": facts.row.status,
             "pipeline": facts.row.pipeline,
+            "name": facts.row.name,
         }[text]
         values: Sequence[str | float] = [value]
     else:

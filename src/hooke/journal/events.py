@@ -309,6 +309,12 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run_started"):
     """The search that this run is a trial of."""
     parameters: dict[str, str] = {}
     """All parameters by name, as short text, including positional ones and defaults."""
+    name: str = ""
+    """What the user calls the run: the beginning of its id; empty if the pipeline's name is that."""
+    tags: dict[str, str] = {}
+    """Tags that the run was asked for with. They are logged, too."""
+    retries: int | None = None
+    """Retries of every task in this run; None leaves each its own."""
 
 
 class RunMadeOf(_Event, frozen=True, kw_only=True, tag="run_made_of"):

@@ -158,6 +158,8 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     remaining: Remaining | None
     message: str
     resumed: int
+    name: str = ""
+    tags: dict[str, str] = {}
 
     @property
     def ended_as(self) -> str:
@@ -325,14 +327,18 @@ class RunView:
     def remaining(self, now: float) -> Remaining | None:
         """The remaining time, from the mean durations of finished items and the slots; None once the run is over.
 
-        The larger of the remaining work divided by the slots, and the longest chain of tasks that wait for each other.
+        The larger of the remaining work divided by the slots, and the longest chain of tasks that wait for each other. An attempt that
+        is overdue by more than that leaves nothing to say: no seconds, or None if all tasks were timed.
         """
         if self.status != "running":
             return None
         works = {name: task.work_s(now) for name, task in self.tasks.items()}
         untimed = tuple(name for name, work in works.items() if work is None)
         shared = sum(work for work in works.values() if work) / self._slots()
-        return Remaining(seconds=max(shared, self._longest_chain_s()), untimed=untimed)
+        seconds = max(shared, self._longest_chain_s(now))
+        if max((task.overdue_s(now) for task in self.tasks.values()), default=0.0) > seconds:
+            return Remaining(seconds=0.0, untimed=untimed) if untimed else None
+        return Remaining(seconds=seconds, untimed=untimed)
 
     def rows(self, now: float) -> list[TaskRow]:
         """The tasks at `now`, in the order of the graph."""
@@ -365,18 +371,22 @@ class RunView:
             remaining=self.remaining(now),
             message=self.ended.message if self.ended else "",
             resumed=self.resumed,
+            name=begun.name if begun else "",
+            tags=dict(begun.tags) if begun else {},
         )
 
     def _slots(self) -> int:
         slots = self.capacity.slots if self.capacity else 0
         return max(slots, len(self._busy), 1)
 
-    def _longest_chain_s(self) -> float:
+    def _longest_chain_s(self, now: float) -> float:
         """Parents have smaller ids than their children, so one pass in order finds the longest path."""
         ends: dict[int, float] = {}
         for number in sorted(self.nodes):
             node = self.nodes[number]
             own = 0.0 if node.complete or not node.needed else self.tasks[node.planned.task].item_s or 0.0
+            if not node.waiting_count and node.firsts:  # its last items run already
+                own = max(0.0, own - (now - max(started.at for started in node.firsts)))
             ends[number] = own + max((ends.get(parent, 0.0) for parent in node.planned.parents), default=0.0)
         return max(ends.values(), default=0.0)
 
@@ -623,6 +633,8 @@ def _header(view: RunView, run: str, now: float) -> list[str]:
     parameters = ", ".join(f"{name}={value}" for name, value in begun.shown.items())
     source = begun.entry if begun.entry != "pickle" else "(defined in no file)"
     lines.append(f"  {begun.pipeline}({parameters}) of {source}")
+    if begun.tags:
+        lines.append(f"  tags {', '.join(f'{name}={value}' for name, value in begun.tags.items())}")
     resumed = f", resumed {row.resumed} times" if row.resumed > 1 else ", resumed once" if row.resumed else ""
     lines.append(f"  started {moment(row.started_at)} at {begun.place}{resumed}")
     if row.status == "running":

@@ -418,13 +418,23 @@ class TaskView:
         attempts = [started for node in self.nodes.values() for started in node.firsts]
         return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
 
+    def overdue_s(self, now: float) -> float:
+        """By how much the most overdue attempt has taken longer than its items do on average; all its time if none was timed."""
+        mean = self.item_s or 0.0
+        attempts = [started for node in self.nodes.values() for started in node.firsts]
+        return max((now - a.at - (a.hi - a.lo) * mean for a in attempts), default=0.0)
+
     def remaining_s(self, now: float, slots: int) -> float | None:
-        """Seconds until its last item, with its current workers (all `slots` if it has none); None if not known."""
+        """Seconds until its last item, with its current workers (all `slots` if it has none); None if not known.
+
+        Not known, too, once an attempt is overdue by more than that: the estimate would stand still.
+        """
         work = self.work_s(now)
         if not work:
-            return work
+            return None if work is not None and self.overdue_s(now) > 0 else work
         busy = sum(len(node.firsts) for node in self.nodes.values())
-        return work / max(busy or min(slots, self.waiting or 1), 1)
+        left = work / max(busy or min(slots, self.waiting or 1), 1)
+        return None if self.overdue_s(now) > left else left
 
     def began(self, at: float) -> None:
         """An attempt started."""

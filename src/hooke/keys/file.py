@@ -102,6 +102,14 @@ class File(os.PathLike[str]):
         self.result: FileRef | None = None
         """What is stored of it, if it came from a task's result."""
 
+    @classmethod
+    def __hooke_text__(cls, text: str) -> File:
+        """The file of a path as typed on a command line. Raises ValueError, which says what is wrong."""
+        path = os.path.expanduser(text)
+        if not os.path.isfile(path):
+            raise ValueError(f"the file does not exist in {os.getcwd()}")
+        return cls(path)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (str(self.path), self.key)
 

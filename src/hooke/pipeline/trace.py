@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
+from hooke.base.annotations import annotations_of, check_arguments
 from hooke.base.errors import TraceError
 from hooke.base.user_code import user_place
 from hooke.pipeline.arguments import as_columns, bind_call, bind_map, check_lengths, copy_nesting, promises_in
@@ -26,7 +27,7 @@ def trace(
 ) -> Graph:
     """The graph of `pipeline(*args, **kwargs)`. Runs the body, but no task.
 
-    Raises UsageError for arguments that do not fit the pipeline's parameters, TraceError for operations that cannot
+    Raises UsageError for arguments that do not fit the pipeline's parameters or their annotations, TraceError for operations that cannot
     be traced, and the body's own exceptions.
     """
     if ACTIVE.get() is not None:
@@ -35,6 +36,7 @@ def trace(
             where=str(user_place()),
             fix="call it as a plain function: its tasks become part of the outer run",
         )
+    _check_types(pipeline, args, kwargs or {})
     tracer = GraphTracer(pipeline.name)
     token = ACTIVE.set(tracer)
     try:
@@ -46,6 +48,13 @@ def trace(
         ACTIVE.reset(token)
         tracer.session.is_open = False
     return Graph(pipeline=pipeline.name, nodes=tuple(tracer.nodes), output=_returned(tracer, output))
+
+
+def _check_types(pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise UsageError for arguments that do not bind, and for values that do not have the annotated types."""
+    subject = f"pipeline {pipeline.name!r}"
+    given = bind_call(subject, pipeline.signature, args, kwargs)
+    check_arguments(subject, pipeline.signature, annotations_of(pipeline.function), given)
 
 
 class GraphTracer:

@@ -78,12 +78,14 @@ def start_apart(
     *,
     descriptors: Sequence[int] = (),
     output: int | IO[bytes] | None = None,
+    errors: int | IO[bytes] | None = None,
     cwd: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C in the terminal is for its parent, which drains first.
 
-    It inherits `descriptors`, and writes stdout and stderr to `output`; None: where this process writes. Raises OSError.
+    It inherits `descriptors`, and writes stdout and stderr to `output`; None: where this process writes. `errors` is for stderr
+    alone. Raises OSError.
     """
     return subprocess.Popen(
         command,
@@ -91,7 +93,7 @@ def start_apart(
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=output,
+        stderr=output if errors is None else errors,
         start_new_session=True,
         pass_fds=descriptors,
     )

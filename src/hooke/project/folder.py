@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import random
+import re
 import shlex
 import socket
 import stat
@@ -33,13 +34,23 @@ from hooke.base.observed import InputsNow
 from hooke.base.user_code import is_users
 from hooke.journal.events import Event, RunStarted, StudyStarted
 from hooke.journal.run_folders import DRIVER, LOCK, RunsFolder
-from hooke.journal.study_records import PlansFolder
+from hooke.journal.study_records import SEARCH_PREFIX, STUDY_PREFIX, PlansFolder
 from hooke.journal.writer import Journal
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
-__all__ = ["MARKERS", "SEED", "Project", "lock_run", "new_run_id", "open_run", "project_of", "start_of"]
+__all__ = [
+    "MARKERS",
+    "SEED",
+    "Project",
+    "check_run_name",
+    "lock_run",
+    "new_run_id",
+    "open_run",
+    "project_of",
+    "start_of",
+]
 
 
 SEED = "HOOKE_SEED"
@@ -337,6 +348,19 @@ def start_of(module: ModuleType | None = None) -> Path:
 
 
 # --- Names of runs.
+
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def check_run_name(name: str, *, said: str) -> None:
+    """Raise UsageError for a name that cannot begin a run's id. `said` shows it as it was given, such as `name='a b'`."""
+    taken = next((prefix for prefix in (STUDY_PREFIX, SEARCH_PREFIX) if name.startswith(prefix)), "")
+    if not _NAME.fullmatch(name) or taken:
+        raise UsageError(
+            f"{said} is not a valid beginning of a run id",
+            why=f"ids that begin with {taken!r} are those of studies and searches" if taken else "",
+            fix="use letters, digits, '-', '_' and '.', a letter or digit first; a tag may be any text",
+        )
 
 
 def new_run_id(pipeline: str, now: float) -> str:

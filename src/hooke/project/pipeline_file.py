@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 import threading
 import traceback
@@ -86,9 +87,9 @@ def entry_of(pipeline: Pipeline[..., Any]) -> PipelineEntry:
 
 
 def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
-    """The pipeline of `file.py:name`, or the only one of `file.py`, and the file.
+    """The pipeline of `file.py:name` or `package.module:name`, or the only one of `file.py` or `package.module`, and the file.
 
-    Raises UsageError if there is no such file or pipeline, if importing the file fails, or if it has several and none is named.
+    Raises UsageError if there is no such file, module or pipeline, if importing the file fails, or if it has several and none is named.
     """
     module, path, name = load_file(text, "pipeline")
     found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
@@ -109,12 +110,72 @@ def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
 
 
 def file_of(text: str, what: str) -> tuple[Path, str]:
-    """The path in `file.py` or `file.py:name`, as given, and the name. Raises UsageError if there is no such file."""
+    """The path in `file.py` or `file.py:name`, as given, or of the module in `package.module:name`, and the name.
+
+    Raises UsageError if there is no such file or module, or if a package of the module cannot be imported.
+    """
     file_text, _, name = text.partition(":")
     path = Path(file_text)
+    if not path.is_file() and _MODULE.fullmatch(file_text) and path.suffix != ".py":
+        return _file_of_module(file_text, what), name
     if not path.is_file():
         raise UsageError(f"no file {file_text}", fix=_nearby(path, what), where=str(path.parent.resolve()))
     return path, name
+
+
+_MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def _file_of_module(dotted: str, what: str) -> Path:
+    """The source of a module that can be imported from the working directory.
+
+    Raises UsageError if there is no such module, or no source of it, or if a package of it cannot be imported.
+    """
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        spec = importlib.util.find_spec(dotted)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{dotted}.".startswith(f"{error.name}."):
+            spec = None
+        else:
+            lines = user_frames("".join(traceback.format_exception(error)))
+            raise UsageError(
+                f"a package of {dotted} cannot be imported: {type(error).__name__}: {error}",
+                why="\n".join(lines),
+            ) from error
+    if spec is None:
+        raise UsageError(
+            f"no module {dotted}, and no file of this name",
+            where=here,
+            fix=_nearby_module(dotted)
+            or f"give a Python file with a @{what} in it, or a module that can be imported here",
+        )
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise UsageError(
+            f"{dotted} is not a module with Python source",
+            fix=f"name the module in it that has the {what}: {dotted}.MODULE"
+            if spec.submodule_search_locations
+            else "",
+        )
+    path = Path(spec.origin)
+    if _module_name(path.resolve())[1] != dotted:
+        raise UsageError(
+            f"{dotted} cannot be run as a module: a folder above {path.name} has no __init__.py",
+            fix=f"add an empty __init__.py, or run the file: {path}",
+        )
+    return path
+
+
+def _nearby_module(dotted: str) -> str:
+    """The module that may be meant, or its file where a project with `src` has it, which only installing makes importable."""
+    package, _, name = dotted.rpartition(".")
+    folder = Path(*package.split("."))
+    if near := get_close_matches(name, [file.stem for file in folder.glob("*.py")], n=1):
+        return f"did you mean {package}{'.' * bool(package)}{near[0]}?"
+    path = Path("src", *dotted.split(".")).with_suffix(".py")
+    return f"run the file, {path}, or install the project: pip install -e ." if path.is_file() else ""
 
 
 def choose(path: Path, name: str, found: dict[str, T], *, what: str, fix: str) -> T:
@@ -201,6 +262,8 @@ def _same_file(module: ModuleType, path: Path, dotted: str) -> ModuleType:
 def _module_name(path: Path) -> tuple[Path, str]:
     """The folder for sys.path, and the dotted name: parent folders with an __init__.py are packages."""
     parts, folder = [path.stem], path.parent
+    if path.name == "__init__.py":  # the module is the package itself
+        parts.pop()
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
         folder = folder.parent

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
@@ -37,6 +38,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
+from hooke.journal.reader import first_event
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import check
@@ -57,7 +59,7 @@ from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here
 from hooke.processes.start import Interrupts
 from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
-from hooke.project.folder import Project, lock_run, new_run_id, open_run
+from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run
 from hooke.project.pipeline_file import entry_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
@@ -182,18 +184,37 @@ LARGEST_JOURNAL = 16 * 1024 * 1024
 RUNS_READ = 3
 """More than one, because a cached run measures nothing."""
 
+NAMED_READ = 50
+"""Only a journal says of which pipeline a run with a name of its own is."""
+
 
 def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, dict[int, float]]:
     """Task -> item -> seconds, from the pipeline's newest runs, for items that ran in an attempt of their own."""
     expected: dict[str, dict[int, float]] = {}
-    earlier = [run for run in runs.names() if run != besides and run.rsplit("-", 3)[0] == pipeline]
-    for run in earlier[:RUNS_READ]:
+    for run in islice(_earlier(runs, pipeline, besides), RUNS_READ):
         journal = runs.folder(run) / "driver.journal"
         if not journal.is_file() or journal.stat().st_size > LARGEST_JOURNAL:
             continue
         for task, items in _measured(runs, run).items():
             expected[task] = items | expected.get(task, {})
     return expected
+
+
+def _earlier(runs: RunsFolder, pipeline: str, besides: str) -> Iterator[str]:
+    """The pipeline's other runs, the newest first; of those with a name of their own only the newest of all."""
+    for index, run in enumerate(runs.names()):
+        if run != besides and (
+            run.rsplit("-", 3)[0] == pipeline or (index < NAMED_READ and _pipeline_of(runs, run) == pipeline)
+        ):
+            yield run
+
+
+def _pipeline_of(runs: RunsFolder, run: str) -> str:
+    try:
+        begun = first_event(runs.folder(run), DRIVER)
+    except HookeError:  # damage in an old journal must not stop a new run
+        return ""
+    return begun.pipeline if isinstance(begun, RunStarted) else ""
 
 
 def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
@@ -218,14 +239,23 @@ STOP_POLL_S = 0.1
 """Seconds between two checks for a request to stop. A check opens a file, and short tasks end thousands of times a second."""
 
 
-def plan_of(node: Node, expected: Mapping[str, Mapping[int, float]], *, repeatable: bool) -> NodePlan:
-    """The plan of a graph node. `expected` is task -> item -> seconds; a slow attempt of a `repeatable` node gets a twin."""
+def plan_of(
+    node: Node,
+    expected: Mapping[str, Mapping[int, float]],
+    *,
+    repeatable: bool,
+    retries: int | None = None,
+) -> NodePlan:
+    """The plan of a graph node. `expected` is task -> item -> seconds; a slow attempt of a `repeatable` node gets a twin.
+
+    `retries` replaces the task's own.
+    """
     asked = node.task.resources
     return NodePlan(
         cpus=asked.cpus,
         memory=asked.memory,
         gpus=asked.gpus,
-        retries=asked.retries,
+        retries=asked.retries if retries is None else retries,
         timeout_s=asked.timeout_s,
         ranks=asked.gang,
         repeatable=repeatable,
@@ -252,8 +282,14 @@ class RunOrder:
     force: bool | Sequence[str] = False
     """Tasks that run although their results are stored, with all that use them; True for all."""
     run: str | None = None
-    name: str = ""
+    new_id: str = ""
     """The id of a new run; empty for a generated one."""
+    name: str = ""
+    """The beginning of a generated id; empty means the pipeline's name."""
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    """Tags of the run, which win over those that the pipeline's body sets."""
+    retries: int | None = None
+    """How often a failed task runs again, for every task; None leaves each its own number."""
     parent: str = ""
     """The search of which the run is a trial."""
     experiment: str = ""
@@ -463,7 +499,11 @@ class Driver:
     def _plans(self) -> list[NodePlan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
         expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
-        return [plan_of(node, expected, repeatable=node.task.resources.cache) for node in self.graph.nodes]
+        retries = self.order.retries
+        return [
+            plan_of(node, expected, repeatable=node.task.resources.cache, retries=retries)
+            for node in self.graph.nodes
+        ]
 
     def _started(self, store: Store, *, seed: int) -> RunStarted:
         order = self.order
@@ -487,6 +527,9 @@ class Driver:
             experiment=order.experiment or self.project.settings.tracking.experiment,
             parent=order.parent,
             parameters=_parameters(order),
+            name=order.name,
+            tags={name: str(value) for name, value in order.tags.items()},
+            retries=order.retries,
         )
 
     def _mlflow(self) -> MlflowPlace | None:
@@ -535,7 +578,7 @@ class Driver:
                     cpus=asked.cpus,
                     memory=asked.memory,
                     gpus=asked.gpus,
-                    retries=asked.retries,
+                    retries=asked.retries if self.order.retries is None else self.order.retries,
                     timeout_s=asked.timeout_s,
                     cache=asked.cache,
                     seed=self.seed,
@@ -551,11 +594,14 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     check_wanted(order.wanted, place, resumed=order.run is not None)
     check_cost(place)
     clock = clock or SystemClock()
-    run = order.run or order.name or new_run_id(order.pipeline.name, clock.now())
+    _check_labels(order)
+    run = order.run or order.new_id or new_run_id(order.name or order.pipeline.name, clock.now())
     durable = project.settings.journal.durable
     tracker = Tracker(project.runs.folder(run), DRIVER, durable=durable, held=True)
     with logging_into(tracker):
         graph = trace(order.pipeline, order.args, order.params)
+        if order.tags:
+            tracker.set_tags(order.tags)
     check_gangs(graph, place)
     if order.run is None:
         _check_forced(order.force, graph)
@@ -619,6 +665,22 @@ def _forced_tasks(force: bool | Sequence[str], graph: Graph) -> tuple[str, ...]:
     if isinstance(force, bool):
         return tuple(tasks) if force else ()
     return (force,) if isinstance(force, str) else tuple(force)
+
+
+def _check_labels(order: RunOrder) -> None:
+    """Raise UsageError for a name, tags or retries that cannot be."""
+    if order.name and order.run is None:
+        check_run_name(order.name, said=f"the name {order.name!r}")
+    for name, value in order.tags.items():
+        if not isinstance(name, str) or not name.strip() or not isinstance(value, str | int | float):
+            raise UsageError(
+                f"the tag {name!r} = {short_repr(value)} is not text by name",
+                fix='give tags as text or numbers: {"team": "ours"}, or --tag team=ours',
+            )
+    if order.retries is not None and (
+        isinstance(order.retries, bool) or not isinstance(order.retries, int) or order.retries < 0
+    ):
+        raise UsageError(f"retries={order.retries!r} is not a number of retries", fix="give 0 or more")
 
 
 def _check_forced(force: bool | Sequence[str], graph: Graph) -> None:  # noqa: FBT001 - as in `run`

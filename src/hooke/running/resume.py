@@ -77,6 +77,9 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
         allow_mismatch=started.allow_mismatch,
         force=started.forced,
         wanted=RunTargets(deadline=started.deadline, budget_usd=started.budget_usd),
+        name=started.name,
+        tags=started.tags,
+        retries=started.retries,
         run=started.run,
         observers=observers,
     )

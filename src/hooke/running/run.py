@@ -1,16 +1,16 @@
-"""`run()`, and `Run`, its handle."""
+"""`run()` and `run_async()`, and `Run`, their handle."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hooke.base.errors import HookeError, RunStopped, TaskFailed
+from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event
 from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
@@ -32,7 +32,7 @@ from hooke.tracking.logged_values import Logged, logged_in
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
 
-__all__ = ["Run", "run"]
+__all__ = ["Run", "run", "run_async"]
 
 _log = logging.getLogger("hooke")
 
@@ -49,6 +49,9 @@ def run(  # noqa: PLR0913 - options by name
     budget: str | float | None = None,
     allow_mismatch: Sequence[str] = (),
     force: bool | Sequence[str] = False,
+    name: str = "",
+    tags: Mapping[str, Any] | None = None,
+    retries: int | None = None,
     **params: Any,
 ) -> Run:
     """Run a pipeline on a backend, cached and journalled.
@@ -61,12 +64,14 @@ def run(  # noqa: PLR0913 - options by name
     Remote workers need this process's Python, and its versions of the distributions that the code uses; `allow_mismatch` names
     distributions (or `python`) that may differ.
     `force` names tasks that run although their results are stored, as does all that uses them; True stands for all tasks.
+    `name` is the beginning of the run's id, instead of the pipeline's name. `tags` are text by name, as from `set_tag`, which they
+    override. `retries` is how often a failed task runs again, instead of what each task says.
     With `wait=False` the run continues in a thread, but not
     longer than this process: call `result()`, or continue it later with `hooke resume`.
     `progress` is what stderr shows: `auto` (a live table on a terminal or in a notebook, elsewhere a line
     every five seconds; nothing for a short run), `table` (at once; lines where a table is impossible), `lines` (for each
     task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
-    All other arguments are passed to the pipeline.
+    All other arguments are passed to the pipeline, and must have the annotated types.
 
     A run whose failed items were left out (`.map(..., on_error="continue")`) returns too: its `status` is "finished with
     failures", and `failures` has them.
@@ -75,28 +80,20 @@ def run(  # noqa: PLR0913 - options by name
     for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
     With `wait=False`, `Run.result()` raises them.
     """
-    check_call("run", pipeline)
-    project = project_of(pipeline)
-    wanted = wanted_progress(progress, project.settings.show.progress)
-    wish = parse_wanted(deadline, budget, now=time.time())
     order = RunOrder(
         pipeline=pipeline,
         args=args,
         params=params,
         on=on,
         workers=workers,
-        wanted=wish,
+        wanted=parse_wanted(deadline, budget, now=time.time()),
         allow_mismatch=tuple(allow_mismatch),
         force=force,
+        name=name,
+        tags=tags or {},
+        retries=retries,
     )
-    driver = prepare(order, project)
-    scene = Scene(in_this_process=driver.place.engine == "serial", background=not wait)
-    shown = open_progress(wanted, scene)
-    driver.order = replace(driver.order, observers=(shown.observe,))
-    return _begin(driver, shown, wait=wait)
-
-
-def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
+    driver, shown = _prepared("run", order, progress, background=not wait)
     handle = Run(driver.project, driver.run)
     if not wait:
         handle.follow(driver, shown)
@@ -105,11 +102,99 @@ def _begin(driver: Driver, shown: Progress, *, wait: bool) -> Run:
         status = driver.drive()
     if status == "stopped" and handle.stopped_by == CTRL_C:
         raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
+    _conclude(handle, status)
+    return handle
+
+
+async def run_async(  # noqa: PLR0913 - options by name
+    pipeline: Pipeline[..., Any],
+    /,
+    *args: Any,
+    on: Any = "local",
+    workers: int | tuple[int, int] | None = None,
+    progress: str = "auto",
+    deadline: str | float | None = None,
+    budget: str | float | None = None,
+    allow_mismatch: Sequence[str] = (),
+    force: bool | Sequence[str] = False,
+    name: str = "",
+    tags: Mapping[str, Any] | None = None,
+    retries: int | None = None,
+    **params: Any,
+) -> Run:
+    """Run a pipeline as `run` does, without blocking the asyncio loop: a thread drives the run.
+
+    The arguments are those of `run` without `wait`, and so are the errors. The pipeline's body is traced in the loop's thread, before
+    the first wait. Several runs may be awaited at once.
+
+    Cancelling the await stops the run cleanly, as Ctrl-C does, and returns when it has stopped; `hooke resume` continues it. A
+    second cancellation does not wait for that.
+    """
+    import asyncio  # the caller's loop has it; `run` needs none of it
+
+    loop = asyncio.get_running_loop()
+    order = RunOrder(
+        pipeline=pipeline,
+        args=args,
+        params=params,
+        on=on,
+        workers=workers,
+        wanted=parse_wanted(deadline, budget, now=time.time()),
+        allow_mismatch=tuple(allow_mismatch),
+        force=force,
+        name=name,
+        tags=tags or {},
+        retries=retries,
+    )
+    driver, shown = _prepared("run_async", order, progress, background=True)
+    handle, ended = Run(driver.project, driver.run), asyncio.Event()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(ended.set)
+
+    handle.follow(driver, shown, then=tell)
+    try:
+        await ended.wait()
+    except asyncio.CancelledError:
+        driver.project.runs.request_stop(driver.run, "cancellation")
+        await ended.wait()
+        raise
+    _conclude(handle, handle.status)
+    return handle
+
+
+def _prepared(caller: str, order: RunOrder, progress: str, *, background: bool) -> tuple[Driver, Progress]:
+    """The traced run with its progress display. Raises UsageError and TraceError."""
+    check_call(caller, order.pipeline)
+    project = project_of(order.pipeline)
+    wanted = wanted_progress(progress, project.settings.show.progress)
+    _check_options(caller, order)
+    driver = prepare(order, project)
+    scene = Scene(in_this_process=driver.place.engine == "serial", background=background)
+    shown = open_progress(wanted, scene)
+    driver.order = replace(driver.order, observers=(shown.observe,))
+    return driver, shown
+
+
+def _check_options(caller: str, order: RunOrder) -> None:
+    """Raise UsageError for an option that is a parameter of the pipeline, too: nobody could tell which is meant."""
+    given = {"force": order.force, "name": order.name, "tags": order.tags, "retries": order.retries}
+    for option, value in given.items():
+        absent = value is None or value is False or value in ("", {})
+        if not absent and option in order.pipeline.signature.parameters:
+            raise UsageError(
+                f"{option}= is an option of {caller}(), and a parameter of pipeline {order.pipeline.name!r}",
+                fix=f"rename the parameter, for example to {option}_, or pass its value by position",
+            )
+
+
+def _conclude(handle: Run, status: str) -> None:
+    """Raise the error that ended a run, or log which items its result lacks."""
     if status != FINISHED:
         handle.check()
     if status == WITH_FAILURES:
-        _log.warning("%s", failed_items_text(handle._view(), driver.run))  # noqa: SLF001 - this module's class
-    return handle
+        _log.warning("%s", failed_items_text(handle._view(), handle.id))  # noqa: SLF001 - this module's class
 
 
 class Run:
@@ -244,8 +329,10 @@ class Run:
         """Request a clean stop; the run can be resumed."""
         self.project.runs.request_stop(self.id, "Run.stop()")
 
-    def follow(self, driver: Driver, shown: Progress | None = None) -> None:
-        """Drive the run in a thread of this process. `shown` is entered in the calling thread."""
+    def follow(
+        self, driver: Driver, shown: Progress | None = None, *, then: Callable[[], None] | None = None
+    ) -> None:
+        """Drive the run in a thread of this process. `shown` is entered in the calling thread; the other one calls `then` at the end."""
         context = ExitStack()
 
         def drive() -> None:
@@ -254,6 +341,9 @@ class Run:
                     driver.drive()
             except BaseException as error:  # noqa: BLE001 - result() raises it
                 self._error = error
+            finally:
+                if then is not None:
+                    then()
 
         self.project.create()
         self.project.runs.create(driver.run)  # so that stop() works at once

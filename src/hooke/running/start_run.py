@@ -15,7 +15,7 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
 from hooke.journal.events import RunFinished, RunStarted
-from hooke.project.folder import Project, lock_run, new_run_id, open_run, start_of
+from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run, start_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.running.run import Run
 from hooke.sync.background import Shipping, ensure_shipper
@@ -50,11 +50,8 @@ def start_run(
             "this process already logs into a run",
             fix="finish() that run first; inside a task, use log_metric() without start_run()",
         )
-    if name and not re.fullmatch(r"[\w.-]+", name):
-        raise UsageError(
-            f"name={name!r} is not a valid beginning of a run id",
-            fix="use letters, digits, '-', '_' and '.'; set_tag() accepts any text",
-        )
+    if name:
+        check_run_name(name, said=f"name={name!r}")
     start = start_of()
     project = Project.find(start)
     title = name or (

@@ -1,25 +1,45 @@
-"""`hooke run`: runs a pipeline, with its parameters as options."""
+"""`hooke run` and `hooke attach`: runs a pipeline, with its parameters as options, here or in a session of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
+import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 
-from hooke.base.errors import HookeError, TraceError
+from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
-from hooke.cli.options import backend_options, debug_option, json_option, worker_range
+from hooke.cli.options import (
+    backend_options,
+    complete_run,
+    debug_option,
+    in_project,
+    json_option,
+    worker_range,
+)
 from hooke.cli.parameters import Parameters
-from hooke.cli.screens import CommandSession
+from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, say_next
 from hooke.fleets.elastic import parse_wanted
+from hooke.journal.reader import follow
+from hooke.journal.run_folders import DRIVER
+from hooke.journal.run_view import view_of
+from hooke.pipeline.pipeline import Pipeline
+from hooke.processes.start import python_module, start_apart
 from hooke.project.backends import find_backend
-from hooke.project.folder import Project
+from hooke.project.folder import Project, check_run_name, new_run_id
 from hooke.running.driver import Driver, RunOrder, prepare
+from hooke.running.run import Run
 
-__all__ = ["run"]
+__all__ = ["attach", "run"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +52,26 @@ class _Asked:
     budget: str | None
     allow_mismatch: tuple[str, ...]
     force: tuple[str, ...]
+    name: str
+    tags: dict[str, str]
+    retries: int | None
+    params: Path | None
+    run_id: str
 
 
 ALL = "*"
 """The value of `--force` without a task."""
 
 
+TYPED = "hooke.typed"
+"""The words after `hooke run`, for a driver in a session of its own."""
+
+
 class _RunCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click, but the word after `--force` is not its value: `hooke run --force job.py`."""
         end = args.index("--") if "--" in args else len(args)
+        ctx.meta[TYPED] = (args[:end], args[end:])
         args[:end] = [f"--force={ALL}" if word == "--force" else word for word in args[:end]]
         return super().parse_args(ctx, args)
 
@@ -51,7 +81,7 @@ class _RunCommand(click.Command):
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
     add_help_option=False,
 )
-@click.argument("target", metavar="FILE.py[:PIPELINE]", required=False)
+@click.argument("target", metavar="FILE.py[:PIPELINE]|MODULE[:PIPELINE]", required=False)
 @backend_options(default="local")
 @click.option("--deadline", metavar="TIME", help="The deadline: 30m, 2h. Needs --workers LOW-HIGH.")
 @click.option(
@@ -71,6 +101,29 @@ class _RunCommand(click.Command):
     multiple=True,
     help="Run TASK (all tasks without =TASK) although its result is stored, and all that uses it. Can be repeated.",
 )
+@click.option(
+    "--name",
+    default="",
+    metavar="NAME",
+    help="The beginning of the run's id.  [default: the pipeline's name]",
+)
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="A tag of the run. Can be repeated.")
+@click.option(
+    "--retries",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="How often a failed task runs again, instead of what each task says.",
+)
+@click.option(
+    "--params",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Parameters from a TOML, YAML or JSON file; those on the command line win.",
+)
+@click.option(
+    "--detach", is_flag=True, help="Return when the run has started; it goes on without this terminal."
+)
+@click.option("--run-id", default="", hidden=True)
 @json_option
 @debug_option
 @click.option("--help", "asked_help", is_flag=True, help="Show this help, and with a FILE its parameters.")
@@ -86,13 +139,20 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     budget: str | None,
     allow_mismatch: tuple[str, ...],
     force: tuple[str, ...],
+    name: str,
+    tags: tuple[str, ...],
+    retries: int | None,
+    params: Path | None,
+    detach: bool,
+    run_id: str,
     as_json: bool,
     asked_help: bool,
     parameters: tuple[str, ...],
 ) -> int:
-    """Run the only pipeline of FILE.py, or the named one.
+    """Run the only pipeline of FILE.py or of a module, or the named one: report.py, report.py:daily, package.module:daily.
 
-    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast. Pass
+    The pipeline's parameters are options: `def delays(months: int, fast: bool = False)` takes --months 3 --fast.
+    Dates, durations (90s, 1h30m), paths and enums are typed as such; lists repeat the option, or are JSON. Pass
     parameters with the name of a Hooke option after --. The result goes to stdout, everything else to stderr.
     Exit codes: 0 finished, 1 a task failed or the run finished with failures, 2 wrong usage, 130 stopped
     (Ctrl-C, hooke stop).
@@ -109,8 +169,15 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
             budget=budget,
             allow_mismatch=allow_mismatch,
             force=force,
+            name=name,
+            tags=_tags(tags),
+            retries=retries,
+            params=params,
+            run_id=run_id,
         )
-        conduct, driver = _driver(session, target, parameters, asked=asked, as_json=as_json)
+        if detach:
+            return _detached(ctx, session, target, parameters, asked=asked, as_json=as_json)
+        conduct, driver = _driver(ctx, session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
         error.next = error.next or _again(error, target, parameters)
         if refused is None:
@@ -119,18 +186,48 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     return conduct.drive(driver)
 
 
-def _driver(
-    session: CommandSession, target: str, tokens: Sequence[str], *, asked: _Asked, as_json: bool
-) -> tuple[DrivenRun, Driver]:
+def _tags(texts: Sequence[str]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--tag {text}: KEY=VALUE expected", fix="write --tag team=ours")
+        if key in tags:
+            raise UsageError(f"--tag {key}= is given twice", fix="give each tag once")
+        tags[key] = value
+    return tags
+
+
+def _parsed(
+    ctx: click.Context, session: CommandSession, target: str, tokens: Sequence[str], asked: _Asked
+) -> tuple[Pipeline[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The pipeline with its arguments; the session's project is its project from now on."""
     pipeline, path = load_pipeline(target)
-    args, params = Parameters(pipeline, target=target).parse(tokens)
-    session.project = project = Project.find(path)
+    parameters = Parameters(pipeline, target=target)
+    args, params = parameters.parse(tokens, asked.params)
+    parameters.refuse_shared(ctx)
+    session.project = Project.find(path)
+    return pipeline, args, params
+
+
+def _driver(
+    ctx: click.Context,
+    session: CommandSession,
+    target: str,
+    tokens: Sequence[str],
+    *,
+    asked: _Asked,
+    as_json: bool,
+) -> tuple[DrivenRun, Driver]:
+    pipeline, args, params = _parsed(ctx, session, target, tokens, asked)
+    project = session.project
+    assert project is not None
     counts = worker_range(asked.workers)
     found = find_backend(asked.on, workers=None, places=project.settings.places)
     conduct = DrivenRun(
         session=session,
         as_json=as_json,
-        typed=shlex.join(["hooke", "run", target, *tokens]),
+        typed=shlex.join(["hooke", "run", *_given(ctx)]),
         in_this_process=found.engine == "serial",
     )
     order = RunOrder(
@@ -142,9 +239,145 @@ def _driver(
         wanted=parse_wanted(asked.deadline, asked.budget, now=time.time()),
         allow_mismatch=asked.allow_mismatch,
         force=ALL in asked.force or asked.force,
+        new_id=asked.run_id,
+        name=asked.name,
+        tags=asked.tags,
+        retries=asked.retries,
         observers=(conduct.progress.observe,),
     )
     return conduct, user_code(lambda: prepare(order, project), pipeline)
+
+
+def _given(ctx: click.Context) -> list[str]:
+    """The words of the command, to type again."""
+    before, after = ctx.meta[TYPED]
+    kept = [word for word in before if word != "--detach" and not word.startswith("--run-id=")]
+    return [*kept, *after]
+
+
+# --- `hooke run --detach`: the driver in a session of its own, and `hooke attach`, which shows what it does.
+
+OUTPUT, ERRORS = "output.txt", "errors.txt"
+"""What the driver of a detached run prints, in the run's folder; with `--json` its stderr apart."""
+POLL_S = 0.05
+"""Between two looks at a driver that is starting."""
+
+
+def _detached(
+    ctx: click.Context,
+    session: CommandSession,
+    target: str,
+    tokens: Sequence[str],
+    *,
+    asked: _Asked,
+    as_json: bool,
+) -> int:
+    """Start the driver and wait until its run has started. If it ends before, what it printed is printed here."""
+    pipeline, _, _ = _parsed(ctx, session, target, tokens, asked)
+    project = session.project
+    assert project is not None
+    if asked.name:
+        check_run_name(asked.name, said=f"--name {asked.name}")
+    run_id = new_run_id(asked.name or pipeline.name, time.time())
+    with tempfile.TemporaryDirectory(dir=project.create()) as folder:
+        output, errors = Path(folder) / OUTPUT, Path(folder) / (ERRORS if as_json else OUTPUT)
+        words = [*(["--debug"] if session.debug else []), "run", f"--run-id={run_id}", *_given(ctx)]
+        with output.open("ab") as out, errors.open("ab") as err:
+            process = start_apart(python_module("hooke", *words), output=out, errors=err)
+        try:
+            begun = _wait_for_start(process, project, run_id)
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+        if not begun:
+            click.echo(errors.read_text("utf-8", "replace"), err=True, nl=False)
+            if as_json:
+                click.echo(output.read_text("utf-8", "replace"), nl=False)
+            return process.returncode or EXIT_FAILED
+        for file in {output, errors}:
+            file.rename(project.runs.folder(run_id) / file.name)
+    output = project.runs.folder(run_id) / OUTPUT
+    if as_json:
+        facts = {"run": run_id, "status": "running", "pid": process.pid, "output": str(output)}
+        click.echo(json.dumps(facts, indent=2))
+        return 0
+    click.echo(run_id)
+    click.echo(
+        f"run {run_id} goes on without this terminal (process {process.pid}); it prints to {output}", err=True
+    )
+    say_next(f"hooke attach {run_id}", project)
+    return 0
+
+
+def _wait_for_start(process: subprocess.Popen[bytes], project: Project, run_id: str) -> bool:
+    """Whether the driver's journal has begun; False if the driver ended before."""
+    while True:
+        ended = process.poll() is not None
+        with contextlib.suppress(JournalError):  # there is no folder yet
+            if view_of(project.runs, run_id).begun is not None:
+                return True
+        if ended:
+            return False
+        time.sleep(POLL_S)
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@json_option
+@in_project
+@click.pass_obj
+def attach(session: CommandSession, *, run: str, as_json: bool, project: Project) -> int:
+    """Show the progress of RUN (by default the running one, else the last), and its result when it ends.
+
+    The exit code is that of the run, as of hooke run. Ctrl-C leaves the run running.
+    """
+    name = project.runs.find(run) if run else _attachable(project)
+    begun = view_of(project.runs, name).begun
+    if begun is not None and begun.kind != "pipeline":
+        raise UsageError(
+            f"{name} is the run of a {begun.kind}, which has no tasks to follow", next=f"hooke show {name}"
+        )
+    conduct = DrivenRun(session=session, as_json=as_json)
+    try:
+        with conduct.progress:
+            for event in follow(
+                project.runs.folder(name), segments=(DRIVER,), stop=lambda: not project.runs.alive(name)
+            ):
+                conduct.progress.observe(event)
+    except KeyboardInterrupt:
+        click.echo(f"run {name} goes on", err=True)
+        say_next(f"hooke attach {name}, or hooke stop {name}", project)
+        return EXIT_STOPPED
+    return _ended(conduct, project, name)
+
+
+def _attachable(project: Project) -> str:
+    """The only running run, else the newest. Raises UsageError if several are running, or if there is none."""
+    running = [name for name in project.runs.names() if project.runs.alive(name)]
+    if len(running) > 1:
+        raise UsageError(
+            f"{len(running)} runs are running",
+            fix=f"pass one of: {', '.join(running)}",
+            next=f"hooke attach {running[0]}",
+        )
+    return running[0] if running else project.runs.find()
+
+
+def _ended(conduct: DrivenRun, project: Project, name: str) -> int:
+    """Print how the run ended, as `hooke run` does; returns its exit code."""
+    view = view_of(project.runs, name)
+    if view.status == "stopped":
+        return conduct.stopped(name, "cleanly")
+    if view.status == "lost":
+        output = project.runs.folder(name) / OUTPUT
+        error = HookeError(
+            f"the driver of run {name} died",
+            why=f"it printed to {output}" if output.exists() else "",
+            next=view.resume_command,
+        )
+        return conduct.refused(error, run=name)
+    return conduct.told(Run(project, name))
 
 
 def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -89,7 +89,11 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     if not rows:
         click.echo(f"no runs yet in {project.root}\nnext: hooke run FILE.py", err=True)
         return 0
-    lines = aligned(COLUMNS, [_cells(name, row) for name, row in rows], right=range(4, 8))
+    tags = [_tags(row) for _, row in rows]
+    cells = [_cells(name, row) for name, row in rows]
+    if any(tags):
+        cells = [(*own, text) for own, text in zip(cells, tags, strict=True)]
+    lines = aligned((*COLUMNS, "tags") if any(tags) else COLUMNS, cells, right=range(4, 8))
     click.echo("\n".join(lines))
     if seen < len(names):
         click.echo(f"{len(names) - seen} older runs not shown: hooke runs --limit {len(names)}", err=True)
@@ -211,8 +215,16 @@ def _cells(name: str, row: RunRow | HookeError) -> tuple[str, ...]:
 
 
 def _parameters(row: RunRow) -> str:
-    parameters = " ".join(f"{key}={value}" for key, value in row.parameters.items())
-    return parameters if len(parameters) <= 60 else parameters[:57] + "..."
+    return _pairs(row.parameters)
+
+
+def _tags(row: RunRow | HookeError) -> str:
+    return "" if isinstance(row, HookeError) else _pairs(row.tags)
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    text = " ".join(f"{key}={value}" for key, value in values.items())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # --- `hooke stop`: stops a run cleanly from another terminal.

@@ -103,7 +103,7 @@ def _driver(request: RerunRequest, project: Project, was: RunView) -> Driver:
         params={each: _moved(value, request) for each, value in params.items()},
         on=begun.place,
         workers=begun.workers,
-        name=request.run,
+        new_id=request.run,
     )
     try:
         return prepare(order, mine)
