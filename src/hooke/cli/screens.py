@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import traceback
 from dataclasses import dataclass
@@ -72,8 +73,15 @@ def exit_code(error: HookeError) -> int:
     return EXIT_USAGE if isinstance(error, _BEFORE_ANYTHING_RAN) else EXIT_FAILED
 
 
+_JOINTS = re.compile(r"(, or | {4}when fixed: )")
+
+
 def command(text: str, project: Project | None) -> str:
-    """A command to suggest, with `--project` if the working directory belongs to another project."""
+    """A command to suggest, or several, with `--project` if the working directory belongs to another project."""
+    return "".join(_in_project(part, project) for part in _JOINTS.split(text))
+
+
+def _in_project(text: str, project: Project | None) -> str:
     if (
         project is None
         or not text.startswith("hooke ")

@@ -289,7 +289,8 @@ def _parse_list(text: str, found: re.Match[str]) -> Where:
 
 def _split(text: str, mark: str) -> list[str]:
     """The parts of `text` between commas, or between the words `and` or `or`, outside of quotes and parentheses."""
-    parts, depth, start, at = [], 0, 0, 0
+    parts: list[str] = []
+    depth, start, at = 0, 0, 0
     while at < len(text):
         letter = text[at]
         if letter in "`\"'" and (end := text.find(letter, at + 1)) > 0:

@@ -308,8 +308,9 @@ class RunView:
             task=planned.task,
             item=event.item if planned.kind == "map" else None,
             attempt=event.attempt,
+            tries=self.nodes[event.node].tries_of(event),
             worker=event.worker,
-            next=f"hooke logs {run or self.run} {planned.task}",
+            run=run or self.run,
         )
 
     def results(self, node: int) -> SegmentMap:
