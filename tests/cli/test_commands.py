@@ -125,7 +125,10 @@ class TestRun:
             r"^finished with 1 failure in .*: 2 done, 0 cached, 1 failed$", done.err, re.MULTILINE
         )
         assert "invert item 1: TaskError: ZeroDivisionError" in done.err
-        assert f"when fixed: hooke resume {run}" in done.err
+        assert (
+            f"  look at one: hooke debug {run} invert --item 1\n  when fixed: hooke resume {run}\n"
+            in done.err
+        )
         facts = json.loads(desk.hooke("run", "job.py", "--json").out)
         assert (facts["status"], facts["result"]) == ("finished with failures", [0.5, 0.25])
         (failure,) = facts["failures"]
@@ -277,7 +280,7 @@ class TestLooking:
             assert "\x1b" not in text
             assert "\x07" not in text
         assert "failed (try 1 of 2): ValueError: red" in failed.err
-        assert "loud: again in " in failed.err
+        assert "loud: runs again in " in failed.err
         assert "where: try 2 of 2 on worker local-1" in failed.err
         assert len(failed.err) < 5_000
         assert re.search(r", in loud\n +raise ValueError", failed.err), "the frames are not pushed out"

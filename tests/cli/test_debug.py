@@ -87,7 +87,7 @@ def test_step_stops_at_the_first_line(hooke):
 
 def test_without_a_task_it_is_the_one_that_failed_and_the_failure_screen_says_so(hooke):
     failed = hooke("run", "job.py:dynamic")
-    command = re.search(r"next: hooke (debug \S+ invert --item 3) +when fixed: hooke resume", failed.stderr)
+    command = re.search(r"next: hooke (debug \S+ invert --item 3)\n +when fixed: hooke resume", failed.stderr)
     assert command is not None, failed.stderr
     shown = hooke("show")
     assert f"next: hooke {command[1]}\n" in shown.stdout

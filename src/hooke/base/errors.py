@@ -320,7 +320,7 @@ def _place(attempt: int, tries: tuple[int, int], worker: str) -> str:
 def _looks(run: str, task: str, item: int | None, facts: Mapping[str, Any]) -> str:
     """The commands that look at an exception of a task: in pdb, and at what it printed."""
     debug = f"hooke debug {run} {task}" + ("" if item is None else f" --item {item}")
-    return f"{debug}, or hooke logs {run} {task}" if facts.get("log_tail") else debug
+    return f"{debug}\nor: hooke logs {run} {task}" if facts.get("log_tail") else debug
 
 
 def _rank(facts: Mapping[str, Any]) -> str:

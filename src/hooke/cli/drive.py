@@ -229,7 +229,7 @@ class DrivenRun:
             # Logs help if the task printed something; resuming helps after the cause is fixed.
             resume = f"hooke resume {run}"
             looks = error.log_tail or isinstance(error, TaskError)
-            error.next = f"{error.next}    when fixed: {resume}" if looks else resume
+            error.next = f"{error.next}\nwhen fixed: {resume}" if looks else resume
         if self.as_json:
             facts = error_facts(error, self.session)
             if run and self.session.project is not None:

@@ -73,7 +73,8 @@ def exit_code(error: HookeError) -> int:
     return EXIT_USAGE if isinstance(error, _BEFORE_ANYTHING_RAN) else EXIT_FAILED
 
 
-_JOINTS = re.compile(r"(, or | {4}when fixed: )")
+_JOINTS = re.compile(r"(, or |\n(?:or|when fixed): )")
+"""Between several commands of one `next`."""
 
 
 def command(text: str, project: Project | None) -> str:
@@ -147,6 +148,7 @@ def machine_error(error: OSError | MemoryError | RuntimeError) -> HookeError:
         errno.EACCES: "give yourself permission, or work in another folder",
         errno.EPERM: "give yourself permission, or work in another folder",
         errno.EROFS: "work in a writable folder",
+        errno.ENOTDIR: "a file lies where Hooke needs a folder: move it away",
         errno.EMFILE: "allow more open files: ulimit -n 65536",
     }
     made = HookeError(

@@ -20,7 +20,7 @@ from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
 from hooke.store.store import Store
 
-__all__ = ["failure_of", "task_failed", "user_traceback"]
+__all__ = ["failure_of", "missing_module_fix", "task_failed", "user_traceback"]
 
 _LONGEST_TEXT = 16 * 1024
 """Characters of a message or a traceback that a journal keeps."""
@@ -68,18 +68,22 @@ def failure_of(
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        module = error.name.partition(".")[0]
-        return (
-            f"install the package of the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
-            "if it is a file of yours, start in its folder or add the folder to PYTHONPATH"
-        )
+        return missing_module_fix(error.name, where=" where the task ran")
     if isinstance(error, HookeError):
         return error.fix
     if isinstance(error, FileNotFoundError) and _is_relative(error.filename):
-        return f"check the path: it is relative to {os.getcwd()}, where the task ran"
+        return f"check the path: it is relative to {os.getcwd()}, where the task ran; or pass hooke.File(path), which is checked before anything runs"
     if isinstance(error, ValueError) and "read-only" in _message(error):
         return "the result of another task is read-only, because tasks share it: change a copy (x = x.copy())"
     return ""
+
+
+def missing_module_fix(module: str, *, where: str = "") -> str:
+    """How to get a module that is not found."""
+    return (
+        f"install the package of the module {module.partition('.')[0]!r}{where}: {sys.executable} -m pip install ...; "
+        "if it is a file of yours, start in its folder or add the folder to PYTHONPATH"
+    )
 
 
 def _is_relative(name: object) -> bool:

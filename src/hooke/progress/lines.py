@@ -54,7 +54,7 @@ class Lines(AbstractContextManager["Lines"]):
                 when = f"in {format_seconds(wait_s)}" if wait_s else "now"
                 self._trouble(
                     event.node,
-                    f"again {when}: {event.reason}",
+                    f"runs again {when}: {event.reason}",
                     always=wait_s >= EVERY_S and event.at - self._waits_said_at >= EVERY_S,
                 )
                 if wait_s >= EVERY_S:

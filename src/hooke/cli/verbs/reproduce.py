@@ -9,7 +9,7 @@ import sys
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import short_repr
+from hooke.base.formats import readable, short_repr
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
 from hooke.cli.screens import EXIT_FAILED
 from hooke.journal.run_view import view_of
@@ -117,7 +117,7 @@ def _until_it_fails(again: Replay) -> int:
         with logging_into(MUTED), again.checkpoints():
             result = again.function(*again.args, **again.kwargs)
     except Exception as error:  # noqa: BLE001 - any exception of the task is of interest
-        click.echo(user_traceback(error), err=True)
+        click.echo(readable(user_traceback(error)), err=True)
         pdb.post_mortem(sys.exc_info()[2])
         return EXIT_FAILED
     click.echo(f"the task did not fail; it returned {short_repr(result)}")

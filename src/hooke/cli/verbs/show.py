@@ -212,7 +212,7 @@ def _said(view: RunView, event: events.Event) -> str:
     match event:
         case events.RetryPlanned():
             items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
-            return f"{_task(view, event.node)}{items}: again, because {event.reason}"
+            return f"{_task(view, event.node)}{items}: runs again, because {event.reason}"
         case events.AttemptStarted(twin_of=int()):
             items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
             return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, because {event.twin_of} is slow"
