@@ -169,11 +169,11 @@ def _imported(dotted: str, path: Path) -> ModuleType:
             Path(damaged).unlink(missing_ok=True)
             return _imported(dotted, path)
         lines = user_frames("".join(traceback.format_exception(error)))
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
         raise UsageError(
             f"{path} cannot be imported: {type(error).__name__}: {error}",
             why="\n".join(lines),
-            fix=missing_module_fix(str(error.name)) if is_missing else "",
+            fix=missing_module_fix(missing) if missing else "",
         ) from error
 
 
