@@ -114,9 +114,12 @@ class Project:
                 f"{SEED}={said!r} is not a whole number", fix=f"{SEED}=7, or unset it"
             ) from None
 
-    def inputs_now(self) -> InputsNow:
-        """The files and variables that results may have been made from, as they are now. Raises ConfigError."""
-        return InputsNow(root=self.root, environment=os.environ, secret=self.secret())
+    def inputs_now(self, *, unshared: bool = False) -> InputsNow:
+        """The files and variables that results may have been made from, as they are now. Raises ConfigError.
+
+        `unshared`: tasks run on hosts that may not share this machine's files.
+        """
+        return InputsNow(root=self.root, environment=os.environ, secret=self.secret(), unshared=unshared)
 
     def secret(self) -> bytes | None:
         """The secret that signs the objects of a shared store; None if hooke.toml names no file. Raises ConfigError."""

@@ -24,6 +24,7 @@ from hooke.engines.remote.handshake import (
     ProbeAnswer,
     check_environment,
     pack_code,
+    packages_below,
     unpack_code,
     versions_here,
 )
@@ -194,6 +195,15 @@ def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
         "sent_package/deep/__init__.py",
         "sent_package/deep/mod.py",
     ]
+
+
+def test_the_folders_of_packages_are_named_by_the_project(project: Path):
+    found = packages_below(project)
+    assert found["sent_package"] == "sent_package"
+    assert "sent_alone" not in found, "no data travels with a module"
+    assert packages_below(project.parent)["sent_package"] == "project/sent_package"
+    assert "sent_package" not in packages_below(project / "sent_package" / "deep")
+    assert packages_below(None) == {}
 
 
 def test_metadata_beside_the_source_does_not_keep_it_from_being_sent(project: Path):

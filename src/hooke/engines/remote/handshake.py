@@ -25,6 +25,7 @@ from blake3 import blake3
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, StoreError, UsageError
 from hooke.base.files import writing
+from hooke.base.observed import name_of
 from hooke.base.ref import Ref
 from hooke.engines.remote.log_sync import FilePiece, write_piece
 from hooke.engines.remote.worker_protocol import HostReport, HostSession, Note
@@ -42,6 +43,7 @@ __all__ = [
     "check_environment",
     "environment_here",
     "pack_code",
+    "packages_below",
     "private_folder",
     "unpack_code",
     "versions_here",
@@ -191,6 +193,17 @@ def _on_path(folder: Path) -> bool:
     return str(folder) in {os.path.realpath(each) for each in sys.path}
 
 
+def packages_below(root: Path | None) -> dict[str, str]:
+    """The packages in the archive that lie below `root`: name -> folder, relative to `root`. What tasks read in a copy is a file of the project."""
+    if root is None:
+        return {}
+    top = os.path.realpath(root)
+    folders = {name: str(folder / name) for name, folder in _tops() if name and (folder / name).is_dir()}
+    return {
+        name: name_of(folder, top) for name, folder in folders.items() if folder.startswith(f"{top}{os.sep}")
+    }
+
+
 def _below(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in _SKIPPED:
@@ -222,6 +235,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """The driver's `environment_here`."""
     names: tuple[str, ...]
     """Distributions whose versions the machine reports."""
+    packages: Mapping[str, str] = {}
+    """`packages_below` the project's folder."""
 
 
 class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,7 +278,8 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
     try:
         store.get(probe.stored)
         stored = store.put(probe_bytes(session.store))
-        path = session.sys_path if alike else [unpack_code(store.get(probe.code)), *sys.path]
+        code = "" if alike else unpack_code(store.get(probe.code))
+        path = session.sys_path if alike else [code, *sys.path]
     except (HookeError, OSError) as error:
         trouble = error.what if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
         return session, ProbeAnswer(
@@ -273,6 +289,9 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             trouble=trouble.partition("\n")[0],
         )
     here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
+    if not alike:
+        copies = {str(Path(code, name)): folder for name, folder in probe.packages.items()}
+        here = msgspec.structs.replace(here, copies=copies)
     if not shares:
         own = private_folder("runs") / f"{session.id}-{os.getpid()}"  # one of several on this machine
         root = own / "work"
@@ -283,6 +302,7 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             logs=str(own / "logs"),
             folder=str(work),
             root=None if session.root is None else str(root),
+            unshared=True,
             tracking=None if session.tracking is None else str(own),
             # A database in a file of the driver's machine is not here.
             mlflow=None if session.mlflow is None or session.mlflow.local else session.mlflow,
@@ -329,6 +349,7 @@ class DriverHandshake:
             code=store.put(pack_code()),
             environment=environment_here(),
             names=tuple(self._wanted),
+            packages=packages_below(context.root),
         )
 
     def check(self, worker: str, answer: ProbeAnswer) -> None:

@@ -75,8 +75,8 @@ def _rerun(request: RerunRequest, report: RerunReport) -> None:
         report.message = str(failed) if failed is not None else "the run was stopped"
         return
     report.status = "running"
-    old = ReproducedRun(was, project.store(), keys)
-    new = ReproducedRun(now, driver.project.store())
+    old = ReproducedRun(was, project.store(), project.root, keys)
+    new = ReproducedRun(now, driver.project.store(), project.root)
     report.tasks = compare_tasks(old, new, request.tolerance)
     report.outputs = compare_outputs(old, new, request.tolerance)
     report.status = "finished"
