@@ -440,6 +440,17 @@ class TestDoctor:
         assert done.code == 1
         assert "did you mean store.url" in done.out
 
+    def test_the_other_hooke_is_said(self, desk, tmp_path):
+        """Both have files of the same names: what was installed last is imported."""
+        about = tmp_path / "site" / "hooke-3.0.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hooke\nVersion: 3.0\n", "utf-8")
+        said = desk.hooke("doctor", "--json", PYTHONPATH=str(tmp_path / "site")).out
+        found = {each["name"]: each for each in json.loads(said)}
+        assert found["hooke"]["state"] == "warning"
+        assert "the distribution hooke 3.0 is installed, too" in found["hooke"]["text"]
+        assert found["hooke"]["fix"] == "pip uninstall hooke hooke-ml; pip install hooke-ml"
+
     def test_a_store_that_cannot_be_written(self, desk):
         desk.write("taken", "a file")
         desk.write("hooke.toml", "[store]\nurl = 'taken/store'\n")

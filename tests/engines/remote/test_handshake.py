@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from hooke.base.clock import SystemClock
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
 from hooke.engines.remote import handshake as project_code
@@ -129,6 +130,19 @@ def installed(folder: Path, version: str) -> None:
     (folder / f"shade-{version}.dist-info").mkdir(parents=True)
     (folder / f"shade-{version}.dist-info" / "METADATA").write_text(
         f"Name: shade\nVersion: {version}\n", "utf-8"
+    )
+
+
+def test_hookes_own_version_is_that_of_the_code_that_runs(tmp_path: Path):
+    assert versions_here([DISTRIBUTION, "polars"], [str(tmp_path)]) == {
+        DISTRIBUTION: HOOKE_VERSION,
+        "polars": "",
+    }
+    with pytest.raises(EnvironmentMismatch) as caught:
+        check_environment("w", {DISTRIBUTION: "7.0"}, versions_here([DISTRIBUTION]))
+    assert (
+        caught.value.fix
+        == "on the worker: pip install hooke-ml==7.0; or run anyway: --allow-mismatch hooke-ml"
     )
 
 

@@ -17,12 +17,12 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 from hooke.base.errors import EnvironmentMismatch, HookeError, StoreError, UsageError
 from hooke.base.files import writing
 from hooke.base.observed import name_of
@@ -56,7 +56,7 @@ __all__ = [
 def versions_here(names: Collection[str], path: Sequence[str] | None = None) -> dict[str, str]:
     """The version of each distribution on `path` (this process's); empty where it is not installed. `python` is Python itself.
 
-    Distributions that share a package are named together: `a+b`.
+    Hooke's own is that of the code that runs here, which needs no metadata. Distributions that share a package are named together: `a+b`.
     """
     folders = list(sys.path if path is None else path)
     return {
@@ -66,6 +66,8 @@ def versions_here(names: Collection[str], path: Sequence[str] | None = None) -> 
 
 
 def _version(name: str, path: list[str]) -> str:
+    if name == DISTRIBUTION:
+        return HOOKE_VERSION
     found = next(iter(importlib.metadata.distributions(name=name, path=path)), None)
     return "" if found is None else found.version
 
@@ -335,7 +337,7 @@ class DriverHandshake:
     def __init__(self, context: EngineContext, session: str) -> None:
         """Raises UsageError where the project's code is too large to send, StoreError where the store cannot be written."""
         self._context = context
-        self._wanted = {"hooke": version("hooke"), **context.requires}
+        self._wanted = {DISTRIBUTION: HOOKE_VERSION, **context.requires}
         nonce = secrets.token_hex(16)
         self._file = context.logs / f".{session}.probe"
         with writing("the run's logs", context.logs):

@@ -11,13 +11,13 @@ import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import msgspec
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.observed import first_changed
 from hooke.base.ref import ItemsObserved, Manifest, Ref
 from hooke.engines.gang import GangCommand, RankRange
@@ -331,7 +331,7 @@ class JoinedHost:
             pid=os.getpid(),
             host=os.uname().nodename,
             python=platform.python_version(),
-            hooke=version("hooke"),
+            hooke=HOOKE_VERSION,
             threads=self._slots,
             memory=memory,
             gpus=len(shared_pool().devices),
