@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Desk
 from tests.cli.jobs import ARITHMETIC
 
+from hooke import Run
 from hooke.journal.reader import read
 
 pytestmark = pytest.mark.heavy
@@ -47,6 +49,60 @@ PRICES = """
     @pipeline
     def prices() -> int:
         return total(scaled.map(load()))
+"""
+
+
+RESUMED = """
+    from hooke import pipeline, task
+
+    @task
+    def square(x: int) -> int:
+        return x
+
+    @task
+    def total(xs: list[int]) -> int:
+        if len(xs) == 6 and not __import__("pathlib").Path("go").exists():
+            raise ValueError("not yet")
+        return sum(xs)
+
+    @pipeline
+    def job(n: int) -> int:
+        return total(square.map(range(n)))
+"""
+
+LOGGING = """
+    from hooke import log_text, pipeline, task
+
+    @task
+    def fit() -> int:
+        log_text("hello", "notes/a.txt")
+        return 1
+
+    @pipeline
+    def job() -> int:
+        return fit()
+"""
+
+LOUD = """
+    from hooke import pipeline, task
+
+    @task(retries=1)
+    def loud() -> int:
+        print("\\x1b[32mgreen\\x1b[0m")
+        lines = "\\n".join(f"line {at} of the message" for at in range(900))
+        raise ValueError(f"\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07\\n{lines}")
+
+    @task
+    def longer() -> int:
+        raise ValueError("x" * 3000)
+
+    @pipeline
+    def job() -> int:
+        return loud()
+
+    @pipeline
+    def short() -> int:
+        return longer()
 """
 
 
@@ -92,7 +148,10 @@ class TestRun:
             r"^finished with 1 failure in .*: 2 done, 0 cached, 1 failed$", done.err, re.MULTILINE
         )
         assert "invert item 1: TaskError: ZeroDivisionError" in done.err
-        assert f"when fixed: hooke resume {run}" in done.err
+        assert (
+            f"  look at one: hooke debug {run} invert --item 1\n  when fixed: hooke resume {run}\n"
+            in done.err
+        )
         facts = json.loads(desk.hooke("run", "job.py", "--json").out)
         assert (facts["status"], facts["result"]) == ("finished with failures", [0.5, 0.25])
         (failure,) = facts["failures"]
@@ -190,6 +249,75 @@ class TestLooking:
         assert job.hooke("logs", second, "total").out == ""
         assert "printed nothing" in job.hooke("logs", "total").err
         assert "did you mean square?" in job.hooke("logs", second, "sqare").err
+
+    def test_counts_are_the_same_in_every_command_after_a_resume(self, desk):
+        """Cached before the resume, done before it, and done after it: each counts once, and the same everywhere."""
+        desk.write("job.py", RESUMED)
+        assert desk.hooke("run", "job.py", "--n", "3").code == 0
+        assert desk.hooke("run", "job.py", "--n", "6").code == 1
+        (desk.folder / "go").touch()
+        resumed = desk.hooke("resume")
+        assert resumed.code == 0, resumed.err
+        run = desk.last()
+        rows = json.loads(desk.hooke("show", "--json").out)
+        counts = {name: rows[name] for name in ("done", "cached", "failed")}
+        assert counts == {"done": 4, "cached": 3, "failed": 0}
+        assert f": {counts['done']} done, {counts['cached']} cached, 0 failed\n" in resumed.err
+        (listed, _) = json.loads(desk.hooke("runs", "--json").out)
+        assert {name: listed[name] for name in counts} == counts
+        cells = next(line.split() for line in desk.hooke("runs").out.splitlines() if line.startswith(run))
+        assert [int(cell) for cell in cells if cell.isdigit()][:3] == [4, 3, 0]
+        table = desk.hooke("show").out
+        shown = [
+            [int(cell) for cell in re.split(r" +", line)[2:5]]
+            for line in table.splitlines()
+            if line.startswith(("square ", "total "))
+        ]
+        assert [sum(column) for column in zip(*shown, strict=True)] == [4, 3, 0]
+        again = json.loads(desk.hooke("resume", run, "--json").out)
+        assert {name: sum(task[name] for task in again["tasks"]) for name in counts} == counts
+        tasks = Run(desk.project, run).tasks()
+        assert {name: sum(getattr(row, name) for row in tasks) for name in counts} == counts
+
+    def test_artifacts_are_shown_with_where_they_lie(self, desk):
+        desk.write("job.py", LOGGING)
+        assert desk.hooke("run", "job.py", "--on", "local:1").code == 0
+        shown = desk.hooke("show").out
+        found = re.search(
+            r"^artifacts\n  name +size +file\n  fit: notes/a\.txt +5 B +(\S+)$", shown, re.MULTILINE
+        )
+        assert found is not None, shown
+        assert (desk.folder / found[1]).read_text("utf-8") == "hello"
+        (artifact,) = json.loads(desk.hooke("show", "--json").out)["artifacts"]
+        assert Path(artifact.pop("file")).read_text("utf-8") == "hello"
+        assert artifact == {"task": "fit", "path": "notes/a.txt", "size": 5}
+
+    def test_what_tasks_say_moves_no_cursor_and_is_cut_with_where_the_whole_is(self, desk):
+        desk.write("job.py", LOUD)
+        failed = desk.hooke("run", "job.py:job", "--on", "local:1")
+        assert failed.code == 1
+        run = desk.last()
+        shown = desk.hooke("show").out
+        logs = desk.hooke("logs").out
+        for text in (failed.err, shown, logs):
+            assert "\x1b" not in text
+            assert "\x07" not in text
+        assert "failed (try 1 of 2): ValueError: red" in failed.err
+        assert "loud: runs again in " in failed.err
+        assert "where: try 2 of 2 on worker local-1" in failed.err
+        assert len(failed.err) < 5_000
+        assert re.search(r", in loud\n +raise ValueError", failed.err), "the frames are not pushed out"
+        assert re.search(r"\.\.\. \d+ more lines \.\.\.\n", failed.err)
+        assert f"the whole message: hooke logs {run} loud\n" in failed.err
+        assert f"the whole message: hooke logs {run} loud\n" in shown
+        assert "line 450 of the message" in desk.hooke("logs", run, "loud").out
+        assert re.search(r"^loud #2, try 2 of 2 \| green$", logs, re.MULTILINE)
+        written = b"".join(file.read_bytes() for file in (desk.project.runs.folder(run) / "logs").iterdir())
+        assert b"\x1b[32mgreen" in written, "files have what was printed"
+        long = desk.hooke("run", "job.py:short", "--on", "local:1")
+        assert f"more characters\n      the whole message: hooke show --json {desk.last()}\n" in long.err
+        error = json.loads(desk.hooke("show", "--json").out)["error"]
+        assert "x" * 3000 in error["details"]["message"]
 
     def test_an_empty_project_says_what_to_do(self, desk):
         for verb in ("show", "logs", "resume"):
@@ -357,6 +485,11 @@ class TestGroup:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_completion(self, desk, shell):
         assert "_HOOKE_COMPLETE" in desk.hooke("completion", shell).out
+
+    def test_help_has_no_marks_of_its_layout(self, desk):
+        done = desk.hooke("completion", "--help")
+        assert "\\b" not in done.out
+        assert re.search(r"^ *zsh +hooke completion zsh > \S+\n +fish ", done.out, re.MULTILINE)
 
     def test_run_ids_are_completed(self, job):
         job.hooke("run", "job.py")

@@ -47,7 +47,16 @@ def test_runs_by_their_metrics(trained):
     assert "next: hooke compare train-" in done.err
     facts = json.loads(trained.hooke("runs", "--metric", "loss.max", "--json").out)
     assert sorted(each["metrics"]["loss.max"] for each in facts) == [0.1, 0.25, 0.5]
-    assert trained.hooke("runs", "--where", "status=failed").err.startswith("none of 3 runs matches")
+    assert trained.hooke("runs", "--where", "status=failed").err.startswith("none of 3 runs matches\n")
+    none = trained.hooke("runs", "--where", "params.depth=5 or pipeline=trian")
+    assert (none.code, none.out) == (0, "")
+    assert "none of 3 runs matches: no run has params.depth=5: there are: 4, 10, 2\n" in none.err
+    assert (
+        "no run has pipeline=trian: did you mean train? there are: train"
+        in trained.hooke("runs", "--where", "pipeline=trian").err
+    )
+    either = trained.hooke("runs", "--where", "params.depth in (2, 4) or status=lost", "--json")
+    assert [each["parameters"]["depth"] for each in json.loads(either.out)] == ["4", "2"]
 
 
 def test_typos_are_answered_with_names(trained):
@@ -56,7 +65,7 @@ def test_typos_are_answered_with_names(trained):
         (("--where", "params.dpth>1"), "did you mean depth?"),
         (("--where", "param.depth>1"), "did you mean params.depth?"),
         (("--sort", "-loss.mx"), "did you mean"),
-        (("--where", "params.depth>1 and status=failed"), "is not valid"),
+        (("--where", "params.depth>1 and status=fnished"), "did you mean finished?"),
     ):
         done = trained.hooke("runs", *typed)
         assert done.code == 2, typed

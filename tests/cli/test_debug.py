@@ -1,6 +1,7 @@
 """`hooke debug`: the failed call again, in its own process, with its real inputs, under pdb."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,10 @@ def dynamic(n: int = 6):
 @pipeline
 def static(n: int = 6):
     return total(invert.map(range(n), k=2))
+
+@pipeline
+def fine(n: int = 6):
+    return total(make(n))
 
 @pipeline
 def single():
@@ -80,10 +85,32 @@ def test_step_stops_at_the_first_line(hooke):
     assert "-> return k / (x - 3)" in stepped.stdout
 
 
+def test_without_a_task_it_is_the_one_that_failed_and_the_failure_screen_says_so(hooke):
+    failed = hooke("run", "job.py:dynamic")
+    command = re.search(r"next: hooke (debug \S+ invert --item 3)\n +when fixed: hooke resume", failed.stderr)
+    assert command is not None, failed.stderr
+    shown = hooke("show")
+    assert f"next: hooke {command[1]}\n" in shown.stdout
+    for words in (command[1].split(), ["debug"]):
+        again = hooke(*words, typed="p (x, k)\nq\n")
+        assert again.returncode == 1
+        assert "(3, 2)" in again.stdout
+    assert hooke("run", "job.py:single").returncode == 1
+    assert "3.0" in hooke("debug", typed="p x\nq\n").stdout
+
+
+def test_without_a_failure_the_tasks_are_named(hooke):
+    assert hooke("run", "job.py:fine").returncode == 0
+    done = hooke("debug")
+    assert done.returncode == 2
+    assert "no task of run fine-" in done.stderr
+    assert "fix: name one of its tasks: make, total" in done.stderr
+    assert re.search(r"next: hooke debug fine-\S+ make", done.stderr)
+
+
 def test_what_cannot_be_debugged_says_why(hooke):
     hooke("run", "job.py:dynamic")
     for words, said in (
-        (("debug",), "missing TASK"),
         (("debug", "total"), "inputs of total are missing: invert"),
         (("debug", "invert", "--item", "9"), "valid: 0 to 5"),
         (("debug", "invrt"), "did you mean invert?"),

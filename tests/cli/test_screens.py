@@ -139,7 +139,7 @@ def screen_of(text: str) -> str:
     first = max(at for at, line in enumerate(lines) if not line.startswith(" "))
     rows = sum(1 + (len(line) - 1) // COLUMNS for line in lines[first:])
     assert rows <= ROWS, text
-    assert "bug" not in text
+    assert "a bug in Hooke" not in text
     return "\n".join(lines[first:])
 
 
@@ -165,6 +165,18 @@ def test_an_exception_three_frames_deep(desk):
     resumes(desk, screen, "12.0\n")
 
 
+def test_each_of_several_next_commands_names_the_project_from_another_folder(desk):
+    desk.write("report.py", DEEP)
+    desk.write("elsewhere/hooke.toml", "")
+    done = desk.hooke("run", "../report.py", "--on", "serial", cwd=desk.folder / "elsewhere")
+    assert done.code == 1
+    assert re.findall(r"hooke (debug|logs|resume) .*--project \.\.$", done.err, re.MULTILINE) == [
+        "debug",
+        "logs",
+        "resume",
+    ]
+
+
 def test_an_unpicklable_capture(desk):
     desk.write("words.py", CAPTURE)
     done = desk.hooke("run", "words.py")
@@ -186,6 +198,154 @@ def test_a_module_that_is_missing_in_the_worker(desk):
     assert "-m pip install" in screen
     desk.write("tomllibrary.py", "from tomllib import loads")
     resumes(desk, screen, "{'a': 1}\n")
+
+
+TWO = """
+    from hooke import File, pipeline, task
+
+    @task
+    def size(path) -> int:
+        return len(open(path).read())
+
+    @task
+    def opened(n: int):
+        return open(__file__)
+
+    @task
+    def reads(lines) -> int:
+        return len(lines.read())
+
+    @pipeline
+    def missing(path: str = "no.txt") -> int:
+        return size(path)
+
+    @pipeline
+    def declared() -> int:
+        return size(File("no.txt"))
+
+    @pipeline
+    def kept():
+        return opened(1)
+
+    @pipeline
+    def passed() -> int:
+        return reads(open(__file__))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            "run two.py",
+            2,
+            (
+                "two.py has several pipelines: declared, kept, missing, passed",
+                "fix: name one: two.py:declared",
+            ),
+        ),
+        ("run two.py:mising", 2, ("no pipeline 'mising'", "fix: it has: declared, kept, missing, passed")),
+        ("run tow.py", 2, ("no file tow.py", "fix: did you mean two.py?")),
+        (
+            "run none.py",
+            2,
+            ("none.py has no pipeline", "fix: write @pipeline (from hooke import pipeline) above"),
+        ),
+        (
+            "run absent.py",
+            2,
+            (
+                "No module named 'nosuchlib'",
+                "fix: install the package of the module 'nosuchlib'",
+                "next: hooke run absent.py",
+            ),
+        ),
+        ("run broken.py", 2, ('broken.py", line 1', "SyntaxError", "next: hooke run broken.py")),
+        (
+            "run two.py:missing --on lcoal",
+            2,
+            ("no backend is called 'lcoal'", "fix: did you mean local? valid: dask, local"),
+        ),
+        (
+            "run two.py:missing --on serial",
+            1,
+            (
+                "No such file or directory: 'no.txt'",
+                "fix: check the path: it is relative to",
+                "next: hooke debug missing-",
+            ),
+        ),
+        (
+            "run two.py:declared --on serial",
+            2,
+            ("cannot read no.txt", "fix: give hooke.File the path of a file"),
+        ),
+        ("run two.py:kept --on serial", 1, ("result is an open file", "fix: close it, and return its path")),
+        (
+            "run two.py:passed --on serial",
+            2,
+            ("for argument `lines` of `reads`", "fix: pass the path of the file, or hooke.File(path)"),
+        ),
+        ("resume", 2, ("there is no run to resume", "next: hooke runs")),
+        ("show", 2, ("there are no runs yet", "next: hooke run FILE.py")),
+    ],
+)
+def test_a_refusal_says_what_to_do(desk, words, code, said):
+    """Each names the thing, and the fix or the command to type."""
+    desk.write("two.py", TWO)
+    desk.write("none.py", "x = 1\n")
+    desk.write("absent.py", "import nosuchlib\n")
+    desk.write("broken.py", "def f(: pass\n")
+    done = desk.hooke(*words.split())
+    assert done.code == code, done.err
+    for part in said:
+        assert part in done.err
+
+
+def test_what_cannot_be_resumed_says_why(desk, kill):
+    desk.write(
+        "job.py",
+        """
+        import time
+        from hooke import pipeline, task
+
+        @task
+        def sleeps() -> int:
+            time.sleep(600)
+            return 1
+
+        @pipeline
+        def job() -> int:
+            return sleeps()
+    """,
+    )
+    driver = desk.start("run", "job.py", "--on", "local:1")
+    kill(driver)
+    run = desk.until(
+        lambda: next((name for name in desk.project.runs.names() if desk.project.runs.alive(name)), "")
+    )
+    done = desk.hooke("resume")
+    assert done.code == 2
+    assert f"why: {run} is running\n  next: hooke show {run}" in done.err
+    driver.kill()
+    driver.wait()
+    journal = desk.project.runs.folder(run) / "driver.journal"
+    desk.until(lambda: not desk.project.runs.alive(run))
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    journal.write_bytes(data)
+    done = desk.hooke("resume")
+    assert done.code == 2
+    assert f"the journal of {run} is damaged" in done.err
+    assert f"fix: hooke show {run} says how to repair it" in done.err
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_to_be_in_the_way(desk):
+    desk.write("two.py", TWO)
+    desk.write(".hooke/store", "")
+    done = desk.hooke("run", "two.py:missing", "--on", "serial")
+    assert done.code == 1
+    assert "fix: a file lies where Hooke needs a folder: move it away" in done.err
 
 
 def test_a_typo_in_a_parameter(desk):

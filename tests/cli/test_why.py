@@ -134,6 +134,38 @@ def test_another_seed_is_named(bench, monkeypatch):
     assert [cause.text for _, cause in roots(why(bench.project.runs, run), 0)] == ["the seed was 0, is 7"]
 
 
+def test_a_result_that_was_made_again_with_the_same_value_is_said_to_be_the_same(bench):
+    """A key follows how a result is made: both were 7."""
+    job = """
+        from hooke import task, pipeline
+
+        @task
+        def seven() -> int:
+            return 3 + 4
+
+        @task
+        def more(x: int) -> int:
+            return x + 1
+
+        @pipeline
+        def job() -> int:
+            return more(seven())
+    """
+    told = []
+    for body in ("3 + 4", "len('seven..')", "4 + 4"):
+        bench.write(job.replace("3 + 4", body))
+        (cause,) = why(bench.project.runs, bench.run())[1].causes
+        told.append((cause.kind, cause.text))
+    assert told == [
+        ("first", "no earlier run had it"),
+        (
+            "upstream",
+            "it reads the result of seven, which was made again; its value is the same, but a key follows code and inputs, not values",
+        ),
+        ("upstream", "it reads the result of seven, which may have changed"),
+    ]
+
+
 def test_a_longer_list_says_which_item_ran(bench):
     bench.run("fixed")
     run = bench.run("fixed", n=5)

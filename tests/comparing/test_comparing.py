@@ -234,6 +234,9 @@ class TestRuns:
         assert found("params.kind=forest", sort="metrics.auc") == ["aaa0", "aaa1"]
         assert found("status=failed") == ["aaa0"]
         assert found("metrics.auc.max>0.8", "tags.team=us") == ["aaa1"]
+        assert found("status=failed or params.depth=10") == ["aaa1", "aaa0"]
+        assert found("params.depth in (2, 10)") == ["aaa1", "aaa0"]
+        assert found("(status=failed or params.depth>2) and metrics.auc.max>0.8") == ["aaa1"]
         assert found(sort="auc") == ["aaa0", "aaa1", "aaa2"]
         assert found(sort="-auc.min", limit=2) == ["aaa1", "aaa0"]
         assert found(sort="-params.depth") == ["aaa1", "aaa2", "aaa0"]
@@ -246,6 +249,8 @@ class TestRuns:
             ({"where": "params.dept>1"}, "did you mean depth?"),
             ({"where": "metrics.acu>1"}, "did you mean auc?"),
             ({"where": "tags.xyz=1"}, "valid: team"),
+            ({"where": "status=failed or tags.xyz=1"}, "valid: team"),
+            ({"where": "status=fnished"}, "did you mean finished?"),
             ({"sort": "-acu"}, "did you mean auc?"),
             ({"sort": "params.knd"}, "did you mean kind?"),
             ({"sort": "strated"}, "did you mean started"),

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
-from hooke.comparing.query import FIELDS, GROUPS, Condition, holds, parse_condition
+from hooke.comparing.query import (
+    FIELDS,
+    GROUPS,
+    AllOf,
+    AnyOf,
+    Condition,
+    RunQuery,
+    holds,
+    parse_condition,
+    parse_where,
+)
 
 operators = st.sampled_from(["=", "==", "!=", "<", "<=", ">", ">="])
 odd = "ab.é /<>=!'\n\t0-6_#é\u2028"
@@ -95,3 +105,52 @@ def test_text_is_neither_above_nor_below_a_number():
         assert not holds(parse_condition(condition), ["(2, 8)", "all", math.nan])
     assert not holds(parse_condition("params.kind>a"), ["5"])
     assert holds(parse_condition("params.kind!=5"), ["all"])
+
+
+A, B, C = (parse_condition(text) for text in ("params.a>1", "tags.b=x", "status=failed"))
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("params.a>1", A),
+        ("((params.a>1))", A),
+        ("params.a>1 and tags.b=x", AllOf((A, B))),
+        ("params.a>1 or tags.b=x and status=failed", AnyOf((A, AllOf((B, C))))),
+        ("(params.a>1 or tags.b=x) and (status=failed)", AllOf((AnyOf((A, B)), C))),
+        ("(params.a>1)or(tags.b=x)", AnyOf((A, B))),
+        ("tags.b in (x)", AnyOf((B,))),
+        ("status in [failed, lost]", AnyOf((C, parse_condition("status=lost")))),
+        (
+            "tags.b not in (y, 'z, or so')",
+            AllOf(tuple(map(parse_condition, ("tags.b!=y", "tags.b!='z, or so'")))),
+        ),
+        ("tags.b='this or that'", parse_condition("tags.b='this or that'")),
+        ("tags.`a or b`=x", parse_condition("tags.`a or b`=x")),
+        ("params.size=(2, 8)", parse_condition("params.size=(2, 8)")),
+        ("tags.b=in (x)", parse_condition("tags.b=in (x)")),
+        ("params.order=1", parse_condition("params.order=1")),
+    ],
+)
+def test_conditions_are_joined_by_words_outside_of_quotes(text, parsed):
+    assert parse_where(text) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("status=fnished", "did you mean finished? valid: running, finished, finished with failures, failed"),
+        ("status!=fail", "did you mean failed?"),
+        ("status in (failed, done)", "valid: running"),
+        ("params.a>1 and stat=failed", "did you mean status?"),
+        ("tags.a=x and y", "the condition 'y' is not valid"),
+        ("status in failed", "write a list: status in (one, other)"),
+        ("status in ()", "write a list: status in (one, other)"),
+        ("params.a>1 or", "is not valid"),
+        ("(params.a>1", "is not valid"),
+    ],
+)
+def test_a_query_says_what_is_valid(text, said):
+    with pytest.raises(UsageError) as caught:
+        RunQuery.of(text)
+    assert said in str(caught.value)

@@ -62,7 +62,8 @@ def test_a_failed_run_ends_with_its_error():
     )
     text = run_table(view, "")
     assert "load(n=3) failed: ValueError: no" in text
-    assert text.endswith("next: hooke logs job-1 load")
+    assert "  where: try 1 of 1 on worker w\n" in text
+    assert text.endswith("next: hooke debug job-1 load")
 
 
 def test_columns_line_up():

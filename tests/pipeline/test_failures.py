@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copyreg
+import pickle
 import threading
+import traceback
 
 import msgspec
 import pytest
 
+from hooke.base.errors import Permanent, TaskError, TaskFailed
 from hooke.journal.events import AttemptFailed, Failure
 from hooke.pipeline.failures import failure_of, task_failed
 from hooke.store.backends.memory import MemoryBackend
@@ -28,19 +31,23 @@ class Refuses(Exception):
         raise TypeError("not this one")
 
 
-def raised(error: Exception) -> Exception:
+def raised(error: BaseException) -> BaseException:
     try:
         raise error
-    except Exception as caught:  # noqa: BLE001 - to be handed on
+    except BaseException as caught:  # noqa: BLE001 - to be handed on
         return caught
 
 
-def cause_of(error: BaseException) -> BaseException | None:
+def told_of(error: BaseException) -> TaskFailed:
     store = Store(MemoryBackend())
     failure = failure_of(raised(error), arguments="", store=store)
     data = msgspec.msgpack.encode(AttemptFailed(attempt=1, node=0, lo=0, hi=1, failure=failure))
     event = msgspec.msgpack.decode(data, type=AttemptFailed)
-    return task_failed(event, task="t", run="r", unseal=store.unseal).__cause__
+    return task_failed(event, task="t", run="r", unseal=store.unseal)
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    return told_of(error).__cause__
 
 
 def test_an_exception_comes_back_past_an_init_that_asks_for_more():
@@ -108,3 +115,83 @@ def test_an_exception_comes_back_whole_where_a_library_changed_how_exceptions_ar
     monkeypatch.setitem(copyreg.dispatch_table, UnicodeDecodeError, emptied)
     error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no")
     assert str(cause_of(error)) == str(error)
+
+
+class Slotted(ValueError):
+    __slots__ = ("place",)
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"at {place}")
+        self.place = place
+
+
+class Named(Exception):
+    """It has attributes that a TaskFailed has, too."""
+
+    def __init__(self) -> None:
+        super().__init__("mine")
+        self.task = self.what = self.next = "of the user's"
+        self.code = 7
+
+
+class Sealed(Exception):
+    def __init_subclass__(cls) -> None:
+        raise TypeError("no subclasses")
+
+
+@pytest.mark.parametrize(
+    ("error", "facts"),
+    [
+        (KeyError("k"), {}),
+        (Asks(7, hint="look there"), {"code": 7, "hint": "look there"}),
+        (Slotted("home"), {"place": "home"}),
+        (Named(), {"code": 7, "task": "t"}),
+        (OSError(2, "gone", "a.csv"), {"errno": 2, "strerror": "gone", "filename": "a.csv"}),
+        (FileNotFoundError(2, "gone", "a.csv"), {"errno": 2}),
+        (ModuleNotFoundError("no m", name="m"), {"name": "m"}),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), {"object": b"\xff", "start": 0, "reason": "no"}),
+        (ExceptionGroup("both", [ValueError("a")]), {"message": "both"}),
+        (TimeoutError("late"), {}),
+        (Permanent("never"), {}),
+    ],
+)
+def test_the_error_of_a_task_is_caught_as_the_users_too(error, facts):
+    with pytest.raises(type(error)) as caught:
+        raise told_of(error)
+    told = caught.value
+    assert isinstance(told, TaskError)
+    assert type(told.__cause__) is type(error)
+    assert repr(told.args) == repr(error.args)
+    assert {name: getattr(told, name) for name in facts} == facts
+    assert str(told).startswith("t() failed: ")
+    assert "next: hooke debug r t" in str(told)
+    assert told.what in "".join(traceback.format_exception(told))
+    again = pickle.loads(pickle.dumps(told))
+    assert isinstance(again, type(error)) and isinstance(again, TaskError)
+    assert str(again) == str(told)
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(1), SyntaxError("no", ("f.py", 1, 1, "x =")), SystemExit(3), Sealed("no")]
+)
+def test_an_exception_whose_class_cannot_be_joined_is_the_cause(error):
+    told = told_of(error)
+    assert type(told) is TaskError
+    assert type(told.__cause__) is type(error)
+    assert str(pickle.loads(pickle.dumps(told))) == str(told)
+
+
+def test_a_message_too_long_for_the_journal_is_whole_in_the_log():
+    written: list[str] = []
+    short = failure_of(raised(ValueError("short")), arguments="", log=written.append)
+    assert not short.in_log and not written
+    text = "".join(f"line {at} \x1b[31m\n" for at in range(5000))
+    failure = failure_of(raised(ValueError(text)), arguments="", log=written.append)
+    assert failure.in_log
+    assert text in "".join(written), "as it is"
+    assert "\x1b" not in failure.message + failure.traceback
+
+    def full(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    assert not failure_of(raised(ValueError(text)), arguments="", log=full).in_log

@@ -103,6 +103,6 @@ def test_a_long_wait_for_a_retry_is_said_however_many_were_before():
         ]
 
     lines = told(*begun(1), *retries(100, 0.1, 1.0), *retries(3, 60.0, 20.0))
-    waits = [line for line in lines if "follows in 1m 00s: died" in line]
+    waits = [line for line in lines if "runs again in 1m 00s: died" in line]
     assert len(waits) == 3
-    assert len([line for line in lines if "follows in 100 ms" in line]) == MOST_TROUBLES
+    assert len([line for line in lines if "runs again in 100 ms" in line]) == MOST_TROUBLES

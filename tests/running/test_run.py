@@ -183,6 +183,77 @@ def test_a_users_error(workshop, on):
 
 
 @pytest.mark.parametrize("on", ENGINES)
+def test_except_catches_what_the_task_raised(workshop, on):
+    workshop.write(FAILING)
+    run = workshop.run(on=on, name="one")
+    with pytest.raises(KeyError) as caught:
+        run.result()
+    assert isinstance(caught.value, TaskError)
+    assert caught.value.args == caught.value.__cause__.args
+    (failure,) = workshop.run(on=on, name="one").failures
+    assert isinstance(failure, KeyError)
+
+
+LOGGING = """
+    import hooke
+    from hooke import task, pipeline
+
+    @task(retries=1)
+    def fit(depth: int) -> float:
+        print("fitting", depth)
+        hooke.log_param("kind", "tree")
+        hooke.log_metrics({"auc": depth / 10, "loss": float("nan") if depth else 1.0}, step=1)
+        hooke.log_metric("auc", depth / 20, step=2)
+        hooke.log_text(f"depth {depth}", "notes.txt")
+        if depth == 2:
+            raise ValueError("too deep")
+        return depth / 10
+
+    @task
+    def check(scores: list[float]) -> float:
+        print("checking")
+        hooke.log_metric("auc", max(scores))
+        return max(scores)
+
+    @pipeline
+    def job(depths: list[int], name: str = "trees"):
+        return check(fit.map(depths, on_error="continue"))
+"""
+
+
+@pytest.mark.parametrize("on", ENGINES)
+def test_a_run_is_looked_at_by_its_attributes(workshop, on):
+    workshop.write(LOGGING)
+    run = workshop.run(on=on, name="job", depths=[1, 2, 4])
+    assert run.params == {"depths": "[1, 2, 4]", "name": "trees", "kind": "tree"}
+    assert set(run.metrics) == {"fit.auc", "loss", "check.auc"}
+    assert run.metrics["check.auc"] == (0.4, 0, 0.4, 0.4, 1)
+    fit = run.metrics["fit.auc"]
+    assert (fit.min, fit.max, fit.count, fit.step) == (0.05, 0.4, 6, 2)
+    assert str(run.metrics["loss"].last) == "nan"
+    assert {(each.path, each.task, each.item): each.file.read_text("utf-8") for each in run.artifacts} == {
+        ("notes.txt", "fit", item): f"depth {depth}" for item, depth in enumerate([1, 2, 4])
+    }
+    assert len(run.artifacts) == 3
+    lines = run.logs("fit")
+    assert sorted((line.items, line.number, line.text) for line in lines if line.text != "fitting 2") == [
+        ("[0]", 1, "fitting 1"),
+        ("[2]", 1, "fitting 4"),
+    ]
+    assert [(line.number, line.tries) for line in lines if line.text == "fitting 2"] == [(1, 2), (2, 2)]
+    again = next(line for line in lines if line.number == 2)
+    assert str(again) == f"fit[1] #{again.attempt}, try 2 of 2 | fitting 2"
+    assert [str(line) for line in run.logs() if line.task == "check"] == [
+        f"check #{run.logs('check')[0].attempt} | checking"
+    ]
+    (failure,) = run.failures
+    assert isinstance(failure, ValueError)
+    assert (failure.task, failure.item, failure.where.partition(" on ")[0]) == ("fit", 1, "try 2 of 2")
+    with pytest.raises(UsageError, match="did you mean check"):
+        run.logs("chek")
+
+
+@pytest.mark.parametrize("on", ENGINES)
 def test_a_failed_item_keeps_its_neighbours(workshop, on):
     workshop.write(FAILING)
     run = workshop.run(on=on, name="many")

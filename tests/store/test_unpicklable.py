@@ -1,6 +1,8 @@
 """The error for what cannot be stored names the part."""
 
 import dataclasses
+import io
+import pickle
 import socket
 import threading
 
@@ -10,6 +12,7 @@ import pytest
 
 from hooke.base.errors import StoreError, StoreUnavailable
 from hooke.pipeline.failures import failure_of
+from hooke.store import by_value
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.store import Store
 
@@ -57,6 +60,28 @@ def test_it_names_the_way_to_the_part(store, value, path, kind):
     assert kind in error.what
     assert "made from instead" in error.fix
     assert error.__cause__ is not None
+
+
+@pytest.mark.parametrize("mode", ["r", "w", "rb"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_open_file_is_refused_with_what_to_return(store, tmp_path, mode, nested):
+    """cloudpickle makes an io.StringIO of one that is open for reading."""
+    path = tmp_path / "rows.txt"
+    path.write_text("1\n2\n", "utf-8")
+    with path.open(mode) as file, pytest.raises(StoreError) as caught:
+        store.put({"rows": [file]} if nested else file)
+    assert f"is an open file ({path})" in caught.value.what
+    assert "return its path" in caught.value.fix
+    assert store.get(store.put(io.StringIO("in memory"))).read() == "in memory"
+
+
+def test_a_captured_open_file_does_not_reach_a_worker_as_another_object(tmp_path):
+    (tmp_path / "rows.txt").write_text("1\n", "utf-8")
+    with (
+        (tmp_path / "rows.txt").open(encoding="utf-8") as file,
+        pytest.raises(pickle.PicklingError, match=r"open file .*rows\.txt"),
+    ):
+        by_value.dumps(closure(file))
 
 
 class Away(MemoryBackend):

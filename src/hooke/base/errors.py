@@ -26,7 +26,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hooke.base.formats import first_line, format_bytes
+from hooke.base.formats import first_line, format_bytes, readable, tries_text
 from hooke.base.user_code import user_frames
 
 __all__ = [
@@ -62,6 +62,10 @@ MOST_LOG_LINES = 20
 """Lines of a log that an error shows, so that it fits one screen."""
 MOST_FRAME_LINES = 30
 """Lines of a traceback that an error shows: its last ten frames."""
+MOST_MESSAGE_LINES = 12
+"""Lines of an exception's message that an error shows below its frames."""
+LONGEST_LINE = 500
+"""Characters of a line of a message or a log that an error shows."""
 
 
 class HookeError(Exception):
@@ -80,7 +84,8 @@ class HookeError(Exception):
         self.next = next
 
     def __str__(self) -> str:
-        return "\n".join([self.what, *self._lines()])
+        # Texts of others may hold what a terminal obeys.
+        return readable("\n".join([self.what, *self._lines()]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own reduce passes only `args` to the class, which loses a subclass's required arguments.
@@ -183,8 +188,12 @@ class TaskFailed(HookeError):
     """A task has no result. Its subclasses tell why; `from_facts` picks the right one.
 
     `task` is the task's name, `item` the item of its map (None for a call), `arguments` its arguments as short text, `attempt` the number of the last attempt
-    (0 if there was none), `worker` its worker, `log_tail` the last lines of its output, and `details` the facts as
+    in its run (0 if there was none), `worker` its worker, `log_tail` the last lines of its output, and `details` the facts as
     plain values: error_type, message, traceback, exit_code, signal, peak_bytes, limit_bytes and others.
+
+    Raised by `run()` and `Run.result()` for an exception of the task, it is also an instance of the exception's class, where this
+    process can import that: `except KeyError` catches it. It has the exception's `args` and attributes, but for those named
+    above; the exception itself is its `__cause__`.
     """
 
     # Many parameters: the fields of one message, each a keyword with a default.
@@ -211,21 +220,27 @@ class TaskFailed(HookeError):
         self.details = dict(details or {})
 
     @staticmethod
-    def from_facts(
+    def from_facts(  # noqa: PLR0913 - as above
         facts: Mapping[str, Any],
         *,
         task: str,
         item: int | None = None,
         attempt: int = 0,
+        tries: tuple[int, int] = (0, 0),
         worker: str = "",
+        run: str = "",
         next: str = "",
     ) -> TaskFailed:
         """The subclass that `facts["kind"]` names, with its text from the facts (those of `journal.events.Failure`).
 
-        A kind that this version does not know gives a plain TaskFailed.
+        `tries` are which of the task's tries it was, and how many it has. `next` is by default what looks at a task of `run`. A kind that
+        this version does not know gives a plain TaskFailed.
         """
         arguments = str(facts.get("arguments") or "")
-        return _BRANCHES.get(str(facts.get("kind")), TaskFailed)(
+        kind = _BRANCHES.get(str(facts.get("kind")), TaskFailed)
+        logs = f"hooke logs {run} {task}" if run else ""
+        whole = logs if facts.get("in_log") else f"hooke show --json {run}" if run else ""
+        return kind(
             f"{_call(task, arguments)} failed{_rank(facts)}: {first_line(_cause(facts))}",
             task=task,
             item=item,
@@ -234,10 +249,10 @@ class TaskFailed(HookeError):
             worker=worker,
             log_tail=facts.get("log_tail") or (),
             details={name: value for name, value in facts.items() if name not in _OWN_FACTS},
-            where=_place(attempt, worker),
-            why=_explanation(facts),
+            where=_place(attempt, tries, worker),
+            why=_explanation(facts, whole),
             fix=str(facts.get("fix") or ""),
-            next=next,
+            next=next or (_looks(run, task, item, facts) if run and kind is TaskError else logs),
         )
 
     def _lines(self) -> Iterator[str]:
@@ -245,7 +260,7 @@ class TaskFailed(HookeError):
         yield from _entry("why", self.why)
         tail = self.log_tail[-MOST_LOG_LINES:]
         count = "last line" if len(tail) == 1 else f"last {len(tail)} lines"
-        yield from _entry(f"log ({count})", "".join(f"\n{line.rstrip()}" for line in tail))
+        yield from _entry(f"log ({count})", "".join(f"\n{_cut(line.rstrip())}" for line in tail))
         yield from _entry("fix", self.fix)
         yield from _entry("next", self.next)
 
@@ -278,7 +293,7 @@ _BRANCHES: dict[str, type[TaskFailed]] = {
     branch.__name__: branch
     for branch in (TaskError, WorkerDied, OutOfMemory, TimedOut, NotPicklable, EnvironmentMismatch)
 }
-_OWN_FACTS = frozenset({"kind", "arguments", "log_tail", "fix", "pickled"})
+_OWN_FACTS = frozenset({"kind", "arguments", "log_tail", "fix", "pickled", "in_log"})
 
 
 def _rebuild(kind: type[HookeError], args: tuple[Any, ...]) -> HookeError:
@@ -297,10 +312,15 @@ def _call(task: str, arguments: str) -> str:
     return arguments if arguments.startswith(f"{task}(") else f"{task}({arguments})"
 
 
-def _place(attempt: int, worker: str) -> str:
-    return " on ".join(
-        part for part in (attempt and f"attempt {attempt}", worker and f"worker {worker}") if part
-    )
+def _place(attempt: int, tries: tuple[int, int], worker: str) -> str:
+    tried = tries_text(*tries) if tries[0] else f"attempt {attempt}" if attempt else ""
+    return " on ".join(part for part in (tried, worker and f"worker {worker}") if part)
+
+
+def _looks(run: str, task: str, item: int | None, facts: Mapping[str, Any]) -> str:
+    """The commands that look at an exception of a task: in pdb, and at what it printed."""
+    debug = f"hooke debug {run} {task}" + ("" if item is None else f" --item {item}")
+    return f"{debug}\nor: hooke logs {run} {task}" if facts.get("log_tail") else debug
 
 
 def _rank(facts: Mapping[str, Any]) -> str:
@@ -315,16 +335,40 @@ def _cause(facts: Mapping[str, Any]) -> str:
     return message or _death(facts) or str(facts.get("kind") or "unknown cause")
 
 
-def _explanation(facts: Mapping[str, Any]) -> str:
-    frames = user_frames(str(facts.get("traceback") or ""))
+def _explanation(facts: Mapping[str, Any], whole: str) -> str:
+    """Why it failed: the frames and the message, cut to fit a screen. `whole` is the command that prints all of it."""
+    cause = _cause(facts)
+    frames, message = _split(user_frames(str(facts.get("traceback") or "")), cause)
     if len(frames) > MOST_FRAME_LINES:
         frames = [f"... {len(frames) - MOST_FRAME_LINES} lines above", *frames[-MOST_FRAME_LINES:]]
-    cause = _cause(facts)
-    # The message already has its first line.
-    rest = "" if frames or cause == first_line(cause) else cause
+    frames += _cut_lines(message, whole)
+    # The first line of the whole text has that of the message.
+    rest = "" if frames or cause == first_line(cause) else "\n".join(_cut_lines(cause.splitlines(), whole))
     ending = _ending(facts)
     said = ending.partition(" (")[0] in cause
     return "\n".join(part for part in (rest, _memory(facts) if said else _death(facts), *frames) if part)
+
+
+def _split(lines: list[str], cause: str) -> tuple[list[str], list[str]]:
+    """The frames of a traceback, and the lines of its exception's message, which begins like `cause`."""
+    first = cause.partition("\n")[0][:LONGEST_LINE].rstrip()
+    at = next((at for at in reversed(range(len(lines))) if first and lines[at].startswith(first)), len(lines))
+    return lines[:at], lines[at:]
+
+
+def _cut_lines(lines: Sequence[str], whole: str) -> list[str]:
+    """At most MOST_MESSAGE_LINES of them, each cut, with the command that prints the whole if anything is missing."""
+    most = MOST_MESSAGE_LINES
+    kept = [_cut(line) for line in (lines if len(lines) <= most else lines[: most - 2])]
+    if len(lines) > most:
+        kept += [f"... {len(lines) - most + 1} more lines ...", _cut(lines[-1])]
+    said = f"the whole message: {whole}" if whole and kept != list(lines) else ""
+    return [*kept, *([said] if said else [])]
+
+
+def _cut(line: str) -> str:
+    more = len(line) - LONGEST_LINE
+    return line if more <= 0 else f"{line[:LONGEST_LINE]} ... {more:,} more characters"
 
 
 def _death(facts: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "short_plain",
     "short_repr",
     "text_of",
+    "tries_text",
 ]
 
 
@@ -73,11 +74,16 @@ def _three_digits(value: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
+def tries_text(number: int, tries: int) -> str:
+    """Which of a task's tries: `try 1 of 3`."""
+    return f"try {number} of {tries}" if number <= tries else f"try {number}"
+
+
 def aligned(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[int] = ()
 ) -> list[str]:
     """Lines of an aligned table, header first. Columns in `right` are right-aligned."""
-    lines = [list(header), *map(list, rows)]
+    lines = [list(header), *([readable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[at]) for line in lines) for at in range(len(header))]
     return [
         "  ".join(

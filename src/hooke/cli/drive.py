@@ -20,7 +20,7 @@ from typing import Any
 import click
 import msgspec
 
-from hooke.base.errors import HookeError, NotFingerprintable, TaskFailed, UsageError
+from hooke.base.errors import HookeError, NotFingerprintable, TaskError, TaskFailed, UsageError
 from hooke.base.formats import short_repr
 from hooke.cli.screens import (
     EXIT_FAILED,
@@ -32,7 +32,7 @@ from hooke.cli.screens import (
     exit_code,
 )
 from hooke.journal.events import FINISHED
-from hooke.journal.run_view import failed_items_text, view_of
+from hooke.journal.run_view import RunView, failed_items_text, view_of
 from hooke.pipeline.failures import user_traceback
 from hooke.pipeline.pipeline import Pipeline
 from hooke.progress.choice import Scene, open_progress, wanted_progress
@@ -167,10 +167,13 @@ class DrivenRun:
     in_this_process: bool = False
     folder: Path | None = None
     """The working directory of tasks, if not the current one: a resumed run works where it started."""
+    earlier: RunView | None = None
+    """A resumed run so far: what it counts, its progress counts."""
     progress: Progress = field(init=False)
 
     def __post_init__(self) -> None:
-        self.progress = open_progress(self._wanted(), Scene(in_this_process=self.in_this_process))
+        scene = Scene(in_this_process=self.in_this_process)
+        self.progress = open_progress(self._wanted(), scene, self.earlier)
 
     def drive(self, driver: Driver) -> int:
         """Run it to its end; returns the exit code."""
@@ -225,7 +228,8 @@ class DrivenRun:
         if isinstance(error, TaskFailed):
             # Logs help if the task printed something; resuming helps after the cause is fixed.
             resume = f"hooke resume {run}"
-            error.next = f"{error.next}    when fixed: {resume}" if error.log_tail else resume
+            looks = error.log_tail or isinstance(error, TaskError)
+            error.next = f"{error.next}\nwhen fixed: {resume}" if looks else resume
         if self.as_json:
             facts = error_facts(error, self.session)
             if run and self.session.project is not None:

@@ -190,6 +190,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
             obj=session,
         )
         sys.stdout.flush()
+    except HookeError as error:  # the first, because that of a task is also of the class that the task raised
+        click.echo(error_screen(error, session), err=True)
+        return exit_code(error)
     except BrokenPipeError:
         return _unheard()
     except (KeyboardInterrupt, click.Abort):
@@ -198,9 +201,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except HookeError as error:
-        click.echo(error_screen(error, session), err=True)
-        return exit_code(error)
     except (OSError, MemoryError) as error:
         click.echo(error_screen(machine_error(error), session), err=True)
         return EXIT_FAILED
@@ -228,13 +228,13 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, *, shell: str) -> int:
-    r"""Print the completion script for SHELL.
+    """Print the completion script for SHELL.
 
     \b
     bash   hooke completion bash > ~/.local/share/bash-completion/completions/hooke
     zsh    hooke completion zsh > ~/.zfunc/_hooke
     fish   hooke completion fish > ~/.config/fish/completions/hooke.fish
-    """
+    """  # noqa: D301 - \b is the backspace with which click keeps lines apart
     made = get_completion_class(shell)
     if made is None:
         raise UsageError(f"no completion for the shell {shell!r}", fix=f"valid: {', '.join(SHELLS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import traceback
 from dataclasses import dataclass
@@ -72,8 +73,16 @@ def exit_code(error: HookeError) -> int:
     return EXIT_USAGE if isinstance(error, _BEFORE_ANYTHING_RAN) else EXIT_FAILED
 
 
+_JOINTS = re.compile(r"(, or |\n(?:or|when fixed): )")
+"""Between several commands of one `next`."""
+
+
 def command(text: str, project: Project | None) -> str:
-    """A command to suggest, with `--project` if the working directory belongs to another project."""
+    """A command to suggest, or several, with `--project` if the working directory belongs to another project."""
+    return "".join(_in_project(part, project) for part in _JOINTS.split(text))
+
+
+def _in_project(text: str, project: Project | None) -> str:
     if (
         project is None
         or not text.startswith("hooke ")
@@ -139,6 +148,7 @@ def machine_error(error: OSError | MemoryError | RuntimeError) -> HookeError:
         errno.EACCES: "give yourself permission, or work in another folder",
         errno.EPERM: "give yourself permission, or work in another folder",
         errno.EROFS: "work in a writable folder",
+        errno.ENOTDIR: "a file lies where Hooke needs a folder: move it away",
         errno.EMFILE: "allow more open files: ulimit -n 65536",
     }
     made = HookeError(

@@ -1,5 +1,8 @@
 """Conditions on runs, such as `params.depth>6`, names in several runs, and sorting. Conditions are parsed, not evaluated as code.
 
+    where     = all ("or" all)*
+    all       = part ("and" part)*
+    part      = "(" where ")" | condition | field "in" "(" value ("," value)* ")"
     condition = field operator value
     field     = "status" | "pipeline" | "name" | ("params." | "tags." | "metrics.") name
     name      = characters except < > = ! and quotes, or any text in backquotes, double or single quotes
@@ -14,28 +17,34 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.comparing.facts import Name, RunFacts
+from hooke.journal.events import FINISHED, WITH_FAILURES
 
 __all__ = [
     "FIELDS",
     "GROUPS",
     "WHICH",
+    "AllOf",
+    "AnyOf",
     "Condition",
     "NameGroup",
     "RunQuery",
+    "Where",
     "cell_of",
     "holds",
     "is_system",
     "number",
     "parse_condition",
+    "parse_where",
     "selected",
+    "values_hint",
 ]
 
 
@@ -116,7 +125,7 @@ def _splits(text: str) -> Iterable[tuple[str, str]]:
 
 GROUPS = ("params", "tags", "metrics")
 FIELDS = ("status", "pipeline", "name")
-EXAMPLE = "write one comparison, such as params.depth>6, tags.team=ours, metrics.auc>=0.9 or status=finished"
+EXAMPLE = "write one comparison, such as params.depth>6, tags.team=ours, metrics.auc>=0.9 or status=finished; join several with and, or"
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -167,7 +176,7 @@ def parse_condition(text: str) -> Condition:
     if plain is not None and re.search(r"\s(and|or)\s", plain):
         raise UsageError(
             f"the condition {text!r} has more than one comparison",
-            fix="give one --where (or entry of where=) for each; all must hold. Put text with ` and ` in quotes",
+            fix='put a value that has "and" or "or" in quotes: tags.note="salt and pepper"',
         )
     if plain is not None and not value:
         raise UsageError(f"the condition {text!r} has no value", fix=f'{EXAMPLE}; "" is empty text')
@@ -211,8 +220,128 @@ def _no_such(text: str, group: str, name: str) -> UsageError:
     return UsageError(f"the condition {text!r} is not valid", why=why, fix=f"valid: {valid}")
 
 
+# --- Conditions joined by `and` and `or`.
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """All parts hold."""
+
+    parts: tuple[Where, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds."""
+
+    parts: tuple[Where, ...]
+
+
+Where: TypeAlias = Condition | AllOf | AnyOf
+
+STATUSES = ("running", FINISHED, WITH_FAILURES, "failed", "stopped", "lost", "new")
+_WORD = re.compile(r"(?P<word>and|or)(?=[\s(]|$)")
+_LIST = re.compile(
+    r"""(?P<field> [a-z]+ (?: \s* \. \s* (?: [`"'] .+? [`"'] | [^<>=!`"']+? ) )? ) \s+ (?P<negated> not \s+ )? in \b \s*
+        (?: [(\[] (?P<values> .* ) [)\]] | (?P<bare> .* ) )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def parse_where(text: str) -> Where:
+    """Parse conditions joined by `and`, `or` and parentheses. Raises UsageError, also for a status that no run can have."""
+    for word, joined in (("or", AnyOf), ("and", AllOf)):
+        parts = _split(text, word)
+        if len(parts) > 1:
+            return joined(tuple(_part(part, text) for part in parts))
+    inner = text.strip()
+    if inner.startswith("(") and _closing(inner) == len(inner) - 1:
+        return parse_where(inner[1:-1])
+    listed = _LIST.fullmatch(inner)
+    if listed is not None:
+        return _parse_list(inner, listed)
+    condition = parse_condition(text)
+    if condition.group == "status" and condition.value not in STATUSES:
+        raise UsageError(
+            f"the condition {text!r} has an unknown status",
+            fix=f"{did_you_mean(condition.value, STATUSES)}valid: {', '.join(STATUSES)}",
+        )
+    return condition
+
+
+def _part(part: str, whole: str) -> Where:
+    try:
+        return parse_where(part.strip())
+    except UsageError as error:
+        error.where = error.where or repr(whole)
+        raise
+
+
+def _parse_list(text: str, found: re.Match[str]) -> Where:
+    values = [each.strip() for each in _split(found["values"] or "", ",")]
+    if not all(values):
+        raise UsageError(
+            f"the condition {text!r} is not valid", fix=f"write a list: {found['field']} in (one, other)"
+        )
+    operator_, joined = ("!=", AllOf) if found["negated"] else ("=", AnyOf)
+    return joined(tuple(parse_where(f"{found['field']}{operator_}{value}") for value in values))
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """The parts of `text` between commas, or between the words `and` or `or`, outside of quotes and parentheses."""
+    parts: list[str] = []
+    depth, start, at = 0, 0, 0
+    while at < len(text):
+        letter = text[at]
+        if letter in "`\"'" and (end := text.find(letter, at + 1)) > 0:
+            at = end
+        depth = max(depth + (letter in "([") - (letter in ")]"), 0)
+        if not depth and _is_mark(text, at, mark):
+            parts.append(text[start:at])
+            start = at + len(mark)
+            at = start - 1
+        at += 1
+    return [*parts, text[start:]]
+
+
+def _is_mark(text: str, at: int, mark: str) -> bool:
+    if mark == ",":
+        return text[at] == mark
+    found = _WORD.match(text, at)
+    return (
+        found is not None
+        and found["word"] == mark
+        and at > 0
+        and (text[at - 1].isspace() or text[at - 1] == ")")
+    )
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that `text` begins with is closed; -1 if nowhere."""
+    depth, at = 0, 0
+    while at < len(text):
+        letter = text[at]
+        if letter in "`\"'" and (end := text.find(letter, at + 1)) > 0:
+            at = end
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return at
+        at += 1
+    return -1
+
+
+def _leaves(where: Where) -> Iterator[Condition]:
+    if isinstance(where, Condition):
+        yield where
+    else:
+        for part in where.parts:
+            yield from _leaves(part)
+
+
 # --- Selecting and sorting runs.
 
+MOST_VALUES = 10
+"""Values that a hint lists."""
 ROW = ("started", "took", *FIELDS)
 """Fields of a run's row that runs can be sorted by."""
 
@@ -221,24 +350,39 @@ ROW = ("started", "took", *FIELDS)
 class RunQuery:
     """Conditions, all of which must hold, and a sort key: descending with a leading `-`; empty means the newest first."""
 
-    where: tuple[Condition, ...] = ()
+    where: tuple[Where, ...] = ()
     sort: str = ""
 
     @classmethod
     def of(cls, where: str | Sequence[str] = (), sort: str = "") -> RunQuery:
         """Parse a query. Raises UsageError for an invalid condition."""
         texts = (where,) if isinstance(where, str) else tuple(where)
-        return cls(where=tuple(map(parse_condition, texts)), sort=sort)
+        return cls(where=tuple(map(parse_where, texts)), sort=sort)
 
 
 def selected(runs: Sequence[RunFacts], query: RunQuery) -> list[RunFacts]:
     """The matching runs, sorted; runs without the sort key come last. Raises UsageError for names that no run has."""
     if not runs:
         return []
-    names = {group: NameGroup(group, runs) for group in ("params", "tags", "metrics")}
-    tests = [partial(_holds, condition, _name(condition, names)) for condition in query.where]
-    kept = [facts for facts in runs if all(test(facts) for test in tests)]
+    names = {group: NameGroup(group, runs) for group in GROUPS}
+    found = {each: _name(each, names) for where in query.where for each in _leaves(where)}
+    kept = [facts for facts in runs if all(_holds(where, found, facts) for where in query.where)]
     return _sorted(kept, query.sort, names) if query.sort else kept
+
+
+def values_hint(runs: Sequence[RunFacts], query: RunQuery) -> str:
+    """For a query that no run matches: the values that there are, of fields that are asked for a text which none has."""
+    names = {group: NameGroup(group, runs) for group in GROUPS}
+    for each in (each for where in query.where for each in _leaves(where)):
+        if each.operator not in ("=", "==") or each.group in ("status", "metrics"):
+            continue
+        name = _name(each, names)
+        there = dict.fromkeys(str(value) for facts in runs for value in _condition_values(each, name, facts))
+        if not any(holds(each, [value]) for value in there):
+            shown = f"{each.group}.{each.name}" if each.name else each.group
+            listed = ", ".join(list(there)[:MOST_VALUES]) + (", ..." if len(there) > MOST_VALUES else "")
+            return f"no run has {shown}={each.value}: {did_you_mean(each.value, there)}there are: {listed}"
+    return ""
 
 
 def cell_of(facts: RunFacts, metric: tuple[Name, str]) -> float | None:
@@ -256,10 +400,22 @@ def _name(condition: Condition, names: dict[str, NameGroup]) -> tuple[Name, str]
     return names[condition.group].find(condition.name), ""
 
 
-def _holds(condition: Condition, found: tuple[Name, str] | None, facts: RunFacts) -> bool:
+def _holds(where: Where, found: Mapping[Condition, tuple[Name, str] | None], facts: RunFacts) -> bool:
+    match where:
+        case AllOf(parts):
+            return all(_holds(part, found, facts) for part in parts)
+        case AnyOf(parts):
+            return any(_holds(part, found, facts) for part in parts)
+        case Condition():
+            return holds(where, _condition_values(where, found[where], facts))
+
+
+def _condition_values(
+    condition: Condition, found: tuple[Name, str] | None, facts: RunFacts
+) -> Sequence[str | float]:
     if found is None:
-        return holds(condition, [getattr(facts.row, condition.group)])
-    return holds(condition, _values(facts, condition.group, found))
+        return [getattr(facts.row, condition.group)]
+    return _values(facts, condition.group, found)
 
 
 def _values(facts: RunFacts, group: str, found: tuple[Name, str]) -> Sequence[str | float]:

@@ -54,11 +54,12 @@ def runs(
 ) -> Runs:
     """The runs of a project, the newest first.
 
-    `where` are conditions, all of which must hold: `params.depth>6`, `tags.team=ours`, `metrics.auc.max>=0.9`, `status=finished`.
+    `where` are conditions, all of which must hold: `params.depth>6`, `tags.team=ours`, `metrics.auc.max>=0.9`, `status=finished`;
+    each may join several: `status in (failed, lost) and (params.depth>6 or tags.team=ours)`.
     `sort` is a metric (`auc`, `-auc` for descending order, `auc.min`), `params.NAME`, `tags.NAME`, `started`, `took`, `status` or
     `pipeline`; `limit` applies last. `project` is a file or folder of the project; by default the script's.
 
-    Raises UsageError for an invalid condition, and for a name that no run has, with similar names; JournalError for a
+    Raises UsageError for an invalid condition, and for a name or a status that no run has, with similar names; JournalError for a
     damaged journal.
     """
     query = RunQuery.of(where, sort)

@@ -258,6 +258,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Of a gang: the rank that failed; None without a gang, and if the whole gang failed (its timeout)."""
     ranks: int = 0
     """Of a gang: its number of ranks."""
+    in_log: bool = False
+    """Whether the message or the traceback was too long for this record, and the whole of both is in the attempt's log."""
 
     @property
     def whose(self) -> str:
@@ -546,6 +548,8 @@ class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
     """The number of the next attempt."""
     due: float
     reason: str
+    counted: int = 0
+    """Which of the task's tries it is (its retries, and the first); 0 if it is none of them: with more memory, or each item alone."""
 
 
 BUDGET = "the budget"

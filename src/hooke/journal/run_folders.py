@@ -1,19 +1,24 @@
-"""The folders of a project's runs: `<path>/<run id>/{driver.journal, *.journal, logs/, driver.lock, stop}`."""
+"""The folders of a project's runs, `<path>/<run id>/{driver.journal, *.journal, logs/, driver.lock, stop}`, and the lines in `logs/`."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from hooke.base.background_fsync import sync_files
 from hooke.base.errors import JournalError, UsageError
 from hooke.base.files import FileLock, write_atomic
+from hooke.base.formats import readable, tries_text
+from hooke.journal import events
 from hooke.journal.events import Event
 from hooke.journal.reader import read
 from hooke.journal.segments import segment_files
 
-__all__ = ["DRIVER", "LOCK", "RunsFolder"]
+__all__ = ["DRIVER", "LOCK", "LogLine", "RunsFolder", "Transcript"]
 
 DRIVER = "driver"
 """The segment of the process that drives the run."""
@@ -127,3 +132,155 @@ def _time_in(name: str) -> tuple[str, ...]:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
+
+
+# --- The output of tasks in a run's folder.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """A line that a task printed. `items` are the items of a map, as `[3]` or `[0..9]`; empty for a call.
+
+    `attempt` is the attempt's number in the run, `number` which of the task's `tries` it was. `twin` is True for a second attempt beside
+    a slow one.
+    """
+
+    task: str
+    items: str
+    attempt: int
+    number: int
+    tries: int
+    twin: bool
+    text: str
+
+    @property
+    def whose(self) -> str:
+        """The task, the items, the attempt, and which try it is, if not the first: `fit[3] #7, try 2 of 3`."""
+        again = f", {tries_text(self.number, self.tries)}" if self.number > 1 else ""
+        return f"{self.task}{self.items} #{self.attempt}{again}{', twin' if self.twin else ''}"
+
+    def __str__(self) -> str:
+        return f"{self.whose} | {readable(self.text)}"
+
+
+@dataclass(slots=True)
+class Transcript:
+    """Turns a run's events into the lines of its attempts, each once.
+
+    Each worker has a file. The last event of an attempt names its span of that file. Output after the last span belongs
+    to the attempt that the worker is running, or was running when it died.
+    """
+
+    folder: Path
+    only: str = ""
+    _tasks: dict[int, events.NodePlanned] = field(default_factory=dict)
+    _tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Node and item -> which of its tries comes next or runs, if not the first."""
+    _started: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    """Attempt -> which try, and whether it is a second attempt, if it is not plainly the first."""
+    _running: dict[str, events.AttemptStarted] = field(default_factory=dict)
+    _told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def event(self, event: events.Event) -> Iterator[LogLine]:
+        """The lines that become known with the event."""
+        match event:
+            case events.RunStarted():
+                self._tasks.clear()
+                self._tries.clear()
+                self._running.clear()
+            case events.NodePlanned():
+                self._tasks[event.node] = event
+            case events.RetryPlanned(counted=number) if number:
+                self._tries[event.node, event.lo] = number
+            case events.AttemptStarted():
+                number = self._tries.get((event.node, -1 if event.expand else event.lo), 1)
+                if number > 1 or event.twin_of is not None:
+                    self._started[event.attempt] = number, event.twin_of is not None
+                for worker in event.workers or (event.worker,):
+                    self._running[worker] = event
+            case events.AttemptFinished() | events.AttemptFailed():
+                yield from self._ended(event)
+            case _:
+                pass
+
+    def unfinished(self) -> Iterator[LogLine]:
+        """The lines of running attempts so far."""
+        for worker, started in list(self._running.items()):
+            name = f"{worker}.log"
+            yield from self._lines(started, events.LogSpan(name, self._told[name], self._whole_lines(name)))
+
+    def _ended(self, event: events.AttemptFinished | events.AttemptFailed) -> Iterator[LogLine]:
+        running = self._running.pop(event.worker, None)
+        name = f"{event.worker}.log"
+        if running is not None and running.workers:
+            for worker in running.workers:
+                self._running.pop(worker, None)
+                name = f"{worker}.log"
+                yield from self._lines(running, events.LogSpan(name, self._told[name], self._size(name)))
+        elif event.log is not None:
+            yield from self._lines(event, event.log)
+        elif isinstance(event, events.AttemptFailed) and running is not None and event.failure.log_tail:
+            # No event names the span of a worker that died: the rest of its file is its last attempt's.
+            yield from self._lines(event, events.LogSpan(name, self._told[name], self._size(name)))
+
+    def _lines(
+        self,
+        event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed,
+        span: events.LogSpan,
+    ) -> Iterator[LogLine]:
+        start = max(span.start, self._told[span.name])
+        self._told[span.name] = max(span.end, start)
+        planned = self._tasks.get(event.node)
+        task = planned.task if planned is not None else "?"
+        if start >= span.end or (self.only and task != self.only):
+            return
+        with (self.folder / span.name).open("rb") as file:
+            file.seek(start)
+            text = file.read(span.end - start).decode("utf-8", "replace")
+        # Progress bars send carriage returns; show their last state.
+        for line in text.rstrip("\r\n").split("\n"):
+            said = line.rstrip("\r").rpartition("\r")[2]
+            items = _items(event, planned) + _rank(event, span)
+            number, twin = self._started.get(event.attempt, (1, False))
+            yield LogLine(
+                task=task,
+                items=items,
+                attempt=event.attempt,
+                number=number,
+                tries=planned.retries + 1 if planned is not None else 1,
+                twin=twin,
+                text=said,
+            )
+
+    def _size(self, name: str) -> int:
+        path = self.folder / name
+        return path.stat().st_size if path.exists() else 0
+
+    def _whole_lines(self, name: str) -> int:
+        """The end of the last complete line."""
+        size, start = self._size(name), self._told[name]
+        if size <= start:
+            return start
+        with (self.folder / name).open("rb") as file:
+            file.seek(start)
+            return start + file.read(size - start).rfind(b"\n") + 1
+
+
+def _rank(
+    event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed, span: events.LogSpan
+) -> str:
+    """The rank of a gang that printed the span; its fresh workers print nothing else."""
+    workers = event.workers if isinstance(event, events.AttemptStarted) else ()
+    worker = span.name.removesuffix(".log")
+    return f" rank {workers.index(worker)}" if worker in workers else ""
+
+
+def _items(
+    event: events.AttemptStarted | events.AttemptFinished | events.AttemptFailed,
+    planned: events.NodePlanned | None,
+) -> str:
+    if planned is None or planned.kind != "map":
+        return ""
+    if event.hi - event.lo == 0:
+        return "[list]"
+    return f"[{event.lo}]" if event.hi - event.lo == 1 else f"[{event.lo}..{event.hi - 1}]"

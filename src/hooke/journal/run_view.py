@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.errors import TaskFailed, UsageError
-from hooke.base.formats import aligned, format_bytes, format_seconds
+from hooke.base.errors import TaskError, TaskFailed, UsageError
+from hooke.base.formats import aligned, format_bytes, format_seconds, readable
 from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
@@ -299,9 +299,9 @@ class RunView:
             return None
         return self._error(event, run)
 
-    def errors(self, run: str = "") -> list[TaskFailed]:
-        """The `failures` as errors."""
-        return [self._error(event, run) for _, event in self.failures()]
+    def errors(self, run: str = "", most: int | None = None) -> list[TaskFailed]:
+        """The first `most` of the `failures` as errors."""
+        return [self._error(event, run) for _, event in self.failures()[:most]]
 
     def _error(self, event: AttemptFailed, run: str) -> TaskFailed:
         planned = self.nodes[event.node].planned
@@ -310,8 +310,9 @@ class RunView:
             task=planned.task,
             item=event.item if planned.kind == "map" else None,
             attempt=event.attempt,
+            tries=self.nodes[event.node].tries_of(event),
             worker=event.worker,
-            next=f"hooke logs {run or self.run} {planned.task}",
+            run=run or self.run,
         )
 
     def results(self, node: int) -> SegmentMap:
@@ -597,7 +598,7 @@ def run_table(view: RunView, run: str) -> str:
     elif view.status == WITH_FAILURES:
         parts.append(failed_items_text(view, run))
     elif view.ended is not None and view.ended.message:
-        parts.append(view.ended.message)
+        parts.append(readable(view.ended.message))
     return "\n\n".join(parts)
 
 
@@ -615,6 +616,8 @@ def failed_items_text(view: RunView, run: str) -> str:
     ]
     more = len(failures) - MOST_FAILURES
     lines += [f"  ... and {more} more: hooke show --json {run or view.run}"] if more > 0 else []
+    if raised := [error for error in view.errors(run, MOST_FAILURES) if isinstance(error, TaskError)]:
+        lines.append(f"  look at one: {', '.join(raised[0].next.splitlines())}")
     return "\n".join([*lines, f"  when fixed: {view.resume_command}"])
 
 

@@ -28,7 +28,8 @@ __all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
 class NodeView:
     """The state of a node by the journal. A change costs at most the number of ranges, however many items they span.
 
-    `failures` has the last failure of each item in `failed` (-1 for the list of a dynamic map). `skipped` items do not run,
+    `failures` has the last failure of each item in `failed` (-1 for the list of a dynamic map), and `tries` which try an item is at, if not
+    the first. `skipped` items do not run,
     because those of the map before them failed. `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
     second attempts at stragglers, `twins_won` those that finished first. `open_children` counts the nodes that still
     need this one; a `closed` node does not need its parents any more. `changed` says why stored results did not count,
@@ -53,6 +54,7 @@ class NodeView:
         "skipped",
         "tainted",
         "tainted_list",
+        "tries",
         "twins",
         "twins_won",
         "unsettled",
@@ -65,6 +67,7 @@ class NodeView:
         self.cached = IntervalSet()
         self.failed = IntervalSet()
         self.failures: dict[int, AttemptFailed] = {}
+        self.tries: dict[int, int] = {}
         self.skipped = IntervalSet()
         self.tainted = IntervalSet()
         self.tainted_list = False
@@ -192,8 +195,14 @@ class NodeView:
 
     def retried(self, event: RetryPlanned) -> None:
         """Failed items will run again."""
+        if event.counted:
+            self.tries[event.lo] = event.counted
         self._not_failed(event.lo, event.hi)
         self.expansion_failed = False
+
+    def tries_of(self, event: AttemptFailed) -> tuple[int, int]:
+        """Which of the task's tries a failed attempt was, and how many it has. Known for the last attempt of an item."""
+        return self.tries.get(-1 if event.item is None else event.item, 1), self.planned.retries + 1
 
     def found(self, event: ItemsFound) -> int:
         """Results were found. Returns how many items got their first result."""

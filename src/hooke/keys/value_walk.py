@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from weakref import WeakKeyDictionary
 
@@ -151,11 +152,13 @@ def unkeyable_error(lack: NoKey, where: str) -> NotFingerprintable:
     """The error that a user reads for a value without a key. `where` names the value, such as "argument `x` of `g`"."""
     part = "".join(reversed(lack.path))
     kind = f"{lack.kind.__module__}.{lack.kind.__qualname__}".removeprefix("builtins.")
+    is_file = issubclass(lack.kind, io.IOBase)
     return NotFingerprintable(
         f"cannot build a cache key for {where}: {f'its part {part}' if part else 'it'} is of type {kind}",
         where=f"{where}, part {part}" if part else where,
         why=lack.why,
         fix=lack.fix
+        or (is_file and "pass the path of the file, or hooke.File(path), and open it inside the task")
         or "pass the plain data that it is made from, create it inside the task, "
         "or give its class a method `__hooke_key__(self) -> str` that returns 32 hex characters for its content",
     )

@@ -198,7 +198,13 @@ class Bench:
             raise KeyboardInterrupt(f"study {self.study} was stopped")
         if state.failure is not None:
             task = part.nodes[state.failure.node].task.name
-            raise task_failed(state.failure, task=task, run=self.study, unseal=self.store.unseal)
+            raise task_failed(
+                state.failure,
+                task=task,
+                run=self.study,
+                unseal=self.store.unseal,
+                next=f"hooke logs {self.study} {task}",
+            )
 
 
 def attempts_taken(events: Iterable[Event], measured: Sequence[int]) -> NodeTotals:

@@ -162,6 +162,10 @@ class Log(Protocol):
         """The last lines written since `start`."""
         ...
 
+    def write(self, text: str) -> None:
+        """Append. Raises OSError on a full disk."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCall:
@@ -512,13 +516,15 @@ class AttemptRunner:
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
             return AttemptFinished(ref=ref, expanded=expanded, checkpoints=outcome.checkpoints, **facts)
+        tail = self.log.tail(log_from, 20) if self.log is not None else ()
         failure = failure_of(
             outcome.error,
             arguments=outcome.failing or work.shown,
             limit_bytes=work.memory,
             store=self.store,
+            log=self.log.write if self.log is not None else None,
         )
-        tail = self.log.tail(log_from, 20) if self.log is not None else ()
+        facts["log"] = self._span(log_from)
         return AttemptFailed(
             failure=msgspec.structs.replace(failure, log_tail=tail),
             done=outcome.done,

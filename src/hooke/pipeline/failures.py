@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ from hooke.base.user_code import is_hooke
 from hooke.journal.events import AttemptFailed, Failure
 from hooke.store.store import Store
 
-__all__ = ["failure_of", "task_failed", "user_traceback"]
+__all__ = ["failure_of", "missing_module_fix", "task_failed", "user_traceback"]
 
 _LONGEST_TEXT = 16 * 1024
 """Characters of a message or a traceback that a journal keeps."""
@@ -27,19 +28,32 @@ _LARGEST_PICKLE = 64 * 1024
 
 
 def failure_of(
-    error: BaseException, *, arguments: str, limit_bytes: int | None = None, store: Store | None = None
+    error: BaseException,
+    *,
+    arguments: str,
+    limit_bytes: int | None = None,
+    store: Store | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Failure:
-    """The facts of an exception of a task, or of reading its inputs. It comes along, sealed as values of `store` are."""
+    """The facts of an exception of a task, or of reading its inputs. It comes along, sealed as values of `store` are.
+
+    A message or a traceback that is too long for a journal goes to `log` as it is.
+    """
     own = _is_own(error)
     kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
+    message = _message(error)
+    trace = error.why if isinstance(error, HookeError) and own else user_traceback(error)
+    in_log = False
+    if log is not None and max(len(message), len(trace)) > _LONGEST_TEXT:
+        with contextlib.suppress(OSError):  # a full disk: the journal has the beginning and the end
+            log(f"{trace or message}\n")
+            in_log = True
     return Failure(
         kind=type(error).__name__ if own else kind,
-        message=clip(readable(_message(error)), _LONGEST_TEXT),
+        message=clip(readable(message), _LONGEST_TEXT),
         error_type="" if own else _type_name(error),
-        traceback=clip(
-            readable(error.why if isinstance(error, HookeError) and own else user_traceback(error)),
-            _LONGEST_TEXT,
-        ),
+        traceback=clip(readable(trace), _LONGEST_TEXT),
+        in_log=in_log,
         arguments=arguments,
         limit_bytes=limit_bytes,
         fix=_fix(error),
@@ -54,16 +68,26 @@ def failure_of(
 
 def _fix(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        module = error.name.partition(".")[0]
-        return (
-            f"install the package of the module {module!r} where the task ran: {sys.executable} -m pip install ...; "
-            "if it is a file of yours, start in its folder or add the folder to PYTHONPATH"
-        )
+        return missing_module_fix(error.name, where=" where the task ran")
     if isinstance(error, HookeError):
         return error.fix
+    if isinstance(error, FileNotFoundError) and _is_relative(error.filename):
+        return f"check the path: it is relative to {os.getcwd()}, where the task ran; or pass hooke.File(path), which is checked before anything runs"
     if isinstance(error, ValueError) and "read-only" in _message(error):
         return "the result of another task is read-only, because tasks share it: change a copy (x = x.copy())"
     return ""
+
+
+def missing_module_fix(module: str, *, where: str = "") -> str:
+    """How to get a module that is not found."""
+    return (
+        f"install the package of the module {module.partition('.')[0]!r}{where}: {sys.executable} -m pip install ...; "
+        "if it is a file of yours, start in its folder or add the folder to PYTHONPATH"
+    )
+
+
+def _is_relative(name: object) -> bool:
+    return isinstance(name, str) and name != "" and not os.path.isabs(name)
 
 
 def _is_own(error: BaseException) -> bool:
@@ -129,7 +153,7 @@ class _Portable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         args = tuple(map(_portable, self._error.args))
-        state = {name: value for name, value in vars(self._error).items() if _is_portable(value)}
+        state = {name: value for name, value in _attributes(self._error) if _is_portable(value)}
         return _rebuilt, (type(self._error), args, state)
 
 
@@ -139,7 +163,7 @@ def _rebuilt(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
     else:
         error = cls.__new__(cls, *args)
         error.args = args
-    vars(error).update(state)
+    _set_attributes(error, state.items())
     return error
 
 
@@ -163,18 +187,21 @@ def _is_portable(value: Any) -> bool:
     return len(data) <= _LARGEST_PART + 100
 
 
-def task_failed(
+def task_failed(  # noqa: PLR0913 - the facts of one message
     event: AttemptFailed,
     *,
     task: str,
     run: str,
     unseal: Callable[[bytes], BaseException],
     item: int | None = None,
+    tries: tuple[int, int] = (0, 0),
+    next: str = "",
 ) -> TaskFailed:
     """The error that `Run.result()` raises for a failed attempt, at this `item` of a map.
 
-    Its `__cause__` is the user's exception, if `unseal` (that of the run's store) trusts and opens it: where the store
-    has a secret, bytes of a worker or a journal that are not signed with it are never unpickled.
+    Its `__cause__` is the user's exception, and it is an instance of that one's class, too, if `unseal` (that of the run's
+    store) trusts and opens it: where the store has a secret, bytes of a worker or a journal that are not signed with it are
+    never unpickled.
     """
     failure = event.failure
     error = TaskFailed.from_facts(
@@ -182,11 +209,91 @@ def task_failed(
         task=task,
         item=item,
         attempt=event.attempt,
+        tries=tries,
         worker=event.worker,
-        next=f"hooke logs {run} {task}",
+        run=run,
+        next=next,
     )
     if failure.pickled is not None:
         # This process may not be able to import its class, or may not trust it; the error has its text.
         with contextlib.suppress(Exception):
-            error.__cause__ = unseal(failure.pickled)
+            return _also(error, unseal(failure.pickled))
     return error
+
+
+# --- The error of a task is caught as the user's exception, too.
+
+
+_NOT_JOINED = (StopIteration, StopAsyncIteration, SyntaxError)
+
+
+def _also(error: TaskFailed, cause: BaseException) -> TaskFailed:
+    """`error` caused by `cause`, of a class that is also that of `cause`, with its `args` and attributes.
+
+    Unchanged but for its cause if there is no such class: Python does not allow all combinations, does other things with one that is no Exception or that
+    ends an iteration, and prints a SyntaxError without its text.
+    """
+    error.__cause__ = cause
+    if not isinstance(cause, Exception) or isinstance(cause, _NOT_JOINED):
+        return error
+    try:
+        made = _joined(error, cause)
+    except Exception:  # noqa: BLE001 - whatever the user's class does when it is subclassed or made
+        return error
+    made.__cause__ = cause
+    return made
+
+
+def _joined(error: TaskFailed, cause: Exception) -> TaskFailed:
+    own, kind = type(error), type(cause)
+
+    def reduce(_: TaskFailed) -> tuple[Any, ...]:
+        portable = _Portable(cause)  # the class of the error has no name to be unpickled by
+        return (_also, (error, portable)) if _pickles(portable) else error.__reduce__()
+
+    names: dict[str, Any] = {
+        "__module__": own.__module__,
+        "__qualname__": own.__qualname__,
+        "__doc__": own.__doc__,
+        "__reduce__": reduce,
+    }
+    joined = types.new_class(own.__name__, (own, kind), exec_body=lambda body: body.update(names))
+    made: Any = joined.__new__(joined, *cause.args)
+    built_in = next(cls for cls in kind.__mro__ if cls.__module__ == "builtins")
+    if built_in is not Exception:
+        built_in.__init__(made, *cause.args)
+    made.args = cause.args
+    _set_attributes(made, _attributes(cause))
+    _set_attributes(made, vars(error).items())
+    if not isinstance(made, TaskFailed):  # a metaclass of the user's
+        raise TypeError(f"{joined} makes no TaskFailed")
+    return made
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever a user's __reduce__ raises
+        return False
+    return True
+
+
+def _set_attributes(error: BaseException, attributes: Iterable[tuple[str, Any]]) -> None:
+    for name, value in attributes:
+        with contextlib.suppress(AttributeError, TypeError):  # one that can only be read
+            setattr(error, name, value)
+
+
+def _attributes(error: BaseException) -> Iterator[tuple[str, Any]]:
+    """What an exception holds besides its `args`: in slots, in fields of Python's own classes, and in its dict."""
+    for cls in type(error).__mro__:
+        if cls in (Exception, BaseException):
+            break
+        for name, field in vars(cls).items():
+            if (
+                isinstance(field, types.MemberDescriptorType | types.GetSetDescriptorType)
+                and name[:2] != "__"
+            ):
+                with contextlib.suppress(AttributeError):
+                    yield name, getattr(error, name)
+    yield from vars(error).items()

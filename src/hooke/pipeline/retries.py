@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
-from hooke.base.formats import format_bytes
+from hooke.base.formats import format_bytes, tries_text
 from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
 from hooke.pipeline.node_state import NodeState
 from hooke.pipeline.slots import memory_after
@@ -55,16 +56,14 @@ class Retries:
         if not failure.retryable or counted > state.plan.retries:
             return False
         wait_s = retry_delay(counted, seed=self._seed, salt=(state.node.id, item), asked_s=failure.delay_s)
-        tries = f"try {counted + 1} of {state.plan.retries + 1}"
-        self._again(state, item, event.at + wait_s, f"{failure.said}; {tries}")
+        tries = tries_text(counted + 1, state.plan.retries + 1)
+        self._again(state, item, event.at + wait_s, f"{failure.said}; {tries}", counted=counted + 1)
         return True
 
-    def note(self, state: NodeState, items: tuple[int, int], *, number: int, due: float, reason: str) -> None:
-        """Note for the journal that these items run again."""
+    def note(self, state: NodeState, items: tuple[int, int], **facts: Any) -> None:
+        """Note for the journal that these items run again, with the `facts` of RetryPlanned."""
         lo, hi = items
-        self._planned.append(
-            RetryPlanned(node=state.node.id, lo=lo, hi=hi, number=number, due=due, reason=reason)
-        )
+        self._planned.append(RetryPlanned(node=state.node.id, lo=lo, hi=hi, **facts))
 
     def take_notes(self) -> list[RetryPlanned]:
         """The notes for the journal; each is returned once."""
@@ -82,12 +81,13 @@ class Retries:
         """When the next retry is due; None if there is none."""
         return self._waiting[0][0] if self._waiting else None
 
-    def _again(self, state: NodeState, item: int, due: float, reason: str) -> None:
+    def _again(self, state: NodeState, item: int, due: float, reason: str, *, counted: int = 0) -> None:
         heapq.heappush(self._waiting, (due, state.node.id, item))
         if item >= 0:
             state.taken.add(item, item + 1)
             state.alone.add(item, item + 1)
-        self.note(state, (item, item + 1), number=state.failures[item] + 1, due=due, reason=reason)
+        number = state.failures[item] + 1
+        self.note(state, (item, item + 1), number=number, due=due, reason=reason, counted=counted)
 
 
 def _grow(state: NodeState, item: int, place: CapacityChanged) -> bool:

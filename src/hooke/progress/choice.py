@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from hooke.base.errors import ConfigError, UsageError
+from hooke.journal.run_view import RunView
 from hooke.progress.display import Display
 from hooke.progress.lines import Lines, SummaryLines
 from hooke.progress.notebook import NotebookTable, kernel_shell
@@ -53,8 +54,8 @@ def wanted_progress(asked: str, setting: str) -> str:
     return next((each for each in (asked, variable, setting) if each != "auto"), "auto")
 
 
-def open_progress(wanted: str, scene: Scene) -> Progress:
-    """The progress on the current stderr, or in the notebook.
+def open_progress(wanted: str, scene: Scene, earlier: RunView | None = None) -> Progress:
+    """The progress on the current stderr, or in the notebook. `earlier` is the view of a run that is resumed, which it goes on with.
 
     `table`: a table at once on a terminal or in a notebook, elsewhere like `lines`. `lines`: start, end and failures of
     each task. `none`: nothing. `auto`: a table if the run lasts 0.3 s; without a terminal, a line every five seconds of
@@ -69,14 +70,18 @@ def open_progress(wanted: str, scene: Scene) -> Progress:
             context = copy_context()
             # A background run shows its table now, before its cell ends.
             delay_s = 0.0 if scene.background else delay_s
-            return Drawn(lambda: NotebookTable(shell, context), delay_s=delay_s)
+            return Drawn(lambda: NotebookTable(shell, context), delay_s=delay_s, earlier=earlier)
         if out is not None and _takes_a_table(out, scene):
-            return Drawn(lambda: _table(out, scene), delay_s=delay_s)
+            return Drawn(lambda: _table(out, scene), delay_s=delay_s, earlier=earlier)
     if out is None:  # no console
         return Silent()
     if wanted == "auto":
-        return Drawn(lambda: SummaryLines(out, patient=scene.in_this_process), delay_s=SUMMARY_AFTER_S)
-    return Lines(out)
+        return Drawn(
+            lambda: SummaryLines(out, patient=scene.in_this_process),
+            delay_s=SUMMARY_AFTER_S,
+            earlier=earlier,
+        )
+    return Lines(out, earlier)
 
 
 def _takes_a_table(out: TextIO, scene: Scene) -> bool:

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import Protocol, TextIO
 
+from hooke.base.formats import readable
 from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.task_view import TaskRow
 
@@ -104,6 +105,7 @@ class Terminal:
 
     def say(self, line: str, out: TextIO) -> None:
         """Print a line to `out`. Raises OSError and ValueError of writing."""
+        line = readable(line)
         with self._lock:
             if self._picture is not None and out.isatty():
                 self._picture.above(line)

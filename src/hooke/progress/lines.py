@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TextIO
 
-from hooke.base.formats import first_line, format_seconds
+from hooke.base.formats import first_line, format_seconds, tries_text
 from hooke.journal import events
 from hooke.journal.events import FINISHED, WITH_FAILURES
 from hooke.journal.run_view import RunView
@@ -23,11 +23,11 @@ MOST_TROUBLES = 20
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """Prints changes of state and at most one progress line per task and EVERY_S seconds."""
+    """Prints changes of state and at most one progress line per task and EVERY_S seconds. `earlier` is the view of a run that is resumed."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, earlier: RunView | None = None) -> None:
         self._out = out
-        self._view = RunView()
+        self._view = RunView() if earlier is None else earlier
         self._said: dict[str, str] = {}
         self._said_at: dict[str, float] = {}
         self._troubles: dict[str, int] = {}
@@ -46,12 +46,15 @@ class Lines(AbstractContextManager["Lines"]):
                 begun = "resumed" if event.resumed else "started"
                 self._say(f"run {event.run} {begun} on {event.place}")
             case events.AttemptFailed():
-                self._trouble(event.node, f"failed: {_brief(event)}")
+                number, tries = self._view.nodes[event.node].tries_of(event)
+                which = f" ({tries_text(number, tries)})" if tries > 1 else ""
+                self._trouble(event.node, f"failed{which}: {_brief(event)}")
             case events.RetryPlanned():
                 wait_s = max(0.0, event.due - event.at)
+                when = f"in {format_seconds(wait_s)}" if wait_s else "now"
                 self._trouble(
                     event.node,
-                    f"attempt {event.number} follows in {format_seconds(wait_s)}: {event.reason}",
+                    f"runs again {when}: {event.reason}",
                     always=wait_s >= EVERY_S and event.at - self._waits_said_at >= EVERY_S,
                 )
                 if wait_s >= EVERY_S:

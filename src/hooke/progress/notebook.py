@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from hooke.base.formats import format_bytes, format_seconds
+from hooke.base.formats import first_line, format_bytes, format_seconds
 from hooke.journal.run_view import RunRow
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import RunSnapshot, clock, most_telling
@@ -72,7 +72,9 @@ def _row(task: TaskRow) -> str:
         format_bytes(task.peak_bytes) if task.peak_bytes is not None else "",
     )
     cells = "".join(f'<td style="{_RIGHT}">{each}</td>' for each in numbers)
-    name = f'<td style="{_LEFT}" title="{escape(task.error or task.state)}">{escape(task.task)}</td>'
+    name = (
+        f'<td style="{_LEFT}" title="{escape(first_line(task.error) or task.state)}">{escape(task.task)}</td>'
+    )
     return f'<tr{dim}>{name}<td style="{_LEFT}">{_bar(task)}</td>{cells}</tr>'
 
 

@@ -108,15 +108,17 @@ class Silent(AbstractContextManager["Silent"]):
 class Drawn(AbstractContextManager["Drawn"]):
     """Opens a display after `delay_s`. The clock's thread draws it, and the run's thread draws the end.
 
-    Before that, events only queue up, and a shorter run shows nothing.
+    Before that, events only queue up, and a shorter run shows nothing. `earlier` is the view of a run that is resumed.
     """
 
-    def __init__(self, open_display: Callable[[], Display], *, delay_s: float) -> None:
+    def __init__(
+        self, open_display: Callable[[], Display], *, delay_s: float, earlier: RunView | None = None
+    ) -> None:
         self._open_display = open_display
         self._delay_s = delay_s
         self._due = 0.0
         self._unread: deque[Event] = deque()
-        self._view = RunView()
+        self._view = RunView() if earlier is None else earlier
         self._folding = threading.Lock()  # never held while writing
         self._drawing = threading.Lock()
         self._display: Display | None = None

@@ -300,9 +300,10 @@ def _checked(place: BackendChoice, places: Mapping[str, BackendSettings]) -> Bac
     # Built-in engines first: listing plug-ins takes as long as a small run.
     if place.engine not in ENGINES.builtin and place.engine not in ENGINES.names():
         valid = ", ".join([*ENGINES.names(), "local:N", "tls://HOST:PORT", *places])
+        meant = did_you_mean(place.name, [*ENGINES.names(), *places])
         raise UsageError(
             f"no backend is called {place.name!r}",
-            fix=f"valid: {valid}; or define it in hooke.toml under [places.{place.name.partition(':')[0]}]",
+            fix=f"{meant}valid: {valid}; or define it in hooke.toml under [places.{place.name.partition(':')[0]}]",
         )
     return place
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from hooke.base.errors import HookeError, NotFingerprintable, UsageError
 from hooke.base.user_code import user_frames
 from hooke.keys.fingerprint import fingerprint_code
+from hooke.pipeline.failures import missing_module_fix
 from hooke.pipeline.pipeline import Pipeline
 
 __all__ = [
@@ -94,7 +95,7 @@ def load_entry(text: str) -> tuple[Pipeline[..., Any], Path]:
     module, path, name = load_file(text, "pipeline")
     found = {key: value for key, value in vars(module).items() if isinstance(value, Pipeline)}
     own = {key: value for key, value in found.items() if value.function.__module__ == module.__name__}
-    fix = "mark a function that composes tasks with @pipeline"
+    fix = "write @pipeline (from hooke import pipeline) above the function that calls the tasks"
     return choose(path, name, own or found, what="pipeline", fix=fix), path.resolve()
 
 
@@ -229,8 +230,11 @@ def _imported(dotted: str, path: Path) -> ModuleType:
             Path(damaged).unlink(missing_ok=True)
             return _imported(dotted, path)
         lines = user_frames("".join(traceback.format_exception(error)))
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
         raise UsageError(
-            f"{path} cannot be imported: {type(error).__name__}: {error}", why="\n".join(lines)
+            f"{path} cannot be imported: {type(error).__name__}: {error}",
+            why="\n".join(lines),
+            fix=missing_module_fix(missing) if missing else "",
         ) from error
 
 

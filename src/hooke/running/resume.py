@@ -22,6 +22,10 @@ from hooke.store.store import Store
 __all__ = ["arguments_of", "last_resumable", "pipeline_of", "reopen", "resume"]
 
 
+MOST_NAMED = 5
+"""Runs that an error names."""
+
+
 def resume(
     project: Project,
     run: str,
@@ -101,18 +105,31 @@ def _last(segment: Path) -> float | None:
 
 
 def last_resumable(project: Project) -> str:
-    """The newest run that can be resumed. Raises UsageError if there is none."""
+    """The newest run that can be resumed. Raises UsageError if there is none, with what the others lack."""
+    running: list[str] = []
+    damaged: list[str] = []
     for run in project.runs.names():
         if project.runs.alive(run):
+            running.append(run)
             continue
         try:
             started, finished = _ends(project, run)
-        except (JournalError, UsageError):  # damaged or never started: an error only if the run is named
+        except JournalError:  # an error of its own only if the run is named
+            damaged.append(run)
+            continue
+        except UsageError:  # it never started, or is no pipeline's
             continue
         # Trials belong to their search, which continues them itself.
         if not started.parent and (finished is None or finished.status != FINISHED):
             return run
-    raise UsageError("there is no run to resume", where=str(project.runs.path), next="hooke runs")
+    why = [f"{run} is running" for run in running] + [f"the journal of {run} is damaged" for run in damaged]
+    raise UsageError(
+        "there is no run to resume",
+        where=str(project.runs.path),
+        why="; ".join(why[:MOST_NAMED]),
+        fix=f"hooke show {damaged[0]} says how to repair it" if damaged else "",
+        next=f"hooke show {running[0]}" if running else "hooke runs",
+    )
 
 
 def _ends(project: Project, run: str) -> tuple[RunStarted, RunFinished | None]:

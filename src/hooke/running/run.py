@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
+from hooke.base.formats import did_you_mean, text_of
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event
+from hooke.journal.run_folders import LogLine, Transcript
 from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
 from hooke.keys.file import files_loaded
@@ -27,7 +29,7 @@ from hooke.progress.progress import Progress
 from hooke.project.folder import Project, project_of
 from hooke.project.pipeline_file import check_call
 from hooke.running.driver import Driver, RunOrder, prepare
-from hooke.tracking.logged_values import Logged, logged_in
+from hooke.tracking.logged_values import Artifact, Logged, Metric, full_names, logged_in
 
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
@@ -77,7 +79,8 @@ def run(  # noqa: PLR0913 - options by name
     failures", and `failures` has them.
 
     Raises UsageError and TraceError before anything runs; a subclass of TaskFailed if a task failed
-    for good; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
+    for good, which `except` also catches by the class of the task's exception (`except KeyError`; not SyntaxError and StopIteration), where this
+    process can import that; KeyboardInterrupt after Ctrl-C, once the run has stopped cleanly and can be resumed.
     With `wait=False`, `Run.result()` raises them.
     """
     order = RunOrder(
@@ -232,7 +235,7 @@ class Run:
     def failures(self) -> list[TaskFailed]:
         """The items and calls that failed for good, as the errors that they would raise: `task`, `item`, `arguments`, `log_tail`.
 
-        The exception of the task is the `__cause__`. Empty for a run without failures.
+        Each is also of the class of the task's exception, which is its `__cause__`. Empty for a run without failures.
         """
         view, store = self._view(), self.project.store()
         return [
@@ -242,9 +245,51 @@ class Run:
                 run=self.id,
                 unseal=store.unseal,
                 item=item,
+                tries=view.nodes[event.node].tries_of(event),
             )
             for item, event in view.failures()
         ]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters as text, as `hooke runs` shows them: those of the pipeline, with defaults, and of `log_param`.
+
+        What tasks logged is `TASK.NAME` where others logged NAME, too; the last value counts.
+        """
+        begun = self._view().begun
+        given = (begun.parameters or begun.shown) if begun is not None else {}
+        values = {("", name): text_of(value) for name, value in given.items()}
+        values |= {(note.task, note.name): note.value for note in self.logged().params}
+        return {name: values[key] for key, name in full_names(values).items()}
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Each metric's last, smallest and largest value; `logged()` has all values, and `system/` metrics.
+
+        The name is `TASK.NAME` where others logged NAME, too. Of several attempts at the same items one counts.
+        """
+        return self.logged().metrics()
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """The files that were logged, the last of each path, task and item: `.path` is its name, `.file` where it lies."""
+        found = {(each.path, each.task, each.item): each for each in self.logged().artifacts}
+        return list(found.values())
+
+    def logs(self, task: str = "") -> list[LogLine]:
+        """The lines that the tasks, or one of them, printed so far, in the order in which their attempts ended.
+
+        `str()` of one is the line of `hooke logs`. Raises UsageError for an unknown task.
+        """
+        tasks = self._view().tasks
+        if task and task not in tasks:
+            raise UsageError(
+                f"run {self.id} has no task {task!r}",
+                fix=f"{did_you_mean(task, tasks)}its tasks: {', '.join(tasks) or 'none'}",
+            )
+        transcript = Transcript(self.folder / "logs", only=task)
+        ended = [line for event in self.project.runs.events(self.id) for line in transcript.event(event)]
+        return [*ended, *transcript.unfinished()]
 
     def result(self, timeout: float | None = None) -> Any:
         """The pipeline's return value, without failed items of maps with `on_error="continue"`. Waits for it, at most `timeout` seconds.
@@ -281,13 +326,14 @@ class Run:
             return
         view = self._view()
         if (failed := view.failure) is not None:
-            planned = view.nodes[failed.node].planned
+            node = view.nodes[failed.node]
             raise task_failed(
                 failed,
-                task=planned.task,
-                item=failed.item if planned.kind == "map" else None,
+                task=node.planned.task,
+                item=failed.item if node.planned.kind == "map" else None,
                 run=self.id,
                 unseal=lambda data: self.project.store().unseal(data),
+                tries=node.tries_of(failed),
             )
         why = view.ended.message if view.ended is not None else ""
         raise RunStopped(

@@ -343,7 +343,13 @@ def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) ->
     above = [now.nodes[parent].planned for parent in mine.parents if parent in now.nodes]
     changed = list(dict.fromkeys(parent.task for parent in above if parent.key not in former))
     for task in changed:
-        yield Cause(kind="upstream", text=f"it reads the result of {task}, which may have changed", task=task)
+        text = f"it reads the result of {task}, which may have changed"
+        if _same_results(task, now, then):
+            text = (
+                f"it reads the result of {task}, which was made again; its value is the same, "
+                "but a key follows code and inputs, not values"
+            )
+        yield Cause(kind="upstream", text=text, task=task)
     for name in dict.fromkeys([*mine.inputs, *theirs.inputs]):
         if mine.inputs.get(name) == theirs.inputs.get(name):
             continue
@@ -351,6 +357,19 @@ def _input_causes(node: NodeView, now: RunView, old: NodeView, then: RunView) ->
             changed and "of task " in mine.shown.get(name, "")
         ):
             yield Cause(kind="argument", text=_argument_text(name, mine, theirs))
+
+
+def _same_results(task: str, now: RunView, then: RunView) -> bool:
+    """Whether the task has the same values in both runs, as far as their bytes tell."""
+    mine, theirs = ([_digests(node) for node in _nodes_of(view, task)] for view in (now, then))
+    return bool(mine) and all(mine) and mine == theirs
+
+
+def _digests(node: NodeView) -> list[tuple[int, int, str, int]]:
+    """Each range of items with the digest of its stored object; empty if the node is not complete."""
+    if not node.complete:
+        return []
+    return [(lo, hi, ref.digest, start) for lo, hi, ref, start in node.results]
 
 
 def _columns(planned: NodePlanned) -> dict[str, str]:

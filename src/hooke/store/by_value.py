@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import io
+import pickle
 import re
 import sys
 from collections import ChainMap
@@ -67,8 +68,17 @@ def dumps(value: Any) -> bytes:
     return file.getvalue()
 
 
+def _refuse_file(file: io.TextIOWrapper) -> None:
+    """Raise PicklingError: cloudpickle would send an io.StringIO with what is left to read, and nothing would say so."""
+    raise pickle.PicklingError(
+        f"cannot pickle an open file ({getattr(file, 'name', 'without a name')}): pass its path, or what you read from it"
+    )
+
+
 def _reduced_here(obj: Any, kind: type) -> Any:
     """What cloudpickle has no way for, or one that makes copies; else NotImplemented."""
+    if kind is io.TextIOWrapper and obj is not sys.stdout and obj is not sys.stderr:
+        _refuse_file(obj)
     offering = module_of_method(obj)
     if offering is not None:
         return getattr, (sys.modules[offering], obj.__name__)

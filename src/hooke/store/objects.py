@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import struct
 import time
@@ -136,6 +137,13 @@ _DEEPEST = 50
 def explain(value: Any, error: Exception) -> StoreError:
     """The error for a value whose encoding raised `error`."""
     path, part = guilty_part(value)
+    if isinstance(part, io.IOBase):
+        return StoreError(
+            f"a result cannot be stored: {path} is an open file ({getattr(part, 'name', type(part).__name__)})",
+            where=path,
+            why="an open file cannot leave its process",
+            fix="close it, and return its path (hooke.File(path) keeps its content), or return what you read from it",
+        )
     kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
     return StoreError(
         f"a result cannot be stored: {path} is of type {kind}, which cannot be pickled",

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,12 @@ __all__ = [
     "DroppedCalls",
     "Logged",
     "LoggedNote",
+    "Metric",
     "Owner",
     "Point",
     "curve_parts",
     "dropped_calls_in",
+    "full_names",
     "limits_before",
     "logged_in",
 ]
@@ -248,8 +250,18 @@ class LoggedNote(NamedTuple):
     attempt: int | None
 
 
+class Metric(NamedTuple):
+    """The values of a metric that count, in short: the last by time with its step, the smallest, the largest, and how many."""
+
+    last: float
+    step: int
+    min: float
+    max: float
+    count: int
+
+
 class Artifact(NamedTuple):
-    """A file that was kept with the run."""
+    """A file that was kept with the run: `file` is where it lies, `path` the name that it was logged with."""
 
     path: str
     file: Path
@@ -284,9 +296,31 @@ class Logged:
         """
         return [point for point in self.points if point.name == name and self._counts(point)]
 
+    def metrics(self) -> dict[str, Metric]:
+        """Each metric in short, without system metrics. Its name is `TASK.NAME` where others logged NAME, too."""
+        values: dict[tuple[str, str], list[Point]] = defaultdict(list)
+        for point in self.points:
+            if self._counts(point) and not point.name.startswith("system/"):
+                values[point.task, point.name].append(point)
+        return {name: _metric(values[key]) for key, name in full_names(values).items()}
+
     def _counts(self, point: Point) -> bool:
         part = self._parts.get((point.attempt, point.item))
         return part is not None and point.step < part.limit(point.name)
+
+
+def _metric(points: list[Point]) -> Metric:
+    """`nan` counts only as the last."""
+    last = points[-1]
+    known = [point.value for point in points if not math.isnan(point.value)] or [math.nan]
+    return Metric(last.value, last.step, min(known), max(known), len(points))
+
+
+def full_names(logged: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """(task, name) -> its name alone if nothing else has that name or the run itself logged it, else `TASK.NAME`."""
+    keys = list(logged)
+    owners = Counter(name for _, name in keys)
+    return {(task, name): f"{task}.{name}" if task and owners[name] > 1 else name for task, name in keys}
 
 
 def logged_in(folder: Path) -> Logged:

@@ -9,9 +9,10 @@ import sys
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import short_repr
+from hooke.base.formats import readable, short_repr
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
-from hooke.cli.screens import EXIT_FAILED, command
+from hooke.cli.screens import EXIT_FAILED
+from hooke.journal.run_view import view_of
 from hooke.pipeline.failures import user_traceback
 from hooke.project.folder import Project
 from hooke.running.replay import Replay, replay
@@ -75,16 +76,34 @@ def reproduce(*, run: str, rtol: float, atol: float, as_json: bool, project: Pro
 @click.option("--step", is_flag=True, help="Stop at the task's first line instead of where it fails.")
 @in_project
 def debug(*, run: str, task: str, item: int | None, step: bool, project: Project) -> int:
-    """Rerun TASK of RUN (by default the last run) in this process, with its original inputs.
+    """Rerun TASK (by default the one that failed) of RUN (by default the last run) in this process, with its original inputs.
 
     If it fails, pdb opens at the failing line. The current code runs, so you can try an edit at once.
     """
     name, only = run_and_task(project, run, task, verb="debug")
-    if not only:
-        raise UsageError("missing TASK", next=command(f"hooke debug {name} TASK", project))
+    only = only or _failed_task(project, name)
     again = replay(project, name, only, item=item)
     click.echo(f"{again.shown} of run {name}", err=True)
     return _step(again) if step else _until_it_fails(again)
+
+
+def _failed_task(project: Project, run: str) -> str:
+    """The task that failed, or the run's only one. Raises UsageError with the tasks if there is neither."""
+    view = view_of(project.runs, run)
+    failed = [event.node for _, event in view.failures()]
+    if view.failure is not None:
+        failed.insert(0, view.failure.node)
+    names = [view.nodes[node].planned.task for node in failed if node in view.nodes] or list(view.tasks)
+    tasks = list(dict.fromkeys(names))
+    if failed and len(tasks) > 1:
+        click.echo(f"{len(tasks)} tasks failed: {', '.join(tasks)}; this is the first", err=True)
+    elif len(tasks) != 1:
+        raise UsageError(
+            f"no task of run {run} failed",
+            fix=f"name one of its tasks: {', '.join(tasks)}" if tasks else "",
+            next=f"hooke debug {run} {tasks[0]}" if tasks else f"hooke show {run}",
+        )
+    return tasks[0]
 
 
 def _step(again: Replay) -> int:
@@ -98,7 +117,7 @@ def _until_it_fails(again: Replay) -> int:
         with logging_into(MUTED), again.checkpoints():
             result = again.function(*again.args, **again.kwargs)
     except Exception as error:  # noqa: BLE001 - any exception of the task is of interest
-        click.echo(user_traceback(error), err=True)
+        click.echo(readable(user_traceback(error)), err=True)
         pdb.post_mortem(sys.exc_info()[2])
         return EXIT_FAILED
     click.echo(f"the task did not fail; it returned {short_repr(result)}")

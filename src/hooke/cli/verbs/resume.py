@@ -50,9 +50,11 @@ def resume(  # noqa: PLR0913 - one per option
     """
     name = project.runs.find(run) if run else last_resumable(project)
     _say_torn(project, name)
-    begun = view_of(project.runs, name).begun
+    earlier = view_of(project.runs, name)
+    earlier.driver_alive(None)  # there will be one
+    begun = earlier.begun
     serial = begun is not None and begun.kind == "pipeline" and _is_serial(project, backend or begun.place)
-    conduct = DrivenRun(session=session, as_json=as_json, in_this_process=serial)
+    conduct = DrivenRun(session=session, as_json=as_json, in_this_process=serial, earlier=earlier)
     if begun is not None and begun.folder != os.getcwd() and Path(begun.folder).is_dir():
         conduct.folder = Path(begun.folder)
     with conduct.in_folder():

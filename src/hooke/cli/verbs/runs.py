@@ -18,7 +18,7 @@ from hooke.base.formats import aligned, format_seconds
 from hooke.cli.options import complete_run, in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.comparing.facts import RunFacts, facts_of
-from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected
+from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected, values_hint
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
 from hooke.journal.run_view import RunRow, moment, view_of
@@ -46,8 +46,8 @@ ASKED = ("run", "pipeline", "status", "started", "took")
     "--where",
     multiple=True,
     metavar="CONDITION",
-    help="Only matching runs: params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo. "
-    "Can be repeated; all must match.",
+    help="Only matching runs: params.depth>6, tags.team=ours, metrics.auc.max>=0.9, status=failed, pipeline!=demo; "
+    "joined by and, or, parentheses; a list of values: 'status in (failed, lost)'. Can be repeated; all must match.",
 )
 @click.option(
     "--sort",
@@ -145,6 +145,8 @@ def _asked(project: Project, query: RunQuery, metrics: Sequence[str], limit: int
         return 0
     if not found:
         none = f"none of {len(known)} runs matches" if known else f"no runs yet in {project.root}"
+        if hint := values_hint(known, query):
+            none = f"{none}: {hint}"
         click.echo(f"{none}\nnext: hooke {'runs' if known else 'run FILE.py'}", err=True)
         return 0
     header = (*ASKED, *asked, "parameters")

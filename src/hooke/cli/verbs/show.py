@@ -14,9 +14,11 @@ import click
 import msgspec
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import aligned, format_bytes
 from hooke.base.observed import describe
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
+from hooke.comparing.facts import facts_of
 from hooke.journal import events
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.occupancy import SkewedItem, skewed_items
@@ -28,6 +30,7 @@ from hooke.journal.study_records import StudyRecord, read_study
 from hooke.project.folder import Project
 from hooke.running.provenance import sentence
 from hooke.searching.search_result import Search
+from hooke.sync.outbox import logged_segments
 from hooke.sync.sync_report import tracking_facts, tracking_lines
 
 __all__ = ["show"]
@@ -87,7 +90,9 @@ def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool,
 def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: bool) -> int:
     story = _read(where, name)
     if as_json:
-        click.echo(json.dumps(_facts(session, story) | {"logged": tracking_facts(where, name)}, indent=2))
+        kept = [each | {"file": str(each["file"])} for each in _artifacts(where, name)]
+        more = {"artifacts": kept, "logged": tracking_facts(where, name)}
+        click.echo(json.dumps(_facts(session, story) | more, indent=2))
         return 0
     click.echo(run_table(story.view, name))
     if story.said:
@@ -98,6 +103,9 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
     if story.skewed:
         click.echo("\nuneven work")
         click.echo("\n".join(f"  {each}" for each in story.skewed))
+    if artifacts := _artifacts(where, name):
+        click.echo("\nartifacts")
+        click.echo("\n".join(f"  {line}" for line in _artifact_lines(artifacts, name)))
     if lines := tracking_lines(where, name):
         click.echo("\nlogged values")
         click.echo("\n".join(f"  {line}" for line in lines))
@@ -107,6 +115,33 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
         click.echo(f"\nthe journal ended with an incomplete record, which was cut: {story.torn}")
     say_next(_next(story.view, name), where)
     return 0
+
+
+def _artifacts(project: Project, run: str) -> list[dict[str, Any]]:
+    """The files that the run and its tasks logged, those that count: task (empty for the run), path, size in bytes, file."""
+    if not logged_segments(project.runs.folder(run)):
+        return []
+    found = facts_of(project.runs, run).artifacts
+    return [
+        {"task": name.task, "path": name.name, "size": size, "file": file.absolute()}
+        for name, files in found.items()
+        for file, size in files
+    ]
+
+
+def _artifact_lines(artifacts: list[dict[str, Any]], run: str) -> list[str]:
+    """A line for each: its name, its size and where it lies, to be opened or copied."""
+    cells = [
+        (
+            f"{each['task']}: {each['path']}" if each["task"] else each["path"],
+            format_bytes(each["size"]),
+            os.path.relpath(each["file"]),
+        )
+        for each in artifacts[:MOST_SAID]
+    ]
+    lines = aligned(("name", "size", "file"), cells, right=(1,))
+    more = len(artifacts) - MOST_SAID
+    return lines + ([f"{more} more: hooke show --json {run}"] if more > 0 else [])
 
 
 def _show_study(record: StudyRecord, *, as_json: bool) -> int:
@@ -177,7 +212,7 @@ def _said(view: RunView, event: events.Event) -> str:
     match event:
         case events.RetryPlanned():
             items = f" items {event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else ""
-            return f"{_task(view, event.node)}{items}: attempt {event.number} follows, because {event.reason}"
+            return f"{_task(view, event.node)}{items}: runs again, because {event.reason}"
         case events.AttemptStarted(twin_of=int()):
             items = f"{event.lo}..{event.hi - 1}" if event.hi - event.lo > 1 else f"{event.lo}"
             return f"{_task(view, event.node)}[{items}]: a second attempt, {event.attempt}, because {event.twin_of} is slow"

@@ -140,24 +140,25 @@ def _left(project: Project, run: str, goal: Mapping[str, int]) -> int:
     return sum(each.pending_bytes + (not each.told and not alive) for each in stands)
 
 
-# --- `hooke ui --mlflow`: MLflow's web pages for the project's runs.
+# --- `hooke ui`: MLflow's web pages for the project's runs.
 
 LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """Without its job runner for generative AI, MLflow's server has 2 processes with 0.5 GB instead of 10 with 1.6 GB."""
 
 
 @click.command()
-@click.option("--mlflow", is_flag=True, required=True, help="Open MLflow's pages, currently the only ones.")
+@click.option("--mlflow", is_flag=True, help="Open MLflow's pages: the default, and currently the only ones.")
 @click.option("--port", default=5000, show_default=True, metavar="PORT", type=click.IntRange(1, 65535))
 @in_project
-def ui(*, mlflow: bool, port: int, project: Project) -> None:  # noqa: ARG001 - required, so always true
+def ui(*, mlflow: bool, port: int, project: Project) -> None:  # noqa: ARG001 - the only pages
     """Serve MLflow's pages on this machine only (127.0.0.1), until Ctrl-C.
 
     If runs are shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address instead.
     """
     if find_spec("mlflow") is None:
         raise MissingExtra(
-            "the pages of MLflow need mlflow, which is not installed", fix=install_command("mlflow")
+            "hooke ui opens the pages of MLflow, which is not installed",
+            fix=f"{install_command('mlflow')}; without it: hooke runs, hooke show, hooke compare",
         )
     options = project.settings.tracking.options.get("mlflow", {})
     default = f"sqlite:///{project.root / 'mlflow.db'}"

@@ -99,6 +99,11 @@ class WorkerOutput:
         """The last lines written since `start`."""
         return last_lines(self.path, start, lines)
 
+    def write(self, text: str) -> None:
+        """Append, below what tasks have printed. Raises OSError on a full disk."""
+        flush_output()
+        os.write(self._fd, text.encode("utf-8", "backslashreplace"))
+
     def close(self) -> None:
         """Close the file; the output still goes there."""
         os.close(self._fd)
