@@ -35,6 +35,7 @@ from hooke.base.observed import first_changed
 from hooke.base.ref import ItemsObserved, Observed
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.keys.file import File
+from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.observed_events import PathRules, ReadEvent, settle
@@ -682,6 +683,7 @@ def test_imports_and_code_do_not_count(place: Place, monkeypatch: pytest.MonkeyP
 
         return int(imported_by_task.VALUE)
 
+    fingerprint_code(load)  # as each worker does, which imports what the key covers
     assert place.inputs(load) == []
 
 
@@ -755,38 +757,47 @@ class Settings:
 def test_files_elsewhere_count_where_an_argument_a_variable_or_the_code_names_them(
     place: Place, tmp_path: Path
 ) -> None:
-    rules = PathRules(str(place.root))
-    assert not rules.may_be_named(str(tmp_path / "elsewhere"))  # below the folder for temporary files
-    home = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
-    home.mkdir()
-    try:
-        (home / "x.txt").write_text("x")
+    other = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
+    for home in (other, tmp_path / "elsewhere"):  # the second is below the folder for temporary files
+        home.mkdir()
+        try:
+            (home / "x.txt").write_text("x")
+            _check_files_elsewhere(place, home)
+        finally:
+            shutil.rmtree(home)
 
-        def by_argument(path: str) -> None:
-            open(path).close()
+    def in_temporary(folder: str, rest: str) -> None:
+        open(os.path.join(folder, rest.replace("+", "/"))).close()
 
-        def in_folder(folder: str) -> None:
-            open(os.path.join(folder, "x.txt")).close()
+    (tmp_path / "x.txt").write_text("x")
+    rest = os.path.relpath(tmp_path / "x.txt", tempfile.gettempdir()).replace("/", "+")
+    assert place.inputs(in_temporary, tempfile.gettempdir(), rest) == []
 
-        def unnamed(parts: tuple[str, str]) -> None:
-            open(os.path.join("/", parts[0].replace("+", "/"), parts[1] + ".txt")).close()
 
-        named = [("file", str(home / "x.txt"))]
-        assert place.inputs(by_argument, str(home / "x.txt")) == named
-        assert place.inputs(in_folder, str(home)) == named
+def _check_files_elsewhere(place: Place, home: Path) -> None:
+    def by_argument(path: str) -> None:
+        open(path).close()
 
-        def in_settings(settings: Any) -> None:
-            open(os.path.join(str(settings.folder), "x.txt")).close()
+    def in_folder(folder: str) -> None:
+        open(os.path.join(folder, "x.txt")).close()
 
-        def in_variable() -> None:
-            open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+    def unnamed(parts: tuple[str, str]) -> None:
+        open(os.path.join("/", parts[0].replace("+", "/"), parts[1] + ".txt")).close()
 
-        assert place.inputs(in_settings, Settings(folder=home)) == named
-        assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
-        assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
-        assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
-    finally:
-        shutil.rmtree(home)
+    named = [("file", str(home / "x.txt"))]
+    assert place.inputs(by_argument, str(home / "x.txt")) == named
+    assert place.inputs(in_folder, str(home)) == named
+
+    def in_settings(settings: Any) -> None:
+        open(os.path.join(str(settings.folder), "x.txt")).close()
+
+    def in_variable() -> None:
+        open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+
+    assert place.inputs(in_settings, Settings(folder=home)) == named
+    assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
+    assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
+    assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
 
 
 # --- Variables.
@@ -1008,7 +1019,7 @@ def test_a_module_that_reads_while_it_is_imported_is_charged(
 
         return str(reads_on_import.text())
 
-    assert place.inputs(imports) == CSV
+    assert place.inputs(imports) == [*CSV, ("file", "reads_on_import.py")]
     module: ModuleType = importlib.import_module("reads_on_import")
     assert place.inputs(module.text) == CSV
     assert place.inputs(lambda: 1) == []

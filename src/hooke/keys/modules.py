@@ -22,6 +22,8 @@ from hooke.keys.module_origin import ModuleOrigin, origin_of
 __all__ = [
     "follow_chain",
     "global_part",
+    "import_folder",
+    "imports_any",
     "module_file",
     "module_title",
     "reach_imported",
@@ -244,6 +246,11 @@ def watch(
 _IMPORTING = frozenset({"importlib.import_module", "builtins.__import__"})
 
 
+def imports_any(value: object, reference: Reference) -> bool:
+    """Whether a reference is to `import_module` or the like, with a name that is not constant."""
+    return reference.loads is None and _called(value, reference.chain) in _IMPORTING
+
+
 def _called(value: object, chain: Chain) -> str:
     if isinstance(value, types.ModuleType):
         return ".".join((value.__name__, *chain))
@@ -298,11 +305,17 @@ def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
         )
 
 
-def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
-    """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
+def import_folder(file: str) -> str:
+    """The folder that a module of the project is imported from: the one with its outermost package."""
     folder = os.path.dirname(file)
     while os.path.exists(os.path.join(folder, "__init__.py")):
         folder = os.path.dirname(folder)
+    return folder
+
+
+def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
+    """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
+    folder = import_folder(file)
     for place, folders, files in os.walk(folder) if file else ():
         folders[:] = sorted(
             name for name in folders if os.path.exists(os.path.join(place, name, "__init__.py"))

@@ -311,6 +311,7 @@ class ProcessState:
             return
         self._begin()
         _imported.clear()
+        _imported_filters.clear()
         try:
             with watched_environment():
                 yield
@@ -330,8 +331,7 @@ class ProcessState:
             return
         if self._modules != len(sys.modules):  # an import may have changed these
             self._modules = len(sys.modules)
-            self._path, self._path_items = sys.path, list(sys.path)
-            self._filters = list(warnings.filters)
+            self._keep_what_imports_changed()
         os.umask(self._umask)
         if _folder() != self._folder:
             os.chdir(self._folder)
@@ -350,6 +350,21 @@ class ProcessState:
             sys.setrecursionlimit(self._recursion)
         if self.names is not None:
             self.names.set_back()
+
+    def _keep_what_imports_changed(self) -> None:
+        """Folders of libraries on `sys.path`, and filters of warnings that were added while a module was imported."""
+        added = [
+            each for each in sys.path if each not in self._path_items and not is_users(f"{each}{os.sep}")
+        ]
+        self._path_items += added
+        for item, append in _imported_filters:
+            if item not in warnings.filters:  # it was there for a moment, by `catch_warnings`
+                continue
+            if item in self._filters and not append:
+                self._filters.remove(item)
+            if item not in self._filters:
+                self._filters.insert(len(self._filters) if append else 0, item)
+        _imported_filters.clear()
 
     def _set_back_environment(self) -> None:
         now = _variables()
@@ -396,6 +411,8 @@ class ProcessState:
 _PASSED_ON = tracker.VARIABLE.encode()
 _imported: set[bytes] = set()
 """Variables that modules set while they were imported, since the last look."""
+_imported_filters: list[tuple[Any, bool]] = []
+"""Filters of warnings that modules added while they were imported, since the last look, and whether at the end."""
 
 
 _watching = threading.Lock()
@@ -409,6 +426,7 @@ def watched_environment() -> Iterator[None]:
     with _watching:
         _watchers += 1
         os.environ.__class__ = _Environment
+        warnings._add_filter = _noted_filter  # type: ignore[attr-defined] # noqa: SLF001 - all ways to add one lead there
     try:
         yield
     finally:
@@ -416,6 +434,7 @@ def watched_environment() -> Iterator[None]:
             _watchers -= 1
             if not _watchers:
                 os.environ.__class__ = _PLAIN_ENVIRONMENT
+                warnings._add_filter = _add_filter  # type: ignore[attr-defined] # noqa: SLF001
 
 
 _PLAIN_ENVIRONMENT: Any = type(os.environ)
@@ -447,12 +466,27 @@ class _Environment(type(os.environ)):  # type: ignore[misc]
         self._note(key)
 
     def _note(self, key: str) -> None:
-        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the frames of an import are what tells it
-        while frame is not None and frame.f_code is not _CALL:
-            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                _imported.add(os.fsencode(key))
-                return
-            frame = frame.f_back
+        if _is_importing():
+            _imported.add(os.fsencode(key))
+
+
+def _is_importing() -> bool:
+    """Whether a call imports a module now."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the frames of an import are what tells it
+    while frame is not None and frame.f_code is not _CALL:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_add_filter: Any = getattr(warnings, "_add_filter")  # noqa: B009 - it is not in the stubs
+
+
+def _noted_filter(*item: Any, append: bool) -> None:
+    _add_filter(*item, append=append)
+    if _is_importing():
+        _imported_filters.append((item, append))
 
 
 _CALL = ProcessState.call.__code__

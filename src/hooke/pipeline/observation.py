@@ -10,10 +10,12 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
 import glob
+import importlib.util
 import os
 import shlex
 import stat
@@ -23,7 +25,7 @@ import threading
 import time
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Self
@@ -103,7 +105,7 @@ def _opened(path: Any, mode: object, flags: int) -> None:
     reads = flags & os.O_ACCMODE != os.O_WRONLY
     writes = flags & os.O_ACCMODE != os.O_RDONLY
     if not writes:
-        _happened("read", path)
+        _happened("read", _source_of(path))
     elif not os.path.lexists(path):
         _happened("truncate" if flags & os.O_CREAT else "read", path)
     elif flags & os.O_CREAT and flags & os.O_EXCL:
@@ -114,6 +116,14 @@ def _opened(path: Any, mode: object, flags: int) -> None:
         if reads:
             _happened("read", path)
         _happened("change", path)
+
+
+def _source_of(path: str | bytes) -> str | bytes:
+    """The source of a compiled module, which is what counts; any other path as it is."""
+    if isinstance(path, str) and path.endswith(".pyc"):
+        with contextlib.suppress(ValueError):
+            return importlib.util.source_from_cache(path)
+    return path
 
 
 def _is_in_open_folder(path: str | bytes) -> bool:
@@ -199,6 +209,22 @@ def _ordered(command: Any, *_: object) -> None:
     _handed([command], None)
 
 
+def _unpickled(module: Any, name: Any) -> None:
+    """An object in a file names code of the user's by this; where the task's own code doesn't reach it, its files are inputs."""
+    found: Any = sys.modules.get(module)
+    if module == "__main__" or _owner(str(getattr(found, "__file__", None) or "<frozen>")) != "user":
+        return
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    reached = reached_code(found)
+    if reached.codes and all(
+        reached.codes <= record.reach.codes for record in _active(threading.get_ident())
+    ):
+        return
+    for file in sorted(reached.files):
+        _happened("read", file)
+
+
 def _forking(*_: object) -> None:
     global _reports  # noqa: PLW0603 - one file a process, which its children inherit
     if _reports is None and os.getpid() == _pid:
@@ -226,6 +252,7 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
     "os.system": _ordered,
     "os.fork": _forking,
     "os.forkpty": _forking,
+    "pickle.find_class": _unpickled,
 }
 
 
@@ -294,8 +321,11 @@ def _first_frame() -> types.FrameType | None:
     return frame
 
 
-def _callers() -> tuple[types.CodeType, ...] | None:
-    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+def _callers(path: str = "") -> tuple[types.CodeType, ...] | None:
+    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task.
+
+    `path`: the file that is read, which may be that of a module that only the task finds; empty for what is no such file.
+    """
     frame = _first_frame()
     found: list[types.CodeType] = []
     while frame is not None and frame.f_code not in _boundaries:
@@ -310,12 +340,37 @@ def _callers() -> tuple[types.CodeType, ...] | None:
                 return None
             importing = code.co_filename.startswith(_IMPORTS)
             if importing and above is not None and above.f_code.co_filename.startswith(_IMPORTS):
-                return None
+                return _importers(frame, path)
         frame = above
     return tuple(found)
 
 
 _PASSING = ("pipeline.isolation", "pipeline.native_readers")
+
+
+def _importers(frame: types.FrameType | None, path: str) -> tuple[types.CodeType, ...] | None:
+    """The functions of the task in whose call a module is loaded that its key does not have; None for other imports.
+
+    The worker has computed the task's key, and so has imported all modules that the key covers. What a call still loads is
+    found by a path of the task's own: `sys.path.insert` in a body, a loader, a pickled object of another module.
+    """
+    if not path or not _records:
+        return None
+    found: list[types.CodeType] = []
+    while frame is not None and frame.f_code not in _boundaries:
+        owner = _owner(frame.f_code.co_filename)
+        if owner == "hooke" and not found:
+            return None
+        if owner == "user" and frame.f_code.co_name != "<module>":
+            found.append(frame.f_code)
+        frame = frame.f_back
+    if not found:
+        return None
+    for record in _active(threading.get_ident()):
+        if record.reach.may_import(path):
+            return None
+        record.imported.add(path)
+    return tuple(found)
 
 
 def _handed(words: Iterable[Any], folder: Any) -> None:
@@ -383,7 +438,7 @@ def _counts(record: AttemptRecord, path: str) -> bool:
     if record.rules.is_below(path) or not record.rules.may_be_named(path):
         return False
     names = _names(record, os.getcwd())
-    while len(path) > 1:
+    while len(path) > 1 and path not in record.rules.temporary:
         if path in names:
             return True
         path = os.path.dirname(path)
@@ -396,7 +451,7 @@ def _happened(kind: str, given: Any) -> None:
     for record in _active(threading.get_ident()):
         if (record.item, kind, path) in record.events or not _counts(record, path):
             continue
-        if callers is None and (callers := _callers()) is None:
+        if callers is None and (callers := _callers(path if kind == "read" else "")) is None:
             return
         _note(record, kind, path, callers)
 
@@ -493,6 +548,18 @@ class Attempt(AttemptRecord):
     def __exit__(self, *_: object) -> None:
         global _records  # noqa: PLW0603
         _records = tuple(each for each in _records if each is not self)
+        if self.imported:
+            _forget_modules(self.imported)
+
+
+def _forget_modules(files: Collection[str]) -> None:
+    """Take modules out of memory that only a call found: the next one finds its own, and its key those of the driver."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in files:
+            del sys.modules[name]
+            package, _, last = name.rpartition(".")
+            if vars(sys.modules.get(package, object)).get(last) is module:
+                delattr(sys.modules[package], last)
 
 
 class Observer:
