@@ -9,16 +9,20 @@ import functools
 import glob
 import importlib
 import json
+import linecache
 import multiprocessing
 import os
 import pickle
+import pydoc
 import shutil
 import sqlite3
+import string
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -190,6 +194,8 @@ def test_readers_of_the_standard_library(place: Place, reader: str) -> None:
 def test_a_database_in_a_file_counts(place: Place) -> None:
     _write_db()
     assert place.inputs(_read_db) == [("file", "d.db")]
+    assert place.inputs(lambda: sqlite3.connect("file:d.db?mode=ro", uri=True).close()) == [("file", "d.db")]
+    assert place.inputs(lambda: sqlite3.connect("file:x.db?mode=memory", uri=True).close()) == []
 
 
 def _pandas(make: str, read: str, name: str, **options: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -532,6 +538,33 @@ def test_a_failed_open_counts_as_absent(place: Place) -> None:
     ]
 
 
+def test_a_look_for_a_file_that_is_not_there_counts_as_absent(place: Place) -> None:
+    def look() -> None:
+        assert not os.path.exists("none.yaml")
+        assert not Path("none.csv").is_file()
+        assert not glob.glob("da*/none.txt")
+        assert os.path.exists("d.csv")
+
+    assert place.inputs(look) == [
+        ("absent", "data/none.txt"),
+        ("absent", "none.csv"),
+        ("absent", "none.yaml"),
+        ("listing", "."),
+    ]
+
+
+def _look_and_make() -> None:
+    if not os.path.exists("made/below"):
+        os.makedirs("made/below")
+    if not Path("own.txt").exists():
+        subprocess.run("echo x > own.txt", shell=True, check=True)
+    Path("own.txt").read_text()
+
+
+def test_a_line_that_linecache_reads_for_the_task_counts(place: Place) -> None:
+    assert place.inputs(lambda: linecache.getline("d.csv", 1)) == CSV
+
+
 def _make_and_read() -> None:
     Path("own.txt").write_text("x")
     Path("own.txt").read_text()
@@ -558,6 +591,7 @@ def _append() -> None:
 @pytest.mark.parametrize(
     ("function", "wrote"),
     [
+        (_look_and_make, ("made", "made/below", "own.txt")),
         (_make_and_read, ("own.txt",)),
         (_replace_and_read, ("d.csv",)),
         (_make_folder_and_list, ("made", "made/below", "made/below/x")),
@@ -823,7 +857,12 @@ VARIABLES: dict[str, tuple[Callable[[], Any], Inputs]] = {
     "items": (lambda: len(list(os.environ.items())), []),
     "read after a copy": (lambda: (os.environ.copy(), os.environ["HOOKED_MODE"])[1], MODE),
     "inherited": (lambda: subprocess.run(["true"], check=True).returncode, []),
-    "by a library": (lambda: os.path.expandvars("$HOOKED_MODE"), []),
+    "as bytes": (lambda: os.environb[b"HOOKED_MODE"], MODE),
+    "as bytes, by getenvb": (lambda: os.getenvb(b"HOOKED_MODE"), MODE),
+    "expandvars": (lambda: os.path.expandvars("$HOOKED_MODE/x"), MODE),
+    "a template": (lambda: string.Template("$HOOKED_MODE").substitute(os.environ), MODE),
+    "a chain of maps": (lambda: ChainMap({}, os.environ)["HOOKED_MODE"], MODE),
+    "by a library": (pydoc.getpager, []),
     "of the process": (
         lambda: (os.environ["PATH"], os.getenv("RANK"), os.getenv("CUDA_VISIBLE_DEVICES")),
         [],

@@ -350,3 +350,43 @@ def test_the_class_of_an_object_in_a_file_is_an_input(workshop):
     assert run() == ["61", "known=1", "predict=1", "total=1"]
     workshop.edit("return 1\n", "return 2\n")
     assert run() == ["62", "predict=1", "total=1"]
+
+
+ENVIRONMENTS = """
+    import os
+    from os import environ
+    from hooke import task, pipeline
+
+    get = os.environ.get
+    HELD = {"environment": os.environ}
+
+    @task
+    def by_name() -> str:
+        return environ.get("HOOKED_MODE")
+
+    @task
+    def by_method() -> str:
+        return get("HOOKED_MODE")
+
+    @task
+    def in_dict() -> str:
+        return HELD["environment"]["HOOKED_MODE"]
+
+    @task
+    def joined(texts: list[str]) -> str:
+        return " ".join(texts)
+
+    @pipeline
+    def job() -> str:
+        return joined([by_name(), by_method(), in_dict()])
+"""
+
+
+def test_the_environment_as_a_global_is_no_part_of_the_key(workshop, monkeypatch):
+    monkeypatch.setenv("HOOKED_MODE", "a")
+    workshop.write(ENVIRONMENTS)
+    assert workshop.run(name="job", on="local", workers=1).result() == "a a a"
+    monkeypatch.setenv("HOOKED_OTHER", "b")
+    assert workshop.ran(workshop.run(name="job", on="local", workers=1)) == {}
+    monkeypatch.setenv("HOOKED_MODE", "c")
+    assert workshop.run(name="job", on="local", workers=1).result() == "c c c"

@@ -87,6 +87,11 @@ def follow_chain(
         reach_module(walk, part, label, module)
         return
     name, rest = chain[0], chain[1:]
+    if name in {"__loader__", "__spec__"}:  # a worker has one of its own
+        return
+    if name == "__dict__":
+        reach_module(walk, part, label, module)
+        return
     missing = object()
     value = vars(module).get(name, missing)
     if value is missing and "__getattr__" in vars(module):
@@ -216,6 +221,8 @@ def _origin_by_name(name: str) -> ModuleOrigin | None:
 
 def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import) -> None:
     for chain in found.chains:
+        if (text := _READ_BY.get(".".join((name, *chain)))) is not None:
+            walk.reads(text)
         if _is_opening(name.partition(".")[0] if found.top else name, chain):
             _open(walk, part, ".".join((name, *chain)), found.line)
 
@@ -230,7 +237,9 @@ def watch(
 
     A call that imports a module by a constant name is an import.
     """
-    if reference.loads is not None and (called := _called(value, reference.chain)) in _IMPORTING:
+    if (text := _READ_BY.get(_called(value, reference.chain))) is not None:
+        walk.reads(text)
+    elif reference.loads is not None and (called := _called(value, reference.chain)) in _IMPORTING:
         if "imports" in walk.follow:
             top = called == "builtins.__import__"
             reach_imported(walk, part, replace(reference.loads, top=top), scope)
@@ -244,6 +253,16 @@ def watch(
 
 
 _IMPORTING = frozenset({"importlib.import_module", "builtins.__import__"})
+_READ_BY = {
+    "inspect.getdoc": "__doc__",
+    "inspect.signature": "__annotations__",
+    "inspect.getfullargspec": "__annotations__",
+    "inspect.get_annotations": "__annotations__",
+    "typing.get_type_hints": "__annotations__",
+    "inspect.getsource": "source",
+    "inspect.getsourcelines": "source",
+}
+"""Functions -> what they read of code that they are given."""
 
 
 def imports_any(value: object, reference: Reference) -> bool:

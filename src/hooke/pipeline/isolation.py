@@ -425,7 +425,8 @@ def watched_environment() -> Iterator[None]:
     global _watchers  # noqa: PLW0603 - runs in several threads share os.environ
     with _watching:
         _watchers += 1
-        os.environ.__class__ = _Environment
+        os.environ.__class__ = _BYTES.__class__ = _Environment
+        os.stat, os.lstat = _stat, _lstat
         warnings._add_filter = _noted_filter  # type: ignore[attr-defined] # noqa: SLF001 - all ways to add one lead there
     try:
         yield
@@ -433,11 +434,13 @@ def watched_environment() -> Iterator[None]:
         with _watching:
             _watchers -= 1
             if not _watchers:
-                os.environ.__class__ = _PLAIN_ENVIRONMENT
+                os.environ.__class__ = _BYTES.__class__ = _PLAIN_ENVIRONMENT
+                os.stat, os.lstat = _plain_stat, _plain_lstat
                 warnings._add_filter = _add_filter  # type: ignore[attr-defined] # noqa: SLF001
 
 
 _PLAIN_ENVIRONMENT: Any = type(os.environ)
+_BYTES: Any = os.environb
 
 
 class _Environment(type(os.environ)):  # type: ignore[misc]
@@ -479,6 +482,36 @@ def _is_importing() -> bool:
         frame = frame.f_back
     return False
 
+
+_plain_stat: Any = os.stat
+_plain_lstat: Any = os.lstat
+
+
+@functools.wraps(_plain_stat)
+def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+    """`os.stat` while an attempt runs: says what is not there, which `os.path.exists` and `glob` ask for."""
+    try:
+        found: os.stat_result = _plain_stat(path, *args, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        observation.note_missing(path)
+        raise
+    return found
+
+
+@functools.wraps(_plain_lstat)
+def _lstat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+    try:
+        found: os.stat_result = _plain_lstat(path, *args, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        observation.note_missing(path)
+        raise
+    return found
+
+
+for _supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+    _supported.update(
+        new for new, plain in ((_stat, _plain_stat), (_lstat, _plain_lstat)) if plain in _supported
+    )
 
 _add_filter: Any = getattr(warnings, "_add_filter")  # noqa: B009 - it is not in the stubs
 

@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import types
+import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -39,7 +40,7 @@ from hooke.base.user_code import is_hooke, is_users
 from hooke.keys.reached_code import ReachedCode, reached_code
 from hooke.pipeline.observed_events import AttemptRecord, PathRules, ReadEvent, Settled, settle
 
-__all__ = ["Observer", "iterated", "note_path", "note_processes", "variable_read"]
+__all__ = ["Observer", "iterated", "note_missing", "note_path", "note_processes", "variable_read"]
 
 _MOST_ARGUMENTS = 1000
 """Arguments that are looked at for names of files."""
@@ -188,7 +189,10 @@ def _path_of(descriptor: int) -> str:
 def _connected(database: Any, *_: object) -> None:
     if isinstance(database, (str, bytes, os.PathLike)):
         path = os.fsdecode(database)
-        if path and path != ":memory:" and not path.startswith("file:"):
+        if path.startswith("file:"):
+            address = urllib.parse.urlsplit(path)
+            path = "" if "mode=memory" in address.query else urllib.parse.unquote(address.path)
+        if path and path != ":memory:":
             _happened("read" if os.path.lexists(path) else "truncate", path)
 
 
@@ -257,9 +261,24 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
 
 
 def note_processes() -> None:
-    """Python processes that are not forked from this one get work."""
+    """Python processes that are not forked from this one get work: files and variables count that the task's code names."""
     if _records or _idle:
         _recording(_handed, ((), None))
+        _recording(_handed_variables, ())
+
+
+def _handed_variables() -> None:
+    callers = _callers() or ()
+    for record in _active(threading.get_ident()):
+        for name in sorted(record.reach.texts):
+            if name.isupper() and name.isidentifier() and not is_left_out(name):
+                _note_variable(record, name, os.environ.get(name), callers)
+
+
+def note_missing(path: Any) -> None:
+    """There is no such file, by `os.stat`. One that the attempt makes later is its own."""
+    if _records and isinstance(path, (str, bytes, os.PathLike)):
+        _recording(_happened, ("handed", path))
 
 
 def note_path(path: Any, mode: str = "r") -> None:
@@ -336,7 +355,7 @@ def _callers(path: str = "") -> tuple[types.CodeType, ...] | None:
         elif not found:
             if owner == "hooke" and not frame.f_globals.get("__name__", "").endswith(_PASSING):
                 return None
-            if frame.f_globals.get("__name__") in _SOURCE_READERS:
+            if frame.f_globals.get("__name__") in _SOURCE_READERS and not _is_asked_by_user(above):
                 return None
             importing = code.co_filename.startswith(_IMPORTS)
             if importing and above is not None and above.f_code.co_filename.startswith(_IMPORTS):
@@ -345,7 +364,14 @@ def _callers(path: str = "") -> tuple[types.CodeType, ...] | None:
     return tuple(found)
 
 
-_PASSING = ("pipeline.isolation", "pipeline.native_readers")
+def _is_asked_by_user(frame: types.FrameType | None) -> bool:
+    """Whether the task itself has `linecache` read a line."""
+    while frame is not None and frame.f_globals.get("__name__") in _SOURCE_READERS:
+        frame = frame.f_back
+    return frame is not None and _owner(frame.f_code.co_filename) == "user"
+
+
+_PASSING = ("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules")
 
 
 def _importers(frame: types.FrameType | None, path: str) -> tuple[types.CodeType, ...] | None:
@@ -495,21 +521,28 @@ def variable_read(name: object, value: object) -> None:
         if next(expected, None) == name:
             return
         _local.expected = None
+    name, value = (os.fsdecode(each) if isinstance(each, bytes) else each for each in (name, value))
     if not isinstance(name, str) or is_left_out(name):
         return
     callers = _variable_callers()
     if not callers:
         return
     for record in _active(threading.get_ident()):
-        found = None if value is None else str(value)
-        if record.baseline is not None:
-            before = record.baseline.get(os.fsencode(name))
-            if (None if found is None else os.fsencode(found)) != before:
-                continue  # the attempt has set it
-        if found is not None:
-            record.variables.add(found)
-        digest = observed_variable(name, found, record.rules.secret).digest
-        _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
+        _note_variable(record, name, value, callers)
+
+
+def _note_variable(
+    record: AttemptRecord, name: str, value: object, callers: tuple[types.CodeType, ...]
+) -> None:
+    found = None if value is None else str(value)
+    if record.baseline is not None:
+        before = record.baseline.get(os.fsencode(name))
+        if (None if found is None else os.fsencode(found)) != before:
+            return  # the attempt has set it
+    if found is not None:
+        record.variables.add(found)
+    digest = observed_variable(name, found, record.rules.secret).digest
+    _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
 
 
 def iterated(names: Sequence[str]) -> None:
@@ -517,7 +550,10 @@ def iterated(names: Sequence[str]) -> None:
     _local.expected = iter(names)
 
 
-_OF_ENVIRONMENT = frozenset({"os", "collections.abc", "_collections_abc"})
+_OF_ENVIRONMENT = frozenset(
+    {"os", "posixpath", "string", "re", "collections", "collections.abc", "_collections_abc"}
+)
+"""Modules that look up for their caller: `os.path.expandvars` and `string.Template`, too."""
 
 
 def _variable_callers() -> tuple[types.CodeType, ...]:
