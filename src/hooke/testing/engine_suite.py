@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -262,6 +264,7 @@ add = Task(tasks.add, name="add")
 fail_at = Task(tasks.fail_at, name="fail_at")
 total = Task(tasks.total, name="total")
 listed = Task(tasks.listed, name="listed")
+note_in = Task(tasks.note_in, name="note_in", resources=Resources(observe=False))
 exit_once = Task(tasks.exit_once, name="exit_once", resources=Resources(retries=1))
 
 
@@ -287,6 +290,12 @@ def with_a_bad_item(items: int) -> Any:
     return {"kept": kept, "after": add.map(kept, range(items)), "sum": total(kept)}
 
 
+@pipeline
+def noted(folder: str, items: int) -> Any:
+    """Each item leaves a line when it runs; their sum does not."""
+    return total(note_in.map(range(items), folder=folder))
+
+
 def check_a_whole_run(bench: EngineBench) -> None:
     """Every shape of graph, on the production runner, gives what plain Python gives."""
     assert _run(bench, every_shape, 50) == every_shape(50)
@@ -305,12 +314,23 @@ def check_a_whole_run_that_goes_on_after_an_error(bench: EngineBench) -> None:
     assert _run(bench, with_a_bad_item, 40, status=WITH_FAILURES) == expected
 
 
-def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED) -> Any:
+def check_a_whole_run_that_is_forced(bench: EngineBench) -> None:
+    """A second run takes the stored results, and with the task forced it runs all of its items again."""
+    for times, forced in ((1, ""), (1, ""), (2, "note_in")):
+        assert _run(bench, noted, str(bench.folder), 9, forced=forced) == sum(range(9))
+        ran = (bench.folder / "ran").read_text(encoding="utf-8").split()
+        assert Counter(ran) == {str(item): times for item in range(9)}
+
+
+def _run(
+    bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED, forced: str = ""
+) -> Any:
     graph = trace(wanted, args)
     keys = GraphKeys(graph, run="suite")
     plans = [NodePlan(retries=node.task.resources.retries) for node in graph.nodes]
     state = RunState(graph, plans)
-    with Journal.create(bench.folder / "journal", "driver", durable="none") as journal:
+    folder = bench.folder / f"journal {uuid.uuid4().hex}"
+    with Journal.create(folder, "driver", durable="none") as journal:
         parts = RunnerParts(
             run="suite",
             graph=graph,
@@ -320,6 +340,7 @@ def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str
             store=bench.store,
             journal=journal,
             clock=SystemClock(),
+            forced=frozenset(graph.downstream([node.id for node in graph.nodes if node.task.name == forced])),
         )
         ended = Runner(parts).run()
     assert ended == status, state.failure
@@ -787,6 +808,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_close_does_not_wait_for_what_runs,
     check_a_whole_run,
     check_a_whole_run_that_goes_on_after_an_error,
+    check_a_whole_run_that_is_forced,
     check_a_whole_run_with_a_death,
 )
 """All checks, cheap ones first."""
