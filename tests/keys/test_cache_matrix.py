@@ -855,6 +855,11 @@ MUST_MOVE = {
         "import typing\ndef f(x: typing.Annotated[int, NUMBER]): return x",
         "import typing\nfrom helpers import f\ndef task(x): return typing.get_type_hints(f, include_extras=True)",
     ),
+    "what the annotations of a class name, as texts, that are read": edited(
+        "T = NUMBER",
+        "import typing\nfrom models import M\ndef task(x): return typing.get_type_hints(M, include_extras=True)",
+        models="from __future__ import annotations\nimport typing, helpers\nclass M:\n    i: typing.Annotated[int, helpers.T]",
+    ),
     "annotation of a function whose signature is read": edited(
         "def f(x: (int, str)[NUMBER - 1]): return x",
         "from inspect import signature\nfrom helpers import f\ndef task(x): return signature(f).parameters['x'].annotation(x)",

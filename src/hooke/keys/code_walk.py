@@ -6,12 +6,14 @@ content; the key covers all digests and edges in order. Addresses, paths, line n
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import os
 import pathlib
 import sys
 import types
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -212,8 +214,11 @@ class CodeWalk:
 
 def _text_of(code: Any, name: str) -> object:
     try:
+        if name == "__annotations__":  # what they name, where they are texts
+            with contextlib.suppress(Exception):  # they name what is not there
+                return typing.get_type_hints(code, include_extras=True)
         return inspect.getsource(code) if name == "source" else getattr(code, name, None)
-    except (OSError, TypeError, NameError):  # there is no source; an annotation names what is not there
+    except (OSError, TypeError, NameError):  # there is no source
         return None
 
 

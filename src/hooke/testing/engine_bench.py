@@ -68,6 +68,7 @@ class EngineBench:
                 )
             ),
         )
+        self._new_engine = make
         self.engine = make(self.context, workers=(workers, workers))
         self.workers = workers
         self.events: list[EngineEvent] = []
@@ -75,6 +76,11 @@ class EngineBench:
         self._started: set[int] = set()
         self._submitted: dict[int, Call] = {}
         self._given_up: set[int] = set()
+
+    def next_run(self) -> None:
+        """A new engine on the same store: an engine serves one run."""
+        self.engine.close()
+        self.engine = self._new_engine(self.context, workers=(self.workers, self.workers))
 
     def __enter__(self) -> Self:
         return self
