@@ -21,7 +21,6 @@ import enum
 import functools
 import gc
 import hashlib
-import importlib.util
 import io
 import locale
 import os
@@ -35,8 +34,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import FrameType, ModuleType
 from typing import Any
@@ -48,13 +46,13 @@ from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import CodePrint
 from hooke.keys.reached_code import binds_globals, is_filled
 from hooke.pipeline import observation
+from hooke.pipeline.native_readers import AfterImport, noting_missing
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
 from hooke.tracking import tracker
 
 __all__ = [
     "KEY_BYTES",
-    "AfterImport",
     "ProcessState",
     "isolated_randomness",
     "own_rows",
@@ -168,48 +166,15 @@ def _states() -> dict[str, tuple[Any, Any]]:
     return states
 
 
-class AfterImport:
-    """A module finder that finds nothing itself: it calls `then` with one of the modules `names` as soon as that is imported."""
-
-    def __init__(self, names: Container[str], then: Callable[[ModuleType], None]) -> None:
-        self._names = names
-        self._then = then
-        self._looking: set[str] = set()
-
-    def find_spec(
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The spec of the later finders, whose loader calls `then`."""
-        if name not in self._names or name in self._looking:
-            return None
-        self._looking.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking.discard(name)
-        if spec is not None and spec.loader is not None:
-            self._follow(spec.loader)
-        return spec
-
-    def _follow(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._then(module)
-
-        loader.exec_module = exec_module
+def _seed_imported(module: ModuleType) -> None:
+    if _seed.number is not None:
+        _SEEDED[module.__name__](module, _seed.number)
 
 
 class _Seed:
     """The number that the running call's generators are seeded with; None outside calls."""
 
     number: int | None = None
-
-
-def _seed_imported(module: ModuleType) -> None:
-    if _seed.number is not None:
-        _SEEDED[module.__name__](module, _seed.number)
 
 
 _seed = _Seed()
@@ -426,7 +391,7 @@ def watched_environment() -> Iterator[None]:
     with _watching:
         _watchers += 1
         os.environ.__class__ = _BYTES.__class__ = _Environment
-        os.stat, os.lstat = _stat, _lstat
+        noting_missing(on=True)
         warnings._add_filter = _noted_filter  # type: ignore[attr-defined] # noqa: SLF001 - all ways to add one lead there
     try:
         yield
@@ -435,7 +400,7 @@ def watched_environment() -> Iterator[None]:
             _watchers -= 1
             if not _watchers:
                 os.environ.__class__ = _BYTES.__class__ = _PLAIN_ENVIRONMENT
-                os.stat, os.lstat = _plain_stat, _plain_lstat
+                noting_missing(on=False)
                 warnings._add_filter = _add_filter  # type: ignore[attr-defined] # noqa: SLF001
 
 
@@ -482,36 +447,6 @@ def _is_importing() -> bool:
         frame = frame.f_back
     return False
 
-
-_plain_stat: Any = os.stat
-_plain_lstat: Any = os.lstat
-
-
-@functools.wraps(_plain_stat)
-def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
-    """`os.stat` while an attempt runs: says what is not there, which `os.path.exists` and `glob` ask for."""
-    try:
-        found: os.stat_result = _plain_stat(path, *args, **options)
-    except (FileNotFoundError, NotADirectoryError):
-        observation.note_missing(path)
-        raise
-    return found
-
-
-@functools.wraps(_plain_lstat)
-def _lstat(path: Any, *args: Any, **options: Any) -> os.stat_result:
-    try:
-        found: os.stat_result = _plain_lstat(path, *args, **options)
-    except (FileNotFoundError, NotADirectoryError):
-        observation.note_missing(path)
-        raise
-    return found
-
-
-for _supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
-    _supported.update(
-        new for new, plain in ((_stat, _plain_stat), (_lstat, _plain_lstat)) if plain in _supported
-    )
 
 _add_filter: Any = getattr(warnings, "_add_filter")  # noqa: B009 - it is not in the stubs
 
