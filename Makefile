@@ -53,11 +53,13 @@ clean:  ## remove what was built, but not the environment
 # The stamps say what is installed; they are older than what declares it when that has changed.
 $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Hooke with every extra into $(VENV): a minute or two"
+	@$(BIN)/python -m pip uninstall --yes -qq hooke # the name until 0.1.0, where an old environment has it
 	@$(PIP) -e ".[$(EXTRAS)]"
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing Hooke and what the demo needs into $(VENV): about a minute"
+	@$(BIN)/python -m pip uninstall --yes -qq hooke # as above
 	@$(PIP) -e ".[demo]"
 	@touch $@
 

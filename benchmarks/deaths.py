@@ -29,7 +29,7 @@ from benchmarks.death_programs import DAY, DEATHS, LOG_LINE, SYSTEMS, Death, wri
 from benchmarks.private_network import enter_private_network
 
 NAMES = {"hooke": "Hooke", "pool": "ProcessPoolExecutor", "loky": "loky", "dask": "Dask", "ray": "Ray"}
-DISTRIBUTIONS = {"hooke": "hooke", "loky": "loky", "dask": "distributed", "ray": "ray"}
+DISTRIBUTIONS = {"hooke": "hooke-ml", "loky": "loky", "dask": "distributed", "ray": "ray"}
 LETTERS = {
     "F": "function",
     "A": "arguments",

@@ -216,7 +216,7 @@ mlflow.start_run()
 
 
 _HOOKE = {
-    "distribution": "hooke",
+    "distribution": "hooke-ml",
     "begin": "import hooke\nrun = hooke.start_run(open('experiment').read())",
     "log": "hooke.log_metric('loss', at)",
     "end": "run.finish()",

@@ -1,13 +1,10 @@
 """How the pages are built: `make docs`."""
 
-import tomllib
-from pathlib import Path
-
-_PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))["project"]
+from hooke import __version__
 
 project = "Hooke"
 author = project_copyright = "the Hooke authors"
-release = version = _PROJECT["version"]
+release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}

@@ -16,13 +16,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 from benchmarks.serving.measure import PROGRAMS, TOKEN, WRK, Server
 from benchmarks.serving.peers import HOOKE, ROOT
 from scipy.stats import theilslopes
+
+from hooke.base.distributions import HOOKE_VERSION
 
 EVERY = 50_000
 """Requests between two rows of the table."""
@@ -113,7 +114,7 @@ def table(samples: Sequence[Sample], every: int = EVERY) -> list[str]:
 
 def _made_on() -> str:
     client = "wrk" if WRK else "a client in Python"
-    return f"hooke {version('hooke')}, Python {platform.python_version()}; {client}, on the same {os.cpu_count()} cores, shared with other work."
+    return f"hooke {HOOKE_VERSION}, Python {platform.python_version()}; {client}, on the same {os.cpu_count()} cores, shared with other work."
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def page(rows: Mapping[tuple[str, str], Row]) -> str:
 
 
 def _about() -> str:
-    names = ("hooke", "uvicorn", "httptools", "uvloop", "msgspec", "fastapi", "litserve", "scikit-learn")
+    names = ("hooke-ml", "uvicorn", "httptools", "uvloop", "msgspec", "fastapi", "litserve", "scikit-learn")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     client = "wrk" if WRK else "a client in Python"
     return (

@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hooke.base.distributions import HOOKE_VERSION
+
 # Not lazy: importing the folder `hooke.pipeline` later would put the module in the place of the decorator.
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.task import task
@@ -142,6 +144,8 @@ __all__ = [
     "start_run",
     "task",
 ]
+
+__version__ = HOOKE_VERSION
 
 _NAMES = {
     "hooke.comparing.run_list": ("Runs", "compare", "runs"),

@@ -13,18 +13,22 @@ from hypothesis import strategies as st
 
 from hooke.base.files import content_digest
 from hooke.base.observed import (
+    InputsNow,
     absolute_path,
+    as_unshared,
     describe,
     first_changed,
     is_left_out,
     is_secret,
+    manifest_id,
+    merged,
     name_of,
     observed_file,
     observed_listing,
     observed_tree,
     observed_variable,
 )
-from hooke.base.ref import Observed
+from hooke.base.ref import ItemsObserved, Observed
 
 LONG_AGO = time.time() - 3600
 
@@ -203,3 +207,73 @@ def test_names_of_paths_lead_back_to_them_below_the_project_and_elsewhere(
         assert absolute_path(name_of(path, root), root) == path
     moved = absolute_path(name_of("/".join([root, *below]), root), other)
     assert moved == "/".join([other, *below])
+
+
+class TestFilesOfOtherHosts:
+    """A run whose tasks run on hosts that may not share the files of this machine."""
+
+    def inputs(self, root: Path, *, unshared: bool = True) -> InputsNow:
+        return InputsNow(root=root, environment={"X": "1"}, unshared=unshared)
+
+    def elsewhere(self, observed: Observed) -> Observed:
+        ((marked,),) = (each.inputs for each in as_unshared([ItemsObserved(lo=0, hi=1, inputs=(observed,))]))
+        return marked
+
+    def test_only_a_worker_can_tell_of_a_file_that_another_host_has_read(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        theirs = self.elsewhere(observed_file("d.csv", str(data)))
+        now = self.inputs(tmp_path)
+        assert now.first_changed((theirs,)) == theirs, "in doubt it has changed"
+        assert now.take_unknown() == (theirs,)
+        assert now.take_unknown() == ()
+        now.looked_at([theirs], [])
+        assert now.first_changed((theirs,)) is None
+        now.looked_at([theirs], [theirs])
+        assert now.first_changed((theirs,)) == theirs
+        assert now.take_unknown() == ()
+        now.forget()
+        assert now.first_changed((theirs,)) == theirs
+        assert now.take_unknown() == (theirs,)
+
+    def test_this_machine_tells_of_what_it_has_read_and_has(self, data: Path, tmp_path: Path) -> None:
+        ours = observed_file("d.csv", str(data))
+        absent = Observed(kind="absent", name="nothing.csv")
+        now = self.inputs(tmp_path)
+        assert now.first_changed((ours, absent)) is None
+        data.write_text("3,4\n")
+        now.forget()
+        assert now.first_changed((ours, absent)) == ours
+        data.unlink()
+        now.forget()
+        assert now.first_changed((ours, absent)) == ours
+        assert now.take_unknown() == (ours,), "it is not here, and may be there"
+
+    def test_nobody_is_asked_about_what_has_changed_anyway(self, data: Path, tmp_path: Path) -> None:
+        theirs = self.elsewhere(observed_file("d.csv", str(data)))
+        variable = observed_variable("X", "2")
+        now = self.inputs(tmp_path)
+        assert now.first_changed((theirs, variable)) == variable
+        assert now.take_unknown() == ()
+
+    def test_a_run_on_this_machine_asks_nobody(self, data: Path, tmp_path: Path) -> None:
+        theirs = self.elsewhere(observed_file("d.csv", str(data)))
+        now = self.inputs(tmp_path, unshared=False)
+        assert now.first_changed((theirs,)) is None
+        data.unlink()
+        now.forget()
+        changed_here = now.first_changed((theirs,))
+        assert changed_here is not None
+        assert describe(changed_here) == "d.csv changed (read, not declared)"
+        assert describe(theirs) == "d.csv changed on the workers' hosts (read, not declared)"
+        assert now.take_unknown() == ()
+
+    def test_variables_are_the_drivers_on_every_host(self) -> None:
+        variable = observed_variable("X", "1")
+        assert self.elsewhere(variable) == variable
+
+    def test_the_same_content_here_and_there_are_two_inputs(self, data: Path) -> None:
+        ours = observed_file("d.csv", str(data))
+        theirs = self.elsewhere(ours)
+        assert merged([(ours,), (theirs,), (ours,)]) == (ours, theirs)
+        assert manifest_id((ours,)) != manifest_id((theirs,))

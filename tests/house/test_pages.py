@@ -127,6 +127,29 @@ class TestSnippets:
     def test_dots_stand_for_anything(self, expected: str, actual: str, same: bool) -> None:
         assert snippets.matches(expected, actual) is same
 
+    @pytest.mark.parametrize(
+        ("actual", "same"),
+        [
+            ("run a-20261128-083410-wxgu: 3 done in 1.9 s, 12/s", True),
+            ("run a-20261128-083410-wxgu: 3 done in 1m 5.25 s, 0.5/s", True),
+            ("run b-20261128-083410-wxgu: 3 done in 1.9 s, 12/s", False),
+            ("run a-20261128-083410-wxgu: 4 done in 1.9 s, 12/s", False),
+        ],
+    )
+    def test_what_was_measured_may_differ_and_nothing_else(self, actual: str, same: bool) -> None:
+        expected = "run a-20251127-093410-abcd: 3 done in 12 ms, 3.2/s"
+        assert snippets.matches(expected, actual, measured=True) is same
+        assert not snippets.matches(expected, actual)
+
+    def test_a_block_says_that_it_was_measured(self) -> None:
+        assert "measured=True" in snippets.script_of("```console measured\n$ ls\n```\n")
+        assert "measured" not in snippets.script_of("```console\n$ ls\n```\n")
+
+    def test_cells_run_in_a_notebook(self) -> None:
+        page = "<!-- notebook -->\n\n```python\nx = 1\n```\n"
+        assert "_page.cell('x = 1\\n')" in snippets.script_of(page)
+        assert "_page.cell" not in snippets.script_of(page.replace("<!-- notebook -->", ""))
+
     def test_a_page_listens_on_other_ports_than_it_says(self) -> None:
         page = "8017\n```console\n$ serve --port 8017 &\n$ curl 127.0.0.1:8017/8017\n$ serve --port 0\n```\n```python\nask('127.0.0.1:8017', 80171)\n```\n"
         assert snippets.ports_of(page) == [8017]

@@ -1,6 +1,7 @@
 """How the code is laid out: sizes, charters, public names, words that must not be there."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import tomllib
@@ -12,6 +13,7 @@ import pytest
 
 import hooke
 import hooke.testing
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 
 FILE_LINES = 800
 FUNCTION_LINES = 50
@@ -179,6 +181,35 @@ def test_no_file_names_a_machine_or_a_registry(root: Path) -> None:
         for match in PRIVATE.finditer(text)
     ]
     assert not found, "paths of one machine, or download addresses:\n" + "\n".join(found)
+
+
+INSTALLED = re.compile(r"""pip3? install [^\n`;{]*?["' ]hooke(?!-ml)(?![\w.-])|\bhooke\[[a-z]""")
+"""A command that would install another project: `hooke` is its name in the index."""
+
+
+def test_every_command_installs_this_project(root: Path, trees: dict[Path, ast.Module]) -> None:
+    found = [
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()}"
+        for name, text in tracked_texts(root)
+        if name != "tests/house/test_shape.py"
+        for match in INSTALLED.finditer(text)
+    ]
+    assert not found, "the distribution is hooke-ml:\n" + "\n".join(found)
+    texts = {
+        str(path.relative_to(root)): node.value
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and DISTRIBUTION in node.value
+    }
+    assert set(texts) == {"src/hooke/base/distributions.py"}, "install_command() makes these commands"
+
+
+def test_there_is_one_version(root: Path) -> None:
+    """The build's, the command's and the code's."""
+    declared = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    assert declared["project"]["name"] == DISTRIBUTION
+    assert declared["project"]["dynamic"] == ["version"]
+    assert hooke.__version__ == HOOKE_VERSION == importlib.metadata.version(DISTRIBUTION)
 
 
 def test_every_public_name_is_documented(root: Path) -> None:

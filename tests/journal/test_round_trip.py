@@ -176,7 +176,7 @@ def test_a_newer_vocabulary_names_both_versions_and_the_mend(tmp_path):
         assert f"version {events.VERSION + 1}" in caught.value.why
         assert f"version {events.VERSION}" in caught.value.why
         assert str(path) in caught.value.where
-        assert caught.value.fix == "pip install --upgrade hooke"
+        assert caught.value.fix == "pip install --upgrade hooke-ml"
 
 
 def test_an_unknown_event_names_itself_and_both_versions(tmp_path):
@@ -189,7 +189,7 @@ def test_an_unknown_event_names_itself_and_both_versions(tmp_path):
         read(tmp_path)
     assert "moon_landed" in caught.value.what
     assert caught.value.why.count(f"{events.VERSION}") >= 2
-    assert caught.value.fix == "pip install --upgrade hooke"
+    assert caught.value.fix == "pip install --upgrade hooke-ml"
 
 
 def test_a_field_that_is_new_is_passed_over(tmp_path):

@@ -55,7 +55,7 @@ class Place:
     def __init__(self, root: Path, store: Path) -> None:
         self.root = root
         self.worker = AttemptRunner(name="w", store=Store.open(store), clock=SystemClock())
-        self.worker.observe(str(root))
+        self.worker.observe(PathRules(str(root)))
 
     def run(
         self, function: Callable[..., Any], *args: Any, observe: bool = True, **variables: str | None

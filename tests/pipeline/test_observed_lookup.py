@@ -8,11 +8,20 @@ import msgspec
 import pytest
 from tests.support.campaigns import campaign
 
-from hooke.base.observed import InputsNow, observed_file, observed_listing, observed_variable
-from hooke.base.ref import ItemsObserved
+from hooke.base.observed import (
+    InputsNow,
+    as_unshared,
+    first_changed,
+    observed_file,
+    observed_listing,
+    observed_variable,
+)
+from hooke.base.ref import ItemsObserved, Manifest, Ref
 from hooke.journal.events import (
+    AttemptFinished,
     AttemptStarted,
     CapacityChanged,
+    Failure,
     InputsChanged,
     NodePlanned,
 )
@@ -20,6 +29,7 @@ from hooke.journal.reader import read
 from hooke.journal.run_view import RunView
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
+from hooke.pipeline.engine import LOOK
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
@@ -27,7 +37,7 @@ from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.references import pack, unpack
 from hooke.pipeline.run_state import RunState
-from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.runner import MOST_LOOKED_AT, Runner, RunnerParts
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
 from hooke.planning.remaining import Survey
@@ -181,6 +191,29 @@ def by_way_of_a_folder():
     return list_after(passed(write("one")))
 
 
+@task
+def copied(name):
+    (outside().folder / "out" / "made").write_text(see(name))
+    outside().wrote.append("out/made")
+    return "copied"
+
+
+@task
+def alone():
+    return see("out/made")
+
+
+@pipeline
+def beside_a_writer():
+    return both(alone(), shout(read_after(copied("a"))))
+
+
+@pipeline
+def after_a_writer():
+    made = copied("a")
+    return both(read_after(made), shout(made))
+
+
 @pipeline
 def unread():
     return shout(write("one"))
@@ -199,7 +232,13 @@ def uncached():
 class ObservingEngine:
     """Runs each attempt at once, in pieces of one item, and says what its tasks read; two items an attempt at most."""
 
-    def __init__(self, store, clock, folder):
+    def __init__(self, store, clock, folder, *, unshared=False):
+        self.unshared = unshared
+        self.looks = 0
+        self.blind = False
+        self.slow_until = ""
+        """The task whose end the answer to the first look waits for."""
+        self.held = []
         self.worker = AttemptRunner(name="hand", store=store, clock=clock)
         self.clock = clock
         self.folder = folder
@@ -215,6 +254,8 @@ class ObservingEngine:
 
     def answer(self, call):
         where = {"attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}
+        if call.kind == LOOK:
+            return self.hold([self.look(call, where)])
         self.ran += [call.image.name] * (call.hi - call.lo)
         observed = []
 
@@ -237,10 +278,30 @@ class ObservingEngine:
         work = WorkerCall(**where, kind=call.kind, function=function, payload=call.payload, shown=call.shown)
         event = self.worker.run(work)
         seen = tuple(each for each in observed if each.inputs or each.unsettled or each.wrote)
+        seen = as_unshared(seen) if self.unshared else seen
+        late, self.held = (self.held, []) if call.image.name == self.slow_until else ([], self.held)
         return [
             AttemptStarted(at=self.clock.now(), **where),
             msgspec.structs.replace(event, observed=seen),
+            *late,
         ]
+
+    def hold(self, answer):
+        if not self.slow_until or self.looks > 1:
+            return answer
+        self.held = answer
+        return []
+
+    def look(self, call, where):
+        assert self.unshared
+        self.looks += 1
+        if self.blind:
+            return call.failed(self.clock.now(), Failure(kind="WorkerDied", message="was killed"))
+        manifest = msgspec.msgpack.decode(call.payload, type=Manifest)
+        changed = tuple(each for each in manifest if first_changed([each], root=self.folder, environment={}))
+        return AttemptFinished(
+            **where, ref=Ref("", 0, b""), observed=(ItemsObserved(lo=0, hi=1, inputs=changed),)
+        )
 
     def inputs(self):
         found = [self.input(kind, name) for kind, name in dict.fromkeys(outside().read)]
@@ -270,10 +331,18 @@ class ObservingEngine:
 
 
 class Place:
-    """A project's folder with files, its store and its runs."""
+    """A project's folder with files, its store and its runs. If `unshared`, tasks run on a host that has the files, and the driver has others."""
 
-    def __init__(self, folder, store=None):
-        self.folder = folder / "project"
+    def __init__(self, folder, store=None, *, unshared=False):
+        self.folder = self.seen = folder / "project"
+        self.unshared = unshared
+        self.blind = False
+        self.slow_until = ""
+        self.looks = 0
+        if unshared:
+            self.seen = folder / "driver"
+            self.seen.mkdir()
+            (self.seen / "a").write_text("of the driver")
         (self.folder / "out").mkdir(parents=True)
         self.store = store or folder / "store"
         self.runs = folder / "runs"
@@ -297,8 +366,8 @@ class Place:
         graph = trace(wanted, ())
         keys = GraphKeys(graph, run=str(self.count))
         state = RunState(graph, [NodePlan() for _ in graph.nodes], first_attempt=recovered.next_attempt)
-        engine = ObservingEngine(store, self.clock, self.folder)
-        engine.stop_after = stop_after
+        engine = ObservingEngine(store, self.clock, self.folder, unshared=self.unshared)
+        engine.stop_after, engine.blind, engine.slow_until = stop_after, self.blind, self.slow_until
         self.clock.time += 1.0
         with Journal.create(folder, "driver", durable="none", clock=self.clock) as journal:
             for node in graph.nodes:
@@ -323,11 +392,12 @@ class Place:
                 store=store,
                 journal=journal,
                 clock=self.clock,
-                inputs=InputsNow(root=self.folder, environment=outside().variables),
+                inputs=InputsNow(root=self.seen, environment=outside().variables, unshared=self.unshared),
                 recovered=recovered,
                 forced=frozenset(graph.downstream([n.id for n in graph.nodes if n.task.name in forced])),
             )
             ended = Runner(parts).run()
+            self.looks = engine.looks
         assert status in (None, ended)
         if ended != "finished":
             return engine.ran, None
@@ -375,9 +445,9 @@ def _nothing_moved():
     vars(outside()).update(folder=None, read=[], wrote=[], unsettled="", variables={})
 
 
-@pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
+@pytest.fixture(params=["here", "unshared"])
+def place(request, tmp_path):
+    return Place(tmp_path, unshared=request.param == "unshared")
 
 
 EVERY = [
@@ -602,7 +672,7 @@ def test_any_order_of_edits_kills_resumes_and_removals_gives_what_plain_python_g
     for seed in range(part, CAMPAIGN.size, CAMPAIGN.tests):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        play(Place(folder), seed)
+        play(Place(folder, unshared=seed % 2 == 1), seed)
 
 
 def play(place, seed):
@@ -639,8 +709,9 @@ def test_why_names_the_input_that_changed_and_what_was_made_from_it(place):
     place.put(a="changed")
     place.run(diamond)
     causes = {each.task: [cause.text for cause in each.causes] for each in place.why()}
+    where = " on the workers' hosts" if place.unshared else ""
     assert causes == {
-        "load": ["ran again: a changed (read, not declared)"],
+        "load": [f"ran again: a changed{where} (read, not declared)"],
         "shout": ["it reads the result of load, which was made again"],
         "beside": ["it reads the result of load, which was made again"],
         "both": [
@@ -649,7 +720,7 @@ def test_why_names_the_input_that_changed_and_what_was_made_from_it(place):
         ],
     }
     roots_of_both = roots(place.why(), 3)
-    assert [cause.text for _, cause in roots_of_both] == ["ran again: a changed (read, not declared)"]
+    assert [cause.text for _, cause in roots_of_both] == [f"ran again: a changed{where} (read, not declared)"]
 
 
 def test_why_says_that_a_result_is_not_kept(place, caplog):
@@ -696,3 +767,87 @@ def test_a_file_that_nobody_reads_is_not_written_again(place):
     assert place.run(unread)[1] == "ONE"
     (place.folder / "out" / "made").unlink()
     assert place.run(unread) == ([], "ONE")
+
+
+@pytest.fixture
+def apart(tmp_path):
+    return Place(tmp_path, unshared=True)
+
+
+@pytest.mark.parametrize("wanted", [chain, diamond, mapped, dynamic, each_its_own, over_constant])
+def test_a_cached_run_asks_a_worker_once_about_files_that_the_driver_does_not_see(apart, wanted):
+    _, first = apart.run(wanted)
+    assert apart.looks == 0, "there were no results"
+    assert apart.run(wanted) == ([], first)
+    assert apart.looks == 1
+    outside().variables["FLAVOUR"] = "sweet"
+    apart.run(by_variable)
+    apart.run(by_variable)
+    assert apart.looks == 0, "the driver knows the variables"
+
+
+def test_many_files_are_looked_at_in_parts(apart):
+    names = {f"many{number}": "same" for number in range(MOST_LOOKED_AT + 1)}
+    apart.put(**names)
+
+    @pipeline
+    def each_of_many():
+        return joined(load.map(sorted(names)))
+
+    _, first = apart.run(each_of_many)
+    assert apart.run(each_of_many) == ([], first)
+    assert apart.looks == 2
+    apart.put(many7="changed")
+    assert sorted(apart.run(each_of_many)[0]) == ["joined", "load"]
+
+
+def test_what_no_worker_can_look_at_runs_again(apart, caplog):
+    _, first = apart.run(chain)
+    apart.blind = True
+    ran, again = apart.run(chain)
+    assert ("load" in ran, again) == (True, first)
+    assert (
+        "no worker could look at a (WorkerDied: was killed): what was made from it runs again" in caplog.text
+    )
+    apart.blind = False
+    assert apart.run(chain) == ([], first)
+
+
+@pytest.mark.parametrize("wanted", [beside_a_writer, after_a_writer], ids=lambda each: each.name)
+def test_an_answer_from_before_a_task_wrote_says_nothing_of_what_follows_that_task(apart, wanted):
+    apart.put(**{"out/made": "one"})
+    assert "one read" in apart.run(wanted)[1].lower()
+    store, keys = apart.stored(wanted)
+    for node in trace(wanted, ()).nodes:
+        if node.task.name in ("shout", "both"):
+            assert store.remove(keys[node.id].key)
+    apart.put(a="two")
+    apart.slow_until = "copied"
+    ran, result = apart.run(wanted)
+    assert "two read" in result.lower()
+    assert "read_after" in ran
+    apart.slow_until = ""
+    assert "two read" in apart.run(wanted)[1].lower()
+
+
+def test_a_file_that_is_gone_here_is_looked_for_where_tasks_run(tmp_path):
+    """Whoever has read it: results of versions that did not note that, and of this machine."""
+    here = Place(tmp_path)
+    _, first = here.run(chain)
+    (tmp_path / "again").mkdir()
+    apart = Place(tmp_path / "again", store=here.store, unshared=True)
+    (apart.seen / "a").unlink()
+    assert apart.run(chain) == ([], first)
+    assert apart.looks == 1
+    (apart.seen / "a").write_text("of the driver")
+    assert apart.run(chain) == (["load"], first), "what this machine has read, and has now, is compared here"
+    assert apart.run(chain) == ([], first), "that was made on the other host"
+
+
+def test_a_run_on_this_machine_compares_its_own_files(tmp_path):
+    apart = Place(tmp_path, unshared=True)
+    _, first = apart.run(chain)
+    apart.folder, apart.unshared = apart.seen, False
+    assert apart.run(chain)[1] == "OF THE DRIVER"
+    apart.put(a="one")
+    assert apart.run(chain) == ([], first), "equal files give equal results on any host"

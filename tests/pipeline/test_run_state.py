@@ -6,7 +6,7 @@ from tests.pipeline.played import REF, Played, found, pieces
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryPlanned, StopRequested
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING
+from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING, remaining_work
 from hooke.pipeline.task import task
 
 
@@ -418,6 +418,26 @@ def test_what_another_process_computes_is_looked_for_later():
     run.stored = lambda node: [found(0, 0, 1)]
     run.now = HELD_RETRY_S
     assert pieces(run.decide()) == [(1, 0, 1)]
+
+
+def test_what_a_worker_is_asked_about_runs_when_it_has_answered():
+    run = Played(mapped, 10, slots=4)
+    for submit in run.decide():
+        run.tell(LookedUp(0, asked=True, attempt=submit.attempt))
+    run.lookups.clear()
+    assert run.state.running == {}
+    assert run.decide() == []
+    assert run.state.next_due() is None
+    assert run.lookups == [], "the runner looks by itself once it has the answer"
+    run.tell(found(0, 0, 2), LookedUp(0))
+    assert next(each for each in pieces(run.decide()) if each[0] == 0) == (0, 2, 3)
+
+
+def test_a_node_that_a_worker_is_asked_about_needs_a_worker():
+    run = Played(chain)
+    (submit,) = run.decide()
+    run.tell(LookedUp(0, asked=True, attempt=submit.attempt))
+    assert [(left.ready, left.waiting) for left in remaining_work(run.state, 0.0)] == [(1, 0), (0, 1)]
 
 
 def test_attempts_of_one_map_that_are_held_look_once():

@@ -150,5 +150,5 @@ except hooke.MissingExtra as error:
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=True
     )
     assert done.stdout == (
-        "the format 'skops' needs skops, which is not installed | pip install \"hooke[models]\"\n"
+        "the format 'skops' needs skops, which is not installed | pip install \"hooke-ml[models]\"\n"
     )

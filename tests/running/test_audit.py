@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from hashlib import sha256
@@ -13,7 +14,8 @@ import pytest
 
 from hooke.base.errors import UsageError
 from hooke.keys.fingerprint import fingerprint_code
-from hooke.running.replay import audit, share_interval, unkeyed_uses
+from hooke.keys.fingerprint_parts import unkeyed_uses
+from hooke.running.replay import audit, share_interval
 
 pytestmark = pytest.mark.heavy
 
@@ -24,7 +26,7 @@ JOB = """
     from datetime import datetime
     from pathlib import Path
     import numpy as np
-    from hooke import task, pipeline
+    from hooke import File, task, pipeline
 
     HERE = Path(__file__).parent
 
@@ -59,6 +61,28 @@ JOB = """
     @task
     def seen() -> str:
         return (HERE / "seen.txt").read_text()
+
+    def put(name: str, text: str) -> Path:
+        (HERE / name).write_text(text or str(np.random.default_rng().random()))
+        return HERE / name
+
+    @task
+    def written(name: str, text: str = "") -> File:
+        return File(put(name, text))
+
+    @task
+    def placed(name: str, text: str = "") -> dict[str, Path]:
+        return {"file": put(name, text)}
+
+    @task
+    def read(file: File) -> str:
+        return Path(file).read_text()
+
+    @pipeline
+    def files():
+        chance = written("e.txt")
+        fixed = written("a.txt", "same"), placed("b.txt", "same"), written.map(["c.txt", "d.txt"], text="same")
+        return fixed, chance, placed("f.txt"), read(chance), written("g.txt", "same")
 
     @pipeline
     def sound(n: int = 40):
@@ -98,6 +122,34 @@ def test_results_of_sound_code_are_equal_and_the_store_is_as_it_was(shop):
     assert report.differing == ()
     assert not report.skipped
     assert "none differ" in str(report)
+
+
+def test_files_are_compared_by_the_content_that_they_had_and_are_as_before_afterwards(shop):
+    shop.run(name="files", on="local:2")
+    before = {name: (shop.folder / f"{name}.txt").read_text() for name in "abcdefg"}
+    (shop.folder / "a.txt").unlink()
+    (shop.folder / "g.txt").write_text("what a person wrote")
+    said = []
+    report = audit(shop.project, sample=50, say=said.append)
+    found = {re.sub(r".*([a-g])\.txt.*", r"\1", each.call): each for each in report.results}
+    item = "c" if "c" in found else "d"
+    assert {name: each.outcome for name, each in found.items()} == {
+        "a": "equal",
+        "b": "equal",
+        item: "equal",
+        "e": "different",
+        "f": "different",
+        "read(file=<result of task 'written'>)": "equal",
+    }
+    assert before["f"] not in found["f"].difference and "content" in found["f"].difference
+    assert found["f"].causes[0] == "two repetitions differ, so it is not deterministic"
+    (reason,) = report.skipped
+    assert "g.txt is a result of a task, and has been overwritten by something else" in reason
+    assert len(said) == 1, "all files were put back"
+    after = {name: (shop.folder / f"{name}.txt").read_text() for name in before}
+    assert after == before | {"g": "what a person wrote"}
+    (shop.folder / "g.txt").unlink()
+    assert shop.ran(shop.run(name="files")) == {}
 
 
 def test_each_difference_is_found_and_its_cause_named(shop):

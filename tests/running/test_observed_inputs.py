@@ -390,3 +390,85 @@ def test_the_environment_as_a_global_is_no_part_of_the_key(workshop, monkeypatch
     assert workshop.ran(workshop.run(name="job", on="local", workers=1)) == {}
     monkeypatch.setenv("HOOKED_MODE", "c")
     assert workshop.run(name="job", on="local", workers=1).result() == "c c c"
+
+
+GANG = """
+    import os
+    from pathlib import Path
+    from hooke import task, pipeline
+
+    HERE = Path(__file__).parent
+
+    @task(gang=2, results="all")
+    def read_by(rank: int) -> str:
+        if int(os.environ["RANK"]) != rank:
+            return "-"
+        file = HERE / f"{rank}.txt"
+        text = file.read_text()
+        if text == "changing":
+            file.write_text("changed")
+        return text + os.environ.get("FACTOR", "")
+
+    @task
+    def joined(texts: list[list[str]]) -> str:
+        return " ".join(text for each in texts for text in each)
+
+    @pipeline
+    def call(rank: int) -> str:
+        return joined([read_by(rank)])
+
+    @pipeline
+    def items() -> str:
+        return joined(read_by.map([0, 1]))
+"""
+
+
+class Gang:
+    """A gang of two processes, of which one reads a file and a variable."""
+
+    def __init__(self, shop):
+        self.shop = shop
+
+    def put(self, rank, text):
+        (self.shop.folder / f"{rank}.txt").write_text(text)
+
+    def run(self, *args, name):
+        run = self.shop.run(*args, name=name, on="local", workers=2)
+        return run.result(), self.shop.ran(run)
+
+
+@pytest.fixture
+def gang(shop):
+    shop.write(GANG)
+    gang = Gang(shop)
+    gang.put(0, "one")
+    gang.put(1, "one")
+    return gang
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("rank", "shown"), [(0, "{} -"), (1, "- {}")])
+def test_what_one_rank_of_a_gang_reads_is_an_input_of_the_gang(gang, monkeypatch, rank, shown):
+    again = {"read_by": 1, "joined": 1}
+    assert gang.run(rank, name="call") == (shown.format("one"), again)
+    assert gang.run(rank, name="call") == (shown.format("one"), {})
+    gang.put(rank, "two")
+    assert gang.run(rank, name="call") == (shown.format("two"), again)
+    monkeypatch.setenv("FACTOR", "x2")
+    assert gang.run(rank, name="call") == (shown.format("twox2"), again)
+    monkeypatch.delenv("FACTOR")
+    gang.put(rank, "one")
+    gang.put(1 - rank, "two")
+    assert gang.run(rank, name="call") == (shown.format("one"), {}), "as in the first run"
+    gang.put(rank, "changing")
+    assert gang.run(rank, name="call") == (shown.format("changing"), again)
+    gang.put(rank, "changing")
+    assert gang.run(rank, name="call") == (shown.format("changing"), again), "a rank changed what it had read"
+
+
+@pytest.mark.heavy
+def test_each_item_of_a_map_of_gangs_has_what_its_own_ranks_read(gang):
+    assert gang.run(name="items") == ("one - - one", {"read_by": 2, "joined": 1})
+    assert gang.run(name="items") == ("one - - one", {})
+    gang.put(1, "two")
+    assert gang.run(name="items") == ("one - - two", {"read_by": 1, "joined": 1})

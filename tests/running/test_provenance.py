@@ -16,6 +16,7 @@ from hooke.running import provenance as environment
 from hooke.running import provenance as machine
 from hooke.running.git import GitTrouble, Repository
 from hooke.running.provenance import provenance_of, sentence
+from hooke.running.reproduce.conditions import libraries
 
 
 def git(folder: Path, *words: str) -> str:
@@ -183,6 +184,15 @@ def test_installed_distributions_are_those_that_an_import_would_find(tmp_path):
     environment.keep(tmp_path, found)
     assert environment.read_kept(tmp_path, environment.digest_of(found)) == found
     assert environment.read_kept(tmp_path, "0" * 32) is None
+
+
+def test_an_environment_from_before_hooke_was_in_an_index_names_what_is_installed_now(tmp_path):
+    was = {"hooke": "0.1.0", "tiny-lib": "1.0"}
+    environment.keep(tmp_path, was)
+    kept = environment.read_kept(tmp_path, environment.digest_of(was))
+    assert kept == {"hooke-ml": "0.1.0", "tiny-lib": "1.0"}
+    (newer,) = [each for each in libraries(kept, {"hooke-ml": "0.2.0", "tiny-lib": "1.0"}) if not each.met]
+    assert newer.fix == "pip install hooke-ml==0.1.0"
 
 
 def test_gpus_are_read_from_the_drivers_own_files(tmp_path):

@@ -255,7 +255,7 @@ def test_without_the_extra_the_command_is_named(folder):
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 2
-    assert 'pip install "hooke[serve]"' in done.stderr
+    assert 'pip install "hooke-ml[serve]"' in done.stderr
 
 
 def test_ctrl_c_ends_a_setup_that_hangs(folder):

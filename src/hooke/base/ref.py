@@ -80,6 +80,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of a tree: the digest of the names, sizes and times of its files. Empty says nothing."""
     own: tuple[str, ...] = ()
     """Of a listing or a tree: the names in it that the attempt itself wrote, which don't count."""
+    unshared: bool = False
+    """Whether a host read it that does not share the files of its driver's machine."""
 
 
 Manifest: TypeAlias = tuple[Observed, ...]

@@ -8,6 +8,7 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra
 from hooke.charts.curve_picture import CurveLine, CurvePicture, Mark, Panel
 from hooke.charts.sheet import COLOURS, GREY, INK, SHAPES, Axis
@@ -43,7 +44,7 @@ def _plotly(module: str) -> Any:
         raise MissingExtra(
             "this figure needs plotly, which is not installed",
             why=str(error),
-            fix='pip install "hooke[plot]"; text and .svg files need no extra',
+            fix=f"{install_command('plot')}; text and .svg files need no extra",
         ) from error
 
 

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.charts.sheet import COLOURS, INK, LAW_ON_EITHER, Area, Dot, Label, Sheet, SheetItem, Stroke
@@ -155,7 +156,7 @@ class _Raster:
             raise MissingExtra(
                 "a PNG file needs Pillow, which is not installed",
                 why=str(error),
-                fix='pip install "hooke[plot]", or save as .svg',
+                fix=f"{install_command('plot')}, or save as .svg",
             ) from error
         self.image: Any = self.library.new("RGB", size, "white")
         self._scale = scale

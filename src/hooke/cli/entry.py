@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
 from hooke.cli.screens import (
     EXIT_BROKEN,
@@ -157,9 +158,7 @@ class Verbs(Commands):
 
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's signature
     if asked:
-        from importlib.metadata import version
-
-        click.echo(f"hooke {version('hooke')}")
+        click.echo(f"hooke {HOOKE_VERSION}")
         ctx.exit()
 
 

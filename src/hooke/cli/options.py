@@ -61,7 +61,10 @@ def in_project(function: Callable[..., int | None]) -> Callable[..., int | None]
     @functools.wraps(function)
     @click.pass_obj
     def opened(session: CommandSession, /, *args: Any, project: Path | None, **given: Any) -> int | None:
-        return function(*args, project=the_project(session, project), **given)
+        found = the_project(session, project)
+        if not found.data.is_dir():
+            found.say_notes(below=True)
+        return function(*args, project=found, **given)
 
     return project_option(opened)
 
@@ -79,16 +82,19 @@ def project_option(function: F) -> F:
 
 def the_project(session: CommandSession, folder: Path | None) -> Project:
     """The project of the command. Raises UsageError for a folder that does not exist, ConfigError."""
-    folder = folder or Path.cwd()
-    if not folder.exists():
+    if folder is not None and not folder.exists():
         raise UsageError(f"--project {folder}: the folder does not exist", where=os.getcwd())
-    session.project = Project.find(folder)
+    session.project = _named(folder)
     return session.project
+
+
+def _named(folder: Path | None) -> Project:
+    return Project.find(Path.cwd()) if folder is None else Project.named(folder)
 
 
 def complete_run(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Run ids that start with what was typed, the newest first."""
-    project = Project.find(ctx.params.get("project") or Path.cwd())
+    project = _named(ctx.params.get("project"))
     return [CompletionItem(name) for name in project.runs.names() if name.startswith(incomplete)]
 
 

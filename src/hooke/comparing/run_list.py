@@ -163,10 +163,11 @@ class Runs(Sequence[Run]):
 
 
 def _project(project: str | Path | None) -> Project:
-    start = Path(project) if project is not None else start_of()
-    if not start.exists():
+    if project is None:
+        return Project.find(start_of())
+    if not Path(project).exists():
         raise UsageError(f"project={str(project)!r}: no such file or folder")
-    return Project.find(start)
+    return Project.named(Path(project))
 
 
 def _numbers(texts: Sequence[str | None]) -> list[Any]:

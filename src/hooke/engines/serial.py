@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, TextIO
 from hooke.journal.events import CapacityChanged, WorkerStarted
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
+from hooke.pipeline.observed_events import PathRules
 from hooke.processes.exit_report import LogFile
 from hooke.tracking.tracker import Tracker
 
@@ -56,7 +57,7 @@ class SerialEngine:
             root=context.root,
         )
         if context.root is not None:
-            self._worker.observe(str(context.root), context.secret)
+            self._worker.observe(PathRules(str(context.root), context.secret))
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts."""

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from hooke.base.clock import SystemClock
+from hooke.base.distributions import Plugins
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean, format_seconds
-from hooke.base.plugins import Plugins
 from hooke.base.units import parse_seconds
 from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import FleetKeeper, Ledger

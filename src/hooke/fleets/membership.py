@@ -15,6 +15,7 @@ from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.certificates.key_files import CA_KEY, Address, CertificateFacts, Keys
 from hooke.certificates.tokens import Token
@@ -136,7 +137,7 @@ def _cryptography() -> Iterator[None]:
         raise MissingExtra(
             "keys of fleets need cryptography, which is not installed",
             why=str(error),
-            fix='pip install "hooke[dask]"',
+            fix=install_command("dask"),
         ) from error
 
 

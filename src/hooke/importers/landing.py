@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.base.formats import aligned
@@ -300,7 +300,7 @@ class Landing:
                     entry=str(self._source.files[0]),
                     place="Neptune",
                     host=str(self._value("sys/hostname") or ""),
-                    hooke=version("hooke"),
+                    hooke=HOOKE_VERSION,
                     kind="imported",
                     experiment=experiment or self._source.project or "neptune",
                 )

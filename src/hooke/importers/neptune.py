@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, JournalError, MissingExtra, UsageError
 from hooke.base.files import FileLock, sync_path, write_atomic
 from hooke.importers.landing import NOT_THERE, Landing, Losses, run_id
@@ -127,7 +128,7 @@ def _missing(what: str, error: ModuleNotFoundError) -> Exception:
     return MissingExtra(
         f"{what} needs {error.name}, which is not installed",
         why=str(error),
-        fix='pip install "hooke[neptune]"',
+        fix=install_command("neptune"),
     )
 
 

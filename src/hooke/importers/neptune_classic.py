@@ -20,6 +20,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError
 from hooke.importers import source
 
@@ -298,7 +299,7 @@ def _odd(operation: dict[str, Any], path: str, file: Path) -> Iterator[source.It
             raise HookeError(
                 f"a log of Neptune has the unknown operation {kind!r}",
                 where=str(file),
-                fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it",
+                fix=f"try a newer Hooke ({install_command(upgrade=True)}); otherwise please report it",
             )
 
 

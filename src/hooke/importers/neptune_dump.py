@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError
 from hooke.importers import source
 
@@ -134,7 +135,7 @@ class DumpedRun:
             f"attribute {path!r} has the unknown type {kind!r}",
             where=str(file),
             why=f"known types: {', '.join(KNOWN)}",
-            fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it, with the exporter's version",
+            fix=f"try a newer Hooke ({install_command(upgrade=True)}); otherwise please report it, with the exporter's version",
         )
 
 

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 # pyrefly: ignore[missing-import]
 from neptune_api.proto.neptune_pb.ingest.v1.common_pb2 import SET_OPERATION, Run, UpdateRunSnapshot
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError
 from hooke.importers import source
 
@@ -105,7 +106,7 @@ def _identity(file: Path) -> tuple[str, str]:
         raise HookeError(
             f"a log of neptune-scale has version {version!r}, but Hooke reads {VERSION!r}",
             where=str(file),
-            fix="try a newer Hooke (pip install --upgrade hooke); otherwise please report it, with the client's version",
+            fix=f"try a newer Hooke ({install_command(upgrade=True)}); otherwise please report it, with the client's version",
         )
     return str(project or ""), str(run or "")
 

@@ -16,6 +16,7 @@ from typing import Self
 
 import msgspec
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import JournalError
 from hooke.journal.events import VERSION, Event
 from hooke.journal.segments import (
@@ -197,5 +198,5 @@ def _unknown(path: Path, version: int, payload: bytes, error: Exception) -> Jour
         f"the journal has an event that this version of Hooke cannot read: {name!r}",
         where=str(path),
         why=f"{error}; it was written with vocabulary version {version}; this Hooke has version {VERSION}",
-        fix="pip install --upgrade hooke",
+        fix=install_command(upgrade=True),
     )

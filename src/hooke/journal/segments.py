@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import JournalError
 from hooke.journal.events import VERSION
 
@@ -116,7 +117,7 @@ def read_version(fd: int, path: Path) -> int | None:
             where=str(path),
             why=f"it has format {layout} with vocabulary version {version}, "
             f"and this Hooke reads up to format {FORMAT} with version {VERSION}",
-            fix="pip install --upgrade hooke",
+            fix=install_command(upgrade=True),
         )
     return int(version)
 

@@ -1,14 +1,17 @@
-"""Keys from labelled parts, the parts of a function's code, and the changes between two fingerprints."""
+"""Keys from labelled parts, the parts of a function's code, what changed between two fingerprints, and what neither covers."""
 
 from __future__ import annotations
 
+import ast
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 __all__ = [
+    "CHANCE",
+    "UNKEYED_WORDS",
     "CodeChange",
     "CodePart",
     "CodePrint",
@@ -19,6 +22,7 @@ __all__ = [
     "expansion_key",
     "explain",
     "frame",
+    "unkeyed_uses",
 ]
 
 
@@ -140,3 +144,74 @@ def _change(what: str, old: CodePart | None, new: CodePart | None) -> CodeChange
     return CodeChange(
         what=what, name=part.name, kind=part.kind, where=part.where, diff="\n".join(list(lines)[2:])
     )
+
+
+# --- What code uses that no key covers, so that a repetition may differ.
+
+CLOCK, CHANCE, PROCESS, OUTSIDE = "clock", "randomness", "process", "outside"
+_UNKEYED = {
+    CLOCK: "time.time time.time_ns time.monotonic time.perf_counter time.process_time time.ctime time.gmtime time.localtime "
+    "time.strftime datetime.now datetime.today datetime.utcnow pandas.now pandas.today",
+    CHANCE: "os.urandom os.getrandom uuid.uuid1 uuid.uuid4 random.SystemRandom random.Random secrets.token_bytes secrets.token_hex "
+    "secrets.token_urlsafe secrets.randbelow secrets.randbits secrets.choice numpy.default_rng numpy.RandomState numpy.SeedSequence",
+    PROCESS: "builtins.id builtins.hash os.getpid os.getppid os.uname os.cpu_count os.getcwd platform.node socket.gethostname "
+    "threading.get_ident tempfile.mkdtemp tempfile.mkstemp tempfile.NamedTemporaryFile tempfile.TemporaryDirectory",
+}
+"""Kind -> functions, each with the first part of its module's name."""
+_SEEDED_BY_ARGUMENT = frozenset({"default_rng", "RandomState", "SeedSequence", "Random"})
+"""Unseeded only without arguments. The generators of `random` and NumPy themselves are seeded for each call."""
+_KIND_OF = {name: kind for kind, names in _UNKEYED.items() for name in names.split()}
+_ROOTS_OF: dict[str, list[str]] = {}
+for _name in _KIND_OF:
+    _ROOTS_OF.setdefault(_name.rpartition(".")[2], []).append(_name.partition(".")[0])
+_SERVERS = frozenset({
+    *("aiohttp", "boto3", "botocore", "fsspec", "ftplib", "http", "httpx", "psycopg", "psycopg2", "pymongo", "redis"),
+    *("requests", "s3fs", "socket", "sqlalchemy", "sqlite3", "subprocess", "urllib", "urllib3"),
+})  # fmt: skip
+"""Modules that reach servers, databases and other programs."""
+UNKEYED_WORDS = {
+    CLOCK: "it reads the clock",
+    CHANCE: "it draws random numbers that are not seeded",
+    PROCESS: "it uses what differs between processes",
+    OUTSIDE: "it uses a server, a database or another program",
+}
+"""Kind -> what it says of the code."""
+
+
+def unkeyed_uses(code: CodePrint) -> dict[str, tuple[str, ...]]:
+    """What the code uses that can give another result under the same key: kind -> names, as they are written.
+
+    `clock`, `randomness` (unseeded), `process` (its number, addresses, folders, host) and `outside` (servers, databases, programs).
+    The names are candidates: that the code uses one does not say that the result depends on it.
+    """
+    roots = {"builtins", *(name.partition(".")[0] for name in code.foreign)}
+    found: dict[str, set[str]] = {}
+    for name in code.foreign:  # also what the code calls by another name: `from time import time as now`
+        root, last = name.partition(".")[0], name.rpartition(".")[2]
+        short = f"{root}.{last}"
+        if "." in name and short in _KIND_OF and last not in _SEEDED_BY_ARGUMENT:
+            found.setdefault(_KIND_OF[short], set()).add(name)
+    for part in code.parts:
+        if part.kind in ("function", "class"):
+            for kind, name in _used(part.text, roots):
+                found.setdefault(kind, set()).add(name)
+    if servers := roots & _SERVERS:
+        found.setdefault(OUTSIDE, set()).update(servers)
+    return {kind: tuple(sorted(found[kind])) for kind in UNKEYED_WORDS if kind in found}
+
+
+def _used(source: str, roots: set[str]) -> Iterator[tuple[str, str]]:
+    """The kind and the name of each such call in a function or class."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the lines of a lambda, or the repr of what has no source
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
+        if name in _SEEDED_BY_ARGUMENT and (node.args or node.keywords):
+            continue
+        for root in _ROOTS_OF.get(name, ()):
+            if root in roots and (root != "builtins" or isinstance(node.func, ast.Name)):
+                yield _KIND_OF[f"{root}.{name}"], ast.unparse(node.func)

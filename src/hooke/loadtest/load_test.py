@@ -24,6 +24,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.loadtest import generator_protocol as protocol
 from hooke.loadtest.load_result import ENOUGH, BenchOrder, BenchResult, Handled, LevelResult, ServerUse
@@ -585,7 +586,7 @@ def _measured(order: BenchOrder, usage: ProcessTreeUsage | None, tell: Tell) -> 
     missing = [name for name in ("httptools", "uvloop", "hdrh") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
-            f"a load test needs {missing[0]}, which is not installed", fix='pip install "hooke[serve]"'
+            f"a load test needs {missing[0]}, which is not installed", fix=install_command("serve")
         )
 
     return run_load_test(order, usage=usage, tell=lambda level: tell(order, level))

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock, writing
 from hooke.base.formats import short_repr
@@ -52,7 +52,7 @@ def study_key(subject: Subject, design: Design, *, place: str) -> str:
     plain = fingerprint_code(subject.plain).key if subject.plain is not None else ""
     whole = fingerprint_code(subject.pipeline).key if subject.part.is_whole else ""
     varied = (subject.task, design.levels, design.sizes, design.weak)
-    where = (place, machine_facts(), platform.python_version(), version("hooke"))
+    where = (place, machine_facts(), platform.python_version(), HOOKE_VERSION)
     facts = fingerprint_value((varied, where), where="measure")
     return combine("study", whole, plain, facts, *(keys[number].key for number in subject.part.measured))
 

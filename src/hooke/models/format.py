@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from hooke.base.plugins import Plugins
+from hooke.base.distributions import Plugins
 
 __all__ = ["FORMATS", "Format", "LoadOptions", "Saved", "format_of", "versions_of"]
 

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CellType
 from typing import Any
 
+import msgspec
+
 from hooke.base.errors import HookeError, NotPicklable, UsageError
 from hooke.base.formats import short_call, short_repr
 from hooke.base.observed import is_left_out, is_secret
-from hooke.base.ref import FileRef, Ref
+from hooke.base.ref import FileRef, Manifest, Ref
 from hooke.journal.events import MapExpanded
 from hooke.keys.fingerprint_parts import combine
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
-from hooke.pipeline.engine import Call, FunctionImage
+from hooke.pipeline.engine import LOOK, Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
 from hooke.pipeline.node_keys import GraphKeys
@@ -95,6 +97,27 @@ class CallMaker:
             results=node.task.resources.results,
             observe=node.task.resources.observe and not submit.expand,
             variables={} if submit.expand else self._variables(node),
+        )
+
+    def look(self, attempt: int, node: int, inputs: Manifest) -> Call:
+        """The call that looks at inputs of the node's results, on a host where it can run."""
+        plan, task = self._state.nodes[node].plan, self._graph.nodes[node].task
+        return Call(
+            attempt=attempt,
+            node=node,
+            number=1,
+            kind=LOOK,
+            lo=0,
+            hi=1,
+            image=FunctionImage(
+                digest=LOOK, name=task.name, code_key="", parts={}, function=task.function, pickle=bytes
+            ),
+            payload=msgspec.msgpack.encode(inputs),
+            shown=f"a look at {len(inputs)} inputs",
+            cpus=0.0,
+            gpus=plan.gpus,
+            short=True,
+            observe=False,
         )
 
     def _variables(self, node: Node) -> Mapping[str, str | None]:

@@ -23,7 +23,10 @@ from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowPlace
 
-__all__ = ["Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
+__all__ = ["LOOK", "Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
+
+LOOK = "look"
+"""The kind of a Call that only looks at inputs."""
 
 EngineEvent: TypeAlias = (
     CapacityChanged | WorkerStarted | WorkerStopped | AttemptStarted | AttemptFinished | AttemptFailed
@@ -47,6 +50,8 @@ class Capabilities:
     """Workers can be bound to cores of their own."""
     gangs: bool = False
     """It starts the ranks of a gang together, and ends all of them when one fails."""
+    unshared: bool = False
+    """Some of its workers may be on hosts that do not share the files of the driver's machine. Then it answers calls of the kind LOOK."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,11 @@ class FunctionImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One attempt: at items `lo..hi` of a map, at a call (0..1), or at reading a dynamic map's list (`expand`)."""
+    """One attempt: at items `lo..hi` of a map, at a call (0..1), or at reading a dynamic map's list (`expand`).
+
+    Or, of the kind LOOK, a question to a host where tasks run: which of the inputs in `payload`, an encoded Manifest, are others there
+    now? They are what the answer has `observed`. Its number is below zero.
+    """
 
     attempt: int
     node: int

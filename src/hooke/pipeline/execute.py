@@ -18,6 +18,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.formats import short_repr
+from hooke.base.observed import as_unshared
 from hooke.base.ref import ItemsObserved, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
@@ -36,6 +37,7 @@ from hooke.pipeline.isolation import (
 )
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
+from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import is_simple, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
@@ -223,15 +225,13 @@ class AttemptRunner:
         self._state = ProcessState(alone=self.alone)
         self._file_results = FileResults(self.root, self.store) if self.root is not None else None
 
-    def observe(self, root: str, secret: bytes | None = None) -> None:
-        """Record what tasks read: files below the project's folder `root`, and variables. `secret` is that of the store."""
+    def observe(self, rules: PathRules) -> None:
+        """Record what tasks read: files that count by these rules, and variables."""
         watch_libraries()
         boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
-        self.observer = Observer(
-            root, secret=secret, alone=self.alone, boundaries=[each.__code__ for each in boundaries]
-        )
+        self.observer = Observer(rules, alone=self.alone, boundaries=[each.__code__ for each in boundaries])
         if self.store.checkpoints.root is not None:
-            self.observer.rules.exclude(self.store.checkpoints.root)
+            rules.exclude(self.store.checkpoints.root)
 
     def outdated(self, work: WorkerCall) -> str:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
@@ -533,9 +533,10 @@ class AttemptRunner:
         hi = work.hi if outcome.error is None else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
         observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
-        if self.root is None or outcome.ref is None or not outcome.ref.files:
-            return observed
-        return observed + named_inputs(outcome.ref, self.root, work.lo)
+        if self.root is not None and outcome.ref is not None and outcome.ref.files:
+            named = named_inputs(outcome.ref, self.root, work.lo)
+            observed += as_unshared(named) if self.observer.rules.unshared else named
+        return observed
 
     def _position(self) -> int:
         return self.log.position() if self.log is not None else 0

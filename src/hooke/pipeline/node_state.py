@@ -159,13 +159,15 @@ class Finish:
 class LookedUp:
     """Answer to Lookup, after the events for all results that were found.
 
-    `held`: another process is computing the node, so look it up again a little later. With `attempt`, it answers a
-    Submit and withdraws it: the result was found, or another process is computing it.
+    `held`: another process is computing the node, so look it up again a little later. `asked`: whether its stored results count
+    is asked of a worker, and another answer follows. With `attempt`, it answers a Submit and withdraws it: the result was found,
+    or another process is computing it, or a worker is asked.
     """
 
     node: int
     held: bool = False
     attempt: int | None = None
+    asked: bool = False
 
 
 Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned | ItemsSkipped
@@ -243,6 +245,8 @@ class NodeState:
     items: int | None
     demanded: bool = False
     looked_up: bool = False
+    asked: bool = False
+    """Whether a worker is asked whether its stored results count."""
     expanding: bool = False
     announced: bool = False
     missing: int = 0

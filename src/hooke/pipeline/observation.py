@@ -599,17 +599,15 @@ def _forget_modules(files: Collection[str]) -> None:
 
 
 class Observer:
-    """Records the attempts of one worker. `root` is the project's folder, and `secret` that of the store."""
+    """Records the attempts of one worker: the files that count by its rules, and variables."""
 
-    def __init__(
-        self, root: str, *, secret: bytes | None, alone: bool, boundaries: Iterable[types.CodeType]
-    ) -> None:
+    def __init__(self, rules: PathRules, *, alone: bool, boundaries: Iterable[types.CodeType]) -> None:
         """`boundaries`: the code that calls tasks. `alone` is whether the process is a worker: all of it is the task's."""
         global _pid, _idle, _boundaries, _root  # noqa: PLW0603 - of the process, as the hook is
-        self.rules = PathRules(root, secret)
-        if root != _root:  # names of paths are relative to it
+        self.rules = rules
+        if rules.root != _root:  # names of paths are relative to it
             _memos.clear()
-            _root = root
+            _root = rules.root
         self._alone = alone
         self._attempts = 0
         self._reached: OrderedDict[int, tuple[Any, ReachedCode]] = OrderedDict()
@@ -641,7 +639,9 @@ class Observer:
         return self._changed(key for key in _memos if isinstance(key, str))
 
     def _changed(self, keys: Iterable[types.CodeType | str]) -> str:
-        kept = dict.fromkeys(each for key in keys for each in _memos.get(key, ()))
+        kept = dict.fromkeys(
+            each for key in keys for each in _memos.get(key, ()) if each not in self.rules.copied
+        )
         changed = first_changed(kept, root=self.rules.root, environment=os.environ, secret=self.rules.secret)
         return "" if changed is None else describe(changed, root=self.rules.root)
 

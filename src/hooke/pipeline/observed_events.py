@@ -127,12 +127,28 @@ def _special_folders() -> Iterator[str]:
 
 
 class PathRules:
-    """Which paths are inputs, for the project in the folder `root`."""
+    """Which paths are inputs, for the project in the folder `root`. `secret` is that of the store."""
 
-    def __init__(self, root: str, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        secret: bytes | None = None,
+        *,
+        unshared: bool = False,
+        copies: Mapping[str, str] | None = None,
+    ) -> None:
+        """`unshared`: this host does not share the files of the driver's machine.
+
+        `copies`: folder here -> that of the driver's project, relative to it, which it is a copy of.
+        """
         self.root = os.path.abspath(root)
         self.secret = secret
-        self._roots = {self.root, os.path.realpath(root)}
+        self.unshared = unshared
+        self._copies = dict(copies or {})
+        self._copies |= {os.path.realpath(folder): name for folder, name in self._copies.items()}
+        self.copied: set[Observed] = set()
+        """Inputs that were read in a copy, which never changes."""
+        self._roots = {self.root, os.path.realpath(root), *self._copies}
         special = _with_real(_special_folders())
         self.temporary = _with_real(_temporary_folders())
         """Folders whose files count only if they, or a folder below, are named."""
@@ -150,12 +166,23 @@ class PathRules:
 
     def is_below(self, path: str) -> bool:
         """Whether a path lies in the project."""
-        return any(path == root or _below(path, root) for root in self._roots)
+        return self._root_of(path) is not None
 
     def name(self, path: str) -> str:
         """Its name in a manifest."""
-        root = next((each for each in self._roots if path == each or _below(path, each)), self.root)
-        return name_of(path, root)
+        root = self._root_of(path) or self.root
+        name = name_of(path, root)
+        return os.path.normpath(f"{self._copies[root]}/{name}") if root in self._copies else name
+
+    def noted(self, observed: Observed, path: str) -> Observed:
+        """An input, with what the driver has to know of the place where it was read."""
+        if self._copies and self._root_of(path) in self._copies:
+            self.copied.add(observed)
+            return observed
+        return msgspec.structs.replace(observed, unshared=True) if self.unshared else observed
+
+    def _root_of(self, path: str) -> str | None:
+        return next((each for each in self._roots if path == each or _below(path, each)), None)
 
     def counts(self, path: str) -> bool:
         """Whether a path below the project is an input if it is read."""
@@ -175,7 +202,7 @@ class PathRules:
         return _NEVER.isdisjoint(path.split("/"))
 
     def _folder_counts(self, folder: str) -> bool:
-        root = next((each for each in self._roots if folder == each or _below(folder, each)), None)
+        root = self._root_of(folder)
         if root is None:
             return False
         while folder != root:
@@ -371,7 +398,7 @@ class _Folding:
         return self.settled
 
     def _input(self, key: tuple[str, str], observed: Observed, items: set[int]) -> None:
-        self.settled.inputs[key] = observed
+        self.settled.inputs[key] = self.rules.noted(observed, key[1])
         self.settled.read_by[key] = set(items)
 
     def _observed(self, path: str, stamp: Stamp | None) -> Observed:

@@ -316,12 +316,14 @@ class RunState:
 
     def _lookup_answered(self, answer: LookedUp) -> None:
         state = self.nodes[answer.node]
+        state.asked = answer.asked
         if answer.attempt is not None:
             self._withdraw(state, answer.attempt)
-        if answer.held:
+        if answer.held or answer.asked:
             if state.looked_up:  # else another attempt of this decision has reported it
                 state.looked_up = False
-                heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
+                if answer.held:
+                    heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
             return
         state.looked_up = True
         if state.complete:
@@ -677,9 +679,9 @@ def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]
     left.running += runs * ranks
     if state.items is None:
         left.open_ended = True
-        left.ready += int(state.startable)
+        left.ready += int(state.startable or state.asked)
         return
-    ready = state.open.count
+    ready = state.open.count or int(state.asked)  # a worker must be there to answer
     left.ready += ready * ranks
     left.waiting += max(state.items - len(state.done) - state.left_out.count - runs - ready, 0) * ranks
     if state.plan.ranks:

@@ -19,7 +19,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.observed import InputsNow
-from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Manifest, Observed, Ref
 from hooke.journal.events import (
     BUDGET,
     AttemptFailed,
@@ -58,6 +58,9 @@ _FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "pe
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
 
+MOST_LOOKED_AT = 500
+"""Inputs that one call looks at: some 60 KB. The hosts share larger numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerParts:
@@ -81,6 +84,20 @@ class RunnerParts:
     """Nodes that run although the store has their results; what this run has done itself counts."""
     sizing: Sizing | None = None
     """Decides how many workers there are; None leaves the number as it is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Look:
+    """A question to hosts where tasks run: which of the inputs of stored results are others there?"""
+
+    asked_at: int
+    """The `forgotten` of the inputs then."""
+    nodes: list[int] = field(default_factory=list)
+    """They wait for the answer."""
+    inputs: dict[Observed, None] = field(default_factory=dict)
+    calls: dict[int, Manifest] = field(default_factory=dict)
+    """Those that are not answered yet, by their numbers."""
+    changed: list[Observed] = field(default_factory=list)
 
 
 class Runner:
@@ -109,6 +126,14 @@ class Runner:
         """Why results must not be reused, as far as it was said."""
         self._renewed: set[str] = set()
         """Keys of forced nodes that have run: another node with the same key uses the result."""
+        self._looks: dict[int, _Look] = {}
+        """Number of a call, below zero -> what it is part of."""
+        self._next_looks: dict[float, _Look] = {}
+        """Those that are not sent yet, by the gpus of their nodes: hosts without these need not have the files."""
+        self._looks_made = 0
+        self._waiting_for_look: set[int] = set()
+        self._as_of_then = False
+        """Whether a node is looked up by files as they were before some task has ended, so maybe one that it follows."""
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
@@ -138,7 +163,10 @@ class Runner:
             return
         self._commit_all()
         for event in self._parts.engine.wait(self._wait_s()):
-            self._handle(event)
+            if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self._looks:
+                self._looked(event)
+            else:
+                self._handle(event)
 
     def _resize(self) -> None:
         decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
@@ -166,8 +194,7 @@ class Runner:
             case Submit():
                 return self._submit(effect)
             case Lookup():
-                self._look_up(effect.node)
-                self._state.apply(LookedUp(effect.node))
+                self._look_up_or_ask(effect.node)
             case Abandon():
                 self._abandon(effect)
             case Finish():
@@ -190,6 +217,8 @@ class Runner:
 
     def _submit_made(self) -> None:
         """Submit all calls of this turn together, which costs less than one by one."""
+        if self._next_looks:
+            self._make_looks()
         if self._unsubmitted:
             self._parts.engine.submit(self._unsubmitted)
             self._unsubmitted = []
@@ -201,18 +230,25 @@ class Runner:
             # The lookup of another attempt found the result after this one was decided.
             self._state.apply(LookedUp(node, attempt=submit.attempt))
             return False
-        if node in self._claims or not self._cached(node):
+        if node in self._waiting_for_look:
+            self._state.apply(LookedUp(node, asked=True, attempt=submit.attempt))
+            return False
+        if not self._cached(node):
             return True
-        claim = self._parts.store.claim(self._parts.keys[node].key)
-        if claim is None:
-            self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
-            return False
-        self._claims[node] = claim
-        found = self._look_up(node)
-        if found or (submit.expand and self._state.nodes[node].items is not None):
-            self._state.apply(LookedUp(node, attempt=submit.attempt))
-            self._commit_all()
-            return False
+        if node not in self._claims:
+            claim = self._parts.store.claim(self._parts.keys[node].key)
+            if claim is None:
+                self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
+                return False
+            self._claims[node] = claim
+            found = self._look_up(node)
+            if self._asks_workers(node):
+                self._state.apply(LookedUp(node, asked=True, attempt=submit.attempt))
+                return False
+            if found or (submit.expand and self._state.nodes[node].items is not None):
+                self._state.apply(LookedUp(node, attempt=submit.attempt))
+                self._commit_all()
+                return False
         changed = self._lineage.take_changed(node)
         if changed is not None:
             self._parts.journal.append(msgspec.structs.replace(changed, at=self._parts.clock.now()))
@@ -458,6 +494,68 @@ class Runner:
             found = self._from_store(node) or found
         return found
 
+    def _look_up_or_ask(self, node: int) -> None:
+        """Answer a Lookup; later, if only a worker can say which results count."""
+        if node in self._waiting_for_look:
+            return
+        self._look_up(node)
+        self._state.apply(LookedUp(node, asked=self._asks_workers(node)))
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether a worker has to say whether the results that are looked up now count; nothing of them is recorded before."""
+        return bool(self._parts.inputs.unknown)
+
+    def _asks_workers(self, node: int) -> bool:
+        """Ask hosts where the node may run about the inputs that its stored results were made from, if the driver cannot see them."""
+        unknown = self._parts.inputs.take_unknown()
+        if not unknown:
+            return False
+        self._lineage.take_changed(node)  # nobody knows yet what has changed
+        gpus = self._state.nodes[node].plan.gpus
+        look = self._next_looks.setdefault(gpus, _Look(asked_at=self._parts.inputs.forgotten))
+        look.nodes.append(node)
+        look.inputs |= dict.fromkeys(unknown)
+        self._waiting_for_look.add(node)
+        return True
+
+    def _make_looks(self) -> None:
+        for look in self._next_looks.values():
+            inputs = tuple(look.inputs)
+            for at in range(0, len(inputs), MOST_LOOKED_AT):
+                self._looks_made += 1
+                attempt, part = -self._looks_made, inputs[at : at + MOST_LOOKED_AT]
+                look.calls[attempt] = part
+                self._looks[attempt] = look
+                self._unsubmitted.append(self._calls.look(attempt, look.nodes[0], part))
+        self._next_looks.clear()
+
+    def _looked(self, event: AttemptFinished | AttemptFailed) -> None:
+        """A host has answered, or cannot: then what it was asked about counts as changed."""
+        look = self._looks.pop(event.attempt)
+        inputs = look.calls.pop(event.attempt)
+        if isinstance(event, AttemptFailed):
+            what = f"{inputs[0].name} and {len(inputs) - 1} more" if inputs[1:] else inputs[0].name
+            _log.warning(
+                "no worker could look at %s (%s): what was made from it runs again", what, event.failure.said
+            )
+            look.changed += inputs
+        else:
+            look.changed += [each for items in event.observed for each in items.inputs]
+        if look.calls:
+            return
+        self._parts.inputs.looked_at(look.inputs, look.changed)
+        outdated = (
+            self._parts.inputs.forgotten != look.asked_at
+        )  # a task has ended, which may have written files
+        for node in look.nodes:
+            self._waiting_for_look.remove(node)
+            self._as_of_then = outdated and node not in self._claims
+            self._look_up_or_ask(node)
+        self._as_of_then = False
+        if outdated:
+            self._parts.inputs.forget()
+
     def _from_journal(self, node: int) -> bool:
         known = self._parts.recovered.known.get(self._parts.keys[node].key)
         if known is None or node in self._recalled:
@@ -468,10 +566,10 @@ class Runner:
                 self._recall_expansion(known.expansion, node)
         if self._state.nodes[node].items is None:
             return False  # the list must be read again, and another lookup follows
-        self._recalled.add(node)
-        if not self._same_list(node):
+        segments = list(known.segments_now(self._lineage.manifests)) if self._same_list(node) else []
+        if self._is_in_doubt:
             return False
-        segments = list(known.segments_now(self._lineage.manifests))
+        self._recalled.add(node)
         kept = self._parts.store.keep([ref for (_, _, ref, _), _ in segments])
         for segment, made_from in compress(segments, kept):
             self._record(self._found(node, segment, source="journal", made_from=made_from))
@@ -512,6 +610,8 @@ class Runner:
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
         entry = self._parts.store.find(key, self._counts(node, listed=listed))
+        if self._is_in_doubt:
+            return None
         if entry is None or entry.made_from is None:
             return entry
         made_from = self._lineage.renewed(node, entry.made_from, listed=listed)
@@ -522,15 +622,19 @@ class Runner:
         return entry
 
     def _counts(self, node: int, *, listed: bool = False) -> Counts:
-        """Whether a stored result counts. That an incomplete list gave the same bytes says nothing of the whole one."""
-        if self._state.is_tainted(node):
+        """Whether a stored result counts.
+
+        That an incomplete list gave the same bytes says nothing of the whole one; nor do the bytes of now, of a file as it was before.
+        """
+        if self._state.is_tainted(node) or self._as_of_then:
             return self._lineage.manifests.hold
         return self._lineage.counts(node, listed=listed)
 
     def _find_items(self, node: int, keys: bytes) -> bool:
         found = False
         recipe, state = self._parts.keys[node].recipe, self._state.nodes[node]
-        for hit in self._parts.store.find_items(recipe, keys, self._counts(node)):
+        hits = self._parts.store.find_items(recipe, keys, self._counts(node))
+        for hit in () if self._is_in_doubt else hits:
             made_from = hit.made_from and self._lineage.renewed(node, hit.made_from)
             for lo, hi in state.missing_in(hit.lo, hit.hi):
                 start = hit.start + lo - hit.lo

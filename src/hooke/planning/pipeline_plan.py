@@ -7,11 +7,11 @@ import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_parameters
 from hooke.base.units import parse_seconds, parse_usd
@@ -224,7 +224,7 @@ def _event(made: Plan, now: float) -> PlanMade:
         reason=made.reason,
         level=LEVEL,
         host=socket.gethostname(),
-        hooke=version("hooke"),
+        hooke=HOOKE_VERSION,
     )
 
 

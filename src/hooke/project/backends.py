@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from hooke.base.distributions import Plugins
 from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
-from hooke.base.plugins import Plugins
 from hooke.certificates.key_files import Keys
 from hooke.pipeline.engine import Engine, EngineContext
 from hooke.processes.devices import cpus_here

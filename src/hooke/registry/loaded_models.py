@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import CorruptObject, HookeError, MissingExtra, NotFingerprintable, UsageError
 from hooke.base.files import write_atomic, writing
 from hooke.keys.fingerprint import fingerprint_code
@@ -121,7 +122,7 @@ class ProjectModels:
 def project_here() -> Project:
     """The project of the run that this process logs into, else of the script, else of the working directory."""
     tracker = active()
-    return Project.find(tracker.folder.parents[2] if isinstance(tracker, Tracker) else start_of())
+    return Project.at(tracker.folder.parents[2]) if isinstance(tracker, Tracker) else Project.find(start_of())
 
 
 def models_of(project: Project) -> ProjectModels:
@@ -164,7 +165,7 @@ def _through_mlflow(uri: str) -> ModelRegistry:
 def missing_mlflow() -> MissingExtra:
     """The error if MLflow is needed and not installed."""
     return MissingExtra(
-        "the model registry needs mlflow, which is not installed", fix='pip install "hooke[mlflow]"'
+        "the model registry needs mlflow, which is not installed", fix=install_command("mlflow")
     )
 
 

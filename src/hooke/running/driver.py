@@ -383,7 +383,7 @@ class Driver:
                 journal=journal,
                 clock=self.clock,
                 logs=context.logs,
-                inputs=self.project.inputs_now(),
+                inputs=self.project.inputs_now(unshared=engine.capabilities.unshared),
                 recovered=recovered,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),

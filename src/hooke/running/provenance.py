@@ -23,6 +23,7 @@ import msgspec
 import psutil
 from blake3 import blake3
 
+from hooke.base.distributions import DISTRIBUTION
 from hooke.base.files import write_atomic
 from hooke.journal.events import MadeOf, RunMadeOf
 from hooke.processes.devices import cpus_here, processor
@@ -77,9 +78,12 @@ def keep(folder: Path, distributions: dict[str, str]) -> None:
 def read_kept(folder: Path, digest: str) -> dict[str, str] | None:
     """The distributions of that digest; None if they are not kept."""
     try:
-        return msgspec.json.decode((folder / FOLDER / f"{digest}.json").read_bytes(), type=dict[str, str])
+        kept = msgspec.json.decode((folder / FOLDER / f"{digest}.json").read_bytes(), type=dict[str, str])
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
+    if DISTRIBUTION not in kept and "hooke" in kept:  # the distribution's name before it was in an index
+        kept[DISTRIBUTION] = kept.pop("hooke")
+    return kept
 
 
 def _in_folder(path: str) -> list[tuple[str, str]]:

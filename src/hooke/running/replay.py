@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import random
 import tempfile
 from collections import Counter
@@ -17,11 +16,11 @@ import msgspec
 from hooke.base.clock import SystemClock
 from hooke.base.errors import CorruptObject, HookeError, MissingObject, UsageError
 from hooke.base.formats import first_line, format_seconds
-from hooke.base.ref import Ref
+from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
 from hooke.keys.file import files_loaded
-from hooke.keys.fingerprint_parts import CodePrint, expansion_key
+from hooke.keys.fingerprint_parts import CHANCE, UNKEYED_WORDS, expansion_key, unkeyed_uses
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
 from hooke.pipeline.file_results import FileResults
@@ -36,7 +35,7 @@ from hooke.project.folder import Project
 from hooke.running import provenance
 from hooke.running.driver import plan_of
 from hooke.running.reproduce.conditions import compared, libraries
-from hooke.running.reproduce.result_comparison import EQUAL, compare_values
+from hooke.running.reproduce.result_comparison import EQUAL, LoadedResult, compare_results
 from hooke.running.resume import reopen
 from hooke.store.checkpoints import copied_checkpoint
 from hooke.store.entries import Entry
@@ -45,52 +44,7 @@ from hooke.store.store import Store
 __all__ = ["AuditReport", "AuditedResult", "Replay", "audit", "replay", "share_interval"]
 
 
-# --- One call, for debugging.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
-    """A call to repeat: `function(*args, **kwargs)`. `shown` is the call as text."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    shown: str
-    checkpoints: Callable[[], AbstractContextManager[None]]
-    """To surround the call: then its checkpoint folder is a copy."""
-
-
-def replay(project: Project, run: str, task: str, *, item: int | None = None) -> Replay:
-    """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
-
-    The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
-    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
-    written to its file).
-    """
-    store = project.store()
-    past = _TracedRun.read(project, run, store, into=store, as_ended=True)
-    node, lo = _which(past, run, task, item)
-    if missing := _missing(past.state, node, lo):
-        raise UsageError(
-            f"inputs of {task} are missing: {', '.join(missing)}",
-            where=f"run {run}",
-            why="these tasks did not finish, or their code was edited since",
-            next=f"hooke resume {run}",
-        )
-    call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
-    with files_loaded(project.root) as files:
-        args, kwargs = _arguments(call.kind, call.payload, store)
-    FileResults(project.root, store).provide(files)
-    owner, key = call.checkpoints, call.keys
-    return Replay(
-        function=call.image.function,
-        args=args,
-        kwargs=kwargs,
-        shown=f"{task}({call.shown})",
-        checkpoints=lambda: (
-            nullcontext() if owner is None else copied_checkpoint(store.checkpoints, owner, key)
-        ),
-    )
+# --- An earlier run, traced again.
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,6 +110,66 @@ def _found(node: int, lo: int, hi: int, ref: Ref, start: int) -> ItemsFound:
     return ItemsFound(node=node, lo=lo, hi=hi, ref=ref, start=start, source="journal")
 
 
+def _missing(state: RunState, node: int, lo: int) -> list[str]:
+    """The tasks whose results this item needs and the run lacks."""
+    missing = []
+    for need in state.nodes[node].needs:
+        parent = state.nodes[need.node]
+        item = lo if need.elementwise else need.item
+        there = parent.complete if item is None else parent.done.items.contains(item, item + 1)
+        if not there:
+            missing.append(parent.node.task.name)
+    return missing
+
+
+# --- One call, for debugging.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A call to repeat: `function(*args, **kwargs)`. `shown` is the call as text."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    shown: str
+    checkpoints: Callable[[], AbstractContextManager[None]]
+    """To surround the call: then its checkpoint folder is a copy."""
+
+
+def replay(project: Project, run: str, task: str, *, item: int | None = None) -> Replay:
+    """The call of `task` that failed in `run`, or that of `item`; the first call if none failed.
+
+    The code is the current one; the inputs are those of the run. Raises UsageError if the run has no such task
+    or item, or if an input is missing (its task never ran, was edited since, the result was evicted, or something else has
+    written to its file).
+    """
+    store = project.store()
+    past = _TracedRun.read(project, run, store, into=store, as_ended=True)
+    node, lo = _which(past, run, task, item)
+    if missing := _missing(past.state, node, lo):
+        raise UsageError(
+            f"inputs of {task} are missing: {', '.join(missing)}",
+            where=f"run {run}",
+            why="these tasks did not finish, or their code was edited since",
+            next=f"hooke resume {run}",
+        )
+    call = past.calls.make(Submit(0, node, lo, lo + 1, 1))
+    with files_loaded(project.root) as files:
+        args, kwargs = _arguments(call.kind, call.payload, store)
+    FileResults(project.root, store).provide(files)
+    owner, key = call.checkpoints, call.keys
+    return Replay(
+        function=call.image.function,
+        args=args,
+        kwargs=kwargs,
+        shown=f"{task}({call.shown})",
+        checkpoints=lambda: (
+            nullcontext() if owner is None else copied_checkpoint(store.checkpoints, owner, key)
+        ),
+    )
+
+
 def _which(past: _TracedRun, run: str, task: str, item: int | None) -> tuple[int, int]:
     """The node and item of the task's failure, else of its first node."""
     view = past.view
@@ -172,18 +186,6 @@ def _which(past: _TracedRun, run: str, task: str, item: int | None) -> tuple[int
     return node, lo
 
 
-def _missing(state: RunState, node: int, lo: int) -> list[str]:
-    """The tasks whose results this item needs and the run lacks."""
-    missing = []
-    for need in state.nodes[node].needs:
-        parent = state.nodes[need.node]
-        item = lo if need.elementwise else need.item
-        there = parent.complete if item is None else parent.done.items.contains(item, item + 1)
-        if not there:
-            missing.append(parent.node.task.name)
-    return missing
-
-
 def _arguments(kind: str, payload: bytes, store: Store) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if kind == "call":
         args, kwargs = unpack(payload, store)
@@ -192,96 +194,6 @@ def _arguments(kind: str, payload: bytes, store: Store) -> tuple[tuple[Any, ...]
     layout, items = unpack(columns, store)
     (row,) = items if layout == "rows" else zip(*items, strict=True)
     return tuple(row), unpack(constants, store)
-
-
-# --- Why a repetition differs: what the code uses that no key covers.
-
-CLOCK, CHANCE, PROCESS, OUTSIDE = "clock", "randomness", "process", "outside"
-_UNKEYED = {
-    CLOCK: [
-        *("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "time.process_time"),
-        *("time.ctime", "time.gmtime", "time.localtime", "time.strftime"),
-        *("datetime.now", "datetime.today", "datetime.utcnow", "pandas.now", "pandas.today"),
-    ],
-    CHANCE: [
-        *("os.urandom", "os.getrandom", "uuid.uuid1", "uuid.uuid4", "random.SystemRandom", "random.Random"),
-        *("secrets.token_bytes", "secrets.token_hex", "secrets.token_urlsafe", "secrets.randbelow"),
-        *(
-            "secrets.randbits",
-            "secrets.choice",
-            "numpy.default_rng",
-            "numpy.RandomState",
-            "numpy.SeedSequence",
-        ),
-    ],
-    PROCESS: [
-        *("builtins.id", "builtins.hash", "os.getpid", "os.getppid", "os.uname", "os.cpu_count", "os.getcwd"),
-        *(
-            "platform.node",
-            "socket.gethostname",
-            "threading.get_ident",
-            "tempfile.mkdtemp",
-            "tempfile.mkstemp",
-        ),
-        *("tempfile.NamedTemporaryFile", "tempfile.TemporaryDirectory"),
-    ],
-}
-"""Kind -> functions, each with the first part of its module's name."""
-_SEEDED_BY_ARGUMENT = frozenset({"default_rng", "RandomState", "SeedSequence", "Random"})
-"""Unseeded only without arguments. The generators of `random` and NumPy themselves are seeded for each call."""
-_KIND_OF = {name: kind for kind, names in _UNKEYED.items() for name in names}
-_ROOTS_OF: dict[str, list[str]] = {}
-for _name in _KIND_OF:
-    _ROOTS_OF.setdefault(_name.rpartition(".")[2], []).append(_name.partition(".")[0])
-_SERVERS = frozenset({
-    *("aiohttp", "boto3", "botocore", "fsspec", "ftplib", "http", "httpx", "psycopg", "psycopg2", "pymongo", "redis"),
-    *("requests", "s3fs", "socket", "sqlalchemy", "sqlite3", "subprocess", "urllib", "urllib3"),
-})  # fmt: skip
-_WORDS = {
-    CLOCK: "it reads the clock",
-    CHANCE: "it draws random numbers that are not seeded",
-    PROCESS: "it uses what differs between processes",
-    OUTSIDE: "it uses a server, a database or another program",
-}
-
-
-def unkeyed_uses(code: CodePrint) -> dict[str, tuple[str, ...]]:
-    """What the code uses that can give another result under the same key: kind -> names, as they are written.
-
-    `clock`, `randomness` (unseeded), `process` (its number, addresses, folders, host) and `outside` (servers, databases, programs).
-    The names are candidates: that the code uses one does not say that the result depends on it.
-    """
-    roots = {"builtins", *(name.partition(".")[0] for name in code.foreign)}
-    found: dict[str, set[str]] = {}
-    for name in code.foreign:  # also what the code calls by another name: `from time import time as now`
-        root, last = name.partition(".")[0], name.rpartition(".")[2]
-        short = f"{root}.{last}"
-        if "." in name and short in _KIND_OF and last not in _SEEDED_BY_ARGUMENT:
-            found.setdefault(_KIND_OF[short], set()).add(name)
-    for part in code.parts:
-        if part.kind in ("function", "class"):
-            for kind, name in _used(part.text, roots):
-                found.setdefault(kind, set()).add(name)
-    if servers := roots & _SERVERS:
-        found.setdefault(OUTSIDE, set()).update(servers)
-    return {kind: tuple(sorted(found[kind])) for kind in _WORDS if kind in found}
-
-
-def _used(source: str, roots: set[str]) -> Iterator[tuple[str, str]]:
-    """The kind and the name of each such call in a function or class."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # the lines of a lambda, or the repr of what has no source
-        return
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-        if name in _SEEDED_BY_ARGUMENT and (node.args or node.keywords):
-            continue
-        for root in _ROOTS_OF.get(name, ()):
-            if root in roots and (root != "builtins" or isinstance(node.func, ast.Name)):
-                yield _KIND_OF[f"{root}.{name}"], ast.unparse(node.func)
 
 
 # --- The audit: a random sample of the stored results, computed again in fresh workers, and compared by content.
@@ -367,8 +279,9 @@ def audit(
     """Compute `sample` stored results again, chosen at random, in fresh workers on this machine, and compare them by content.
 
     Of a map, one item is chosen. The code is the current one, so only results that it would use are chosen, and of these only
-    those whose inputs are stored. The store stays as it is; whatever else a task writes, it writes again. What differs is computed
-    once more, which tells chance from an input that changed. `say` gets a line before the work begins.
+    those whose inputs are stored. The store stays as it is, and the files of results are put back; whatever else a task writes, it
+    writes again. What differs is computed once more, which tells chance from an input that changed. `say` gets a line before the
+    work begins, and one for each result whose files could not be put back.
 
     Raises UsageError if the store has no result (of `task`), or none that can be computed again.
     """
@@ -400,6 +313,8 @@ class _Chosen:
     call: Call
     index: int | None
     shown: str
+    files: tuple[FileRef, ...]
+    """Those that it reads, and those that it writes, as they are stored."""
 
 
 class _NotAgainError(Exception):
@@ -418,10 +333,12 @@ class _Audit:
     chance: random.Random
     scratch: Store = field(init=False)
     """Copies of the inputs, and the new results."""
+    _files: FileResults = field(init=False)
     pasts: dict[str, _TracedRun | _NotAgainError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.scratch = Store.open(self.folder / "store", secret=self.project.secret(), durable="none")
+        self._files = FileResults(self.project.root, self.scratch)
 
     def audit(
         self, results: dict[str, list[Entry]], sample: int, seed: int, say: Callable[[str], None]
@@ -437,12 +354,14 @@ class _Audit:
         work = sum(each.entry.seconds / (each.entry.items or 1) for each in chosen)
         what = "1 result" if len(chosen) == 1 else f"{len(chosen)} results"
         say(f"computing {what} again, which took {format_seconds(work)}")
-        verdicts = self._verdicts(chosen, skipped)
+        verdicts = tuple(self._verdicts(chosen, skipped))
+        for each in chosen:
+            try:
+                self._files.provide_stored(each.files)
+            except HookeError as error:
+                say(f"the files of {each.shown} could not be put back: {first_line(str(error))}")
         return AuditReport(
-            seed=seed,
-            stored=len(results) - lists,
-            results=tuple(verdicts),
-            skipped=dict(skipped.most_common()),
+            seed=seed, stored=len(results) - lists, results=verdicts, skipped=dict(skipped.most_common())
         )
 
     # -- the choice ------------------------------------------------------------------------------------
@@ -490,7 +409,10 @@ class _Audit:
             raise _NotAgainError(f"the results of {', '.join(missing)}, which it reads, are gone")
         try:
             call = past.calls.make(Submit(attempt, node, lo, lo + 1, 1))
+            written = [file for file in entry.ref.files if index in (None, file.item)]
+            files = (*past.calls.files, *written)
             self._lend(past, node, lo, call)
+            self._lend_files(files)
         except MissingObject:
             raise _NotAgainError("results that it reads were evicted") from None
         except HookeError as error:
@@ -503,6 +425,7 @@ class _Audit:
             call=call,
             index=index,
             shown=f"{entry.task}{where}({call.shown})",
+            files=files,
         )
 
     def _find(self, past: _TracedRun, entry: Entry) -> tuple[int, int, int | None]:
@@ -544,6 +467,16 @@ class _Audit:
         for ref in refs:
             self.store.copy(ref, self.scratch)
 
+    def _lend_files(self, files: Sequence[FileRef]) -> None:
+        """See that files of results have their content, and let the scratch store know it: workers put it back from there.
+
+        Raises HookeError where something else has written to one: a repetition would lose that.
+        """
+        FileResults(self.project.root, self.store).provide_stored(files)
+        for file in files:
+            if file.digest:
+                self._files.store_file(self.project.root / file.path, file.path)
+
     # -- computing again -------------------------------------------------------------------------------
 
     def _verdicts(self, chosen: Sequence[_Chosen], skipped: Counter[str]) -> Iterator[AuditedResult]:
@@ -569,19 +502,21 @@ class _Audit:
 
     def _compute(self, chosen: Sequence[_Chosen]) -> dict[int, AttemptFinished | AttemptFailed]:
         """Run the calls in new workers, in the folders of their runs. Attempt -> how it ended."""
-        by_folder: dict[str, list[Call]] = {}
+        by_folder: dict[str, list[_Chosen]] = {}
         for each in chosen:
             begun = each.past.view.begun
             folder = (
                 begun.folder if begun is not None and Path(begun.folder).is_dir() else str(self.project.root)
             )
-            by_folder.setdefault(folder, []).append(each.call)
+            by_folder.setdefault(folder, []).append(each)
         ended: dict[int, AttemptFinished | AttemptFailed] = {}
-        for folder, calls in by_folder.items():
-            ended |= self._compute_in(Path(folder), calls)
+        for folder, in_it in by_folder.items():
+            ended |= self._compute_in(Path(folder), in_it)
         return ended
 
-    def _compute_in(self, folder: Path, calls: Sequence[Call]) -> dict[int, AttemptFinished | AttemptFailed]:
+    def _compute_in(
+        self, folder: Path, chosen: Sequence[_Chosen]
+    ) -> dict[int, AttemptFinished | AttemptFailed]:
         context = EngineContext(
             run="audit",
             store=self.scratch,
@@ -589,16 +524,22 @@ class _Audit:
             logs=self.folder / "logs",
             clock=SystemClock(),
             folder=folder,
+            root=self.project.root,
         )
+        calls = [each.call for each in chosen]
         workers = max(1, min(cpus_here(), len(calls)), *(call.gang for call in calls))
         engine = open_engine(BackendChoice(name="local", engine="local", workers=(workers, workers)), context)
         ended: dict[int, AttemptFinished | AttemptFailed] = {}
+        # Calls that work on files of the project run one by one: what one writes, another may read.
+        together = [each.call for each in chosen if not each.files]
+        apart = [[each.call] for each in chosen if each.files]
         try:
-            engine.submit(calls)
-            while len(ended) < len(calls):
-                for event in engine.wait(0.25):
-                    if isinstance(event, AttemptFinished | AttemptFailed):
-                        ended[event.attempt] = event
+            for batch in [together, *apart] if together else apart:
+                engine.submit(batch)
+                while not all(call.attempt in ended for call in batch):
+                    for event in engine.wait(0.25):
+                        if isinstance(event, AttemptFinished | AttemptFailed):
+                            ended[event.attempt] = event
         finally:
             engine.close()
         return ended
@@ -609,11 +550,14 @@ class _Audit:
         """How the new result differs from the stored one; empty if it is equal. Raises MissingObject, CorruptObject."""
         if isinstance(event, AttemptFailed):
             return event.failure.said
-        was, now = self.store.get(chosen.entry.ref), self.scratch.get(event.ref)
+        was, now = self._load(self.store, chosen.entry.ref), self._load(self.scratch, event.ref)
         if chosen.index is not None:
-            was, now = was[chosen.index], now[0]
-        found = compare_values(was, now)
+            was, now = was.part(chosen.index), now.part(0)
+        found = compare_results(was, now)
         return "" if found.kind == EQUAL else str(found)
+
+    def _load(self, store: Store, ref: Ref) -> LoadedResult:
+        return LoadedResult.of(store, ref, self.project.root)
 
     def _causes(
         self,
@@ -623,7 +567,8 @@ class _Audit:
     ) -> Iterator[str]:
         uses = unkeyed_uses(chosen.past.keys[chosen.node].code)
         if isinstance(first, AttemptFinished) and isinstance(second, AttemptFinished):
-            same = compare_values(self.scratch.get(first.ref), self.scratch.get(second.ref)).kind == EQUAL
+            once, again = self._load(self.scratch, first.ref), self._load(self.scratch, second.ref)
+            same = compare_results(once, again).kind == EQUAL
         else:
             same = isinstance(first, AttemptFailed) and isinstance(second, AttemptFailed)
         if same:
@@ -631,9 +576,9 @@ class _Audit:
             yield from self._changed(chosen)
         else:
             yield "two repetitions differ, so it is not deterministic"
-        kinds = [kind for kind in _WORDS if kind in uses and (kind != CHANCE or not same)]
+        kinds = [kind for kind in uses if kind != CHANCE or not same]
         for kind in kinds:
-            yield f"{_WORDS[kind]}: {', '.join(uses[kind])}"
+            yield f"{UNKEYED_WORDS[kind]}: {', '.join(uses[kind])}"
         if not kinds and not same:
             yield "its code uses no clock and no unseeded generator: look at threads, sets of texts, and libraries"
 

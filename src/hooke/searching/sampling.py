@@ -13,6 +13,7 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.searching.space import Choice, Dimension
 
@@ -131,7 +132,7 @@ def _optuna() -> Any:
         return import_module("optuna")
     except ImportError as error:
         raise MissingExtra(
-            "a search needs Optuna, which is not installed", why=str(error), fix='pip install "hooke[search]"'
+            "a search needs Optuna, which is not installed", why=str(error), fix=install_command("search")
         ) from error
 
 

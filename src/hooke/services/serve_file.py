@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
 from hooke.base.formats import did_you_mean, format_bytes, short_repr
 from hooke.models.registry_protocol import VersionQuery, find
@@ -179,7 +180,7 @@ def serve_extra() -> Iterator[None]:
         if (error.name or "").partition(".")[0] == "hooke":
             raise
         raise MissingExtra(
-            f"a service needs {error.name}, which is not installed", fix='pip install "hooke[serve]"'
+            f"a service needs {error.name}, which is not installed", fix=install_command("serve")
         ) from error
 
 

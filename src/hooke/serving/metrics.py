@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import psutil
 
+from hooke.base.distributions import install_command
 from hooke.serving.problems import Problem
 from hooke.serving.stats_windows import quantile_s
 
@@ -301,7 +302,7 @@ def _generated(collect: Callable[[Any], Iterable[Any]]) -> bytes:
     try:
         from prometheus_client import core, exposition
     except ModuleNotFoundError:
-        raise Problem(501, 'metrics need prometheus_client: pip install "hooke[serve]"') from None
+        raise Problem(501, f"metrics need prometheus_client: {install_command('serve')}") from None
     return exposition.generate_latest(_Collector(list(collect(core))))
 
 

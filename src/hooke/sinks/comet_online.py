@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra
 from hooke.sinks.comet_limits import METRICS, MOST_VALUES, NOTES, allowance, thinned
 from hooke.sinks.comet_messages import (
@@ -182,7 +183,7 @@ def _uploader() -> Callable[..., bool]:
         raise MissingExtra(
             f"sending to Comet needs {error.name}, which is not installed",
             why="COMET_API_KEY is set; archives do not need Comet's client: [tracking.comet] online = false",
-            fix='pip install "hooke[comet]"',
+            fix=install_command("comet"),
         ) from error
     upload: Callable[..., bool] = upload_single_offline_experiment
     return upload

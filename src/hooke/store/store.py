@@ -17,10 +17,10 @@ from blake3 import blake3
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import Plugins
 from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
-from hooke.base.plugins import Plugins
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 from hooke.store.backend import Backend
 from hooke.store.checkpoints import (

@@ -17,9 +17,9 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Self
 
+from hooke.base.distributions import Plugins
 from hooke.base.errors import ConfigError, HookeError
 from hooke.base.files import FileLock
-from hooke.base.plugins import Plugins
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown
@@ -138,7 +138,7 @@ class Shipping:
 def main(folder: Path) -> int:
     """Send everything of the project, until nothing is left or a tracker is unavailable for too long."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    project = Project.find(folder)
+    project = Project.at(folder)
     lock = FileLock(project.data / LOCK)
     if not lock.try_acquire():
         return 0

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 
 from hooke.base.clock import SystemClock
 from hooke.base.pinned_modules import PinnedModule
-from hooke.base.ref import Ref
+from hooke.base.ref import Manifest, Ref
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -23,7 +23,7 @@ from hooke.journal.events import (
     WorkerStarted,
 )
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.engine import Call, Engine, EngineContext, EngineEvent
+from hooke.pipeline.engine import LOOK, Call, Engine, EngineContext, EngineEvent
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan, Submit
 from hooke.pipeline.pipeline import Pipeline
@@ -162,6 +162,16 @@ class EngineBench:
         self.engine.submit([call])
         return attempt
 
+    def look(self, inputs: Manifest) -> int:
+        """Have a host look which of these inputs are others there; returns the number of the call, below zero."""
+        graph = trace(Pipeline(Task(_nothing, name="list"), name="suite"))
+        state = RunState(graph, [NodePlan()])
+        attempt = -len(self._submitted) - 1
+        call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).look(attempt, 0, inputs)
+        self._submitted[attempt] = call
+        self.engine.submit([call])
+        return attempt
+
     def cancel(self, attempt: int) -> None:
         """Cancel the attempt."""
         self._given_up.add(attempt)
@@ -231,7 +241,7 @@ class EngineBench:
                 return
             assert event.attempt not in self.answers, f"attempt {event.attempt} was answered twice"
             self.answers[event.attempt] = event
-            if isinstance(event, AttemptFinished):
+            if isinstance(event, AttemptFinished) and self._submitted[event.attempt].kind != LOOK:
                 assert event.attempt in self._started, f"attempt {event.attempt} finished before it started"
                 self.value(event.ref)
 

@@ -681,7 +681,7 @@ def work(name):
 
 
 def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
-    """Files below the project by their relative names, item by item, and variables with the driver's values."""
+    """Files below the project by their relative names, item by item, and variables with the driver's values; later whether they changed."""
     for name in ("one", "two"):
         (bench.folder / f"{name}.txt").write_text(name, encoding="utf-8")
     files = [str(bench.folder / f"{name}.txt") for name in ("one", "two")]
@@ -701,6 +701,11 @@ def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
     environment = {"SUITE_MODE": "!"}
     assert first_changed(called.observed[0].inputs, root=bench.folder, environment=environment) is None
     assert silent.observed == ()
+    if bench.capabilities.unshared:
+        read = tuple(items.inputs[0] for items in mapped.observed)
+        assert bench.finished(bench.look(read)).observed[0].inputs == ()
+        (bench.folder / "two.txt").write_text("later", encoding="utf-8")
+        assert bench.finished(bench.look(read)).observed[0].inputs == read[1:]
 
 
 def check_peak_memory_is_known_where_declared(bench: EngineBench) -> None:

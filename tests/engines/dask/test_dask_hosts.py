@@ -15,7 +15,7 @@ import pytest
 from tests.certificates.machines import certified
 from tests.engines.dask.dask_lab import KEYS, Lab, lab
 from tests.engines.local.faults import wait_until
-from tests.support.hosts import why_not
+from tests.support.hosts import Host, why_not
 
 from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority
@@ -125,6 +125,78 @@ def test_files_go_from_host_to_host() -> None:
         assert counted == [[5, 5]] and len(hosts) == 2
         assert str(here.driver.project / "two.csv").endswith(path), "below the driver's own project"
         assert (here.driver.project / "two.csv").read_text("utf-8") == "row\n" * 5
+
+
+PRICES = """
+    from pathlib import Path
+    from hooke import pipeline, task
+    from project_library.rates import rate
+
+    @task
+    def total(path):
+        return sum(map(float, Path(path).read_text().split()))
+
+    @task
+    def converted(value):
+        return rate() * value
+
+    @task
+    def gathered(*values):
+        return list(values)
+
+    @pipeline
+    def prices(folder: str = "/srv"):
+        each = converted.map(total.map([f"{folder}/a.txt", f"{folder}/b.txt"]))
+        return gathered(converted(total(f"{folder}/prices.txt")), each)
+"""
+
+RATES = """
+    from functools import cache
+    from pathlib import Path
+
+    @cache
+    def rate():
+        return float(Path(__file__).with_name("rate.txt").read_text())
+"""
+
+
+def test_files_that_only_the_workers_have_are_looked_at_there() -> None:
+    def put(host: Host, **texts: str) -> None:
+        for name, text in texts.items():
+            host.path(f"/srv/{name}.txt").write_text(text, "utf-8")
+
+    with lab(workers=("one",)) as here:
+        project, host = here.driver.project, here.workers["one"]
+        (project / "prices.py").write_text(textwrap.dedent(PRICES), "utf-8")
+        (project / "project_library" / "rates.py").write_text(textwrap.dedent(RATES), "utf-8")
+        travels = project / "project_library" / "rate.txt"
+        travels.write_text("2", "utf-8")
+        for each in (host, here.driver):  # all else that a host may write to never counts
+            each.run(["mount", "-t", "tmpfs", "none", "/srv"])
+        put(host, prices="1 2", a="3", b="4")
+
+        def run(answer: list[object]) -> Counter[str]:
+            """The tasks that ran, by item."""
+            result = json.loads(here.hooke("run", "prices.py", "--on", "lab", "--json"))
+            assert result["result"] == answer
+            return Counter({each["task"]: each["done"] for each in result["tasks"] if each["done"]})
+
+        assert run([6.0, [6.0, 8.0]]) == {"total": 3, "converted": 3, "gathered": 1}
+        put(here.driver, prices="7", a="3", b="4")
+        assert run([6.0, [6.0, 8.0]]) == {}, "what the driver has under these names is of no account"
+        put(host, prices="5", b="9")
+        assert run([10.0, [6.0, 18.0]]) == {"total": 2, "converted": 2, "gathered": 1}
+        why = here.hooke("cache", "why")
+        assert "/srv/prices.txt changed on the workers' hosts (read, not declared)" in why
+        put(host, prices="1 2", b="4")
+        assert run([6.0, [6.0, 8.0]]) == {}, "the first results count again"
+        travels.write_text("3", "utf-8")
+        assert run([9.0, [9.0, 12.0]]) == {"converted": 3, "gathered": 1}
+        why = here.hooke("cache", "why")
+        assert "project_library/rate.txt changed (read, not declared)" in why
+        host.path("/srv/a.txt").unlink()
+        with pytest.raises(HookeError, match="No such file or directory: '/srv/a.txt'"):
+            here.hooke("run", "prices.py", "--on", "lab")
 
 
 def test_a_host_is_lost_and_the_answer_is_right() -> None:

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from hooke.base.clock import SystemClock
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 from hooke.base.errors import EnvironmentMismatch, HookeError
 from hooke.base.files import write_atomic
 from hooke.engines.remote import handshake as project_code
@@ -24,6 +25,7 @@ from hooke.engines.remote.handshake import (
     ProbeAnswer,
     check_environment,
     pack_code,
+    packages_below,
     unpack_code,
     versions_here,
 )
@@ -131,6 +133,19 @@ def installed(folder: Path, version: str) -> None:
     )
 
 
+def test_hookes_own_version_is_that_of_the_code_that_runs(tmp_path: Path):
+    assert versions_here([DISTRIBUTION, "polars"], [str(tmp_path)]) == {
+        DISTRIBUTION: HOOKE_VERSION,
+        "polars": "",
+    }
+    with pytest.raises(EnvironmentMismatch) as caught:
+        check_environment("w", {DISTRIBUTION: "7.0"}, versions_here([DISTRIBUTION]))
+    assert (
+        caught.value.fix
+        == "on the worker: pip install hooke-ml==7.0; or run anyway: --allow-mismatch hooke-ml"
+    )
+
+
 def test_two_environments_of_one_python_are_two(tmp_path: Path, driver):
     venv.create(tmp_path / "other", with_pip=False, symlinks=True)
     python = tmp_path / "other" / "bin" / "python"
@@ -194,6 +209,15 @@ def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
         "sent_package/deep/__init__.py",
         "sent_package/deep/mod.py",
     ]
+
+
+def test_the_folders_of_packages_are_named_by_the_project(project: Path):
+    found = packages_below(project)
+    assert found["sent_package"] == "sent_package"
+    assert "sent_alone" not in found, "no data travels with a module"
+    assert packages_below(project.parent)["sent_package"] == "project/sent_package"
+    assert "sent_package" not in packages_below(project / "sent_package" / "deep")
+    assert packages_below(None) == {}
 
 
 def test_metadata_beside_the_source_does_not_keep_it_from_being_sent(project: Path):

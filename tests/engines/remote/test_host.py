@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import sys
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import psutil
 import pytest
 
+from hooke.base.ref import Manifest
 from hooke.engines.remote.host import WorkerHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession
 from hooke.engines.worker.pool import LocalPool
@@ -18,6 +20,7 @@ from hooke.engines.worker.worker_process import Begun
 from hooke.engines.worker.worker_process import WorkerTask as Work
 from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
 from hooke.keys.fingerprint import fingerprint_code
+from hooke.pipeline.engine import LOOK
 from hooke.pipeline.references import pack
 from hooke.pipeline.task import Task
 from hooke.processes.devices import Devices
@@ -101,6 +104,80 @@ def test_a_function_that_was_not_sent_is_asked_for(host: WorkerHost, monkeypatch
     assert host.run(order(tasks.add, 1, image=False), given_up=never) is None
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
     assert isinstance(host.run(order(tasks.add, 2, image=False), given_up=never), AttemptFinished)
+
+
+def read_text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def test_what_a_task_reads_on_a_host_of_its_own_is_noted_as_such(host: WorkerHost, tmp_path: Path) -> None:
+    (tmp_path / "input").write_text("1", encoding="utf-8")
+    host.session = msgspec.structs.replace(host.session, root=str(tmp_path), unshared=True)
+    answer = host.run(order(read_text, str(tmp_path / "input")), given_up=never)
+    assert isinstance(answer, AttemptFinished)
+    (read,) = answer.observed[0].inputs
+    assert (read.kind, read.name, read.unshared) == ("file", "input", True)
+    assert looked(host, answer.observed[0].inputs) == ()
+    (tmp_path / "input").write_text("2", encoding="utf-8")
+    assert looked(host, answer.observed[0].inputs) == (read,)
+
+
+def test_what_a_task_reads_in_a_copy_of_the_code_is_noted_as_the_drivers(
+    host: WorkerHost, tmp_path: Path, told: list
+) -> None:
+    copy = tmp_path / "code" / "rates"
+    copy.mkdir(parents=True)
+    (tmp_path / "root").mkdir()
+    (copy / "table.txt").write_text("1", encoding="utf-8")
+    (copy / "__init__.py").write_text(
+        "import functools, os\n"
+        "@functools.cache\n"
+        "def table():\n"
+        "    return open(os.path.join(os.path.dirname(__file__), 'table.txt')).read()\n"
+        "def rate(path):\n"
+        "    return table() + open(path).read()\n",
+        encoding="utf-8",
+    )
+    host.session = msgspec.structs.replace(
+        host.session,
+        root=str(tmp_path / "root"),
+        unshared=True,
+        copies={str(copy): "src/rates"},
+        sys_path=[str(copy.parent), *sys.path],
+    )
+    (tmp_path / "root" / "here").write_text("2", encoding="utf-8")
+    sys.path.insert(0, str(copy.parent))
+    try:
+        rate = importlib.import_module("rates").rate
+        orders = [order(rate, str(tmp_path / "root" / "here"), attempt=number) for number in (1, 2)]
+    finally:
+        sys.path.remove(str(copy.parent))
+        del sys.modules["rates"]
+    for each in orders:
+        answer = host.run(each, given_up=never)
+        assert isinstance(answer, AttemptFinished)
+        read = [(each.kind, each.name, each.unshared) for each in answer.observed[0].inputs]
+        assert read == [("file", "here", True), ("file", "src/rates/table.txt", False)]
+    assert sum(isinstance(note, WorkerStarted) for note in told) == 1, "the copy never changes"
+
+
+def looked(host: WorkerHost, inputs: Manifest) -> Manifest:
+    asked = order(read_text, attempt=-1)
+    payload = msgspec.msgpack.encode(inputs)
+    task = msgspec.structs.replace(asked.task, kind=LOOK, digest=LOOK, payload=payload, pickle=b"")
+    answer = host.run(msgspec.structs.replace(asked, task=task), given_up=never)
+    assert isinstance(answer, AttemptFinished)
+    return answer.observed[0].inputs
+
+
+def test_a_question_that_the_host_cannot_read_is_answered_with_a_failure(
+    host: WorkerHost, told: list
+) -> None:
+    asked = order(read_text, attempt=-1)
+    task = msgspec.structs.replace(asked.task, kind=LOOK, payload=b"?")
+    answer = host.run(msgspec.structs.replace(asked, task=task), given_up=never)
+    assert isinstance(answer, AttemptFailed)
+    assert told == [], "no worker is needed"
 
 
 def test_what_was_withdrawn_does_not_run_and_may_come_again(host: WorkerHost) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,44 @@ JOB = """
     def draws(n: int = 4) -> dict:
         values = scale.map(draw.map(range(n)))
         return {"summary": total(values, File(HERE / "table.txt")), "values": values}
+"""
+
+FILES = """
+    import os
+    from pathlib import Path
+    from hooke import File, pipeline, task
+
+    HERE = Path(__file__).parent
+
+    def put(name: str, text: str) -> Path:
+        (HERE / name).write_text(text)
+        return HERE / name
+
+    @task
+    def written() -> File:
+        return File(put("written.txt", "one"))
+
+    @task
+    def placed() -> Path:
+        return put("placed.txt", "one")
+
+    @task
+    def each(name: str) -> File:
+        return File(put(f"{name}.txt", name))
+
+    @task
+    def noise() -> dict[str, Path]:
+        return {"path": put("noise.txt", os.urandom(20).hex())}
+
+    @task
+    def size(noise: dict[str, Path]) -> int:
+        return len(noise["path"].read_text())
+
+    @pipeline
+    def files() -> dict:
+        chance = noise()
+        each_of = each.map(["a", "b"])
+        return {"written": written(), "placed": placed(), "each": each_of, "noise": chance, "size": size(chance)}
 """
 
 
@@ -143,6 +182,24 @@ def test_another_byte_of_data_is_named_and_where_results_differ_from(lab):
     (total,) = [each for each in facts["tasks"] if each["name"] == "total"]
     assert total["begins"]
     assert total["first"] == "total: ['rows'] was 3, is 4 (1 apart)"
+
+
+def test_files_are_compared_by_the_content_that_they_had(lab):
+    lab.write("files.py", FILES)
+    lab.write(".gitignore", "*.txt\n__pycache__\n")
+    done = lab.hooke("run", "files.py")
+    assert done.code == 0, done.err
+    for name in ("written.txt", "placed.txt"):
+        (lab.folder / name).unlink()
+    code, facts = lab.reproduce("--verify")
+    expected = {"written": "equal", "placed": "equal", "noise": "different", "each": "equal", "size": "equal"}
+    assert (code, facts["status"]) == (3, "different")
+    assert kinds(facts["tasks"]) == expected
+    assert kinds(facts["outputs"]) == expected
+    (noise,) = [each for each in facts["tasks"] if each["name"] == "noise"]
+    assert noise["begins"] and noise["first"].startswith("noise: ['path'] was ")
+    assert len(re.findall(r"content [0-9a-f]{12}", noise["first"])) == 2
+    assert not (lab.folder / "written.txt").exists()
 
 
 def test_another_line_of_code_is_named_with_here(lab):

@@ -3,13 +3,24 @@
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hooke.running.reproduce.result_comparison import CLOSE, DIFFERENT, EQUAL, Tolerance, compare_values
+from hooke.base.ref import FileRef
+from hooke.keys.file import File
+from hooke.running.reproduce.result_comparison import (
+    CLOSE,
+    DIFFERENT,
+    EQUAL,
+    LoadedResult,
+    Tolerance,
+    compare_results,
+    compare_values,
+)
 
 LEAVES = (
     st.none()
@@ -132,3 +143,35 @@ def test_frames_and_tensors_are_compared_by_element():
         )
         assert compare_values(make({"a": [1.0]}), make({"b": [1.0]})).kind == DIFFERENT
         assert compare_values(make({"a": ["x", None]}), make({"a": ["x", "y"]})).where == "['a'][1]"
+
+
+def held(path, content, make=File):
+    """A result with a file that had this content when it was stored; it is not on the disk."""
+    file = File(path)
+    file.key = content * 32
+    file.result = FileRef(path=path, key=file.key)
+    return LoadedResult({"file": make(path)}, [file])
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "kind"),
+    [
+        (held("a.txt", "1"), held("a.txt", "1"), EQUAL),
+        (held("a.txt", "1"), held("a.txt", "2"), DIFFERENT),
+        (held("a.txt", "1"), held("b.txt", "1"), EQUAL),
+        (held("a.txt", "1", Path), held("a.txt", "1", Path), EQUAL),
+        (held("a.txt", "1", Path), held("a.txt", "2", Path), DIFFERENT),
+        (held("a.txt", "1", Path), held("b.txt", "1", Path), DIFFERENT),
+        (held("a.txt", "1"), held("a.txt", "1", Path), DIFFERENT),
+    ],
+)
+def test_files_count_by_the_content_that_was_stored(was, now, kind):
+    assert compare_results(was, now).kind == kind
+
+
+def test_two_contents_of_a_file_are_named(tmp_path):
+    found = compare_results(held("a.txt", "1"), held("a.txt", "2"))
+    assert str(found) == "['file'] was a.txt with content 111111111111, is a.txt with content 222222222222"
+    gone = compare_values(File(tmp_path / "a"), File(tmp_path / "b"))
+    assert gone.kind == DIFFERENT, "nobody knows what was in them"
+    assert str(compare_values(Path("a"), Path("b"))) == "it was a, is b"

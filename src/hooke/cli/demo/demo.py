@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.formats import format_seconds
 from hooke.cli.demo import demo_steps
@@ -20,6 +21,7 @@ from hooke.cli.screens import CommandSession
 from hooke.cli.verbs.cache import explained
 from hooke.cli.verbs.doctor import extras
 from hooke.project.folder import Project
+from hooke.project.settings import FILE
 from hooke.running.why import why
 
 __all__ = ["demo"]
@@ -33,7 +35,7 @@ PASSES = ("1. Run it", "2. Run it again without changes", f"3. Change one functi
 SCALING = "5. Measure how the features scale, compare with plain Polars, and plan 100 times the data"
 SERVING = "6. Serve the champion with two replicas, then three, then two, under load"
 
-LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-lock", "mlruns"})
+LEFT_BEHIND = frozenset({".hooke", "__pycache__", "mlflow.db", "mlflow.db.hooke-lock", "mlruns", FILE})
 """Files that a demo creates in its folder."""
 
 
@@ -116,7 +118,7 @@ def _files() -> list[Path]:
     raise HookeError(
         "the files of the demo are missing",
         where=str(package / "demo_files"),
-        fix="reinstall hooke, or run examples/flights/flights.py from its source",
+        fix=f"{install_command('demo')} --force-reinstall, or run examples/flights/flights.py from its source",
     )
 
 
@@ -133,6 +135,7 @@ def _prepare(folder: Path) -> None:
         for left in (folder / name for name in LEFT_BEHIND):
             left.unlink() if left.is_file() else shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).touch()  # a project of its own, also inside of another
     for file in files:
         shutil.copy(file, folder)
 

@@ -6,20 +6,24 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import CorruptObject, MissingObject, UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds
+from hooke.base.observed import describe, is_secret
+from hooke.base.ref import MadeFrom, Manifest, Observed
 from hooke.base.units import parse_bytes
 from hooke.cli.entry import Commands
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
 from hooke.cli.screens import EXIT_FAILED
 from hooke.keys.fingerprint_parts import CodeChange
+from hooke.pipeline.finished_results import StoredManifests
 from hooke.project.folder import Project
 from hooke.running.why import Cause, Why, dependents, roots
 from hooke.running.why import why as explain_run
@@ -29,7 +33,22 @@ from hooke.store.store import Store
 __all__ = ["cache", "explained", "why"]
 
 
-COLUMNS = ("key", "task", "items", "size", "age", "saves", "run")
+COLUMNS = ("key", "task", "items", "results", "inputs", "size", "age", "saves", "run")
+NUMBERS = (2, 3, 4, 5, 6, 7)
+"""The columns that are numbers."""
+
+MOST_RESULTS = 16
+MOST_INPUTS = 20
+"""Results of a key, and inputs of a result, that the text lists."""
+
+_INPUT_WORDS = {
+    "file": "file {}",
+    "absent": "no file {}",
+    "listing": "names of the files in {}/",
+    "tree": "files in {}/",
+    "variable": "variable {}",
+    "wrote": "it wrote {}",
+}
 
 
 class _Cache(Commands):
@@ -45,7 +64,7 @@ def cache() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class _Result:
-    """All entries of one recipe key: one, or the committed parts of a map."""
+    """All entries of one recipe key: one, or the committed parts of a map, for each set of observed inputs."""
 
     key: str
     task: str
@@ -54,14 +73,21 @@ class _Result:
     items: int | None = None
     size: int = 0
     seconds: float = 0.0
+    entries: list[Entry] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
         self.size += entry.ref.size
         self.seconds += entry.seconds
         if entry.items is not None:
             self.items = (self.items or 0) + entry.items
         if entry.at >= self.at:
             self.at, self.run = entry.at, entry.run
+
+    def facts(self) -> dict[str, object]:
+        """The result for `--json`, without what it was made from."""
+        names = ("key", "task", "run", "at", "items", "size", "seconds")
+        return {name: getattr(self, name) for name in names}
 
 
 def _results(entries: Iterable[Entry]) -> list[_Result]:
@@ -73,33 +99,169 @@ def _results(entries: Iterable[Entry]) -> list[_Result]:
     return sorted(found.values(), key=lambda result: -result.at)
 
 
-@cache.command("ls", short_help="List stored results: size, age, seconds saved.")
+# --- `hooke cache ls`.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """Entries of a key that were made from the same observed inputs. `deep` has all of these; None if the list is lost.
+
+    `differing` are kind and name of those that are others in other results of the key.
+    """
+
+    entries: list[Entry]
+    own: Manifest
+    deep: Manifest | None
+    changed: Observed | None
+    """The first input that is no longer the same, if that was asked for."""
+    differing: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def inputs(self) -> list[Observed]:
+        """What its task, and those before it, read."""
+        return [each for each in self.deep or () if each.kind != "wrote"]
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """Kind and name of each."""
+        return {(each.kind, each.name) for each in self.inputs}
+
+    def is_own(self, observed: Observed) -> bool:
+        """Whether the task itself read it. Another may have, too, at another time."""
+        parts = (observed.kind, observed.name, observed.digest)
+        return any((each.kind, each.name, each.digest) == parts for each in self.own)
+
+    @property
+    def newest(self) -> Entry:
+        return max(self.entries, key=lambda entry: entry.at)
+
+    @property
+    def items(self) -> int | None:
+        """How many items of a map; None for a call."""
+        counts = [entry.items for entry in self.entries if entry.items is not None]
+        return sum(counts) if counts else None
+
+    def facts(self) -> dict[str, object]:
+        """For `--json`: names and what they are. Of files there are digests; of variables there is nothing but the name."""
+        return {
+            "run": self.newest.run,
+            "at": self.newest.at,
+            "items": self.items,
+            "unchanged": self.deep is not None and self.changed is None,
+            "inputs": None if self.deep is None else [self._input_facts(each) for each in self.deep],
+        }
+
+    def _input_facts(self, each: Observed) -> dict[str, object]:
+        facts: dict[str, object] = {
+            "kind": each.kind,
+            "name": each.name,
+            "own": self.is_own(each),
+            "differs": (each.kind, each.name) in self.differing,
+        }
+        return facts if each.kind == "variable" else facts | {"digest": each.digest}
+
+    def lines(self, root: Path, now: float) -> Iterator[str]:
+        """The text under a result's line in the table."""
+        items = "" if self.items is None else f", {self.items} item{'s' * (self.items != 1)}"
+        head = f"    {format_seconds(max(now - self.newest.at, 0.0))} ago, run {self.newest.run}{items}: "
+        if self.deep is None:
+            yield head + "the list of its inputs is lost, so it does not count"
+            return
+        if not self.deep:
+            yield head + "read nothing but what its key names"
+            return
+        yield head + (describe(self.changed, root=root) if self.changed else "its inputs are as they were")
+        for each in self.deep[:MOST_INPUTS]:
+            yield f"      {_INPUT_WORDS[each.kind].format(each.name.rstrip('/'))}{self._remarks(each)}"
+        if len(self.deep) > MOST_INPUTS:
+            yield f"      and {len(self.deep) - MOST_INPUTS} more (--json)"
+
+    def _remarks(self, each: Observed) -> str:
+        remarks: list[str] = []
+        if each.kind == "variable" and not each.digest:
+            remarks.append("its value is kept nowhere" if is_secret(each.name) else "not set")
+        elif each.kind in ("file", "tree"):
+            remarks.append(each.digest[:8])
+        if (each.kind, each.name) in self.differing:
+            remarks.append("differs")
+        if not self.is_own(each):
+            remarks.append("by a task before it")
+        return f" ({', '.join(remarks)})" if remarks else ""
+
+
+def _made(result: _Result, manifests: StoredManifests, *, look: bool) -> list[_Made]:
+    """The entries of a key by what they were made from, the newest first. With `look`, compared with the inputs as they are now."""
+    alike: dict[str, list[Entry]] = {}
+    for entry in result.entries:
+        alike.setdefault(entry.made_from.id if entry.made_from is not None else "", []).append(entry)
+    found = [_made_alike(entries, manifests, look=look) for entries in alike.values()]
+    if result.items is None:  # items of a map have inputs of their own
+        differing = _differing(found)
+        found = [replace(made, differing=differing) for made in found]
+    return sorted(found, key=lambda made: -made.newest.at)
+
+
+def _differing(found: list[_Made]) -> frozenset[tuple[str, str]]:
+    """Kind and name of the inputs that some of these results were not made from, or with another content."""
+    contents: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+    for made in found:
+        for each in made.inputs:
+            contents.setdefault((each.kind, each.name), []).append((each.digest, *each.own))
+    return frozenset(name for name, each in contents.items() if len(set(each)) > 1 or len(each) < len(found))
+
+
+def _made_alike(entries: list[Entry], manifests: StoredManifests, *, look: bool) -> _Made:
+    made_from = entries[0].made_from or MadeFrom()
+    try:
+        own, deep = manifests.get(made_from.own), manifests.get(made_from.deep)
+    except (MissingObject, CorruptObject):
+        return _Made(entries=entries, own=(), deep=None, changed=None)
+    changed = manifests.first_changed(made_from.deep) if look else None
+    return _Made(entries=entries, own=own, deep=deep, changed=changed)
+
+
+@cache.command("ls", short_help="List stored results: size, age, seconds saved, inputs.")
+@click.argument("keys", nargs=-1, metavar="[KEY ...]")
 @click.option("--task", metavar="NAME", help="Only results of this task.")
+@click.option(
+    "--inputs", is_flag=True, help="Name the files and variables that each result was made from, too."
+)
 @click.option(
     "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(min=1), help="Show at most N."
 )
 @json_option
 @in_project
-def list_results(*, task: str | None, limit: int, as_json: bool, project: Project) -> int:
-    """List stored results, the newest first: size, age, seconds saved."""
+def list_results(
+    *, keys: tuple[str, ...], task: str | None, inputs: bool, limit: int, as_json: bool, project: Project
+) -> int:
+    """List stored results, the newest first: size, age, seconds saved, and how many files and variables they were made from.
+
+    A key has several results if its task, or one before it, read files or variables that were others then: put them back, and
+    the old result counts again. With KEY (a prefix suffices), or with --inputs, these are named, with the beginning of a file's
+    digest; of a variable the name alone. Those that are others in other results of the key differ.
+    """
     store = project.store()
     results = [result for result in _results(store.entries()) if task in (None, result.task)]
+    if keys:
+        results = [_by_prefix(results, key) for key in keys]
+    manifests = StoredManifests(store, project.inputs_now())
+    shown = results if as_json else results[:limit]
+    named = inputs or bool(keys)
+    made = {result.key: _made(result, manifests, look=named) for result in shown}
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(results), indent=2))
+        listed = [_facts(result, made[result.key], named=named) for result in results]
+        click.echo(json.dumps(listed, indent=2))
         return 0
     if not results:
         click.echo(f"no results in {store.place}", err=True)
         return 0
-    now = time.time()
-    click.echo(
-        "\n".join(aligned(COLUMNS, [_cells(result, now) for result in results[:limit]], right=(2, 3, 4, 5)))
-    )
+    click.echo("\n".join(_table(shown, made, project.root, named=named)))
     if len(results) > limit:
         click.echo(f"and {len(results) - limit} older ones: --limit {len(results)}", err=True)
     usage = store.usage()
     saved = sum(result.seconds for result in results)
     click.echo(
-        f"{len(results)} results save {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
+        f"{len(results)} result{'s save' if len(results) != 1 else ' saves'} {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
         + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else "")
         + (f", and {format_bytes(usage.checkpoints)} of checkpoints" if usage.checkpoints else ""),
         err=True,
@@ -107,11 +269,41 @@ def list_results(*, task: str | None, limit: int, as_json: bool, project: Projec
     return 0
 
 
-def _cells(result: _Result, now: float) -> tuple[str, ...]:
+def _facts(result: _Result, made: list[_Made], *, named: bool) -> dict[str, object]:
+    several = None if result.items is not None else len(made)  # an item of a map has a result in some of them
+    facts = result.facts() | {"results": several, "inputs": _inputs(made)}
+    return facts | {"made_from": [each.facts() for each in made]} if named else facts
+
+
+def _inputs(made: list[_Made]) -> int:
+    """How many files, folders and variables the results of a key were made from."""
+    return len(set().union(*(alike.names for alike in made)))
+
+
+def _table(
+    results: list[_Result], made: Mapping[str, list[_Made]], root: Path, *, named: bool
+) -> Iterator[str]:
+    now = time.time()
+    rows = [_cells(result, made[result.key], now) for result in results]
+    header, *lines = aligned(COLUMNS, rows, right=NUMBERS)
+    yield header
+    for result, line in zip(results, lines, strict=True):
+        yield line
+        if named:
+            several = made[result.key]
+            for each in several[:MOST_RESULTS]:
+                yield from each.lines(root, now)
+            if len(several) > MOST_RESULTS:
+                yield f"    and {len(several) - MOST_RESULTS} more (--json)"
+
+
+def _cells(result: _Result, made: list[_Made], now: float) -> tuple[str, ...]:
     return (
         result.key[:12],
         result.task,
         "" if result.items is None else str(result.items),
+        "" if result.items is not None else str(len(made)),
+        str(_inputs(made) or ""),
         format_bytes(result.size),
         format_seconds(max(now - result.at, 0.0)),
         format_seconds(result.seconds),
@@ -166,7 +358,7 @@ def remove(
     for result in chosen:
         store.remove(result.key)
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(chosen), indent=2))
+        click.echo(json.dumps([result.facts() for result in chosen], indent=2))
         return 0
     count = f"{len(chosen)} result{'s' * (len(chosen) != 1)}"
     click.echo(f"removed {count}, {format_seconds(sum(result.seconds for result in chosen))} of work")
@@ -300,7 +492,7 @@ def audit_results(*, sample: int, seed: int | None, task: str, as_json: bool, pr
     """Compute N stored results again, chosen at random, in fresh workers, and compare them by content.
 
     Says which share differs, with its 95 % interval, and what may be the cause of each difference: unseeded random numbers,
-    the clock, another environment, an input that changed. The store stays as it is.
+    the clock, another environment, an input that changed. The store stays as it is, and so do files that are results.
 
     Exit code 1 if any result differs.
     """

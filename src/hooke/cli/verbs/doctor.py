@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
 
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION, install_command, requirements
 from hooke.base.errors import HookeError
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.cli.options import json_option, project_option, the_project
@@ -54,13 +55,13 @@ class Extra:
     @property
     def command(self) -> str:
         """The command that installs it."""
-        return f'pip install "hooke[{self.name}]"'
+        return install_command(self.name)
 
 
 def extras() -> list[Extra]:
     """The extras for users, by name."""
     found: dict[str, dict[str, str | None]] = {}
-    for line in requires("hooke") or ():
+    for line in requirements():
         match = _REQUIREMENT.match(line)
         if match and match["extra"] not in FOR_US:
             found.setdefault(match["extra"], {})[match["name"]] = _installed(match["name"])
@@ -142,7 +143,7 @@ def _say(finding: DoctorFinding) -> None:
 
 def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFinding]:
     yield _python()
-    yield DoctorFinding("hooke", "ok", f"{version('hooke')} in {Path(__file__).parents[2]}")
+    yield _hooke()
     yield from map(_extra, extras())
     yield _machine()
     yield from _shared_memory()
@@ -151,7 +152,10 @@ def _findings(session: CommandSession, folder: Path | None) -> Iterator[DoctorFi
     except HookeError as error:
         yield DoctorFinding("project", "broken", error.what, fix=error.fix)
         return
-    yield DoctorFinding("project", "ok", str(project.root))
+    because = f", because it has {project.marker}" if project.marker else ""
+    yield DoctorFinding("project", "ok", f"{project.root}{because}")
+    for note in project.notes(below=True):
+        yield DoctorFinding("unused", "note", note)
     yield _checked("store", lambda: _store(project))
     yield _checked("journal", lambda: _journal(project))
     for backend in BACKENDS:
@@ -173,6 +177,19 @@ def _python() -> DoctorFinding:
     if sys.platform == "darwin":
         return DoctorFinding("python", "note", f"{text}; on macOS, use the backend serial: --on serial")
     return DoctorFinding("python", "ok", text)
+
+
+def _hooke() -> DoctorFinding:
+    text = f"{HOOKE_VERSION} in {Path(__file__).parents[2]}"
+    if (other := _installed("hooke")) is not None:
+        text += f"; the distribution hooke {other} is installed, too, whose files have the same names"
+        return DoctorFinding(
+            "hooke", "warning", text, fix=f"pip uninstall hooke {DISTRIBUTION}; {install_command()}"
+        )
+    if _installed(DISTRIBUTION) is None:
+        text += f"; the distribution {DISTRIBUTION} is not installed, so extras are not known"
+        return DoctorFinding("hooke", "note", text, fix=install_command())
+    return DoctorFinding("hooke", "ok", text)
 
 
 def _extra(extra: Extra) -> DoctorFinding:

@@ -77,6 +77,7 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     The driver of a `lost` run died; such a run can be resumed. A metric is NAME, or TASK.NAME if several tasks logged
     NAME. Numbers are compared as numbers.
     """
+    project.say_notes(below=True)
     query = RunQuery.of(where, sort)
     if metrics or where or sort:
         return _asked(project, query, metrics, limit, as_json=as_json)

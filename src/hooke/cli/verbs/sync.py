@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import FileLock
 from hooke.base.formats import aligned, format_bytes
@@ -84,7 +85,7 @@ def sync(*, run: str, patience: float, as_json: bool, project: Project) -> int:
     if not sink_names(project):
         raise UsageError(
             "this project has no tracker",
-            fix='pip install "hooke[mlflow]", or set sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
+            fix=f'{install_command("mlflow")}, or set sinks in hooke.toml: [tracking] sinks = ["mlflow"]',
         )
     logged = [name for name in names if has_logged(project.runs.folder(name))]
     _ship(project, logged[::-1], patience)  # the oldest first: a search before its nested trials
@@ -156,7 +157,7 @@ def ui(*, mlflow: bool, port: int, project: Project) -> None:  # noqa: ARG001 - 
     """
     if find_spec("mlflow") is None:
         raise MissingExtra(
-            "the pages of MLflow need mlflow, which is not installed", fix='pip install "hooke[mlflow]"'
+            "the pages of MLflow need mlflow, which is not installed", fix=install_command("mlflow")
         )
     options = project.settings.tracking.options.get("mlflow", {})
     default = f"sqlite:///{project.root / 'mlflow.db'}"

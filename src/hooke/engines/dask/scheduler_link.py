@@ -19,6 +19,7 @@ import msgspec
 from distributed import Client, Future
 from distributed.client import done_callback
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
 from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
@@ -359,5 +360,5 @@ def _unfit(address: str, error: BaseException) -> HookeError:
     return UsageError(
         f"the Dask worker {address} cannot run tasks",
         why=f"{type(error).__name__}: {error}",
-        fix="install hooke[dask] on the workers, in the driver's version" if missing else "",
+        fix=f"on the workers: {install_command('dask', exact=True)}" if missing else "",
     )

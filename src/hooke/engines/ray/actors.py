@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.util import client, get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from hooke.base.distributions import install_command
 from hooke.engines.gang import unpack_command
 from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.remote.failure_detector import FailureDetector
@@ -428,7 +429,7 @@ def ray_unavailable(error: BaseException, address: str = "") -> protocol.BridgeF
         return protocol.BridgeFailed(
             what=f"the nodes of Ray{at} cannot run tasks",
             why=_reason(error),
-            fix="install hooke[ray] on the nodes, in the driver's version",
+            fix=f"on the nodes: {install_command('ray', exact=True)}",
             usage=True,
         )
     if any(word in text for word in ("InvalidAuthToken", "Unauthenticated", "AuthenticationError")):

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.forks import on_fork
 from hooke.engines.gang import GangCommand, pack_command
@@ -52,7 +53,7 @@ class Bridge:
         """
         if find_spec("ray") is None:
             raise MissingExtra(
-                "the Ray backend needs ray, which is not installed", fix='pip install "hooke[ray]"'
+                "the Ray backend needs ray, which is not installed", fix=install_command("ray")
             )
         self._folder = Path(tempfile.mkdtemp(prefix="hooke-ray-"))
         self.environment = dict(os.environ if environment is None else environment)

@@ -43,8 +43,8 @@ class ClusterEngine(ABC):
     def __init__(
         self, context: EngineContext, *, elastic: bool, owned: bool, shares: bool, warm: bool
     ) -> None:
-        """`owned`: the driver started the cluster and ends it. `shares`: its hosts share this machine's resources."""
-        self.capabilities = replace(self.capabilities, elastic=elastic)
+        """`owned`: the driver started the cluster, on its own machine, and ends it. `shares`: its hosts share this machine's resources."""
+        self.capabilities = replace(self.capabilities, elastic=elastic, unshared=not owned)
         self._context = context
         self._owned = owned
         self._shares = shares

@@ -17,14 +17,15 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION
 from hooke.base.errors import EnvironmentMismatch, HookeError, StoreError, UsageError
 from hooke.base.files import writing
+from hooke.base.observed import name_of
 from hooke.base.ref import Ref
 from hooke.engines.remote.log_sync import FilePiece, write_piece
 from hooke.engines.remote.worker_protocol import HostReport, HostSession, Note
@@ -42,6 +43,7 @@ __all__ = [
     "check_environment",
     "environment_here",
     "pack_code",
+    "packages_below",
     "private_folder",
     "unpack_code",
     "versions_here",
@@ -54,7 +56,7 @@ __all__ = [
 def versions_here(names: Collection[str], path: Sequence[str] | None = None) -> dict[str, str]:
     """The version of each distribution on `path` (this process's); empty where it is not installed. `python` is Python itself.
 
-    Distributions that share a package are named together: `a+b`.
+    Hooke's own is that of the code that runs here, which needs no metadata. Distributions that share a package are named together: `a+b`.
     """
     folders = list(sys.path if path is None else path)
     return {
@@ -64,6 +66,8 @@ def versions_here(names: Collection[str], path: Sequence[str] | None = None) -> 
 
 
 def _version(name: str, path: list[str]) -> str:
+    if name == DISTRIBUTION:
+        return HOOKE_VERSION
     found = next(iter(importlib.metadata.distributions(name=name, path=path)), None)
     return "" if found is None else found.version
 
@@ -191,6 +195,17 @@ def _on_path(folder: Path) -> bool:
     return str(folder) in {os.path.realpath(each) for each in sys.path}
 
 
+def packages_below(root: Path | None) -> dict[str, str]:
+    """The packages in the archive that lie below `root`: name -> folder, relative to `root`. What tasks read in a copy is a file of the project."""
+    if root is None:
+        return {}
+    top = os.path.realpath(root)
+    folders = {name: str(folder / name) for name, folder in _tops() if name and (folder / name).is_dir()}
+    return {
+        name: name_of(folder, top) for name, folder in folders.items() if folder.startswith(f"{top}{os.sep}")
+    }
+
+
 def _below(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith(".") or path.name in _SKIPPED:
@@ -222,6 +237,8 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     """The driver's `environment_here`."""
     names: tuple[str, ...]
     """Distributions whose versions the machine reports."""
+    packages: Mapping[str, str] = {}
+    """`packages_below` the project's folder."""
 
 
 class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,7 +280,8 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
     try:
         store.get(probe.stored)
         stored = store.put(probe_bytes(session.store))
-        path = session.sys_path if alike else [unpack_code(store.get(probe.code)), *sys.path]
+        code = "" if alike else unpack_code(store.get(probe.code))
+        path = session.sys_path if alike else [code, *sys.path]
     except (HookeError, OSError) as error:
         trouble = error.what if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
         return session, ProbeAnswer(
@@ -273,6 +291,9 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             trouble=trouble.partition("\n")[0],
         )
     here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
+    if not alike:
+        copies = {str(Path(code, name)): folder for name, folder in probe.packages.items()}
+        here = msgspec.structs.replace(here, copies=copies)
     if not shares:
         own = private_folder("runs") / f"{session.id}-{os.getpid()}"  # one of several on this machine
         root = own / "work"
@@ -283,6 +304,7 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             logs=str(own / "logs"),
             folder=str(work),
             root=None if session.root is None else str(root),
+            unshared=True,
             tracking=None if session.tracking is None else str(own),
             # A database in a file of the driver's machine is not here.
             mlflow=None if session.mlflow is None or session.mlflow.local else session.mlflow,
@@ -315,7 +337,7 @@ class DriverHandshake:
     def __init__(self, context: EngineContext, session: str) -> None:
         """Raises UsageError where the project's code is too large to send, StoreError where the store cannot be written."""
         self._context = context
-        self._wanted = {"hooke": version("hooke"), **context.requires}
+        self._wanted = {DISTRIBUTION: HOOKE_VERSION, **context.requires}
         nonce = secrets.token_hex(16)
         self._file = context.logs / f".{session}.probe"
         with writing("the run's logs", context.logs):
@@ -329,6 +351,7 @@ class DriverHandshake:
             code=store.put(pack_code()),
             environment=environment_here(),
             names=tuple(self._wanted),
+            packages=packages_below(context.root),
         )
 
     def check(self, worker: str, answer: ProbeAnswer) -> None:

@@ -11,13 +11,15 @@ import platform
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import msgspec
 
 from hooke.base.clock import Clock, SystemClock
+from hooke.base.distributions import HOOKE_VERSION
+from hooke.base.observed import first_changed
+from hooke.base.ref import ItemsObserved, Manifest, Ref
 from hooke.engines.gang import GangCommand, RankRange
 from hooke.engines.remote.handshake import HandshakeReply, ProbeAnswer
 from hooke.engines.remote.log_sync import LogSync
@@ -27,6 +29,7 @@ from hooke.engines.worker.worker_deaths import host_failed
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
 from hooke.engines.worker.worker_process import Hello, WorkerJob, WorkerTask
 from hooke.journal.events import AttemptFailed, AttemptFinished
+from hooke.pipeline.engine import LOOK
 from hooke.pipeline.failures import failure_of
 
 __all__ = ["JoinedHost", "WorkerHost"]
@@ -100,6 +103,8 @@ class WorkerHost:
                 self._withdrawn.discard(order.task.attempt)  # it may come again
                 return None
             self._begun.add(order.task.attempt)
+        if order.task.kind == LOOK:
+            return self._look(order.task)
         job = self._job(order, given_up)
         if job is None:
             return None
@@ -175,6 +180,27 @@ class WorkerHost:
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _look(self, task: WorkerTask) -> AttemptFinished | AttemptFailed:
+        """Which of these inputs are others on this host: no worker is needed for that, nor the function."""
+        began = self._clock.monotonic()
+        try:
+            manifest = msgspec.msgpack.decode(task.payload, type=Manifest)
+            root = self.session.root or self.session.folder
+            changed = [each for each in manifest if first_changed([each], root=root, environment={})]
+        except Exception as error:  # noqa: BLE001 - the driver waits for an answer, whatever failed
+            return task.failed(self._clock.now(), failure_of(host_failed(error), arguments=task.shown))
+        return AttemptFinished(
+            at=self._clock.now(),
+            attempt=task.attempt,
+            node=task.node,
+            lo=task.lo,
+            hi=task.hi,
+            ref=Ref("", 0, b""),
+            worker="",
+            seconds=self._clock.monotonic() - began,
+            observed=(ItemsObserved(lo=task.lo, hi=task.hi, inputs=tuple(changed)),),
+        )
+
     def _follow(self) -> None:
         """In a thread of its own: react to what workers say."""
         while not self._closed:
@@ -193,6 +219,8 @@ class WorkerHost:
             log=str(Path(session.logs) / f"{name}.log"),
             folder=session.folder,
             root=session.root,
+            unshared=session.unshared,
+            copies=session.copies,
             driver=session.driver,
             durable=session.durable,
             tracking=session.tracking,
@@ -303,7 +331,7 @@ class JoinedHost:
             pid=os.getpid(),
             host=os.uname().nodename,
             python=platform.python_version(),
-            hooke=version("hooke"),
+            hooke=HOOKE_VERSION,
             threads=self._slots,
             memory=memory,
             gpus=len(shared_pool().devices),

@@ -41,6 +41,10 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     root: str | None = None
     """As in the EngineContext; where the driver's files are not, a folder of the host's own."""
+    unshared: bool = False
+    """Whether the host does not share the files of the driver's machine."""
+    copies: dict[str, str] = {}
+    """Folder here -> that of the driver's project, relative to `root`, which it is a copy of: packages that came as an archive."""
     driver: str = ""
     """The driver's process."""
     sys_path: list[str]

@@ -35,6 +35,7 @@ from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.isolation import watched_environment
+from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel
 from hooke.processes.exit_report import last_lines
@@ -168,6 +169,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """As in the EngineContext."""
     root: str | None = None
     """As in the EngineContext; on another host the folder of its workers."""
+    unshared: bool = False
+    """Whether this host does not share the files of the driver's machine."""
+    copies: dict[str, str] = {}
+    """As in the HostSession."""
     driver: str = ""
     """The process that the run belongs to; empty where a worker cannot outlive it."""
 
@@ -294,7 +299,8 @@ class _Session:
             root=Path(hello.root) if hello.root is not None else None,
         )
         if hello.root is not None:
-            self.worker.observe(hello.root, hello.secret)
+            rules = PathRules(hello.root, hello.secret, unshared=hello.unshared, copies=hello.copies)
+            self.worker.observe(rules)
 
     def connect(self) -> None:
         """Connect this process to the library of its cluster, once."""

@@ -473,7 +473,7 @@ class _Case:
                 place.symlink_to(file)
 
     def _seed(self, request: RerunRequest) -> int:
-        return Project.find(request.moved(self.project.root)).seed
+        return Project.at(request.moved(self.project.root)).seed
 
 
 def _sweep(repository: Repository | None) -> None:

@@ -134,7 +134,7 @@ def replay_script(request: RerunRequest, begun: RunStarted, record: MadeOf) -> R
     status = view_of(runs, new[-1]).status
     if status != "finished":
         return RerunReport(status="failed", message=f"the script's run {new[-1]} {status}, exit code {code}")
-    was = logged_in(Project.find(Path(request.project)).runs.folder(request.run))
+    was = logged_in(Project.at(Path(request.project)).runs.folder(request.run))
     return RerunReport(
         status="finished", outputs=list(_verdicts(was, logged_in(runs.folder(new[-1])), request))
     )

@@ -59,7 +59,7 @@ def main(folder: Path) -> int:
 
 
 def _rerun(request: RerunRequest, report: RerunReport) -> None:
-    project = Project.find(Path(request.project))
+    project = Project.at(Path(request.project))
     was = RunView.fold(project.runs.events(request.run))
     assert was.begun is not None
     driver = _driver(request, project, was)
@@ -75,8 +75,8 @@ def _rerun(request: RerunRequest, report: RerunReport) -> None:
         report.message = str(failed) if failed is not None else "the run was stopped"
         return
     report.status = "running"
-    old = ReproducedRun(was, project.store(), keys)
-    new = ReproducedRun(now, driver.project.store())
+    old = ReproducedRun(was, project.store(), project.root, keys)
+    new = ReproducedRun(now, driver.project.store(), project.root)
     report.tasks = compare_tasks(old, new, request.tolerance)
     report.outputs = compare_outputs(old, new, request.tolerance)
     report.status = "finished"
@@ -86,7 +86,7 @@ def _driver(request: RerunRequest, project: Project, was: RunView) -> Driver:
     """The run, traced from the code in `request.tree`, with its own store and journals."""
     begun = was.begun
     assert begun is not None
-    found = Project.find(request.moved(project.root))
+    found = Project.at(request.moved(project.root))
     tracking = TrackingSettings(sinks=(), system_metrics_s=0)
     mine = Project(
         root=found.root,

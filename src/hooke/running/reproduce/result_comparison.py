@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from hooke.base.errors import CorruptObject, MissingObject, NotFingerprintable
+from hooke.base.errors import CorruptObject, MissingObject, NotFingerprintable, UsageError
 from hooke.base.formats import short_repr
 from hooke.base.intervals import SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import NodeView
+from hooke.keys.file import File, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_value
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.references import unpack
@@ -29,12 +32,14 @@ __all__ = [
     "EQUAL",
     "MISSING",
     "Closeness",
+    "LoadedResult",
     "Pair",
     "ReproducedRun",
     "ResultVerdict",
     "Tolerance",
     "begins",
     "compare_outputs",
+    "compare_results",
     "compare_tasks",
     "compare_values",
     "pairs",
@@ -101,14 +106,53 @@ class _Gap:
     allowed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedResult:
+    """A value, and the files in it as they were stored: these count by the content that they had then."""
+
+    value: Any
+    files: Sequence[File] = ()
+
+    @staticmethod
+    def of(store: Store, ref: Ref, root: Path) -> LoadedResult:
+        """A stored result. Its files of the project, wherever that was, have paths below `root`. Raises what Store.get raises."""
+        with files_loaded(root) as files:
+            value = store.get(ref)
+        return LoadedResult(value, files)
+
+    def part(self, at: Any) -> LoadedResult:
+        """The part of the value with this index or key."""
+        return LoadedResult(self.value[at], self.files)
+
+    def key(self) -> str:
+        """Equal for equal values. Raises NotFingerprintable, UsageError for a file that was not stored and cannot be read."""
+        if not self.files:
+            return fingerprint_value(self.value)
+        with paths_keyed(self.files):
+            return fingerprint_value(self.value)
+
+    def contents(self) -> dict[str, str]:
+        """Path -> key of its content, for each of the files."""
+        return {str(file.path): file.key for file in self.files if file.key is not None}
+
+
 def compare_values(was: Any, now: Any, tolerance: Tolerance | None = None) -> Closeness:
     """Compare two values. Arrays, frames and tensors are compared by element, other objects by their pickled state.
 
     Types count: 1 is not 1.0. Never raises: values that cannot be inspected are different.
     """
+    return compare_results(LoadedResult(was), LoadedResult(now), tolerance)
+
+
+def compare_results(was: LoadedResult, now: LoadedResult, tolerance: Tolerance | None = None) -> Closeness:
+    """Compare two values as `compare_values` does, and the files in them by the content that was stored, not that on the disk."""
     if _same_key(was, now):
         return Closeness(kind=EQUAL)
-    gaps = list(_Walk(tolerance or Tolerance()).gaps(was, now, "", 0))
+    walk = _Walk(tolerance or Tolerance(), was.contents(), now.contents())
+    return _closeness(was.value, now.value, list(walk.gaps(was.value, now.value, "", 0)))
+
+
+def _closeness(was: Any, now: Any, gaps: list[_Gap]) -> Closeness:
     if not gaps:  # their fingerprints differ, but no part that could be named
         return Closeness(kind=DIFFERENT, was=short_repr(was), now=short_repr(now))
     refused = [gap for gap in gaps if not gap.allowed]
@@ -122,18 +166,22 @@ def compare_values(was: Any, now: Any, tolerance: Tolerance | None = None) -> Cl
     )
 
 
-def _same_key(was: Any, now: Any) -> bool:
+def _same_key(was: LoadedResult, now: LoadedResult) -> bool:
     try:
-        return fingerprint_value(was) == fingerprint_value(now)
-    except NotFingerprintable:
+        return was.key() == now.key()
+    except (NotFingerprintable, UsageError):
         return False
 
 
 class _Walk:
-    """One comparison, which walks through both values side by side."""
+    """One comparison, which walks through both values side by side, with the contents of the files in them."""
 
-    def __init__(self, tolerance: Tolerance) -> None:
+    def __init__(
+        self, tolerance: Tolerance, contents_was: Mapping[str, str], contents_now: Mapping[str, str]
+    ) -> None:
         self._tolerance = tolerance
+        self._contents_was = contents_was
+        self._contents_now = contents_now
         self._seen: set[tuple[int, int]] = set()
         self._alive: list[Any] = []
 
@@ -147,10 +195,19 @@ class _Walk:
                 yield _Gap(where, was, now, None, allowed=False)
         elif isinstance(was, numbers.Number):
             yield from self._numbers(was, now, where)
+        elif isinstance(was, File | PurePath):
+            yield from self._paths(was, now, where)
         elif (id(was), id(now)) not in self._seen:
             self._seen.add((id(was), id(now)))
             self._alive += [was, now]  # keeps the ids from being reused
             yield from self._parts(was, now, where, depth + 1)
+
+    def _paths(self, was: File | PurePath, now: File | PurePath, where: str) -> Iterator[_Gap]:
+        """A file by its content alone, as in keys; a path by its text, and by the content if it is a result's."""
+        before, after = _FileThen.of(was, self._contents_was), _FileThen.of(now, self._contents_now)
+        by_content = isinstance(was, File) and "" not in (before.content, after.content)
+        if before.content != after.content or (before.path != after.path and not by_content):
+            yield _Gap(where, before, after, None, allowed=False)
 
     def _numbers(self, was: Any, now: Any, where: str) -> Iterator[_Gap]:
         if was == now and math.copysign(1, _real(was)) == math.copysign(1, _real(now)):
@@ -244,6 +301,23 @@ class _Walk:
             return
         for name in dict.fromkeys((*before, *after)):
             yield from self.gaps(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{where}{name}", depth)
+
+
+@dataclass(frozen=True, slots=True)
+class _FileThen:
+    """A path, and the key of the content that its file had; empty if nobody knows."""
+
+    path: str
+    content: str
+
+    @staticmethod
+    def of(value: File | PurePath, contents: Mapping[str, str]) -> _FileThen:
+        path = os.fspath(value)
+        own = value.key if isinstance(value, File) else None
+        return _FileThen(path, contents.get(path) or own or "")
+
+    def __repr__(self) -> str:
+        return f"{self.path} with content {self.content[:12]}" if self.content else self.path
 
 
 class _Absent:
@@ -411,12 +485,16 @@ _SAME = Closeness(kind=EQUAL)
 
 @dataclass(slots=True)
 class ReproducedRun:
-    """A run and its store. `keys` are the keys of its graph, if known: they find results that the run did not load."""
+    """A run and its store. `keys` are the keys of its graph, if known: they find results that the run did not load.
+
+    `root` is a folder in which the files of both runs' projects are thought to be, so that their paths can be compared.
+    """
 
     view: RunView
     store: Store
+    root: Path
     keys: GraphKeys | None = None
-    _lists: dict[str, Any] = field(default_factory=dict)
+    _lists: dict[str, LoadedResult] = field(default_factory=dict)
 
     def results(self, node: NodeView) -> SegmentMap:
         """Which stored object has which items. Results that the run did not need are looked up."""
@@ -434,10 +512,14 @@ class ReproducedRun:
                 found.record(hit.lo, hit.hi, hit.ref, hit.start)
         return found
 
-    def items(self, ref: Ref) -> Any:
+    def load(self, ref: Ref) -> LoadedResult:
+        """A stored result. Raises MissingObject, CorruptObject, and what unpickling raises."""
+        return LoadedResult.of(self.store, ref, self.root)
+
+    def items(self, ref: Ref) -> LoadedResult:
         """The list of results in one object; the last one is kept in memory."""
         if ref.digest not in self._lists:
-            self._lists = {ref.digest: self.store.get(ref)}
+            self._lists = {ref.digest: self.load(ref)}
         return self._lists[ref.digest]
 
 
@@ -484,13 +566,13 @@ def _comparisons(
             continue
         try:
             if sides.kind == "call":
-                yield "", compare_values(was.store.get(ref), now.store.get(other), tolerance)
+                yield "", compare_results(was.load(ref), now.load(other), tolerance)
                 continue
             before, after = was.items(ref), now.items(other)
         except (MissingObject, CorruptObject):
             continue  # evicted: counted as missing
         for item in range(lo, hi):
-            found = compare_values(before[start + item - lo], after[begin + item - lo], tolerance)
+            found = compare_results(before.part(start + item - lo), after.part(begin + item - lo), tolerance)
             yield f"[{item}]", found
 
 
@@ -503,17 +585,20 @@ def compare_outputs(was: ReproducedRun, now: ReproducedRun, tolerance: Tolerance
         if was.view.output is not None and was.view.output == now.view.output:
             return [verdict("result", [("", _SAME)])]
         return [verdict("result", (), missing=1)]
-    if isinstance(old, dict) and isinstance(new, dict) and 0 < len(old) <= MOST_OUTPUTS:
-        names = list(dict.fromkeys((*old, *new)))
+    before, after = old.value, new.value
+    if isinstance(before, dict) and isinstance(after, dict) and 0 < len(before) <= MOST_OUTPUTS:
+        names = list(dict.fromkeys((*before, *after)))
         return [
-            verdict(str(name), [("", compare_values(old[name], new[name], tolerance))])
-            if name in old and name in new
+            verdict(str(name), [("", compare_results(old.part(name), new.part(name), tolerance))])
+            if name in before and name in after
             else verdict(str(name), (), missing=1)
             for name in names
         ]
-    return [verdict("result", [("", compare_values(old, new, tolerance))])]
+    return [verdict("result", [("", compare_results(old, new, tolerance))])]
 
 
-def _output(made: ReproducedRun) -> Any:
+def _output(made: ReproducedRun) -> LoadedResult:
     assert made.view.output is not None
-    return unpack(made.store.get(made.view.output), made.store)
+    with files_loaded(made.root) as files:
+        value = unpack(made.store.get(made.view.output), made.store)
+    return LoadedResult(value, files)

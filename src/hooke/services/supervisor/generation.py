@@ -10,12 +10,12 @@ import pickle
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.base.formats import short_repr
@@ -99,13 +99,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 def pin_generation(source: ServiceSource) -> Generation:
     """The generation that the source means now. Raises as `find`, and HookeError if the registry does not answer."""
-    project = Project.find(Path(source.project))
+    project = Project.at(Path(source.project))
     values: dict[str, Any] = {}
     words: list[str] = []
     parts: list[bytes] = [
         source.target.encode(),
         *(part for each in source.modules for part in (each.name.encode(), each.source)),
-        version("hooke").encode(),
+        HOOKE_VERSION.encode(),
         repr((source.host, source.names, source.token_file)).encode(),
     ]
     for name, value in sorted(source.given.items()):

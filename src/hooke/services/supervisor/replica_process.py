@@ -167,7 +167,7 @@ def main(order: ReplicaOrder) -> int:
     generation = read_generation(Path(order.generation))
     import_pinned(generation.modules)
     declared, _ = load_service(generation.target)
-    project = Project.find(Path(generation.project))
+    project = Project.at(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     replica = Replica(declared, auth=generation.make_auth(), body_room=room)
     if order.second_tries:

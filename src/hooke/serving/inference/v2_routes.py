@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
+from hooke.base.distributions import HOOKE_VERSION
 from hooke.serving.http import INFERENCE, JSON, Exchange
 from hooke.serving.inference.signatures import VERSION, TensorModel, arguments_of, models_of, tensors_of
 from hooke.serving.inference.v2_messages import (
@@ -176,7 +176,7 @@ class Inference:
         yield Route(f"{INFERENCE}/repository/index", {"POST": self._list_models})
 
     async def _get_server(self, exchange: Exchange) -> None:
-        await _answer_json(ServerMetadata("hooke", version("hooke"), EXTENSIONS), exchange)
+        await _answer_json(ServerMetadata("hooke", HOOKE_VERSION, EXTENSIONS), exchange)
 
     async def _get_live(self, exchange: Exchange) -> None:
         await _answer_json({"live": True}, exchange)

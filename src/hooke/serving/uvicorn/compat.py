@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 
+from hooke.base.distributions import requirements
 from hooke.base.errors import HookeError
 
 __all__ = ["PARTS", "check_uvicorn", "missing"]
@@ -73,5 +74,5 @@ def _installed() -> str:
 
 
 def _wanted() -> str:
-    asked = [one.partition(";")[0].strip() for one in requires("hooke") or () if one.startswith("uvicorn")]
+    asked = [one.partition(";")[0].strip() for one in requirements() if one.startswith("uvicorn")]
     return asked[0] if asked else "uvicorn"

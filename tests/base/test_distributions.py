@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from hooke.base.clock import SystemClock
+from hooke.base.distributions import DISTRIBUTION, HOOKE_VERSION, Plugins, install_command, requirements
 from hooke.base.errors import MissingExtra, UsageError
-from hooke.base.plugins import Plugins
 
 
 @pytest.fixture
@@ -31,6 +31,19 @@ BUILTIN = {
 EXTRAS = {"ray": "ray", "bug": "bug"}
 
 
+def test_the_commands_that_install_hooke():
+    assert install_command() == "pip install hooke-ml"
+    assert install_command("serve", "mlflow") == 'pip install "hooke-ml[serve,mlflow]"'
+    assert install_command("dask", exact=True) == f'pip install "hooke-ml[dask]=={HOOKE_VERSION}"'
+    assert install_command(upgrade=True) == "pip install --upgrade hooke-ml"
+
+
+def test_the_metadata_is_that_of_our_own_distribution():
+    assert DISTRIBUTION == "hooke-ml"
+    assert any(line.startswith("msgspec") for line in requirements())
+    assert any("extra == 'serve'" in line.replace('"', "'") for line in requirements())
+
+
 def test_ours_are_loaded_when_asked_for():
     assert Plugins("hooke.engines", {"serial": "hooke.base.clock:SystemClock"}).load("serial") is SystemClock
 
@@ -41,7 +54,7 @@ def test_a_missing_extra_names_the_exact_command():
     assert str(caught.value) == (
         "the engine 'ray' needs pickle_with_ray_x, which is not installed\n"
         "  why: No module named 'pickle_with_ray_x'\n"
-        '  fix: pip install "hooke[ray]"'
+        '  fix: pip install "hooke-ml[ray]"'
     )
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

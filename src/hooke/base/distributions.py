@@ -1,4 +1,4 @@
-"""Backends by name, from a table of Hooke's own and from entry points, imported only when they are loaded."""
+"""Hooke's own distribution (name, version, the commands that install it), and plug-ins of other distributions by entry points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,35 @@ from hooke.base.errors import MissingExtra, UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Plugins"]
+__all__ = ["DISTRIBUTION", "HOOKE_VERSION", "Plugins", "install_command", "requirements"]
+
+
+# --- Hooke's own distribution.
+
+DISTRIBUTION = "hooke-ml"
+"""The name in package indexes, where `hooke` is another project."""
+HOOKE_VERSION = "0.1.0"
+"""The version of this code. The build takes it from here, so it is right without installed metadata, too."""
+
+
+def install_command(*extras: str, exact: bool = False, upgrade: bool = False) -> str:
+    """The command that installs Hooke with `extras`: `exact` in this version, with `upgrade` in the newest one."""
+    wanted = f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION
+    wanted += f"=={HOOKE_VERSION}" if exact else ""
+    return f"pip install {'--upgrade ' if upgrade else ''}" + (f'"{wanted}"' if extras else wanted)
+
+
+def requirements() -> list[str]:
+    """What Hooke's metadata requires, one `Requires-Dist` each. Empty if Hooke runs from its source without being installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        return requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return []
+
+
+# --- Backends by name, from a table of Hooke's own and from entry points, imported only when they are loaded.
 
 
 class Plugins:
@@ -65,7 +93,7 @@ class Plugins:
             raise MissingExtra(
                 f"the {self.kind} {name!r} needs {missing}, which is not installed",
                 why=str(error),
-                fix=f'pip install "hooke[{extra}]"',
+                fix=install_command(extra),
             ) from error
 
     def _load_plugin(self, point: EntryPoint) -> Any:
