@@ -827,11 +827,43 @@ MUST_MOVE = {
         },
     ),
     "match statement": edited(
-        "class P:\n    __match_args__ = ('a', 'b')\n    def __init__(self): self.a, self.b = 1, 2",
-        "from helpers import P\ndef task(x):\n    match x:\n        case P(NUMBER): return 1",
-    )
-    if False
-    else edited("A = NUMBER", "import helpers\ndef task(x):\n    match x:\n        case helpers.A: return 1"),
+        "A = NUMBER", "import helpers\ndef task(x):\n    match x:\n        case helpers.A: return 1"
+    ),
+    "function found in a module's __dict__": edited(
+        "def f(x): return NUMBER", "import helpers\ndef task(x): return helpers.__dict__['f'](x)"
+    ),
+    "docstring that is read": edited(
+        "def f(x):\n    'prompt NUMBER'", "from helpers import f\ndef task(x): return f.__doc__"
+    ),
+    "docstring of a class that is read": edited(
+        "class M:\n    'prompt NUMBER'\nALL = [M]",
+        "from helpers import ALL\ndef task(x): return [getattr(each, '__doc__') for each in ALL]",
+    ),
+    "docstring that inspect reads": edited(
+        "def f(x):\n    'prompt NUMBER'",
+        "import inspect\nfrom helpers import f\ndef task(x): return inspect.getdoc(f)",
+    ),
+    "docstring that a helper reads": edited(
+        "def f(x):\n    'prompt NUMBER'",
+        "from helpers import f\ndef text(g): return g.__doc__\ndef task(x): return text(f)",
+    ),
+    "comment in source that is read": edited(
+        "def f(x):\n    return 1  # NUMBER",
+        "from inspect import getsource\nfrom helpers import f\ndef task(x): return getsource(f)",
+    ),
+    "annotation of a function that is read": edited(
+        "import typing\ndef f(x: typing.Annotated[int, NUMBER]): return x",
+        "import typing\nfrom helpers import f\ndef task(x): return typing.get_type_hints(f, include_extras=True)",
+    ),
+    "what the annotations of a class name, as texts, that are read": edited(
+        "T = NUMBER",
+        "import typing\nfrom models import M\ndef task(x): return typing.get_type_hints(M, include_extras=True)",
+        models="from __future__ import annotations\nimport typing, helpers\nclass M:\n    i: typing.Annotated[int, helpers.T]",
+    ),
+    "annotation of a function whose signature is read": edited(
+        "def f(x: (int, str)[NUMBER - 1]): return x",
+        "from inspect import signature\nfrom helpers import f\ndef task(x): return signature(f).parameters['x'].annotation(x)",
+    ),
     "method of an object with a lock from another module": other(
         "helpers.py",
         "import threading\nclass Client:\n    def __init__(self): self.lock = threading.Lock()\n    def get(self): return 1",
@@ -890,6 +922,17 @@ MUST_STAY = {
         {"cells.json": json.dumps(["def task(x): return f(x) + N", "def f(x): return x", "# note", "N = 1"])},
         expression="task",
         notebook=True,
+    ),
+    "docstring of what inspect does not read": padded(
+        "def f(x): return x",
+        "import inspect\nfrom helpers import f\ndef task(x): return inspect.isfunction(f)",
+    ),
+    "comments and docstrings beside a function whose signature is read": other(
+        "helpers.py",
+        "def f(x: int): return x",
+        "def f(x: int):\n    'Doc.'\n    return x  # why\ndef g(x: int): return x",
+        "globals",
+        "import inspect\nfrom helpers import f\ndef task(x): return inspect.signature(f)",
     ),
     "address of a shared library and functions of it that were used": helper(
         "import ctypes\nf = ctypes.CDLL(None)\ng = 1", "import ctypes\nf = ctypes.CDLL(None)\nf.abs\ng = 2"

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import warnings
 from random import gauss
 
 import numpy as np
@@ -150,6 +151,33 @@ def test_what_a_module_sets_while_it_is_imported_stays(tmp_path, monkeypatch):
         assert "SET_BY_THE_CALL" not in os.environ and b"SET_BY_THE_CALL" not in os.environb
     assert os.environ["SET_ON_IMPORT"] == "yes"
     del os.environ["SET_ON_IMPORT"]
+
+
+def test_what_a_call_sets_beside_its_first_import_of_a_module_does_not_stay(tmp_path, monkeypatch):
+    (tmp_path / "module_with_filters.py").write_text(
+        "import warnings\nwarnings.filterwarnings('ignore', message='by the module')\n"
+        "with warnings.catch_warnings():\n    warnings.simplefilter('error')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path, found = list(sys.path), []
+
+    def task():
+        import module_with_filters  # noqa: F401
+
+        sys.path.insert(0, str(tmp_path / "lib"))
+        sys.path.append("/somewhere/site-packages/vendored")
+        warnings.simplefilter("always", BytesWarning)
+        found.append(len(warnings.filters))
+
+    with warnings.catch_warnings():
+        state, before = ProcessState(alone=True), list(warnings.filters)
+        with state.watched():
+            state.call(task)
+            state.call(task)
+        after = list(warnings.filters)
+    assert sys.path == [*path, "/somewhere/site-packages/vendored"]
+    assert [each[1].pattern for each in after if each not in before] == ["by the module"]
+    assert found[0] == found[1] == len(after) + 1
 
 
 def test_children_see_the_variables_that_were_set_back(monkeypatch):

@@ -9,16 +9,20 @@ import functools
 import glob
 import importlib
 import json
+import linecache
 import multiprocessing
 import os
 import pickle
+import pydoc
 import shutil
 import sqlite3
+import string
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,6 +39,7 @@ from hooke.base.observed import first_changed
 from hooke.base.ref import ItemsObserved, Observed
 from hooke.journal.events import AttemptFailed, AttemptFinished
 from hooke.keys.file import File
+from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.observed_events import PathRules, ReadEvent, settle
@@ -189,6 +194,8 @@ def test_readers_of_the_standard_library(place: Place, reader: str) -> None:
 def test_a_database_in_a_file_counts(place: Place) -> None:
     _write_db()
     assert place.inputs(_read_db) == [("file", "d.db")]
+    assert place.inputs(lambda: sqlite3.connect("file:d.db?mode=ro", uri=True).close()) == [("file", "d.db")]
+    assert place.inputs(lambda: sqlite3.connect("file:x.db?mode=memory", uri=True).close()) == []
 
 
 def _pandas(make: str, read: str, name: str, **options: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -531,6 +538,33 @@ def test_a_failed_open_counts_as_absent(place: Place) -> None:
     ]
 
 
+def test_a_look_for_a_file_that_is_not_there_counts_as_absent(place: Place) -> None:
+    def look() -> None:
+        assert not os.path.exists("none.yaml")
+        assert not Path("none.csv").is_file()
+        assert not glob.glob("da*/none.txt")
+        assert os.path.exists("d.csv")
+
+    assert place.inputs(look) == [
+        ("absent", "data/none.txt"),
+        ("absent", "none.csv"),
+        ("absent", "none.yaml"),
+        ("listing", "."),
+    ]
+
+
+def _look_and_make() -> None:
+    if not os.path.exists("made/below"):
+        os.makedirs("made/below")
+    if not Path("own.txt").exists():
+        subprocess.run("echo x > own.txt", shell=True, check=True)
+    Path("own.txt").read_text()
+
+
+def test_a_line_that_linecache_reads_for_the_task_counts(place: Place) -> None:
+    assert place.inputs(lambda: linecache.getline("d.csv", 1)) == CSV
+
+
 def _make_and_read() -> None:
     Path("own.txt").write_text("x")
     Path("own.txt").read_text()
@@ -557,6 +591,7 @@ def _append() -> None:
 @pytest.mark.parametrize(
     ("function", "wrote"),
     [
+        (_look_and_make, ("made", "made/below", "own.txt")),
         (_make_and_read, ("own.txt",)),
         (_replace_and_read, ("d.csv",)),
         (_make_folder_and_list, ("made", "made/below", "made/below/x")),
@@ -682,6 +717,7 @@ def test_imports_and_code_do_not_count(place: Place, monkeypatch: pytest.MonkeyP
 
         return int(imported_by_task.VALUE)
 
+    fingerprint_code(load)  # as each worker does, which imports what the key covers
     assert place.inputs(load) == []
 
 
@@ -755,38 +791,47 @@ class Settings:
 def test_files_elsewhere_count_where_an_argument_a_variable_or_the_code_names_them(
     place: Place, tmp_path: Path
 ) -> None:
-    rules = PathRules(str(place.root))
-    assert not rules.may_be_named(str(tmp_path / "elsewhere"))  # below the folder for temporary files
-    home = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
-    home.mkdir()
-    try:
-        (home / "x.txt").write_text("x")
+    other = Path(os.path.expanduser("~")) / f"hooke-test-{os.getpid()}"
+    for home in (other, tmp_path / "elsewhere"):  # the second is below the folder for temporary files
+        home.mkdir()
+        try:
+            (home / "x.txt").write_text("x")
+            _check_files_elsewhere(place, home)
+        finally:
+            shutil.rmtree(home)
 
-        def by_argument(path: str) -> None:
-            open(path).close()
+    def in_temporary(folder: str, rest: str) -> None:
+        open(os.path.join(folder, rest.replace("+", "/"))).close()
 
-        def in_folder(folder: str) -> None:
-            open(os.path.join(folder, "x.txt")).close()
+    (tmp_path / "x.txt").write_text("x")
+    rest = os.path.relpath(tmp_path / "x.txt", tempfile.gettempdir()).replace("/", "+")
+    assert place.inputs(in_temporary, tempfile.gettempdir(), rest) == []
 
-        def unnamed(parts: tuple[str, str]) -> None:
-            open(os.path.join("/", parts[0].replace("+", "/"), parts[1] + ".txt")).close()
 
-        named = [("file", str(home / "x.txt"))]
-        assert place.inputs(by_argument, str(home / "x.txt")) == named
-        assert place.inputs(in_folder, str(home)) == named
+def _check_files_elsewhere(place: Place, home: Path) -> None:
+    def by_argument(path: str) -> None:
+        open(path).close()
 
-        def in_settings(settings: Any) -> None:
-            open(os.path.join(str(settings.folder), "x.txt")).close()
+    def in_folder(folder: str) -> None:
+        open(os.path.join(folder, "x.txt")).close()
 
-        def in_variable() -> None:
-            open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+    def unnamed(parts: tuple[str, str]) -> None:
+        open(os.path.join("/", parts[0].replace("+", "/"), parts[1] + ".txt")).close()
 
-        assert place.inputs(in_settings, Settings(folder=home)) == named
-        assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
-        assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
-        assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
-    finally:
-        shutil.rmtree(home)
+    named = [("file", str(home / "x.txt"))]
+    assert place.inputs(by_argument, str(home / "x.txt")) == named
+    assert place.inputs(in_folder, str(home)) == named
+
+    def in_settings(settings: Any) -> None:
+        open(os.path.join(str(settings.folder), "x.txt")).close()
+
+    def in_variable() -> None:
+        open(os.path.join(os.environ["DATA_DIR"], "x.txt")).close()
+
+    assert place.inputs(in_settings, Settings(folder=home)) == named
+    assert place.inputs(in_settings, SimpleNamespace(folder=str(home))) == named
+    assert place.inputs(in_variable, DATA_DIR=str(home)) == [*named, ("variable", "DATA_DIR")]
+    assert place.inputs(unnamed, (str(home)[1:].replace("/", "+"), "x")) == []
 
 
 # --- Variables.
@@ -812,7 +857,12 @@ VARIABLES: dict[str, tuple[Callable[[], Any], Inputs]] = {
     "items": (lambda: len(list(os.environ.items())), []),
     "read after a copy": (lambda: (os.environ.copy(), os.environ["HOOKED_MODE"])[1], MODE),
     "inherited": (lambda: subprocess.run(["true"], check=True).returncode, []),
-    "by a library": (lambda: os.path.expandvars("$HOOKED_MODE"), []),
+    "as bytes": (lambda: os.environb[b"HOOKED_MODE"], MODE),
+    "as bytes, by getenvb": (lambda: os.getenvb(b"HOOKED_MODE"), MODE),
+    "expandvars": (lambda: os.path.expandvars("$HOOKED_MODE/x"), MODE),
+    "a template": (lambda: string.Template("$HOOKED_MODE").substitute(os.environ), MODE),
+    "a chain of maps": (lambda: ChainMap({}, os.environ)["HOOKED_MODE"], MODE),
+    "by a library": (pydoc.getpager, []),
     "of the process": (
         lambda: (os.environ["PATH"], os.getenv("RANK"), os.getenv("CUDA_VISIBLE_DEVICES")),
         [],
@@ -1008,7 +1058,7 @@ def test_a_module_that_reads_while_it_is_imported_is_charged(
 
         return str(reads_on_import.text())
 
-    assert place.inputs(imports) == CSV
+    assert place.inputs(imports) == [*CSV, ("file", "reads_on_import.py")]
     module: ModuleType = importlib.import_module("reads_on_import")
     assert place.inputs(module.text) == CSV
     assert place.inputs(lambda: 1) == []

@@ -223,6 +223,175 @@ def test_runs_at_once_compute_each_result_once_for_each_set_of_files(tmp_path):
     assert not counts, "the files are as they were in the first round"
 
 
+FOUND_BY_PATH = """
+    import importlib.util, runpy, sys
+    from importlib.machinery import SourceFileLoader
+    from pathlib import Path
+    from hooke import task, pipeline
+
+    HERE = Path(__file__).parent
+
+    @task
+    def folder() -> int:
+        sys.path.insert(0, str(HERE / "lib"))
+        import snippet
+        return snippet.go()
+
+    @task
+    def again(x: int) -> int:
+        sys.path.insert(0, str(HERE / "lib"))
+        import snippet
+        return x + snippet.go()
+
+    @task
+    def spec() -> int:
+        spec = importlib.util.spec_from_file_location("loaded", HERE / "lib" / "loose.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.go()
+
+    @task
+    def loader() -> int:
+        return SourceFileLoader("loaded", "lib/loose.py").load_module().go()
+
+    @task
+    def program() -> int:
+        return runpy.run_module("beside")["X"]
+
+    @task
+    def covered(name: str) -> int:
+        import known
+        return known.go() + importlib.import_module(f"plugs.{name}").go()
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+    @pipeline
+    def job() -> int:
+        return total([again(folder()), spec(), loader(), program(), covered("one")])
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_module_that_only_the_task_finds_is_an_input_and_others_are_in_the_key(workshop):
+    def write(number, comment=""):
+        (workshop.folder / "lib" / "snippet.py").write_text("from deeper import N\ndef go(): return N\n")
+        (workshop.folder / "lib" / "loose.py").write_text(f"def go(): return {number}\n")
+        (workshop.folder / "lib" / "deeper.py").write_text(f"N = {number}\n")
+        (workshop.folder / "beside.py").write_text(f"X = {number}\n")
+        (workshop.folder / "known.py").write_text(f"{comment}def go(): return 1\n")
+        (workshop.folder / "plugs" / "one.py").write_text(f"{comment}def go(): return 2\n")
+
+    for name in ("lib", "plugs"):
+        (workshop.folder / name).mkdir()
+    (workshop.folder / "plugs" / "__init__.py").write_text("")
+    workshop.write(FOUND_BY_PATH)
+    write(1)
+    assert workshop.run(name="job").result() == 5 * 1 + 3
+    assert workshop.ran(workshop.run(name="job")) == {}
+    write(1, "# why\n")
+    assert workshop.ran(workshop.run(name="job")) == {}
+    write(5, "# why\n")
+    run = workshop.run(name="job")
+    assert run.result() == 5 * 5 + 3
+    names = ("folder", "again", "spec", "loader", "program", "total")
+    assert workshop.ran(run) == dict.fromkeys(names, 1)
+
+
+PICKLED = """
+    import pickle
+    from pathlib import Path
+    from hooke import task, pipeline
+    import models
+
+    HERE = Path(__file__).parent
+
+    class Here:
+        def go(self) -> int: return 1
+
+    @task
+    def predict(name: str) -> int:
+        return pickle.loads((HERE / name).read_bytes()).go()
+
+    @task
+    def known() -> int:
+        return pickle.loads((HERE / "there.pkl").read_bytes()).go() + models.There().go()
+
+    @task
+    def total(xs: list[int]) -> int:
+        return sum(xs)
+
+    @pipeline
+    def job() -> int:
+        return total([predict("there.pkl"), predict("here.pkl"), known()])
+"""
+
+
+def test_the_class_of_an_object_in_a_file_is_an_input(workshop):
+    def run():
+        program = (
+            f"import {workshop.file.stem} as job, hooke, sys; run = hooke.run(job.job, on='local', workers=1, progress='none');"
+            "print(run.result(), *sorted(f'{row.task}={row.done}' for row in run.tasks() if row.done))"
+        )
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=workshop.folder
+        ).stdout.split()
+
+    models = workshop.folder / "models.py"
+    models.write_text("class There:\n    def go(self): return 10\n")
+    workshop.write(PICKLED)
+    for name, module, kind in (("there", "models", "There"), ("here", workshop.file.stem, "Here")):
+        (workshop.folder / f"{name}.pkl").write_bytes(f"c{module}\n{kind}\n)R.".encode())
+    assert run() == ["31", "known=1", "predict=2", "total=1"]
+    assert run() == ["31"]
+    models.write_text("class There:\n    def go(self): return 20\n# why\n")
+    assert run() == ["61", "known=1", "predict=1", "total=1"]
+    workshop.edit("return 1\n", "return 2\n")
+    assert run() == ["62", "predict=1", "total=1"]
+
+
+ENVIRONMENTS = """
+    import os
+    from os import environ
+    from hooke import task, pipeline
+
+    get = os.environ.get
+    HELD = {"environment": os.environ}
+
+    @task
+    def by_name() -> str:
+        return environ.get("HOOKED_MODE")
+
+    @task
+    def by_method() -> str:
+        return get("HOOKED_MODE")
+
+    @task
+    def in_dict() -> str:
+        return HELD["environment"]["HOOKED_MODE"]
+
+    @task
+    def joined(texts: list[str]) -> str:
+        return " ".join(texts)
+
+    @pipeline
+    def job() -> str:
+        return joined([by_name(), by_method(), in_dict()])
+"""
+
+
+def test_the_environment_as_a_global_is_no_part_of_the_key(workshop, monkeypatch):
+    monkeypatch.setenv("HOOKED_MODE", "a")
+    workshop.write(ENVIRONMENTS)
+    assert workshop.run(name="job", on="local", workers=1).result() == "a a a"
+    monkeypatch.setenv("HOOKED_OTHER", "b")
+    assert workshop.ran(workshop.run(name="job", on="local", workers=1)) == {}
+    monkeypatch.setenv("HOOKED_MODE", "c")
+    assert workshop.run(name="job", on="local", workers=1).result() == "c c c"
+
+
 GANG = """
     import os
     from pathlib import Path

@@ -257,6 +257,10 @@ def import_pinned(modules: Iterable[PinnedModule]) -> None:
             lines = decode_source(kept.source).splitlines(keepends=True)
         except (SyntaxError, UnicodeDecodeError):
             continue  # its import says so
+        if lines and not lines[-1].endswith(
+            "\n"
+        ):  # as linecache does, so that `inspect.getsource` is everywhere the same
+            lines[-1] += "\n"
         linecache.cache[kept.file] = (len(kept.source), None, lines, kept.file)  # None: not looked at anew
 
 

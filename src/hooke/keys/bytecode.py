@@ -250,6 +250,8 @@ class References:
     globals: tuple[Reference, ...]
     imports: tuple[Import, ...]
     free: dict[str, tuple[Chain, ...]]
+    texts: tuple[str, ...]
+    """`__doc__` and `__annotations__`, if they are read of anything."""
 
 
 _KNOWN_REFERENCES: WeakKeyDictionary[types.CodeType, References] = WeakKeyDictionary()
@@ -271,7 +273,18 @@ def _read(code: types.CodeType) -> References:
         found += _globals(each, instructions)
         imports += _imports(each, instructions)
     free = {name: tuple(_chains(code, name)) for name in code.co_freevars}
-    return References(globals=tuple(dict.fromkeys(found)), imports=tuple(imports), free=free)
+    texts = tuple(name for name in _TEXTS_OF_CODE if any(name in _attributes(each) for each in _family(code)))
+    return References(globals=tuple(dict.fromkeys(found)), imports=tuple(imports), free=free, texts=texts)
+
+
+_TEXTS_OF_CODE = ("__doc__", "__annotations__")
+
+
+def _attributes(code: types.CodeType) -> Iterator[object]:
+    """Names of attributes that are read, and constants, which `getattr` may take."""
+    for each in listing(code).instructions:
+        if each.op in _ATTRIBUTES or each.op == "LOAD_CONST":
+            yield each.value
 
 
 def _family(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -100,6 +100,7 @@ def _first_line(kind: type) -> int:
 def _fill_class(walk: CodeWalk, part: FingerprintPart, kind: type) -> None:
     part.digest = blake3(frame(kind.__qualname__)).digest()
     walk.python(part)
+    walk.describe(part, kind)
     if "bases" in walk.follow:
         for base in kind.__bases__:
             reach_class(walk, part, "base", base)
@@ -242,6 +243,7 @@ def _fill_function(walk: CodeWalk, part: FingerprintPart, function: types.Functi
     code = function.__code__
     part.digest = listing(code).digest if "bodies" in walk.follow else text(code.co_name)
     walk.python(part)
+    walk.describe(part, function)
     found = references(code)
     if "defaults" in walk.follow:
         _defaults(walk, part, function)
@@ -251,6 +253,8 @@ def _fill_function(walk: CodeWalk, part: FingerprintPart, function: types.Functi
     if "globals" in walk.follow:
         for reference in found.globals:
             _global(walk, part, function, reference)
+        for name in found.texts:
+            walk.reads(name)
     if "imports" in walk.follow:
         for each in found.imports:
             reach_imported(walk, part, each, function.__globals__)

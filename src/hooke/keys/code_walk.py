@@ -6,11 +6,14 @@ content; the key covers all digests and edges in order. Addresses, paths, line n
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import inspect
 import os
 import pathlib
 import sys
 import types
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,13 +64,17 @@ class CodeWalk:
         self._places: dict[object, int] = {}
         self._alive: list[object] = []
         self._pending: deque[Callable[[], None]] = deque()
+        self._texts: set[str] = set()
+        self._described: list[tuple[FingerprintPart, Any]] = []
+        self._told: set[tuple[str, int]] = set()
 
     # --- results -------------------------------------------------------------------------------
 
     def finish(self, root: FingerprintPart) -> Key:
         """Read everything that is reached, and return its key as seen from the root, which is not a part itself."""
-        while self._pending:
-            self._pending.popleft()()
+        while self._pending or self._tell():
+            if self._pending:
+                self._pending.popleft()()
         hasher = blake3(b"code")
         for part in (root, *self._parts):
             edges = (compound(b"", [text(e.label), text(e.qualifier), integer(e.target)]) for e in part.edges)
@@ -145,6 +152,27 @@ class CodeWalk:
         """Note, once, why the key covers more or less than static analysis would."""
         self.notes[text] = None
 
+    # --- what code may read of other code --------------------------------------------------------
+
+    def describe(self, part: FingerprintPart, code: Any) -> None:
+        """A function or class of the project that is a part: what code reads of its text counts, too."""
+        self._described.append((part, code))
+
+    def reads(self, text: str) -> None:
+        """Code reads the `__doc__`, `__annotations__` or `source` of functions and classes that the walk reaches."""
+        self._texts.add(text)
+
+    def _tell(self) -> bool:
+        """Add what is read of the code that was reached, and say whether that was anything new."""
+        before = len(self._told)
+        for name in sorted(self._texts):
+            for number, (part, code) in enumerate(self._described):
+                if (name, number) not in self._told:
+                    self._told.add((name, number))
+                    made = FingerprintPart(kind="global", name=f"{part.name}.{name}", file=part.file)
+                    self.bind(part, name, _text_of(code, name), made=made)
+        return len(self._told) > before
+
     # --- values --------------------------------------------------------------------------------
 
     def encode(self, part: FingerprintPart, value: object) -> bytes:
@@ -155,7 +183,7 @@ class CodeWalk:
                 return text("code")
             return compound(b"reach", [integer(len(part.edges)), text(part.edges[-1].qualifier)])
 
-        return ValuePrinter(code=code, leaf=_project_paths(part.file), shallow=_shallow).encode(value)
+        return ValuePrinter(code=code, leaf=_leaf(part.file), shallow=_shallow).encode(value)
 
     def _fill_value(self, part: FingerprintPart, value: object) -> None:
         part.text = lambda: short_plain(value)
@@ -182,6 +210,16 @@ class CodeWalk:
             f"{path} cannot be hashed ({lack.why}), so the key covers its type, {kind.__qualname__}, "
             f"the project's code that it refers to, and the source of its whole module"
         )
+
+
+def _text_of(code: Any, name: str) -> object:
+    try:
+        if name == "__annotations__":  # what they name, where they are texts
+            with contextlib.suppress(Exception):  # they name what is not there
+                return typing.get_type_hints(code, include_extras=True)
+        return inspect.getsource(code) if name == "source" else getattr(code, name, None)
+    except (OSError, TypeError, NameError):  # there is no source
+        return None
 
 
 def _sources(value: object, file: str) -> Iterator[types.CodeType]:
@@ -234,14 +272,17 @@ def _as_shown(part: FingerprintPart, counts: dict[str, int]) -> CodePart:
     )
 
 
-def _project_paths(file: str) -> Callable[[object], Key | None] | None:
-    """Replaces paths inside the project by relative ones, so that another checkout has the same keys."""
-    if not os.path.isabs(file):
-        return None
-    root = project_root(file)
+def _leaf(file: str) -> Callable[[object], Key | None]:
+    """Replaces paths inside the project by relative ones, so that another checkout has the same keys, and the environment by its name.
+
+    What code looks up in the environment is an observed input.
+    """
+    root = project_root(file) if os.path.isabs(file) else ""
 
     def leaf(value: object) -> Key | None:
-        if not isinstance(value, str | pathlib.PurePath):
+        if value is os.environ or value is os.environb:
+            return "os.environ"
+        if not root or not isinstance(value, str | pathlib.PurePath):
             return None
         path = str(value)
         if path != root and not path.startswith(root + os.sep):

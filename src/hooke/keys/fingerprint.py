@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Iterable
@@ -72,6 +73,8 @@ def _reach(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> boo
 
 def _reach_named(walk: CodeWalk, part: FingerprintPart, label: str, value: Any) -> bool:
     """Functions and descriptors written in C, and bound methods that libraries offer as functions: by name."""
+    if value is os.environ or value is os.environb:
+        return _reach_named_in(walk, part, label, "os", "environ")
     offering = library_of_method(value)
     if offering is not None:
         return _reach_named_in(walk, part, label, offering, value.__name__)

@@ -22,6 +22,8 @@ from hooke.keys.module_origin import ModuleOrigin, origin_of
 __all__ = [
     "follow_chain",
     "global_part",
+    "import_folder",
+    "imports_any",
     "module_file",
     "module_title",
     "reach_imported",
@@ -85,6 +87,11 @@ def follow_chain(
         reach_module(walk, part, label, module)
         return
     name, rest = chain[0], chain[1:]
+    if name in {"__loader__", "__spec__"}:  # a worker has one of its own
+        return
+    if name == "__dict__":
+        reach_module(walk, part, label, module)
+        return
     missing = object()
     value = vars(module).get(name, missing)
     if value is missing and "__getattr__" in vars(module):
@@ -214,6 +221,8 @@ def _origin_by_name(name: str) -> ModuleOrigin | None:
 
 def _watch_names(walk: CodeWalk, part: FingerprintPart, name: str, found: Import) -> None:
     for chain in found.chains:
+        if (text := _READ_BY.get(".".join((name, *chain)))) is not None:
+            walk.reads(text)
         if _is_opening(name.partition(".")[0] if found.top else name, chain):
             _open(walk, part, ".".join((name, *chain)), found.line)
 
@@ -228,7 +237,9 @@ def watch(
 
     A call that imports a module by a constant name is an import.
     """
-    if reference.loads is not None and (called := _called(value, reference.chain)) in _IMPORTING:
+    if (text := _READ_BY.get(_called(value, reference.chain))) is not None:
+        walk.reads(text)
+    elif reference.loads is not None and (called := _called(value, reference.chain)) in _IMPORTING:
         if "imports" in walk.follow:
             top = called == "builtins.__import__"
             reach_imported(walk, part, replace(reference.loads, top=top), scope)
@@ -242,6 +253,21 @@ def watch(
 
 
 _IMPORTING = frozenset({"importlib.import_module", "builtins.__import__"})
+_READ_BY = {
+    "inspect.getdoc": "__doc__",
+    "inspect.signature": "__annotations__",
+    "inspect.getfullargspec": "__annotations__",
+    "inspect.get_annotations": "__annotations__",
+    "typing.get_type_hints": "__annotations__",
+    "inspect.getsource": "source",
+    "inspect.getsourcelines": "source",
+}
+"""Functions -> what they read of code that they are given."""
+
+
+def imports_any(value: object, reference: Reference) -> bool:
+    """Whether a reference is to `import_module` or the like, with a name that is not constant."""
+    return reference.loads is None and _called(value, reference.chain) in _IMPORTING
 
 
 def _called(value: object, chain: Chain) -> str:
@@ -298,11 +324,17 @@ def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
         )
 
 
-def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
-    """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
+def import_folder(file: str) -> str:
+    """The folder that a module of the project is imported from: the one with its outermost package."""
     folder = os.path.dirname(file)
     while os.path.exists(os.path.join(folder, "__init__.py")):
         folder = os.path.dirname(folder)
+    return folder
+
+
+def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
+    """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
+    folder = import_folder(file)
     for place, folders, files in os.walk(folder) if file else ():
         folders[:] = sorted(
             name for name in folders if os.path.exists(os.path.join(place, name, "__init__.py"))

@@ -19,6 +19,7 @@ from typing import Any
 
 from hooke.base.user_code import is_users
 from hooke.keys.bytecode import references
+from hooke.keys.modules import import_folder, imports_any
 
 __all__ = ["ReachedCode", "binds_globals", "is_filled", "reached_code"]
 
@@ -43,6 +44,8 @@ class ReachedCode:
     """`cache_info` of each function that has one."""
     texts: set[str] = field(default_factory=set)
     """Constants, and values of globals, that may name a file."""
+    importable: set[str] = field(default_factory=set)
+    """Folders from which it imports modules by computed names: the key has the source of all of them."""
     _named: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def named(self, folder: str) -> frozenset[str]:
@@ -55,6 +58,13 @@ class ReachedCode:
                 - {folder, "/"}
             }
         return self._named[folder]
+
+    def may_import(self, file: str) -> bool:
+        """Whether the key has a module's source because a computed name may mean it."""
+        folder = os.path.dirname(file)
+        while folder not in self.importable and os.path.exists(os.path.join(folder, "__init__.py")):
+            folder = os.path.dirname(folder)
+        return folder in self.importable
 
 
 def reached_code(function: Any) -> ReachedCode:
@@ -165,6 +175,8 @@ class _Walk:
             if reference.name not in scope:
                 continue
             value = scope[reference.name]
+            if imports_any(value, reference):
+                self.found.importable.add(import_folder(str(scope.get("__file__") or code.co_filename)))
             if value is None or (_can_keep(value) and not value):
                 self.found.keeping.add(code)
             self._later([value], shared=True)

@@ -21,7 +21,6 @@ import enum
 import functools
 import gc
 import hashlib
-import importlib.util
 import io
 import locale
 import os
@@ -35,8 +34,7 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from types import FrameType, ModuleType
 from typing import Any
@@ -48,13 +46,13 @@ from hooke.keys.file import File
 from hooke.keys.fingerprint_parts import CodePrint
 from hooke.keys.reached_code import binds_globals, is_filled
 from hooke.pipeline import observation
+from hooke.pipeline.native_readers import AfterImport, noting_missing
 from hooke.store import by_value
 from hooke.store.by_value import ByValuePickler
 from hooke.tracking import tracker
 
 __all__ = [
     "KEY_BYTES",
-    "AfterImport",
     "ProcessState",
     "isolated_randomness",
     "own_rows",
@@ -168,48 +166,15 @@ def _states() -> dict[str, tuple[Any, Any]]:
     return states
 
 
-class AfterImport:
-    """A module finder that finds nothing itself: it calls `then` with one of the modules `names` as soon as that is imported."""
-
-    def __init__(self, names: Container[str], then: Callable[[ModuleType], None]) -> None:
-        self._names = names
-        self._then = then
-        self._looking: set[str] = set()
-
-    def find_spec(
-        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The spec of the later finders, whose loader calls `then`."""
-        if name not in self._names or name in self._looking:
-            return None
-        self._looking.add(name)
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking.discard(name)
-        if spec is not None and spec.loader is not None:
-            self._follow(spec.loader)
-        return spec
-
-    def _follow(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._then(module)
-
-        loader.exec_module = exec_module
+def _seed_imported(module: ModuleType) -> None:
+    if _seed.number is not None:
+        _SEEDED[module.__name__](module, _seed.number)
 
 
 class _Seed:
     """The number that the running call's generators are seeded with; None outside calls."""
 
     number: int | None = None
-
-
-def _seed_imported(module: ModuleType) -> None:
-    if _seed.number is not None:
-        _SEEDED[module.__name__](module, _seed.number)
 
 
 _seed = _Seed()
@@ -311,6 +276,7 @@ class ProcessState:
             return
         self._begin()
         _imported.clear()
+        _imported_filters.clear()
         try:
             with watched_environment():
                 yield
@@ -330,8 +296,7 @@ class ProcessState:
             return
         if self._modules != len(sys.modules):  # an import may have changed these
             self._modules = len(sys.modules)
-            self._path, self._path_items = sys.path, list(sys.path)
-            self._filters = list(warnings.filters)
+            self._keep_what_imports_changed()
         os.umask(self._umask)
         if _folder() != self._folder:
             os.chdir(self._folder)
@@ -350,6 +315,21 @@ class ProcessState:
             sys.setrecursionlimit(self._recursion)
         if self.names is not None:
             self.names.set_back()
+
+    def _keep_what_imports_changed(self) -> None:
+        """Folders of libraries on `sys.path`, and filters of warnings that were added while a module was imported."""
+        added = [
+            each for each in sys.path if each not in self._path_items and not is_users(f"{each}{os.sep}")
+        ]
+        self._path_items += added
+        for item, append in _imported_filters:
+            if item not in warnings.filters:  # it was there for a moment, by `catch_warnings`
+                continue
+            if item in self._filters and not append:
+                self._filters.remove(item)
+            if item not in self._filters:
+                self._filters.insert(len(self._filters) if append else 0, item)
+        _imported_filters.clear()
 
     def _set_back_environment(self) -> None:
         now = _variables()
@@ -396,6 +376,8 @@ class ProcessState:
 _PASSED_ON = tracker.VARIABLE.encode()
 _imported: set[bytes] = set()
 """Variables that modules set while they were imported, since the last look."""
+_imported_filters: list[tuple[Any, bool]] = []
+"""Filters of warnings that modules added while they were imported, since the last look, and whether at the end."""
 
 
 _watching = threading.Lock()
@@ -408,17 +390,22 @@ def watched_environment() -> Iterator[None]:
     global _watchers  # noqa: PLW0603 - runs in several threads share os.environ
     with _watching:
         _watchers += 1
-        os.environ.__class__ = _Environment
+        os.environ.__class__ = _BYTES.__class__ = _Environment
+        noting_missing(on=True)
+        warnings._add_filter = _noted_filter  # type: ignore[attr-defined] # noqa: SLF001 - all ways to add one lead there
     try:
         yield
     finally:
         with _watching:
             _watchers -= 1
             if not _watchers:
-                os.environ.__class__ = _PLAIN_ENVIRONMENT
+                os.environ.__class__ = _BYTES.__class__ = _PLAIN_ENVIRONMENT
+                noting_missing(on=False)
+                warnings._add_filter = _add_filter  # type: ignore[attr-defined] # noqa: SLF001
 
 
 _PLAIN_ENVIRONMENT: Any = type(os.environ)
+_BYTES: Any = os.environb
 
 
 class _Environment(type(os.environ)):  # type: ignore[misc]
@@ -447,12 +434,27 @@ class _Environment(type(os.environ)):  # type: ignore[misc]
         self._note(key)
 
     def _note(self, key: str) -> None:
-        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the frames of an import are what tells it
-        while frame is not None and frame.f_code is not _CALL:
-            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-                _imported.add(os.fsencode(key))
-                return
-            frame = frame.f_back
+        if _is_importing():
+            _imported.add(os.fsencode(key))
+
+
+def _is_importing() -> bool:
+    """Whether a call imports a module now."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the frames of an import are what tells it
+    while frame is not None and frame.f_code is not _CALL:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_add_filter: Any = getattr(warnings, "_add_filter")  # noqa: B009 - it is not in the stubs
+
+
+def _noted_filter(*item: Any, append: bool) -> None:
+    _add_filter(*item, append=append)
+    if _is_importing():
+        _imported_filters.append((item, append))
 
 
 _CALL = ProcessState.call.__code__

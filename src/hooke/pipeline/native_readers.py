@@ -7,16 +7,52 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from hooke.pipeline.isolation import AfterImport
-from hooke.pipeline.observation import note_path, note_processes
+from hooke.pipeline.observation import note_missing, note_path, note_processes
 
-__all__ = ["watch_libraries"]
+__all__ = ["AfterImport", "noting_missing", "watch_libraries"]
+
+
+class AfterImport:
+    """A module finder that finds nothing itself: it calls `then` with one of the modules `names` as soon as that is imported."""
+
+    def __init__(self, names: Container[str], then: Callable[[ModuleType], None]) -> None:
+        self._names = names
+        self._then = then
+        self._looking: set[str] = set()
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of the later finders, whose loader calls `then`."""
+        if name not in self._names or name in self._looking:
+            return None
+        self._looking.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._looking.discard(name)
+        if spec is not None and spec.loader is not None:
+            self._follow(spec.loader)
+        return spec
+
+    def _follow(self, loader: Any) -> None:
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self._then(module)
+
+        loader.exec_module = exec_module
+
 
 _POLARS = (
     "read_avro read_csv read_csv_batched read_delta read_excel read_ipc read_ipc_schema read_ipc_stream read_json read_lines "
@@ -243,3 +279,41 @@ def watch_libraries() -> None:
     for name in _WATCHED:
         if name in sys.modules:
             _wrap(sys.modules[name])
+
+
+# --- What is not there: `os.path.exists`, `glob` and others ask by `os.stat`, of which Python tells nothing.
+
+_plain_stat: Any = os.stat
+_plain_lstat: Any = os.lstat
+
+
+@functools.wraps(_plain_stat)
+def _stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+    """`os.stat` while an attempt runs: says what is not there, which `os.path.exists` and `glob` ask for."""
+    try:
+        found: os.stat_result = _plain_stat(path, *args, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        note_missing(path)
+        raise
+    return found
+
+
+@functools.wraps(_plain_lstat)
+def _lstat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+    try:
+        found: os.stat_result = _plain_lstat(path, *args, **options)
+    except (FileNotFoundError, NotADirectoryError):
+        note_missing(path)
+        raise
+    return found
+
+
+for _supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+    _supported.update(
+        new for new, plain in ((_stat, _plain_stat), (_lstat, _plain_lstat)) if plain in _supported
+    )
+
+
+def noting_missing(*, on: bool) -> None:
+    """Whether `os.stat` and `os.lstat` say what is not there."""
+    os.stat, os.lstat = (_stat, _lstat) if on else (_plain_stat, _plain_lstat)

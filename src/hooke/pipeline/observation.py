@@ -10,10 +10,12 @@ the process whose code reaches it has read it, too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
 import glob
+import importlib.util
 import os
 import shlex
 import stat
@@ -22,8 +24,9 @@ import tempfile
 import threading
 import time
 import types
+import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Self
@@ -37,7 +40,7 @@ from hooke.base.user_code import is_hooke, is_users
 from hooke.keys.reached_code import ReachedCode, reached_code
 from hooke.pipeline.observed_events import AttemptRecord, PathRules, ReadEvent, Settled, settle
 
-__all__ = ["Observer", "iterated", "note_path", "note_processes", "variable_read"]
+__all__ = ["Observer", "iterated", "note_missing", "note_path", "note_processes", "variable_read"]
 
 _MOST_ARGUMENTS = 1000
 """Arguments that are looked at for names of files."""
@@ -103,7 +106,7 @@ def _opened(path: Any, mode: object, flags: int) -> None:
     reads = flags & os.O_ACCMODE != os.O_WRONLY
     writes = flags & os.O_ACCMODE != os.O_RDONLY
     if not writes:
-        _happened("read", path)
+        _happened("read", _source_of(path))
     elif not os.path.lexists(path):
         _happened("truncate" if flags & os.O_CREAT else "read", path)
     elif flags & os.O_CREAT and flags & os.O_EXCL:
@@ -114,6 +117,14 @@ def _opened(path: Any, mode: object, flags: int) -> None:
         if reads:
             _happened("read", path)
         _happened("change", path)
+
+
+def _source_of(path: str | bytes) -> str | bytes:
+    """The source of a compiled module, which is what counts; any other path as it is."""
+    if isinstance(path, str) and path.endswith(".pyc"):
+        with contextlib.suppress(ValueError):
+            return importlib.util.source_from_cache(path)
+    return path
 
 
 def _is_in_open_folder(path: str | bytes) -> bool:
@@ -178,7 +189,10 @@ def _path_of(descriptor: int) -> str:
 def _connected(database: Any, *_: object) -> None:
     if isinstance(database, (str, bytes, os.PathLike)):
         path = os.fsdecode(database)
-        if path and path != ":memory:" and not path.startswith("file:"):
+        if path.startswith("file:"):
+            address = urllib.parse.urlsplit(path)
+            path = "" if "mode=memory" in address.query else urllib.parse.unquote(address.path)
+        if path and path != ":memory:":
             _happened("read" if os.path.lexists(path) else "truncate", path)
 
 
@@ -197,6 +211,22 @@ def _spawned_in_mode(_mode: object, executable: Any, arguments: Any, *_: object)
 
 def _ordered(command: Any, *_: object) -> None:
     _handed([command], None)
+
+
+def _unpickled(module: Any, name: Any) -> None:
+    """An object in a file names code of the user's by this; where the task's own code doesn't reach it, its files are inputs."""
+    found: Any = sys.modules.get(module)
+    if module == "__main__" or _owner(str(getattr(found, "__file__", None) or "<frozen>")) != "user":
+        return
+    for part in str(name).split("."):
+        found = getattr(found, part, None)
+    reached = reached_code(found)
+    if reached.codes and all(
+        reached.codes <= record.reach.codes for record in _active(threading.get_ident())
+    ):
+        return
+    for file in sorted(reached.files):
+        _happened("read", file)
 
 
 def _forking(*_: object) -> None:
@@ -226,13 +256,29 @@ _HANDLERS: Mapping[str, Callable[..., None]] = {
     "os.system": _ordered,
     "os.fork": _forking,
     "os.forkpty": _forking,
+    "pickle.find_class": _unpickled,
 }
 
 
 def note_processes() -> None:
-    """Python processes that are not forked from this one get work."""
+    """Python processes that are not forked from this one get work: files and variables count that the task's code names."""
     if _records or _idle:
         _recording(_handed, ((), None))
+        _recording(_handed_variables, ())
+
+
+def _handed_variables() -> None:
+    callers = _callers() or ()
+    for record in _active(threading.get_ident()):
+        for name in sorted(record.reach.texts):
+            if name.isupper() and name.isidentifier() and not is_left_out(name):
+                _note_variable(record, name, os.environ.get(name), callers)
+
+
+def note_missing(path: Any) -> None:
+    """There is no such file, by `os.stat`. One that the attempt makes later is its own."""
+    if _records and isinstance(path, (str, bytes, os.PathLike)):
+        _recording(_happened, ("handed", path))
 
 
 def note_path(path: Any, mode: str = "r") -> None:
@@ -294,8 +340,11 @@ def _first_frame() -> types.FrameType | None:
     return frame
 
 
-def _callers() -> tuple[types.CodeType, ...] | None:
-    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task."""
+def _callers(path: str = "") -> tuple[types.CodeType, ...] | None:
+    """The user's code on the stack, the innermost first; None where an import, Hooke or a traceback reads, not the task.
+
+    `path`: the file that is read, which may be that of a module that only the task finds; empty for what is no such file.
+    """
     frame = _first_frame()
     found: list[types.CodeType] = []
     while frame is not None and frame.f_code not in _boundaries:
@@ -306,16 +355,48 @@ def _callers() -> tuple[types.CodeType, ...] | None:
         elif not found:
             if owner == "hooke" and not frame.f_globals.get("__name__", "").endswith(_PASSING):
                 return None
-            if frame.f_globals.get("__name__") in _SOURCE_READERS:
+            if frame.f_globals.get("__name__") in _SOURCE_READERS and not _is_asked_by_user(above):
                 return None
             importing = code.co_filename.startswith(_IMPORTS)
             if importing and above is not None and above.f_code.co_filename.startswith(_IMPORTS):
-                return None
+                return _importers(frame, path)
         frame = above
     return tuple(found)
 
 
-_PASSING = ("pipeline.isolation", "pipeline.native_readers")
+def _is_asked_by_user(frame: types.FrameType | None) -> bool:
+    """Whether the task itself has `linecache` read a line."""
+    while frame is not None and frame.f_globals.get("__name__") in _SOURCE_READERS:
+        frame = frame.f_back
+    return frame is not None and _owner(frame.f_code.co_filename) == "user"
+
+
+_PASSING = ("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules")
+
+
+def _importers(frame: types.FrameType | None, path: str) -> tuple[types.CodeType, ...] | None:
+    """The functions of the task in whose call a module is loaded that its key does not have; None for other imports.
+
+    The worker has computed the task's key, and so has imported all modules that the key covers. What a call still loads is
+    found by a path of the task's own: `sys.path.insert` in a body, a loader, a pickled object of another module.
+    """
+    if not path or not _records:
+        return None
+    found: list[types.CodeType] = []
+    while frame is not None and frame.f_code not in _boundaries:
+        owner = _owner(frame.f_code.co_filename)
+        if owner == "hooke" and not found:
+            return None
+        if owner == "user" and frame.f_code.co_name != "<module>":
+            found.append(frame.f_code)
+        frame = frame.f_back
+    if not found:
+        return None
+    for record in _active(threading.get_ident()):
+        if record.reach.may_import(path):
+            return None
+        record.imported.add(path)
+    return tuple(found)
 
 
 def _handed(words: Iterable[Any], folder: Any) -> None:
@@ -383,7 +464,7 @@ def _counts(record: AttemptRecord, path: str) -> bool:
     if record.rules.is_below(path) or not record.rules.may_be_named(path):
         return False
     names = _names(record, os.getcwd())
-    while len(path) > 1:
+    while len(path) > 1 and path not in record.rules.temporary:
         if path in names:
             return True
         path = os.path.dirname(path)
@@ -396,7 +477,7 @@ def _happened(kind: str, given: Any) -> None:
     for record in _active(threading.get_ident()):
         if (record.item, kind, path) in record.events or not _counts(record, path):
             continue
-        if callers is None and (callers := _callers()) is None:
+        if callers is None and (callers := _callers(path if kind == "read" else "")) is None:
             return
         _note(record, kind, path, callers)
 
@@ -440,21 +521,28 @@ def variable_read(name: object, value: object) -> None:
         if next(expected, None) == name:
             return
         _local.expected = None
+    name, value = (os.fsdecode(each) if isinstance(each, bytes) else each for each in (name, value))
     if not isinstance(name, str) or is_left_out(name):
         return
     callers = _variable_callers()
     if not callers:
         return
     for record in _active(threading.get_ident()):
-        found = None if value is None else str(value)
-        if record.baseline is not None:
-            before = record.baseline.get(os.fsencode(name))
-            if (None if found is None else os.fsencode(found)) != before:
-                continue  # the attempt has set it
-        if found is not None:
-            record.variables.add(found)
-        digest = observed_variable(name, found, record.rules.secret).digest
-        _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
+        _note_variable(record, name, value, callers)
+
+
+def _note_variable(
+    record: AttemptRecord, name: str, value: object, callers: tuple[types.CodeType, ...]
+) -> None:
+    found = None if value is None else str(value)
+    if record.baseline is not None:
+        before = record.baseline.get(os.fsencode(name))
+        if (None if found is None else os.fsencode(found)) != before:
+            return  # the attempt has set it
+    if found is not None:
+        record.variables.add(found)
+    digest = observed_variable(name, found, record.rules.secret).digest
+    _keep(record, ReadEvent(record.number, record.item, "variable", name, None, (), digest), callers)
 
 
 def iterated(names: Sequence[str]) -> None:
@@ -462,7 +550,10 @@ def iterated(names: Sequence[str]) -> None:
     _local.expected = iter(names)
 
 
-_OF_ENVIRONMENT = frozenset({"os", "collections.abc", "_collections_abc"})
+_OF_ENVIRONMENT = frozenset(
+    {"os", "posixpath", "string", "re", "collections", "collections.abc", "_collections_abc"}
+)
+"""Modules that look up for their caller: `os.path.expandvars` and `string.Template`, too."""
 
 
 def _variable_callers() -> tuple[types.CodeType, ...]:
@@ -493,6 +584,18 @@ class Attempt(AttemptRecord):
     def __exit__(self, *_: object) -> None:
         global _records  # noqa: PLW0603
         _records = tuple(each for each in _records if each is not self)
+        if self.imported:
+            _forget_modules(self.imported)
+
+
+def _forget_modules(files: Collection[str]) -> None:
+    """Take modules out of memory that only a call found: the next one finds its own, and its key those of the driver."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) in files:
+            del sys.modules[name]
+            package, _, last = name.rpartition(".")
+            if vars(sys.modules.get(package, object)).get(last) is module:
+                delattr(sys.modules[package], last)
 
 
 class Observer:

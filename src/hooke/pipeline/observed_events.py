@@ -79,6 +79,8 @@ class AttemptRecord:
     variables: set[str] = field(default_factory=set)
     """Values of variables that were looked up: they may name files."""
     hits: dict[types.CodeType, int] = field(default_factory=dict)
+    imported: set[str] = field(default_factory=set)
+    """Files of modules that the attempt loaded and the key does not have."""
     trouble: str = ""
     stale: str = ""
     """What the process keeps in memory for this function and is not so any more."""
@@ -107,10 +109,13 @@ _CACHES = (
 """Variables that name folders of caches."""
 
 
+def _temporary_folders() -> Iterator[str]:
+    yield from ("/tmp", "/var/tmp", tempfile.gettempdir())  # noqa: S108 - what is there does not count
+
+
 def _special_folders() -> Iterator[str]:
-    """Folders with the interpreter, libraries, temporary files, caches and devices."""
-    yield from ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp")  # noqa: S108 - they never count
-    yield from (tempfile.gettempdir(), sys.prefix, *sysconfig.get_paths().values())
+    """Folders with the interpreter, libraries, caches and devices."""
+    yield from ("/proc", "/sys", "/dev", "/run", sys.prefix, *sysconfig.get_paths().values())
     if sys.base_prefix not in ("/usr", "/usr/local"):
         yield sys.base_prefix
     home = os.path.expanduser("~")
@@ -144,11 +149,13 @@ class PathRules:
         self.copied: set[Observed] = set()
         """Inputs that were read in a copy, which never changes."""
         self._roots = {self.root, os.path.realpath(root), *self._copies}
-        special = {os.path.realpath(each) for each in _special_folders()} | set(_special_folders())
-        special = {each.rstrip("/") for each in special}
-        self._inside = tuple(
-            f"{each}/" for each in special if any(_below(each, root) for root in self._roots)
+        special = _with_real(_special_folders())
+        self.temporary = _with_real(_temporary_folders())
+        """Folders whose files count only if they, or a folder below, are named."""
+        inside = (
+            each for each in special | self.temporary if any(_below(each, root) for root in self._roots)
         )
+        self._inside = tuple(f"{each}/" for each in inside)
         self._outside = tuple(f"{each}/" for each in special)
         self._known: dict[str, bool] = {}
 
@@ -205,6 +212,11 @@ class PathRules:
             if os.path.lexists(os.path.join(folder, name, "pyvenv.cfg")):
                 return False
         return True
+
+
+def _with_real(folders: Iterable[str]) -> frozenset[str]:
+    """Folders, also as they are without links."""
+    return frozenset(path.rstrip("/") for each in folders for path in (each, os.path.realpath(each)))
 
 
 def _below(path: str, folder: str) -> bool:

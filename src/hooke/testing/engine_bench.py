@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, Self
 
 from hooke.base.clock import SystemClock
@@ -28,7 +32,7 @@ from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
 
-__all__ = ["CARRIED", "EngineBench", "MakeEngine", "plan_of"]
+__all__ = ["CARRIED", "EngineBench", "MakeEngine", "loaded_module", "plan_of"]
 
 PATIENCE_S = 180.0
 """A worker starts within a second, and nothing takes a minute; a machine on which much else runs may take three times as long."""
@@ -39,6 +43,26 @@ CARRIED = {
     "suite_later": "VALUE = 1\n",
 }
 """Name -> source of the modules that each run of the suite carries."""
+
+
+@contextmanager
+def loaded_module(folder: Path, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
+    """A loaded module whose file is on no process's path, or on every process's path."""
+    file = folder / f"{name}.py"
+    file.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    path = list(sys.path)
+    sys.path[:0] = [str(folder)] * importable
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path[:] = path
+        del sys.modules[name]
 
 
 class MakeEngine(Protocol):
@@ -68,6 +92,7 @@ class EngineBench:
                 )
             ),
         )
+        self._new_engine = make
         self.engine = make(self.context, workers=(workers, workers))
         self.workers = workers
         self.events: list[EngineEvent] = []
@@ -75,6 +100,11 @@ class EngineBench:
         self._started: set[int] = set()
         self._submitted: dict[int, Call] = {}
         self._given_up: set[int] = set()
+
+    def next_run(self) -> None:
+        """A new engine on the same store: an engine serves one run."""
+        self.engine.close()
+        self.engine = self._new_engine(self.context, workers=(self.workers, self.workers))
 
     def __enter__(self) -> Self:
         return self

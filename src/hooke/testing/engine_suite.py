@@ -10,19 +10,18 @@ lets failures show their values. Processes, signals and files are real. What an 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
 import struct
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
-from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine
+from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine, loaded_module
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -262,6 +261,7 @@ add = Task(tasks.add, name="add")
 fail_at = Task(tasks.fail_at, name="fail_at")
 total = Task(tasks.total, name="total")
 listed = Task(tasks.listed, name="listed")
+note_in = Task(tasks.note_in, name="note_in", resources=Resources(observe=False))
 exit_once = Task(tasks.exit_once, name="exit_once", resources=Resources(retries=1))
 
 
@@ -287,6 +287,12 @@ def with_a_bad_item(items: int) -> Any:
     return {"kept": kept, "after": add.map(kept, range(items)), "sum": total(kept)}
 
 
+@pipeline
+def noted(folder: str, items: int) -> Any:
+    """Each item leaves a line when it runs; their sum does not."""
+    return total(note_in.map(range(items), folder=folder))
+
+
 def check_a_whole_run(bench: EngineBench) -> None:
     """Every shape of graph, on the production runner, gives what plain Python gives."""
     assert _run(bench, every_shape, 50) == every_shape(50)
@@ -305,12 +311,24 @@ def check_a_whole_run_that_goes_on_after_an_error(bench: EngineBench) -> None:
     assert _run(bench, with_a_bad_item, 40, status=WITH_FAILURES) == expected
 
 
-def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED) -> Any:
+def check_a_whole_run_that_is_forced(bench: EngineBench) -> None:
+    """A second run takes the stored results, and with the task forced it runs all of its items again."""
+    for times, forced in ((1, ""), (1, ""), (2, "note_in")):
+        assert _run(bench, noted, str(bench.folder), 9, forced=forced) == sum(range(9))
+        ran = (bench.folder / "ran").read_text(encoding="utf-8").split()
+        assert Counter(ran) == {str(item): times for item in range(9)}
+        bench.next_run()
+
+
+def _run(
+    bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str = FINISHED, forced: str = ""
+) -> Any:
     graph = trace(wanted, args)
     keys = GraphKeys(graph, run="suite")
     plans = [NodePlan(retries=node.task.resources.retries) for node in graph.nodes]
     state = RunState(graph, plans)
-    with Journal.create(bench.folder / "journal", "driver", durable="none") as journal:
+    folder = bench.folder / f"journal {uuid.uuid4().hex}"
+    with Journal.create(folder, "driver", durable="none") as journal:
         parts = RunnerParts(
             run="suite",
             graph=graph,
@@ -320,6 +338,7 @@ def _run(bench: EngineBench, wanted: Pipeline[..., Any], *args: Any, status: str
             store=bench.store,
             journal=journal,
             clock=SystemClock(),
+            forced=frozenset(graph.downstream([node.id for node in graph.nodes if node.task.name == forced])),
         )
         ended = Runner(parts).run()
     assert ended == status, state.failure
@@ -386,7 +405,7 @@ def check_thousands_of_small_calls(bench: EngineBench) -> None:
 
 def check_an_exception_is_told_with_the_users_frames(bench: EngineBench) -> None:
     source = "def work(text):\n    deeper(text)\ndef deeper(text):\n    raise ValueError(text)\n"
-    with _module(bench, "suite_failing", source, importable=True) as module:
+    with loaded_module(bench.folder, "suite_failing", source, importable=True) as module:
         failure = bench.failed(bench.submit(module.work, "too low")).failure
     assert failure.kind == "TaskError"
     assert failure.error_type.endswith("ValueError")
@@ -445,7 +464,7 @@ def check_a_function_that_cannot_travel_is_refused(bench: EngineBench) -> None:
 
 
 def check_a_module_that_workers_lack_is_an_environment_mismatch(bench: EngineBench) -> None:
-    with _module(bench, "suite_only_here", "def work():\n    return 1\n") as module:
+    with loaded_module(bench.folder, "suite_only_here", "def work():\n    return 1\n") as module:
         attempt = bench.submit(module.work)
         if not bench.capabilities.isolated:
             bench.finished(attempt)
@@ -459,7 +478,7 @@ def check_a_module_that_workers_lack_is_an_environment_mismatch(bench: EngineBen
 def check_code_that_differs_on_the_worker_is_an_environment_mismatch(bench: EngineBench) -> None:
     """The script set a module's global after its import; a worker that imports the module itself sees the old value."""
     source = "SCALE = 1\ndef work():\n    return SCALE\n"
-    with _module(bench, "suite_scaled", source, importable=True) as module:
+    with loaded_module(bench.folder, "suite_scaled", source, importable=True) as module:
         vars(module)["SCALE"] = 7
         attempt = bench.submit(module.work)
         if not bench.capabilities.isolated:
@@ -474,33 +493,13 @@ def check_an_edit_during_a_run_does_not_change_it(bench: EngineBench) -> None:
     """Neither of the task's module nor of one that only the task imports."""
     with ExitStack() as loaded:
         modules = {
-            name: loaded.enter_context(_module(bench, name, source, importable=True))
+            name: loaded.enter_context(loaded_module(bench.folder, name, source, importable=True))
             for name, source in CARRIED.items()
         }
         for name, source in CARRIED.items():
             (bench.folder / f"{name}.py").write_text(source.replace("VALUE", "OTHER"), encoding="utf-8")
         attempt = bench.submit(modules["suite_carried"].work)
         assert bench.value(bench.finished(attempt).ref) == 1
-
-
-@contextmanager
-def _module(bench: EngineBench, name: str, source: str, *, importable: bool = False) -> Iterator[ModuleType]:
-    """A loaded module whose file is on no process's path, or on every process's path."""
-    file = bench.folder / f"{name}.py"
-    file.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    path = list(sys.path)
-    sys.path[:0] = [str(bench.folder)] * importable
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path[:] = path
-        del sys.modules[name]
 
 
 # -- deaths ------------------------------------------------------------------------------------------
@@ -688,7 +687,7 @@ def check_what_a_task_reads_is_recorded(bench: EngineBench) -> None:
     files = [str(bench.folder / f"{name}.txt") for name in ("one", "two")]
     os.environ["SUITE_MODE"] = "!"
     try:
-        with _module(bench, "suite_reading", _READING, importable=True) as module:
+        with loaded_module(bench.folder, "suite_reading", _READING, importable=True) as module:
             called = bench.finished(bench.submit(module.work, files[0]))
             mapped = bench.finished(bench.submit_map(module.work, [files]))
             silent = bench.finished(bench.submit(module.work, files[0], observe=False))
@@ -792,6 +791,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_close_does_not_wait_for_what_runs,
     check_a_whole_run,
     check_a_whole_run_that_goes_on_after_an_error,
+    check_a_whole_run_that_is_forced,
     check_a_whole_run_with_a_death,
 )
 """All checks, cheap ones first."""
