@@ -315,11 +315,16 @@ def main() -> None:
     print(INTRO)
     print("\n".join(f"- *{step}*: {text};" for step, text in STEPS.items())[:-1] + ".\n")
     print(READING)
-    loads = [load for tried in found.values() for load in tried.load]
     print(
-        f"{', '.join(tried.version for tried in found.values())}; Python {platform.python_version()}, {platform.system()},"
-        f" {os.cpu_count()} cores shared with other processes. The load was between {min(loads):.0f} and {max(loads):.0f}: on a quiet"
-        " machine, all times are shorter. Packages came from a mirror nearby.\n"
+        f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores shared with other processes, which make all"
+        " times longer than on a quiet machine: the load while a system was tried is beside its name. Packages came from a mirror nearby.\n"
+    )
+    print(
+        "\n".join(
+            f"- {tried.version}, load {min(tried.load):.0f} to {max(tried.load):.0f}"
+            for tried in found.values()
+        )
+        + "\n"
     )
     print("\n".join(table(found)))
     for name, tried in found.items():
