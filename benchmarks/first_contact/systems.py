@@ -110,15 +110,10 @@ class Scale:
         "first run": Step(lines=("hooke run report.py",), shows="11.0"),
         "edit": Step(lines=(ROUND, "hooke run report.py"), shows="11.0"),
         "failure": Step(lines=("hooke run report.py --days 13",), shows="days/12.txt", fails=True),
-        "debug": Step(
-            lines=("hooke debug {run} clean",), keys="up\nup\nup\np 'day', day\nq\n", shows="('day', 12)"
-        ),
+        "debug": Step(lines=("hooke debug",), keys="up\nup\nup\np 'day', day\nq\n", shows="('day', 12)"),
         "resume": Step(lines=(MEASURE, "hooke resume"), shows="12.0"),
         "artifact": Step(
-            lines=(
-                "python -c \"import hooke; print(hooke.runs('report')[0].logged().artifacts[0].file.read_text())\"",
-            ),
-            shows="the mean is 12.0",
+            lines=("hooke show", "cat .hooke/runs/{run}/artifacts/*/report.txt"), shows="the mean is 12.0"
         ),
         "compare": Step(lines=("hooke runs", "hooke compare {first} {run}"), shows="mean"),
         "serve": Step(
