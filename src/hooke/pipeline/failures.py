@@ -196,10 +196,11 @@ def task_failed(  # noqa: PLR0913 - the facts of one message
     item: int | None = None,
     tries: tuple[int, int] = (0, 0),
     next: str = "",
+    joined: bool = True,
 ) -> TaskFailed:
     """The error that `Run.result()` raises for a failed attempt, at this `item` of a map.
 
-    Its `__cause__` is the user's exception, and it is an instance of that one's class, too, if `unseal` (that of the run's
+    Its `__cause__` is the user's exception, and it is an instance of that one's class, too, if it is to be `joined`, and if `unseal` (that of the run's
     store) trusts and opens it: where the store has a secret, bytes of a worker or a journal that are not signed with it are
     never unpickled.
     """
@@ -217,7 +218,9 @@ def task_failed(  # noqa: PLR0913 - the facts of one message
     if failure.pickled is not None:
         # This process may not be able to import its class, or may not trust it; the error has its text.
         with contextlib.suppress(Exception):
-            return _also(error, unseal(failure.pickled))
+            cause = unseal(failure.pickled)
+            error.__cause__ = cause
+            return _also(error, cause) if joined else error
     return error
 
 

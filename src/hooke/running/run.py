@@ -233,9 +233,9 @@ class Run:
 
     @property
     def failures(self) -> list[TaskFailed]:
-        """The items and calls that failed for good, as the errors that they would raise: `task`, `item`, `arguments`, `log_tail`.
+        """The items and calls that failed for good, each as a TaskFailed: `task`, `item`, `arguments`, `log_tail`.
 
-        Each is also of the class of the task's exception, which is its `__cause__`. Empty for a run without failures.
+        The exception of the task is the `__cause__`. Empty for a run without failures.
         """
         view, store = self._view(), self.project.store()
         return [
@@ -246,6 +246,7 @@ class Run:
                 unseal=store.unseal,
                 item=item,
                 tries=view.nodes[event.node].tries_of(event),
+                joined=False,
             )
             for item, event in view.failures()
         ]
