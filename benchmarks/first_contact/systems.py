@@ -110,7 +110,7 @@ class Scale:
         "first run": Step(lines=("hooke run report.py",), shows="11.0"),
         "edit": Step(lines=(ROUND, "hooke run report.py"), shows="11.0"),
         "failure": Step(lines=("hooke run report.py --days 13",), shows="days/12.txt", fails=True),
-        "debug": Step(lines=("hooke debug",), keys="up\nup\nup\np 'day', day\nq\n", shows="('day', 12)"),
+        "debug": Step(lines=("hooke debug",), keys="p 'day', day\nq\n", shows="('day', 12)"),
         "resume": Step(lines=(MEASURE, "hooke resume"), shows="12.0"),
         "artifact": Step(
             lines=("hooke show", "cat .hooke/runs/{run}/artifacts/*/report.txt"), shows="the mean is 12.0"

@@ -78,6 +78,17 @@ def test_a_call_that_takes_a_tasks_result(hooke):
     assert "3.0" in hooke("debug", "invert", typed="p x\nq\n").stdout
 
 
+def test_pdb_opens_in_the_users_code_although_a_library_has_raised(hooke, tmp_path):
+    (tmp_path / "lost.py").write_text(
+        "from pathlib import Path\n\nfrom hooke import pipeline, task\n\n\n@task\ndef count(day: int) -> int:\n"
+        "    return len(Path(f'{day}.txt').read_text())\n\n\n@pipeline\ndef lost():\n    return count(12)\n"
+    )
+    assert hooke("run", "lost.py").returncode == 1
+    debugged = hooke("debug", typed="p 'day', day\ndown\nq\n")
+    assert "('day', 12)" in debugged.stdout
+    assert "pathlib" in debugged.stdout, "down leads into the library"
+
+
 def test_step_stops_at_the_first_line(hooke):
     hooke("run", "job.py:static")
     stepped = hooke("debug", "invert", "--item", "0", "--step", typed="p x\nc\n")

@@ -31,7 +31,7 @@ from hooke.base.annotations import (
     kind_of_default,
     kind_shown,
 )
-from hooke.base.errors import ConfigError, MissingExtra, UsageError
+from hooke.base.errors import ConfigError, UsageError
 from hooke.base.formats import did_you_mean, short_repr
 from hooke.models.registry_protocol import parse_wanted
 from hooke.pipeline.arguments import unbind
@@ -162,7 +162,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """Parameter -> value, from a TOML, YAML or JSON file. Raises UsageError, which names the file; MissingExtra for YAML without its library."""
+    """Parameter -> value, from a TOML, YAML or JSON file. Raises UsageError, which names the file."""
     readers = {".toml": _toml, ".json": msgspec.json.decode, ".yaml": _yaml, ".yml": _yaml}
     read = readers.get(path.suffix.lower())
     if read is None:
@@ -198,13 +198,8 @@ def _toml(data: bytes) -> Any:
 
 
 def _yaml(data: bytes) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtra(
-            "PyYAML is not installed, which reads YAML",
-            fix="pip install pyyaml, or write the parameters in TOML or JSON",
-        ) from None
+    import yaml  # 30 ms that other commands do not need
+
     try:
         return yaml.safe_load(data)
     except yaml.YAMLError as error:

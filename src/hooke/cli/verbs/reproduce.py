@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import pdb  # noqa: T100 - the purpose of this verb
-import sys
+from types import FrameType, TracebackType
 
 import click
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import readable, short_repr
+from hooke.base.user_code import is_users
 from hooke.cli.options import complete_run, in_project, json_option, run_and_task
 from hooke.cli.screens import EXIT_FAILED
 from hooke.journal.run_view import view_of
@@ -78,7 +79,7 @@ def reproduce(*, run: str, rtol: float, atol: float, as_json: bool, project: Pro
 def debug(*, run: str, task: str, item: int | None, step: bool, project: Project) -> int:
     """Rerun TASK (by default the one that failed) of RUN (by default the last run) in this process, with its original inputs.
 
-    If it fails, pdb opens at the failing line. The current code runs, so you can try an edit at once.
+    If it fails, pdb opens at the failing line of your code. The current code runs, so you can try an edit at once.
     """
     name, only = run_and_task(project, run, task, verb="debug")
     only = only or _failed_task(project, name)
@@ -106,6 +107,17 @@ def _failed_task(project: Project, run: str) -> str:
     return tasks[0]
 
 
+class _Debugger(pdb.Pdb):
+    """pdb after an exception, at the innermost line of the user's code: `down` leads into the libraries that it called."""
+
+    def get_stack(
+        self, f: FrameType | None, t: TracebackType | None
+    ) -> tuple[list[tuple[FrameType, int]], int]:
+        stack, at = super().get_stack(f, t)
+        own = [number for number, (frame, _) in enumerate(stack) if is_users(frame.f_code.co_filename)]
+        return stack, own[-1] if own else at
+
+
 def _step(again: Replay) -> int:
     with logging_into(MUTED), again.checkpoints():
         pdb.runcall(again.function, *again.args, **again.kwargs)
@@ -118,7 +130,9 @@ def _until_it_fails(again: Replay) -> int:
             result = again.function(*again.args, **again.kwargs)
     except Exception as error:  # noqa: BLE001 - any exception of the task is of interest
         click.echo(readable(user_traceback(error)), err=True)
-        pdb.post_mortem(sys.exc_info()[2])
+        debugger = _Debugger()
+        debugger.reset()
+        debugger.interaction(None, error.__traceback__)
         return EXIT_FAILED
     click.echo(f"the task did not fail; it returned {short_repr(result)}")
     return 0
