@@ -25,9 +25,10 @@ RUNNABLE = [
 
 
 def environment() -> dict[str, str]:
-    """The tests' own, with this environment's commands first, the project importable and this checkout's Hooke."""
+    """The tests' own, with this environment's commands first, the project importable and this checkout's Hooke; without pytest's options."""
     commands = str(Path(sys.executable).parent)
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return inherited | {
         "PATH": commands + os.pathsep + os.environ.get("PATH", ""),
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
         "COLUMNS": "100",
