@@ -9,6 +9,7 @@ import traceback
 
 import msgspec
 import pytest
+from tblib.pickling_support import pickle_exception
 
 from hooke.base.errors import Permanent, TaskError, TaskFailed
 from hooke.journal.events import AttemptFailed, Failure
@@ -155,7 +156,10 @@ class Sealed(Exception):
         (Permanent("never"), {}),
     ],
 )
-def test_the_error_of_a_task_is_caught_as_the_users_too(error, facts):
+@pytest.mark.parametrize("tblib", [False, True], ids=["alone", "with tblib"])
+def test_the_error_of_a_task_is_caught_as_the_users_too(error, facts, tblib, monkeypatch):
+    for kind in (TaskFailed, TaskError) if tblib else ():  # as Dask does when it is imported
+        monkeypatch.setitem(copyreg.dispatch_table, kind, pickle_exception)
     with pytest.raises(type(error)) as caught:
         raise told_of(error)
     told = caught.value
