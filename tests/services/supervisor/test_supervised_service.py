@@ -177,7 +177,10 @@ def test_a_terminal_that_is_closed_drains_and_nobody_need_read_what_is_said(supe
             assert time.monotonic() < ends, facts
         pids = [one["pid"] for one in facts["replicas"]]
         process.send_signal(signal.SIGHUP)
-        assert process.wait(150) == 0
+        try:
+            assert process.wait(150) == 0
+        except subprocess.TimeoutExpired:
+            raise AssertionError(hooke(folder, "status", "--json").stdout) from None
         assert gone(pids)
     finally:
         process.kill()
