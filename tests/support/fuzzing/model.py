@@ -234,6 +234,12 @@ def expected(
             if sign not in stored.results and (each.sign, sign) not in known
         }
         certain = {item for item in missing & sure.get(at, set()) if each.items[item] not in stored.unsure}
+        # The journal has the result of one of several equal items, and the driver died before that was stored for the others.
+        missing.update(
+            item
+            for item, sign in enumerate(each.items)
+            if sign not in stored.results and each.items.count(sign) > 1
+        )
         found.must.update(each.items[item] for item in certain)
         found.may.update(each.items[item] for item in missing)
         has_list = _has_list(nodes, at, stored, known)
