@@ -201,8 +201,9 @@ class Stored:
     lists: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
     """A driver was killed, and may or may not have made these known."""
-    keys: dict[str, str] = field(default_factory=dict)
-    """Key in the store -> signature of the call, of the map's recipe, or (after "list ") of the map whose list it is."""
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    """Key in the store -> signatures of the call, of the map's recipe, or (after "list ") of the map whose list it is: one for
+    what it has read each time, the last one last."""
     recipes: dict[str, set[str]] = field(default_factory=dict)
     """Signature of a recipe -> its items."""
 

@@ -263,7 +263,7 @@ class _Stage:
         store = self._project.store()
         keys = sorted(
             {entry.key for entry in store.entries()} & self.stored.keys.keys(),
-            key=self.stored.keys.__getitem__,
+            key=lambda key: self.stored.keys[key][-1],
         )
         if keys:
             key = self.choices.pick(keys)
@@ -273,12 +273,12 @@ class _Stage:
         self._run()
 
     def _gone(self, key: str) -> None:
-        sign = self.stored.keys[key]
-        self.stored.lists.discard(sign.removeprefix("list "))
-        self.stored.unsure.discard(sign)
-        for item in self.stored.recipes.get(sign, {sign}):
-            self.stored.results.pop(item, None)
-            self.stored.unsure.discard(item)
+        for sign in self.stored.keys[key]:
+            self.stored.lists.discard(sign.removeprefix("list "))
+            self.stored.unsure.discard(sign)
+            for item in self.stored.recipes.get(sign, {sign}):
+                self.stored.results.pop(item, None)
+                self.stored.unsure.discard(item)
 
     def _evict_all(self) -> None:
         self._project.store().gc(0)
@@ -533,11 +533,17 @@ class _Stage:
 
     def _note_keys(self, each: Signed, planned: NodePlanned) -> None:
         if each.is_call:
-            self.stored.keys[planned.key] = each.sign
+            self._note_key(planned.key, each.sign)
             return
-        self.stored.keys[planned.recipe] = each.recipe
+        self._note_key(planned.recipe, each.recipe)
         self.stored.recipes.setdefault(each.recipe, set()).update(each.items)
-        self.stored.keys[expansion_key(planned.key)] = f"list {each.sign}"
+        self._note_key(expansion_key(planned.key), f"list {each.sign}")
+
+    def _note_key(self, key: str, sign: str) -> None:
+        signs = self.stored.keys.setdefault(key, [])
+        if sign in signs:
+            signs.remove(sign)
+        signs.append(sign)
 
 
 def _item(nodes: Sequence[Signed], node: int, item: int) -> str:
