@@ -138,11 +138,16 @@ def _sealed(error: BaseException, store: Store) -> bytes | None:
         with contextlib.suppress(Exception):  # whatever a user's __reduce__ raises
             data = store.seal(part)
             again = store.unseal(data)
-            # A library may have changed how exceptions are pickled (tblib does): some then come back empty.
-            same = type(again) is type(error) and (part is not error or str(again) == str(error))
+            # A library may have changed how exceptions are pickled (tblib does): some then come back empty, or without what is in slots.
+            same = type(again) is type(error) and (part is not error or _told(again) == _told(error))
             if same and len(data) <= _LARGEST_PICKLE:
                 return data
     return None
+
+
+def _told(error: BaseException) -> tuple[str, set[str]]:
+    """What an exception says, and the names of what it holds."""
+    return str(error), {name for name, _ in _attributes(error)}
 
 
 class _Portable:
