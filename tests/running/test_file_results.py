@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from distributed import LocalCluster
 from tests.fixtures.small_disk import fill
 
 from hooke.base.errors import HookeError, TaskFailed, UsageError
+from hooke.journal.events import AttemptFinished
 from hooke.keys.file import File
 from hooke.running.resume import resume
 from hooke.running.run import Run
@@ -143,6 +145,16 @@ def test_a_deleted_file_is_put_back_without_its_task(shop, name, on):
     assert again.result() == 3
     assert path.read_text() == "row\n" * 3
     assert not {"make", "make_path", "make_nested"} & shop.ran(again).keys()
+
+
+def test_a_clock_that_is_ahead_of_the_one_of_files_makes_no_file_anothers(shop, monkeypatch):
+    """In virtual machines the coarse clock is, now and then: one in a hundred files then counted as not written by its task."""
+    ahead = time.clock_gettime_ns
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: ahead(clock) + 20_000_000)
+    run = shop.run(3, name="nested", on="serial")
+    (made,) = [each for each in run.journal if isinstance(each, AttemptFinished) and each.node == 0]
+    assert [file.path for file in made.ref.files if file.digest] == ["nested.csv"]
+    assert [each for part in made.observed for each in part.inputs] == []
 
 
 @pytest.mark.parametrize("name", ["report", "by_path", "nested"])
