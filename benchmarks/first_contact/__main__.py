@@ -317,7 +317,7 @@ def main() -> None:
     print(READING)
     print(
         f"Python {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores shared with other processes, which make all"
-        " times longer than on a quiet machine: the load while a system was tried is beside its name. Packages came from a mirror nearby.\n"
+        " times longer than on a quiet machine: the load while a system was tried is beside its name.\n"
     )
     print(
         "\n".join(
