@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.small_disk import fill
 
 from hooke.base.clock import SystemClock
-from hooke.base.files import FileLock, write_all, write_atomic
+from hooke.base.files import FileLock, file_clock_ns, write_all, write_atomic
 
 
 def python(code: str, *args: object) -> subprocess.Popen[str]:
@@ -186,3 +186,17 @@ def wait_for(condition, timeout_s: float = 5.0) -> bool:
 def test_paths_may_be_text(tmp_path):
     write_atomic(str(tmp_path / "f"), b"x")
     assert FileLock(str(tmp_path / "l")).path == Path(tmp_path / "l")
+
+
+@pytest.mark.parametrize("spare", [True, False], ids=["as usual", "no descriptor left"])
+def test_a_file_that_is_written_later_is_not_older_than_the_clock_of_files(tmp_path, monkeypatch, spare):
+    if not spare:
+
+        def refused(*_):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(os, "memfd_create", refused)
+    for number in range(100):
+        before, path = file_clock_ns(), tmp_path / str(number)
+        path.write_bytes(b"")
+        assert 0 <= path.stat().st_ctime_ns - before < 60_000_000_000

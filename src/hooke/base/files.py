@@ -25,6 +25,7 @@ __all__ = [
     "FileLock",
     "Stamp",
     "content_digest",
+    "file_clock_ns",
     "is_private",
     "is_young",
     "make_folders",
@@ -255,6 +256,22 @@ Stamp: TypeAlias = tuple[int, int, int, int]
 
 TICK_NS = 50_000_000
 """A file that was changed so lately may be changed again without another time: file systems count in ticks of up to 10 ms."""
+
+
+def file_clock_ns() -> int:
+    """The time that a local file system would give to a change now, in nanoseconds.
+
+    It is that of a new file in memory. No clock that a process reads will do: in a virtual machine, it is sometimes a tick ahead of
+    the one that files get. Where there is no such file (on macOS, or with no descriptor left), it is TICK_NS before now.
+    """
+    try:
+        fd = os.memfd_create("hooke-clock", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        return time.time_ns() - TICK_NS
+    try:
+        return os.fstat(fd).st_ctime_ns
+    finally:
+        os.close(fd)
 
 
 def stamp_of(facts: os.stat_result) -> Stamp:

@@ -17,6 +17,7 @@ import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
+from hooke.base.files import file_clock_ns
 from hooke.base.formats import short_repr
 from hooke.base.observed import as_unshared
 from hooke.base.ref import ItemsObserved, Ref
@@ -25,7 +26,7 @@ from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.file_results import FileResults, named_inputs, now_ns
+from hooke.pipeline.file_results import FileResults, named_inputs
 from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
@@ -274,7 +275,7 @@ class AttemptRunner:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
-        self._since_ns = now_ns()
+        self._since_ns = file_clock_ns()
         if self.alone and work.kind in ("call", "map"):
             self._state.names = self._names_of(work.function)
         try:

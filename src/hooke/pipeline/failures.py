@@ -249,9 +249,7 @@ def _also(error: TaskFailed, cause: BaseException) -> TaskFailed:
     except Exception:  # noqa: BLE001 - whatever the user's class does when it is subclassed or made
         return error
     made.__cause__ = cause
-    error.__cause__ = (
-        None  # where tblib pickles exceptions (with Dask), it takes the cause along, which may not come back
-    )
+    error.__cause__ = None  # tblib, which Dask uses, would pickle it along, and it may not come back
     return made
 
 

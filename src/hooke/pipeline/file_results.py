@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.store.codecs import encode
 from hooke.store.store import Store
 
-__all__ = ["FileResults", "ProducedFiles", "named_inputs", "now_ns"]
+__all__ = ["FileResults", "ProducedFiles", "named_inputs"]
 
 _TRIES = 5
 """How often a file is looked at that something else is writing to."""
@@ -31,21 +30,6 @@ _TRIES = 5
 _BLOCK = 8 << 20
 _PATH = type(Path())
 _OWN = ".hooke"
-
-
-def now_ns() -> int:
-    """The time that a local file system would give to a change now, in nanoseconds.
-
-    It is that of a new file in memory. No clock that a process reads will do: in a virtual machine, it is sometimes a tick ahead of
-    the one that files get.
-    """
-    if not hasattr(os, "memfd_create"):
-        return time.time_ns()
-    fd = os.memfd_create("hooke-clock", os.MFD_CLOEXEC)
-    try:
-        return os.fstat(fd).st_ctime_ns
-    finally:
-        os.close(fd)
 
 
 def named_inputs(ref: Ref, root: Path, lo: int) -> tuple[ItemsObserved, ...]:

@@ -24,7 +24,7 @@ import msgspec
 from blake3 import blake3
 
 from hooke.base.errors import CorruptObject, HookeError, UsageError
-from hooke.base.files import make_folders, write_atomic
+from hooke.base.files import file_clock_ns, make_folders, write_atomic
 from hooke.base.forks import on_fork
 from hooke.store.backend import Backend, ObjectSink
 from hooke.store.claims import is_at
@@ -80,7 +80,7 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
     opened_at: float = 0.0
     """When that attempt opened it: seconds since the epoch."""
     since: float = 0.0
-    """When the first attempt opened it."""
+    """When the first attempt opened it, by the clock of files."""
     alone: bool = False
     """Whether it is the folder of one attempt, which found the key's own in use."""
 
@@ -262,8 +262,13 @@ def _is_later_rank() -> bool:
 
 
 def _record(key: str, owner: CheckpointOwner, attempt: int) -> CheckpointRecord:
-    now = time.time()
-    return CheckpointRecord(key=key, owner=owner, holder=f"{owner.run}/{attempt}", opened_at=now, since=now)
+    return CheckpointRecord(
+        key=key,
+        owner=owner,
+        holder=f"{owner.run}/{attempt}",
+        opened_at=time.time(),
+        since=file_clock_ns() / 1e9,
+    )
 
 
 def _locked(path: Path, record: CheckpointRecord, snapshots: Snapshots | None) -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -18,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hooke.base.files import file_clock_ns
 from hooke.base.user_code import is_users
 
 __all__ = ["ImportedFiles", "Script", "StandIn", "module_path", "script_of_this_process"]
@@ -35,11 +35,11 @@ class ImportedFiles:
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, int, int] | None] = {}
-        self._since_ns = time.time_ns()
+        self._since_ns = file_clock_ns()
 
     def edited(self) -> bool:
         """Whether one of them may differ from what was imported."""
-        before, self._since_ns = self._since_ns, time.time_ns()
+        before, self._since_ns = self._since_ns, file_clock_ns()
         return any(self._is_edited(file, before) for file in _files())
 
     def _is_edited(self, file: str, before_ns: int) -> bool:
