@@ -428,8 +428,12 @@ class TaskView:
             return 0.0
         if waiting is None or mean is None:
             return None
-        attempts = [started for node in self.nodes.values() for started in node.firsts]
-        return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
+        running = [(a.hi - a.lo, now - a.at) for node in self.nodes.values() for a in node.firsts]
+        # One that takes longer than the others did shows that the rest may, too: the estimate grows, and does not stand still.
+        late = [(items, for_s) for items, for_s in running if for_s > items * mean]
+        timed = self._timed + sum(items for items, _ in late)
+        mean = (self._timed_s + sum(for_s for _, for_s in late)) / timed
+        return waiting * mean + sum(max(items * mean - for_s, 0.0) for items, for_s in running)
 
     def overdue_s(self, now: float) -> float:
         """By how much the most overdue attempt has taken longer than its items do on average; all its time if none was timed."""

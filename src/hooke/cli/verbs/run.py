@@ -225,9 +225,7 @@ def _parsed(
     return pipeline, args, params
 
 
-def _split_force(
-    ctx: click.Context, target: str, tokens: Sequence[str]
-) -> tuple[str, str, Sequence[str]]:
+def _split_force(ctx: click.Context, target: str, tokens: Sequence[str]) -> tuple[str, str, Sequence[str]]:
     """The file, the word after `--force` that is neither the file nor a parameter's (or ""), and the parameters without it."""
     for word in ctx.meta[AFTER_FORCE]:
         if word in tokens:
