@@ -12,7 +12,6 @@ import types
 import typing
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -157,7 +156,7 @@ _BUILDERS: dict[Any, Callable[[list[Any]], Any]] = {
     collections.abc.MutableSet: set,
 }
 _LISTED = (list, tuple, set, frozenset)
-_CONTAINERS = (list, tuple, set, frozenset, deque, str)
+_CONTAINERS = (list, tuple, set, frozenset, deque, range, str)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -521,7 +520,7 @@ def _inside_union(value: Any, kind: Any) -> Any:
     kinds = [type(None) if each is None else each for each in get_args(kind)]
     if not isinstance(value, str):
         for each in kinds:
-            if each is not Any and _misfit(value, each, "") is None:
+            if each is not Any and _misfit(value, each, "", exact=True) is None:
                 return value
     refusals: list[str] = []
     for each in sorted(kinds, key=lambda each: _LAST.index(each) + 1 if each in _LAST else 0):
@@ -666,10 +665,12 @@ MOST_CHECKED = 1000
 def check_arguments(
     subject: str, signature: Signature, hints: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> None:
-    """Raise UsageError for a value that does not have its parameter's annotated type. `arguments` are those of `bind_call`.
+    """Raise UsageError for a value that is surely a mistake for its parameter's annotation. `arguments` are those of `bind_call`.
 
-    The rule is `isinstance`, with numbers as in Python's numeric tower (NumPy's, too): an int is a float, and a bool an int. Items of
-    lists, tuples, sets and dicts are checked, too. A default always fits.
+    Whatever code written for the annotation can work with is passed as it is: another number for a number (NumPy's, too; but no float
+    for an int), text for a path, a path for text, anything with items for a list, tuple or set, any mapping for a dict, and an object
+    of any class for a class. Refused is plain data of another kind: text, None or a list for a number, a number for text, a dict for a
+    dataclass. Items of lists, tuples, sets and dicts are checked, too. A default always fits.
     """
     for name, value in arguments.items():
         parameter = signature.parameters[name]
@@ -685,39 +686,54 @@ def check_arguments(
 
 
 def _wrong(subject: str, parameter: str, name: str, value: Any, kind: Any) -> UsageError:
-    fix = f"pass a value of that type, or change the annotation of {parameter}"
-    if isinstance(value, str):
-        with suppress(Unfit):
-            fix = f"pass {short_repr(from_text(value, kind))}"
     return UsageError(
         f"{subject}: {name} takes {_python_name(kind)}, not {type(value).__name__}: {short_repr(value)}",
         where=str(user_place()),
-        fix=fix,
+        fix=_instead(value, kind) or f"pass a value of that type, or change the annotation of {parameter}",
     )
 
 
-def _misfit(value: Any, kind: Any, name: str) -> tuple[str, Any, Any] | None:
-    """The first part of the value that does not fit: its place, such as `months[3]`, itself and its type."""
+def _instead(value: Any, kind: Any) -> str:
+    """What to pass instead of a value that does not fit, if that can be told."""
+    if value is None:
+        return f"pass a value, or annotate it as {_python_name(kind)} | None if it may be None"
+    if isinstance(value, str) and isinstance(kind, type) and hasattr(kind, READER):
+        return f"pass {kind.__name__}({short_repr(value)})"
+    if not isinstance(value, (str, int, float, dict)):
+        return ""
+    try:
+        return f"pass {short_repr(from_plain(value, kind))}"
+    except (Unfit, UsageError):
+        return ""
+
+
+def _misfit(value: Any, kind: Any, name: str, *, exact: bool = False) -> tuple[str, Any, Any] | None:
+    """The first part of the value that does not fit: its place, such as `months[3]`, itself and its type.
+
+    With `exact`, only a value of the type itself fits, as far as `isinstance` tells, and numbers as in Python's numeric tower.
+    """
     kind = _bare(kind)
     if kind in _UNKNOWN:
         return None
     origin = get_origin(kind)
     if origin in _UNIONS:
-        fits = any(_misfit(value, each, "") is None for each in get_args(kind))
+        fits = any(_misfit(value, each, "", exact=exact) is None for each in get_args(kind))
         return None if fits else (name, value, kind)
     if origin is Literal:
-        fits = any(type(value) is type(each) and value == each for each in get_args(kind))
+        fits = any(
+            (type(value) is type(each) or not exact) and _equal(value, each) for each in get_args(kind)
+        )
         return None if fits else (name, value, kind)
-    if not _is_one(value, origin or kind):
+    if not (_is_one(value, origin or kind) or (not exact and _serves(value, origin or kind))):
         return name, value, kind
     if isinstance(value, _CONTAINERS) and kind is not str:
-        return _misfit_of_items(value, kind, name)
+        return _misfit_of_items(value, kind, name, exact=exact)
     if type(value) is dict and (origin or kind) in _MAPPINGS and get_args(kind):
-        return _misfit_of_mapping(value, get_args(kind), name)
+        return _misfit_of_mapping(value, get_args(kind), name, exact=exact)
     return None
 
 
-def _misfit_of_items(value: Any, kind: Any, name: str) -> tuple[str, Any, Any] | None:
+def _misfit_of_items(value: Any, kind: Any, name: str, *, exact: bool) -> tuple[str, Any, Any] | None:
     parts = _Parts.of(kind)
     if parts is None or (parts.every in _UNKNOWN and parts.each is None):
         return None
@@ -729,16 +745,18 @@ def _misfit_of_items(value: Any, kind: Any, name: str) -> tuple[str, Any, Any] |
     for place, (each, own) in enumerate(zip(some, kinds, strict=False)):
         if isinstance(value, str) and own is str:
             return None
-        if (found := _misfit(each, own, f"{name}[{place}]" if ordered else f"an item of {name}")) is not None:
+        at = f"{name}[{place}]" if ordered else f"an item of {name}"
+        if (found := _misfit(each, own, at, exact=exact)) is not None:
             return found
     return None
 
 
 def _misfit_of_mapping(
-    value: dict[Any, Any], args: tuple[Any, Any], name: str
+    value: dict[Any, Any], args: tuple[Any, Any], name: str, *, exact: bool
 ) -> tuple[str, Any, Any] | None:
     for key, each in islice(value.items(), MOST_CHECKED):
-        found = _misfit(key, args[0], f"a key of {name}") or _misfit(each, args[1], f"{name}[{key!r}]")
+        found = _misfit(key, args[0], f"a key of {name}", exact=exact)
+        found = found or _misfit(each, args[1], f"{name}[{key!r}]", exact=exact)
         if found is not None:
             return found
     return None
@@ -763,6 +781,40 @@ def _is_one(value: Any, kind: Any) -> bool:
         return isinstance(value, kind)
     except Exception:  # noqa: BLE001 - a class may decide in code of its own
         return True
+
+
+_DATA = (*_PLAIN, type(None), bytes, complex, dict, range, Decimal, Fraction, UUID, PurePath)
+"""Plain data: surely a mistake for a class that it is not of. Objects of other classes may do what the class does."""
+
+
+def _serves(value: Any, kind: Any) -> bool:
+    """Whether code that was written for the class can work with this value of another one."""
+    if kind in _TOWER:
+        return _is_one(value, bool)  # that of NumPy, which is no number to Python
+    if kind is bool:
+        return _is_one(value, int) and (_equal(value, 0) or _equal(value, 1))
+    if kind is str:
+        return hasattr(type(value), "__fspath__")
+    if kind is os.PathLike or issubclass(kind, PurePath):
+        return isinstance(value, str) or hasattr(type(value), "__fspath__")
+    if kind in _BUILDERS:
+        return hasattr(type(value), "__iter__") and not isinstance(value, (str, bytes, Mapping))
+    if typing.is_typeddict(kind) or kind in _MAPPINGS:
+        return isinstance(value, Mapping) or not isinstance(value, _DATA)
+    if _is_enum(kind):
+        return any(_equal(value, member) for member in kind)
+    if kind in (Decimal, Fraction):
+        return _is_one(value, float)
+    if kind.__name__ == "ndarray":
+        return value is not None and not isinstance(value, (str, bytes, Mapping))
+    return not isinstance(value, _DATA)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - an array has no truth, and a class compares in code of its own
+        return False
 
 
 def _python_name(kind: Any) -> str:
