@@ -11,7 +11,7 @@ import re
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -305,29 +305,6 @@ def _nothing(text: str) -> None:
         raise Unfit("it must be none")
 
 
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit("it must be a date, such as 2026-11-28") from None
-
-
-def _datetime(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit(
-            "it must be a date and a time, such as '2026-11-28 09:30' or 2026-11-28T09:30:00Z"
-        ) from None
-
-
-def _time(text: str) -> time:
-    try:
-        return time.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit("it must be a time, such as 09:30 or 09:30:15") from None
-
-
 def _duration(text: str) -> timedelta:
     text = text.strip()
     try:
@@ -340,7 +317,7 @@ def _duration(text: str) -> timedelta:
 
 
 def _made(kind: Callable[[str], Any], example: str) -> Callable[[str], Any]:
-    """A type that reads its own text."""
+    """Reads the text by a type, or by its class method."""
 
     def read(text: str) -> Any:
         try:
@@ -364,9 +341,11 @@ _SIMPLE: dict[Any, Callable[[str], Any]] = {
     PurePath: _path,
     os.PathLike: _path,
     type(None): _nothing,
-    date: _date,
-    datetime: _datetime,
-    time: _time,
+    date: _made(date.fromisoformat, "a date, such as 2026-11-28"),
+    datetime: _made(
+        datetime.fromisoformat, "a date and a time, such as '2026-11-28 09:30' or 2026-11-28T09:30:00Z"
+    ),
+    time: _made(time.fromisoformat, "a time, such as 09:30 or 09:30:15"),
     timedelta: _duration,
     Decimal: _made(Decimal, "a number, such as 0.10"),
     Fraction: _made(Fraction, "a fraction, such as 1/3"),
@@ -726,40 +705,29 @@ def _misfit(value: Any, kind: Any, name: str, *, exact: bool = False) -> tuple[s
         return None if fits else (name, value, kind)
     if not (_is_one(value, origin or kind) or (not exact and _serves(value, origin or kind))):
         return name, value, kind
-    if isinstance(value, _CONTAINERS) and kind is not str:
-        return _misfit_of_items(value, kind, name, exact=exact)
-    if type(value) is dict and (origin or kind) in _MAPPINGS and get_args(kind):
-        return _misfit_of_mapping(value, get_args(kind), name, exact=exact)
-    return None
-
-
-def _misfit_of_items(value: Any, kind: Any, name: str, *, exact: bool) -> tuple[str, Any, Any] | None:
-    parts = _Parts.of(kind)
-    if parts is None or (parts.every in _UNKNOWN and parts.each is None):
-        return None
-    if parts.each is not None and len(value) != len(parts.each):
+    parts = _Parts.of(kind) if isinstance(value, _CONTAINERS) and kind is not str else None
+    if parts is not None and parts.each is not None and len(value) != len(parts.each):
         return name, value, kind
-    some = list(islice(value, MOST_CHECKED))
-    ordered = isinstance(value, Sequence)
-    kinds = parts.kinds(len(some)) if parts.each is None else parts.each
-    for place, (each, own) in enumerate(zip(some, kinds, strict=False)):
-        if isinstance(value, str) and own is str:
-            return None
-        at = f"{name}[{place}]" if ordered else f"an item of {name}"
+    for at, each, own in _checked_parts(value, kind, name, parts):
         if (found := _misfit(each, own, at, exact=exact)) is not None:
             return found
     return None
 
 
-def _misfit_of_mapping(
-    value: dict[Any, Any], args: tuple[Any, Any], name: str, *, exact: bool
-) -> tuple[str, Any, Any] | None:
-    for key, each in islice(value.items(), MOST_CHECKED):
-        found = _misfit(key, args[0], f"a key of {name}", exact=exact)
-        found = found or _misfit(each, args[1], f"{name}[{key!r}]", exact=exact)
-        if found is not None:
-            return found
-    return None
+def _checked_parts(value: Any, kind: Any, name: str, parts: _Parts | None) -> Iterator[tuple[str, Any, Any]]:
+    """Place, value and type of the items of a list or dict."""
+    args = get_args(kind)
+    if type(value) is dict and (get_origin(kind) or kind) in _MAPPINGS and args:
+        for key, each in islice(value.items(), MOST_CHECKED):
+            yield f"a key of {name}", key, args[0]
+            yield f"{name}[{key!r}]", each, args[1]
+    if parts is None or (
+        parts.each is None and (parts.every in _UNKNOWN or type(value) is parts.every is str)
+    ):
+        return
+    some = list(islice(value, MOST_CHECKED))
+    for place, (each, own) in enumerate(zip(some, parts.kinds(len(some)), strict=False)):
+        yield f"{name}[{place}]" if isinstance(value, Sequence) else f"an item of {name}", each, own
 
 
 def _is_one(value: Any, kind: Any) -> bool:
