@@ -166,6 +166,8 @@ class Condition:
 def parse_condition(text: str) -> Condition:
     """Parse a condition. Raises UsageError, which says what is wrong."""
     found = _CONDITION.fullmatch(text)
+    if not text.strip():
+        raise UsageError("a comparison is missing", fix=EXAMPLE)
     if found is None:
         raise UsageError(f"the condition {text!r} is not valid", fix=EXAMPLE)
     group, name = found["group"], (found["quoted"] or found["bare"] or "").strip()
@@ -180,6 +182,12 @@ def parse_condition(text: str) -> Condition:
         )
     if plain is not None and not value:
         raise UsageError(f"the condition {text!r} has no value", fix=f'{EXAMPLE}; "" is empty text')
+    if group == "metrics" and number(value) is None:
+        raise UsageError(
+            f"the condition {text!r} is not valid",
+            why=f"a metric is a number, and {value!r} is none",
+            fix=f"write a number: metrics.{name}{found['operator']}0.9",
+        )
     return Condition(group=group, name=name, operator=found["operator"], value=value)
 
 

@@ -58,7 +58,14 @@ from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here
 from hooke.processes.start import Interrupts
-from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
+from hooke.project.backends import (
+    ENGINES,
+    BackendChoice,
+    check_engine,
+    find_backend,
+    open_engine,
+    parse_workers,
+)
 from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run
 from hooke.project.pipeline_file import entry_of
 from hooke.running.provenance import ProvenanceRecorder
@@ -591,6 +598,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     """Check and trace a requested run. Raises UsageError and TraceError before anything is written."""
     workers = parse_workers(order.workers)
     place = find_backend(order.on, workers=workers, places=project.settings.places)
+    check_engine(place)
     check_wanted(order.wanted, place, resumed=order.run is not None)
     check_cost(place)
     clock = clock or SystemClock()

@@ -190,7 +190,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
             return _detached(ctx, session, target, parameters, asked=asked, as_json=as_json)
         conduct, driver = _driver(ctx, session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
-        error.next = error.next or _again(error, target, parameters)
+        error.next = error.next or _again(error, ctx)
         if refused is None:
             raise
         return refused.refused(error)
@@ -420,10 +420,10 @@ def _ended(conduct: DrivenRun, project: Project, name: str) -> int:
     return conduct.told(Run(project, name))
 
 
-def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
-    """The command itself if the file needs a fix."""
+def _again(error: HookeError, ctx: click.Context) -> str:
+    """The command itself, with its options, if the file needs a fix."""
     if isinstance(error, TraceError) or error.__cause__ is not None:
-        return shlex.join(["hooke", "run", target, *tokens])
+        return shlex.join(["hooke", "run", *_given(ctx)])
     return ""
 
 
