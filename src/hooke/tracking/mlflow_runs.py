@@ -35,7 +35,9 @@ __all__ = [
     "mlflow_environment",
     "mlflow_lock",
     "open_runs",
+    "own_variable",
     "run_filter",
+    "set_variables",
     "tracking_uri",
 ]
 
@@ -235,20 +237,31 @@ def mlflow_environment(place: MlflowPlace | None) -> Iterator[None]:
         yield
         return
     wanted = {URI: place.uri, "MLFLOW_EXPERIMENT_NAME": place.experiment, "MLFLOW_EXPERIMENT_ID": None}
-    before = {name: os.environ.get(name) for name in wanted}
-    _set_environment(wanted)
+    before = {name: own_variable(name) for name in wanted}
+    set_variables(wanted)
     try:
         yield
     finally:
-        _set_environment(before)
+        set_variables(before)
 
 
-def _set_environment(variables: Mapping[str, str | None]) -> None:
+def own_variable(name: str) -> str | None:
+    """An environment variable that Hooke looks at for itself: nobody's task reads it."""
+    found = os.environ._data.get(os.fsencode(name))  # type: ignore[attr-defined]  # noqa: SLF001 - os.environ without its class
+    return None if found is None else os.fsdecode(found)
+
+
+def set_variables(variables: Mapping[str, str | None]) -> None:
+    """Set environment variables for Hooke itself, None: remove them. Past `os.environ`, which in a worker looks who sets what."""
+    data = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - as above
     for name, value in variables.items():
+        key = os.fsencode(name)
         if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+            if data.pop(key, None) is not None:
+                os.unsetenv(key)
+        elif data.get(key) != (encoded := os.fsencode(value)):
+            os.putenv(key, encoded)
+            data[key] = encoded
 
 
 def _open(fluent: Any, start: Callable[..., Any], tracker: TaskLog, kwargs: dict[str, Any]) -> Any:

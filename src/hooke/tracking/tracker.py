@@ -30,7 +30,7 @@ from hooke.base.formats import short_repr
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
-from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
+from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow, own_variable, set_variables
 
 __all__ = [
     "ARTIFACTS",
@@ -387,7 +387,7 @@ def enter(tracker: Tracker | Muted) -> None:
     Programs that the process starts log into the same, as far as they use Hooke.
     """
     if not _process:
-        _outside[:] = [os.environ.get(VARIABLE)]
+        _outside[:] = [own_variable(VARIABLE)]
     _process.append(tracker)
     pass_on(tracker)
 
@@ -397,10 +397,8 @@ def leave(tracker: Tracker | Muted) -> None:
     _process.remove(tracker)
     if _process:
         pass_on(_process[-1])
-    elif _outside[0] is not None:
-        os.environ[VARIABLE] = _outside[0]
     else:
-        os.environ.pop(VARIABLE, None)
+        set_variables({VARIABLE: _outside[0]})
 
 
 @contextmanager
@@ -453,16 +451,16 @@ def pass_on(tracker: Tracker | Muted) -> None:
     """
     shared = _scoped != [tracker] and any(each is not tracker for each in _scoped)
     if shared or isinstance(tracker, Muted) or not tracker.is_passed_on:
-        os.environ.pop(VARIABLE, None)
+        set_variables({VARIABLE: None})
         return
     attempt = "null" if tracker.attempt is None else tracker.attempt
     item = "null" if tracker.item is None else tracker.item
-    os.environ[VARIABLE] = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
+    set_variables({VARIABLE: f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'})
 
 
 def _inherited_tracker() -> Tracker | Muted | None:
     """The tracker of the process that started this one; None if it logged nothing."""
-    said = os.environ.get(VARIABLE)
+    said = own_variable(VARIABLE)
     if said is None:
         return None
     if said not in _inherited:
