@@ -182,12 +182,6 @@ def parse_condition(text: str) -> Condition:
         )
     if plain is not None and not value:
         raise UsageError(f"the condition {text!r} has no value", fix=f'{EXAMPLE}; "" is empty text')
-    if group == "metrics" and number(value) is None:
-        raise UsageError(
-            f"the condition {text!r} is not valid",
-            why=f"a metric is a number, and {value!r} is none",
-            fix=f"write a number: metrics.{name}{found['operator']}0.9",
-        )
     return Condition(group=group, name=name, operator=found["operator"], value=value)
 
 
@@ -273,6 +267,15 @@ def parse_where(text: str) -> Where:
         raise UsageError(
             f"the condition {text!r} has an unknown status",
             fix=f"{did_you_mean(condition.value, STATUSES)}valid: {', '.join(STATUSES)}",
+        )
+    if (
+        condition.group == "metrics"
+        and condition.operator not in _EQUALITY
+        and number(condition.value) is None
+    ):
+        raise UsageError(
+            f"the condition {text!r} never holds: a metric is a number, and {condition.value!r} is not",
+            fix=f"write a number: metrics.{condition.name}{condition.operator}0.9",
         )
     return condition
 
