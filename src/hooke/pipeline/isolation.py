@@ -278,7 +278,7 @@ class ProcessState:
         _imported.clear()
         _imported_filters.clear()
         try:
-            with watched_environment():
+            with _NO_CHANGE if self._alone and _watchers else watched_environment():  # a worker always watches
                 yield
         finally:
             self.set_back()
@@ -382,6 +382,7 @@ _imported_filters: list[tuple[Any, bool]] = []
 
 _watching = threading.Lock()
 _watchers = 0
+_NO_CHANGE = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
