@@ -283,6 +283,10 @@ COLLECT_S = 1.0
 """Garbage of other threads waits no longer than this for a collection, however few objects it has."""
 
 
+COLLECT_OLDEST_S = 60.0
+"""A collection of all generations looks at the whole program."""
+
+
 class RareCollections:
     """Inside, Python collects garbage after 10,000 new objects, or when `due` is called a second after the last time.
 
@@ -308,7 +312,7 @@ class RareCollections:
         now = self._clock.monotonic()
         if now >= self._due_at:
             self._due_at = now + COLLECT_S
-            _collections.catch_up()
+            _collections.catch_up(now)
 
 
 class _Collections:
@@ -317,6 +321,7 @@ class _Collections:
     def __init__(self) -> None:
         self._usual: tuple[int, int, int] | None = None
         """The program's thresholds while ours are set."""
+        self._oldest_at = 0.0
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -340,10 +345,14 @@ class _Collections:
             if not self._runs:
                 self._set_back()
 
-    def catch_up(self) -> None:
+    def catch_up(self, now: float) -> None:
         usual, counts = self._usual, gc.get_count()
-        if usual is not None and gc.isenabled() and counts[0] > usual[0]:
-            gc.collect(next((old for old in (2, 1) if 0 < usual[old] < counts[old]), 0))
+        if usual is None or not gc.isenabled() or counts[0] <= usual[0]:
+            return
+        oldest = 1 if 0 < usual[1] < counts[1] else 0
+        if 0 < usual[2] < counts[2] and now >= self._oldest_at:
+            self._oldest_at, oldest = now + COLLECT_OLDEST_S, 2
+        gc.collect(oldest)
 
     def _set_back(self) -> None:
         usual, self._usual = self._usual, None

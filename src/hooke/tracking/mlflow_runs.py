@@ -35,10 +35,10 @@ __all__ = [
     "mlflow_environment",
     "mlflow_lock",
     "open_runs",
-    "own_variable",
     "run_filter",
     "set_variables",
     "tracking_uri",
+    "variables_here",
 ]
 
 RUN_TAG = "hooke.run_id"
@@ -236,8 +236,9 @@ def mlflow_environment(place: MlflowPlace | None) -> Iterator[None]:
     if place is None:
         yield
         return
-    wanted = {URI: place.uri, "MLFLOW_EXPERIMENT_NAME": place.experiment, "MLFLOW_EXPERIMENT_ID": None}
-    before = {name: own_variable(name) for name in wanted}
+    wanted = _variables_of(place)
+    data = variables_here()
+    before = {name: data.get(name) for name in wanted}
     set_variables(wanted)
     try:
         yield
@@ -245,23 +246,31 @@ def mlflow_environment(place: MlflowPlace | None) -> Iterator[None]:
         set_variables(before)
 
 
-def own_variable(name: str) -> str | None:
-    """An environment variable that Hooke looks at for itself: nobody's task reads it."""
-    found = os.environ._data.get(os.fsencode(name))  # type: ignore[attr-defined]  # noqa: SLF001 - os.environ without its class
-    return None if found is None else os.fsdecode(found)
+@functools.lru_cache(8)
+def _variables_of(place: MlflowPlace) -> Mapping[bytes, bytes | None]:
+    return {
+        URI.encode(): os.fsencode(place.uri),
+        b"MLFLOW_EXPERIMENT_NAME": os.fsencode(place.experiment),
+        b"MLFLOW_EXPERIMENT_ID": None,
+    }
 
 
-def set_variables(variables: Mapping[str, str | None]) -> None:
-    """Set environment variables for Hooke itself, None: remove them. Past `os.environ`, which in a worker looks who sets what."""
-    data = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+def variables_here() -> dict[bytes, bytes]:
+    """The variables of `os.environ`, for Hooke itself: in a worker `os.environ` notes who reads and sets what."""
+    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    return found
+
+
+def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
+    """Set environment variables for Hooke itself; None removes one."""
+    data = variables_here()
     for name, value in variables.items():
-        key = os.fsencode(name)
         if value is None:
-            if data.pop(key, None) is not None:
-                os.unsetenv(key)
-        elif data.get(key) != (encoded := os.fsencode(value)):
-            os.putenv(key, encoded)
-            data[key] = encoded
+            if data.pop(name, None) is not None:
+                os.unsetenv(name)
+        elif data.get(name) != value:
+            os.putenv(name, value)
+            data[name] = value
 
 
 def _open(fluent: Any, start: Callable[..., Any], tracker: TaskLog, kwargs: dict[str, Any]) -> Any:
