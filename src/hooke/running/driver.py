@@ -297,10 +297,9 @@ class RareCollections:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due_at = 0.0
+        self._due_at: float | None = None
 
     def __enter__(self) -> Self:
-        self._due_at = self._clock.monotonic() + COLLECT_S
         _collections.enter()
         return self
 
@@ -310,7 +309,9 @@ class RareCollections:
     def due(self) -> None:
         """Let Python collect what it would have by now, once a second."""
         now = self._clock.monotonic()
-        if now >= self._due_at:
+        if self._due_at is None:
+            self._due_at = now + COLLECT_S
+        elif now >= self._due_at:
             self._due_at = now + COLLECT_S
             _collections.catch_up(now)
 
