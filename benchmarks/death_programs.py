@@ -178,7 +178,7 @@ _MANY = {
     "dask": "result = pool.gather(pool.map(task, days))",
     "ray": "result = ray.get([task.remote(day) for day in days])",
 }
-_SMALL_MACHINE = "import psutil, types\npsutil.virtual_memory = lambda: types.SimpleNamespace(available=(700 << 20) * 10 // 9)"
+_SMALL_MACHINE = "import psutil, types\npsutil.virtual_memory = lambda: types.SimpleNamespace(available=(700 << 20) * 10 // 9, total=1 << 30)"
 
 
 def write_program(name: str, system: str, folder: str) -> dict[str, str]:

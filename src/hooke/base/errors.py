@@ -394,4 +394,6 @@ def _memory(facts: Mapping[str, Any]) -> str:
     if peak is None:
         return f"memory limit {format_bytes(limit)}" if limit is not None else ""
     allowed = f" of {format_bytes(limit)} allowed" if limit is not None else ""
-    return f"peak memory {format_bytes(peak)}{allowed}"
+    declared = facts.get("outgrown_bytes")
+    again = f"; it ran again, because {format_bytes(declared)} had been too little" if declared else ""
+    return f"peak memory {format_bytes(peak)}{allowed}{again}"

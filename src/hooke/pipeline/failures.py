@@ -200,18 +200,20 @@ def task_failed(  # noqa: PLR0913 - the facts of one message
     unseal: Callable[[bytes], BaseException],
     item: int | None = None,
     tries: tuple[int, int] = (0, 0),
+    declared: int | None = None,
     next: str = "",
     joined: bool = True,
 ) -> TaskFailed:
-    """The error that `Run.result()` raises for a failed attempt, at this `item` of a map.
+    """The error that `Run.result()` raises for a failed attempt, at this `item` of a map. `declared` is the memory of the task in bytes.
 
     Its `__cause__` is the user's exception, and it is an instance of that one's class, too, if it is to be `joined`, and if `unseal` (that of the run's
     store) trusts and opens it: where the store has a secret, bytes of a worker or a journal that are not signed with it are
     never unpickled.
     """
     failure = event.failure
+    outgrown = declared is not None and failure.limit_bytes is not None and failure.limit_bytes > declared
     error = TaskFailed.from_facts(
-        msgspec.structs.asdict(failure),
+        msgspec.structs.asdict(failure) | ({"outgrown_bytes": declared} if outgrown else {}),
         task=task,
         item=item,
         attempt=event.attempt,

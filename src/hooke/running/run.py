@@ -246,6 +246,7 @@ class Run:
                 unseal=store.unseal,
                 item=item,
                 tries=view.nodes[event.node].tries_of(event),
+                declared=view.nodes[event.node].planned.memory,
                 joined=False,
             )
             for item, event in view.failures()
@@ -335,6 +336,7 @@ class Run:
                 run=self.id,
                 unseal=lambda data: self.project.store().unseal(data),
                 tries=node.tries_of(failed),
+                declared=node.planned.memory,
             )
         why = view.ended.message if view.ended is not None else ""
         raise RunStopped(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from tests.engines.local.faults import Faults, events_of, gone, went_on
 
@@ -230,6 +232,17 @@ def test_out_of_memory_runs_again_with_double(faults: Faults) -> None:
     for event, limit in zip(events_of(run, AttemptFailed), (128 << 20, 256 << 20), strict=True):
         assert event.failure.limit_bytes == limit
         assert limit <= event.failure.peak_bytes < 2 * limit
+
+
+def test_what_outgrows_the_machine_says_that_it_ran_again(
+    faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = SimpleNamespace(available=(200 << 20) * 10 // 9, total=1 << 30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
+    faults.source(HUNGRY.replace("{limit}", "128MiB"))
+    run = faults.go(480)
+    with pytest.raises(OutOfMemory, match="of 200 MiB allowed; it ran again, because 128 MiB had been too"):
+        run.result()
 
 
 def test_more_memory_than_the_machine_has_fails_with_peak_and_limit(faults: Faults) -> None:
