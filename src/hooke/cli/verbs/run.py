@@ -19,6 +19,7 @@ import click
 from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
 from hooke.cli.options import (
+    TYPED,
     backend_options,
     complete_run,
     debug_option,
@@ -61,10 +62,6 @@ class _Asked:
 
 ALL = "*"
 """The value of `--force` without a task."""
-
-
-TYPED = "hooke.typed"
-"""The words after `hooke run`, for a driver in a session of its own."""
 
 
 class _RunCommand(click.Command):
