@@ -259,7 +259,12 @@ class RunView:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues the run; with twice the budget if that ended it, for the same one would end it at once."""
+        """The command that continues the run; with twice the budget if that ended it, for the same one would end it at once.
+
+        A run that never began cannot be continued; its command lists the others.
+        """
+        if not self.run:
+            return "hooke runs"
         command = f"hooke resume {self.run}"
         if self.begun is not None and self.begun.budget_usd is not None and self.stopping_by == BUDGET:
             return f"{command} --budget {2 * self.begun.budget_usd:g}"

@@ -777,6 +777,15 @@ def _forced_tasks(force: bool | Sequence[str], graph: Graph) -> tuple[str, ...]:
 
 def _check_labels(order: RunOrder) -> None:
     """Raise UsageError for a name, tags or retries that cannot be."""
+    if not isinstance(order.name, str):
+        raise UsageError(
+            f"name={order.name!r} is not text", fix='give the beginning of the run\'s id: "nightly"'
+        )
+    if not isinstance(order.tags, Mapping):
+        raise UsageError(
+            f"tags={short_repr(order.tags)} is not a dict",
+            fix='give tags as text or numbers by name: {"team": "ours"}',
+        )
     if order.name and order.run is None:
         check_run_name(order.name, said=f"the name {order.name!r}")
     for name, value in order.tags.items():
