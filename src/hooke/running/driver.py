@@ -61,7 +61,14 @@ from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
 from hooke.pipeline.trace import trace
 from hooke.processes.devices import cpus_here
 from hooke.processes.start import Interrupts
-from hooke.project.backends import ENGINES, BackendChoice, find_backend, open_engine, parse_workers
+from hooke.project.backends import (
+    ENGINES,
+    BackendChoice,
+    check_engine,
+    find_backend,
+    open_engine,
+    parse_workers,
+)
 from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run
 from hooke.project.pipeline_file import entry_of
 from hooke.running.provenance import ProvenanceRecorder
@@ -293,10 +300,9 @@ class RareCollections:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due_at = 0.0
+        self._due_at: float | None = None
 
     def __enter__(self) -> Self:
-        self._due_at = self._clock.monotonic() + COLLECT_S
         _collections.enter()
         return self
 
@@ -306,7 +312,9 @@ class RareCollections:
     def due(self) -> None:
         """Let Python collect what it would have by now, once a second."""
         now = self._clock.monotonic()
-        if now >= self._due_at:
+        if self._due_at is None:
+            self._due_at = now + COLLECT_S
+        elif now >= self._due_at:
             self._due_at = now + COLLECT_S
             _collections.catch_up(now)
 
@@ -696,6 +704,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     """Check and trace a requested run. Raises UsageError and TraceError before anything is written."""
     workers = parse_workers(order.workers)
     place = find_backend(order.on, workers=workers, places=project.settings.places)
+    check_engine(place)
     check_wanted(order.wanted, place, resumed=order.run is not None)
     check_cost(place)
     clock = clock or SystemClock()
