@@ -568,9 +568,12 @@ def is_service(folder: Path) -> bool:
     return isinstance(begun, RunStarted) and begun.kind == "service"
 
 
-def output_ref(folder: Path) -> Ref:
-    """The stored output of a finished run, with failures or without. Raises UsageError if there is none."""
-    ended = ending(folder)
+def output_ref(folder: Path, ended: RunFinished | None = None) -> Ref:
+    """The stored output of a finished run, with failures or without. Raises UsageError if there is none.
+
+    `ended` is its `ending`, if that is known: it takes a look at each record of the journal.
+    """
+    ended = ended or ending(folder)
     if ended is None or ended.output is None:
         raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
     return ended.output

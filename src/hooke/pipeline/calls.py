@@ -322,8 +322,13 @@ class CallMaker:
         return items + (f", {constants}" if constants else "")
 
 
+_NUMBERS = frozenset({int, float, complex, bool, type(None)})
+
+
 def _bytes_of(value: Any) -> int:
     """The size of a value that tells it cheaply (arrays, frames, text), else 0."""
+    if type(value) in _NUMBERS:
+        return 0
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     if isinstance(value, Promise):

@@ -144,8 +144,13 @@ def _simple(
     if kind is dict:
         if not all(type(key) in _SIMPLE for key in value):
             raise _NotSimpleError
-        return {key: _simple(each, refer, found, seen, depth + 1) for key, each in value.items()}
-    return kind(_simple(each, refer, found, seen, depth + 1) for each in value)
+        return {
+            key: each if type(each) in _SIMPLE else _simple(each, refer, found, seen, depth + 1)
+            for key, each in value.items()
+        }
+    return kind(
+        [each if type(each) in _SIMPLE else _simple(each, refer, found, seen, depth + 1) for each in value]
+    )
 
 
 def _resolved(value: Any, store: Store) -> Any:

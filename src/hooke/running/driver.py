@@ -246,6 +246,9 @@ def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
 DRIVER = "driver"
 """The segment that the run state's events are in."""
 
+PLANNED_TOGETHER = 1000
+"""Nodes whose plans are one write: a write for each takes as long as to make them."""
+
 STOP_POLL_S = 0.1
 """Seconds between two checks for a request to stop. A check opens a file, and short tasks end thousands of times a second."""
 
@@ -659,7 +662,7 @@ class Driver:
             for part in key.code.parts:
                 if part.digest not in seen:
                     seen.add(part.digest)
-                    journal.append(
+                    journal.hold(
                         CodeSeen(
                             digest=part.digest,
                             name=part.name,
@@ -669,7 +672,7 @@ class Driver:
                         )
                     )
             asked = node.task.resources
-            journal.append(
+            journal.hold(
                 NodePlanned(
                     node=node.id,
                     task=node.task.name,
@@ -692,6 +695,9 @@ class Driver:
                     gang=asked.gang,
                 )
             )
+            if node.id % PLANNED_TOGETHER == 0:
+                journal.flush()
+        journal.flush()
 
 
 def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:
