@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from blake3 import blake3
@@ -18,12 +18,13 @@ from hooke.keys.encoding import SCALARS, NoKey, text
 from hooke.keys.fingerprint_parts import CodePart, CodePrint, FingerprintPart, Key, frame
 from hooke.keys.module_origin import library_of_method, origin_of
 from hooke.keys.modules import reach_module
-from hooke.keys.value_walk import Leaf, ValuePrinter, unkeyable_error
+from hooke.keys.value_walk import KeptEncodings, Leaf, ValuePrinter, unkeyable_error
 
 __all__ = [
     "EVERYTHING",
     "CodePart",
     "CodePrint",
+    "SharedValueKeys",
     "fingerprint_code",
     "fingerprint_items",
     "fingerprint_value",
@@ -114,6 +115,29 @@ def fingerprint_value(value: object, *, where: str = "value", leaf: Leaf | None 
     scalar = SCALARS.get(type(value)) if leaf is None else None
     encoding = scalar(value) if scalar else _encode(_printer(leaf), value, where)
     return blake3(encoding).hexdigest(length=16)
+
+
+class SharedValueKeys:
+    """Keys of the arguments of one graph, none of which changes meanwhile: what they share is read once.
+
+    `shared` is identity -> a value that is, or is in, several of them.
+    """
+
+    def __init__(self, shared: Mapping[int, object]) -> None:
+        self._kept = KeptEncodings(shared)
+        self._keys: dict[int, Key] = {}
+
+    def key(self, value: object, *, where: str, leaf: Leaf) -> Key:
+        """As `fingerprint_value`. The leaf is not called for plain scalars and containers."""
+        known = self._keys.get(id(value))
+        if known is not None:
+            return known
+        scalar = SCALARS.get(type(value))
+        printer = ValuePrinter(code=_code, leaf=leaf, kept=self._kept)
+        key = blake3(scalar(value) if scalar else _encode(printer, value, where)).hexdigest(length=16)
+        if id(value) in self._kept.shared and not printer.leaves:
+            self._keys[id(value)] = key
+        return key
 
 
 def fingerprint_items(
