@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import types
+from binascii import hexlify
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -148,16 +149,27 @@ def fingerprint_items(
     The key of `(a, b)` is `bytes.fromhex(combine(label, fingerprint_value(a), fingerprint_value(b)))`. The values
     must not change meanwhile, because parts that items share are read once.
     """
-    printer, start, keys = _printer(leaf), frame(label), bytearray()
+    printer, start, keys = _printer(leaf), frame(label), list[bytes]()
     part = frame("0" * 32)[:-32]
-    for number, arguments in enumerate(items):
+    scalars = SCALARS if leaf is None else {}
+    for arguments in items:
+        if len(arguments) == 1:  # most maps have one column, for which the general way takes a fifth longer
+            scalar = scalars.get(type(arguments[0]))
+            if scalar is not None:
+                digest = hexlify(blake3(scalar(arguments[0])).digest(16))
+                keys.append(blake3(start + part + digest).digest(16))
+                continue
         content = start
         for place, value in enumerate(arguments):
-            scalar = SCALARS.get(type(value)) if leaf is None else None
-            encoding = scalar(value) if scalar else _encode(printer, value, f"{where}[{number}][{place}]")
-            content += part + blake3(encoding).hexdigest(length=16).encode()
-        keys += blake3(content).digest(length=16)
-    return bytes(keys)
+            scalar = scalars.get(type(value))
+            encoding = (
+                scalar(value)
+                if scalar is not None
+                else _encode(printer, value, f"{where}[{len(keys)}][{place}]")
+            )
+            content += part + hexlify(blake3(encoding).digest(16))
+        keys.append(blake3(content).digest(16))
+    return b"".join(keys)
 
 
 def _printer(leaf: Leaf | None) -> ValuePrinter:
