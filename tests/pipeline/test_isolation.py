@@ -18,8 +18,8 @@ from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.isolation import (
     ProcessState,
     ReachedNames,
+    SeededAttempt,
     seed_from,
-    seeded_attempt,
     touches_nothing_global,
 )
 
@@ -32,7 +32,7 @@ def draws() -> tuple[float, float]:
 
 @given(KEYS, KEYS, st.integers(0, 5))
 def test_what_is_drawn_follows_from_the_key_alone(key, other, before):
-    with seeded_attempt(restored=True):
+    with SeededAttempt(restored=True):
         seed_from(other)
         for _ in range(before):
             random.gauss(0, 1)
@@ -52,7 +52,7 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
     expected = draws()
     random.seed(3)
     np.random.seed(3)
-    with seeded_attempt(restored=True):
+    with SeededAttempt(restored=True):
         seed_from(bytes(16))
         draws()
     assert draws() == expected
@@ -61,9 +61,9 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
 LATE = """
 import sys
 from random import gauss
-from hooke.pipeline.isolation import seed_from, seeded_attempt, touches_nothing_global
+from hooke.pipeline.isolation import seed_from, SeededAttempt, touches_nothing_global
 assert "numpy.random" not in sys.modules
-with seeded_attempt(restored=False):
+with SeededAttempt(restored=False):
     seed_from(b"0123456789abcdef")
     import numpy as np
     first = np.random.rand()

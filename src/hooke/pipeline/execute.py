@@ -31,10 +31,10 @@ from hooke.pipeline.isolation import (
     KEY_BYTES,
     ProcessState,
     ReachedNames,
+    SeededAttempt,
     SharedArguments,
     own_rows,
     seed_from,
-    seeded_attempt,
 )
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
@@ -282,7 +282,7 @@ class AttemptRunner:
             with (
                 _variables_of_driver(work.variables) if work.variables else _NO_CHANGE,
                 files_loaded(self.root) as self._files,
-                seeded_attempt(restored=not self.alone),
+                SeededAttempt(restored=not self.alone),
                 self._state.watched(),
                 self._checkpointing(work, outcome),
             ):

@@ -54,10 +54,10 @@ from hooke.tracking import tracker
 __all__ = [
     "KEY_BYTES",
     "ProcessState",
+    "SeededAttempt",
     "isolated_randomness",
     "own_rows",
     "seed_from",
-    "seeded_attempt",
     "touches_nothing_global",
     "watched_environment",
 ]
@@ -95,13 +95,8 @@ def _is_plain(column: Any) -> bool:
     return type(column) in {list, tuple} and all(type(value) in _PLAIN for value in column)
 
 
-def seeded_attempt(*, restored: bool) -> contextlib.AbstractContextManager[None]:
+class SeededAttempt:
     """Surrounds an attempt that calls `seed_from`. With `restored` the generators get their earlier state back."""
-    return _Seeded(restored=restored)
-
-
-class _Seeded:
-    """As a class, since a generator for each attempt takes three times as long."""
 
     __slots__ = ("_before", "_restored")
 
@@ -288,9 +283,8 @@ class ProcessState:
         _imported.clear()
         _imported_filters.clear()
         try:
-            with (
-                _NO_CHANGE if self._alone and _watchers else watched_environment()
-            ):  # a worker always watches
+            watched = self._alone and _watchers  # a worker always watches
+            with _NO_CHANGE if watched else watched_environment():
                 yield
         finally:
             self.set_back()
