@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hooke.base.user_code import user_frames
+from hooke.base.user_code import LONGEST_LINE, SourceLine, user_frames
 
 TEXT = """Traceback (most recent call last):
   File "/opt/venv/lib/python3.11/site-packages/hooke/engines/local_worker.py", line 5, in work
@@ -57,3 +57,8 @@ def test_frames_from_windows_and_frozen_modules_are_libraries():
         '  File "me.py", line 1, in <module>',
         "KeyError: 1",
     ]
+
+
+def test_a_line_of_source_is_cut_to_fit_a_message():
+    assert str(SourceLine("job.py", 3, "run(job)")) == "job.py:3: run(job)"
+    assert str(SourceLine("job.py", 3, "x" * 500)) == f"job.py:3: {'x' * LONGEST_LINE} ..."

@@ -95,7 +95,7 @@ def test_runs_of_ones_own_have_a_curve(desk):
     refused = desk.hooke("curve")
     assert refused.code == 1
     assert refused.err.splitlines()[0] == "wait was measured only at N = 2, which does not show how it scales"
-    assert refused.err.splitlines()[-1].endswith("job.py:waits --workers 1")
+    assert refused.err.splitlines()[-1].endswith("job.py:waits --workers 1 --force=wait")
     assert desk.hooke("run", "job.py", "--workers", "1", "--first", "60").code == 0
     assert "times as much by 2 times as many workers" in desk.hooke("curve").err
     assert desk.hooke("run", "job.py", "--workers", "4", "--first", "120").code == 0

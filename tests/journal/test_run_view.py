@@ -65,6 +65,7 @@ def counts(view, task):
 def test_a_history_from_start_to_end():
     view = RunView()
     assert view.status == "new"
+    assert view.resume_command == "hooke runs"  # there is nothing to continue
     assert view.row(0.0).status == "new"
     for event in [
         BEGUN,

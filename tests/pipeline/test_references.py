@@ -5,7 +5,16 @@ import pytest
 from hooke.base.errors import MissingObject
 from hooke.base.ref import Ref
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.references import Element, StoredItems, StoredValue, pack, parts_of, resolve, unpack
+from hooke.pipeline.references import (
+    Element,
+    Packed,
+    StoredItems,
+    StoredValue,
+    pack,
+    parts_of,
+    resolve,
+    unpack,
+)
 from hooke.pipeline.task import task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
@@ -30,6 +39,20 @@ def test_each_kind_of_reference_resolves(store):
     assert resolve(StoredItems(((numbers, 2, 1), (numbers, 0, 2))), store) == [12, 10, 11]
     assert resolve(StoredItems(((numbers, 0, 4),), (slice(1, 3),)), store) == [11, 12]
     assert resolve(StoredItems(()), store) == []
+
+
+def test_what_was_packed_before_is_one_object_within_a_call_and_another_in_the_next(store):
+    packed = Packed(pack({"a": [1]}, no_promise), 3)
+    for wrapped in ([packed, {"b": packed}], [packed, {"b": packed}, frozenset({1})]):
+        data = pack(wrapped, no_promise)
+        first, second = unpack(data, store), unpack(data, store)
+        assert first[:2] == [{"a": [1]}, {"b": {"a": [1]}}]
+        assert first[0] is first[1]["b"]
+        assert first[0] is not second[0]
+
+
+def no_promise(promise):
+    pytest.fail(f"{promise} is no promise")
 
 
 def test_a_gone_object_is_said_to_be_missing(store):

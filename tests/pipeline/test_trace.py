@@ -154,6 +154,50 @@ class TestArgumentsAreAsTheyWere:
         assert kept[0] is array
         assert kept[1] is config
 
+    def test_an_object_that_is_changed_later_is_given_as_it_was(self):
+        def body():
+            array, config, rows = numpy.ones(3), Config(1), [numpy.zeros(1), numpy.zeros(1)]
+            source([array, config])
+            source.map(rows)
+            array[0], config.rows = 5, 2
+            rows[1][0] = 7
+            source([array, config])
+
+        graph = traced(body)
+        first, second = (graph.nodes[at].arguments["value"] for at in (0, 2))
+        assert first[0].tolist() == [1, 1, 1]
+        assert second[0].tolist() == [5, 1, 1]
+        assert (first[1].rows, second[1].rows) == (1, 2)
+        assert [row.tolist() for row in graph.nodes[1].iterables[0]] == [[0], [0]]
+
+    def test_connected_objects_stay_connected(self):
+        def body():
+            model = Config([1])
+            holder = Config(model)
+            source([model, holder])
+            model.rows.append(2)
+            source([model, holder])
+
+        first, second = (node.arguments["value"] for node in traced(body).nodes)
+        assert first[1].rows is first[0]
+        assert first[0].rows == [1]
+        assert second[1].rows is second[0]
+        assert second[0].rows == [1, 2]
+
+    def test_an_object_too_large_to_copy_must_not_be_changed(self):
+        def body(change):
+            array = numpy.zeros(9 << 20)
+            source(array)
+            array[-1] = change
+
+        assert traced(lambda: body(0)).nodes[0].arguments["value"].nbytes > 64 << 20
+        with pytest.raises(TraceError, match=r"task 'source' got .* ndarray that the pipeline changed after"):
+            traced(lambda: body(1))
+
+    def test_what_cannot_be_pickled_is_no_error_yet(self):
+        lock = threading.Lock()
+        assert traced(lambda: source([lock, 1])).nodes[0].arguments["value"][0] is lock
+
 
 class TestBindingErrors:
     @pytest.mark.parametrize(

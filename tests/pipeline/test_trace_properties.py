@@ -1,13 +1,20 @@
 """Random pipelines: what their graph gives, evaluated in order, is what calling them gives."""
 
+import dataclasses
+from collections import OrderedDict, deque
+
+import numpy as np
+import pandas as pd
+import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import pipeline, task
 from hooke.pipeline.arguments import copy_nesting, promises_in
 from hooke.pipeline.graph import Graph
+from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.promise import Promise
-from hooke.pipeline.trace import trace
+from hooke.pipeline.trace import SMALL, trace
 
 
 @task
@@ -223,3 +230,153 @@ def test_promises_are_found_wherever_they_are_put(value, count):
 
     graph = trace(pipeline(name="flow")(lambda: body()))  # not linted: it asks for identities
     assert {use.node for use in graph.output_uses} == set(range(count))
+
+
+# --- Objects that the body changes between calls: each call gets them as they were then.
+
+
+@dataclasses.dataclass
+class Box:
+    content: list
+    count: int = 0
+
+
+class Slotted:
+    __slots__ = ("content",)
+
+    def __init__(self, content):
+        self.content = content
+
+
+LONG = 2 * SMALL
+"""Long enough to be compared with earlier calls instead of copied for each."""
+
+
+def changeable_objects():
+    """Objects of all kinds, and for each a change of what it holds by a number."""
+    inner = [1]
+    box = Box([1, 2])
+    return [
+        ({"a": 1}, lambda it, n: it.update({"a": n})),
+        (dict.fromkeys(range(LONG), 0), lambda it, n: it.update({n: n})),
+        (dict.fromkeys(range(LONG), 0), lambda it, n: it.update({n: bool(n)})),
+        ([0.0] * LONG, lambda it, n: it.__setitem__(n, -0.0)),
+        ([[i] for i in range(LONG)], lambda it, n: it[n].append(n)),
+        ([(i, {"deep": [[i]]}) for i in range(LONG)], lambda it, n: it[n][1]["deep"][0].append(n)),
+        ({f"k{i}": {i} for i in range(LONG)}, lambda it, n: it["k1"].add(n)),
+        ([inner, inner, *range(LONG)], lambda it, n: it[0].append(n)),
+        (np.zeros(4), lambda it, n: it.__setitem__(0, n)),
+        ([np.zeros(2), np.zeros(2)], lambda it, n: it[1].__setitem__(1, n)),
+        (bytearray(b"ab"), lambda it, n: it.append(n)),
+        (deque([1], maxlen=3), lambda it, n: it.append(n)),
+        (OrderedDict(a=[1]), lambda it, n: it["a"].append(n)),
+        (box, lambda it, n: it.content.append(n)),
+        (Slotted([1]), lambda it, n: setattr(it, "content", [n])),
+        ([Box([i]) for i in range(LONG)], lambda it, n: setattr(it[n], "count", n)),
+        ({"box": Box([3]), "n": [1]}, lambda it, n: it["box"].content.append(n)),
+        (pd.DataFrame({"x": [1, 2]}), lambda it, n: it.__setitem__(f"c{n}", n)),
+        (
+            pl.DataFrame({"x": [1, 2]}),
+            lambda it, n: it.insert_column(0, pl.Series(f"c{n}{it.width}", [n, n])),
+        ),
+        ((1, [2], Box([3])), lambda it, n: it[1].append(n) or it[2].content.append(n)),
+    ]
+
+
+def as_text(value, *, aliases=True):
+    """All that a value holds, and with `aliases` which of its parts are the same object."""
+    return _text(value, {} if aliases else None)
+
+
+def _text(value, known):
+    if known is not None and isinstance(value, (list, dict, set, Box, Slotted)):
+        if id(value) in known:
+            return f"<{known[id(value)]}>"
+        known[id(value)] = len(known)
+    if isinstance(value, dict):
+        return f"{type(value).__name__}{[(_text(k, known), _text(v, known)) for k, v in value.items()]}"
+    if isinstance(value, (list, tuple, deque)):
+        return f"{type(value).__name__}{[_text(each, known) for each in value]}"
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(value))
+    if isinstance(value, (Box, Slotted)):
+        return f"{type(value).__name__}({_text(value.content, known)}, {getattr(value, 'count', 0)})"
+    if isinstance(value, np.ndarray):
+        return repr(value.tolist())
+    return value.to_dict(as_series=False).__repr__() if isinstance(value, pl.DataFrame) else repr(value)
+
+
+@task
+def seen(value, other=None):
+    return as_text([value, other])
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["call", "both", "in a list", "map", "change"]),
+        st.integers(0, 19),
+        st.integers(0, 19),
+    ),
+    min_size=2,
+    max_size=25,
+)
+
+
+@pipeline
+def changing(steps):
+    made = changeable_objects()
+    results = []
+    for what, i, n in steps:
+        value, change = made[i]
+        match what:
+            case "call":
+                results.append(seen(value))
+            case "both":
+                results.append(seen(value, made[n][0]))
+            case "in a list":
+                results.append(seen([value, n], {"same": value}))
+            case "map":
+                results.append(seen.map([1, 2], other=value))
+            case "change":
+                change(value, n)
+    return results
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHANGES)
+def test_each_call_gets_its_arguments_as_they_were_when_it_was_made(steps):
+    graph = trace(changing, (steps,))
+    assert [given_to(node) for node in graph.nodes] == changing(steps)
+    keys = GraphKeys(graph, run="r")
+    contents = {}
+    for node in graph.nodes:
+        text = as_text([node.kind, dict(node.arguments)], aliases=False)
+        assert contents.setdefault(keys[node.id].key, text) == text, "one key, two contents"
+
+
+def given_to(node):
+    """The result of a node without promises."""
+    if node.kind == "call":
+        args, kwargs = node.call_arguments()
+        return node.task.function(*args, **kwargs)
+    return [node.task.function(*row, **node.arguments) for row in zip(*node.iterables, strict=True)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([*range(1, 9), *range(10, 16), 17, 18]), st.integers(2, 19))
+def test_an_object_that_did_not_change_is_one_argument_of_all_calls(i, n):
+    steps = [
+        ("call", i, 0),
+        ("in a list", i, 1),
+        ("call", i, 0),
+        ("change", i, n),
+        ("call", i, 0),
+        ("call", i, 0),
+    ]
+    graph = trace(changing, (steps,))
+    first, listed, second, third, fourth = (node.arguments["value"] for node in graph.nodes)
+    assert first is second
+    assert third is fourth
+    assert listed[0] is first
+    assert first is not third
+    assert {id(first), id(third)} <= graph.shared.keys()

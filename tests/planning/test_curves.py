@@ -56,7 +56,7 @@ class TestOneRun:
         with pytest.raises(NotEnoughData, match=f"a was measured only at N = {n}") as caught:
             curve_of(runs, put(runs, 1, [(0.0, n)]))
         assert caught.value.measure_at == best
-        assert caught.value.next == f"hooke run f.py:p --workers {best}"
+        assert caught.value.next == f"hooke run f.py:p --workers {best} --force=a"
 
     @pytest.mark.parametrize(("levels", "best"), [((1, 2), 4), ((2, 4), 1)])
     def test_of_two_n_is_refused_with_their_ratio(self, runs, levels, best):

@@ -145,6 +145,8 @@ def test_name_tags_and_retries(shop):
     [
         ({"name": "a b"}, "not a valid beginning of a run id"),
         ({"name": "search-x"}, "not a valid beginning of a run id"),
+        ({"name": 3}, "name=3 is not text"),
+        ({"tags": ["a"]}, r"tags=\['a'\] is not a dict"),
         ({"tags": {"a": [1]}}, "the tag 'a'"),
         ({"tags": {"": "x"}}, "the tag ''"),
         ({"retries": -1}, "retries=-1"),

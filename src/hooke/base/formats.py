@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import re
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -134,7 +135,25 @@ _LONGEST = 60
 
 _BRIEF = (int, float, bool, type(None))
 
-_repr = reprlib.Repr()
+_SORTED = 1000
+
+
+class _Repr(reprlib.Repr):
+    """The parts of a dict or set sorted, unless that would take long."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        if len(x) <= _SORTED or level <= 0:
+            return super().repr_dict(x, level)
+        shown = super().repr_dict(dict(itertools.islice(x.items(), self.maxdict)), level)
+        return f"{shown[:-1]}, ...}}"
+
+    def repr_set(self, x: set[Any], level: int) -> str:
+        if len(x) <= _SORTED or level <= 0:
+            return super().repr_set(x, level)
+        return f"{super().repr_set(set(itertools.islice(x, self.maxset)), level)[:-1]}, ...}}"
+
+
+_repr = _Repr()
 _repr.maxstring = _repr.maxother = _LONGEST
 _repr.maxlist = _repr.maxtuple = _repr.maxset = _repr.maxdict = 4
 _repr.maxlevel = 2

@@ -67,6 +67,10 @@ def module_of_method(value: Any) -> str | None:
     return None
 
 
+LONGEST_LINE = 120
+"""Characters of a line of source that a message shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceLine:
     """A line of source: the file as it should be shown, the line's number from 1, its text (may be empty)."""
@@ -77,7 +81,8 @@ class SourceLine:
 
     def __str__(self) -> str:
         at = f"{self.file}:{self.line}"
-        return f"{at}: {self.text}" if self.text else at
+        text = self.text if len(self.text) <= LONGEST_LINE else f"{self.text[:LONGEST_LINE]} ..."
+        return f"{at}: {text}" if text else at
 
 
 def user_place() -> SourceLine:

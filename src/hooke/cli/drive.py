@@ -22,6 +22,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, TaskError, TaskFailed, UsageError
 from hooke.base.formats import short_repr
+from hooke.cli.options import check_target
 from hooke.cli.screens import (
     EXIT_FAILED,
     EXIT_STOPPED,
@@ -271,6 +272,7 @@ class DrivenRun:
 
 def load_pipeline(target: str) -> tuple[Pipeline[..., Any], Path]:
     """The pipeline of FILE.py[:NAME] and its file. What the file prints on import goes to stderr. Raises UsageError."""
+    check_target(target)
     with contextlib.redirect_stdout(sys.stderr):
         return load_entry(target)
 

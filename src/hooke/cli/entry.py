@@ -44,7 +44,7 @@ class Commands(click.Group):
         """The command, or an error with the nearest name and all names."""
         valid = self.list_commands(ctx)
         if args and args[0] not in valid and not args[0].startswith("-"):
-            near = get_close_matches(args[0], valid, n=1)
+            near = get_close_matches(args[0], [*valid, "--help"], n=1)
             meant = f"Did you mean {near[0]!r}? " if near else ""
             ctx.fail(f"No such command {args[0]!r}. {meant}Commands: {', '.join(valid)}.")
         return super().resolve_command(ctx, args)

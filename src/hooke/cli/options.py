@@ -15,24 +15,51 @@ import click
 from click.shell_completion import CompletionItem
 
 from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
 from hooke.cli.screens import CommandSession
 from hooke.journal.run_view import view_of
 from hooke.journal.study_records import STUDY_PREFIX, read_study
 from hooke.project.folder import Project
 
 __all__ = [
+    "TYPED",
     "backend_options",
+    "check_target",
     "complete_run",
     "debug_option",
     "in_project",
     "is_unicode",
     "json_option",
     "number_list",
+    "options_of_command",
     "project_option",
     "run_and_task",
     "the_project",
     "worker_range",
 ]
+
+
+TYPED = "hooke.typed"
+"""Where a click context keeps the words after `hooke run`: those before and those from `--`."""
+
+
+def options_of_command() -> list[str]:
+    """The options of the command that runs now."""
+    context = click.get_current_context(silent=True)
+    return (
+        []
+        if context is None
+        else [name for each in context.command.params for name in each.opts if name.startswith("--")]
+    )
+
+
+def check_target(target: str) -> None:
+    """Raise UsageError for a mistyped option, which was taken for the file: commands leave unknown options to the pipeline."""
+    if target.startswith("-"):
+        raise UsageError(
+            f"no option {target}",
+            fix=f"{did_you_mean(target, options_of_command())}parameters of the pipeline come after the file",
+        )
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -33,6 +33,7 @@ from hooke.base.annotations import (
 )
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.formats import did_you_mean, short_repr
+from hooke.cli.options import TYPED, options_of_command
 from hooke.models.registry_protocol import parse_wanted
 from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
@@ -337,23 +338,34 @@ class Parameters:
     def _option(self, token: str, flag: str) -> Option | None:
         """The option of `flag`; None if it goes to the pipeline's `**`."""
         if not flag.startswith("--"):
+            meant = did_you_mean(f"--{token.lstrip('-')}", [option.flag for option in self.options])
             raise UsageError(
-                f"unexpected argument {token!r}: pass a pipeline's parameters by name", fix=self._valid()
+                f"unexpected argument {token!r}: pass a pipeline's parameters by name",
+                fix=meant + self._valid(),
             )
         by_spelling = {spelling: option for option in self.options for spelling in option.spellings()}
         if flag in by_spelling:
             return by_spelling[flag]
         if self.takes_any:
             return None
-        near = get_close_matches(flag, [option.flag for option in self.options], n=1)
+        near = get_close_matches(
+            flag, [*(option.flag for option in self.options), *options_of_command()], n=1
+        )
         meant = f"did you mean {near[0]}? " if near else ""
-        fixed = [near[0] + each[len(flag) :] if near and each == token else each for each in self._tokens]
+        words = self._words()
+        fixed = [near[0] + each[len(flag) :] if near and each == token else each for each in words]
         raise UsageError(
             f"pipeline {self.pipeline.name!r} has no parameter {flag}",
             where=self.target,
             fix=meant + self._valid(),
-            next=shlex.join(["hooke", self.verb, self.target, *fixed]) if near else "",
+            next=shlex.join(["hooke", self.verb, *fixed]) if near else "",
         )
+
+    def _words(self) -> list[str]:
+        """The words after the verb, as typed if the command keeps them."""
+        context = click.get_current_context(silent=True)
+        before, after = context.meta.get(TYPED, ([], [])) if context is not None else ([], [])
+        return [*before, *after] or [self.target, *self._tokens]
 
     def _text(self, option: Option, flag: str, text: str | None, rest: list[str]) -> str:
         """The value of an option as typed; of a flag, `true` or `false`."""

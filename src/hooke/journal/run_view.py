@@ -259,7 +259,12 @@ class RunView:
 
     @property
     def resume_command(self) -> str:
-        """The command that continues the run; with twice the budget if that ended it, for the same one would end it at once."""
+        """The command that continues the run; with twice the budget if that ended it, for the same one would end it at once.
+
+        A run that never began cannot be continued; its command lists the others.
+        """
+        if not self.run:
+            return "hooke runs"
         command = f"hooke resume {self.run}"
         if self.begun is not None and self.begun.budget_usd is not None and self.stopping_by == BUDGET:
             return f"{command} --budget {2 * self.begun.budget_usd:g}"
@@ -563,9 +568,12 @@ def is_service(folder: Path) -> bool:
     return isinstance(begun, RunStarted) and begun.kind == "service"
 
 
-def output_ref(folder: Path) -> Ref:
-    """The stored output of a finished run, with failures or without. Raises UsageError if there is none."""
-    ended = ending(folder)
+def output_ref(folder: Path, ended: RunFinished | None = None) -> Ref:
+    """The stored output of a finished run, with failures or without. Raises UsageError if there is none.
+
+    `ended` is its `ending`, if that is known: it takes a look at each record of the journal.
+    """
+    ended = ended or ending(folder)
     if ended is None or ended.output is None:
         raise UsageError(f"run {folder.name} has no result", next=f"hooke show {folder.name}")
     return ended.output

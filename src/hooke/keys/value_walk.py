@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from hooke.base.errors import HookeError, NotFingerprintable
@@ -11,7 +12,7 @@ from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shri
 from hooke.keys.fingerprint_parts import Key
 from hooke.keys.object_encodings import object_encoder
 
-__all__ = ["Leaf", "ValuePrinter", "unkeyable_error"]
+__all__ = ["KeptEncodings", "Leaf", "ValuePrinter", "unkeyable_error"]
 
 Leaf = Callable[[object], Key | None]
 """Called first for every object. A key that it returns stands for the object, such as a promise."""
@@ -20,15 +21,27 @@ _ENCODERS: WeakKeyDictionary[type, Encoder] = WeakKeyDictionary()
 _NEVER = 1 << 62
 
 
+@dataclass(frozen=True, slots=True)
+class KeptEncodings:
+    """What walks over several values share, none of which changes meanwhile."""
+
+    shared: Mapping[int, object]
+    """Identity -> a value that is in several of them."""
+    encodings: dict[int, bytes] = field(default_factory=dict)
+    """Those of the shared values that no leaf is in."""
+    codes: dict[int, tuple[object, bytes]] = field(default_factory=dict)
+
+
 class ValuePrinter:
     """One walk, or several that share their results, so values must not change between them.
 
     `code` encodes functions, classes and modules; `leaf` is called first for every object. If the result of `code`
     depends on the order of its calls, `shallow` encodes the same objects by name, to sort sets by their content.
+    With `kept` the leaf is called for other objects than plain scalars and containers only, and walks share what is kept there.
     Raises NoKey.
     """
 
-    __slots__ = ("_code", "_codes", "_depths", "_known", "_leaf", "_outermost", "_shallow")
+    __slots__ = ("_code", "_codes", "_depths", "_kept", "_known", "_leaf", "_outermost", "_shallow", "leaves")
 
     def __init__(
         self,
@@ -36,20 +49,27 @@ class ValuePrinter:
         code: Callable[[object], bytes],
         leaf: Leaf | None = None,
         shallow: Callable[[object], bytes] | None = None,
+        kept: KeptEncodings | None = None,
     ) -> None:
         self._code = code
         self._shallow = shallow
         self._leaf = leaf
-        self._codes: dict[int, tuple[object, bytes]] = {}
+        self._kept = kept
+        self.leaves = 0
+        """How many objects a leaf has stood for."""
+        self._codes: dict[int, tuple[object, bytes]] = {} if kept is None else kept.codes
         self._known: dict[int, tuple[object, bytes]] = {}
         self._depths: dict[int, int] = {}
         self._outermost = _NEVER
 
     def encode(self, value: object) -> bytes:
         """The encoding of a value; at most 73 bytes, except for a long text or integer."""
-        if self._leaf is not None and (key := self._leaf(value)) is not None:
-            return b"k" + text(key)
         scalar = SCALARS.get(type(value))
+        if self._kept is None or (scalar is None and type(value) not in CONTAINERS):
+            key = self._leaf(value) if self._leaf is not None else None
+            if key is not None:
+                self.leaves += 1
+                return b"k" + text(key)
         return scalar(value) if scalar is not None else self._compound(value)
 
     def items(self, values: Iterable[object]) -> list[bytes]:
@@ -111,6 +131,9 @@ class ValuePrinter:
         ident = id(value)
         if (known := self._known.get(ident)) is not None:
             return known[1]
+        if self._kept is not None and (kept := self._kept.encodings.get(ident)) is not None:
+            return kept
+        leaves = self.leaves
         depth = len(self._depths)
         if (above := self._depths.get(ident)) is not None:
             self._outermost = min(self._outermost, above)
@@ -133,6 +156,8 @@ class ValuePrinter:
         encoding = shrink(encoding)
         if closed:
             self._known[ident] = (value, encoding)
+            if self._kept is not None and ident in self._kept.shared and self.leaves == leaves:
+                self._kept.encodings[ident] = encoding
         return encoding
 
 

@@ -17,6 +17,8 @@ from hooke.base.user_code import user_place
 from hooke.pipeline.promise import MapPromise, Promise
 
 __all__ = [
+    "LEAVES",
+    "MUTABLE",
     "Successes",
     "as_columns",
     "bind_call",
@@ -257,8 +259,8 @@ def _short(value: object) -> str:
 
 # --- Promises inside nested lists, tuples, sets, dicts and dataclasses.
 
-_LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
-_MUTABLE = frozenset({list, dict, set})
+LEAVES = frozenset({int, float, str, bytes, bool, complex, type(None), range})
+MUTABLE = frozenset({list, dict, set})
 _COPIED = frozenset({list, dict, set, tuple})
 
 
@@ -295,7 +297,7 @@ def _inside(kind: type, members: Sequence[Any], seen: set[int]) -> Iterable[Any]
 
 
 def _not_leaves(items: Iterable[Any]) -> list[Any]:
-    return [item for item in items if type(item) not in _LEAVES]
+    return [item for item in items if type(item) not in LEAVES]
 
 
 def _unseen(members: Sequence[Any], seen: set[int]) -> list[Any]:
@@ -340,5 +342,10 @@ def _are_flat(nested: Sequence[Any]) -> bool:
     )
 
 
-def _copy_flat(value: Any, _copies: object) -> Any:
-    return value.copy() if type(value) in _MUTABLE else value
+def _copy_flat(value: Any, copies: dict[int, Any]) -> Any:
+    if type(value) not in MUTABLE:
+        return value
+    known = copies.get(id(value))
+    if known is None:
+        known = copies[id(value)] = value.copy()
+    return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,10 @@ from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.references import Element, Reference, StoredItems, StoredValue, pack
+from hooke.pipeline.references import Element, Packed, Reference, StoredItems, StoredValue, is_small, pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.task import Task
+from hooke.pipeline.trace import DEEPEST_SHARED, SMALL
 from hooke.store import by_value
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
@@ -36,6 +38,8 @@ __all__ = ["CallMaker"]
 
 _may_be_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,63}").fullmatch
 
+LEAST_PACKED = 1024
+"""Smaller arguments are encoded with each call."""
 LARGEST_IN_CALL = 64 * 1024
 """Larger arguments go through the store once instead of with every attempt."""
 
@@ -49,6 +53,8 @@ class CallMaker:
         self._state = state
         self._store = store
         self._images: dict[int, FunctionImage] = {}
+        self._placed: dict[int, Any] = {}
+        """Identity of an argument that several nodes share -> what goes into their calls."""
         self._constants: dict[int, bytes] = {}
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
@@ -281,18 +287,47 @@ class CallMaker:
 
     def _pack_slim(self, node: Node, arguments: Callable[[Callable[[Any], Any]], Any]) -> bytes:
         """Pack arguments. Large ones go by reference: stored once instead of sent with each attempt."""
-        data = self._pack(node, arguments(self._slim))
+        data = self._pack(node, arguments(lambda value: self._slim(node, value)))
         if len(data) <= LARGEST_IN_CALL:
             return data
-        return self._pack(
-            node, arguments(self._stored)
-        )  # a dict of arrays, a model: large, but not at a glance
+        # A dict of arrays, a model: large, but not at a glance.
+        return self._pack(node, arguments(lambda value: self._stored(self._slim(node, value))))
 
-    def _slim(self, value: Any) -> Any:
+    def _slim(self, node: Node, value: Any) -> Any:
+        if self._graph.shared:
+            placed = self._placed_in(node, value)
+            if placed is not value:
+                return placed
         return self._stored(value) if _bytes_of(value) > LARGEST_IN_CALL else value
 
     def _stored(self, value: Any) -> Any:
-        return value if promises_in(value) else StoredValue(self._store.put(value))
+        return value if is_small(value) or promises_in(value) else StoredValue(self._store.put(value))
+
+    def _placed_in(self, node: Node, value: Any, depth: int = 0) -> Any:
+        """The value, with what it shares with other nodes in the form that all their calls have."""
+        kind = type(value)
+        if id(value) in self._graph.shared:
+            if id(value) not in self._placed:
+                self._placed[id(value)] = self._place(node, value)
+            return self._placed[id(value)]
+        if kind not in (list, tuple, dict) or depth == DEEPEST_SHARED or len(value) > SMALL:
+            return value
+        parts = value.values() if kind is dict else value
+        placed = [self._placed_in(node, each, depth + 1) for each in parts]
+        if all(map(operator.is_, placed, parts)):
+            return value
+        return dict(zip(value, placed, strict=True)) if kind is dict else kind(placed)
+
+    def _place(self, node: Node, value: Any) -> Any:
+        """A value that many calls have: in the store if it is large, encoded once otherwise."""
+        if promises_in(value):
+            return value
+        if _bytes_of(value) > LARGEST_IN_CALL:
+            return self._stored(value)
+        data = self._pack(node, value)
+        if len(data) > LARGEST_IN_CALL:
+            return self._stored(value)
+        return Packed(data, len(self._placed)) if len(data) > LEAST_PACKED else value
 
     def _pack(self, node: Node, value: Any) -> bytes:
         try:
@@ -322,8 +357,13 @@ class CallMaker:
         return items + (f", {constants}" if constants else "")
 
 
+_NUMBERS = frozenset({int, float, complex, bool, type(None)})
+
+
 def _bytes_of(value: Any) -> int:
     """The size of a value that tells it cheaply (arrays, frames, text), else 0."""
+    if type(value) in _NUMBERS:
+        return 0
     if isinstance(value, str | bytes | bytearray):
         return len(value)
     if isinstance(value, Promise):

@@ -75,6 +75,8 @@ class Graph:
     pipeline: str
     nodes: tuple[Node, ...]
     output: Any = None
+    shared: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    """Identity -> a value that several nodes have as an argument or in one. Nothing changes it, so it is keyed and stored once."""
     output_uses: tuple[Use, ...] = field(init=False)
     """The distinct uses of nodes in `output`."""
     _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hooke.base.errors import NotFingerprintable, TraceError
-from hooke.keys.fingerprint import fingerprint_code, fingerprint_items, fingerprint_value
+from hooke.keys.fingerprint import SharedValueKeys, fingerprint_code, fingerprint_items, fingerprint_value
 from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import CARRY, MapPromise, Promise
@@ -42,6 +42,7 @@ class GraphKeys:
         self._seed = seed
         self._code: dict[int, CodePrint] = {}
         self._items: dict[int, bytes] = {}
+        self._values = SharedValueKeys(graph.shared)
         self.nodes: list[NodeKey] = []
         for node in graph.nodes:
             try:
@@ -89,7 +90,7 @@ class GraphKeys:
         code = self._code_of(node)
         leaf = self._leaf_of(node)
         inputs = {
-            name: fingerprint_value(value, where=f"argument `{name}` of `{node.task.name}`", leaf=leaf)
+            name: self._values.key(value, where=f"argument `{name}` of `{node.task.name}`", leaf=leaf)
             for name, value in node.arguments.items()
         }
         recipe = combine(
@@ -125,7 +126,7 @@ class GraphKeys:
             return {"items": combine("items", items)}
         return {
             name: self.of(column)
-            or fingerprint_value(
+            or self._values.key(
                 column, where=f"argument `{name}` of `{node.task.name}.map`", leaf=self._leaf_of(node)
             )
             for name, column in zip(node.columns, node.iterables, strict=True)

@@ -15,10 +15,12 @@ from hooke.store.store import Store
 
 __all__ = [
     "Element",
+    "Packed",
     "Reference",
     "StoredItems",
     "StoredValue",
     "is_simple",
+    "is_small",
     "pack",
     "parts_of",
     "resolve",
@@ -62,7 +64,19 @@ class StoredItems:
         return StoredItems, (self.pieces, self.path)
 
 
-Reference: TypeAlias = StoredValue | Element | StoredItems
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A value that was packed before, since many calls have it. The same `number` is the same object, within one call."""
+
+    data: bytes
+    number: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (self.data, self.number)
+
+
+Reference: TypeAlias = StoredValue | Element | StoredItems | Packed
+_REFERENCES = (StoredValue, Element, StoredItems, Packed)
 
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None), range})
 _DEEPEST = 4
@@ -82,18 +96,17 @@ class _Packer(ByValuePickler):
     def persistent_id(self, obj: object) -> Reference | None:
         if isinstance(obj, Promise):
             return self._refer(obj)
-        if isinstance(obj, StoredValue | Element | StoredItems):
-            return obj
-        return None
+        return obj if isinstance(obj, _REFERENCES) else None
 
 
 class _Unpacker(pickle.Unpickler):
     def __init__(self, data: bytes, store: Store) -> None:
         super().__init__(io.BytesIO(data))
         self._store = store
+        self._packed: dict[int, Any] = {}
 
     def persistent_load(self, pid: Reference) -> Any:
-        return resolve(pid, self._store)
+        return _resolved(pid, self._store, self._packed)
 
 
 def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
@@ -110,6 +123,11 @@ def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
     return file.getvalue()
 
 
+def is_small(value: Any) -> bool:
+    """Whether a value is a number or a short text, which a reference would only make larger."""
+    return type(value) in _SIMPLE and (type(value) not in (str, bytes) or len(value) <= 1024)
+
+
 def is_simple(data: bytes) -> bool:
     """Whether packed data is a nesting of lists, tuples, dicts and scalars without references, where no part is twice."""
     return data[:1] == _NO_REFERENCE
@@ -121,7 +139,7 @@ def unpack(data: bytes, store: Store) -> Any:
     if mark == _NO_REFERENCE:
         return pickle.loads(memoryview(data)[1:])
     if mark == _WITH_REFERENCES:
-        return _resolved(pickle.loads(memoryview(data)[1:]), store)
+        return _resolved(pickle.loads(memoryview(data)[1:]), store, {})
     return _Unpacker(data, store).load()
 
 
@@ -135,8 +153,8 @@ def _simple(
     kind = type(value)
     if kind in _SIMPLE:
         return value
-    if issubclass(kind, Promise) or kind in (StoredValue, Element, StoredItems):
-        found.append(value if kind in (StoredValue, Element, StoredItems) else refer(value))
+    if issubclass(kind, Promise) or kind in _REFERENCES:
+        found.append(value if kind in _REFERENCES else refer(value))
         return found[-1]
     if kind not in (list, tuple, dict) or id(value) in seen or depth == _DEEPEST:
         raise _NotSimpleError
@@ -144,18 +162,27 @@ def _simple(
     if kind is dict:
         if not all(type(key) in _SIMPLE for key in value):
             raise _NotSimpleError
-        return {key: _simple(each, refer, found, seen, depth + 1) for key, each in value.items()}
-    return kind(_simple(each, refer, found, seen, depth + 1) for each in value)
+        return {
+            key: each if type(each) in _SIMPLE else _simple(each, refer, found, seen, depth + 1)
+            for key, each in value.items()
+        }
+    return kind(
+        [each if type(each) in _SIMPLE else _simple(each, refer, found, seen, depth + 1) for each in value]
+    )
 
 
-def _resolved(value: Any, store: Store) -> Any:
+def _resolved(value: Any, store: Store, packed: dict[int, Any]) -> Any:
     match value:
+        case Packed():
+            if value.number not in packed:
+                packed[value.number] = unpack(value.data, store)
+            return packed[value.number]
         case StoredValue() | Element() | StoredItems():
             return resolve(value, store)
         case list() | tuple():
-            return type(value)(_resolved(each, store) for each in value)
+            return type(value)(_resolved(each, store, packed) for each in value)
         case dict():
-            return {key: _resolved(each, store) for key, each in value.items()}
+            return {key: _resolved(each, store, packed) for key, each in value.items()}
         case _:
             return value
 
@@ -163,6 +190,8 @@ def _resolved(value: Any, store: Store) -> Any:
 def resolve(reference: Reference, store: Store) -> Any:
     """The value behind a reference. Raises MissingObject or CorruptObject."""
     match reference:
+        case Packed():
+            return unpack(reference.data, store)
         case StoredValue():
             value = store.get(reference.ref)
         case Element():

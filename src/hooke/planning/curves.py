@@ -302,7 +302,9 @@ def _fix(n: int) -> str:
 
 
 def _command(own: Sampled, n: int) -> str:
-    return "" if own.entry == "pickle" else f"hooke run {shlex.quote(own.entry)} --workers {n}"
+    if own.entry == "pickle":
+        return ""
+    return f"hooke run {shlex.quote(own.entry)} --workers {n} --force={shlex.quote(own.task)}"
 
 
 def _kinds(

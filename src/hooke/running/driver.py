@@ -246,6 +246,9 @@ def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
 DRIVER = "driver"
 """The segment that the run state's events are in."""
 
+PLANNED_TOGETHER = 1000
+"""Nodes whose plans are one write: a write for each takes as long as to make them."""
+
 STOP_POLL_S = 0.1
 """Seconds between two checks for a request to stop. A check opens a file, and short tasks end thousands of times a second."""
 
@@ -297,10 +300,9 @@ class RareCollections:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due_at = 0.0
+        self._due_at: float | None = None
 
     def __enter__(self) -> Self:
-        self._due_at = self._clock.monotonic() + COLLECT_S
         _collections.enter()
         return self
 
@@ -310,7 +312,9 @@ class RareCollections:
     def due(self) -> None:
         """Let Python collect what it would have by now, once a second."""
         now = self._clock.monotonic()
-        if now >= self._due_at:
+        if self._due_at is None:
+            self._due_at = now + COLLECT_S
+        elif now >= self._due_at:
             self._due_at = now + COLLECT_S
             _collections.catch_up(now)
 
@@ -658,7 +662,7 @@ class Driver:
             for part in key.code.parts:
                 if part.digest not in seen:
                     seen.add(part.digest)
-                    journal.append(
+                    journal.hold(
                         CodeSeen(
                             digest=part.digest,
                             name=part.name,
@@ -668,7 +672,7 @@ class Driver:
                         )
                     )
             asked = node.task.resources
-            journal.append(
+            journal.hold(
                 NodePlanned(
                     node=node.id,
                     task=node.task.name,
@@ -691,6 +695,9 @@ class Driver:
                     gang=asked.gang,
                 )
             )
+            if node.id % PLANNED_TOGETHER == 0:
+                journal.flush()
+        journal.flush()
 
 
 def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:
@@ -776,6 +783,15 @@ def _forced_tasks(force: bool | Sequence[str], graph: Graph) -> tuple[str, ...]:
 
 def _check_labels(order: RunOrder) -> None:
     """Raise UsageError for a name, tags or retries that cannot be."""
+    if not isinstance(order.name, str):
+        raise UsageError(
+            f"name={order.name!r} is not text", fix='give the beginning of the run\'s id: "nightly"'
+        )
+    if not isinstance(order.tags, Mapping):
+        raise UsageError(
+            f"tags={short_repr(order.tags)} is not a dict",
+            fix='give tags as text or numbers by name: {"team": "ours"}',
+        )
     if order.name and order.run is None:
         check_run_name(order.name, said=f"the name {order.name!r}")
     for name, value in order.tags.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.formats import did_you_mean, text_of
 from hooke.fleets.elastic import parse_wanted
-from hooke.journal.events import FINISHED, WITH_FAILURES, Event
+from hooke.journal.events import FINISHED, WITH_FAILURES, Event, RunFinished
 from hooke.journal.run_folders import LogLine, Transcript
 from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
@@ -303,11 +303,11 @@ class Run:
             self._thread.join(timeout)
             if self._thread.is_alive():
                 raise TimeoutError(f"run {self.id} is still running after {timeout} s")
-        self.check()
+        ended = self._ended()
         store = self.project.store()
         try:
             with files_loaded(self.project.root) as files:
-                value = unpack(store.get(output_ref(self.folder)), store)
+                value = unpack(store.get(output_ref(self.folder, ended)), store)
         except HookeError:
             raise
         except Exception as error:
@@ -321,11 +321,15 @@ class Run:
 
     def check(self) -> None:
         """Raise the error that ended the run, if it has no result."""
+        self._ended()
+
+    def _ended(self) -> RunFinished:
+        """How the run ended. Raises its error if it has no result."""
         if self._error is not None:
             raise self._error
         ended = ending(self.folder)
         if ended is not None and ended.has_result:
-            return
+            return ended
         view = self._view()
         if (failed := view.failure) is not None:
             node = view.nodes[failed.node]

@@ -390,7 +390,8 @@ def _ask(below: list[_Result], chosen: list[_Result], *, asks: bool) -> None:
     """Ask whether these go, too. Raises UsageError where nobody can answer, click.Abort for a no."""
     tasks = Counter(result.task for result in below)
     listed = ", ".join(f"{count} of {name}" for name, count in sorted(tasks.items()))
-    what = f"results were made from the chosen {len(chosen)}: {listed}"
+    more = "1 more result was" if len(below) == 1 else f"{len(below)} more results were"
+    what = f"{more} made from the chosen {'one' if len(chosen) == 1 else len(chosen)}: {listed}"
     if not asks:
         raise UsageError(
             what,

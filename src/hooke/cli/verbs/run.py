@@ -22,6 +22,7 @@ from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
 from hooke.base.formats import did_you_mean
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
 from hooke.cli.options import (
+    TYPED,
     backend_options,
     complete_run,
     debug_option,
@@ -65,10 +66,6 @@ class _Asked:
 
 ALL = "*"
 """The value of `--force` without a task."""
-
-
-TYPED = "hooke.typed"
-"""The words after `hooke run`, for a driver in a session of its own."""
 
 
 AFTER_FORCE = "hooke.after_force"
