@@ -122,7 +122,7 @@ def test_noise_that_leaves_too_little_is_said():
         ),
         (
             record_of(amdahl(0.1), plain=1.0),
-            r"use   no engine: one plain thread is \d(\.\d+)? \(.*\) times as fast as 8 workers\n.* take that 1m 40s ",
+            r"use   no engine: one plain thread is \d(\.\d+)? \(.*\) times as fast as 8 workers\n.* take it 1m ",
         ),
         (
             record_of(amdahl(0.0), levels=(1, 2), noise=0.6),

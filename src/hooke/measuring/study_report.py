@@ -179,7 +179,7 @@ def _use(record: StudyRecord) -> Iterator[tuple[str, str]]:
     times = f"{use.speedup.shown()} times as fast as {_workers(use.than)}"
     if not use.workers:
         yield "use", f"no engine: {_plain_thread(record)} is {times}"
-        how = "that"
+        how = "it"
     else:
         how = _workers(use.workers)
         more = " and ".join(map(str, use.not_faster))
