@@ -143,7 +143,6 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         _check_gpus(gpus)
         _check_where(model)
         timeout_s = _timeout_s(timeout)
-        fill = wait == "auto" or (wait is None and bounds[1] > 1)
         wait_s = _wait_s(wait)
 
     def declare(made: C) -> C:
@@ -153,7 +152,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             slo=promised,
             max_batch=max_batch,
             wait_s=wait_s,
-            fill=fill,
+            fill=wait == "auto" or (wait is None and bounds[1] > 1),
             timeout_s=timeout_s,
             idempotent=bool(idempotent),
             cpus=cpus,
