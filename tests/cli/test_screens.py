@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 from tests.cli.conftest import Desk
@@ -583,3 +584,21 @@ def test_a_journal_that_is_damaged_in_the_middle(desk):
     assert "fix: restore the file from a copy" in screen
     assert "unreadable" in desk.hooke("runs").out
     assert desk.hooke("run", "lines.py", "--least", "9").code == 0, "another run is not harmed"
+
+
+def test_a_missing_extra_is_said_before_the_run_starts(desk):
+    desk.write("two.py", TWO)
+    code = "import sys\nsys.modules['distributed'] = None\nfrom hooke.cli import main\nsys.exit(main(['run', 'two.py:missing', '--on', 'dask']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=desk.folder,
+        env=desk.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the engine 'dask' needs distributed, which is not installed" in done.stderr
+    assert 'fix: pip install "hooke-ml[dask]"' in done.stderr
+    assert "next: hooke run two.py:missing --on dask" in done.stderr
+    assert desk.project.runs.names() == []

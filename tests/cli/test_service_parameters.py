@@ -9,7 +9,7 @@ from hooke import ConfigError, UsageError, service
 from hooke.cli.parameters import bindings
 from hooke.models.registry_protocol import VersionQuery
 from hooke.project.folder import Project
-from hooke.services.serve_file import shown_values
+from hooke.services.serve_file import check_bindings, shown_values
 from hooke.serving.service import service_of
 
 
@@ -29,6 +29,29 @@ class Open:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return x
+
+
+@service
+class Limit:
+    def setup(self, threshold: float):
+        self.threshold = threshold
+
+    def predict(self, x: float) -> bool:
+        return x > self.threshold
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "fix"),
+    [
+        (Limit, {}, "give a value: --with threshold=NUMBER"),
+        (Delay, {}, "give a registered model or a value: --with model=flights@champion"),
+        (Limit, {"treshold": 1}, "did you mean threshold? it takes: threshold"),
+    ],
+)
+def test_what_setup_lacks_is_asked_for_by_its_kind(declared, given, fix):
+    with pytest.raises(UsageError) as refused:
+        check_bindings(service_of(declared), given)
+    assert refused.value.fix == fix
 
 
 def project(folder, text, name="Delay"):

@@ -151,6 +151,22 @@ class TestLife:
         ):
             pass
         assert "test_replica_life.py" in failed.value.why
+        assert failed.value.fix == "correct setup of Broken, or what it is given"
+
+    def test_a_missing_file_is_looked_for_in_the_working_directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+        @service
+        class Broken:
+            def setup(self):
+                open("weights.bin")  # noqa: SIM115 - it is not there
+
+            def f(self):
+                return 1
+
+        with pytest.raises(HookeError, match="No such file") as failed, client(Broken):
+            pass
+        assert failed.value.fix == f"check the path: it is relative to {tmp_path}"
 
     @pytest.mark.parametrize("kind", [list[int] | set[int], threading.Thread, list[threading.Thread], Deep])
     def test_annotations_that_no_json_can_be_read_as_are_said_before_anything_is_set_up(self, kind):

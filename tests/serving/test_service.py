@@ -100,6 +100,7 @@ def test_what_cannot_serve_is_refused_with_a_mend(made, options, said):
     with pytest.raises(UsageError, match=said) as refused:
         (service(**options) if options else service)(made)
     assert refused.value.fix
+    assert "test_service.py:" in refused.value.where
 
 
 def test_promises_read_as_they_are_written():

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import gc
 import inspect
+import os
 import queue
 import threading
 import traceback
@@ -181,7 +182,11 @@ def make_object(declared: Service, methods: Mapping[str, Method], arguments: Arg
     except Exception as error:
         frames = user_frames("".join(traceback.format_exception(error)))
         raise HookeError(
-            f"{declared.name} cannot be set up: {type(error).__name__}: {error}", why="\n".join(frames)
+            f"{declared.name} cannot be set up: {type(error).__name__}: {error}",
+            why="\n".join(frames),
+            fix=f"check the path: it is relative to {os.getcwd()}"
+            if isinstance(error, FileNotFoundError) and not os.path.isabs(str(error.filename or os.sep))
+            else f"correct {SETUP} of {declared.name}, or what it is given",
         ) from error
     return ServiceObject(made, methods)
 

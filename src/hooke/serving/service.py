@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
@@ -130,18 +131,19 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     """
     if made is not None and not inspect.isclass(made):
         raise UsageError(
-            f"@service got {made!r}, which is not a class",
+            f"@service got {getattr(made, '__qualname__', made)!r}, which is not a class",
+            where=str(user_place()),
             fix="write @service or @service(max_batch=64) above a class with a method",
         )
-    bounds = _replicas(replicas)
-    promised = parse_slo(slo) if slo is not None else None
-    _check_whole(max_batch, "max_batch", "rows")
-    _check_whole(cpus, "cpus", "threads")
-    _check_gpus(gpus)
-    _check_where(model)
-    timeout_s = _timeout_s(timeout)
-    fill = wait == "auto" or (wait is None and bounds[1] > 1)
-    wait_s = _wait_s(wait)
+    with _placed():
+        bounds = _replicas(replicas)
+        promised = parse_slo(slo) if slo is not None else None
+        _check_whole(max_batch, "max_batch", "rows")
+        _check_whole(cpus, "cpus", "threads")
+        _check_gpus(gpus)
+        _check_where(model)
+        timeout_s = _timeout_s(timeout)
+        wait_s = _wait_s(wait)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -150,7 +152,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             slo=promised,
             max_batch=max_batch,
             wait_s=wait_s,
-            fill=fill,
+            fill=wait == "auto" or (wait is None and bounds[1] > 1),
             timeout_s=timeout_s,
             idempotent=bool(idempotent),
             cpus=cpus,
@@ -162,6 +164,16 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         return made
 
     return declare if made is None else declare(made)
+
+
+@contextmanager
+def _placed() -> Iterator[None]:
+    """Errors say the line of the user's that declares the service."""
+    try:
+        yield
+    except UsageError as error:
+        error.where = error.where or str(user_place())
+        raise
 
 
 def service_of(made: object) -> Service:
