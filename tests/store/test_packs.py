@@ -15,7 +15,7 @@ import pytest
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.entries import Entry
 from hooke.store.pack_file import DEAD, HIDDEN, LIVE, PackFile, packed
-from hooke.store.packs import MERGE_BELOW_BYTES, MOST_SEGMENTS, SMALL_BYTES
+from hooke.store.packs import MERGE_BELOW_BYTES, MOST_PACKS, SMALL_BYTES
 from hooke.store.store import Store
 
 PACKER = Path(__file__).with_name("packer.py")
@@ -401,7 +401,7 @@ def test_merges_free_the_room_of_what_was_removed(tmp_path):
 
 
 def test_many_small_packs_become_one(tmp_path):
-    together = [FolderBackend(tmp_path, durable="none") for _ in range(MOST_SEGMENTS + 5)]
+    together = [FolderBackend(tmp_path, durable="none") for _ in range(MOST_PACKS + 5)]
     for number, backend in enumerate(together):
         write(backend, f"keys/aa/{number}", b"x")
     assert len(packs(tmp_path)) == len(together)
@@ -551,3 +551,36 @@ def test_the_newest_of_many_results_are_told_without_reading_all(tmp_path):
 
 def plain(number, ref):
     return Entry(key=f"{number:032x}", ref=ref, task="t", run="r", seconds=1.0, at=0.0)
+
+
+def test_a_turn_of_commits_is_one_append_and_seen_by_its_thread_before(tmp_path):
+    store, other = Store.open(tmp_path), Store.open(tmp_path)
+    commit(store, 0)
+    (path,) = packs(tmp_path)
+    before = path.stat().st_size
+    with store.together():
+        for number in range(1, 30):
+            commit(store, number)
+            assert found(store, number) == number
+        store.commit_items("f" * 32, bytes(16), store.put(["item"]), task="m", run="r", seconds=1.0)
+        assert path.stat().st_size == before
+        assert found(other, 1) is None
+    assert [found(each, number) for each in (store, other) for number in range(30)] == [*range(30)] * 2
+    assert len(other.find_items("f" * 32, bytes(16))) == 1
+
+    def fail_late():
+        with store.together():
+            commit(store, 30)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_late()
+    assert found(other, 30) == 30, "what was committed before an error stays"
+    with store.together():
+        commit(store, 31)
+        commit(store, 31, "later")
+        commit(store, 32, os.urandom(60_000))
+        assert store.remove(f"{31:032x}")
+    assert found(other, 31) is None
+    assert len(found(other, 32)) == 60_000
+    assert len(packs(tmp_path)) == 1

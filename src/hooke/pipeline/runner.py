@@ -399,8 +399,9 @@ class Runner:
 
         New work is submitted before, so it need not wait.
         """
-        for event, ref, count in self._uncommitted:
-            self._commit(event, ref, count)
+        with self._parts.store.together():
+            for event, ref, count in self._uncommitted:
+                self._commit(event, ref, count)
         if self._checkpointed:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()

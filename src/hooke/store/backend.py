@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hooke.base.errors import HookeError, StoreUnavailable
@@ -133,6 +133,13 @@ class Backend(Protocol):  # six methods: when bytes are on the disk is a guarant
 @runtime_checkable
 class Packing(Protocol):
     """A backend that keeps many names in one file, so that the room of a removed one is not free at once."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside, what this thread writes under packed names is kept, and at the end it is written at once.
+
+        This thread sees it before, others do after. Raises at the end what `write` raises.
+        """
+        ...
 
     def torn(self) -> Iterator[Torn]:
         """Bytes of such files that belong to no name, though no process is writing them."""

@@ -33,7 +33,7 @@ __all__ = [
     "NO_ROOM",
     "PACKED",
     "PackFile",
-    "Record",
+    "PackRecord",
     "hash_of",
     "is_name",
     "packed",
@@ -65,7 +65,7 @@ _INDEX_MARK = b"HkIndex1"
 _INDEX_HEAD = struct.Struct("<8s16sQQ16s8x")
 
 
-class Record(NamedTuple):
+class PackRecord(NamedTuple):
     """A record and where it lies. `data` is None if the record's bytes did not match its check when the pack was opened."""
 
     pack: PackFile
@@ -269,7 +269,7 @@ class PackFile:
         # Whoever can write to a shared folder could name a file outside of it.
         return name, found == head.check and is_name(name)
 
-    def record(self, offset: int) -> Record | None:
+    def record(self, offset: int) -> PackRecord | None:
         """The record at `offset`; None if there is none. Its bytes are those that were checked when they were learned of."""
         block = os.pread(self._fd, _GUESS, offset)
         if len(block) < _HEAD.size:
@@ -283,7 +283,7 @@ class PackFile:
         name = str(block[_HEAD.size : begin], errors="replace")
         whole = len(block) >= begin + size and offset not in self._bad
         data = memoryview(block)[begin : begin + size] if whole else None
-        return Record(self, offset, _state(state), used, sequence, name, size, data)
+        return PackRecord(self, offset, _state(state), used, sequence, name, size, data)
 
     def raw(self, offset: int, size: int, name: str) -> bytes:
         """The bytes of a record, damaged or not."""
@@ -389,7 +389,7 @@ class PackFile:
             return () if newest is None else (*self._older.get(name, ()), newest)
         return [each for each in self._indexed(hashed) if self._name(each) == name]
 
-    def newest(self, name: str, hashed: int) -> Record | None:
+    def newest(self, name: str, hashed: int) -> PackRecord | None:
         """The newest record of the name that is not removed."""
         if self._hashes is None:
             offset = self._names.get(name)

@@ -29,7 +29,7 @@ from hooke.store.pack_file import (
     NO_ROOM,
     PACKED,
     PackFile,
-    Record,
+    PackRecord,
     hash_of,
     is_name,
     packed,
@@ -52,7 +52,7 @@ IDLE_S = 24 * 3600.0
 MERGED_BYTES = 128 << 20
 """The most that a merge puts into one pack."""
 
-MOST_SEGMENTS = 32
+MOST_PACKS = 32
 """More than this many are merged by the next writer: each costs a lookup a microsecond."""
 
 DECIDING_S = 5.0
@@ -102,7 +102,7 @@ class Packs:
         self._files: frozenset[str] = frozenset()
         self._listed: tuple[int, int] | None = None
         self._settled = False
-        self._found: tuple[Record | None, float] = None, 0.0
+        self._found: tuple[PackRecord | None, float] = None, 0.0
 
     # -- which packs there are ----------------------------------------------------------------------
 
@@ -179,7 +179,7 @@ class Packs:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def find(self, name: str) -> Record | None:
+    def find(self, name: str) -> PackRecord | None:
         """The newest record of the name that is not removed."""
         with self._lock:
             self._refresh()
@@ -187,8 +187,8 @@ class Packs:
             self._found = found, time.monotonic()
             return found
 
-    def _find(self, name: str) -> Record | None:
-        best: Record | None = None
+    def _find(self, name: str) -> PackRecord | None:
+        best: PackRecord | None = None
         hashed = -1
         for pack in self._packs.values():
             if hashed < 0 and pack.closed:
@@ -198,7 +198,7 @@ class Packs:
                 best = found
         return best
 
-    def listed(self, prefix: str) -> Iterator[Record]:
+    def listed(self, prefix: str) -> Iterator[PackRecord]:
         """The newest record of each name with this prefix, pack by pack, in the order in which they lie there."""
         with self._lock:
             self._refresh()
@@ -216,7 +216,7 @@ class Packs:
                     newest = self._find(name)
                 if newest is not None and (newest.pack.salt, newest.offset) == (pack.salt, offset):
                     data = memoryview(b"") if sound else None
-                    yield Record(
+                    yield PackRecord(
                         pack, offset, head.state, head.used, head.sequence, name, head.data_bytes, data
                     )
 
@@ -288,13 +288,13 @@ class Packs:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[tuple[str, bytes]]) -> list[Record]:
+    def append(self, records: Sequence[tuple[str, bytes]]) -> list[PackRecord]:
         """Write the records with one append. Raises OSError; then none of them is there."""
         with self._lock:
             self._refresh()
             own = self._writable()
             used, offset = int(time.time()) + 1, own.end
-            made: list[Record] = []
+            made: list[PackRecord] = []
             pieces: list[bytes] = []
             for name, data in records:
                 former = self._find(name)
@@ -302,7 +302,9 @@ class Packs:
                     time.time_ns(), self._last + 1, former.sequence + 1 if former is not None else 0
                 )
                 pieces.append(packed(own.salt, name, data, sequence=self._last, used=used))
-                made.append(Record(own, offset, LIVE, used, self._last, name, len(data), memoryview(data)))
+                made.append(
+                    PackRecord(own, offset, LIVE, used, self._last, name, len(data), memoryview(data))
+                )
                 offset += len(pieces[-1])
             own.append(b"".join(pieces))
             for record in made:
@@ -327,7 +329,7 @@ class Packs:
     def _begin(self) -> PackFile:
         """A pack that no living process writes to: one that an earlier writer left, or a new one."""
         self.make()
-        if len(self._packs) > MOST_SEGMENTS:
+        if len(self._packs) > MOST_PACKS:
             self._merge_small()
         for pack in list(self._packs.values()):
             if pack.closed:
@@ -430,7 +432,7 @@ class Packs:
                 return True, record.size
         return False, None
 
-    def _read_just_now(self, name: str) -> Record | None:
+    def _read_just_now(self, name: str) -> PackRecord | None:
         """What the last lookup found, as when a result is found: an eviction that spares what was used lately spares it, too."""
         record, at = self._found
         if record is None or record.name != name or time.monotonic() - at > JUST_NOW_S:
@@ -438,7 +440,7 @@ class Packs:
         return record if record.data is not None and record.state == LIVE else None
 
     def remove(
-        self, name: str, *, unused_since: float | None, before: Callable[[Record], None]
+        self, name: str, *, unused_since: float | None, before: Callable[[PackRecord], None]
     ) -> bool | None:
         """Remove the name; None if no pack holds it. `before` is called when that is decided. See Backend.remove."""
         if self.find(name) is None:
@@ -465,7 +467,7 @@ class Packs:
         if record is not None:
             self._kill(record)
 
-    def _kill(self, record: Record) -> None:
+    def _kill(self, record: PackRecord) -> None:
         """Remove a record and the older ones of its name, which would count again without it; it goes last."""
         with self._lock:
             hashed = hash_of(record.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -347,6 +347,12 @@ class Store:
             ]
             entry = msgspec.structs.replace(entry, older=tuple(older[: MOST_VARIANTS - 1]))
         self._records.write(name, msgspec.msgpack.encode(entry))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""
+        with self._backend.together() if isinstance(self._backend, Packing) else nullcontext():
+            yield
 
     def find_items(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
         """Which of a map's items are stored: `keys` holds 16 bytes per item. Hits are in order and as few as possible.

@@ -6,9 +6,10 @@ import errno
 import itertools
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -17,7 +18,7 @@ from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import is_private, make_folders, map_file, write_all
 from hooke.base.formats import format_bytes
 from hooke.store.backend import Fill, Stored, Torn, View, hidden_as
-from hooke.store.pack_file import MOST_BYTES, NO_ROOM, PACKED, Record
+from hooke.store.pack_file import MOST_BYTES, NO_ROOM, PACKED, PackRecord
 from hooke.store.packs import Packs
 
 __all__ = ["FolderBackend"]
@@ -58,6 +59,7 @@ class FolderBackend:
         self._folder_mode = folder_mode
         self._packed = PACKED if packed else ()
         self._packs = Packs(f"{self._prefix}packs", beside=self._prefix, folder_mode=folder_mode)
+        self._waiting = _Waiting()
 
     def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
         """See Backend. A large value goes to `tmp/` first; a process killed there leaves a file that `list("tmp/")` shows."""
@@ -68,8 +70,9 @@ class FolderBackend:
             with sink:
                 name = fill(sink)
                 if sink.held is not None and name.startswith(self._packed):
-                    stamp = self._append(sink, name)
+                    stamp = self._append(name, b"".join(sink.held))
                 else:
+                    self._flush()
                     stamp = self._write_file(sink, name, exclusive=exclusive)
         except BaseException as error:
             _unlink(sink.path)
@@ -79,13 +82,41 @@ class FolderBackend:
             raise
         return stamp
 
-    def _append(self, sink: _Sink, name: str) -> bytes:
-        data = b"".join(sink.held or ())
-        (record,) = sink.guard(lambda: self._packs.append([(name, data)]))
-        self._sync([record.pack.path], wait=False)
-        if self._packs.may_be_file(name):
-            self._replace_file(name)
+    def _append(self, name: str, data: bytes) -> bytes:
+        if self._waiting.depth:
+            self._waiting.records[name] = data
+            return b""
+        (record,) = self._append_all([(name, data)])
         return _packed_stamp(record)
+
+    def _append_all(self, records: Sequence[tuple[str, bytes]]) -> list[PackRecord]:
+        try:
+            made = self._packs.append(records)
+        except OSError as error:
+            raise self._explained(error, sum(len(data) for _, data in records)) from error
+        self._sync([made[-1].pack.path], wait=False)
+        for name, _ in records:
+            if self._packs.may_be_file(name):
+                self._replace_file(name)
+        return made
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See Packing."""
+        self._waiting.depth += 1
+        try:
+            yield
+        finally:
+            self._waiting.depth -= 1
+            if not self._waiting.depth:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Write what this thread has kept back."""
+        records = list(self._waiting.records.items())
+        if records:
+            self._waiting.records.clear()
+            self._append_all(records)
 
     def _replace_file(self, name: str) -> None:
         """Remove the file that held the name's bytes before the record."""
@@ -117,6 +148,7 @@ class FolderBackend:
 
     def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
         """See Backend."""
+        self._flush()
         if self._durable != "none":
             self._sync(self._paths(names), wait=wait)
 
@@ -154,6 +186,8 @@ class FolderBackend:
         Bytes that do not match their check in a pack read as none at all: a power loss can leave them so.
         """
         if self._packed and name.startswith(self._packed):
+            if (waiting := self._waiting.records.get(name)) is not None:
+                return View(memoryview(waiting), b"")
             record = self._packs.find(name)
             if record is not None:
                 return View(record.data or memoryview(b""), _packed_stamp(record))
@@ -176,6 +210,8 @@ class FolderBackend:
 
     def _touch(self, name: str, now: float) -> int | None:
         if self._packed and name.startswith(self._packed):
+            if (waiting := self._waiting.records.get(name)) is not None:
+                return len(waiting)
             there, size = self._packs.touch(name, now)
             if there or not self._packs.may_be_file(name):
                 return size
@@ -197,6 +233,7 @@ class FolderBackend:
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """See Backend. What lies in packs comes in the order in which it lies there."""
+        self._flush()
         kind = prefix.partition("/")[0] + "/"
         if not self._packed or kind not in self._packed:
             yield from self._list_files(prefix)
@@ -232,6 +269,7 @@ class FolderBackend:
     def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
         """See Backend."""
         path = self._prefix + name
+        self._flush()
         if self._packed and name.startswith(self._packed):
             removed = self._remove_packed(name, unused_since, aside)
             if removed is not None:
@@ -250,7 +288,7 @@ class FolderBackend:
     def _remove_packed(self, name: str, unused_since: float | None, aside: str | None) -> bool | None:
         """Remove the records of the name, and its file; None if no pack holds it."""
 
-        def before(record: Record) -> None:
+        def before(record: PackRecord) -> None:
             _unlink(self._prefix + name)
             if aside is not None:
                 self._keep_aside(aside, record.pack.raw(record.offset, record.size, record.name))
@@ -372,6 +410,14 @@ class FolderBackend:
         )
 
 
+class _Waiting(threading.local):
+    """What one thread has kept back inside of `together`."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.records: dict[str, bytes] = {}
+
+
 class _Sink:
     """Bytes in `held`, up to so many; then a new file at `path`, open inside `with`."""
 
@@ -442,7 +488,7 @@ def _contents(fd: int, size: int) -> memoryview:
     return map_file(fd, size)
 
 
-def _packed_stamp(record: Record) -> bytes:
+def _packed_stamp(record: PackRecord) -> bytes:
     return _PACKED_STAMP.pack(record.pack.salt, record.offset, record.sequence)
 
 
