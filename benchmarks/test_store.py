@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import time
 
 import joblib
@@ -160,3 +162,48 @@ def test_items(benchmark, store):
 
     assert len(benchmark.pedantic(commit_and_find, rounds=3)) == 1000
     assert benchmark.stats.stats.median < 3
+
+
+# -- a million small results ---------------------------------------------------------------------------
+
+LIST = """
+import re, sys, time
+from hooke.store.store import Store
+begun = time.process_time()
+entries, about = Store.open(sys.argv[1]).newest(50)
+spent = time.process_time() - begun
+assert len(entries) == 50
+peak = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]
+print(spent, int(peak) / 1024, about)
+"""
+
+
+def test_a_million_results(benchmark, tmp_path):
+    """CPU of a commit and of a lookup, files and bytes, and CPU and memory of a page of the newest in a process of its own."""
+    many, store = 1_000_000, Store.open(tmp_path / "store", durable="none")
+    ref, begun = store.put(1), time.process_time()
+    for number in range(many):
+        key = f"{number * 7919:032x}"[::-1]
+        store.commit(Entry(key=key, ref=ref, task="t", run="r", seconds=1.0, at=float(number)))
+    committed = (time.process_time() - begun) / many * 1e6
+    reader, begun = Store.open(tmp_path / "store"), time.process_time()
+    for number in range(0, many, 100):
+        assert reader.find(f"{number * 7919:032x}"[::-1]) is not None
+    found = (time.process_time() - begun) / (many // 100) * 1e6
+    files = [file for file in (tmp_path / "store").rglob("*") if file.is_file()]
+
+    def page():
+        command = [sys.executable, "-c", LIST, tmp_path / "store"]
+        return [
+            float(each) for each in subprocess.run(command, capture_output=True, check=True).stdout.split()
+        ]
+
+    seconds, mib, about = benchmark.pedantic(page, rounds=5, warmup_rounds=1)
+    assert about >= many
+    assert seconds < 1
+    assert mib < 100
+    size = sum(file.stat().st_size for file in files)
+    print(
+        f"\ncommit {committed:.1f} us, find {found:.1f} us, {len(files)} files, {size / many:.0f} bytes a result, "
+        f"a page of 50: {seconds:.2f} s of CPU, {mib:.0f} MiB"
+    )

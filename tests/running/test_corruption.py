@@ -129,7 +129,7 @@ def test_no_damage_gives_a_wrong_answer(kept):
         files = [path for path in sorted(data.rglob("*")) if path.is_file() and path.stat().st_size]
         groups = [
             [path for path in files if part in path.relative_to(data).parts]
-            for part in ("runs", "keys", "items", "objects")
+            for part in ("runs", "packs", "objects")
         ]
         group = rng.choice([[path for path in group if path.suffix != ".lock"] for group in groups])
         path = rng.choice(group)

@@ -1,9 +1,12 @@
 """A real full disk: a small tmpfs."""
 
+import os
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from msgspec.structs import replace
 from tests.fixtures.small_disk import fill
 
 from hooke.base.errors import StoreError, StoreFull
@@ -63,11 +66,19 @@ def test_a_disk_without_any_room_and_then_with_some(small_disk):
     ballast = fill(small_disk)
     other = Entry(key="j" * 32, ref=entry.ref, task="t", run="r", seconds=1.0, at=0.0)
     with pytest.raises(StoreFull):
-        store.commit(other)
-    with pytest.raises(StoreFull):
-        store.commit_items("f" * 32, bytes(16), entry.ref, task="t", run="r", seconds=1.0)
+        store.commit_items("f" * 32, os.urandom(16384), entry.ref, task="t", run="r", seconds=1.0)
+    more = []
+
+    def commit_until_full():
+        for number in range(20):
+            store.commit(replace(entry, key=f"{number:032x}"))
+            more.append(number)
+
+    with pytest.raises(StoreFull):  # the last page that the store's file has may have some room
+        commit_until_full()
     assert store.find("k" * 32) == entry
-    assert store.find("j" * 32) is None
+    assert all(store.find(f"{number:032x}") for number in more)
+    assert store.find(f"{len(more):032x}") is None
     ballast.unlink()
     store.commit(other)
     assert store.find("j" * 32) == other

@@ -412,8 +412,9 @@ class Runner:
         over = [node for node in self._claims if self._state.is_over(node)]
         if self._uncommitted or over:
             self._parts.journal.flush()
-        for event, ref, count in self._uncommitted:
-            self._commit(event, ref, count)
+        with self._parts.store.together():
+            for event, ref, count in self._uncommitted:
+                self._commit(event, ref, count)
         if self._checkpointed:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hooke.base.errors import HookeError, StoreUnavailable
 
-__all__ = ["Backend", "Fill", "ObjectSink", "Stored", "View", "hidden_as", "reaching"]
+__all__ = ["Backend", "Fill", "ObjectSink", "Packing", "Stored", "Torn", "View", "hidden_as", "reaching"]
 
 
 class ObjectSink(Protocol):
@@ -38,6 +38,15 @@ class Stored(NamedTuple):
     name: str
     size: int
     used: float
+
+
+class Torn(NamedTuple):
+    """Bytes `start` to `end` of a file that are no record: of a write that was cut off, or (not `at_end`) damaged."""
+
+    path: str
+    start: int
+    end: int
+    at_end: bool
 
 
 def hidden_as(name: str) -> str:
@@ -118,4 +127,32 @@ class Backend(Protocol):  # six methods: when bytes are on the disk is a guarant
         With `unused_since` it stays if it was used at that time or later, even during the call. Until that is decided
         it may have a name that begins with `hidden_as(name)`.
         """
+        ...
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A backend that keeps many names in one file, so that the room of a removed one is not free at once."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Inside, what this thread writes under packed names is kept, and at the end it is written at once.
+
+        This thread sees it before, others do after. Raises at the end what `write` raises.
+        """
+        ...
+
+    def torn(self) -> Iterator[Torn]:
+        """Bytes of such files that belong to no name, though no process is writing them."""
+        ...
+
+    def about(self) -> int:
+        """About how many names there are in such files, told at once. Names that are files are not among them."""
+        ...
+
+    def newest(self, prefixes: Sequence[str]) -> Iterator[str]:
+        """The names in such files with these prefixes, the last written first; after a merge, nearly so."""
+        ...
+
+    def compact(self) -> None:
+        """Free the room of removed names and of torn bytes. What is damaged goes to `corrupt/`. Raises StoreError."""
         ...

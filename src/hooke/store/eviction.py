@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.store.backend import Backend, Stored
+from hooke.store.backend import Backend, Packing, Stored
 from hooke.store.claims import Claims, ListedClaims, waiting_claim
 from hooke.store.entries import Entry, Records, aside_of, refs_of
 from hooke.store.objects import Objects, name_of
@@ -238,13 +238,17 @@ class DamagedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """How much was read, and what is damaged. `removed`: whether damaged objects were moved aside."""
+    """How much was read, and what is damaged. `removed`: whether damaged objects were moved aside.
+
+    `torn` are bytes of writes that a death cut off. They are no damage: nothing had been said to be stored there.
+    """
 
     objects: int
     records: int
     bytes: int
     damaged: tuple[DamagedObject, ...]
     removed: bool
+    torn: int = 0
 
 
 def verify(backend: Backend, objects: Objects, records: Records, *, remove: bool) -> VerifyReport:
@@ -260,7 +264,20 @@ def verify(backend: Backend, objects: Objects, records: Records, *, remove: bool
     if remove:
         for damage in damaged:
             backend.remove(damage.name, aside=aside_of(damage.name))
-    return VerifyReport(**counts, bytes=size, damaged=tuple(damaged), removed=remove and bool(damaged))
+    torn = list(backend.torn()) if isinstance(backend, Packing) else []
+    for each in torn:
+        if not each.at_end:
+            where = f"{each.path.removeprefix(backend.place + '/')} from byte {each.start}"
+            damaged.append(DamagedObject(name=where, why=f"{each.end - each.start} bytes are no record"))
+    if remove and torn and isinstance(backend, Packing):
+        backend.compact()
+    return VerifyReport(
+        **counts,
+        bytes=size,
+        damaged=tuple(damaged),
+        removed=remove and bool(damaged),
+        torn=sum(each.end - each.start for each in torn if each.at_end),
+    )
 
 
 def _checks(backend: Backend, objects: Objects, records: Records) -> Iterator[tuple[str, int, str, str]]:

@@ -63,9 +63,9 @@ class MapIndex:
             columns = columns.select(_usable(columns, keys, gone, counts))
         return list(columns.hits(columns.find(keys), gone))
 
-    def entries(self) -> Iterator[tuple[str, Entry]]:
-        """All entries of all maps, each with the name of its record."""
-        for stored in self._backend.list("items/"):
+    def entries(self, recipe: str = "") -> Iterator[tuple[str, Entry]]:
+        """All entries of a map, or of all maps, each with the name of its record."""
+        for stored in self._backend.list(f"items/{recipe}/" if recipe else "items/"):
             columns = self._read(stored.name)
             for entry in columns.entries if columns is not None else ():
                 yield stored.name, entry

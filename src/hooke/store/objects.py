@@ -19,9 +19,19 @@ from hooke.base.errors import CorruptObject, HookeError, MissingObject, StoreErr
 from hooke.base.files import is_private, page_aligned_copy, write_all
 from hooke.base.ref import Ref
 from hooke.store.backend import Backend, ObjectSink, View, hidden_as, reaching
-from hooke.store.codecs import Encoded, FileBytes, Reducer, encode
+from hooke.store.codecs import (
+    Damaged,
+    Encoded,
+    FileBytes,
+    Layout,
+    Reducer,
+    digest_of,
+    encode,
+    load,
+    read_layout,
+    signed,
+)
 from hooke.store.entries import aside_of
-from hooke.store.object_format import Damaged, Layout, digest_of, load, read_layout, signed
 
 __all__ = ["INLINE_BYTES", "Objects", "VerifiedObjects", "are_whole", "explain", "guilty_part", "name_of"]
 

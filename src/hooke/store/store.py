@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend
+from hooke.store.backend import Backend, Packing
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -144,7 +144,9 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
     # A plug-in named like the scheme takes precedence over fsspec.
     remote = BACKENDS.load(scheme if scheme in set(BACKENDS.names()) - BACKENDS.builtin.keys() else "remote")
     _make_private(near)
-    copies: Any = BACKENDS.load("folder")(near / blake3(url.encode()).hexdigest(16), durable="none")
+    copies: Any = BACKENDS.load("folder")(
+        near / blake3(url.encode()).hexdigest(16), durable="none", packed=False
+    )
     backend: Backend = remote(url, copies)
     return StoreParts(
         backend=backend,
@@ -178,6 +180,9 @@ def _no_secret(url: str, *, because: str = "", own: str = "or use a folder of yo
 
 _EVICTION = "0" * 32
 """The claim of a running eviction, so that there is only one at a time; no recipe has this key."""
+MANY_RECORDS = 20_000
+"""Of more than these, a list shows the newest without reading them all, which takes a second."""
+
 _decoder = msgspec.msgpack.Decoder(Entry)
 
 
@@ -343,6 +348,12 @@ class Store:
             entry = msgspec.structs.replace(entry, older=tuple(older[: MOST_VARIANTS - 1]))
         self._records.write(name, msgspec.msgpack.encode(entry))
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""
+        with self._backend.together() if isinstance(self._backend, Packing) else nullcontext():
+            yield
+
     def find_items(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
         """Which of a map's items are stored: `keys` holds 16 bytes per item. Hits are in order and as few as possible.
 
@@ -436,6 +447,28 @@ class Store:
         """All entries, in no order. A committed piece of a map is one entry, with `items` set."""
         return (entry for _, entry in self._entries())
 
+    def newest(self, results: int) -> tuple[list[Entry], int] | None:
+        """The entries of so many recipe keys that were written last, and about how many records there are.
+
+        It takes the same time for any size of the store. None if the store is so small, or of such a kind, that `entries` will do.
+        """
+        backend = self._backend
+        about = backend.about() if isinstance(backend, Packing) else 0
+        if not isinstance(backend, Packing) or about < max(MANY_RECORDS, 10 * results):
+            return None
+        found: dict[str, list[Entry]] = {}
+        for name in backend.newest(("keys/", "items/")):
+            key = name.split("/")[1 if name.startswith("items/") else 2]
+            if key in found:
+                continue
+            if name.startswith("items/"):
+                found[key] = [entry for _, entry in self._items.entries(key)]
+            elif (content := self._records.read(name)) is not None:
+                found[key] = _decoder.decode(content).variants
+            if len(found) == results:
+                break
+        return [entry for entries in found.values() for entry in entries], about
+
     def usage(self) -> StoreUsage:
         """How much the store holds."""
         return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
@@ -472,8 +505,8 @@ class Store:
     def gc(self, max_bytes: int) -> EvictionReport:
         """Evict the least valuable results (recompute seconds per byte) until at most `max_bytes` are left.
 
-        Everything that a live run wrote, found or kept stays. Objects without an entry go first. Raises StoreError
-        while another eviction runs.
+        Everything that a live run wrote, found or kept stays. Objects without an entry go first. Room inside of packs is
+        freed, too. Raises StoreError while another eviction runs.
         """
         claim = self._claims.claim(_EVICTION)
         if claim is None:
@@ -490,6 +523,8 @@ class Store:
                 self._items.prune(recipe)
             for key in {entry.key for entry in touched if not entry.items}:
                 self._prune(key)
+            if isinstance(self._backend, Packing):
+                self._backend.compact()
         finally:
             claim.release()
         return report

@@ -241,6 +241,9 @@ def list_results(
     digest; of a variable the name alone. Those that are others in other results of the key differ.
     """
     store = project.store()
+    page = None if keys or task is not None or as_json else store.newest(limit)
+    if page is not None:
+        return _list_page(store, project, page, inputs=inputs)
     results = [result for result in _results(store.entries()) if task in (None, result.task)]
     if keys:
         results = [_by_prefix(results, key) for key in keys]
@@ -264,6 +267,20 @@ def list_results(
         f"{len(results)} result{'s save' if len(results) != 1 else ' saves'} {format_seconds(saved)}; the store holds {format_bytes(usage.bytes)}"
         + (f", {format_bytes(usage.unreferenced)} of it unreferenced" if usage.unreferenced else "")
         + (f", and {format_bytes(usage.checkpoints)} of checkpoints" if usage.checkpoints else ""),
+        err=True,
+    )
+    return 0
+
+
+def _list_page(store: Store, project: Project, page: tuple[list[Entry], int], *, inputs: bool) -> int:
+    """The newest results of a store that has many, without reading them all."""
+    entries, about = page
+    results = _results(entries)
+    manifests = StoredManifests(store, project.inputs_now())
+    made = {result.key: _made(result, manifests, look=inputs) for result in results}
+    click.echo("\n".join(_table(results, made, project.root, named=inputs)))
+    click.echo(
+        f"and older ones: the store has about {about} records; --limit {about} reads and counts all, --task or KEY looks for some",
         err=True,
     )
     return 0
@@ -462,7 +479,8 @@ def check(*, remove: bool, as_json: bool, project: Project) -> int:
     report = project.store().verify(remove=remove)
     damaged = [{"name": each.name, "why": each.why} for each in report.damaged]
     if as_json:
-        facts = {"objects": report.objects, "records": report.records, "damaged": damaged, "removed": remove}
+        numbers = {name: getattr(report, name) for name in ("objects", "records", "torn")}
+        facts = numbers | {"damaged": damaged, "removed": remove}
         click.echo(json.dumps(facts, indent=2))
     else:
         for each in damaged:
@@ -471,6 +489,11 @@ def check(*, remove: bool, as_json: bool, project: Project) -> int:
         click.echo(
             f"read {report.objects} objects and {report.records} records: {state if damaged else 'all intact'}"
         )
+        if report.torn and not remove:
+            click.echo(
+                f"{format_bytes(report.torn)} of writes that a killed process left half-done; hooke cache gc frees them",
+                err=True,
+            )
         if damaged and not remove:
             click.echo("next: hooke cache verify --remove", err=True)
     return EXIT_FAILED if damaged and not remove else 0

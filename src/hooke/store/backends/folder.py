@@ -1,4 +1,4 @@
-"""A local or network folder: the reference backend."""
+"""A local or network folder: the reference backend. Small values lie in packs, large ones are files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import errno
 import itertools
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -16,7 +17,9 @@ from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import is_private, make_folders, map_file, write_all
 from hooke.base.formats import format_bytes
-from hooke.store.backend import Fill, Stored, View, hidden_as
+from hooke.store.backend import Fill, Stored, Torn, View, hidden_as
+from hooke.store.pack_file import MOST_BYTES, NO_ROOM, PACKED, PackRecord
+from hooke.store.packs import Packs
 
 __all__ = ["FolderBackend"]
 
@@ -26,19 +29,25 @@ TOUCH_EVERY_S = 60.0
 
 T = TypeVar("T")
 _STAMP = struct.Struct("<QQqqQ")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PACKED_STAMP = struct.Struct("<16sQQ")
 
 
 class FolderBackend:
     """Files in a folder: written under another name, renamed into place, read through a mapping; access times record use.
 
-    `durable` says when a file survives a power loss. New folders get `folder_mode`, less the umask.
+    With `packed`, what is small under `keys/` and `items/` lies in packs (see `store.packs`); what is a file already is
+    found there. `durable` says when a name survives a power loss. New folders get `folder_mode`, less the umask.
     """
 
     notes_use = True
 
     def __init__(
-        self, root: str | os.PathLike[str], *, durable: Durability = "group", folder_mode: int = 0o777
+        self,
+        root: str | os.PathLike[str],
+        *,
+        durable: Durability = "group",
+        folder_mode: int = 0o777,
+        packed: bool = True,
     ) -> None:
         self.root = Path(root).absolute()
         self.place = str(self.root)
@@ -48,30 +57,104 @@ class FolderBackend:
         self._unique = os.urandom(6).hex()
         self._count = itertools.count()
         self._folder_mode = folder_mode
+        self._packed = PACKED if packed else ()
+        self._packs = Packs(f"{self._prefix}packs", beside=self._prefix, folder_mode=folder_mode)
+        self._waiting = _Waiting()
 
     def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
-        """See Backend. The bytes go to `tmp/` first; a process killed there leaves a file that `list("tmp/")` shows."""
-        sink = _FileSink(self._temporary(), self._folder_mode)
+        """See Backend. A large value goes to `tmp/` first; a process killed there leaves a file that `list("tmp/")` shows."""
+        sink = _Sink(
+            self._temporary(), self._folder_mode, held=MOST_BYTES if self._packed and not exclusive else -1
+        )
         try:
             with sink:
                 name = fill(sink)
-                path = self._prefix + name
-                published = sink.guard(lambda: self._publish(sink.path, path, exclusive=exclusive))
-                stamp = sink.stamp()
+                if sink.held is not None and name.startswith(self._packed):
+                    stamp = self._append(name, b"".join(sink.held))
+                else:
+                    self._flush()
+                    stamp = self._write_file(sink, name, exclusive=exclusive)
         except BaseException as error:
             _unlink(sink.path)
             # Libraries that write through the sink may have replaced the error.
             if sink.failed is not None:
                 raise self._explained(sink.failed, max(size, sink.written)) from error
             raise
-        self.sync([name], wait=False)
-        return stamp if published else None
+        return stamp
+
+    def _append(self, name: str, data: bytes) -> bytes:
+        if self._waiting.depth:
+            self._waiting.records[name] = data
+            return b""
+        (record,) = self._append_all([(name, data)])
+        return _packed_stamp(record)
+
+    def _append_all(self, records: Sequence[tuple[str, bytes]]) -> list[PackRecord]:
+        try:
+            made = self._packs.append(records)
+        except OSError as error:
+            raise self._explained(error, sum(len(data) for _, data in records)) from error
+        self._sync([made[-1].pack.path], wait=False)
+        for name, _ in records:
+            if self._packs.may_be_file(name):
+                self._replace_file(name)
+        return made
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See Packing."""
+        self._waiting.depth += 1
+        try:
+            yield
+        finally:
+            self._waiting.depth -= 1
+            if not self._waiting.depth:
+                self._flush()
+
+    def _flush(self) -> None:
+        """Write what this thread has kept back."""
+        records = list(self._waiting.records.items())
+        if records:
+            self._waiting.records.clear()
+            self._append_all(records)
+
+    def _replace_file(self, name: str) -> None:
+        """Remove the file that held the name's bytes before the record."""
+        path = self._prefix + name
+        if os.path.lexists(path):
+            with self._packs.locked():
+                if self._packs.find(name) is not None:  # else a later file has replaced the record
+                    _unlink(path)
+
+    def _write_file(self, sink: _Sink, name: str, *, exclusive: bool) -> bytes | None:
+        sink.flush()
+        path = self._prefix + name
+        if exclusive or not name.startswith(self._packed):
+            published = sink.guard(lambda: self._publish(sink.path, path, exclusive=exclusive))
+            stamp = sink.stamp() if published else None
+            if published:
+                self._sync([path], wait=False)
+            return stamp
+
+        def replace() -> None:
+            self._packs.expect_files(name)
+            with self._packs.locked():
+                self._rename(sink.path, path)
+                self._packs.kill(name)
+
+        sink.guard(replace)
+        self._sync([path], wait=False)
+        return sink.stamp()
 
     def sync(self, names: Sequence[str] = (), *, wait: bool = True) -> None:
         """See Backend."""
+        self._flush()
+        if self._durable != "none":
+            self._sync(self._paths(names), wait=wait)
+
+    def _sync(self, paths: Sequence[str], *, wait: bool) -> None:
         if self._durable == "none":
             return
-        paths = [self._prefix + name for name in names]
         try:
             if self._durable == "each":
                 sync_files(paths)
@@ -90,8 +173,26 @@ class FolderBackend:
                 fix="check the disk (dmesg) before you rely on the latest results; then `hooke cache verify`",
             ) from error
 
+    def _paths(self, names: Sequence[str]) -> list[str]:
+        """The files to sync for names."""
+        if not self._packed:
+            return [self._prefix + name for name in names]
+        packed = self._packs.paths(names)
+        return [path or self._prefix + name for name, path in zip(names, packed, strict=True)]
+
     def read(self, name: str, *, fresh: bool = False) -> View | None:  # noqa: ARG002 the protocol's
-        """See Backend. `fresh` has no effect: there are no copies."""
+        """See Backend. `fresh` has no effect: there are no copies.
+
+        Bytes that do not match their check in a pack read as none at all: a power loss can leave them so.
+        """
+        if self._packed and name.startswith(self._packed):
+            if (waiting := self._waiting.records.get(name)) is not None:
+                return View(memoryview(waiting), b"")
+            record = self._packs.find(name)
+            if record is not None:
+                return View(record.data or memoryview(b""), _packed_stamp(record))
+            if not self._packs.may_be_file(name):
+                return None
         try:
             fd = os.open(self._prefix + name, os.O_RDONLY | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
@@ -108,6 +209,12 @@ class FolderBackend:
         return [self._touch(name, now) for name in names]
 
     def _touch(self, name: str, now: float) -> int | None:
+        if self._packed and name.startswith(self._packed):
+            if (waiting := self._waiting.records.get(name)) is not None:
+                return len(waiting)
+            there, size = self._packs.touch(name, now)
+            if there or not self._packs.may_be_file(name):
+                return size
         path = self._prefix + name
         try:
             facts = os.stat(path)
@@ -125,7 +232,20 @@ class FolderBackend:
         return facts.st_size
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """See Backend."""
+        """See Backend. What lies in packs comes in the order in which it lies there."""
+        self._flush()
+        kind = prefix.partition("/")[0] + "/"
+        if not self._packed or kind not in self._packed:
+            yield from self._list_files(prefix)
+            return
+        for record in self._packs.listed(prefix):
+            yield Stored(record.name, record.size, record.used)
+        if self._packs.may_be_file(prefix):
+            for stored in self._list_files(prefix):
+                if self._packs.find(stored.name) is None:
+                    yield stored
+
+    def _list_files(self, prefix: str) -> Iterator[Stored]:
         pending = [self._prefix + prefix]
         while pending:
             folder = pending.pop()
@@ -149,6 +269,11 @@ class FolderBackend:
     def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
         """See Backend."""
         path = self._prefix + name
+        self._flush()
+        if self._packed and name.startswith(self._packed):
+            removed = self._remove_packed(name, unused_since, aside)
+            if removed is not None:
+                return removed
         try:
             if aside is not None:
                 self._rename(path, self._prefix + aside)
@@ -159,6 +284,55 @@ class FolderBackend:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
+
+    def _remove_packed(self, name: str, unused_since: float | None, aside: str | None) -> bool | None:
+        """Remove the records of the name, and its file; None if no pack holds it."""
+
+        def before(record: PackRecord) -> None:
+            _unlink(self._prefix + name)
+            if aside is not None:
+                self._keep_aside(aside, record.pack.raw(record.offset, record.size, record.name))
+
+        return self._packs.remove(name, unused_since=unused_since, before=before)
+
+    def _keep_aside(self, aside: str, data: bytes) -> None:
+        """Write a file with bytes that leave a pack. On a full disk they are lost: they are damaged, and must go."""
+        path = self._temporary()
+        try:
+            with _Sink(path, self._folder_mode) as sink:
+                sink.write(data)
+                sink.flush()
+            self._rename(path, self._prefix + aside)
+        except OSError as error:
+            _unlink(path)
+            if error.errno not in NO_ROOM:
+                raise
+
+    def torn(self) -> Iterator[Torn]:
+        """See Packing."""
+        return self._packs.torn()
+
+    def about(self) -> int:
+        """See Packing."""
+        return self._packs.about()
+
+    def newest(self, prefixes: Sequence[str]) -> Iterator[str]:
+        """See Packing."""
+        return self._packs.newest(tuple(prefixes))
+
+    def compact(self) -> None:
+        """See Packing."""
+
+        def keep(torn: Torn) -> None:
+            with Path(torn.path).open("rb") as file:
+                file.seek(torn.start)
+                name = f"{Path(torn.path).name}-{torn.start}"
+                self._keep_aside(f"corrupt/{name}", file.read(torn.end - torn.start))
+
+        try:
+            self._packs.compact(keep)
+        except OSError as error:
+            raise self._explained(error, 0) from error
 
     def _remove_unused(self, name: str, unused_since: float) -> bool:
         path = self._prefix + name
@@ -217,7 +391,7 @@ class FolderBackend:
             os.rename(old, new)
 
     def _explained(self, error: OSError, needed: int) -> StoreError:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             return StoreError(
                 "cannot write to the store",
                 where=str(self.root),
@@ -237,24 +411,44 @@ class FolderBackend:
         )
 
 
-class _FileSink:
-    """A new file at `path`, open inside `with`."""
+class _Waiting(threading.local):
+    """What one thread has kept back inside of `together`."""
 
-    __slots__ = ("_fd", "_folder_mode", "failed", "path", "written")
+    def __init__(self) -> None:
+        self.depth = 0
+        self.records: dict[str, bytes] = {}
 
-    def __init__(self, path: str, folder_mode: int) -> None:
+
+class _Sink:
+    """Bytes in `held`, up to so many; then a new file at `path`, open inside `with`."""
+
+    __slots__ = ("_fd", "_folder_mode", "_most", "failed", "held", "path", "written")
+
+    def __init__(self, path: str, folder_mode: int, *, held: int = -1) -> None:
         self.path = path
         self.written = 0
         self.failed: OSError | None = None
+        self.held: list[bytes] | None = []
+        self._most = held
         self._fd = -1
         self._folder_mode = folder_mode
 
     def __enter__(self) -> Self:
-        self._fd = self.guard(lambda: _create(self.path, self._folder_mode))
+        if self._most < 0:
+            self.flush()
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def flush(self) -> None:
+        """From now on, the bytes are in the file."""
+        held, self.held = self.held, None
+        if held is not None:
+            self._fd = self.guard(lambda: _create(self.path, self._folder_mode))
+            for each in held:
+                self.guard(lambda each=each: write_all(self._fd, each))
 
     def stamp(self) -> bytes:
         """Its stamp. Once it has its name: giving one changes it."""
@@ -262,7 +456,12 @@ class _FileSink:
 
     def write(self, data: bytes | memoryview) -> int:
         self.written += len(data)
-        self.guard(lambda: write_all(self._fd, data))
+        if self.held is not None and self.written > self._most:
+            self.flush()
+        if self.held is not None:
+            self.held.append(bytes(data))
+        else:
+            self.guard(lambda: write_all(self._fd, data))
         return len(data)
 
     def guard(self, action: Callable[[], T]) -> T:
@@ -288,6 +487,10 @@ def _contents(fd: int, size: int) -> memoryview:
     if size <= 16384:
         return memoryview(os.read(fd, size))
     return map_file(fd, size)
+
+
+def _packed_stamp(record: PackRecord) -> bytes:
+    return _PACKED_STAMP.pack(record.pack.salt, record.offset, record.sequence)
 
 
 def _stamp(facts: os.stat_result) -> bytes:
