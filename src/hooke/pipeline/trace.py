@@ -45,7 +45,7 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.promise import MapPromise, Promise, PromiseOrigin, TraceSession
 from hooke.pipeline.task import ACTIVE, Task
 
-__all__ = ["DEEPEST_SHARED", "SMALL", "GraphTracer", "Snapshots", "trace"]
+__all__ = ["DEEPEST_SHARED", "SMALL", "ArgumentSnapshots", "GraphTracer", "trace"]
 
 
 def trace(
@@ -95,7 +95,7 @@ class GraphTracer:
     def __init__(self, pipeline: str) -> None:
         self.session = TraceSession(pipeline)
         self.nodes: list[Node] = []
-        self.snapshots = Snapshots()
+        self.snapshots = ArgumentSnapshots()
         self._columns: dict[int, list[dict[str, Any]]] = {}
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
@@ -284,7 +284,7 @@ _MOST_COPIED = 64 << 20
 """Bytes. Larger objects are not copied, since memory may have no room for two. They must not change while the pipeline is traced."""
 
 
-class Snapshots:
+class ArgumentSnapshots:
     """The arguments of the calls of one trace, as they were when each call was made.
 
     A call gets copies of lists, dicts and sets. Another object is the call's own until the body changes it: then the call gets a
