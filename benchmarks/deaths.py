@@ -62,7 +62,7 @@ HOW = {
     "sigstop": r"SIGSTOP",
     "poison": r"SIGKILL|signal 9|code:? -9",
 }
-SAYS_RERUN = r"\bagain\b|[Rr]etr(y|ied|ies)|attempt [2-9]|different workers|died \d times"
+SAYS_RERUN = r"\bagain\b|[Rr]etr(y|ied|ies)|try [2-9] of|different workers|died \d times"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

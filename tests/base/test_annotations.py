@@ -2,7 +2,10 @@
 
 import collections.abc
 import enum
+import os
+import types
 import typing
+from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -197,44 +200,104 @@ def test_plain_values_of_another_type_are_refused(plain, kind, said):
         from_plain(plain, kind)
 
 
+class Shape(enum.StrEnum):
+    ROUND = "round"
+
+
+class Log:
+    """An object that may do what another class does."""
+
+
 FITTING = [
     (np.int64(3), int),
     (True, int),
+    (np.True_, int),
     (3, float),
     (np.float32(3), float),
+    (Decimal("0.5"), float),
     (np.True_, bool),
+    (1, bool),
+    (np.int64(0), bool),
     (1, complex),
+    (3, Decimal),
+    (0.5, Fraction),
     (Path("a"), Path),
+    ("a", Path),
+    (hooke.File("a"), Path),
+    ("a", os.PathLike),
+    ("a", Path | None),
+    (Path("a"), str),
+    ("a", list[Path] | Path),
+    (["a", Path("b")], list[Path]),
     (np.arange(3), collections.abc.Sequence[int]),
+    (np.arange(3), list[int]),
+    (range(3), list[int]),
+    ((1, 2), list[int]),
+    ({1: "a"}.keys(), list[int]),
+    (deque([1]), list[int]),
+    ({1, 2}, list[int]),
+    ([1, 2], tuple[int, int]),
+    ([1, 1], set[int]),
+    ((each for each in [1]), list[int]),
     ("abc", collections.abc.Sequence[str]),
     ({"row": 1}, Place),
+    (types.MappingProxyType({"row": 1}), Place),
+    (types.MappingProxyType({"a": 1}), dict[str, int]),
     ([1, 2], list[int]),
+    ([1, 2.5], np.ndarray),
+    (2.5, np.ndarray),
     (len, collections.abc.Callable),
     (int, type[int]),
     (5, UserId),
     (5, T),
     ("x", "NotKnownHere"),
     ("a", Literal["a", "b"]),
+    (np.int64(1), Literal[1, 2]),
+    ("round", Shape),
+    (1, Level),
+    (Log(), Split),
+    (np.datetime64("2026-11-28"), date),
     (None, int | None),
 ]  # fmt: skip
 UNFIT = [
     ("3", int, "x takes int, not str: '3'", "pass 3"),
-    (3.0, int, "x takes int, not float: 3.0", "pass a value of that type"),
+    ("abc", int, "x takes int, not str: 'abc'", "pass a value of that type, or change the annotation of x"),
+    (3.0, int, "x takes int, not float: 3.0", "pass 3"),
+    (2.5, int, "x takes int, not float: 2.5", "pass a value of that type"),
+    ([1], int, "x takes int, not list", "pass a value"),
     ("1", float, "x takes float", "pass 1.0"),
-    (1, bool, "x takes bool, not int", "pass a value"),
-    (None, int, "x takes int, not NoneType", "pass a value"),
-    ("a", Path, "x takes Path, not str", "pass PosixPath"),
+    (None, float, "x takes float, not NoneType", r"pass a value, or annotate it as float | None"),
+    (5, bool, "x takes bool, not int", "pass a value"),
+    (0.0, bool, "x takes bool, not float", "pass a value"),
+    ("no", bool, "x takes bool, not str: 'no'", "pass False"),
+    (None, int, "x takes int, not NoneType", "pass a value, or annotate it as int | None"),
+    (None, Path, "x takes Path, not NoneType", "pass a value"),
+    (3, Path, "x takes Path, not int", "pass a value"),
+    (3, str, "x takes str, not int: 3", "pass a value"),
+    (["a"], str, "x takes str, not list", "pass a value"),
+    (b"a", str, "x takes str, not bytes", "pass a value"),
+    (3, list[int], r"x takes list\[int\], not int: 3", "pass a value"),
+    ("ab", list[str], r"x takes list\[str\], not str: 'ab'", r"pass ['ab']"),
+    ({"a": 1}, list[str], r"x takes list\[str\], not dict", "pass a value"),
     ([1, "b"], list[int], r"x\[1\] takes int, not str: 'b'", "pass a value"),
+    (range(3), list[str], r"x\[0\] takes str, not int: 0", "pass a value"),
+    ((1, None), list[int], r"x\[1\] takes int, not NoneType", "pass a value"),
     ({"k": "v"}, dict[str, int], r"x\['k'\] takes int", "pass a value"),
+    ([("k", 1)], dict[str, int], r"x takes dict\[str, int\], not list", "pass a value"),
     ({1, "v"}, set[int], "an item of x takes int", "pass a value"),
     ((1,), tuple[int, int], r"x takes tuple\[int, int\]", "pass a value"),
-    ((1, 2), list[int], r"x takes list\[int\], not tuple", "pass a value"),
     ("c", Literal["a", "b"], r"x takes Literal\['a', 'b'\]", "pass a value"),
     ("r", Colour, "x takes Colour, not str: 'r'", "pass <Colour.RED"),
     ("x", int | None, r"x takes int \| None, not str", "pass a value"),
     (date(2026, 1, 1), datetime, "x takes datetime, not date", "pass a value"),
+    (90, timedelta, "x takes timedelta, not int", "pass datetime.timedelta(seconds=90)"),
     ([1], Place, "x takes Place", "pass a value"),
-]
+    ({"size": 2}, Split, "x takes Split, not dict", "pass Split(size=2"),
+    ({"depth": 2}, Config, "x takes Config, not dict", "pass Config(depth=2)"),
+    ("data.csv", hooke.File, "x takes File, not str: 'data.csv'", "pass File('data.csv')"),
+    ("abc", np.ndarray, "x takes ndarray, not str", "pass a value"),
+    (3, collections.abc.Callable, "x takes Callable, not int", "pass a value"),
+]  # fmt: skip
 
 
 def checked(value: Any, kind: Any) -> None:
@@ -280,6 +343,20 @@ def test_nothing_runs_with_a_value_of_another_type(tmp_path, monkeypatch):
     assert not (tmp_path / ".hooke").exists()
     trace(body, (1, 2), {"rate": 1})
     assert RAN == ["body"]
+
+
+@pipeline
+def taken(
+    path: Path, rows: list[int], rate: float, names: dict[str, int], when: Literal["a"] = "a"
+) -> list[Any]:
+    return [path, rows, rate, names, when]
+
+
+def test_what_fits_arrives_as_it_was_passed():
+    given = ("data.csv", range(3), np.int64(2), types.MappingProxyType({"a": 1}))
+    output = trace(taken, given).output
+    assert output == [*given, "a"]
+    assert [type(each) for each in output[:4]] == [type(each) for each in given]
 
 
 def test_annotations_that_cannot_be_evaluated_are_left_out():

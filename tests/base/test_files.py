@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.fixtures.small_disk import fill
 
+from hooke.base import files
 from hooke.base.clock import SystemClock
 from hooke.base.files import FileLock, file_clock_ns, write_all, write_atomic
 
@@ -195,8 +196,38 @@ def test_a_file_that_is_written_later_is_not_older_than_the_clock_of_files(tmp_p
         def refused(*_):
             raise OSError(errno.EMFILE, "Too many open files")
 
+        monkeypatch.setattr(files, "_clock", None)
         monkeypatch.setattr(os, "memfd_create", refused)
     for number in range(100):
         before, path = file_clock_ns(), tmp_path / str(number)
         path.write_bytes(b"")
         assert 0 <= path.stat().st_ctime_ns - before < 60_000_000_000
+
+
+def test_the_clock_of_files_stands_a_task_that_closes_and_reuses_its_descriptor(tmp_path):
+    file_clock_ns()
+    fd = files._clock[0]
+    os.close(fd)
+    path = tmp_path / "users"
+    path.write_text("x")
+    os.utime(path, ns=(1, 1))
+    other = os.open(path, os.O_RDONLY)
+    os.dup2(other, fd)
+    try:
+        before = file_clock_ns()
+        assert path.stat().st_mtime_ns == 1
+        (tmp_path / "new").write_text("x")
+        assert (tmp_path / "new").stat().st_ctime_ns >= before
+        assert files._clock[0] != fd
+    finally:
+        os.close(fd)
+        os.close(other)
+
+
+def test_the_clock_of_files_goes_on_in_a_forked_process(tmp_path):
+    before = file_clock_ns()
+    child = os.fork()
+    if not child:
+        os._exit(0 if file_clock_ns() >= before else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert file_clock_ns() >= before

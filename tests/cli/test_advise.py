@@ -46,7 +46,7 @@ def test_from_a_run_and_from_a_pipeline(sizes):
 def test_nothing_ran(sizes):
     done = sizes.hooke("advise", "sizes.py")
     assert done.code == 2
-    assert "the journals have no attempts of sizes.py" in done.err
+    assert "no task of sizes.py has run yet" in done.err
     assert "next: hooke run sizes.py" in done.err
 
 

@@ -129,3 +129,58 @@ def test_what_cannot_be_debugged_says_why(hooke):
         done = hooke(*words)
         assert done.returncode == 2
         assert said in done.stderr
+
+
+CELLS = (
+    "from hooke import pipeline, run, task",
+    "def shifted(x):\n    # three is the hole\n    return x - 3",
+    "@task\ndef invert(x: int) -> float:\n    y = shifted(x)\n    return 1 / y",
+    "@pipeline\ndef inverses(n: int = 6):\n    return invert.map(range(n))",
+    "run(inverses, on='local:2', progress='none')",
+    # A later edit is no part of the run.
+    "@task\ndef invert(x: int) -> float:\n    # nothing to see\n    # here\n    return 0.0",
+)
+
+
+def in_a_kernel(folder):
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(folder))
+    try:
+        said = [client.execute_interactive(cell, timeout=100, output_hook=lambda _: None) for cell in CELLS]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    return "".join(reply["content"].get("evalue", "") for reply in said)
+
+
+def in_a_shell(folder):
+    program = (
+        "import sys; from IPython.core.interactiveshell import InteractiveShell as Shell\n"
+        "shell = Shell.instance(user_module=sys.modules['__main__'])\n"
+        f"for cell in {CELLS!r}: shell.run_cell(cell, store_history=True)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"},
+    ).stdout
+
+
+@pytest.mark.parametrize("cells", [in_a_kernel, in_a_shell])
+def test_the_lines_of_a_task_from_a_notebook(hooke, tmp_path, cells):
+    """They are in no file, and the process that knew them is gone."""
+    pytest.importorskip("ipykernel" if cells is in_a_kernel else "IPython")
+    (tmp_path / "hooke.toml").touch()
+    told = cells(tmp_path)
+    assert "invert(x=3) failed" in told and re.search(r"line 4, in invert\s+return 1 / y\n", told), told
+    again = hooke("debug", typed="p x\nll\nq\n")
+    assert again.returncode == 1
+    assert re.search(r"line 4, in invert\n +return 1 / y\n", again.stderr), again.stderr
+    assert re.search(r"^> .*\(4\)invert\(\)\n-> return 1 / y\n\(Pdb\) 3$", again.stdout, re.MULTILINE)
+    assert "  3  \t    y = shifted(x)\n  4  ->\t    return 1 / y\n" in again.stdout, again.stdout
+    stepped = hooke("debug", "invert", "--item", "0", "--step", typed="s\ns\ns\ns\nq\n")
+    assert "-> return x - 3\n" in stepped.stdout, stepped.stdout

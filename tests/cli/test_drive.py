@@ -1,6 +1,7 @@
 import datetime
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -208,3 +209,20 @@ def test_removing_a_result_takes_what_was_made_from_it_along_or_says_so(desk):
     assert "cached" not in everything.err.replace("0 cached", "") and everything.out == "7.5\n"
     typo = desk.hooke("run", "job.py", "--force=laod")
     assert typo.code == 2 and "did you mean load?" in typo.err
+    for words in (
+        ("job.py", "--force", "laod", "--on", "serial"),
+        ("--force", "laod", "job.py", "--on", "serial"),
+    ):
+        spaced = desk.hooke("run", *words)
+        assert spaced.code == 2 and "after an equals sign, not after a space: --force laod" in spaced.err
+        assert "did you mean --force=load? its tasks: half, load, total" in spaced.err
+        again = shlex.join(
+            ["--force=load" if word == "--force" else word for word in words if word != "laod"]
+        )
+        assert f"next: hooke run {again}\n" in spaced.err
+    strange = desk.hooke("run", "job.py", "--force", "zzz")
+    assert (
+        strange.code == 2
+        and "fix: its tasks: half, load, total" in strange.err
+        and "next:" not in strange.err
+    )

@@ -82,6 +82,10 @@ def test_json_is_for_programs(naps):
     assert facts["cost"]["never"] is True
     assert done.err == "traced\n"
     assert json.loads(naps.hooke("show", "--json").out) == facts
+    curve = naps.hooke("curve", naps.last())
+    assert curve.code == 1
+    assert "fix: measure at N = 4\n" in curve.err
+    assert f"next: hooke measure {naps.folder / 'naps.py'}:naps --task nap --workers 1,2,4" in curve.err
     refused = naps.hooke("measure", "naps.py", "--task", "np", "--json")
     assert refused.code == 2
     assert "did you mean nap?" in json.loads(refused.out)["error"]["fix"]

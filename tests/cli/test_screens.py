@@ -202,7 +202,24 @@ def test_a_module_that_is_missing_in_the_worker(desk):
 
 
 TWO = """
+    import os
     from hooke import File, pipeline, task
+
+    @task
+    def parts():
+        return (each for each in "ab")
+
+    @pipeline
+    def streamed():
+        return parts()
+
+    @task
+    def exits():
+        os._exit(3)
+
+    @pipeline
+    def ends():
+        return exits()
 
     @task
     def size(path) -> int:
@@ -241,11 +258,15 @@ TWO = """
             "run two.py",
             2,
             (
-                "two.py has several pipelines: declared, kept, missing, passed",
+                "two.py has several pipelines: declared, ends, kept, missing, passed, streamed",
                 "fix: name one: two.py:declared",
             ),
         ),
-        ("run two.py:mising", 2, ("no pipeline 'mising'", "fix: it has: declared, kept, missing, passed")),
+        (
+            "run two.py:mising",
+            2,
+            ("no pipeline 'mising'", "fix: it has: declared, ends, kept, missing, passed, streamed"),
+        ),
         ("run tow.py", 2, ("no file tow.py", "fix: did you mean two.py?")),
         (
             "run none.py",
@@ -261,7 +282,36 @@ TWO = """
                 "next: hooke run absent.py",
             ),
         ),
-        ("run broken.py", 2, ('broken.py", line 1', "SyntaxError", "next: hooke run broken.py")),
+        (
+            "run broken.py --workers 2",
+            2,
+            (
+                'broken.py", line 1',
+                "SyntaxError",
+                "fix: correct line 1 of ",
+                "next: hooke run broken.py --workers 2",
+            ),
+        ),
+        ("run raises.py", 2, ("ZeroDivisionError", "fix: correct the file; nothing has run yet")),
+        ("run circle.py", 2, ("circular import", "fix: two modules import each other: move one")),
+        ("run typo.py", 2, ("cannot import name 'taks' from 'hooke'", "fix: did you mean task?")),
+        (
+            "run yields.py",
+            2,
+            ("got the generator function 'rows'", "where: yields.py:2: @task", "fix: return a list"),
+        ),
+        ("run .", 2, (". is a folder", "fix: name one of its files with a @pipeline: two.py")),
+        ("run notes.txt", 2, ("notes.txt is not a Python file", "fix: give a file that ends in .py")),
+        ("run notes.ipynb", 2, ("is not a Python file", "fix: move the pipeline into a .py file")),
+        ("run two.py:missing --retries many", 2, ("'--retries': 'many' is not a whole number",)),
+        ("run two.py:missing --workers 1-2 --deadline soon", 2, ("deadline 'soon' is not a duration",)),
+        ("cache gc --max big", 2, ("--max 'big' is not a size", '"2GiB"')),
+        ("run two.py:streamed --on serial", 1, ("result is a generator", "fix: return a list instead")),
+        (
+            "run two.py:ends --on local:1",
+            1,
+            ("exit code 3", "fix: the task, or a library that it calls, ended its process (os._exit)"),
+        ),
         (
             "run two.py:missing --on lcoal",
             2,
@@ -285,9 +335,18 @@ TWO = """
         (
             "run two.py:passed --on serial",
             2,
-            ("for argument `lines` of `reads`", "fix: pass the path of the file, or hooke.File(path)"),
+            (
+                "for argument `lines` of `reads`",
+                "where: two.py:",
+                "fix: pass the path of the file, or hooke.File(path)",
+            ),
         ),
-        ("resume", 2, ("there is no run to resume", "next: hooke runs")),
+        (
+            "resume",
+            2,
+            ("there is no run to resume", "why: none was stopped, failed or killed", "next: hooke runs"),
+        ),
+        ("advise", 2, ("no task in this project has run yet", "next: hooke run FILE.py")),
         ("show", 2, ("there are no runs yet", "next: hooke run FILE.py")),
     ],
 )
@@ -297,10 +356,27 @@ def test_a_refusal_says_what_to_do(desk, words, code, said):
     desk.write("none.py", "x = 1\n")
     desk.write("absent.py", "import nosuchlib\n")
     desk.write("broken.py", "def f(: pass\n")
+    desk.write("raises.py", "1 / 0\n")
+    desk.write("circle.py", "import circle_too\nX = 1\n")
+    desk.write("circle_too.py", "from circle import X\n")
+    desk.write("typo.py", "from hooke import taks\n")
+    desk.write("yields.py", "from hooke import task\n@task\ndef rows():\n    yield 1\n")
+    desk.write("notes.txt", "")
+    desk.write("notes.ipynb", "{}")
     done = desk.hooke(*words.split())
     assert done.code == code, done.err
     for part in said:
         assert part in done.err
+
+
+def test_a_finished_run_is_not_continued_but_shown(desk):
+    desk.write("two.py", TWO)
+    desk.write("no.txt", "text")
+    assert desk.hooke("run", "two.py:missing", "--on", "serial").out == "4\n"
+    run = desk.last()
+    done = desk.hooke("resume", run)
+    assert (done.code, done.out) == (0, "4\n")
+    assert f"run {run} is finished already; this is its result" in done.err
 
 
 def test_what_cannot_be_resumed_says_why(desk, kill):
@@ -401,7 +477,7 @@ def test_a_full_disk(small):
     assert done.code == 1
     assert "no room in the store for" in screen
     assert "No space left on device" in screen
-    assert "fix: remove results" in screen
+    assert "fix: remove the results that are cheapest to compute again (hooke cache gc --max SIZE)" in screen
     subprocess.run(["mount", "-o", "remount,size=30M", str(small.folder)], check=True)
     resumes(small, screen, "6000\n")
 

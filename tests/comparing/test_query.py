@@ -146,7 +146,9 @@ def test_conditions_are_joined_by_words_outside_of_quotes(text, parsed):
         ("tags.a=x and y", "the condition 'y' is not valid"),
         ("status in failed", "write a list: status in (one, other)"),
         ("status in ()", "write a list: status in (one, other)"),
-        ("params.a>1 or", "is not valid"),
+        ("params.a>1 or", "a comparison is missing"),
+        ("", "a comparison is missing"),
+        ("metrics.auc>high", "a metric is a number, and 'high' is not"),
         ("(params.a>1", "is not valid"),
     ],
 )

@@ -8,7 +8,7 @@ from tests.support.campaigns import campaign
 from tests.support.simulation.fleet_histories import check_fleet, play_fleet
 
 from hooke.fleets.controller import step
-from hooke.testing.fake_provider import NO_PROVIDER_FAULTS
+from hooke.testing.provider_suite import NO_PROVIDER_FAULTS
 
 CAMPAIGN = campaign(__name__)
 FOUND_WITHIN = 250

@@ -136,3 +136,25 @@ def test_threads_on_a_disk_that_fills_and_empties_lose_nothing(small_disk):
     for name, events in returned.items():
         assert [event for event in segment.events if event.worker == name] == events
     assert sum(map(len, returned.values())) == len(segment.events)
+
+
+def test_of_held_events_as_many_are_written_as_there_is_room_for(small_disk):
+    written = []
+    ballast = small_disk / "ballast"
+    events = [WorkerStopped(at=float(number), worker="w", cause="x" * 1000) for number in range(1, 21)]
+    with Journal.create(small_disk / "run", "driver") as journal:
+        journal.observers.append(written.append)
+        fill(small_disk)
+        for event in events:
+            journal.hold(event)
+        with pytest.raises(JournalError, match="cannot be written"):
+            journal.flush()
+        assert len(written) < 20
+        assert list(read(small_disk / "run")[0].events) == written == events[: len(written)]
+        with pytest.raises(JournalError, match="cannot be written"):
+            journal.append(WorkerStopped(at=30.0, worker="w", cause="y" * 5000))
+        ballast.unlink()
+        journal.append(call_event(40))
+    (segment,) = read(small_disk / "run")
+    assert list(segment.events) == written == [*events, call_event(40)]
+    assert segment.torn is None

@@ -213,3 +213,59 @@ def test_a_reader_goes_on_where_it_was(tmp_path):
         for number in range(1, 5):
             journal.append(call_event(number))
             assert list(reader) == [call_event(number)]
+
+
+def test_held_events_are_one_write_in_order(tmp_path):
+    with Journal.create(tmp_path, "driver", durable="none") as journal:
+        seen = []
+        journal.observers.append(seen.append)
+        for number in (1, 2, 3):
+            journal.hold(call_event(number))
+        assert not seen
+        assert list(read(tmp_path)[0].events) == []
+        journal.flush()
+        journal.flush()
+        assert seen == list(read(tmp_path)[0].events) == [call_event(number) for number in (1, 2, 3)]
+
+
+def test_an_append_writes_what_is_held_before_it(tmp_path):
+    with Journal.create(tmp_path, "driver", durable="none") as journal:
+        journal.hold(call_event(1))
+        journal.append(call_event(2))
+    assert list(read(tmp_path)[0].events) == [call_event(1), call_event(2)]
+
+
+def test_what_is_held_at_the_end_is_not_written(tmp_path):
+    with Journal.create(tmp_path, "driver", durable="none") as journal:
+        journal.append(call_event(1))
+        journal.hold(call_event(2))
+    assert list(read(tmp_path)[0].events) == [call_event(1)]
+
+
+def test_a_forked_process_does_not_write_what_its_parent_holds(tmp_path):
+    with Journal.create(tmp_path, "driver", durable="none") as journal:
+        journal.hold(call_event(1))
+        child = os.fork()
+        if not child:
+            journal.append(call_event(2))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        journal.flush()
+    assert [list(segment.events) for segment in read(tmp_path)] == [[call_event(1)], [call_event(2)]]
+
+
+def test_an_observer_that_appends_is_told_of_that_after_the_events_before_it(tmp_path):
+    with Journal.create(tmp_path, "driver", durable="none") as journal:
+        seen = []
+
+        def observer(event):
+            seen.append(event)
+            if event == call_event(1):
+                journal.append(call_event(3))
+
+        journal.observers += [observer, seen.append]
+        journal.hold(call_event(1))
+        journal.hold(call_event(2))
+        journal.flush()
+    assert seen == [call_event(number) for number in (1, 1, 2, 2, 3, 3)]
+    assert list(read(tmp_path)[0].events) == [call_event(number) for number in (1, 2, 3)]

@@ -359,6 +359,47 @@ def test_no_estimate_stands_still():
     assert view.remaining(130.0) is None
 
 
+def test_an_attempt_that_takes_longer_than_the_others_makes_the_estimate_grow():
+    view = RunView.fold(
+        [
+            BEGUN,
+            CapacityChanged(slots=1, cpus=1.0),
+            NodePlanned(node=0, task="fit", kind="map", items=6, key="a"),
+            started(1, lo=0, hi=1, at=100.0),
+            finished(1, lo=0, hi=1, at=110.0, seconds=10.0),
+            started(2, lo=1, hi=2, at=110.0),
+        ]
+    )
+    # Of four that wait and the one that runs, with means of 10, 10, 10, 11 and 15 seconds.
+    said = [view.rows(at)[0].remaining_s for at in (110.0, 115.0, 120.0, 122.0, 130.0)]
+    assert said == pytest.approx([50.0, 45.0, 40.0, 44.0, 60.0])
+    assert view.remaining(130.0).seconds == pytest.approx(60.0)
+
+
+def test_a_task_that_waits_for_workers_has_no_estimate_and_one_between_two_attempts_keeps_its_workers():
+    view = RunView.fold(
+        [
+            BEGUN,
+            CapacityChanged(slots=2, cpus=2.0),
+            NodePlanned(node=0, task="fit", kind="map", items=6, key="a"),
+            started(1, lo=0, hi=1, at=100.0),
+            started(2, lo=1, hi=2, at=100.0),
+            finished(1, lo=0, hi=1, at=110.0, seconds=10.0),
+        ]
+    )
+    # The other worker's attempt is at its end, and four items are left for both.
+    assert view.rows(110.0)[0].remaining_s == pytest.approx(20.0)
+    view.apply(started(3, lo=2, hi=3, at=110.01))
+    assert view.rows(110.01)[0].remaining_s == pytest.approx(20.0, rel=0.01)
+    view.apply(finished(2, lo=1, hi=2, at=110.02, seconds=10.0))
+    assert view.rows(110.02)[0].remaining_s == pytest.approx(20.0, rel=0.01)
+    # No second attempt comes: the worker has other tasks.
+    assert view.rows(112.0)[0].remaining_s == pytest.approx(38.0, rel=0.01)
+    view.apply(finished(3, lo=2, hi=3, at=120.0, seconds=10.0))
+    assert view.rows(120.0)[0].remaining_s is not None
+    assert [view.rows(at)[0].remaining_s for at in (121.5, 130.0)] == [None, None]
+
+
 def test_a_task_that_was_never_timed_makes_the_others_no_estimate():
     view = RunView.fold(
         [

@@ -174,6 +174,8 @@ def test_a_machine_that_is_too_noisy_is_told_from_one_that_is_not(workshop):
     with pytest.raises(NotEnoughData, match="too noisy") as error:
         take(workshop, name="moody", task="fickle", repeats=6)
     assert "repeats=" in error.value.fix
+    # Short measurements are easily disturbed, which more of them does not mend as well as longer ones.
+    assert ("the shortest measurement took" in error.value.why) == ("measure more work" in error.value.fix)
     (record,) = find_studies(workshop.project.runs)
     assert record.rounds == 2
     assert record.finished is not None

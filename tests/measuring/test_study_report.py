@@ -1,11 +1,12 @@
 import json
+import re
 
 import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
 from hooke.journal.study_records import StudyRecord
-from hooke.measuring.study_report import facts_of, rows_of, text_of
+from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 
 
@@ -102,6 +103,55 @@ def test_noise_that_leaves_too_little_is_said():
     text = text_of(record_of(amdahl(0.0), levels=(1, 2), noise=0.6))
     assert "noise too high to conclude: each N is known only to" in text
     assert "nothing was repeated" in text_of(record_of(amdahl(0.0), repeats=1))
+
+
+@pytest.mark.parametrize(
+    ("record", "use"),
+    [
+        (
+            record_of(lambda n: 10.0 / min(n, 2), levels=(1, 2, 4), noise=0.05),
+            r"use   2 workers: 2(\.\d+)? \(1\.\d+ to 2\.\d+\) times as fast as 1 worker; 4 is not clearly faster\n.* take 2 workers 8m \d\ds \(8m ",
+        ),
+        (
+            record_of(lambda n: 10.0, levels=(1, 2, 4)),
+            r"use   1 worker: 2 and 4 are not clearly faster\n      10,000 items, 100 times as many, take 1 worker 16m ",
+        ),
+        (
+            record_of(amdahl(0.0), levels=(2, 4), noise=0.01),
+            r"use   4 workers: [12](\.\d+)? \(.*\) times as fast as 2 workers\n",
+        ),
+        (
+            record_of(amdahl(0.1), plain=1.0),
+            r"use   no engine: one plain thread is \d(\.\d+)? \(.*\) times as fast as 8 workers\n.* take that 1m 40s ",
+        ),
+        (
+            record_of(amdahl(0.0), levels=(1, 2), noise=0.6),
+            r"use   unknown: the noise hides whether more than 1 is faster \(--repeats \d+ may tell\)$",
+        ),
+        (record_of(amdahl(0.0), repeats=1), r"use   unknown: nothing was repeated \(--repeats 3 shows"),
+    ],
+)
+def test_it_ends_with_the_number_of_workers_to_use_and_what_more_work_takes(record, use):
+    assert re.search(use, text_of(record)), text_of(record)
+
+
+def test_the_time_of_more_work_has_the_interval_of_the_law():
+    record = record_of(lambda n: 10.0 / min(n, 2), levels=(1, 2, 4), noise=0.05)
+    use, rate = workers_to_use(record), law_of_study(record).predict(2)
+    assert (use.workers, use.than, use.work, use.not_faster) == (2, 1, 10_000, (4,))
+    assert use.seconds.ends == pytest.approx(
+        (1e4 / rate.interval[1], 1e4 / rate.value, 1e4 / rate.interval[0])
+    )
+    assert use.seconds.interval[0] < 500 < use.seconds.interval[1]
+    assert facts_of(record)["use"] == use.facts()
+
+
+def test_where_the_work_differs_nothing_is_said_on_workers_to_use():
+    for record in (
+        record_of(lambda n: 1.0, weak=True, levels=(1, 2, 4)),
+        record_of(lambda size: 0.5 + 0.01 * size, sizes=(1, 10, 100), levels=(1,)),
+    ):
+        assert "\nuse " not in text_of(record)
 
 
 def test_a_study_of_nothing_says_so():

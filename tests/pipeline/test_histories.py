@@ -18,6 +18,7 @@ PARTS = 10  # processes share them, and none comes near a test's time limit
 
 PLANTED = [
     planted.BelievesWithoutSaying,
+    planted.ActsBeforeItIsWritten,
     planted.LosesAnswers,
     planted.CommitsTwice,
     planted.BelievesTheDead,

@@ -65,7 +65,7 @@ class TestCpus:
 
     def test_short_attempts_are_not_divided_by(self):
         need = needed(attempts(seconds=0.001, cpu_s=0.01))
-        assert need.cpus is None and "needs 3 longer attempts; has 0" in need.why[0]
+        assert need.cpus is None and "needs 3 attempts of 20.0 ms or longer; has 0" in need.why[0]
 
     def test_where_several_were_tried_what_brought_most_per_core(self):
         tried = (

@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 
-from hooke.base.clock import SystemClock
 from hooke.base.errors import MissingObject, StoreError
 from hooke.base.ref import Ref
 from hooke.store.backend import Stored, hidden_as
@@ -18,7 +17,7 @@ from hooke.store.backends.memory import MemoryBackend
 from hooke.store.entries import Entry
 from hooke.store.eviction import pieces
 from hooke.store.objects import name_of
-from hooke.store.store import Store, open_place
+from hooke.store.store import Store
 
 
 class HandClock:
@@ -190,27 +189,6 @@ with store.live("dead"):
     assert len(report.evicted) == 1
 
 
-def test_finders_and_an_eviction_at_once(tmp_path):
-    """What a live run has found can be read, however the eviction falls."""
-    for _ in range(20):
-        store = Store.open(tmp_path)
-        for number in range(1, 30):
-            commit(store, number)
-        long_ago = time.time() - 7200
-        for path in (tmp_path / "objects").rglob("*"):
-            if path.is_file():
-                os.utime(path, (long_ago, long_ago))
-        user = Store.open(tmp_path)
-        with user.live("run"):
-            evictor = threading.Thread(target=Store.open(tmp_path).gc, args=(0,))
-            evictor.start()
-            for number in range(29, 0, -1):
-                entry = user.find(f"{number:032x}")
-                if entry is not None:
-                    assert user.get(entry.ref)[0] == number
-            evictor.join()
-
-
 def test_an_object_that_an_eviction_decides_on_is_waited_for(tmp_path):
     store = Store.open(tmp_path)
     commit(store, 7)
@@ -270,47 +248,3 @@ def test_the_folder_restores_what_is_used_during_its_removal(tmp_path):
     assert not backend.remove("objects/aa/x", unused_since=time.time() - 60)
     assert bytes(backend.read("objects/aa/x").data) == b"x"
     assert list((tmp_path / "tmp").iterdir()) == []
-
-
-class RunBegins:
-    """Live runs, of which one begins right after an eviction has asked which there are, and finds all that it can."""
-
-    def __init__(self, real, begin):
-        self.real, self.begin = real, begin
-        self.thread = None
-
-    def claim(self, key):
-        return self.real.claim(key)
-
-    def held(self):
-        runs = self.real.held()
-        if self.thread is None:
-            self.thread = threading.Thread(target=self.begin)
-            self.thread.start()
-            self.thread.join(0.5)  # it finds everything now, or waits for the eviction
-        return runs
-
-
-def test_a_run_that_begins_during_an_eviction_keeps_what_it_finds(tmp_path):
-    place = open_place(tmp_path, secret=None, near=tmp_path, clock=SystemClock(), durable="none")
-    user, refs = Store.open(tmp_path), []
-
-    def begin():
-        entries = [user.find(f"{number:032x}") for number in range(1, 8)]
-        refs.extend(entry.ref for entry in entries if entry is not None)
-
-    def run():
-        with user.live("run"):
-            begin()
-            over.wait()
-
-    for number in range(1, 8):
-        commit(user, number)
-    over, live = threading.Event(), RunBegins(place.live, run)
-    Store(place.backend, claims=place.claims, live=live).gc(0)
-    try:
-        for ref in refs:
-            user.get(ref)
-    finally:
-        over.set()
-        live.thread.join()

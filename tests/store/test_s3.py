@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.store.places import RemotePlace
 from tests.store.s3_server import s3
 
 from hooke.base.errors import StoreError
@@ -17,7 +18,8 @@ from hooke.store.backends.remote import RemoteBackend
 from hooke.store.claims import LeaseClaims
 from hooke.store.entries import Entry
 from hooke.store.store import Store
-from hooke.testing.store_suite import check_backend
+from hooke.testing import check_backend, check_store
+from hooke.testing.store_suite import STORE_CHECKS
 
 __all__ = ["s3"]
 
@@ -44,6 +46,20 @@ def test_it_keeps_every_guarantee(s3, tmp_path):
         return RemoteBackend(f"{s3}/suite/{number}", FolderBackend(tmp_path / str(number)))
 
     check_backend(make)
+
+
+SOON = (
+    "_claims_end_at_once",
+    "_what_was_committed_before_a_release_is_found_after_the_next_claim",
+    "_a_run_that_begins_during_an_eviction_keeps_what_it_finds",
+)
+
+
+@pytest.mark.parametrize("check", [check for check in STORE_CHECKS if check.__name__ in SOON])
+def test_a_store_there_keeps_the_guarantees_of_claims_and_evictions(s3, tmp_path, check):
+    """Those that need few requests."""
+    secret = b"a secret of the project, derived"
+    check_store(lambda: RemotePlace(f"{s3}/{check.__name__}", tmp_path / "hosts", secret), only=check)
 
 
 def test_values_travel_between_hosts(s3, tmp_path):
@@ -112,18 +128,6 @@ def test_an_upload_cut_off_by_a_kill_leaves_nothing_to_see(s3, tmp_path):
     assert np.array_equal(store.get(store.put(value)), value)
 
 
-def test_claims_are_leases(s3, tmp_path):
-    url = f"{s3}/claims"
-    one, two = (Store.open(url, secret=SECRET, near=tmp_path / who) for who in "ab")
-    claim = one.claim("k" * 32)
-    assert claim is not None
-    assert two.claim("k" * 32) is None
-    claim.release()
-    claim = two.claim("k" * 32)
-    assert claim is not None
-    claim.release()
-
-
 def test_a_dead_ones_lease_runs_out(s3, tmp_path):
     backend = RemoteBackend(f"{s3}/leases", FolderBackend(tmp_path))
     clock = Ahead()
@@ -146,15 +150,6 @@ def test_a_dead_ones_lease_runs_out(s3, tmp_path):
     assert claims.claim("k") is None
     claim.release()
     assert claims.held() == {}
-
-
-def test_a_held_lease_is_renewed(s3, tmp_path):
-    backend = RemoteBackend(f"{s3}/renewals", FolderBackend(tmp_path))
-    claims = LeaseClaims(backend, "claims", Ahead(), lease_s=0.9)
-    claim = claims.claim("k")
-    time.sleep(2)
-    assert LeaseClaims(backend, "claims", Ahead(), lease_s=0.9).claim("k") is None
-    claim.release()
 
 
 def test_nothing_is_evicted_while_a_run_is_live(s3, tmp_path):

@@ -47,7 +47,6 @@ LOCK = threading.Lock()
         ({"model": [1, (2, LOCK)]}, "result['model'][1][1]", "_thread.lock"),
         (Holder("x", {"a": Plain([LOCK])}), "result.inner['a'].inner[0]", "_thread.lock"),
         (closure({"lock": LOCK}), "result.<closure captured>['lock']", "_thread.lock"),
-        ([(n for n in range(3))], "result[0]", "generator"),
         ([1, Refuses()], "result[1]", "Refuses"),
     ],
 )
@@ -60,6 +59,12 @@ def test_it_names_the_way_to_the_part(store, value, path, kind):
     assert kind in error.what
     assert "made from instead" in error.fix
     assert error.__cause__ is not None
+
+
+def test_a_generator_is_to_be_a_list(store):
+    with pytest.raises(StoreError, match=r"result\[0\] is a generator") as caught:
+        store.put([(n for n in range(3))])
+    assert "return a list" in caught.value.fix
 
 
 @pytest.mark.parametrize("mode", ["r", "w", "rb"])

@@ -11,8 +11,7 @@ import re
 import types
 import typing
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
@@ -157,7 +156,7 @@ _BUILDERS: dict[Any, Callable[[list[Any]], Any]] = {
     collections.abc.MutableSet: set,
 }
 _LISTED = (list, tuple, set, frozenset)
-_CONTAINERS = (list, tuple, set, frozenset, deque, str)
+_CONTAINERS = (list, tuple, set, frozenset, deque, range, str)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
@@ -306,29 +305,6 @@ def _nothing(text: str) -> None:
         raise Unfit("it must be none")
 
 
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit("it must be a date, such as 2026-11-28") from None
-
-
-def _datetime(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit(
-            "it must be a date and a time, such as '2026-11-28 09:30' or 2026-11-28T09:30:00Z"
-        ) from None
-
-
-def _time(text: str) -> time:
-    try:
-        return time.fromisoformat(text.strip())
-    except ValueError:
-        raise Unfit("it must be a time, such as 09:30 or 09:30:15") from None
-
-
 def _duration(text: str) -> timedelta:
     text = text.strip()
     try:
@@ -341,7 +317,7 @@ def _duration(text: str) -> timedelta:
 
 
 def _made(kind: Callable[[str], Any], example: str) -> Callable[[str], Any]:
-    """A type that reads its own text."""
+    """Reads the text by a type, or by its class method."""
 
     def read(text: str) -> Any:
         try:
@@ -365,9 +341,11 @@ _SIMPLE: dict[Any, Callable[[str], Any]] = {
     PurePath: _path,
     os.PathLike: _path,
     type(None): _nothing,
-    date: _date,
-    datetime: _datetime,
-    time: _time,
+    date: _made(date.fromisoformat, "a date, such as 2026-11-28"),
+    datetime: _made(
+        datetime.fromisoformat, "a date and a time, such as '2026-11-28 09:30' or 2026-11-28T09:30:00Z"
+    ),
+    time: _made(time.fromisoformat, "a time, such as 09:30 or 09:30:15"),
     timedelta: _duration,
     Decimal: _made(Decimal, "a number, such as 0.10"),
     Fraction: _made(Fraction, "a fraction, such as 1/3"),
@@ -521,7 +499,7 @@ def _inside_union(value: Any, kind: Any) -> Any:
     kinds = [type(None) if each is None else each for each in get_args(kind)]
     if not isinstance(value, str):
         for each in kinds:
-            if each is not Any and _misfit(value, each, "") is None:
+            if each is not Any and _misfit(value, each, "", exact=True) is None:
                 return value
     refusals: list[str] = []
     for each in sorted(kinds, key=lambda each: _LAST.index(each) + 1 if each in _LAST else 0):
@@ -666,10 +644,12 @@ MOST_CHECKED = 1000
 def check_arguments(
     subject: str, signature: Signature, hints: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> None:
-    """Raise UsageError for a value that does not have its parameter's annotated type. `arguments` are those of `bind_call`.
+    """Raise UsageError for a value that is surely a mistake for its parameter's annotation. `arguments` are those of `bind_call`.
 
-    The rule is `isinstance`, with numbers as in Python's numeric tower (NumPy's, too): an int is a float, and a bool an int. Items of
-    lists, tuples, sets and dicts are checked, too. A default always fits.
+    Whatever code written for the annotation can work with is passed as it is: another number for a number (NumPy's, too; but no float
+    for an int), text for a path, a path for text, anything with items for a list, tuple or set, any mapping for a dict, and an object
+    of any class for a class. Refused is plain data of another kind: text, None or a list for a number, a number for text, a dict for a
+    dataclass. Items of lists, tuples, sets and dicts are checked, too. A default always fits.
     """
     for name, value in arguments.items():
         parameter = signature.parameters[name]
@@ -685,63 +665,69 @@ def check_arguments(
 
 
 def _wrong(subject: str, parameter: str, name: str, value: Any, kind: Any) -> UsageError:
-    fix = f"pass a value of that type, or change the annotation of {parameter}"
-    if isinstance(value, str):
-        with suppress(Unfit):
-            fix = f"pass {short_repr(from_text(value, kind))}"
     return UsageError(
         f"{subject}: {name} takes {_python_name(kind)}, not {type(value).__name__}: {short_repr(value)}",
         where=str(user_place()),
-        fix=fix,
+        fix=_instead(value, kind) or f"pass a value of that type, or change the annotation of {parameter}",
     )
 
 
-def _misfit(value: Any, kind: Any, name: str) -> tuple[str, Any, Any] | None:
-    """The first part of the value that does not fit: its place, such as `months[3]`, itself and its type."""
+def _instead(value: Any, kind: Any) -> str:
+    """What to pass instead of a value that does not fit, if that can be told."""
+    if value is None:
+        return f"pass a value, or annotate it as {_python_name(kind)} | None if it may be None"
+    if isinstance(value, str) and isinstance(kind, type) and hasattr(kind, READER):
+        return f"pass {kind.__name__}({short_repr(value)})"
+    if not isinstance(value, (str, int, float, dict)):
+        return ""
+    try:
+        return f"pass {short_repr(from_plain(value, kind))}"
+    except (Unfit, UsageError):
+        return ""
+
+
+def _misfit(value: Any, kind: Any, name: str, *, exact: bool = False) -> tuple[str, Any, Any] | None:
+    """The first part of the value that does not fit: its place, such as `months[3]`, itself and its type.
+
+    With `exact`, only a value of the type itself fits, as far as `isinstance` tells, and numbers as in Python's numeric tower.
+    """
     kind = _bare(kind)
     if kind in _UNKNOWN:
         return None
     origin = get_origin(kind)
     if origin in _UNIONS:
-        fits = any(_misfit(value, each, "") is None for each in get_args(kind))
+        fits = any(_misfit(value, each, "", exact=exact) is None for each in get_args(kind))
         return None if fits else (name, value, kind)
     if origin is Literal:
-        fits = any(type(value) is type(each) and value == each for each in get_args(kind))
+        fits = any(
+            (type(value) is type(each) or not exact) and _equal(value, each) for each in get_args(kind)
+        )
         return None if fits else (name, value, kind)
-    if not _is_one(value, origin or kind):
+    if not (_is_one(value, origin or kind) or (not exact and _serves(value, origin or kind))):
         return name, value, kind
-    if isinstance(value, _CONTAINERS) and kind is not str:
-        return _misfit_of_items(value, kind, name)
-    if type(value) is dict and (origin or kind) in _MAPPINGS and get_args(kind):
-        return _misfit_of_mapping(value, get_args(kind), name)
+    parts = _Parts.of(kind) if isinstance(value, _CONTAINERS) and kind is not str else None
+    if parts is not None and parts.each is not None and len(value) != len(parts.each):
+        return name, value, kind
+    for at, each, own in _checked_parts(value, kind, name, parts):
+        if (found := _misfit(each, own, at, exact=exact)) is not None:
+            return found
     return None
 
 
-def _misfit_of_items(value: Any, kind: Any, name: str) -> tuple[str, Any, Any] | None:
-    parts = _Parts.of(kind)
-    if parts is None or (parts.every in _UNKNOWN and parts.each is None):
-        return None
-    if parts.each is not None and len(value) != len(parts.each):
-        return name, value, kind
+def _checked_parts(value: Any, kind: Any, name: str, parts: _Parts | None) -> Iterator[tuple[str, Any, Any]]:
+    """Place, value and type of the items of a list or dict."""
+    args = get_args(kind)
+    if type(value) is dict and (get_origin(kind) or kind) in _MAPPINGS and args:
+        for key, each in islice(value.items(), MOST_CHECKED):
+            yield f"a key of {name}", key, args[0]
+            yield f"{name}[{key!r}]", each, args[1]
+    if parts is None or (
+        parts.each is None and (parts.every in _UNKNOWN or type(value) is parts.every is str)
+    ):
+        return
     some = list(islice(value, MOST_CHECKED))
-    ordered = isinstance(value, Sequence)
-    kinds = parts.kinds(len(some)) if parts.each is None else parts.each
-    for place, (each, own) in enumerate(zip(some, kinds, strict=False)):
-        if isinstance(value, str) and own is str:
-            return None
-        if (found := _misfit(each, own, f"{name}[{place}]" if ordered else f"an item of {name}")) is not None:
-            return found
-    return None
-
-
-def _misfit_of_mapping(
-    value: dict[Any, Any], args: tuple[Any, Any], name: str
-) -> tuple[str, Any, Any] | None:
-    for key, each in islice(value.items(), MOST_CHECKED):
-        found = _misfit(key, args[0], f"a key of {name}") or _misfit(each, args[1], f"{name}[{key!r}]")
-        if found is not None:
-            return found
-    return None
+    for place, (each, own) in enumerate(zip(some, parts.kinds(len(some)), strict=False)):
+        yield f"{name}[{place}]" if isinstance(value, Sequence) else f"an item of {name}", each, own
 
 
 def _is_one(value: Any, kind: Any) -> bool:
@@ -763,6 +749,40 @@ def _is_one(value: Any, kind: Any) -> bool:
         return isinstance(value, kind)
     except Exception:  # noqa: BLE001 - a class may decide in code of its own
         return True
+
+
+_DATA = (*_PLAIN, type(None), bytes, complex, dict, range, Decimal, Fraction, UUID, PurePath)
+"""Plain data: surely a mistake for a class that it is not of. Objects of other classes may do what the class does."""
+
+
+def _serves(value: Any, kind: Any) -> bool:
+    """Whether code that was written for the class can work with this value of another one."""
+    if kind in _TOWER:
+        return _is_one(value, bool)  # that of NumPy, which is no number to Python
+    if kind is bool:
+        return _is_one(value, int) and (_equal(value, 0) or _equal(value, 1))
+    if kind is str:
+        return hasattr(type(value), "__fspath__")
+    if kind is os.PathLike or issubclass(kind, PurePath):
+        return isinstance(value, str) or hasattr(type(value), "__fspath__")
+    if kind in _BUILDERS:
+        return hasattr(type(value), "__iter__") and not isinstance(value, (str, bytes, Mapping))
+    if typing.is_typeddict(kind) or kind in _MAPPINGS:
+        return isinstance(value, Mapping) or not isinstance(value, _DATA)
+    if _is_enum(kind):
+        return any(_equal(value, member) for member in kind)
+    if kind in (Decimal, Fraction):
+        return _is_one(value, float)
+    if kind.__name__ == "ndarray":
+        return value is not None and not isinstance(value, (str, bytes, Mapping))
+    return not isinstance(value, _DATA)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - an array has no truth, and a class compares in code of its own
+        return False
 
 
 def _python_name(kind: Any) -> str:

@@ -61,11 +61,13 @@ class GroupSync:
         if path in self._paths:
             return
         with self._changed:
+            first = not self._paths
             self._paths.add(path)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="hooke-group-sync", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            if first:  # the thread waits for that alone, and each waking of it costs more than a mark
+                self._changed.notify_all()
 
     def sync(self) -> None:
         """Return when all that was marked is on the disk. Raises OSError when this or an earlier sync in the background failed."""

@@ -258,20 +258,49 @@ TICK_NS = 50_000_000
 """A file that was changed so lately may be changed again without another time: file systems count in ticks of up to 10 ms."""
 
 
+_FIRST_FD = 64
+"""Above the descriptors that programs use by number, or close in a loop."""
+
+_clock: tuple[int, int, int] | None = None
+"""The descriptor, device and inode of this process's file in memory; forked processes share it."""
+
+
 def file_clock_ns() -> int:
     """The time that a local file system would give to a change now, in nanoseconds.
 
-    It is that of a new file in memory. No clock that a process reads will do: in a virtual machine, it is sometimes a tick ahead of
-    the one that files get. Where there is no such file (on macOS, or with no descriptor left), it is TICK_NS before now.
+    It is that of a file in memory that changes now. No clock that a process reads will do: in a virtual machine, it is sometimes a
+    tick ahead of the one that files get. Where there is no such file (on macOS, or with no descriptor left), it is TICK_NS before now.
     """
+    global _clock  # noqa: PLW0603 - of the process, as its descriptors are
     try:
-        fd = os.memfd_create("hooke-clock", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):
-        return time.time_ns() - TICK_NS
-    try:
+        if _clock is None or not _is_open(
+            *_clock
+        ):  # a task may have closed it, and opened another file there
+            _clock = _new_clock()
+        fd = _clock[0]
+        os.utime(fd)
         return os.fstat(fd).st_ctime_ns
+    except (AttributeError, OSError):
+        _clock = None
+        return time.time_ns() - TICK_NS
+
+
+def _is_open(fd: int, device: int, inode: int) -> bool:
+    try:
+        facts = os.fstat(fd)
+    except OSError:
+        return False
+    return facts.st_ino == inode and facts.st_dev == device
+
+
+def _new_clock() -> tuple[int, int, int]:
+    made = os.memfd_create("hooke-clock", os.MFD_CLOEXEC)
+    try:
+        fd = fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
     finally:
-        os.close(fd)
+        os.close(made)
+    facts = os.fstat(fd)
+    return fd, facts.st_dev, facts.st_ino
 
 
 def stamp_of(facts: os.stat_result) -> Stamp:

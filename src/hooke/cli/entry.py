@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -199,7 +201,9 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         click.echo("stopped", err=True)
         return EXIT_STOPPED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(_NOT_WHOLE.sub("is not a whole number", shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except (OSError, MemoryError) as error:
         click.echo(error_screen(machine_error(error), session), err=True)
@@ -211,6 +215,10 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         click.echo(bug_screen(error), err=True)
         return EXIT_BROKEN
     return code if isinstance(code, int) else 0
+
+
+_NOT_WHOLE = re.compile(r"is not a valid integer( range)?")
+"""Click's words for text where an option takes a number."""
 
 
 def _unheard() -> int:

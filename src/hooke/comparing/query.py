@@ -166,6 +166,8 @@ class Condition:
 def parse_condition(text: str) -> Condition:
     """Parse a condition. Raises UsageError, which says what is wrong."""
     found = _CONDITION.fullmatch(text)
+    if not text.strip():
+        raise UsageError("a comparison is missing", fix=EXAMPLE)
     if found is None:
         raise UsageError(f"the condition {text!r} is not valid", fix=EXAMPLE)
     group, name = found["group"], (found["quoted"] or found["bare"] or "").strip()
@@ -265,6 +267,15 @@ def parse_where(text: str) -> Where:
         raise UsageError(
             f"the condition {text!r} has an unknown status",
             fix=f"{did_you_mean(condition.value, STATUSES)}valid: {', '.join(STATUSES)}",
+        )
+    if (
+        condition.group == "metrics"
+        and condition.operator not in _EQUALITY
+        and number(condition.value) is None
+    ):
+        raise UsageError(
+            f"the condition {text!r} never holds: a metric is a number, and {condition.value!r} is not",
+            fix=f"write a number: metrics.{condition.name}{condition.operator}0.9",
         )
     return condition
 

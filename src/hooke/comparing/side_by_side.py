@@ -231,7 +231,9 @@ class Comparison:
     def __init__(self, folder: RunsFolder, runs: Sequence[RunFacts]) -> None:
         if len(runs) < 2:
             raise UsageError(
-                f"nothing to compare: {len(runs)} runs", fix="give two or more runs", next="hooke runs"
+                f"nothing to compare: {len(runs)} run{'' if len(runs) == 1 else 's'}",
+                fix="give two or more runs",
+                next="hooke runs",
             )
         self.runs = [each.run for each in runs]
         self.sections = sections_of(runs)

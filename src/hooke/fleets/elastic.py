@@ -240,7 +240,7 @@ class RunTargets:
 
 def parse_wanted(deadline: str | float | None, budget: str | float | None, *, now: float) -> RunTargets:
     """`"30m"` or seconds from now, and `"$20"` or US dollars. Raises UsageError."""
-    seconds = None if deadline is None else parse_seconds(deadline)
+    seconds = None if deadline is None else parse_seconds(deadline, name="deadline")
     if seconds == 0:
         raise UsageError(f"deadline {deadline!r} must be longer than 0 s", fix='for example "30m"')
     return RunTargets(

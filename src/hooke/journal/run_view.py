@@ -343,7 +343,7 @@ class RunView:
 
     def rows(self, now: float) -> list[TaskRow]:
         """The tasks at `now`, in the order of the graph."""
-        return [task.row(now, self._slots()) for task in self.tasks.values()]
+        return [task.row(now) for task in self.tasks.values()]
 
     def row(self, now: float) -> RunRow:
         """The run at `now`."""

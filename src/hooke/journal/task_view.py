@@ -276,6 +276,8 @@ def _parents(nodes: Mapping[int, NodeView], node: NodeView) -> list[NodeView]:
 
 RATE_WINDOW_S = 30.0
 """Averaging time of a rate: long enough to be steady, short enough to show a change in the number of workers."""
+GAP_S = 1.0
+"""A worker's next attempt begins sooner than this after its last; a task that has none for longer waits for workers, which others have."""
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -337,6 +339,8 @@ class TaskView:
         self._weight = 0.0
         self._weighed_at = 0.0
         self._rate_from = 0.0
+        self._freed = 0
+        """Workers that ended an attempt of the task in the last GAP_S seconds, and have not begun another."""
 
     @property
     def kind(self) -> str:
@@ -424,8 +428,12 @@ class TaskView:
             return 0.0
         if waiting is None or mean is None:
             return None
-        attempts = [started for node in self.nodes.values() for started in node.firsts]
-        return waiting * mean + sum(max((a.hi - a.lo) * mean - (now - a.at), 0.0) for a in attempts)
+        running = [(a.hi - a.lo, now - a.at) for node in self.nodes.values() for a in node.firsts]
+        # One that takes longer than the others did shows that the rest may, too: the estimate grows, and does not stand still.
+        late = [(items, for_s) for items, for_s in running if for_s > items * mean]
+        timed = self._timed + sum(items for items, _ in late)
+        mean = (self._timed_s + sum(for_s for _, for_s in late)) / timed
+        return waiting * mean + sum(max(items * mean - for_s, 0.0) for items, for_s in running)
 
     def overdue_s(self, now: float) -> float:
         """By how much the most overdue attempt has taken longer than its items do on average; all its time if none was timed."""
@@ -433,22 +441,27 @@ class TaskView:
         attempts = [started for node in self.nodes.values() for started in node.firsts]
         return max((now - a.at - (a.hi - a.lo) * mean for a in attempts), default=0.0)
 
-    def remaining_s(self, now: float, slots: int) -> float | None:
-        """Seconds until its last item, with its current workers (all `slots` if it has none); None if not known.
+    def remaining_s(self, now: float) -> float | None:
+        """Seconds until its last item, with its current workers; None if not known.
 
-        Not known, too, once an attempt is overdue by more than that: the estimate would stand still.
+        Not known, too, where the estimate would stand still: while the task waits for workers, and once an attempt is overdue
+        by more than that.
         """
         work = self.work_s(now)
         if not work:
             return None if work is not None and self.overdue_s(now) > 0 else work
         busy = sum(len(node.firsts) for node in self.nodes.values())
-        left = work / max(busy or min(slots, self.waiting or 1), 1)
-        return None if self.overdue_s(now) > left else left
+        if self.ended_at is not None and now - self.ended_at <= GAP_S:
+            busy += min(self._freed, self.waiting or 0)
+        left = work / busy if busy else math.inf
+        return None if left == math.inf or self.overdue_s(now) > left else left
 
     def began(self, at: float) -> None:
         """An attempt started."""
         if self.started_at is None:
             self.started_at = at
+        recent = self.ended_at is not None and at - self.ended_at <= GAP_S
+        self._freed = max(self._freed - 1, 0) if recent else 0
         if not self._weight:
             self._rate_from = at
 
@@ -458,6 +471,7 @@ class TaskView:
         self.cpu_s += event.cpu_s
         if event.peak_bytes is not None:
             self.peak_bytes = max(self.peak_bytes or 0, event.peak_bytes)
+        self._freed += 1
         self.ended_at = event.at
         if isinstance(event, AttemptFailed):
             self.failures += 1
@@ -476,8 +490,8 @@ class TaskView:
         self.nodes = {}
         self._weight = 0.0
 
-    def row(self, now: float, slots: int) -> TaskRow:
-        """The task at `now`, where `slots` attempts can run at once."""
+    def row(self, now: float) -> TaskRow:
+        """The task at `now`."""
         first = next(iter(self.nodes.values())).planned
         return TaskRow(
             task=self.name,
@@ -500,7 +514,7 @@ class TaskView:
             saved_s=self.saved_s,
             item_s=self.item_s,
             rate=self.rate(now),
-            remaining_s=self.remaining_s(now, slots),
+            remaining_s=self.remaining_s(now),
             peak_bytes=self.peak_bytes,
             limit_bytes=first.memory,
             cpus=first.cpus,

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -37,8 +38,11 @@ _encode = msgspec.msgpack.Encoder().encode
 class Journal:
     """Appends events to one segment. Threads may share it; after a fork each process has its own segment.
 
+    Events that belong together can be kept with `hold`, and written with one call of the system by `flush` or the next `append`:
+    nothing may act on a held event before that.
+
     `torn` says what was cut off an existing segment when it was opened. `observers` are called after each write, in
-    the order of the journal and one at a time; they may append. An observer's exception passes through `append`,
+    the order of the journal and one at a time; they may append. An observer's exception passes through `append` and `flush`,
     although the event is written.
     """
 
@@ -56,6 +60,10 @@ class Journal:
         self._end = 0
         self._dirty_tail = False
         self._closed = False
+        self._held: list[tuple[Event, bytes]] = []
+        """Events and their records."""
+        self._unobserved: deque[Event] = deque()
+        self._observing = False
 
     @classmethod
     def create(
@@ -84,28 +92,81 @@ class Journal:
         return self.folder / f"{self.segment}{SUFFIX}"
 
     def append(self, event: Event) -> None:
-        """Write `event`, with the current time if its `at` is 0, then call the observers.
+        """Write `event`, after those that are held, with the current time if its `at` is 0; then call the observers.
 
         Raises JournalError if it cannot be written. Then the file ends with the event before, and the next append
         works as soon as there is room. With `durable="each"`, or after a failed sync in the background, the error may
         also mean that the event is in the file but maybe not on the disk.
         """
         with self._lock:
+            self.hold(event)
+            held = self._held[-1]
+            try:
+                self._write()
+            finally:
+                if self._held and self._held[-1] is held:  # the caller knows that it is not written
+                    self._held.pop()
+
+    def hold(self, event: Event) -> None:
+        """Keep `event`, with the current time if its `at` is 0, for the next `flush` or `append`.
+
+        A process that dies before has not written it. Raises JournalError if it is too large for a record.
+        """
+        with self._lock:
             if event.at == 0.0:
                 event = msgspec.structs.replace(event, at=self._clock.now())
-            record = frame(_encoded(event))
-            if self._fd < 0 or self._dirty_tail:
-                self._fix()
+            self._held.append((event, frame(_encoded(event))))
+
+    def flush(self) -> None:
+        """Write the held events in order, then call the observers.
+
+        Raises JournalError like `append`; then the events from the first that cannot be written on are still held.
+        """
+        with self._lock:
+            if self._held:
+                self._write()
+
+    def _write(self) -> None:
+        if self._fd < 0 or self._dirty_tail:
+            self._fix()
+        before, count = self._end, len(self._held)
+        try:
+            while self._held:
+                try:
+                    self._put(count)
+                except OSError as error:
+                    refusal = self._cut(error, len(self._held[0][1]))
+                    if count == 1:
+                        raise refusal from error
+                    count = 1  # as many as there is room for
+        finally:
             try:
-                write_all(self._fd, record)
-            except OSError as error:
-                raise self._cut(error, len(record)) from error
-            self._end += len(record)
-            try:
-                self._make_durable()
+                if self._end > before:
+                    self._make_durable()
             finally:
+                self._observe()
+
+    def _put(self, count: int) -> None:
+        """Write the first `count` held events with one call of the system. Raises OSError; then a part may be in the file."""
+        held = self._held[:count]
+        records = b"".join([record for _, record in held])
+        write_all(self._fd, records)
+        self._end += len(records)
+        del self._held[:count]
+        self._unobserved.extend([event for event, _ in held])
+
+    def _observe(self) -> None:
+        """Tell the observers of what is written. An observer that appends is told of that after the events before it."""
+        if self._observing:
+            return
+        self._observing = True
+        try:
+            while self._unobserved:
+                event = self._unobserved.popleft()
                 for observer in self.observers:
                     observer(event)
+        finally:
+            self._observing = False
 
     def sync(self) -> None:
         """Return when all appended events are on the disk. Raises JournalError if the sync fails."""
@@ -143,6 +204,9 @@ class Journal:
             self._fd = -1
         self.segment = f"{self._first_segment}-{os.getpid()}"
         self._dirty_tail = False
+        self._held.clear()  # the parent writes and observes them
+        self._unobserved.clear()
+        self._observing = False
 
     def _open(self) -> None:
         self._end = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
+from hooke.base.formats import format_seconds
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -432,14 +433,22 @@ class MeasurementRounds:
         if done >= self.design.repeats or not spread.hopeless(self.design.repeats):
             return
         needed = spread.repeats_needed()
+        shortest = min(each.seconds for each in self.measured)
+        short = shortest < EASILY_DISTURBED_S
         raise NotEnoughData(
             f"the machine is too noisy to conclude: measurements at the same N spread by {spread.share:.0%}",
             why=f"after {done} repeats each N is known to {spread.half_width(done):.0%}, and {self.design.repeats} "
-            f"repeats would not bring it below {ENOUGH:.0%}",
-            fix=f"use repeats={needed} (--repeats {needed}), which keeps the finished rounds; "
+            f"repeats would not bring it below {ENOUGH:.0%}"
+            + (f"; the shortest measurement took {format_seconds(shortest)}" if short else ""),
+            fix=("measure more work, so that a measurement takes a second; or " if short else "")
+            + f"use repeats={needed} (--repeats {needed}), which keeps the finished rounds; "
             "an idle machine needs fewer",
             next=_with_repeats(self.command, needed) if self.command else "",
         )
+
+
+EASILY_DISTURBED_S = 0.1
+"""A time slice that another program takes is a share of a shorter measurement that shows."""
 
 
 def _with_repeats(command: str, repeats: int) -> str:

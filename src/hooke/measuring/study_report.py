@@ -1,9 +1,10 @@
-"""The report of a study: its table, law, knee, COST, and the missing measurement."""
+"""The report of a study: its table, law, knee, COST, the missing measurement, and the number of workers to use."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
 
-__all__ = ["StudyRow", "facts_of", "rows_of", "text_of"]
+__all__ = ["StudyRow", "WorkersToUse", "facts_of", "rows_of", "text_of", "workers_to_use"]
 
 
 # --- Rows: throughput with its error, speed-up and efficiency at each N.
@@ -80,6 +81,121 @@ def _middle(seconds: Sequence[float]) -> float:
     return float(np.exp(np.log(seconds).mean()))
 
 
+# --- The number of workers to use.
+
+PAYS = 1.1
+"""More workers are used if they are at least so many times as fast, and surely faster."""
+MATTERS = 1.25
+"""If the noise could hide that more workers than one are so many times as fast, the number to use is unknown."""
+LARGER = 100
+"""The time is predicted for so many times the measured work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersToUse:
+    """The smallest of the measured numbers of workers of which none larger is clearly faster; 0 if one plain thread is.
+
+    `speedup` is that over `than` workers, and `seconds` the time of `work` (items or runs), by the law if there is one. `not_faster`
+    are the larger numbers that were measured.
+    """
+
+    workers: int
+    than: int
+    speedup: Estimate
+    work: float
+    seconds: Estimate
+    not_faster: tuple[int, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "workers": self.workers,
+            "than": self.than,
+            "speedup": self.speedup.facts(),
+            "work": self.work,
+            "seconds": self.seconds.facts(),
+            "not_faster": list(self.not_faster),
+        }
+
+
+def workers_to_use(record: StudyRecord) -> WorkersToUse:
+    """Raises NotEnoughData if the noise hides it, with the number of repeats that would tell."""
+    rows, spread = rows_of(record), spread_in(record.measured, record.plain)
+    if not rows:
+        raise NotEnoughData("nothing was measured")
+    if not spread.freedom:
+        raise NotEnoughData("nothing was repeated", why="--repeats 3 shows how noisy the machine is")
+    sure = math.exp(math.sqrt(2) * max(row.error for row in rows))
+    best = first = rows[0]
+    for row in rows[1:]:
+        if row.throughput > max(sure, PAYS) * best.throughput:
+            best = row
+    hidden = max(row.throughput for row in rows) * sure / best.throughput
+    if best is first and len(rows) > 1 and hidden > MATTERS:
+        raise NotEnoughData(
+            f"the noise hides whether more than {first.n} is faster",
+            why=f"--repeats {max(spread.repeats_needed(), record.rounds + 1)} may tell",
+        )
+    plain = plain_throughput(record)
+    is_plain = plain > max(sure, PAYS) * best.throughput
+    speedup = (plain if is_plain else best.throughput) / (best if is_plain else first).throughput
+    rate = _rate(record, best, plain if is_plain else None)
+    work = LARGER * best.work
+    low, value, high = rate.ends
+    return WorkersToUse(
+        workers=0 if is_plain else best.n,
+        than=(best if is_plain else first).n,
+        speedup=_estimate("speed-up", speedup, (speedup / sure, speedup * sure)),
+        work=work,
+        seconds=_estimate("seconds", work / value, (work / high, work / low)),
+        not_faster=tuple(row.n for row in rows if row.n > best.n),
+    )
+
+
+def _rate(record: StudyRecord, row: StudyRow, plain: float | None) -> Estimate:
+    """The throughput of the plain calls, or else at the row's N: by the law, or as it was measured."""
+    if plain is None:
+        try:
+            return law_of_study(record).predict(row.n)
+        except NotEnoughData:
+            pass
+    rate, off = row.throughput if plain is None else plain, math.exp(row.error)
+    return _estimate("throughput", rate, (rate / off, rate * off))
+
+
+def _estimate(name: str, value: float, interval: tuple[float, float]) -> Estimate:
+    return Estimate(name=name, value=value, interval=interval, level=0.95)
+
+
+def _use(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """What to do with the result. Only of strong scaling: elsewhere the work is not the same at every N."""
+    if record.started.sizes or record.started.weak or record.of_service or not record.measured:
+        return
+    try:
+        use = workers_to_use(record)
+    except NotEnoughData as refusal:
+        yield "use", _refused(refusal)
+        return
+    times = f"{use.speedup.shown()} times as fast as {_workers(use.than)}"
+    if not use.workers:
+        yield "use", f"no engine: {_plain_thread(record)} is {times}"
+        how = "that"
+    else:
+        how = _workers(use.workers)
+        more = " and ".join(map(str, use.not_faster))
+        none = f"{more} {'are' if len(use.not_faster) > 1 else 'is'} not clearly faster" if more else ""
+        alone = [times] if use.workers != use.than else []
+        yield "use", f"{how}: {'; '.join([*alone, *filter(None, [none])])}".removesuffix(": ")
+    yield (
+        "",
+        f"{use.work:,.0f} {record.started.unit}, {LARGER} times as many, take {how} {_seconds(use.seconds)}",
+    )
+
+
+def _workers(n: int) -> str:
+    return "1 worker" if n == 1 else f"{n} workers"
+
+
 EVEN = 0.9
 """Below this share of N, the report mentions the limit from whole items."""
 
@@ -106,6 +222,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
             "next",
             f"measure at N = {missing:g}" + (f" (this machine has {cores} cores)" if missing > cores else ""),
         )
+    yield from _use(record)
 
 
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -261,6 +378,7 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
         "plain_throughput": finite(plain_throughput(record)),
         "law": facts_or_refusal(lambda: law_of_study(record).facts()),
         "cost": facts_or_refusal(lambda: cost_of(record).facts()),
+        "use": facts_or_refusal(lambda: workers_to_use(record).facts()),
     }
 
 

@@ -485,15 +485,17 @@ class AttemptRunner:
         return found[1]
 
     def _shared_of(self, work: WorkerCall, constants: bytes) -> SharedArguments:
-        key = (work.node, id(work.function), constants)
-        if key not in self._shared:
+        # A call has no constants of its own, so all calls of a function have the same.
+        key = (work.node if constants is not _NOTHING else -1, id(work.function), constants)
+        found = self._shared.get(key)
+        if found is None or found.function is not work.function:
             before = len(self._files)
-            self._shared[key] = SharedArguments(work.function, lambda: unpack(constants, self.store))
-            self._shared[key].files = self._files[before:]
+            found = self._shared[key] = SharedArguments(work.function, lambda: unpack(constants, self.store))
+            found.files = self._files[before:]
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
-        self._files += self._shared[key].files
-        return self._shared[key]
+        self._files += found.files
+        return found
 
     def _report(
         self, work: WorkerCall, outcome: _Outcome, seconds: float, log_from: int

@@ -278,7 +278,9 @@ class ProcessState:
         _imported.clear()
         _imported_filters.clear()
         try:
-            with watched_environment():
+            with (
+                _NO_CHANGE if self._alone and _watchers else watched_environment()
+            ):  # a worker always watches
                 yield
         finally:
             self.set_back()
@@ -382,6 +384,7 @@ _imported_filters: list[tuple[Any, bool]] = []
 
 _watching = threading.Lock()
 _watchers = 0
+_NO_CHANGE = contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -617,10 +620,14 @@ class SharedArguments:
     changed them: then its calls run again with copies. What has no copy, such as a connection, is shared.
     """
 
-    __slots__ = ("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load", "files")
+    __slots__ = (
+        *("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load"),
+        *("files", "function"),
+    )
 
     def __init__(self, function: Callable[..., Any], load: Callable[[], Mapping[str, Any]]) -> None:
         started = time.perf_counter()
+        self.function = function
         self.files: list[File] = []
         """Its constants that are files."""
         self._load = load

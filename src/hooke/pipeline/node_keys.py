@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hooke.base.errors import TraceError
+from hooke.base.errors import NotFingerprintable, TraceError
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items, fingerprint_value
 from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.pipeline.graph import Graph, Node
@@ -44,7 +44,11 @@ class GraphKeys:
         self._items: dict[int, bytes] = {}
         self.nodes: list[NodeKey] = []
         for node in graph.nodes:
-            self.nodes.append(self._key(node))
+            try:
+                self.nodes.append(self._key(node))
+            except NotFingerprintable as error:
+                error.where = f"{node.where}, {error.where}"
+                raise
 
     def __getitem__(self, node: int) -> NodeKey:
         return self.nodes[node]

@@ -1,6 +1,8 @@
 """The shell around the run state: performs its effects and feeds it events, journal first.
 
-One loop in one thread. Every event is journalled before the run state applies it.
+One loop in one thread. The events of a turn are journalled with one write, before anything acts on them: before an attempt is
+handed out or cancelled, a result is committed, a claim is released or an event is waited for. The run state, which is in memory
+only, may have applied them by then.
 """
 
 from __future__ import annotations
@@ -145,6 +147,7 @@ class Runner:
                 except KeyboardInterrupt:  # an engine that runs tasks in this thread was interrupted in one
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
             self._commit_all()
+            self._parts.journal.flush()
         finally:
             for claim in self._claims.values():
                 claim.release()
@@ -162,20 +165,23 @@ class Runner:
             self._record(StopRequested(at=self._parts.clock.now(), by=by))
             return
         self._commit_all()
+        self._parts.journal.flush()
         for event in self._parts.engine.wait(self._wait_s()):
             if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self._looks:
                 self._looked(event)
             else:
                 self._handle(event)
+        self._parts.journal.flush()
 
     def _resize(self) -> None:
         decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
         if decided is None:
             return
-        self._parts.journal.append(decided)
+        self._parts.journal.hold(decided)
         if decided.stop:
             self._record(StopRequested(at=self._parts.clock.now(), by=BUDGET))
         elif decided.after != decided.before:
+            self._parts.journal.flush()
             self._parts.engine.scale(decided.after)
 
     def _wait_s(self) -> float:
@@ -200,7 +206,7 @@ class Runner:
             case Finish():
                 pass
             case _:
-                self._parts.journal.append(effect)
+                self._parts.journal.hold(effect)
         return False
 
     def _submit(self, submit: Submit) -> bool:
@@ -220,6 +226,7 @@ class Runner:
         if self._next_looks:
             self._make_looks()
         if self._unsubmitted:
+            self._parts.journal.flush()
             self._parts.engine.submit(self._unsubmitted)
             self._unsubmitted = []
 
@@ -251,10 +258,11 @@ class Runner:
                 return False
         changed = self._lineage.take_changed(node)
         if changed is not None:
-            self._parts.journal.append(msgspec.structs.replace(changed, at=self._parts.clock.now()))
+            self._parts.journal.hold(msgspec.structs.replace(changed, at=self._parts.clock.now()))
         return True
 
     def _abandon(self, effect: Abandon) -> None:
+        self._parts.journal.flush()
         self._parts.engine.cancel(effect.attempt)
         submit = self._submitted.pop(effect.attempt, None)
         worker = self._workers.pop(effect.attempt, "")
@@ -293,7 +301,8 @@ class Runner:
     # -- events ------------------------------------------------------------------------------------
 
     def _record(self, event: Event) -> None:
-        self._parts.journal.append(event)
+        """Apply an event, which the journal has before anything acts on it."""
+        self._parts.journal.hold(event)
         if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from this time
             event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
@@ -382,6 +391,7 @@ class Runner:
             and not (event.made_from and event.made_from.unsettled)
         ):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
+            self._parts.journal.flush()
             self._parts.store.commit(
                 self._entry(
                     event.node, ref, seconds, key=self._expansion_key(event.node), made_from=event.made_from
@@ -399,12 +409,15 @@ class Runner:
 
         New work is submitted before, so it need not wait.
         """
+        over = [node for node in self._claims if self._state.is_over(node)]
+        if self._uncommitted or over:
+            self._parts.journal.flush()
         for event, ref, count in self._uncommitted:
             self._commit(event, ref, count)
         if self._checkpointed:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
-        for node in [node for node in self._claims if self._state.is_over(node)]:
+        for node in over:
             if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()

@@ -233,18 +233,21 @@ def check_function(decorator: str, function: object) -> Callable[..., Any]:
     if not callable(function):
         raise UsageError(
             f"@{decorator} got {function!r}, which is not a function",
+            where=str(user_place()),
             fix=f"write @{decorator} or @{decorator}(option=value) above a function; options go by keyword",
         )
     called = _innermost(function)
     if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
         raise UsageError(
             f"@{decorator} got the async function {_given_name(function)!r}",
+            where=str(user_place()),
             why=f"a {decorator} is a plain function; Hooke itself runs many of them at once",
             fix="make it a plain `def`; to use an async library, call asyncio.run(...) inside it",
         )
     if inspect.isgeneratorfunction(called):
         raise UsageError(
             f"@{decorator} got the generator function {_given_name(function)!r}",
+            where=str(user_place()),
             why=f"the result of a {decorator} is stored and read many times; a generator can be read only once",
             fix="return a list, or one item from a task that is mapped over the inputs",
         )
@@ -259,12 +262,14 @@ def check_name(decorator: str, function: Callable[..., Any], name: object) -> st
             return own
         raise UsageError(
             f"@{decorator} got a function without a usable name: {own}",
+            where=str(user_place()),
             fix=f'name it: {decorator}(name="double")(lambda x: 2 * x); {_VALID}',
         )
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise UsageError(
         f"@{decorator} got name={name!r} for {_given_name(function)!r}",
+        where=str(user_place()),
         fix=_VALID,
     )
 
@@ -586,6 +591,7 @@ def _undeclared(function: Any) -> Any:
     if hasattr(type(function), "__hooke_code__"):
         raise UsageError(
             f"@task got {function!r}",
+            where=str(user_place()),
             fix="call it inside another pipeline, which takes over its tasks; or write @task above a plain function",
         )
     return function

@@ -78,7 +78,7 @@ class PlanQuestion:
 
 def plan_limits(deadline: str | float | None, budget: str | float | None) -> PlanLimits:
     """The limits from `"30m"` or seconds, and `"$20"` or US dollars. Raises UsageError."""
-    seconds = None if deadline is None else parse_seconds(deadline)
+    seconds = None if deadline is None else parse_seconds(deadline, name="deadline")
     if seconds == 0:
         raise UsageError(f"deadline {deadline!r} is not above 0", fix='write for example "30m"')
     return PlanLimits(deadline_s=seconds, budget_usd=None if budget is None else parse_usd(budget))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -415,7 +416,8 @@ def law_of_study(record: StudyRecord) -> Law:
         raise NotEnoughData(
             f"N = {_listed(levels)} cannot tell one law from another",
             why="two points cannot identify a curve",
-            next=f"measure at N = {missing}",
+            fix=f"measure at N = {missing}",
+            next=_measure(record, missing),
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
@@ -425,10 +427,21 @@ def law_of_study(record: StudyRecord) -> Law:
         raise NotEnoughData(
             f"N = {_listed(levels)} cannot tell one law from another",
             why=f"the simplest law not ruled out, {law.family}, deviates by more than the repeats of one N",
-            next=str(best),
+            fix=str(best),
+            next=_measure(record, best.n),
             measure_at=float(best.n),
         )
     return law
+
+
+def _measure(record: StudyRecord, n: int) -> str:
+    """The command that measures a task or pipeline at another N; empty if its parameters would have to be typed, too."""
+    begun = record.started
+    if record.of_service or begun.sizes or begun.shown or begun.weak or begun.entry == "pickle":
+        return ""
+    levels = ",".join(map(str, sorted({*begun.levels, n})))
+    task = f" --task {begun.task}" if begun.task else ""
+    return f"hooke measure {shlex.quote(begun.entry)}{task} --workers {levels}"
 
 
 def _listed(levels: Floats) -> str:

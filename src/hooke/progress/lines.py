@@ -85,7 +85,7 @@ class Lines(AbstractContextManager["Lines"]):
 
     def _tell(self, name: str, state: str, now: float) -> None:
         self._said[name], self._said_at[name] = state, now
-        self._say(f"{name}: {_how_far(self._view.tasks[name].row(now, 1))}")
+        self._say(f"{name}: {_how_far(self._view.tasks[name].row(now))}")
 
     def _trouble(self, node: int, what: str, *, always: bool = False) -> None:
         """Print a failure or retry; after MOST_TROUBLES of a task only one that is to be printed `always`."""

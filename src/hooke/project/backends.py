@@ -26,6 +26,7 @@ __all__ = [
     "BackendChoice",
     "Fleet",
     "Workers",
+    "check_engine",
     "find_backend",
     "fleet_for",
     "open_engine",
@@ -330,6 +331,11 @@ def fleet_for(place: BackendChoice, *, workers: int) -> Fleet | None:
         return None
     FLEETS.load(place.engine)
     return Fleet(place.engine, workers=workers)
+
+
+def check_engine(place: BackendChoice) -> None:
+    """Raises MissingExtra if a library of the backend's engine is not installed."""
+    ENGINES.load(place.engine)
 
 
 def open_engine(place: BackendChoice, context: EngineContext) -> Engine:

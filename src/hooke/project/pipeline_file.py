@@ -18,7 +18,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from hooke.base.errors import HookeError, NotFingerprintable, UsageError
-from hooke.base.user_code import user_frames
+from hooke.base.formats import did_you_mean
+from hooke.base.user_code import shorten_path, user_frames
 from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.failures import missing_module_fix
 from hooke.pipeline.pipeline import Pipeline
@@ -117,10 +118,18 @@ def file_of(text: str, what: str) -> tuple[Path, str]:
     """
     file_text, _, name = text.partition(":")
     path = Path(file_text)
+    if path.is_dir() and not (path / "__init__.py").is_file():
+        raise UsageError(f"{path} is a folder", fix=_inside_folder(path, what), where=str(path.resolve()))
     if not path.is_file() and _MODULE.fullmatch(file_text) and path.suffix != ".py":
         return _file_of_module(file_text, what), name
+    if path.is_dir() and not (path / "__init__.py").is_file():
+        raise UsageError(
+            f"{file_text} is a folder", fix=_inside_folder(path, what), where=str(path.resolve())
+        )
     if not path.is_file():
         raise UsageError(f"no file {file_text}", fix=_nearby(path, what), where=str(path.parent.resolve()))
+    if path.suffix != ".py":
+        raise UsageError(f"{file_text} is not a Python file", fix=_as_python(path, what))
     return path, name
 
 
@@ -201,6 +210,28 @@ def _nearby(path: Path, what: str) -> str:
     return f"did you mean {path.parent / near[0]}?" if near else f"give a Python file with a @{what} in it"
 
 
+def _inside_folder(path: Path, what: str) -> str:
+    """Which of a folder's files is meant, by the decorator that they use."""
+    mark = re.compile(rf"^\s*@(\w+\.)*{what}\b", re.MULTILINE)
+    marked = [each for each in sorted(path.glob("*.py")) if mark.search(each.read_text("utf-8", "replace"))]
+    found = ", ".join(map(str, marked[:MOST_NAMED]))
+    return (
+        f"name one of its files with a @{what}: {found}"
+        if found
+        else f"give a Python file with a @{what} in it"
+    )
+
+
+MOST_NAMED = 5
+"""Files that an error names."""
+
+
+def _as_python(path: Path, what: str) -> str:
+    if path.suffix == ".ipynb":
+        return f"move the {what} into a .py file, which the notebook can import"
+    return f"give a file that ends in .py and has a @{what}"
+
+
 def _import(path: Path) -> ModuleType:
     if "." in path.stem:
         raise UsageError(f"{path} cannot be imported: a module name has no dot", fix="rename the file")
@@ -234,8 +265,28 @@ def _imported(dotted: str, path: Path) -> ModuleType:
         raise UsageError(
             f"{path} cannot be imported: {type(error).__name__}: {error}",
             why="\n".join(lines),
-            fix=missing_module_fix(missing) if missing else "",
+            fix=missing_module_fix(missing) if missing else _fix_of_import(error),
         ) from error
+
+
+_NO_SUCH_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
+
+
+def _fix_of_import(error: BaseException) -> str:
+    """How to correct code that raised while it was imported."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"correct line {error.lineno} of {shorten_path(str(error.filename))}"
+    text = str(error)
+    if isinstance(error, ImportError) and "partially initialized module" in text:
+        return (
+            "two modules import each other: move one of the imports into the function that needs it, "
+            "or what both need into a third module"
+        )
+    if isinstance(error, ImportError) and (lacking := _NO_SUCH_NAME.match(text)):
+        module = sys.modules.get(lacking[2])
+        meant = did_you_mean(lacking[1], getattr(module, "__all__", dir(module)))
+        return meant.rstrip() or f"import a name that {lacking[2]} has"
+    return "correct the file; nothing has run yet"
 
 
 def _damaged_bytecode(error: BaseException) -> str | None:

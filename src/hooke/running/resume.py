@@ -126,7 +126,7 @@ def last_resumable(project: Project) -> str:
     raise UsageError(
         "there is no run to resume",
         where=str(project.runs.path),
-        why="; ".join(why[:MOST_NAMED]),
+        why="; ".join(why[:MOST_NAMED]) or "none was stopped, failed or killed",
         fix=f"hooke show {damaged[0]} says how to repair it" if damaged else "",
         next=f"hooke show {running[0]}" if running else "hooke runs",
     )

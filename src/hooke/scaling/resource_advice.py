@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hooke.base.formats import format_bytes
+from hooke.base.formats import format_bytes, format_seconds
 
 __all__ = ["Needed", "Threads", "Used", "needed"]
 
@@ -121,7 +121,12 @@ def _cpus(
 ) -> tuple[float | None, float | None, tuple[Threads, ...], tuple[str, ...]]:
     timed = [each for each in used if each.seconds >= SHORTEST_S]
     if len(timed) < FEWEST:
-        return None, None, (), (f"cpus: needs {FEWEST} longer attempts; has {len(timed)}",)
+        return (
+            None,
+            None,
+            (),
+            (f"cpus: needs {FEWEST} attempts of {format_seconds(SHORTEST_S)} or longer; has {len(timed)}",),
+        )
     threads = _threads(timed)
     now = [each for each in timed if each.cpus == declared] or timed
     shares = sorted(each.cpu_s / each.seconds for each in now)

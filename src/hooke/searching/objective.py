@@ -53,7 +53,7 @@ def _logged(project: Project, run: str, metric: str) -> float:
             return found
         error.where = f"run {run}"
         if cached := [
-            name for name, task in view_of(project.runs, run).tasks.items() if task.row(0.0, 1).cached
+            name for name, task in view_of(project.runs, run).tasks.items() if task.row(0.0).cached
         ]:
             error.why = (
                 f"{', '.join(cached)} came from the cache, and what it logged when it ran no longer exists"

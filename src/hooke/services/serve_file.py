@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hooke.base.annotations import annotations_of, kind_shown
 from hooke.base.distributions import install_command
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
 from hooke.base.formats import did_you_mean, format_bytes, short_repr
@@ -28,7 +29,7 @@ from hooke.serving.auth import ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, body_memory_bytes
 from hooke.serving.replica import Replica
-from hooke.serving.service import Service, service_of
+from hooke.serving.service import SETUP, Service, service_of
 
 __all__ = [
     "InheritedSocket",
@@ -120,7 +121,7 @@ def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
         meant = did_you_mean(unknown[0], parameters)
         raise UsageError(
             f"{declared.name}.setup takes no {unknown[0]!r}",
-            fix=f"{meant}it takes: {', '.join(parameters) or 'nothing'}",
+            fix=f"{meant}it takes: {', '.join(parameters)}" if parameters else "it takes no parameters",
         )
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [
@@ -129,9 +130,11 @@ def check_bindings(declared: Service, given: Mapping[str, Any]) -> None:
         if parameter.kind in plain and parameter.default is parameter.empty and name not in given
     ]
     if missing:
+        kind = kind_shown(annotations_of(getattr(declared.made_by, SETUP)).get(missing[0], Any))
+        either = "a registered model or a value" if kind in ("VALUE", "JSON") else "a value"
         raise UsageError(
             f"{declared.name}.setup needs {', '.join(missing)}",
-            fix=f"give a registered model or a value: --with {missing[0]}=flights@champion",
+            fix=f"give {either}: --with {missing[0]}={'flights@champion' if kind in ('VALUE', 'JSON') else kind}",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_seconds
+from hooke.base.user_code import user_place
 from hooke.serving.asgi import Application
 from hooke.serving.slo import Slo, parse_slo
 
@@ -241,7 +242,7 @@ def _replicas(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _check(declared: Service) -> None:
-    where = f"the module {declared.made_by.__module__}"
+    where = str(user_place())
     needed = [
         name
         for name, parameter in inspect.signature(declared.made_by).parameters.items()

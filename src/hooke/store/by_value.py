@@ -5,10 +5,13 @@ from __future__ import annotations
 import abc
 import functools
 import io
+import linecache
+import os
 import pickle
 import re
 import sys
 from collections import ChainMap
+from collections.abc import Callable, Sequence
 from logging import Logger
 from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any, cast
@@ -26,7 +29,29 @@ def _reduce_cached_property(found: functools.cached_property[Any]) -> tuple[Any,
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     maker, facts, *_ = _with_cached_property[CodeType](code)
-    return maker, tuple(code.co_filename if fact == "<dynamic-code>" else fact for fact in facts)
+    facts = tuple(code.co_filename if fact == "<dynamic-code>" else fact for fact in facts)
+    lines = _lines_of_cell(code.co_filename)
+    return (_code_of_cell, (code.co_filename, lines, maker, facts)) if lines else (maker, facts)
+
+
+_CELL_FILE = f"{os.sep}ipykernel_"
+"""In the name that a kernel gives to a cell, of a file that exists only while a debugger is attached."""
+
+
+def _lines_of_cell(name: str) -> list[str] | None:
+    """The source of a notebook's cell or of what was typed at a prompt, which only `linecache` of this process knows; else None."""
+    entry = linecache.cache.get(name)
+    if entry is None or len(entry) == 1 or entry[1] is not None:  # not read yet, or read from a file
+        return None
+    return entry[2] if _CELL_FILE in name or not os.path.isfile(name) else None
+
+
+def _code_of_cell(
+    name: str, lines: list[str], maker: Callable[..., CodeType], facts: Sequence[Any]
+) -> CodeType:
+    """The code, whose lines tracebacks and debuggers then find here as well."""
+    linecache.cache.setdefault(name, (sum(map(len, lines)), None, lines, name))
+    return maker(*facts)
 
 
 _with_cached_property: ChainMap[type, Any] = ChainMap(
@@ -62,7 +87,7 @@ class _WithFileNames(ByValuePickler):
 
 
 def dumps(value: Any) -> bytes:
-    """A pickle in which code keeps its file name for tracebacks. For sending only: stored bytes must not depend on it."""
+    """A pickle in which code keeps its file name for tracebacks, and that of cells its source. For sending only: stored bytes must not depend on it."""
     file = io.BytesIO()
     _WithFileNames(file, protocol=5).dump(value)
     return file.getvalue()

@@ -7,6 +7,7 @@ import io
 import os
 import struct
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -143,6 +144,13 @@ def explain(value: Any, error: Exception) -> StoreError:
             where=path,
             why="an open file cannot leave its process",
             fix="close it, and return its path (hooke.File(path) keeps its content), or return what you read from it",
+        )
+    if isinstance(part, types.GeneratorType):
+        return StoreError(
+            f"a result cannot be stored: {path} is a generator",
+            where=path,
+            why="a result is stored and read many times, and a generator can be read only once",
+            fix="return a list instead: list(...)",
         )
     kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
     return StoreError(

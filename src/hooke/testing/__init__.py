@@ -11,19 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hooke.testing.backend_suite import check_backend
     from hooke.testing.engine_suite import check_engine
-    from hooke.testing.fake_provider import FakeProvider
-    from hooke.testing.provider_suite import check_provider
+    from hooke.testing.provider_suite import FakeProvider, check_provider
     from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
     from hooke.testing.sink_suite import MemorySink, check_sink
-    from hooke.testing.store_suite import check_backend, check_store
+    from hooke.testing.store_suite import check_durability, check_store
 
 __all__ = [
     "FakeProvider",
     "MemorySink",
     "S3Server",
     "check_backend",
+    "check_durability",
     "check_engine",
     "check_provider",
     "check_sink",
@@ -32,10 +33,11 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "FakeProvider": "hooke.testing.fake_provider",
+    "FakeProvider": "hooke.testing.provider_suite",
     "MemorySink": "hooke.testing.sink_suite",
     "S3Server": "hooke.testing.s3_server",
-    "check_backend": "hooke.testing.store_suite",
+    "check_backend": "hooke.testing.backend_suite",
+    "check_durability": "hooke.testing.store_suite",
     "check_engine": "hooke.testing.engine_suite",
     "check_provider": "hooke.testing.provider_suite",
     "check_sink": "hooke.testing.sink_suite",

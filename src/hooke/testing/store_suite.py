@@ -1,212 +1,44 @@
-"""The conformance suites of store backends and of stores: they raise AssertionError with the broken guarantee."""
+"""The conformance suites of stores and of their durability: they raise AssertionError with the broken guarantee.
+
+Each check of `STORE_CHECKS` and `DURABILITY_CHECKS` can be a test of its own:
+
+    @pytest.mark.parametrize("check", STORE_CHECKS)
+    def test_my_store(check, tmp_path):
+        check_store(lambda: MyPlace(tmp_path), only=check)
+"""
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Protocol
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from hooke.base.errors import CorruptObject, MissingObject
+from hooke.base.background_fsync import Durability
+from hooke.base.errors import StoreError
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, Fill, ObjectSink
+from hooke.store.backend import Backend
 from hooke.store.entries import MOST_VARIANTS, Entry
 from hooke.store.objects import name_of
 from hooke.store.store import Store
+from hooke.testing.backend_suite import ThroughBackend, await_threads, without_sleeping
 
-__all__ = ["StorePlace", "check_backend", "check_store"]
+__all__ = [
+    "DURABILITY_CHECKS",
+    "STORE_CHECKS",
+    "DurablePlace",
+    "StorePlace",
+    "check_durability",
+    "check_store",
+]
 
-_LARGE = bytes(range(256)) * 2048
-"""Half a mebibyte: more than any small-file path of a backend."""
-
-
-def check_backend(make: Callable[[], Backend]) -> None:
-    """Run all checks, each on a new and empty backend from `make`."""
-    for check in _CHECKS:
-        check(make())
-
-
-def _holding(name: str, data: bytes) -> Fill:
-    def fill(sink: ObjectSink) -> str:
-        sink.write(data)
-        return name
-
-    return fill
-
-
-def _read(backend: Backend, name: str) -> bytes | None:
-    view = backend.read(name)
-    return None if view is None else bytes(view.data)
-
-
-def _names(backend: Backend, prefix: str) -> set[str]:
-    return {stored.name for stored in backend.list(prefix)}
-
-
-def _reads_what_was_written(backend: Backend) -> None:
-    for name, data in (("objects/aa/small", b"x"), ("objects/ab/empty", b""), ("keys/aa/large", _LARGE)):
-        stamp = backend.write(_holding(name, data), size=len(data))
-        assert stamp is not None, f"a write of {name} gives a stamp"
-        assert _read(backend, name) == data, f"{name} reads as it was written"
-        fresh = backend.read(name, fresh=True)
-        assert fresh is not None, f"{name} is there without copies too"
-        assert bytes(fresh.data) == data, f"{name} reads the same without copies"
-        assert fresh.data.readonly, "what is read cannot be written to"
-
-
-def _takes_pieces(backend: Backend) -> None:
-    def fill(sink: ObjectSink) -> str:
-        for start in range(0, len(_LARGE), 1000):
-            sink.write(memoryview(_LARGE)[start : start + 1000])
-        return "objects/aa/pieces"
-
-    backend.write(fill)
-    assert _read(backend, "objects/aa/pieces") == _LARGE, "pieces are joined in order"
-
-
-def _absent_is_none(backend: Backend) -> None:
-    assert backend.read("objects/aa/none") is None, "an absent name reads as None"
-    assert backend.read("objects/aa/none", fresh=True) is None, (
-        "an absent name reads as None without copies too"
-    )
-    assert backend.touch(["objects/aa/none"]) == [None], "an absent name cannot be touched"
-    assert not backend.remove("objects/aa/none"), "an absent name cannot be removed"
-    assert not backend.remove("objects/aa/none", aside="corrupt/none"), "an absent name cannot be set aside"
-    assert _names(backend, "objects/") == set(), "an empty place lists nothing"
-
-
-def _failed_writes_leave_nothing(backend: Backend) -> None:
-    def fill(sink: ObjectSink) -> str:
-        sink.write(_LARGE)
-        raise KeyError("cut off")
-
-    try:
-        backend.write(fill)
-    except KeyError:
-        pass
-    else:
-        raise AssertionError("a write raises what its fill raises")
-    assert _names(backend, "objects/") == set(), "a write that failed leaves nothing to see"
-
-
-def _replaces(backend: Backend) -> None:
-    first = backend.write(_holding("keys/aa/k", b"old"))
-    held = backend.read("keys/aa/k")
-    time.sleep(0.01)
-    second = backend.write(_holding("keys/aa/k", b"newer"))
-    assert first != second, "another content has another stamp"
-    assert _read(backend, "keys/aa/k") == b"newer", "the last write is read"
-    assert held is not None, "what is held is there"
-    assert bytes(held.data) == b"old", "what was read before stays as it was"
-
-
-def _views_outlive_removal(backend: Backend) -> None:
-    backend.write(_holding("objects/aa/gone", _LARGE))
-    view = backend.read("objects/aa/gone")
-    assert view is not None, "it is there"
-    assert backend.remove("objects/aa/gone"), "what is there can be removed"
-    assert bytes(view.data) == _LARGE, "a view outlives the removal of its name"
-    assert backend.read("objects/aa/gone") is None, "what was removed is gone"
-
-
-def _lists(backend: Backend) -> None:
-    before = time.time()
-    for name in ("objects/aa/one", "objects/ab/two", "keys/aa/three"):
-        backend.write(_holding(name, b"12345"))
-    found = {stored.name: stored for stored in backend.list("objects/")}
-    assert set(found) == {"objects/aa/one", "objects/ab/two"}, "a listing is of its prefix, at any depth"
-    assert all(stored.size == 5 for stored in found.values()), "a listing says sizes"
-    assert all(before - 5 <= stored.used <= time.time() + 5 for stored in found.values()), "a write is a use"
-    assert _names(backend, "objects/aa/") == {"objects/aa/one"}, "a prefix can be of two parts"
-
-
-def _touches(backend: Backend) -> None:
-    backend.write(_holding("objects/aa/here", b"x"))
-    names = ["objects/aa/here", "objects/aa/not", *(f"keys/aa/{at}" for at in range(50))]
-    assert backend.touch(names) == [1, *[None] * 51], (
-        "touch says which names are there, and how large they are"
-    )
-    assert backend.touch([]) == [], "touching nothing is nothing"
-
-
-def _syncs(backend: Backend) -> None:
-    backend.write(_holding("objects/aa/one", _LARGE), size=len(_LARGE))
-    backend.sync(["objects/aa/one", "objects/aa/none"], wait=False)
-    backend.sync(["objects/aa/one", "objects/aa/none"])
-    backend.sync()
-    assert _read(backend, "objects/aa/one") == _LARGE, (
-        "a sync changes nothing, and a name that is gone is skipped"
-    )
-
-
-def _exclusive(backend: Backend) -> None:
-    assert backend.write(_holding("claims/k", b"a"), exclusive=True) is not None, (
-        "the first exclusive write wins"
-    )
-    assert backend.write(_holding("claims/k", b"b"), exclusive=True) is None, (
-        "the second exclusive write loses"
-    )
-    assert _read(backend, "claims/k") == b"a", "a lost exclusive write changes nothing"
-    backend.remove("claims/k")
-    assert backend.write(_holding("claims/k", b"c"), exclusive=True) is not None, (
-        "a removed name can be had again"
-    )
-
-
-def _removes_unused_only(backend: Backend) -> None:
-    backend.write(_holding("objects/aa/used", b"x"))
-    assert not backend.remove("objects/aa/used", unused_since=time.time() - 3600), "what was used since stays"
-    assert _read(backend, "objects/aa/used") == b"x", "and is whole"
-    assert backend.remove("objects/aa/used", unused_since=time.time() + 3600), "what was not used since goes"
-    assert backend.read("objects/aa/used") is None, "and is gone"
-
-
-def _sets_aside(backend: Backend) -> None:
-    backend.write(_holding("objects/aa/bad", b"bad"))
-    assert backend.remove("objects/aa/bad", aside="corrupt/bad"), "a name can be set aside"
-    assert backend.read("objects/aa/bad") is None, "what was set aside is gone from its name"
-    assert _read(backend, "corrupt/bad") == b"bad", "what was set aside is kept"
-
-
-def _writers_do_not_mix(backend: Backend) -> None:
-    contents = [bytes([at]) * 200_000 for at in range(4)]
-    seen: list[bytes] = []
-
-    def write(content: bytes) -> None:
-        for _ in range(5):
-            backend.write(_holding("keys/aa/shared", content))
-
-    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        seen.extend(data for data in (_read(backend, "keys/aa/shared"),) if data is not None)
-    for thread in threads:
-        thread.join()
-    assert set(seen) <= set(contents), "a reader sees one writer's bytes, whole"
-    assert _read(backend, "keys/aa/shared") in contents, "in the end one writer's bytes are there"
-
-
-_CHECKS: tuple[Callable[[Backend], None], ...] = (
-    _reads_what_was_written,
-    _takes_pieces,
-    _absent_is_none,
-    _failed_writes_leave_nothing,
-    _replaces,
-    _views_outlive_removal,
-    _lists,
-    _touches,
-    _syncs,
-    _exclusive,
-    _removes_unused_only,
-    _sets_aside,
-    _writers_do_not_mix,
-)
-
+PATIENCE_S = 30.0
+"""How long a check waits for what another thread has to do."""
 
 # --- Stores: what holds whatever the backend and the layout are.
 
@@ -214,18 +46,32 @@ _CHECKS: tuple[Callable[[Backend], None], ...] = (
 class StorePlace(Protocol):
     """A new and empty place for a store."""
 
-    def open(self) -> Store:
-        """The store there, as another process opens it."""
+    def open(self, around: Callable[[Backend], Backend] | None = None) -> Store:
+        """The store there, as another process opens it. `around` wraps its backend."""
+        ...
+
+    def names(self) -> list[str]:
+        """All names under which bytes lie there."""
         ...
 
     def damage(self, name: str) -> None:
-        """Flip a bit in the middle of the bytes under a name, as a failing disk does: modification times stay."""
+        """Flip a bit in the middle of the bytes under a name, in copies too, and set the modification times that they had.
+
+        What has no bytes stays as it is.
+        """
+        ...
+
+    def age(self) -> None:
+        """As if nobody had used anything there for two hours. Does nothing where uses are not recorded."""
         ...
 
 
-def check_store(make: Callable[[], StorePlace]) -> None:
-    """Run all checks, each on a new place from `make`."""
-    for check in _STORE_CHECKS:
+StoreCheck: TypeAlias = Callable[[StorePlace], None]
+
+
+def check_store(make: Callable[[], StorePlace], *, only: StoreCheck | None = None) -> None:
+    """Run all checks, or `only` one of `STORE_CHECKS`, each on a new place from `make`."""
+    for check in STORE_CHECKS if only is None else (only,):
         check(make())
 
 
@@ -238,22 +84,85 @@ def _entry(key: str, ref: Ref) -> Entry:
     return Entry(key=key, ref=ref, task="t", run="r", seconds=1.0, at=0.0)
 
 
-def _damage_is_never_served(place: StorePlace) -> None:
-    store = place.open()
-    ref = store.put(_value(7))
-    store.commit(_entry("k" * 32, ref))
-    assert store.get(ref) == _value(7), "what is put can be got"
-    place.damage(name_of(ref.digest))
-    for reader in (store, place.open()):
+_SIZES = (10, 100_000, 3_000_000)
+"""Inside a reference; hashed at each read; hashed again only when something tells of a change."""
+
+_MAP = "f" * 32
+
+
+class _Kept:
+    """Results of a place: calls of each size and a map, all found and read through `store`, so that it has verified them."""
+
+    def __init__(self, store: Store, writer: Store, number: int) -> None:
+        self.store, self._number = store, number
+        self._values = {f"{number:016x}{size:016x}": bytes([number]) * size for size in _SIZES}
+        self._recipe, self._items = f"{number:02x}" * 16, [bytes([64 + number]) * 40_000] * 4
+        self.write(writer)
+        assert self.lost() == 0, "what is stored is found and read"
+
+    def write(self, store: Store) -> None:
+        self._refs = {key: store.put(value) for key, value in self._values.items()}
+        for key, ref in self._refs.items():
+            store.commit(_entry(key, ref))
+        self._list = store.put(self._items)
+        store.commit_items(self._recipe, bytes(range(64)), self._list, task="m", run="r", seconds=1.0)
+
+    def remove(self, store: Store) -> None:
+        for key in (*self._values, self._recipe):
+            store.remove(key)
+
+    def lost(self) -> int:
+        """How many of the ways to these results lead to none. Raises AssertionError if one leads to a wrong one."""
+        lost = 0
+        for key, value in self._values.items():
+            for way in (self._refs[key], self._found(key)):
+                got = self._got(way)
+                assert got in (None, value), "a result with a flipped bit is never served"
+                lost += got is None
+        for ref in (self._list, *self._hits()):
+            got = self._got(ref)
+            assert got in (None, self._items), "a map's results with a flipped bit are never served"
+            lost += got is None
+        return lost
+
+    def _got(self, ref: Ref | None) -> Any:
         try:
-            reader.get(ref)
-        except (CorruptObject, MissingObject):  # the first reader moves it aside
-            continue
-        raise AssertionError("a damaged object is not served, though it was verified before")
-    assert store.find("k" * 32) is None, "the entry of a damaged object is not found any more"
-    assert store.put(_value(7)) == ref, "it can be computed and stored again"
-    assert place.open().get(ref) == _value(7), "and is then whole"
-    assert store.find("k" * 32) is not None, "and found"
+            return None if ref is None else self.store.get(ref)
+        except StoreError:
+            return None
+
+    def _found(self, key: str) -> Ref | None:
+        try:
+            entry = self.store.find(key)
+        except StoreError:  # with a secret, damage looks like forgery
+            return None
+        return entry.ref if entry is not None else None
+
+    def _hits(self) -> list[Ref | None]:
+        try:
+            hits = self.store.find_items(self._recipe, bytes(range(64)))
+        except StoreError:
+            return [None]
+        assert not hits or hits[0][:2] == (0, 4), "a map's record with a flipped bit is not believed"
+        return [hit.ref for hit in hits] or [None]
+
+
+def _no_flipped_bit_is_served(place: StorePlace) -> None:
+    """Not by the process that wrote or verified the bytes, nor by another, whatever the modification times say."""
+    writer = place.open()
+    kept = [_Kept(store, writer, number) for number, store in enumerate((writer, place.open(), place.open()))]
+    kept[2].store = place.open()
+    time.sleep(
+        0.05
+    )  # longer than the clock of a file system ticks: a change within a tick changes no time stamp
+    for name in place.names():
+        place.damage(name)
+    for each in kept:
+        assert each.lost() > 0, "damage is found"
+    for each in kept:
+        each.remove(writer)
+        each.write(writer)
+        assert each.lost() == 0, "what was damaged can be computed and stored again"
 
 
 def _sync_is_of_others_too(place: StorePlace) -> None:
@@ -265,46 +174,192 @@ def _sync_is_of_others_too(place: StorePlace) -> None:
     assert store.keep(refs) == [True] * 20, "a sync changes nothing, and skips what is gone"
 
 
-def _evictions_spare_what_a_new_run_finds(place: StorePlace) -> None:
-    """A run may begin at any moment of an eviction."""
-    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.03):
-        evictor, user = place.open(), place.open()
+class _WhenItRemoves(ThroughBackend):
+    """Calls `begin` before the first removal."""
+
+    def __init__(self, backend: Backend, begin: Callable[[], None]) -> None:
+        super().__init__(backend)
+        self._begin: Callable[[], None] | None = begin
+
+    def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
+        begin, self._begin = self._begin, None
+        if begin is not None:
+            begin()
+        return super().remove(name, unused_since=unused_since, aside=aside)
+
+
+def _a_run_that_begins_during_an_eviction_keeps_what_it_finds(place: StorePlace) -> None:
+    user = place.open()
+    for number in range(8):
+        user.commit(_entry(f"{number:032x}", user.put(_value(number))))
+    place.age()
+    begun, found_all, over = (threading.Event() for _ in range(3))
+    found: dict[int, Ref] = {}
+
+    def run() -> None:
+        begun.set()
+        with user.live("run"):
+            entries = {number: user.find(f"{number:032x}") for number in range(8)}
+            found.update({number: entry.ref for number, entry in entries.items() if entry is not None})
+            found_all.set()
+            assert over.wait(PATIENCE_S)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = []
+
+        def begin() -> None:
+            running.append(pool.submit(run))
+            assert begun.wait(PATIENCE_S)
+            found_all.wait(0.5)  # it finds everything now, or waits for the removals
+
+        place.open(lambda backend: _WhenItRemoves(backend, begin)).gc(0)
+        try:
+            assert running, "an eviction removes what it evicts from the backend"
+            assert found_all.wait(PATIENCE_S), "a run that begins during an eviction goes on"
+            for number, ref in found.items():  # by its workers, which have no copies
+                assert _read_by(place.open(), ref) == _value(number), (
+                    "what a live run has found is not evicted"
+                )
+        finally:
+            over.set()
+        running[0].result()
+
+
+def _read_by(store: Store, ref: Ref) -> Any:
+    try:
+        return store.get(ref)
+    except StoreError as error:
+        return error
+
+
+def _found_by(store: Store, numbers: Iterable[int]) -> Iterator[tuple[int, Ref]]:
+    for number in numbers:
+        entry = store.find(f"{number:032x}")
+        if entry is not None:
+            assert _read_by(store, entry.ref) == _value(number), "what a live run has found can be read"
+            yield number, entry.ref
+
+
+def _what_a_live_run_finds_during_an_eviction_stays(place: StorePlace) -> None:
+    """Before it and in the midst of it, however the two fall together."""
+    for _ in range(5):
+        user, evictor = place.open(), place.open()
         for number in range(30):
             user.commit(_entry(f"{number:032x}", user.put(_value(number))))
-        with ThreadPoolExecutor(1) as pool:
+        place.age()
+        found: dict[int, Ref] = {}
+        with ThreadPoolExecutor(1) as pool, user.live("run"):
+            found.update(_found_by(user, range(3)))
             eviction = pool.submit(evictor.gc, 0)
-            time.sleep(pause_s)
-            with user.live("run"):
-                found = [user.find(f"{number:032x}") for number in range(30)]
-                eviction.result()
-                for number, entry in enumerate(found):
-                    if entry is not None:
-                        assert user.get(entry.ref) == _value(number), "what a live run has found can be read"
+            found.update(_found_by(user, reversed(range(3, 30))))
+            eviction.result()
+            for number, ref in found.items():
+                assert _read_by(place.open(), ref) == _value(number), "what a live run has found stays"
         evictor.gc(0)
 
 
 def _claims_end_at_once(place: StorePlace) -> None:
     one, other = place.open(), place.open()
-    for _ in range(10):
-        claim = one.claim("k" * 32)
-        assert claim is not None, "a claim that was released is free"
-        assert other.claim("k" * 32) is None, "a claim excludes others"
-        claim.release()
-        one, other = other, one
+    with without_sleeping():
+        for _ in range(10):
+            claim = one.claim("k" * 32)
+            assert claim is not None, "a claim that was released is free"
+            assert other.claim("k" * 32) is None, "a claim excludes others"
+            assert one.claim("k" * 32) is None, "also those of the same store"
+            claim.release()
+            one, other = other, one
 
 
 def _stores_leave_no_thread(place: StorePlace) -> None:
-    before = threading.active_count()
-    for _ in range(8):
+    def once() -> None:
         store = place.open()
         with store.live("run"):
             claim = store.claim("k" * 32)
             assert claim is not None, "nobody else has it"
+            store.commit(_entry("k" * 32, store.put(_value(1))))
             claim.release()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= before, "a store that holds nothing has no thread"
+
+    once()  # a library's own threads begin with the first
+    before = threading.active_count()
+    for _ in range(8):
+        once()
+    await_threads(before, "a store that holds nothing has no thread")
+
+
+def _claims_last_until_their_own_release(place: StorePlace) -> None:
+    """A result that was computed and is not committed yet must stay claimed, whatever goes on beside it."""
+    holder, other = place.open(), place.open()
+    held, ended = [f"{number:032x}" for number in range(16, 20)], "e" * 32
+    claims = [holder.claim(key) for key in held]
+    first = holder.claim(ended)
+    assert first is not None, "nobody else has it"
+    first.release()
+    second = other.claim(ended)
+    assert second is not None, "a claim that was released is free"
+
+    def look() -> None:
+        for key in held:
+            other.find(key)
+            other.find_items(key, bytes(16))
+            other.claim(key)
+
+    def release_others() -> None:
+        for store in (holder, other):
+            claim = store.claim("o" * 32)
+            assert claim is not None, "nobody else has it"
+            claim.release()
+
+    def open_another() -> None:
+        another = place.open()
+        another.claim(held[0])
+        with another.live("another"):
+            another.commit(_entry("a" * 32, another.put(_value(1))))
+        del another
+        gc.collect()
+
+    steps: dict[str, Callable[[], object]] = {
+        "a lookup": look,
+        "the release of another claim": release_others,
+        "a second release": first.release,
+        "another store that is opened and gone": open_another,
+        "an eviction": lambda: other.gc(0),
+        "a verification": other.verify,
+        "the removal of a result": lambda: other.remove(held[0]),
+    }
+    for what, step in steps.items():
+        step()
+        for key in (*held, ended):
+            assert place.open().claim(key) is None, f"{what} ends no claim"
+    for claim in (*claims, second):
+        assert claim is not None, "nobody else has it"
+        claim.release()
+    for key in (*held, ended):
+        claim = other.claim(key)
+        assert claim is not None, "a claim that was released is free"
+        claim.release()
+
+
+def _what_was_committed_before_a_release_is_found_after_the_next_claim(place: StorePlace) -> None:
+    """Also by a process that has looked for it before."""
+    one, other = place.open(), place.open()
+    for number in range(16, 22):
+        key, items = f"{number:032x}", number.to_bytes(16, "big")
+        claim = one.claim(key)
+        assert claim is not None, "a claim that was released is free"
+        assert other.find(key) is None, "nothing is found before it is committed"
+        assert other.find_items(_MAP, items) == [], "nothing is found before it is committed"
+        assert other.claim(key) is None, "a claim excludes others"
+        one.commit(_entry(key, one.put(_value(number))))
+        one.commit_items(_MAP, items, one.put([number]), task="m", run="r", seconds=1.0)
+        claim.release()
+        claim = other.claim(key)
+        assert claim is not None, "a claim that was released is free"
+        entry, hits = other.find(key), other.find_items(_MAP, items)
+        assert entry is not None, "who gets a claim finds what was committed before its release"
+        assert other.get(entry.ref) == _value(number), "and can read it"
+        assert [other.get(hit.ref)[hit.start] for hit in hits] == [number], "of a map, too"
+        claim.release()
+        one, other = other, one
 
 
 def _each_key_is_computed_once(place: StorePlace) -> None:
@@ -392,13 +447,162 @@ def _an_item_has_a_result_for_each_of_its_inputs(place: StorePlace) -> None:
     assert store.find_items(recipe, keys, lambda _: True) == []
 
 
-_STORE_CHECKS: tuple[Callable[[StorePlace], None], ...] = (
-    _damage_is_never_served,
+STORE_CHECKS: tuple[StoreCheck, ...] = (
+    _no_flipped_bit_is_served,
     _sync_is_of_others_too,
-    _evictions_spare_what_a_new_run_finds,
+    _a_run_that_begins_during_an_eviction_keeps_what_it_finds,
+    _what_a_live_run_finds_during_an_eviction_stays,
     _claims_end_at_once,
+    _claims_last_until_their_own_release,
+    _what_was_committed_before_a_release_is_found_after_the_next_claim,
     _stores_leave_no_thread,
     _each_key_is_computed_once,
     _a_key_has_a_result_for_each_of_its_inputs,
     _an_item_has_a_result_for_each_of_its_inputs,
+)
+
+
+# --- Durability: what survives a power loss, on a disk whose power can be cut.
+
+
+class DurablePlace(Protocol):
+    """A new and empty place for a store, on a disk of its own."""
+
+    def open(self, durable: Durability) -> Store:
+        """The store there, as another process opens it."""
+        ...
+
+    def after_power_loss(self) -> AbstractContextManager[Store]:
+        """Inside, the store as it is found after the power has failed now. The place itself goes on."""
+        ...
+
+    def refuse(self) -> None:
+        """From now on the disk refuses what it has not stored yet; writes to it still succeed, as they do in memory."""
+        ...
+
+
+DurabilityCheck: TypeAlias = Callable[[DurablePlace], None]
+
+
+def check_durability(make: Callable[[], DurablePlace], *, only: DurabilityCheck | None = None) -> None:
+    """Run all checks, or `only` one of `DURABILITY_CHECKS`, each on a new place from `make`."""
+    for check in DURABILITY_CHECKS if only is None else (only,):
+        check(make())
+
+
+def _results(store: Store, number: int) -> dict[str, Any]:
+    """Commit a small and a large result and a map's, each of its own; returns the keys with their values."""
+    wanted: dict[str, Any] = {f"{number:030x}{size:02x}": _value(number) * size for size in (1, 20)}
+    wanted[f"{number:030x}ff"] = number
+    for key, value in wanted.items():
+        store.commit(_entry(key, store.put(value)))
+    items = [_value(number + 100)] * 2
+    store.commit_items(_MAP, _item_keys(number), store.put(items), task="m", run="r", seconds=1.0)
+    return wanted | {_item_keys(number).hex(): items}
+
+
+def _item_keys(number: int) -> bytes:
+    return number.to_bytes(16, "big") + (number + 2**64).to_bytes(16, "big")
+
+
+def _survived(store: Store, wanted: dict[str, Any]) -> bool:
+    """Whether all of it is found and read. Raises AssertionError if something else is read."""
+    whole = True
+    for key, value in wanted.items():
+        hits = store.find_items(_MAP, bytes.fromhex(key)) if isinstance(value, list) else []
+        entry = store.find(key) if not isinstance(value, list) else None
+        refs = [entry.ref] if entry is not None else [hit.ref for hit in hits]
+        got = [_read_by(store, ref) for ref in refs]
+        whole &= got == [value]
+        assert all(each == value or isinstance(each, StoreError) for each in got), "nothing else is read"
+    return whole
+
+
+def _each_result_is_on_the_disk_at_once(place: DurablePlace) -> None:
+    store = place.open("each")
+    for number in range(3):
+        wanted = _results(store, number)
+        with place.after_power_loss() as left:
+            assert _survived(left, wanted), 'with "each", what is stored survives a power loss'
+
+
+def _a_sync_covers_what_others_wrote(place: DurablePlace) -> None:
+    """A worker may be gone when its driver says that the result is finished."""
+    for count, large in ((3, 1), (40, 1), (2, 30)):
+        writer, store = place.open("none"), place.open("group")
+        refs = [writer.put(_value(number + 1000 * count) * large) for number in range(count)]
+        del writer
+        store.sync(refs[1:], wait=False)
+        store.sync(refs)
+        with place.after_power_loss() as left:
+            assert left.keep(refs) == [True] * count, "what was synced survives a power loss"
+            for number, ref in enumerate(refs):
+                assert _read_by(left, ref) == _value(number + 1000 * count) * large, "with all its bytes"
+
+
+def _a_sync_covers_all_that_the_store_wrote(place: DurablePlace) -> None:
+    store = place.open("group")
+    for number in range(3):
+        wanted = _results(store, number)
+        store.sync()
+        with place.after_power_loss() as left:
+            assert _survived(left, wanted), "what was synced survives a power loss"
+
+
+def _a_group_is_on_the_disk_soon(place: DurablePlace) -> None:
+    store = place.open("group")
+    wanted = _results(store, 1)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with place.after_power_loss() as left:
+            if _survived(left, wanted):
+                break
+        assert time.monotonic() < deadline, (
+            'with "group", what is stored is soon synced without being asked for'
+        )
+        time.sleep(0.1)
+
+
+def _each_write_that_is_not_confirmed_is_an_error(place: DurablePlace) -> None:
+    store = place.open("each")
+    store.put(_value(0))
+    place.refuse()
+    _raises(
+        lambda: store.put(_value(1)), 'with "each", a write that the disk does not confirm raises StoreError'
+    )
+
+
+def _a_sync_that_is_not_confirmed_is_an_error(place: DurablePlace) -> None:
+    writer, store = place.open("none"), place.open("group")
+    store.sync([store.put(_value(0))])
+    place.refuse()
+    ref = writer.put(_value(1))
+    _raises(lambda: store.sync([ref]), "a sync that the disk does not confirm raises StoreError")
+
+
+def _an_error_of_a_group_is_raised_later(place: DurablePlace) -> None:
+    store = place.open("group")
+    store.sync([store.put(_value(0))])
+    place.refuse()
+    store.put(_value(1))
+    time.sleep(3)  # longer than a group takes; a sync that has not been tried yet is tried now
+    _raises(store.sync, "a sync in the background that the disk does not confirm is raised by the next one")
+
+
+def _raises(action: Callable[[], object], guarantee: str) -> None:
+    try:
+        action()
+    except StoreError:
+        return
+    raise AssertionError(guarantee)
+
+
+DURABILITY_CHECKS: tuple[DurabilityCheck, ...] = (
+    _each_result_is_on_the_disk_at_once,
+    _a_sync_covers_what_others_wrote,
+    _a_sync_covers_all_that_the_store_wrote,
+    _a_group_is_on_the_disk_soon,
+    _each_write_that_is_not_confirmed_is_an_error,
+    _a_sync_that_is_not_confirmed_is_an_error,
+    _an_error_of_a_group_is_raised_later,
 )

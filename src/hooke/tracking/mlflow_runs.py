@@ -36,7 +36,9 @@ __all__ = [
     "mlflow_lock",
     "open_runs",
     "run_filter",
+    "set_variables",
     "tracking_uri",
+    "variables_here",
 ]
 
 RUN_TAG = "hooke.run_id"
@@ -234,21 +236,41 @@ def mlflow_environment(place: MlflowPlace | None) -> Iterator[None]:
     if place is None:
         yield
         return
-    wanted = {URI: place.uri, "MLFLOW_EXPERIMENT_NAME": place.experiment, "MLFLOW_EXPERIMENT_ID": None}
-    before = {name: os.environ.get(name) for name in wanted}
-    _set_environment(wanted)
+    wanted = _variables_of(place)
+    data = variables_here()
+    before = {name: data.get(name) for name in wanted}
+    set_variables(wanted)
     try:
         yield
     finally:
-        _set_environment(before)
+        set_variables(before)
 
 
-def _set_environment(variables: Mapping[str, str | None]) -> None:
+@functools.lru_cache(8)
+def _variables_of(place: MlflowPlace) -> Mapping[bytes, bytes | None]:
+    return {
+        URI.encode(): os.fsencode(place.uri),
+        b"MLFLOW_EXPERIMENT_NAME": os.fsencode(place.experiment),
+        b"MLFLOW_EXPERIMENT_ID": None,
+    }
+
+
+def variables_here() -> dict[bytes, bytes]:
+    """The variables of `os.environ`, for Hooke itself: in a worker `os.environ` notes who reads and sets what."""
+    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    return found
+
+
+def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
+    """Set environment variables for Hooke itself; None removes one."""
+    data = variables_here()
     for name, value in variables.items():
         if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+            if data.pop(name, None) is not None:
+                os.unsetenv(name)
+        elif data.get(name) != value:
+            os.putenv(name, value)
+            data[name] = value
 
 
 def _open(fluent: Any, start: Callable[..., Any], tracker: TaskLog, kwargs: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ from hooke.base.formats import short_repr
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
-from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
+from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow, set_variables, variables_here
 
 __all__ = [
     "ARTIFACTS",
@@ -387,7 +387,7 @@ def enter(tracker: Tracker | Muted) -> None:
     Programs that the process starts log into the same, as far as they use Hooke.
     """
     if not _process:
-        _outside[:] = [os.environ.get(VARIABLE)]
+        _outside[:] = [variables_here().get(_VARIABLE)]
     _process.append(tracker)
     pass_on(tracker)
 
@@ -397,10 +397,8 @@ def leave(tracker: Tracker | Muted) -> None:
     _process.remove(tracker)
     if _process:
         pass_on(_process[-1])
-    elif _outside[0] is not None:
-        os.environ[VARIABLE] = _outside[0]
     else:
-        os.environ.pop(VARIABLE, None)
+        set_variables({_VARIABLE: _outside[0]})
 
 
 @contextmanager
@@ -421,10 +419,11 @@ def logging_into(tracker: Tracker | Muted) -> Iterator[None]:
 
 VARIABLE = "HOOKE_LOG_INTO"
 """What processes log into that a run or a task starts: a record in JSON."""
+_VARIABLE = VARIABLE.encode()
 
 _scoped: list[Tracker | Muted] = []
 """Trackers of code that runs now: several, if the serial engine runs tasks of several runs in threads."""
-_outside: list[str | None] = [None]
+_outside: list[bytes | None] = [None]
 """The variable as this process was given it."""
 _inherited: dict[str, Tracker | Muted] = {}
 """The tracker of this process for a value of the variable."""
@@ -453,18 +452,20 @@ def pass_on(tracker: Tracker | Muted) -> None:
     """
     shared = _scoped != [tracker] and any(each is not tracker for each in _scoped)
     if shared or isinstance(tracker, Muted) or not tracker.is_passed_on:
-        os.environ.pop(VARIABLE, None)
+        set_variables({_VARIABLE: None})
         return
     attempt = "null" if tracker.attempt is None else tracker.attempt
     item = "null" if tracker.item is None else tracker.item
-    os.environ[VARIABLE] = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
+    said = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
+    set_variables({_VARIABLE: os.fsencode(said)})
 
 
 def _inherited_tracker() -> Tracker | Muted | None:
     """The tracker of the process that started this one; None if it logged nothing."""
-    said = os.environ.get(VARIABLE)
-    if said is None:
+    found = variables_here().get(_VARIABLE)
+    if found is None:
         return None
+    said = os.fsdecode(found)
     if said not in _inherited:
         _inherited[said] = _opened_from(said)
     return _inherited[said]

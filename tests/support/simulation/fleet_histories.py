@@ -21,7 +21,7 @@ from hooke.fleets import controller
 from hooke.fleets.controller import Caps
 from hooke.fleets.keeper import LEDGER, FleetKeeper, Ledger, records_of
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
-from hooke.testing.fake_provider import FakeProvider, ProviderFaults, draw_provider_faults
+from hooke.testing.provider_suite import FakeProvider, ProviderFaults, draw_provider_faults
 from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Record, World
 
 __all__ = ["FleetHistory", "check_fleet", "play_fleet"]

@@ -94,7 +94,7 @@ class SimStore(Store):
 
 
 class SimJournal(Journal):
-    """The production journal; the driver may die before each append and after it."""
+    """The production journal; the driver may die before each write and after it."""
 
     world: World
 
@@ -103,3 +103,10 @@ class SimJournal(Journal):
         self.world.step()
         super().append(event)
         self.world.step()
+
+    def flush(self) -> None:
+        """See Journal."""
+        if self._held:
+            self.world.step()
+            super().flush()
+            self.world.step()

@@ -6,14 +6,12 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,15 +19,13 @@ from typing import IO, Any
 import click
 
 from hooke.base.errors import HookeError
-from hooke.base.formats import aligned, format_seconds
-from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED
+from hooke.cli.screens import EXIT_FAILED
 from hooke.journal.run_view import RunView, view_of
 from hooke.processes.devices import cpus_here
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
-from hooke.project.settings import FILE
 
-__all__ = ["DemoCommand", "Pass", "compare_workers", "run_pass", "scale_features", "serve_champion"]
+__all__ = ["DemoCommand", "Pass", "measure_scaling", "run_pass", "serve_champion"]
 
 
 # --- A command in a fresh process.
@@ -114,13 +110,10 @@ class Pass:
         return facts
 
 
-def run_pass(arguments: list[str], project: Project, *, quiet: bool = False) -> Pass:
-    """Run in a fresh process. Its result is captured; its progress is shown, or with `quiet` only if it fails."""
-    ended = typed(arguments, live=not quiet, env=os.environ | FRAMES)
+def run_pass(arguments: list[str], project: Project) -> Pass:
+    """Run in a fresh process. Its result is captured, and its progress is shown."""
+    ended = typed(arguments, live=True, env=os.environ | FRAMES)
     if ended.returncode:
-        # A quiet run that was stopped needs no advice on how to resume it.
-        if ended.stderr and ended.returncode != EXIT_STOPPED:
-            click.echo(ended.stderr, err=True, nl=False)
         return Pass(code=ended.returncode)
     run = project.runs.find()
     return Pass(code=0, output=ended.stdout, run=run, view=view_of(project.runs, run))
@@ -128,14 +121,9 @@ def run_pass(arguments: list[str], project: Project, *, quiet: bool = False) -> 
 
 # --- Scaling.
 
-TASK = "features"
-PLAIN = "features_at_once"
-"""One Polars call over all months, as written without Hooke."""
-WORKERS = "1,2,3,4"
-"""Four N can contradict a law, and go past two cores."""
-REPEATS = "2"
-"""With few repeats the study finishes even on a noisy machine, and reports what stays open."""
-TIMES = 100
+PIPELINE, TASK = "certainty.py", "resample"
+REPEATS = "3"
+"""With these, a quiet machine's law has narrow intervals; a noisy one's report says how many more would do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,30 +143,36 @@ class DemoCommand:
         return {"command": self.command, "exit_code": self.exit_code}
 
 
-def scale_features(main: Path, months: list[str]) -> list[DemoCommand]:
-    """Measure, draw and plan, up to the first failed command."""
-    file, where = str(main), ["--project", str(main.parent)]
-    longer = [f"--times={task}={TIMES}" for task in ("month", TASK)]
-    how = ["--task", TASK, "--workers", WORKERS, "--repeats", REPEATS, "--plain", PLAIN]
-    commands = (["measure", file, *how, *months], ["curve", TASK, *where], ["plan", file, *longer, *months])
-    said: list[DemoCommand] = []
-    for arguments in commands:
-        said.append(_said(arguments))
-        if said[-1].code:
-            break
-    return said
+def measure_scaling(folder: Path, months: list[str]) -> DemoCommand:
+    """Measure up to 4 workers, or 8 with more than two CPUs here: past the CPUs, where a law has its knee; 16 items divide evenly."""
+    workers = "1,2,4,8" if cpus_here() > 2 else "1,2,4"
+    return _said(
+        [
+            "measure",
+            str(folder / PIPELINE),
+            *months,
+            "--task",
+            TASK,
+            "--workers",
+            workers,
+            "--repeats",
+            REPEATS,
+        ],
+        live=True,
+    )
 
 
-def _said(arguments: list[str]) -> DemoCommand:
-    """Run the command, and print its output or its refusal."""
-    click.echo()
-    ended = typed(arguments)
+def _said(arguments: list[str], *, live: bool = False) -> DemoCommand:
+    """Run the command, and print its output or its refusal; `live` shows its progress."""
+    ended = typed(arguments, live=live)
     click.echo(ended.stdout.rstrip())
     said = DemoCommand(command=as_typed(arguments), exit_code=ended.returncode)
-    if ended.returncode:
+    if ended.returncode and not live:
         click.echo(ended.stderr.rstrip(), err=bool(said.code))
     return said
 
+
+# --- Serving.
 
 REGISTER, SERVICE, ASK, CLASS = "register.py", "service.py", "ask.py", "Delay"
 RATE = "25"
@@ -318,75 +312,3 @@ def _until(so: Callable[[], bool], served: subprocess.Popen[str], what: str) -> 
                 f"the service did not have {what} within {LONGEST_S:g} s", next=f"hooke serve logs {CLASS}"
             )
         time.sleep(0.2)
-
-
-# --- One worker and two, from an empty cache.
-
-MONTHS = 3
-"""The minimum of the pipeline; the whole demo should take under two minutes on two shared cores."""
-
-MUCH = 0.15
-"""If workers waited for a CPU for more than this share of their time, the numbers describe the machine, not Hooke."""
-
-COLUMNS = ("wall time", "on a cpu", "waiting for a cpu", "without a task")
-
-
-def compare_workers(files: Sequence[Path], main: str) -> list[Pass]:
-    """Run `main`, one of `files`, with one worker and with two, and print the comparison.
-
-    Returns both passes, only the first if it failed, none if this process may use only one CPU.
-    """
-    if cpus_here() < 2:
-        click.echo("skipped: Hooke may use only one CPU here, which two workers would share")
-        return []
-    click.echo("each with an empty cache, in a temporary folder")
-    one = _fresh(files, main, workers=1)
-    if one.code:
-        return [one]
-    two = _fresh(files, main, workers=2)
-    if not two.code:
-        click.echo("\n" + "\n".join(_compared(one, two)))
-    return [one, two]
-
-
-def _fresh(files: Sequence[Path], main: str, *, workers: int) -> Pass:
-    with tempfile.TemporaryDirectory(prefix="hooke-demo-") as name:
-        folder = Path(name)
-        # A project of its own, with an empty cache and no settings.
-        (folder / FILE).touch()
-        for file in files:
-            shutil.copy(file, folder)
-        command = ["run", str(folder / main), "--months", str(MONTHS), "--on", f"local:{workers}"]
-        return run_pass(command, Project.find(folder), quiet=True)
-
-
-def _compared(one: Pass, two: Pass) -> list[str]:
-    """A table of where the workers' time went, then the speed-up."""
-    spent = [_spent(done, workers) for workers, done in enumerate((one, two), start=1)]
-    rows = [
-        (name, format_seconds(done.wall_s), *(f"{share:.0%}" for share in shares))
-        for name, done, shares in zip(("1 worker", "2 workers"), (one, two), spent, strict=True)
-    ]
-    return [
-        *aligned(("", *COLUMNS), rows, right=range(1, 5)),
-        *_verdict(one, two, waiting=max(shares[1] for shares in spent)),
-    ]
-
-
-def _spent(done: Pass, workers: int) -> tuple[float, float, float]:
-    """Shares of the workers' time: on a CPU, waiting for a CPU, without a task."""
-    whole = workers * done.wall_s
-    on_cpu = min(done.cpu_s, done.work_s) / whole
-    return on_cpu, done.work_s / whole - on_cpu, 1 - done.work_s / whole
-
-
-def _verdict(one: Pass, two: Pass, *, waiting: float) -> list[str]:
-    times = one.wall_s / two.wall_s
-    result = "the same result" if one.output == two.output else "another result"
-    if times > 1:
-        lines = [f"two workers were {times:.2f} times as fast as one, {times / 2:.0%} of the ideal; {result}"]
-    else:
-        lines = [f"two workers were not faster here ({times:.2f} times as fast as one); {result}"]
-    if waiting >= MUCH:
-        lines.append("other programs used the CPUs; the numbers will differ on a quiet machine")
-    return lines

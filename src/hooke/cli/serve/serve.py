@@ -148,7 +148,7 @@ def service_options(
     return ServiceOptions(
         replicas=replica_range(asked, name="--replicas") if asked is not None else declared.replicas,
         bind_config=bind_config,
-        memory_bytes=parse_bytes(memory) if memory is not None else None,
+        memory_bytes=parse_bytes(memory, name="--memory") if memory is not None else None,
         lease_s=several["lease_s"],
         healthy_s=several["healthy_s"],
         poll_s=several["poll_s"],

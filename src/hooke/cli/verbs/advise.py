@@ -42,7 +42,7 @@ def advise(session: CommandSession, *, what: str, as_json: bool, project: Path |
     found = advised(where.runs, run=run, pipeline=pipeline)
     if not found:
         raise UsageError(
-            f"the journals have no attempts of {what or 'this project'}",
+            f"no task {f'of {what}' if what else 'in this project'} has run yet",
             next=f"hooke run {what if pipeline else 'FILE.py'}",
             where=str(where.root),
         )

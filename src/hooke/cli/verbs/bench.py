@@ -300,7 +300,7 @@ def _rates(text: str | None) -> tuple[float, ...]:
 
 
 def _positive(option: str, text: str) -> float:
-    seconds = parse_seconds(text)
+    seconds = parse_seconds(text, name=option)
     if not seconds:
         raise UsageError(f"{option} must be longer than 0", fix=f"write {option} 5s")
     return seconds

@@ -421,7 +421,7 @@ def collect(*, most: str | None, as_json: bool, project: Project) -> int:
     Results that a live run may need stay. Checkpoint folders go if their result is stored (unless the task is declared with
     keep_checkpoints=True), or if they have no result and nobody has used them for 30 days.
     """
-    size = parse_bytes(most) if most is not None else project.settings.store.max_bytes
+    size = parse_bytes(most, name="--max") if most is not None else project.settings.store.max_bytes
     if size is None:
         raise UsageError(
             "missing maximum size of the store",

@@ -170,7 +170,7 @@ def _token(file: IO[str] | None) -> str:
 
 
 def _span(option: str, text: str) -> float:
-    seconds = parse_seconds(text)
+    seconds = parse_seconds(text, name=option)
     if seconds < 1:
         raise UsageError(f"{option} {text!r} is too short", fix=f"{option} 10m")
     return seconds
@@ -352,7 +352,7 @@ def _do(
     keep: bool = False,
     quiet: bool = False,
 ) -> int:
-    patience_s = parse_seconds(wait)
+    patience_s = parse_seconds(wait, name="--wait")
     with chosen.kept(lambda record: click.echo(f"{chosen.name}: {line_of(record)}", err=True)) as keeper:
         try:
             ask(keeper)

@@ -88,7 +88,7 @@ def trust_model(*, model: str, project: Project) -> int:
     wanted = protocol.parse_wanted(model)
     if wanted.number is None:
         raise UsageError(
-            f"{model} may refer to another version tomorrow",
+            f"trust is for one version, and {model} may name another one tomorrow",
             fix=f"pass a version: hooke models trust {wanted.name}:VERSION",
         )
     registry: protocol.ModelRegistry = registry_of(project)

@@ -68,6 +68,7 @@ def resume(  # noqa: PLR0913 - one per option
             workers=worker_range(workers),
         )
     if driver is None:
+        click.echo(f"run {name} is finished already; this is its result", err=True)
         return conduct.told(Run(project, name))
     return conduct.drive(driver)
 

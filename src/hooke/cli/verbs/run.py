@@ -11,12 +11,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
+from hooke.base.formats import did_you_mean
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
 from hooke.cli.options import (
     backend_options,
@@ -33,6 +36,7 @@ from hooke.journal.reader import follow
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import view_of
 from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.trace import trace
 from hooke.processes.start import python_module, start_apart
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project, check_run_name, new_run_id
@@ -67,11 +71,18 @@ TYPED = "hooke.typed"
 """The words after `hooke run`, for a driver in a session of its own."""
 
 
+AFTER_FORCE = "hooke.after_force"
+"""The words that follow `--force`: the file, or a task that somebody wrote without `=`."""
+
+
 class _RunCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click, but the word after `--force` is not its value: `hooke run --force job.py`."""
         end = args.index("--") if "--" in args else len(args)
         ctx.meta[TYPED] = (args[:end], args[end:])
+        ctx.meta[AFTER_FORCE] = [
+            word for force, word in pairwise(args[:end]) if force == "--force" and not word.startswith("-")
+        ]
         args[:end] = [f"--force={ALL}" if word == "--force" else word for word in args[:end]]
         return super().parse_args(ctx, args)
 
@@ -179,7 +190,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
             return _detached(ctx, session, target, parameters, asked=asked, as_json=as_json)
         conduct, driver = _driver(ctx, session, target, parameters, asked=asked, as_json=as_json)
     except HookeError as error:
-        error.next = error.next or _again(error, target, parameters)
+        error.next = error.next or _again(error, ctx)
         if refused is None:
             raise
         return refused.refused(error)
@@ -202,12 +213,41 @@ def _parsed(
     ctx: click.Context, session: CommandSession, target: str, tokens: Sequence[str], asked: _Asked
 ) -> tuple[Pipeline[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The pipeline with its arguments; the session's project is its project from now on."""
+    target, task, tokens = _split_force(ctx, target, tokens)
     pipeline, path = load_pipeline(target)
     parameters = Parameters(pipeline, target=target)
     args, params = parameters.parse(tokens, asked.params)
     parameters.refuse_shared(ctx)
     session.project = Project.find(path)
+    if task:
+        graph = user_code(lambda: trace(pipeline, args, params), pipeline)
+        raise _force_with_a_space(ctx, task, sorted({node.task.name for node in graph.nodes}))
     return pipeline, args, params
+
+
+def _split_force(ctx: click.Context, target: str, tokens: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    """The file, the word after `--force` that is neither the file nor a parameter's (or ""), and the parameters without it."""
+    for word in ctx.meta[AFTER_FORCE]:
+        if word in tokens:
+            at = tokens.index(word)
+            return target, word, [*tokens[:at], *tokens[at + 1 :]]
+        file = tokens[0].partition(":")[0] if tokens else ""
+        if word == target and not Path(word).exists() and Path(file).is_file():
+            return tokens[0], word, tokens[1:]
+    return target, "", tokens
+
+
+def _force_with_a_space(ctx: click.Context, word: str, tasks: Sequence[str]) -> UsageError:
+    """`--force load` where `--force=load` is meant."""
+    meant = (get_close_matches(word, tasks, n=1) or [""])[0]
+    before, after = ctx.meta[TYPED]
+    at = next(at for at, pair in enumerate(pairwise(before)) if pair == ("--force", word))
+    typed = [*before[:at], f"--force={meant}", *before[at + 2 :], *after]
+    return UsageError(
+        f"--force takes its task after an equals sign, not after a space: --force {word}",
+        fix=f"{did_you_mean(word, tasks, form='--force={}')}its tasks: {', '.join(tasks) or 'none'}",
+        next=shlex.join(["hooke", "run", *typed]) if meant else "",
+    )
 
 
 def _driver(
@@ -380,10 +420,10 @@ def _ended(conduct: DrivenRun, project: Project, name: str) -> int:
     return conduct.told(Run(project, name))
 
 
-def _again(error: HookeError, target: str, tokens: Sequence[str]) -> str:
-    """The command itself if the file needs a fix."""
+def _again(error: HookeError, ctx: click.Context) -> str:
+    """The command itself, with its options, if the file needs a fix."""
     if isinstance(error, TraceError) or error.__cause__ is not None:
-        return shlex.join(["hooke", "run", target, *tokens])
+        return shlex.join(["hooke", "run", *_given(ctx)])
     return ""
 
 

@@ -45,17 +45,21 @@ def exit_failure(process: Process, ended: ForkEnded | None, task: WorkerTask) ->
         peak_bytes=peak,
         limit_bytes=task.memory,
         log_tail=log_tail,
-        fix=_fix(number),
+        fix=_fix(code, number),
     )
 
 
-def _fix(number: int | None) -> str:
+def _fix(code: int | None, number: int | None) -> str:
     if number == signal.SIGKILL:
         return (
             "if nobody killed it, the machine ran out of memory (see dmesg): declare memory= to reserve room"
         )
     if number in _CRASHES:
         return "native code crashed: the log ends with the Python lines that called it"
+    if code is not None:
+        return (
+            "the task, or a library that it calls, ended its process (os._exit): raise an exception instead"
+        )
     return ""
 
 

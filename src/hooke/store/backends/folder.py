@@ -231,8 +231,9 @@ class FolderBackend:
             where=str(self.root),
             why=f"{error.strerror}; {format_bytes(free)} free"
             + (", but no inode" if free > needed and not inodes else ""),
-            fix="remove results that are cheap to recompute, or move the store (`url` under [store] in hooke.toml)",
-            next="hooke cache gc",
+            fix="remove the results that are cheapest to compute again (hooke cache gc --max SIZE), or move the store "
+            "(`url` under [store] in hooke.toml)",
+            next="hooke cache ls",
         )
 
 

@@ -1,0 +1,328 @@
+"""The conformance suites find stores whose mechanisms are weakened, each by the guarantee that it breaks."""
+
+import contextlib
+import fcntl
+import itertools
+import threading
+import time
+
+import fsspec
+import pytest
+from tests.fixtures.raw_disk import raw_disk  # noqa: F401 a fixture
+from tests.store.places import DiskPlace, FolderPlace, MemoryPlace, RemotePlace
+
+from hooke.base import background_fsync
+from hooke.base.background_fsync import GroupSync
+from hooke.store import claims, eviction, objects, store
+from hooke.store.backends import folder
+from hooke.store.backends.folder import FolderBackend
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.claims import LeaseClaims, RangeClaims
+from hooke.store.store import Store
+from hooke.testing import check_backend, check_durability, check_store
+from hooke.testing.backend_suite import BACKEND_CHECKS
+from hooke.testing.store_suite import DURABILITY_CHECKS, STORE_CHECKS
+
+CHECKS = {check.__name__.strip("_"): check for check in (*BACKEND_CHECKS, *STORE_CHECKS, *DURABILITY_CHECKS)}
+
+
+# --- Leases.
+
+
+def a_renewal_and_a_release_at_once(patch):
+    patch.setattr(
+        claims._Lease,
+        "lock",
+        property(lambda _: contextlib.nullcontext(), lambda *_: None),
+        raising=False,
+    )
+
+
+def a_takeover_sleeps(patch):
+    take_over = LeaseClaims._take_over
+
+    def slowly(self, *args):
+        time.sleep(0.001)
+        return take_over(self, *args)
+
+    patch.setattr(LeaseClaims, "_take_over", slowly)
+
+
+def whoever_reads_an_expired_lease_has_it(patch):
+    patch.setattr(
+        LeaseClaims, "_take_over", lambda self, lease, _: self._write(lease, exclusive=False) or True
+    )
+
+
+def a_takeover_is_for_ever(patch):
+    """What a dead process noted is never cleared away."""
+
+    def take_over(self, lease, expired):
+        name = f"takeovers/{lease.key}-{expired}"
+        if not self._write(lease, exclusive=True, name=name):
+            return False
+        self._write(lease, exclusive=False)
+        self._backend.remove(name)
+        return True
+
+    patch.setattr(LeaseClaims, "_take_over", take_over)
+
+
+def a_release_removes_whatever_is_there(patch):
+    def drop(self, lease):
+        with self._changed:
+            self._held.pop(lease.token, None)
+            self._changed.notify_all()
+        self._backend.remove(self._name(lease.key))
+
+    patch.setattr(LeaseClaims, "drop", drop)
+
+
+def leases_are_not_renewed(patch):
+    patch.setattr(LeaseClaims, "_renew_one", lambda _self, _lease: None)
+
+
+def a_thread_of_leases_stays(patch):
+    over = threading.Event()
+    patch.setattr(LeaseClaims, "_renew", lambda _: over.wait(5))
+
+
+@pytest.mark.parametrize(
+    ("weaken", "check", "guarantee"),
+    [
+        (a_renewal_and_a_release_at_once, "a_release_during_a_renewal_frees_the_key", "does not bring"),
+        (a_takeover_sleeps, "expired_leases_are_taken_over_at_once", "never sleep"),
+        (whoever_reads_an_expired_lease_has_it, "one_of_many_takes_an_expired_lease_over", "one gets it"),
+        (a_takeover_is_for_ever, "a_takeover_whose_process_died_is_taken_over_too", "does not block"),
+        (a_release_removes_whatever_is_there, "expired_leases_are_taken_over_at_once", "leaves that lease"),
+        (leases_are_not_renewed, "held_leases_are_renewed", "is renewed"),
+        (a_thread_of_leases_stays, "leases_leave_no_thread", "no thread"),
+    ],
+)
+def test_leases(monkeypatch, weaken, check, guarantee):
+    check_backend(MemoryBackend, only=CHECKS[check])
+    weaken(monkeypatch)
+    monkeypatch.setattr("hooke.testing.backend_suite.PATIENCE_S", 1.0)
+    with pytest.raises(AssertionError, match=guarantee):
+        check_backend(MemoryBackend, only=CHECKS[check])
+
+
+# --- Stores.
+
+
+def runs_do_not_wait_for_evictions(patch):
+    patch.setattr(store, "await_removals", lambda _claims: None)
+
+
+def evictions_know_no_run(patch):
+    patch.setattr(
+        eviction, "_remove", lambda backend, piece, _: backend.remove(piece.name, unused_since=None)
+    )
+
+
+def lookups_are_no_use(patch):
+    patch.setattr(FolderBackend, "_touch", lambda self, name, _: size_of(self.path(name)))
+
+
+def size_of(path):
+    try:
+        with open(path, "rb") as file:
+            return file.seek(0, 2)
+    except FileNotFoundError:
+        return None
+
+
+def times_that_can_be_set_vouch_for_bytes(patch):
+    patch.setattr(
+        folder,
+        "_stamp",
+        lambda facts: folder._STAMP.pack(facts.st_dev, facts.st_ino, facts.st_mtime_ns, 0, facts.st_size),
+    )
+
+
+def what_was_checked_once_is_never_checked_again(patch):
+    patch.setattr(objects, "_note", lambda digest, _: digest + bytes(16))
+
+
+def small_objects_are_checked_once(patch):
+    patch.setattr(objects, "ALWAYS_BYTES", 0)
+    what_was_checked_once_is_never_checked_again(patch)
+
+
+def commits_come_late(patch):
+    """An entry is written with the next one."""
+    commit, waiting = Store.commit, []
+
+    def later(self, entry):
+        for each in waiting:
+            commit(self, each)
+        waiting[:] = [entry]
+
+    patch.setattr(Store, "commit", later)
+
+
+def a_failed_lookup_is_remembered(patch):
+    find, absent = Store.find, set()
+
+    def remembering(self, key, counts=None):
+        if (id(self), key) in absent:
+            return None
+        entry = find(self, key, counts)
+        if entry is None:
+            absent.add((id(self), key))
+        return entry
+
+    patch.setattr(Store, "find", remembering)
+
+
+def a_release_ends_all_claims(patch):
+    def release(self, _at):
+        for each in list(self._held):
+            self._held.discard(each)
+            self._set(fcntl.F_UNLCK, each)
+
+    patch.setattr(RangeClaims, "release", release)
+
+
+def nobody_claims(patch):
+    patch.setattr(Store, "claim", lambda _self, key: claims.MemoryClaims(_self._clock).claim(key))
+
+
+FOLDER, SIGNED, MEMORY, REMOTE = "folder", "signed", "memory", "remote"
+EVERYWHERE = (FOLDER, SIGNED, MEMORY, REMOTE)
+WEAKENED_STORES = [
+    (
+        runs_do_not_wait_for_evictions,
+        "a_run_that_begins_during_an_eviction_keeps_what_it_finds",
+        "is not evicted",
+        EVERYWHERE,
+    ),
+    (evictions_know_no_run, "what_a_live_run_finds_during_an_eviction_stays", "found", EVERYWHERE),
+    (lookups_are_no_use, "what_a_live_run_finds_during_an_eviction_stays", "found", (FOLDER, SIGNED)),
+    (times_that_can_be_set_vouch_for_bytes, "no_flipped_bit_is_served", "never served", (FOLDER,)),
+    (what_was_checked_once_is_never_checked_again, "no_flipped_bit_is_served", "never served", EVERYWHERE),
+    (small_objects_are_checked_once, "no_flipped_bit_is_served", "never served", EVERYWHERE),
+    (
+        commits_come_late,
+        "what_was_committed_before_a_release_is_found_after_the_next_claim",
+        "who",
+        EVERYWHERE,
+    ),
+    (
+        a_failed_lookup_is_remembered,
+        "what_was_committed_before_a_release_is_found_after_the_next_claim",
+        "who",
+        EVERYWHERE,
+    ),
+    (a_release_ends_all_claims, "claims_last_until_their_own_release", "ends no claim", (FOLDER, SIGNED)),
+    (nobody_claims, "claims_end_at_once", "excludes", EVERYWHERE),
+    (nobody_claims, "each_key_is_computed_once", "computed once", (FOLDER,)),
+    (a_thread_of_leases_stays, "stores_leave_no_thread", "no thread", (REMOTE,)),
+]
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Kind -> how to make a new place."""
+    count = itertools.count()
+    secret = b"a secret of the project, derived"
+
+    def remote():
+        number = next(count)
+        return RemotePlace(f"memory://hooke-weakened/{number}", tmp_path / f"hosts-{number}", secret)
+
+    yield {
+        FOLDER: lambda: FolderPlace(tmp_path / str(next(count))),
+        SIGNED: lambda: FolderPlace(tmp_path / str(next(count)), secret),
+        MEMORY: MemoryPlace,
+        REMOTE: remote,
+    }
+    with contextlib.suppress(FileNotFoundError):
+        fsspec.filesystem("memory").rm("/hooke-weakened", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("weaken", "check", "guarantee", "kind"),
+    [(weaken, check, why, kind) for weaken, check, why, kinds in WEAKENED_STORES for kind in kinds],
+)
+def test_stores(monkeypatch, places, weaken, check, guarantee, kind):
+    weaken(monkeypatch)
+    monkeypatch.setattr("hooke.testing.backend_suite.PATIENCE_S", 1.0)
+    with pytest.raises(AssertionError, match=guarantee):
+        check_store(places[kind], only=CHECKS[check])
+
+
+# --- Durability.
+
+
+def nothing_is_synced(patch):
+    patch.setattr(background_fsync, "sync_path", lambda _: None)
+    patch.setattr(background_fsync, "_sync_file_system", lambda _: True)
+
+
+def what_others_wrote_is_not_synced(patch):
+    sync = FolderBackend.sync
+    patch.setattr(FolderBackend, "sync", lambda self, names=(), *, wait=True: sync(self, (), wait=wait))
+
+
+def each_is_a_group(patch):
+    init = FolderBackend.__init__
+    patch.setattr(
+        FolderBackend,
+        "__init__",
+        lambda self, root, *, durable="group", **options: init(
+            self, root, durable="group" if durable == "each" else durable, **options
+        ),
+    )
+
+
+def no_group_is_synced(patch):
+    patch.setattr(GroupSync, "_run", lambda _self: None)
+
+
+def errors_are_swallowed(patch):
+    sync_files, all_of_it = background_fsync.sync_files, background_fsync._sync_file_system
+
+    def quietly(paths):
+        with contextlib.suppress(OSError):
+            sync_files(paths)
+
+    def all_quietly(root):
+        try:
+            return all_of_it(root)
+        except OSError:
+            return True
+
+    patch.setattr(background_fsync, "sync_files", quietly)
+    patch.setattr(folder, "sync_files", quietly)
+    patch.setattr(background_fsync, "_sync_file_system", all_quietly)
+
+
+def errors_in_the_background_are_forgotten(patch):
+    def run(self):
+        time.sleep(0.5)
+        self._sync_marked()
+        self._failed = self._thread = None
+
+    patch.setattr(GroupSync, "_run", run)
+
+
+@pytest.mark.parametrize(
+    ("weaken", "check", "guarantee"),
+    [
+        (nothing_is_synced, "each_result_is_on_the_disk_at_once", "survives"),
+        (nothing_is_synced, "a_sync_covers_all_that_the_store_wrote", "survives"),
+        (what_others_wrote_is_not_synced, "a_sync_covers_what_others_wrote", "survives"),
+        (each_is_a_group, "each_result_is_on_the_disk_at_once", "survives"),
+        (no_group_is_synced, "a_group_is_on_the_disk_soon", "soon synced"),
+        (errors_are_swallowed, "each_write_that_is_not_confirmed_is_an_error", "does not confirm"),
+        (errors_are_swallowed, "a_sync_that_is_not_confirmed_is_an_error", "does not confirm"),
+        (errors_are_swallowed, "an_error_of_a_group_is_raised_later", "in the background"),
+        (errors_in_the_background_are_forgotten, "an_error_of_a_group_is_raised_later", "in the background"),
+    ],
+)
+def test_durability(monkeypatch, raw_disk, weaken, check, guarantee):  # noqa: F811
+    weaken(monkeypatch)
+    monkeypatch.setattr("hooke.testing.store_suite.PATIENCE_S", 2.0)
+    with raw_disk.mounted(), pytest.raises(AssertionError, match=guarantee):
+        check_durability(lambda: DiskPlace(raw_disk), only=CHECKS[check])
