@@ -130,12 +130,12 @@ class MethodCalls:
     async def _call_dispatched(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None
     ) -> Any:
+        # It raises at once for what no method could answer, which is not counted.
+        work = self.dispatch.call(method, arguments, write, exchange.gone, pass_on=exchange.can_pass_on)
         self.called += 1
         self.open_calls += 1
         try:
-            return await self.dispatch.call(
-                method, arguments, write, exchange.gone, pass_on=exchange.can_pass_on
-            )
+            return await work
         except asyncio.CancelledError:
             self._raise_if_closing(exchange)
             raise
