@@ -9,8 +9,8 @@ import numpy as np
 
 from hooke import service
 from hooke.serving.replica import Replica
+from hooke.serving.server.serve import bind, serve
 from hooke.serving.service import service_of
-from hooke.serving.uvicorn.server import bind, serve
 
 
 @service(timeout="5s", idempotent=True)

@@ -14,7 +14,7 @@ from hooke.proxy.envoy import envoy_path
 from hooke.proxy.envoy_config import bootstrap, endpoints
 from hooke.proxy.proxy_settings import CONNECTION_BUFFER, ProxySettings, ProxyTls, Upstream
 from hooke.serving.bind_config import BindConfig
-from hooke.serving.uvicorn.metrics_endpoint import MetricsEndpoint
+from hooke.serving.server.metrics_endpoint import MetricsEndpoint
 
 GOLDEN = Path(__file__).with_name("envoy.json")
 FOLDER = Path("/srv/delay")

@@ -15,8 +15,8 @@ from hooke import service
 from hooke.serving.auth import Auth
 from hooke.serving.limits import ConnectionLimits
 from hooke.serving.replica import Replica
+from hooke.serving.server.serve import bind, serve
 from hooke.serving.service import service_of
-from hooke.serving.uvicorn.server import bind, serve
 
 
 @service(max_batch=8, timeout="2s")
@@ -82,7 +82,21 @@ class Various:
             yield word
 
 
-KINDS = {"Various": Various, "Patient": Patient, "Kinds": Kinds, "Rows": Rows}
+def passed_on(app):
+    """An ASGI application that does what the wrapped one does."""
+
+    async def call(scope, receive, send):
+        await app(scope, receive, send)
+
+    return call
+
+
+@service(max_batch=8, timeout="2s", middleware=passed_on)
+class Wrapped(Patient):
+    """The same behind ASGI's messages."""
+
+
+KINDS = {"Various": Various, "Patient": Patient, "Wrapped": Wrapped, "Kinds": Kinds, "Rows": Rows}
 
 if __name__ == "__main__":
     _, name, token, connections = sys.argv

@@ -130,9 +130,15 @@ def serving(name="Patient", connections=200, token=""):
         process.said = process.communicate()[1]
 
 
+@pytest.fixture(scope="class", params=["Patient", "Wrapped"])
+def name_served(request):
+    """A service, and the same behind ASGI middleware."""
+    return request.param
+
+
 @pytest.fixture(scope="class")
-def port():
-    with serving() as (process, port):
+def port(name_served):
+    with serving(name_served) as (process, port):
         yield port
         rows = ask(port, post(b'{"rows": [7]}', b"connection: close\r\n", path=b"/rows"))
         assert rows.endswith(b"[7]"), "it answers as before"
@@ -302,9 +308,9 @@ class TestBytes:
         assert statuses(said) == [404]
         assert CLOSE in said
 
-    def test_who_asks_twice_and_goes_is_missed(self):
+    def test_who_asks_twice_and_goes_is_missed(self, name_served):
         """Of two requests on one connection it is the older one that is being answered."""
-        with serving() as (process, port):
+        with serving(name_served) as (process, port):
             with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
                 one.sendall(post(b"{}", path=b"/endless") + post(b"{}", path=b"/endless"))
                 assert statuses(one.recv(1000)) == [200]
@@ -312,8 +318,11 @@ class TestBytes:
             wait_until(lambda: b"hooke_requests_in_flight 1.0" in ask(port, asked))
         assert "Traceback" not in process.said, process.said
 
-    def test_a_head_behind_a_request_that_is_being_answered_has_an_end(self):
-        with serving() as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+    def test_a_head_behind_a_request_that_is_being_answered_has_an_end(self, name_served):
+        with (
+            serving(name_served) as (process, port),
+            socket.create_connection(("127.0.0.1", port), timeout=10) as one,
+        ):
             one.sendall(post(b"{}", path=b"/endless") + b"GET / HTTP/1.1\r\n")
             watched = psutil.Process(process.pid)
             before = watched.memory_info().rss
@@ -388,8 +397,11 @@ class TestBytes:
             assert statuses(nothing.result()) == [408]
             assert stalled.result() < 30_000_000
 
-    def test_a_stream_that_nobody_reads_ends(self):
-        with serving() as (process, port), socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+    def test_a_stream_that_nobody_reads_ends(self, name_served):
+        with (
+            serving(name_served) as (process, port),
+            socket.create_connection(("127.0.0.1", port), timeout=10) as one,
+        ):
             one.sendall(post(b"{}", path=b"/endless"))
             assert one.recv(1000).startswith(b"HTTP/1.1 200")
             watched = psutil.Process(process.pid)
@@ -397,8 +409,8 @@ class TestBytes:
             wait_until(lambda: not [c for c in watched.net_connections() if c.status == "ESTABLISHED"])
             assert watched.memory_info().rss < 400 << 20
 
-    def test_too_many_connections_are_told_so(self):
-        with serving(connections=5) as (_, port):
+    def test_too_many_connections_are_told_so(self, name_served):
+        with serving(name_served, connections=5) as (_, port):
             held = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(5)]
             for one in held:
                 one.sendall(b"GET /-/health HTTP/1.1\r\nhost: localhost\r\n\r\n")
@@ -409,9 +421,9 @@ class TestBytes:
                 one.close()
             wait_until(lambda: ask(port, post(b'{"x": [1]}', CLOSE)).endswith(b"[1.0]"))
 
-    def test_memory_does_not_grow(self):
+    def test_memory_does_not_grow(self, name_served):
         """Five thousand times what is refused, on connections that are opened and left."""
-        with serving() as (process, port):
+        with serving(name_served) as (process, port):
             watched = psutil.Process(process.pid)
             corpus = [data for name, data in REFUSED.items() if len(data) < 200_000]
             seen = []
@@ -448,12 +460,12 @@ def idle(port, count, said=b""):
         post(b"", CHUNKED, length=False)[:-2],
     ],
 )
-def test_idle_connections_without_a_token_lock_nobody_out(tmp_path, said):
+def test_idle_connections_without_a_token_lock_nobody_out(tmp_path, name_served, said):
     """Whoever has none could hold all connections for as long as they may be idle."""
     token = tmp_path / "token"
     token.write_text("0123456789abcdef")
     shown = b"authorization: Bearer 0123456789abcdef \r\n"
-    with serving(connections=20, token=str(token)) as (_, port):
+    with serving(name_served, connections=20, token=str(token)) as (_, port):
         known = socket.create_connection(("127.0.0.1", port), timeout=10)
         known.sendall(post(b'{"x": [1]}', shown))
         assert b"200 OK" in known.recv(65536)
@@ -463,6 +475,25 @@ def test_idle_connections_without_a_token_lock_nobody_out(tmp_path, said):
         assert known.recv(65536).endswith(b"[2.0]"), "one that has shown the token is kept"
         for one in (known, *others):
             one.close()
+
+
+@pytest.mark.heavy
+def test_a_token_is_looked_at_in_each_request_of_a_connection(tmp_path, name_served):
+    """A head that was sent before is not parsed again; one that differs in a single byte is."""
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef")
+    good, bad = (
+        post(b'{"x": [1]}', b"authorization: Bearer %b\r\n" % one)
+        for one in (b"0123456789abcdef", b"0123456789abcdeX")
+    )
+    assert len(good) == len(bad)
+    with (
+        serving(name_served, token=str(token)) as (_, port),
+        socket.create_connection(("127.0.0.1", port), timeout=10) as one,
+    ):
+        for asked in (bad, good, good, bad, good, good, bad, bad):
+            one.sendall(asked)
+            assert statuses(one.recv(65536)) == [200 if asked is good else 401]
 
 
 @pytest.mark.heavy

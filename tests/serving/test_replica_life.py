@@ -1,10 +1,14 @@
 """A replica before it is ready, while it drains, when a caller goes, and when it cannot be set up."""
 
 import asyncio
+import json
+import socket
 import threading
+import urllib.request
 
 import msgspec
 import pytest
+import uvicorn
 from tests.serving.services import Endless, Kinds, Rows
 
 from hooke import HookeError, UsageError, service
@@ -177,3 +181,80 @@ class TestLife:
 
         with pytest.raises(UsageError, match=r"parameters of Odd\.f"):
             client(Odd)
+
+
+class TestAsgi:
+    """Behind an ASGI server that is not ours, and within middleware."""
+
+    def test_uvicorn_sets_it_up_and_serves_it(self):
+        @service
+        class Scaled:
+            def setup(self, by: int):
+                self.by = by
+
+            def times(self, x: int) -> int:
+                return x * self.by
+
+        replica = Replica(service_of(Scaled))
+        replica.arguments = lambda: {"by": 3}
+        server = uvicorn.Server(uvicorn.Config(replica, lifespan="on", log_config=None))
+        listening = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        port = listening.getsockname()[1]
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/times", b'{"x": 7}', {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=20) as answer:
+                assert json.loads(answer.read()) == 21
+        finally:
+            server.should_exit = True
+            thread.join(20)
+        assert not thread.is_alive()
+        assert replica.state.value == "draining"
+
+    def test_a_setup_that_fails_keeps_it_from_starting(self):
+        async def life():
+            sent = []
+
+            async def receive():
+                return {"type": "lifespan.startup"}
+
+            async def send(message):
+                sent.append(message)
+
+            replica = Replica(service_of(Rows))
+            replica.arguments = lambda: {"scale": 1, "unknown": 2}
+            await replica({"type": "lifespan"}, receive, send)
+            replica.close()
+            return sent
+
+        (message,) = asyncio.run(life())
+        assert message["type"] == "lifespan.startup.failed"
+        assert "Rows cannot be set up" in message["message"]
+
+    def test_middleware_is_around_it(self):
+        def tagged(app):
+            async def call(scope, receive, send):
+                async def tag(message):
+                    if message["type"] == "http.response.start":
+                        message["headers"] = [*message["headers"], (b"x-tag", scope["path"].encode())]
+                    await send(message)
+
+                await app(scope, receive, tag)
+
+            return call
+
+        @service(middleware=tagged)
+        class Tagged:
+            def one(self) -> int:
+                return 1
+
+        with client(Tagged) as tagging:
+            answer = tagging.post("/one", {})
+        assert (answer.json(), answer.headers["x-tag"]) == (1, "/one")
+
+    def test_middleware_must_be_a_function(self):
+        with pytest.raises(UsageError, match="middleware='cors' is not a function"):
+            service(middleware="cors")

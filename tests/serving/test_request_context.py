@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.serving.answers import wait_until
 
 from hooke import request_contexts, service
+from hooke.serving.asgi import AsgiWire
 from hooke.serving.http import Exchange, HttpOptions
 from hooke.serving.limits import BodyMemory
 from hooke.serving.request_context import RequestIds, context_of, request_id_of
@@ -148,9 +149,8 @@ def test_a_state_that_is_none_is_dropped_and_the_trace_goes_on(state):
 
 def test_a_state_in_parts_is_put_together():
     raw = [(b"tracestate", b"a=1"), (b"traceparent", PARENT.encode()), (b"tracestate", b"b=2")]
-    exchange = Exchange(
-        {"path": "/", "method": "GET", "headers": raw}, None, None, HttpOptions(1, 1.0, BodyMemory(1))
-    )
+    wire = AsgiWire({"path": "/", "method": "GET", "headers": raw}, None, None)
+    exchange = Exchange(wire, HttpOptions(1, 1.0, BodyMemory(1)))
     assert exchange.context.tracestate == "a=1,b=2"
 
 

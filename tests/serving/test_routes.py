@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serving.services import Kinds
 
+from hooke.serving.asgi import AsgiWire
 from hooke.serving.http import Exchange, HttpOptions
 from hooke.serving.limits import BodyMemory
 from hooke.serving.replica import Replica
@@ -17,9 +18,8 @@ async def answer(exchange):
 
 
 def asked(path):
-    return Exchange(
-        {"path": path, "method": "GET", "headers": []}, None, None, HttpOptions(1, 1.0, BodyMemory(1))
-    )
+    wire = AsgiWire({"path": path, "method": "GET", "headers": []}, None, None)
+    return Exchange(wire, HttpOptions(1, 1.0, BodyMemory(1)))
 
 
 ROUTES = Routes(

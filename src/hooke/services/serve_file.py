@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, body_memory_bytes
 from hooke.serving.replica import Replica
 from hooke.serving.service import SETUP, Service, service_of
-from hooke.serving.uvicorn.compat import check_uvicorn
 
 __all__ = [
     "InheritedSocket",
@@ -174,10 +172,8 @@ def body_room(declared: Service, project: Project, *, memory_bytes: int | None =
 
 @contextmanager
 def serve_extra() -> Iterator[None]:
-    """For the imports of the extra `serve`. Raises MissingExtra, and HookeError for an incompatible uvicorn."""
+    """For the imports of the extra `serve`. Raises MissingExtra."""
     try:
-        import_module("uvicorn")
-        check_uvicorn()
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "hooke":
@@ -218,7 +214,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     check_bindings(declared, given)
     bind_config.check()
     with serve_extra():
-        from hooke.serving.uvicorn.server import bind, serve
+        from hooke.serving.server.serve import bind, serve
     token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
     replica = Replica(declared, auth=bind_config.make_auth(token), body_room=body_room(declared, project))

@@ -79,6 +79,8 @@ class Auth:
         if not self._expected:
             return True
         shown = exchange.headers.get(b"authorization", b"")
+        if hmac.compare_digest(shown, self._expected):
+            return True
         if shown[:7] != b"Bearer " or shown[7:8] == b" ":
             scheme, _, rest = shown.partition(b" ")
             shown = b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""

@@ -15,7 +15,7 @@ from hooke.serving.metrics import size_bucket
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
 from hooke.serving.payloads import Method, ResponseKind
 from hooke.serving.problems import Problem, too_many
-from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Receive
+from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Gone
 from hooke.serving.rows import RowShapes, count_rows, group_of, results_of
 from hooke.serving.service import Service
 from hooke.serving.stats_windows import StatsWindow
@@ -69,8 +69,8 @@ class _Call(PendingRequest):
     """The request that it serves, if known."""
     write: Write | None = None
     """None: as JSON."""
-    receive: Receive | None = None
-    """Receives the disconnect of its client."""
+    gone: Gone | None = None
+    """Waits until its client has disconnected."""
     listener: asyncio.Task[None] | None = None
     item: Item | None = None
     """The next item of a stream, instead of a call."""
@@ -112,7 +112,7 @@ class Dispatch:
         method: Method,
         arguments: dict[str, Any],
         write: Write | None = None,
-        receive: Receive | None = None,
+        gone: Gone | None = None,
         *,
         pass_on: bool = False,
     ) -> Awaitable[Any]:
@@ -120,7 +120,7 @@ class Dispatch:
 
         `pass_on`: if too much waits, the proxy asks another replica, and nothing is counted here.
 
-        The rows of a cancelled call leave, and so do those of a client that closes the connection behind `receive`: CallerGone.
+        The rows of a cancelled call leave, and so do those of a client that disconnects, as `gone` tells: CallerGone.
         """
         batched, now = bool(method.rows), self._loop.time()
         return self._submit(
@@ -130,7 +130,7 @@ class Dispatch:
                 group=group_of(method, arguments) if batched else None,
                 rows=count_rows(method, arguments) if batched else 1,
                 write=write,
-                receive=receive,
+                gone=gone,
                 future=self._loop.create_future(),
                 contexts=CURRENT_REQUESTS.get(),
                 arrived=now,
@@ -314,15 +314,14 @@ class Dispatch:
         for call in self.batcher.inside():
             assert isinstance(call, _Call)
             # Only now: most are answered long before, and a task for each would cost more than its answer.
-            if call.receive is not None and call.listener is None and now - call.arrived >= self.sweep_s:
-                call.listener = self._loop.create_task(self._listen(call, call.receive))
+            if call.gone is not None and call.listener is None and now - call.arrived >= self.sweep_s:
+                call.listener = self._loop.create_task(self._listen(call, call.gone))
         self._sweeping = self._waiting > 0
         if self._sweeping:
             self._loop.call_later(self.sweep_s, self._sweep)
 
-    async def _listen(self, call: _Call, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    async def _listen(self, call: _Call, gone: Gone) -> None:
+        await gone()
         if not call.future.done():
             self.batcher.cancel(call)
             call.future.set_exception(CallerGone())

@@ -1,31 +1,17 @@
-"""One HTTP request and its answer: body, headers and messages, by ASGI."""
+"""One HTTP request and its answer, whatever server has read it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
 from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, STREAM_HEADER, Problem
-from hooke.serving.request_context import CallerGone, RequestContext, context_of, request_id_of
+from hooke.serving.request_context import Gone, RequestContext, context_of, request_id_of
 
-__all__ = [
-    "FAST_PATH",
-    "INFERENCE",
-    "JSON",
-    "Exchange",
-    "FastPath",
-    "HttpOptions",
-    "Message",
-    "Receive",
-    "Send",
-]
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+__all__ = ["INFERENCE", "JSON", "Exchange", "HttpOptions", "Wire"]
 
 JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
@@ -35,6 +21,8 @@ ATTEMPT = b"x-envoy-attempt-count"
 _STREAM = STREAM_HEADER.encode()
 _ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
+_DIGITS = 4
+"""A content-length of so many digits is a small body's."""
 READ_ON = 16 << 20
 """Bytes of an unwanted body that are read and discarded; above that the connection is closed.
 
@@ -43,23 +31,52 @@ that the replica ended. Discarded bytes take no memory.
 """
 
 
-FAST_PATH = "hooke.direct"
-"""The key of a `FastPath` in an ASGI scope."""
+class Wire(Protocol):
+    """A request as its server has read it, and the way back to its client.
 
+    The answer is one call of `answer`, or one of `begin` and then of `send` until `more` is false.
+    """
 
-class FastPath(Protocol):
-    """What our own server offers beside ASGI's messages, each of which would have to be awaited."""
+    path: str
+    """Decoded, without the query."""
+    verb: str
+    is_http_10: bool
+    raw_headers: list[tuple[bytes, bytes]]
+    """In order, with names in lower case."""
+    headers: dict[bytes, bytes]
+    """By names; the last of a repeated header."""
 
-    def body(self) -> bytes | None:
-        """The body, once, if all of it has arrived; otherwise None: receive it."""
+    @property
+    def was_admitted(self) -> bool:
+        """Whether a request with this very head, all of it, was admitted before."""
         ...
 
     def admitted(self) -> None:
-        """Note that the connection's client has the token, or needs none."""
+        """Note that its head passed all checks, and that its client has the token, or needs none."""
+        ...
+
+    def body(self) -> bytes | None:
+        """The body, once, if all of it has arrived; otherwise None: take it with `part`."""
+        ...
+
+    async def part(self) -> tuple[bytes, bool]:
+        """The next bytes of the body, and whether more follow. Raises CallerGone."""
+        ...
+
+    async def gone(self) -> None:
+        """Return when the client has disconnected."""
         ...
 
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Send the whole answer, of which nothing is sent yet. False if it must be sent by messages; nothing is done then."""
+        """Send the whole answer. False if it must wait, and be sent by `begin` and `send`; nothing is done then."""
+        ...
+
+    async def begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send status and headers. Without a content-length, the body is sent in chunks."""
+        ...
+
+    async def send(self, data: bytes, *, more: bool) -> None:
+        """Send bytes of the body. Waits while the client does not read."""
         ...
 
 
@@ -82,51 +99,31 @@ class HttpOptions:
 class Exchange:
     """A request and the means to answer it. Handlers raise Problem instead of answering."""
 
-    __slots__ = (
-        "_direct",
-        "_read",
-        "_send",
-        "_size",
-        "headers",
-        "held",
-        "id",
-        "is_http_10",
-        "options",
-        "parameters",
-        "passed_on",
-        "path",
-        "raw_headers",
-        "receive",
-        "status",
-        "verb",
-    )
+    parameters: Mapping[str, str] = {}
+    """The path parameters of its route."""
+    held = 0
+    """Bytes of body memory that it holds until it is answered."""
+    status = 0
+    """The answer's status, once it began."""
+    passed_on = False
+    """Whether the proxy was made to ask another replica."""
+    _read = False
+    _size = 0
 
-    def __init__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send, options: HttpOptions
-    ) -> None:
-        self.path: str = scope["path"]
-        self.verb: str = scope["method"]
-        self.is_http_10 = scope.get("http_version") == "1.0"
-        self.raw_headers: list[tuple[bytes, bytes]] = scope["headers"]
-        self.headers = dict(self.raw_headers)
+    def __init__(self, wire: Wire, options: HttpOptions) -> None:
+        self.path = wire.path
+        self.verb = wire.verb
+        self.headers = wire.headers
         """By names in lower case; the last of a repeated header."""
         self.id = request_id_of(self.headers)
         """The request's id, which its answer carries."""
-        self.parameters: dict[str, str] = {}
-        """The path parameters of its route."""
-        self.receive = receive
         self.options = options
-        self.held = 0
-        """Bytes of body memory that it holds until it is answered."""
-        self.status = 0
-        """The answer's status, once it began."""
-        self.passed_on = False
-        """Whether the proxy was made to ask another replica."""
-        # Removed from the scope, which it refers to: the cycle would need the garbage collector.
-        self._direct: FastPath | None = scope.pop(FAST_PATH, None)
-        self._send = send
-        self._read = False
-        self._size = 0
+        self._wire = wire
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """All headers, in order."""
+        return self._wire.raw_headers
 
     @property
     def context(self) -> RequestContext:
@@ -135,12 +132,21 @@ class Exchange:
             return RequestContext(id=self.id.decode())
         # A long `tracestate` may come in several headers.
         state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
-        return context_of(self.id, self.headers | {b"tracestate": state})
+        return context_of(self.id, {**self.headers, b"tracestate": state})
 
     def admitted(self) -> None:
         """It has the token, or needs none: its connection is not closed to make room for others."""
-        if self._direct is not None:
-            self._direct.admitted()
+        self._wire.admitted()
+
+    @property
+    def is_http_10(self) -> bool:
+        """Whether its version is HTTP/1.0."""
+        return self._wire.is_http_10
+
+    @property
+    def gone(self) -> Gone:
+        """Waits until its client has disconnected."""
+        return self._wire.gone
 
     @property
     def tried(self) -> bool:
@@ -156,6 +162,16 @@ class Exchange:
     def stream(self) -> bytes | None:
         """Names the request for all its tries; None if it did not come from the proxy of an idempotent service."""
         return self.headers.get(_STREAM)
+
+    def json_body_now(self) -> bytes | None:
+        """As `json_body`, if it needs no waiting; otherwise None. Raises Problem (413)."""
+        headers = self.headers
+        if headers.get(b"content-type") != JSON[1] or b"content-encoding" in headers:
+            return None
+        if len(headers.get(b"content-length", b"0")) > _DIGITS:
+            return None
+        whole = self._wire.body()
+        return None if whole is None else self._whole(whole)
 
     async def json_body(self) -> bytes:
         """The body, whose content type must be JSON. Raises Problem: 415, and as `body`."""
@@ -179,15 +195,11 @@ class Exchange:
         length = self.headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.options.body_limit:
             raise self._too_large()
-        if len(length) > 4 and int(length) > SMALL_BODY:
+        if len(length) > _DIGITS and int(length) > SMALL_BODY:
             await self._take_room(int(length))
-        whole = self._direct.body() if self._direct is not None else None
-        if whole is not None and len(whole) <= self.options.body_limit:
-            self._read = True
-            self._size = len(whole)
-            return whole
+        whole = self._wire.body()
         if whole is not None:
-            raise self._too_large()
+            return self._whole(whole)
         try:
             async with asyncio.timeout(self.options.timeout_s):
                 return await self._received()
@@ -208,15 +220,16 @@ class Exchange:
         if size > self.held:
             await self._take_room(size - self.held)
 
+    def answer_now(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> bool:
+        """Send the whole answer, if it needs no waiting; returns whether it is sent."""
+        self.status = status
+        return self._wire.answer(status, self._answer_headers(body, headers), body)
+
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Send the whole answer."""
-        self.status = status
-        length = (b"content-length", b"%d" % len(body))
-        sent = [*headers, length, (b"x-request-id", self.id), *self._closing()]
-        if self._direct is not None and self._direct.answer(status, sent, body):
-            return
-        await self._send({"type": "http.response.start", "status": status, "headers": sent})
-        await self._send({"type": "http.response.body", "body": body})
+        if not self.answer_now(status, body, *headers):
+            await self._wire.begin(status, self._answer_headers(body, headers))
+            await self._wire.send(body, more=False)
 
     async def refuse(self, problem: Problem) -> None:
         """Send a problem document."""
@@ -231,15 +244,15 @@ class Exchange:
         """Send status and headers; `piece` and `end` send the body."""
         self.status = status
         sent = [*headers, (b"x-request-id", self.id), *self._closing()]
-        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+        await self._wire.begin(status, sent)
 
     async def piece(self, data: bytes) -> None:
         """Send a part of the body."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._wire.send(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part of the body."""
-        await self._send({"type": "http.response.body", "body": data})
+        await self._wire.send(data, more=False)
 
     async def _take_room(self, size: int) -> None:
         await self.options.bodies.take(size)
@@ -247,19 +260,31 @@ class Exchange:
 
     async def _received(self) -> bytes:
         body = bytearray()
-        while True:
-            message = await self.receive()
-            if message["type"] != "http.request":
-                raise CallerGone
-            body += message.get("body", b"")
+        more = True
+        while more:
+            data, more = await self._wire.part()
+            body += data
             if len(body) > self.options.body_limit:
                 raise self._too_large()
             if len(body) > self.held + SMALL_BODY:  # its length was not declared
                 await self._take_room(min(2 * len(body), self.options.body_limit) - self.held)
-            if not message.get("more_body"):
-                self._read = True
-                self._size = len(body)
-                return bytes(body)
+        self._read = True
+        self._size = len(body)
+        return bytes(body)
+
+    def _whole(self, body: bytes) -> bytes:
+        if len(body) > self.options.body_limit:
+            raise self._too_large()
+        self._read = True
+        self._size = len(body)
+        return body
+
+    def _answer_headers(
+        self, body: bytes, headers: tuple[tuple[bytes, bytes], ...]
+    ) -> list[tuple[bytes, bytes]]:
+        length = (b"content-length", b"%d" % len(body))
+        closing = () if self._read and not self.options.closing else self._closing()
+        return [*headers, length, (b"x-request-id", self.id), *closing]
 
     def _closing(self) -> tuple[tuple[bytes, bytes], ...]:
         if self.options.closing:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from hooke.serving.dispatch import Dispatch
-from hooke.serving.http import JSON, Exchange, Receive
+from hooke.serving.http import JSON, Exchange
 from hooke.serving.model_calls import Write
 from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode
 from hooke.serving.problems import PASSED_ON, Problem, problem_of, too_many
@@ -96,7 +96,9 @@ class MethodCalls:
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
         """Answer `POST /<method>`. Raises Problem, and CallerGone."""
-        body = await self.body(exchange.json_body())
+        body = exchange.json_body_now()
+        if body is None:
+            body = await self.body(exchange.json_body())
         if len(body) > DECODE_ON_LOOP:
             await self.body(exchange.reserve(await asyncio.to_thread(method.large.memory_bytes, body)))
             arguments = await asyncio.to_thread(method.read, body)
@@ -105,7 +107,9 @@ class MethodCalls:
         if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
             await self._stream(method, arguments, exchange)
         else:
-            await exchange.answer(200, await self.call(method, arguments, exchange), JSON)
+            answer = await self.call(method, arguments, exchange)
+            if not exchange.answer_now(200, answer, JSON):
+                await exchange.answer(200, answer, JSON)
 
     async def body(self, body: Awaitable[T]) -> T:
         """The body of a call, or the room for its values. A call without room for them counts as one: another replica would have room."""
@@ -115,33 +119,31 @@ class MethodCalls:
             self.called += problem.status == 503
             raise
 
-    async def call(
+    def call(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None = None
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """The result of a method that is not a generator, as JSON or as `write` makes it. Raises Problem, and CallerGone."""
         if method.kind is ResponseKind.ASYNC and not method.rows:
-            work = self._call_async(method, arguments, exchange, write or encode)
-        else:
-            work = self._call_dispatched(
-                self.dispatch.call(method, arguments, write, exchange.receive, pass_on=exchange.can_pass_on),
-                exchange,
-            )
+            return self._call_async(method, arguments, exchange, write or encode)
+        return self._call_dispatched(method, arguments, exchange, write)
+
+    async def _call_dispatched(
+        self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None
+    ) -> Any:
+        # It raises at once for what no method could answer, which is not counted.
+        work = self.dispatch.call(method, arguments, write, exchange.gone, pass_on=exchange.can_pass_on)
         self.called += 1
         self.open_calls += 1
-        try:
-            return await work
-        except Problem as problem:
-            self.called -= problem.reason == PASSED_ON
-            raise
-        finally:
-            self.open_calls -= 1
-
-    async def _call_dispatched(self, work: Awaitable[Any], exchange: Exchange) -> Any:
         try:
             return await work
         except asyncio.CancelledError:
             self._raise_if_closing(exchange)
             raise
+        except Problem as problem:
+            self.called -= problem.reason == PASSED_ON
+            raise
+        finally:
+            self.open_calls -= 1
 
     async def _call_async(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
@@ -151,8 +153,11 @@ class MethodCalls:
         if self._async_calls >= MOST_ASYNC:
             pass_on = exchange.can_pass_on
             windows.full(passed_on=pass_on)
+            self.called += not pass_on
             said = f"{MOST_ASYNC} calls of {method.name} are already running"
             raise too_many(said, retry_after_s=1, pass_on=pass_on)
+        self.called += 1
+        self.open_calls += 1
         self._async_calls += 1
         began = time.perf_counter()
         try:
@@ -176,15 +181,16 @@ class MethodCalls:
             return answer
         finally:
             self._async_calls -= 1
+            self.open_calls -= 1
 
     async def _watched(
         self, work: Awaitable[Any], exchange: Exchange, method: Method, timeout_s: float = 0
     ) -> Any:
         """The result of `work` within the service's timeout, or another one."""
         limit_s = timeout_s or self.declared.timeout_s
-        receive: Receive = exchange.receive
         try:
-            return await self._watches.over(work, receive, asyncio.get_running_loop().time() + limit_s)
+            deadline = asyncio.get_running_loop().time() + limit_s
+            return await self._watches.over(work, exchange.gone, deadline)
         except DeadlinePassed:
             self.dispatch.windows.late += 1
             raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None

@@ -1,4 +1,4 @@
-"""A service in one process as an ASGI application: its life, its routes, and the checks before them."""
+"""A service in one process: its life, its routes, and the checks before them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
+from hooke.base.errors import HookeError
 from hooke.journal.service_events import ModelEvent
 from hooke.processes.devices import anonymous_bytes
+from hooke.serving.asgi import Application, AsgiWire, Receive, Send
 from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
-from hooke.serving.http import JSON, Exchange, HttpOptions, Receive, Send
+from hooke.serving.http import JSON, Exchange, HttpOptions, Wire
 from hooke.serving.inference.v2_routes import Inference
 from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, SecondTries, body_memory_bytes
 from hooke.serving.method_calls import MethodCalls
@@ -46,7 +48,7 @@ OPENAPI = "/-/openapi.json"
 
 
 class Replica:
-    """An ASGI application that serves one object of a service on one event loop, from `start` to `close`.
+    """Serves one object of a service on one event loop, from `start` to `close`. It is an ASGI application, too.
 
     `body_limit` is the limit of one body in bytes, `body_room` that of all together; by default a part of the free memory.
     Creating one raises UsageError for annotations that JSON cannot be read as.
@@ -71,6 +73,8 @@ class Replica:
         self._state = State.STARTING
         self.second_tries: SecondTries | None = None
         """The second tries of all replicas; None: no proxy sends requests again that were sent."""
+        self.arguments: Arguments = dict
+        """The arguments of `setup`, for an ASGI server that sets it up."""
         self.active = 0
         """Requests in progress."""
         self.answered = 0
@@ -99,6 +103,12 @@ class Replica:
             ]
         )
         """All routes."""
+
+    @property
+    def application(self) -> Application:
+        """This service as an ASGI application, within its middleware."""
+        wrap = self.declared.middleware
+        return self if wrap is None else wrap(self)
 
     @property
     def dispatch(self) -> Dispatch | None:
@@ -190,20 +200,37 @@ class Replica:
         return anonymous_bytes() + (self._model.memory_bytes() if self._model is not None else 0)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request; the ASGI interface."""
-        if scope["type"] != "http":
-            return  # no lifespan or websockets
+        """Answer one request, or set the service up and end it; the ASGI interface. Raises ValueError for a WebSocket."""
+        if scope["type"] == "http":
+            await self.serve(AsgiWire(scope, receive, send))
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            raise ValueError(f"ASGI: a service answers no {scope['type']}")
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start(self.arguments)
+        except HookeError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self.drain()
+        self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def serve(self, wire: Wire) -> None:
+        """Answer one request. Called in a context of its own."""
         self.active += 1
         began, meter = time.perf_counter(), self.unrouted
-        exchange = Exchange(scope, receive, send, self._options)
-        CURRENT_REQUESTS.set((exchange,))  # a server calls this in a task, and so in a context, of its own
+        exchange = Exchange(wire, self._options)
+        CURRENT_REQUESTS.set((exchange,))
         try:
-            self._auth.check(exchange)
-            if self._auth.has_token(exchange):
-                exchange.admitted()
-            else:
-                self._refuse_unless_open(exchange)
-            route = self._route(exchange)
+            if not wire.was_admitted:  # checks would only pass again
+                self._check(exchange)
+            route = self.routes.find(exchange) or self._no_route(exchange)
             meter = route.meter
             handler = route.verbs.get(exchange.verb)
             if handler is None:
@@ -249,17 +276,22 @@ class Replica:
                 self.second_tries.pass_on(exchange.stream)
         await exchange.refuse(problem)
 
+    def _check(self, exchange: Exchange) -> None:
+        """Raises Problem for a request that is not admitted."""
+        self._auth.check(exchange)
+        if self._auth.has_token(exchange):
+            exchange.admitted()
+        else:
+            self._refuse_unless_open(exchange)
+
     def _refuse_unless_open(self, exchange: Exchange) -> None:
         route = self.routes.find(exchange)
         if route is None or not route.open or exchange.verb not in route.verbs:
             raise self._auth.refusal(exchange)
 
-    def _route(self, exchange: Exchange) -> Route:
-        route = self.routes.find(exchange)
-        if route is None:
-            known = ", ".join(f"POST /{known}" for known in self._methods)
-            raise Problem(404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists all")
-        return route
+    def _no_route(self, exchange: Exchange) -> NoReturn:
+        known = ", ".join(f"POST /{known}" for known in self._methods)
+        raise Problem(404, f"no route {exchange.path[:80]}; routes: {known}; GET {OPENAPI} lists all")
 
     async def _still_starting(self, _exchange: Exchange) -> None:
         raise Problem(503, f"{self.declared.name} is being set up", retry_after_s=1)

@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ __all__ = [
     "DeadlinePassed",
     "DeadlineWatch",
     "EagerCoroutine",
-    "Receive",
+    "EagerTasks",
+    "Gone",
     "RequestContext",
     "RequestIds",
     "context_of",
@@ -123,7 +124,8 @@ def log_with_ids() -> None:
 
 # --- Work with a deadline and a client that may disconnect; work that finishes at once costs next to nothing.
 
-Receive = Callable[[], Awaitable[Any]]
+Gone = Callable[[], Awaitable[None]]
+"""Returns when the client of a request has disconnected."""
 
 
 class CallerGone(Exception):
@@ -135,10 +137,10 @@ class DeadlinePassed(Exception):
 
 
 class _Watch:
-    __slots__ = ("deadline", "listener", "outcome", "receive", "since", "task")
+    __slots__ = ("deadline", "gone", "listener", "outcome", "since", "task")
 
-    def __init__(self, receive: Receive, since: float, deadline: float) -> None:
-        self.receive = receive
+    def __init__(self, gone: Gone, since: float, deadline: float) -> None:
+        self.gone = gone
         self.since = since
         self.deadline = deadline
         self.task = asyncio.current_task()
@@ -151,8 +153,7 @@ class _Watch:
             self.task.cancel()
 
     async def listen(self) -> None:
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
+        await self.gone()
         self.end(CallerGone)
 
 
@@ -165,9 +166,9 @@ class DeadlineWatch:
         self._open: dict[_Watch, None] = {}
         self._sweeping = False
 
-    async def over(self, work: Awaitable[Any], receive: Receive, deadline: float) -> Any:
+    async def over(self, work: Awaitable[Any], gone: Gone, deadline: float) -> Any:
         """The result of `work`. Raises CallerGone or DeadlinePassed after cancelling it; the connection is watched once work takes long."""
-        watch = _Watch(receive, self._loop.time(), deadline)
+        watch = _Watch(gone, self._loop.time(), deadline)
         self._open[watch] = None
         if not self._sweeping:
             self._sweeping = True
@@ -228,3 +229,108 @@ class EagerCoroutine:
                 yielded = step(value)
             except StopIteration as stop:
                 return stop.value
+
+
+class EagerTasks:
+    """Runs coroutines at once, and makes a task only of one that waits. Lives on one event loop.
+
+    The code of a coroutine sees a task (`asyncio.current_task`) from the beginning, as `asyncio.timeout` and others need: one
+    that is kept for this. If the coroutine waits, this task goes on with it; else the next coroutine gets it. Each
+    coroutine has a context of its own.
+    """
+
+    def __init__(self) -> None:
+        self.running: set[asyncio.Task[None]] = set()
+        """The tasks of those that wait."""
+        self._loop = asyncio.get_running_loop()
+        self._spare: _Runner | None = None
+
+    def run(self, work: Coroutine[Any, Any, None], ended: Ended) -> None:
+        """Run it up to its first wait. `ended` gets its exception, or None, at its end. To be called outside of tasks."""
+        runner, self._spare = self._spare or _Runner(self._loop), None
+        context, error = copy_context(), None
+        asyncio._enter_task(self._loop, runner.task)  # noqa: SLF001 - documented for other makers of tasks
+        try:
+            first = context.run(work.send, None)
+        except StopIteration:
+            pass
+        except BaseException as raised:  # noqa: BLE001 - `ended` gets it, whatever it is
+            error = raised
+        else:
+            self.running.add(runner.task)
+            runner.task.add_done_callback(self.running.discard)
+            runner.go_on(work, first, context, ended)
+            return
+        finally:
+            asyncio._leave_task(self._loop, runner.task)  # noqa: SLF001 - as above
+        if not runner.task.cancelling():
+            self._spare = runner
+        ended(error)
+
+
+Ended = Callable[[BaseException | None], None]
+
+
+class _Runner(Coroutine[Any, None, None]):
+    """The coroutine of a task that waits until there is work, and then does it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._work: Coroutine[Any, Any, None] | None = None
+        self._first: Any = None
+        self._is_first = False
+        self._idle: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] = loop.create_task(self)
+
+    def go_on(self, work: Coroutine[Any, Any, None], first: Any, context: Context, ended: Ended) -> None:
+        """Go on with work that has run to its first wait, for `first`."""
+        self._work, self._first, self._is_first = work, first, True
+        self._context, self._ended = context, ended
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def send(self, value: None) -> Any:
+        """One step of the task. Raises StopIteration at the end."""
+        if self._work is None:
+            self._idle = self._loop.create_future()
+            return next(self._idle.__await__())
+        if self._is_first:
+            self._is_first, first, self._first = False, self._first, None
+            return first
+        return self._step(self._work.send, value)
+
+    def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any:  # noqa: ARG002 - a coroutine's signature
+        """The task is cancelled."""
+        if self._work is None:
+            raise error
+        if self._is_first:
+            self._is_first, first, self._first = False, self._first, None
+            # A task that waits passes its cancellation on to what it waits for.
+            if asyncio.isfuture(first) and first.cancel():
+                return first
+        return self._step(self._work.throw, error)
+
+    def _step(self, step: Callable[[Any], Any], value: Any) -> Any:
+        error: BaseException | None = None
+        try:
+            return self._context.run(step, value)
+        except StopIteration:
+            pass
+        except BaseException as raised:  # noqa: BLE001 - `ended` gets it, whatever it is
+            error = raised
+        ended = self._ended
+        del self.task, self._context, self._ended  # they refer to it, and to each other
+        self._work = None
+        ended(error)
+        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """The loop ends before its work."""
+        if self._work is not None:
+            self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Never awaited: its task drives it."""
+        raise NotImplementedError

@@ -12,12 +12,15 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 from hooke.base.errors import UsageError
 from hooke.base.units import parse_seconds
 from hooke.base.user_code import user_place
+from hooke.serving.asgi import Application
 from hooke.serving.slo import Slo, parse_slo
 
 __all__ = ["SETUP", "Service", "service", "service_of"]
 
 C = TypeVar("C", bound=type)
 Where: TypeAlias = Literal["thread", "process"]
+Middleware: TypeAlias = Callable[[Application], Application]
+"""Wraps an ASGI application in another one."""
 
 SETUP = "setup"
 TIMEOUT_S = 30.0
@@ -51,6 +54,7 @@ class Service:
     """GPUs of a replica: whole ones, or a share of one."""
     model: Where = "thread"
     """Where the class's own code runs: a thread of the replica, or a process of its own."""
+    middleware: Middleware | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +91,7 @@ def service(
     cpus: int | None = None,
     gpus: float = 0,
     model: Where = "thread",
+    middleware: Middleware | None = None,
 ) -> Callable[[C], C]: ...
 def service(  # noqa: PLR0913 - the options of a service, each by name
     made: Any = None,
@@ -101,6 +106,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     cpus: int | None = None,
     gpus: float = 0,
     model: Where = "thread",
+    middleware: Middleware | None = None,
 ) -> Any:
     """Declare that a class answers requests. The class is returned unchanged, and its objects are ordinary ones.
 
@@ -127,6 +133,9 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     `cpus` is the number of threads for a replica's libraries (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
     by the most replicas. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
+    `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
+    It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
+
     Raises UsageError for a class that cannot serve, and for invalid values.
     """
     if made is not None and not inspect.isclass(made):
@@ -141,9 +150,9 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         _check_whole(max_batch, "max_batch", "rows")
         _check_whole(cpus, "cpus", "threads")
         _check_gpus(gpus)
-        _check_where(model)
-        timeout_s = _timeout_s(timeout)
-        wait_s = _wait_s(wait)
+        _check_where(model, middleware)
+        fill = wait == "auto" or (wait is None and bounds[1] > 1)
+        timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -158,6 +167,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             cpus=cpus,
             gpus=float(gpus),
             model=model,
+            middleware=middleware,
         )
         _check(declared)
         setattr(made, _MARK, declared)
@@ -199,9 +209,14 @@ def _check_gpus(value: float) -> None:
         )
 
 
-def _check_where(value: str) -> None:
+def _check_where(value: str, middleware: object) -> None:
     if value not in get_args(Where):
         raise UsageError(f"model={value!r} is not valid", fix='write model="process", or leave it out')
+    if middleware is not None and not callable(middleware):
+        raise UsageError(
+            f"middleware={middleware!r} is not a function of an ASGI application",
+            fix="write middleware=lambda app: Wrapped(app), or leave it out",
+        )
 
 
 def _timeout_s(value: str | float) -> float:

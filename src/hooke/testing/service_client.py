@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from hooke.serving.asgi import Application
 from hooke.serving.auth import Auth
 from hooke.serving.replica import Replica
 from hooke.serving.service import Service, service_of
@@ -52,6 +53,7 @@ class ServiceClient:
 
     def __init__(self, declared: Service, setup: Mapping[str, Any], *, auth: Auth | None = None) -> None:
         self.replica = Replica(declared, auth=auth)
+        self._application = self.replica.application
         self._setup = setup
 
     @property
@@ -107,14 +109,14 @@ class ServiceClient:
             "query_string": b"",
             "headers": raw,
         }
-        answer: ClientResponse = self._wait(_exchange(self.replica, scope, body))
+        answer: ClientResponse = self._wait(_exchange(self._application, scope, body))
         return answer
 
     def _wait(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> ClientResponse:
+async def _exchange(application: Application, scope: dict[str, Any], body: bytes) -> ClientResponse:
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     never = asyncio.Event()
     status = 0
@@ -134,7 +136,7 @@ async def _exchange(replica: Replica, scope: dict[str, Any], body: bytes) -> Cli
         else:
             parts.append(message.get("body", b""))
 
-    await replica(scope, receive, send)
+    await application(scope, receive, send)
     return ClientResponse(status=status, headers=headers, body=b"".join(parts))
 
 

@@ -206,7 +206,7 @@ def serve_reloading(
     file = path.resolve()
     root = Project.root_of(file)
     with serve_extra():
-        from hooke.serving.uvicorn.server import bind
+        from hooke.serving.server.serve import bind
     listening = bind(bind_config.port, bind_config.host)
     port = listening.getsockname()[1]
 

@@ -26,7 +26,7 @@ from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.services.supervisor.replica_process import ReplicaOrder
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
 from hooke.serving.limits import SecondTries
-from hooke.serving.uvicorn.server import bind
+from hooke.serving.server.serve import bind
 
 __all__ = ["LOG_BYTES", "Child", "Replicas", "adopt_child", "limit_log", "start_child"]
 

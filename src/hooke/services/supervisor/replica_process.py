@@ -161,7 +161,7 @@ class ReplicaReporter:
 
 def main(order: ReplicaOrder) -> int:
     """Serve until SIGTERM, or until the lease expires; returns the exit code: 0 drained, 1 requests were cut or setup failed."""
-    from hooke.serving.uvicorn.server import serve
+    from hooke.serving.server.serve import serve
 
     log_with_ids()
     generation = read_generation(Path(order.generation))

@@ -50,8 +50,8 @@ from hooke.services.supervisor.service_folder import PROXY, ChildRecord, Service
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
 from hooke.serving.metrics import service_prometheus_text
+from hooke.serving.server.metrics_endpoint import MetricsEndpoint
 from hooke.serving.service import Service
-from hooke.serving.uvicorn.metrics_endpoint import MetricsEndpoint
 
 __all__ = ["SupervisionEnded", "Supervisor", "serve_several"]
 
@@ -547,7 +547,7 @@ def serve_several(
     check_bindings(declared, given)
     options.bind_config.check()
     with serve_extra():
-        from hooke.serving.uvicorn.server import bind
+        from hooke.serving.server.serve import bind
     project.create()
     folder = ServiceFolder.of(project, declared.name)
     folder.create()
