@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from hooke.base.files import sync_path
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 
 __all__ = ["Durability", "GroupSync", "sync_files"]
 

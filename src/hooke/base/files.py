@@ -18,7 +18,7 @@ from typing import Self, TypeAlias
 from blake3 import blake3
 
 from hooke.base.errors import HookeError
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 
 __all__ = [
     "TICK_NS",

@@ -17,7 +17,7 @@ from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError, UsageError
 from hooke.base.files import sync_data, write_all
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.journal.events import Event
 from hooke.journal.segments import (
     HEADER_BYTES,

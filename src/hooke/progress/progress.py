@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.journal.events import Event
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display, RunSnapshot, snapshot_of

@@ -161,7 +161,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             slo=promised,
             max_batch=max_batch,
             wait_s=wait_s,
-            fill=wait == "auto" or (wait is None and bounds[1] > 1),
+            fill=fill,
             timeout_s=timeout_s,
             idempotent=bool(idempotent),
             cpus=cpus,

@@ -25,7 +25,7 @@ from blake3 import blake3
 
 from hooke.base.errors import CorruptObject, HookeError, UsageError
 from hooke.base.files import file_clock_ns, make_folders, write_atomic
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.store.backend import Backend, ObjectSink
 from hooke.store.claims import is_at
 from hooke.store.entries import Records

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from hooke.base.clock import Clock
 from hooke.base.files import make_folders
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.store.backend import Backend, ObjectSink
 
 __all__ = [

@@ -20,7 +20,7 @@ from operator import itemgetter
 from blake3 import blake3
 
 from hooke.base.files import TICK_NS, make_folders, sync_path, write_all
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.store.backend import Torn
 from hooke.store.pack_file import (
     DEAD,

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.reader import Segment, read
 from hooke.journal.run_view import AttemptFacts, AttemptsView

@@ -25,8 +25,8 @@ from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
-from hooke.base.forks import on_fork
 from hooke.base.formats import short_repr
+from hooke.base.this_process import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter

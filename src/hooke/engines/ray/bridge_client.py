@@ -20,7 +20,7 @@ from typing import Any
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.ray.head import environment_of_head

@@ -17,7 +17,7 @@ import psutil
 
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.engines.worker.fork_server import (
     STOPPED_S,
     ForkEnded,

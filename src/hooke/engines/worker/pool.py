@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from hooke.base.forks import on_fork
+from hooke.base.this_process import on_fork
 from hooke.engines.worker.fork_server import ForkEnded, Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
 from hooke.engines.worker.worker_process import Hello, WorkerJob

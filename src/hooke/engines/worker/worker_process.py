@@ -26,9 +26,9 @@ import msgspec
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch
-from hooke.base.forks import on_fork
 from hooke.base.pinned_modules import import_pinned
 from hooke.base.ref import Ref
+from hooke.base.this_process import on_fork
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
