@@ -11,7 +11,7 @@ import pytest
 from hooke import pipeline, run, task
 from hooke.base.clock import SystemClock
 from hooke.base.errors import TaskFailed
-from hooke.running.driver import COLLECT_S, RARELY, RareCollections
+from hooke.base.forks import COLLECT_S, RARELY, RareCollections
 
 USUAL = (700, 10, 10)
 RARE = (RARELY, 10, 10)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import random
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
-from hooke.base.forks import on_fork
+from hooke.base.forks import RareCollections
 from hooke.base.formats import did_you_mean, short_parameters, short_repr
 from hooke.base.pinned_modules import pin_modules
 from hooke.base.ref import Ref
@@ -84,7 +82,6 @@ __all__ = [
     "DRIVER",
     "Driver",
     "GangWait",
-    "RareCollections",
     "RunOrder",
     "check_gangs",
     "expected_seconds",
@@ -275,96 +272,6 @@ def plan_of(
         repeatable=repeatable,
         expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
     )
-
-
-# --- Garbage collection while a run is traced and driven.
-
-RARELY = 10_000
-"""New objects between two collections. Python's own 700 find nothing in the scheduler's state, at a tenth of a short call's cost."""
-
-COLLECT_S = 1.0
-"""Garbage of other threads waits no longer than this for a collection, however few objects it has."""
-
-
-COLLECT_OLDEST_S = 60.0
-"""A collection of all generations looks at the whole program."""
-
-
-class RareCollections:
-    """Inside, Python collects garbage after 10,000 new objects, or when `due` is called a second after the last time.
-
-    Only the threshold of the youngest generation is raised, so `gc.disable()` and `gc.enable()` keep their meaning. A program that
-    has turned collections off, or made them as rare, keeps its own thresholds, as one that sets them inside does. May be entered
-    by several threads at once: the last to leave sets the threshold back.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._due_at: float | None = None
-
-    def __enter__(self) -> Self:
-        _collections.enter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _collections.leave()
-
-    def due(self) -> None:
-        """Let Python collect what it would have by now, once a second."""
-        now = self._clock.monotonic()
-        if self._due_at is None:
-            self._due_at = now + COLLECT_S
-        elif now >= self._due_at:
-            self._due_at = now + COLLECT_S
-            _collections.catch_up(now)
-
-
-class _Collections:
-    """The collector of this process, and how many runs want it to be rare."""
-
-    def __init__(self) -> None:
-        self._usual: tuple[int, int, int] | None = None
-        """The program's thresholds while ours are set."""
-        self._oldest_at = 0.0
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        """In a child: no run goes on there."""
-        self._lock = threading.Lock()
-        self._runs = 0
-        self._set_back()
-
-    def enter(self) -> None:
-        with self._lock:
-            on_fork(self)
-            self._runs += 1
-            usual = gc.get_threshold()
-            if self._usual is None and 0 < usual[0] < RARELY:
-                self._usual = usual
-                gc.set_threshold(RARELY, *usual[1:])
-
-    def leave(self) -> None:
-        with self._lock:
-            self._runs -= 1
-            if not self._runs:
-                self._set_back()
-
-    def catch_up(self, now: float) -> None:
-        usual, counts = self._usual, gc.get_count()
-        if usual is None or not gc.isenabled() or counts[0] <= usual[0]:
-            return
-        oldest = 1 if 0 < usual[1] < counts[1] else 0
-        if 0 < usual[2] < counts[2] and now >= self._oldest_at:
-            self._oldest_at, oldest = now + COLLECT_OLDEST_S, 2
-        gc.collect(oldest)
-
-    def _set_back(self) -> None:
-        usual, self._usual = self._usual, None
-        if usual is not None and gc.get_threshold() == (RARELY, *usual[1:]):
-            gc.set_threshold(*usual)
-
-
-_collections = _Collections()
 
 
 Observer = Callable[[Event], None]
