@@ -122,7 +122,7 @@ def isolated_randomness(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for set_state, state in self._before.values():
+        for set_state, state in before.values():
             set_state(state)
         _seed.number = number
         for library in _SEEDED.keys() - before.keys():  # imported inside
