@@ -50,7 +50,7 @@ from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_keys import GraphKeys, NodeKey
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import pack
@@ -578,33 +578,34 @@ class Driver:
                             text=part.text,
                         )
                     )
-            asked = node.task.resources
-            journal.hold(
-                NodePlanned(
-                    node=node.id,
-                    task=node.task.name,
-                    key=key.key,
-                    kind=node.kind,
-                    items=node.items if node.kind == "map" else 1,
-                    recipe=key.recipe if node.kind == "map" else "",
-                    parents=tuple(sorted({use.node for use in node.uses})),
-                    code={part.name: part.digest for part in key.code.parts},
-                    notes=key.code.notes,
-                    inputs=dict(key.inputs),
-                    shown={name: short_repr(value) for name, value in node.arguments.items()},
-                    cpus=asked.cpus,
-                    memory=asked.memory,
-                    gpus=asked.gpus,
-                    retries=asked.retries if self.order.retries is None else self.order.retries,
-                    timeout_s=asked.timeout_s,
-                    cache=asked.cache,
-                    seed=self.seed,
-                    gang=asked.gang,
-                )
-            )
+            journal.hold(self._planned(node, key))
             if node.id % PLANNED_TOGETHER == 0:
                 journal.flush()
         journal.flush()
+
+    def _planned(self, node: Node, key: NodeKey) -> NodePlanned:
+        asked = node.task.resources
+        return NodePlanned(
+            node=node.id,
+            task=node.task.name,
+            key=key.key,
+            kind=node.kind,
+            items=node.items if node.kind == "map" else 1,
+            recipe=key.recipe if node.kind == "map" else "",
+            parents=tuple(sorted({use.node for use in node.uses})),
+            code={part.name: part.digest for part in key.code.parts},
+            notes=key.code.notes,
+            inputs=dict(key.inputs),
+            shown={name: short_repr(value) for name, value in node.arguments.items()},
+            cpus=asked.cpus,
+            memory=asked.memory,
+            gpus=asked.gpus,
+            retries=asked.retries if self.order.retries is None else self.order.retries,
+            timeout_s=asked.timeout_s,
+            cache=asked.cache,
+            seed=self.seed,
+            gang=asked.gang,
+        )
 
 
 def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:
