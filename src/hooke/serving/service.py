@@ -138,13 +138,8 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
 
     Raises UsageError for a class that cannot serve, and for invalid values.
     """
-    if made is not None and not inspect.isclass(made):
-        raise UsageError(
-            f"@service got {getattr(made, '__qualname__', made)!r}, which is not a class",
-            where=str(user_place()),
-            fix="write @service or @service(max_batch=64) above a class with a method",
-        )
     with _placed():
+        _check_class(made)
         bounds = _replicas(replicas)
         promised = parse_slo(slo) if slo is not None else None
         _check_whole(max_batch, "max_batch", "rows")
@@ -192,6 +187,14 @@ def service_of(made: object) -> Service:
     if not isinstance(declared, Service):
         raise UsageError(f"{made!r} is not a service", fix="mark its class with @service")
     return declared
+
+
+def _check_class(made: object) -> None:
+    if made is not None and not inspect.isclass(made):
+        raise UsageError(
+            f"@service got {getattr(made, '__qualname__', made)!r}, which is not a class",
+            fix="write @service or @service(max_batch=64) above a class with a method",
+        )
 
 
 def _check_whole(value: int | None, name: str, what: str) -> None:
