@@ -2,16 +2,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hooke.base.intervals import IntervalSet
-from hooke.pipeline.node_state import (
-    CHUNKS_PER_SLOT,
-    GROWTH,
-    LEAST_CHUNK_S,
-    LONGEST_CHUNK_S,
-    LOOK_AHEAD,
-    OVERHEADS,
-    TARGET_S,
-    ChunkSizer,
-)
+from hooke.pipeline.node_state import CHUNKS_PER_SLOT, GROWTH, LEAST_CHUNK_S, LOOK_AHEAD, TARGET_S, ChunkSizer
 
 MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=20)
 
@@ -38,40 +29,6 @@ def test_a_chunk_holds_about_the_target_of_work(seconds_each, measured):
     sizer = ChunkSizer()
     sizer.measured(measured, seconds_each * measured)
     assert (sizer.size(10**9, 1) - 1) * seconds_each <= TARGET_S * 1.001
-
-
-@given(MEASURED, st.integers(1, 10**7), st.integers(1, 1000), st.lists(st.floats(0, 1), max_size=12))
-def test_a_chunk_is_worth_what_sending_it_takes_but_no_more_than_a_slots_share(
-    measured, remaining, slots, overheads
-):
-    sizer, free = ChunkSizer(), ChunkSizer()
-    for items, seconds in measured:
-        sizer.measured(items, seconds)
-        free.measured(items, seconds)
-    for overhead_s in overheads:
-        sizer.turned_around(overhead_s)
-    size, at_least = sizer.size(remaining, slots), free.size(remaining, slots)
-    assert size >= at_least
-    if size > at_least:
-        mean_s = sum(seconds for _, seconds in measured) / sum(items for items, _ in measured)
-        overhead_s = min(overheads[-8:])
-        assert size * mean_s <= min(LONGEST_CHUNK_S, OVERHEADS * overhead_s) * 1.001
-        assert size <= -(-remaining // slots) or size * mean_s <= overhead_s * 1.001
-
-
-def chunks_of(items, *, overhead_s):
-    """In how many chunks items of 1 us each run on two slots."""
-    sizer, chunks = ChunkSizer(), 0
-    while items:
-        size = sizer.size(items, 2)
-        sizer.measured(size, size * 1e-6)
-        sizer.turned_around(overhead_s)
-        items, chunks = items - size, chunks + 1
-    return chunks
-
-
-def test_a_map_on_a_distant_backend_runs_in_fewer_chunks():
-    assert chunks_of(200_000, overhead_s=0.02) <= 0.7 * chunks_of(200_000, overhead_s=0.0001)
 
 
 @given(st.dictionaries(st.integers(0, 300), st.floats(0, 10)), st.sets(st.integers(0, 300)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -38,16 +37,6 @@ CHUNKS_PER_SLOT = 3
 LEAST_CHUNK_S = 0.01
 """Less work than this is not split further: submitting it costs a tenth of it."""
 
-OVERHEADS = 5
-"""A chunk has this many times the work that sending it to a worker and its answer back take, as measured in the run, if that
-is no more than its slot's share of what is left; and at least once."""
-
-LONGEST_CHUNK_S = 1.0
-"""However long that takes: a longer chunk is lost as a whole with its worker."""
-
-_TURNAROUNDS = 8
-"""How many of the newest are looked at. The shortest of them counts: the others waited for something else."""
-
 GROWTH = 8
 """A chunk is at most this many times the largest measured one: early items may not be typical."""
 
@@ -61,13 +50,12 @@ LOOK_AHEAD = 64
 class ChunkSizer:
     """Sizes the chunks of one map by its measured durations."""
 
-    __slots__ = ("_items", "_largest", "_order", "_overheads", "_seconds")
+    __slots__ = ("_items", "_largest", "_order", "_seconds")
 
     def __init__(self) -> None:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
-        self._overheads: deque[float] = deque(maxlen=_TURNAROUNDS)
         self._order: list[int] | None = None  # the longest last
 
     def measured(self, items: int, seconds: float) -> None:
@@ -76,23 +64,14 @@ class ChunkSizer:
         self._seconds += seconds
         self._largest = max(self._largest, items)
 
-    def turned_around(self, overhead_s: float) -> None:
-        """Note that the answer to a chunk came `overhead_s` seconds later than its items took."""
-        self._overheads.append(max(0.0, overhead_s))
-
     def size(self, remaining: int, slots: int) -> int:
         """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
         if not self._items:
             return 1
         mean_s = self._seconds / self._items
-        overhead_s = min(LONGEST_CHUNK_S, min(self._overheads, default=0.0))
-        worth_s = min(LONGEST_CHUNK_S, OVERHEADS * overhead_s)
-        by_time, least, worth = (
-            _items(seconds, mean_s, remaining)
-            for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, overhead_s), worth_s)
-        )
-        fair, share = (-(-remaining // (each * max(1, slots))) for each in (CHUNKS_PER_SLOT, 1))
-        return max(1, min(by_time, max(fair, least, min(worth, share)), self._largest * GROWTH))
+        by_time, least = (_items(seconds, mean_s, remaining) for seconds in (TARGET_S, LEAST_CHUNK_S))
+        fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
+        return max(1, min(by_time, max(fair, least), self._largest * GROWTH))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
         """The ready item with the longest expected duration; None if no long one is known.
@@ -243,8 +222,6 @@ class RunningAttempt:
     expand: bool
     request: ResourceRequest
     started: float | None = None
-    submitted: float = 0.0
-    """When the run state decided on it."""
     skips: int = 0
     """How often other nodes had been preferred before it started."""
     twin: int | None = None

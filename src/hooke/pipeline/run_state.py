@@ -113,8 +113,6 @@ class RunState:
         self._withdrawn: list[int] = []
         self._losing_twins: list[int] = []
         self._skips: list[ItemsSkipped] = []
-        self._answered: list[tuple[NodeState, float]] = []
-        """Of the answers since the last decision: the node, and when they would have come if sending took no time."""
         self._just_left_out: list[tuple[NodeState, int, int]] = []
         self._leaving_out = False
         self._now = 0.0
@@ -174,8 +172,6 @@ class RunState:
             self._remove(attempt.twin)
             self._losing_twins.append(attempt.twin)
         state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
-        if state.node.kind == "map":
-            self._answered.append((state, attempt.submitted + event.seconds))
         state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
@@ -435,9 +431,6 @@ class RunState:
     def decide(self, now: float) -> list[Effect]:
         """The effects to perform now. Empty if there is nothing to do before the next event or `next_due()`."""
         self._now = now
-        for state, due in self._answered:
-            state.sizer.turned_around(now - due)
-        self._answered.clear()
         if self.status is not None:
             return []
         effects: list[Effect] = [
@@ -582,9 +575,7 @@ class RunState:
     def _start_twin(self, first: int, running: RunningAttempt, request: ResourceRequest) -> Submit:
         attempt, node, lo, hi = self._new_attempt(), running.node, running.lo, running.hi
         running.twin, running.doubled = attempt, True
-        self.running[attempt] = RunningAttempt(
-            node, lo, hi, False, request, submitted=self._now, twin=first, doubled=True
-        )
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, twin=first, doubled=True)
         number = self.nodes[node].failures.get(lo, 0) + 1
         return Submit(attempt, node, lo, hi, number, memory=request.memory or None, twin_of=first)
 
@@ -602,7 +593,7 @@ class RunState:
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, submitted=self._now, skips=skips)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:
