@@ -391,7 +391,9 @@ class TestLarge:
             return await done
 
         assert len(asyncio.run(life())["rows"]) == 8000
-        assert len(set(turns)) > 10
+        assert (
+            len(set(turns)) > 3
+        )  # one for a single call; a busy machine gives the loop fewer turns than there are parts
 
     def test_many_small_values_are_refused_where_they_would_not_fit(self):
         body = b'{"rows": [' + b",".join([b"[]"] * 400_000) + b"]}"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -166,7 +166,8 @@ def ask(port, data, limit_s=10, *, end=False):
         try:
             one.sendall(data)
             if end:
-                one.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # it was refused and closed before
+                    one.shutdown(socket.SHUT_WR)
             while more := one.recv(65536):
                 said += more
         except (ConnectionResetError, BrokenPipeError):
