@@ -140,6 +140,23 @@ def test_old_garbage_is_collected_by_the_second_too() -> None:
         assert gone() is None
 
 
+def test_the_clock_of_an_earlier_run_does_not_put_that_off() -> None:
+    """Each run may have a clock of its own, and the process remembers when it last looked at everything."""
+    for start in (1e9, 0.0):
+        with RareCollections(clock := Clock()) as collections:
+            clock.seconds = start
+            old = Cyclic()
+            gone, old = weakref.ref(old), [old]
+            gc.collect(1)
+            old.clear()
+            kept = []
+            for _ in range(200):
+                kept.append([[] for _ in range(2 * USUAL[0])])
+                clock.seconds += COLLECT_S
+                collections.due()
+            assert gone() is None
+
+
 def test_a_child_has_the_usual_thresholds() -> None:
     with RareCollections(SystemClock()):
         child = os.fork()

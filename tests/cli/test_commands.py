@@ -265,8 +265,9 @@ class TestLooking:
         assert f": {counts['done']} done, {counts['cached']} cached, 0 failed\n" in resumed.err
         (listed, _) = json.loads(desk.hooke("runs", "--json").out)
         assert {name: listed[name] for name in counts} == counts
-        cells = next(line.split() for line in desk.hooke("runs").out.splitlines() if line.startswith(run))
-        assert [int(cell) for cell in cells if cell.isdigit()][:3] == [4, 3, 0]
+        lines = [re.split(r" {2,}", line) for line in desk.hooke("runs").out.splitlines()]
+        cells = dict(zip(lines[0], next(line for line in lines if line[0] == run), strict=True))
+        assert {name: int(cells[name]) for name in counts} == counts
         table = desk.hooke("show").out
         shown = [
             [int(cell) for cell in re.split(r" +", line)[2:5]]

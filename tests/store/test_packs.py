@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hooke.store.backends.folder import FolderBackend
+from hooke.store.claims import RangeClaims, has_range_locks
 from hooke.store.entries import Entry
 from hooke.store.pack_file import DEAD, HIDDEN, LIVE, PackFile, packed
 from hooke.store.packs import MERGE_BELOW_BYTES, MOST_PACKS, SMALL_BYTES
@@ -584,3 +585,26 @@ def test_a_turn_of_commits_is_one_append_and_seen_by_its_thread_before(tmp_path)
     assert found(other, 31) is None
     assert len(found(other, 32)) == 60_000
     assert len(packs(tmp_path)) == 1
+
+
+@pytest.mark.skipif(not has_range_locks(), reason="claims are files of their own")
+def test_a_store_that_closed_its_files_has_none_open_and_goes_on(tmp_path: Path) -> None:
+    def open_there() -> set[str]:
+        links = (f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd"))
+        found = {os.readlink(link) for link in links if os.path.lexists(link)}
+        return {path for path in found if path.startswith(str(tmp_path))}
+
+    folder = FolderBackend(tmp_path / "s")
+    store = Store(folder, claims=RangeClaims(tmp_path / "claims.lock"))
+    write(folder, "keys/aa/aa", b"1")
+    held = store.claim("k")
+    assert held is not None
+    store.close_files()
+    assert open_there() == {str(tmp_path / "claims.lock")}, "a claim that is held stays"
+    assert RangeClaims(tmp_path / "claims.lock").claim("k") is None
+    held.release()
+    store.close_files()
+    assert not open_there()
+    write(folder, "keys/aa/ab", b"2")
+    assert [bytes(folder.read(name).data) for name in ("keys/aa/aa", "keys/aa/ab")] == [b"1", b"2"]
+    assert len(list((tmp_path / "s/packs").glob("*.pack"))) == 1, "the own pack goes on"

@@ -90,7 +90,8 @@ class _Collections:
     def __init__(self) -> None:
         self._usual: tuple[int, int, int] | None = None
         """The program's thresholds while ours are set."""
-        self._oldest_at = 0.0
+        self._oldest_at = -COLLECT_OLDEST_S
+        """When all generations were collected last, by the clock of the run that did."""
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -119,8 +120,10 @@ class _Collections:
         if usual is None or not gc.isenabled() or counts[0] <= usual[0]:
             return
         oldest = 1 if 0 < usual[1] < counts[1] else 0
-        if 0 < usual[2] < counts[2] and now >= self._oldest_at:
-            self._oldest_at, oldest = now + COLLECT_OLDEST_S, 2
+        # A time before the last one is of another clock, which says nothing of how long ago that was.
+        just_now = self._oldest_at <= now < self._oldest_at + COLLECT_OLDEST_S
+        if 0 < usual[2] < counts[2] and not just_now:
+            self._oldest_at, oldest = now, 2
         gc.collect(oldest)
 
     def _set_back(self) -> None:

@@ -333,6 +333,8 @@ class Driver:
             open_things.enter_context(lock_run(self.project, self.run))
             open_things.enter_context(Shipping(self.project, folder))
             store = self.project.store()
+            # The engine, which refers to the store, lives until Python collects garbage of all generations.
+            open_things.callback(store.close_files)
             open_things.enter_context(store.live(self.run))
             recovered = self._recovered()
             seed = random.SystemRandom().getrandbits(31)

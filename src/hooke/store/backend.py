@@ -8,7 +8,18 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hooke.base.errors import HookeError, StoreUnavailable
 
-__all__ = ["Backend", "Fill", "ObjectSink", "Packing", "Stored", "Torn", "View", "hidden_as", "reaching"]
+__all__ = [
+    "Backend",
+    "Fill",
+    "KeepsOpen",
+    "ObjectSink",
+    "Packing",
+    "Stored",
+    "Torn",
+    "View",
+    "hidden_as",
+    "reaching",
+]
 
 
 class ObjectSink(Protocol):
@@ -155,4 +166,13 @@ class Packing(Protocol):
 
     def compact(self) -> None:
         """Free the room of removed names and of torn bytes. What is damaged goes to `corrupt/`. Raises StoreError."""
+        ...
+
+
+@runtime_checkable
+class KeepsOpen(Protocol):
+    """A part of a store that keeps files open between two calls."""
+
+    def close_files(self) -> None:
+        """Close those that are not in use. The next call opens them again."""
         ...

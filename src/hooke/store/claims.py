@@ -400,6 +400,12 @@ class RangeClaims:
                 self._held.discard(at)
                 self._set(fcntl.F_UNLCK, at)
 
+    def close_files(self) -> None:
+        """See KeepsOpen."""
+        with self._lock:
+            if not self._held:
+                self._close()
+
     def after_fork(self) -> None:
         """In a child: close the inherited descriptor, so that the parent's claims end with the parent."""
         self._lock = threading.Lock()

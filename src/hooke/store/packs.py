@@ -104,6 +104,11 @@ class Packs:
         self._settled = False
         self._found: tuple[PackRecord | None, float] = None, 0.0
 
+    def close_files(self) -> None:
+        """Close the packs that nobody reads any more, and leave the own one to the next writer. They are opened again when needed."""
+        with self._lock:
+            self._forget()
+
     # -- which packs there are ----------------------------------------------------------------------
 
     def _refresh(self) -> None:

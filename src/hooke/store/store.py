@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, Packing
+from hooke.store.backend import Backend, KeepsOpen, Packing
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -303,6 +303,12 @@ class Store:
         Other processes of this host may have written the refs. Raises StoreError if the disk does not confirm it.
         """
         self._backend.sync([name_of(each.digest) for ref in refs for each in ref.objects()], wait=wait)
+
+    def close_files(self) -> None:
+        """Close the files that are open between two calls: who still refers to the store may never use it again. It stays usable."""
+        for part in (self._backend, self._claims):
+            if isinstance(part, KeepsOpen):
+                part.close_files()
 
     def keep(self, refs: Sequence[Ref]) -> list[bool]:
         """Which of the objects exist. They are marked as used now, so that eviction spares them while a run is live.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -333,6 +334,34 @@ def test_a_lost_scheduler_is_said_by_hooke_alone(
             process.wait()
     assert "hooke resume ends-" in (lost.value.next or "")
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def test_dask_logs_a_message_lost_with_the_scheduler_for_others_but_not_for_a_run(
+    cluster: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dask logs it with a traceback, and prints that by default."""
+    logger = logging.getLogger("distributed.batched")
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger.name)
+    said = []
+    try:
+        for client in (
+            Client(cluster.scheduler_address, set_as_default=False),
+            connect(cluster.scheduler_address),
+        ):
+            with client:
+                client.sync(_cut, client.scheduler_comm)
+            said.append(any("Batched Comm Closed" in record.getMessage() for record in caplog.records))
+            caplog.clear()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert said == [True, False]
+
+
+async def _cut(link: Any) -> None:
+    link.send({"op": "heartbeat-client"})
+    link.comm.abort()
+    await link.stopped.wait()
 
 
 def _listens(port: int) -> bool:

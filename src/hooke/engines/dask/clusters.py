@@ -41,6 +41,9 @@ CONNECT_S = 10.0
 
 NEVER_S = 3600
 
+_RUN_COMM = "hooke run->Scheduler"
+"""Dask's name of the connection of a run's client; Dask only prints it."""
+
 _FIX_TLS = (
     'start one (`hooke fleet exec NAME -- dask scheduler`), or correct the address; beside it in hooke.toml, fleet = "NAME", or '
     "tls_ca, tls_cert and tls_key, must name keys that the scheduler's authority has signed"
@@ -108,14 +111,30 @@ def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
 class RunClient(Client):
     """The client of one run, which does not reconnect: the run ends without its scheduler, and can be resumed.
 
-    Dask would print a traceback when a client is closed while it tries to reconnect.
+    Dask would print a traceback when a client is closed while it tries to reconnect, and another for a message
+    that it was about to send when the connection broke.
     """
+
+    async def _ensure_connected(self, timeout: Any = None) -> None:  # noqa: ASYNC109 - the signature is Dask's
+        await super()._ensure_connected(timeout)
+        if self.scheduler_comm is not None:
+            self.scheduler_comm.comm.name = _RUN_COMM
 
     async def _reconnect(self) -> None:
         self.scheduler_comm = None
         for future in self.futures.values():
             future.cancel()
         self.futures.clear()
+
+
+def _of_others(record: logging.LogRecord) -> bool:
+    """False for what Dask logs of the connection of a run: Hooke reports its loss."""
+    return not (
+        isinstance(record.args, tuple) and any(getattr(arg, "name", "") == _RUN_COMM for arg in record.args)
+    )
+
+
+logging.getLogger("distributed.batched").addFilter(_of_others)
 
 
 def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:

@@ -152,6 +152,10 @@ class FolderBackend:
         if self._durable != "none":
             self._sync(self._paths(names), wait=wait)
 
+    def close_files(self) -> None:
+        """See KeepsOpen."""
+        self._packs.close_files()
+
     def _sync(self, paths: Sequence[str], *, wait: bool) -> None:
         if self._durable == "none":
             return
