@@ -2,7 +2,7 @@
 
 import pytest
 
-from hooke.base.errors import JournalError
+from hooke.base.errors import HookeError, JournalError
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
@@ -208,6 +208,22 @@ def test_the_events_of_a_turn_are_one_write(tmp_path):
     assert driven.run() == "finished"
     assert sum(counts) == len(driven.events)
     assert max(counts) > 1
+
+
+def test_what_happened_before_an_error_ends_the_run_is_journalled(tmp_path):
+    driven = Driven(tmp_path, pair)
+    wait = driven.engine.wait
+
+    def lost(timeout_s):
+        for event in wait(timeout_s):
+            yield event
+            if isinstance(event, AttemptFinished):
+                raise HookeError("the connection to the cluster is lost")
+
+    driven.engine.wait = lost
+    with pytest.raises(HookeError, match="the connection"):
+        driven.run()
+    assert len(driven.of(AttemptFinished)) == 1
 
 
 def test_a_second_run_finds_what_the_first_computed(tmp_path):

@@ -62,9 +62,20 @@ class TestHeads:
             [asked(b"12"), asked(b"34", path=b"/?"), asked(b"345", path=b"/"), asked(b"12")],
             [asked(b"12", b"x: 1\r\n"), asked(b"34", b"x: 2\r\n"), asked(b"34", b"x: 1\r\n")],
             [asked(verb=b"GET"), asked(verb=b"GET"), asked(b"GE"), asked(verb=b"GET")],
-            [asked(b"12", b"expect: 100-continue\r\n")] * 1 + [asked(b"12"), asked(b"12")],
+            [asked(b"12", b"expect: 100-continue\r\n"), asked(b"12"), asked(b"12")],
+            [asked(b"1234") + b"\r\n"] * 3,
+            [asked(b"\r\n34") + b"\r\n"] * 3,
+            [b"\r\n" + asked(b"12")] * 3,
+            [asked(b"\r\n\r\n12")] * 3,
         ],
-        ids=["bodies", "lengths", "headers", "verbs", "expect"],
+        ids=[
+            "bodies",
+            "lengths",
+            "headers",
+            "verbs",
+            "expect",
+            *("break after", "and in the body", "before", "in it"),
+        ],
     )
     def test_whole_or_in_parts_it_means_the_same(self, requests):
         async def answers(cut):

@@ -273,9 +273,8 @@ def file_clock_ns() -> int:
     """
     global _clock  # noqa: PLW0603 - of the process, as its descriptors are
     try:
-        if _clock is None or not _is_open(
-            *_clock
-        ):  # a task may have closed it, and opened another file there
+        # A task may have closed it, and opened another file there.
+        if _clock is None or not _is_open(*_clock):
             _clock = _new_clock()
         fd = _clock[0]
         os.utime(fd)

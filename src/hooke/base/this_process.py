@@ -1,17 +1,18 @@
-"""What a process has once: hooks for objects that must repair themselves in a forked child, and its garbage collector."""
+"""What a process has once: hooks after a fork, environment variables, and a garbage collector."""
 
 from __future__ import annotations
 
 import gc
 import os
 import threading
+from collections.abc import Mapping
 from functools import cache
 from typing import Protocol, Self
 from weakref import WeakSet
 
 from hooke.base.clock import Clock
 
-__all__ = ["ForkAware", "RareCollections", "on_fork"]
+__all__ = ["ForkAware", "RareCollections", "on_fork", "set_variables", "variables_here"]
 
 
 class ForkAware(Protocol):
@@ -40,6 +41,27 @@ def _register() -> None:
 def _tell_all() -> None:
     for watched in list(_watched):
         watched.after_fork()
+
+
+# --- Environment variables that Hooke sets and reads for itself.
+
+
+def variables_here() -> dict[bytes, bytes]:
+    """The variables of `os.environ`, for Hooke itself: in a worker `os.environ` notes who reads and sets what."""
+    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    return found
+
+
+def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
+    """Set environment variables for Hooke itself; None removes one."""
+    data = variables_here()
+    for name, value in variables.items():
+        if value is None:
+            if data.pop(name, None) is not None:
+                os.unsetenv(name)
+        elif data.get(name) != value:
+            os.putenv(name, value)
+            data[name] = value
 
 
 # --- Garbage collection while a run is traced and driven.

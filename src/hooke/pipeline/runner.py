@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, JournalError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.observed import InputsNow
@@ -148,6 +149,10 @@ class Runner:
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
             self._commit_all()
             self._parts.journal.flush()
+        except HookeError:
+            with suppress(JournalError):  # a full disk, which may be the error itself
+                self._parts.journal.flush()  # what has happened is known to a resume
+            raise
         finally:
             for claim in self._claims.values():
                 claim.release()

@@ -19,7 +19,7 @@ from operator import itemgetter
 
 from blake3 import blake3
 
-from hooke.base.files import TICK_NS, make_folders, sync_path, write_all
+from hooke.base.files import TICK_NS, FileLock, make_folders, sync_path, write_all
 from hooke.base.this_process import on_fork
 from hooke.store.backend import Torn
 from hooke.store.pack_file import (
@@ -267,23 +267,8 @@ class Packs:
                 if head is None or not is_name(name):
                     yield Torn(pack.path, offset, last, at_end=False)
             size = pack.size_there()
-            if last < size and not self._is_written(pack):
+            if last < size and not FileLock(pack.path).taken():  # else a living process appends to it
                 yield Torn(pack.path, last, size, at_end=last >= pack.end)
-
-    @staticmethod
-    def _is_written(pack: PackFile) -> bool:
-        """Whether a living process appends to it."""
-        try:
-            fd = os.open(pack.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
 
     def paths(self, names: Sequence[str]) -> Iterator[str | None]:
         """For each name the file of its pack; None if no pack holds it."""

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from hooke.base.files import FileLock
+from hooke.base.this_process import set_variables, variables_here
 
 __all__ = [
     "OWN_TAG",
@@ -36,9 +37,7 @@ __all__ = [
     "mlflow_lock",
     "open_runs",
     "run_filter",
-    "set_variables",
     "tracking_uri",
-    "variables_here",
 ]
 
 RUN_TAG = "hooke.run_id"
@@ -253,24 +252,6 @@ def _variables_of(place: MlflowPlace) -> Mapping[bytes, bytes | None]:
         b"MLFLOW_EXPERIMENT_NAME": os.fsencode(place.experiment),
         b"MLFLOW_EXPERIMENT_ID": None,
     }
-
-
-def variables_here() -> dict[bytes, bytes]:
-    """The variables of `os.environ`, for Hooke itself: in a worker `os.environ` notes who reads and sets what."""
-    found: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - see above
-    return found
-
-
-def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
-    """Set environment variables for Hooke itself; None removes one."""
-    data = variables_here()
-    for name, value in variables.items():
-        if value is None:
-            if data.pop(name, None) is not None:
-                os.unsetenv(name)
-        elif data.get(name) != value:
-            os.putenv(name, value)
-            data[name] = value
 
 
 def _open(fluent: Any, start: Callable[..., Any], tracker: TaskLog, kwargs: dict[str, Any]) -> Any:

@@ -26,11 +26,11 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.formats import short_repr
-from hooke.base.this_process import on_fork
+from hooke.base.this_process import on_fork, set_variables, variables_here
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.writer import Journal
 from hooke.tracking.logged_values import SUFFIX, DroppedCallCounter
-from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow, set_variables, variables_here
+from hooke.tracking.mlflow_runs import MlflowPlace, direct_mlflow
 
 __all__ = [
     "ARTIFACTS",

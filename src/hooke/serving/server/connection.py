@@ -33,6 +33,8 @@ NO_BODY = (204, 304)
 """Statuses whose answers have no body."""
 _UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade[ \t]*:[^\r\n]*\r\n")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_END = b"\r\n\r\n"
+"""The end of a head."""
 _CLOSE = (b"connection", b"close")
 _PHRASES: Mapping[int, str] = {status.value: status.phrase for status in HTTPStatus}
 
@@ -213,6 +215,7 @@ class Connection(asyncio.Protocol):
         if (
             request.complete
             and size <= KNOWN
+            and data.find(_END) + len(_END) == size  # else line breaks that no request needs lie around it
             and request.keep_alive
             and not (self._begun or request.expects or b"transfer-encoding" in request.headers)
         ):
@@ -718,5 +721,5 @@ def _without_upgrade(data: bytes) -> bytes:
 
     Java's clients send one for HTTP/2 with each first request.
     """
-    head, end, rest = data.partition(b"\r\n\r\n")
+    head, end, rest = data.partition(_END)
     return _UPGRADE.sub(b"", head + b"\r\n") + b"\r\n" + rest if end else data
