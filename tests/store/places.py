@@ -11,9 +11,10 @@ import fsspec
 from hooke.base.clock import SystemClock
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.claims import MemoryClaims
+from hooke.store.pack_file import PackFile
 from hooke.store.store import Store, open_place
 
-__all__ = ["DiskPlace", "FolderPlace", "MemoryPlace", "RemotePlace"]
+__all__ = ["DiskPlace", "FolderPlace", "MemoryPlace", "RemotePlace", "age_packs"]
 
 CLOCK = SystemClock()
 UNUSED_S = 7200
@@ -48,6 +49,14 @@ def flip_file(path):
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def age_packs(folder, used):
+    """All records in the packs of a store were last used then (seconds since the epoch)."""
+    for path in sorted((folder / "packs").glob("*.pack")):
+        pack = PackFile(str(path))
+        for offset, *_ in pack.walk():
+            pack.set_used(offset, int(used))
+
+
 class FolderPlace:
     """A store in a folder."""
 
@@ -68,6 +77,7 @@ class FolderPlace:
         for path in self._files():
             if path.relative_to(self.folder).parts[0] not in ("claims.lock", "claims", "live"):
                 os.utime(path, (long_ago, long_ago))
+        age_packs(self.folder, long_ago)
 
     def _files(self):
         return [path for path in self.folder.rglob("*") if path.is_file()]

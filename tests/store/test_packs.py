@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.store.places import age_packs
 
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.claims import RangeClaims, has_range_locks
@@ -49,14 +50,6 @@ def content(backend, name):
 
 def packs(folder):
     return sorted((folder / "packs").glob("*.pack"))
-
-
-def age(folder):
-    """All records were last used long ago."""
-    for path in packs(folder):
-        pack = PackFile(str(path))
-        for offset, *_ in pack.walk():
-            pack.set_used(offset, 1_000_000)
 
 
 def test_thousands_of_results_are_few_files_and_are_found_by_all(tmp_path):
@@ -425,7 +418,7 @@ def test_what_is_used_during_a_merge_keeps_its_use(tmp_path):
     del backend
     user, merger = FolderBackend(tmp_path), FolderBackend(tmp_path)
     for turn in range(10):
-        age(tmp_path)
+        age_packs(tmp_path, 1_000_000)
         begun = time.time()
         merging = threading.Thread(target=merger.compact)
         write(merger, f"keys/gone/{turn}", b"x" * 20_000)
@@ -444,7 +437,7 @@ def test_an_eviction_of_records_that_finders_use(tmp_path):
         for number in range(100):
             commit(writer, number)
         del writer
-        age(folder)
+        age_packs(folder, 1_000_000)
         gc = f"from hooke.store.store import Store; print('go', flush=True); input(); Store.open({str(folder)!r}).gc(0)"
         user = Store.open(folder)
         with subprocess.Popen(

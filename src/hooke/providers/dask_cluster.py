@@ -189,11 +189,13 @@ class DaskCluster:
                 fix="give each fleet a cluster of its own",
             )
         running = client.processing()
+        # `scheduler_info` gives what the client's own thread asked for last: now and then for no workers at all.
+        there = client.sync(client.scheduler.identity, n_workers=-1)
         found = {
             str(facts["name"]): _Worker(
                 facts["name"], address, facts["status"] == "closing_gracefully", bool(running.get(address))
             )
-            for address, facts in client.scheduler_info(n_workers=-1)["workers"].items()
+            for address, facts in there["workers"].items()
         }
         before = msgspec.json.encode(book)
         self._assign(book, found)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol, TypeAlias
@@ -259,6 +259,35 @@ def _what_a_live_run_finds_during_an_eviction_stays(place: StorePlace) -> None:
         evictor.gc(0)
 
 
+class _WhenItTouches(ThroughBackend):
+    """Calls `begin` before the first note of a use; never where none is noted, since nothing is evicted there beside a run."""
+
+    def __init__(self, backend: Backend, begin: Callable[[], None]) -> None:
+        super().__init__(backend)
+        self._begin: Callable[[], None] | None = begin
+
+    def touch(self, names: Sequence[str]) -> list[int | None]:
+        begin, self._begin = self._begin, None
+        if begin is not None and self.notes_use:
+            begin()
+        return super().touch(names)
+
+
+def _a_result_that_goes_before_its_use_is_noted_is_not_found(place: StorePlace) -> None:
+    """The result in its entry, and the one beside it: whatever is found stays for the run, so this may not be found."""
+    user = place.open()
+    for key, value in (("1" * 32, 7), ("2" * 32, _value(7))):
+        user.commit(_entry(key, user.put(value)))
+        place.age()
+        gone: list[bool] = []
+
+        def remove(key: str = key, gone: list[bool] = gone) -> None:
+            gone.append(place.open().remove(key))
+
+        entry = place.open(lambda backend, begin=remove: _WhenItTouches(backend, begin)).find(key)
+        assert entry is None or not gone, "what went before its use was noted is not found"
+
+
 def _claims_end_at_once(place: StorePlace) -> None:
     one, other = place.open(), place.open()
     with without_sleeping():
@@ -454,6 +483,7 @@ STORE_CHECKS: tuple[StoreCheck, ...] = (
     _sync_is_of_others_too,
     _a_run_that_begins_during_an_eviction_keeps_what_it_finds,
     _what_a_live_run_finds_during_an_eviction_stays,
+    _a_result_that_goes_before_its_use_is_noted_is_not_found,
     _claims_end_at_once,
     _claims_last_until_their_own_release,
     _what_was_committed_before_a_release_is_found_after_the_next_claim,

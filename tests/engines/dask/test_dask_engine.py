@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster
@@ -23,7 +24,7 @@ from tests.engines.local.faults import gone, wait_until
 from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
-from hooke.engines.dask.clusters import connect
+from hooke.engines.dask.clusters import connect, workers_of
 from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.engines.dask.worker_process import in_a_row
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
@@ -100,6 +101,15 @@ def test_what_others_have_on_a_joined_cluster_stays(cluster: LocalCluster, tmp_p
             assert theirs.result() == 11
         assert kept.result() == b"theirs"
         assert other.submit(tasks.add, 2).result() == 12
+
+
+def test_the_workers_are_all_told_whenever_dask_asks_for_none(cluster: LocalCluster) -> None:
+    """A client asks for the scheduler's own facts now and then, in its thread: that answer is not ours."""
+    with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
+        client = connect(cluster.scheduler_address)
+    with contextlib.closing(client):
+        there = {len(workers_of(client)) for _ in range(500)}
+    assert there == {len(cluster.workers)}
 
 
 def listening(process: psutil.Process) -> set[str]:

@@ -28,6 +28,7 @@ __all__ = [
     "how_ended",
     "local_cluster",
     "retire",
+    "workers_of",
 ]
 
 
@@ -175,6 +176,17 @@ def _whereabouts(place: Any) -> tuple[str, Any]:
     if isinstance(place, Client):
         return place.scheduler_info(n_workers=0)["address"], place.security
     return place.scheduler_address, getattr(place, "security", None)
+
+
+def workers_of(client: Any) -> dict[str, dict[str, Any]]:
+    """What the scheduler says of each of its workers, by address. Raises OSError where the scheduler is gone.
+
+    `Client.scheduler_info` gives what its own thread asked for last, and that asks every two seconds for no workers at all.
+    """
+    if client.scheduler is None:
+        raise ConnectionError("the client is closed")
+    found: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    return found
 
 
 def grow(cluster: Any, workers: int) -> None:

@@ -22,6 +22,7 @@ from distributed.client import done_callback
 from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
+from hooke.engines.dask.clusters import workers_of
 from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
 from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.remote.handshake import HandshakeReply, Probe
@@ -138,6 +139,7 @@ class SchedulerLink:
         self._withdrawals = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="hooke-dask-withdraw")
         """Separate, since a worker that does not answer must not hold up a new one."""
         self._greeted: set[str] = set()
+        self._workers: dict[str, dict[str, Any]] = {}
         client.subscribe_topic("all", self._on_cluster_event)
         client.subscribe_topic(self._topic, self._on_our_event)
 
@@ -172,9 +174,10 @@ class SchedulerLink:
         return messages
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """What the scheduler says of each of its workers, by address."""
-        found: dict[str, dict[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return dict(found)
+        """What the scheduler says of each of its workers, by address; what it said last where it is gone."""
+        with contextlib.suppress(OSError):  # `lives` tells
+            self._workers = workers_of(self._client)
+        return self._workers
 
     def busy(self, addresses: list[str]) -> set[str]:
         """Those of these workers that have tasks, anybody's."""
