@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -422,18 +422,18 @@ def _leases_leave_no_thread(backend: Backend) -> None:
         claim.release()
 
     once()  # a library's own threads begin with the first
-    before = threading.active_count()
+    before = threading.enumerate()
     for _ in range(8):
         once()
     await_threads(before, "leases of which none is held have no thread")
 
 
-def await_threads(most: int, guarantee: str) -> None:
-    """Wait until this process has `most` threads at most. Raises AssertionError with the guarantee if it keeps more."""
+def await_threads(before: Collection[threading.Thread], guarantee: str) -> None:
+    """Wait until this process has no thread but those of `before`. Raises AssertionError with the guarantee if one stays."""
     deadline = time.monotonic() + PATIENCE_S
-    while threading.active_count() > most and time.monotonic() < deadline:
+    while (new := {*threading.enumerate()}.difference(before)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() <= most, guarantee
+    assert not new, f"{guarantee}: {new}"
 
 
 BACKEND_CHECKS: tuple[BackendCheck, ...] = (

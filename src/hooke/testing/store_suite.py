@@ -310,7 +310,7 @@ def _stores_leave_no_thread(place: StorePlace) -> None:
             claim.release()
 
     once()  # a library's own threads begin with the first
-    before = threading.active_count()
+    before = threading.enumerate()
     for _ in range(8):
         once()
     await_threads(before, "a store that holds nothing has no thread")
