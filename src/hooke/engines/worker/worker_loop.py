@@ -109,7 +109,7 @@ class WorkerLoop:
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
         self._polled: set[Process] = set()
-        """Workers in which calls wait: the selector does not watch them."""
+        """Workers in which calls wait: while they answer often, the selector does not watch them."""
         self.ranks = RankGroups(
             self, devices=devices, clock=clock, say=say, pinned=settings.pinned, address=settings.address
         )
@@ -383,8 +383,8 @@ class WorkerLoop:
             self._say(Begun(at, attempt, process.name))
 
     def _watch_or_poll(self, process: Process) -> None:
-        """Have the selector watch a worker if nothing waits in it."""
-        polled = len(process.jobs) > 1
+        """Have the selector watch a worker, unless calls wait in it and its answers come often."""
+        polled = len(process.jobs) > 1 and self._clock.monotonic() - process.since < STUCK_S
         if polled == (process in self._polled):
             return
         if polled:
@@ -396,10 +396,10 @@ class WorkerLoop:
 
     def _recall_stuck(self) -> None:
         """Give what waits behind an attempt that was expected to be short, and is not, to workers that are free."""
-        if not self._polled or self._queue or (self._running >= self.slots and not self._idle()):
+        if self._queue or (self._running >= self.slots and not self._idle()):
             return
         now = self._clock.monotonic()
-        stuck = [process for process in self._polled if now - process.since > STUCK_S]
+        stuck = [each for each in self._workers.values() if each.waiting and now - each.since > STUCK_S]
         if sum(self._recall(process) for process in stuck):
             self.dispatch()
 
