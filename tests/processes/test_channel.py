@@ -79,11 +79,14 @@ def tickets():
 def test_what_has_a_ticket_begins_once_or_is_taken_back(tickets):
     issuer, taker = tickets
     assert [issuer.issue() for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert not taker.take(1)
+    issuer.flush()
     assert taker.take(1)
     assert taker.take(2)
     assert issuer.take_back() == {3, 4, 5}
     assert issuer.take_back() == frozenset()
     assert issuer.issue() == 6
+    issuer.flush()
     assert [taker.take(number) for number in (3, 4, 5, 6)] == [False, False, False, True]
     assert issuer.take_back() == frozenset(), "the last one was taken"
 
@@ -94,6 +97,7 @@ def test_a_ticket_in_hand_is_of_the_one_that_has_it(tickets):
     issuer.issue()
     issuer.take_back()
     issuer.issue()
+    issuer.flush()
     assert not taker.take(1)
     assert issuer.take_back() == frozenset(), "2 is in hand"
     assert taker.take(2)
@@ -113,8 +117,10 @@ def test_each_ticket_is_of_one_process_however_they_meet(tickets, seed):
     worker = threading.Thread(target=work)
     worker.start()
     for _ in range(500):
-        for _ in range(chance.randrange(20)):
-            inbox.put(issuer.issue())
+        new = [issuer.issue() for _ in range(chance.randrange(20))]
+        issuer.flush()
+        for number in new:
+            inbox.put(number)
         if chance.random() < 0.3:
             back |= issuer.take_back()
     back |= issuer.take_back()

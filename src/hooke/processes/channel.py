@@ -169,7 +169,7 @@ class Tickets:
     issues and takes back, with `write`; the other takes, in the order of the numbers.
     """
 
-    __slots__ = ("_issued", "_next", "_read", "_write")
+    __slots__ = ("_issued", "_next", "_read", "_unwritten", "_write")
 
     def __init__(self, read: int, write: int = -1) -> None:
         """Owns both ends of a pipe. The reading end must not block."""
@@ -177,15 +177,23 @@ class Tickets:
         self._write = write
         self._issued = 0
         self._next = 0
+        self._unwritten = bytearray()
 
     def issue(self) -> int:
-        """A new ticket, above 0 and above all before it."""
+        """A new ticket, above 0 and above all before it. The other process can take it after `flush`."""
         self._issued += 1
-        os.write(self._write, self._issued.to_bytes(_TICKET_BYTES, "little"))
+        self._unwritten += self._issued.to_bytes(_TICKET_BYTES, "little")
         return self._issued
+
+    def flush(self) -> None:
+        """Let the other process take what was issued; before it is sent what has the tickets."""
+        if self._unwritten:
+            os.write(self._write, self._unwritten)
+            self._unwritten.clear()
 
     def take_back(self) -> frozenset[int]:
         """The tickets that the other process had not taken, which it can take no longer."""
+        self.flush()
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._read, _TICKET_BYTES * MOST_TICKETS)
             return frozenset(memoryview(data).cast("Q"))

@@ -274,6 +274,7 @@ class WorkerLoop:
         for process in self._workers.values():
             self._watch_or_poll(process)
             if process.channel.holds:
+                process.tickets.flush()
                 with contextlib.suppress(
                     OSError
                 ):  # it has ended, or ends now; its last messages and its end are read next
