@@ -405,7 +405,7 @@ class RunView:
         tasks = self.tasks.values()
         # No chain has more nodes of a task than the task has levels. Rounding must not hide a longer one.
         most = sum((task.item_s or 0.0) * min(len(task.open), len(task.levels)) for task in tasks)
-        if most < enough * (1 - 1e-9):
+        if not most or most < enough * (1 - 1e-9):
             return most
         size = sum(task.counts.open + task.counts.links for task in tasks)
         for_s = size * CHAIN_NODE_S / CHAIN_SHARE if size > CHAIN_SMALL else 0.0
