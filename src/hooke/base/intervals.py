@@ -15,14 +15,17 @@ Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
 
 
+_NONE: list[int] = []
+"""Of all empty sets: most sets of a node stay empty, and lists of their own would be half of a node's memory. Never changed."""
+
+
 class IntervalSet:
     """A set of non-negative ints kept as sorted, disjoint, non-touching ranges. Every operation is O(ranges) or better."""
 
     __slots__ = ("_highs", "_lows", "count")
 
     def __init__(self, ranges: Iterator[tuple[int, int]] | tuple[tuple[int, int], ...] = ()) -> None:
-        self._lows: list[int] = []
-        self._highs: list[int] = []
+        self._lows = self._highs = _NONE
         self.count = 0
         for lo, hi in ranges:
             self.add(lo, hi)
@@ -40,6 +43,9 @@ class IntervalSet:
         """Join `lo..hi` to the set."""
         if lo >= hi:
             return
+        if not self.count:
+            self._lows, self._highs, self.count = [lo], [hi], hi - lo
+            return
         first = bisect_left(self._highs, lo)
         last = bisect_right(self._lows, hi)
         if first < last:
@@ -51,7 +57,7 @@ class IntervalSet:
 
     def remove(self, lo: int, hi: int) -> None:
         """Remove `lo..hi` from the set; items outside the set do not matter."""
-        if lo >= hi:
+        if lo >= hi or not self.count:
             return
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
@@ -74,7 +80,7 @@ class IntervalSet:
 
     def within(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of the set that lie in `lo..hi`, cut to it."""
-        if lo >= hi:
+        if lo >= hi or not self.count:
             return []
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
@@ -100,14 +106,18 @@ class IntervalSet:
         return sum(self._highs[i] - self._lows[i] for i in range(first, last))
 
 
+_NO_SEGMENTS: list[Segment] = []
+"""Of all empty maps, as _NONE."""
+
+
 class SegmentMap:
     """Which stored object holds which items of a node. Recording an item twice is an error."""
 
     __slots__ = ("_lows", "_segments", "items")
 
     def __init__(self) -> None:
-        self._lows: list[int] = []
-        self._segments: list[Segment] = []
+        self._lows = _NONE
+        self._segments = _NO_SEGMENTS
         self.items = IntervalSet()
 
     def __len__(self) -> int:
@@ -122,6 +132,9 @@ class SegmentMap:
             return
         if self.items.within(lo, hi):
             raise ValueError(f"items {lo}..{hi} are recorded already")
+        if not self._segments:
+            self._begin(lo, hi, ref, start)
+            return
         at = bisect_left(self._lows, lo)
         self._lows.insert(at, lo)
         self._segments.insert(at, (lo, hi, ref, start))
@@ -130,6 +143,9 @@ class SegmentMap:
     def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
         """Record `lo..hi`, replacing earlier records."""
         if lo >= hi:
+            return
+        if not self._segments:
+            self._begin(lo, hi, ref, start)
             return
         first = max(bisect_right(self._lows, lo) - 1, 0)
         last = bisect_left(self._lows, hi)
@@ -140,6 +156,10 @@ class SegmentMap:
         kept = sorted([*kept, (lo, hi, ref, start)], key=lambda segment: segment[0])
         self._segments[first:last] = kept
         self._lows[first:last] = [segment[0] for segment in kept]
+        self.items.add(lo, hi)
+
+    def _begin(self, lo: int, hi: int, ref: Ref, start: int) -> None:
+        self._lows, self._segments = [lo], [(lo, hi, ref, start)]
         self.items.add(lo, hi)
 
     def cut(self, lo: int, hi: int) -> list[Segment]:
