@@ -94,13 +94,12 @@ class LocalEngine:
         return events
 
     def cancel(self, attempt: int) -> None:
-        """Drop a queued attempt; end the worker of a running one."""
+        """Drop an attempt that has not begun; end the worker of a running one."""
         for call in [call for call in self._gang_calls if call.attempt == attempt]:
             self._gang_calls.remove(call)
         self._gangs.cancel(attempt)
         self._calls.pop(attempt, None)
         self._loop.cancel(attempt)
-        self._advance_gangs()
 
     def scale(self, workers: int) -> None:
         """Change the number of workers; surplus ones end when their attempt has ended."""

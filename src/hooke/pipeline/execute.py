@@ -160,6 +160,10 @@ class Log(Protocol):
         """Bytes written so far."""
         ...
 
+    def end(self) -> int:
+        """The same, where nothing has been done to the output since the last `position`."""
+        ...
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last lines written since `start`."""
         ...
@@ -223,8 +227,8 @@ class AttemptRunner:
     """When the attempt began, for file systems."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
-    _log_at: int = -1
-    """Where the output of the last attempt ended, and that of the next one begins."""
+    _modules: int = -1
+    """How many modules there were when the last attempt ended: an import may change where output goes."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
     _checkpoints: TaskCheckpoints | None = None
     """Those of the attempt."""
@@ -276,9 +280,7 @@ class AttemptRunner:
             self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
-        started, log_from = time.perf_counter(), self._log_at
-        if log_from < 0:
-            log_from = self._position()
+        started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
         self._since_ns = file_clock_ns()
@@ -554,12 +556,14 @@ class AttemptRunner:
         return observed
 
     def _position(self) -> int:
-        return self.log.position() if self.log is not None else 0
+        if self.log is None:
+            return 0
+        return self.log.end() if self._modules == len(sys.modules) else self.log.position()
 
     def _span(self, start: int) -> LogSpan | None:
         if self.log is None:
             return None
-        end = self._log_at = self.log.position()
+        self._modules, end = len(sys.modules), self.log.position()
         return LogSpan(self.log.name, start, end) if end != start else None
 
 

@@ -143,7 +143,7 @@ def seed_from(key: bytes) -> None:
 
 def _seed_random(number: int) -> None:
     """`random.seed` for an int, in half the time."""
-    generator: random.Random = random.seed.__self__  # type: ignore[attr-defined]
+    generator: random.Random = random._inst  # type: ignore[attr-defined]  # noqa: SLF001 - whose methods the module's functions are
     super(random.Random, generator).seed(number)
     generator.gauss_next = None
 
@@ -247,7 +247,10 @@ class ProcessState:
 
     def _begin(self) -> None:
         """What an attempt finds. A worker's handlers and limits are those of its first attempt, since reading them takes long."""
-        if self._modules == len(sys.modules) and self._alone:  # all was set back, and nothing was imported since
+        if (
+            self._modules == len(sys.modules) and self._alone
+        ):  # all was set back, and nothing was imported since
+            self._decimals = decimal.getcontext().copy()
             if _variables() != self._environment:
                 self._environment = _variables().copy()
             return

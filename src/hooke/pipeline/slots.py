@@ -51,10 +51,14 @@ def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, 
 SHORT_S = 0.005
 """Ten times the cost of submitting an attempt. For longer attempts the worker's wait does not matter."""
 
-LEAST_BEHIND = 4
-MOST_BEHIND = 64
 BEHIND_S = 0.02
-"""Attempts that may wait behind each running one: so much expected work, and how many at least and at most."""
+"""How much expected work may wait behind each running attempt."""
+
+LEAST_BEHIND = 4
+"""How many attempts may always wait there: the driver may be busy for as long as they take."""
+
+MOST_BEHIND = 64
+"""How many may wait there, however short they are."""
 
 _WEIGHT = 0.2
 """Weight of the newest measurement in the mean: the first attempts, which import modules, soon stop counting."""

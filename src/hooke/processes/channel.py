@@ -8,6 +8,7 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -165,8 +166,8 @@ class Channel:
 class Tickets:
     """Permissions to begin what waits in another process: numbers in a pipe from which both processes read, so each goes to one of them.
 
-    What has a ticket begins if its process takes the ticket, and never if the process that issued it was faster. One process
-    issues and takes back, with `write`; the other takes, in the order of the numbers.
+    What has a ticket begins if its process takes the ticket, and never if the process that issued it was faster. One process,
+    the one with `write`, issues tickets and takes them back; the other takes them in order.
     """
 
     __slots__ = ("_issued", "_next", "_read", "_unwritten", "_write")
@@ -182,17 +183,17 @@ class Tickets:
     def issue(self) -> int:
         """A new ticket, above 0 and above all before it. The other process can take it after `flush`."""
         self._issued += 1
-        self._unwritten += self._issued.to_bytes(_TICKET_BYTES, "little")
+        self._unwritten += self._issued.to_bytes(_TICKET_BYTES, sys.byteorder)
         return self._issued
 
     def flush(self) -> None:
-        """Let the other process take what was issued; before it is sent what has the tickets."""
+        """Let the other process take what was issued. Call it before sending what the tickets are for."""
         if self._unwritten:
             os.write(self._write, self._unwritten)
             self._unwritten.clear()
 
     def take_back(self) -> frozenset[int]:
-        """The tickets that the other process had not taken, which it can take no longer."""
+        """Take back the tickets that the other process has not taken; returns them."""
         self.flush()
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._read, _TICKET_BYTES * MOST_TICKETS)
@@ -203,17 +204,18 @@ class Tickets:
         """Whether this process may begin what has the ticket."""
         if self._next < number:
             try:
-                self._next = int.from_bytes(os.read(self._read, _TICKET_BYTES), "little")
+                self._next = int.from_bytes(os.read(self._read, _TICKET_BYTES), sys.byteorder)
             except BlockingIOError:
                 return False
         return self._next == number  # else this one was taken back, and the next is in hand
 
     def close(self) -> None:
         """Close the pipe. The other process has ends of its own."""
-        for fd in (self._read, self._write):
+        ends = self._read, self._write
+        self._read = self._write = -1  # first: two threads may notice the same end
+        for fd in ends:
             if fd >= 0:
                 os.close(fd)
-        self._read = self._write = -1
 
 
 _TICKET_BYTES = 8

@@ -83,6 +83,10 @@ class LogFile:
         """Bytes in the file."""
         return os.fstat(self._fd).st_size
 
+    def end(self) -> int:
+        """The same."""
+        return self.position()
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last `lines` lines written since byte `start`."""
         return last_lines(self.path, start, lines)

@@ -1,13 +1,18 @@
+import decimal
 import errno
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.engines.local.faults import wait_until
 
 from hooke.engines.local import LocalEngine
+from hooke.engines.worker import worker_loop
 from hooke.journal.events import WorkerStopped
 from hooke.pipeline.engine import EngineContext
 from hooke.processes.devices import Devices
@@ -47,6 +52,132 @@ def test_a_waiting_call_is_cancelled_without_its_worker(tmp_path: Path) -> None:
             bench.finished(attempt)
         assert not bench.of(WorkerStopped)
         assert bench.answers.keys().isdisjoint(waiting[::2])
+
+
+def mark(path: str) -> int:
+    with open(path, "a") as file:
+        return file.write("x")
+
+
+def marks(path: Path) -> int:
+    return len(path.read_text()) if path.exists() else 0
+
+
+def test_what_ended_unnoticed_is_not_run_again_for_a_cancelled_one(tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(mark, str(path), short=True))
+        attempts = [bench.submit(mark, str(path), short=True) for _ in range(40)]
+        wait_until(lambda: marks(path) > 1, "the first to end")
+        for attempt in (attempts[0], attempts[20]):
+            bench.cancel(attempt)
+        for attempt in {*attempts} - {attempts[0], attempts[20]}:
+            bench.finished(attempt)
+        assert marks(path) in (40, 41), "the other may have been dropped before it began"
+        assert not bench.of(WorkerStopped)
+
+
+def test_a_warm_worker_has_the_functions_of_what_was_taken_back_from_it(tmp_path: Path) -> None:
+    def warm(context: EngineContext, *, workers: tuple[int, int] | None) -> LocalEngine:
+        return LocalEngine(replace(context, warm=True), workers=workers)
+
+    go = tmp_path / "go"
+    with EngineBench(warm, tmp_path, workers=1) as bench:
+        for attempt in (
+            bench.submit(mark, str(tmp_path / "marks"), short=True),
+            bench.submit(tasks.wait_for_file, str(tmp_path), short=True),
+        ):
+            bench.finished(attempt)
+        bench.next_run()
+        blocked = bench.submit(tasks.wait_for_file, str(go), short=True)
+        bench.until(lambda: bench.is_running(blocked), "it runs")
+        bench.cancel(bench.submit(mark, str(tmp_path / "marks"), short=True))
+        go.touch()
+        bench.finished(blocked)
+        bench.next_run()
+        bench.finished(bench.submit(mark, str(tmp_path / "marks"), short=True))
+    assert marks(tmp_path / "marks") == 2
+
+
+STALE = """
+import functools
+
+@functools.lru_cache
+def settings():
+    return open({path!r}).read()
+
+def of_settings(n):
+    return settings()
+"""
+
+
+def test_what_waits_in_a_worker_that_is_refused_runs_once(tmp_path: Path, monkeypatch) -> None:
+    settings, path, go = tmp_path / "settings", tmp_path / "marks", tmp_path / "go"
+    settings.write_text("1")
+    (tmp_path / "with_settings.py").write_text(STALE.format(path=str(settings)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    of_settings = importlib.import_module("with_settings").of_settings
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        for warmed in (bench.submit(mark, str(path), short=True), bench.submit(of_settings, 0, short=True)):
+            bench.finished(warmed)
+        bench.finished(bench.submit(tasks.wait_for_file, str(tmp_path), short=True))
+        blocked = bench.submit(tasks.wait_for_file, str(go), short=True)
+        bench.until(lambda: bench.is_running(blocked), "it runs")
+        refused = bench.submit(of_settings, 1, short=True)
+        behind = [bench.submit(mark, str(path), short=True) for _ in range(40)]
+        settings.write_text("22")
+        go.touch()
+        for attempt in (blocked, *behind):
+            bench.finished(attempt)
+        assert bench.value(bench.finished(refused).ref) == "22"
+        assert bench.of(WorkerStopped)
+    assert marks(path) == 41
+
+
+def length_of_variable() -> int:
+    return len(os.environ["SUITE_LONG"])
+
+
+def test_many_waiting_calls_with_large_variables_do_not_hold_up_the_driver(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """The worker does not read while its call runs, so what is sent there must fit its socket."""
+    go = tmp_path / "go"
+    monkeypatch.setenv("SUITE_LONG", "x" * 6000)
+    monkeypatch.setattr(worker_loop, "STUCK_S", 60.0)
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(length_of_variable, short=True))
+        blocked = bench.submit(tasks.wait_for_file, str(go), short=True)
+        bench.until(lambda: bench.is_running(blocked), "it runs")
+        waiting = [bench.submit(length_of_variable, short=True) for _ in range(100)]
+        go.touch()  # which would not be reached
+        bench.finished(blocked)
+        assert {bench.value(bench.finished(attempt).ref) for attempt in waiting} == {6000}
+
+
+IMPORTS = {
+    "takes_output": "import io, sys\nsys.stdout = io.StringIO()\ndef loud(n):\n    print('loud', n)\n",
+    "sets_decimals": "import decimal\ndecimal.getcontext().prec = 50\nclass Thing:\n    pass\n",
+    "asks_decimals": "import decimal\ndef precision(thing):\n    return decimal.getcontext().prec\n",
+}
+
+
+def test_what_a_module_changes_when_it_is_imported_between_calls(tmp_path: Path, monkeypatch) -> None:
+    """A worker that has run calls finds the output and the context that the import leaves."""
+    for name, code in IMPORTS.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.stdout", sys.stdout)
+    with decimal.localcontext():
+        output, context, asking = map(importlib.import_module, IMPORTS)
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(tasks.add, 0))
+        assert all(bench.finished(bench.submit(output.loud, n)).log is not None for n in range(2))
+        found = [
+            bench.value(bench.finished(bench.submit(asking.precision, context.Thing())).ref) for _ in range(3)
+        ]
+    assert found[1:] == [50, 50]
 
 
 def test_the_gpus_of_what_still_ran_are_free_after_close(tmp_path: Path) -> None:

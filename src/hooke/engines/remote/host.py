@@ -276,6 +276,7 @@ class WorkerHost:
             with self._changed:
                 if not self._closed:
                     self._loop.cancel(job.attempt)
+                    self._loop.dispatch()
             return None
         finally:
             del self._answers[job.attempt]

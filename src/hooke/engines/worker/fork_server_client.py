@@ -36,6 +36,9 @@ __all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
 START_S = 60.0
 """How long a loaded machine may take to start an interpreter."""
 
+SOCKET_BYTES = 200 << 10
+"""What a worker's socket takes before it is full: Linux's own default; elsewhere that is less than waiting calls need."""
+
 LOOK_S = 0.05
 """How long a check that the server runs stays valid: each check costs more than handing over a task."""
 
@@ -84,28 +87,28 @@ class ForkServer:
 
     def _spawned(self, order: Spawn, log_fd: int) -> ForkedWorker | None:
         """The worker, or None where the server died, or had to be ended, before it answered."""
-        ours, theirs = socket.socketpair()
-        life_theirs, life_ours = os.pipe()
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        tickets = Tickets(read, write)
-        pid = None
-        try:
-            self._send(pack_frame(order), [theirs.fileno(), life_theirs, read, log_fd])
-            pid = self._pid_of(order.name)
-        except (BrokenPipeError, ConnectionResetError):
-            # Its end of the socket closes shortly before the kernel reports its end.
-            self.close()
-            return None
-        finally:
-            theirs.close()
-            os.close(life_theirs)
+        with contextlib.ExitStack() as theirs_now, contextlib.ExitStack() as failed:
+            ours, theirs = socket.socketpair()
+            theirs_now.callback(theirs.close)
+            failed.callback(ours.close)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            life_theirs, life_ours = os.pipe()
+            theirs_now.callback(os.close, life_theirs)
+            failed.callback(os.close, life_ours)
+            read, write = os.pipe()
+            os.set_blocking(read, False)
+            tickets = Tickets(read, write)
+            failed.callback(tickets.close)
+            try:
+                self._send(pack_frame(order), [theirs.fileno(), life_theirs, read, log_fd])
+                pid = self._pid_of(order.name)
+            except (BrokenPipeError, ConnectionResetError):
+                # Its end of the socket closes shortly before the kernel reports its end.
+                self.close()
+                return None
             if pid is None:
-                ours.close()
-                os.close(life_ours)
-                tickets.close()
-        if not pid:
-            return None
+                return None
+            failed.pop_all()
         return ForkedWorker(pid=pid, channel=Channel(ours.detach()), lifeline=life_ours, tickets=tickets)
 
     def alive(self) -> bool:

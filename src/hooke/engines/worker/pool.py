@@ -98,9 +98,9 @@ class Process:
     jobs: deque[WorkerJob] = field(default_factory=deque)
     """Its attempts: the first runs, the others wait in its socket."""
     waiting: dict[int, WorkerJob] = field(default_factory=dict)
-    """Those that may be taken back, by their tickets, in order. It may have taken the first tickets already."""
+    """Those that may be taken back, by their tickets, in order. The worker may have taken the first tickets already."""
     sent: deque[tuple[int, int]] = field(default_factory=deque)
-    """(ticket, about how many bytes) of what lies in its socket, as far as is known, with what was taken back."""
+    """(ticket, about how many bytes) of what lies in its socket, as far as is known, including what was taken back."""
     sent_bytes: int = 0
     since: float = 0.0
     """When the first attempt was seen to run (monotonic)."""

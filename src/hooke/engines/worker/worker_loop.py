@@ -48,13 +48,13 @@ AHEAD_BYTES = 48 << 10
 """What waits there, at most: it fits the socket's buffer, so handing a call over never blocks."""
 
 FRAME_BYTES = 512
-"""About what a call takes there beside its arguments."""
+"""About what a call takes there beside its arguments, keys and variables."""
 
 POLL_S = 0.002
-"""How often to look at workers in which calls wait. To be woken by each of their answers takes longer than a short call."""
+"""How often to look at workers in which calls wait. To be woken by each of their answers costs more than a short call."""
 
 STUCK_S = 0.02
-"""If a call runs so long, those that wait behind it go to workers that are free."""
+"""If a call runs this long, those that wait behind it go to workers that are free, and no more are sent there."""
 
 LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
 
@@ -76,7 +76,8 @@ class LoopSettings:
 class WorkerLoop:
     """Runs attempts in worker processes, one at a time in each. Workers start when there is work for them.
 
-    Short calls are handed to a worker ahead of time; when it ends, those that have not begun go to another one.
+    Short calls are handed to a worker ahead of time. Those that have not begun go to another one when it ends, or when the
+    running call turns out to be long and another worker is free.
     Used by one thread at a time, except for `select`.
     """
 
@@ -108,6 +109,8 @@ class WorkerLoop:
         self._fork_at = 0.0
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
+        self._undispatched = False
+        """Whether an attempt was cancelled since the last `dispatch`."""
         self._polled: set[Process] = set()
         """Workers in which calls wait: while they answer often, the selector does not watch them."""
         self.ranks = RankGroups(
@@ -120,16 +123,18 @@ class WorkerLoop:
         self.dispatch()
 
     def cancel(self, attempt: int) -> None:
-        """Drop an attempt that has not begun; end the worker of a running one."""
+        """Drop an attempt that has not begun; end the worker of a running one. The room is handed out by the next `dispatch` or `poll`."""
         for process in list(self._workers.values()):
-            if attempt in [job.attempt for job in process.jobs]:
-                self._recall(process)
+            if _has(process, attempt):
+                self._read(process)  # it may have ended
+                if self.has(process) and _has(process, attempt):
+                    self._recall(process)
         self._queue = deque(job for job in self._queue if job.attempt != attempt)
         for process in list(self._workers.values()):
-            if attempt in [job.attempt for job in process.jobs]:
+            if _has(process, attempt):
                 self._cancelled.add(attempt)
                 self._end_if_cancelled(process)
-        self.dispatch()
+        self._undispatched = True
 
     def resize(self, slots: int) -> None:
         """Change the number of workers; surplus ones end once their attempt has ended."""
@@ -152,6 +157,8 @@ class WorkerLoop:
 
     def poll(self, timeout_s: float) -> None:
         """Wait for what workers say, and react to it."""
+        if self._undispatched:
+            self.dispatch()
         self.react(self.select(timeout_s))
 
     def select(self, timeout_s: float) -> list[Process]:
@@ -247,6 +254,7 @@ class WorkerLoop:
 
     def dispatch(self) -> None:
         """Hand out what is queued, as far as there is room."""
+        self._undispatched = False
         self.ranks.step()
         for _ in range(len(self._queue)):
             job = self._queue.popleft()
@@ -270,9 +278,10 @@ class WorkerLoop:
             process.jobs.append(job)
             if process.ready:
                 self._hand_over(process, job)
-        self._recall_stuck()
+        now = self._clock.monotonic()
+        self._recall_stuck(now)
         for process in self._workers.values():
-            self._watch_or_poll(process)
+            self._watch_or_poll(process, now)
             if process.channel.holds:
                 process.tickets.flush()
                 with contextlib.suppress(
@@ -328,7 +337,7 @@ class WorkerLoop:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
         if not job.short or job.gpus:
             return None
-        kind, size = self._kind(job), _bytes_ahead(job)
+        kind, size, now = self._kind(job), _bytes_ahead(job), self._clock.monotonic()
         alike = [
             process
             for process in self._workers.values()
@@ -339,6 +348,7 @@ class WorkerLoop:
             and process.sent_bytes + size <= AHEAD_BYTES
             and job.task.digest in process.known
             and process.jobs[0].short
+            and now - process.since < STUCK_S
         ]
         return min(alike, key=lambda process: len(process.jobs), default=None)
 
@@ -376,16 +386,16 @@ class WorkerLoop:
         process.channel.hold(msgspec.msgpack.encode(task))
 
     def _say_begun(self, process: Process, at: float) -> None:
-        """Its first attempt runs since then."""
+        """Its first attempt has been running since `at`."""
         attempt = process.jobs[0].attempt
         process.since = self._clock.monotonic()
         if attempt not in self._begun:  # else a worker with stale code has sent it back
             self._begun.add(attempt)
             self._say(Begun(at, attempt, process.name))
 
-    def _watch_or_poll(self, process: Process) -> None:
+    def _watch_or_poll(self, process: Process, now: float) -> None:
         """Have the selector watch a worker, unless calls wait in it and its answers come often."""
-        polled = len(process.jobs) > 1 and self._clock.monotonic() - process.since < STUCK_S
+        polled = len(process.jobs) > 1 and now - process.since < STUCK_S
         if polled == (process in self._polled):
             return
         if polled:
@@ -395,17 +405,16 @@ class WorkerLoop:
             self._polled.remove(process)
             self._selector.register(process.channel, selectors.EVENT_READ, process)
 
-    def _recall_stuck(self) -> None:
+    def _recall_stuck(self, now: float) -> None:
         """Give what waits behind an attempt that was expected to be short, and is not, to workers that are free."""
-        if self._queue or (self._running >= self.slots and not self._idle()):
+        if self._running >= self.slots and not self._idle():
             return
-        now = self._clock.monotonic()
-        stuck = [each for each in self._workers.values() if each.waiting and now - each.since > STUCK_S]
+        stuck = [each for each in self._workers.values() if each.waiting and now - each.since >= STUCK_S]
         if sum(self._recall(process) for process in stuck):
             self.dispatch()
 
     def _recall(self, process: Process) -> int:
-        """Take back what waits in a worker; returns how many attempts that are. They go first in the queue."""
+        """Take back what waits in a worker; returns how many attempts. They go first in the queue."""
         tickets = process.tickets.take_back()
         recalled = [job for ticket, job in process.waiting.items() if ticket in tickets]
         if recalled:
@@ -435,7 +444,9 @@ class WorkerLoop:
             self._heard(process, data)
             if not self.has(process):
                 return
-        if not lives:
+        if lives:
+            self._end_if_cancelled(process)
+        else:
             self._died(process)
 
     def _heard(self, process: Process, data: bytes) -> None:
@@ -464,7 +475,6 @@ class WorkerLoop:
             process.log_from = answer.log.end
         if process.jobs:
             self._say_begun(process, answer.at)
-            self._end_if_cancelled(process)
         else:
             self._shrink()
 
@@ -472,7 +482,7 @@ class WorkerLoop:
         job = process.jobs[0] if process.jobs else None
         begun = job is not None and job.attempt in self._begun
         if self._recall(process) and job not in process.jobs:
-            job = None  # it died between two attempts, and this one is in the queue again
+            job = None  # it died between two attempts, and the later one is in the queue again
         self._freed(process)
         ended = self.lost(process)
         if job is None:
@@ -520,7 +530,7 @@ class WorkerLoop:
             del process.waiting[ticket]
             while process.sent and process.sent[0][0] <= ticket:
                 process.sent_bytes -= process.sent.popleft()[1]
-        if not process.jobs:  # it waits for more
+        if not process.jobs:  # it waits for more, or reads the rest of what was taken back
             process.sent.clear()
             process.sent_bytes = 0
 
@@ -546,4 +556,10 @@ class WorkerLoop:
 
 def _bytes_ahead(job: WorkerJob) -> int:
     """About how many bytes of a worker's socket an attempt fills."""
-    return len(job.task.payload) + len(job.task.keys) + FRAME_BYTES
+    task = job.task
+    variables = sum(len(name) + len(value or "") for name, value in task.variables.items())
+    return len(task.payload) + len(task.keys) + len(task.shown) + variables + FRAME_BYTES
+
+
+def _has(process: Process, attempt: int) -> bool:
+    return any(job.attempt == attempt for job in process.jobs)

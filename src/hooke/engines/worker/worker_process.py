@@ -95,6 +95,11 @@ class WorkerOutput:
                 self._streams[name] = getattr(sys, name)
         return log.st_size
 
+    def end(self) -> int:
+        """The same, where nobody else has changed the output since the last `position`."""
+        flush_output()
+        return os.fstat(self._fd).st_size
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last lines written since `start`."""
         return last_lines(self.path, start, lines)
@@ -203,7 +208,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     observe: bool = True
     variables: dict[str, str | None] = {}
     ticket: int = 0
-    """Where it waits behind another: it begins only with this ticket. 0 needs none."""
+    """Its ticket if it waits behind another attempt: it begins only if the worker can still take it. 0: none needed."""
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -337,6 +342,7 @@ class _Server:
         self._session: _Session | None = None
         self._sessions = 0
         self._limit: int | None = None
+        self._stale = False
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -361,14 +367,17 @@ class _Server:
             message = _messages.decode(data)
             if isinstance(message, Hello):
                 self._begin(message)
-            elif not message.ticket or self._tickets.take(message.ticket):  # else the driver took it back
-                assert self._session is not None
-                self._perform(message, self._session)
+            else:
+                self._used.add(message.digest)  # the driver counts on it, even for what it takes back
+                # After STALE the driver ends this process, and what waits here runs elsewhere.
+                if not self._stale and (not message.ticket or self._tickets.take(message.ticket)):
+                    assert self._session is not None
+                    self._perform(message, self._session)
 
     def _begin(self, hello: Hello) -> None:
         if self._session is not None:
             if self._session.worker.replaced or self._files.edited() or self._outlived(hello):
-                self._send(STALE)
+                self._say_stale()
                 return
             self._session.close()
         self._session = _Session(hello)
@@ -391,13 +400,13 @@ class _Server:
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
         if session.worker.replaced:
-            self._send(STALE)
+            self._say_stale()
             return
         try:
             function = self._function(task, session.allowed)
         except EnvironmentMismatch as error:
             if self._sessions > 1:
-                self._send(STALE)
+                self._say_stale()
             else:
                 failure = failure_of(error, arguments=task.shown)
                 worker = session.worker
@@ -406,7 +415,7 @@ class _Server:
         os.chdir(session.folder)  # whatever the previous task did
         work = _work(task, function)
         if session.worker.outdated(work):
-            self._send(STALE)
+            self._say_stale()
             return
         self._bound(task.memory)
         session.script.show(function)
@@ -415,7 +424,6 @@ class _Server:
         self._say(session.worker.run(work))
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
-        self._used.add(task.digest)
         if task.digest not in self._functions:
             sent = self._refused.pop(task.digest, task)
             assert sent.pickle is not None
@@ -439,6 +447,10 @@ class _Server:
         # On top of what the process holds already: allocators keep gigabytes reserved from earlier attempts.
         soft = resource.RLIM_INFINITY if memory is None else _reserved_bytes() + memory + SLACK_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+    def _say_stale(self) -> None:
+        self._stale = True
+        self._send(STALE)
 
     def _say(self, event: Event) -> None:
         self._send(msgspec.msgpack.encode(event))
@@ -497,7 +509,7 @@ def _follow_driver(lifeline: int, fork_server: int) -> None:
 
 
 def main(fd: int, lifeline: int, tickets: int) -> None:
-    """Serve attempts from the socket `fd`, those that wait there by their `tickets`, until the driver ends the worker, or is gone."""
+    """Serve attempts from the socket `fd`, each waiting one only with its ticket, until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
     with watched_environment():  # a module may read a variable when it is imported, before a task begins
