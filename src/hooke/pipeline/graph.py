@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hooke.pipeline.arguments import promises_in, unbind
+from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
 __all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
@@ -65,7 +65,7 @@ class Node:
 
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of a call node."""
-        return unbind(self.task.signature, self.arguments)
+        return self.task.binder.unbind(self.arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
