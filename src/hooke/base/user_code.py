@@ -96,11 +96,12 @@ def user_place(known: dict[tuple[types.CodeType, int], SourceLine] | None = None
     while frame is not None:
         file = frame.f_code.co_filename
         if not is_hooke(file):
-            if known is not None and (place := known.get((frame.f_code, frame.f_lineno))) is not None:
-                return place
+            here = frame.f_code, frame.f_lineno
+            if known is not None and here in known:
+                return known[here]
             if is_users(file) and (place := _place(frame)).text:
                 if known is not None:
-                    known[frame.f_code, frame.f_lineno] = place
+                    known[here] = place
                 return place
             outside = outside or frame
         frame = frame.f_back

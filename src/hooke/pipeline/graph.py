@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
 __all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """A use of a node's result, or of the part of it at `path` (keys, indexes and slices, outermost first).
 
     `elementwise`: a map uses it item by item, so its item i needs only item i.
@@ -33,15 +34,14 @@ class Use:
         )  # a slice in the path has no hash before 3.12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Node:
+class Node(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A call of a task (`kind="call"`), or a map of one over `iterables` (`kind="map"`)."""
 
     id: int
     """Its index in `Graph.nodes`."""
     task: Task[..., Any]
     kind: Literal["call", "map"] = "call"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = {}
     """Parameter -> value, with defaults, possibly with promises inside. For a map: the keywords of every item."""
     iterables: tuple[Any, ...] = ()
     """Maps only, one a column: a list, tuple, range, NumPy array, MapPromise, or Promise of a list."""
@@ -80,18 +80,23 @@ class Graph:
     output_uses: tuple[Use, ...] = field(init=False)
     """The distinct uses of nodes in `output`."""
     _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
-    _children: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    _children: dict[int, list[int]] = field(init=False, repr=False)
+    """Of the nodes that have any."""
+    _roots: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parents = tuple(tuple(sorted({use.node for use in node.uses})) for node in self.nodes)
-        children: list[list[int]] = [[] for _ in self.nodes]
+        parents = tuple([_used_by(node) for node in self.nodes])
+        children: dict[int, list[int]] = {}
         for node, above in enumerate(parents):
             for parent in above:
-                children[parent].append(node)
+                children.setdefault(parent, []).append(node)
         uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output))
+        wanted = {use.node for use in uses}
+        roots = [node for node in range(len(parents)) if node in wanted or node not in children]
         object.__setattr__(self, "output_uses", tuple(uses))
         object.__setattr__(self, "_parents", parents)
-        object.__setattr__(self, "_children", tuple(map(tuple, children)))
+        object.__setattr__(self, "_children", children)
+        object.__setattr__(self, "_roots", tuple(roots))
 
     def parents(self, node: int) -> tuple[int, ...]:
         """Nodes whose results `node` uses, ascending."""
@@ -99,7 +104,7 @@ class Graph:
 
     def children(self, node: int) -> tuple[int, ...]:
         """Nodes that use the result of `node`, ascending."""
-        return self._children[node]
+        return tuple(self._children.get(node, ()))
 
     def downstream(self, nodes: Collection[int]) -> set[int]:
         """`nodes` and all that use their results, directly or not."""
@@ -111,14 +116,13 @@ class Graph:
 
     def roots(self) -> tuple[int, ...]:
         """Nodes that every run must finish, ascending: those in the output, and those without consumers."""
-        wanted = {use.node for use in self.output_uses}
-        return tuple(node.id for node in self.nodes if node.id in wanted or not self._children[node.id])
+        return self._roots
 
     def depths(self) -> tuple[int, ...]:
         """For each node, the length of the longest path to it from a node without parents."""
         depths: list[int] = []
         for above in self._parents:
-            depths.append(1 + max((depths[parent] for parent in above), default=-1))
+            depths.append(1 + max([depths[parent] for parent in above]) if above else 0)
         return tuple(depths)
 
     def describe(self) -> str:
@@ -150,11 +154,17 @@ class Graph:
         return f"#{number} {node.task.name}{over}{again}"
 
 
+def _used_by(node: Node) -> tuple[int, ...]:
+    uses = node.uses
+    if len(uses) < 2:
+        return (uses[0].node,) if uses else ()
+    return tuple(sorted({use.node for use in uses}))
+
+
 # --- Needs: what must be done before the items of a node may start.
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, order=True):
     """All items of `node`; or its one `item`; or, `elementwise`, item i of it before item i of the needing map."""
 
     node: int
@@ -164,7 +174,7 @@ class Need:
 
 def needs_of(graph: Graph, node: Node) -> tuple[Need, ...]:
     """The distinct needs of a node, in the order of its uses."""
-    return tuple(dict.fromkeys(need_of(graph, use) for use in node.uses))
+    return tuple(dict.fromkeys([need_of(graph, use) for use in node.uses])) if node.uses else ()
 
 
 def need_of(graph: Graph, use: Use) -> Need:

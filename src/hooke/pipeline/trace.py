@@ -18,11 +18,12 @@ import types
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Literal
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.annotations import annotations_of, check_arguments
@@ -158,7 +159,7 @@ class GraphTracer:
             mapped = self.nodes[node]
             now = tuple(column[""] for column in columns)
             if any(map(operator.is_not, now, mapped.iterables)):
-                self.nodes[node] = replace(mapped, iterables=now)
+                self.nodes[node] = msgspec.structs.replace(mapped, iterables=now)
 
     def returned(self, output: Any) -> Any:
         """A copy of what the body returned. Raises TraceError for a promise of another trace."""
