@@ -95,7 +95,7 @@ def user_place(known: dict[tuple[types.CodeType, int], SourceLine] | None = None
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         file = frame.f_code.co_filename
-        if not is_hooke(file):
+        if not file.startswith(HOOKE_FOLDER):
             here = frame.f_code, frame.f_lineno
             if known is not None and here in known:
                 return known[here]

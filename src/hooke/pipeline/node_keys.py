@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from blake3 import blake3
+
 from hooke.base.errors import NotFingerprintable, TraceError
 from hooke.keys.fingerprint import SharedValueKeys, fingerprint_code, fingerprint_items, fingerprint_value
-from hooke.keys.fingerprint_parts import CodePrint, combine
+from hooke.keys.fingerprint_parts import CodePrint, combine, frame, frame_key
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import CARRY, MapPromise, Promise
 
 __all__ = ["GraphKeys", "NodeKey"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeKey:
+class NodeKey(msgspec.Struct, frozen=True, kw_only=True):
     """The key of a node and its ingredients."""
 
     key: str
@@ -41,6 +43,10 @@ class GraphKeys:
         self.run = run
         self._seed = seed
         self._code: dict[int, CodePrint] = {}
+        self._begun: dict[tuple[int, str], bytes] = {}
+        """Task and kind of node -> how the content of its recipes begins."""
+        self._frames: dict[str, bytes] = {}
+        """Parameter -> its frame in recipes."""
         self._items: dict[int, bytes] = {}
         self._values = SharedValueKeys(graph.shared)
         self.nodes: list[NodeKey] = []
@@ -88,14 +94,8 @@ class GraphKeys:
 
     def _key(self, node: Node) -> NodeKey:
         code = self._code_of(node)
-        leaf = self._leaf_of(node)
-        inputs = {
-            name: self._values.key(value, where=f"argument `{name}` of `{node.task.name}`", leaf=leaf)
-            for name, value in node.arguments.items()
-        }
-        recipe = combine(
-            node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
-        )
+        inputs = {name: self._input(node, name, value) for name, value in node.arguments.items()}
+        recipe = self._recipe(node, code, inputs)
         asked = node.task.resources
         if asked.gang:  # its function reads size and rank like arguments
             recipe = combine("gang", recipe, asked.gang, asked.results)
@@ -113,6 +113,25 @@ class GraphKeys:
         return NodeKey(
             key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns
         )
+
+    def _input(self, node: Node, name: str, value: object) -> str:
+        known = self._values.scalar(value)
+        if known is not None:  # before what only other values need
+            return known
+        where = f"argument `{name}` of `{node.task.name}`"
+        return self._values.key(value, where=where, leaf=self._leaf_of(node))
+
+    def _recipe(self, node: Node, code: CodePrint, inputs: Mapping[str, str]) -> str:
+        """`combine` of the kind, the code's key, and each name with its key."""
+        kind = id(node.task), node.kind
+        if kind not in self._begun:
+            self._begun[kind] = frame(node.kind) + frame_key(code.key)
+        content = self._begun[kind]
+        for name in sorted(inputs) if len(inputs) > 1 else inputs:
+            if name not in self._frames:
+                self._frames[name] = frame(name)
+            content += self._frames[name] + frame_key(inputs[name])
+        return blake3(content).hexdigest(length=16)
 
     def _code_of(self, node: Node) -> CodePrint:
         identity = id(node.task)
