@@ -126,6 +126,9 @@ class RunState:
         self._waiters = waiters_of([state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
         self._pruned: set[int] = set()
+        """Nodes that need not run, because every consumer has its result or need not run."""
+        self._needed_by = [len(graph.children(node)) for node in range(len(self.nodes))]
+        """How many consumers of each node may still need its result."""
         for root in sorted(self._unfinished_roots):
             self._demand(root)
 
@@ -333,8 +336,6 @@ class RunState:
         state.missing = sum(1 for need in waiting if not need.elementwise)
         for need in state.needs:
             self._demand(need.node)
-        if self._pruned:
-            self._prune()
         self._reopen(state)
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
@@ -392,21 +393,27 @@ class RunState:
         self._announce_complete(state)
 
     def _announce_complete(self, state: NodeState) -> None:
+        if not state.complete:
+            return
         node = state.node.id
-        if state.complete:
+        if not state.announced:
             state.announced = True
             self._unfinished_roots.discard(node)
-            if any(not self.nodes[need.node].complete for need in state.needs):
-                self._prune()  # its result was found, so its inputs may not be needed any more
-            for child in self._waiters.pop_whole(node):
-                self._input_met(child)
+            if node not in self._pruned:
+                self._needs_nothing(node)
+        for child in self._waiters.pop_whole(node):
+            self._input_met(child)
 
-    def _prune(self) -> None:
-        """Find again which nodes are not needed any more."""
-        before = self._pruned
-        self._pruned = pruned_nodes(self.graph, self.graph.roots(), lambda node: self.nodes[node].complete)
-        for node in sorted(before - self._pruned):
-            self._reopen(self.nodes[node])
+    def _needs_nothing(self, node: int) -> None:
+        """The node has its result: prune the inputs that no other node needs, and theirs. Each edge is looked at once a run."""
+        ended = [node]
+        while ended:
+            for parent in self.graph.parents(ended.pop()):
+                self._needed_by[parent] -= 1
+                is_wanted = self._needed_by[parent] or parent in self._unfinished_roots
+                if not is_wanted and not self.nodes[parent].announced:
+                    self._pruned.add(parent)
+                    ended.append(parent)
 
     def _input_met(self, child: int) -> None:
         state = self.nodes[child]
