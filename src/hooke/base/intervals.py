@@ -15,14 +15,17 @@ Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
 
 
+_NONE: list[int] = []
+"""The bounds of an empty set, which none changes: most sets of most nodes stay empty."""
+
+
 class IntervalSet:
     """A set of non-negative ints kept as sorted, disjoint, non-touching ranges. Every operation is O(ranges) or better."""
 
     __slots__ = ("_highs", "_lows", "count")
 
     def __init__(self, ranges: Iterator[tuple[int, int]] | tuple[tuple[int, int], ...] = ()) -> None:
-        self._lows: list[int] = []
-        self._highs: list[int] = []
+        self._lows = self._highs = _NONE
         self.count = 0
         for lo, hi in ranges:
             self.add(lo, hi)
@@ -40,6 +43,9 @@ class IntervalSet:
         """Join `lo..hi` to the set."""
         if lo >= hi:
             return
+        if not self.count:
+            self._lows, self._highs, self.count = [lo], [hi], hi - lo
+            return
         first = bisect_left(self._highs, lo)
         last = bisect_right(self._lows, hi)
         if first < last:
@@ -51,7 +57,11 @@ class IntervalSet:
 
     def remove(self, lo: int, hi: int) -> None:
         """Remove `lo..hi` from the set; items outside the set do not matter."""
-        if lo >= hi:
+        if lo >= hi or not self.count:
+            return
+        if lo <= self._lows[0] and self._highs[-1] <= hi:
+            self._lows = self._highs = _NONE
+            self.count = 0
             return
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
@@ -74,7 +84,7 @@ class IntervalSet:
 
     def within(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of the set that lie in `lo..hi`, cut to it."""
-        if lo >= hi:
+        if lo >= hi or not self.count:
             return []
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
@@ -82,6 +92,8 @@ class IntervalSet:
 
     def gaps(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of `lo..hi` that are not in the set."""
+        if not self.count and lo < hi:
+            return [(lo, hi)]
         out: list[tuple[int, int]] = []
         for a, b in self.within(lo, hi):
             if lo < a:
@@ -100,13 +112,16 @@ class IntervalSet:
         return sum(self._highs[i] - self._lows[i] for i in range(first, last))
 
 
+def _low(segment: Segment) -> int:
+    return segment[0]
+
+
 class SegmentMap:
     """Which stored object holds which items of a node. Recording an item twice is an error."""
 
-    __slots__ = ("_lows", "_segments", "items")
+    __slots__ = ("_segments", "items")
 
     def __init__(self) -> None:
-        self._lows: list[int] = []
         self._segments: list[Segment] = []
         self.items = IntervalSet()
 
@@ -122,24 +137,20 @@ class SegmentMap:
             return
         if self.items.within(lo, hi):
             raise ValueError(f"items {lo}..{hi} are recorded already")
-        at = bisect_left(self._lows, lo)
-        self._lows.insert(at, lo)
-        self._segments.insert(at, (lo, hi, ref, start))
+        self._segments.insert(bisect_left(self._segments, lo, key=_low), (lo, hi, ref, start))
         self.items.add(lo, hi)
 
     def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
         """Record `lo..hi`, replacing earlier records."""
         if lo >= hi:
             return
-        first = max(bisect_right(self._lows, lo) - 1, 0)
-        last = bisect_left(self._lows, hi)
+        first = max(bisect_right(self._segments, lo, key=_low) - 1, 0)
+        last = bisect_left(self._segments, hi, key=_low)
         kept: list[Segment] = []
         for low, high, old, begin in self._segments[first:last]:
             sides = ((low, min(high, lo), begin), (max(low, hi), high, begin + max(low, hi) - low))
             kept += [(a, b, old, at) for a, b, at in sides if a < b]
-        kept = sorted([*kept, (lo, hi, ref, start)], key=lambda segment: segment[0])
-        self._segments[first:last] = kept
-        self._lows[first:last] = [segment[0] for segment in kept]
+        self._segments[first:last] = sorted([*kept, (lo, hi, ref, start)], key=_low)
         self.items.add(lo, hi)
 
     def cut(self, lo: int, hi: int) -> list[Segment]:
@@ -149,7 +160,7 @@ class SegmentMap:
         if lo >= hi:
             return []
         out: list[Segment] = []
-        at = bisect_right(self._lows, lo) - 1
+        at = bisect_right(self._segments, lo, key=_low) - 1
         while lo < hi:
             low, high, ref, start = self._segments[at]
             end = min(high, hi)

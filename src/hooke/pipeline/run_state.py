@@ -174,8 +174,9 @@ class RunState:
         if attempt.twin is not None:
             self._remove(attempt.twin)
             self._losing_twins.append(attempt.twin)
-        state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
-        state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
+        if state.node.kind == "map":
+            state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
+            state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
@@ -264,16 +265,17 @@ class RunState:
 
         Such a result counts in this run alone: it must not be committed, nor taken up by a resume.
         """
-        return any(
-            parent.tainted or (bool(parent.left_out) and not need.elementwise)
-            for need in self.nodes[node].needs
+        needs = self.nodes[node].needs
+        return bool(needs) and any(
+            parent.tainted or (parent.lost > 0 and not need.elementwise)
+            for need in needs
             for parent in (self.nodes[need.node],)
         )
 
     def _leave_out(self, state: NodeState, lo: int, hi: int) -> None:
         """Items end without a result: maps that follow item by item skip theirs. A loop, since graphs may be deep."""
         for a, b in state.missing_in(lo, hi):
-            state.left_out.add(a, b)
+            state.leave_out(a, b)
             state.open.remove(a, b)
             self._just_left_out.append((state, a, b))
         if self._leaving_out:
@@ -690,7 +692,7 @@ def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]
         return
     ready = state.open.count or int(state.asked)  # a worker must be there to answer
     left.ready += ready * ranks
-    left.waiting += max(state.items - len(state.done) - state.left_out.count - runs - ready, 0) * ranks
+    left.waiting += max(state.items - len(state.done) - state.lost - runs - ready, 0) * ranks
     if state.plan.ranks:
         left.slots = max(left.slots, runs * ranks, ranks if ready else 0)
     left.expected_s += [s for item, s in state.plan.expected_s.items() if state.missing_in(item, item + 1)]
