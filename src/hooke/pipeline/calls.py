@@ -26,7 +26,16 @@ from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.references import Element, Packed, Reference, StoredItems, StoredValue, is_small, pack
+from hooke.pipeline.references import (
+    Element,
+    Packed,
+    Reference,
+    StoredItems,
+    StoredValue,
+    is_small,
+    pack,
+    pack_small,
+)
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.task import Task
 from hooke.pipeline.trace import DEEPEST_SHARED, SMALL
@@ -253,7 +262,7 @@ class CallMaker:
             return self._pack(node, (node.task.name, recipe, list(node.iterables)))
         if node.kind == "call":
             args, kwargs = node.call_arguments()
-            return self._pack_slim(
+            return pack_small(args, kwargs) or self._pack_slim(
                 node, lambda slim: ([slim(value) for value in args], {k: slim(v) for k, v in kwargs.items()})
             )
         if node.id not in self._constants:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
+
 from hooke.base.intervals import IntervalSet, SegmentMap
 from hooke.journal.events import CapacityChanged, ItemsSkipped, RetryPlanned
 from hooke.pipeline.graph import Need, Node
@@ -115,15 +117,13 @@ class NodePlan:
     """Item -> its seconds in an earlier run, if known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True):
     """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then LookedUp."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True):
     """Effect: run these items as an attempt."""
 
     attempt: int
@@ -140,23 +140,20 @@ class Submit:
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(msgspec.Struct, frozen=True):
     """Effect: cancel an attempt. With `timed_out`, report it as failed by its timeout."""
 
     attempt: int
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """Effect: the run is over: FINISHED, WITH_FAILURES, `failed` or `stopped`."""
 
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class LookedUp:
+class LookedUp(msgspec.Struct, frozen=True):
     """Answer to Lookup, after the events for all results that were found.
 
     `held`: another process is computing the node, so look it up again a little later. `asked`: whether its stored results count
@@ -212,8 +209,7 @@ class StragglerLimit:
         return max(LEAST_STRAGGLER_S, TIMES_THE_SLOWEST * usual)
 
 
-@dataclass(slots=True)
-class RunningAttempt:
+class RunningAttempt(msgspec.Struct):
     """A running attempt: at items `lo..hi` of a node, or at reading its list (`expand`)."""
 
     node: int

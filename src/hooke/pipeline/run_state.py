@@ -106,6 +106,8 @@ class RunState:
             for node, plan in zip(graph.nodes, plans, strict=True)
         ]
         self.running: dict[int, RunningAttempt] = {}
+        self._has_timeouts = any(plan.timeout_s is not None for plan in plans)
+        self._has_maps = any(node.kind == "map" for node in graph.nodes)
         self.ignored = 0
         self._room = SlotRoom()
         self._short = ShortTasks()
@@ -483,7 +485,7 @@ class RunState:
         """When `decide` must be called again even without an event; None for never."""
         waiting = [self._held[0][0] if self._held else None, self._retries.next_due()]
         due = [at for at in waiting if at is not None and self.failure is None]
-        for running in self.running.values():
+        for running in self.running.values() if self._has_timeouts else ():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
                 due.append(running.started + timeout_s)
@@ -507,6 +509,8 @@ class RunState:
 
     def _expire(self, now: float) -> list[Effect]:
         expired: list[Effect] = []
+        if not self._has_timeouts:
+            return expired
         for attempt, running in self.running.items():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None and now >= running.started + timeout_s:
@@ -573,7 +577,7 @@ class RunState:
 
     def _stragglers(self) -> list[tuple[float, int]]:
         """(When it is due, attempt) of each straggler that may have a second attempt; empty while other work is ready."""
-        if self.failure is not None or self._ready or self._room.is_full:
+        if not self._has_maps or self.failure is not None or self._ready or self._room.is_full:
             return []
         candidates = [
             (self.nodes[running.node].straggles_at(running, self._now), attempt)
