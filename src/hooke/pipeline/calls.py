@@ -74,7 +74,6 @@ class CallMaker:
         self._named: dict[int, list[str]] = {}
         self.variables_read: set[str] = set()
         """Variables that results of this graph's tasks were made from."""
-        self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
 
@@ -188,17 +187,15 @@ class CallMaker:
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def _owner(self, node: Node) -> CheckpointOwner:
-        if node.id not in self._owners:
-            asked = node.task.resources
-            self._owners[node.id] = CheckpointOwner(
-                task=node.task.name,
-                run=self._keys.run,
-                recipe=self._keys[node.id].recipe,
-                item=node.kind == "map",
-                cached=asked.cache,
-                kept=asked.keep_checkpoints,
-            )
-        return self._owners[node.id]
+        asked = node.task.resources
+        return CheckpointOwner(
+            task=node.task.name,
+            run=self._keys.run,
+            recipe=self._keys[node.id].recipe,
+            item=node.kind == "map",
+            cached=asked.cache,
+            kept=asked.keep_checkpoints,
+        )
 
     def image(self, node: Node) -> FunctionImage:
         """The function of a node's task in the form that goes to workers."""

@@ -6,8 +6,11 @@ call can only take results of calls before it.
 
 from __future__ import annotations
 
+import operator
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 import msgspec
@@ -80,22 +83,23 @@ class Graph:
     output_uses: tuple[Use, ...] = field(init=False)
     """The distinct uses of nodes in `output`."""
     _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
-    _children: dict[int, list[int]] = field(init=False, repr=False)
-    """Of the nodes that have any."""
+    _children: array[int] = field(init=False, repr=False)
+    """Those of node 0, then those of node 1, and so on: a list for each node takes ten times the memory."""
+    _first_child: array[int] = field(init=False, repr=False)
+    """Where those of each node begin, and the end."""
     _roots: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         parents = tuple([_used_by(node) for node in self.nodes])
-        children: dict[int, list[int]] = {}
-        for node, above in enumerate(parents):
-            for parent in above:
-                children.setdefault(parent, []).append(node)
+        first_child, children = _turned(parents)
         uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output))
         wanted = {use.node for use in uses}
-        roots = [node for node in range(len(parents)) if node in wanted or node not in children]
+        has_none = map(operator.eq, first_child, first_child[1:])
+        roots = [node for node, childless in enumerate(has_none) if childless or node in wanted]
         object.__setattr__(self, "output_uses", tuple(uses))
         object.__setattr__(self, "_parents", parents)
         object.__setattr__(self, "_children", children)
+        object.__setattr__(self, "_first_child", first_child)
         object.__setattr__(self, "_roots", tuple(roots))
 
     def parents(self, node: int) -> tuple[int, ...]:
@@ -104,7 +108,11 @@ class Graph:
 
     def children(self, node: int) -> tuple[int, ...]:
         """Nodes that use the result of `node`, ascending."""
-        return tuple(self._children.get(node, ()))
+        return tuple(self._children[self._first_child[node] : self._first_child[node + 1]])
+
+    def child_counts(self) -> array[int]:
+        """How many nodes use the result of each node."""
+        return array("q", map(operator.sub, self._first_child[1:], self._first_child))
 
     def downstream(self, nodes: Collection[int]) -> set[int]:
         """`nodes` and all that use their results, directly or not."""
@@ -161,6 +169,21 @@ def _used_by(node: Node) -> tuple[int, ...]:
     return tuple(sorted({use.node for use in uses}))
 
 
+def _turned(parents: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """The children from the parents of each node: where those of each begin, with the end, and all of them."""
+    first = array("q", bytes(8 * (len(parents) + 1)))
+    for above in parents:
+        for parent in above:
+            first[parent + 1] += 1
+    first = array("q", accumulate(first))
+    children, free = array("q", bytes(8 * first[-1])), first[:]
+    for child, above in enumerate(parents):
+        for parent in above:
+            children[free[parent]] = child
+            free[parent] += 1
+    return first, children
+
+
 # --- Needs: what must be done before the items of a node may start.
 
 
@@ -197,13 +220,17 @@ def need_of(graph: Graph, use: Use) -> Need:
 class Waiters:
     """The nodes that wait for whole nodes, for single items, and maps that follow item by item."""
 
+    graph: Graph
     whole: dict[int, list[int]] = field(default_factory=dict)
+    """Of the nodes that are in `item` or `elementwise`. All children of another node wait for the whole of it."""
     item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
     elementwise: dict[int, list[int]] = field(default_factory=dict)
 
-    def pop_whole(self, node: int) -> list[int]:
-        """Remove and return the nodes that wait for all of `node`, which is done now."""
-        return self.whole.pop(node, [])
+    def of_whole(self, node: int) -> Sequence[int]:
+        """The nodes that wait for all of `node`."""
+        if node in self.item or node in self.elementwise:
+            return self.whole.get(node, ())
+        return self.graph.children(node)
 
     def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
         """Remove and return the nodes that wait for one of the items `lo..hi` of `node`, which are done now."""
@@ -215,16 +242,19 @@ class Waiters:
         return [child for i in wanted for child in waiting.pop(i)]
 
 
-def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
+def waiters_of(graph: Graph, needs: Sequence[Sequence[Need]]) -> Waiters:
     """The waiters of a graph, from the needs of each node."""
-    waiters = Waiters()
+    waiters = Waiters(graph)
     for child, wanted in enumerate(needs):
         for need in wanted:
             if need.elementwise:
                 waiters.elementwise.setdefault(need.node, []).append(child)
             elif need.item is not None:
                 waiters.item.setdefault(need.node, {}).setdefault(need.item, []).append(child)
-            else:
+    special = waiters.elementwise.keys() | waiters.item.keys()
+    for child, wanted in enumerate(needs) if special else ():
+        for need in wanted:
+            if need.node in special and need.item is None and not need.elementwise:
                 waiters.whole.setdefault(need.node, []).append(child)
     return waiters
 

@@ -30,8 +30,15 @@ class NodeKey(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     """For a map: the key of its code and constants, under which its items are stored."""
     code: CodePrint
-    inputs: Mapping[str, str]
-    """Parameter -> key of its value."""
+    names: tuple[str, ...]
+    """The parameters, in one tuple for all calls of a task."""
+    values: tuple[str, ...]
+    """The keys of their values."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Parameter -> key of its value."""
+        return dict(zip(self.names, self.values, strict=True))
 
 
 class GraphKeys:
@@ -45,6 +52,7 @@ class GraphKeys:
         self._code: dict[int, CodePrint] = {}
         self._begun: dict[tuple[int, str], bytes] = {}
         """Task and kind of node -> how the content of its recipes begins."""
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._frames: dict[str, bytes] = {}
         """Parameter -> its frame in recipes."""
         self._items: dict[int, bytes] = {}
@@ -105,14 +113,17 @@ class GraphKeys:
             # No run may reuse its results, nor those of nodes that depend on it, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self.run, node.id)
         if node.kind == "call":
-            return NodeKey(key=recipe, recipe=recipe, code=code, inputs=inputs)
+            return self._made(recipe, recipe, code, inputs)
         items = self._item_keys(node, recipe)
         if items is not None:
             self._items[node.id] = items
         columns = self._column_keys(node)
-        return NodeKey(
-            key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns
-        )
+        return self._made(combine("map", recipe, *columns.values()), recipe, code, inputs | columns)
+
+    def _made(self, key: str, recipe: str, code: CodePrint, inputs: dict[str, str]) -> NodeKey:
+        names = tuple(inputs)
+        names = self._names.setdefault(names, names)
+        return NodeKey(key=key, recipe=recipe, code=code, names=names, values=tuple(inputs.values()))
 
     def _input(self, node: Node, name: str, value: object) -> str:
         known = self._values.scalar(value)

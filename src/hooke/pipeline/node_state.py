@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from hooke.base.intervals import IntervalSet, SegmentMap
+from hooke.base.intervals import IntervalSet, OneSegment, SegmentMap
 from hooke.journal.events import CapacityChanged, ItemsSkipped, RetryPlanned
 from hooke.pipeline.graph import Need, Node
 from hooke.pipeline.slots import ResourceRequest, memory_after
@@ -227,7 +227,6 @@ class RunningAttempt(msgspec.Struct):
 
 
 _MADE_WHEN_READ: dict[str, Callable[[], Any]] = {
-    "done": SegmentMap,
     **dict.fromkeys(("left_out", "open", "taken", "alone"), IntervalSet),
     **dict.fromkeys(("failures", "growths"), dict),
     "sizer": ChunkSizer,
@@ -262,7 +261,7 @@ class NodeState:
     skips: int = 0
     lost: int = 0
     """How many items are in `left_out`."""
-    done: SegmentMap = field(init=False, repr=False)
+    done: SegmentMap | OneSegment = field(init=False, repr=False)
     left_out: IntervalSet = field(init=False, repr=False)
     open: IntervalSet = field(init=False, repr=False)
     taken: IntervalSet = field(init=False, repr=False)
@@ -276,6 +275,8 @@ class NodeState:
     def __getattr__(self, name: str) -> Any:
         """What most nodes never need is made when it is first read."""
         make = _MADE_WHEN_READ.get(name)
+        if name == "done":
+            make = OneSegment if self.node.kind == "call" else SegmentMap
         if make is None:
             raise AttributeError(f"a NodeState has no {name!r}")
         made = make()
@@ -291,6 +292,12 @@ class NodeState:
     def whole(self) -> bool:
         """Whether every item has a result, and none depends on items that were left out."""
         return self.complete and not self.lost and not self.tainted
+
+    def forget_work(self) -> None:
+        """Let go of what a node that has run and is complete needs no more, for the memory."""
+        for name in ("open", "taken", "failures"):
+            if not getattr(self, name):
+                delattr(self, name)
 
     def leave_out(self, lo: int, hi: int) -> None:
         """Items `lo..hi`, none of which is left out yet, get no result."""

@@ -125,11 +125,11 @@ class RunState:
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
         self._depth = graph.depths()
-        self._waiters = waiters_of([state.needs for state in self.nodes])
+        self._waiters = waiters_of(graph, [state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
         self._pruned: set[int] = set()
         """Nodes that need not run, because every consumer has its result or need not run."""
-        self._needed_by = [len(graph.children(node)) for node in range(len(self.nodes))]
+        self._needed_by = graph.child_counts()
         """How many consumers of each node may still need its result."""
         for root in sorted(self._unfinished_roots):
             self._demand(root)
@@ -182,6 +182,8 @@ class RunState:
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
+        if state.announced:
+            state.forget_work()
 
     def _failed(self, event: AttemptFailed) -> None:
         attempt = self._pop_running(event.attempt)
@@ -365,6 +367,9 @@ class RunState:
             if state.node.is_dynamic and not state.expanding:
                 self._push(state)
             return
+        if state.node.kind == "call":
+            self._open(state, 0, 1)
+            return
         self._skip(state, 0, state.items)
         elementwise = [need.node for need in state.needs if need.elementwise]
         ranges = [(0, state.items)]
@@ -397,15 +402,14 @@ class RunState:
         self._announce_complete(state)
 
     def _announce_complete(self, state: NodeState) -> None:
-        if not state.complete:
+        if state.announced or not state.complete:
             return
         node = state.node.id
-        if not state.announced:
-            state.announced = True
-            self._unfinished_roots.discard(node)
-            if node not in self._pruned:
-                self._needs_nothing(node)
-        for child in self._waiters.pop_whole(node):
+        state.announced = True
+        self._unfinished_roots.discard(node)
+        if node not in self._pruned:
+            self._needs_nothing(node)
+        for child in self._waiters.of_whole(node):
             self._input_met(child)
 
     def _needs_nothing(self, node: int) -> None:

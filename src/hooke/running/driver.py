@@ -598,7 +598,7 @@ class Driver:
             parents=self.graph.parents(node.id),
             code=code,
             notes=key.code.notes,
-            inputs=dict(key.inputs),
+            inputs=key.inputs,
             shown={name: short_repr(value) for name, value in node.arguments.items()},
             cpus=asked.cpus,
             memory=asked.memory,
