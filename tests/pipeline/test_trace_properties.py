@@ -414,8 +414,8 @@ def outcome(function, *arguments):
     kwargs=st.dictionaries(st.sampled_from("abcd"), st.integers(), max_size=4),
 )
 def test_a_prepared_signature_binds_and_unbinds_as_the_general_way(signature, args, kwargs):
-    binder = CallBinder(signature)
-    bound = outcome(binder.bind, "task 't'", args, kwargs)
+    binder = CallBinder("task 't'", signature)
+    bound = outcome(binder.bind, args, kwargs)
     assert bound == outcome(bind_call, "task 't'", signature, args, kwargs)
     if isinstance(bound, list):
         assert binder.unbind(dict(bound)) == unbind(signature, dict(bound))

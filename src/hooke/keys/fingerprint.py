@@ -126,6 +126,7 @@ class SharedValueKeys:
 
     def __init__(self, shared: Mapping[int, object]) -> None:
         self._kept = KeptEncodings(shared)
+        self._shared = shared
         self._keys: dict[int, Key] = {}
 
     def scalar(self, value: object) -> Key | None:
@@ -133,7 +134,7 @@ class SharedValueKeys:
         scalar = SCALARS.get(type(value))
         if scalar is None:
             return None
-        if id(value) not in self._kept.shared:
+        if id(value) not in self._shared:
             return blake3(scalar(value)).hexdigest(length=16)
         key = self._keys.get(id(value))
         if key is None:

@@ -72,10 +72,11 @@ def unbind(signature: Signature, arguments: Mapping[str, Any]) -> tuple[tuple[An
 class CallBinder:
     """Binds calls to one signature. What it finds out of the signature once makes a call several times as fast as `bind_call`."""
 
-    __slots__ = ("_defaults", "_keywords", "_names", "_positional", "_signature")
+    __slots__ = ("_defaults", "_keywords", "_names", "_positional", "_signature", "subject")
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, subject: str, signature: Signature) -> None:
         parameters = list(signature.parameters.values())
+        self.subject = subject
         self._signature = signature
         self._names = [parameter.name for parameter in parameters]
         self._positional = sum(parameter.kind in _POSITIONAL for parameter in parameters)
@@ -89,12 +90,15 @@ class CallBinder:
         if any(parameter.kind not in (*_POSITIONAL, Parameter.KEYWORD_ONLY) for parameter in parameters):
             self._positional = -1
 
-    def bind(self, subject: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """As `bind_call`."""
-        if len(args) <= self._positional:
+        given = len(args)
+        if given <= self._positional:
             bound = dict(zip(self._names, args, strict=False))
+            if given == len(self._names) and not kwargs:
+                return bound
             left = len(kwargs)
-            for name in self._names[len(args) :]:
+            for name in self._names[given:]:
                 if name in kwargs and name in self._keywords:
                     bound[name] = kwargs[name]
                     left -= 1
@@ -102,7 +106,9 @@ class CallBinder:
                     bound[name] = self._defaults[name]
             if not left and len(bound) == len(self._names):
                 return bound
-        return bind_call(subject, self._signature, args, kwargs)  # which says what is wrong, if anything is
+        return bind_call(
+            self.subject, self._signature, args, kwargs
+        )  # which says what is wrong, if anything is
 
     def unbind(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As `unbind`."""

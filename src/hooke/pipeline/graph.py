@@ -21,7 +21,7 @@ from hooke.pipeline.task import Task
 __all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
-class Use(msgspec.Struct, frozen=True):
+class Use(msgspec.Struct, frozen=True, gc=False):
     """A use of a node's result, or of the part of it at `path` (keys, indexes and slices, outermost first).
 
     `elementwise`: a map uses it item by item, so its item i needs only item i.
@@ -187,7 +187,7 @@ def _turned(parents: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
 # --- Needs: what must be done before the items of a node may start.
 
 
-class Need(msgspec.Struct, frozen=True, order=True):
+class Need(msgspec.Struct, frozen=True, order=True, gc=False):
     """All items of `node`; or its one `item`; or, `elementwise`, item i of it before item i of the needing map."""
 
     node: int

@@ -23,7 +23,7 @@ from hooke.pipeline.promise import CARRY, MapPromise, Promise
 __all__ = ["GraphKeys", "NodeKey"]
 
 
-class NodeKey(msgspec.Struct, frozen=True, kw_only=True):
+class NodeKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The key of a node and its ingredients."""
 
     key: str
@@ -102,7 +102,10 @@ class GraphKeys:
 
     def _key(self, node: Node) -> NodeKey:
         code = self._code_of(node)
-        inputs = {name: self._input(node, name, value) for name, value in node.arguments.items()}
+        scalar = self._values.scalar  # before what only other values need
+        inputs = {
+            name: scalar(value) or self._input(node, name, value) for name, value in node.arguments.items()
+        }
         recipe = self._recipe(node, code, inputs)
         asked = node.task.resources
         if asked.gang:  # its function reads size and rank like arguments
@@ -126,18 +129,15 @@ class GraphKeys:
         return NodeKey(key=key, recipe=recipe, code=code, names=names, values=tuple(inputs.values()))
 
     def _input(self, node: Node, name: str, value: object) -> str:
-        known = self._values.scalar(value)
-        if known is not None:  # before what only other values need
-            return known
         where = f"argument `{name}` of `{node.task.name}`"
         return self._values.key(value, where=where, leaf=self._leaf_of(node))
 
     def _recipe(self, node: Node, code: CodePrint, inputs: Mapping[str, str]) -> str:
         """`combine` of the kind, the code's key, and each name with its key."""
         kind = id(node.task), node.kind
-        if kind not in self._begun:
-            self._begun[kind] = frame(node.kind) + frame_key(code.key)
-        content = self._begun[kind]
+        content = self._begun.get(kind)
+        if content is None:
+            content = self._begun[kind] = frame(node.kind) + frame_key(code.key)
         for name in sorted(inputs) if len(inputs) > 1 else inputs:
             if name not in self._frames:
                 self._frames[name] = frame(name)

@@ -17,7 +17,7 @@ from hooke.pipeline.graph import Node
 __all__ = ["MOST_BEHIND", "ResourceRequest", "ShortTasks", "SlotRoom", "fits", "memory_after"]
 
 
-class ResourceRequest(msgspec.Struct, frozen=True):
+class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
     """What one attempt needs: slots, and cpus, memory (bytes) and gpus for each of them."""
 
     cpus: float

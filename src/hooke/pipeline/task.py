@@ -497,7 +497,7 @@ class Task(Generic[P, R]):
     @functools.cached_property
     def binder(self) -> CallBinder:
         """Binds the arguments of its calls."""
-        return CallBinder(self.signature)
+        return CallBinder(f"task {self.name!r}", self.signature)
 
     @functools.cached_property
     def shape(self) -> Shape | None:

@@ -112,8 +112,8 @@ class GraphTracer:
 
     def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
         """Record a call."""
-        subject = f"task {task.name!r}"
-        arguments, uses = self._taken(subject, task.binder.bind(subject, args, kwargs))
+        binder = task.binder
+        arguments, uses = self._taken(binder.subject, binder.bind(args, kwargs))
         origin = self._add(task, arguments=arguments, uses=uses)
         return Promise(origin, shape=task.shape)
 
@@ -309,7 +309,7 @@ class ArgumentSnapshots:
         """The arguments `of` a call as they are now, and the promises in them. `finish` may still put others into the dict."""
         promises = _promises_beside_fixed(arguments.values())
         if promises is not None:
-            return dict(arguments), promises
+            return {**arguments}, promises
         found = _Found()
         for value in arguments.values():
             found.look(value)

@@ -126,6 +126,11 @@ class GangWait:
         self._running: set[int] = set()
         self._since: float | None = None
 
+    @property
+    def has_gangs(self) -> bool:
+        """Whether there is anything to wait for; else it need not observe."""
+        return self._widest is not None
+
     def observe(self, event: Event) -> None:
         """Fold an event of the run."""
         match event:
@@ -423,7 +428,8 @@ class Driver:
         engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
         waiting = GangWait(self.graph, self.place)
-        journal.observers.append(waiting.observe)
+        if waiting.has_gangs:
+            journal.observers.append(waiting.observe)
         try:
             if not engine.capabilities.elastic:
                 check_kept(self.order.wanted, place, resumed=self.order.run is not None)
