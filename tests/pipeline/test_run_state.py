@@ -60,6 +60,11 @@ def dynamic():
     return add(two.map(one.map(listed(1))))
 
 
+@pipeline
+def fanned(calls):
+    return add(*(one(each) for each in range(calls)))
+
+
 # -- demand ------------------------------------------------------------------------------------------
 
 
@@ -593,3 +598,18 @@ def test_what_a_task_says_it_finished_without_a_result_is_not_taken_as_done():
     assert len(run.state.nodes[0].done) == 0
     run.now = 10.0
     assert sorted(lo for node, lo, _ in pieces(run.play_on()) if node == 0) == list(range(9))
+
+
+# -- short calls -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "behind"), [(0.00001, 64), (0.001, 20), (0.004, 5), (0.0049, 4), (0.005, 0), (1.0, 0)]
+)
+def test_so_many_short_calls_wait_behind_another_as_take_20_ms(seconds, behind):
+    run = Played(fanned, 300, slots=2)
+    first, _ = run.decide()
+    run.finish(first, seconds)
+    run.decide()
+    in_flight = len(run.state.running)
+    assert in_flight == 2 * (1 + behind)

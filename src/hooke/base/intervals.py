@@ -112,6 +112,10 @@ class IntervalSet:
         return sum(self._highs[i] - self._lows[i] for i in range(first, last))
 
 
+_NO_SEGMENTS: list[Segment] = []
+"""Of all empty maps, as _NONE."""
+
+
 def _low(segment: Segment) -> int:
     return segment[0]
 
@@ -122,7 +126,7 @@ class SegmentMap:
     __slots__ = ("_segments", "items")
 
     def __init__(self) -> None:
-        self._segments: list[Segment] = []
+        self._segments = _NO_SEGMENTS
         self.items = IntervalSet()
 
     def __len__(self) -> int:
@@ -137,7 +141,10 @@ class SegmentMap:
             return
         if self.items.within(lo, hi):
             raise ValueError(f"items {lo}..{hi} are recorded already")
-        self._segments.insert(bisect_left(self._segments, lo, key=_low), (lo, hi, ref, start))
+        if self._segments:
+            self._segments.insert(bisect_left(self._segments, lo, key=_low), (lo, hi, ref, start))
+        else:
+            self._segments = [(lo, hi, ref, start)]
         self.items.add(lo, hi)
 
     def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
@@ -150,6 +157,8 @@ class SegmentMap:
         for low, high, old, begin in self._segments[first:last]:
             sides = ((low, min(high, lo), begin), (max(low, hi), high, begin + max(low, hi) - low))
             kept += [(a, b, old, at) for a, b, at in sides if a < b]
+        if not self._segments:
+            self._segments = []
         self._segments[first:last] = sorted([*kept, (lo, hi, ref, start)], key=_low)
         self.items.add(lo, hi)
 

@@ -167,6 +167,14 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
         return ended_as(self.status, self.failed)
 
 
+CHAIN_SMALL = 1000
+"""Up to so many nodes and links, looking for the longest chain takes a millisecond at most."""
+CHAIN_NODE_S = 1e-6
+"""What a node or a link costs it, at most."""
+CHAIN_SHARE = 0.02
+"""Of the time, it takes at most so much."""
+
+
 class RunView:
     """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe.
 
@@ -196,6 +204,8 @@ class RunView:
         self._busy: Counter[str] = Counter()
         self._since: float | None = None
         self._spent_s = 0.0
+        self._chain: tuple[float, float] | None = None
+        """When the longest chain was found, and its seconds."""
         self._folds: dict[type[Any], Callable[[Any], None]] = {
             RunStarted: self._run_started,
             RunFinished: self._run_finished,
@@ -287,6 +297,8 @@ class RunView:
             return None
         if self.ended is not None and self.ended.node in self.nodes:
             return self.nodes[self.ended.node].failure
+        if not any(task.counts.failed for task in self.tasks.values()):
+            return None
         failures = [node.failure for node in self.nodes.values() if node.failed_count and node.failure]
         return max(failures, key=lambda event: event.at, default=None)
 
@@ -341,7 +353,7 @@ class RunView:
         works = {name: task.work_s(now) for name, task in self.tasks.items()}
         untimed = tuple(name for name, work in works.items() if work is None)
         shared = sum(work for work in works.values() if work) / self._slots()
-        seconds = max(shared, self._longest_chain_s(now))
+        seconds = max(shared, self._longest_chain_s(now, shared))
         if max((task.overdue_s(now) for task in self.tasks.values()), default=0.0) > seconds:
             return Remaining(seconds=0.0, untimed=untimed) if untimed else None
         return Remaining(seconds=seconds, untimed=untimed)
@@ -353,7 +365,7 @@ class RunView:
     def row(self, now: float) -> RunRow:
         """The run at `now`."""
         begun, tasks = self.begun, list(self.tasks.values())
-        nodes = list(self.nodes.values())
+        counts = [task.counts for task in tasks]
         peaks = [task.peak_bytes for task in tasks if task.peak_bytes is not None]
         return RunRow(
             run=self.run,
@@ -364,12 +376,12 @@ class RunView:
             parameters=dict(begun.shown) if begun else {},
             started_at=self.first_at or 0.0,
             seconds=self.seconds(now),
-            items=sum(node.items or 0 for node in nodes),
-            waiting=sum(node.waiting_count or 0 for node in nodes),
-            running=sum(node.running_count for node in nodes),
-            cached=sum(node.cached_count for node in nodes),
-            done=sum(node.done_count for node in nodes) + self.answered,
-            failed=sum(node.failed_count for node in nodes) + self.unanswered,
+            items=sum(each.items for each in counts),
+            waiting=sum(each.waiting for each in counts),
+            running=sum(each.running for each in counts),
+            cached=sum(each.cached for each in counts),
+            done=sum(each.settled - each.cached for each in counts) + self.answered,
+            failed=sum(each.failed for each in counts) + self.unanswered,
             workers=len(self.workers),
             busy=self.busy,
             slots=self.capacity.slots if self.capacity else 0,
@@ -385,13 +397,31 @@ class RunView:
         slots = self.capacity.slots if self.capacity else 0
         return max(slots, len(self._busy), 1)
 
-    def _longest_chain_s(self, now: float) -> float:
+    def _longest_chain_s(self, now: float, enough: float) -> float:
+        """The seconds of the longest chain of nodes that wait for each other; less than `enough` may be too much.
+
+        In a large graph it may be some time old: looking for it takes at most CHAIN_SHARE of the time.
+        """
+        tasks = self.tasks.values()
+        # No chain has more nodes of a task than the task has levels. Rounding must not hide a longer one.
+        most = sum((task.item_s or 0.0) * min(len(task.open), len(task.levels)) for task in tasks)
+        if not most or most < enough * (1 - 1e-9):
+            return most
+        size = sum(task.counts.open + task.counts.links for task in tasks)
+        for_s = size * CHAIN_NODE_S / CHAIN_SHARE if size > CHAIN_SMALL else 0.0
+        if self._chain is None or not 0 <= now - self._chain[0] < for_s:
+            self._chain = now, self._find_longest_chain(now)
+        return self._chain[1]
+
+    def _find_longest_chain(self, now: float) -> float:
         """Parents have smaller ids than their children, so one pass in order finds the longest path."""
+        nodes = {number: node for task in self.tasks.values() for number, node in task.open.items()}
+        item_s = {name: task.item_s or 0.0 for name, task in self.tasks.items()}
         ends: dict[int, float] = {}
-        for number in sorted(self.nodes):
-            node = self.nodes[number]
-            own = 0.0 if node.complete or not node.needed else self.tasks[node.planned.task].item_s or 0.0
-            if not node.waiting_count and node.firsts:  # its last items run already
+        for number in sorted(nodes):
+            node = nodes[number]
+            own = item_s[node.planned.task]
+            if node.running and not node.waiting_count:  # its last items run already
                 own = max(0.0, own - (now - max(started.at for started in node.firsts)))
             ends[number] = own + max((ends.get(parent, 0.0) for parent in node.planned.parents), default=0.0)
         return max(ends.values(), default=0.0)
@@ -421,6 +451,7 @@ class RunView:
         self._former_tasks = dict(self.tasks)
         self.nodes.clear()
         self.tasks.clear()
+        self._chain = None
         self._nobody_works()
 
     def _run_finished(self, event: RunFinished) -> None:
@@ -428,8 +459,8 @@ class RunView:
         if self._since is not None:
             self._spent_s += max(event.at - self._since, 0.0)
         self._since = None
-        for node in self.nodes.values():
-            node.running.clear()
+        for task in self.tasks.values():
+            task.stop()
         self._nobody_works()
 
     def _nobody_works(self) -> None:
@@ -449,12 +480,12 @@ class RunView:
 
     def _node_planned(self, event: NodePlanned) -> None:
         former = self._former.get(event.key)
-        node = NodeView(event)
+        node = NodeView(event, self._task(event.task))
         if former:
             node.take_over(former.pop(0))
         self.nodes[event.node] = node
-        self._task(event.task).nodes[event.node] = node
         open_child(self.nodes, node)
+        node.task.add(node)
 
     def _task(self, name: str) -> TaskView:
         task = self.tasks.get(name)
@@ -469,6 +500,7 @@ class RunView:
             node.items = event.items
             node.tainted_list = event.tainted
             node.expansion_failed = False
+            node.count_again()
             close_node(self.nodes, node)
 
     def _inputs_changed(self, event: InputsChanged) -> None:
@@ -481,7 +513,8 @@ class RunView:
         if node is not None:
             self._size_from_parents(node)
             if node.found(event):
-                self.tasks[node.planned.task].saved_s += event.seconds
+                node.task.saved_s += event.seconds
+            node.count_again()
             close_node(self.nodes, node)
 
     def _items_skipped(self, event: ItemsSkipped) -> None:
@@ -489,6 +522,7 @@ class RunView:
         if node is not None:
             self._size_from_parents(node)
             node.skipped.add(event.lo, event.hi)
+            node.count_again()
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
         self.capacity = event
@@ -507,8 +541,10 @@ class RunView:
         if not event.expand:
             self._size_from_parents(node)
         node.started(event)
-        self.tasks[node.planned.task].began(event.at)
-        self._busy.update(event.workers or (event.worker,))
+        node.count_again()
+        node.task.began(event.at)
+        for worker in event.workers or (event.worker,):
+            self._busy[worker] += 1
 
     def _attempt_finished(self, event: AttemptFinished) -> None:
         node = self.nodes.get(event.node)
@@ -521,19 +557,22 @@ class RunView:
         new = node.finished(event)
         if event.expanded is not None:
             self._map_expanded(event.expanded)
-        self.tasks[node.planned.task].ended(event, new)
+        node.task.ended(event, new)
+        node.count_again()
         close_node(self.nodes, node)
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         node = self.nodes.get(event.node)
         if node is not None:
             self._free(node, event.attempt)
-            self.tasks[node.planned.task].ended(event, node.broke(event))
+            node.task.ended(event, node.broke(event))
+            node.count_again()
 
     def _retry_planned(self, event: RetryPlanned) -> None:
         node = self.nodes.get(event.node)
         if node is not None:
             node.retried(event)
+            node.count_again()
 
     def _free(self, node: NodeView, attempt: int) -> None:
         started = node.running.get(attempt)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +27,38 @@ __all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
 # --- A node: which items are done, cached, running and failed, as ranges.
 
 
+class NodeCounts(NamedTuple):
+    """What a node adds to the counts of its task, of which each is a sum over the nodes. Items, where nothing else is said."""
+
+    maps: int = 0
+    """1 for a map."""
+    items: int = 0
+    unsized: int = 0
+    """1 while the number of items is not known."""
+    waiting: int = 0
+    uncounted: int = 0
+    """1 while it is not known how many items wait."""
+    running: int = 0
+    settled: int = 0
+    cached: int = 0
+    failed: int = 0
+    skipped: int = 0
+    attempts: int = 0
+    """Attempts that began."""
+    twins: int = 0
+    twins_won: int = 0
+    busy: int = 0
+    """1 while an attempt runs."""
+    open: int = 0
+    """1 for a node that is needed and not complete."""
+    links: int = 0
+    """The parents of an open node."""
+
+
+NOTHING = NodeCounts()
+_COLUMNS = [itemgetter(at) for at in range(len(NOTHING))]
+
+
 class NodeView:
     """The state of a node by the journal. A change costs at most the number of ranges, however many items they span.
 
@@ -33,7 +67,8 @@ class NodeView:
     because those of the map before them failed. `results` maps items to stored objects. `items` is None while a dynamic map's list does not exist. `twins` counts
     second attempts at stragglers, `twins_won` those that finished first. `open_children` counts the nodes that still
     need this one; a `closed` node does not need its parents any more. `changed` says why stored results did not count,
-    `unsettled` why some of its results must not be reused (empty if all may).
+    `unsettled` why some of its results must not be reused (empty if all may). `counted` is what its `task` has counted of it, which
+    `count_again` makes it do anew after a change. `level` is the number of nodes on the longest path that leads to it.
     """
 
     __slots__ = (
@@ -41,11 +76,13 @@ class NodeView:
         "cached",
         "changed",
         "closed",
+        "counted",
         "expansion_failed",
         "failed",
         "failure",
         "failures",
         "items",
+        "level",
         "needed",
         "open_children",
         "planned",
@@ -54,14 +91,18 @@ class NodeView:
         "skipped",
         "tainted",
         "tainted_list",
+        "task",
         "tries",
         "twins",
         "twins_won",
         "unsettled",
     )
 
-    def __init__(self, planned: NodePlanned) -> None:
+    def __init__(self, planned: NodePlanned, task: TaskView) -> None:
         self.planned = planned
+        self.task = task
+        self.level = 0
+        self.counted = NOTHING
         self.items = planned.items
         self.results = SegmentMap()
         self.cached = IntervalSet()
@@ -106,7 +147,7 @@ class NodeView:
     @property
     def running_count(self) -> int:
         """Items in running attempts; an item with two attempts counts once."""
-        return sum(started.hi - started.lo for started in self.firsts)
+        return sum(started.hi - started.lo for started in self.firsts) if self.running else 0
 
     @property
     def firsts(self) -> list[AttemptStarted]:
@@ -141,6 +182,33 @@ class NodeView:
         """Whether every item has a result."""
         return self.items is not None and self.settled_count >= self.items
 
+    def counts(self) -> NodeCounts:
+        """What it adds to the counts of its task now."""
+        items, waiting = self.items, self.waiting_count
+        is_open = self.needed and not self.complete
+        return NodeCounts(
+            self.planned.kind == "map",
+            items or 0,
+            items is None,
+            waiting or 0,
+            waiting is None,
+            self.running_count,
+            self.settled_count,
+            self.cached.count,
+            self.failed_count,
+            self.skipped.count,
+            self.attempts,
+            self.twins,
+            self.twins_won,
+            bool(self.running),
+            is_open,
+            len(self.planned.parents) if is_open else 0,
+        )
+
+    def count_again(self) -> None:
+        """Say that it has changed."""
+        self.task.changed.add(self)
+
     def take_over(self, former: NodeView) -> None:
         """Take over the results of the node with the same key before the run was resumed, but for tainted ones."""
         if not former.tainted_list:
@@ -168,8 +236,9 @@ class NodeView:
         if beaten is not None:
             del self.running[beaten.attempt]
         self.twins_won += won is not None and won.twin_of is not None
-        reasons = (piece.made_from.unsettled for piece in event.made_from)
-        self.unsettled = self.unsettled or next(filter(None, reasons), "")
+        if event.made_from and not self.unsettled:
+            reasons = (piece.made_from.unsettled for piece in event.made_from)
+            self.unsettled = next(filter(None, reasons), "")
         if event.tainted:
             self.tainted.add(event.lo, event.hi)
         return self._settle(event.lo, event.hi, event.ref)
@@ -231,6 +300,8 @@ class NodeView:
         return own + ([(None, self.failures[-1])] if self.expansion_failed else [])
 
     def _not_failed(self, lo: int, hi: int) -> None:
+        if not self.failed:
+            return
         for a, b in self.failed.within(lo, hi):
             for item in range(a, b):
                 self.failures.pop(item, None)
@@ -242,16 +313,20 @@ class NodeView:
 
 def open_child(nodes: Mapping[int, NodeView], child: NodeView) -> None:
     """Add `child` to the graph: its parents are needed unless it is complete."""
+    parents = _parents(nodes, child)
+    if parents:
+        child.level = 1 + max(parent.level for parent in parents)
     if child.complete:
         child.closed = True
         return
-    todo = [child]
+    todo = [parents]
     while todo:
-        for parent in _parents(nodes, todo.pop()):
+        for parent in todo.pop():
             parent.open_children += 1
             if not parent.needed:
                 parent.needed, parent.closed = True, False
-                todo.append(parent)
+                parent.count_again()
+                todo.append(_parents(nodes, parent))
 
 
 def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
@@ -267,6 +342,7 @@ def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
             # One that left items out had all that it needed.
             if not parent.open_children and not parent.complete and not (parent.failed or parent.skipped):
                 parent.needed = False
+                parent.count_again()
                 todo.append(parent)
 
 
@@ -321,11 +397,14 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskView:
-    """The state of a task by the journal. `seconds` is the work of all its attempts, `saved_s` that of found results."""
+    """The state of a task by the journal. `seconds` is the work of all its attempts, `saved_s` that of found results.
+
+    Its counts are sums over its nodes. A change marks the node in `changed`, and the next read counts only marked nodes again: a
+    read costs the nodes that changed since the one before, however many there are.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.nodes: dict[int, NodeView] = {}
         self.failures = 0
         self.seconds = 0.0
         self.cpu_s = 0.0
@@ -336,58 +415,114 @@ class TaskView:
         self.ended_at: float | None = None
         self._timed = 0
         self._timed_s = 0.0
-        self._weight = 0.0
         self._weighed_at = 0.0
         self._rate_from = 0.0
         self._freed = 0
         """Workers that ended an attempt of the task in the last GAP_S seconds, and have not begun another."""
+        self._alike: dict[NodeCounts, NodeCounts] = {}
+        """One object for the equal counts of calls, of which a task may have a million."""
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """A new driver resumes the run: it plans the nodes again, and the rate starts again."""
+        self.nodes: dict[int, NodeView] = {}
+        self.changed: set[NodeView] = set()
+        self.levels: set[int] = set()
+        """Of its nodes: a path through the graph has at most one node of each."""
+        self._counts = NOTHING
+        self._busy: dict[int, NodeView] = {}
+        self._open: dict[int, NodeView] = {}
+        self._firsts: list[AttemptStarted] | None = None
+        self._weight = 0.0
+
+    def add(self, node: NodeView) -> None:
+        """A node was planned, perhaps in place of one with the same number."""
+        number = node.planned.node
+        former = self.nodes.get(number)
+        if former is not None:
+            self.changed.discard(former)
+            node.counted = former.counted
+        self.nodes[number] = node
+        self.levels.add(node.level)
+        self.changed.add(node)
+
+    def stop(self) -> None:
+        """No attempt runs any more."""
+        self._refresh()
+        for node in self._busy.values():
+            node.running.clear()
+            node.count_again()
+
+    @property
+    def counts(self) -> NodeCounts:
+        """The sums over all nodes."""
+        self._refresh()
+        return self._counts
+
+    def _refresh(self) -> None:
+        """Count the changed nodes again."""
+        if not self.changed:
+            return
+        before: list[NodeCounts] = []
+        after: list[NodeCounts] = []
+        for node in self.changed:
+            counts = node.counts()
+            if not counts.maps:
+                counts = self._alike.setdefault(counts, counts)
+            before.append(node.counted)
+            after.append(counts)
+            node.counted = counts
+            number = node.planned.node
+            for kept, belongs in ((self._busy, counts.busy), (self._open, counts.open)):
+                if belongs:
+                    kept[number] = node
+                else:
+                    kept.pop(number, None)
+        sums = [
+            total + sum(map(column, after)) - sum(map(column, before))
+            for total, column in zip(self._counts, _COLUMNS, strict=True)
+        ]
+        self._counts, self._firsts = NodeCounts(*sums), None
+        self.changed.clear()
+
+    @property
+    def open(self) -> dict[int, NodeView]:
+        """Its nodes that are needed and not complete, by number."""
+        self._refresh()
+        return self._open
+
+    @property
+    def firsts(self) -> list[AttemptStarted]:
+        """Running attempts of all nodes in their order, without second attempts."""
+        self._refresh()
+        if self._firsts is None:
+            self._firsts = [started for number in sorted(self._busy) for started in self._busy[number].firsts]
+        return self._firsts
 
     @property
     def kind(self) -> str:
         """`call` or `map`."""
-        return "map" if any(node.planned.kind == "map" for node in self.nodes.values()) else "call"
+        return "map" if self.counts.maps else "call"
 
     @property
     def items(self) -> int | None:
         """The number of items; None while some map's list does not exist."""
-        sizes = [node.items for node in self.nodes.values()]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return None if self.counts.unsized else self.counts.items
 
     @property
     def waiting(self) -> int | None:
         """Items to come; None while some map's list does not exist."""
-        counts = [node.waiting_count for node in self.nodes.values()]
-        return None if None in counts else sum(count for count in counts if count is not None)
+        return None if self.counts.uncounted else self.counts.waiting
 
     @property
     def running(self) -> int:
         """Items in running attempts."""
-        return sum(node.running_count for node in self.nodes.values())
-
-    @property
-    def cached(self) -> int:
-        """Items whose result another run computed."""
-        return sum(node.cached_count for node in self.nodes.values())
+        return self.counts.running
 
     @property
     def done(self) -> int:
         """Items whose result this run computed."""
-        return sum(node.done_count for node in self.nodes.values())
-
-    @property
-    def failed(self) -> int:
-        """Items that failed without a planned retry."""
-        return sum(node.failed_count for node in self.nodes.values())
-
-    @property
-    def skipped(self) -> int:
-        """Items that do not run, because those of the map before failed."""
-        return sum(node.skipped.count for node in self.nodes.values())
-
-    @property
-    def attempts(self) -> int:
-        """Attempts that began."""
-        return sum(node.attempts for node in self.nodes.values())
+        return self.counts.settled - self.counts.cached
 
     @property
     def item_s(self) -> float | None:
@@ -397,18 +532,17 @@ class TaskView:
     @property
     def state(self) -> str:
         """`waiting`, `running`, `partly`, `done`, `cached`, `failed`, `skipped` or `not needed`, as in TaskRow."""
-        nodes = self.nodes.values()
-        if any(node.running for node in nodes):
+        counts = self.counts
+        if counts.busy:
             return "running"
-        if self.failed:
+        if counts.failed:
             return "failed"
-        settled = self.done + self.cached
-        if self.skipped and self.waiting == 0:
-            return "partly" if settled else "skipped"
-        if all(node.complete or not node.needed for node in nodes):
-            whole = "cached" if self.cached and not self.done else "done"
-            return whole if settled else "not needed"
-        return "partly" if settled else "waiting"
+        if counts.skipped and self.waiting == 0:
+            return "partly" if counts.settled else "skipped"
+        if not counts.open:
+            whole = "cached" if counts.cached and not self.done else "done"
+            return whole if counts.settled else "not needed"
+        return "partly" if counts.settled else "waiting"
 
     def rate(self, now: float) -> float | None:
         """Recently finished items per second; over the whole time once nothing is left. None before the first item."""
@@ -428,7 +562,7 @@ class TaskView:
             return 0.0
         if waiting is None or mean is None:
             return None
-        running = [(a.hi - a.lo, now - a.at) for node in self.nodes.values() for a in node.firsts]
+        running = [(a.hi - a.lo, now - a.at) for a in self.firsts]
         # One that takes longer than the others did shows that the rest may, too: the estimate grows, and does not stand still.
         late = [(items, for_s) for items, for_s in running if for_s > items * mean]
         timed = self._timed + sum(items for items, _ in late)
@@ -438,8 +572,7 @@ class TaskView:
     def overdue_s(self, now: float) -> float:
         """By how much the most overdue attempt has taken longer than its items do on average; all its time if none was timed."""
         mean = self.item_s or 0.0
-        attempts = [started for node in self.nodes.values() for started in node.firsts]
-        return max((now - a.at - (a.hi - a.lo) * mean for a in attempts), default=0.0)
+        return max((now - a.at - (a.hi - a.lo) * mean for a in self.firsts), default=0.0)
 
     def remaining_s(self, now: float) -> float | None:
         """Seconds until its last item, with its current workers; None if not known.
@@ -450,7 +583,7 @@ class TaskView:
         work = self.work_s(now)
         if not work:
             return None if work is not None and self.overdue_s(now) > 0 else work
-        busy = sum(len(node.firsts) for node in self.nodes.values())
+        busy = len(self.firsts)
         if self.ended_at is not None and now - self.ended_at <= GAP_S:
             busy += min(self._freed, self.waiting or 0)
         left = work / busy if busy else math.inf
@@ -485,14 +618,9 @@ class TaskView:
             self._weight += new
             self._weighed_at = event.at
 
-    def begin_anew(self) -> None:
-        """A new driver resumes the run: it plans the nodes again, and the rate starts again."""
-        self.nodes = {}
-        self._weight = 0.0
-
     def row(self, now: float) -> TaskRow:
         """The task at `now`."""
-        first = next(iter(self.nodes.values())).planned
+        counts, first = self.counts, next(iter(self.nodes.values())).planned
         return TaskRow(
             task=self.name,
             state=self.state,
@@ -501,13 +629,13 @@ class TaskView:
             items=self.items,
             waiting=self.waiting,
             running=self.running,
-            cached=self.cached,
+            cached=counts.cached,
             done=self.done,
-            failed=self.failed,
-            skipped=self.skipped,
-            attempts=self.attempts,
-            twins=sum(node.twins for node in self.nodes.values()),
-            twins_won=sum(node.twins_won for node in self.nodes.values()),
+            failed=counts.failed,
+            skipped=counts.skipped,
+            attempts=counts.attempts,
+            twins=counts.twins,
+            twins_won=counts.twins_won,
             failures=self.failures,
             seconds=self.seconds,
             cpu_s=self.cpu_s,
@@ -518,7 +646,7 @@ class TaskView:
             peak_bytes=self.peak_bytes,
             limit_bytes=first.memory,
             cpus=first.cpus,
-            error=_message(self.failure) if self.failed else "",
+            error=_message(self.failure) if counts.failed else "",
             gang=first.gang,
         )
 

@@ -21,6 +21,7 @@ from hooke.base.files import file_clock_ns
 from hooke.base.formats import short_repr
 from hooke.base.observed import as_unshared
 from hooke.base.ref import ItemsObserved, Ref
+from hooke.base.this_process import variables_here
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
@@ -222,6 +223,8 @@ class AttemptRunner:
     """When the attempt began, for file systems."""
     _open_before: frozenset[str] = frozenset()
     """Runs of other trackers' own that were open before the attempt."""
+    _log_at: int = -1
+    """Where the output of the last attempt ended, and that of the next one begins."""
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
     _checkpoints: TaskCheckpoints | None = None
     """Those of the attempt."""
@@ -242,7 +245,7 @@ class AttemptRunner:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
         if self.observer is None or not work.observe:
             return ""
-        with _variables_of_driver(work.variables):
+        with _with_variables(work.variables):
             return self.observer.outdated(work.function)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
@@ -255,8 +258,9 @@ class AttemptRunner:
                 end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
             return answer
         tracker.move(work.attempt, None)
+        mlflow = mlflow_environment(tracker.mlflow) if tracker.mlflow is not None else _NO_CHANGE
         try:
-            with logging_into(tracker), mlflow_environment(tracker.mlflow):
+            with logging_into(tracker), mlflow:
                 answer = self._run(work)
                 end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
             return answer
@@ -272,7 +276,9 @@ class AttemptRunner:
             self.observer.close()
 
     def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
-        started, log_from = time.perf_counter(), self._position()
+        started, log_from = time.perf_counter(), self._log_at
+        if log_from < 0:
+            log_from = self._position()
         self.usage.reset()
         outcome = _Outcome()
         self._since_ns = file_clock_ns()
@@ -280,7 +286,7 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         try:
             with (
-                _variables_of_driver(work.variables) if work.variables else _NO_CHANGE,
+                _with_variables(work.variables),
                 files_loaded(self.root) as self._files,
                 SeededAttempt(restored=not self.alone),
                 self._state.watched(),
@@ -551,9 +557,10 @@ class AttemptRunner:
         return self.log.position() if self.log is not None else 0
 
     def _span(self, start: int) -> LogSpan | None:
-        if self.log is None or (end := self.log.position()) == start:
+        if self.log is None:
             return None
-        return LogSpan(self.log.name, start, end)
+        end = self._log_at = self.log.position()
+        return LogSpan(self.log.name, start, end) if end != start else None
 
 
 def _arguments(
@@ -572,9 +579,17 @@ def _arguments(
 _NO_CHANGE = contextlib.nullcontext()
 
 
+def _with_variables(variables: Mapping[str, str | None]) -> contextlib.AbstractContextManager[None]:
+    """Inside, these variables have the driver's values."""
+    here = variables_here()
+    for name, value in variables.items():
+        if here.get(os.fsencode(name)) != (None if value is None else os.fsencode(value)):
+            return _variables_of_driver(variables)
+    return _NO_CHANGE
+
+
 @contextlib.contextmanager
 def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
-    """Inside, these variables have the driver's values."""
     before = {name: os.environ.get(name) for name in variables}
     differing = {name for name, value in variables.items() if before[name] != value}
     _set_variables({name: variables[name] for name in differing})

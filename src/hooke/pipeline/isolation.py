@@ -133,12 +133,19 @@ def isolated_randomness(name: str) -> Iterator[None]:
 def seed_from(key: bytes) -> None:
     """Seed the global generators with the first eight bytes of a key."""
     number = int.from_bytes(key[:8], "little")
-    random.seed(number)
+    _seed_random(number)
     _seed.number = number
     for name, seed in _SEEDED.items():
         module = sys.modules.get(name)
         if module is not None:
             seed(module, number)
+
+
+def _seed_random(number: int) -> None:
+    """`random.seed` for an int, in half the time."""
+    generator: random.Random = random.seed.__self__  # type: ignore[attr-defined]
+    super(random.Random, generator).seed(number)
+    generator.gauss_next = None
 
 
 def _seed_numpy(module: Any, number: int) -> None:
@@ -230,6 +237,7 @@ class ProcessState:
         """Of the function that is called, in a worker."""
         self._alone = alone
         self._active = alone
+        self._modules = -1
         if alone:
             self._note_handlers()
 
@@ -239,6 +247,12 @@ class ProcessState:
 
     def _begin(self) -> None:
         """What an attempt finds. A worker's handlers and limits are those of its first attempt, since reading them takes long."""
+        if (
+            self._modules == len(sys.modules) and self._alone
+        ):  # all was set back, and nothing was imported since
+            if _variables() != self._environment:
+                self._environment = _variables().copy()
+            return
         if not self._alone:
             self._note_handlers()
         self._folder = os.getcwd()

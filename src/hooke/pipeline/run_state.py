@@ -545,7 +545,7 @@ class RunState:
             request = self._request(state, lo)
             short = request.slots == 1 and self._short.has(state.node)
             if not self._room.take(request) and not (
-                short and not passed and self._room.queue_behind(request)
+                short and not passed and self._room.queue_behind(request, self._short.behind(state.node))
             ):
                 passed.append(entry)
                 if self._room.is_full or self._is_reserved_for(state, request):

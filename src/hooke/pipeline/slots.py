@@ -55,8 +55,10 @@ def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, 
 SHORT_S = 0.005
 """Ten times the cost of submitting an attempt. For longer attempts the worker's wait does not matter."""
 
-MOST_BEHIND = 4
-"""Attempts that may wait behind each running one: the driver may be busy for this many durations."""
+LEAST_BEHIND = 4
+MOST_BEHIND = 64
+BEHIND_S = 0.02
+"""Attempts that may wait behind each running one: so much expected work, and how many at least and at most."""
 
 _WEIGHT = 0.2
 """Weight of the newest measurement in the mean: the first attempts, which import modules, soon stop counting."""
@@ -79,6 +81,11 @@ class ShortTasks:
     def has(self, node: Node) -> bool:
         """Whether an attempt at this node is expected to be short; False if no call of its task was measured."""
         return node.kind == "call" and self._mean_s.get(node.task.name, SHORT_S) < SHORT_S
+
+    def behind(self, node: Node) -> int:
+        """How many attempts like this short one may wait behind each running one."""
+        fitting = BEHIND_S / max(self._mean_s[node.task.name], BEHIND_S / MOST_BEHIND)
+        return max(LEAST_BEHIND, int(fitting))
 
 
 class SlotRoom:
@@ -109,13 +116,13 @@ class SlotRoom:
         self.taken += request.slots
         return True
 
-    def queue_behind(self, request: ResourceRequest) -> bool:
-        """Let an attempt wait behind one with the same request; False, without effect, if enough wait already.
+    def queue_behind(self, request: ResourceRequest, most: int) -> bool:
+        """Let an attempt wait behind one with the same request; False, without effect, if `most` wait behind each already.
 
         Also False while the capacity must shrink, which a waiting attempt would delay.
         """
         shrinks = self.taken > self.capacity.slots
-        if shrinks or self._behind.get(request, 0) >= MOST_BEHIND * self._held.get(request, 0):
+        if shrinks or self._behind.get(request, 0) >= most * self._held.get(request, 0):
             return False
         self._behind[request] += 1
         return True

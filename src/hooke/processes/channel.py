@@ -17,6 +17,7 @@ __all__ = [
     "LENGTH_BYTES",
     "Channel",
     "ChannelServer",
+    "Tickets",
     "connect_to",
     "framed",
     "listen_at",
@@ -159,6 +160,66 @@ class Channel:
         self._received += data
         self._messages += take_frames(self._received)
         return bool(data)
+
+
+class Tickets:
+    """Permissions to begin what waits in another process: numbers in a pipe from which both processes read, so each goes to one of them.
+
+    What has a ticket begins if its process takes the ticket, and never if the process that issued it was faster. One process
+    issues and takes back, with `write`; the other takes, in the order of the numbers.
+    """
+
+    __slots__ = ("_issued", "_next", "_read", "_unwritten", "_write")
+
+    def __init__(self, read: int, write: int = -1) -> None:
+        """Owns both ends of a pipe. The reading end must not block."""
+        self._read = read
+        self._write = write
+        self._issued = 0
+        self._next = 0
+        self._unwritten = bytearray()
+
+    def issue(self) -> int:
+        """A new ticket, above 0 and above all before it. The other process can take it after `flush`."""
+        self._issued += 1
+        self._unwritten += self._issued.to_bytes(_TICKET_BYTES, "little")
+        return self._issued
+
+    def flush(self) -> None:
+        """Let the other process take what was issued; before it is sent what has the tickets."""
+        if self._unwritten:
+            os.write(self._write, self._unwritten)
+            self._unwritten.clear()
+
+    def take_back(self) -> frozenset[int]:
+        """The tickets that the other process had not taken, which it can take no longer."""
+        self.flush()
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._read, _TICKET_BYTES * MOST_TICKETS)
+            return frozenset(memoryview(data).cast("Q"))
+        return frozenset()
+
+    def take(self, number: int) -> bool:
+        """Whether this process may begin what has the ticket."""
+        if self._next < number:
+            try:
+                self._next = int.from_bytes(os.read(self._read, _TICKET_BYTES), "little")
+            except BlockingIOError:
+                return False
+        return self._next == number  # else this one was taken back, and the next is in hand
+
+    def close(self) -> None:
+        """Close the pipe. The other process has ends of its own."""
+        for fd in (self._read, self._write):
+            if fd >= 0:
+                os.close(fd)
+        self._read = self._write = -1
+
+
+_TICKET_BYTES = 8
+
+MOST_TICKETS = 4096
+"""How many may be in the pipe at once: they fit its buffer."""
 
 
 # --- Unix sockets in a folder, however long its path is.

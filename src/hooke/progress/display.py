@@ -45,7 +45,7 @@ class Display(Protocol):
 
 
 def snapshot_of(view: RunView, now: float) -> RunSnapshot:
-    """The run at `now`; linear in the number of nodes."""
+    """The run at `now`; it costs the tasks, and the nodes that changed since the last one."""
     return RunSnapshot(
         now=now,
         last_at=view.last_at,

@@ -347,6 +347,12 @@ class Encoded:
 
     def to_bytes(self, secret: bytes | None = None) -> tuple[bytes, bytes]:
         """The digest and the object."""
+        if not self._buffers:
+            stream = b"".join(self._stream)
+            end = make_end([], stream=len(stream), table=len(HEADER) + len(stream))
+            body = b"".join((HEADER, stream, end))
+            hashed = blake3(body).digest()
+            return hashed, body + make_tail(end, hashed, secret)
         pieces = _Pieces()
         digest, _ = self.write(pieces, secret)
         return digest, b"".join(pieces)

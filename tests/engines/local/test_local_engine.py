@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hooke.engines.local import LocalEngine
+from hooke.journal.events import WorkerStopped
 from hooke.pipeline.engine import EngineContext
 from hooke.processes.devices import Devices
 from hooke.testing import engine_tasks as tasks
@@ -31,6 +32,21 @@ def test_the_short_calls_behind_a_cancelled_one_are_answered(tmp_path: Path) -> 
         bench.cancel(blocked)
         for attempt in waiting:
             bench.finished(attempt)
+
+
+def test_a_waiting_call_is_cancelled_without_its_worker(tmp_path: Path) -> None:
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        bench.finished(bench.submit(tasks.add, 0, short=True))
+        blocked = bench.submit(tasks.wait_for_file, str(tmp_path / "go"), short=True)
+        bench.until(lambda: bench.is_running(blocked), "it runs")
+        waiting = [bench.submit(tasks.add, number, short=True) for number in range(40)]
+        for attempt in waiting[::2]:
+            bench.cancel(attempt)
+        (tmp_path / "go").touch()
+        for attempt in (blocked, *waiting[1::2]):
+            bench.finished(attempt)
+        assert not bench.of(WorkerStopped)
+        assert bench.answers.keys().isdisjoint(waiting[::2])
 
 
 def test_the_gpus_of_what_still_ran_are_free_after_close(tmp_path: Path) -> None:

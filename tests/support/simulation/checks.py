@@ -117,8 +117,8 @@ class Twins:
 
 # --- What the attempts of a history take of its place, worked out anew: slots, and for each of them cpus and memory.
 
-MOST_BEHIND = 4
-"""Short attempts behind each one that runs."""
+MOST_BEHIND = 64
+"""Short attempts behind each one that runs, at most: fewer if they are longer."""
 
 
 def slots_of(plan: NodePlan, kind: str) -> int:

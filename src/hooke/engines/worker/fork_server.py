@@ -39,11 +39,11 @@ END_S = 4.0
 """How long to wait for killed processes. They are gone in milliseconds, unless one hangs in the kernel."""
 
 PR_SET_CHILD_SUBREAPER = 36
-FDS_PER_SPAWN = 3
+FDS_PER_SPAWN = 4
 
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Fork a worker. The descriptors of its socket, its lifeline and its log come with the message."""
+    """Fork a worker. The descriptors of its socket, its lifeline, its tickets and its log come with the message."""
 
     name: str
     environment: dict[str, str]
@@ -230,7 +230,7 @@ class _Server:
 
 def _become_worker(order: Spawn, fds: list[int]) -> None:
     """In the child: set up its own session, environment, folder and output, then serve attempts. Never returns."""
-    connection, lifeline, log = fds
+    connection, lifeline, tickets, log = fds
     code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -247,9 +247,10 @@ def _become_worker(order: Spawn, fds: list[int]) -> None:
         for fd in (
             connection,
             lifeline,
+            tickets,
         ):  # processes that a task starts must not keep the worker's socket open
             os.set_inheritable(fd, False)
-        worker_process.main(connection, lifeline)
+        worker_process.main(connection, lifeline, tickets)
         code = 0
     except BaseException:  # noqa: BLE001 - a fork must not continue in its parent's code; the log has the traceback
         with contextlib.suppress(Exception):

@@ -28,7 +28,7 @@ from hooke.engines.worker.fork_server import (
     Spawned,
     pack_frame,
 )
-from hooke.processes.channel import Channel, patiently, send_all, take_frames
+from hooke.processes.channel import Channel, Tickets, patiently, send_all, take_frames
 from hooke.processes.start import python_module
 
 __all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
@@ -44,11 +44,12 @@ _reports = msgspec.msgpack.Decoder(Report)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForkedWorker:
-    """A forked worker: its pid, the socket to it, and the lifeline, which ends it when closed."""
+    """A forked worker: its pid, the socket to it, the lifeline, which ends it when closed, and the tickets of what waits in it."""
 
     pid: int
     channel: Channel
     lifeline: int
+    tickets: Tickets
 
 
 class ForkRefused(HookeError):
@@ -85,9 +86,12 @@ class ForkServer:
         """The worker, or None where the server died, or had to be ended, before it answered."""
         ours, theirs = socket.socketpair()
         life_theirs, life_ours = os.pipe()
+        read, write = os.pipe()
+        os.set_blocking(read, False)
+        tickets = Tickets(read, write)
         pid = None
         try:
-            self._send(pack_frame(order), [theirs.fileno(), life_theirs, log_fd])
+            self._send(pack_frame(order), [theirs.fileno(), life_theirs, read, log_fd])
             pid = self._pid_of(order.name)
         except (BrokenPipeError, ConnectionResetError):
             # Its end of the socket closes shortly before the kernel reports its end.
@@ -99,7 +103,10 @@ class ForkServer:
             if pid is None:
                 ours.close()
                 os.close(life_ours)
-        return ForkedWorker(pid=pid, channel=Channel(ours.detach()), lifeline=life_ours) if pid else None
+                tickets.close()
+        if not pid:
+            return None
+        return ForkedWorker(pid=pid, channel=Channel(ours.detach()), lifeline=life_ours, tickets=tickets)
 
     def alive(self) -> bool:
         """Whether the server ran at the last check."""

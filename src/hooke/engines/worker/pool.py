@@ -19,7 +19,7 @@ from hooke.base.this_process import on_fork
 from hooke.engines.worker.fork_server import ForkEnded, Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
 from hooke.engines.worker.worker_process import Hello, WorkerJob
-from hooke.processes.channel import Channel
+from hooke.processes.channel import Channel, Tickets
 from hooke.processes.devices import Cores, cores_of_this_machine, devices_of_this_machine
 from hooke.processes.start import Interrupts
 
@@ -92,10 +92,18 @@ class Process:
     environment: dict[str, str]
     channel: Channel
     lifeline: int
+    tickets: Tickets
     log: Path
     name: str = ""
     jobs: deque[WorkerJob] = field(default_factory=deque)
     """Its attempts: the first runs, the others wait in its socket."""
+    waiting: dict[int, WorkerJob] = field(default_factory=dict)
+    """Those that may be taken back, by their tickets, in order. It may have taken the first tickets already."""
+    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    """(ticket, about how many bytes) of what lies in its socket, as far as is known, with what was taken back."""
+    sent_bytes: int = 0
+    since: float = 0.0
+    """When the first attempt was seen to run (monotonic)."""
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
@@ -247,6 +255,7 @@ class LocalPool:
             environment=environment,
             channel=forked.channel,
             lifeline=forked.lifeline,
+            tickets=forked.tickets,
             log=Path(hello.log),
             home=_home(hello),
             cores=cores,
@@ -304,6 +313,7 @@ def _gone(error: OSError) -> bool:
 
 def _release(process: Process) -> None:
     process.channel.close()
+    process.tickets.close()
     lifeline, process.lifeline = process.lifeline, -1  # two threads may notice the same end
     if lifeline >= 0:
         os.close(lifeline)

@@ -41,11 +41,20 @@ MOST_REFUSED = 10
 FORK_AGAIN_S = 1.0
 """If the system refuses a process (EAGAIN, ENOMEM), how often in a row, without any worker, and how long before the next try."""
 
-MOST_AHEAD = 8
+MOST_AHEAD = 64
 """Short calls that wait in a worker's socket behind the running one, so the worker need not wait for the driver in between."""
 
-AHEAD_BYTES = 4096
-"""The largest payload that waits there: all of them fit the socket's buffer, so handing one over never blocks."""
+AHEAD_BYTES = 48 << 10
+"""What waits there, at most: it fits the socket's buffer, so handing a call over never blocks."""
+
+FRAME_BYTES = 512
+"""About what a call takes there beside its arguments."""
+
+POLL_S = 0.002
+"""How often to look at workers in which calls wait. To be woken by each of their answers takes longer than a short call."""
+
+STUCK_S = 0.02
+"""If a call runs so long, those that wait behind it go to workers that are free."""
 
 LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
 
@@ -99,6 +108,8 @@ class WorkerLoop:
         self._fork_at = 0.0
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
+        self._polled: set[Process] = set()
+        """Workers in which calls wait: while they answer often, the selector does not watch them."""
         self.ranks = RankGroups(
             self, devices=devices, clock=clock, say=say, pinned=settings.pinned, address=settings.address
         )
@@ -109,7 +120,10 @@ class WorkerLoop:
         self.dispatch()
 
     def cancel(self, attempt: int) -> None:
-        """Drop a queued attempt; end the worker of a running one."""
+        """Drop an attempt that has not begun; end the worker of a running one."""
+        for process in list(self._workers.values()):
+            if attempt in [job.attempt for job in process.jobs]:
+                self._recall(process)
         self._queue = deque(job for job in self._queue if job.attempt != attempt)
         for process in list(self._workers.values()):
             if attempt in [job.attempt for job in process.jobs]:
@@ -141,10 +155,13 @@ class WorkerLoop:
         self.react(self.select(timeout_s))
 
     def select(self, timeout_s: float) -> list[Process]:
-        """The workers that have said something, waiting for it. Any thread may call it while another one uses the loop."""
+        """The workers that may have said something, waiting for it. Any thread may call it while another one uses the loop."""
         if self._refusals:
             timeout_s = min(timeout_s, FORK_AGAIN_S)
-        return [key.data for key, _ in self._selector.select(timeout_s) if key.data is not None]
+        if self._polled:
+            timeout_s = min(timeout_s, POLL_S)
+        said = [key.data for key, _ in self._selector.select(timeout_s) if key.data is not None]
+        return said + list(self._polled) if self._polled else said
 
     def react(self, processes: list[Process]) -> None:
         """Read what these workers have said, and hand out what has room."""
@@ -253,8 +270,11 @@ class WorkerLoop:
             process.jobs.append(job)
             if process.ready:
                 self._hand_over(process, job)
+        self._recall_stuck()
         for process in self._workers.values():
+            self._watch_or_poll(process)
             if process.channel.holds:
+                process.tickets.flush()
                 with contextlib.suppress(
                     OSError
                 ):  # it has ended, or ends now; its last messages and its end are read next
@@ -306,9 +326,9 @@ class WorkerLoop:
 
     def _busy_with_alike(self, job: WorkerJob) -> Process | None:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
-        if not job.short or job.gpus or len(job.task.payload) + len(job.task.keys) > AHEAD_BYTES:
+        if not job.short or job.gpus:
             return None
-        kind = self._kind(job)
+        kind, size = self._kind(job), _bytes_ahead(job)
         alike = [
             process
             for process in self._workers.values()
@@ -316,8 +336,9 @@ class WorkerLoop:
             and process.kind == kind
             and process.memory == job.task.memory
             and len(process.jobs) <= MOST_AHEAD
+            and process.sent_bytes + size <= AHEAD_BYTES
             and job.task.digest in process.known
-            and all(waiting.short for waiting in process.jobs)
+            and process.jobs[0].short
         ]
         return min(alike, key=lambda process: len(process.jobs), default=None)
 
@@ -344,16 +365,57 @@ class WorkerLoop:
         process.known.add(task.digest)
         process.used.add(task.digest)
         self._pool.limit(process, task.memory)
-        process.channel.hold(msgspec.msgpack.encode(task))
         if process.jobs[0] is job:
-            self._say_begun(process)
+            self._say_begun(process, self._clock.now())
+        else:
+            ticket = process.tickets.issue()
+            process.waiting[ticket] = job
+            process.sent.append((ticket, _bytes_ahead(job)))
+            process.sent_bytes += process.sent[-1][1]
+            task = msgspec.structs.replace(task, ticket=ticket)
+        process.channel.hold(msgspec.msgpack.encode(task))
 
-    def _say_begun(self, process: Process) -> None:
-        """Its first attempt runs now."""
+    def _say_begun(self, process: Process, at: float) -> None:
+        """Its first attempt runs since then."""
         attempt = process.jobs[0].attempt
+        process.since = self._clock.monotonic()
         if attempt not in self._begun:  # else a worker with stale code has sent it back
             self._begun.add(attempt)
-            self._say(Begun(self._clock.now(), attempt, process.name))
+            self._say(Begun(at, attempt, process.name))
+
+    def _watch_or_poll(self, process: Process) -> None:
+        """Have the selector watch a worker, unless calls wait in it and its answers come often."""
+        polled = len(process.jobs) > 1 and self._clock.monotonic() - process.since < STUCK_S
+        if polled == (process in self._polled):
+            return
+        if polled:
+            self._selector.unregister(process.channel)
+            self._polled.add(process)
+        else:
+            self._polled.remove(process)
+            self._selector.register(process.channel, selectors.EVENT_READ, process)
+
+    def _recall_stuck(self) -> None:
+        """Give what waits behind an attempt that was expected to be short, and is not, to workers that are free."""
+        if self._queue or (self._running >= self.slots and not self._idle()):
+            return
+        now = self._clock.monotonic()
+        stuck = [each for each in self._workers.values() if each.waiting and now - each.since > STUCK_S]
+        if sum(self._recall(process) for process in stuck):
+            self.dispatch()
+
+    def _recall(self, process: Process) -> int:
+        """Take back what waits in a worker; returns how many attempts that are. They go first in the queue."""
+        tickets = process.tickets.take_back()
+        recalled = [job for ticket, job in process.waiting.items() if ticket in tickets]
+        if recalled:
+            gone = set(recalled)
+            process.jobs = deque(job for job in process.jobs if job not in gone)
+            self._queue.extendleft(reversed(recalled))
+            process.waiting = {
+                ticket: job for ticket, job in process.waiting.items() if ticket not in tickets
+            }
+        return len(recalled)
 
     def _refuse(self, job: WorkerJob, error: HookeError) -> None:
         failure = failure_of(error, arguments=job.task.shown)
@@ -401,7 +463,7 @@ class WorkerLoop:
         if answer.log is not None:
             process.log_from = answer.log.end
         if process.jobs:
-            self._say_begun(process)
+            self._say_begun(process, answer.at)
             self._end_if_cancelled(process)
         else:
             self._shrink()
@@ -409,6 +471,8 @@ class WorkerLoop:
     def _died(self, process: Process) -> None:
         job = process.jobs[0] if process.jobs else None
         begun = job is not None and job.attempt in self._begun
+        if self._recall(process) and job not in process.jobs:
+            job = None  # it died between two attempts, and this one is in the queue again
         self._freed(process)
         ended = self.lost(process)
         if job is None:
@@ -446,12 +510,28 @@ class WorkerLoop:
             self._cancelled.discard(job.attempt)
             self._begun.discard(job.attempt)
             self._devices.release(process.kind.devices, job.gpus)
+            self._has_read(process, job)
         return job
+
+    def _has_read(self, process: Process, job: WorkerJob) -> None:
+        """An attempt has left a worker: what was sent before it does not lie in the socket any more."""
+        ticket = next(iter(process.waiting), 0)
+        if process.waiting.get(ticket) is job:
+            del process.waiting[ticket]
+            while process.sent and process.sent[0][0] <= ticket:
+                process.sent_bytes -= process.sent.popleft()[1]
+        if not process.jobs:  # it waits for more
+            process.sent.clear()
+            process.sent_bytes = 0
 
     def _forget(self, process: Process) -> None:
         """The worker is no longer the loop's; what waits there goes to another one."""
-        self._selector.unregister(process.channel)
+        if process in self._polled:
+            self._polled.remove(process)
+        else:
+            self._selector.unregister(process.channel)
         self._workers.pop(process.pid, None)
+        process.waiting.clear()
         while process.jobs:
             job = process.jobs.pop()
             if job.attempt in self._cancelled:
@@ -462,3 +542,8 @@ class WorkerLoop:
     def _shrink(self) -> None:
         for process in self._idle()[: max(0, self._running - self.slots)]:
             self.end(process, "the fleet was made smaller")
+
+
+def _bytes_ahead(job: WorkerJob) -> int:
+    """About how many bytes of a worker's socket an attempt fills."""
+    return len(job.task.payload) + len(job.task.keys) + FRAME_BYTES

@@ -37,7 +37,7 @@ from hooke.pipeline.failures import failure_of
 from hooke.pipeline.isolation import watched_environment
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
-from hooke.processes.channel import Channel
+from hooke.processes.channel import Channel, Tickets
 from hooke.processes.exit_report import last_lines
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
@@ -202,6 +202,8 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     uses_library: bool = False
     observe: bool = True
     variables: dict[str, str | None] = {}
+    ticket: int = 0
+    """Where it waits behind another: it begins only with this ticket. 0 needs none."""
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -323,9 +325,10 @@ class _Session:
 
 
 class _Server:
-    def __init__(self, channel: Channel, lifeline: int) -> None:
+    def __init__(self, channel: Channel, lifeline: int, tickets: Tickets) -> None:
         self._channel = channel
         self._lifeline = lifeline
+        self._tickets = tickets
         self._functions: dict[str, Callable[..., Any]] = {}
         self._refused: dict[str, WorkerTask] = {}
         self._used: set[str] = set()
@@ -339,6 +342,8 @@ class _Server:
     def after_fork(self) -> None:
         """In a process that a task forked: close the worker's socket, whose end must show the worker's death."""
         self._channel.close()
+        with contextlib.suppress(OSError):
+            self._tickets.close()
         with contextlib.suppress(OSError):
             os.close(self._lifeline)
 
@@ -356,7 +361,7 @@ class _Server:
             message = _messages.decode(data)
             if isinstance(message, Hello):
                 self._begin(message)
-            else:
+            elif not message.ticket or self._tickets.take(message.ticket):  # else the driver took it back
                 assert self._session is not None
                 self._perform(message, self._session)
 
@@ -491,9 +496,9 @@ def _follow_driver(lifeline: int, fork_server: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def main(fd: int, lifeline: int) -> None:
-    """Serve attempts from the socket `fd` until the driver ends the worker, or is gone."""
+def main(fd: int, lifeline: int, tickets: int) -> None:
+    """Serve attempts from the socket `fd`, those that wait there by their `tickets`, until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
     with watched_environment():  # a module may read a variable when it is imported, before a task begins
-        _Server(Channel(fd), lifeline).serve()
+        _Server(Channel(fd), lifeline, Tickets(tickets)).serve()
