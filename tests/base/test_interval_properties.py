@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hooke.base.intervals import IntervalSet, SegmentMap
+from hooke.base.intervals import IntervalSet, OneSegment, SegmentMap
 from hooke.base.ref import Ref
 
 TOP = 40
@@ -114,6 +114,30 @@ class SegmentMapMachine(RuleBasedStateMachine):
     def looked_up(segments: list[tuple[int, int, Ref, int]]) -> dict[int, tuple[Ref, int]]:
         assert [segment[0] for segment in segments] == sorted(segment[0] for segment in segments)
         return {item: (ref, start + item - lo) for lo, hi, ref, start in segments for item in range(lo, hi)}
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(("record", "replace", "cut")), st.integers(0, 1), st.integers(0, 1)))
+)
+def test_a_map_of_one_item_is_as_a_map_of_many(steps: list[tuple[str, int, int]]) -> None:
+    real, model = OneSegment(), SegmentMap()
+    for number, (step, lo, hi) in enumerate(steps):
+        given_ = (lo, hi) if step == "cut" else (lo, hi, ref(number), number)
+        outcomes = []
+        for each in (real, model):
+            try:
+                outcomes.append(getattr(each, step)(*given_))
+            except (KeyError, ValueError) as error:
+                outcomes.append(repr(error))
+        assert outcomes[0] == outcomes[1]
+        assert list(real) == list(model)
+        assert len(real) == len(model)
+        assert list(real.items) == list(model.items)
+
+
+def test_a_map_of_one_item_has_no_other() -> None:
+    with pytest.raises(ValueError, match="items 0..2 of one item"):
+        OneSegment().record(0, 2, ref(0))
 
 
 TestIntervalSet = IntervalSetMachine.TestCase

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import msgspec
+
 from hooke.journal.events import AttemptFinished
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner
@@ -88,7 +90,7 @@ class CountsAGangAsOne(RunState):
     """Partial start: a gang is given one slot, and its other ranks are left to find room for themselves."""
 
     def _request(self, state, lo):
-        return replace(super()._request(state, lo), slots=1)
+        return msgspec.structs.replace(super()._request(state, lo), slots=1)
 
 
 class LetsGangsWait(RunState):

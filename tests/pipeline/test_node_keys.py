@@ -3,6 +3,8 @@
 import pytest
 
 from hooke.base.errors import NotFingerprintable
+from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
+from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.task import task
@@ -43,6 +45,19 @@ def test_equal_calls_have_equal_keys_and_others_not():
     assert names[0] == names[1] == names[2]
     assert len(set(names)) == len(names) - 3  # the inner one(1) is the first again
     assert names[6] == names[0]
+
+
+def test_a_key_is_that_of_kind_code_and_arguments_combined():
+    def calls():
+        long = "text" * 5000
+        return [one(1), one(long), one(long, 2), one([1, long]), one.map([3], by=long)]
+
+    keys = keys_of(calls)
+    code = fingerprint_code(one).key
+    for node, (x, by) in enumerate([(1, 1), ("text" * 5000, 1), ("text" * 5000, 2), ([1, "text" * 5000], 1)]):
+        parts = ("by", fingerprint_value(by), "x", fingerprint_value(x))
+        assert keys[node].key == combine("call", code, *parts)
+    assert keys[4].recipe == combine("map", code, "by", fingerprint_value("text" * 5000))
 
 
 def test_keys_do_not_depend_on_the_place_in_the_graph():

@@ -11,6 +11,7 @@ from hooke.pipeline.references import (
     StoredItems,
     StoredValue,
     pack,
+    pack_small,
     parts_of,
     resolve,
     unpack,
@@ -49,6 +50,13 @@ def test_what_was_packed_before_is_one_object_within_a_call_and_another_in_the_n
         assert first[:2] == [{"a": [1]}, {"b": {"a": [1]}}]
         assert first[0] is first[1]["b"]
         assert first[0] is not second[0]
+
+
+def test_small_arguments_are_packed_as_all_are():
+    for args, kwargs in [((), {}), ((1, "a", None, 2.5), {}), ((b"x",), {"by": range(3)})]:
+        assert pack_small(args, kwargs) == pack((list(args), kwargs), no_promise)
+    for args, kwargs in [(([],), {}), ((1,), {"by": {}}), (("x" * 2000,), {}), ((True, object()), {})]:
+        assert pack_small(args, kwargs) is None
 
 
 def no_promise(promise):

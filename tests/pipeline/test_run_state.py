@@ -1,9 +1,14 @@
 """What the scheduler decides: demand, readiness, order, places, failures, ends."""
 
+import sys
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.pipeline.played import REF, Played, found, pieces
 
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryPlanned, StopRequested
+from hooke.pipeline.graph import pruned_nodes
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING, remaining_work
@@ -75,6 +80,70 @@ def test_what_is_found_asks_nothing_of_its_ancestors():
     assert run.decide() == []
     assert run.lookups == [1]
     assert run.state.status == "finished"
+
+
+@given(
+    above=st.lists(st.sets(st.integers(0, 9), max_size=3), min_size=2, max_size=10),
+    stored=st.sets(st.integers(0, 9)),
+    late=st.sets(st.integers(0, 9)),
+)
+def test_nothing_runs_that_only_finished_nodes_would_use(above, stored, late):
+    """`late` are found when they are submitted, since another run finished them meanwhile."""
+
+    @pipeline
+    def random_graph():
+        made = []
+        for parents in above:
+            made.append(add(*(made[parent] for parent in parents if parent < len(made))))
+        return made[-1]
+
+    run = Played(random_graph, stored=lambda node: [found(node, 0, 1)] if node in stored else [])
+    nodes, graph, waiting = run.state.nodes, run.graph, run.decide()
+    while waiting:
+        submit = waiting.pop(0)
+        if submit.node in late:
+            run.tell(found(submit.node, 0, 1), LookedUp(submit.node, attempt=submit.attempt))
+        else:
+            run.finish(submit)
+        needless = pruned_nodes(graph, graph.roots(), lambda node: nodes[node].complete)
+        running = {attempt.node for attempt in run.state.running.values()}
+        for node in range(len(nodes)):
+            over = nodes[node].complete or (node in needless and node not in running)
+            assert run.state.is_over(node) == over
+        new = run.decide()
+        assert not needless.intersection(each.node for each in new)
+        waiting += new
+    assert run.state.status == "finished"
+
+
+@pipeline
+def pairs(count):
+    return [two(one(number)) for number in range(count)]
+
+
+def functions_called(count, stored):
+    """How many functions the scheduler calls in a run of so many pairs of nodes; every other pair is stored."""
+    called = 0
+
+    def note(_frame, event, _argument):
+        nonlocal called
+        called += event == "call"
+
+    sys.setprofile(note)
+    try:
+        Played(pairs, count, stored=stored).play_on()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+@pytest.mark.parametrize("step", [1, 2, 1000])
+def test_a_node_costs_as_much_however_many_there_are(step):
+    def stored(node):
+        return [found(node, 0, 1)] if node % 2 and node // 2 % step == 0 else []
+
+    few, many = functions_called(50, stored) / 50, functions_called(400, stored) / 400
+    assert many < 1.2 * few
 
 
 def test_a_task_called_for_its_effect_alone_runs():

@@ -53,6 +53,17 @@ class TestCalls:
         graph = traced(lambda: add(other=5, one=1))
         assert graph.nodes[0].arguments == {"one": 1, "other": 5, "rest": (), "scale": 1}
 
+    def test_each_call_names_its_line_however_often_the_line_runs(self):
+        def body():
+            for _ in range(2):
+                first = source()
+                second = source()
+            return first, second
+
+        lines = [int(node.where.rpartition(":")[2]) for node in traced(body).nodes]
+        start = body.__code__.co_firstlineno
+        assert lines == [start + 2, start + 3] * 2
+
     def test_the_output_may_be_any_nesting(self):
         def body():
             first = source(1)

@@ -1,6 +1,7 @@
 """Random pipelines: what their graph gives, evaluated in order, is what calling them gives."""
 
 import dataclasses
+import inspect
 from collections import OrderedDict, deque
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import pipeline, task
-from hooke.pipeline.arguments import copy_nesting, promises_in
+from hooke.base.errors import UsageError
+from hooke.pipeline.arguments import CallBinder, bind_call, copy_nesting, promises_in, unbind
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.promise import Promise
@@ -380,3 +382,40 @@ def test_an_object_that_did_not_change_is_one_argument_of_all_calls(i, n):
     assert listed[0] is first
     assert first is not third
     assert {id(first), id(third)} <= graph.shared.keys()
+
+
+SIGNATURES = [
+    inspect.signature(function)
+    for function in (
+        lambda: None,
+        lambda a: None,
+        lambda a, b=2, c=None: None,
+        lambda a, /, b, c=3: None,
+        lambda a=1, /, *, b, c=5: None,
+        lambda *, c, a=1, b=2: None,
+        lambda a, *b, c=1: None,
+        lambda a, c=1, **b: None,
+    )
+]
+
+
+def outcome(function, *arguments):
+    """What it gives, in order, or what it says."""
+    try:
+        found = function(*arguments)
+    except UsageError as error:
+        return error.what, error.fix
+    return list(found.items()) if isinstance(found, dict) else found
+
+
+@given(
+    signature=st.sampled_from(SIGNATURES),
+    args=st.lists(st.integers(), max_size=4),
+    kwargs=st.dictionaries(st.sampled_from("abcd"), st.integers(), max_size=4),
+)
+def test_a_prepared_signature_binds_and_unbinds_as_the_general_way(signature, args, kwargs):
+    binder = CallBinder("task 't'", signature)
+    bound = outcome(binder.bind, args, kwargs)
+    assert bound == outcome(bind_call, "task 't'", signature, args, kwargs)
+    if isinstance(bound, list):
+        assert binder.unbind(dict(bound)) == unbind(signature, dict(bound))

@@ -9,14 +9,14 @@ import msgspec
 
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 
-__all__ = ["IntervalSet", "Segment", "SegmentMap", "put_pieces", "split"]
+__all__ = ["IntervalSet", "OneSegment", "Segment", "SegmentMap", "put_pieces", "split"]
 
 Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
 
 
 _NONE: list[int] = []
-"""Of all empty sets: most sets of a node stay empty, and lists of their own would be half of a node's memory. Never changed."""
+"""The bounds of an empty set, which none changes: most sets of most nodes stay empty."""
 
 
 class IntervalSet:
@@ -59,6 +59,10 @@ class IntervalSet:
         """Remove `lo..hi` from the set; items outside the set do not matter."""
         if lo >= hi or not self.count:
             return
+        if lo <= self._lows[0] and self._highs[-1] <= hi:
+            self._lows = self._highs = _NONE
+            self.count = 0
+            return
         first = bisect_right(self._highs, lo)
         last = bisect_left(self._lows, hi)
         if first >= last:
@@ -88,6 +92,8 @@ class IntervalSet:
 
     def gaps(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of `lo..hi` that are not in the set."""
+        if not self.count and lo < hi:
+            return [(lo, hi)]
         out: list[tuple[int, int]] = []
         for a, b in self.within(lo, hi):
             if lo < a:
@@ -110,13 +116,16 @@ _NO_SEGMENTS: list[Segment] = []
 """Of all empty maps, as _NONE."""
 
 
+def _low(segment: Segment) -> int:
+    return segment[0]
+
+
 class SegmentMap:
     """Which stored object holds which items of a node. Recording an item twice is an error."""
 
-    __slots__ = ("_lows", "_segments", "items")
+    __slots__ = ("_segments", "items")
 
     def __init__(self) -> None:
-        self._lows = _NONE
         self._segments = _NO_SEGMENTS
         self.items = IntervalSet()
 
@@ -132,34 +141,25 @@ class SegmentMap:
             return
         if self.items.within(lo, hi):
             raise ValueError(f"items {lo}..{hi} are recorded already")
-        if not self._segments:
-            self._begin(lo, hi, ref, start)
-            return
-        at = bisect_left(self._lows, lo)
-        self._lows.insert(at, lo)
-        self._segments.insert(at, (lo, hi, ref, start))
+        if self._segments:
+            self._segments.insert(bisect_left(self._segments, lo, key=_low), (lo, hi, ref, start))
+        else:
+            self._segments = [(lo, hi, ref, start)]
         self.items.add(lo, hi)
 
     def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
         """Record `lo..hi`, replacing earlier records."""
         if lo >= hi:
             return
-        if not self._segments:
-            self._begin(lo, hi, ref, start)
-            return
-        first = max(bisect_right(self._lows, lo) - 1, 0)
-        last = bisect_left(self._lows, hi)
+        first = max(bisect_right(self._segments, lo, key=_low) - 1, 0)
+        last = bisect_left(self._segments, hi, key=_low)
         kept: list[Segment] = []
         for low, high, old, begin in self._segments[first:last]:
             sides = ((low, min(high, lo), begin), (max(low, hi), high, begin + max(low, hi) - low))
             kept += [(a, b, old, at) for a, b, at in sides if a < b]
-        kept = sorted([*kept, (lo, hi, ref, start)], key=lambda segment: segment[0])
-        self._segments[first:last] = kept
-        self._lows[first:last] = [segment[0] for segment in kept]
-        self.items.add(lo, hi)
-
-    def _begin(self, lo: int, hi: int, ref: Ref, start: int) -> None:
-        self._lows, self._segments = [lo], [(lo, hi, ref, start)]
+        if not self._segments:
+            self._segments = []
+        self._segments[first:last] = sorted([*kept, (lo, hi, ref, start)], key=_low)
         self.items.add(lo, hi)
 
     def cut(self, lo: int, hi: int) -> list[Segment]:
@@ -169,13 +169,56 @@ class SegmentMap:
         if lo >= hi:
             return []
         out: list[Segment] = []
-        at = bisect_right(self._lows, lo) - 1
+        at = bisect_right(self._segments, lo, key=_low) - 1
         while lo < hi:
             low, high, ref, start = self._segments[at]
             end = min(high, hi)
             out.append((lo, end, ref, start + lo - low))
             lo, at = end, at + 1
         return out
+
+
+class OneSegment:
+    """A SegmentMap of the one item of a call, in a tenth of the memory."""
+
+    __slots__ = ("_segment",)
+
+    def __init__(self) -> None:
+        self._segment: Segment | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._segment is None else 1
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(() if self._segment is None else (self._segment,))
+
+    @property
+    def items(self) -> IntervalSet:
+        """The items that are recorded. It must not be changed: all calls have the same."""
+        return _NO_ITEM if self._segment is None else _ITEM_0
+
+    def record(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
+        """As in SegmentMap."""
+        if self._segment is not None and lo < hi:
+            raise ValueError(f"items {lo}..{hi} are recorded already")
+        self.replace(lo, hi, ref, start)
+
+    def replace(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
+        """As in SegmentMap. Raises ValueError for another item than 0."""
+        if lo >= hi:
+            return
+        if (lo, hi) != (0, 1):
+            raise ValueError(f"items {lo}..{hi} of one item")
+        self._segment = (lo, hi, ref, start)
+
+    def cut(self, lo: int, hi: int) -> list[Segment]:
+        """As in SegmentMap."""
+        if not self.items.contains(lo, hi):
+            raise KeyError((lo, hi))
+        return [segment for segment in self if lo < hi]
+
+
+_NO_ITEM, _ITEM_0 = IntervalSet(), IntervalSet(((0, 1),))
 
 
 # --- What ranges of items were made from.

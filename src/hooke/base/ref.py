@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 
-class FileRef(msgspec.Struct, frozen=True, array_like=True):
+class FileRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A file in a result: its path relative to the project's folder (absolute outside of it), and the key of its content.
 
     `digest` and `size` are those of the stored object with the content, `mode` its permissions. With an empty digest the
@@ -34,7 +34,7 @@ class FileRef(msgspec.Struct, frozen=True, array_like=True):
     passed_on: bool = False
 
 
-class Ref(msgspec.Struct, frozen=True, array_like=True):
+class Ref(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An encoded object in the store, the one way in which values travel between processes: content digest (64 hex), size in bytes, the bytes themselves when small.
 
     `files` are those that a task's result names.

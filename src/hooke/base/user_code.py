@@ -85,17 +85,23 @@ class SourceLine:
         return f"{at}: {text}" if text else at
 
 
-def user_place() -> SourceLine:
+def user_place(known: dict[tuple[types.CodeType, int], SourceLine] | None = None) -> SourceLine:
     """The innermost line of the user's code.
 
     If no frame of the user's has source (code from `exec`, `python -c`), the innermost one that is not Hooke's.
+    `known` keeps the lines that were found, for many calls from the same ones while the working directory stays.
     """
     outside = None
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         file = frame.f_code.co_filename
-        if not is_hooke(file):
+        if not file.startswith(HOOKE_FOLDER):
+            here = frame.f_code, frame.f_lineno
+            if known is not None and here in known:
+                return known[here]
             if is_users(file) and (place := _place(frame)).text:
+                if known is not None:
+                    known[here] = place
                 return place
             outside = outside or frame
         frame = frame.f_back

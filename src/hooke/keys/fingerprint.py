@@ -126,16 +126,28 @@ class SharedValueKeys:
 
     def __init__(self, shared: Mapping[int, object]) -> None:
         self._kept = KeptEncodings(shared)
+        self._shared = shared
         self._keys: dict[int, Key] = {}
+
+    def scalar(self, value: object) -> Key | None:
+        """As `fingerprint_value` for a plain scalar; None for anything else."""
+        scalar = SCALARS.get(type(value))
+        if scalar is None:
+            return None
+        if id(value) not in self._shared:
+            return blake3(scalar(value)).hexdigest(length=16)
+        key = self._keys.get(id(value))
+        if key is None:
+            key = self._keys[id(value)] = blake3(scalar(value)).hexdigest(length=16)
+        return key
 
     def key(self, value: object, *, where: str, leaf: Leaf) -> Key:
         """As `fingerprint_value`. The leaf is not called for plain scalars and containers."""
-        known = self._keys.get(id(value))
+        known = self.scalar(value) or self._keys.get(id(value))
         if known is not None:
             return known
-        scalar = SCALARS.get(type(value))
         printer = ValuePrinter(code=_code, leaf=leaf, kept=self._kept)
-        key = blake3(scalar(value) if scalar else _encode(printer, value, where)).hexdigest(length=16)
+        key = blake3(_encode(printer, value, where)).hexdigest(length=16)
         if id(value) in self._kept.shared and not printer.leaves:
             self._keys[id(value)] = key
         return key

@@ -22,6 +22,7 @@ __all__ = [
     "expansion_key",
     "explain",
     "frame",
+    "frame_key",
     "unkeyed_uses",
 ]
 
@@ -41,6 +42,14 @@ def frame(part: str | int | bytes) -> bytes:
     else:
         data, tag = b"%d" % part, b"i"
     return tag + len(data).to_bytes(8, "little") + data
+
+
+_KEY = frame("0" * 32)[:-32]
+
+
+def frame_key(key: Key) -> bytes:
+    """`frame` of a key, whose length is known."""
+    return _KEY + key.encode()
 
 
 def combine(label: str, *parts: str | int | bytes) -> Key:

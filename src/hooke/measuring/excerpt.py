@@ -75,7 +75,9 @@ def excerpt(graph: Graph, task: str | None) -> Excerpt:
     made: dict[int, Task[..., Any]] = {}
     # A failure ends a measurement whatever the map says: fewer items would be other work.
     nodes = tuple(
-        replace(node, task=_cached_or_not(node, measured, made), on_error="raise", partial=False)
+        msgspec.structs.replace(
+            node, task=_cached_or_not(node, measured, made), on_error="raise", partial=False
+        )
         for node in graph.nodes
     )
     return Excerpt(
@@ -124,7 +126,7 @@ def _shortened(node: Node, count_of: Callable[[Node], int]) -> Node:
     columns = tuple(_first(column, count) for column in node.iterables)
     promises = [*promises_in(dict(node.arguments)), *promises_in(list(columns))]
     uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises)
-    return replace(node, iterables=columns, items=count, uses=tuple(uses))
+    return msgspec.structs.replace(node, iterables=columns, items=count, uses=tuple(uses))
 
 
 def _shared_out(node: Node, share: float) -> int:

@@ -19,6 +19,7 @@ from hooke.pipeline.promise import MapPromise, Promise
 __all__ = [
     "LEAVES",
     "MUTABLE",
+    "CallBinder",
     "Successes",
     "as_columns",
     "bind_call",
@@ -66,6 +67,54 @@ def unbind(signature: Signature, arguments: Mapping[str, Any]) -> tuple[tuple[An
     """The positional and keyword arguments of the call that `bind_call` gave `arguments` for."""
     bound = inspect.BoundArguments(signature, dict(arguments))  # type: ignore[arg-type]
     return bound.args, bound.kwargs
+
+
+class CallBinder:
+    """Binds calls to one signature. What it finds out of the signature once makes a call several times as fast as `bind_call`."""
+
+    __slots__ = ("_defaults", "_keywords", "_names", "_positional", "_signature", "subject")
+
+    def __init__(self, subject: str, signature: Signature) -> None:
+        parameters = list(signature.parameters.values())
+        self.subject = subject
+        self._signature = signature
+        self._names = [parameter.name for parameter in parameters]
+        self._positional = sum(parameter.kind in _POSITIONAL for parameter in parameters)
+        """How many arguments may go by position; below 0 for a signature with `*args` or `**kwargs`, which goes the general way."""
+        self._keywords = {parameter.name for parameter in parameters if parameter.kind in _KEYWORD}
+        self._defaults = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.default is not Parameter.empty
+        }
+        if any(parameter.kind not in (*_POSITIONAL, Parameter.KEYWORD_ONLY) for parameter in parameters):
+            self._positional = -1
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """As `bind_call`."""
+        given = len(args)
+        if given <= self._positional:
+            bound = dict(zip(self._names, args, strict=False))
+            if given == len(self._names) and not kwargs:
+                return bound
+            left = len(kwargs)
+            for name in self._names[given:]:
+                if name in kwargs and name in self._keywords:
+                    bound[name] = kwargs[name]
+                    left -= 1
+                elif name in self._defaults:
+                    bound[name] = self._defaults[name]
+            if not left and len(bound) == len(self._names):
+                return bound
+        return bind_call(
+            self.subject, self._signature, args, kwargs
+        )  # which says what is wrong, if anything is
+
+    def unbind(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `unbind`."""
+        if self._positional == len(self._names) == len(arguments):
+            return tuple([arguments[name] for name in self._names]), {}
+        return unbind(self._signature, arguments)
 
 
 def bind_map(

@@ -26,7 +26,16 @@ from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
-from hooke.pipeline.references import Element, Packed, Reference, StoredItems, StoredValue, is_small, pack
+from hooke.pipeline.references import (
+    Element,
+    Packed,
+    Reference,
+    StoredItems,
+    StoredValue,
+    is_small,
+    pack,
+    pack_small,
+)
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.task import Task
 from hooke.pipeline.trace import DEEPEST_SHARED, SMALL
@@ -65,7 +74,6 @@ class CallMaker:
         self._named: dict[int, list[str]] = {}
         self.variables_read: set[str] = set()
         """Variables that results of this graph's tasks were made from."""
-        self._owners: dict[int, CheckpointOwner] = {}
         self.expansions: dict[int, MapExpanded] = {}
         """Node -> the list of a dynamic map, once it exists."""
 
@@ -179,17 +187,15 @@ class CallMaker:
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def _owner(self, node: Node) -> CheckpointOwner:
-        if node.id not in self._owners:
-            asked = node.task.resources
-            self._owners[node.id] = CheckpointOwner(
-                task=node.task.name,
-                run=self._keys.run,
-                recipe=self._keys[node.id].recipe,
-                item=node.kind == "map",
-                cached=asked.cache,
-                kept=asked.keep_checkpoints,
-            )
-        return self._owners[node.id]
+        asked = node.task.resources
+        return CheckpointOwner(
+            task=node.task.name,
+            run=self._keys.run,
+            recipe=self._keys[node.id].recipe,
+            item=node.kind == "map",
+            cached=asked.cache,
+            kept=asked.keep_checkpoints,
+        )
 
     def image(self, node: Node) -> FunctionImage:
         """The function of a node's task in the form that goes to workers."""
@@ -253,7 +259,7 @@ class CallMaker:
             return self._pack(node, (node.task.name, recipe, list(node.iterables)))
         if node.kind == "call":
             args, kwargs = node.call_arguments()
-            return self._pack_slim(
+            return pack_small(args, kwargs) or self._pack_slim(
                 node, lambda slim: ([slim(value) for value in args], {k: slim(v) for k, v in kwargs.items()})
             )
         if node.id not in self._constants:

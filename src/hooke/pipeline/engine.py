@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
 from hooke.base.ref import Ref
@@ -69,8 +71,7 @@ class FunctionImage:
     """By reference if the worker can import it, else by value. Raises NotPicklable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt: at items `lo..hi` of a map, at a call (0..1), or at reading a dynamic map's list (`expand`).
 
     Or, of the kind LOOK, a question to a host where tasks run: which of the inputs in `payload`, an encoded Manifest, are others there
@@ -98,7 +99,7 @@ class Call:
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
     keys: bytes = b""
     """Keys of the call or of each item, 16 bytes each, which seed the random generators. Empty seeds nothing."""
-    inputs: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, int] = {}
     """Digest -> size in bytes of the results that it reads from the store: it is cheapest where they were computed."""
     gang: int = 0
     """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 if it is not a gang."""
@@ -106,7 +107,7 @@ class Call:
     """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
     observe: bool = True
     """Whether to record what it reads, if the engine's context says where the project is."""
-    variables: Mapping[str, str | None] = field(default_factory=dict)
+    variables: Mapping[str, str | None] = {}
     """Environment variables that it may read, with the driver's values; None for one that is not set."""
     checkpoints: CheckpointOwner | None = None
     """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""

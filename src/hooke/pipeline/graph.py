@@ -6,18 +6,22 @@ call can only take results of calls before it.
 
 from __future__ import annotations
 
+import operator
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
-from hooke.pipeline.arguments import promises_in, unbind
+import msgspec
+
+from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
 __all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True, gc=False):
     """A use of a node's result, or of the part of it at `path` (keys, indexes and slices, outermost first).
 
     `elementwise`: a map uses it item by item, so its item i needs only item i.
@@ -33,15 +37,14 @@ class Use:
         )  # a slice in the path has no hash before 3.12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Node:
+class Node(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A call of a task (`kind="call"`), or a map of one over `iterables` (`kind="map"`)."""
 
     id: int
     """Its index in `Graph.nodes`."""
     task: Task[..., Any]
     kind: Literal["call", "map"] = "call"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = {}
     """Parameter -> value, with defaults, possibly with promises inside. For a map: the keywords of every item."""
     iterables: tuple[Any, ...] = ()
     """Maps only, one a column: a list, tuple, range, NumPy array, MapPromise, or Promise of a list."""
@@ -65,7 +68,7 @@ class Node:
 
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of a call node."""
-        return unbind(self.task.signature, self.arguments)
+        return self.task.binder.unbind(self.arguments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,18 +83,24 @@ class Graph:
     output_uses: tuple[Use, ...] = field(init=False)
     """The distinct uses of nodes in `output`."""
     _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
-    _children: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    _children: array[int] = field(init=False, repr=False)
+    """Those of node 0, then those of node 1, and so on: a list for each node takes ten times the memory."""
+    _first_child: array[int] = field(init=False, repr=False)
+    """Where those of each node begin, and the end."""
+    _roots: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        parents = tuple(tuple(sorted({use.node for use in node.uses})) for node in self.nodes)
-        children: list[list[int]] = [[] for _ in self.nodes]
-        for node, above in enumerate(parents):
-            for parent in above:
-                children[parent].append(node)
+        parents = tuple([_used_by(node) for node in self.nodes])
+        first_child, children = _turned(parents)
         uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output))
+        wanted = {use.node for use in uses}
+        has_none = map(operator.eq, first_child, first_child[1:])
+        roots = [node for node, childless in enumerate(has_none) if childless or node in wanted]
         object.__setattr__(self, "output_uses", tuple(uses))
         object.__setattr__(self, "_parents", parents)
-        object.__setattr__(self, "_children", tuple(map(tuple, children)))
+        object.__setattr__(self, "_children", children)
+        object.__setattr__(self, "_first_child", first_child)
+        object.__setattr__(self, "_roots", tuple(roots))
 
     def parents(self, node: int) -> tuple[int, ...]:
         """Nodes whose results `node` uses, ascending."""
@@ -99,7 +108,11 @@ class Graph:
 
     def children(self, node: int) -> tuple[int, ...]:
         """Nodes that use the result of `node`, ascending."""
-        return self._children[node]
+        return tuple(self._children[self._first_child[node] : self._first_child[node + 1]])
+
+    def child_counts(self) -> array[int]:
+        """How many nodes use the result of each node."""
+        return array("q", map(operator.sub, self._first_child[1:], self._first_child))
 
     def downstream(self, nodes: Collection[int]) -> set[int]:
         """`nodes` and all that use their results, directly or not."""
@@ -111,14 +124,13 @@ class Graph:
 
     def roots(self) -> tuple[int, ...]:
         """Nodes that every run must finish, ascending: those in the output, and those without consumers."""
-        wanted = {use.node for use in self.output_uses}
-        return tuple(node.id for node in self.nodes if node.id in wanted or not self._children[node.id])
+        return self._roots
 
     def depths(self) -> tuple[int, ...]:
         """For each node, the length of the longest path to it from a node without parents."""
         depths: list[int] = []
         for above in self._parents:
-            depths.append(1 + max((depths[parent] for parent in above), default=-1))
+            depths.append(1 + max([depths[parent] for parent in above]) if above else 0)
         return tuple(depths)
 
     def describe(self) -> str:
@@ -150,11 +162,32 @@ class Graph:
         return f"#{number} {node.task.name}{over}{again}"
 
 
+def _used_by(node: Node) -> tuple[int, ...]:
+    uses = node.uses
+    if len(uses) < 2:
+        return (uses[0].node,) if uses else ()
+    return tuple(sorted({use.node for use in uses}))
+
+
+def _turned(parents: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
+    """The children from the parents of each node: where those of each begin, with the end, and all of them."""
+    first = array("q", bytes(8 * (len(parents) + 1)))
+    for above in parents:
+        for parent in above:
+            first[parent + 1] += 1
+    first = array("q", accumulate(first))
+    children, free = array("q", bytes(8 * first[-1])), first[:]
+    for child, above in enumerate(parents):
+        for parent in above:
+            children[free[parent]] = child
+            free[parent] += 1
+    return first, children
+
+
 # --- Needs: what must be done before the items of a node may start.
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, order=True, gc=False):
     """All items of `node`; or its one `item`; or, `elementwise`, item i of it before item i of the needing map."""
 
     node: int
@@ -164,7 +197,7 @@ class Need:
 
 def needs_of(graph: Graph, node: Node) -> tuple[Need, ...]:
     """The distinct needs of a node, in the order of its uses."""
-    return tuple(dict.fromkeys(need_of(graph, use) for use in node.uses))
+    return tuple(dict.fromkeys([need_of(graph, use) for use in node.uses])) if node.uses else ()
 
 
 def need_of(graph: Graph, use: Use) -> Need:
@@ -187,13 +220,17 @@ def need_of(graph: Graph, use: Use) -> Need:
 class Waiters:
     """The nodes that wait for whole nodes, for single items, and maps that follow item by item."""
 
+    graph: Graph
     whole: dict[int, list[int]] = field(default_factory=dict)
+    """Of the nodes that are in `item` or `elementwise`. All children of another node wait for the whole of it."""
     item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
     elementwise: dict[int, list[int]] = field(default_factory=dict)
 
-    def pop_whole(self, node: int) -> list[int]:
-        """Remove and return the nodes that wait for all of `node`, which is done now."""
-        return self.whole.pop(node, [])
+    def of_whole(self, node: int) -> Sequence[int]:
+        """The nodes that wait for all of `node`."""
+        if node in self.item or node in self.elementwise:
+            return self.whole.get(node, ())
+        return self.graph.children(node)
 
     def pop_items(self, node: int, lo: int, hi: int) -> list[int]:
         """Remove and return the nodes that wait for one of the items `lo..hi` of `node`, which are done now."""
@@ -205,16 +242,19 @@ class Waiters:
         return [child for i in wanted for child in waiting.pop(i)]
 
 
-def waiters_of(needs: Sequence[Sequence[Need]]) -> Waiters:
+def waiters_of(graph: Graph, needs: Sequence[Sequence[Need]]) -> Waiters:
     """The waiters of a graph, from the needs of each node."""
-    waiters = Waiters()
+    waiters = Waiters(graph)
     for child, wanted in enumerate(needs):
         for need in wanted:
             if need.elementwise:
                 waiters.elementwise.setdefault(need.node, []).append(child)
             elif need.item is not None:
                 waiters.item.setdefault(need.node, {}).setdefault(need.item, []).append(child)
-            else:
+    special = waiters.elementwise.keys() | waiters.item.keys()
+    for child, wanted in enumerate(needs) if special else ():
+        for need in wanted:
+            if need.node in special and need.item is None and not need.elementwise:
                 waiters.whole.setdefault(need.node, []).append(child)
     return waiters
 

@@ -11,25 +11,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+from blake3 import blake3
+
 from hooke.base.errors import NotFingerprintable, TraceError
 from hooke.keys.fingerprint import SharedValueKeys, fingerprint_code, fingerprint_items, fingerprint_value
-from hooke.keys.fingerprint_parts import CodePrint, combine
+from hooke.keys.fingerprint_parts import CodePrint, combine, frame, frame_key
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import CARRY, MapPromise, Promise
 
 __all__ = ["GraphKeys", "NodeKey"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeKey:
+class NodeKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The key of a node and its ingredients."""
 
     key: str
     recipe: str
     """For a map: the key of its code and constants, under which its items are stored."""
     code: CodePrint
-    inputs: Mapping[str, str]
-    """Parameter -> key of its value."""
+    names: tuple[str, ...]
+    """The parameters, in one tuple for all calls of a task."""
+    values: tuple[str, ...]
+    """The keys of their values."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Parameter -> key of its value."""
+        return dict(zip(self.names, self.values, strict=True))
 
 
 class GraphKeys:
@@ -41,6 +50,11 @@ class GraphKeys:
         self.run = run
         self._seed = seed
         self._code: dict[int, CodePrint] = {}
+        self._begun: dict[tuple[int, str], bytes] = {}
+        """Task and kind of node -> how the content of its recipes begins."""
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._frames: dict[str, bytes] = {}
+        """Parameter -> its frame in recipes."""
         self._items: dict[int, bytes] = {}
         self._values = SharedValueKeys(graph.shared)
         self.nodes: list[NodeKey] = []
@@ -88,14 +102,11 @@ class GraphKeys:
 
     def _key(self, node: Node) -> NodeKey:
         code = self._code_of(node)
-        leaf = self._leaf_of(node)
+        scalar = self._values.scalar  # before what only other values need
         inputs = {
-            name: self._values.key(value, where=f"argument `{name}` of `{node.task.name}`", leaf=leaf)
-            for name, value in node.arguments.items()
+            name: scalar(value) or self._input(node, name, value) for name, value in node.arguments.items()
         }
-        recipe = combine(
-            node.kind, code.key, *(part for name in sorted(inputs) for part in (name, inputs[name]))
-        )
+        recipe = self._recipe(node, code, inputs)
         asked = node.task.resources
         if asked.gang:  # its function reads size and rank like arguments
             recipe = combine("gang", recipe, asked.gang, asked.results)
@@ -105,14 +116,33 @@ class GraphKeys:
             # No run may reuse its results, nor those of nodes that depend on it, so the run is part of the recipe.
             recipe = combine("uncached", recipe, self.run, node.id)
         if node.kind == "call":
-            return NodeKey(key=recipe, recipe=recipe, code=code, inputs=inputs)
+            return self._made(recipe, recipe, code, inputs)
         items = self._item_keys(node, recipe)
         if items is not None:
             self._items[node.id] = items
         columns = self._column_keys(node)
-        return NodeKey(
-            key=combine("map", recipe, *columns.values()), recipe=recipe, code=code, inputs=inputs | columns
-        )
+        return self._made(combine("map", recipe, *columns.values()), recipe, code, inputs | columns)
+
+    def _made(self, key: str, recipe: str, code: CodePrint, inputs: dict[str, str]) -> NodeKey:
+        names = tuple(inputs)
+        names = self._names.setdefault(names, names)
+        return NodeKey(key=key, recipe=recipe, code=code, names=names, values=tuple(inputs.values()))
+
+    def _input(self, node: Node, name: str, value: object) -> str:
+        where = f"argument `{name}` of `{node.task.name}`"
+        return self._values.key(value, where=where, leaf=self._leaf_of(node))
+
+    def _recipe(self, node: Node, code: CodePrint, inputs: Mapping[str, str]) -> str:
+        """`combine` of the kind, the code's key, and each name with its key."""
+        kind = id(node.task), node.kind
+        content = self._begun.get(kind)
+        if content is None:
+            content = self._begun[kind] = frame(node.kind) + frame_key(code.key)
+        for name in sorted(inputs) if len(inputs) > 1 else inputs:
+            if name not in self._frames:
+                self._frames[name] = frame(name)
+            content += self._frames[name] + frame_key(inputs[name])
+        return blake3(content).hexdigest(length=16)
 
     def _code_of(self, node: Node) -> CodePrint:
         identity = id(node.task)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from hooke.base.intervals import IntervalSet, SegmentMap
+import msgspec
+
+from hooke.base.intervals import IntervalSet, OneSegment, SegmentMap
 from hooke.journal.events import CapacityChanged, ItemsSkipped, RetryPlanned
 from hooke.pipeline.graph import Need, Node
 from hooke.pipeline.slots import ResourceRequest, memory_after
@@ -115,15 +117,13 @@ class NodePlan:
     """Item -> its seconds in an earlier run, if known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True):
     """Effect: find the node's results; answer with ItemsFound (and MapExpanded) events, then LookedUp."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True):
     """Effect: run these items as an attempt."""
 
     attempt: int
@@ -140,23 +140,20 @@ class Submit:
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandon:
+class Abandon(msgspec.Struct, frozen=True):
     """Effect: cancel an attempt. With `timed_out`, report it as failed by its timeout."""
 
     attempt: int
     timed_out: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """Effect: the run is over: FINISHED, WITH_FAILURES, `failed` or `stopped`."""
 
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class LookedUp:
+class LookedUp(msgspec.Struct, frozen=True):
     """Answer to Lookup, after the events for all results that were found.
 
     `held`: another process is computing the node, so look it up again a little later. `asked`: whether its stored results count
@@ -212,8 +209,7 @@ class StragglerLimit:
         return max(LEAST_STRAGGLER_S, TIMES_THE_SLOWEST * usual)
 
 
-@dataclass(slots=True)
-class RunningAttempt:
+class RunningAttempt(msgspec.Struct):
     """A running attempt: at items `lo..hi` of a node, or at reading its list (`expand`)."""
 
     node: int
@@ -230,7 +226,15 @@ class RunningAttempt:
     """Whether a second attempt was started; there is never a third."""
 
 
-@dataclass(slots=True)
+_MADE_WHEN_READ: dict[str, Callable[[], Any]] = {
+    **dict.fromkeys(("left_out", "open", "taken", "alone"), IntervalSet),
+    **dict.fromkeys(("failures", "growths"), dict),
+    "sizer": ChunkSizer,
+    "straggler_limit": StragglerLimit,
+}
+
+
+@dataclass(slots=True, eq=False)
 class NodeState:
     """The state of a node. `done`, `left_out`, `taken` and `open` are disjoint.
 
@@ -250,41 +254,67 @@ class NodeState:
     expanding: bool = False
     announced: bool = False
     missing: int = 0
-    done: SegmentMap = field(default_factory=SegmentMap)
-    left_out: IntervalSet = field(default_factory=IntervalSet)
     failed: int = 0
     """How many of the items in `left_out` failed themselves."""
     tainted: bool = False
     """Whether a result of it was computed from a list that lacks items, or from such a result."""
-    open: IntervalSet = field(default_factory=IntervalSet)
-    taken: IntervalSet = field(default_factory=IntervalSet)
-    alone: IntervalSet = field(default_factory=IntervalSet)
-    failures: dict[int, int] = field(default_factory=dict)
-    growths: dict[int, int] = field(default_factory=dict)
-    """Item -> how often its memory was doubled."""
     skips: int = 0
-    sizer: ChunkSizer = field(default_factory=ChunkSizer)
-    straggler_limit: StragglerLimit = field(default_factory=StragglerLimit)
+    lost: int = 0
+    """How many items are in `left_out`."""
+    done: SegmentMap | OneSegment = field(init=False, repr=False)
+    left_out: IntervalSet = field(init=False, repr=False)
+    open: IntervalSet = field(init=False, repr=False)
+    taken: IntervalSet = field(init=False, repr=False)
+    alone: IntervalSet = field(init=False, repr=False)
+    failures: dict[int, int] = field(init=False, repr=False)
+    growths: dict[int, int] = field(init=False, repr=False)
+    """Item -> how often its memory was doubled."""
+    sizer: ChunkSizer = field(init=False, repr=False)
+    straggler_limit: StragglerLimit = field(init=False, repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """What most nodes never need is made when it is first read."""
+        make = _MADE_WHEN_READ.get(name)
+        if name == "done":
+            make = OneSegment if self.node.kind == "call" else SegmentMap
+        if make is None:
+            raise AttributeError(f"a NodeState has no {name!r}")
+        made = make()
+        setattr(self, name, made)
+        return made
 
     @property
     def complete(self) -> bool:
         """Whether every item is done or left out."""
-        return self.items is not None and len(self.done) + self.left_out.count == self.items
+        return self.items is not None and len(self.done) + self.lost == self.items
 
     @property
     def whole(self) -> bool:
         """Whether every item has a result, and none depends on items that were left out."""
-        return self.complete and not self.left_out and not self.tainted
+        return self.complete and not self.lost and not self.tainted
+
+    def forget_work(self) -> None:
+        """Let go of what a node that has run and is complete needs no more, for the memory."""
+        for name in ("open", "taken", "failures"):
+            if not getattr(self, name):
+                delattr(self, name)
+
+    def leave_out(self, lo: int, hi: int) -> None:
+        """Items `lo..hi`, none of which is left out yet, get no result."""
+        self.left_out.add(lo, hi)
+        self.lost = self.left_out.count
 
     def missing_in(self, lo: int, hi: int) -> list[tuple[int, int]]:
         """The ranges of `lo..hi` that are neither done nor left out."""
         gaps = self.done.items.gaps(lo, hi)
-        if not self.left_out:
+        if not self.lost:
             return gaps
         return [piece for a, b in gaps for piece in self.left_out.gaps(a, b)]
 
     def memory(self, item: int, place: CapacityChanged) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""
+        if self.plan.memory is None:
+            return None
         return memory_after(self.plan.memory, self.growths.get(item, 0), place, slots=self.slots(item))
 
     def slots(self, item: int) -> int:
@@ -300,6 +330,8 @@ class NodeState:
 
     def choose(self, slots: int) -> tuple[int, int]:
         """The next items: the longest one if durations are known, else a chunk from the front."""
+        if self.node.kind == "call":
+            return 0, 1
         longest = self.sizer.longest(self.plan.expected_s, self.open)
         if longest is not None:
             return longest, longest + 1

@@ -10,8 +10,9 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, get_args, get_origin
+
+import msgspec
 
 from hooke.base.errors import TraceError
 from hooke.base.user_code import SourceLine, user_place
@@ -209,8 +210,7 @@ class TraceSession:
         self.is_open = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PromiseOrigin:
+class PromiseOrigin(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The call behind a promise: the graph node, its task, the line, and the known shape of its result."""
 
     session: TraceSession

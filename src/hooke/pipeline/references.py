@@ -22,6 +22,7 @@ __all__ = [
     "is_simple",
     "is_small",
     "pack",
+    "pack_small",
     "parts_of",
     "resolve",
     "unpack",
@@ -123,9 +124,17 @@ def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
     return file.getvalue()
 
 
+def pack_small(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes | None:
+    """What `pack` gives for `(args, kwargs)`, if all of them are numbers or short texts; else None."""
+    if not all(map(is_small, args)) or (kwargs and not all(map(is_small, kwargs.values()))):
+        return None
+    return _NO_REFERENCE + pickle.dumps((list(args), kwargs), 5)
+
+
 def is_small(value: Any) -> bool:
     """Whether a value is a number or a short text, which a reference would only make larger."""
-    return type(value) in _SIMPLE and (type(value) not in (str, bytes) or len(value) <= 1024)
+    kind = type(value)
+    return kind in _SIMPLE and (kind not in (str, bytes) or len(value) <= 1024)
 
 
 def is_simple(data: bytes) -> bool:

@@ -106,6 +106,8 @@ class RunState:
             for node, plan in zip(graph.nodes, plans, strict=True)
         ]
         self.running: dict[int, RunningAttempt] = {}
+        self._has_timeouts = any(plan.timeout_s is not None for plan in plans)
+        self._has_maps = any(node.kind == "map" for node in graph.nodes)
         self.ignored = 0
         self._room = SlotRoom()
         self._short = ShortTasks()
@@ -123,9 +125,12 @@ class RunState:
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
         self._depth = graph.depths()
-        self._waiters = waiters_of([state.needs for state in self.nodes])
+        self._waiters = waiters_of(graph, [state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
         self._pruned: set[int] = set()
+        """Nodes that need not run, because every consumer has its result or need not run."""
+        self._needed_by = graph.child_counts()
+        """How many consumers of each node may still need its result."""
         for root in sorted(self._unfinished_roots):
             self._demand(root)
 
@@ -171,11 +176,14 @@ class RunState:
         if attempt.twin is not None:
             self._remove(attempt.twin)
             self._losing_twins.append(attempt.twin)
-        state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
-        state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
+        if state.node.kind == "map":
+            state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
+            state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
         self._record(state, attempt.lo, attempt.hi, event.ref)
+        if state.announced:
+            state.forget_work()
 
     def _failed(self, event: AttemptFailed) -> None:
         attempt = self._pop_running(event.attempt)
@@ -261,16 +269,17 @@ class RunState:
 
         Such a result counts in this run alone: it must not be committed, nor taken up by a resume.
         """
-        return any(
-            parent.tainted or (bool(parent.left_out) and not need.elementwise)
-            for need in self.nodes[node].needs
+        needs = self.nodes[node].needs
+        return bool(needs) and any(
+            parent.tainted or (parent.lost > 0 and not need.elementwise)
+            for need in needs
             for parent in (self.nodes[need.node],)
         )
 
     def _leave_out(self, state: NodeState, lo: int, hi: int) -> None:
         """Items end without a result: maps that follow item by item skip theirs. A loop, since graphs may be deep."""
         for a, b in state.missing_in(lo, hi):
-            state.left_out.add(a, b)
+            state.leave_out(a, b)
             state.open.remove(a, b)
             self._just_left_out.append((state, a, b))
         if self._leaving_out:
@@ -333,8 +342,6 @@ class RunState:
         state.missing = sum(1 for need in waiting if not need.elementwise)
         for need in state.needs:
             self._demand(need.node)
-        if self._pruned:
-            self._prune()
         self._reopen(state)
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
@@ -359,6 +366,9 @@ class RunState:
         if state.items is None:
             if state.node.is_dynamic and not state.expanding:
                 self._push(state)
+            return
+        if state.node.kind == "call":
+            self._open(state, 0, 1)
             return
         self._skip(state, 0, state.items)
         elementwise = [need.node for need in state.needs if need.elementwise]
@@ -392,21 +402,26 @@ class RunState:
         self._announce_complete(state)
 
     def _announce_complete(self, state: NodeState) -> None:
+        if state.announced or not state.complete:
+            return
         node = state.node.id
-        if state.complete:
-            state.announced = True
-            self._unfinished_roots.discard(node)
-            if any(not self.nodes[need.node].complete for need in state.needs):
-                self._prune()  # its result was found, so its inputs may not be needed any more
-            for child in self._waiters.pop_whole(node):
-                self._input_met(child)
+        state.announced = True
+        self._unfinished_roots.discard(node)
+        if node not in self._pruned:
+            self._needs_nothing(node)
+        for child in self._waiters.of_whole(node):
+            self._input_met(child)
 
-    def _prune(self) -> None:
-        """Find again which nodes are not needed any more."""
-        before = self._pruned
-        self._pruned = pruned_nodes(self.graph, self.graph.roots(), lambda node: self.nodes[node].complete)
-        for node in sorted(before - self._pruned):
-            self._reopen(self.nodes[node])
+    def _needs_nothing(self, node: int) -> None:
+        """The node has its result: prune the inputs that no other node needs, and theirs. Each edge is looked at once a run."""
+        ended = [node]
+        while ended:
+            for parent in self.graph.parents(ended.pop()):
+                self._needed_by[parent] -= 1
+                is_wanted = self._needed_by[parent] or parent in self._unfinished_roots
+                if not is_wanted and not self.nodes[parent].announced:
+                    self._pruned.add(parent)
+                    ended.append(parent)
 
     def _input_met(self, child: int) -> None:
         state = self.nodes[child]
@@ -474,7 +489,7 @@ class RunState:
         """When `decide` must be called again even without an event; None for never."""
         waiting = [self._held[0][0] if self._held else None, self._retries.next_due()]
         due = [at for at in waiting if at is not None and self.failure is None]
-        for running in self.running.values():
+        for running in self.running.values() if self._has_timeouts else ():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
                 due.append(running.started + timeout_s)
@@ -498,6 +513,8 @@ class RunState:
 
     def _expire(self, now: float) -> list[Effect]:
         expired: list[Effect] = []
+        if not self._has_timeouts:
+            return expired
         for attempt, running in self.running.items():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None and now >= running.started + timeout_s:
@@ -564,7 +581,7 @@ class RunState:
 
     def _stragglers(self) -> list[tuple[float, int]]:
         """(When it is due, attempt) of each straggler that may have a second attempt; empty while other work is ready."""
-        if self.failure is not None or self._ready or self._room.is_full:
+        if not self._has_maps or self.failure is not None or self._ready or self._room.is_full:
             return []
         candidates = [
             (self.nodes[running.node].straggles_at(running, self._now), attempt)
@@ -683,7 +700,7 @@ def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]
         return
     ready = state.open.count or int(state.asked)  # a worker must be there to answer
     left.ready += ready * ranks
-    left.waiting += max(state.items - len(state.done) - state.left_out.count - runs - ready, 0) * ranks
+    left.waiting += max(state.items - len(state.done) - state.lost - runs - ready, 0) * ranks
     if state.plan.ranks:
         left.slots = max(left.slots, runs * ranks, ranks if ready else 0)
     left.expected_s += [s for item, s in state.plan.expected_s.items() if state.missing_in(item, item + 1)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from hooke.journal.events import CapacityChanged
 from hooke.pipeline.graph import Node
@@ -16,8 +17,7 @@ from hooke.pipeline.graph import Node
 __all__ = ["MOST_BEHIND", "ResourceRequest", "ShortTasks", "SlotRoom", "fits", "memory_after"]
 
 
-@dataclass(frozen=True, slots=True)
-class ResourceRequest:
+class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
     """What one attempt needs: slots, and cpus, memory (bytes) and gpus for each of them."""
 
     cpus: float
@@ -29,11 +29,15 @@ class ResourceRequest:
 
 def fits(wanted: ResourceRequest, used: Mapping[ResourceRequest, int], place: CapacityChanged) -> bool:
     """Whether `wanted` fits beside `used` (request -> count). A request that exceeds the total gets everything, alone."""
-    for resource, total in (("cpus", place.cpus), ("memory", place.memory), ("gpus", place.gpus)):
-        amount = wanted.slots * getattr(wanted, resource)
+    for resource, each, total in (
+        ("cpus", wanted.cpus, place.cpus),
+        ("memory", wanted.memory, place.memory),
+        ("gpus", wanted.gpus, place.gpus),
+    ):
+        amount = wanted.slots * each
         if total is not None and amount:
             taken = sum(
-                count * min(each.slots * getattr(each, resource), total) for each, count in used.items()
+                [count * min(held.slots * getattr(held, resource), total) for held, count in used.items()]
             )
             if taken + min(amount, total) > total + 1e-9:
                 return False
@@ -91,22 +95,19 @@ class ShortTasks:
 class SlotRoom:
     """The capacity of the workers, the requests that attempts hold, and how many attempts wait behind them."""
 
-    __slots__ = ("_behind", "_held", "capacity")
+    __slots__ = ("_behind", "_held", "capacity", "taken")
 
     def __init__(self) -> None:
         self.capacity = CapacityChanged(slots=0, cpus=0.0)
         self._held: Counter[ResourceRequest] = Counter()
         self._behind: Counter[ResourceRequest] = Counter()
+        self.taken = 0
+        """Slots that are taken."""
 
     @property
     def is_full(self) -> bool:
         """Whether all slots are taken."""
         return self.taken >= self.capacity.slots
-
-    @property
-    def taken(self) -> int:
-        """Slots that are taken."""
-        return sum(request.slots * count for request, count in self._held.items())
 
     def take(self, request: ResourceRequest) -> bool:
         """Reserve slots and resources for an attempt; False, without effect, if not all of them are free.
@@ -116,6 +117,7 @@ class SlotRoom:
         if self.taken + request.slots > self.capacity.slots or not fits(request, self._held, self.capacity):
             return False
         self._held[request] += 1
+        self.taken += request.slots
         return True
 
     def queue_behind(self, request: ResourceRequest, most: int) -> bool:
@@ -124,14 +126,16 @@ class SlotRoom:
         Also False while the capacity must shrink, which a waiting attempt would delay.
         """
         shrinks = self.taken > self.capacity.slots
-        if shrinks or self._behind[request] >= most * self._held[request]:
+        if shrinks or self._behind.get(request, 0) >= most * self._held.get(request, 0):
             return False
         self._behind[request] += 1
         return True
 
     def free(self, request: ResourceRequest) -> None:
         """An attempt has ended. If others wait behind this request, one of them takes over its slot."""
-        counts = self._behind if self._behind[request] else self._held
+        counts = self._behind if request in self._behind else self._held
+        if counts is self._held:
+            self.taken -= request.slots
         counts[request] -= 1
         if not counts[request]:
             del counts[request]

@@ -29,7 +29,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
-from hooke.pipeline.arguments import Successes, plain_rows, signature_of
+from hooke.pipeline.arguments import CallBinder, Successes, plain_rows, signature_of
 from hooke.pipeline.promise import Shape, result_shape
 
 __all__ = [
@@ -216,7 +216,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 _VALID = "a name has letters (a to z), digits, '_', '-' and '.', and begins with a letter or '_'"
 
-_RECOMPUTED = frozenset({"signature", "shape"})
+_RECOMPUTED = frozenset({"binder", "shape", "signature"})
 
 _BY_VALUE: ContextVar[bool] = ContextVar("hooke_by_value", default=False)
 
@@ -493,6 +493,11 @@ class Task(Generic[P, R]):
     def signature(self) -> inspect.Signature:
         """The function's signature; `(*args, **kwargs)` for a C function without one."""
         return signature_of(self.function)
+
+    @functools.cached_property
+    def binder(self) -> CallBinder:
+        """Binds the arguments of its calls."""
+        return CallBinder(f"task {self.name!r}", self.signature)
 
     @functools.cached_property
     def shape(self) -> Shape | None:

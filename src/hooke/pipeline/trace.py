@@ -17,17 +17,18 @@ import sys
 import types
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Literal
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.annotations import annotations_of, check_arguments
 from hooke.base.errors import NotFingerprintable, TraceError
-from hooke.base.user_code import user_place
+from hooke.base.user_code import SourceLine, user_place
 from hooke.keys.fingerprint import fingerprint_value
 from hooke.pipeline.arguments import (
     LEAVES,
@@ -99,6 +100,7 @@ class GraphTracer:
         self._columns: dict[int, list[dict[str, Any]]] = {}
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
+        self._places: dict[tuple[types.CodeType, int], SourceLine] = {}
 
     def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a pipeline's body and record its calls."""
@@ -110,8 +112,8 @@ class GraphTracer:
 
     def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
         """Record a call."""
-        subject = f"task {task.name!r}"
-        arguments, uses = self._taken(subject, bind_call(subject, task.signature, args, kwargs))
+        binder = task.binder
+        arguments, uses = self._taken(binder.subject, binder.bind(args, kwargs))
         origin = self._add(task, arguments=arguments, uses=uses)
         return Promise(origin, shape=task.shape)
 
@@ -157,7 +159,7 @@ class GraphTracer:
             mapped = self.nodes[node]
             now = tuple(column[""] for column in columns)
             if any(map(operator.is_not, now, mapped.iterables)):
-                self.nodes[node] = replace(mapped, iterables=now)
+                self.nodes[node] = msgspec.structs.replace(mapped, iterables=now)
 
     def returned(self, output: Any) -> Any:
         """A copy of what the body returned. Raises TraceError for a promise of another trace."""
@@ -170,6 +172,8 @@ class GraphTracer:
         return taken, self._uses(promises)
 
     def _uses(self, promises: Sequence[Promise]) -> tuple[Use, ...]:
+        if not promises:
+            return ()
         for promise in promises:
             if promise.hooke_origin.session is not self.session:
                 raise _foreign(promise, self.session)
@@ -184,12 +188,12 @@ class GraphTracer:
         return taken, uses
 
     def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> PromiseOrigin:
-        place = user_place()
+        place = user_place(self._places)
         node = Node(
             id=len(self.nodes),
             task=task,
-            uses=tuple(dict.fromkeys(uses)),
-            where=f"{place.file}:{place.line}",
+            uses=tuple(dict.fromkeys(uses)) if len(uses) > 1 else uses,
+            where=sys.intern(f"{place.file}:{place.line}"),  # one text for the calls of a line
             **fields,
         )
         self.nodes.append(node)
@@ -303,6 +307,9 @@ class ArgumentSnapshots:
 
     def take(self, arguments: Mapping[str, Any], *, of: str) -> tuple[dict[str, Any], list[Promise]]:
         """The arguments `of` a call as they are now, and the promises in them. `finish` may still put others into the dict."""
+        promises = _promises_beside_fixed(arguments.values())
+        if promises is not None:
+            return {**arguments}, promises
         found = _Found()
         for value in arguments.values():
             found.look(value)
@@ -421,6 +428,18 @@ class ArgumentSnapshots:
         for taken in kept.users:
             known = {id(given): copy for (_, given), copy in zip(kept.pairs, copies, strict=True)}
             taken.update({name: _rebuilt(value, known) for name, value in taken.items()})
+
+
+def _promises_beside_fixed(values: Iterable[Any]) -> list[Promise] | None:
+    """The promises among arguments; None if one of the others may be changed or is a long text."""
+    promises: list[Promise] = []
+    for value in values:
+        kind = type(value)
+        if kind is Promise:
+            promises.append(value)
+        elif kind not in _FIXED or (kind in (str, bytes) and len(value) >= _LONG_TEXT):
+            return None
+    return promises
 
 
 @dataclass(slots=True)

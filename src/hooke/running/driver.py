@@ -45,6 +45,7 @@ from hooke.journal.run_view import RunView
 from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_keyed
+from hooke.keys.fingerprint_parts import CodePart
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
@@ -124,6 +125,11 @@ class GangWait:
         self._slots = 0
         self._running: set[int] = set()
         self._since: float | None = None
+
+    @property
+    def has_gangs(self) -> bool:
+        """Whether there is anything to wait for; else it need not observe."""
+        return self._widest is not None
 
     def observe(self, event: Event) -> None:
         """Fold an event of the run."""
@@ -422,7 +428,8 @@ class Driver:
         engine = open_engine(place, context)
         interrupts = Interrupts(deferred=engine.capabilities.isolated)
         waiting = GangWait(self.graph, self.place)
-        journal.observers.append(waiting.observe)
+        if waiting.has_gangs:
+            journal.observers.append(waiting.observe)
         try:
             if not engine.capabilities.elastic:
                 check_kept(self.order.wanted, place, resumed=self.order.run is not None)
@@ -481,10 +488,11 @@ class Driver:
 
     def _reached(self, keys: GraphKeys) -> dict[str, str]:
         """Distribution -> version, for the distributions that the tasks' code reaches."""
+        code = {id(key.code): key.code for key in keys.nodes}
         return {
             part.name: part.text.removeprefix(part.name).strip()
-            for node in self.graph.nodes
-            for part in keys[node.id].code.parts
+            for each in code.values()
+            for part in each.parts
             if part.kind == "distribution" and part.name != "hooke"
         }
 
@@ -518,11 +526,13 @@ class Driver:
     def _plans(self) -> list[NodePlan]:
         maps = any(node.kind == "map" for node in self.graph.nodes)
         expected = expected_seconds(self.project.runs, self.graph.pipeline, besides=self.run) if maps else {}
-        retries = self.order.retries
-        return [
-            plan_of(node, expected, repeatable=node.task.resources.cache, retries=retries)
-            for node in self.graph.nodes
-        ]
+        made: dict[tuple[int, str], NodePlan] = {}
+        """The plans of the calls and of the maps of each task, which differ in nothing else."""
+        for node in self.graph.nodes:
+            if (id(node.task), node.kind) not in made:
+                cache, retries = node.task.resources.cache, self.order.retries
+                made[id(node.task), node.kind] = plan_of(node, expected, repeatable=cache, retries=retries)
+        return [made[id(node.task), node.kind] for node in self.graph.nodes]
 
     def _started(self, store: Store, *, seed: int) -> RunStarted:
         order = self.order
@@ -566,38 +576,35 @@ class Driver:
 
     def _journal_plan(self, journal: Journal, keys: GraphKeys) -> None:
         seen: set[str] = set()
+        code: dict[int, dict[str, str]] = {}
+        """Identity of a task's code -> name of a part -> its digest."""
         for node in self.graph.nodes:
             key = keys[node.id]
-            for part in key.code.parts:
-                if part.digest not in seen:
-                    seen.add(part.digest)
-                    journal.hold(
-                        CodeSeen(
-                            digest=part.digest,
-                            name=part.name,
-                            kind=part.kind,
-                            where=part.where,
-                            text=part.text,
-                        )
-                    )
-            journal.hold(self._planned(node, key))
+            if id(key.code) not in code:
+                code[id(key.code)] = {part.name: part.digest for part in key.code.parts}
+                for part in key.code.parts:
+                    if part.digest not in seen:
+                        seen.add(part.digest)
+                        journal.hold(_seen(part))
+            journal.hold(self._planned(node, key, code[id(key.code)]))
             if node.id % PLANNED_TOGETHER == 0:
                 journal.flush()
         journal.flush()
 
-    def _planned(self, node: Node, key: NodeKey) -> NodePlanned:
-        asked = node.task.resources
+    def _planned(self, node: Node, key: NodeKey, code: dict[str, str]) -> NodePlanned:
+        asked, is_map = node.task.resources, node.kind == "map"
         return NodePlanned(
+            at=self.clock.now(),
             node=node.id,
             task=node.task.name,
             key=key.key,
             kind=node.kind,
-            items=node.items if node.kind == "map" else 1,
-            recipe=key.recipe if node.kind == "map" else "",
-            parents=tuple(sorted({use.node for use in node.uses})),
-            code={part.name: part.digest for part in key.code.parts},
+            items=node.items if is_map else 1,
+            recipe=key.recipe if is_map else "",
+            parents=self.graph.parents(node.id),
+            code=code,
             notes=key.code.notes,
-            inputs=dict(key.inputs),
+            inputs=key.inputs,
             shown={name: short_repr(value) for name, value in node.arguments.items()},
             cpus=asked.cpus,
             memory=asked.memory,
@@ -608,6 +615,10 @@ class Driver:
             seed=self.seed,
             gang=asked.gang,
         )
+
+
+def _seen(part: CodePart) -> CodeSeen:
+    return CodeSeen(digest=part.digest, name=part.name, kind=part.kind, where=part.where, text=part.text)
 
 
 def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) -> Driver:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -99,7 +97,7 @@ class Hosts(RecordingTransport):
 
 
 def gang(attempt, ranks=3, **more):
-    return replace(call(attempt, **more), gang=ranks)
+    return msgspec.structs.replace(call(attempt, **more), gang=ranks)
 
 
 def test_ranks_are_on_few_machines_and_begin_when_all_are_ready():
@@ -133,7 +131,7 @@ def test_its_answer_comes_when_no_rank_is_left_and_its_slots_are_free_then():
 
 def test_results_of_all_are_gathered_where_rank_0_is():
     hosts = Hosts(peer("a", threads=2), peer("b"))
-    hosts.made.submit([replace(gang(0), results="all")], 0.0)
+    hosts.made.submit([msgspec.structs.replace(gang(0), results="all")], 0.0)
     hosts.go()
     for rank in range(3):
         hosts.answer(1, rank)
@@ -357,7 +355,7 @@ def test_whatever_happens_each_gang_is_whole_and_answered_once(steps, data):
 @pytest.mark.parametrize(("lost", "failed"), [("a", [0]), ("b", [])])
 def test_a_host_that_is_lost_while_results_are_gathered(lost, failed):
     hosts = Hosts(peer("a", threads=2), peer("b"))
-    hosts.made.submit([replace(gang(0), results="all")], 0.0)
+    hosts.made.submit([msgspec.structs.replace(gang(0), results="all")], 0.0)
     hosts.go()
     for rank in range(3):
         hosts.answer(1, rank)

@@ -144,7 +144,7 @@ def test_what_cannot_travel_fails_and_holds_no_room():
 
     image = FunctionImage(digest="x", name="f", code_key="k", parts={}, function=len, pickle=refuse)
     made, transport = dispatch(peer("a"))
-    made.submit([replace(call(0), image=image), call(1)], 0.0)
+    made.submit([msgspec.structs.replace(call(0), image=image), call(1)], 0.0)
     assert of(made, AttemptFailed) == [0]
     assert transport.went == [("a", 1)]
 
@@ -172,7 +172,7 @@ def test_only_what_uses_the_engine_s_library_is_given_it():
     made = RemoteQueue(transport, session="s", sys_path=list, library=frozenset({"dask"}))
     made.placement.peers = {"a": peer("a", threads=2)}
     image = replace(call(0).image, digest="e", parts={"dask": "1"})
-    made.submit([call(0), replace(call(1), image=image)], 0.0)
+    made.submit([call(0), msgspec.structs.replace(call(1), image=image)], 0.0)
     assert transport.connected == [False, True]
 
 
@@ -214,7 +214,7 @@ def test_each_attempt_is_answered_once_whatever_happens(steps, data):
 def test_what_asks_for_more_gpus_than_any_host_has_is_not_waited_for_for_ever():
     """Two hosts with one each have two for the scheduler, and for one call they have not."""
     made, transport = dispatch(*(peer(name, gpus=1) for name in "ab"))
-    made.submit([replace(call(1), gpus=2.0), replace(call(2), gpus=1.0)], 0.0)
+    made.submit([msgspec.structs.replace(call(1), gpus=2.0), msgspec.structs.replace(call(2), gpus=1.0)], 0.0)
     assert [attempt for _, attempt in transport.went] == [2]
     made.give_up(0.0, 100.0)
     made.give_up(9.0, 109.0)
