@@ -143,7 +143,7 @@ def seed_from(key: bytes) -> None:
 
 def _seed_random(number: int) -> None:
     """`random.seed` for an int, in half the time."""
-    generator: random.Random = random._inst  # type: ignore[attr-defined]  # noqa: SLF001 - whose methods the module's functions are
+    generator: Any = random._inst  # type: ignore[attr-defined]  # noqa: SLF001 - whose methods the functions of the module are
     super(random.Random, generator).seed(number)
     generator.gauss_next = None
 
