@@ -296,8 +296,18 @@ class CallMaker:
         data = self._pack(node, arguments(lambda value: self._slim(node, value)))
         if len(data) <= LARGEST_IN_CALL:
             return data
-        # A dict of arrays, a model: large, but not at a glance.
-        return self._pack(node, arguments(lambda value: self._stored(self._slim(node, value))))
+        stored: list[Any] = []
+
+        def smaller(value: Any) -> Any:
+            """A reference to a dict of arrays, a model: large, but not at a glance."""
+            slim = self._slim(node, value)
+            smallest = self._stored(slim)
+            if smallest is not slim:
+                stored.append(smallest)
+            return smallest
+
+        made = arguments(smaller)
+        return self._pack(node, made) if stored else data  # many results of others are as large a second time
 
     def _slim(self, node: Node, value: Any) -> Any:
         if self._graph.shared:

@@ -210,7 +210,7 @@ class TraceSession:
         self.is_open = True
 
 
-class PromiseOrigin(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class PromiseOrigin(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The call behind a promise: the graph node, its task, the line, and the known shape of its result."""
 
     session: TraceSession
