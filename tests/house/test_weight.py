@@ -34,7 +34,14 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_hooke_run_loads_no_server() -> None:
-    assert not loaded_after("import hooke.cli.verbs.run") & {"asyncio", "http", "ssl", "numpy", "rich", "uvloop"}
+    assert not loaded_after("import hooke.cli.verbs.run") & {
+        "asyncio",
+        "http",
+        "ssl",
+        "numpy",
+        "rich",
+        "uvloop",
+    }
 
 
 def test_import_hooke_has_no_side_effect() -> None:
