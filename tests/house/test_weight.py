@@ -33,6 +33,17 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_after(code) & HELP_HEAVY
 
 
+def test_hooke_run_loads_no_server() -> None:
+    assert not loaded_after("import hooke.cli.verbs.run") & {
+        "asyncio",
+        "http",
+        "ssl",
+        "numpy",
+        "rich",
+        "uvloop",
+    }
+
+
 def test_import_hooke_has_no_side_effect() -> None:
     code = (
         "import threading, os\n"

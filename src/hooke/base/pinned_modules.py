@@ -48,7 +48,7 @@ def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
         file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
         if isinstance(loader, _Loader):
             found[name] = loader.kept
-        elif name != "__main__" and _is_source(file) and own(Path(file)):
+        elif name != "__main__" and _is_source(file, own):
             source, package = Path(file).read_bytes(), hasattr(module, "__path__")
             found[name] = PinnedModule(name=name, file=file, source=source, package=package)
     later = _Unimported(own).below([*_script(own), *found.values()])
@@ -60,7 +60,7 @@ def _script(own: Callable[[Path], bool]) -> Iterator[PinnedModule]:
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
     file = os.path.abspath(file) if isinstance(file, str) else file
-    if _is_source(file) and own(Path(file)):
+    if _is_source(file, own):
         name = f"{getattr(main, '__package__', '') or ''}.__main__".removeprefix(".")
         yield PinnedModule(name=name, file=file, source=Path(file).read_bytes())
 
@@ -120,12 +120,7 @@ class _Unimported:
         """The module, if it is one's own and not imported."""
         source = self._source(name) if name not in sys.modules else None
         file = source.file if source is not None else None
-        if (
-            source is None
-            or not _is_source(file)
-            or not self._own(Path(file))
-            or os.path.getsize(file) > LARGEST
-        ):
+        if source is None or not _is_source(file, self._own) or os.path.getsize(file) > LARGEST:
             return None
         return PinnedModule(
             name=name, file=file, source=Path(file).read_bytes(), package=source.below is not None
@@ -237,8 +232,11 @@ def _beside(folder: str, package: str) -> Iterator[str]:
                 yield path.removesuffix("__init__").strip(os.sep).replace(os.sep, ".")
 
 
-def _is_source(file: object) -> TypeGuard[str]:
-    return isinstance(file, str) and file.endswith(".py") and os.path.isabs(file) and os.path.isfile(file)
+def _is_source(file: object, own: Callable[[Path], bool]) -> TypeGuard[str]:
+    """Whether it is the path of a source file that is one's own. Most modules are others': only then is the disk asked."""
+    if not isinstance(file, str) or not file.endswith(".py") or not os.path.isabs(file):
+        return False
+    return own(Path(file)) and os.path.isfile(file)
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:

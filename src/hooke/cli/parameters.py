@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -39,8 +39,9 @@ from hooke.pipeline.arguments import unbind
 from hooke.pipeline.pipeline import Pipeline
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown
-from hooke.services.reload.reloader import snapshot
-from hooke.serving.service import SETUP, Service
+
+if TYPE_CHECKING:
+    from hooke.serving.service import Service
 
 __all__ = ["Option", "Parameters", "bindings", "convert", "convert_all", "kind_shown", "read_params"]
 
@@ -98,6 +99,10 @@ def _refuse_misspelt(declared: Service, project: Project) -> None:
 
 
 def _has_class(project: Project, name: str) -> bool:
+    from hooke.services.reload.reloader import (
+        snapshot,
+    )  # not at the start of `hooke run`, which serves nothing
+
     defined = re.compile(rf"^\s*class\s+{re.escape(name)}\b", re.MULTILINE)
     sources = (path for path in snapshot(project.root).stamps if path.suffix == ".py")
     return any(defined.search(path.read_text("utf-8", errors="replace")) for path in sources)
@@ -135,6 +140,8 @@ def _options(given: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(declared: Service) -> dict[str, Any]:
+    from hooke.serving.service import SETUP  # imports asyncio, a tenth of the start of `hooke run`
+
     function = getattr(declared.made_by, SETUP, None)
     if function is None:
         return {}
