@@ -113,6 +113,8 @@ class Runner:
         self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
         self._claims: dict[int, Claim] = {}
+        self._waiting_for_claim: dict[str, set[int]] = {}
+        """Key -> nodes that wait for its claim. If this run itself has it, for another node, they need not wait longer than that."""
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
@@ -251,6 +253,7 @@ class Runner:
             claim = self._parts.store.claim(self._parts.keys[node].key)
             if claim is None:
                 self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
+                self._waiting_for_claim.setdefault(self._parts.keys[node].key, set()).add(node)
                 return False
             self._claims[node] = claim
             found = self._look_up(node)
@@ -427,6 +430,8 @@ class Runner:
             if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._claims.pop(node).release()
+            for other in sorted(self._waiting_for_claim.pop(self._parts.keys[node].key, ())):
+                self._state.look_again(other)
 
     def _remove_checkpoints(self, refs: list[Ref]) -> None:
         """Remove the folders that nobody needs any more: first the results must survive a power loss."""
