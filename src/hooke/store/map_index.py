@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hooke.store.backend import Backend
+from hooke.store.backend import Backend, gathering
 from hooke.store.entries import Counts, Entry, Hit, Records, refs_of
 from hooke.store.objects import are_whole
 
@@ -102,7 +102,8 @@ class MapIndex:
                 return None
             if self._last is not None and self._last[0] == names:
                 return self._last
-            present = [part for name in sorted(names) if (part := self._read(name)) is not None]
+            contents = self._records.read_many(sorted(names))
+            present = [Columns.from_bytes(content) for content in contents if content is not None]
             if len(present) == len(names):
                 break
         # After so many tries, unread files are damaged and were moved aside.
@@ -111,8 +112,9 @@ class MapIndex:
     def _replace(self, recipe: str, names: frozenset[str], columns: Columns) -> str:
         """Write the merged file, then remove its sources. A reader in between finds both, with the same result."""
         name = self._write(recipe, columns) if columns.entries else ""
-        for old in names:
-            self._backend.remove(old)
+        with gathering(self._backend):
+            for old in names:
+                self._backend.remove(old)
         return name
 
     def _write(self, recipe: str, columns: Columns) -> str:
