@@ -53,7 +53,7 @@ def a_claim_sleeps(patch):
 def who_claims_looks_before_it_writes(patch):
     def look_and_write(self, wanted):
         refused = self._refused(set(wanted))
-        self._write({**self._held, **{key: each for key, each in wanted.items() if key not in refused}})
+        self._write({key: each for key, each in wanted.items() if key not in refused})
         return refused
 
     patch.setattr(LeaseClaims, "_write_and_look", look_and_write)
@@ -81,7 +81,7 @@ def a_refusal_is_of_all_keys(patch):
 
 def what_is_refused_stays_written(patch):
     def write_and_look(self, wanted):
-        self._write({**self._held, **wanted}, new=[*wanted])
+        self._write(wanted, new=[*wanted])
         return self._refused({*wanted})
 
     patch.setattr(LeaseClaims, "_write_and_look", write_and_look)
@@ -105,7 +105,7 @@ def who_has_slept_goes_on(patch):
 
 
 def a_release_removes_the_file(patch):
-    def release_many(self, released):
+    def release_many(self, released, *, soon=False):
         with self._changed:
             for each in released:
                 self._held.pop(each.key, None)
@@ -113,6 +113,19 @@ def a_release_removes_the_file(patch):
         self._backend.remove(self._name)
 
     patch.setattr(LeaseClaims, "release_many", release_many)
+
+
+def what_is_released_soon_stays(patch):
+    release_many = LeaseClaims.release_many
+    patch.setattr(
+        LeaseClaims,
+        "release_many",
+        lambda self, released, *, soon=False: None if soon else release_many(self, released),
+    )
+
+
+def what_is_released_soon_waits_for_a_claim(patch):
+    patch.setattr(claims, "_LATE_S", 1e6)
 
 
 def leases_are_not_renewed(patch):
@@ -147,6 +160,8 @@ def a_thread_of_leases_stays(patch):
         (what_the_dead_left_stays, "a_claim_whose_process_died_over_it_ends_with_its_lease", "cleared away"),
         (who_has_slept_goes_on, "who_slept_longer_than_its_lease_looks_again", "that one's"),
         (a_release_removes_the_file, "many_keys_are_claimed_as_one_by_one", "others are not"),
+        (what_is_released_soon_stays, "what_is_released_soon_is_free_soon", "takes along"),
+        (what_is_released_soon_waits_for_a_claim, "what_is_released_soon_is_free_soon", "is free soon"),
         (leases_are_not_renewed, "held_leases_are_renewed", "is renewed"),
         (a_thread_of_leases_stays, "leases_leave_no_thread", "no thread"),
     ],

@@ -165,7 +165,7 @@ class Runner:
 
     def _turn(self) -> None:
         self._resize()
-        under_way = self._perform_all(self._state.decide(self._now()))
+        under_way = self._perform_all(self._look_up_all(self._state.decide(self._now())))
         self._submit_made()
         if self._state.status is not None or not all(under_way):
             return
@@ -202,6 +202,17 @@ class Runner:
         return self._origin + self._parts.clock.monotonic()
 
     # -- effects -----------------------------------------------------------------------------------
+
+    def _look_up_all(self, effects: Sequence[Effect]) -> Sequence[Effect]:
+        """Look up what is demanded, and what that demands in turn, as the store is now; returns what is decided then."""
+        if not any(isinstance(effect, Lookup) for effect in effects):
+            return effects
+        with self._parts.store.read_ahead(()):
+            while any(isinstance(effect, Lookup) for effect in effects):
+                self._perform_all(effects)
+                self._submit_made()  # hosts look at inputs before they run what is decided next
+                effects = self._state.decide(self._now())
+        return effects
 
     def _perform_all(self, effects: Sequence[Effect]) -> list[bool]:
         """Perform what was decided. What the store is asked for all of it is asked together: each request may take long."""
@@ -276,7 +287,7 @@ class Runner:
 
     def _release(self, nodes: Collection[int]) -> None:
         """Release the claims of these nodes, and look up those that wait for the same keys."""
-        self._parts.store.release([self._claims.pop(node) for node in nodes])
+        self._parts.store.release([self._claims.pop(node) for node in nodes], soon=True)
         for node in nodes:
             for other in sorted(self._waiting_for_claim.pop(self._parts.keys[node].key, ())):
                 self._state.look_again(other)

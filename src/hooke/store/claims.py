@@ -8,8 +8,9 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -60,8 +61,11 @@ class BatchedClaims(Protocol):
         """Claim each key, at once; None for those that another process, thread or store has, or that are given again."""
         ...
 
-    def release_many(self, claims: Sequence[Claim]) -> None:
-        """Release all of these claims; those that are released already stay so."""
+    def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
+        """Release all of these claims; those that are released already stay so.
+
+        With `soon` it returns at once, and they are free within a second, or with the next claim or release if that is earlier.
+        """
         ...
 
 
@@ -225,6 +229,9 @@ LEASE_S = 60.0
 _FORGOTTEN_LEASES = 10
 """So many leases after its end, what a dead process left is removed."""
 
+_LATE_S = 0.25
+"""How long what is to be released soon waits for a claim: longer than a turn of a scheduler that has work."""
+
 _LOOKS = 4
 """How often the claims of another process are read that has the key, too, and may take it back."""
 
@@ -260,6 +267,8 @@ class LeaseClaims:
     def _begin(self) -> None:
         self._held: dict[str, _Lease] = {}
         self._until = 0.0
+        self._is_late = False
+        """Whether something was released that is still in the file."""
         self._name = f"{self._folder}/{os.urandom(8).hex()}"
         self._file_lock = threading.Lock()
         """Held while the file is written: a renewal in progress would bring back what is released meanwhile."""
@@ -286,13 +295,13 @@ class LeaseClaims:
         """Write what is held and wanted; returns the keys that others have, which are not written any more."""
         # If this process has slept for longer than its lease, others may have taken what it held.
         new = [*wanted, *(self._held if self._clock.now() >= self._until else ())]
-        self._write({**self._held, **wanted}, new=new)
+        self._write(wanted, new=new)
         refused = self._refused(set(new))
         with self._changed:
             for key in refused:
                 self._held.pop(key, None)
         if refused:
-            self._write({**self._held, **{key: each for key, each in wanted.items() if key not in refused}})
+            self._write({key: each for key, each in wanted.items() if key not in refused})
         return refused
 
     def _refused(self, new: set[str]) -> set[str]:
@@ -324,16 +333,17 @@ class LeaseClaims:
         """See Claims."""
         return {key: since for held in self._read(self._names()) for key, since in held.keys.items()}
 
-    def release_many(self, claims: Sequence[Claim]) -> None:
+    def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
         """See BatchedClaims."""
-        with self._file_lock:
+        with nullcontext() if soon else self._file_lock:
             with self._changed:
                 mine = [each.key for each in claims if self._held.get(each.key) is each]
                 for key in mine:
                     del self._held[key]
+                self._is_late = self._is_late or bool(mine)
                 self._changed.notify_all()
-            if mine:
-                self._write(self._held)
+            if self._is_late and not soon:
+                self._write()
 
     def after_fork(self) -> None:
         """In a child: the leases belong to the parent, which renews them."""
@@ -363,7 +373,19 @@ class LeaseClaims:
             self._backend.remove(name)
         return _Held()
 
-    def _write(self, leases: Mapping[str, _Lease], *, new: Sequence[str] = ()) -> None:
+    def _write(self, wanted: Mapping[str, _Lease] = MappingProxyType({}), *, new: Sequence[str] = ()) -> None:
+        """Write what is held, and what is wanted."""
+        with self._changed:
+            leases = {**self._held, **wanted}
+            self._is_late = False
+            self._changed.notify_all()
+        try:
+            self._write_file(leases, new)
+        except BaseException:
+            self._is_late = True
+            raise
+
+    def _write_file(self, leases: Mapping[str, _Lease], new: Sequence[str]) -> None:
         if not leases:
             self._backend.remove(self._name)
             return
@@ -381,7 +403,11 @@ class LeaseClaims:
     def _renew(self) -> None:
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: not self._held, self._lease_s / 3):
+                self._changed.wait_for(lambda: self._is_late or not self._held, self._lease_s / 3)
+                if self._is_late:
+                    if self._changed.wait_for(lambda: not self._is_late, _LATE_S):
+                        continue  # a claim has taken it along
+                elif not self._held:
                     self._thread = None
                     return
             # The backend may be out of reach for a while; the next renewal is soon enough.
@@ -389,10 +415,10 @@ class LeaseClaims:
                 self._renew_all()
 
     def _renew_all(self) -> None:
-        if self._held and self._clock.now() < self._until:
-            self._write(self._held)
-        elif self._held:
+        if self._held and self._clock.now() >= self._until:
             self._write_and_look({})
+        elif self._held or self._is_late:
+            self._write()
 
 
 _held_decoder = msgspec.json.Decoder(_Held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -18,6 +18,9 @@ _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
 _SMALL = 1 << 20
 """Below this size, copying is cheaper than a second write."""
+
+_TOGETHER = 1000
+"""Records that are asked for together when all are read."""
 
 
 MOST_VARIANTS = 16
@@ -107,6 +110,15 @@ class Records:
             views = self._backend.read_many(names)
             return [self._checked(name, view) for name, view in zip(names, views, strict=True)]
         return [self.read(name) for name in names]
+
+    def each(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
+        """Name and content of each that is there, a thousand asked for together."""
+        wanted = list(names)
+        for at in range(0, len(wanted), _TOGETHER):
+            some = wanted[at : at + _TOGETHER]
+            for name, content in zip(some, self.read_many(some), strict=True):
+                if content is not None:
+                    yield name, content
 
     def _checked(self, name: str, view: View | None) -> memoryview | None:
         if view is None:

@@ -65,10 +65,12 @@ class MapIndex:
 
     def entries(self, recipe: str = "") -> Iterator[tuple[str, Entry]]:
         """All entries of a map, or of all maps, each with the name of its record."""
-        for stored in self._backend.list(f"items/{recipe}/" if recipe else "items/"):
-            columns = self._read(stored.name)
-            for entry in columns.entries if columns is not None else ():
-                yield stored.name, entry
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
+
+        listed = self._backend.list(f"items/{recipe}/" if recipe else "items/")
+        for name, content in self._records.each(stored.name for stored in listed):
+            for entry in Columns.from_bytes(content).entries:
+                yield name, entry
 
     def prune(self, recipe: str) -> None:
         """Merge the files of `recipe`, without items whose objects are gone."""
@@ -122,12 +124,6 @@ class MapIndex:
         name = f"items/{recipe}/{self._unique}-{os.getpid()}-{next(self._count)}"
         self._records.write(name, columns.to_bytes())
         return name
-
-    def _read(self, name: str) -> Columns | None:
-        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
-
-        content = self._records.read(name)
-        return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
         refs = {ref.digest: ref for entry in entries for ref in refs_of(entry)}

@@ -446,6 +446,26 @@ def _many_keys_are_claimed_as_one_by_one(backend: Backend) -> None:
     assert None not in other.claim_many(["0", "2"]), "a claim that was released is free"
 
 
+def _what_is_released_soon_is_free_soon(backend: Backend) -> None:
+    one, other = (LeaseClaims(backend, "claims", _HandClock(), lease_s=_LEASE_S) for _ in range(2))
+    for key in ("k", "l"):
+        claim = one.claim(key)
+        assert claim is not None, "what was released is free"
+        one.release_many([claim], soon=True)
+        claim = one.claim("m")
+        assert claim is not None, "an empty place has no claims"
+        taken = other.claim(key)
+        assert taken is not None, "the next claim takes along what was released before"
+        taken.release()
+        one.release_many([claim], soon=True)
+        deadline = time.monotonic() + PATIENCE_S
+        while (taken := other.claim("m")) is None:
+            assert time.monotonic() < deadline, "what is released soon is free soon, without another claim"
+            time.sleep(0.01)
+        taken.release()
+    assert one.held() == {}
+
+
 def _one_of_two_in_each_others_midst_has_the_key(backend: Backend) -> None:
     """Whichever of them writes and looks first."""
     clock = _HandClock()
@@ -550,6 +570,7 @@ BACKEND_CHECKS: tuple[BackendCheck, ...] = (
     _held_leases_are_renewed,
     _expired_leases_are_taken_over_at_once,
     _many_keys_are_claimed_as_one_by_one,
+    _what_is_released_soon_is_free_soon,
     _one_of_two_in_each_others_midst_has_the_key,
     _one_of_many_takes_an_expired_lease_over,
     _a_claim_whose_process_died_over_it_ends_with_its_lease,

@@ -24,6 +24,7 @@ import msgspec
 from blake3 import blake3
 
 from hooke.base.errors import MissingObject, StoreError
+from hooke.base.this_process import on_fork
 from hooke.store.backend import Backend, Fill, ObjectSink, Stored, Torn, View, reaching
 
 __all__ = ["Copies", "RemoteBackend", "RemotePacks"]
@@ -391,7 +392,8 @@ class RemotePacks:
 
     def __init__(self, files: _Files) -> None:
         self._files = files
-        self._lock = threading.RLock()
+        self.after_fork()
+        on_fork(self)
         self._unique = os.urandom(6).hex()
         self._count = itertools.count()
         self._packs: dict[str, _Pack] = {}
@@ -411,6 +413,10 @@ class RemotePacks:
             old = [name for name in names if name not in self._index and name in (self._old or ())]
             found.update(zip(old, self._files.get_many(old), strict=True))
         return found
+
+    def after_fork(self) -> None:
+        """In a child: another thread of the parent may have the lock."""
+        self._lock = threading.RLock()
 
     def knows(self, name: str) -> bool:
         """Whether the name was there at the last lookup."""
@@ -586,15 +592,17 @@ def _closed(records: Mapping[str, _Record]) -> bytes:
 def _opened(content: bytes) -> _Pack:
     """The records in the bytes of a pack; none, and `damaged`, if the list of them is not what was written."""
     damaged = _Pack(len(content), {}, damaged=True)
-    if len(content) < _HEAD.size:
+    try:
+        mark, digest, size = _HEAD.unpack_from(content)
+        listed = content[_HEAD.size : _HEAD.size + size]
+        rows = msgspec.msgpack.decode(listed, type=list[tuple[str, int, int]])
+    except (struct.error, msgspec.MsgspecError):
         return damaged
-    mark, digest, size = _HEAD.unpack_from(content)
-    listed = content[_HEAD.size : _HEAD.size + size]
     if mark != _MARK or blake3(listed).digest() != digest:
         return damaged
     records: dict[str, _Record] = {}
     at, view = _HEAD.size + size, memoryview(content)
-    for name, seq, length in msgspec.msgpack.decode(listed, type=list[tuple[str, int, int]]):
+    for name, seq, length in rows:
         records[name] = _Record(seq, None if length < 0 else view[at : at + length])
         at += max(0, length)
     return _Pack(len(content), records)
