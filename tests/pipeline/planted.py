@@ -230,3 +230,21 @@ class CallsItWhole(RunState):
     @property
     def failures(self):
         return 0
+
+
+class RunsTheRefused(Runner):
+    """Double work: an attempt starts at a node that another process has claimed."""
+
+    def _claim_all(self, submits):
+        claimed = super()._claim_all(submits)
+        self._refused.clear()
+        return claimed
+
+
+class LooksOnceOnly(Runner):
+    """Double work: a node that another process finished before this one's claim is not looked up again."""
+
+    def _claim_all(self, submits):
+        super()._claim_all(submits)
+        self._unlooked.clear()
+        return []

@@ -42,6 +42,8 @@ PLANTED = [
     planted.SkipsNothing,
     planted.LeavesOutTooEarly,
     planted.CallsItWhole,
+    planted.RunsTheRefused,
+    planted.LooksOnceOnly,
 ]
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.pipeline.retries import BASE_S, LONGEST_S, retry_delay
+from hooke.pipeline.retries import BASE_S, LONGEST_HELD_S, LONGEST_S, held_delay, retry_delay
 
 SEEDS = st.integers(0, 2**31)
 
@@ -28,3 +28,10 @@ def test_a_delay_that_the_task_asked_for_is_taken_as_it_is(asked):
 def test_two_items_that_failed_together_do_not_come_back_together():
     waits = {retry_delay(1, seed=0, salt=(0, item)) for item in range(100)}
     assert len(waits) > 90
+
+
+@given(st.integers(1, 10**6), SEEDS, st.integers(0, 10**6))
+def test_waits_for_another_process_are_bounded_and_replay(looks, seed, node):
+    wait = held_delay(looks, seed=seed, node=node)
+    assert 0.5 * min(LONGEST_HELD_S, BASE_S * 2.0 ** min(looks - 1, 10)) <= wait <= 1.5 * LONGEST_HELD_S
+    assert wait == held_delay(looks, seed=seed, node=node)

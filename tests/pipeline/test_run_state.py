@@ -11,7 +11,8 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryP
 from hooke.pipeline.graph import pruned_nodes
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.run_state import HELD_RETRY_S, SKIPS_BEFORE_RESERVING, remaining_work
+from hooke.pipeline.retries import held_delay
+from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING, remaining_work
 from hooke.pipeline.task import task
 
 
@@ -488,10 +489,36 @@ def test_what_another_process_computes_is_looked_for_later():
     run.tell(LookedUp(0, held=True, attempt=submit.attempt))
     assert run.state.running == {}
     assert run.decide() == []
-    assert run.state.next_due() == pytest.approx(HELD_RETRY_S)
+    due = run.state.next_due()
+    assert due == held_delay(1, seed=run.state.seed, node=0)
     run.stored = lambda node: [found(0, 0, 1)]
-    run.now = HELD_RETRY_S
+    run.now = due
     assert pieces(run.decide()) == [(1, 0, 1)]
+
+
+def test_what_another_process_computes_for_long_is_looked_for_ever_more_rarely():
+    run = Played(chain)
+    waits = []
+    for _ in range(12):
+        (submit,) = run.decide()
+        run.tell(LookedUp(0, held=True, attempt=submit.attempt))
+        waits.append(run.state.next_due() - run.now)
+        run.now += waits[-1]
+    assert waits == pytest.approx([held_delay(look, seed=1, node=0) for look in range(1, 13)])
+    assert sum(waits[:6]) < 0.1 * 2**6 * 1.5
+    assert min(waits[7:]) > 2
+
+
+def test_what_was_released_is_looked_for_at_once():
+    run = Played(chain)
+    (submit,) = run.decide()
+    run.tell(LookedUp(0, held=True, attempt=submit.attempt))
+    run.lookups.clear()
+    run.state.look_again(0)
+    run.state.look_again(1)
+    assert run.state.next_due() == run.now
+    run.decide()
+    assert run.lookups == [0], "and nothing is looked for that was not waited for"
 
 
 def test_what_a_worker_is_asked_about_runs_when_it_has_answered():
@@ -587,7 +614,7 @@ def test_withdrawn_attempts_give_their_numbers_back():
         assert {first.attempt, second.attempt} == {1, 2}
         for submit in (first, second):
             run.tell(LookedUp(0, held=True, attempt=submit.attempt))
-        run.now += 1.0
+        run.now = run.state.next_due()
 
 
 def test_what_a_task_says_it_finished_without_a_result_is_not_taken_as_done():

@@ -303,6 +303,30 @@ def test_two_equal_calls_run_once(tmp_path):
     assert len(driven.of(MapExpanded)) == 2
 
 
+def test_a_node_that_waits_for_another_of_its_run_waits_no_longer(tmp_path):
+    """Even if by then it looks rarely: it is told of the end, which it would find late otherwise."""
+
+    @pipeline
+    def twice():
+        return [one(1), one(1)]
+
+    driven = Driven(tmp_path, twice)
+    wait, kept, over = driven.engine.wait, [], []
+
+    def slowly(timeout_s):
+        events = wait(timeout_s)
+        kept.extend(event for event in events if isinstance(event, AttemptFinished))
+        if kept and driven.clock.time > VirtualClock().time + 1000.0:
+            over.append(driven.clock.time)
+            return [kept.pop()]
+        return [event for event in events if not isinstance(event, AttemptFinished)]
+
+    driven.engine.wait = slowly
+    assert driven.run() == "finished"
+    assert len(driven.engine.calls) == 1
+    assert driven.clock.time == over[0]
+
+
 def test_what_another_process_claimed_is_waited_for(tmp_path):
     driven = Driven(tmp_path, mapped, 2)
     claim = driven.store.claim(driven.keys[0].key)

@@ -15,9 +15,10 @@ from tests.store.places import DiskPlace, FolderPlace, MemoryPlace, RemotePlace
 from hooke.base import background_fsync
 from hooke.base.background_fsync import GroupSync
 from hooke.store import claims, eviction, objects, store
-from hooke.store.backends import folder
+from hooke.store.backends import folder, remote
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
+from hooke.store.backends.remote import MOST_SMALL, RemoteBackend, RemotePacks
 from hooke.store.claims import LeaseClaims, RangeClaims
 from hooke.store.store import Store
 from hooke.testing import check_backend, check_durability, check_store
@@ -32,55 +33,103 @@ CHECKS = {check.__name__.strip("_"): check for check in (*BACKEND_CHECKS, *STORE
 
 def a_renewal_and_a_release_at_once(patch):
     patch.setattr(
-        claims._Lease,
-        "lock",
+        LeaseClaims,
+        "_file_lock",
         property(lambda _: contextlib.nullcontext(), lambda *_: None),
         raising=False,
     )
 
 
-def a_takeover_sleeps(patch):
-    take_over = LeaseClaims._take_over
+def a_claim_sleeps(patch):
+    refused = LeaseClaims._refused
 
     def slowly(self, *args):
         time.sleep(0.001)
-        return take_over(self, *args)
+        return refused(self, *args)
 
-    patch.setattr(LeaseClaims, "_take_over", slowly)
+    patch.setattr(LeaseClaims, "_refused", slowly)
 
 
-def whoever_reads_an_expired_lease_has_it(patch):
+def who_claims_looks_before_it_writes(patch):
+    def look_and_write(self, wanted):
+        refused = self._refused(set(wanted))
+        self._write({key: each for key, each in wanted.items() if key not in refused})
+        return refused
+
+    patch.setattr(LeaseClaims, "_write_and_look", look_and_write)
+
+
+def who_comes_first_by_name_waits_for_nobody(patch):
+    """Though the other may not have seen it."""
+    refused = LeaseClaims._refused
+
+    def hasty(self, new):
+        names = self._names
+        self._names = lambda: [name for name in names() if name < self._name]
+        try:
+            return refused(self, new)
+        finally:
+            del self._names
+
+    patch.setattr(LeaseClaims, "_refused", hasty)
+
+
+def a_refusal_is_of_all_keys(patch):
+    refused = LeaseClaims._refused
+    patch.setattr(LeaseClaims, "_refused", lambda self, new: new if refused(self, new) else set())
+
+
+def what_is_refused_stays_written(patch):
+    def write_and_look(self, wanted):
+        self._write(wanted, new=[*wanted])
+        return self._refused({*wanted})
+
+    patch.setattr(LeaseClaims, "_write_and_look", write_and_look)
+
+
+def the_dead_hold_their_keys(patch):
+    live = LeaseClaims._live
+
+    def undying(self, name, view):
+        return live(self, name, view) if view is None else claims._held_decoder.decode(view.data)
+
+    patch.setattr(LeaseClaims, "_live", undying)
+
+
+def what_the_dead_left_stays(patch):
+    patch.setattr(claims, "_FORGOTTEN_LEASES", 10**6)
+
+
+def who_has_slept_goes_on(patch):
+    patch.setattr(LeaseClaims, "_until", property(lambda _: float("inf"), lambda *_: None), raising=False)
+
+
+def a_release_removes_the_file(patch):
+    def release_many(self, released, *, soon=False):
+        with self._changed:
+            for each in released:
+                self._held.pop(each.key, None)
+            self._changed.notify_all()
+        self._backend.remove(self._name)
+
+    patch.setattr(LeaseClaims, "release_many", release_many)
+
+
+def what_is_released_soon_stays(patch):
+    release_many = LeaseClaims.release_many
     patch.setattr(
-        LeaseClaims, "_take_over", lambda self, lease, _: self._write(lease, exclusive=False) or True
+        LeaseClaims,
+        "release_many",
+        lambda self, released, *, soon=False: None if soon else release_many(self, released),
     )
 
 
-def a_takeover_is_for_ever(patch):
-    """What a dead process noted is never cleared away."""
-
-    def take_over(self, lease, expired):
-        name = f"takeovers/{lease.key}-{expired}"
-        if not self._write(lease, exclusive=True, name=name):
-            return False
-        self._write(lease, exclusive=False)
-        self._backend.remove(name)
-        return True
-
-    patch.setattr(LeaseClaims, "_take_over", take_over)
-
-
-def a_release_removes_whatever_is_there(patch):
-    def drop(self, lease):
-        with self._changed:
-            self._held.pop(lease.token, None)
-            self._changed.notify_all()
-        self._backend.remove(self._name(lease.key))
-
-    patch.setattr(LeaseClaims, "drop", drop)
+def what_is_released_soon_waits_for_a_claim(patch):
+    patch.setattr(claims, "_LATE_S", 1e6)
 
 
 def leases_are_not_renewed(patch):
-    patch.setattr(LeaseClaims, "_renew_one", lambda _self, _lease: None)
+    patch.setattr(LeaseClaims, "_renew_all", lambda _self: None)
 
 
 def a_thread_of_leases_stays(patch):
@@ -92,10 +141,27 @@ def a_thread_of_leases_stays(patch):
     ("weaken", "check", "guarantee"),
     [
         (a_renewal_and_a_release_at_once, "a_release_during_a_renewal_frees_the_key", "does not bring"),
-        (a_takeover_sleeps, "expired_leases_are_taken_over_at_once", "never sleep"),
-        (whoever_reads_an_expired_lease_has_it, "one_of_many_takes_an_expired_lease_over", "one gets it"),
-        (a_takeover_is_for_ever, "a_takeover_whose_process_died_is_taken_over_too", "does not block"),
-        (a_release_removes_whatever_is_there, "expired_leases_are_taken_over_at_once", "leaves that lease"),
+        (a_claim_sleeps, "expired_leases_are_taken_over_at_once", "never sleep"),
+        (who_claims_looks_before_it_writes, "one_of_many_takes_an_expired_lease_over", "one gets it"),
+        (who_claims_looks_before_it_writes, "one_of_two_in_each_others_midst_has_the_key", "one gets it"),
+        (
+            who_comes_first_by_name_waits_for_nobody,
+            "one_of_two_in_each_others_midst_has_the_key",
+            "one gets it",
+        ),
+        (a_refusal_is_of_all_keys, "many_keys_are_claimed_as_one_by_one", "refused alone"),
+        (what_is_refused_stays_written, "many_keys_are_claimed_as_one_by_one", "left to others"),
+        (the_dead_hold_their_keys, "expired_leases_are_taken_over_at_once", "is free"),
+        (
+            the_dead_hold_their_keys,
+            "a_claim_whose_process_died_over_it_ends_with_its_lease",
+            "does not block",
+        ),
+        (what_the_dead_left_stays, "a_claim_whose_process_died_over_it_ends_with_its_lease", "cleared away"),
+        (who_has_slept_goes_on, "who_slept_longer_than_its_lease_looks_again", "that one's"),
+        (a_release_removes_the_file, "many_keys_are_claimed_as_one_by_one", "others are not"),
+        (what_is_released_soon_stays, "what_is_released_soon_is_free_soon", "takes along"),
+        (what_is_released_soon_waits_for_a_claim, "what_is_released_soon_is_free_soon", "is free soon"),
         (leases_are_not_renewed, "held_leases_are_renewed", "is renewed"),
         (a_thread_of_leases_stays, "leases_leave_no_thread", "no thread"),
     ],
@@ -106,6 +172,42 @@ def test_leases(monkeypatch, weaken, check, guarantee):
     monkeypatch.setattr("hooke.testing.backend_suite.PATIENCE_S", 1.0)
     with pytest.raises(AssertionError, match=guarantee):
         check_backend(MemoryBackend, only=CHECKS[check])
+
+
+# --- Names of a remote place that are written and read together.
+
+
+def who_writes_together_does_not_see_it(patch):
+    patch.setattr(
+        RemoteBackend, "_read_packed", lambda self, names: self._packs.read_many(names) if names else {}
+    )
+
+
+def reads_come_in_another_order(patch):
+    read_many = RemoteBackend.read_many
+    patch.setattr(RemoteBackend, "read_many", lambda self, names: read_many(self, sorted(names)))
+
+
+@pytest.mark.parametrize(
+    ("weaken", "check", "guarantee"),
+    [
+        (who_writes_together_does_not_see_it, "writes_together", "sees what it wrote"),
+        (reads_come_in_another_order, "reads_many", "read together"),
+    ],
+)
+def test_many_names(monkeypatch, tmp_path, weaken, check, guarantee):
+    count = itertools.count()
+
+    def make():
+        number = next(count)
+        url = f"memory://hooke-weakened/{weaken.__name__}/{number}"
+        return RemoteBackend(url, FolderBackend(tmp_path / str(number)))
+
+    check_backend(make, only=CHECKS[check])
+    weaken(monkeypatch)
+    with pytest.raises(AssertionError, match=guarantee):
+        check_backend(make, only=CHECKS[check])
+    fsspec.filesystem("memory").rm(f"/hooke-weakened/{weaken.__name__}", recursive=True)
 
 
 # --- Stores.
@@ -180,6 +282,60 @@ def a_failed_lookup_is_remembered(patch):
     patch.setattr(Store, "find", remembering)
 
 
+def what_is_merged_is_lost(patch):
+    put = RemotePacks._put
+
+    def without(self, records):
+        if len(records) <= MOST_SMALL // 2:
+            put(self, records)
+
+    patch.setattr(RemotePacks, "_put", without)
+
+
+def the_first_record_counts(patch):
+    def learn(self, pack):
+        for name, record in pack.records.items():
+            self._index.setdefault(name, record)
+            self._folders.setdefault(name.rpartition("/")[0] + "/", {})[name] = None
+
+    patch.setattr(RemotePacks, "_learn", learn)
+
+
+def removals_are_merged_away(patch):
+    """Though an earlier record of the name lies in another pack."""
+    rewrite = RemotePacks._rewrite
+
+    def rewritten(self, names):
+        for name in names:
+            records = {key: each for key, each in self._packs[name].records.items() if each.data is not None}
+            self._packs[name] = self._packs[name]._replace(records=records)
+        self._index.clear()
+        for pack in self._packs.values():
+            self._learn(pack)
+        rewrite(self, names)
+
+    patch.setattr(RemotePacks, "_rewrite", rewritten)
+
+
+def what_was_read_is_not_read_again(patch):
+    """As if the time inside of `read_ahead` never ended."""
+    patch.setattr(
+        remote._Known,
+        "packs",
+        property(
+            lambda self: self.__dict__.get("p", False),
+            lambda self, on: self.__dict__.update(p=on or self.__dict__.get("p", False)),
+        ),
+        raising=False,
+    )
+
+
+def what_is_claimed_together_is_claimed_alone(patch):
+    patch.setattr(
+        Store, "claim_many", lambda self, keys: [claims.MemoryClaims(self._clock).claim(key) for key in keys]
+    )
+
+
 def a_release_ends_all_claims(patch):
     def release(self, _at):
         for each in list(self._held):
@@ -229,6 +385,13 @@ WEAKENED_STORES = [
     (nobody_claims, "claims_end_at_once", "excludes", EVERYWHERE),
     (nobody_claims, "each_key_is_computed_once", "computed once", (FOLDER,)),
     (a_thread_of_leases_stays, "stores_leave_no_thread", "no thread", (REMOTE,)),
+    (what_was_read_is_not_read_again, "what_is_asked_together_is_asked_now", "at the beginning", (REMOTE,)),
+    (
+        what_is_claimed_together_is_claimed_alone,
+        "what_is_asked_together_is_asked_now",
+        "excludes",
+        EVERYWHERE,
+    ),
 ]
 
 

@@ -12,10 +12,12 @@ from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
 from hooke.pipeline.node_state import NodeState
 from hooke.pipeline.slots import memory_after
 
-__all__ = ["Retries", "retry_delay"]
+__all__ = ["Retries", "held_delay", "retry_delay"]
 
 BASE_S = 0.1
 LONGEST_S = 60.0
+LONGEST_HELD_S = 5.0
+"""Looking again is cheap, and a result of another process should not lie unused for long."""
 
 _DOUBLINGS = 10
 """Reaches the longest wait, and stays within a float's range."""
@@ -28,8 +30,17 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
     """
     if asked_s is not None:
         return asked_s
-    wait = min(LONGEST_S, BASE_S * 2.0 ** min(failures - 1, _DOUBLINGS))
-    draw = zlib.crc32(repr((seed, failures, salt)).encode()) / 2**32
+    return _delay(failures, LONGEST_S, seed, salt)
+
+
+def held_delay(looks: int, *, seed: int, node: int) -> float:
+    """Seconds to wait after the `looks`-th lookup that found another process computing the node: 0.1 s doubled, at most 5 s, +-50 %."""
+    return _delay(looks, LONGEST_HELD_S, seed, (node, -2))
+
+
+def _delay(times: int, longest_s: float, seed: int, salt: tuple[int, ...]) -> float:
+    wait = min(longest_s, BASE_S * 2.0 ** min(times - 1, _DOUBLINGS))
+    draw = zlib.crc32(repr((seed, times, salt)).encode()) / 2**32
     return wait * (0.5 + draw)
 
 

@@ -42,14 +42,11 @@ from hooke.pipeline.node_state import (
     RunningAttempt,
     Submit,
 )
-from hooke.pipeline.retries import Retries
+from hooke.pipeline.retries import Retries, held_delay
 from hooke.pipeline.slots import ResourceRequest, ShortTasks, SlotRoom
 
 __all__ = ["RemainingWork", "RunState", "Sizing", "remaining_work"]
 
-
-HELD_RETRY_S = 0.1
-"""Pause before the next lookup of a result that another process is computing."""
 
 SKIPS_BEFORE_RESERVING = 4
 """Others may overtake a ready attempt that does not fit this many times per slot. Then slots are reserved for it."""
@@ -121,6 +118,8 @@ class RunState:
         self._stop_by: str | None = None
         self._pending_lookups: list[int] = []
         self._held: list[tuple[float, int]] = []
+        self._held_looks: dict[int, int] = {}
+        """Node -> how often another process was found computing it."""
         self._retries = Retries(seed)
         self._ready: list[tuple[int, int]] = []
         self._queued: set[int] = set()
@@ -332,7 +331,7 @@ class RunState:
             if state.looked_up:  # else another attempt of this decision has reported it
                 state.looked_up = False
                 if answer.held:
-                    heapq.heappush(self._held, (self._now + HELD_RETRY_S, answer.node))
+                    self._wait_for_another(answer.node)
             return
         state.looked_up = True
         if state.complete:
@@ -343,6 +342,18 @@ class RunState:
         for need in state.needs:
             self._demand(need.node)
         self._reopen(state)
+
+    def _wait_for_another(self, node: int) -> None:
+        """Look the node up again after a while, each time after a longer one: another process computes it."""
+        looks = self._held_looks[node] = self._held_looks.get(node, 0) + 1
+        heapq.heappush(self._held, (self._now + held_delay(looks, seed=self.seed, node=node), node))
+
+    def look_again(self, node: int) -> None:
+        """Look a node up at the next decision instead of later: what it waited for in vain is released."""
+        if any(waiting == node for _, waiting in self._held):
+            self._held = [entry for entry in self._held if entry[1] != node]
+            heapq.heapify(self._held)
+            heapq.heappush(self._held, (self._now, node))
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
         running = self._remove(attempt)

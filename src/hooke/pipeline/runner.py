@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
@@ -113,6 +113,12 @@ class Runner:
         self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
         self._claims: dict[int, Claim] = {}
+        self._unlooked: set[int] = set()
+        """Nodes that were claimed by this decision and are to be looked up again."""
+        self._refused: set[int] = set()
+        """Nodes that this decision would start, and another process, or another node of this run, has the claim."""
+        self._waiting_for_claim: dict[str, set[int]] = {}
+        """Key -> nodes that wait for its claim. If this run itself has it, for another node, they need not wait longer than that."""
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
@@ -154,14 +160,12 @@ class Runner:
                 self._parts.journal.flush()  # what has happened is known to a resume
             raise
         finally:
-            for claim in self._claims.values():
-                claim.release()
+            self._parts.store.release(list(self._claims.values()))
         return self._state.status
 
     def _turn(self) -> None:
         self._resize()
-        effects = self._state.decide(self._now())
-        under_way = [self._perform(effect) for effect in effects]
+        under_way = self._perform_all(self._look_up_all(self._state.decide(self._now())))
         self._submit_made()
         if self._state.status is not None or not all(under_way):
             return
@@ -199,6 +203,32 @@ class Runner:
 
     # -- effects -----------------------------------------------------------------------------------
 
+    def _look_up_all(self, effects: Sequence[Effect]) -> Sequence[Effect]:
+        """Look up what is demanded, and what that demands in turn, as the store is now; returns what is decided then."""
+        if not any(isinstance(effect, Lookup) for effect in effects):
+            return effects
+        with self._parts.store.read_ahead(()):
+            while any(isinstance(effect, Lookup) for effect in effects):
+                self._perform_all(effects)
+                self._submit_made()  # hosts look at inputs before they run what is decided next
+                effects = self._state.decide(self._now())
+        return effects
+
+    def _perform_all(self, effects: Sequence[Effect]) -> list[bool]:
+        """Perform what was decided. What the store is asked for all of it is asked together: each request may take long."""
+        if not effects:
+            return []
+        claimed = self._claim_all([effect for effect in effects if isinstance(effect, Submit)])
+        lookups = [effect.node for effect in effects if isinstance(effect, Lookup)]
+        with self._parts.store.read_ahead(
+            [key for node in (*lookups, *claimed) for key in self._asked_for(node)]
+        ):
+            under_way = [self._perform(effect) for effect in effects]
+        self._refused.clear()
+        self._release(self._unlooked)  # those that need no attempt any more, or not yet
+        self._unlooked.clear()
+        return under_way
+
     def _perform(self, effect: Effect) -> bool:
         """True if the engine has the work now; False if the run state may have changed, so that it must decide again."""
         match effect:
@@ -235,8 +265,35 @@ class Runner:
             self._parts.engine.submit(self._unsubmitted)
             self._unsubmitted = []
 
+    def _claim_all(self, submits: Sequence[Submit]) -> list[int]:
+        """Claim the nodes of first attempts, before they are looked up again; returns those that this run now has."""
+        nodes = list(dict.fromkeys(each.node for each in submits if self._needs_claim(each)))
+        keys = [self._parts.keys[node].key for node in nodes]
+        for node, key, claim in zip(nodes, keys, self._parts.store.claim_many(keys), strict=True):
+            if claim is None:
+                self._refused.add(node)
+                self._waiting_for_claim.setdefault(key, set()).add(node)
+            else:
+                self._unlooked.add(node)
+                self._claims[node] = claim
+        return [node for node in nodes if node in self._unlooked]
+
+    def _needs_claim(self, submit: Submit) -> bool:
+        node = submit.node
+        found = self._state.nodes[node].done.items.within(submit.lo, submit.hi)
+        return (
+            self._cached(node) and not found and not (node in self._claims or node in self._waiting_for_look)
+        )
+
+    def _release(self, nodes: Collection[int]) -> None:
+        """Release the claims of these nodes, and look up those that wait for the same keys."""
+        self._parts.store.release([self._claims.pop(node) for node in nodes], soon=True)
+        for node in nodes:
+            for other in sorted(self._waiting_for_claim.pop(self._parts.keys[node].key, ())):
+                self._state.look_again(other)
+
     def _claim(self, submit: Submit) -> bool:
-        """Claim the node before its first attempt. False if another process has or had it; the attempt is withdrawn."""
+        """Whether the node is this run's to compute. If another process has or had it, the attempt is withdrawn."""
         node = submit.node
         if self._state.nodes[node].done.items.within(submit.lo, submit.hi):
             # The lookup of another attempt found the result after this one was decided.
@@ -247,12 +304,11 @@ class Runner:
             return False
         if not self._cached(node):
             return True
-        if node not in self._claims:
-            claim = self._parts.store.claim(self._parts.keys[node].key)
-            if claim is None:
-                self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
-                return False
-            self._claims[node] = claim
+        if node in self._refused:
+            self._state.apply(LookedUp(node, held=True, attempt=submit.attempt))
+            return False
+        if node in self._unlooked:
+            self._unlooked.discard(node)
             found = self._look_up(node)
             if self._asks_workers(node):
                 self._state.apply(LookedUp(node, asked=True, attempt=submit.attempt))
@@ -414,7 +470,7 @@ class Runner:
 
         New work is submitted before, so it need not wait.
         """
-        over = [node for node in self._claims if self._state.is_over(node)]
+        over = [node for node in self._claims if node not in self._unlooked and self._state.is_over(node)]
         if self._uncommitted or over:
             self._parts.journal.flush()
         with self._parts.store.together():
@@ -423,10 +479,8 @@ class Runner:
         if self._checkpointed:
             self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
         self._uncommitted.clear()
-        for node in over:
-            if self._state.nodes[node].whole:
-                self._renewed.add(self._parts.keys[node].key)
-            self._claims.pop(node).release()
+        self._renewed.update(self._parts.keys[node].key for node in over if self._state.nodes[node].whole)
+        self._release(over)
 
     def _remove_checkpoints(self, refs: list[Ref]) -> None:
         """Remove the folders that nobody needs any more: first the results must survive a power loss."""
@@ -625,6 +679,17 @@ class Runner:
         if keys is None:
             return False
         return self._find_items(node, keys)
+
+    def _asked_for(self, node: int) -> list[str]:
+        """The keys that a lookup of the node asks the store for; those of items are found by their map's."""
+        state, key = self._state.nodes[node], self._parts.keys[node].key
+        if (
+            not self._cached(node)
+            or state.complete
+            or (node in self._parts.forced and key not in self._renewed)
+        ):
+            return []
+        return [key] if state.node.kind == "call" else [self._expansion_key(node)] * (state.items is None)
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""

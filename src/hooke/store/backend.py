@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hooke.base.errors import HookeError, StoreUnavailable
 
 __all__ = [
     "Backend",
+    "Batching",
     "Fill",
+    "Gathering",
     "KeepsOpen",
     "ObjectSink",
     "Packing",
     "Stored",
     "Torn",
     "View",
+    "as_of_now",
+    "gathering",
     "hidden_as",
     "reaching",
 ]
@@ -142,8 +146,8 @@ class Backend(Protocol):  # six methods: when bytes are on the disk is a guarant
 
 
 @runtime_checkable
-class Packing(Protocol):
-    """A backend that keeps many names in one file, so that the room of a removed one is not free at once."""
+class Gathering(Protocol):
+    """A backend that writes many names at once for less."""
 
     def together(self) -> AbstractContextManager[None]:
         """Inside, what this thread writes under packed names is kept, and at the end it is written at once.
@@ -151,6 +155,34 @@ class Packing(Protocol):
         This thread sees it before, others do after. Raises at the end what `write` raises.
         """
         ...
+
+
+def gathering(backend: Backend) -> AbstractContextManager[None]:
+    """The backend's `together`, if it has one."""
+    return backend.together() if isinstance(backend, Gathering) else nullcontext()
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A backend where a request takes long, so that many names are asked after together."""
+
+    def read_many(self, names: Sequence[str]) -> list[View | None]:
+        """What `read` gives for each name, in as few round trips as the place allows."""
+        ...
+
+    def as_of_now(self) -> AbstractContextManager[None]:
+        """Inside, what this thread has read or touched once it takes to be so, and does not ask for again; what it writes it sees."""
+        ...
+
+
+def as_of_now(backend: Backend) -> AbstractContextManager[None]:
+    """The backend's `as_of_now`, if it has one."""
+    return backend.as_of_now() if isinstance(backend, Batching) else nullcontext()
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A backend that keeps many names in one file, so that the room of a removed one is not free at once."""
 
     def torn(self) -> Iterator[Torn]:
         """Bytes of such files that belong to no name, though no process is writing them."""

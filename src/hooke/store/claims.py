@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.clock import Clock
 from hooke.base.files import make_folders
 from hooke.base.this_process import on_fork
-from hooke.store.backend import Backend, ObjectSink
+from hooke.store.backend import Backend, Batching, ObjectSink, View
 
 __all__ = [
+    "BatchedClaims",
     "Claim",
     "Claims",
     "FileClaims",
@@ -48,6 +50,22 @@ class Claims(Protocol):
 
     def claim(self, key: str) -> Claim | None:
         """Claim `key`; None, at once, while another process, thread or store has it."""
+        ...
+
+
+@runtime_checkable
+class BatchedClaims(Protocol):
+    """Claims where a request takes long, so that many are made and released together."""
+
+    def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
+        """Claim each key, at once; None for those that another process, thread or store has, or that are given again."""
+        ...
+
+    def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
+        """Release all of these claims; those that are released already stay so.
+
+        With `soon` it returns at once, and they are free within a second, or with the next claim or release if that is earlier.
+        """
         ...
 
 
@@ -208,12 +226,34 @@ def is_at(fd: int, path: str) -> bool:
 LEASE_S = 60.0
 """A claim outlives its process by at most this. It is renewed at a third of it, so two lost renewals do no harm."""
 
+_FORGOTTEN_LEASES = 10
+"""So many leases after its end, what a dead process left is removed."""
+
+_LATE_S = 0.25
+"""How long what is to be released soon waits for a claim: longer than a turn of a scheduler that has work."""
+
+_LOOKS = 4
+"""How often the claims of another process are read that has the key, too, and may take it back."""
+
+
+class _Held(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one LeaseClaims holds, each key with the time of its claim; `new` are those that it may take back."""
+
+    until: float = 0.0
+    keys: dict[str, float] = {}
+    new: tuple[str, ...] = ()
+
 
 class LeaseClaims:
-    """Claims under `folder` of a backend, renewed by a thread while any is held.
+    """Claims under `folder` of a backend: a file for each LeaseClaims, with all its keys, renewed by a thread while there are any.
 
-    If the backend cannot write exclusively, or clocks differ by more than a lease, two processes may hold a claim at
-    once. Then work is done twice, without harm, because results are committed whole.
+    Who claims keys first writes them into its file, then reads those of all others. What another has it takes back. So of two
+    that want a key at the same moment at least one sees the other, whose file was there before it read, and at most one
+    has the key. If each sees the other, the one whose file comes first by name reads again until the other has taken it back.
+    That is two or three requests for any number of keys, and a renewal is one.
+
+    If clocks differ by more than a lease, two processes may hold a claim at once. Then work is done twice, without harm,
+    because results are committed whole.
     """
 
     def __init__(self, backend: Backend, folder: str, clock: Clock, *, lease_s: float = LEASE_S) -> None:
@@ -226,132 +266,172 @@ class LeaseClaims:
 
     def _begin(self) -> None:
         self._held: dict[str, _Lease] = {}
+        self._until = 0.0
+        self._is_late = False
+        """Whether something was released that is still in the file."""
+        self._name = f"{self._folder}/{os.urandom(8).hex()}"
+        self._file_lock = threading.Lock()
+        """Held while the file is written: a renewal in progress would bring back what is released meanwhile."""
         self._changed = threading.Condition(threading.Lock())
         self._thread: threading.Thread | None = None
 
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
-        lease = _Lease(self, key, os.urandom(8).hex(), self._clock.now())
-        if self._write(lease, exclusive=True):
-            return self._hold(lease)
-        there = self._read(key)
-        if (
-            there is not None
-            and there["until"] <= self._clock.now()
-            and self._take_over(lease, there["token"])
-        ):
-            return self._hold(lease)
-        return None
+        return self.claim_many([key])[0]
 
-    def _take_over(self, lease: _Lease, expired: str) -> bool:
-        """Replace an expired lease. Of several processes, the one that notes it first does."""
-        name = f"takeovers/{lease.key}-{expired}"
-        if not self._write(lease, exclusive=True, name=name):
-            noted = self._parsed(name)
-            if noted is not None and noted["until"] <= self._clock.now():  # its process died, too
-                self._backend.remove(name)
-            return False
-        try:
-            if (self._read(lease.key) or {}).get("token") != expired:  # it was replaced before this note
-                return False
-            self._write(lease, exclusive=False)
-        finally:
-            self._backend.remove(name)
-        return True
+    def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
+        """See BatchedClaims."""
+        with self._file_lock:
+            now = self._clock.now()
+            wanted = {key: _Lease(self, key, now) for key in keys if key not in self._held}
+            if wanted:
+                for key in self._write_and_look(wanted):
+                    wanted.pop(key, None)
+            self._hold(wanted)
+        # Of a key that is given twice, the first gets the claim.
+        return [wanted.pop(key, None) for key in keys]
 
-    def _hold(self, lease: _Lease) -> Claim:
+    def _write_and_look(self, wanted: Mapping[str, _Lease]) -> set[str]:
+        """Write what is held and wanted; returns the keys that others have, which are not written any more."""
+        # If this process has slept for longer than its lease, others may have taken what it held.
+        new = [*wanted, *(self._held if self._clock.now() >= self._until else ())]
+        self._write(wanted, new=new)
+        refused = self._refused(set(new))
         with self._changed:
-            self._held[lease.token] = lease
-            if self._thread is None:
+            for key in refused:
+                self._held.pop(key, None)
+        if refused:
+            self._write({key: each for key, each in wanted.items() if key not in refused})
+        return refused
+
+    def _refused(self, new: set[str]) -> set[str]:
+        """Which of these keys, which are in the file, others have."""
+        refused: set[str] = set()
+        names = [name for name in self._names() if name != self._name]
+        for look in range(_LOOKS):
+            again = []
+            for name, held in zip(names, self._read(names), strict=True):
+                common = (held.keys.keys() & new) - refused
+                mine = name > self._name and look < _LOOKS - 1 and common <= {*held.new}
+                if common and mine:
+                    again.append(name)  # it sees this file, and takes them back, or did not, and keeps them
+                elif common:
+                    refused |= common
+            if not again:
+                break
+            names = again
+        return refused
+
+    def _hold(self, leases: Mapping[str, _Lease]) -> None:
+        with self._changed:
+            self._held.update(leases)
+            if self._held and self._thread is None:
                 self._thread = threading.Thread(target=self._renew, name="hooke-leases", daemon=True)
                 self._thread.start()
-        return lease
 
     def held(self) -> dict[str, float]:
         """See Claims."""
-        found = {}
-        for stored in self._backend.list(f"{self._folder}/"):
-            key = stored.name.rpartition("/")[2]
-            there = self._read(key)
-            if there is not None and there["until"] > self._clock.now():
-                found[key] = float(there["since"])
-        return found
+        return {key: since for held in self._read(self._names()) for key, since in held.keys.items()}
 
-    def drop(self, lease: _Lease) -> None:
-        """End a lease, unless another process has taken it over."""
-        # A renewal in progress would write the lease again after its removal.
-        with lease.lock:
+    def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
+        """See BatchedClaims."""
+        with nullcontext() if soon else self._file_lock:
             with self._changed:
-                if self._held.pop(lease.token, None) is None:
-                    return
+                mine = [each.key for each in claims if self._held.get(each.key) is each]
+                for key in mine:
+                    del self._held[key]
+                self._is_late = self._is_late or bool(mine)
                 self._changed.notify_all()
-            if (self._read(lease.key) or {}).get("token") == lease.token:
-                self._backend.remove(self._name(lease.key))
+            if self._is_late and not soon:
+                self._write()
 
     def after_fork(self) -> None:
         """In a child: the leases belong to the parent, which renews them."""
         self._begin()
 
-    def _name(self, key: str) -> str:
-        return f"{self._folder}/{key}"
+    def _names(self) -> list[str]:
+        return [stored.name for stored in self._backend.list(f"{self._folder}/")]
 
-    def _read(self, key: str) -> dict[str, Any] | None:
-        return self._parsed(self._name(key))
+    def _read(self, names: Sequence[str]) -> list[_Held]:
+        """What these files hold now: nothing if their lease has ended."""
+        if isinstance(self._backend, Batching):
+            views = self._backend.read_many(names)
+        else:
+            views = [self._backend.read(name) for name in names]
+        return [self._live(name, view) for name, view in zip(names, views, strict=True)]
 
-    def _parsed(self, name: str) -> dict[str, Any] | None:
-        view = self._backend.read(name)
+    def _live(self, name: str, view: View | None) -> _Held:
         if view is None:
-            return None
+            return _Held()
         try:
-            facts: dict[str, Any] = json.loads(bytes(view.data))
-            return {"token": facts["token"], "since": float(facts["since"]), "until": float(facts["until"])}
-        except (ValueError, KeyError, TypeError):
-            # Not written by a claim, so it is free.
-            return {"token": "", "since": 0.0, "until": 0.0}
+            held = _held_decoder.decode(view.data)
+        except msgspec.MsgspecError:  # not written by a claim, so it claims nothing
+            return _Held()
+        if held.until > self._clock.now():
+            return held
+        if held.until + _FORGOTTEN_LEASES * self._lease_s < self._clock.now():
+            self._backend.remove(name)
+        return _Held()
 
-    def _write(self, lease: _Lease, *, exclusive: bool, name: str = "") -> bool:
-        facts = {"token": lease.token, "since": lease.since, "until": self._clock.now() + self._lease_s}
+    def _write(self, wanted: Mapping[str, _Lease] = MappingProxyType({}), *, new: Sequence[str] = ()) -> None:
+        """Write what is held, and what is wanted."""
+        with self._changed:
+            leases = {**self._held, **wanted}
+            self._is_late = False
+            self._changed.notify_all()
+        try:
+            self._write_file(leases, new)
+        except BaseException:
+            self._is_late = True
+            raise
+
+    def _write_file(self, leases: Mapping[str, _Lease], new: Sequence[str]) -> None:
+        if not leases:
+            self._backend.remove(self._name)
+            return
+        until = self._clock.now() + self._lease_s
+        keys = {key: lease.since for key, lease in leases.items()}
+        data = msgspec.json.encode(_Held(until=until, keys=keys, new=tuple(new)))
 
         def fill(sink: ObjectSink) -> str:
-            sink.write(json.dumps(facts).encode())
-            return name or self._name(lease.key)
+            sink.write(data)
+            return self._name
 
-        return self._backend.write(fill, exclusive=exclusive) is not None
+        self._backend.write(fill, size=len(data))
+        self._until = until
 
     def _renew(self) -> None:
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: not self._held, self._lease_s / 3):
+                self._changed.wait_for(lambda: self._is_late or not self._held, self._lease_s / 3)
+                if self._is_late:
+                    if self._changed.wait_for(lambda: not self._is_late, _LATE_S):
+                        continue  # a claim has taken it along
+                elif not self._held:
                     self._thread = None
                     return
-                leases = list(self._held.values())
-            for lease in leases:
-                # The backend may be out of reach for a while; the next renewal is soon enough.
-                with suppress(Exception), lease.lock:
-                    self._renew_one(lease)
+            # The backend may be out of reach for a while; the next renewal is soon enough.
+            with suppress(Exception), self._file_lock:
+                self._renew_all()
 
-    def _renew_one(self, lease: _Lease) -> None:
-        if lease.token not in self._held:
-            return
-        there = self._read(lease.key)
-        if there is not None and there["token"] != lease.token:
-            with self._changed:
-                self._held.pop(lease.token, None)
-        else:
-            self._write(lease, exclusive=False)
+    def _renew_all(self) -> None:
+        if self._held and self._clock.now() >= self._until:
+            self._write_and_look({})
+        elif self._held or self._is_late:
+            self._write()
+
+
+_held_decoder = msgspec.json.Decoder(_Held)
 
 
 class _Lease:
-    def __init__(self, owner: LeaseClaims, key: str, token: str, since: float) -> None:
+    def __init__(self, owner: LeaseClaims, key: str, since: float) -> None:
         self.key = key
-        self.token = token
         self.since = since
-        self.lock = threading.Lock()
-        """Held while the lease is renewed or dropped."""
         self._owner = owner
 
     def release(self) -> None:
-        self._owner.drop(self)
+        self._owner.release_many([self])
 
 
 # --- Claims as locked bytes of one file: two system calls instead of five for a file for each key.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from hooke.base.errors import StoreError
 from hooke.base.ref import MadeFrom, Ref
-from hooke.store.backend import Backend, ObjectSink
+from hooke.store.backend import Backend, Batching, ObjectSink, View
 
 __all__ = ["MOST_VARIANTS", "Counts", "Entry", "Hit", "Records", "aside_of", "refs_of"]
 
@@ -18,6 +18,9 @@ _MARK = b"HKE1"
 _CONTENT = len(_MARK) + 32
 _SMALL = 1 << 20
 """Below this size, copying is cheaper than a second write."""
+
+_TOGETHER = 1000
+"""Records that are asked for together when all are read."""
 
 
 MOST_VARIANTS = 16
@@ -99,7 +102,25 @@ class Records:
         A damaged record moves to `corrupt/` and counts as missing, so its results are computed again. With a secret,
         damage looks like forgery and raises StoreError, except in a record that a power loss cut short.
         """
-        view = self._backend.read(name)
+        return self._checked(name, self._backend.read(name))
+
+    def read_many(self, names: Sequence[str]) -> list[memoryview | None]:
+        """What `read` gives for each name, asked for together where that takes fewer round trips."""
+        if isinstance(self._backend, Batching):
+            views = self._backend.read_many(names)
+            return [self._checked(name, view) for name, view in zip(names, views, strict=True)]
+        return [self.read(name) for name in names]
+
+    def each(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
+        """Name and content of each that is there, a thousand asked for together."""
+        wanted = list(names)
+        for at in range(0, len(wanted), _TOGETHER):
+            some = wanted[at : at + _TOGETHER]
+            for name, content in zip(some, self.read_many(some), strict=True):
+                if content is not None:
+                    yield name, content
+
+    def _checked(self, name: str, view: View | None) -> memoryview | None:
         if view is None:
             return None
         content = self._opened(name, view.data)

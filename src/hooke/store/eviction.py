@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.store.backend import Backend, Packing, Stored
+from hooke.store.backend import Backend, Packing, Stored, as_of_now
 from hooke.store.claims import Claims, ListedClaims, waiting_claim
 from hooke.store.entries import Entry, Records, aside_of, refs_of
 from hooke.store.objects import Objects, name_of
@@ -256,11 +256,12 @@ def verify(backend: Backend, objects: Objects, records: Records, *, remove: bool
     counts = {"objects": 0, "records": 0}
     size = 0
     damaged = []
-    for name, length, kind, why in _checks(backend, objects, records):
-        counts[kind] += 1
-        size += length
-        if why:
-            damaged.append(DamagedObject(name=name, why=why))
+    with as_of_now(backend):
+        for name, length, kind, why in _checks(backend, objects, records):
+            counts[kind] += 1
+            size += length
+            if why:
+                damaged.append(DamagedObject(name=name, why=why))
     if remove:
         for damage in damaged:
             backend.remove(damage.name, aside=aside_of(damage.name))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hooke.store.backend import Backend
+from hooke.store.backend import Backend, gathering
 from hooke.store.entries import Counts, Entry, Hit, Records, refs_of
 from hooke.store.objects import are_whole
 
@@ -65,10 +65,12 @@ class MapIndex:
 
     def entries(self, recipe: str = "") -> Iterator[tuple[str, Entry]]:
         """All entries of a map, or of all maps, each with the name of its record."""
-        for stored in self._backend.list(f"items/{recipe}/" if recipe else "items/"):
-            columns = self._read(stored.name)
-            for entry in columns.entries if columns is not None else ():
-                yield stored.name, entry
+        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
+
+        listed = self._backend.list(f"items/{recipe}/" if recipe else "items/")
+        for name, content in self._records.each(stored.name for stored in listed):
+            for entry in Columns.from_bytes(content).entries:
+                yield name, entry
 
     def prune(self, recipe: str) -> None:
         """Merge the files of `recipe`, without items whose objects are gone."""
@@ -102,7 +104,8 @@ class MapIndex:
                 return None
             if self._last is not None and self._last[0] == names:
                 return self._last
-            present = [part for name in sorted(names) if (part := self._read(name)) is not None]
+            contents = self._records.read_many(sorted(names))
+            present = [Columns.from_bytes(content) for content in contents if content is not None]
             if len(present) == len(names):
                 break
         # After so many tries, unread files are damaged and were moved aside.
@@ -111,8 +114,9 @@ class MapIndex:
     def _replace(self, recipe: str, names: frozenset[str], columns: Columns) -> str:
         """Write the merged file, then remove its sources. A reader in between finds both, with the same result."""
         name = self._write(recipe, columns) if columns.entries else ""
-        for old in names:
-            self._backend.remove(old)
+        with gathering(self._backend):
+            for old in names:
+                self._backend.remove(old)
         return name
 
     def _write(self, recipe: str, columns: Columns) -> str:
@@ -120,12 +124,6 @@ class MapIndex:
         name = f"items/{recipe}/{self._unique}-{os.getpid()}-{next(self._count)}"
         self._records.write(name, columns.to_bytes())
         return name
-
-    def _read(self, name: str) -> Columns | None:
-        from hooke.store.map_columns import Columns  # NumPy, which a run without maps does not need
-
-        content = self._records.read(name)
-        return Columns.from_bytes(content) if content is not None else None
 
     def _gone(self, entries: Sequence[Entry]) -> list[bool]:
         refs = {ref.digest: ref for entry in entries for ref in refs_of(entry)}

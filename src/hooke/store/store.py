@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, KeepsOpen, Packing
+from hooke.store.backend import Backend, Batching, KeepsOpen, Packing, as_of_now, gathering
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -31,6 +31,7 @@ from hooke.store.checkpoints import (
     Snapshots,
 )
 from hooke.store.claims import (
+    BatchedClaims,
     Claim,
     Claims,
     FileClaims,
@@ -358,7 +359,22 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""
-        with self._backend.together() if isinstance(self._backend, Packing) else nullcontext():
+        with as_of_now(self._backend), gathering(self._backend):
+            yield
+
+    @contextmanager
+    def read_ahead(self, keys: Sequence[str]) -> Iterator[None]:
+        """Inside, this thread finds the results of these keys, and items, as they are now, with requests for all of them together.
+
+        What it commits inside it finds, what others do it may not. Does nothing for a store that answers at once.
+        """
+        if not isinstance(self._backend, Batching):
+            yield
+            return
+        with self._backend.as_of_now():
+            contents = self._records.read_many([_entry_name(key) for key in keys])
+            entries = [_decoder.decode(content) for content in contents if content is not None]
+            self.keep([ref for entry in entries for each in entry.variants for ref in refs_of(each)])
             yield
 
     def find_items(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
@@ -410,6 +426,24 @@ class Store:
         The claim ends with `release()` or with this process (on a remote store: a minute later).
         """
         return self._claims.claim(key)
+
+    def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
+        """What `claim` gives for each key, in as few round trips as the claims allow."""
+        if isinstance(self._claims, BatchedClaims):
+            return self._claims.claim_many(keys)
+        return [self.claim(key) for key in keys]
+
+    def release(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
+        """Release claims that this store gave, in as few round trips as they allow.
+
+        With `soon`, where that takes a request, it returns before they are free, which they are within a second: the next claim
+        or release takes them along.
+        """
+        if isinstance(self._claims, BatchedClaims):
+            self._claims.release_many(claims, soon=soon)
+            return
+        for claim in claims:
+            claim.release()
 
     # -- facts -----------------------------------------------------------------------------------------
 
@@ -541,11 +575,9 @@ class Store:
         return verify(self._backend, self._objects, self._records, remove=remove)
 
     def _entries(self) -> Iterator[tuple[str, Entry]]:
-        for stored in self._backend.list("keys/"):
-            content = self._records.read(stored.name)
-            if content is not None:
-                for entry in _decoder.decode(content).variants:
-                    yield stored.name, entry
+        for name, content in self._records.each(stored.name for stored in self._backend.list("keys/")):
+            for entry in _decoder.decode(content).variants:
+                yield name, entry
         yield from self._items.entries()
 
     def _prune(self, key: str) -> None:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
 
 from hooke.base.clock import SystemClock
-from hooke.store.backend import Backend, Fill, ObjectSink, Stored, View
-from hooke.store.claims import LeaseClaims
+from hooke.store.backend import Backend, Batching, Fill, Gathering, ObjectSink, Stored, View
+from hooke.store.claims import Claim, LeaseClaims
 
 __all__ = [
     "BACKEND_CHECKS",
@@ -155,6 +156,41 @@ def _syncs(backend: Backend) -> None:
     )
 
 
+def _reads_many(backend: Backend) -> None:
+    if not isinstance(backend, Batching):
+        return
+    held = {"keys/aa/a": b"1", "items/f/b": b"2", "claims/c": b"3", "objects/aa/d": b"4"}
+    for name, data in held.items():
+        backend.write(_holding(name, data), size=len(data))
+    names = [*held, "keys/aa/none", "claims/none", "objects/aa/none", "keys/aa/a"]
+    views = backend.read_many(names)
+    assert [None if view is None else bytes(view.data) for view in views] == [
+        *held.values(),
+        *(None, None, None, b"1"),
+    ], "what is read together is what is read alone"
+    assert backend.read_many([]) == [], "reading nothing is nothing"
+
+
+def _writes_together(backend: Backend) -> None:
+    if not isinstance(backend, Gathering):
+        return
+    backend.write(_holding("keys/aa/gone", b"old"), size=3)
+    names = [f"keys/aa/{at}" for at in range(100)]
+    with backend.together():
+        for name in names:
+            backend.write(_holding(name, name.encode()), size=len(name))
+            assert _read(backend, name) == name.encode(), "who writes together sees what it wrote"
+        assert backend.touch(names) == [len(name) for name in names], "and its sizes"
+        backend.write(_holding("keys/aa/0", b"later"), size=5)
+        assert backend.remove("keys/aa/gone"), "what is there can be removed"
+    assert _read(backend, "keys/aa/gone") is None, "what was removed is gone"
+    assert _read(backend, "keys/aa/0") == b"later", "the last write is read"
+    assert [_read(backend, name) for name in names[1:]] == [name.encode() for name in names[1:]], (
+        "what was written together is there at the end"
+    )
+    assert _names(backend, "keys/") == set(names), "and is listed"
+
+
 def _exclusive(backend: Backend) -> None:
     assert backend.write(_holding("claims/k", b"a"), exclusive=True) is not None, (
         "the first exclusive write wins"
@@ -254,16 +290,18 @@ class ThroughBackend:
 
 
 class _SlowRenewals(ThroughBackend):
-    """Writes that replace a name, as renewals do, wait until `gate` is set."""
+    """All writes but the first, which is the claim, wait until `gate` is set."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
         self.entered, self.gate, self.written = (threading.Event() for _ in range(3))
         self.renewals = threading.Semaphore(0)
+        self._claimed = False
 
     def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
-        if exclusive:
-            return super().write(fill, size=size, exclusive=True)
+        if not self._claimed:
+            self._claimed = True
+            return super().write(fill, size=size, exclusive=exclusive)
         self.entered.set()
         assert self.gate.wait(PATIENCE_S)
         stamp = super().write(fill, size=size)
@@ -272,8 +310,8 @@ class _SlowRenewals(ThroughBackend):
         return stamp
 
 
-class _ReadTogether(ThroughBackend):
-    """The first read of each thread waits for those of the other threads, until that is `over`."""
+class _InStep(ThroughBackend):
+    """The first listing of each thread waits for those of the other threads, until that is `over`."""
 
     over = False
 
@@ -282,35 +320,40 @@ class _ReadTogether(ThroughBackend):
         self._barrier = threading.Barrier(threads)
         self._seen = threading.local()
 
-    def read(self, name: str, *, fresh: bool = False) -> View | None:
-        view = super().read(name, fresh=fresh)
-        if not self.over and not hasattr(self._seen, "read"):
-            self._seen.read = True
+    def list(self, prefix: str) -> Iterator[Stored]:
+        found = list(super().list(prefix))
+        if not self.over and not hasattr(self._seen, "listed"):
+            self._seen.listed = True
             self._barrier.wait(PATIENCE_S)
-        return view
+        return iter(found)
 
 
 class _Died(Exception):
     """A process that has died does nothing more."""
 
 
-class _DiesAtAReplacement(ThroughBackend):
-    """The backend as a process sees it that dies when it is to replace a name."""
+class _DiesAtAListing(ThroughBackend):
+    """The backend as a process sees it that dies when it has written what it claims."""
 
-    dead = False
+    def list(self, prefix: str) -> Iterator[Stored]:
+        raise _Died(prefix)
 
-    def write(self, fill: Fill, *, size: int = 0, exclusive: bool = False) -> bytes | None:
-        self.dead |= not exclusive
-        self._live()
-        return super().write(fill, size=size, exclusive=exclusive)
 
-    def remove(self, name: str, *, unused_since: float | None = None, aside: str | None = None) -> bool:
-        self._live()
-        return super().remove(name, unused_since=unused_since, aside=aside)
+class _ClaimedInBetween(ThroughBackend):
+    """Another process claims just before the first listing, or just `after` it."""
 
-    def _live(self) -> None:
-        if self.dead:
-            raise _Died
+    def __init__(self, backend: Backend, claim: Callable[[], Claim | None], *, after: bool) -> None:
+        super().__init__(backend)
+        self._after = after
+        self.other: list[Claim | None] = []
+        self._claim: Callable[[], Claim | None] | None = claim
+
+    def list(self, prefix: str) -> Iterator[Stored]:
+        claim, self._claim = self._claim, None
+        found = list(super().list(prefix)) if self._after or claim is None else []
+        if claim is not None:
+            self.other.append(claim())
+        return iter(found) if self._after or claim is None else super().list(prefix)
 
 
 @contextmanager
@@ -381,7 +424,59 @@ def _expired_leases_are_taken_over_at_once(backend: Backend) -> None:
         assert claim is not None
         claim.release()
     assert claims.held() == {}, "a claim that was released is free"
-    assert _names(backend, "claims/") | _names(backend, "takeovers/") == set(), "nothing is left of it"
+    assert _names(backend, "claims/") == set(), "nothing is left of it"
+
+
+def _many_keys_are_claimed_as_one_by_one(backend: Backend) -> None:
+    one, other = (LeaseClaims(backend, "claims", _HandClock(), lease_s=_LEASE_S) for _ in range(2))
+    first = one.claim("1")
+    many = other.claim_many(["0", "1", "2", "2"])
+    assert [claim is not None for claim in many] == [True, False, True, False], (
+        "each key has one claim, and what another has is refused alone"
+    )
+    assert first is not None, "an empty place has no claims"
+    first.release()
+    first = one.claim("1")
+    assert first is not None, "what is refused is left to others"
+    assert one.claim_many(["0", "1", "2", "3"])[:3] == [None] * 3, "a claim excludes others"
+    other.release_many([claim for claim in many[:1] if claim is not None])
+    assert one.held().keys() == {"1", "2", "3"}, "those of a release are free, and others are not"
+    other.release_many([claim for claim in many if claim is not None])
+    assert one.held().keys() == {"1", "3"}, "whose release may be told again"
+    assert None not in other.claim_many(["0", "2"]), "a claim that was released is free"
+
+
+def _what_is_released_soon_is_free_soon(backend: Backend) -> None:
+    one, other = (LeaseClaims(backend, "claims", _HandClock(), lease_s=_LEASE_S) for _ in range(2))
+    for key in ("k", "l"):
+        claim = one.claim(key)
+        assert claim is not None, "what was released is free"
+        one.release_many([claim], soon=True)
+        claim = one.claim("m")
+        assert claim is not None, "an empty place has no claims"
+        taken = other.claim(key)
+        assert taken is not None, "the next claim takes along what was released before"
+        taken.release()
+        one.release_many([claim], soon=True)
+        deadline = time.monotonic() + PATIENCE_S
+        while (taken := other.claim("m")) is None:
+            assert time.monotonic() < deadline, "what is released soon is free soon, without another claim"
+            time.sleep(0.01)
+        taken.release()
+    assert one.held() == {}
+
+
+def _one_of_two_in_each_others_midst_has_the_key(backend: Backend) -> None:
+    """Whichever of them writes and looks first."""
+    clock = _HandClock()
+    for number in range(16):  # whose file comes first is by chance
+        key, other = str(number), LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S)
+        claim = partial(other.claim, key)
+        between = _ClaimedInBetween(backend, claim, after=number % 2 == 0)
+        mine = LeaseClaims(between, "claims", clock, lease_s=_LEASE_S).claim(key)
+        third = LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S).claim(key)
+        have = [each for each in (mine, *between.other, third) if each is not None]
+        assert len(have) <= 1, "of two that claim at the same moment, one gets it, and none that comes later"
 
 
 def _one_of_many_takes_an_expired_lease_over(backend: Backend) -> None:
@@ -390,29 +485,48 @@ def _one_of_many_takes_an_expired_lease_over(backend: Backend) -> None:
         dead = LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S).claim(key)
         assert dead is not None, "an empty place has no claims"
         clock.time += _LEASE_S + 1
-        together = _ReadTogether(backend, many)
+        together = _InStep(backend, many)
         takers = [LeaseClaims(together, "claims", clock, lease_s=_LEASE_S) for _ in range(many)]
         with ThreadPoolExecutor(many) as pool:
             taken = [claim for claim in pool.map(LeaseClaims.claim, takers, [key] * many) if claim]
         together.over = True
+        # All may have seen one another; then they ask again, one before the others.
+        taken += [claim for taker in takers if (claim := taker.claim(key)) is not None]
         assert len(taken) == 1, "of several processes that find an expired lease, one gets it"
         taken[0].release()
         dead.release()
 
 
-def _a_takeover_whose_process_died_is_taken_over_too(backend: Backend) -> None:
+def _a_claim_whose_process_died_over_it_ends_with_its_lease(backend: Backend) -> None:
     clock = _HandClock()
-    first = LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S).claim("k")
-    assert first is not None, "an empty place has no claims"
-    clock.time += _LEASE_S + 1
     with suppress(_Died):
-        LeaseClaims(_DiesAtAReplacement(backend), "claims", clock, lease_s=_LEASE_S).claim("k")
+        LeaseClaims(_DiesAtAListing(backend), "claims", clock, lease_s=_LEASE_S).claim("k")
     clock.time += _LEASE_S + 1
     claims = LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S)
-    claim = claims.claim("k") or claims.claim("k")  # the first may only clear away what the dead one left
-    assert claim is not None, "a process that dies while it takes a lease over does not block the key"
-    claim.release()
-    first.release()
+    claim = claims.claim("k")
+    assert claim is not None, "a process that dies while it claims a key does not block it"
+    clock.time += 20 * _LEASE_S
+    again = claims.claim("j")
+    assert again is not None, "nobody else has it"
+    assert len(_names(backend, "claims/")) == 1, "what a dead process left is cleared away"
+
+
+def _who_slept_longer_than_its_lease_looks_again(backend: Backend) -> None:
+    clock = _HandClock()
+    slept, other = (LeaseClaims(backend, "claims", clock, lease_s=_LEASE_S) for _ in range(2))
+    old = slept.claim_many(["k", "l"])
+    clock.time += _LEASE_S + 1
+    taken = other.claim("k")
+    assert taken is not None, "a lease that has expired is free"
+    assert slept.claim("m") is not None, "nobody else has it"
+    assert slept.held().keys() == {"k", "l", "m"}
+    taken.release()
+    assert slept.held().keys() == {"l", "m"}, "what another process took over meanwhile was that one's alone"
+    taken = other.claim("k")
+    for claim in old:
+        assert claim is not None, "an empty place has no claims"
+        claim.release()
+    assert slept.held().keys() == {"k", "m"}, "the release of what was lost leaves the other's claim"
 
 
 def _leases_leave_no_thread(backend: Backend) -> None:
@@ -446,6 +560,8 @@ BACKEND_CHECKS: tuple[BackendCheck, ...] = (
     _lists,
     _touches,
     _syncs,
+    _reads_many,
+    _writes_together,
     _exclusive,
     _removes_unused_only,
     _sets_aside,
@@ -453,7 +569,11 @@ BACKEND_CHECKS: tuple[BackendCheck, ...] = (
     _a_release_during_a_renewal_frees_the_key,
     _held_leases_are_renewed,
     _expired_leases_are_taken_over_at_once,
+    _many_keys_are_claimed_as_one_by_one,
+    _what_is_released_soon_is_free_soon,
+    _one_of_two_in_each_others_midst_has_the_key,
     _one_of_many_takes_an_expired_lease_over,
-    _a_takeover_whose_process_died_is_taken_over_too,
+    _a_claim_whose_process_died_over_it_ends_with_its_lease,
+    _who_slept_longer_than_its_lease_looks_again,
     _leases_leave_no_thread,
 )

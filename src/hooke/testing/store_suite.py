@@ -393,6 +393,61 @@ def _what_was_committed_before_a_release_is_found_after_the_next_claim(place: St
         one, other = other, one
 
 
+def _what_is_asked_together_is_asked_now(place: StorePlace) -> None:
+    """Lookups, claims, commits and releases of many keys give what those of each give."""
+    one, other = place.open(), place.open()
+    keys = [f"{number:032x}" for number in range(16, 26)]
+    for turn, key in enumerate(keys):
+        others = keys[: turn + 1]
+        held = one.claim(key)
+        claims = other.claim_many(others)
+        assert [claim is None for claim in claims] == [each == key for each in others], (
+            "a claim excludes others"
+        )
+        other.release([claim for claim in claims if claim is not None])
+        with other.read_ahead(keys):
+            assert [other.find(each) is not None for each in keys[: turn + 1]] == [True] * turn + [False], (
+                "what was committed before is found at the beginning"
+            )
+            assert len(other.find_items(_MAP, bytes(16) + b"".join(map(bytes.fromhex, keys)))) == turn, (
+                "items, too"
+            )
+            with one.together():
+                one.commit(_entry(key, one.put(_value(turn))))
+                one.commit_items(_MAP, bytes.fromhex(key), one.put([turn]), task="m", run="r", seconds=1.0)
+            own = "f" * 31 + f"{turn:x}"
+            other.commit(_entry(own, other.put(_value(turn))))
+            assert other.find(own) is not None, "what it commits itself it finds"
+        assert held is not None, "a claim that was released is free"
+        one.release([held])
+
+
+def _what_is_merged_stays(place: StorePlace) -> None:
+    """More small results than a layout leaves as they are: each is what was committed last, for others too."""
+    writer, watcher = place.open(), place.open()
+    keys = [f"{number:032x}" for number in range(150)]
+    for number in range(300):
+        writer.commit(_entry(keys[number % 150], writer.put(number)))
+        if number % 10 == 0:
+            assert writer.remove(keys[number % 150]), "what is there can be removed"
+        if number % 50 == 0:
+            watcher.find(keys[0])
+    wanted = {key: number for number, key in enumerate(keys, start=150) if number % 10}
+    for store in (watcher, place.open()):
+        assert _all_found(store, keys) == wanted, (
+            "what was committed last is found, and what was removed is not"
+        )
+    watcher.gc(10**12)
+    for store in (writer, watcher, place.open()):
+        assert _all_found(store, keys) == wanted, "freeing room changes nothing"
+
+
+def _all_found(store: Store, keys: Sequence[str]) -> dict[str, Any]:
+    with store.read_ahead(keys):
+        found = {key: store.find(key) for key in keys}
+    return {key: store.get(entry.ref) for key, entry in found.items() if entry is not None}
+
+
 def _each_key_is_computed_once(place: StorePlace) -> None:
     """Of several processes that claim, look up, compute, commit and release, one computes each key."""
     computed: list[str] = []
@@ -488,6 +543,8 @@ STORE_CHECKS: tuple[StoreCheck, ...] = (
     _claims_last_until_their_own_release,
     _what_was_committed_before_a_release_is_found_after_the_next_claim,
     _stores_leave_no_thread,
+    _what_is_asked_together_is_asked_now,
+    _what_is_merged_stays,
     _each_key_is_computed_once,
     _a_key_has_a_result_for_each_of_its_inputs,
     _an_item_has_a_result_for_each_of_its_inputs,

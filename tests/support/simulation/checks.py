@@ -220,6 +220,8 @@ class _Driver:
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
     held: set[int] = field(default_factory=set)
+    claimed: dict[str, bool] = field(default_factory=dict)
+    """Claimed key -> whether another process had left its result before."""
     failed: dict[int, set[int]] = field(default_factory=dict)
     """Of maps that go on: the items that failed for good."""
     skipped: dict[int, set[int]] = field(default_factory=dict)
@@ -245,6 +247,7 @@ class _Judge:
         self.said: list[events.Event] = []
         self.depths = self.graph.depths()
         self.roots = set(self.graph.roots())
+        self.published: set[str] = set()
 
     def _new_driver(self) -> _Driver:
         return _Driver(known=[set() for _ in self.graph.nodes], twins=Twins(self.graph, self.plans))
@@ -331,11 +334,21 @@ class _Judge:
         if handed.twin_of is not None:
             self._check_second(handed)
             flight.doubled = True
+        self._check_claim(attempt, node)
         self._check_items(attempt, flight)
         self._check_needs(attempt, flight)
         self._check_passed(node)
         self.driver.flights[attempt] = flight
         self._check_place(attempt)
+
+    def _check_claim(self, attempt: int, node: int) -> None:
+        if not self.graph.nodes[node].task.resources.cache:
+            return
+        was_there = self.driver.claimed.get(self.keys[node])
+        if was_there is None:
+            self._wrong(f"attempt {attempt} was handed out at node {node}, which is not claimed")
+        elif was_there:
+            self._wrong(f"attempt {attempt} computes node {node}, whose result was there when it was claimed")
 
     def _check_items(self, attempt: int, flight: Flight) -> None:
         node, items = flight.node, set(flight.items)
@@ -575,7 +588,14 @@ class _Judge:
     def _on_held(self, key: str) -> None:
         self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
 
+    def _on_publish(self, key: str) -> None:
+        self.published.add(key)
+
+    def _on_release(self, key: str) -> None:
+        self.driver.claimed.pop(key, None)
+
     def _on_claim(self, key: str) -> None:
+        self.driver.claimed[key] = key in self.published
         self.driver.held -= {node for node, mine in enumerate(self.keys) if mine == key}
 
     # -- what could run ----------------------------------------------------------------------------

@@ -292,6 +292,8 @@ class _Play:
         """Another process that had claimed the key is done with it."""
         for node in self.graph.nodes:
             if self.keys[node.id].key == key:
+                if node.kind == "call" and node.task.resources.cache:
+                    self.world.note("publish", key)
                 self._put(node.id)
 
     def _put(self, node: int, some: int | None = None) -> None:

@@ -102,7 +102,7 @@ class FolderBackend:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """See Packing."""
+        """See Gathering."""
         self._waiting.depth += 1
         try:
             yield

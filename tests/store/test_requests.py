@@ -1,0 +1,176 @@
+"""How often a scheduler asks a remote store, in requests a node and in round trips; never how long that takes."""
+
+from collections import Counter
+
+import pytest
+from tests.pipeline.test_runner import HandEngine
+from tests.store.counted_files import counted
+
+from hooke.journal.events import AttemptFinished, CapacityChanged
+from hooke.journal.writer import Journal
+from hooke.pipeline.node_keys import GraphKeys
+from hooke.pipeline.node_state import NodePlan
+from hooke.pipeline.pipeline import pipeline
+from hooke.pipeline.run_state import RunState
+from hooke.pipeline.runner import Runner, RunnerParts
+from hooke.pipeline.task import task
+from hooke.pipeline.trace import trace
+from hooke.store.backends.remote import MOST_SMALL
+from hooke.store.store import Store
+from hooke.testing.virtual_world import VirtualClock
+
+SECRET = b"a secret of sixteen bytes or more"
+URL = "s3a://bucket/store"
+SLOTS = 40
+"""What eight workers have, and what waits behind each."""
+
+
+@task
+def one(x):
+    return x + 1
+
+
+@task
+def large(x):
+    return bytes([x % 256]) * 100_000
+
+
+@pipeline
+def wide(nodes):
+    return [one(at) for at in range(nodes)]
+
+
+@pipeline
+def wide_and_large(nodes):
+    return [large(at) for at in range(nodes)]
+
+
+@pipeline
+def chains(length):
+    ends = []
+    for at in range(SLOTS):
+        value = one(1000 * at)
+        for _ in range(length - 1):
+            value = one(value)
+        ends.append(value)
+    return ends
+
+
+@pipeline
+def chain(length):
+    value = one(0)
+    for _ in range(length - 1):
+        value = one(value)
+    return value
+
+
+@pytest.fixture
+def server():
+    with counted() as server:
+        yield server
+
+
+def drive(folder, wanted, *args, run="run"):
+    """A run by a driver of its own, on a host of its own; returns how many attempts it had."""
+    clock = VirtualClock()
+    store = Store.open(URL, secret=SECRET, near=folder / run, clock=clock)
+    graph = trace(wanted, args)
+    state = RunState(graph, [NodePlan() for _ in graph.nodes])
+    engine = HandEngine(store, clock)
+    engine.events = [CapacityChanged(slots=SLOTS, cpus=float(SLOTS))]
+    events = []
+    journal = Journal.create(folder, run, durable="none", clock=clock)
+    journal.observers.append(events.append)
+    runner = Runner(
+        RunnerParts(
+            run=run,
+            graph=graph,
+            keys=GraphKeys(graph, run=run),
+            state=state,
+            engine=engine,
+            store=store,
+            journal=journal,
+            clock=clock,
+        )
+    )
+    try:
+        assert runner.run() == "finished"
+    finally:
+        journal.close()
+    return sum(isinstance(event, AttemptFinished) for event in events)
+
+
+def test_a_wide_graph_asks_a_tenth_of_a_request_a_node(server, tmp_path):
+    assert drive(tmp_path, wide, 1000) == 1000
+    assert len(server.requests) <= 100
+
+
+def test_chains_ask_by_the_turn_and_not_by_the_node(server, tmp_path):
+    """Each turn starts the next node of each chain: it claims, looks again and commits. Before, all are looked up at once."""
+    assert drive(tmp_path, chains, 25) == 25 * SLOTS
+    assert server.rounds <= 25 * 4 + 10, "claims are written and listed, entries are listed and written"
+    assert len(server.requests) <= server.rounds + 10
+
+
+def test_what_is_stored_is_found_with_a_hundredth_of_a_request_a_node(server, tmp_path):
+    drive(tmp_path, wide, 1000)
+    server.reset()
+    assert drive(tmp_path, wide, 1000, run="again") == 0
+    assert len(server.requests) <= 20
+    assert server.rounds <= 5
+
+
+def test_a_chain_is_looked_up_at_once_and_not_by_the_link(server, tmp_path):
+    """From its end to the first node whose inputs are there."""
+    drive(tmp_path, chain, 30)
+    server.reset()
+    assert drive(tmp_path, chain, 200, run="longer") == 170
+    assert Counter(kind for kind, _ in server.requests)["list"] <= 2 * 170 + 5, (
+        "two a turn, and no more before"
+    )
+
+
+def test_large_results_are_asked_after_together(server, tmp_path):
+    drive(tmp_path, wide_and_large, 200)
+    server.reset()
+    assert drive(tmp_path, wide_and_large, 200, run="again") == 0
+    assert server.rounds <= 10
+    assert Counter(kind for kind, _ in server.requests)["list"] <= 3, "and no listing of all objects"
+
+
+def test_a_download_is_one_request(server, tmp_path):
+    here = Store.open(URL, secret=SECRET, near=tmp_path / "here")
+    refs = [here.put(bytes([at]) * 100_000) for at in range(100)]
+    there = Store.open(URL, secret=SECRET, near=tmp_path / "there")
+    server.reset()
+    assert [there.get(ref)[0] for ref in refs] == list(range(100))
+    assert [kind for kind, _ in server.requests] == ["get"] * 100
+    server.reset()
+    assert there.keep(refs) == [True] * 100
+    assert [kind for kind, _ in server.requests] == ["head"] * 100
+    assert server.rounds <= 2, "sixty-four at a time"
+
+
+def test_a_claim_is_two_requests_for_any_number_of_keys(server, tmp_path):
+    one, other = (Store.open(URL, secret=SECRET, near=tmp_path / who) for who in ("one", "other"))
+    keys = [f"{at:032x}" for at in range(1000)]
+    claims = one.claim_many(keys)
+    assert None not in claims
+    assert len(server.requests) == 2
+    server.reset()
+    assert other.claim_many([*keys, "f" * 32])[:-1] == [None] * 1000
+    assert len(server.requests) <= 2 + 4 + 1, (
+        "it writes, lists, reads the other's up to four times, and takes back"
+    )
+    server.reset()
+    one.release(claims)
+    assert len(server.requests) <= 2
+
+
+def test_small_packs_are_merged(server, tmp_path):
+    """A process that begins to look reads few of them, however many turns there were."""
+    drive(tmp_path, chains, 100)
+    assert sum("/packs/" in name for name in server.files) <= MOST_SMALL + 1
+    server.reset()
+    assert drive(tmp_path, chains, 100, run="again") == 0
+    assert len(server.requests) <= MOST_SMALL + 10
