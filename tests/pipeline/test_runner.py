@@ -127,13 +127,23 @@ class HandEngine:
 class Driven:
     """One driver on a folder; another one on the same folder is the next process."""
 
-    def __init__(self, folder, wanted, *args, store="store", run="run", recovered=None, journal="driver"):
+    def __init__(
+        self,
+        folder,
+        wanted,
+        *args,
+        store="store",
+        run="run",
+        recovered=None,
+        journal="driver",
+        plan=NodePlan(),  # noqa: B008 - nothing changes it
+    ):
         self.clock = VirtualClock()
         self.folder = folder
         self.store = Store.open(folder / store)
         self.graph = trace(wanted, args)
         self.keys = GraphKeys(self.graph, run=run)
-        self.state = RunState(self.graph, [NodePlan() for _ in self.graph.nodes])
+        self.state = RunState(self.graph, [plan for _ in self.graph.nodes])
         self.engine = HandEngine(self.store, self.clock)
         self.events = []
         self.journal = Journal.create(folder, journal, durable="none", clock=self.clock)
@@ -443,8 +453,7 @@ def test_a_stop_is_journalled_and_what_runs_is_cancelled(tmp_path):
 
 
 def test_a_timeout_is_journalled_as_the_failure_it_is(tmp_path):
-    driven = Driven(tmp_path, mapped, 1)
-    driven.state.nodes[0].plan = NodePlan(timeout_s=5.0)
+    driven = Driven(tmp_path, mapped, 1, plan=NodePlan(timeout_s=5.0))
     answer = driven.engine.answer
     driven.engine.answer = lambda call: answer(call)[:1]
     assert driven.run() == "failed"
