@@ -10,9 +10,8 @@ import ast
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, get_args, get_origin
-
-import msgspec
 
 from hooke.base.errors import TraceError
 from hooke.base.user_code import SourceLine, user_place
@@ -210,7 +209,9 @@ class TraceSession:
         self.is_open = True
 
 
-class PromiseOrigin(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
+# Not frozen, which would take four times as long for each call; nor a struct, since `import hooke` does without msgspec.
+@dataclass(slots=True, kw_only=True, eq=False)
+class PromiseOrigin:
     """The call behind a promise: the graph node, its task, the line, and the known shape of its result."""
 
     session: TraceSession
