@@ -136,7 +136,7 @@ class Driven:
         run="run",
         recovered=None,
         journal="driver",
-        plan=NodePlan(),  # noqa: B008 - nothing changes it
+        plan=NodePlan(),
     ):
         self.clock = VirtualClock()
         self.folder = folder

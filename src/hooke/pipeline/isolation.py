@@ -196,32 +196,12 @@ _after_import: Any = AfterImport(_SEEDED, _seed_imported)
 # --- The state of the process.
 
 _SIGNALS = tuple(
-    int(getattr(signal, name))
-    for name in (
-        "SIGHUP",
-        "SIGINT",
-        "SIGQUIT",
-        "SIGUSR1",
-        "SIGUSR2",
-        "SIGPIPE",
-        "SIGALRM",
-        "SIGTERM",
-        "SIGCHLD",
-        "SIGPROF",
-    )
+    int(getattr(signal, f"SIG{name}"))
+    for name in ("HUP", "INT", "QUIT", "USR1", "USR2", "PIPE", "ALRM", "TERM", "CHLD", "PROF")
 )
 _handler: Callable[[int], Any] = signal._signal.getsignal  # type: ignore[attr-defined] # noqa: SLF001 - without enums, ten times as fast
 _LIMITS = tuple(
-    getattr(resource, name)
-    for name in (
-        "RLIMIT_AS",
-        "RLIMIT_CORE",
-        "RLIMIT_CPU",
-        "RLIMIT_FSIZE",
-        "RLIMIT_NOFILE",
-        "RLIMIT_NPROC",
-        "RLIMIT_STACK",
-    )
+    getattr(resource, f"RLIMIT_{name}") for name in ("AS", "CORE", "CPU", "FSIZE", "NOFILE", "NPROC", "STACK")
 )
 
 

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, Self
+
+import msgspec
 
 from hooke.base.clock import SystemClock
 from hooke.base.pinned_modules import PinnedModule
@@ -156,7 +157,7 @@ class EngineBench:
         if known is not None:
             state.nodes[0].done.record(0, 1, known)
         attempt = len(self._submitted) + 1
-        submit = replace(wanted, attempt=attempt)
+        submit = msgspec.structs.replace(wanted, attempt=attempt)
         call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
         self._submitted[attempt] = call
         self.engine.submit([call])

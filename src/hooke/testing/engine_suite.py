@@ -595,21 +595,6 @@ def check_short_calls_can_be_cancelled(bench: EngineBench) -> None:
     assert bench.answers.keys().isdisjoint(given_up)
 
 
-def check_short_calls_do_not_wait_behind_a_long_one(bench: EngineBench) -> None:
-    """One that was expected to be short holds up none of those that were handed to its worker, while another worker is free."""
-    if bench.workers == 1:
-        return
-    go = bench.folder / "go"
-    bench.finished(bench.submit(tasks.add, 0, short=True))
-    long = bench.submit(tasks.wait_for_file, str(go), short=True)
-    others = [bench.submit(tasks.add, 1 + i, short=True) for i in range(30)]
-    for attempt in others:
-        bench.finished(attempt)
-    assert long not in bench.answers, "it waits for the file"
-    go.touch()
-    bench.finished(long)
-
-
 def _blocked_with_short_calls_behind(bench: EngineBench) -> tuple[list[int], list[int], Path]:
     """Attempts that keep all workers busy until the file exists, and short ones that may wait in the same workers."""
     go = bench.folder / "go"
@@ -795,7 +780,6 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_queued_attempt_can_be_cancelled,
     check_a_running_attempt_can_be_cancelled,
     check_short_calls_can_be_cancelled,
-    check_short_calls_do_not_wait_behind_a_long_one,
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,

@@ -39,6 +39,18 @@ def test_the_short_calls_behind_a_cancelled_one_are_answered(tmp_path: Path) -> 
             bench.finished(attempt)
 
 
+def test_short_calls_do_not_wait_behind_a_long_one_while_another_worker_is_free(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with EngineBench(LocalEngine, tmp_path, workers=2) as bench:
+        bench.finished(bench.submit(tasks.add, 0, short=True))
+        long = bench.submit(tasks.wait_for_file, str(go), short=True)
+        for attempt in [bench.submit(tasks.add, n, short=True) for n in range(30)]:
+            bench.finished(attempt)
+        assert long not in bench.answers, "it waits for the file"
+        go.touch()
+        bench.finished(long)
+
+
 def test_a_waiting_call_is_cancelled_without_its_worker(tmp_path: Path) -> None:
     with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
         bench.finished(bench.submit(tasks.add, 0, short=True))
