@@ -34,6 +34,20 @@ class Clock(SystemClock):
         return self.seconds
 
 
+def test_a_forked_child_that_leaves_what_its_parent_entered_sets_thresholds_back_later():
+    with RareCollections(Clock()):
+        child = os.fork()
+        if not child:
+            try:
+                RareCollections(Clock()).__exit__()  # as the child does that returns from the body
+                with RareCollections(Clock()):
+                    inside = gc.get_threshold()
+                os._exit(0 if (inside, gc.get_threshold()) == (RARE, USUAL) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 class Cyclic:
     def __init__(self) -> None:
         self.itself = self

@@ -363,6 +363,19 @@ def test_the_longest_chain_of_a_large_graph_is_looked_for_now_and_then():
     assert view.remaining(102.0).seconds == pytest.approx((nodes - 3) * 3.0)
 
 
+def test_the_longest_chain_is_looked_for_again_when_much_of_it_is_found_at_once():
+    nodes = 2 * CHAIN_SMALL
+    view = RunView.fold([BEGUN, CapacityChanged(at=100.0, slots=100, cpus=100.0)])
+    for n in range(nodes):
+        parents = (n - 1,) if 0 < n < nodes // 2 else ()
+        view.apply(NodePlanned(at=100.0, node=n, task="step", key=str(n), parents=parents))
+    call(view, 0, seconds=2.0)
+    assert view.remaining(102.0).seconds == pytest.approx((nodes // 2 - 1) * 2.0)
+    for n in range(1, nodes // 2):
+        view.apply(ItemsFound(at=102.0, node=n, lo=0, hi=1, ref=ref(), source="cache"))
+    assert view.remaining(102.1).seconds == pytest.approx(nodes // 2 * 2.0 / 100)
+
+
 def test_a_chain_does_not_lead_through_a_node_that_has_its_result():
     view = RunView.fold(
         [

@@ -12,8 +12,9 @@ from fractions import Fraction
 import numpy
 import pytest
 
-from hooke import UsageError, task
+from hooke import UsageError, pipeline, task
 from hooke.pipeline.task import BoundTask, Resources, Task
+from hooke.pipeline.trace import trace
 
 
 @task
@@ -144,6 +145,33 @@ class TestLooks:
 
         marked.mark = "here"
         assert task(marked).mark == "here"
+
+    def test_what_another_task_knows_of_itself_does_not(self):
+        """`functools.wraps` copies the attributes of a task, and a library may give the wrapper its own signature."""
+
+        @task
+        def scaled(x, unit=1):
+            return x * unit
+
+        assert scaled.binder
+        assert scaled.signature
+
+        @functools.wraps(scaled)
+        def by_two(x, unit=2):
+            return scaled.function(x, unit)
+
+        del by_two.__wrapped__
+        other = task(name="by_two")(by_two)
+        assert str(other.signature) == "(x, unit=2)"
+
+        @pipeline
+        def both():
+            return [scaled(1), other(1)]
+
+        assert [dict(node.arguments) for node in trace(both, ()).nodes] == [
+            {"x": 1, "unit": 1},
+            {"x": 1, "unit": 2},
+        ]
 
     def test_a_callable_objects_state_does_not(self):
         adder = task(cpus=3)(Adder(2))

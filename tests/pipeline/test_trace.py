@@ -4,6 +4,7 @@ import collections
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy
 import pytest
@@ -425,3 +426,25 @@ class TestSize:
         graph = traced(lambda: source.map(range(10**9))[5])
         assert type(graph.output) is Promise
         assert graph.output.path == (5,)
+
+
+HELPER = "def helper(step, x):\n    return step(x)\n"
+
+
+def test_equal_lines_of_two_files_are_places_of_their_own(tmp_path):
+    helpers = []
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(HELPER)
+        found = {}
+        exec(compile(HELPER, str(tmp_path / name), "exec"), found)
+        helpers.append(found["helper"])
+
+    @task
+    def same(x):
+        return x
+
+    @pipeline
+    def both():
+        return [helper(same, number) for number, helper in enumerate(helpers)]
+
+    assert [Path(node.where.partition(":")[0]).name for node in trace(both, ()).nodes] == ["one.py", "two.py"]

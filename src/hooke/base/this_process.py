@@ -133,7 +133,7 @@ class _Collections:
 
     def leave(self) -> None:
         with self._lock:
-            self._runs -= 1
+            self._runs = max(self._runs - 1, 0)  # a forked child leaves what its parent entered
             if not self._runs:
                 self._set_back()
 

@@ -85,7 +85,7 @@ class SourceLine:
         return f"{at}: {text}" if text else at
 
 
-def user_place(known: dict[tuple[types.CodeType, int], SourceLine] | None = None) -> SourceLine:
+def user_place(known: dict[tuple[str, types.CodeType, int], SourceLine] | None = None) -> SourceLine:
     """The innermost line of the user's code.
 
     If no frame of the user's has source (code from `exec`, `python -c`), the innermost one that is not Hooke's.
@@ -96,7 +96,7 @@ def user_place(known: dict[tuple[types.CodeType, int], SourceLine] | None = None
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(HOOKE_FOLDER):
-            here = frame.f_code, frame.f_lineno
+            here = file, frame.f_code, frame.f_lineno  # equal code of two files is equal
             if known is not None and here in known:
                 return known[here]
             if is_users(file) and (place := _place(frame)).text:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -173,10 +173,20 @@ CHAIN_NODE_S = 1e-6
 """What a node or a link costs it, at most."""
 CHAIN_SHARE = 0.02
 """Of the time, it takes at most so much."""
+CHAIN_FELL = 0.9
+"""With fewer than this share of the nodes and links left, the longest chain is looked for again: a cache has ended many at once."""
+
+
+class _Chain(NamedTuple):
+    """The longest chain as it was found at a time, among so many open nodes and links."""
+
+    at: float
+    size: int
+    seconds: float
 
 
 class RunView:
-    """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe.
+    """A fold of one driver's events; `apply` costs the ranges of one node, never its items. Not thread-safe, nor to read.
 
     `status` is `new`, `running`, `finished`, `finished with failures`, `failed`, `stopped`, or `lost`: not finished, and
     `driver_alive(False)` was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
@@ -204,7 +214,7 @@ class RunView:
         self._busy: Counter[str] = Counter()
         self._since: float | None = None
         self._spent_s = 0.0
-        self._chain: tuple[float, float] | None = None
+        self._chain: _Chain | None = None
         """When the longest chain was found, and its seconds."""
         self._folds: dict[type[Any], Callable[[Any], None]] = {
             RunStarted: self._run_started,
@@ -409,9 +419,13 @@ class RunView:
             return most
         size = sum(task.counts.open + task.counts.links for task in tasks)
         for_s = size * CHAIN_NODE_S / CHAIN_SHARE if size > CHAIN_SMALL else 0.0
-        if self._chain is None or not 0 <= now - self._chain[0] < for_s:
-            self._chain = now, self._find_longest_chain(now)
-        return self._chain[1]
+        if (
+            self._chain is None
+            or not 0 <= now - self._chain.at < for_s
+            or size < CHAIN_FELL * self._chain.size
+        ):
+            self._chain = _Chain(now, size, self._find_longest_chain(now))
+        return min(self._chain.seconds, most)
 
     def _find_longest_chain(self, now: float) -> float:
         """Parents have smaller ids than their children, so one pass in order finds the longest path."""

@@ -226,6 +226,8 @@ def adopt(declared: object, function: Callable[..., Any]) -> None:
     # The attributes of a callable object are its own state, not marks.
     updated = ("__dict__",) if inspect.isfunction(function) else ()
     functools.update_wrapper(declared, function, updated=updated)  # type: ignore[arg-type]
+    for name in _RECOMPUTED:  # of another task, which `functools.wraps` copied to the function
+        vars(declared).pop(name, None)
 
 
 def check_function(decorator: str, function: object) -> Callable[..., Any]:

@@ -100,7 +100,7 @@ class GraphTracer:
         self._columns: dict[int, list[dict[str, Any]]] = {}
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
-        self._places: dict[tuple[types.CodeType, int], SourceLine] = {}
+        self._places: dict[tuple[str, types.CodeType, int], SourceLine] = {}
 
     def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a pipeline's body and record its calls."""
