@@ -364,7 +364,7 @@ def test_the_longest_chain_of_a_large_graph_is_looked_for_now_and_then():
 
 
 def test_the_longest_chain_is_looked_for_again_when_much_of_it_is_found_at_once():
-    nodes = 2 * CHAIN_SMALL
+    nodes = 8 * CHAIN_SMALL
     view = RunView.fold([BEGUN, CapacityChanged(at=100.0, slots=100, cpus=100.0)])
     for n in range(nodes):
         parents = (n - 1,) if 0 < n < nodes // 2 else ()
