@@ -18,7 +18,8 @@ from hooke.store import claims, eviction, objects, store
 from hooke.store.backends import folder, remote
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
-from hooke.store.backends.remote import MOST_SMALL, RemoteBackend, RemotePacks
+from hooke.store.backends.remote import RemoteBackend
+from hooke.store.backends.remote_packs import MOST_SMALL, RemotePacks
 from hooke.store.claims import LeaseClaims, RangeClaims
 from hooke.store.store import Store
 from hooke.testing import check_backend, check_durability, check_store
@@ -305,14 +306,14 @@ def removals_are_merged_away(patch):
     """Though an earlier record of the name lies in another pack."""
     rewrite = RemotePacks._rewrite
 
-    def rewritten(self, names):
+    def rewritten(self, names, **when):
         for name in names:
             records = {key: each for key, each in self._packs[name].records.items() if each.data is not None}
             self._packs[name] = self._packs[name]._replace(records=records)
         self._index.clear()
         for pack in self._packs.values():
             self._learn(pack)
-        rewrite(self, names)
+        rewrite(self, names, **when)
 
     patch.setattr(RemotePacks, "_rewrite", rewritten)
 

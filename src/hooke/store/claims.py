@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import random
 import struct
 import threading
 import time
@@ -77,14 +79,21 @@ class ListedClaims(Claims, Protocol):
         ...
 
 
+_log = logging.getLogger("hooke")
+
 _POLL_S = 0.02
+
+_LONGEST_POLL_S = 1.0
+"""A try at a remote store is several requests, and many may wait for the same claim."""
 
 
 @contextmanager
 def waiting_claim(claims: Claims, key: str) -> Iterator[None]:
     """Hold the claim `key` inside; wait until no other process has it."""
+    pause_s = _POLL_S
     while (claim := claims.claim(key)) is None:
-        time.sleep(_POLL_S)
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        pause_s = min(2 * pause_s, _LONGEST_POLL_S)
     try:
         yield
     finally:
@@ -281,6 +290,8 @@ class LeaseClaims:
 
     def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
         """See BatchedClaims."""
+        if not keys:
+            return []
         with self._file_lock:
             now = self._clock.now()
             wanted = {key: _Lease(self, key, now) for key in keys if key not in self._held}
@@ -292,11 +303,28 @@ class LeaseClaims:
         return [wanted.pop(key, None) for key in keys]
 
     def _write_and_look(self, wanted: Mapping[str, _Lease]) -> set[str]:
-        """Write what is held and wanted; returns the keys that others have, which are not written any more."""
+        """Write what is held and wanted; returns the keys that others have, which are not written any more.
+
+        After an error the file is written again soon, without what was wanted, and all that is held is looked for again.
+        """
+        try:
+            return self._written_and_looked(wanted)
+        except BaseException:
+            with self._changed:
+                self._is_late, self._until = True, 0.0
+                self._keep_up()
+            raise
+
+    def _written_and_looked(self, wanted: Mapping[str, _Lease]) -> set[str]:
         # If this process has slept for longer than its lease, others may have taken what it held.
-        new = [*wanted, *(self._held if self._clock.now() >= self._until else ())]
+        before, held = self._until, [*self._held]
+        new = [*wanted, *(held if self._clock.now() >= before else ())]
         self._write(wanted, new=new)
+        if self._clock.now() >= before:  # or the write has taken so long
+            new = [*wanted, *held]
         refused = self._refused(set(new))
+        if self._clock.now() >= self._until:  # the lease was over before it was seen
+            refused.update(wanted)
         with self._changed:
             for key in refused:
                 self._held.pop(key, None)
@@ -325,9 +353,13 @@ class LeaseClaims:
     def _hold(self, leases: Mapping[str, _Lease]) -> None:
         with self._changed:
             self._held.update(leases)
-            if self._held and self._thread is None:
-                self._thread = threading.Thread(target=self._renew, name="hooke-leases", daemon=True)
-                self._thread.start()
+            if self._held:
+                self._keep_up()
+
+    def _keep_up(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._renew, name="hooke-leases", daemon=True)
+            self._thread.start()
 
     def held(self) -> dict[str, float]:
         """See Claims."""
@@ -335,6 +367,8 @@ class LeaseClaims:
 
     def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
         """See BatchedClaims."""
+        if soon and not claims:
+            return
         with nullcontext() if soon else self._file_lock:
             with self._changed:
                 mine = [each.key for each in claims if self._held.get(each.key) is each]
@@ -365,7 +399,7 @@ class LeaseClaims:
             return _Held()
         try:
             held = _held_decoder.decode(view.data)
-        except msgspec.MsgspecError:  # not written by a claim, so it claims nothing
+        except (msgspec.MsgspecError, ValueError):  # not written by a claim, so it claims nothing
             return _Held()
         if held.until > self._clock.now():
             return held
@@ -401,24 +435,34 @@ class LeaseClaims:
         self._until = until
 
     def _renew(self) -> None:
+        failures = 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_late or not self._held, self._lease_s / 3)
                 if self._is_late:
-                    if self._changed.wait_for(lambda: not self._is_late, _LATE_S):
+                    late_s = _LATE_S if not failures else min(_LATE_S * 2**failures, self._lease_s / 3)
+                    if self._changed.wait_for(lambda: not self._is_late, late_s):
                         continue  # a claim has taken it along
                 elif not self._held:
                     self._thread = None
                     return
-            # The backend may be out of reach for a while; the next renewal is soon enough.
-            with suppress(Exception), self._file_lock:
-                self._renew_all()
+            try:
+                with self._file_lock:
+                    self._renew_all()
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - the backend may be out of reach for a while
+                failures += 1
+                _log.debug("claims could not be renewed: %s", error)
 
     def _renew_all(self) -> None:
-        if self._held and self._clock.now() >= self._until:
-            self._write_and_look({})
-        elif self._held or self._is_late:
-            self._write()
+        before = self._until
+        if not self._held or self._clock.now() < before:
+            if self._held or self._is_late:
+                self._write()
+            if not self._held or self._clock.now() < before:
+                return
+            self._until = 0.0  # to write took longer than the lease: others may have taken what is held
+        self._write_and_look({})
 
 
 _held_decoder = msgspec.json.Decoder(_Held)

@@ -22,8 +22,7 @@ from blake3 import blake3
 
 from hooke.base.errors import StoreError
 from hooke.store.backend import ObjectSink
-from hooke.store.by_value import ByValuePickler
-from hooke.store.main_classes import reduce_class
+from hooke.store.by_value import ByValuePickler, reduce_class
 
 if TYPE_CHECKING:
     import numpy as np

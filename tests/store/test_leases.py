@@ -1,0 +1,114 @@
+"""Claims in a backend without locks, when the backend fails or stalls."""
+
+import pytest
+
+from hooke.store.backends.memory import MemoryBackend
+from hooke.store.claims import LeaseClaims
+from hooke.testing.backend_suite import ThroughBackend
+
+
+class Clock:
+    seconds = 1000.0
+
+    def now(self):
+        return self.seconds
+
+    def monotonic(self):
+        return self.seconds
+
+
+class Faulty(ThroughBackend):
+    """Fails to list, or stalls in a write, when told to."""
+
+    lists = True
+    stalls_s = 0.0
+
+    def __init__(self, backend, clock):
+        super().__init__(backend)
+        self._clock = clock
+
+    def list(self, prefix):
+        if not self.lists:
+            raise OSError("out of reach")
+        return super().list(prefix)
+
+    def write(self, fill, *, size=0, exclusive=False):
+        self._clock.seconds += self.stalls_s
+        return super().write(fill, size=size, exclusive=exclusive)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def faulty(clock):
+    return Faulty(MemoryBackend(), clock)
+
+
+@pytest.fixture
+def two(faulty, clock):
+    return LeaseClaims(faulty, "claims", clock), LeaseClaims(faulty, "claims", clock)
+
+
+def test_a_claim_that_failed_half_way_is_free_after_the_next_release(two, faulty):
+    one, other = two
+    faulty.lists = False
+    with pytest.raises(OSError, match="out of reach"):
+        one.claim("k")
+    faulty.lists = True
+    one.release_many([])
+    assert other.claim("k")
+
+
+def test_what_others_took_is_lost_though_the_first_look_for_it_failed(two, faulty, clock):
+    one, other = two
+    mine = one.claim("k")
+    clock.seconds += 61
+    theirs = other.claim("k")
+    assert theirs
+    faulty.lists = False
+    with pytest.raises(OSError, match="out of reach"):
+        one._renew_all()
+    faulty.lists = True
+    clock.seconds += 1
+    one._renew_all()
+    assert other.held().keys() == {"k"}
+    assert not one._held
+    mine.release()
+    assert other.held().keys() == {"k"}
+
+
+def test_a_lease_that_was_over_before_it_was_written_claims_nothing(two, faulty):
+    one, other = two
+    faulty.stalls_s = 61.0
+    assert one.claim("k") is None
+    faulty.stalls_s = 0.0
+    assert other.claim("k")
+
+
+def test_a_renewal_that_took_longer_than_the_lease_looks_whether_others_have_the_keys(two, faulty, clock):
+    one, other = two
+    one.claim("k")
+    clock.seconds += 50
+    writes = faulty.write
+
+    def overtaken(fill, **options):
+        clock.seconds += 30
+        faulty.write = writes
+        assert other.claim("k"), "the lease is over"
+        return writes(fill, **options)
+
+    faulty.write = overtaken
+    one._renew_all()
+    assert not one._held
+    assert other._held.keys() == {"k"}
+
+
+def test_to_claim_or_release_nothing_asks_nothing(two, faulty):
+    one, _ = two
+    faulty.lists = False
+    with one._file_lock:
+        assert one.claim_many([]) == []
+        one.release_many([], soon=True)
