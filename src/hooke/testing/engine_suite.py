@@ -228,8 +228,7 @@ def _pids(bench: EngineBench, name: str) -> list[int]:
 
 
 def _all_gone(pids: list[int]) -> None:
-    there = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(there, timeout=10)
+    _, alive = psutil.wait_procs(_processes(pids), timeout=10)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE], f"still there: {alive}"
 
 

@@ -183,7 +183,7 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
 
     `Client.scheduler_info` gives what its own thread asked for last, and that asks every two seconds for no workers at all.
     """
-    if client.scheduler is None:
+    if client.scheduler is None or client.status not in ("running", "connecting"):
         raise ConnectionError("the client is closed")
     found: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
     return found
