@@ -754,7 +754,8 @@ def _touch(path: str) -> None:
 
 
 def _processes(pids: Any) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    wanted = set(pids)
+    return [each for each in psutil.process_iter() if each.pid in wanted]
 
 
 ENGINE_CHECKS: tuple[EngineCheck, ...] = (
