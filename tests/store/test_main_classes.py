@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+from hooke.store import main_classes
 from hooke.store.store import Store
 
 SCRIPT = textwrap.dedent(
@@ -64,3 +65,15 @@ def test_another_program_reads_the_value(tmp_path):
     assert type(value["model"]).__name__ == "Model"
     again = store.get(store.put(value))
     assert type(again["model"]) is type(value["model"])
+
+
+def test_what_was_stored_before_is_found_where_it_names_its_functions():
+    """The bytes of a stored class name them, so they are found there by all later versions."""
+    class_of_a_script = "from hooke.store.codecs import encode\nclass Point:\n    pass\n"
+    shown = "print(b''.join(encode(Point())._stream).count(b'hooke.store.main_classes'))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", class_of_a_script + shown], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 0
+    assert callable(main_classes._make)
+    assert callable(main_classes._set_state)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.engines.remote.failure_detector import FailureDetector
+from hooke.engines.remote.placement import FailureDetector
 
 
 def test_one_that_says_nothing_new_is_silent_until_it_does() -> None:

@@ -15,9 +15,8 @@ from typing import Any
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import clusters, scheduler_link
 from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
-from hooke.engines.remote.failure_detector import SILENT_S, FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply
-from hooke.engines.remote.placement import Peer
+from hooke.engines.remote.placement import SILENT_S, FailureDetector, Peer
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated
 from hooke.engines.worker.worker_deaths import GONE, given_up, lost
 from hooke.journal.events import Failure

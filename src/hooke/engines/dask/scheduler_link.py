@@ -50,7 +50,7 @@ RUNNING = "running"
 REQUESTS_AT_ONCE = 8
 
 ANSWER_S = 30.0
-"""A worker answers in milliseconds. A frozen or disconnected one does not, and is given up after as long (see `failure_detector`)."""
+"""A worker answers in milliseconds. A frozen or disconnected one does not, and is given up after as long (see `FailureDetector`)."""
 
 LEAVE_S = 5.0
 """A worker leaves a run in milliseconds. One that cannot be reached leaves it when Dask has forgotten this client."""

@@ -23,9 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hooke.base.distributions import install_command
 from hooke.engines.gang import unpack_command
 from hooke.engines.ray import bridge_protocol as protocol
-from hooke.engines.remote.failure_detector import FailureDetector
 from hooke.engines.remote.handshake import HandshakeReply, Probe, answer_probe
 from hooke.engines.remote.host import JoinedHost
+from hooke.engines.remote.placement import FailureDetector
 from hooke.engines.remote.worker_protocol import (
     AttemptOrder,
     AttemptsWithdrawn,

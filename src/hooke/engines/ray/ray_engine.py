@@ -13,8 +13,7 @@ from hooke.base.errors import UsageError
 from hooke.engines.ray import bridge_protocol as protocol
 from hooke.engines.ray.bridge_client import Bridge, RayFleet
 from hooke.engines.remote.cluster_engine import CLUSTER, ClusterEngine
-from hooke.engines.remote.failure_detector import SILENT_S
-from hooke.engines.remote.placement import Peer
+from hooke.engines.remote.placement import SILENT_S, Peer
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated
 from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import Failure

@@ -1,15 +1,15 @@
-"""Which host an attempt goes to, and which attempts each host has. Pure: no clock, no connection."""
+"""The hosts of a run: which attempt goes where, which attempts each has, and which give no sign of life. Pure: no clock, no connection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hooke.engines.remote.worker_protocol import HostReport
 from hooke.pipeline.engine import Call
 
-__all__ = ["Peer", "Placement"]
+__all__ = ["SILENT_S", "FailureDetector", "Peer", "Placement"]
 
 MOST_AHEAD = 8
 """How many quick calls may wait in a host behind each running one, so that it need not wait for the driver in between."""
@@ -246,3 +246,44 @@ class Placement:
                 self._asked_back.update(asked)
                 found.append((peer, asked))
         return found
+
+
+# --- Hosts without a sign of life: frozen, swapping, or cut off without notice.
+
+SILENT_S = 30.0
+"""Dask's workers give a sign of life each half second, Ray's hosts each second, from threads that no attempt blocks. A machine
+short of memory may take seconds. TCP notices a cut connection after about as long; Ray itself may take minutes."""
+
+
+class FailureDetector:
+    """Compares the values of signs of life, and never trusts their timestamps, which other machines made."""
+
+    def __init__(self, silent_s: float = SILENT_S, *, every_s: float | None = None) -> None:
+        """`every_s`: how often `look` is called, where this process gathers the signs: time during which it was stopped itself does not count."""
+        self._silent_s = silent_s
+        self._every_s = every_s
+        self._looked: float | None = None
+        self._signs: dict[str, tuple[object, float]] = {}
+        """Address -> the last sign, and when it arrived."""
+        self.silent: set[str] = set()
+
+    def look(self, signs: Mapping[str, object], now: float) -> tuple[set[str], set[str]]:
+        """The addresses that have fallen silent, and those that are back, since the last look. `now`: seconds of a clock that does not jump."""
+        late = self._late_s(now)
+        for address, sign in signs.items():
+            if address not in self._signs or self._signs[address][0] != sign:
+                self._signs[address] = sign, now
+            else:
+                self._signs[address] = sign, self._signs[address][1] + late
+        for address in self._signs.keys() - signs.keys():
+            del self._signs[address]
+        silent = {address for address, (_, since) in self._signs.items() if now - since >= self._silent_s}
+        before, self.silent = self.silent, silent
+        return silent - before, (before - silent) & signs.keys()
+
+    def _late_s(self, now: float) -> float:
+        """How long this process was stopped since the last look."""
+        looked, self._looked = self._looked, now
+        if self._every_s is None or looked is None:
+            return 0.0
+        return max(0.0, now - looked - 2 * self._every_s)
