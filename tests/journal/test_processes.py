@@ -244,6 +244,6 @@ def test_a_follower_tells_what_came_before_damage(tmp_path):
 def test_an_idle_follower_sleeps(tmp_path):
     with Journal.create(tmp_path, "driver"):
         deadline = time.monotonic() + 0.5
-        before = time.process_time()
+        before = time.thread_time()
         list(follow(tmp_path, stop=lambda: time.monotonic() > deadline))
-        assert time.process_time() - before < 0.1
+        assert time.thread_time() - before < 0.1

@@ -397,15 +397,15 @@ class TestSize:
 
     def test_a_million_plain_items(self):
         items = list(range(1_000_000))
-        started = time.process_time()
+        started = time.thread_time()
         graph = traced(lambda: (source(items), source.map(items)))
-        assert time.process_time() - started < 2
+        assert time.thread_time() - started < 2
         assert graph.nodes[1].items == 1_000_000
 
     def test_a_range_stays_a_range(self):
-        started = time.process_time()
+        started = time.thread_time()
         (node,) = traced(lambda: source.map(range(10**12))).nodes
-        assert time.process_time() - started < 0.5
+        assert time.thread_time() - started < 0.5
         assert node.iterables == (range(10**12),)
         assert node.items == 10**12
 
@@ -416,9 +416,9 @@ class TestSize:
                 results = [add(result) for result in results]
             return add(*results)
 
-        started = time.process_time()
+        started = time.thread_time()
         graph = traced(body)
-        assert time.process_time() - started < 8
+        assert time.thread_time() - started < 8
         assert len(graph.nodes) == 8_001
         assert len(graph.parents(8_000)) == 2_000
 

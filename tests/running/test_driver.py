@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from random import Random
 
 import psutil
 import pytest
@@ -108,60 +107,6 @@ def test_kill_9_of_the_driver_then_resume(workshop, on):
     recalled = [event for event in run.journal if isinstance(event, ItemsFound) and event.source == "journal"]
     assert recalled
     assert resume(project, name) is None
-
-
-SHORT = """
-    from hooke import task, pipeline, run
-
-    @task
-    def twice(x: int) -> int:
-        return 2 * x
-
-    @task
-    def total(xs: list[int]) -> int:
-        return sum(xs)
-
-    @pipeline
-    def job(n: int = 150):
-        return total([twice(twice(x)) for x in range(n)])
-
-    if __name__ == "__main__":
-        run(job, on="local:2")
-"""
-
-
-@pytest.mark.timeout(300)
-def test_kill_9_at_random_moments_of_short_calls_loses_nothing_that_finished(workshop):
-    workshop.write(SHORT)
-    chance, known, kills = Random(7), [], 0
-    process = start(workshop)
-    while True:
-        least = len(known) + chance.randint(1, 60)
-        wait_until(lambda process=process, least=least: ended(process) or has_finished_some(workshop, least))
-        time.sleep(chance.random() / 50)
-        killed = not ended(process)
-        process.kill()
-        process.communicate()
-        name = runs_of(workshop)[0]
-        found = finished_items(workshop.project.runs.folder(name))
-        assert found[: len(known)] == known
-        known, kills = found, kills + killed
-        if Run(workshop.project, name).status == "finished":
-            break
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hooke", "resume", name],
-            cwd=workshop.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert kills >= 3
-    assert len(known) == len(set(known)) == 301, "nothing that finished ran again"
-    assert Run(workshop.project, name).result() == sum(4 * x for x in range(150))
-
-
-def ended(process: subprocess.Popen) -> bool:
-    return process.poll() is not None
 
 
 def test_ctrl_c_stops_cleanly(workshop):

@@ -88,7 +88,7 @@ ODD = """
     def patient():
         tried.append(1)
         if len(tried) == 1:
-            raise Temporary("not now", delay_s=0.5)
+            raise Temporary("not now", delay_s=1.5)
         return len(tried)
 
     @pipeline
@@ -179,9 +179,9 @@ def test_a_run_leaves_no_descriptor_open(workshop):
 
 def test_waiting_for_a_retry_costs_no_cpu(workshop):
     workshop.write(ODD)
-    began = time.process_time()
+    began = time.thread_time()  # other threads of this process are those of other tests
     assert workshop.run(name="waiting").result() == 2
-    assert time.process_time() - began < 0.4
+    assert time.thread_time() - began < 0.75, "half of the wait"
 
 
 @pytest.mark.heavy

@@ -1,9 +1,14 @@
 """Claims in a backend without locks, when the backend fails or stalls."""
 
+import subprocess
+import sys
+
 import pytest
 
+from hooke.base.clock import SystemClock
+from hooke.store.backends.folder import FolderBackend
 from hooke.store.backends.memory import MemoryBackend
-from hooke.store.claims import LeaseClaims
+from hooke.store.claims import FileClaims, LeaseClaims
 from hooke.testing.backend_suite import ThroughBackend
 
 
@@ -112,3 +117,61 @@ def test_to_claim_or_release_nothing_asks_nothing(two, faulty):
     with one._file_lock:
         assert one.claim_many([]) == []
         one.release_many([], soon=True)
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from hooke.base.clock import SystemClock
+from hooke.store.backends.folder import FolderBackend
+from hooke.store.claims import FileClaims, LeaseClaims
+
+folder = Path(sys.argv[1])
+claims = LeaseClaims(FolderBackend(folder / "store"), "claims", SystemClock(), locks=FileClaims(folder / "here"))
+claim = claims.claim("k")
+assert claim is not None
+print("held", flush=True)
+if sys.stdin.readline() == "release\\n":
+    claim.release()
+    print("released", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the claim "k", on this host."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def claims_of(folder, host):
+    backend = FolderBackend(folder / "store")
+    return LeaseClaims(backend, "claims", SystemClock(), locks=FileClaims(folder / host))
+
+
+def test_processes_of_the_same_host_need_not_wait_for_the_lease_of_one_that_died(holder, tmp_path):
+    assert claims_of(tmp_path, "here").claim("k") is None
+    holder.kill()
+    holder.wait()
+    assert claims_of(tmp_path, "elsewhere").claim("k") is None, "it may live, as far as others know"
+    assert claims_of(tmp_path, "here").held() == {}
+    claim = claims_of(tmp_path, "elsewhere").claim("k")
+    assert claim is not None, "the file of the dead process is removed"
+    claim.release()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_host_has_a_lock_for_each_process_that_claims_something(holder, tmp_path):
+    assert len(list((tmp_path / "here").iterdir())) == 1
+    holder.stdin.write("release\n")
+    holder.stdin.flush()
+    assert holder.stdout.readline() == "released\n"
+    assert list((tmp_path / "here").iterdir()) == []
+    claim = claims_of(tmp_path, "here").claim("k")
+    assert claim is not None
+    claim.release()

@@ -99,6 +99,7 @@ CAMPAIGNS = {
             full=10_000,
             seconds=1200,
         ),
+        Campaign(module="tests.running.test_kills", tests=2, unit="moments", sample=6, full=100, seconds=400),
         Campaign(
             module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
         ),

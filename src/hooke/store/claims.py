@@ -132,20 +132,26 @@ class FileClaims:
             return {}
         return {key: since for key in keys if (since := self._since(key)) is not None}
 
-    def _since(self, key: str) -> float | None:
+    def claim_left(self, key: str) -> Claim | None:
+        """Take over the claim of a process that died; None if none did that had it."""
         path = self._folder + key
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        if _lock(fd) and is_at(fd, path):
+            return _FileClaim(key, path, fd)
+        os.close(fd)
+        return None
+
+    def _since(self, key: str) -> float | None:
+        left = self.claim_left(key)
+        if left is not None:
+            left.release()
         try:
-            if not _lock(fd):
-                return os.fstat(fd).st_mtime
-            if is_at(fd, path):
-                os.unlink(path)
+            return os.stat(self._folder + key).st_mtime
+        except FileNotFoundError:
             return None
-        finally:
-            os.close(fd)
 
     def _open(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -261,15 +267,27 @@ class LeaseClaims:
     has the key. If each sees the other, the one whose file comes first by name reads again until the other has taken it back.
     That is two or three requests for any number of keys, and a renewal is one.
 
+    The kernel holds a lock for each of them in `locks`, files of this host: processes of the host need not wait for the lease
+    of one that died.
+
     If clocks differ by more than a lease, two processes may hold a claim at once. Then work is done twice, without harm,
     because results are committed whole.
     """
 
-    def __init__(self, backend: Backend, folder: str, clock: Clock, *, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        folder: str,
+        clock: Clock,
+        *,
+        lease_s: float = LEASE_S,
+        locks: FileClaims | None = None,
+    ) -> None:
         self._backend = backend
         self._folder = folder
         self._clock = clock
         self._lease_s = lease_s
+        self._locks = locks
         self._begin()
         on_fork(self)
 
@@ -279,6 +297,8 @@ class LeaseClaims:
         self._is_late = False
         """Whether something was released that is still in the file."""
         self._name = f"{self._folder}/{os.urandom(8).hex()}"
+        self._lock: Claim | None = None
+        """Of `locks`, by the file's last name, while there is a file."""
         self._file_lock = threading.Lock()
         """Held while the file is written: a renewal in progress would bring back what is released meanwhile."""
         self._changed = threading.Condition(threading.Lock())
@@ -401,6 +421,10 @@ class LeaseClaims:
             held = _held_decoder.decode(view.data)
         except (msgspec.MsgspecError, ValueError):  # not written by a claim, so it claims nothing
             return _Held()
+        if self._locks is not None and (left := self._locks.claim_left(name.rpartition("/")[2])):
+            self._backend.remove(name)
+            left.release()
+            return _Held()
         if held.until > self._clock.now():
             return held
         if held.until + _FORGOTTEN_LEASES * self._lease_s < self._clock.now():
@@ -422,7 +446,12 @@ class LeaseClaims:
     def _write_file(self, leases: Mapping[str, _Lease], new: Sequence[str]) -> None:
         if not leases:
             self._backend.remove(self._name)
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
             return
+        if self._locks is not None and self._lock is None:
+            self._lock = self._locks.claim(self._name.rpartition("/")[2])
         until = self._clock.now() + self._lease_s
         keys = {key: lease.since for key, lease in leases.items()}
         data = msgspec.json.encode(_Held(until=until, keys=keys, new=tuple(new)))

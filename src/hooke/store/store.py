@@ -149,10 +149,11 @@ def _remote(url: str, near: Path, clock: Clock) -> StoreParts:
         near / blake3(url.encode()).hexdigest(16), durable="none", packed=False
     )
     backend: Backend = remote(url, copies)
+    locks = FileClaims(near / "leases", folder_mode=0o700)
     return StoreParts(
         backend=backend,
-        claims=LeaseClaims(backend, "claims", clock),
-        live=LeaseClaims(backend, "live", clock),
+        claims=LeaseClaims(backend, "claims", clock, locks=locks),
+        live=LeaseClaims(backend, "live", clock, locks=locks),
         checkpoints=near / CHECKPOINTS / blake3(url.encode()).hexdigest(16),
     )
 
