@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.sessions",
     "tests.fixtures.shop",
     "tests.fixtures.small_disk",
+    "tests.fixtures.sockets",
     "tests.fixtures.workshop",
 ]
 

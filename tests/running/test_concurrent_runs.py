@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from tests.support.campaigns import bound, campaign
 
+CAMPAIGN = campaign(__name__)
 ITEMS = 6
 STEPS = 15
 JOB = f"""
@@ -85,6 +86,7 @@ TASKS = [
 ]
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 def test_three_runs_at_once_compute_each_key_once(tmp_path):
     source = textwrap.dedent(JOB).replace("{folder!r}", repr(str(tmp_path)))
@@ -100,7 +102,7 @@ def test_three_runs_at_once_compute_each_key_once(tmp_path):
         )
         for _ in range(3)
     ]
-    trials = campaign(__name__).size
+    trials = CAMPAIGN.size
     try:
         for driver in drivers:
             assert driver.stdout.readline() == "ready\n"

@@ -12,6 +12,7 @@ from hooke.base.errors import HookeError
 from hooke.running.resume import resume
 from hooke.running.run import Run
 
+CAMPAIGN = campaign(__name__)
 JOB = """
     from pathlib import Path
     from hooke import pipeline, task
@@ -116,9 +117,10 @@ def answers(shop, failed):
             yield error, right
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 def test_no_damage_gives_a_wrong_answer(kept):
-    trials = campaign(__name__).size
+    trials = CAMPAIGN.size
     shop, failed = kept
     data = shop.folder / ".hooke"
     errors = 0

@@ -22,6 +22,7 @@ from hooke.running.run import Run
 
 __all__ = ["s3"]
 
+CAMPAIGN = campaign(__name__)
 PROGRAM = Path(__file__).with_name("killed_driver.py")
 JOB = """
     from hooke import pipeline, task
@@ -119,13 +120,12 @@ def kill_often(place, chance, moments):
     place.ends_well()
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("at", ["a folder", "a URL"])
 def test_kill_9_at_any_moment_of_short_calls_loses_nothing(tmp_path, request, at):
-    moments = campaign(__name__).size // (
-        2 if at == "a URL" else 1
-    )  # a process that imports s3fs takes seconds
+    moments = CAMPAIGN.size // (2 if at == "a URL" else 1)  # a process that imports s3fs takes seconds
     chance = random.Random(f"{at} {moments}")
     store = request.getfixturevalue("s3") if at == "a URL" else ""
     killed = number = 0

@@ -21,6 +21,7 @@ from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFinished, RunFinished
 from hooke.project.folder import Project
 
+CAMPAIGN = campaign(__name__)
 ITEMS = 60
 SIZE = 100_000
 BLOCK_S = "HOOKE_TEST_BLOCK_S"  # variables of Hooke are no inputs of tasks
@@ -217,11 +218,12 @@ def resumes(folder):
             assert not (is_kept and overlap), "what the disk has is not computed again"
 
 
+@pytest.mark.campaign
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("durable", ["each", "group"])
 def test_power_loss_at_random_moments_and_at_exit(raw_disk, durable):  # noqa: F811
-    moments = campaign(__name__).size
+    moments = CAMPAIGN.size
     rng = random.Random(f"{durable} {moments}")
     copies, counts = [], []
     with raw_disk.mounted():
