@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,9 @@ from tests.fixtures.workshop import Workshop
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
 from hooke.engines.dask.clusters import connect, workers_of
 from hooke.engines.dask.dask_engine import DaskEngine
+from hooke.engines.dask.scheduler_link import SchedulerLink
 from hooke.engines.dask.worker_process import in_a_row
+from hooke.engines.remote.worker_protocol import HostSession
 from hooke.journal.events import AttemptFinished, AttemptStarted, WorkerStarted
 from hooke.running.resume import resume
 from hooke.running.run import Run
@@ -115,6 +118,28 @@ def test_the_workers_are_all_told_though_dask_has_asked_for_none(
     with contextlib.closing(client):
         assert client.scheduler_info(n_workers=-1)["workers"] == {}
         assert len(workers_of(client)) == len(cluster.workers)
+
+
+def test_a_client_is_closed_when_its_questions_are_answered(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is closed while it connects leaves a socket open."""
+    client = connect(cluster.scheduler_address)
+    session = HostSession(id="s", store=str(tmp_path), logs=str(tmp_path), folder=str(tmp_path), sys_path=[])
+    link = SchedulerLink(client, session, None)
+    asks, found = threading.Event(), []
+
+    def ask_slowly() -> None:
+        asks.set()
+        time.sleep(0.3)
+        found.append((client.status, len(workers_of(client))))
+
+    monkeypatch.setattr(link, "_ask_last_seen", ask_slowly)
+    link.ask_last_seen()
+    assert asks.wait(10)
+    link.close()
+    assert found == [("running", len(cluster.workers))]
+    assert client.status == "closed"
 
 
 def listening(process: psutil.Process) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -138,6 +139,7 @@ class SchedulerLink:
         self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="hooke-dask")
         self._withdrawals = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="hooke-dask-withdraw")
         """Separate, since a worker that does not answer must not hold up a new one."""
+        self._asked: set[futures.Future[None]] = set()
         self._greeted: set[str] = set()
         self._workers: dict[str, dict[str, Any]] = {}
         client.subscribe_topic("all", self._on_cluster_event)
@@ -186,13 +188,13 @@ class SchedulerLink:
 
     def ask_last_seen(self) -> None:
         """Ask when the scheduler last heard of each worker; WorkersLastSeen follows, unless the scheduler is gone."""
-        self._requests.submit(self._ask_last_seen)
+        self._ask(self._requests, self._ask_last_seen)
 
     def greet(self, address: str) -> None:
         """Start the handshake with a worker; WorkerReady or WorkerRefused follows."""
         self._greeted.add(address)
         self._client.subscribe_topic(address, partial(self._on_worker_event, address))
-        self._requests.submit(self._greet, address)
+        self._ask(self._requests, self._greet, address)
 
     def admit(self, address: str, worker_id: str) -> Any:
         """Allow attempts for a worker that is ready; returns its name, or None where it left meanwhile."""
@@ -229,11 +231,11 @@ class SchedulerLink:
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Take back attempts that wait in a worker; AttemptsWithdrawn follows, unless the worker is gone."""
-        self._withdrawals.submit(self._withdraw, address, attempts)
+        self._ask(self._withdrawals, self._withdraw, address, attempts)
 
     def speak(self, address: str, attempt: int, word: GangCommand) -> None:
         """Send a worker a word about a gang; AttemptBroke follows where the worker cannot be reached."""
-        self._withdrawals.submit(self._speak, address, attempt, word)
+        self._ask(self._withdrawals, self._speak, address, attempt, word)
 
     def cancel(self, address: str, attempt: int) -> None:
         """Have Dask forget an attempt; its worker notices that and ends it."""
@@ -261,7 +263,14 @@ class SchedulerLink:
                         on_error="ignore",
                         callback_timeout=LEAVE_S,
                     )
+        # A client that is closed while it connects once more, as it does for several requests at once, leaves that socket open.
+        futures.wait(self._asked, timeout=LEAVE_S)
         self._client.close(timeout=LEAVE_S)
+
+    def _ask(self, pool: ThreadPoolExecutor, function: Callable[..., None], *arguments: Any) -> None:
+        future = pool.submit(function, *arguments)
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
 
     # -- in Dask's thread --------------------------------------------------------------------------
 
