@@ -549,3 +549,22 @@ def test_a_map_of_a_million_items_costs_its_attempts():
         view.apply(started(attempt, lo=lo, hi=lo + 50, at=101.0 + attempt))
         view.apply(finished(attempt, lo=lo, hi=lo + 50, at=101.5 + attempt))
     assert counts(view, "f")["done"] == 1_000_000
+
+
+def test_what_is_left_of_short_calls_takes_as_long_as_the_last_ones_did():
+    """Two slots that work a tenth of the time: the driver needs 5 ms for a call that takes 1 ms."""
+    view = RunView()
+    for event in [
+        BEGUN,
+        *(NodePlanned(at=100.0, node=node, task="short", key=f"k{node}") for node in range(1000)),
+        CapacityChanged(at=100.0, slots=2, cpus=2.0),
+    ]:
+        view.apply(event)
+    for number in range(400):
+        end = 100.0 + 0.005 * (number + 1)
+        view.apply(started(number + 1, node=number, at=end - 0.001))
+        view.apply(finished(number + 1, node=number, at=end, seconds=0.001))
+    assert view.remaining(102.0).seconds == pytest.approx(600 * 0.005, rel=0.05)
+    assert view.remaining(104.0).seconds == pytest.approx(600 * 0.001 / 2), (
+        "no call ends: nothing is known of a pace"
+    )

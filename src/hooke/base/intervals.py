@@ -9,7 +9,7 @@ import msgspec
 
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 
-__all__ = ["IntervalSet", "OneSegment", "Segment", "SegmentMap", "put_pieces", "split"]
+__all__ = ["NO_ITEMS", "IntervalSet", "OneSegment", "Segment", "SegmentMap", "put_pieces", "split"]
 
 Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
@@ -116,6 +116,30 @@ _NO_SEGMENTS: list[Segment] = []
 """Of all empty maps, as _NONE."""
 
 
+class _FixedSet(IntervalSet):
+    """A set that many owners have, so none may change it."""
+
+    __slots__ = ()
+
+    def __init__(self, lo: int, hi: int) -> None:
+        super().__init__()
+        super().add(lo, hi)
+
+    def add(self, lo: int, hi: int) -> None:
+        """Raises TypeError."""
+        raise TypeError(f"items {lo}..{hi} are added to a set that others have")
+
+    def remove(self, lo: int, hi: int) -> None:
+        """Raises TypeError if it has items."""
+        if self.count:
+            raise TypeError(f"items {lo}..{hi} are removed from a set that others have")
+
+
+NO_ITEMS = _FixedSet(0, 0)
+"""The set of those that have none yet, in place of one of their own: it takes no memory, and cannot be changed."""
+_ITEM_0 = _FixedSet(0, 1)
+
+
 def _low(segment: Segment) -> int:
     return segment[0]
 
@@ -194,8 +218,8 @@ class OneSegment:
 
     @property
     def items(self) -> IntervalSet:
-        """The items that are recorded. It must not be changed: all calls have the same."""
-        return _NO_ITEM if self._segment is None else _ITEM_0
+        """The items that are recorded. It cannot be changed: all calls have the same."""
+        return NO_ITEMS if self._segment is None else _ITEM_0
 
     def record(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
         """As in SegmentMap."""
@@ -216,9 +240,6 @@ class OneSegment:
         if not self.items.contains(lo, hi):
             raise KeyError((lo, hi))
         return [segment for segment in self if lo < hi]
-
-
-_NO_ITEM, _ITEM_0 = IntervalSet(), IntervalSet(((0, 1),))
 
 
 # --- What ranges of items were made from.

@@ -13,7 +13,7 @@ import msgspec
 
 from hooke.base.errors import TaskError, TaskFailed, UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds, readable
-from hooke.base.intervals import SegmentMap
+from hooke.base.intervals import OneSegment, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     BUDGET,
@@ -43,7 +43,7 @@ from hooke.journal.events import (
 from hooke.journal.reader import first_event, last_event
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.service_events import BatchWindow
-from hooke.journal.task_view import NodeView, TaskRow, TaskView, close_node, open_child
+from hooke.journal.task_view import NodeView, SlotUse, TaskRow, TaskView, close_node, open_child
 
 __all__ = [
     "AttemptFacts",
@@ -214,6 +214,7 @@ class RunView:
         self._busy: Counter[str] = Counter()
         self._since: float | None = None
         self._spent_s = 0.0
+        self._slot_use = SlotUse()
         self._chain: _Chain | None = None
         """When the longest chain was found, and its seconds."""
         self._folds: dict[type[Any], Callable[[Any], None]] = {
@@ -342,7 +343,7 @@ class RunView:
             run=run or self.run,
         )
 
-    def results(self, node: int) -> SegmentMap:
+    def results(self, node: int) -> SegmentMap | OneSegment:
         """Which stored object holds which items of a node. Raises KeyError for an unknown node."""
         return self.nodes[node].results
 
@@ -355,14 +356,15 @@ class RunView:
     def remaining(self, now: float) -> Remaining | None:
         """The remaining time, from the mean durations of finished items and the slots; None once the run is over.
 
-        The larger of the remaining work divided by the slots, and the longest chain of tasks that wait for each other. An attempt that
+        The larger of the remaining work divided by the slots, at the pace of lately if that is slower, and the longest chain of tasks that wait for each other. An attempt that
         is overdue by more than that leaves nothing to say: no seconds, or None if all tasks were timed.
         """
         if self.status != "running":
             return None
         works = {name: task.work_s(now) for name, task in self.tasks.items()}
         untimed = tuple(name for name, work in works.items() if work is None)
-        shared = sum(work for work in works.values() if work) / self._slots()
+        slots = self._slots()
+        shared = sum(work for work in works.values() if work) / (slots * self._slot_use.share(now, slots))
         seconds = max(shared, self._longest_chain_s(now, shared))
         if max((task.overdue_s(now) for task in self.tasks.values()), default=0.0) > seconds:
             return Remaining(seconds=0.0, untimed=untimed) if untimed else None
@@ -460,11 +462,12 @@ class RunView:
             self._spent_s += max(self.last_at - self._since, 0.0)
         self._former = {}
         for node in self.nodes.values():
-            node.running.clear()
+            node.no_longer_runs()
             self._former.setdefault(node.planned.key, []).append(node)
         self._former_tasks = dict(self.tasks)
         self.nodes.clear()
         self.tasks.clear()
+        self._slot_use = SlotUse()
         self._chain = None
         self._nobody_works()
 
@@ -520,7 +523,7 @@ class RunView:
     def _inputs_changed(self, event: InputsChanged) -> None:
         node = self.nodes.get(event.node)
         if node is not None:
-            node.changed.append(event)
+            node.changed += (event,)
 
     def _items_found(self, event: ItemsFound) -> None:
         node = self.nodes.get(event.node)
@@ -535,7 +538,7 @@ class RunView:
         node = self.nodes.get(event.node)
         if node is not None:
             self._size_from_parents(node)
-            node.skipped.add(event.lo, event.hi)
+            node.skip(event.lo, event.hi)
             node.count_again()
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
@@ -568,6 +571,7 @@ class RunView:
         if beaten is not None:
             self._free(node, beaten.attempt)
         self._free(node, event.attempt)
+        self._slot_use.ended(event.at, event.seconds)
         new = node.finished(event)
         if event.expanded is not None:
             self._map_expanded(event.expanded)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from hooke.base.intervals import IntervalSet, SegmentMap
+from hooke.base.intervals import NO_ITEMS, IntervalSet, OneSegment, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -21,8 +22,10 @@ from hooke.journal.events import (
     RetryPlanned,
 )
 
-__all__ = ["NodeView", "TaskRow", "TaskView", "close_node", "open_child"]
+__all__ = ["NodeView", "SlotUse", "TaskRow", "TaskView", "close_node", "open_child"]
 
+
+T = TypeVar("T")
 
 # --- A node: which items are done, cached, running and failed, as ranges.
 
@@ -56,6 +59,8 @@ class NodeCounts(NamedTuple):
 
 
 NOTHING = NodeCounts()
+_NO_FACTS: Mapping[int, Any] = MappingProxyType({})
+"""Of a million nodes most have none, and a dict for each of these would take more memory than all that a view tells."""
 _COLUMNS = [itemgetter(at) for at in range(len(NOTHING))]
 
 
@@ -104,15 +109,15 @@ class NodeView:
         self.level = 0
         self.counted = NOTHING
         self.items = planned.items
-        self.results = SegmentMap()
-        self.cached = IntervalSet()
-        self.failed = IntervalSet()
-        self.failures: dict[int, AttemptFailed] = {}
-        self.tries: dict[int, int] = {}
-        self.skipped = IntervalSet()
-        self.tainted = IntervalSet()
+        self.results = self._no_results()
+        self.cached: IntervalSet = NO_ITEMS
+        self.failed: IntervalSet = NO_ITEMS
+        self.failures: Mapping[int, AttemptFailed] = _NO_FACTS
+        self.tries: Mapping[int, int] = _NO_FACTS
+        self.skipped: IntervalSet = NO_ITEMS
+        self.tainted: IntervalSet = NO_ITEMS
         self.tainted_list = False
-        self.running: dict[int, AttemptStarted] = {}
+        self.running: Mapping[int, AttemptStarted] = _NO_FACTS
         self.attempts = 0
         self.twins = 0
         self.twins_won = 0
@@ -121,8 +126,11 @@ class NodeView:
         self.needed = True
         self.closed = False
         self.open_children = 0
-        self.changed: list[InputsChanged] = []
+        self.changed: tuple[InputsChanged, ...] = ()
         self.unsettled = ""
+
+    def _no_results(self) -> SegmentMap | OneSegment:
+        return OneSegment() if self.planned.kind == "call" else SegmentMap()
 
     @property
     def settled_count(self) -> int:
@@ -215,10 +223,10 @@ class NodeView:
             self.items = former.items if self.items is None else self.items
             self.results, self.cached = former.results, former.cached
             if former.tainted:
-                self.results = SegmentMap()
+                self.results = self._no_results()
                 for lo, hi, ref, start in former.results:
                     for a, b in former.tainted.gaps(lo, hi):
-                        self.results.record(a, b, ref, start + a - lo)
+                        self._has(a, b, ref, start + a - lo)
         self.attempts = former.attempts
         self.twins, self.twins_won = former.twins, former.twins_won
 
@@ -226,46 +234,47 @@ class NodeView:
         """An attempt began."""
         self.attempts += 1
         self.twins += event.twin_of is not None
-        self.running[event.attempt] = event
+        self.running = _with(self.running, event.attempt, event)
         self._not_failed(event.lo, event.hi)
         self.expansion_failed = self.expansion_failed and not event.expand
 
     def finished(self, event: AttemptFinished) -> int:
         """An attempt finished, which ends its twin. Returns how many items got their first result."""
-        beaten, won = self.beside(event.attempt), self.running.pop(event.attempt, None)
+        beaten, won = self.beside(event.attempt), self.running.get(event.attempt)
+        self.running = _without(self.running, event.attempt)
         if beaten is not None:
-            del self.running[beaten.attempt]
+            self.running = _without(self.running, beaten.attempt)
         self.twins_won += won is not None and won.twin_of is not None
         if event.made_from and not self.unsettled:
             reasons = (piece.made_from.unsettled for piece in event.made_from)
             self.unsettled = next(filter(None, reasons), "")
         if event.tainted:
-            self.tainted.add(event.lo, event.hi)
+            self.tainted = _joined(self.tainted, event.lo, event.hi)
         return self._settle(event.lo, event.hi, event.ref)
 
     def broke(self, event: AttemptFailed) -> int:
         """An attempt failed, maybe after some of its items. Returns how many items got their first result."""
         alone = self.beside(event.attempt) is None
-        self.running.pop(event.attempt, None)
+        self.running = _without(self.running, event.attempt)
         if not alone:  # the other attempt decides
             return 0
         self.failure = event
         good = event.lo + event.done
         if event.tainted:
-            self.tainted.add(event.lo, good)
+            self.tainted = _joined(self.tainted, event.lo, good)
         new = self._settle(event.lo, good, event.ref) if event.ref is not None else 0
         if event.hi > good:
-            self.failed.add(good, good + 1)
-            self.failures[good] = event
+            self.failed = _joined(self.failed, good, good + 1)
+            self.failures = _with(self.failures, good, event)
         elif event.hi == event.lo:
             self.expansion_failed = True
-            self.failures[-1] = event
+            self.failures = _with(self.failures, -1, event)
         return new
 
     def retried(self, event: RetryPlanned) -> None:
         """Failed items will run again."""
         if event.counted:
-            self.tries[event.lo] = event.counted
+            self.tries = _with(self.tries, event.lo, event.counted)
         self._not_failed(event.lo, event.hi)
         self.expansion_failed = False
 
@@ -278,17 +287,34 @@ class NodeView:
         new = self.results.items.gaps(event.lo, event.hi)
         if event.source == "cache":
             for lo, hi in new:
-                self.cached.add(lo, hi)
-        self.results.replace(event.lo, event.hi, event.ref, event.start)
+                self.cached = _joined(self.cached, lo, hi)
+        self._has(event.lo, event.hi, event.ref, event.start)
         self._not_failed(event.lo, event.hi)
         return sum(hi - lo for lo, hi in new)
 
+    def no_longer_runs(self) -> None:
+        """Its attempts ended with their driver."""
+        self.running = _NO_FACTS
+
+    def skip(self, lo: int, hi: int) -> None:
+        """Items `lo..hi` do not run."""
+        self.skipped = _joined(self.skipped, lo, hi)
+
     def _settle(self, lo: int, hi: int, ref: Ref) -> int:
         before = len(self.results)
-        self.results.replace(lo, hi, ref)
+        self._has(lo, hi, ref)
         self.cached.remove(lo, hi)
         self._not_failed(lo, hi)
         return len(self.results) - before
+
+    def _has(self, lo: int, hi: int, ref: Ref, start: int = 0) -> None:
+        if (lo, hi) != (0, 1) and isinstance(
+            self.results, OneSegment
+        ):  # the journal of another version, or a damaged one
+            one, self.results = self.results, SegmentMap()
+            for segment in one:
+                self.results.record(*segment)
+        self.results.replace(lo, hi, ref, start)
 
     def failed_attempts(self) -> list[tuple[int | None, AttemptFailed]]:
         """The items that failed without a planned retry, each with its last attempt; None for a call or a list."""
@@ -304,8 +330,30 @@ class NodeView:
             return
         for a, b in self.failed.within(lo, hi):
             for item in range(a, b):
-                self.failures.pop(item, None)
+                self.failures = _without(self.failures, item)
         self.failed.remove(lo, hi)
+
+
+def _with(facts: Mapping[int, T], at: int, fact: T) -> Mapping[int, T]:
+    """The same dict with the fact, or a new one in place of `_NO_FACTS`."""
+    if not isinstance(facts, dict):
+        return {at: fact}
+    facts[at] = fact
+    return facts
+
+
+def _without(facts: Mapping[int, T], at: int) -> Mapping[int, T]:
+    """The same dict without what is there, if anything is; `_NO_FACTS` in place of an empty one."""
+    if isinstance(facts, dict):
+        facts.pop(at, None)
+    return facts or _NO_FACTS
+
+
+def _joined(items: IntervalSet, lo: int, hi: int) -> IntervalSet:
+    """The same set with `lo..hi`, or a new one in place of NO_ITEMS."""
+    joined = IntervalSet() if items is NO_ITEMS else items
+    joined.add(lo, hi)
+    return joined
 
 
 # --- Needed nodes: a node is not needed if every consumer already has its result, as in a cached run.
@@ -354,6 +402,35 @@ RATE_WINDOW_S = 30.0
 """Averaging time of a rate: long enough to be steady, short enough to show a change in the number of workers."""
 GAP_S = 1.0
 """A worker's next attempt begins sooner than this after its last; a task that has none for longer waits for workers, which others have."""
+SHORT_S = 0.1
+"""Shorter attempts may end faster than the driver, or a store, can follow."""
+MANY = 100
+"""From so many short attempts on, how much of the slots' time they use is known."""
+
+
+class SlotUse:
+    """How much of the slots' time short attempts use: little, where the driver needs longer for them than they take."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._attempts = 0.0
+        self._from = math.inf
+        self._at = 0.0
+
+    def ended(self, at: float, seconds: float) -> None:
+        """An attempt ended that took so long."""
+        fade = math.exp(-max(at - self._at, 0.0) / RATE_WINDOW_S)
+        self._seconds = self._seconds * fade + seconds
+        self._attempts = self._attempts * fade + 1
+        self._from = min(self._from, at - seconds)
+        self._at = at
+
+    def share(self, now: float, slots: int) -> float:
+        """The share of the time of so many slots, lately; 1 where attempts are long, or none ended in the last second."""
+        if self._attempts < MANY or self._seconds > SHORT_S * self._attempts or now - self._at > GAP_S:
+            return 1.0
+        seen_s = RATE_WINDOW_S * -math.expm1(-max(self._at - self._from, 1e-6) / RATE_WINDOW_S)
+        return min(max(self._seconds, 1e-9) / (slots * seen_s), 1.0)
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -450,7 +527,7 @@ class TaskView:
         """No attempt runs any more."""
         self._refresh()
         for node in self._busy.values():
-            node.running.clear()
+            node.no_longer_runs()
             node.count_again()
 
     @property

@@ -16,7 +16,7 @@ import numpy as np
 
 from hooke.base.errors import CorruptObject, MissingObject, NotFingerprintable, UsageError
 from hooke.base.formats import short_repr
-from hooke.base.intervals import SegmentMap
+from hooke.base.intervals import OneSegment, SegmentMap
 from hooke.base.ref import Ref
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import NodeView
@@ -496,7 +496,7 @@ class ReproducedRun:
     keys: GraphKeys | None = None
     _lists: dict[str, LoadedResult] = field(default_factory=dict)
 
-    def results(self, node: NodeView) -> SegmentMap:
+    def results(self, node: NodeView) -> SegmentMap | OneSegment:
         """Which stored object has which items. Results that the run did not need are looked up."""
         if len(node.results) or self.keys is None:
             return node.results
@@ -545,8 +545,8 @@ def _compare_node(pair: Pair, was: ReproducedRun, now: ReproducedRun, tolerance:
 
 @dataclass(frozen=True, slots=True)
 class _Sides:
-    old: SegmentMap
-    new: SegmentMap
+    old: SegmentMap | OneSegment
+    new: SegmentMap | OneSegment
     kind: str
 
     def pieces(self) -> Iterator[tuple[int, int, Ref, int, Ref, int]]:
