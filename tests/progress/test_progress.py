@@ -135,6 +135,16 @@ def test_events_that_nobody_draws_yet_do_not_pile_up(monkeypatch):
             assert len(shown._unread) < 100
 
 
+def test_the_arguments_of_calls_are_not_kept():
+    """Those of a million calls are as large as all else that a display knows of them."""
+    planned = NodePlanned(node=0, task="t", key="k", inputs={"x": "key of x"}, shown={"x": "1"})
+    with Drawn(Recorder, delay_s=3600.0) as shown:
+        shown.observe(planned)
+        (kept,) = shown._unread
+    assert (kept.inputs, kept.shown, kept.key) == ({}, {}, "k")
+    assert planned.shown == {"x": "1"}, "others see it as it was"
+
+
 @pytest.mark.heavy
 def test_a_watch_in_a_forked_child_is_as_new():
     watch, of_the_child = ProgressClock(), Drawn(Recorder, delay_s=3600.0)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
+import msgspec
+
 from hooke.base.this_process import on_fork
-from hooke.journal.events import Event
+from hooke.journal.events import Event, NodePlanned
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display, RunSnapshot, snapshot_of
 
@@ -82,6 +84,7 @@ WATCH = ProgressClock()
 """The clock of this process: one thread for all runs, so only one draws at a time."""
 
 
+_NO_TEXTS: dict[str, str] = {}
 MOST_UNREAD = 10_000
 """At most so many events wait for the drawing thread; then the run's thread folds them, which bounds memory."""
 
@@ -144,6 +147,9 @@ class Drawn(AbstractContextManager["Drawn"]):
 
     def observe(self, event: Event) -> None:
         """Queue the event for the next frame."""
+        if isinstance(event, NodePlanned):
+            # No frame shows the arguments, and those of a million nodes take as much memory as all else that is known of them.
+            event = msgspec.structs.replace(event, inputs=_NO_TEXTS, shown=_NO_TEXTS)
         self._unread.append(event)
         if len(self._unread) >= MOST_UNREAD:
             self._fold()
