@@ -16,6 +16,7 @@ __all__ = [
     "KeepsOpen",
     "ObjectSink",
     "Packing",
+    "Refreshing",
     "Stored",
     "Torn",
     "View",
@@ -154,6 +155,15 @@ class Gathering(Protocol):
 
         This thread sees it before, others do after. Raises at the end what `write` raises.
         """
+        ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """A backend that answers at once, and for less where it need not see what others write meanwhile."""
+
+    def refreshed(self) -> AbstractContextManager[None]:
+        """Inside, this thread finds what was there at the beginning, and what it writes itself; what others write later it may not."""
         ...
 
 

@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -110,6 +110,10 @@ class FolderBackend:
             self._waiting.depth -= 1
             if not self._waiting.depth:
                 self._flush()
+
+    def refreshed(self) -> AbstractContextManager[None]:
+        """See Refreshing. Files beside the packs are always as they are now."""
+        return self._packs.refreshed()
 
     def _flush(self) -> None:
         """Write what this thread has kept back."""
