@@ -272,8 +272,11 @@ class AttemptRunner:
             return answer
         try:
             with self._scope:
-                tracker.move(work.attempt, None)
-                self._mlflow.enter()
+                if work.plain:  # it starts no process, and imports no library
+                    tracker.attempt, tracker.item = work.attempt, None
+                else:
+                    tracker.move(work.attempt, None)
+                    self._mlflow.enter()
                 answer = self._run(work)
                 end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
             return answer

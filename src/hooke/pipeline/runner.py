@@ -400,8 +400,9 @@ class Runner:
         """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
         if isinstance(event, AttemptFinished | AttemptFailed):
             blocks = event.expanded.blocks if isinstance(event, AttemptFinished) and event.expanded else ()
-            refs = [ref for ref in (event.ref, *blocks) if ref is not None]
-            self._parts.store.sync(refs, wait=False)
+            refs = [each for ref in (event.ref, *blocks) if ref is not None for each in ref.objects()]
+            if refs:  # else they are in the journal
+                self._parts.store.sync(refs, wait=False)
 
     def _without_partial_results(
         self, event: AttemptFinished | AttemptFailed

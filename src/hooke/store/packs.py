@@ -210,6 +210,16 @@ class Packs:
         finally:
             self._looking.depth -= 1
 
+    def lacks(self, name: str) -> bool:
+        """Inside of `refreshed`: whether the name has no record, and no file."""
+        if not self._looking.depth or name not in self._absent:
+            return False
+        with self._lock:
+            opened = (each for each in self._packs.values() if not each.closed)
+            # Again: another thread may have learned meanwhile that there are other packs.
+            known = name in self._absent and not any(each.knows(name) for each in opened)
+        return known and not self.may_be_file(name)
+
     def find(self, name: str, *, fresh: bool = False) -> PackRecord | None:
         """The newest record of the name that is not removed; with `fresh`, as of now in any case."""
         with self._lock:

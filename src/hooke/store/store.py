@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, Batching, KeepsOpen, Packing, Refreshing, gathering
+from hooke.store.backend import Backend, Batching, Gathering, KeepsOpen, Packing, Refreshing
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -213,6 +213,7 @@ class Store:
         self._claims = claims or MemoryClaims(self._clock)
         # Asked once: to ask whether a protocol is fulfilled takes longer than a claim.
         self._batching = backend if isinstance(backend, Batching) else None
+        self._gathering = backend if isinstance(backend, Gathering) else None
         self._refreshing = backend if isinstance(backend, Refreshing) else None
         self._batched_claims = self._claims if isinstance(self._claims, BatchedClaims) else None
         self._live = live or MemoryClaims(self._clock)
@@ -330,6 +331,8 @@ class Store:
         Of results that were made from observed inputs it is the newest that `counts`; without that, none does.
         """
         name = _entry_name(key)
+        if self._refreshing is not None and self._refreshing.lacks(name):
+            return None
         content = self._records.read(name)
         if content is None:
             return None
@@ -363,10 +366,8 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""
-        with (
-            self._batching.as_of_now() if self._batching is not None else nullcontext(),
-            gathering(self._backend),
-        ):
+        looked = self._batching.as_of_now() if self._batching is not None else nullcontext()
+        with looked, self._gathering.together() if self._gathering is not None else nullcontext():
             yield
 
     @contextmanager
