@@ -221,7 +221,7 @@ class Runner:
         claimed = self._claim_all([effect for effect in effects if isinstance(effect, Submit)])
         lookups = [effect.node for effect in effects if isinstance(effect, Lookup)]
         with self._parts.store.read_ahead(
-            [key for node in (*lookups, *claimed) for key in self._asked_for(node)]
+            key for node in (*lookups, *claimed) for key in self._asked_for(node)
         ):
             under_way = [self._perform(effect) for effect in effects]
         self._refused.clear()

@@ -109,6 +109,7 @@ class Packs:
     def _forget(self) -> None:
         self._own: PackFile | None = None
         self._packs = {}
+        self._open: list[PackFile] = []
         self._growing: list[PackFile] = []
         self._files: frozenset[str] = frozenset()
         self._listed: tuple[int, int] | None = None
@@ -163,7 +164,11 @@ class Packs:
         self._packs = kept
         if self._own is not None and self._own not in kept.values():
             self._own = None
-        self._growing = [each for each in kept.values() if not each.closed and each is not self._own]
+        self._sort()
+
+    def _sort(self) -> None:
+        self._open = [each for each in self._packs.values() if not each.closed]
+        self._growing = [each for each in self._open if each is not self._own]
 
     def _opened(self, path: str) -> PackFile:
         """The pack. If its writer has died and left many records, it gets an index, so that this is done once."""
@@ -215,9 +220,10 @@ class Packs:
         if not self._looking.depth or name not in self._absent:
             return False
         with self._lock:
-            opened = (each for each in self._packs.values() if not each.closed)
             # Again: another thread may have learned meanwhile that there are other packs.
-            known = name in self._absent and not any(each.knows(name) for each in opened)
+            known = name in self._absent
+            for pack in self._open:
+                known = known and not pack.knows(name)
         return known and not self.may_be_file(name)
 
     def find(self, name: str, *, fresh: bool = False) -> PackRecord | None:
@@ -231,9 +237,7 @@ class Packs:
 
     def _find(self, name: str) -> PackRecord | None:
         best = self._find_closed(name) if name not in self._absent else None
-        for pack in self._packs.values():
-            if pack.closed:
-                continue
+        for pack in self._open:
             found = pack.newest(name, -1)
             if found is not None and (best is None or found.order > best.order):
                 best = found
@@ -365,7 +369,7 @@ class Packs:
             own = self._begin()
             self._own = own
             self._packs[os.path.basename(own.path)] = own
-            self._growing = [each for each in self._packs.values() if not each.closed and each is not own]
+            self._sort()
         return own
 
     def _begin(self) -> PackFile:
@@ -406,6 +410,7 @@ class Packs:
             raise
         self._own = None
         self._packs[os.path.basename(own.path)] = PackFile(own.path)
+        self._sort()
         self._absent.clear()
         own.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -371,10 +371,10 @@ class Store:
             yield
 
     @contextmanager
-    def read_ahead(self, keys: Sequence[str]) -> Iterator[None]:
+    def read_ahead(self, keys: Iterable[str]) -> Iterator[None]:
         """Inside, this thread finds the results of these keys, and items, as they are now, with requests for all of them together.
 
-        What it commits inside it finds, what others do it may not. A folder is looked at once.
+        What it commits inside it finds, what others do it may not. A folder is looked at once, and does not need the keys.
         """
         if self._batching is None:
             with self._refreshing.refreshed() if self._refreshing is not None else nullcontext():
