@@ -338,12 +338,12 @@ def what_is_claimed_together_is_claimed_alone(patch):
 
 
 def a_release_ends_all_claims(patch):
-    def release(self, _at):
+    def release_many(self, _claims, *, soon=False):
         for each in list(self._held):
             self._held.discard(each)
             self._set(fcntl.F_UNLCK, each)
 
-    patch.setattr(RangeClaims, "release", release)
+    patch.setattr(RangeClaims, "release_many", release_many)
 
 
 def nobody_claims(patch):
