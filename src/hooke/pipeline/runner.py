@@ -694,6 +694,8 @@ class Runner:
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
+        if self._parts.store.lacks(key):
+            return None
         entry = self._parts.store.find(key, self._counts(node, listed=listed))
         if self._is_in_doubt:
             return None

@@ -331,7 +331,7 @@ class Store:
         Of results that were made from observed inputs it is the newest that `counts`; without that, none does.
         """
         name = _entry_name(key)
-        if self._refreshing is not None and self._refreshing.lacks(name):
+        if self._lacks(name):
             return None
         content = self._records.read(name)
         if content is None:
@@ -344,6 +344,13 @@ class Store:
             if counted and all(self.keep(refs_of(each))):
                 return each
         return None
+
+    def lacks(self, key: str) -> bool:
+        """Inside of `read_ahead`: whether `find` certainly has nothing for the key, whatever counts; False if it must be asked."""
+        return self._lacks(_entry_name(key))
+
+    def _lacks(self, name: str) -> bool:
+        return self._refreshing is not None and self._refreshing.lacks(name)
 
     def commit(self, entry: Entry) -> None:
         """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull.

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -225,8 +224,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WorkerJob:
+class WorkerJob(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An attempt for the workers of a machine, and the resources it needs."""
 
     task: WorkerTask
