@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import threading
 
 import pytest
 
@@ -15,6 +17,7 @@ from hooke.pipeline.isolation import ProcessState
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import pack
 from hooke.store.store import Store
+from hooke.tracking.tracker import VARIABLE, Tracker
 
 SEEN = [0]
 
@@ -118,6 +121,39 @@ def test_what_a_plain_call_reads_is_an_input(worker, tmp_path):
         assert [(each.kind, each.name) for piece in done.observed for each in piece.inputs] == [
             ("file", "d.txt")
         ]
+
+
+def test_attempts_of_two_runs_in_one_process_leave_its_variables_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "of the outside")
+    store = Store.open(tmp_path / "store", durable="none")
+    one, two = (
+        AttemptRunner(
+            name=name, store=store, clock=SystemClock(), tracker=Tracker(tmp_path / name, "w", durable="none")
+        )
+        for name in "ab"
+    )
+    both, first_ended, seen = threading.Barrier(2, timeout=20), threading.Event(), []
+
+    def first(x):
+        both.wait()
+        return x
+
+    def second(x):
+        both.wait()
+        assert first_ended.wait(20)
+        seen.append(os.environ.get(VARIABLE, ""))
+        return x
+
+    def run_first():
+        assert result(one, first, 1, plain=False) == 1
+        first_ended.set()
+
+    thread = threading.Thread(target=run_first)
+    thread.start()
+    assert result(two, second, 1, plain=False) == 1
+    thread.join()
+    assert str(tmp_path / "b") in seen[0], "the other one goes on"
+    assert os.environ[VARIABLE] == "of the outside"
 
 
 # --- Which calls are plain.

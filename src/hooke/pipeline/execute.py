@@ -238,10 +238,11 @@ class AttemptRunner:
     _checkpoints: TaskCheckpoints | None = None
     """Those of the attempt."""
     _scope: AttemptScope | None = field(init=False)
+    """None in a process that may run tasks of several runs at once."""
     _mlflow: MlflowEnvironment = field(init=False)
 
     def __post_init__(self) -> None:
-        self._scope = AttemptScope(self.tracker) if self.tracker is not None else None
+        self._scope = AttemptScope(self.tracker) if self.tracker is not None and self.alone else None
         self._mlflow = MlflowEnvironment(self.tracker.mlflow if self.tracker is not None else None)
         self._state = ProcessState(alone=self.alone)
         self._file_results = FileResults(self.root, self.store) if self.root is not None else None
@@ -265,13 +266,13 @@ class AttemptRunner:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
         tracker, before = self.tracker, open_runs()
         self._open_before = before
-        if tracker is None or self._scope is None:
+        if tracker is None:
             with logging_into(MUTED):
                 answer = self._run(work)
                 end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
             return answer
         try:
-            with self._scope:
+            with self._scope or logging_into(tracker):
                 if work.plain:  # it starts no process, and imports no library
                     tracker.attempt, tracker.item = work.attempt, None
                 else:

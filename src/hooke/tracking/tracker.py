@@ -399,6 +399,7 @@ def leave(tracker: Tracker | Muted) -> None:
     if _process:
         pass_on(_process[-1])
     else:
+        _passed[0] = b""
         set_variables({_VARIABLE: _outside[0]})
 
 
@@ -459,7 +460,7 @@ class AttemptScope:
     def leave(self) -> None:
         """Set the variable back. Does nothing if no attempt came since the last time."""
         if self._inside:
-            self._inside = False
+            self._inside, _passed[0] = False, b""
             set_variables({_VARIABLE: self._before})
 
 
