@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.keys.fingerprint import fingerprint_code
+from hooke.pipeline.calls import touches_nothing_global
 from hooke.pipeline.isolation import (
     ProcessState,
     ReachedNames,
     SeededAttempt,
     seed_from,
-    touches_nothing_global,
 )
 
 KEYS = st.binary(min_size=16, max_size=16)
@@ -61,7 +61,7 @@ def test_a_process_of_somebody_elses_has_its_own_chance_back():
 LATE = """
 import sys
 from random import gauss
-from hooke.pipeline.isolation import seed_from, SeededAttempt, touches_nothing_global
+from hooke.pipeline.isolation import seed_from, SeededAttempt
 assert "numpy.random" not in sys.modules
 with SeededAttempt(restored=False):
     seed_from(b"0123456789abcdef")

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from tests.store.places import age_packs
 
+from hooke.store import packs as store_packs
 from hooke.store.backends.folder import FolderBackend
 from hooke.store.claims import RangeClaims, has_range_locks
 from hooke.store.entries import Entry
 from hooke.store.pack_file import DEAD, HIDDEN, LIVE, PackFile, packed
-from hooke.store.packs import MERGE_BELOW_BYTES, MOST_PACKS, SMALL_BYTES
+from hooke.store.packs import MERGE_BELOW_BYTES, MOST_PACKS, SMALL_BYTES, Packs
 from hooke.store.store import Store
 
 PACKER = Path(__file__).with_name("packer.py")
@@ -578,6 +579,89 @@ def test_a_turn_of_commits_is_one_append_and_seen_by_its_thread_before(tmp_path)
     assert found(other, 31) is None
     assert len(found(other, 32)) == 60_000
     assert len(packs(tmp_path)) == 1
+
+
+def test_a_turn_of_lookups_is_one_look_at_the_folder(tmp_path, monkeypatch):
+    store, other = Store.open(tmp_path), Store.open(tmp_path)
+    commit(store, 0)
+    looks = []
+    refresh = Packs._refresh
+    monkeypatch.setattr(Packs, "_refresh", lambda self: (looks.append(self), refresh(self))[1])
+    commit(other, 1)
+    looks.clear()
+    with store.read_ahead([]):
+        assert [found(store, number) for number in range(100)] == [0, 1, *[None] * 98]
+        assert len(looks) == 1
+        commit(other, 2)
+        commit(store, 3)
+        looks.clear()
+        assert found(store, 3) == 3, "what it commits itself it finds"
+        with store.read_ahead([]):
+            assert found(store, 2) == 2, "a claim that was made meanwhile begins a new turn"
+        assert len(looks) == 1
+    commit(other, 4)
+    assert found(store, 4) == 4
+    del store, other
+
+
+def test_what_was_missing_is_found_when_another_has_it_in_a_closed_pack(tmp_path, monkeypatch):
+    store, other = Store.open(tmp_path), Store.open(tmp_path)
+    commit(store, 0)
+    for number in range(1, 4):
+        with store.read_ahead([]):
+            assert found(store, number) is None
+            assert found(store, number) is None, "this is remembered"
+        monkeypatch.setattr(store_packs, "FULL_BYTES", 1)
+        commit(store if number == 3 else other, number)
+        monkeypatch.undo()
+        with store.read_ahead([]):
+            assert found(store, number) == number
+    assert [found(store, number) for number in range(4)] == [0, 1, 2, 3]
+
+
+def test_what_is_missing_is_remembered_of_so_many_names_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_packs, "MOST_ABSENT", 10)
+    store = Store.open(tmp_path)
+    commit(store, 0)
+    with store.read_ahead([]):
+        assert [found(store, number) for number in range(100)] == [0, *[None] * 99]
+    assert len(store._backend._packs._absent) <= 10
+
+
+def test_a_record_that_moves_in_a_merge_during_a_turn_is_found_and_used(tmp_path):
+    other = Store.open(tmp_path)
+    for number in range(200):
+        commit(other, number)
+    for number in range(50, 200):
+        other.remove(f"{number:032x}")
+    del other
+    age_packs(tmp_path, 1000)
+    before = packs(tmp_path)
+    store = Store.open(tmp_path)
+    with store.read_ahead([]):
+        FolderBackend(tmp_path).compact()
+        assert not set(packs(tmp_path)) & set(before)
+        assert [found(store, number) for number in range(50)] == [*range(50)]
+    used = [stored.used for stored in FolderBackend(tmp_path).list("keys/")]
+    assert len(used) == 50
+    assert min(used) > time.time() - 3600
+
+
+@pytest.mark.skipif(not has_range_locks(), reason="claims are files of their own")
+def test_claims_of_a_turn_are_made_and_released_together(tmp_path: Path) -> None:
+    one, other = (RangeClaims(tmp_path / "claims.lock") for _ in range(2))
+    first = one.claim_many(["a", "b", "b", "c"])
+    assert [each is None for each in first] == [False, False, True, False], (
+        "a key that is given twice is claimed once"
+    )
+    assert [each is None for each in other.claim_many(["a", "b", "d"])] == [True, True, False]
+    one.release_many([each for each in first if each is not None][:2])
+    again = other.claim_many(["a", "b", "c"])
+    assert [each is None for each in again] == [False, False, True]
+    one.release_many([each for each in first if each is not None])
+    assert one.claim_many(["a", "b"]) == [None, None], "they are another's now"
+    other.release_many([each for each in first if each is not None])
+    assert one.claim("a") is None, "a claim is released by who gave it"
 
 
 @pytest.mark.skipif(not has_range_locks(), reason="claims are files of their own")

@@ -21,6 +21,7 @@ from hooke.store.backends.memory import MemoryBackend
 from hooke.store.backends.remote import RemoteBackend
 from hooke.store.backends.remote_packs import MOST_SMALL, RemotePacks
 from hooke.store.claims import LeaseClaims, RangeClaims
+from hooke.store.packs import Packs
 from hooke.store.store import Store
 from hooke.testing import check_backend, check_durability, check_store
 from hooke.testing.backend_suite import BACKEND_CHECKS
@@ -331,6 +332,33 @@ def what_was_read_is_not_read_again(patch):
     )
 
 
+def a_turn_begins_as_the_one_before_ended(patch):
+    @contextlib.contextmanager
+    def refreshed(self):
+        if self._listed is None:
+            with self._lock:
+                self._refresh()
+        self._looking.depth += 1
+        try:
+            yield
+        finally:
+            self._looking.depth -= 1
+
+    patch.setattr(Packs, "refreshed", refreshed)
+
+
+def what_was_missing_stays_missing(patch):
+    lacks = Packs.lacks
+
+    def remembered(self, name):
+        missing = self.__dict__.setdefault("missing", set())
+        if lacks(self, name):
+            missing.add(name)
+        return name in missing
+
+    patch.setattr(Packs, "lacks", remembered)
+
+
 def what_is_claimed_together_is_claimed_alone(patch):
     patch.setattr(
         Store, "claim_many", lambda self, keys: [claims.MemoryClaims(self._clock).claim(key) for key in keys]
@@ -338,12 +366,12 @@ def what_is_claimed_together_is_claimed_alone(patch):
 
 
 def a_release_ends_all_claims(patch):
-    def release(self, _at):
+    def release_many(self, _claims, *, soon=False):
         for each in list(self._held):
             self._held.discard(each)
             self._set(fcntl.F_UNLCK, each)
 
-    patch.setattr(RangeClaims, "release", release)
+    patch.setattr(RangeClaims, "release_many", release_many)
 
 
 def nobody_claims(patch):
@@ -387,6 +415,10 @@ WEAKENED_STORES = [
     (nobody_claims, "each_key_is_computed_once", "computed once", (FOLDER,)),
     (a_thread_of_leases_stays, "stores_leave_no_thread", "no thread", (REMOTE,)),
     (what_was_read_is_not_read_again, "what_is_asked_together_is_asked_now", "at the beginning", (REMOTE,)),
+    *(
+        (weaken, "what_is_asked_together_is_asked_now", "at the beginning", (FOLDER, SIGNED))
+        for weaken in (a_turn_begins_as_the_one_before_ended, what_was_missing_stays_missing)
+    ),
     (
         what_is_claimed_together_is_claimed_alone,
         "what_is_asked_together_is_asked_now",

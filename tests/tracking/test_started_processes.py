@@ -11,7 +11,7 @@ import hooke
 from hooke.base.errors import UsageError
 from hooke.project.folder import Project
 from hooke.running.run import Run
-from hooke.tracking.tracker import MUTED, VARIABLE, Tracker, logging_into
+from hooke.tracking.tracker import MUTED, VARIABLE, AttemptScope, Tracker, active, current, logging_into
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
 
@@ -200,6 +200,30 @@ def test_what_is_passed_on_is_what_counts_now(tmp_path, monkeypatch):
         with logging_into(MUTED):
             assert VARIABLE not in os.environ
     assert os.environ[VARIABLE] == "of the outside"
+
+
+def test_a_worker_keeps_the_variable_from_one_attempt_to_the_next_and_logs_nothing_between(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv(VARIABLE, "of the outside")
+    tracker = Tracker(tmp_path / "one", "w", durable="none")
+    scope = AttemptScope(tracker)
+    for attempt in range(3):
+        with scope:
+            tracker.move(attempt, None)
+            assert active() is tracker
+            assert f'"attempt":{attempt},' in os.environ[VARIABLE]
+        assert f'"attempt":{attempt},' in os.environ[VARIABLE]
+        assert active() is None
+        assert current("log_metric") is None, "the variable is for other processes"
+    scope.leave()
+    assert os.environ[VARIABLE] == "of the outside"
+    scope.leave()
+    monkeypatch.setenv(VARIABLE, "another")
+    with scope:
+        tracker.move(4, None)
+    scope.leave()
+    assert os.environ[VARIABLE] == "another"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
 
 # --- Garbage collection while a run is traced and driven.
 
-RARELY = 10_000
+RARELY = 50_000
 """New objects between two collections. Python's own 700 find nothing in the scheduler's state, at a tenth of a short call's cost."""
 
 COLLECT_S = 1.0
@@ -78,7 +78,7 @@ COLLECT_OLDEST_S = 60.0
 
 
 class RareCollections:
-    """Inside, Python collects garbage after 10,000 new objects, or when `due` is called a second after the last time.
+    """Inside, Python collects garbage after 50,000 new objects, or when `due` is called a second after the last time.
 
     Only the threshold of the youngest generation is raised, so `gc.disable()` and `gc.enable()` keep their meaning. A program that
     has turned collections off, or made them as rare, keeps its own thresholds, as one that sets them inside does. May be entered

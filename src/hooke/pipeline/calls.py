@@ -6,7 +6,7 @@ import hashlib
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import CellType
 from typing import Any
 
@@ -17,12 +17,12 @@ from hooke.base.formats import short_call, short_repr
 from hooke.base.observed import is_left_out, is_secret
 from hooke.base.ref import FileRef, Manifest, Ref
 from hooke.journal.events import MapExpanded
-from hooke.keys.fingerprint_parts import combine
+from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.engine import LOOK, Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.isolation import KEY_BYTES, touches_nothing_global
+from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
@@ -43,7 +43,7 @@ from hooke.store import by_value
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 
-__all__ = ["CallMaker"]
+__all__ = ["CallMaker", "touches_nothing_global"]
 
 _may_be_variable = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,63}").fullmatch
 
@@ -51,6 +51,56 @@ LEAST_PACKED = 1024
 """Smaller arguments are encoded with each call."""
 LARGEST_IN_CALL = 64 * 1024
 """Larger arguments go through the store once instead of with every attempt."""
+
+
+# --- Code that certainly changes nothing in its process.
+
+_CERTAIN = frozenset(
+    {
+        "abc", "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
+        "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "pathlib", "re", "string", "struct",
+        "time", "types", "typing", "zlib",
+    }
+)  # fmt: skip
+"""Modules that use no global random generator, and change nothing in the process."""
+_NOT_ALONE = frozenset({"decimal", "pathlib"})
+_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
+
+
+def touches_nothing_global(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
+    """Whether certainly no item of a map uses random numbers or changes its process.
+
+    Then seeding and setting back, which are slower than a short item, can be skipped between items.
+
+    True if the code uses only modules of a known list and gets only numbers and text: other objects may bring code.
+    """
+    if not (_is_certain(code) and _are_plain(arguments)):
+        return False
+    return all(isinstance(column, range) or _is_plain(column) for column in columns)
+
+
+def _changes_nothing(code: CodePrint) -> bool:
+    """The same of a call of its own, if its arguments are plain, and that it leaves the context variables of its process alone.
+
+    Nor does it return a path, so what it writes is no result.
+    """
+    return _is_certain(code) and not any(name.partition(".")[0] in _NOT_ALONE for name in code.foreign)
+
+
+def _are_plain(values: Iterable[object]) -> bool:
+    """Whether all of these are numbers and texts, which bring no code."""
+    return all(type(value) in _PLAIN for value in values)
+
+
+def _is_certain(code: CodePrint) -> bool:
+    return not code.notes and all(name.partition(".")[0] in _CERTAIN for name in code.foreign)
+
+
+def _is_plain(column: Any) -> bool:
+    return type(column) in {list, tuple} and all(type(value) in _PLAIN for value in column)
+
+
+# --- Calls.
 
 
 class CallMaker:
@@ -71,6 +121,8 @@ class CallMaker:
         self.files: list[FileRef] = []
         """The files in what was referred to since the last call was made."""
         self._certain: dict[int, bool] = {}
+        self._plain: dict[int, bool] = {}
+        """Identity of a task -> whether its code certainly changes nothing in its process."""
         self._named: dict[int, list[str]] = {}
         self.variables_read: set[str] = set()
         """Variables that results of this graph's tasks were made from."""
@@ -87,7 +139,9 @@ class CallMaker:
         plan = self._state.nodes[submit.node].plan
         self._read = []
         self.files.clear()
-        payload, keys = self._payload(node, submit), self._item_keys(node, submit)
+        plain = node.kind == "call" and not submit.expand and not plan.ranks and self._is_plain(node)
+        payload = self._payload(node, submit)
+        keys = b"" if plain else self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
             node=submit.node,
@@ -110,6 +164,7 @@ class CallMaker:
             gang=0 if submit.expand else plan.ranks,
             results=node.task.resources.results,
             observe=node.task.resources.observe and not submit.expand,
+            plain=plain,
             variables={} if submit.expand else self._variables(node),
         )
 
@@ -185,6 +240,13 @@ class CallMaker:
             return b""
         keys = self._keys.items(node.id)
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
+
+    def _is_plain(self, node: Node) -> bool:
+        """Whether a call needs no seed, and its process nothing to be set back, as the items of a map whose code is certain."""
+        identity = id(node.task)
+        if identity not in self._plain:
+            self._plain[identity] = _changes_nothing(self._keys[node.id].code)
+        return self._plain[identity] and _are_plain(node.arguments.values())
 
     def _owner(self, node: Node) -> CheckpointOwner:
         asked = node.task.resources

@@ -109,6 +109,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """Whether to record what it reads, if the engine's context says where the project is."""
     variables: Mapping[str, str | None] = {}
     """Environment variables that it may read, with the driver's values; None for one that is not set."""
+    plain: bool = False
+    """Whether it is a call that certainly draws no random numbers and changes nothing in its process."""
     checkpoints: CheckpointOwner | None = None
     """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
 

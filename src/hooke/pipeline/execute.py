@@ -40,11 +40,11 @@ from hooke.pipeline.isolation import (
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import is_simple, pack, unpack
+from hooke.pipeline.references import is_simple, is_small, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
-from hooke.tracking.mlflow_runs import end_new_runs, mlflow_environment, open_runs
-from hooke.tracking.tracker import MUTED, Tracker, logging_into
+from hooke.tracking.mlflow_runs import MlflowEnvironment, end_new_runs, open_runs
+from hooke.tracking.tracker import MUTED, AttemptScope, Tracker, logging_into
 
 __all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
 
@@ -104,6 +104,9 @@ def _as_list(task: str, column: Any) -> Sequence[Any]:
 _WORTH_READING_S = 0.005
 """The peak of shorter attempts is not read, which costs 30 us."""
 
+_WAITED_S, _LEAST_CPU_S = 0.05, 0.001
+"""Nor of those that were not much longer because they waited for a core: so little CPU fills a few megabytes."""
+
 _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -129,7 +132,8 @@ class TaskUsage:
     def measure(self, seconds: float) -> tuple[float, int | None]:
         """(CPU seconds, peak bytes) since `reset`, `seconds` ago."""
         cpu_s = time.process_time() - self._cpu_s
-        if self._fd is None or seconds < _WORTH_READING_S:
+        interrupted = seconds < _WAITED_S and cpu_s < _LEAST_CPU_S
+        if self._fd is None or seconds < _WORTH_READING_S or interrupted:
             return cpu_s, None
         return cpu_s, _peak(_STATUS.read_text())
 
@@ -173,8 +177,7 @@ class Log(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerCall:
+class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt as it reaches a worker: a Call with the function resolved."""
 
     attempt: int
@@ -190,7 +193,9 @@ class WorkerCall:
     """As in the Call."""
     observe: bool = True
     """As in the Call."""
-    variables: Mapping[str, str | None] = field(default_factory=dict)
+    variables: Mapping[str, str | None] = {}
+    """As in the Call."""
+    plain: bool = False
     """As in the Call."""
     checkpoints: CheckpointOwner | None = None
     """As in the Call."""
@@ -232,15 +237,20 @@ class AttemptRunner:
     _shared: OrderedDict[tuple[int, int, bytes], SharedArguments] = field(default_factory=OrderedDict)
     _checkpoints: TaskCheckpoints | None = None
     """Those of the attempt."""
+    _scope: AttemptScope | None = field(init=False)
+    """None in a process that may run tasks of several runs at once."""
+    _mlflow: MlflowEnvironment = field(init=False)
 
     def __post_init__(self) -> None:
+        self._scope = AttemptScope(self.tracker) if self.tracker is not None and self.alone else None
+        self._mlflow = MlflowEnvironment(self.tracker.mlflow if self.tracker is not None else None)
         self._state = ProcessState(alone=self.alone)
         self._file_results = FileResults(self.root, self.store) if self.root is not None else None
 
     def observe(self, rules: PathRules) -> None:
         """Record what tasks read: files that count by these rules, and variables."""
         watch_libraries()
-        boundaries = (ProcessState.call, _plain_call, AttemptRunner._perform, AttemptRunner._perform_items)
+        boundaries = (ProcessState.call, _plain_call, AttemptRunner._call, AttemptRunner._perform_items)
         self.observer = Observer(rules, alone=self.alone, boundaries=[each.__code__ for each in boundaries])
         if self.store.checkpoints.root is not None:
             rules.exclude(self.store.checkpoints.root)
@@ -261,18 +271,30 @@ class AttemptRunner:
                 answer = self._run(work)
                 end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
             return answer
-        tracker.move(work.attempt, None)
-        mlflow = mlflow_environment(tracker.mlflow) if tracker.mlflow is not None else _NO_CHANGE
         try:
-            with logging_into(tracker), mlflow:
+            with self._scope or logging_into(tracker):
+                if work.plain:  # it starts no process, and imports no library
+                    tracker.attempt, tracker.item = work.attempt, None
+                else:
+                    tracker.move(work.attempt, None)
+                    self._mlflow.enter()
                 answer = self._run(work)
                 end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
             return answer
         finally:
             tracker.attempt = tracker.item = None
+            if not self.alone:
+                self.leave()
+
+    def leave(self) -> None:
+        """Set back the variables by which trackers find the task's run. A worker keeps them from one attempt to the next."""
+        self._mlflow.leave()
+        if self._scope is not None:
+            self._scope.leave()
 
     def forget(self) -> None:
         """The run is over: let go of the functions that it used."""
+        self.leave()
         self._shared.clear()
         self._names.clear()
         self._state.names = None
@@ -283,19 +305,24 @@ class AttemptRunner:
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
-        self._since_ns = file_clock_ns()
         if self.alone and work.kind in ("call", "map"):
             self._state.names = self._names_of(work.function)
+        variables = _with_variables(work.variables)
         try:
-            with (
-                _with_variables(work.variables),
-                files_loaded(self.root) as self._files,
-                SeededAttempt(restored=not self.alone),
-                self._state.watched(),
-                self._checkpointing(work, outcome),
-            ):
-                self._perform(work, outcome)
-                self._check_unchanged(outcome.ref)
+            if work.plain and variables is _NO_CHANGE and self._state.is_as_left and not self._may_change:
+                self._files = []
+                self._call(work, outcome, _plain_call)
+            else:
+                self._since_ns = file_clock_ns()
+                with (
+                    variables,
+                    files_loaded(self.root) as self._files,
+                    SeededAttempt(restored=not self.alone),
+                    self._state.watched(),
+                    self._checkpointing(work, outcome),
+                ):
+                    self._perform(work, outcome)
+                    self._check_unchanged(outcome.ref)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
                 raise
@@ -351,19 +378,7 @@ class AttemptRunner:
 
     def _perform(self, work: WorkerCall, outcome: _Outcome) -> None:
         if work.kind == "call":
-            args, kwargs = unpack(work.payload, self.store)
-            self._provide()
-            if work.keys:
-                self._begin_item(work.keys)
-            shared = self._shared_of(work, _NOTHING)
-            shared.take()
-            try:
-                with self._observed(work, outcome, lambda _: [args, kwargs]):
-                    result = self._state.call(work.function, *args, **kwargs)
-                outcome.ref = self._put(result)
-            finally:
-                shared.changed()
-                shared.put_back()
+            self._call(work, outcome, self._state.call)
         elif work.kind == "gather":
             outcome.ref = self._carry(unpack(work.payload, self.store))
         elif work.kind == "expand":
@@ -372,6 +387,28 @@ class AttemptRunner:
                 outcome.expansion = expand(payload, self.store, self._carry)
         else:
             self._perform_map(work, outcome)
+
+    def _call(self, work: WorkerCall, outcome: _Outcome, call: Callable[..., Any]) -> None:
+        args, kwargs = unpack(work.payload, self.store)
+        self._provide()
+        if work.keys:
+            self._begin_item(work.keys)
+        shared = self._shared_of(work, _NOTHING)
+        shared.take()
+        try:
+            with self._observed(work, outcome, lambda _: [args, kwargs]):
+                result = call(work.function, *args, **kwargs)
+            outcome.ref = self._put(result)
+        finally:
+            self._state.may_differ |= shared.compares
+            shared.changed()
+            shared.put_back()
+
+    @property
+    def _may_change(self) -> bool:
+        """Whether calls of the attempt's function may change a global that it reads."""
+        names = self._state.names
+        return names is not None and names.may_change
 
     def _observed(
         self, work: WorkerCall, outcome: _Outcome, arguments: Callable[[int], Sequence[Any]]
@@ -428,8 +465,7 @@ class AttemptRunner:
         results: list[Any] = []
         outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
-        names = self._state.names
-        call = self._state.call if keys or (names is not None and names.may_change) else _plain_call
+        call = self._state.call if keys or self._may_change else _plain_call
         try:
             with self._observed(work, outcome, _arguments(layout, items, work.lo, shared)):
                 for item, arguments in enumerate(rows, work.lo):
@@ -470,6 +506,9 @@ class AttemptRunner:
             )
 
     def _put(self, value: Any) -> Ref:
+        if is_small(value):  # it has no files, and pickling it runs no code of the user's
+            return self.store.put(value)
+        self._state.may_differ = True
         if self._file_results is None:
             return self.store.put(value)
         return self._file_results.put(value, since_ns=self._since_ns, inputs=self._files)

@@ -43,7 +43,6 @@ from blake3 import blake3
 
 from hooke.base.user_code import is_users
 from hooke.keys.file import File
-from hooke.keys.fingerprint_parts import CodePrint
 from hooke.keys.reached_code import binds_globals, is_filled
 from hooke.pipeline import observation
 from hooke.pipeline.native_readers import AfterImport, noting_missing
@@ -55,44 +54,15 @@ __all__ = [
     "KEY_BYTES",
     "ProcessState",
     "SeededAttempt",
+    "folder_here",
     "isolated_randomness",
     "own_rows",
     "seed_from",
-    "touches_nothing_global",
     "watched_environment",
 ]
 
 KEY_BYTES = 16
 """Length of an item's key in `Call.keys`."""
-
-
-_CERTAIN = frozenset(
-    {
-        "abc", "bisect", "builtins", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum", "fractions",
-        "functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "pathlib", "re", "string", "struct",
-        "time", "types", "typing", "zlib",
-    }
-)  # fmt: skip
-"""Modules that use no global random generator, and change nothing in the process."""
-_PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
-
-
-def touches_nothing_global(code: CodePrint, arguments: Iterable[object], columns: Iterable[Any]) -> bool:
-    """Whether certainly no item of a map uses random numbers or changes its process.
-
-    Then seeding and setting back, which are slower than a short item, can be skipped between items.
-
-    True if the code uses only modules of a known list and gets only numbers and text: other objects may bring code.
-    """
-    if code.notes or not all(name.partition(".")[0] in _CERTAIN for name in code.foreign):
-        return False
-    if not all(type(value) in _PLAIN for value in arguments):
-        return False
-    return all(isinstance(column, range) or _is_plain(column) for column in columns)
-
-
-def _is_plain(column: Any) -> bool:
-    return type(column) in {list, tuple} and all(type(value) in _PLAIN for value in column)
 
 
 class SeededAttempt:
@@ -218,6 +188,8 @@ class ProcessState:
         self._alone = alone
         self._active = alone
         self._modules = -1
+        self.may_differ = True
+        """Whether code of the user's may have run since the process was last set back."""
         if alone:
             self._note_handlers()
 
@@ -258,6 +230,7 @@ class ProcessState:
             return context.run(function, *args, **kwargs)
         finally:
             self.set_back()
+            self.may_differ = False
 
     def _note_passed_on(self) -> None:
         """Hooke's own variable, which follows the item, is no change of the call's."""
@@ -275,6 +248,7 @@ class ProcessState:
             yield
             return
         self._begin()
+        self.may_differ = True
         _imported.clear()
         _imported_filters.clear()
         try:
@@ -282,9 +256,15 @@ class ProcessState:
             with _NO_CHANGE if watched else watched_environment():
                 yield
         finally:
-            self.set_back()
+            if self.may_differ:
+                self.set_back()
             self._set_back_signals()
             self._set_back_limits()
+
+    @property
+    def is_as_left(self) -> bool:
+        """Whether an attempt finds this worker as the last one left it: all was set back, and nothing was imported since."""
+        return self._alone and self._modules == len(sys.modules)
 
     @property
     def environment(self) -> Mapping[bytes, bytes] | None:
@@ -299,7 +279,7 @@ class ProcessState:
             self._modules = len(sys.modules)
             self._keep_what_imports_changed()
         os.umask(self._umask)
-        if _folder() != self._folder:
+        if folder_here() != self._folder:
             os.chdir(self._folder)
         if _variables() != self._environment:
             self._set_back_environment()
@@ -468,10 +448,11 @@ def _variables() -> dict[bytes, bytes]:
     return found
 
 
-def _folder() -> str:
+def folder_here() -> str:
+    """The working directory; empty if it was removed."""
     try:
         return os.getcwd()
-    except FileNotFoundError:  # the task has removed it
+    except FileNotFoundError:
         return ""
 
 
@@ -647,6 +628,11 @@ class SharedArguments:
     def constants(self) -> Mapping[str, Any]:
         """The constants themselves, to look at."""
         return self._constants
+
+    @property
+    def compares(self) -> bool:
+        """Whether `changed` pickles what calls share, and so may run code of the user's."""
+        return bool(self._digest)
 
     @property
     def fixed(self) -> Mapping[str, Any] | None:

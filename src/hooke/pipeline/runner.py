@@ -221,7 +221,7 @@ class Runner:
         claimed = self._claim_all([effect for effect in effects if isinstance(effect, Submit)])
         lookups = [effect.node for effect in effects if isinstance(effect, Lookup)]
         with self._parts.store.read_ahead(
-            [key for node in (*lookups, *claimed) for key in self._asked_for(node)]
+            key for node in (*lookups, *claimed) for key in self._asked_for(node)
         ):
             under_way = [self._perform(effect) for effect in effects]
         self._refused.clear()
@@ -400,8 +400,9 @@ class Runner:
         """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
         if isinstance(event, AttemptFinished | AttemptFailed):
             blocks = event.expanded.blocks if isinstance(event, AttemptFinished) and event.expanded else ()
-            refs = [ref for ref in (event.ref, *blocks) if ref is not None]
-            self._parts.store.sync(refs, wait=False)
+            refs = [each for ref in (event.ref, *blocks) if ref is not None for each in ref.objects()]
+            if refs:  # else they are in the journal
+                self._parts.store.sync(refs, wait=False)
 
     def _without_partial_results(
         self, event: AttemptFinished | AttemptFailed
@@ -693,6 +694,8 @@ class Runner:
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
+        if self._parts.store.lacks(key):
+            return None
         entry = self._parts.store.find(key, self._counts(node, listed=listed))
         if self._is_in_doubt:
             return None

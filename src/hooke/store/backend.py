@@ -16,6 +16,8 @@ __all__ = [
     "KeepsOpen",
     "ObjectSink",
     "Packing",
+    "Putting",
+    "Refreshing",
     "Stored",
     "Torn",
     "View",
@@ -157,9 +159,31 @@ class Gathering(Protocol):
         ...
 
 
+@runtime_checkable
+class Refreshing(Protocol):
+    """A backend that answers at once, and for less where it need not see what others write meanwhile."""
+
+    def refreshed(self) -> AbstractContextManager[None]:
+        """Inside, this thread finds what was there at the beginning, and what it writes itself; what others write later it may not."""
+        ...
+
+    def lacks(self, name: str) -> bool:
+        """Whether the name certainly has no bytes. False where `read` must say, as outside of `refreshed`."""
+        ...
+
+
 def gathering(backend: Backend) -> AbstractContextManager[None]:
     """The backend's `together`, if it has one."""
     return backend.together() if isinstance(backend, Gathering) else nullcontext()
+
+
+@runtime_checkable
+class Putting(Protocol):
+    """A backend that takes bytes which are there already for less than those that a function writes."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write the bytes under the name. Raises what `write` raises."""
+        ...
 
 
 @runtime_checkable

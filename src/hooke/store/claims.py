@@ -534,24 +534,37 @@ class RangeClaims:
         self._folder_mode = folder_mode
         self._fd = -1
         self._held: set[int] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a claim that is collected inside releases itself
         on_fork(self)
 
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
-        at = int.from_bytes(blake3(key.encode()).digest(length=8)) % POSITIONS
+        return self.claim_many([key])[0]
+
+    def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
+        """See BatchedClaims."""
         with self._lock:
-            if at in self._held or not self._set(fcntl.F_WRLCK, at):
-                return None
-            self._held.add(at)
+            return [self._claim(key) for key in keys]
+
+    def _claim(self, key: str) -> Claim | None:
+        at = int.from_bytes(blake3(key.encode()).digest(length=8)) % POSITIONS
+        if at in self._held or not self._set(fcntl.F_WRLCK, at):
+            return None
+        self._held.add(at)
         return _RangeClaim(key, at, self)
 
-    def release(self, at: int) -> None:
-        """Unlock the byte."""
+    def release_many(self, claims: Sequence[Claim], *, soon: bool = False) -> None:  # noqa: ARG002 - it takes no request
+        """See BatchedClaims."""
         with self._lock:
-            if at in self._held:
-                self._held.discard(at)
-                self._set(fcntl.F_UNLCK, at)
+            for claim in claims:
+                if isinstance(claim, _RangeClaim) and claim.owner is self:
+                    claim.owner = None
+                    self._unlock(claim.at)
+
+    def _unlock(self, at: int) -> None:
+        if at in self._held:
+            self._held.discard(at)
+            self._set(fcntl.F_UNLCK, at)
 
     def close_files(self) -> None:
         """See KeepsOpen."""
@@ -561,7 +574,7 @@ class RangeClaims:
 
     def after_fork(self) -> None:
         """In a child: close the inherited descriptor, so that the parent's claims end with the parent."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held.clear()
         self._close()
 
@@ -585,15 +598,17 @@ class RangeClaims:
 
 
 class _RangeClaim:
-    def __init__(self, key: str, at: int, claims: RangeClaims) -> None:
+    __slots__ = ("at", "key", "owner")
+
+    def __init__(self, key: str, at: int, owner: RangeClaims) -> None:
         self.key = key
-        self._at = at
-        self._claims: RangeClaims | None = claims
+        self.at = at
+        self.owner: RangeClaims | None = owner
+        """None once it is released."""
 
     def release(self) -> None:
-        claims, self._claims = self._claims, None
-        if claims is not None:
-            claims.release(self._at)
+        if self.owner is not None:
+            self.owner.release_many([self])
 
     def __del__(self) -> None:
         self.release()

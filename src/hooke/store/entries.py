@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from hooke.base.errors import StoreError
 from hooke.base.ref import MadeFrom, Ref
-from hooke.store.backend import Backend, Batching, ObjectSink, View
+from hooke.store.backend import Backend, Batching, ObjectSink, Putting, View
 
 __all__ = ["MOST_VARIANTS", "Counts", "Entry", "Hit", "Records", "aside_of", "refs_of"]
 
@@ -80,11 +80,15 @@ class Records:
 
     def __init__(self, backend: Backend, secret: bytes | None) -> None:
         self._backend = backend
+        self._putting = backend if isinstance(backend, Putting) else None
         self._secret = secret
 
     def write(self, name: str, content: bytes) -> None:
         """Make `name` hold `content`. Raises StoreFull."""
         head = _MARK + self._sum(name, content)
+        if self._putting is not None and len(content) < _SMALL:
+            self._putting.put(name, head + content)
+            return
 
         def fill(sink: ObjectSink) -> str:
             if len(content) < _SMALL:

@@ -403,6 +403,10 @@ class PackFile:
             best = found if best is None or found.order > best.order else best
         return best
 
+    def knows(self, name: str) -> bool:
+        """Whether an open pack has records of the name, removed or not."""
+        return name in self._names
+
     def __len__(self) -> int:
         """About how many names it has."""
         return len(self._names) if self._hashes is None else len(self._hashes)

@@ -65,6 +65,16 @@ TOUCH_EVERY_S = 60
 """A use is recorded at most this often for a record: eviction works in hours."""
 
 
+MOST_ABSENT = 50_000
+"""So many names that closed packs lack are remembered: some 8 MB."""
+
+
+class _Looking(threading.local):
+    """Whether a thread is inside of `refreshed`."""
+
+    depth = 0
+
+
 def _is_small(pack: PackFile, _live: int) -> bool:
     return pack.size < MERGE_BELOW_BYTES
 
@@ -92,17 +102,21 @@ class Packs:
     def after_fork(self) -> None:
         """In a child: the parent goes on with its pack, and the child begins one of its own."""
         self._lock = threading.RLock()
+        self._looking = _Looking()
         self._last = 0
         self._forget()
 
     def _forget(self) -> None:
         self._own: PackFile | None = None
         self._packs = {}
+        self._open: list[PackFile] = []
         self._growing: list[PackFile] = []
         self._files: frozenset[str] = frozenset()
         self._listed: tuple[int, int] | None = None
         self._settled = False
         self._found: tuple[PackRecord | None, float] = None, 0.0
+        self._absent: set[str] = set()
+        """Names that no closed pack holds: these never get another record."""
 
     def close_files(self) -> None:
         """Close the packs that nobody reads any more, and leave the own one to the next writer. They are opened again when needed."""
@@ -134,21 +148,27 @@ class Packs:
     def _list(self) -> None:
         entries = {entry.name: entry.inode() for entry in os.scandir(self._folder)}
         self._files = frozenset(name.removesuffix(".files") for name in entries if name.endswith(".files"))
-        kept: dict[str, PackFile] = {}
+        known, kept = self._packs, dict[str, PackFile]()
         for name, inode in entries.items():
             if not name.endswith(".pack"):
                 continue
-            known = self._packs.get(name)
+            pack = known.get(name)
             indexed = name.removesuffix(".pack") + ".index" in entries
-            if known is not None and known.inode == inode and (known.closed or not indexed):
-                kept[name] = known
+            if pack is not None and pack.inode == inode and (pack.closed or not indexed):
+                kept[name] = pack
                 continue
             with suppress(FileNotFoundError):  # merged meanwhile
                 kept[name] = self._opened(f"{self._folder}/{name}")
+        if any(each.closed and known.get(name) is not each for name, each in kept.items()):
+            self._absent.clear()
         self._packs = kept
         if self._own is not None and self._own not in kept.values():
             self._own = None
-        self._growing = [each for each in kept.values() if not each.closed and each is not self._own]
+        self._sort()
+
+    def _sort(self) -> None:
+        self._open = [each for each in self._packs.values() if not each.closed]
+        self._growing = [each for each in self._open if each is not self._own]
 
     def _opened(self, path: str) -> PackFile:
         """The pack. If its writer has died and left many records, it gets an index, so that this is done once."""
@@ -184,23 +204,59 @@ class Packs:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def find(self, name: str) -> PackRecord | None:
-        """The newest record of the name that is not removed."""
+    @contextmanager
+    def refreshed(self) -> Iterator[None]:
+        """Inside, this thread finds what any process wrote before, without a look at the folder for each name."""
         with self._lock:
             self._refresh()
+        self._looking.depth += 1
+        try:
+            yield
+        finally:
+            self._looking.depth -= 1
+
+    def lacks(self, name: str) -> bool:
+        """Inside of `refreshed`: whether the name has no record, and no file."""
+        if not self._looking.depth or name not in self._absent:
+            return False
+        with self._lock:
+            # Again: another thread may have learned meanwhile that there are other packs.
+            known = name in self._absent
+            for pack in self._open:
+                known = known and not pack.knows(name)
+        return known and not self.may_be_file(name)
+
+    def find(self, name: str, *, fresh: bool = False) -> PackRecord | None:
+        """The newest record of the name that is not removed; with `fresh`, as of now in any case."""
+        with self._lock:
+            if fresh or not self._looking.depth or self._listed is None:
+                self._refresh()
             found = self._find(name)
             self._found = found, time.monotonic()
             return found
 
     def _find(self, name: str) -> PackRecord | None:
+        best = self._find_closed(name) if name not in self._absent else None
+        for pack in self._open:
+            found = pack.newest(name, -1)
+            if found is not None and (best is None or found.order > best.order):
+                best = found
+        return best
+
+    def _find_closed(self, name: str) -> PackRecord | None:
         best: PackRecord | None = None
         hashed = -1
         for pack in self._packs.values():
-            if hashed < 0 and pack.closed:
-                hashed = hash_of(name)
+            if not pack.closed:
+                continue
+            hashed = hash_of(name) if hashed < 0 else hashed
             found = pack.newest(name, hashed)
             if found is not None and (best is None or found.order > best.order):
                 best = found
+        if best is None:
+            if len(self._absent) >= MOST_ABSENT:
+                self._absent.clear()
+            self._absent.add(name)
         return best
 
     def listed(self, prefix: str) -> Iterator[PackRecord]:
@@ -313,7 +369,7 @@ class Packs:
             own = self._begin()
             self._own = own
             self._packs[os.path.basename(own.path)] = own
-            self._growing = [each for each in self._packs.values() if not each.closed and each is not own]
+            self._sort()
         return own
 
     def _begin(self) -> PackFile:
@@ -354,6 +410,8 @@ class Packs:
             raise
         self._own = None
         self._packs[os.path.basename(own.path)] = PackFile(own.path)
+        self._sort()
+        self._absent.clear()
         own.close()
 
     def make(self) -> None:
@@ -405,7 +463,9 @@ class Packs:
         if (read := self._read_just_now(name)) is not None and now - read.used < TOUCH_EVERY_S:
             return True, read.size
         deadline = time.monotonic() + DECIDING_S
-        while (record := self.find(name)) is not None:
+        fresh = False
+        while (record := self.find(name, fresh=fresh)) is not None:
+            fresh = True
             pack, offset = record.pack, record.offset
             if pack.is_bad(offset):
                 return True, None
@@ -433,10 +493,10 @@ class Packs:
         self, name: str, *, unused_since: float | None, before: Callable[[PackRecord], None]
     ) -> bool | None:
         """Remove the name; None if no pack holds it. `before` is called when that is decided. See Backend.remove."""
-        if self.find(name) is None:
+        if self.find(name, fresh=True) is None:
             return None
         with self.locked(fcntl.LOCK_SH):
-            record = self.find(name)
+            record = self.find(name, fresh=True)
             if record is None:
                 return None
             pack, offset = record.pack, record.offset
@@ -453,7 +513,7 @@ class Packs:
 
     def kill(self, name: str) -> None:
         """Remove all records of the name; the caller holds the lock."""
-        record = self.find(name)
+        record = self.find(name, fresh=True)
         if record is not None:
             self._kill(record)
 

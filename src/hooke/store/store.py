@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, Batching, KeepsOpen, Packing, as_of_now, gathering
+from hooke.store.backend import Backend, Batching, Gathering, KeepsOpen, Packing, Refreshing
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -212,6 +212,11 @@ class Store:
         self._backend = backend
         self._clock = clock or SystemClock()
         self._claims = claims or MemoryClaims(self._clock)
+        # Asked once: to ask whether a protocol is fulfilled takes longer than a claim.
+        self._batching = backend if isinstance(backend, Batching) else None
+        self._gathering = backend if isinstance(backend, Gathering) else None
+        self._refreshing = backend if isinstance(backend, Refreshing) else None
+        self._batched_claims = self._claims if isinstance(self._claims, BatchedClaims) else None
         self._live = live or MemoryClaims(self._clock)
         self._secret = secret
         self._objects = Objects(backend, secret, inline_bytes=inline_bytes, near=near)
@@ -327,6 +332,8 @@ class Store:
         Of results that were made from observed inputs it is the newest that `counts`; without that, none does.
         """
         name = _entry_name(key)
+        if self._lacks(name):
+            return None
         content = self._records.read(name)
         if content is None:
             return None
@@ -338,6 +345,13 @@ class Store:
             if counted and all(self.keep(refs_of(each))):
                 return each
         return None
+
+    def lacks(self, key: str) -> bool:
+        """Inside of `read_ahead`: whether `find` certainly has nothing for the key, whatever counts; False if it must be asked."""
+        return self._lacks(_entry_name(key))
+
+    def _lacks(self, name: str) -> bool:
+        return self._refreshing is not None and self._refreshing.lacks(name)
 
     def commit(self, entry: Entry) -> None:
         """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull.
@@ -360,19 +374,21 @@ class Store:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""
-        with as_of_now(self._backend), gathering(self._backend):
+        looked = self._batching.as_of_now() if self._batching is not None else nullcontext()
+        with looked, self._gathering.together() if self._gathering is not None else nullcontext():
             yield
 
     @contextmanager
-    def read_ahead(self, keys: Sequence[str]) -> Iterator[None]:
+    def read_ahead(self, keys: Iterable[str]) -> Iterator[None]:
         """Inside, this thread finds the results of these keys, and items, as they are now, with requests for all of them together.
 
-        What it commits inside it finds, what others do it may not. Does nothing for a store that answers at once.
+        What it commits inside it finds, what others do it may not. A folder is looked at once, and does not need the keys.
         """
-        if not isinstance(self._backend, Batching):
-            yield
+        if self._batching is None:
+            with self._refreshing.refreshed() if self._refreshing is not None else nullcontext():
+                yield
             return
-        with self._backend.as_of_now():
+        with self._batching.as_of_now():
             contents = self._records.read_many([_entry_name(key) for key in keys])
             entries = [_decoder.decode(content) for content in contents if content is not None]
             self.keep([ref for entry in entries for each in entry.variants for ref in refs_of(each)])
@@ -430,8 +446,8 @@ class Store:
 
     def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
         """What `claim` gives for each key, in as few round trips as the claims allow."""
-        if isinstance(self._claims, BatchedClaims):
-            return self._claims.claim_many(keys)
+        if self._batched_claims is not None:
+            return self._batched_claims.claim_many(keys)
         return [self.claim(key) for key in keys]
 
     def release(self, claims: Sequence[Claim], *, soon: bool = False) -> None:
@@ -440,8 +456,8 @@ class Store:
         With `soon`, where that takes a request, it returns before they are free, which they are within a second: the next claim
         or release takes them along.
         """
-        if isinstance(self._claims, BatchedClaims):
-            self._claims.release_many(claims, soon=soon)
+        if self._batched_claims is not None:
+            self._batched_claims.release_many(claims, soon=soon)
             return
         for claim in claims:
             claim.release()

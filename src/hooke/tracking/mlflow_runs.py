@@ -28,12 +28,12 @@ from hooke.base.this_process import set_variables, variables_here
 __all__ = [
     "OWN_TAG",
     "RUN_TAG",
+    "MlflowEnvironment",
     "MlflowPlace",
     "TaskLog",
     "configured_uri",
     "direct_mlflow",
     "end_new_runs",
-    "mlflow_environment",
     "mlflow_lock",
     "open_runs",
     "run_filter",
@@ -229,20 +229,29 @@ def _direct(fluent: Any, current: Callable[[], TaskLog | None]) -> None:
     fluent.start_run, fluent._get_or_start_run = start_run, get_or_start_run  # noqa: SLF001 - see _INNER
 
 
-@contextlib.contextmanager
-def mlflow_environment(place: MlflowPlace | None) -> Iterator[None]:
-    """Inside, MLflow and the processes that the task starts find the server and the experiment of `place`."""
-    if place is None:
-        yield
-        return
-    wanted = _variables_of(place)
-    data = variables_here()
-    before = {name: data.get(name) for name in wanted}
-    set_variables(wanted)
-    try:
-        yield
-    finally:
-        set_variables(before)
+class MlflowEnvironment:
+    """Inside, MLflow and the processes that the task starts find the server and the experiment of `place`.
+
+    It may be entered again and again; the variables stay as they are inside until `leave`.
+    """
+
+    __slots__ = ("_before", "_wanted")
+
+    def __init__(self, place: MlflowPlace | None) -> None:
+        self._wanted = _variables_of(place) if place is not None else {}
+        self._before: Mapping[bytes, bytes | None] | None = None
+
+    def enter(self) -> None:
+        """Set the variables that are not so already."""
+        if self._before is None:
+            data = variables_here()
+            self._before = {name: data.get(name) for name in self._wanted}
+        set_variables(self._wanted)
+
+    def leave(self) -> None:
+        """Set them back."""
+        before, self._before = self._before, None
+        set_variables(before or {})
 
 
 @functools.lru_cache(8)

@@ -36,6 +36,7 @@ __all__ = [
     "ARTIFACTS",
     "MUTED",
     "PREFIX",
+    "AttemptScope",
     "Muted",
     "Tracker",
     "active",
@@ -398,6 +399,7 @@ def leave(tracker: Tracker | Muted) -> None:
     if _process:
         pass_on(_process[-1])
     else:
+        _passed[0] = b""
         set_variables({_VARIABLE: _outside[0]})
 
 
@@ -425,6 +427,43 @@ class _Scope:
         leave(self._tracker)
 
 
+class AttemptScope:
+    """Surrounds the attempts of a worker, one after another: as `logging_into`, without a change of the environment for each.
+
+    Between two attempts nothing is logged, but the variable for started processes stays until `leave`.
+    """
+
+    __slots__ = ("_before", "_inside", "_token", "_tracker")
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._inside = False
+        self._before: bytes | None = None
+        """The variable as it was."""
+
+    def __enter__(self) -> None:
+        if not self._inside:
+            self._inside, self._before = True, variables_here().get(_VARIABLE)
+        if not _process:
+            _outside[:] = [self._before]
+        _scoped.append(self._tracker)
+        _process.append(self._tracker)
+        self._token = _here.set(self._tracker)
+
+    def __exit__(self, *_: object) -> None:
+        _here.reset(self._token)
+        _scoped.remove(self._tracker)
+        _process.remove(self._tracker)
+        if _process:
+            pass_on(_process[-1])
+
+    def leave(self) -> None:
+        """Set the variable back. Does nothing if no attempt came since the last time."""
+        if self._inside:
+            self._inside, _passed[0] = False, b""
+            set_variables({_VARIABLE: self._before})
+
+
 # --- Processes that are started while something is logged: they log into the same, by an environment variable.
 
 VARIABLE = "HOOKE_LOG_INTO"
@@ -435,6 +474,8 @@ _scoped: list[Tracker | Muted] = []
 """Trackers of code that runs now: several, if the serial engine runs tasks of several runs in threads."""
 _outside: list[bytes | None] = [None]
 """The variable as this process was given it."""
+_passed: list[bytes] = [b""]
+"""The variable as this process last set it: that is for others, and names no tracker of this one's parent."""
 _inherited: dict[str, Tracker | Muted] = {}
 """The tracker of this process for a value of the variable."""
 
@@ -467,13 +508,14 @@ def pass_on(tracker: Tracker | Muted) -> None:
     attempt = "null" if tracker.attempt is None else tracker.attempt
     item = "null" if tracker.item is None else tracker.item
     said = f'{{"attempt":{attempt},"item":{item},{tracker.passed_on}'
-    set_variables({_VARIABLE: os.fsencode(said)})
+    _passed[0] = os.fsencode(said)
+    set_variables({_VARIABLE: _passed[0]})
 
 
 def _inherited_tracker() -> Tracker | Muted | None:
     """The tracker of the process that started this one; None if it logged nothing."""
     found = variables_here().get(_VARIABLE)
-    if found is None:
+    if found is None or found == _passed[0]:
         return None
     said = os.fsdecode(found)
     if said not in _inherited:

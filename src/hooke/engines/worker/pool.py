@@ -57,8 +57,7 @@ REPORT_S = 2.0
 """How long the fork server may take to say how a worker ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerKind:
+class WorkerKind(msgspec.Struct, frozen=True, kw_only=True):
     """The properties that are fixed when a worker starts, because libraries read them on import: threads, GPUs, cores."""
 
     threads: int

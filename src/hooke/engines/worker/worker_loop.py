@@ -298,10 +298,11 @@ class WorkerLoop:
 
     def _worker_for(self, job: WorkerJob) -> Process | None:
         """A free worker of the right kind; a new one where there is a slot, or where one of another kind can be ended."""
-        for process in self._idle():
+        idle = self._idle()
+        for process in idle:
             if not self._pool.watches(process):
                 self.end(process, "the fork server that watched it is gone")
-        if self._running >= self.slots and not self._idle():
+        if not idle and self._running >= self.slots:
             return self._busy_with_alike(job)
         devices = self._devices.take(job.task.name, job.gpus)
         if devices is None:

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
-from hooke.pipeline.isolation import watched_environment
+from hooke.pipeline.isolation import folder_here, watched_environment
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
@@ -207,6 +206,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     uses_library: bool = False
     observe: bool = True
     variables: dict[str, str | None] = {}
+    plain: bool = False
     ticket: int = 0
     """Its ticket if it waits behind another attempt: it begins only if the worker can still take it. 0: none needed."""
 
@@ -224,8 +224,7 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WorkerJob:
+class WorkerJob(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An attempt for the workers of a machine, and the resources it needs."""
 
     task: WorkerTask
@@ -275,6 +274,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         uses_library=uses_library,
         observe=call.observe,
         variables=dict(call.variables),
+        plain=call.plain,
     )
 
 
@@ -287,6 +287,8 @@ class _Session:
     def __init__(self, hello: Hello) -> None:
         sys.path[:] = hello.sys_path
         self.folder = hello.folder
+        self._there = ""
+        """The same, without symbolic links, once it was entered."""
         self.driver = hello.driver
         self._library = hello.library
         self.allowed = hello.allowed
@@ -313,6 +315,12 @@ class _Session:
         if hello.root is not None:
             rules = PathRules(hello.root, hello.secret, unshared=hello.unshared, copies=hello.copies)
             self.worker.observe(rules)
+
+    def enter_folder(self) -> None:
+        """Go to the folder where tasks run, whatever the previous one did."""
+        if not self._there or folder_here() != self._there:
+            os.chdir(self.folder)
+            self._there = folder_here()
 
     def connect(self) -> None:
         """Connect this process to the library of its cluster, once."""
@@ -412,7 +420,7 @@ class _Server:
                 worker = session.worker
                 self._say(task.failed(worker.clock.now(), failure, worker.name))
             return
-        os.chdir(session.folder)  # whatever the previous task did
+        session.enter_folder()
         work = _work(task, function)
         if session.worker.outdated(work):
             self._say_stale()
@@ -427,6 +435,8 @@ class _Server:
         if task.digest not in self._functions:
             sent = self._refused.pop(task.digest, task)
             assert sent.pickle is not None
+            assert self._session is not None
+            self._session.worker.leave()  # what modules do when they are imported is no part of an attempt
             self._refused[task.digest] = (
                 sent  # the engine sends it once, and may send the task again after a refusal
             )
@@ -484,6 +494,7 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         keys=task.keys,
         observe=task.observe,
         variables=task.variables,
+        plain=task.plain,
         checkpoints=task.checkpoints,
     )
 

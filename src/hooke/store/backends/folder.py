@@ -9,7 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -17,7 +17,7 @@ from hooke.base.background_fsync import Durability, GroupSync, sync_files
 from hooke.base.errors import StoreError, StoreFull
 from hooke.base.files import is_private, make_folders, map_file, write_all
 from hooke.base.formats import format_bytes
-from hooke.store.backend import Fill, Stored, Torn, View, hidden_as
+from hooke.store.backend import Fill, ObjectSink, Stored, Torn, View, hidden_as
 from hooke.store.pack_file import MOST_BYTES, NO_ROOM, PACKED, PackRecord
 from hooke.store.packs import Packs
 
@@ -82,6 +82,18 @@ class FolderBackend:
             raise
         return stamp
 
+    def put(self, name: str, data: bytes) -> None:
+        """See Putting."""
+        if len(data) <= MOST_BYTES and self._packed and name.startswith(self._packed):
+            self._append(name, data)
+            return
+
+        def fill(sink: ObjectSink) -> str:
+            sink.write(data)
+            return name
+
+        self.write(fill, size=len(data))
+
     def _append(self, name: str, data: bytes) -> bytes:
         if self._waiting.depth:
             self._waiting.records[name] = data
@@ -110,6 +122,14 @@ class FolderBackend:
             self._waiting.depth -= 1
             if not self._waiting.depth:
                 self._flush()
+
+    def refreshed(self) -> AbstractContextManager[None]:
+        """See Refreshing. Files beside the packs are always as they are now."""
+        return self._packs.refreshed()
+
+    def lacks(self, name: str) -> bool:
+        """See Refreshing."""
+        return self._packs.lacks(name) and name not in self._waiting.records
 
     def _flush(self) -> None:
         """Write what this thread has kept back."""
