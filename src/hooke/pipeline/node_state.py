@@ -39,8 +39,14 @@ CHUNKS_PER_SLOT = 3
 LEAST_CHUNK_S = 0.01
 """Less work than this is not split further: submitting it costs a tenth of it."""
 
+TIMES_ITS_ORDER = 5
+"""Nor is less work than so many times what its order costs: the way to a worker and back, during which the slot may idle."""
+
+MOST_ORDER_S = TARGET_S / TIMES_ITS_ORDER
+"""An order counts for at most so much. What takes longer is the start of a worker, or items that are not typical."""
+
 GROWTH = 8
-"""A chunk is at most this many times the largest measured one: early items may not be typical."""
+"""A chunk is at most this many times the largest measured one, or takes as long as its order: early items may not be typical."""
 
 WORTH_ORDERING_S = 0.05
 """Shorter items are not worth running one by one for the sake of their order."""
@@ -52,28 +58,35 @@ LOOK_AHEAD = 64
 class ChunkSizer:
     """Sizes the chunks of one map by its measured durations."""
 
-    __slots__ = ("_items", "_largest", "_order", "_seconds")
+    __slots__ = ("_items", "_largest", "_order", "_order_s", "_seconds")
 
     def __init__(self) -> None:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
+        self._order_s = MOST_ORDER_S
         self._order: list[int] | None = None  # the longest last
 
-    def measured(self, items: int, seconds: float) -> None:
-        """Note that `items` items took `seconds`."""
+    def measured(self, items: int, seconds: float, *, order_s: float = 0.0) -> None:
+        """Note that `items` items took `seconds`, and that their attempt took `order_s` more until its answer arrived."""
+        if items >= GROWTH * self._largest:  # what was measured before is mostly the first calls: imports, caches
+            self._items, self._seconds = 0, 0.0
         self._items += items
         self._seconds += seconds
         self._largest = max(self._largest, items)
+        self._order_s = min(self._order_s, max(order_s, 0.0))
 
     def size(self, remaining: int, slots: int) -> int:
         """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
         if not self._items:
             return 1
         mean_s = self._seconds / self._items
-        by_time, least = (_items(seconds, mean_s, remaining) for seconds in (TARGET_S, LEAST_CHUNK_S))
+        least_s = max(LEAST_CHUNK_S, TIMES_ITS_ORDER * self._order_s)
+        by_time, least, as_order = (
+            _items(seconds, mean_s, remaining) for seconds in (TARGET_S, least_s, self._order_s)
+        )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        return max(1, min(by_time, max(fair, least), self._largest * GROWTH))
+        return max(1, min(by_time, max(fair, least), max(self._largest * GROWTH, as_order)))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
         """The ready item with the longest expected duration; None if no long one is known.
@@ -217,6 +230,7 @@ class RunningAttempt(msgspec.Struct):
     hi: int
     expand: bool
     request: ResourceRequest
+    submitted: float = 0.0
     started: float | None = None
     skips: int = 0
     """How often other nodes had been preferred before it started."""
