@@ -165,7 +165,7 @@ class WorkerHost:
                 self._pool.rest()
 
     def close(self) -> None:
-        """End the workers, busy ones too; idle ones are kept for the next run where the session is `warm`."""
+        """End the workers, busy ones too; idle ones stay for the next run where the session keeps them."""
         with self._changed:
             if self._closed:
                 return
@@ -174,7 +174,7 @@ class WorkerHost:
         os.write(self._wake, b"x")
         self._thread.join()
         with self._changed:
-            self._loop.close(keep_idle=self.session.warm)
+            self._loop.close(keep_idle=self.session.kept_s > 0)
         os.close(self._wake)
         os.close(self._woken)
 
