@@ -624,9 +624,7 @@ class RunState:
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = RunningAttempt(
-            node, lo, hi, False, request, submitted=self._now, skips=skips
-        )
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, submitted=self._now, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:
