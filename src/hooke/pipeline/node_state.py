@@ -58,13 +58,15 @@ LOOK_AHEAD = 64
 class ChunkSizer:
     """Sizes the chunks of one map by its measured durations."""
 
-    __slots__ = ("_items", "_largest", "_order", "_order_s", "_seconds")
+    __slots__ = ("_first_order_s", "_items", "_largest", "_order", "_orders", "_orders_s", "_seconds")
 
     def __init__(self) -> None:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
-        self._order_s = MOST_ORDER_S
+        self._first_order_s = MOST_ORDER_S
+        self._orders = 0
+        self._orders_s = 0.0
         self._order: list[int] | None = None  # the longest last
 
     def measured(self, items: int, seconds: float, *, order_s: float = 0.0) -> None:
@@ -77,16 +79,22 @@ class ChunkSizer:
         self._items += items
         self._seconds += seconds
         self._largest = max(self._largest, items)
-        self._order_s = min(self._order_s, max(order_s, 0.0))
+        order_s = min(max(order_s, 0.0), MOST_ORDER_S)
+        if items > 1:
+            self._orders += 1
+            self._orders_s += order_s
+        else:  # maybe a worker's start
+            self._first_order_s = min(self._first_order_s, order_s)
 
     def size(self, remaining: int, slots: int) -> int:
         """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
         if not self._items:
             return 1
         mean_s = self._seconds / self._items
-        least_s = max(LEAST_CHUNK_S, TIMES_ITS_ORDER * self._order_s)
+        order_s = self._orders_s / self._orders if self._orders else self._first_order_s
+        least_s = max(LEAST_CHUNK_S, TIMES_ITS_ORDER * order_s)
         by_time, least, as_order = (
-            _items(seconds, mean_s, remaining) for seconds in (TARGET_S, least_s, self._order_s)
+            _items(seconds, mean_s, remaining) for seconds in (TARGET_S, least_s, order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
         return max(1, min(by_time, max(fair, least), max(self._largest * GROWTH, as_order)))
