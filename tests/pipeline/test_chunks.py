@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hooke.base.intervals import IntervalSet
 from hooke.pipeline.node_state import (
     CHUNKS_PER_SLOT,
+    FIRST_ORDER_S,
     GROWTH,
     LEAST_CHUNK_S,
     LOOK_AHEAD,
@@ -75,9 +76,15 @@ def test_a_chunk_grows_at_once_to_what_takes_as_long_as_its_order():
 def test_the_start_of_a_worker_is_no_price_of_orders():
     sizer = ChunkSizer()
     sizer.measured(1, 0.001, order_s=2.0)
-    assert sizer.size(10**6, 2) == MOST_ORDER_S / 0.001
+    assert sizer.size(10**6, 2) == FIRST_ORDER_S / 0.001
     sizer.measured(20, 0.02, order_s=0.001)
     assert sizer.size(10**6, 100_000) == 10, "ten milliseconds of work, as where orders are cheap"
+
+
+def test_where_orders_take_half_a_second_a_chunk_is_a_second_of_work():
+    sizer = ChunkSizer()
+    sizer.measured(128, 128 * 2**-10, order_s=0.5)
+    assert sizer.size(10**6, 2) == int(TIMES_ITS_ORDER * MOST_ORDER_S * 2**10)
 
 
 def test_the_first_call_does_not_say_how_long_items_take():

@@ -31,7 +31,7 @@ __all__ = [
 # --- Chunks: how many items of a map go into one attempt, by their measured duration.
 
 TARGET_S = 0.1
-"""Seconds of work in one attempt: a thousand times the cost of submitting it, and short enough to balance the load."""
+"""Seconds of work in one attempt, more where an order costs much: a thousand times the cost of submitting it here, and short enough to balance the load."""
 
 CHUNKS_PER_SLOT = 3
 """At least this many chunks per slot remain, so that the last ones end together."""
@@ -42,8 +42,11 @@ LEAST_CHUNK_S = 0.01
 TIMES_ITS_ORDER = 5
 """Nor is less work than so many times what its order costs: the way to a worker and back, during which the slot may idle."""
 
-MOST_ORDER_S = TARGET_S / TIMES_ITS_ORDER
-"""An order counts for at most so much. What takes longer is the start of a worker, or items that are not typical."""
+FIRST_ORDER_S = 0.02
+"""What the first orders, each of one item, count for at most: they may have started a worker."""
+
+MOST_ORDER_S = 0.2
+"""What others count for at most: a chunk that dies runs again, so it stays below a second of work."""
 
 GROWTH = 8
 """A chunk is at most this many times the largest measured one, or takes as long as its order: early items may not be typical."""
@@ -64,7 +67,7 @@ class ChunkSizer:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
-        self._first_order_s = MOST_ORDER_S
+        self._first_order_s = FIRST_ORDER_S
         self._orders = 0
         self._orders_s = 0.0
         self._order: list[int] | None = None  # the longest last
@@ -79,11 +82,11 @@ class ChunkSizer:
         self._items += items
         self._seconds += seconds
         self._largest = max(self._largest, items)
-        order_s = min(max(order_s, 0.0), MOST_ORDER_S)
+        order_s = max(order_s, 0.0)
         if items > 1:
             self._orders += 1
-            self._orders_s += order_s
-        else:  # maybe a worker's start
+            self._orders_s += min(order_s, MOST_ORDER_S)
+        else:
             self._first_order_s = min(self._first_order_s, order_s)
 
     def size(self, remaining: int, slots: int) -> int:
@@ -92,9 +95,10 @@ class ChunkSizer:
             return 1
         mean_s = self._seconds / self._items
         order_s = self._orders_s / self._orders if self._orders else self._first_order_s
-        least_s = max(LEAST_CHUNK_S, TIMES_ITS_ORDER * order_s)
+        worth_s = TIMES_ITS_ORDER * order_s
         by_time, least, as_order = (
-            _items(seconds, mean_s, remaining) for seconds in (TARGET_S, least_s, order_s)
+            _items(seconds, mean_s, remaining)
+            for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
         return max(1, min(by_time, max(fair, least), max(self._largest * GROWTH, as_order)))
