@@ -1,4 +1,5 @@
-"""One program of `test_maps.py`: `python map_programs.py SYSTEM` prints JSON, what was timed -> [seconds of Hooke's, seconds by hand] a repeat.
+"""One program of `test_maps.py`: `python map_programs.py SYSTEM` prints JSON, what was timed -> for each repeat what Hooke took and what it took by hand,
+each as [seconds, CPU seconds of this process and all below it, the cluster's included].
 
 SYSTEM is `dask` (a LocalCluster that the run joins), `dask-fleet` or `ray-fleet`, each of two workers that have run both before. By hand the same cluster
 gets the same items in CHUNKS pieces, from the same process. Its workers return their pieces pickled, since Dask takes a list apart into its elements.
@@ -7,6 +8,7 @@ Hooke's store is new in each run: by hand nothing is kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -16,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
+
+import psutil
 
 from hooke import Fleet, pipeline, run, task
 
@@ -29,8 +33,8 @@ os.environ |= {"HOOKE_SINKS": "none", "HOOKE_PROGRESS": "none"}
 
 def inc(x: int, busy_s: float) -> int:
     if busy_s:
-        end = time.perf_counter() + busy_s
-        while time.perf_counter() < end:
+        end = time.process_time() + busy_s
+        while time.process_time() < end:
             pass
     return x + 1
 
@@ -87,19 +91,28 @@ class Ray:
         return joined(self._ray.get([self._chunk.remote(part, busy_s) for part in chunks(begin, many)]))
 
 
-def timed(act: Callable[..., list[int]], begin: int, many: int, busy_s: float) -> float:
-    start = time.perf_counter()
+def cpu_s() -> float:
+    total = 0.0
+    for each in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = each.cpu_times()
+            total += used.user + used.system
+    return total
+
+
+def timed(act: Callable[..., list[int]], begin: int, many: int, busy_s: float) -> tuple[float, float]:
+    used, start = cpu_s(), time.perf_counter()
     result = act(begin, many, busy_s)
     seconds = time.perf_counter() - start
     assert result == list(range(begin + 1, begin + many + 1))
-    return seconds
+    return seconds, cpu_s() - used
 
 
-def measure(system: Any) -> dict[str, list[tuple[float, float]]]:
+def measure(system: Any) -> dict[str, list[tuple[tuple[float, float], tuple[float, float]]]]:
     def ours(begin: int, many: int, busy_s: float) -> Any:
         return run(mapped, on=system.at, begin=begin, many=many, busy_s=busy_s).result()
 
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in SIZES}
+    figures: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {name: [] for name in SIZES}
     for repeat in range(REPEATS + 1):
         for number, (name, (many, busy_s)) in enumerate(SIZES.items()):
             shutil.rmtree(".hooke", ignore_errors=True)

@@ -258,6 +258,22 @@ def test_kept_workers_serve_the_next_run_of_their_driver_alone(
     gone([other])
 
 
+@pytest.mark.parametrize(("kept_s", "stays"), [(60.0, False), (float("inf"), True)])
+def test_a_kept_worker_holds_no_gpu_on_a_cluster_of_others(
+    host: WorkerHost, pool: LocalPool, told: list, kept_s: float, stays: bool
+) -> None:
+    pool.devices = Devices(("0",))
+    session = msgspec.structs.replace(host.session, kept_s=kept_s)
+    here = WorkerHost(session, name="here", slots=1, tell=told.extend, pool=pool)
+    here.run(msgspec.structs.replace(order(tasks.add, 1), gpus=1.0), given_up=never)
+    here.close()
+    (worker,) = [note.pid for note in told if isinstance(note, WorkerStarted)]
+    if stays:
+        assert psutil.pid_exists(worker)
+    else:
+        gone([worker])
+
+
 def test_the_fork_server_ends_with_the_last_worker_of_all_hosts_that_share_it(
     host: WorkerHost, pool: LocalPool, told: list
 ) -> None:
