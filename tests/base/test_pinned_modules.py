@@ -6,6 +6,7 @@ import sys
 import textwrap
 import traceback
 import types
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,7 @@ def values():
 
 def test_an_edit_or_the_end_of_a_file_changes_nothing(folder):
     assert values() == [1, 2, "\xe9"]
-    kept = pin_modules(lambda file: file.is_relative_to(folder))
+    kept = pin_modules(lambda file: Path(file).is_relative_to(folder))
     assert [each.name for each in kept] == list(NAMES)
     (folder / "kept_alone.py").write_text("VALUE = 7\n\ndef fail():\n    raise KeyError  # edited\n")
     (folder / "kept_package/__init__.py").write_text("VALUE = = 8\n")
@@ -90,7 +91,7 @@ def test_what_functions_would_import_is_kept_and_nothing_is_run_for_it(folder):
         (folder / name).write_text(textwrap.dedent(source))
     importlib.import_module("kept_alone")
     before = set(sys.modules)
-    kept = pin_modules(lambda file: file.is_relative_to(folder))
+    kept = pin_modules(lambda file: Path(file).is_relative_to(folder))
     assert set(sys.modules) == before
     assert {each.name: each.file for each in kept} == {
         name: str(folder / file)
@@ -131,5 +132,5 @@ def test_a_module_whose_file_is_no_file_is_not_kept(folder, monkeypatch, file):
     made = types.ModuleType("kept_alone")
     made.__file__ = file
     monkeypatch.setitem(sys.modules, "kept_alone", made)
-    kept = pin_modules(lambda file: not file.is_file() or file.is_relative_to(folder))
+    kept = pin_modules(lambda file: not Path(file).is_file() or Path(file).is_relative_to(folder))
     assert "kept_alone" not in [each.name for each in kept]

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hooke.keys import combine, fingerprint_items, fingerprint_value
+from hooke.keys.fingerprint import BATCH
 
 FOLDER = pathlib.Path(__file__).parent
 if "shapes" not in sys.modules:
@@ -199,6 +200,13 @@ def test_shared_references_key_as_equal_copies(value):
 def test_a_batch_agrees_with_single_keys(items, label):
     single = [combine(label, *map(fingerprint_value, item)) for item in items]
     assert fingerprint_items(items, label=label) == bytes.fromhex("".join(single))
+
+
+def test_a_long_column_agrees_with_single_keys():
+    """Batches of one type, a batch of several, and one that is not full."""
+    column = [*range(BATCH), *map(float, range(BATCH - 4)), True, "x", 1 << 70, [1], *map(str, range(10))]
+    single = [combine("label", fingerprint_value(value)) for value in column]
+    assert fingerprint_items(((value,) for value in column), label="label") == bytes.fromhex("".join(single))
 
 
 parts = st.lists(st.one_of(st.text(max_size=3), st.integers(), st.binary(max_size=3)), max_size=4)

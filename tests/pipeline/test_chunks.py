@@ -2,26 +2,99 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hooke.base.intervals import IntervalSet
-from hooke.pipeline.node_state import CHUNKS_PER_SLOT, GROWTH, LEAST_CHUNK_S, LOOK_AHEAD, TARGET_S, ChunkSizer
+from hooke.pipeline.node_state import (
+    CHUNKS_PER_SLOT,
+    FIRST_ORDER_S,
+    GROWTH,
+    LEAST_CHUNK_S,
+    LOOK_AHEAD,
+    MOST_ORDER_S,
+    TARGET_S,
+    TIMES_ITS_ORDER,
+    ChunkSizer,
+)
 
-MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100)), max_size=20)
+MEASURED = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 100), st.floats(-1, 10)), max_size=20)
 
 
-@example([(1, 5e-324)], 10, 1)
+@example([(1, 5e-324, 0.0)], 10, 1)
 @given(MEASURED, st.integers(1, 10**7), st.integers(0, 1000))
 def test_a_chunk_is_never_empty_nor_more_than_is_left_nor_grown_too_fast(measured, remaining, slots):
     sizer = ChunkSizer()
-    for items, seconds in measured:
-        sizer.measured(items, seconds)
+    for items, seconds, order_s in measured:
+        sizer.measured(items, seconds, order_s=order_s)
     size = sizer.size(remaining, slots)
     assert 1 <= size <= remaining
     if not measured:
         assert size == 1
-    else:
-        assert size <= GROWTH * max(items for items, _ in measured)
-        mean_s = sum(seconds for _, seconds in measured) / sum(items for items, _ in measured)
-        fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        assert size <= fair or size * mean_s <= LEAST_CHUNK_S * 1.001
+        return
+    counted = counted_of(measured)
+    mean_s = sum(seconds for _, seconds in counted) / sum(items for items, _ in counted)
+    order_s = min(max(order_s for _, _, order_s in measured), MOST_ORDER_S)
+    least_s = max(LEAST_CHUNK_S, TIMES_ITS_ORDER * order_s)
+    largest = max(items for items, _, _ in measured)
+    assert size <= GROWTH * largest or size * mean_s <= order_s * 1.001
+    assert size <= -(-remaining // (CHUNKS_PER_SLOT * max(1, slots))) or size * mean_s <= least_s * 1.001
+
+
+def counted_of(measured):
+    """What counts: with the first chunk that is much larger than all before it, measuring begins anew."""
+    counted, largest = [], 0
+    for items, seconds, _ in measured:
+        if items >= GROWTH * largest:
+            counted = []
+        counted.append((items, seconds))
+        largest = max(largest, items)
+    return counted
+
+
+def sizes(order_s, *, each_s, items, first_s=0.0, slots=2):
+    """The sizes of all chunks of a map, one after another, where each order costs as much."""
+    sizer, chosen = ChunkSizer(), []
+    while items:
+        chosen.append(sizer.size(items, slots))
+        items -= chosen[-1]
+        sizer.measured(chosen[-1], each_s * chosen[-1] + (0.0 if chosen[1:] else first_s), order_s=order_s)
+    return chosen
+
+
+def test_orders_that_cost_more_are_fewer():
+    """200,000 items of 2 us: the price of all orders stays far below that of the work."""
+    here, far = (sizes(order_s, each_s=2e-6, items=200_000, first_s=0.001) for order_s in (0.0005, 0.015))
+    assert len(far) < len(here) / 1.5
+    assert len(far) * 0.015 < 0.4
+
+
+def test_a_chunk_grows_at_once_to_what_takes_as_long_as_its_order():
+    sizer = ChunkSizer()
+    sizer.measured(1, 2**-17, order_s=2**-6)
+    assert sizer.size(200_000, 2) == 2**11
+    sizer.measured(2**11, 2**-6, order_s=2**-6)
+    assert sizer.size(200_000, 2) == int(TARGET_S * 2**17)
+
+
+def test_the_start_of_a_worker_is_no_price_of_orders():
+    sizer = ChunkSizer()
+    sizer.measured(1, 0.001, order_s=2.0)
+    assert sizer.size(10**6, 2) == FIRST_ORDER_S / 0.001
+    sizer.measured(20, 0.02, order_s=0.001)
+    assert sizer.size(10**6, 100_000) == 10, "ten milliseconds of work, as where orders are cheap"
+
+
+def test_where_orders_take_half_a_second_a_chunk_is_a_second_of_work():
+    sizer = ChunkSizer()
+    sizer.measured(128, 128 * 2**-10, order_s=0.5)
+    assert sizer.size(10**6, 2) == int(TIMES_ITS_ORDER * MOST_ORDER_S * 2**10)
+
+
+def test_the_first_call_does_not_say_how_long_items_take():
+    """It imports: 1 s, then a microsecond an item."""
+    sizer = ChunkSizer()
+    sizer.measured(1, 1.0)
+    assert sizer.size(10**6, 2) == 1
+    sizer.measured(1, 1e-6)
+    sizer.measured(8, 8e-6)
+    assert sizer.size(10**6, 2) == 64
 
 
 @given(st.floats(1e-6, 10), st.integers(1, 1000))

@@ -328,6 +328,24 @@ def test_chunks_grow_with_what_was_measured():
     assert len(sizes) < 100
 
 
+def test_an_order_costs_what_passes_beyond_its_work():
+    """From the decision to the answer: where that is long, chunks are fewer."""
+
+    def chunks(order_s):
+        run, done = Played(mapped, 100_000, slots=2), 0
+        waiting = run.decide()
+        while waiting:
+            submit = waiting.pop(0)
+            seconds = 1e-6 * (submit.hi - submit.lo)
+            run.now += order_s + seconds
+            run.finish(submit, seconds)
+            done += submit.node == 0
+            waiting += run.decide()
+        return done
+
+    assert chunks(0.01) < chunks(0.0001) / 1.5
+
+
 def test_items_with_a_timeout_go_one_by_one():
     run = Played(mapped, 20, plans={"one": NodePlan(timeout_s=5)})
     assert {hi - lo for node, lo, hi in pieces(run.play_on(seconds=0.00001)) if node == 0} == {1}

@@ -1,5 +1,6 @@
 """The shell around the scheduler: journal before belief, claims, recalls; with a real journal and store, and an engine by hand."""
 
+import msgspec
 import pytest
 
 from hooke.base.errors import HookeError, JournalError
@@ -209,6 +210,32 @@ def test_what_is_believed_is_journalled_before_anything_acts_on_it(tmp_path):
     assert driven.run() == "finished"
     assert believed.count(AttemptFinished) == acted.count("commit_items") > 1
     assert {"submit", "wait"} <= {*acted}
+
+
+def test_an_order_costs_what_passes_by_the_drivers_own_clock(tmp_path):
+    """The clock of a worker's machine may be an hour late."""
+
+    def chunks(order_s):
+        folder = tmp_path / str(order_s)
+        folder.mkdir()
+        driven = Driven(folder, mapped, 5000)
+        answer, wait = driven.engine.answer, driven.engine.wait
+
+        def answer_late(call):
+            ended = answer(call)[-1]
+            seconds = 1e-5 * (call.hi - call.lo)
+            return [msgspec.structs.replace(ended, at=ended.at - 3600, seconds=seconds)]
+
+        def wait_long(timeout_s):
+            driven.clock.time += order_s
+            return wait(timeout_s)
+
+        driven.engine.answer, driven.engine.wait = answer_late, wait_long
+        assert driven.run() == "finished"
+        assert all(event.at <= driven.clock.time - 3600 for event in driven.of(AttemptFinished))
+        return len(driven.engine.calls)
+
+    assert chunks(0.015) < chunks(0.0)
 
 
 def test_the_events_of_a_turn_are_one_write(tmp_path):

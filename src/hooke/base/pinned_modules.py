@@ -34,7 +34,7 @@ MOST = 4096
 """Of modules that are not imported yet, so many are pinned at most: a computed name may mean each of a folder."""
 
 
-def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
+def pin_modules(own: Callable[[str], bool]) -> tuple[PinnedModule, ...]:
     """The modules whose source file is `own`, by name: the imported ones, those pinned already, and those that their functions would import.
 
     The last are found in the source of the others and of the script, and nothing is imported for that. A name computed at run time stands for each
@@ -55,7 +55,7 @@ def pin_modules(own: Callable[[Path], bool]) -> tuple[PinnedModule, ...]:
     return tuple(found[name] for name in sorted(found)) + tuple(later)
 
 
-def _script(own: Callable[[Path], bool]) -> Iterator[PinnedModule]:
+def _script(own: Callable[[str], bool]) -> Iterator[PinnedModule]:
     """The script, as the module of its package that it would be."""
     main = sys.modules["__main__"]
     file = getattr(main, "__file__", None)
@@ -86,7 +86,7 @@ class _Source(NamedTuple):
 class _Unimported:
     """Finds modules of one's own that are not imported."""
 
-    def __init__(self, own: Callable[[Path], bool]) -> None:
+    def __init__(self, own: Callable[[str], bool]) -> None:
         self._own = own
         self._sources: dict[str, _Source | None] = {}
         self._listed: set[tuple[str, str]] = set()
@@ -232,11 +232,11 @@ def _beside(folder: str, package: str) -> Iterator[str]:
                 yield path.removesuffix("__init__").strip(os.sep).replace(os.sep, ".")
 
 
-def _is_source(file: object, own: Callable[[Path], bool]) -> TypeGuard[str]:
+def _is_source(file: object, own: Callable[[str], bool]) -> TypeGuard[str]:
     """Whether it is the path of a source file that is one's own. Most modules are others': only then is the disk asked."""
     if not isinstance(file, str) or not file.endswith(".py") or not os.path.isabs(file):
         return False
-    return own(Path(file)) and os.path.isfile(file)
+    return own(file) and os.path.isfile(file)
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:

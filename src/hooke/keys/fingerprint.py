@@ -6,7 +6,8 @@ import os
 import sys
 import types
 from binascii import hexlify
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from blake3 import blake3
@@ -161,27 +162,46 @@ def fingerprint_items(
     The key of `(a, b)` is `bytes.fromhex(combine(label, fingerprint_value(a), fingerprint_value(b)))`. The values
     must not change meanwhile, because parts that items share are read once.
     """
-    printer, start, keys = _printer(leaf), frame(label), list[bytes]()
-    part = frame("0" * 32)[:-32]
+    printer, keys, rows = _printer(leaf), bytearray(), iter(items)
+    start, part = frame(label), frame("0" * 32)[:-32]
     scalars = SCALARS if leaf is None else {}
-    for arguments in items:
-        if len(arguments) == 1:  # most maps have one column, for which the general way takes a fifth longer
-            scalar = scalars.get(type(arguments[0]))
-            if scalar is not None:
-                digest = hexlify(blake3(scalar(arguments[0])).digest(16))
-                keys.append(blake3(start + part + digest).digest(16))
-                continue
-        content = start
-        for place, value in enumerate(arguments):
-            scalar = scalars.get(type(value))
-            encoding = (
-                scalar(value)
-                if scalar is not None
-                else _encode(printer, value, f"{where}[{len(keys)}][{place}]")
+    while batch := list(islice(rows, BATCH)):
+        alike = _alike(batch, scalars)
+        if alike is not None:
+            scalar, column = alike
+            begin = start + part
+            keys += b"".join(
+                [blake3(begin + hexlify(blake3(scalar(value)).digest(16))).digest(16) for value in column]
             )
-            content += part + hexlify(blake3(encoding).digest(16))
-        keys.append(blake3(content).digest(16))
-    return b"".join(keys)
+            continue
+        for arguments in batch:
+            content = start
+            for place, value in enumerate(arguments):
+                scalar = scalars.get(type(value))
+                encoding = (
+                    scalar(value)
+                    if scalar is not None
+                    else _encode(printer, value, f"{where}[{len(keys) // 16}][{place}]")
+                )
+                content += part + hexlify(blake3(encoding).digest(16))
+            keys += blake3(content).digest(16)
+    return bytes(keys)
+
+
+BATCH = 4096
+"""Items whose types are looked at together."""
+
+
+def _alike(
+    batch: Sequence[tuple[object, ...]], scalars: Mapping[type, Callable[[Any], bytes]]
+) -> tuple[Callable[[Any], bytes], list[object]] | None:
+    """The column and the encoder of its values, if there is one column of scalars of one type, as most maps have: a fifth faster."""
+    if len(batch[0]) != 1:
+        return None
+    column = [row[0] for row in batch]
+    kinds = set(map(type, column))
+    scalar = scalars.get(kinds.pop())
+    return None if kinds or scalar is None else (scalar, column)
 
 
 def _printer(leaf: Leaf | None) -> ValuePrinter:

@@ -43,7 +43,7 @@ from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import is_simple, is_small, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
 from hooke.store.store import Store
-from hooke.tracking.mlflow_runs import MlflowEnvironment, end_new_runs, open_runs
+from hooke.tracking.mlflow_runs import MlflowEnvironment, can_open_runs, end_new_runs, open_runs
 from hooke.tracking.tracker import MUTED, AttemptScope, Tracker, logging_into
 
 __all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
@@ -466,11 +466,14 @@ class AttemptRunner:
         outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
         call = self._state.call if keys or self._may_change else _plain_call
+        loaded, modules, opens = sys.modules, 0, False
         try:
             with self._observed(work, outcome, _arguments(layout, items, work.lo, shared)):
                 for item, arguments in enumerate(rows, work.lo):
                     if tracker is not None:
-                        if item > work.lo:
+                        if len(loaded) != modules:  # an item may import what opens runs
+                            modules, opens = len(loaded), can_open_runs()
+                        if opens and item > work.lo:
                             end_new_runs(self._open_before, tracker, failed=False)
                         if keys:
                             tracker.move(work.attempt, item)

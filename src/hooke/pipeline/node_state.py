@@ -31,7 +31,7 @@ __all__ = [
 # --- Chunks: how many items of a map go into one attempt, by their measured duration.
 
 TARGET_S = 0.1
-"""Seconds of work in one attempt: a thousand times the cost of submitting it, and short enough to balance the load."""
+"""Seconds of work in one attempt, more where an order costs much: a thousand times the cost of submitting it here, and short enough to balance the load."""
 
 CHUNKS_PER_SLOT = 3
 """At least this many chunks per slot remain, so that the last ones end together."""
@@ -39,8 +39,17 @@ CHUNKS_PER_SLOT = 3
 LEAST_CHUNK_S = 0.01
 """Less work than this is not split further: submitting it costs a tenth of it."""
 
+TIMES_ITS_ORDER = 5
+"""Nor is less work than so many times what its order costs: the way to a worker and back, during which the slot may idle."""
+
+FIRST_ORDER_S = 0.02
+"""What the first orders, each of one item, count for at most: they may have started a worker."""
+
+MOST_ORDER_S = 0.2
+"""What others count for at most: a chunk that dies runs again, so it stays below a second of work."""
+
 GROWTH = 8
-"""A chunk is at most this many times the largest measured one: early items may not be typical."""
+"""A chunk is at most this many times the largest measured one, or takes as long as its order: early items may not be typical."""
 
 WORTH_ORDERING_S = 0.05
 """Shorter items are not worth running one by one for the sake of their order."""
@@ -52,28 +61,47 @@ LOOK_AHEAD = 64
 class ChunkSizer:
     """Sizes the chunks of one map by its measured durations."""
 
-    __slots__ = ("_items", "_largest", "_order", "_seconds")
+    __slots__ = ("_first_order_s", "_items", "_largest", "_order", "_orders", "_orders_s", "_seconds")
 
     def __init__(self) -> None:
         self._items = 0
         self._seconds = 0.0
         self._largest = 0
+        self._first_order_s = FIRST_ORDER_S
+        self._orders = 0
+        self._orders_s = 0.0
         self._order: list[int] | None = None  # the longest last
 
-    def measured(self, items: int, seconds: float) -> None:
-        """Note that `items` items took `seconds`."""
+    def measured(self, items: int, seconds: float, *, order_s: float = 0.0) -> None:
+        """Note that `items` items took `seconds`, and that their attempt took `order_s` more until its answer arrived."""
+        if items >= GROWTH * self._largest:
+            self._items, self._seconds = (
+                0,
+                0.0,
+            )  # so far it was mostly first calls, which import and fill caches
         self._items += items
         self._seconds += seconds
         self._largest = max(self._largest, items)
+        order_s = max(order_s, 0.0)
+        if items > 1:
+            self._orders += 1
+            self._orders_s += min(order_s, MOST_ORDER_S)
+        else:
+            self._first_order_s = min(self._first_order_s, order_s)
 
     def size(self, remaining: int, slots: int) -> int:
         """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
         if not self._items:
             return 1
         mean_s = self._seconds / self._items
-        by_time, least = (_items(seconds, mean_s, remaining) for seconds in (TARGET_S, LEAST_CHUNK_S))
+        order_s = self._orders_s / self._orders if self._orders else self._first_order_s
+        worth_s = TIMES_ITS_ORDER * order_s
+        by_time, least, as_order = (
+            _items(seconds, mean_s, remaining)
+            for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
+        )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        return max(1, min(by_time, max(fair, least), self._largest * GROWTH))
+        return max(1, min(by_time, max(fair, least), max(self._largest * GROWTH, as_order)))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
         """The ready item with the longest expected duration; None if no long one is known.
@@ -217,6 +245,7 @@ class RunningAttempt(msgspec.Struct):
     hi: int
     expand: bool
     request: ResourceRequest
+    submitted: float = 0.0
     started: float | None = None
     skips: int = 0
     """How often other nodes had been preferred before it started."""

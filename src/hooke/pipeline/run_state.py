@@ -176,7 +176,8 @@ class RunState:
             self._remove(attempt.twin)
             self._losing_twins.append(attempt.twin)
         if state.node.kind == "map":
-            state.sizer.measured(attempt.hi - attempt.lo, event.seconds)
+            order_s = event.at - attempt.submitted - event.seconds
+            state.sizer.measured(attempt.hi - attempt.lo, event.seconds, order_s=order_s)
             state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
@@ -603,7 +604,9 @@ class RunState:
     def _start_twin(self, first: int, running: RunningAttempt, request: ResourceRequest) -> Submit:
         attempt, node, lo, hi = self._new_attempt(), running.node, running.lo, running.hi
         running.twin, running.doubled = attempt, True
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, twin=first, doubled=True)
+        self.running[attempt] = RunningAttempt(
+            node, lo, hi, False, request, submitted=self._now, twin=first, doubled=True
+        )
         number = self.nodes[node].failures.get(lo, 0) + 1
         return Submit(attempt, node, lo, hi, number, memory=request.memory or None, twin_of=first)
 
@@ -621,7 +624,7 @@ class RunState:
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, skips=skips)
+        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, submitted=self._now, skips=skips)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
 
     def _new_attempt(self) -> int:

@@ -364,7 +364,9 @@ class Runner:
     def _record(self, event: Event) -> None:
         """Apply an event, which the journal has before anything acts on it."""
         self._parts.journal.hold(event)
-        if isinstance(event, AttemptStarted | AttemptFailed):  # timeouts and retries count from this time
+        if isinstance(event, AttemptStarted | AttemptFailed) or (
+            isinstance(event, AttemptFinished) and self._parts.graph.nodes[event.node].kind == "map"
+        ):  # timeouts, retries and the price of an order count from this time
             event = msgspec.structs.replace(event, at=self._now())
         self._state.apply(event)
 

@@ -476,9 +476,7 @@ class Driver:
         """The stored source of the project's imported modules: an edit during the run changes the next run only."""
         # As text, for hundreds of modules: paths take a hundredth of a short run to compare.
         below = os.path.join(self.project.root, "")
-        modules = pin_modules(
-            lambda file: str(file).startswith(below) and is_users(str(file)) and file.is_file()
-        )
+        modules = pin_modules(lambda file: file.startswith(below) and is_users(file))
         return store.put(modules) if modules else None
 
     def _forced(self) -> frozenset[int]:

@@ -31,6 +31,7 @@ __all__ = [
     "MlflowEnvironment",
     "MlflowPlace",
     "TaskLog",
+    "can_open_runs",
     "configured_uri",
     "direct_mlflow",
     "end_new_runs",
@@ -301,12 +302,15 @@ def open_runs() -> frozenset[str]:
     return frozenset(found)
 
 
+def can_open_runs() -> bool:
+    """Whether this process has imported a library whose runs `end_new_runs` ends."""
+    loaded = sys.modules
+    return FLUENT in loaded or "wandb" in loaded or "comet_ml" in loaded
+
+
 def end_new_runs(before: frozenset[str], task: TaskLog | None, *, failed: bool) -> None:
     """End the runs that `task` opened: open now, and not `before`. One that cannot be ended is logged, and closed here."""
-    loaded = sys.modules
-    if (
-        FLUENT not in loaded and "wandb" not in loaded and "comet_ml" not in loaded
-    ):  # the usual case, after each item
+    if not can_open_runs():
         return
     if task is not None:
         _own.pop(task.key, None)

@@ -24,6 +24,7 @@ from tests.engines.local.faults import gone, wait_until
 from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
+from hooke.engines.dask import dask_engine
 from hooke.engines.dask.clusters import connect, workers_of
 from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.engines.dask.scheduler_link import SchedulerLink
@@ -91,6 +92,30 @@ def test_a_cluster_that_is_joined(check: EngineCheck, cluster: LocalCluster, tmp
     before = {worker.pid for worker in cluster.workers.values()}
     check_engine(joined(cluster.scheduler_address), tmp_path, only=check)
     assert {worker.pid for worker in cluster.workers.values()} == before
+
+
+def test_processes_stay_on_a_joined_cluster_for_the_next_run_and_not_for_long(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells the cluster that the driver has ended, so what it does not use again ends by itself."""
+    before = processes_of(cluster)
+
+    def warm(context, *, workers):
+        return DaskEngine(replace(context, warm=True), at=cluster.scheduler_address)
+
+    def of_a_run(bench: EngineBench) -> set[int]:
+        attempts = [bench.submit(tasks.sleep, 0.5) for _ in range(2)]  # one on each host
+        for attempt in attempts:
+            bench.finished(attempt)
+        return {event.pid for event in bench.events if isinstance(event, WorkerStarted)}
+
+    with EngineBench(warm, tmp_path) as bench:
+        first = of_a_run(bench)
+        assert len(first) == 2
+        monkeypatch.setattr(dask_engine, "KEPT_S", 0.5)
+        bench.next_run()
+        assert of_a_run(bench) == first
+    wait_until(lambda: not (processes_of(cluster) - before), "what was kept to end")
 
 
 def test_what_others_have_on_a_joined_cluster_stays(cluster: LocalCluster, tmp_path: Path) -> None:

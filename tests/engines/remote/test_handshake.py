@@ -113,7 +113,7 @@ def answered(
     """What a worker of this machine answers, in another environment or in this one."""
     done = subprocess.run(
         [python, "-c", textwrap.dedent(ANSWERS)],
-        input=msgspec.msgpack.encode((session_of(context), handshake.probe)),
+        input=msgspec.msgpack.encode((session_of(context, kept_s=60.0), handshake.probe)),
         env=os.environ | {"PYTHONPATH": os.pathsep.join([*_installed(), str(ROOT / "src")])},
         stdout=subprocess.PIPE,
         check=True,
@@ -155,6 +155,7 @@ def test_two_environments_of_one_python_are_two(tmp_path: Path, driver):
     session, answer = answered(*driver, python)
     assert (answer.shares, answer.alike, answer.versions["shade"]) == (True, False, "2.0")
     assert session.fixed_path
+    assert session.kept_s == 0.0, "its workers are of no use to another run"
     assert str(site) in session.sys_path
     with pytest.raises(EnvironmentMismatch, match=r"shade: 1\.0 on the driver, 2\.0 on the worker"):
         driver[1].check("w", answer)
@@ -165,6 +166,7 @@ def test_where_the_drivers_folders_are_used_their_versions_count(tmp_path: Path,
     monkeypatch.syspath_prepend(tmp_path / "folder")
     session, answer = answered(*driver, sys.executable)
     assert (answer.alike, answer.versions["shade"]) == (True, "1.0")
+    assert session.kept_s == 60.0
     assert str(tmp_path / "folder") in session.sys_path
     driver[1].check("w", answer)
 

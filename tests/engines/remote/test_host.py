@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from tests.engines.local.faults import gone
 
 from hooke.base.ref import Manifest
 from hooke.engines.remote.host import WorkerHost
@@ -232,6 +233,45 @@ def test_idle_workers_are_ended_after_a_while_and_start_again(host: WorkerHost, 
     host.rest(0.0)
     assert isinstance(told[-1], WorkerStopped)
     assert isinstance(host.run(order(tasks.add, 1), given_up=never), AttemptFinished)
+
+
+def test_kept_workers_serve_the_next_run_of_their_driver_alone(
+    host: WorkerHost, pool: LocalPool, told: list
+) -> None:
+    """Another driver may have read an edit since."""
+
+    def of_a_run(driver: str) -> int:
+        session = msgspec.structs.replace(host.session, driver=driver, kept_s=60.0)
+        here = WorkerHost(session, name="here", slots=1, tell=told.extend, pool=pool)
+        here.run(order(tasks.add, 1), given_up=never)
+        here.close()
+        return next(note.pid for note in reversed(told) if isinstance(note, WorkerStarted))
+
+    first = of_a_run("one")
+    assert of_a_run("one") == first
+    other = of_a_run("other")
+    assert other != first
+    gone([first])
+    pool.end_idle(60.0)
+    assert of_a_run("other") == other
+    pool.end_idle(0.0)
+    gone([other])
+
+
+@pytest.mark.parametrize(("kept_s", "stays"), [(60.0, False), (float("inf"), True)])
+def test_a_kept_worker_holds_no_gpu_on_a_cluster_of_others(
+    host: WorkerHost, pool: LocalPool, told: list, kept_s: float, stays: bool
+) -> None:
+    pool.devices = Devices(("0",))
+    session = msgspec.structs.replace(host.session, kept_s=kept_s)
+    here = WorkerHost(session, name="here", slots=1, tell=told.extend, pool=pool)
+    here.run(msgspec.structs.replace(order(tasks.add, 1), gpus=1.0), given_up=never)
+    here.close()
+    (worker,) = [note.pid for note in told if isinstance(note, WorkerStarted)]
+    if stays:
+        assert psutil.pid_exists(worker)
+    else:
+        gone([worker])
 
 
 def test_the_fork_server_ends_with_the_last_worker_of_all_hosts_that_share_it(

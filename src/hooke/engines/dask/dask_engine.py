@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from sys import maxsize
 from typing import Any
 
@@ -30,6 +31,9 @@ FIRST_WORKER_S = 60.0
 
 _LIBRARY = frozenset({"dask", "distributed"})
 """Distributions: a task whose code reaches one of them gets a client of its cluster."""
+
+KEPT_S = 30.0
+"""How long idle processes stay on another's cluster for the next run of this driver: to start them takes half a second."""
 
 SPARED_S = 1.0
 """How long to wait before asking again whether others still have work on retiring workers."""
@@ -69,7 +73,7 @@ class DaskEngine(ClusterEngine):
             elastic=self._cluster is not None,
             owned=owned,
             shares=shares,
-            warm=context.warm and shares,
+            kept_s=(inf if shares else KEPT_S) if context.warm else 0.0,
         )
         self._failure_detector = FailureDetector()
         self._looked = time.monotonic()

@@ -6,7 +6,8 @@ Dask calls everything here: `greet`, `speak`, `withdraw` and `leave` on the work
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -129,11 +130,15 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
             tell=_teller(dask_worker, key, greeting.topic),
             address=dask_worker.ip,
         )
-        _tending.add(task := asyncio.create_task(_tend(key, dask_worker, greeting.topic)))
-        task.add_done_callback(_tending.discard)
+        _in_background(_tend(key, dask_worker, greeting.topic))
     memory = dask_worker.memory_manager.memory_limit
     reply = await asyncio.to_thread(_hosts[key].reply, dask_worker.id, memory=memory)
     return msgspec.msgpack.encode(reply)
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> None:
+    _tending.add(task := asyncio.create_task(work))
+    task.add_done_callback(_tending.discard)
 
 
 async def leave(session: str, *, dask_worker: Worker) -> None:
@@ -146,8 +151,17 @@ async def _leave(key: _Key) -> None:
     if host is None:
         return
     await asyncio.to_thread(host.close)
-    if not _hosts and not host.workers.session.warm:
+    kept_s = host.workers.session.kept_s
+    if kept_s and math.isfinite(kept_s):
+        _in_background(_rest(kept_s))
+    elif not (_hosts or kept_s):
         await asyncio.to_thread(shared_pool().close)
+
+
+async def _rest(kept_s: float) -> None:
+    """End what was kept for a next run that has not come."""
+    await asyncio.sleep(kept_s)
+    await asyncio.to_thread(shared_pool().end_idle, kept_s)
 
 
 async def _tend(key: _Key, worker: Worker, topic: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from hooke.base.errors import UsageError
 from hooke.engines.ray import bridge_protocol as protocol
@@ -54,7 +55,7 @@ class RayEngine(ClusterEngine):
             workers, threads = workers or (fleet.workers, fleet.workers), fleet.threads
         self._hosts = workers[1] if workers else cpus_here() if owned else None
         elastic = self._hosts is not None
-        super().__init__(context, elastic=elastic, owned=owned, shares=owned, warm=fleet is not None)
+        super().__init__(context, elastic=elastic, owned=owned, shares=owned, kept_s=inf if fleet else 0.0)
         self._address = at if isinstance(at, str) else "this machine"
         self._connected = False
         self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")

@@ -41,15 +41,18 @@ class ClusterEngine(ABC):
     capabilities = CLUSTER
 
     def __init__(
-        self, context: EngineContext, *, elastic: bool, owned: bool, shares: bool, warm: bool
+        self, context: EngineContext, *, elastic: bool, owned: bool, shares: bool, kept_s: float
     ) -> None:
-        """`owned`: the driver started the cluster, on its own machine, and ends it. `shares`: its hosts share this machine's resources."""
+        """`owned`: the driver started the cluster, on its own machine, and ends it. `shares`: its hosts share this machine's resources.
+
+        `kept_s`: how long idle workers stay there for the next run.
+        """
         self.capabilities = replace(self.capabilities, elastic=elastic, unshared=not owned)
         self._context = context
         self._owned = owned
         self._shares = shares
         self._closed = False
-        self._session = session_of(context, warm=warm)
+        self._session = session_of(context, kept_s=kept_s)
         self._handshake = None if owned else DriverHandshake(context, self._session.id)
         self._probe = None if self._handshake is None else self._handshake.probe
 

@@ -290,7 +290,9 @@ def answer_probe(session: HostSession, probe: Probe | None) -> tuple[HostSession
             versions=versions_here(probe.names),
             trouble=trouble.partition("\n")[0],
         )
-    here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike)
+    # A worker with folders of one run's own is of no use to the next.
+    kept_s = session.kept_s if alike else 0.0
+    here = msgspec.structs.replace(session, sys_path=path, fixed_path=not alike, kept_s=kept_s)
     if not alike:
         copies = {str(Path(code, name)): folder for name, folder in probe.packages.items()}
         here = msgspec.structs.replace(here, copies=copies)

@@ -6,6 +6,7 @@ be ended, and says how it ended. What the processes of other libraries hold besi
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import threading
@@ -165,7 +166,7 @@ class WorkerHost:
                 self._pool.rest()
 
     def close(self) -> None:
-        """End the workers, busy ones too; idle ones are kept for the next run where the session is `warm`."""
+        """End the workers, busy ones too; idle ones stay for the next run where the session keeps them."""
         with self._changed:
             if self._closed:
                 return
@@ -174,7 +175,9 @@ class WorkerHost:
         os.write(self._wake, b"x")
         self._thread.join()
         with self._changed:
-            self._loop.close(keep_idle=self.session.warm)
+            kept_s = self.session.kept_s
+            # On a cluster of others an idle process must not hold a GPU's memory.
+            self._loop.close(keep_idle=kept_s > 0, keep_devices=math.isinf(kept_s))
         os.close(self._wake)
         os.close(self._woken)
 

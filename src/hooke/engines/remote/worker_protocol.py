@@ -59,13 +59,13 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     """Distributions whose versions may differ from the driver's."""
     code: Ref | None = None
     """As in the EngineContext."""
-    warm: bool = False
-    """Whether idle workers stay for the next run when this one ends."""
+    kept_s: float = 0.0
+    """How long idle workers stay for the driver's next run when this one ends, if they find its files where it does."""
     ready_for: float | None = None
     """Cpus of the tasks for which all workers start at once; with None a worker starts when there is work for it."""
 
 
-def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
+def session_of(context: EngineContext, *, kept_s: float = 0.0) -> HostSession:
     """Describe a run to its hosts, with an id that no other engine has."""
     return HostSession(
         id=f"{context.run}-{uuid.uuid4().hex[:8]}",
@@ -82,7 +82,7 @@ def session_of(context: EngineContext, *, warm: bool = False) -> HostSession:
         script=script_of_this_process(),
         allowed=context.allow_mismatch,
         code=context.code,
-        warm=warm,
+        kept_s=kept_s,
         ready_for=context.ready_for,
     )
 

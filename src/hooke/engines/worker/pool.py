@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -78,8 +79,9 @@ class WorkerKind(msgspec.Struct, frozen=True, kw_only=True):
         return threads | {"CUDA_VISIBLE_DEVICES": ",".join(self.devices)} | dict(self.variables)
 
 
-Home: TypeAlias = tuple[tuple[str, ...], str, str]
-"""A worker's module path, folder and store. Equal code in another project may refer to another file beside it."""
+Home: TypeAlias = tuple[tuple[str, ...], str, str, str]
+"""A worker's module path, folder, store and driver. Equal code in another project may refer to another file beside it; another
+driver may have read its modules after an edit."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -102,11 +104,11 @@ class Process:
     """(ticket, about how many bytes) of what lies in its socket, as far as is known, including what was taken back."""
     sent_bytes: int = 0
     since: float = 0.0
-    """When the first attempt was seen to run (monotonic)."""
+    """When the first attempt was seen to run, or since when it is idle (monotonic)."""
     log_from: int = 0
     ready: bool = False
     memory: int | None = None
-    home: Home = ((), "", "")
+    home: Home = ((), "", "", "")
     cores: tuple[int, ...] = ()
     """The cores it is bound to; empty where it is not pinned."""
     generation: int = 0
@@ -155,6 +157,7 @@ class LocalPool:
         """Keep an idle worker for the next run."""
         with self._lock:
             process.jobs.clear()
+            process.since = time.monotonic()
             self._free_cores(process)
             self._taken.discard(process)
             self._idle.append(process)
@@ -193,6 +196,15 @@ class LocalPool:
         with self._lock:
             if not self._taken and not self._idle:
                 self._server.close()
+
+    def end_idle(self, kept_s: float) -> None:
+        """End the workers that have been kept for a next run for so long, and the fork server if none is left."""
+        with self._lock:
+            now = time.monotonic()
+            for process in [each for each in self._idle if now - each.since >= kept_s]:
+                self._idle.remove(process)
+                _release(process)
+            self.rest()
 
     def close(self) -> None:
         """End all workers and the fork server."""
@@ -288,7 +300,7 @@ def _close_at_exit(pool: LocalPool) -> None:
 
 
 def _home(hello: Hello) -> Home:
-    return tuple(hello.sys_path), hello.folder, hello.store
+    return tuple(hello.sys_path), hello.folder, hello.store, hello.driver
 
 
 def _environment(kind: WorkerKind) -> dict[str, str]:

@@ -185,12 +185,13 @@ class WorkerLoop:
         for process in self._idle():
             self.end(process, cause)
 
-    def close(self, *, keep_idle: bool) -> None:
-        """End every worker, busy ones too; with `keep_idle` idle ones go back to the pool. `select` fails afterwards."""
+    def close(self, *, keep_idle: bool, keep_devices: bool = True) -> None:
+        """End every worker, busy ones too; with `keep_idle` idle ones go back to the pool, and those with devices if `keep_devices`. `select` fails afterwards."""
         self._queue.clear()
         self.ranks.close()
         for process in list(self._workers.values()):
             keeps = keep_idle and process.ready and not process.jobs
+            keeps = keeps and (keep_devices or not process.kind.devices)
             while self._freed(process):
                 pass
             self._forget(process)

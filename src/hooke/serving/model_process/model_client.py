@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -539,7 +538,7 @@ def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
             fix="move it to the top level of a module, and import it from there",
         )
     try:
-        what, modules = pickle.dumps((made_by, arguments)), pin_modules(_is_own)
+        what, modules = pickle.dumps((made_by, arguments)), pin_modules(is_users)
     except OSError as error:
         raise HookeError(f"{name} cannot be imported by the process of its model: {error}") from error
     except Exception as error:  # whatever a value's own code raises
@@ -548,13 +547,6 @@ def _begin(declared: Service, arguments: Arguments) -> ModelSetup:
             fix="give the name of a registered model (--with model=NAME@ALIAS), or a path, and load it in setup",
         ) from error
     return ModelSetup(sys_path=list(sys.path), modules=modules, what=what)
-
-
-def _is_own(file: Path) -> bool:
-    """Whether it may be edited while the service runs: it is of no library that is installed."""
-    return (
-        is_users(str(file)) and file.is_absolute() and file.is_file()
-    )  # some modules name a file that there is not
 
 
 def _never_up(name: str, why: str, ended: ModelExit) -> HookeError:
