@@ -359,16 +359,13 @@ def test_a_claim_is_released_after_its_result_was_committed(tmp_path):
     driven.engine.events = [CapacityChanged(slots=1, cpus=1.0)]
     release, findable = [], []
 
-    class Watched:
-        def __init__(self, claim):
-            self.claim = claim
+    release_all, wait = driven.store.release, driven.engine.wait
 
-        def release(self):
-            findable.append(driven.store.find(self.claim.key) is not None)
-            self.claim.release()
+    def watched(claims, *, soon=False):
+        findable.extend(driven.store.find(claim.key) is not None for claim in claims)
+        release_all(claims, soon=soon)
 
-    claim, wait = driven.store.claim, driven.engine.wait
-    driven.store.claim = lambda key: (taken := claim(key)) and Watched(taken)
+    driven.store.release = watched
 
     def finds_the_rest(timeout_s):
         events = wait(timeout_s)
