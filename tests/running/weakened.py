@@ -176,6 +176,7 @@ def nobody_claims(patch: pytest.MonkeyPatch) -> None:
         return Free()
 
     patch.setattr(Store, "claim", claim)
+    patch.setattr(Store, "claim_many", lambda self, keys: [self.claim(key) for key in keys])
 
 
 def comments_count(patch: pytest.MonkeyPatch) -> None:
