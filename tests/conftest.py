@@ -24,7 +24,11 @@ os.environ["HOOKE_SINKS"] = "none"
 # Else each of the thousands of processes that tests start compiles Hooke anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# A shell's background job begins with these ignored, which every process of the tests would inherit.
-for each, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# A shell's background job, or `nohup`, begins with these ignored, which every process of the tests would inherit.
+for each, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(each) is signal.SIG_IGN:
         signal.signal(each, handler)

@@ -101,7 +101,8 @@ class ChunkSizer:
             for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        return max(1, min(by_time, max(fair, least), max(self._largest * GROWTH, as_order)))
+        grown = max(self._largest * GROWTH, as_order if order_s else 0)
+        return max(1, min(by_time, max(fair, least), grown))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
         """The ready item with the longest expected duration; None if no long one is known.
