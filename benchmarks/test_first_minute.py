@@ -1,5 +1,7 @@
 """From the shell: what a user waits for, beside plain Python and the installed peers, in one run."""
 
+import shutil
+
 import pytest
 
 TASKS = """
@@ -47,14 +49,22 @@ print(three())
 
 
 @pytest.mark.benchmark(group="shell: three trivial tasks, process start to exit")
+@pytest.mark.parametrize("state", ["new", "again"])
 @pytest.mark.parametrize(
     ("system", "source"), [("plain", PLAIN), ("hooke", TASKS), ("joblib", JOBLIB), ("prefect", PREFECT)]
 )
-def test_three_tasks(benchmark, project, command, system, source):
+def test_three_tasks(benchmark, project, command, system, source, state):
+    """New, or found in the cache of the run before."""
     (project / "job.py").write_text(source)
     words = ("hooke", "run", "job.py") if system == "hooke" else ("python", "job.py")
+
+    def forget():
+        if state == "new":
+            for kept in (".hooke", "cache"):
+                shutil.rmtree(project / kept, ignore_errors=True)
+
     repeats = 2 if system == "prefect" else 5
-    benchmark.pedantic(command, args=words, rounds=repeats, iterations=1, warmup_rounds=1)
+    benchmark.pedantic(command, args=words, setup=forget, rounds=repeats, iterations=1, warmup_rounds=1)
 
 
 @pytest.mark.benchmark(group="shell: start-up")
