@@ -230,8 +230,10 @@ def lookups_are_no_use(patch):
         packed = self._packs.find(name)
         if packed is not None:
             return packed.size
-        path = Path(self.path(name))  # to read it would be a use to a file system
-        return path.stat().st_size if path.exists() else None
+        try:
+            return Path(self.path(name)).stat().st_size  # to read it would be a use to a file system
+        except FileNotFoundError:  # evicted
+            return None
 
     patch.setattr(FolderBackend, "_touch", size)
 
