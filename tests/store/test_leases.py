@@ -172,6 +172,13 @@ def test_a_host_has_a_lock_for_each_process_that_claims_something(holder, tmp_pa
     holder.stdin.flush()
     assert holder.stdout.readline() == "released\n"
     assert list((tmp_path / "here").iterdir()) == []
-    claim = claims_of(tmp_path, "here").claim("k")
-    assert claim is not None
-    claim.release()
+    claims = claims_of(tmp_path, "here")
+    names = set()
+    for _ in range(2):
+        claim = claims.claim("k")
+        assert claim is not None
+        names |= {path.name for path in (tmp_path / "here").iterdir()}
+        claim.release()
+    assert len(names) == 2, (
+        "who has read the first file, and looks for its lock now, does not find the second one's"
+    )

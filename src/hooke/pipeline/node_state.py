@@ -75,10 +75,8 @@ class ChunkSizer:
     def measured(self, items: int, seconds: float, *, order_s: float = 0.0) -> None:
         """Note that `items` items took `seconds`, and that their attempt took `order_s` more until its answer arrived."""
         if items >= GROWTH * self._largest:
-            self._items, self._seconds = (
-                0,
-                0.0,
-            )  # so far it was mostly first calls, which import and fill caches
+            # So far it was mostly first calls, which import and fill caches.
+            self._items, self._seconds = 0, 0.0
         self._items += items
         self._seconds += seconds
         self._largest = max(self._largest, items)

@@ -296,7 +296,7 @@ class LeaseClaims:
         self._until = 0.0
         self._is_late = False
         """Whether something was released that is still in the file."""
-        self._name = f"{self._folder}/{os.urandom(8).hex()}"
+        self._name = self._new_name()
         self._lock: Claim | None = None
         """Of `locks`, by the file's last name, while there is a file."""
         self._file_lock = threading.Lock()
@@ -307,6 +307,9 @@ class LeaseClaims:
     def claim(self, key: str) -> Claim | None:
         """See Claims."""
         return self.claim_many([key])[0]
+
+    def _new_name(self) -> str:
+        return f"{self._folder}/{os.urandom(8).hex()}"
 
     def claim_many(self, keys: Sequence[str]) -> list[Claim | None]:
         """See BatchedClaims."""
@@ -448,7 +451,10 @@ class LeaseClaims:
             self._backend.remove(self._name)
             if self._lock is not None:
                 self._lock.release()
-                self._lock = None
+                self._lock, self._name = (
+                    None,
+                    self._new_name(),
+                )  # who has read the old one may look for its lock
             return
         if self._locks is not None and self._lock is None:
             self._lock = self._locks.claim(self._name.rpartition("/")[2])

@@ -186,7 +186,10 @@ class WorkerLoop:
             self.end(process, cause)
 
     def close(self, *, keep_idle: bool, keep_devices: bool = True) -> None:
-        """End every worker, busy ones too; with `keep_idle` idle ones go back to the pool, and those with devices if `keep_devices`. `select` fails afterwards."""
+        """End every worker, busy ones too; `select` fails afterwards.
+
+        With `keep_idle` idle ones go back to the pool; those with devices only with `keep_devices`, too.
+        """
         self._queue.clear()
         self.ranks.close()
         for process in list(self._workers.values()):
