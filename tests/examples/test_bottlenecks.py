@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -44,11 +45,16 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     # USL is Amdahl's law, and what 32 workers cost one another.
     family = next(name for name in told if name in {"amdahl", "usl"})
     low, high = fit(study.measurements, families=[family], level=LEVEL).parameters["a"].interval
-    assert low <= serial + OWN / seconds
-    assert high >= serial
-    for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
-        takes = seconds * (serial + (1 - serial) / n)
-        assert 0.9 / (takes + OWN) <= study.law.predict(n).value <= 1.1 / takes, n
+    took = {n: mean(1 / row.throughput for row in study.rows if row.n == n) for n in (1, 2, 4, 8, 16, 32)}
+    # Busy cores lengthen the sleeps that all share, or the part that none does.
+    assert low <= max(serial + OWN / seconds, 1.1 * took[32] / took[1])
+    assert high >= serial * seconds / took[1]
+    for n, measured in took.items():
+        assert study.law.predict(n).value == pytest.approx(1 / measured, rel=0.12), n
+    for n in range(1, 33):
+        assert study.law.predict(n).value <= 1.1 / (seconds * (serial + (1 - serial) / n)), (
+            n
+        )  # nothing sleeps faster
     # One worker takes as long as the plain call, and a little: on a busy machine either may seem the faster one.
     assert study.cost.n in (1, 2)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -23,6 +24,7 @@ from tests.importers.dumps import (
 )
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import sync_path
 from hooke.importers.landing import run_id
 from hooke.importers.neptune import ImportOptions, import_neptune
 from hooke.importers.source import MICRO, exact_step
@@ -343,6 +345,22 @@ def test_another_import_is_waited_for(tmp_path, project):
     with pytest.raises(UsageError, match="another import"):
         bring(project, tmp_path / "dump")
     assert [each.state for each in first] == ["imported"]
+
+
+def test_a_run_in_its_place_is_told_before_ctrl_c_ends_the_import(tmp_path, project, monkeypatch):
+    for run in ("A", "B"):
+        write_dump(tmp_path / "dump", [row("lr", "float", 0.1)], run=run)
+
+    def interrupted(path):
+        sync_path(path)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("hooke.importers.neptune.sync_path", interrupted)
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        told.extend(import_neptune(project, ImportOptions(path=tmp_path / "dump")))
+    assert [each.run for each in told] == project.runs.names() == [run_id(PROJECT, "A")]
+    assert not (project.data / "importing").exists()
 
 
 def test_resume_refuses(tmp_path, project):

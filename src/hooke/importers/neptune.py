@@ -18,6 +18,7 @@ from hooke.importers.landing import NOT_THERE, Landing, Losses, run_id
 from hooke.importers.neptune_classic import is_log
 from hooke.importers.neptune_classic import offline_runs as classic_runs
 from hooke.importers.source import ImportedFile, ImportSource, Item, allowed
+from hooke.processes.start import Interrupts
 from hooke.project.folder import Project
 
 __all__ = ["Found", "ImportOptions", "ImportedRun", "find", "import_neptune"]
@@ -185,7 +186,8 @@ def import_neptune(project: Project, wanted: ImportOptions) -> Iterator[Imported
     chosen = _chosen(found, wanted)
     if wanted.dry_run:
         yield from (_failed(error) for error in found.broken)
-        yield from (_import(project, source, wanted) for source in chosen)
+        for source in chosen:
+            yield from _import(project, source, wanted)
         return
     project.create()
     lock = FileLock(project.data / LOCK)
@@ -199,7 +201,7 @@ def import_neptune(project: Project, wanted: ImportOptions) -> Iterator[Imported
         shutil.rmtree(project.data / IN_PROGRESS, ignore_errors=True)
         yield from (_failed(error) for error in found.broken)
         for source in chosen:
-            yield _import(project, source, wanted)
+            yield from _import(project, source, wanted)
     finally:
         shutil.rmtree(project.data / IN_PROGRESS, ignore_errors=True)
         lock.release()
@@ -226,26 +228,30 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     return not patterns or any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> ImportedRun:
+def _import(project: Project, source: ImportSource, wanted: ImportOptions) -> Iterator[ImportedRun]:
+    """The one run. Ctrl-C waits from the moment that it is in its place until the caller knows of it."""
     run = run_id(source.project, source.run)
     facts = {"project": source.project, "neptune_run": source.run, "run": run, "kind": source.kind}
     folder = project.data / IN_PROGRESS / run
     try:
         before, fingerprint = _before(project, run), _fingerprint(source)
         if before is not None:
-            return ImportedRun(state="there" if before == fingerprint else "changed", **facts)
+            yield ImportedRun(state="there" if before == fingerprint else "changed", **facts)
+            return
         if wanted.dry_run:
-            return ImportedRun(state="found", losses=_expected_losses(source, wanted), **facts)
+            yield ImportedRun(state="found", losses=_expected_losses(source, wanted), **facts)
+            return
         losses = _land(source, folder, wanted, run)
         write_atomic(folder / RECORD, json.dumps(_record(source, fingerprint), indent=1).encode(), sync=True)
         project.runs.path.mkdir(exist_ok=True)
-        os.rename(folder, project.runs.folder(run))
-        sync_path(project.runs.path)
+        with Interrupts(deferred=True):
+            os.rename(folder, project.runs.folder(run))
+            sync_path(project.runs.path)
+            yield ImportedRun(state="imported", losses=losses, **facts)
     except (HookeError, OSError) as error:
-        return ImportedRun(state="failed", error=_of_run(error, source), **facts)
+        yield ImportedRun(state="failed", error=_of_run(error, source), **facts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # removes a failed run, to make room for the next
-    return ImportedRun(state="imported", losses=losses, **facts)
 
 
 def _land(source: ImportSource, folder: Path, wanted: ImportOptions, run: str) -> Losses:

@@ -410,12 +410,14 @@ def test_dask_logs_a_message_lost_with_the_scheduler_for_others_but_not_for_a_ru
     caplog.set_level(logging.INFO, logger.name)
     said = []
     try:
-        for client in (
-            Client(cluster.scheduler_address, set_as_default=False),
-            connect(cluster.scheduler_address),
-        ):
-            with client:
-                client.sync(_cut, client.scheduler_comm)
+        for make in (partial(Client, set_as_default=False), connect):
+            with make(cluster.scheduler_address) as client:
+                link = client.scheduler_comm
+                client.sync(_cut, link)
+                if make is not connect:
+                    wait_until(
+                        partial(_is_back, client, link)
+                    )  # closed meanwhile, it would leave a socket open
             said.append(any("Batched Comm Closed" in record.getMessage() for record in caplog.records))
             caplog.clear()
     finally:
@@ -429,6 +431,10 @@ async def _cut(link: Any) -> None:
     await link.stopped.wait()
 
 
+def _is_back(client: Client, lost: Any) -> bool:
+    return client.scheduler_comm not in (None, lost)
+
+
 def _listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
         return True
@@ -436,14 +442,9 @@ def _listens(port: int) -> bool:
 
 
 def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Workshop) -> None:
-    workshop.write(KILLED)
-    pid = started(workshop, "dask:2")
-    try:
-        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+    workshop.write(KILLED.replace("PLACE", "dask:2"))
+    with workshop.started(until=lambda: half_done(workshop)) as pid:
         below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     gone(below, within_s=15)
     (workshop.folder / "go").touch()
     run = Run(workshop.project, workshop.project.runs.names()[0])
@@ -459,15 +460,10 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(workshop: Wor
 def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
     workshop: Workshop, cluster: LocalCluster
 ) -> None:
-    workshop.write(KILLED)
+    workshop.write(KILLED.replace("PLACE", cluster.scheduler_address))
     before = processes_of(cluster)
-    driver = started(workshop, cluster.scheduler_address)
-    try:
-        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=60)
+    with workshop.started(until=lambda: half_done(workshop)):
         wait_until(lambda: len(processes_of(cluster) - before) >= 2, "two workers of ours")
-    finally:
-        os.kill(driver, signal.SIGKILL)
-        os.waitpid(driver, 0)
     wait_until(
         lambda: not (processes_of(cluster) - before),
         "what ran to be ended, what was idle, and what had started both",
@@ -492,14 +488,12 @@ def processes_of(cluster: LocalCluster) -> set[psutil.Process]:
     }
 
 
-def started(workshop: Workshop, place: str) -> int:
-    """A driver of its own; its pid."""
-    environment = os.environ | {"HOOKE_PROGRESS": "none", "PLACE": place}
-    return os.posix_spawn(sys.executable, [sys.executable, str(workshop.file)], environment)
+def half_done(workshop: Workshop) -> bool:
+    return len(list(workshop.folder.glob("ran-*"))) >= 4
 
 
 KILLED = """
-    import os, time
+    import time
     from pathlib import Path
     from hooke import pipeline, run, task
 
@@ -522,7 +516,7 @@ KILLED = """
         return total([one(x) for x in range(8)])
 
     if __name__ == "__main__":
-        run(work, on=os.environ["PLACE"])
+        run(work, on="PLACE")
 """
 
 

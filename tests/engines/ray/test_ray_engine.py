@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.engines.local.faults import gone, wait_until
+from tests.engines.local.faults import gone
 from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
@@ -233,16 +232,9 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
     below_us = psutil.Process().children(recursive=True)
     theirs = {each.pid for each in below_us if each.name() in ("raylet", "gcs_server")}
     assert theirs
-    pid = os.posix_spawn(
-        os.sys.executable, [os.sys.executable, str(workshop.file)], os.environ | {"HOOKE_PROGRESS": "none"}
-    )
-    try:
-        wait_until(lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, "half of it", within_s=180)
+    with workshop.started(until=lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, within_s=180) as pid:
         below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
         below += [process.pid for process in host_processes()]
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
     gone(below, within_s=40)
     assert all(map(psutil.pid_exists, theirs))
     (workshop.folder / "go").touch()
