@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from hooke.base.errors import BeyondTheData, NotEnoughData, UsageError
 from hooke.scaling import diagnostics
-from hooke.scaling.families import FAMILIES, Floats
+from hooke.scaling.families import FAMILIES, Floats, Stepped
 from hooke.scaling.family_fit import NOISES, ROUNDING, FitProblem, Fitted, Quantity, fit_family
 from hooke.scaling.measurements import Estimate, Measurements, positive
 
@@ -475,8 +475,12 @@ def karp_flatt(speedup: Floats, n: float) -> Floats:
 
 # --- `fit`: the law that measurements support.
 
-STANDARD = ("linear", "amdahl", "hard_knee", "power", "usl")
+STANDARD = ("linear", "amdahl", "hard_knee", "power", "closed_queue", "usl", "bent_line", "cliff")
 """The default families. `batch` has Amdahl's curve; `gustafson` is for work that grows with N."""
+WHOLE = ("linear", "amdahl", "hard_knee", "closed_queue", "usl")
+"""The families that are also tried for a run of whole items."""
+UNEVEN = 0.05
+"""Whole items are considered if at some N up to the largest so large a share of the workers' time may be idle."""
 
 SUSPECT = 0.1
 """Below this p-value of lack of fit, repeats count once. Averaging needlessly widens intervals a little; not averaging
@@ -492,8 +496,10 @@ def fit(
 ) -> Law:
     """The law that `measurements` support, with intervals that contain the truth with probability `level`.
 
-    `families` are names out of `linear`, `amdahl`, `hard_knee`, `power`, `usl` (the default: all of these), `gustafson`
-    and `batch`. `errors` are "relative", a share of the measured value, or "constant", the same amount everywhere, as in
+    `families` are names out of `linear`, `amdahl`, `hard_knee`, `power`, `closed_queue`, `usl`, `bent_line`, `cliff` (the
+    default: all of these), `gustafson` and `batch`. By default, `bent_line` and `cliff` count only where the measurements
+    show them, and if `work` may be a number of items, so few that they may not divide evenly, the families are also tried
+    for whole items (`staircase`, `staircase_amdahl` and so on). `errors` are "relative", a share of the measured value, or "constant", the same amount everywhere, as in
     many published fits. The simplest family that is not ruled out is chosen; the others that are not ruled out are
     `law.alternatives`.
 
@@ -502,14 +508,17 @@ def fit(
     """
     names = _checked(families, errors, level)
     _check_spread(measurements)
-    problems = [
-        FitProblem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names
-    ]
+    tried = [FAMILIES[name] for name in names]
+    if families is None:
+        tried += _of_whole_items(measurements)
+    problems = [FitProblem(family=family, noise=NOISES[errors], measured=measurements) for family in tried]
     fits = _fit_all(problems, level, named=families is not None)
     if _repeats_share_errors(fits, measurements):
         means = measurements.each_n_once()
         problems = [replace(problem, measured=means) for problem in problems]
         fits = _fit_all(problems, level, named=families is not None)
+    if families is None:
+        fits = diagnostics.shown(fits)
     chosen, *others = diagnostics.within(fits, diagnostics.MARGIN)
     ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
     return Law(
@@ -526,6 +535,8 @@ def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> li
     fits: list[Fitted] = []
     refusals: list[NotEnoughData] = []
     for problem in problems:
+        if not named and not diagnostics.may_show(problem, fits):
+            continue
         try:
             fits.append(fit_family(problem, level))
         except NotEnoughData as refusal:
@@ -533,6 +544,14 @@ def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> li
     if refusals and (named or not fits):
         raise refusals[0]
     return fits
+
+
+def _of_whole_items(measurements: Measurements) -> list[Stepped]:
+    """The families for whole items, if these are so few that they matter."""
+    items, most = measurements.items, float(measurements.n[-1])
+    if items is None or items * UNEVEN > (1 - UNEVEN) * (most - 1):
+        return []
+    return [Stepped(FAMILIES[name], items) for name in WHOLE]
 
 
 def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) -> bool:
