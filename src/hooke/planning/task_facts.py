@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -424,6 +424,8 @@ def law_of_study(record: StudyRecord) -> Law:
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
+    if record.started.weak:
+        law = replace(law, vouched=False)  # that the work grows with N is known, not how the throughput does
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
         # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()
