@@ -107,6 +107,9 @@ CAMPAIGNS = {
             module="tests.scaling.test_coverage", tests=21, unit="trials", sample=150, full=1000, seconds=240
         ),
         Campaign(
+            module="tests.scaling.test_extrapolation", tests=1, unit="curves", sample=40, full=243, seconds=60
+        ),
+        Campaign(
             module="tests.scaling.test_affine", tests=6, unit="trials", sample=200, full=1000, seconds=20
         ),
     )
