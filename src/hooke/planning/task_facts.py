@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -424,6 +424,9 @@ def law_of_study(record: StudyRecord) -> Law:
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
+    if record.started.weak:
+        # Nobody vouches for these families: the study only knows that its work grows.
+        law = replace(law, vouched=False)
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
         # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()
