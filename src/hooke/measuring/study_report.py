@@ -16,6 +16,7 @@ from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
+from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
 
@@ -226,10 +227,14 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
-    yield "law", law_sentence(law, record.started.unit, counts=record.counts)
+    sentence = law_sentence(law, record.started.unit, counts=record.counts)
+    unsure = [flag for flag in law.flags if flag.startswith(TOO_FEW)]
+    yield "law", unsure[0] if unsure else sentence
+    if unsure:
+        yield "", f"as measured, {sentence}"
     if law.alternatives:
         yield "", _undecided(law, record.started.unit)
-    yield from (("", flag) for flag in law.flags)
+    yield from (("", flag) for flag in law.flags if flag not in unsure)
     if not record.started.sizes:
         yield "knee", _answer(lambda: f"N = {law.determined_knee().shown()}")
 
@@ -276,7 +281,9 @@ def _of_family(family: str, law: Law, each: str, unit: str, counts: str) -> str:
     symbols = law.parameters
     match family:
         case "linear":
-            return f"{each}, without a limit" if family == law.family else f"{each}, and nothing else bends it"
+            return (
+                f"{each}, without a limit" if family == law.family else f"{each}, and nothing else bends it"
+            )
         case "amdahl":
             serial = symbols["a"]
             most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"

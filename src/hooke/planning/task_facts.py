@@ -425,7 +425,8 @@ def law_of_study(record: StudyRecord) -> Law:
         )
     law = fit(measured, families=_families(record, levels.size))
     if record.started.weak:
-        law = replace(law, vouched=False)  # that the work grows with N is known, not how the throughput does
+        # Nobody vouches for these families: the study only knows that its work grows.
+        law = replace(law, vouched=False)
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
         # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, stdtrit
+from scipy.special import digamma, fdtrc, stdtrit
 
 from hooke.scaling.families import Floats
 from hooke.scaling.family_fit import FitProblem, Fitted, descend
@@ -24,6 +24,7 @@ from hooke.scaling.measurements import Measurements
 __all__ = [
     "FIRM_MARGIN",
     "MARGIN",
+    "TOO_FEW",
     "Candidate",
     "LackOfFit",
     "compared",
@@ -126,36 +127,42 @@ def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
     )
 
 
+TOO_FEW = "too few items per worker to tell"
 ENOUGH_ITEMS = 6
 """With fewer items per worker, the end of a run, when some workers have none left, bends the curve as contention does."""
 STANDARD_ERRORS = 2.0
 
 
 def _few_items(fitted: Fitted, measured: Measurements) -> Iterator[str]:
-    """Flags a bend that is seen only where so few items go to a worker that the end of the run explains it."""
+    """Flags a bend that the end of a run of few items may explain: the staircase, or more workers waiting for the last item."""
     items, name = measured.items, fitted.family.name
     if items is None or name == "linear":
         return
     few = measured.levels[measured.levels * ENOUGH_ITEMS >= items]
-    if not few.size or (name != "staircase" and _bends(fitted, measured, float(few[0]))):
+    if not few.size or (name != "staircase" and _bends(fitted, measured, float(few[0]), items)):
         return
     at, need = ", ".join(f"{n:g}" for n in few), math.ceil(ENOUGH_ITEMS * few[-1])
     yield (
-        f"too few items per worker to tell: at N = {at} each has at most {ENOUGH_ITEMS} of the {items} items, and the end "
+        f"{TOO_FEW}: at N = {at} each has at most {ENOUGH_ITEMS} of the {items} items, and the end "
         f"of such a run bends the curve as contention does; at least {need} items would tell"
     )
 
 
-def _bends(fitted: Fitted, measured: Measurements, below: float) -> bool:
-    """Whether throughput per worker falls among the measurements at N less than `below`, by more than the noise."""
-    early = measured.n < below
-    x = np.log(measured.n[early])
+def _bends(fitted: Fitted, measured: Measurements, below: float, items: int) -> bool:
+    """Whether, at N less than `below`, throughput per worker falls by more than the noise and the end of a run.
+
+    The longest of n exponential times is 1 + 1/2 + ... + 1/n means, so a run of items of such times ends that much later
+    than items / n, less the one.
+    """
+    n = measured.n[measured.n < below]
+    x = np.log(n)
     x = x - x.mean() if x.size else x
     squares = float((x**2).sum())
     if squares <= 0:
         return False
-    each = np.log(measured.throughput[early] / measured.n[early])
-    noise = float(fitted.relative_scatter(measured.n[early]).max()) / math.sqrt(squares)
+    end = 1 + (digamma(n + 1) + np.euler_gamma - 1) * n / items
+    each = np.log(measured.throughput[measured.n < below] * end / n)
+    noise = float(fitted.relative_scatter(n).max()) / math.sqrt(squares)
     return float((x * each).sum()) / squares < -STANDARD_ERRORS * noise
 
 
@@ -270,14 +277,14 @@ BESIDE_USL = ("amdahl", "staircase_amdahl")
 
 
 def _likeliest_first(stay: list[Fitted]) -> list[Fitted]:
-    """Simpler families come first, for the sake of special cases; a hard knee is none of a queue, nor either of the USL."""
+    """Simpler families come first, for the sake of special cases; Amdahl's law is none of a queue, nor that of the USL."""
     first, *rest = stay
     name = first.family.name
     if name in SPECIAL_CASE_OF_ALL:
         return stay
     others = [each for each in rest if _rank(each) > _rank(first) and each.family.name not in BY_EVIDENCE]
     if name in BESIDE_USL:
-        others = [each for each in others if _is_queue(each)]
+        others = [each for each in others if _is_full(each)]
     better = min(others, key=lambda fitted: fitted.misfit, default=first)
     if first.misfit <= _most(better, LIKELIER):
         return stay
@@ -285,12 +292,13 @@ def _likeliest_first(stay: list[Fitted]) -> list[Fitted]:
 
 
 def _rank(fitted: Fitted) -> float:
-    """The numbers of the shape. A queue comes after the other families with one, which are more common."""
-    return fitted.shape.size + 0.5 * _is_queue(fitted)
+    """The numbers of the shape; a resource that is full comes after the other families with one number."""
+    return fitted.shape.size + 0.5 * _is_full(fitted)
 
 
-def _is_queue(fitted: Fitted) -> bool:
-    return fitted.family.name.endswith("closed_queue")
+def _is_full(fitted: Fitted) -> bool:
+    """Whether the family is of one resource that is full at some N."""
+    return fitted.family.name.endswith(("closed_queue", "hard_knee"))
 
 
 BY_EVIDENCE = ("bent_line", "cliff")
