@@ -404,6 +404,7 @@ def measurements_of(record: StudyRecord) -> Measurements:
         seconds=[each.seconds for each in record.measured],
         work=work,
         conditions=[each.condition for each in record.measured],
+        at=[each.at or math.nan for each in record.measured],
     )
 
 

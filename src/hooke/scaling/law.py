@@ -363,8 +363,13 @@ def fit(
         FitProblem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names
     ]
     fits = _fit_all(problems, level, named=families is not None)
+    drift = diagnostics.drift(min(fits, key=lambda fitted: fitted.scatter), measurements)
+    if drift.inflation > 1:
+        steady = diagnostics.without_line(measurements, drift.line) if drift.line else measurements
+        problems = [replace(problem, measured=steady, drift=drift) for problem in problems]
+        fits = _fit_all(problems, level, named=families is not None)
     if _repeats_share_errors(fits, measurements):
-        means = measurements.each_n_once()
+        means = problems[0].measured.each_n_once()
         problems = [replace(problem, measured=means) for problem in problems]
         fits = _fit_all(problems, level, named=families is not None)
     chosen, *others = diagnostics.within(fits, diagnostics.MARGIN)
