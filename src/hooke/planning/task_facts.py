@@ -407,6 +407,7 @@ def measurements_of(record: StudyRecord) -> Measurements:
         throughput=work / [each.seconds for each in record.measured],
         work=work if record.started.unit == "items" else 1.0,
         conditions=[each.condition for each in record.measured],
+        at=[each.at or math.nan for each in record.measured],
     )
 
 
