@@ -104,6 +104,14 @@ CAMPAIGNS = {
             module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
         ),
         Campaign(
+            module="tests.planning.test_plan_coverage",
+            tests=1,
+            unit="histories",
+            sample=6,
+            full=120,
+            seconds=80,
+        ),
+        Campaign(
             module="tests.scaling.test_coverage", tests=12, unit="trials", sample=150, full=1000, seconds=60
         ),
         Campaign(
