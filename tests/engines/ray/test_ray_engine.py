@@ -234,7 +234,7 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
     below_us = psutil.Process().children(recursive=True)
     theirs = {each.pid for each in below_us if each.name() in ("raylet", "gcs_server")}
     assert theirs
-    with workshop.started(until=lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, within_s=180) as pid:
+    with workshop.started(until=lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, within_s=300) as pid:
         below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
         below += [process.pid for process in host_processes()]
     gone(below, within_s=40)
