@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 .PHONY: help venv demo test test-all unit campaigns check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
-PYTEST := $(BIN)/python -m pytest -n 5 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
