@@ -309,7 +309,9 @@ def disturbed_cell(kind: str, times: int, *, repeats: int = 3, timed: bool = Tru
         curve = FAMILIES[family].curve(np.array(STUDY_N), np.array(shape, dtype=float))
         for seed in range(times):
             law = fit(study_in_time(family, shape, kind, seed, repeats=repeats, timed=timed))
-            flagged = any("drift" in flag or "does not fit" in flag for flag in law.flags)
+            flagged = any(
+                told in flag for flag in law.flags for told in ("drift", "does not fit", "one-sided")
+            )
             for n, truth in zip(STUDY_N, RATE * curve, strict=True):
                 low, high = law.predict(n).interval
                 held = low <= truth <= high

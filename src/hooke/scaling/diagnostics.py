@@ -226,16 +226,37 @@ WORTH_SAYING = 0.05
 
 
 def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
-    """Sentences on too few items, superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
+    """Sentences on too few items, superlinear points, the unit rate, parameters at a bound, repeats, lack of fit and noise."""
     return (
         *_few_items(fitted, measured),
         *_against_one(fitted),
         *_at_bounds(fitted),
         *_repeats(fitted, measured),
         *_misfit(fitted, measured),
+        *_one_sided(fitted),
         *_drift(fitted.problem.drift),
         *_order(measured),
     )
+
+
+FEWEST_RESIDUALS = 8
+SURELY_SKEWED = 2.0
+"""Standard errors of the skewness of independent normal errors (Cramer, "Mathematical Methods of Statistics", section 29.3)."""
+
+
+def _one_sided(fitted: Fitted) -> Iterator[str]:
+    """Flags errors of which few are large and all of these on one side: then a law of the mean misses the typical run."""
+    measured = fitted.problem.measured
+    residuals = fitted.problem.noise.residuals(
+        measured.throughput, np.array(1.0), fitted.throughput(measured.n)
+    )
+    count, size = residuals.size, float(np.std(residuals))
+    if count < FEWEST_RESIDUALS or size <= 10 * fitted.problem.noise.negligible(measured.throughput):
+        return
+    skewness = float(np.mean((residuals - residuals.mean()) ** 3)) / size**3
+    if abs(skewness) > SURELY_SKEWED * math.sqrt(6 * (count - 2) / ((count + 1) * (count + 3))):
+        side = "slower" if skewness < 0 else "faster"
+        yield f"the noise is one-sided: a few runs are much {side} than the others, so the typical run is not where the law is"
 
 
 TOO_FEW = "too few items per worker to tell"
