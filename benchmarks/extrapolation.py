@@ -137,10 +137,10 @@ def _line(asked: list[Prediction]) -> str:
     held = {each: each.low <= each.actual <= each.high for each in told}
     mean, low, high = by_machine(held)
     half = np.median([(each.high - each.low) / 2 for each in told])
-    score = np.mean([score(each.actual, each.low, each.high) for each in told])
+    mean_score = np.mean([score(each.actual, each.low, each.high) for each in told])
     rivals = (_conformal(asked, told, about) for about in ("law", "last"))
     return (
-        f"{len(asked):6} {len(told) / len(asked):9.0%} {mean:6.1%}  {low:.1%} to {high:.1%} {half:12.2f} {score:6.2f}  "
+        f"{len(asked):6} {len(told) / len(asked):9.0%} {mean:6.1%}  {low:.1%} to {high:.1%} {half:12.2f} {mean_score:6.2f}  "
         + "  ".join(f"{each:.2f}" for each in rivals)
     )
 

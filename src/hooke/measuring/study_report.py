@@ -12,6 +12,7 @@ import numpy as np
 
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
+from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
@@ -217,6 +218,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
     if not record.of_service:
         yield "COST", _cost(record, by_law=by_law)
     yield from (("noise", said) for said in _noise(record))
+    yield from (("load", said) for said in _load(record))
     if missing and not record.started.sizes:
         cores = record.started.cpus
         yield (
@@ -368,6 +370,57 @@ def _noise(record: StudyRecord) -> Iterator[str]:
     elif rounds and spread.half_width(rounds) > ENOUGH:
         known, needed = spread.half_width(rounds), spread.repeats_needed()
         yield f"too high to conclude: each N is known only to {known:.0%}; {needed} repeats would give {ENOUGH:.0%}"
+
+
+OTHERS = 0.25
+"""Cores that other processes took, from which it is said,"""
+OTHERS_SHARE = 0.05
+"""if they are also this share of all cores."""
+SLOWER = 0.9
+"""A frequency below this share of the highest is said."""
+
+
+def loads_by_n(record: StudyRecord) -> dict[int, list[MachineLoad]]:
+    """N -> the load of the machine during its measurements, as far as it is known; 0 are the plain calls."""
+    found: dict[int, list[MachineLoad]] = {}
+    for n, load in [(0, each.load) for each in record.plain] + [
+        (each.n, each.load) for each in record.measured
+    ]:
+        if load is not None:
+            found.setdefault(n, []).append(load)
+    return dict(sorted(found.items()))
+
+
+def _load(record: StudyRecord) -> Iterator[str]:
+    """What else the machine did: at which N other processes or machines took cores, or the cores were slower."""
+    loads = loads_by_n(record)
+    least = max(OTHERS, OTHERS_SHARE * record.started.cpus)
+    for who, amounts in (
+        ("other processes took", {n: [each.others for each in own] for n, own in loads.items()}),
+        ("other machines took", {n: [each.stolen or 0.0 for each in own] for n, own in loads.items()}),
+    ):
+        much = {n: mean for n, own in amounts.items() if (mean := sum(own) / len(own)) >= least}
+        if much:
+            yield f"{who} {_each([f'{mean:.1f}' for mean in much.values()])} cores while {_measured_at(list(much))}"
+    speeds = {n: [each.mhz for each in own if each.mhz is not None] for n, own in loads.items()}
+    means = {n: sum(own) / len(own) for n, own in speeds.items() if own}
+    slow = {n: mean for n, mean in means.items() if mean < SLOWER * max(means.values())}
+    if slow:
+        shown = _each([f"{mean / 1000:.1f}" for mean in slow.values()])
+        yield f"the cores ran at {shown} GHz instead of {max(means.values()) / 1000:.1f} while {_measured_at(list(slow))}"
+
+
+def _measured_at(levels: Sequence[int]) -> str:
+    """`N = 1 and 2 were measured`; 0 are the plain calls."""
+    ns = [f"{n}" for n in levels if n]
+    named = [*(["the plain calls"] if 0 in levels else []), *([f"N = {_each(ns)}"] if ns else [])]
+    one = len(levels) == 1 and 0 not in levels
+    return f"{' and '.join(named)} {'was' if one else 'were'} measured"
+
+
+def _each(shown: Sequence[str]) -> str:
+    """`1, 2 and 4`."""
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def _answer(ask: Callable[[], str]) -> str:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, fdtrc, stdtrit
+from scipy.special import digamma, fdtrc, stdtr, stdtrit
 
 from hooke.scaling.families import Floats
-from hooke.scaling.family_fit import FitProblem, Fitted, descend
+from hooke.scaling.family_fit import NOISES, Drift, FitProblem, Fitted, descend
 from hooke.scaling.measurements import Measurements
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Candidate",
     "LackOfFit",
     "compared",
+    "drift",
     "flags_of",
     "lack_of_fit",
     "may_show",
@@ -91,6 +92,14 @@ def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> f
     Residuals of a fit are not independent, so the null distribution is simulated: normal errors minus their projection
     on the linearized fit.
     """
+    space = _explained(fitted, measured)
+    drawn = np.random.default_rng(0).standard_normal((SHUFFLES, residuals.size))
+    drawn -= drawn @ space @ space.T
+    return float(np.mean(np.append(_roughness(drawn) <= _roughness(residuals), True)))
+
+
+def _explained(fitted: Fitted, measured: Measurements) -> Floats:
+    """An orthonormal basis (m, k) of what small changes of the law change in the m weighted residuals."""
     curve, slopes = (
         fitted.family.curve(measured.n, fitted.shape),
         fitted.family.log_slopes(measured.n, fitted.shape),
@@ -99,15 +108,115 @@ def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> f
     space, sizes, _ = np.linalg.svd(
         jacobian / np.maximum(np.abs(jacobian).max(axis=0), 1e-300), full_matrices=False
     )
-    space = space[:, sizes > 1e-9 * sizes[0]]
-    drawn = np.random.default_rng(0).standard_normal((SHUFFLES, residuals.size))
-    drawn -= drawn @ space @ space.T
-    return float(np.mean(np.append(_roughness(drawn) <= _roughness(residuals), True)))
+    return space[:, sizes > 1e-9 * sizes[0]]
 
 
 def _roughness(residuals: Floats) -> Floats:
     """Squared differences of neighbors over squared residuals: (...)."""
     return (np.diff(residuals, axis=-1) ** 2).sum(axis=-1) / (residuals**2).sum(axis=-1)
+
+
+# --- Drift over time.
+
+CORRELATIONS = np.append(np.arange(0.0, 0.95, 0.05), [0.95, 0.97, 0.98, 0.99])
+"""The correlations of successive errors that are tried."""
+LIKELIER = 0.5
+"""How much the logarithm of the likelihood must gain for errors to count as correlated. Independent errors gain as much in one study of
+six, whose intervals are then needlessly wide; a higher bar would overlook much of the drift in a short study."""
+CERTAIN = 1.35
+"""The gain from which drift is reported: independent errors reach it in about one study of twenty."""
+LINE = 0.01
+"""The p-value below which errors follow a line in time."""
+SEPARABLE = 0.5
+"""The least share of a line in time that no change of the law explains. Below it, as where N was measured in ascending order, drift
+and law look alike."""
+
+
+def drift(fitted: Fitted, measured: Measurements) -> Drift:
+    """The drift of the measurements about a fitted law.
+
+    A line in time is tested first (Student's t). What it leaves, or else all errors, may be a first-order autoregression, by restricted
+    maximum likelihood (Patterson & Thompson, Biometrika 58, 1971). Without the time of each measurement, or with fewer than five
+    degrees of freedom, none is found.
+    """
+    order, noise = measured.in_time, fitted.problem.noise
+    residuals = noise.residuals(measured.throughput, np.array(1.0), fitted.throughput(measured.n))
+    residuals = residuals * np.sqrt(measured.repeats)
+    space = _explained(fitted, measured)
+    freedom = residuals.size - space.shape[1]
+    if order is None or freedom < 5:
+        return Drift()
+    if np.sqrt(np.mean(residuals**2)) <= 10 * noise.negligible(measured.throughput):
+        return Drift()
+    residuals, space = residuals[order], space[order]
+    residuals = residuals - space @ (space.T @ residuals)
+    line = np.linspace(-0.5, 0.5, residuals.size)
+    apart = line - space @ (space.T @ line)
+    share = float(apart @ apart / (line @ line))
+    change = float(residuals @ apart / (apart @ apart)) if share > 0 else 0.0
+    found = _autoregression(residuals, space, change)
+    if noise is NOISES["relative"] and share > SEPARABLE:
+        left = residuals - change * apart
+        error = math.sqrt(float(left @ left) / (freedom - 1) / float(apart @ apart))
+        wider = np.column_stack([space, apart / np.linalg.norm(apart)])
+        if (
+            2 * stdtr(freedom - 1, -abs(change) / error) < LINE
+            and not _autoregression(left, wider, 0.0).correlation
+        ):
+            inflation = freedom / (freedom - 1) / share
+            return Drift(line=change, change=change, inflation=inflation, reported=True)
+    return found
+
+
+def without_line(measured: Measurements, line: float) -> Measurements:
+    """The measurements with a line in time taken off: each as if it were made in the middle of that time. All must have a time."""
+    order = measured.in_time
+    assert order is not None
+    place = np.empty(len(measured))
+    place[order] = np.linspace(-0.5, 0.5, len(measured))
+    return Measurements(
+        measured.n,
+        throughput=measured.throughput * np.exp(-line * place),
+        work=measured.work,
+        repeats=measured.repeats,
+        conditions=list(measured.conditions),
+        at=measured.at,
+    )
+
+
+def _autoregression(residuals: Floats, space: Floats, change: float) -> Drift:
+    """The drift as an autoregression of residuals in time order, which `space` (m, k) has been fitted to."""
+    tried = [_restricted(residuals, space, correlation) for correlation in CORRELATIONS]
+    best = int(np.argmax([likelihood for likelihood, _ in tried]))
+    gain = tried[best][0] - tried[0][0]
+    if gain < LIKELIER:
+        return Drift()
+    correlation = float(CORRELATIONS[best])
+    worst = float(np.linalg.eigvalsh(space.T @ _correlations(residuals.size, correlation) @ space)[-1])
+    return Drift(
+        correlation=correlation,
+        change=change,
+        inflation=max(1.0, worst * tried[best][1] / tried[0][1]),
+        reported=gain >= CERTAIN,
+    )
+
+
+def _correlations(size: int, correlation: float) -> Floats:
+    """The correlation matrix of a first-order autoregression: (size, size)."""
+    place = np.arange(size)
+    return correlation ** np.abs(place[:, None] - place)
+
+
+def _restricted(residuals: Floats, space: Floats, correlation: float) -> tuple[float, float]:
+    """(log of the restricted likelihood, variance of one error) for residuals in time order, with this correlation."""
+    lower = np.linalg.cholesky(_correlations(residuals.size, correlation))
+    white = np.linalg.solve(lower, np.column_stack([residuals, space]))
+    basis, triangle = np.linalg.qr(white[:, 1:])
+    left = white[:, 0] - basis @ (basis.T @ white[:, 0])
+    freedom = residuals.size - space.shape[1]
+    variance = float(left @ left) / freedom
+    volume = np.log(np.diagonal(lower)).sum() + np.log(np.abs(np.diagonal(triangle))).sum()
+    return float(-volume - freedom / 2 * math.log(variance)), variance
 
 
 # --- Flags: reported, never corrected.
@@ -124,6 +233,8 @@ def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
         *_at_bounds(fitted),
         *_repeats(fitted, measured),
         *_misfit(fitted, measured),
+        *_drift(fitted.problem.drift),
+        *_order(measured),
     )
 
 
@@ -201,6 +312,31 @@ def _misfit(fitted: Fitted, measured: Measurements) -> Iterator[str]:
         yield f"the {fitted.family.name} law does not fit: p = {lack.p_value:.2g} (test of {lack.test})"
 
 
+def _drift(drift: Drift) -> Iterator[str]:
+    way = f"throughput {'rose' if drift.change > 0 else 'fell'} by about {abs(math.expm1(drift.change)):.0%} from the first measurement to the last"
+    if drift.line:
+        yield f"drift: {way}; the law is that of the middle of this time"
+    elif drift.reported:
+        yield (
+            f"drift: {way}, and successive errors resemble each other (correlation {drift.correlation:.2g}); "
+            f"intervals are {math.sqrt(drift.inflation):.1f} times as wide for it"
+        )
+
+
+ASCENDING = 0.9
+"""Correlation of log N with the order in time from which drift cannot be told from the law."""
+
+
+def _order(measured: Measurements) -> Iterator[str]:
+    order = measured.in_time
+    if order is None or len(measured) < 5:
+        return
+    together = np.corrcoef(np.arange(order.size), np.log(measured.n[order]))[0, 1]
+    if abs(together) > ASCENDING:
+        way = "ascending" if together > 0 else "descending"
+        yield f"N was measured in {way} order, so drift over time cannot be told from the law: measure in random order"
+
+
 MARGIN = 0.98
 """The level for choosing. Several families are tried, so 95 % per test would reject the truth too often."""
 FIRM_MARGIN = 0.99
@@ -266,7 +402,8 @@ def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
 
 def _most(fitted: Fitted, margin: float) -> float:
     """The largest misfit of laws that it does not rule out."""
-    return fitted.misfit + (float(stdtrit(fitted.freedom, (1 + margin) / 2)) * fitted.scatter) ** 2
+    quantile = float(stdtrit(fitted.freedom, (1 + margin) / 2))
+    return fitted.misfit + (quantile * fitted.scatter) ** 2 * fitted.problem.drift.inflation
 
 
 LIKELIER = 0.8

@@ -513,8 +513,13 @@ def fit(
         tried += _of_whole_items(measurements)
     problems = [FitProblem(family=family, noise=NOISES[errors], measured=measurements) for family in tried]
     fits = _fit_all(problems, level, named=families is not None)
+    drift = diagnostics.drift(min(fits, key=lambda fitted: fitted.scatter), measurements)
+    if drift.inflation > 1:
+        steady = diagnostics.without_line(measurements, drift.line) if drift.line else measurements
+        problems = [replace(problem, measured=steady, drift=drift) for problem in problems]
+        fits = _fit_all(problems, level, named=families is not None)
     if _repeats_share_errors(fits, measurements):
-        means = measurements.each_n_once()
+        means = problems[0].measured.each_n_once()
         problems = [replace(problem, measured=means) for problem in problems]
         fits = _fit_all(problems, level, named=families is not None)
     if families is None:
