@@ -25,6 +25,7 @@ from hooke.scaling import Law, Measurements, fit
 
 NOISE = (0.02, 0.05)
 FAR = (1.5, 2.0)
+RUNS = 400
 PLAYED = 20_000
 """Items of a played lock; its throughput has a standard error of under 1 %."""
 
@@ -88,7 +89,7 @@ def locked_run(workers: int, share: float, items: int) -> float:
     """Items per second of a run of so few items, from its first start to its last end, over many plays."""
     rng = np.random.default_rng([workers, items])
     total = 0.0
-    for _ in range(PLAYED // items):
+    for _ in range(RUNS):
         arrivals = [(float(rng.exponential(1 - share)), at) for at in range(min(workers, items))]
         heapq.heapify(arrivals)
         free, left = 0.0, items - len(arrivals)
@@ -99,7 +100,7 @@ def locked_run(workers: int, share: float, items: int) -> float:
                 left -= 1
                 heapq.heappush(arrivals, (free + float(rng.exponential(1 - share)), worker))
         total += free
-    return items * (PLAYED // items) / total
+    return items * RUNS / total
 
 
 LOCK = (3, 4, 6, 8, 12, 16, 24, 32, 48)
