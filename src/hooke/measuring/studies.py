@@ -16,7 +16,7 @@ from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, cause_of_study, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.curves import study_curve
-from hooke.planning.noise import Cause
+from hooke.planning.noise import Bottleneck
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
@@ -196,7 +196,7 @@ class Study:
         return cost_of(self._record())
 
     @property
-    def cause(self) -> Cause | None:
+    def cause(self) -> Bottleneck | None:
         """What the task loses time to: its `name`, a `sentence` and the `evidence`; None if nothing is wrong or known."""
         return cause_of_study(self._record())
 

@@ -14,7 +14,7 @@ from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
 from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
-from hooke.planning.noise import ENOUGH, Cause, cause_of
+from hooke.planning.noise import ENOUGH, Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.law import facts_or_refusal
@@ -360,7 +360,7 @@ def _load(record: StudyRecord) -> Iterator[str]:
         yield f"the cores ran at {shown} GHz instead of {max(means.values()) / 1000:.1f} while {_measured_at(list(slow))}"
 
 
-def cause_of_study(record: StudyRecord) -> Cause | None:
+def cause_of_study(record: StudyRecord) -> Bottleneck | None:
     """What the task loses time to; None if nothing is wrong or known, and in studies where more than N varies."""
     started = record.started
     if started.sizes or started.weak or record.of_service:

@@ -12,7 +12,7 @@ from scipy.special import chdtri, stdtrit
 
 from hooke.journal.events import Measured
 
-__all__ = ["ENOUGH", "Cause", "MeasurementSpread", "cause_of", "spread_of"]
+__all__ = ["ENOUGH", "Bottleneck", "MeasurementSpread", "cause_of", "spread_of"]
 
 ENOUGH = 0.25
 """The required precision of the mean at each N: half the 95 % interval, as a share of throughput.
@@ -96,7 +96,7 @@ INFERRED = "inferred: memory bandwidth cannot be read without hardware counters;
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cause:
+class Bottleneck:
     """What a task loses time to: a short `name`, a `sentence`, and the `evidence` in sentences, with what is inferred from what."""
 
     name: str
@@ -137,7 +137,7 @@ WAITS = {
 """What workers sample -> the kind of lost time. Other waits are none: a sleep is what the code asks for."""
 
 
-def cause_of(measured: Sequence[Measured], *, cores: int) -> Cause | None:
+def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
     """The cause of the time that a task loses, or spends waiting, on a machine with `cores` for it; None if nothing is wrong or known.
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
@@ -223,7 +223,7 @@ def _kinds(each: Measured) -> dict[str, float]:
     return {kind: seconds / each.work for kind, seconds in kinds.items()}
 
 
-def _grown(kind: str, levels: Sequence[_Level], cores: int) -> Cause | None:
+def _grown(kind: str, levels: Sequence[_Level], cores: int) -> Bottleneck | None:
     """The cause where this kind of time grows most with N."""
     last = levels[-1]
     if kind == "user":
@@ -255,7 +255,7 @@ def _grown(kind: str, levels: Sequence[_Level], cores: int) -> Cause | None:
     return _ended(levels)
 
 
-def _ended(levels: Sequence[_Level]) -> Cause:
+def _ended(levels: Sequence[_Level]) -> Bottleneck:
     """The cause where workers have nothing to do at the end."""
     last = levels[-1]
     if last.uneven >= SKEWED and last.longest * last.n > 1:
@@ -274,7 +274,7 @@ def _ended(levels: Sequence[_Level]) -> Cause:
     )
 
 
-def _crowded(levels: Sequence[_Level], cores: int) -> Cause:
+def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck:
     last = levels[-1]
     if last.runnable <= cores * 1.1 or (last.n <= cores and last.others >= TAKEN):
         taken = ", ".join(f"{level.others:.1f}" for level in levels)
@@ -284,7 +284,7 @@ def _crowded(levels: Sequence[_Level], cores: int) -> Cause:
     return _cause("cores", f"the cores are all in use: {last.n} workers compute on {cores} cores", levels)
 
 
-def _waiting(kind: str, levels: Sequence[_Level]) -> Cause:
+def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
     last = levels[-1]
     place = _place(last, kind)
     share = f"{last.kinds[kind] / last.whole:.0%} of the workers' time at N = {last.n}"
@@ -301,7 +301,7 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Cause:
             return _cause("network", f"waits for a server (network) in {place}: {share}", levels)
 
 
-def _steady(levels: Sequence[_Level], cores: int) -> Cause | None:
+def _steady(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
     """The cause where little is lost with N: a wait that takes most of the time at every N."""
     for kind in ("gil", "network", "disk", "lock"):
         if all(level.kinds[kind] >= WAITING * level.whole for level in levels):
@@ -353,9 +353,9 @@ KINDS = {
 }
 
 
-def _cause(name: str, sentence: str, levels: Sequence[_Level], *more: str) -> Cause:
+def _cause(name: str, sentence: str, levels: Sequence[_Level], *more: str) -> Bottleneck:
     """The cause, with the worker-seconds per item as its evidence."""
     shown = [kind for kind in KINDS if any(level.kinds[kind] >= SHOWN * level.whole for level in levels)]
     kinds = [f"{KINDS[kind]} per item: {_over(levels, _of(kind))} workers" for kind in shown]
     whole = f"worker-seconds per item: {_over(levels, lambda level: level.whole)} workers"
-    return Cause(name=name, sentence=sentence, evidence=(*more, whole, *kinds))
+    return Bottleneck(name=name, sentence=sentence, evidence=(*more, whole, *kinds))
