@@ -25,6 +25,7 @@ from hooke.pipeline.trace import trace
 from hooke.planning.machines import read_catalogs
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
 from hooke.planning.remaining import Survey
+from hooke.planning.task_facts import Levels, PastJournals, law_of_levels, levels_of, pooled
 from hooke.planning.timings import MOST_BYTES, past_runs, run_times
 from hooke.processes.devices import cpus_here
 from hooke.project.pipeline_file import load_entry
@@ -72,9 +73,19 @@ def planned(shop, *, deadline=None, budget=None, **more):
     return make_plan(asked, shop.project)
 
 
-def study(shop, *, task="part", levels=(1, 2, 4, 8), seconds=1.0, cpu_share=0.02, pipeline="job"):
+def study(
+    shop,
+    *,
+    task="part",
+    levels=(1, 2, 4, 8),
+    seconds=1.0,
+    cpu_share=0.02,
+    pipeline="job",
+    number=0,
+    code=None,
+):
     """A study as `hooke measure` journals it, of a task that scales perfectly: its shape is what a plan reads."""
-    folder = shop.project.runs.create(f"measure-{pipeline}-20261125-000000-abcd")
+    folder = shop.project.runs.create(f"measure-{pipeline}-20261125-00000{number}-abcd")
     with Journal.create(folder, "driver", durable="none") as journal:
         journal.append(
             StudyStarted(
@@ -82,6 +93,7 @@ def study(shop, *, task="part", levels=(1, 2, 4, 8), seconds=1.0, cpu_share=0.02
                 pipeline=pipeline,
                 entry="x",
                 task=task,
+                code=code or {},
                 levels=levels,
                 host=socket.gethostname(),
             )
@@ -214,24 +226,22 @@ class TestLeft:
 
 
 class TestTimes:
-    def test_other_data_count_nothing_stored_and_what_reads_them_is_not_known(self, job):
+    def test_other_data_count_nothing_stored_and_a_small_call_that_reads_them_widens_the_interval(self, job):
         job.run(n=12)
         plan = planned(job, n=12, times={"part": 100}, workers=[1])
         assert {each.task: each.left for each in plan.tasks} == {"read": 1, "part": 1200, "total": 1}
-        assert str(*plan.untimed) == (
-            "total (a call reads 1200 items, but was measured with 12; "
-            "runs of 3 sizes, the largest 300 or more, would determine it)"
-        )
-        assert plan.recommended is not None
-        assert "; not counted: total" in plan.reason
+        assert plan.untimed == () and plan.recommended is not None
         # A call sleeps 2 ms, and longer on a busy machine; of 12 items, not 1,200, it would be a hundredth.
         assert 1200 * 0.002 < plan.recommended.work_s["part"].value < 1200 * 0.2
+        low, high = plan.recommended.work_s["total"].interval
+        assert high > 100 * low
 
-    def test_with_a_deadline_what_is_not_counted_forbids_a_promise(self, job):
+    def test_a_call_that_takes_most_of_the_time_is_refused_for_data_that_are_too_far(self, job):
+        job.edit("time.sleep(0.002)\n    return sum", "time.sleep(0.1)\n    return sum")
         job.run(n=12)
         plan = planned(job, n=12, times={"part": 100}, workers=[1], deadline="1h")
         assert plan.recommended is None
-        assert "not enough data to keep the deadline of 1h 00m: no total counts total" in plan.reason
+        assert "reads 1200 items, but was measured with 12; runs of 3 sizes" in plan.reason
 
     def test_the_same_from_python(self, job):
         job.run(n=12)
@@ -275,7 +285,7 @@ class TestMachines:
         levels = tuple(cpus_here() * n for n in (1, 2, 4))
         study(job, seconds=0.0025, cpu_share=1.0, levels=levels)
         (job.folder / "ours.csv").write_text(self.CSV)
-        plan = planned(job, n=400, day=1, catalog="ours.csv", workers=[2 * cpus_here()])
+        plan = planned(job, n=100, day=1, catalog="ours.csv", workers=[2 * cpus_here()])
         here, *others = plan.rows
         assert here.seconds is not None
         assert all(f"up to the {cpus_here()} cores" in row.refused for row in others)
@@ -350,6 +360,77 @@ class TestMachines:
         plan = planned(job, n=13, workers=[1])
         (machine,) = plan.catalogs[0].machines
         assert (machine.speed, machine.startup_s) == ((1.1, 1.1), (60, 120))
+
+
+class TestPooled:
+    """All comparable studies and runs count, not the newest only."""
+
+    def test_studies_of_the_same_code_are_one_law(self, job):
+        job.run(n=12)
+        code = self.code(job)
+        study(job, levels=(1, 2, 4), number=1, code=code)
+        study(job, levels=(4, 8, 16), number=2, code=code, seconds=1.3)
+        study(job, levels=(1, 2, 4, 8, 16, 32, 64), number=3, code={"part": "other code"})
+        past = PastJournals.read(job.project.runs, pipeline="job", host=socket.gethostname())
+        levels = levels_of(self.left(job), past.studies["part"], past.runs, [])
+        assert sorted(set(levels.n)) == [1, 2, 4, 8, 16]
+        law = law_of_levels(levels).law
+        assert law.predict(16).value / law.predict(1).value == pytest.approx(16, rel=0.05), (
+            "the slower day of the second study is no slow-down"
+        )
+
+    def test_the_newest_counts_if_none_is_of_the_code_as_it_is(self, job):
+        job.run(n=12)
+        for number, levels in ((1, (1, 2, 4)), (2, (1, 2, 8))):
+            study(job, levels=levels, number=number, code={"part": "older"})
+        past = PastJournals.read(job.project.runs, pipeline="job", host=socket.gethostname())
+        assert set(levels_of(self.left(job), past.studies["part"], past.runs, []).n) == {1, 2, 8}
+
+    def test_a_source_that_shares_no_number_is_left_out(self):
+        one, apart, alone = (
+            Levels(n=n, rate=tuple(map(float, n)), source=str(n)) for n in ((1, 2, 4), (8, 16), (2, 2))
+        )
+        assert pooled([one, apart, alone]).n == one.n
+
+    @staticmethod
+    def left(shop):
+        pipeline, _ = load_entry(f"{shop.file}:job")
+        graph = trace(pipeline, (), {"n": 12, "day": 9})
+        keys = GraphKeys(graph, run="plan", seed=shop.project.seed)
+        return next(
+            each for each in Survey(graph, keys, shop.project.store(), {}).left if each.task == "part"
+        )
+
+    def code(self, shop):
+        return dict(self.left(shop).code)
+
+
+class TestReplayed:
+    def test_a_plan_says_how_many_past_runs_its_interval_comes_from(self, job):
+        told = []
+        for day in range(1, 4):
+            job.run(n=12, day=day, on="local", workers=1)
+            plan = planned(job, n=12, day=100, workers=[1])
+            told.append([note for note in plan.notes if note.startswith("interval: from ")])
+        assert told[0] == [] and told[2] == [
+            "interval: from 2 past runs, each predicted from those before it"
+        ]
+
+    def test_no_run_narrows_what_was_timed_with_other_code(self, job):
+        for day in range(4):
+            job.run(n=12, day=day)
+        job.edit("return x * day", "return x + day")
+        plan = planned(job, n=12, workers=[1])
+        assert not any(note.startswith("interval") for note in plan.notes)
+        low, high = plan.rows[0].seconds.interval
+        assert high > 2.5 * low
+
+    def test_a_run_that_was_partly_cached_is_replayed_by_what_it_did(self, job):
+        job.run(n=12)
+        job.run(n=16)
+        (newest, oldest) = past_runs(job.project.runs)
+        assert [(work.task, work.items) for work in newest.works] == [("part", 4), ("total", 1)]
+        assert [(work.task, work.items) for work in oldest.works] == [("read", 1), ("part", 12), ("total", 1)]
 
 
 class TestChecked:

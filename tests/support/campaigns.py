@@ -104,7 +104,18 @@ CAMPAIGNS = {
             module="tests.running.test_power_loss", tests=2, unit="moments", sample=4, full=40, seconds=120
         ),
         Campaign(
-            module="tests.scaling.test_coverage", tests=12, unit="trials", sample=150, full=1000, seconds=60
+            module="tests.planning.test_plan_coverage",
+            tests=1,
+            unit="histories",
+            sample=6,
+            full=120,
+            seconds=80,
+        ),
+        Campaign(
+            module="tests.scaling.test_coverage", tests=21, unit="trials", sample=150, full=1000, seconds=240
+        ),
+        Campaign(
+            module="tests.scaling.test_extrapolation", tests=1, unit="curves", sample=40, full=243, seconds=90
         ),
         Campaign(
             module="tests.scaling.test_affine", tests=6, unit="trials", sample=200, full=1000, seconds=20

@@ -380,9 +380,10 @@ def _histories(
     here = _kind(where.place)
     rows = [row for row in rows_of(past.runs) if _kind(row.place) == here]
     studies = {
-        task: each
-        for task, each in past.studies.items()
-        if _kind(each.started.place) == here and each.started.entry == where.entry
+        task: [
+            each for each in own if _kind(each.started.place) == here and each.started.entry == where.entry
+        ]
+        for task, own in past.studies.items()
     }
     found: dict[str, TaskHistory] = {}
     for node in graph.nodes:
@@ -390,7 +391,7 @@ def _histories(
         if task not in found:
             code = {part.name: part.digest for part in keys[node.id].code.parts}
             left = RemainingNode(node=node, items=None, reads=0, code=code, constants={})
-            law = law_of_levels(levels_of(left, studies.get(task), past.runs, rows)).law
+            law = law_of_levels(levels_of(left, studies.get(task, ()), past.runs, rows)).law
             timings = next((own for run in past.runs if (own := _timings(run.timed, task, code))), [])
             found[task] = _of(law, timings, most)
     return found

@@ -608,6 +608,8 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     """The unit of throughput: `items` of the task, `runs` of the pipeline, or `requests` of a service with N replicas."""
     key: str = ""
     """A hash of code, parameters, machine and design. Studies with equal keys answer the same question."""
+    code: dict[str, str] = {}
+    """Of the measured task: name of a code part -> its digest; empty if the whole pipeline is measured."""
     shown: dict[str, str] = {}
     """Parameters as short text, for listings."""
     place: str = "local"

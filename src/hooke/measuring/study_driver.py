@@ -209,6 +209,13 @@ class StudyDriver:
     def _stop_requested(self, interrupts: Interrupts) -> str | None:
         return CTRL_C if interrupts.asked() else self.project.runs.stop_requested(self.study)
 
+    def _code(self) -> dict[str, str]:
+        part = self.subject.part
+        if part.is_whole:
+            return {}
+        keys = GraphKeys(part, run="")
+        return {each.name: each.digest for each in keys[part.measured[0]].code.parts}
+
     def _started(self) -> StudyStarted:
         order, design = self.order, self.design
         by_position = {f"[{at}]": short_repr(value) for at, value in enumerate(order.args)}
@@ -219,6 +226,7 @@ class StudyDriver:
             task=self.subject.task,
             unit=self.subject.unit,
             key=self.key,
+            code=self._code(),
             shown=by_position | {name: short_repr(value) for name, value in order.params.items()},
             place=self.place.name,
             levels=design.levels,

@@ -17,6 +17,7 @@ from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH, Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
+from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
 
@@ -225,40 +226,94 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
-    yield "law", law_sentence(law, record.started.unit, counts=record.counts)
+    sentence = law_sentence(law, record.started.unit, counts=record.counts)
+    unsure = [flag for flag in law.flags if flag.startswith(TOO_FEW)]
+    yield "law", unsure[0] if unsure else sentence
+    if unsure:
+        yield "", f"as measured, {sentence}"
     if law.alternatives:
-        yield "", f"also not ruled out: {', '.join(each.family for each in law.alternatives)}"
-    yield from (("", flag) for flag in law.flags)
+        yield "", _undecided(law, record.started.unit)
+    yield from (("", flag) for flag in law.flags if flag not in unsure)
     if not record.started.sizes:
         yield "knee", _answer(lambda: f"N = {law.determined_knee().shown()}")
+
+
+KINDS = {
+    "linear": "no limit",
+    "amdahl": "a serial share",
+    "hard_knee": "a capacity",
+    "closed_queue": "a lock",
+    "usl": "USL",
+    "power": "a power of N",
+    "bent_line": "a bent line",
+    "gustafson": "a serial share of growing work",
+    "staircase": "whole items alone",
+    "batch": "time per call",
+    "cliff": "a cliff",
+}
+"""What a family says, in a few words."""
+
+
+def _undecided(law: Law, unit: str) -> str:
+    """The throughput at the largest N by all families that are not ruled out, and their names."""
+    most = float(law.measurements.levels[-1])
+    told = [law.family, *(each.family for each in law.alternatives)]
+    at = _answer(lambda: f"{law.predict(most).shown()} {unit}/s")
+    *several, last = dict.fromkeys(KINDS[family.removeprefix("staircase_")] for family in told)
+    if not several:
+        return f"at N = {most:g}: {at}"
+    return f"at N = {most:g}: {at}; {', '.join(several)} or {last}, the data do not tell which"
 
 
 def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
     """The law in words, with its parameters and their intervals."""
     rate = law.parameters.get("g")
     each = f"{rate.shown()} {unit}/s per {counts.removesuffix('s')}" if rate is not None else ""
+    whole = law.family.startswith("staircase")
+    family = law.family.removeprefix("staircase_").replace("staircase", "linear")
+    steps = f"; {law.measurements.items} {unit} over N {counts} take whole rounds" if whole else ""
+    return f"{law.family}: {_of_family(family, law, each, unit, counts)}{steps}"
+
+
+def _of_family(family: str, law: Law, each: str, unit: str, counts: str) -> str:
+    """The law in words; `each` is its unit rate."""
     symbols = law.parameters
-    match law.family:
+    match family:
         case "linear":
-            return f"linear: {each}, without a limit"
+            return (
+                f"{each}, without a limit" if family == law.family else f"{each}, and nothing else bends it"
+            )
         case "amdahl":
             serial = symbols["a"]
             most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"
-            return f"amdahl: {each}; serial share of the work {serial.shown()}: {most}"
+            return f"{each}; serial share of the work {serial.shown()}: {most}"
         case "usl":
             return (
-                f"usl: {each}; contention {symbols['a'].shown()}, "
+                f"{each}; contention {symbols['a'].shown()}, "
                 f"coherency {symbols['b'].shown()}; maximum at N = {law.peak.value:.3g}"
             )
         case "hard_knee":
-            return f"hard_knee: {each}, linear up to N = {symbols['c'].shown()}"
+            return f"{each}, linear up to N = {symbols['c'].shown()}"
         case "power":
-            return f"power: {each}; N {counts} give N^p times that, p = {symbols['p'].shown()}"
+            return f"{each}; N {counts} give N^p times that, p = {symbols['p'].shown()}"
         case "gustafson":
-            return f"gustafson: {each}; serial share of its time {symbols['s'].shown()}"
+            return f"{each}; serial share of its time {symbols['s'].shown()}"
+        case "closed_queue":
+            held = symbols["a"]
+            most = f"at most {1 / held.value:.3g} times that" if held.value > 0 else "no limit seen"
+            of = unit.removesuffix("s")
+            return f"{each}; a lock held for {held.shown(_percent)} of each {of}'s time: {most}"
+        case "bent_line":
+            return f"{each} up to N = {symbols['c'].shown()}, and {symbols['q'].shown(_percent)} of that for each more"
+        case "cliff":
+            return f"{each} up to N = {symbols['c'].shown()}; beyond, {symbols['r'].shown(_percent)} of its throughput"
         case _:
             per_item, per_call = (_seconds(symbols[symbol]) for symbol in ("a", "b"))
-            return f"batch: {per_item} for each of the {unit}, plus {per_call} once"
+            return f"{per_item} for each of the {unit}, plus {per_call} once"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:

@@ -32,7 +32,16 @@ from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommen
 from hooke.scaling.time_and_price import Planner, Row
 from hooke.scaling.workload import Untimed, Workload
 
-__all__ = ["Plan", "PlanQuestion", "command_for", "make_plan", "measure_command", "plan", "plan_limits"]
+__all__ = [
+    "Plan",
+    "PlanQuestion",
+    "command_for",
+    "make_plan",
+    "measure_command",
+    "plan",
+    "plan_limits",
+    "predicted",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +180,12 @@ def make_plan(question: PlanQuestion, project: Project, *, clock: Clock | None =
 
 
 def _answered(question: PlanQuestion, project: Project) -> Plan:
+    past = PastJournals.read(project.runs, pipeline=question.pipeline.name, host=socket.gethostname())
+    return predicted(question, project, past)
+
+
+def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> Plan:
+    """The plan that follows from these journals. hooke.toml supplies what the question lacks; nothing is kept."""
     settings = project.settings.plan
     lists = read_catalogs(question.catalog if question.catalog is not None else settings.catalog)
     speed, startup = {**settings.speed, **question.speed}, {**settings.startup, **question.startup}
@@ -182,11 +197,12 @@ def _answered(question: PlanQuestion, project: Project) -> Plan:
         question.times,
         project.inputs_now(),
     )
-    past = PastJournals.read(project.runs, pipeline=graph.pipeline, host=socket.gethostname())
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)
     facts = known_facts(survey.left, past, shown=None if question.times else question.shown)
-    here, elsewhere = (Workload(survey.works, each) for each in (facts.here, facts.elsewhere))
+    here, elsewhere = (
+        Workload(survey.works, each, calibration=facts.calibration) for each in (facts.here, facts.elsewhere)
+    )
     planner = Planner(here, elsewhere=elsewhere, overhead_s=past.beside_s)
     machine = this_machine(speed, measured_here=past.is_here)
     considered = configurations(machine, question.levels(), catalogs)

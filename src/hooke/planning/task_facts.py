@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,10 +17,17 @@ from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
 from hooke.planning.noise import MeasurementSpread, spread_of
 from hooke.planning.remaining import RemainingNode
-from hooke.planning.timings import RunTimes, TimedCalls, past_runs
+from hooke.planning.timings import RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
 from hooke.scaling import Cost, Law, Measurements, cost, fit
-from hooke.scaling.call_times import SAME_SIZE, Timing, law_of_size
+from hooke.scaling.call_times import (
+    Calibration,
+    Ends,
+    TimeSpread,
+    Timing,
+    borrowed_spread,
+    calibrated,
+)
 from hooke.scaling.families import Floats
 from hooke.scaling.workload import TaskFacts
 
@@ -28,12 +35,14 @@ __all__ = [
     "LEAST_LEVELS",
     "KnownFacts",
     "PastJournals",
+    "comparable_studies",
     "cost_of",
     "known_facts",
     "law_of_levels",
     "law_of_study",
     "levels_of",
     "measurements_of",
+    "pooled",
     "rows_of",
     "spread_in",
 ]
@@ -97,14 +106,19 @@ def law_of_levels(levels: Levels) -> TaskLaw:
     return TaskLaw(law=law, source=levels.source)
 
 
-def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, StudyRecord]:
-    """Task -> its newest study of strong scaling on that host with measurements."""
-    found: dict[str, StudyRecord] = {}
+def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, list[StudyRecord]]:
+    """Task -> its studies of strong scaling on that host with measurements, the newest first."""
+    found: dict[str, list[StudyRecord]] = {}
     for study in find_studies(runs, pipeline=pipeline):
         started = study.started
         if started.host == host and not (started.weak or started.sizes) and study.measured and started.task:
-            found.setdefault(started.task, study)
+            found.setdefault(started.task, []).append(study)
     return found
+
+
+def comparable_studies(studies: Sequence[StudyRecord], work: RemainingNode) -> list[StudyRecord]:
+    """The studies of the task's code as it is now; if there is none, the newest of all."""
+    return [study for study in studies if study.started.code == work.code] or list(studies[:1])
 
 
 def rows_of(runs: Sequence[RunTimes]) -> list[ThroughputRow]:
@@ -113,27 +127,64 @@ def rows_of(runs: Sequence[RunTimes]) -> list[ThroughputRow]:
 
 
 def levels_of(
-    work: RemainingNode, study: StudyRecord | None, runs: Sequence[RunTimes], rows: Sequence[ThroughputRow]
+    work: RemainingNode,
+    studies: Sequence[StudyRecord],
+    runs: Sequence[RunTimes],
+    rows: Sequence[ThroughputRow],
 ) -> Levels:
-    """The throughputs of a task: from a study, or else from `rows` of ordinary `runs` with its current code."""
-    if study is not None:
-        measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
-        alone = [each for each in measured if each.n == min(every.n for every in measured)]
-        busy = sum(each.n * each.seconds for each in alone)
-        return Levels(
-            n=tuple(each.n for each in measured),
-            rate=tuple(each.work / each.seconds for each in measured),
-            source=study.started.study,
-            cpu_share=sum(each.cpu_s for each in alone) / busy if busy else 1.0,
-        )
-    rows = _alike([row for row in rows if row.task == work.task and row.code == work.code])
+    """The throughputs of a task: from all comparable studies, and from `rows` of ordinary `runs` with its current code."""
+    own = [_levels_of_study(study) for study in comparable_studies(studies, work)]
+    alike = _alike([row for row in rows if row.task == work.task and row.code == work.code])
     shares = [each.cpu_share for run in runs for each in run.timed if each.task == work.task]
-    return Levels(
-        n=tuple(row.n for row in rows),
-        rate=tuple(row.rate for row in rows),
-        source=", ".join(dict.fromkeys(row.run for row in rows)),
+    ordinary = Levels(
+        n=tuple(row.n for row in alike),
+        rate=tuple(row.rate for row in alike),
+        source=", ".join(dict.fromkeys(row.run for row in alike)),
         cpu_share=max(shares, default=1.0),
     )
+    return pooled([*own, ordinary]) if own else ordinary
+
+
+def _levels_of_study(study: StudyRecord) -> Levels:
+    measured = [each for each in study.measured if each.seconds > 0 and each.work > 0]
+    alone = [each for each in measured if each.n == min(every.n for every in measured)]
+    busy = sum(each.n * each.seconds for each in alone)
+    return Levels(
+        n=tuple(each.n for each in measured),
+        rate=tuple(each.work / each.seconds for each in measured),
+        source=study.started.study,
+        cpu_share=sum(each.cpu_s for each in alone) / busy if busy else 1.0,
+    )
+
+
+def pooled(sources: Sequence[Levels]) -> Levels:
+    """The throughputs of several sources as if they were one; the first is the newest study.
+
+    Days and data differ, so a source counts by its shape: its throughputs are multiplied by the factor that makes it agree
+    at the N that it shares with those before it. One that shares no N, or has only one, says nothing of the shape.
+    """
+    logs: dict[int, list[float]] = {}
+    found = sources[0]
+    left = [each for each in sources[1:] if len(set(each.n)) > 1]
+    for n, rate in zip(found.n, found.rate, strict=True):
+        logs.setdefault(n, []).append(math.log(rate))
+    while shared := next((each for each in left if set(each.n) & set(logs)), None):
+        left.remove(shared)
+        off = [
+            statistics.fmean(logs[n]) - math.log(rate)
+            for n, rate in zip(shared.n, shared.rate, strict=True)
+            if n in logs
+        ]
+        factor = math.exp(statistics.fmean(off))
+        for n, rate in zip(shared.n, shared.rate, strict=True):
+            logs.setdefault(n, []).append(math.log(rate * factor))
+        found = replace(
+            found,
+            n=(*found.n, *shared.n),
+            rate=(*found.rate, *(rate * factor for rate in shared.rate)),
+            source=f"{found.source}, {shared.source}",
+        )
+    return found
 
 
 def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
@@ -146,6 +197,13 @@ def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
 
 NO_OVERHEAD_SEEN = (0.0, 0.3, 3.0)
 """The assumed overhead of a run if no complete run is known: workers start and import."""
+FEWEST_OVERHEADS = 3
+OVERHEAD_PRIOR = TimeSpread(0.3, 2.0)
+"""The prior spread of ln seconds of the overhead."""
+OTHER_CODE_PRIOR = TimeSpread(0.25, 2.0)
+"""The spread of seconds that were timed with other code, which no run can narrow."""
+MOST_OTHER = 0.1
+"""The share of the work up to which tasks timed with other code leave the spread of the whole run as it is."""
 
 
 OTHER_ARGUMENTS = "timed with other arguments"
@@ -163,7 +221,7 @@ class PastJournals:
     host: str
     is_here: bool
     runs: Sequence[RunTimes]
-    studies: Mapping[str, StudyRecord]
+    studies: Mapping[str, Sequence[StudyRecord]]
     everywhere: Sequence[RunTimes]
 
     @classmethod
@@ -189,29 +247,41 @@ class PastJournals:
         if self.is_here:
             return cpus_here()
         told = [run.cpus for run in self.runs if math.isfinite(run.cpus)]
-        told += [study.started.cpus for study in self.studies.values() if study.started.cpus]
+        told += [study.started.cpus for each in self.studies.values() for study in each if study.started.cpus]
         return int(min(told, default=1))
 
     @property
-    def beside_s(self) -> tuple[float, float, float]:
-        """Seconds of a run outside its attempts: 0 with warm workers, the median, and twice the maximum seen."""
+    def beside_s(self) -> Ends:
+        """Seconds of a run outside its attempts: start-up of workers, imports, and the end.
+
+        With few runs: 0 (workers kept warm), the median, and twice the maximum; else Student's interval of the logarithms.
+        """
         seen = [run.beside_s for run in self.runs if run.beside_s is not None]
         if not seen:
             return NO_OVERHEAD_SEEN
-        return 0.0, statistics.median(seen), 2 * max(seen)
+        if len(seen) < FEWEST_OVERHEADS or min(seen) <= 0:
+            return 0.0, statistics.median(seen), 2 * max(seen)
+        logs = [math.log(each) for each in seen]
+        spread = OVERHEAD_PRIOR.updated(statistics.pvariance(logs) * len(logs), len(logs) - 1)
+        factor = math.exp(spread.quantile * spread.value * math.sqrt(1 + 1 / len(logs)))
+        middle = math.exp(statistics.fmean(logs))
+        return middle / factor, middle, middle * factor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownFacts:
     """Facts by `RemainingNode.like`, on this machine and on others; `notes` explain them to the reader of the plan.
 
-    `cpu_share` is task -> number of cores that one call keeps busy.
+    `cpu_share` is task -> number of cores that one call keeps busy. `calibration` is the spread of a whole run about its
+    prediction, from `replayed` past runs that were predicted from those before them.
     """
 
     here: Mapping[str, TaskFacts]
     elsewhere: Mapping[str, TaskFacts]
     notes: tuple[str, ...]
     cpu_share: Mapping[str, float]
+    calibration: Calibration
+    replayed: int
 
 
 def known_facts(
@@ -226,29 +296,91 @@ def known_facts(
     elsewhere: dict[str, TaskFacts] = {}
     others: dict[str, dict[str, None]] = {}
     rows, first = rows_of(past.runs), {each.task: each for each in reversed(left)}
-    levels = {task: levels_of(each, past.studies.get(task), past.runs, rows) for task, each in first.items()}
+    levels = {
+        task: levels_of(each, past.studies.get(task, ()), past.runs, rows) for task, each in first.items()
+    }
     timings_of = _Timings(past, shown)
+    names = _names(left, past)
+    prior = _borrowed(past, names)
     near = {task: law_of_levels(each) for task, each in levels.items()}
-    far = {task: law_of_levels(each.within(cores)) for task, each in levels.items()}
+    within = {task: each.within(cores) for task, each in levels.items()}
+    far = {
+        task: near[task] if each.n == levels[task].n else law_of_levels(each) for task, each in within.items()
+    }
     for work in left:
         timings, why = timings_of(work)
         if why:
             others.setdefault(why, {})[work.task] = None
-        task, by_size = work.task, _by_size(work, past, timings)
+        task = work.task
         here[work.like] = TaskFacts(
-            timings=timings, law=near[task].law, lacking=near[task].lacking, by_size=by_size
+            timings=timings,
+            law=near[task].law,
+            lacking=near[task].lacking,
+            prior=OTHER_CODE_PRIOR if why == OTHER_CODE else prior,
         )
         elsewhere[work.like] = TaskFacts(
             timings=_within(timings, levels[task], cores),
             law=far[task].law,
             lacking=far[task].lacking,
             limit=_limit(levels[task], cores),
-            by_size=by_size,
+            prior=here[work.like].prior,
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
     notes += _sources({task: law.source for task, law in near.items() if law.law is not None})
     shares = {task: each.cpu_share for task, each in levels.items()}
-    return KnownFacts(here=here, elsewhere=elsewhere, notes=tuple(notes), cpu_share=shares)
+    calibration, replayed = _calibrated(left, here, past, names)
+    if replayed:
+        notes.append(f"interval: from {replayed} past runs, each predicted from those before it")
+    return KnownFacts(
+        here=here,
+        elsewhere=elsewhere,
+        notes=tuple(notes),
+        cpu_share=shares,
+        calibration=calibration,
+        replayed=replayed,
+    )
+
+
+def _names(left: Sequence[RemainingNode], past: PastJournals) -> dict[str, tuple[str, ...]]:
+    """Task -> the arguments that must be equal for a timing to count: all constants, or none if no timing has equal ones."""
+    found: dict[str, tuple[str, ...]] = {}
+    for work in left:
+        if work.task not in found:
+            exact = any(
+                timed.task == work.task and timed.comparability(work) == 2
+                for run in past.runs
+                for timed in run.timed
+            )
+            found[work.task] = tuple(sorted(work.constants)) if exact else ()
+    return found
+
+
+def _borrowed(past: PastJournals, names: Mapping[str, tuple[str, ...]]) -> TimeSpread:
+    """What all tasks of this machine show of the spread between runs. Tasks of other pipelines are compared with all arguments equal."""
+    kinds: dict[object, list[Timing]] = {}
+    for run in past.runs:
+        for timed in run.timed:
+            kinds.setdefault(timed.kind_by(names.get(timed.task)), []).append(timed.timing)
+    return borrowed_spread(kinds.values())
+
+
+def _calibrated(
+    left: Sequence[RemainingNode],
+    facts: Mapping[str, TaskFacts],
+    past: PastJournals,
+    names: Mapping[str, tuple[str, ...]],
+) -> tuple[Calibration, int]:
+    """The spread of a whole run, and how many replayed runs it comes from: none if much of the work was timed with other code."""
+    work: dict[bool, float] = {True: 0.0, False: 0.0}
+    for each in left:
+        own = facts[each.like]
+        seconds = max((timing.seconds for timing in own.timings), default=0.0) * (each.items or 0)
+        work[own.prior is OTHER_CODE_PRIOR] += seconds
+    if work[True] > MOST_OTHER * sum(work.values()):
+        return Calibration(OTHER_CODE_PRIOR), 0
+    own = [run for run in past.runs if run.pipeline == past.pipeline]
+    found = replays(own, names, {each.task: facts[each.like].law for each in left})
+    return calibrated(found), len(found)
 
 
 def _sources(sources: Mapping[str, str]) -> Iterator[str]:
@@ -327,9 +459,7 @@ class _Timings:
 
     def _of_study(self, work: RemainingNode) -> list[Timing]:
         """The durations that a study measured. Calls that read items are comparable only with equal parameters."""
-        study = self._past.studies.get(work.task)
-        if study is None or (work.reads and study.started.shown != self._shown):
-            return []
+        studies = comparable_studies(self._past.studies.get(work.task, ()), work)
         return [
             Timing(
                 items=max(round(each.work), 1),
@@ -337,6 +467,8 @@ class _Timings:
                 at_once=each.n,
                 reads=work.reads,
             )
+            for study in studies
+            if not work.reads or study.started.shown == self._shown
             for each in study.measured
             if each.work > 0
         ]
@@ -346,28 +478,14 @@ def _pairs(parts: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(parts.items()))
 
 
-def _by_size(work: RemainingNode, past: PastJournals, timings: Sequence[Timing]) -> Law | None:
-    """The law of duration by size, from all timings with this code, if no call of this size was timed."""
-    if not work.reads or any(each.reads == work.reads for each in timings):
-        return None
-    return law_of_size(
-        [
-            each.timing
-            for run in past.runs
-            for each in run.timed
-            if each.task == work.task and each.comparability(work) == 2
-        ]
-    )
-
-
 def _fits(timing: Timing, work: RemainingNode) -> bool:
-    """Whether its calls read about as many items."""
-    return timing.reads <= SAME_SIZE * work.reads and work.reads <= SAME_SIZE * timing.reads
+    """Whether both read items, or neither does."""
+    return bool(timing.reads) == bool(work.reads)
 
 
 def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
     """One timing for each run and concurrency, because calls of one run are not independent."""
-    groups: dict[tuple[str, int, int], list[Timing]] = {}
+    groups: dict[tuple[str, int, float], list[Timing]] = {}
     for run, each in chosen:
         groups.setdefault((run, each.timing.at_once, each.timing.reads), []).append(each.timing)
     for (_, at_once, reads), timings in groups.items():
@@ -390,19 +508,22 @@ def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
 
 # --- The measurements of a study, and their law, COST and noise.
 
-GROWING = ("linear", "gustafson", "hard_knee", "power", "usl")
+GROWING = ("linear", "gustafson", "hard_knee", "power", "closed_queue", "usl")
 """The families for work that grows with N. Amdahl's law is for constant work."""
 
 
 def measurements_of(record: StudyRecord) -> Measurements:
-    """The measurements at each N, or at each size if sizes were varied. Raises NotEnoughData if there are none."""
+    """The measurements at each N, or at each size if sizes were varied. Raises NotEnoughData if there are none.
+
+    Only of a task is the work a number of items, which may not divide evenly among the workers.
+    """
     if not record.measured:
         raise NotEnoughData(f"study {record.started.study} has no measurement: it ended before the first")
     work = np.array([each.work for each in record.measured], dtype=np.float64)
     return Measurements(
         work if record.started.sizes else [each.n for each in record.measured],
-        seconds=[each.seconds for each in record.measured],
-        work=work,
+        throughput=work / [each.seconds for each in record.measured],
+        work=work if record.started.unit == "items" else 1.0,
         conditions=[each.condition for each in record.measured],
         at=[each.at or math.nan for each in record.measured],
     )
@@ -422,6 +543,9 @@ def law_of_study(record: StudyRecord) -> Law:
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
+    if record.started.weak:
+        # Nobody vouches for these families: the study only knows that its work grows.
+        law = replace(law, vouched=False)
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
         # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()

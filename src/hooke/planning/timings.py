@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,13 @@ from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import STUDY_PREFIX
 from hooke.planning.remaining import RemainingNode, reads_of
-from hooke.scaling.call_times import Timing, run_spread
-from hooke.scaling.catalog import Range
+from hooke.scaling.call_times import Replay, Timing, run_spread
+from hooke.scaling.catalog import InstanceType, Range
+from hooke.scaling.law import Law
+from hooke.scaling.time_and_price import LOCAL, Configuration, expected
+from hooke.scaling.workload import CallNeed, NodeWork, TaskFacts, Workload
 
-__all__ = ["HOST", "RunTimes", "TimedCalls", "past_runs", "run_times", "speeds"]
+__all__ = ["HOST", "RunTimes", "TimedCalls", "past_runs", "replays", "run_times", "speeds"]
 
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -51,10 +54,26 @@ class TimedCalls:
             return 0
         return 1 + all(self.inputs.get(name) == key for name, key in work.constants.items())
 
+    def kind_by(self, names: Iterable[str] | None) -> object:
+        """Equal for calls of one task with equal code and equal arguments of these names.
+
+        None compares all arguments.
+        """
+        inputs = self.inputs if names is None else {name: self.inputs.get(name, "") for name in names}
+        return (
+            self.task,
+            tuple(sorted(self.code.items())),
+            tuple(sorted(inputs.items())),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTimes:
-    """The timings of one run, the cpus of its backend, and, for a complete run, the seconds outside its attempts (`beside_s`)."""
+    """The timings of one run, and the cpus and `slots` of its backend.
+
+    `works` are its nodes as the planner takes them, with `like` the place of their timing in `timed`. For a complete run,
+    `worked_s` are the seconds from its first attempt to its last, and `beside_s` the others.
+    """
 
     run: str
     pipeline: str
@@ -63,6 +82,9 @@ class RunTimes:
     timed: Sequence[TimedCalls]
     beside_s: float | None
     events: Sequence[Event]
+    slots: int = 1
+    works: Sequence[NodeWork] = ()
+    worked_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -143,6 +165,7 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
         if number in view.nodes:
             groups[_kind_of(view, number)].append(number)
     there = _there(view)
+    worked, beside = _worked(events, spans) or (None, None)
     timed = [
         _timed(view, spans, numbers, _at_once(view.nodes[numbers[0]].planned, there, room, slots))
         for numbers in groups.values()
@@ -153,9 +176,43 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
         host=view.begun.host,
         cpus=room.cpus if room is not None else math.inf,
         timed=timed,
-        beside_s=_beside(events, spans),
+        beside_s=beside,
         events=events,
+        slots=slots or 1,
+        works=_works(view, spans, groups.values()),
+        worked_s=worked,
     )
+
+
+def _works(view: RunView, spans: _Spans, groups: Iterable[Sequence[int]]) -> list[NodeWork]:
+    """The nodes that ran. A map is taken to be in step with a map of as many items above it."""
+    like = {number: str(at) for at, numbers in enumerate(groups) for number in numbers}
+    place = {number: at for at, number in enumerate(sorted(like))}
+    items = {number: sum(span.items for span in spans.nodes[number]) for number in like}
+    works: list[NodeWork] = []
+    for number in place:
+        planned = view.nodes[number].planned
+        above = [parent for parent in planned.parents if parent in place]
+        works.append(
+            NodeWork(
+                task=planned.task,
+                like=like[number],
+                items=items[number],
+                needs=tuple(
+                    CallNeed(
+                        place[parent],
+                        in_step=planned.kind == view.nodes[parent].planned.kind == "map"
+                        and items[parent] == items[number],
+                    )
+                    for parent in above
+                ),
+                reads=_reads(view, number),
+                cpus=planned.cpus * planned.slots,
+                gpus=planned.gpus * planned.slots,
+                slots=planned.slots,
+            )
+        )
+    return works
 
 
 def _kind_of(view: RunView, number: int) -> object:
@@ -225,15 +282,80 @@ def _fitting(planned: NodePlanned, room: CapacityChanged | None) -> Iterator[int
             yield max(int(most / (planned.slots * asked) + 1e-9), 1)
 
 
-def _beside(events: Sequence[Event], spans: _Spans) -> float | None:
-    """Seconds of a run before its first attempt and after its last; None if it was resumed or did not finish."""
+def _worked(events: Sequence[Event], spans: _Spans) -> tuple[float, float] | None:
+    """Seconds of a run from its first attempt to its last, and all others; None if it was resumed or did not finish."""
     started = [event for event in events if isinstance(event, RunStarted)]
     ended = [event for event in events if isinstance(event, RunFinished) and event.status == "finished"]
     own = [span for node in spans.nodes.values() for span in node]
     if len(started) != 1 or not ended or not own:
         return None
     worked = max(span.ended for span in own) - min(span.began for span in own)
-    return max(ended[-1].seconds - worked, 0.0)
+    return worked, max(ended[-1].seconds - worked, 0.0)
+
+
+# --- Past runs, each predicted from those before it.
+
+MOST_NEW = 0.1
+"""The largest share of a run's work that may be new, if it is to be compared with a prediction."""
+MOST_OPEN = 1.3
+"""The largest factor, high to low, that laws may leave open in such a prediction."""
+
+
+def replays(
+    runs: Sequence[RunTimes], names: Mapping[str, Iterable[str]], laws: Mapping[str, Law | None]
+) -> list[Replay]:
+    """How well each of these runs would have been predicted from those before it; `runs` has the newest first.
+
+    `names` maps tasks to the arguments that must be equal, `laws` to the laws for other numbers of calls at once. A run
+    counts if nearly all of its work had been timed before, and under conditions near enough that it tells about runs rather
+    than about laws.
+    """
+    known: dict[object, list[tuple[str, Timing]]] = defaultdict(list)
+    found: list[Replay] = []
+    for run in reversed(runs):
+        kinds = [timed.kind_by(tuple(names.get(timed.task, ()))) for timed in run.timed]
+        replay = _replay(run, [known.get(kind, []) for kind in kinds], laws)
+        if replay is not None:
+            found.append(replay)
+        for kind, timed in zip(kinds, run.timed, strict=True):
+            known[kind].append((run.run, timed.timing))
+    return found
+
+
+def _replay(
+    run: RunTimes, earlier: Sequence[Sequence[tuple[str, Timing]]], laws: Mapping[str, Law | None]
+) -> Replay | None:
+    work = [timed.timing.items * timed.timing.seconds for timed in run.timed]
+    whole = sum(work)
+    new = sum(each for each, before in zip(work, earlier, strict=True) if not before)
+    if not run.worked_s or not whole or new > MOST_NEW * whole:
+        return None
+    facts = {
+        str(at): TaskFacts(
+            timings=[timing for _, timing in before] or [timed.timing], law=laws.get(timed.task)
+        )
+        for at, (timed, before) in enumerate(zip(run.timed, earlier, strict=True))
+    }
+    inverse = sum(
+        each / len({name for name, _ in before}) for each, before in zip(work, earlier, strict=True) if before
+    )
+    told = expected(Workload(run.works, facts), _there_of(run), within=MOST_OPEN)
+    if told is None:
+        return None
+    return Replay(math.log(run.worked_s / told.seconds), (whole - new) / inverse, told.chance)
+
+
+def _there_of(run: RunTimes) -> Configuration:
+    """The machine of a run as the planner takes it."""
+    machine = InstanceType(
+        catalog=LOCAL,
+        name=run.host,
+        vcpus=int(run.cpus) if math.isfinite(run.cpus) else run.slots,
+        usd_per_hour=0.0,
+        startup_s=(0.0, 0.0),
+        speed=(1.0, 1.0),
+    )
+    return Configuration(machine=machine, workers=run.slots)
 
 
 # --- The speed of another machine, measured by the same tasks there and here.
@@ -284,18 +406,9 @@ def _pairs(runs: Sequence[RunTimes], *hosts: str) -> list[tuple[list[Timing], ..
         if run.host in hosts:
             for timed in run.timed:
                 if timed.timing.seconds > 0:
-                    kinds[_kind_of_timed(timed)][hosts.index(run.host)].append(timed.timing)
+                    conditions = (timed.timing.reads, timed.timing.at_once)
+                    kinds[timed.kind_by(None), conditions][hosts.index(run.host)].append(timed.timing)
     return list(kinds.values())
-
-
-def _kind_of_timed(timed: TimedCalls) -> object:
-    return (
-        timed.task,
-        tuple(sorted(timed.code.items())),
-        tuple(sorted(timed.inputs.items())),
-        timed.timing.reads,
-        timed.timing.at_once,
-    )
 
 
 def _ratio(mine: Sequence[Timing], there: Sequence[Timing]) -> Range:

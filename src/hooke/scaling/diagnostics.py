@@ -15,21 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, stdtr, stdtrit
+from scipy.special import digamma, fdtrc, stdtr, stdtrit
 
 from hooke.scaling.families import Floats
-from hooke.scaling.family_fit import NOISES, Drift, Fitted, descend
+from hooke.scaling.family_fit import NOISES, Drift, FitProblem, Fitted, descend
 from hooke.scaling.measurements import Measurements
 
 __all__ = [
     "FIRM_MARGIN",
     "MARGIN",
+    "TOO_FEW",
     "Candidate",
     "LackOfFit",
     "compared",
     "drift",
     "flags_of",
     "lack_of_fit",
+    "may_show",
+    "shown",
     "within",
 ]
 
@@ -223,8 +226,9 @@ WORTH_SAYING = 0.05
 
 
 def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
-    """Sentences on superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
+    """Sentences on too few items, superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
     return (
+        *_few_items(fitted, measured),
         *_against_one(fitted),
         *_at_bounds(fitted),
         *_repeats(fitted, measured),
@@ -232,6 +236,45 @@ def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
         *_drift(fitted.problem.drift),
         *_order(measured),
     )
+
+
+TOO_FEW = "too few items per worker to tell"
+ENOUGH_ITEMS = 6
+"""With fewer items per worker, the end of a run, when some workers have none left, bends the curve as contention does."""
+STANDARD_ERRORS = 2.0
+
+
+def _few_items(fitted: Fitted, measured: Measurements) -> Iterator[str]:
+    """Flags a bend that the end of a run of few items may explain: the staircase, or more workers waiting for the last item."""
+    items, name = measured.items, fitted.family.name
+    if items is None or name == "linear":
+        return
+    few = measured.levels[measured.levels * ENOUGH_ITEMS >= items]
+    if not few.size or (name != "staircase" and _bends(fitted, measured, float(few[0]), items)):
+        return
+    at, need = ", ".join(f"{n:g}" for n in few), math.ceil(ENOUGH_ITEMS * few[-1])
+    yield (
+        f"{TOO_FEW}: at N = {at} each has at most {ENOUGH_ITEMS} of the {items} items, and the end "
+        f"of such a run bends the curve as contention does; at least {need} items would tell"
+    )
+
+
+def _bends(fitted: Fitted, measured: Measurements, below: float, items: int) -> bool:
+    """Whether, at N less than `below`, throughput per worker falls by more than the noise and the end of a run.
+
+    The longest of n exponential times is 1 + 1/2 + ... + 1/n means, so a run of items of such times ends that much later
+    than items / n, less the one.
+    """
+    n = measured.n[measured.n < below]
+    x = np.log(n)
+    x = x - x.mean() if x.size else x
+    squares = float((x**2).sum())
+    if squares <= 0:
+        return False
+    end = 1 + (digamma(n + 1) + np.euler_gamma - 1) * n / items
+    each = np.log(measured.throughput[measured.n < below] * end / n)
+    noise = float(fitted.relative_scatter(n).max()) / math.sqrt(squares)
+    return float((x * each).sum()) / squares < -STANDARD_ERRORS * noise
 
 
 def _against_one(fitted: Fitted) -> Iterator[str]:
@@ -343,13 +386,93 @@ def leave_one_out(fitted: Fitted) -> float:
 def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
     """The families that are not ruled out at the level `margin`, simpler ones first, then likelier ones.
 
-    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter.
+    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter. A bent line or a
+    cliff rules others out only if it firmly rules out all of them: its bend is chosen among all N, which one number does
+    not account for.
     """
-    best = min(fits, key=lambda fitted: fitted.scatter)
-    quantile = float(stdtrit(best.freedom, (1 + margin) / 2))
-    most = best.misfit + (quantile * best.scatter) ** 2 * best.problem.drift.inflation
-    order = sorted(fits, key=lambda fitted: (fitted.shape.size, fitted.misfit))
-    return [fitted for fitted in order if fitted.misfit <= most]
+    smooth = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    best = min(smooth or fits, key=lambda fitted: fitted.scatter)
+    for bent in (fitted for fitted in fits if smooth and fitted.family.name in BY_EVIDENCE):
+        if min(each.misfit for each in smooth) > _most(bent, FIRM_MARGIN) and bent.scatter < best.scatter:
+            best = bent
+    most = _most(best, margin)
+    order = sorted(fits, key=lambda fitted: (_rank(fitted), fitted.misfit))
+    return _likeliest_first([fitted for fitted in order if fitted.misfit <= most])
+
+
+def _most(fitted: Fitted, margin: float) -> float:
+    """The largest misfit of laws that it does not rule out."""
+    quantile = float(stdtrit(fitted.freedom, (1 + margin) / 2))
+    return fitted.misfit + (quantile * fitted.scatter) ** 2 * fitted.problem.drift.inflation
+
+
+LIKELIER = 0.8
+"""The level at which a likelier family displaces a simpler or more common one that is no special case of it."""
+SPECIAL_CASE_OF_ALL = ("linear", "staircase")
+BESIDE_USL = ("amdahl", "staircase_amdahl")
+"""Special cases of the USL."""
+
+
+def _likeliest_first(stay: list[Fitted]) -> list[Fitted]:
+    """Simpler families come first, for the sake of special cases; Amdahl's law is none of a queue, nor that of the USL."""
+    first, *rest = stay
+    name = first.family.name
+    if name in SPECIAL_CASE_OF_ALL:
+        return stay
+    others = [each for each in rest if _rank(each) > _rank(first) and each.family.name not in BY_EVIDENCE]
+    if name in BESIDE_USL:
+        others = [each for each in others if _is_full(each)]
+    better = min(others, key=lambda fitted: fitted.misfit, default=first)
+    if first.misfit <= _most(better, LIKELIER):
+        return stay
+    return [better, *(each for each in stay if each is not better)]
+
+
+def _rank(fitted: Fitted) -> float:
+    """The numbers of the shape; a resource that is full comes after the other families with one number."""
+    return fitted.shape.size + 0.5 * _is_full(fitted)
+
+
+def _is_full(fitted: Fitted) -> bool:
+    """Whether the family is of one resource that is full at some N."""
+    return fitted.family.name.endswith(("closed_queue", "hard_knee"))
+
+
+BY_EVIDENCE = ("bent_line", "cliff")
+"""Families that bend at any N, so that they are near every measurement, and that say little beyond the last one."""
+LEAST_LEVELS = 5
+"""Two N on each side of a bend and one more show it."""
+
+
+NEARLY = 2.0
+"""A bent line or a cliff is fitted only if one of its starts misses by at most so many times as much as the best law."""
+
+
+def may_show(problem: FitProblem, fits: Sequence[Fitted]) -> bool:
+    """Whether a family is worth a fit after `fits`. For most it is; a bent line and a cliff need five N, and to come near."""
+    if problem.family.name not in BY_EVIDENCE or not fits:
+        return True
+    if problem.measured.levels.size < LEAST_LEVELS:
+        return False
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        misfits = problem.best_starts()[1]
+    return bool(misfits[0] <= NEARLY * min(fitted.misfit for fitted in fits))
+
+
+def shown(fits: Sequence[Fitted]) -> list[Fitted]:
+    """The fits without the bent line and the cliff, unless the measurements show these.
+
+    A bent line is shown if no other family has so small a scatter, a cliff if the other families are firmly ruled out.
+    """
+    kept = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    for fitted in fits:
+        less = all(fitted.scatter < each.scatter for each in kept)
+        if fitted.family.name == "bent_line" and less:
+            kept.append(fitted)
+    for fitted in fits:
+        if fitted.family.name == "cliff" and all(each.misfit > _most(fitted, FIRM_MARGIN) for each in kept):
+            kept.append(fitted)
+    return kept
 
 
 def compared(stays: Sequence[Fitted], ruled_out: Sequence[Fitted]) -> tuple[Candidate, ...]:

@@ -164,6 +164,13 @@ class FitProblem:
         residuals = self.noise.residuals(self.measured.throughput, rate, curve)
         return rate, (weights * residuals**2).sum(axis=-1)
 
+    def best_starts(self) -> tuple[Floats, Floats]:
+        """The likeliest of the family's starting shapes (k, p), and their misfits (k,), the smallest first."""
+        starts = self.family.starts(float(self.measured.n.max()))
+        misfit = self.misfit(starts)[1]
+        order = np.argsort(misfit, kind="stable")[:MOST_STARTS]
+        return starts[order], misfit[order]
+
     def normal(self, shape: Floats, weights: Floats) -> tuple[Floats, Floats]:
         """Half the negative gradient of the misfit (..., p), and the Gauss-Newton matrix (..., p, p)."""
         curve = self.family.curve(self.measured.n, shape)
@@ -177,6 +184,8 @@ class FitProblem:
 
 # --- The best law: bounded least squares from many starts at once.
 
+MOST_STARTS = 24
+"""The search begins at so many of a family's starts, those with the smallest misfit."""
 MOST_STEPS = 200
 SMALLEST_STEP = 1e-12
 """The search ends when steps are below this share of the values."""
@@ -395,7 +404,7 @@ def fit_family(problem: FitProblem, level: float) -> Fitted:
             fix=f"take at least {parameters + 1} measurements, better {parameters + 4}; repeats count",
         )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shapes, misfits = descend(problem, problem.family.starts(float(measured.n.max())))
+        shapes, misfits = descend(problem, problem.best_starts()[0])
         order = np.argsort(misfits, kind="stable")
         best, floor = order[0], problem.noise.negligible(measured.throughput) ** 2 * len(measured)
         least = max(float(misfits[best]), floor)

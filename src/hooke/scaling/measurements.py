@@ -66,7 +66,8 @@ class Measurements:
 
     `n` is what was varied: workers, threads, load, items per call. Pass either `throughput`, in work per second, or
     `seconds`, the time of `work` (default 1). Both have shape (len(n),), or (len(n), runs) with several runs per N; `n`
-    may also repeat a value. If a value is itself a mean of several runs, `repeats` is their number and its weight.
+    may also repeat a value. If `work` is one whole number above 1, `fit` also considers that it may be items, which do not
+    divide evenly among N. If a value is itself a mean of several runs, `repeats` is their number and its weight.
     `conditions` labels what else differed: machine, kind of work, hour. `work`, `repeats` and `conditions` are one
     value for all entries of `n`, or one each. `at` says when each entry was measured, in any unit: shape (len(n),) or that of
     the values; nan where it is unknown.
@@ -136,16 +137,23 @@ class Measurements:
             np.unique(self.n[self.conditions == label]).size == 1 for label in labels
         )
 
+    @property
+    def items(self) -> int | None:
+        """The number of items of each measurement: `work`, if that is one whole number above 1, else None."""
+        most = float(self.work.max())
+        return int(most) if most > 1 and most.is_integer() and (self.work == most).all() else None
+
     def means(self) -> tuple[Floats, Floats]:
         """The distinct N and the mean throughput at each, weighted by `repeats`."""
         levels, at = np.unique(self.n, return_inverse=True)
         return levels, np.bincount(at, self.repeats * self.throughput) / np.bincount(at, self.repeats)
 
     def each_n_once(self) -> Measurements:
-        """One measurement per N, the geometric mean, all of equal weight."""
+        """One measurement per N, the geometric mean, all of equal weight. If all had the same work, so have these."""
         levels, at = np.unique(self.n, return_inverse=True)
         logs = np.bincount(at, self.repeats * np.log(self.throughput)) / np.bincount(at, self.repeats)
-        return Measurements(levels, throughput=np.exp(logs))
+        work = self.work[0] if (self.work == self.work[0]).all() else 1.0
+        return Measurements(levels, throughput=np.exp(logs), work=work)
 
 
 def positive(name: str, values: ArrayLike) -> Floats:

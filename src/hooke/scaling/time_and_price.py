@@ -6,20 +6,34 @@ Method and accuracy: docs/explanation/planning.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hooke.scaling.call_times import LEVEL, Ends
+from hooke.scaling.call_times import LEVEL, Calibration, Ends
 from hooke.scaling.catalog import InstanceType
 from hooke.scaling.measurements import Estimate
-from hooke.scaling.workload import MachineRoom, NodeCalls, NodeWork, PerCall, Workload, makespan, slices_of
+from hooke.scaling.workload import (
+    MOST_SINGLE,
+    MachineRoom,
+    NodeCalls,
+    NodeWork,
+    PerCall,
+    Workload,
+    makespan,
+    slices_of,
+)
 
-__all__ = ["LOCAL", "Configuration", "Planner", "Row"]
+__all__ = ["LOCAL", "Configuration", "Planner", "Row", "expected"]
 
 LOCAL = "local"
 """The catalog of this machine."""
 MOST_BOUNDS = 1.5
 """Tasks with unknown contention are accepted if they leave the total uncertain by at most this factor."""
+MOST_EXTRAPOLATED = 2.5
+"""Laws that leave the total uncertain by a larger factor are refused."""
+DRAWS = 8
+"""Random orders of the measured durations, from which the spread of the schedule's end is estimated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +123,7 @@ class Planner:
         speed, startup = machine.speed or (1.0, 1.0), machine.startup_s or (0.0, 0.0)
         lags = (startup[0], sum(startup) / 2, startup[1])
         ran = _divided(outcome.seconds, speed)
-        seconds = _each(sum, ran, lags, self._overhead_s)
+        seconds = _summed(_each(sum, ran, lags), self._overhead_s)
 
         def price(name: str, usd_per_hour: float | None) -> Estimate | None:
             if usd_per_hour is None:
@@ -137,7 +151,7 @@ class Planner:
         alone = self._outcome(MachineRoom(slots=1, cpus=math.inf), fits, is_local=configuration.is_local)
         if alone.refused or not all(seconds):
             return None
-        work = _each(sum, _divided(alone.seconds, speed), self._overhead_s)
+        work = _summed(_divided(alone.seconds, speed), self._overhead_s)
         shares = [each / (configuration.workers * s) for each, s in zip(work, seconds, strict=True)]
         return _estimate("efficiency", (min(shares), shares[1], max(shares)))
 
@@ -149,26 +163,47 @@ class Planner:
         return self._outcomes[key]
 
 
-def _scheduled(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Outcome:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The expected seconds of a schedule, without start-up and overhead; `chance` is as in `Replay`."""
+
+    seconds: float
+    chance: float
+
+
+def expected(load: Workload, configuration: Configuration, *, within: float) -> Expected | None:
+    """The expected seconds of a schedule; None if laws leave it open by more than the factor `within`."""
+    fits = tuple(_fits(work, configuration) for work in load.works)
+    schedule = _schedule(load, _room(configuration), fits)
+    total = _Total(schedule, load.calibration)
+    if any(each.open for each in schedule.per_call) or not total.value or total.model_factor > within:
+        return None
+    return Expected(total.value, total.chance())
+
+
+def _schedule(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Schedule:
     at_once = [
         max(1, min(room.slots, most, load.items[work.task]))
         for work, most in zip(load.works, fits, strict=True)
     ]
     per_call = [load.per_call(number, n) for number, n in enumerate(at_once)]
-    schedule = _Schedule(load.works, per_call, at_once, fits, room)
+    return _Schedule(load.works, per_call, at_once, fits, room)
+
+
+def _scheduled(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Outcome:
+    schedule = _schedule(load, room, fits)
     refusal = schedule.undetermined()
     if refusal is not None:
         return refusal
-    low, value, high = (
-        schedule.seconds([each.seconds[end] + each.gap_s[end] for each in per_call]) for end in range(3)
-    )
+    total = _Total(schedule, load.calibration)
+    if total.model_factor > MOST_EXTRAPOLATED:
+        return total.refusal()
     work: dict[str, Ends] = {}
-    for each, per in zip(load.works, per_call, strict=True):
+    for each, per in zip(load.works, schedule.per_call, strict=True):
         items = each.items or 0
         mine = (per.seconds[0] * items, per.seconds[1] * items, per.seconds[2] * items)
         work[each.task] = _each(sum, work.get(each.task, (0.0, 0.0, 0.0)), mine)
-    # A list schedule may end earlier with longer calls (Graham's anomalies); an interval must stay ordered.
-    return _Outcome(seconds=(min(low, value), value, max(value, high)), work=work)
+    return _Outcome(seconds=total.ends(), work=work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +214,12 @@ class _Schedule:
     fits: Sequence[int]
     room: MachineRoom
 
-    def seconds(self, means: Sequence[float]) -> float:
-        """Seconds until the last call ends, given the mean of each node's calls."""
+    def seconds(self, means: Sequence[float], *, draw: int = 0) -> float:
+        """Seconds until the last call ends, given the mean of each node's calls. `draw` is as in `slices_of`."""
         return makespan(
             [
                 NodeCalls(
-                    slices=slices_of(work.items or 0, mean, at_once=n, shape=per.shape),
+                    slices=slices_of(work.items or 0, mean, at_once=n, shape=per.shape, draw=draw),
                     items=work.items or 0,
                     needs=work.needs,
                     cpus=work.cpus,
@@ -232,6 +267,101 @@ class _Schedule:
         )
 
 
+class _Total:
+    """The seconds of a schedule and their interval.
+
+    Independent are the error of a run about what was expected (`calibration`), of each task's laws, and the chance of which
+    items run in which order. Their logarithmic half widths add in quadrature, each as far as it moves the schedule's end.
+    """
+
+    def __init__(self, schedule: _Schedule, calibration: Calibration) -> None:
+        self._schedule = schedule
+        self._means = [each.seconds[1] + each.gap_s[1] for each in schedule.per_call]
+        self._calibration = calibration
+        self.value = schedule.seconds(self._means)
+        self._moved = {
+            task: (self._log(task, 0), self._log(task, 2))
+            for task in dict.fromkeys(work.task for work in schedule.works)
+        }
+
+    @property
+    def model_factor(self) -> float:
+        """The ratio of the high to the low end that the laws alone leave."""
+        return math.exp(sum(self._model()))
+
+    def ends(self) -> Ends:
+        """(low, value, high)."""
+        if not self.value:
+            return 0.0, 0.0, 0.0
+        run = self._calibration.half_width(self._runs(), self.chance())
+        below, above = (math.hypot(each, run) for each in self._model())
+        return self.value * math.exp(-below), self.value, self.value * math.exp(above)
+
+    def chance(self) -> float:
+        """The variance of ln seconds by which items run, and in which order."""
+        return self._sampling() ** 2 + self._order() ** 2
+
+    def refusal(self) -> _Outcome:
+        """Why the laws leave too much open, and which task to measure."""
+        task = max(self._moved, key=lambda each: sum(self._moved[each]))
+        per, n = next((per, n) for work, per, n in self._nodes() if work.task == task)
+        why = f"uncertain by a factor of {self.model_factor:.2g}"
+        if per.unsized:
+            return _Outcome(refused=f"{task}: the time is {why}: {per.unsized}")
+        return _Outcome(refused=f"{task}: its laws leave the time {why}", measure=(task, per.measure_at or n))
+
+    def _nodes(self) -> Iterator[tuple[NodeWork, PerCall, int]]:
+        schedule = self._schedule
+        return zip(schedule.works, schedule.per_call, schedule.at_once, strict=True)
+
+    def _model(self) -> tuple[float, float]:
+        below, above = (math.hypot(*(each[end] for each in self._moved.values())) for end in (0, 1))
+        return below, above
+
+    def _log(self, task: str, end: int) -> float:
+        """How far one end of the task's laws moves the schedule's end, as |ln ratio|."""
+        factors = [
+            per.model[end] / per.model[1] if work.task == task else 1.0 for work, per, _ in self._nodes()
+        ]
+        return self._shifted(factors)
+
+    def _shifted(self, factors: Sequence[float]) -> float:
+        if not self.value or all(abs(factor - 1) < 1e-6 for factor in factors):
+            return 0.0
+        means = [mean * factor for mean, factor in zip(self._means, factors, strict=True)]
+        return abs(math.log(self._schedule.seconds(means) / self.value))
+
+    def _shares(self) -> dict[str, float]:
+        """Task -> share of all work, and of the errors that the items cause."""
+        work: dict[str, float] = {}
+        for (node, _, _), mean in zip(self._nodes(), self._means, strict=True):
+            work[node.task] = work.get(node.task, 0.0) + mean * (node.items or 0)
+        whole = sum(work.values())
+        return {task: each / whole for task, each in work.items()} if whole else {}
+
+    def _runs(self) -> float:
+        """How many runs stand behind the value: the harmonic mean by share of the work."""
+        shares = self._shares()
+        least: dict[str, int] = {}
+        for work, per, _ in self._nodes():
+            least[work.task] = min(least.get(work.task, per.runs), per.runs)
+        inverse = sum(share / least[task] for task, share in shares.items())
+        return 1 / inverse if inverse else 1.0
+
+    def _sampling(self) -> float:
+        shares, deviations = self._shares(), {work.task: per.sampling for work, per, _ in self._nodes()}
+        return math.hypot(*(share * deviations[task] for task, share in shares.items()))
+
+    def _order(self) -> float:
+        """The standard deviation of ln seconds over random orders of the durations of single items."""
+        if not any(
+            1 < (work.items or 0) <= MOST_SINGLE and len(per.shape) > 1 for work, per, _ in self._nodes()
+        ):
+            return 0.0
+        ends = [self._schedule.seconds(self._means, draw=draw) for draw in range(1, DRAWS + 1)]
+        return statistics.stdev(math.log(each) for each in ends)
+
+
 def _missing(machine: InstanceType) -> str:
     """The missing fact that makes an instance type unpredictable, or an empty string."""
     if machine.speed is None:
@@ -276,6 +406,13 @@ def _divided(ends: Ends, speed: tuple[float, float]) -> Ends:
 def _each(what: Callable[[tuple[float, ...]], float], *ends: Ends) -> Ends:
     low, value, high = (what(together) for together in zip(*ends, strict=True))
     return low, value, high
+
+
+def _summed(one: Ends, other: Ends) -> Ends:
+    """The sum of two times with independent errors."""
+    value = one[1] + other[1]
+    below = math.hypot(one[1] - one[0], other[1] - other[0])
+    return max(value - below, 0.0), value, value + math.hypot(one[2] - one[1], other[2] - other[1])
 
 
 def _estimate(name: str, ends: Ends) -> Estimate:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hooke.scaling.call_times import (
+    PRIOR,
+    Calibration,
     Ends,
     Sized,
+    Slowdown,
+    TimeSpread,
     Timing,
+    combined,
+    item_variance,
+    mean_seconds,
     nearest_level,
     run_spread,
     seconds_factor,
@@ -22,6 +30,7 @@ from hooke.scaling.call_times import (
 from hooke.scaling.law import Law
 
 __all__ = [
+    "MOST_SINGLE",
     "CallNeed",
     "MachineRoom",
     "NodeCalls",
@@ -200,14 +209,16 @@ MOST_PIECES = 64
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float] = ()) -> list[Slice]:
+def slices_of(
+    items: int, mean_s: float, *, at_once: int, shape: Sequence[float] = (), draw: int = 0
+) -> list[Slice]:
     """The slices of `items` items with a mean of `mean_s` seconds, of which `at_once` can run at once.
 
-    `shape` holds earlier durations as multiples of their mean, in any order; single items draw from it evenly, and the
-    mean stays. Many items take ceil(items / at_once) full rounds.
+    `shape` holds earlier durations as multiples of their mean, in any order; single items draw from it evenly, or, with
+    `draw` as a seed above 0, at random, and the mean stays. Many items take ceil(items / at_once) full rounds.
     """
     if items <= MOST_SINGLE:
-        return [Slice(1, mean_s * share, at + 1) for at, share in enumerate(_dealt(items, shape))]
+        return [Slice(1, mean_s * share, at + 1) for at, share in enumerate(_dealt(items, shape, draw))]
     width = max(1, math.ceil(min(at_once, items) / MOST_LANES))
     lanes = max(1, min(at_once, items) // width)
     rounds = math.ceil(items / (lanes * width))
@@ -217,12 +228,15 @@ def slices_of(items: int, mean_s: float, *, at_once: int, shape: Sequence[float]
     return [Slice(width, seconds, items * (at + 1) // count) for at in range(count)]
 
 
-def _dealt(items: int, shape: Sequence[float]) -> list[float]:
+def _dealt(items: int, shape: Sequence[float], draw: int = 0) -> list[float]:
     """`items` multiples of the mean from the quantiles of `shape`, in golden-ratio steps so that any few are typical."""
     if len(shape) < 2 or items < 2:
         return [1.0] * items
     ordered = sorted(shape)
-    dealt = [ordered[int((at * GOLDEN % 1.0) * len(ordered))] for at in range(1, items + 1)]
+    if draw:
+        dealt = random.Random(draw).choices(ordered, k=items)  # noqa: S311 - the same draws each time
+    else:
+        dealt = [ordered[int((at * GOLDEN % 1.0) * len(ordered))] for at in range(1, items + 1)]
     mean = sum(dealt) / items
     return [share / mean for share in dealt] if mean > 0 else [1.0] * items
 
@@ -239,7 +253,7 @@ class NodeWork:
     like: str = ""
     items: int | None = 1
     needs: tuple[CallNeed, ...] = ()
-    reads: int = 0
+    reads: float = 0
     cpus: float = 1.0
     memory: int | None = None
     gpus: float = 0.0
@@ -251,14 +265,14 @@ class NodeWork:
 class TaskFacts:
     """What is known about a task: timings of earlier runs, and its scaling law or in `lacking` why it has none.
 
-    `limit` is added to the refusal if neither reaches far enough. `by_size` is the law over the items that a call reads.
+    `limit` is added to the refusal if neither reaches far enough. `prior` is the spread between runs to assume of it, from the runs of other tasks.
     """
 
     timings: Sequence[Timing] = ()
     law: Law | None = None
     lacking: str = "it has no law"
     limit: str = ""
-    by_size: Law | None = None
+    prior: TimeSpread = PRIOR
 
 
 NOTHING = TaskFacts()
@@ -279,23 +293,39 @@ class Untimed:
 class PerCall:
     """Seconds of one call of a node, and the gap to the worker's next call.
 
-    If the contention is unknown, `open` says why, and `bounds` are its bounds as factors of the seconds. `measure_at` is
-    the N to measure.
+    `seconds` is for itself; for the total, its parts are apart: `model` is the interval of the laws, and `sampling` the
+    standard deviation of ln mean seconds because other items run than were timed, both as factors of the seconds.
+    `runs` is how many runs stand behind it. If the contention is unknown, `open` says why, and `bounds` are its bounds as
+    factors of the seconds. `measure_at` is the N to measure. `unsized` says why its size is uncertain, if it is.
     """
 
     seconds: Ends = (0.0, 0.0, 0.0)
+    model: Ends = (1.0, 1.0, 1.0)
+    sampling: float = 0.0
+    runs: int = 1
     gap_s: Ends = (0.0, 0.0, 0.0)
     shape: Sequence[float] = ()
     bounds: Ends = (1.0, 1.0, 1.0)
     open: str = ""
     measure_at: int = 0
+    unsized: str = ""
 
 
 class Workload:
-    """Work in topological order with facts about its tasks. Tasks of unknown duration count as zero and are in `untimed`."""
+    """Work in topological order with facts about its tasks. Tasks of unknown duration count as zero and are in `untimed`.
 
-    def __init__(self, works: Sequence[NodeWork], facts: Mapping[str, TaskFacts]) -> None:
+    `calibration` is the spread of a whole run about its prediction.
+    """
+
+    def __init__(
+        self,
+        works: Sequence[NodeWork],
+        facts: Mapping[str, TaskFacts],
+        *,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.works = tuple(works)
+        self.calibration = calibration or Calibration()
         self._facts = facts
         self.untimed = tuple({each.task: each for each in self._uncounted()}.values())
         self._without = {each.task for each in self.untimed}
@@ -315,23 +345,28 @@ class Workload:
     def _predicted(self, work: NodeWork, at_once: int) -> PerCall:
         facts, basis = self._of(work), self._sized(work)
         assert basis is not None
-        timings = nearest_level(basis.timings, at_once)
-        timed = timings[0].at_once
         law = facts.law if self.items[work.task] > 1 else None
-        slow = slowdown(law, timed=timed, n=at_once, lacking=facts.lacking)
-        items = sum(each.items for each in timings)
-        mean = sum(each.items * each.seconds for each in timings) / items
+        timings, slow = _at_level(basis.timings, at_once, law, facts.lacking)
+        items, most = sum(each.items for each in timings), self.items[work.task]
+        spread = run_spread(timings, facts.prior)
+        mean = mean_seconds(timings, spread)
         gap = sum(each.items * each.gap_s for each in timings) / items
-        factor = seconds_factor(timings, run_spread(basis.timings), items=self.items[work.task])
+        factor = seconds_factor(timings, spread, items=most)
         known = [seconds for each in timings for seconds in each.known.values()]
-        low, value, high = (one * other for one, other in zip(slow.ends, basis.ends, strict=True))
+        usual = sum(known) / len(known) if known else 0.0
+        low, value, high = model = combined(slow.ends, basis.ends)
+        below, _, above = combined((1 / factor, 1.0, factor), (low / value, 1.0, high / value))
         return PerCall(
-            seconds=(mean * low / factor, mean * value, mean * high * factor),
+            seconds=(mean * value * below, mean * value, mean * value * above),
             gap_s=(gap / factor, gap, gap * factor),
-            shape=[seconds / mean for seconds in known] if mean else (),
+            model=model,
+            sampling=math.sqrt(item_variance(timings, items=most)),
+            runs=len(timings),
+            shape=[seconds / usual for seconds in known] if usual else (),
             bounds=slow.ends if slow.open else (1.0, 1.0, 1.0),
             open=f"{slow.open}{facts.limit}" if slow.open else "",
             measure_at=slow.measure_at,
+            unsized="" if basis.ends[2] == 1 else _other_size(work, facts.timings),
         )
 
     def _of(self, work: NodeWork) -> TaskFacts:
@@ -339,7 +374,7 @@ class Workload:
 
     def _sized(self, work: NodeWork) -> Sized | None:
         facts = self._of(work)
-        return sized(facts.timings, work.reads, facts.by_size)
+        return sized(facts.timings, work.reads, facts.prior)
 
     def _uncounted(self) -> Iterator[Untimed]:
         for work in self.works:
@@ -349,6 +384,35 @@ class Workload:
             elif not timings:
                 yield Untimed(task=work.task, why="never measured")
             elif self._sized(work) is None:
-                sizes = ", ".join(str(size) for size in sorted({each.reads for each in timings}))
-                why = f"a call reads {work.reads} items, but was measured with {sizes}"
-                yield Untimed(task=work.task, why=f"{why}; {sizes_needed(work.reads)}")
+                yield Untimed(task=work.task, why=_other_size(work, timings))
+
+
+def _other_size(work: NodeWork, timings: Sequence[Timing]) -> str:
+    sizes = ", ".join(f"{size:g}" for size in sorted({each.reads for each in timings}))
+    return f"a call reads {work.reads:g} items, but was measured with {sizes}; {sizes_needed(work.reads)}"
+
+
+ENOUGH_RUNS = 3
+"""Runs at one N that need no other N beside them."""
+
+
+def _at_level(
+    timings: Sequence[Timing], n: int, law: Law | None, lacking: str
+) -> tuple[list[Timing], Slowdown]:
+    """The timings for `n` calls at once, and the slow-down of these calls relative to them.
+
+    With a law, those with other numbers at once count as if they had been timed with the nearest number.
+    """
+    near = nearest_level(timings, n)
+    level = near[0].at_once
+    if law is not None and len(near) < ENOUGH_RUNS:
+        near = [_moved(each, law, level) for each in timings]
+    return near, slowdown(law, timed=level, n=n, lacking=lacking)
+
+
+def _moved(timing: Timing, law: Law, level: int) -> Timing:
+    if timing.at_once == level:
+        return timing
+    factor = slowdown(law, timed=timing.at_once, n=level).ends[1]
+    known = {item: seconds * factor for item, seconds in timing.known.items()}
+    return replace(timing, seconds=timing.seconds * factor, known=known, at_once=level)
