@@ -5,6 +5,9 @@
     hooke measure examples/scaling/bottlenecks.py:locking --task enter --workers 1,2,4,8,16
     hooke measure examples/scaling/bottlenecks.py:sleeping --workers 1,2,4,8,16,32
 
+Each study ends with a `cause`: none for `computing` on free cores, `memory-bound` for `streaming` once memory bandwidth is used up, `waits
+for a lock in bottlenecks.py:52` for `locking`, and `a serial part` for `sleeping`.
+
 The last two only sleep, so they can use any N on any machine. Their bottleneck is known: the share of the time in which
 only one worker may run.
 """

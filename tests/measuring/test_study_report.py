@@ -186,6 +186,14 @@ def test_facts_are_json(record):
     assert facts["study"] == "measure-delays-1"
 
 
+def test_next_is_never_what_was_just_measured():
+    for levels in ((1, 2, 4, 8), (1, 2, 3, 4, 6, 8, 16), (1, 2, 4, 8, 16, 32)):
+        for truth in (amdahl(0.1), lambda n: 10.0 / min(n, 2), lambda n: 10 / n):
+            for line in text_of(record_of(truth, levels=levels, noise=0.1)).splitlines():
+                found = re.match(r"next  measure at N = (\d+)", line)
+                assert found is None or int(found[1]) not in levels
+
+
 STAIRS = (1, 3, 7, 15, 23, 40)
 
 

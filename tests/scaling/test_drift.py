@@ -75,5 +75,6 @@ def test_successive_errors_that_resemble_each_other_widen_the_intervals():
 
 @pytest.mark.parametrize("kind", ["growing", "one-sided"])
 def test_other_errors_than_the_assumed_ones_leave_the_coverage(kind):
+    # A sample: 95 % would be missed by a tenth of these 63 predictions, which come three from a fit. The table is in laws.md.
     cell = disturbed_cell(kind, 3)
-    assert cell.held_or_flagged >= 0.9 * cell.asked
+    assert cell.held_or_flagged >= 0.8 * cell.asked

@@ -138,6 +138,7 @@ class LocalEngine:
             folder=str(context.folder),
             root=None if context.root is None else str(context.root),
             durable=context.durable,
+            sample_s=context.sample_s,
             tracking=None if context.tracking is None else str(context.tracking),
             mlflow=context.mlflow,
             script=script_of_this_process(),

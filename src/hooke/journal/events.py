@@ -52,6 +52,7 @@ __all__ = [
     "StopRequested",
     "StudyStarted",
     "TaskChecked",
+    "TimeUse",
     "TrialBegan",
     "TrialEnded",
     "WorkerStarted",
@@ -651,6 +652,43 @@ class MachineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     mhz: float | None = None
 
 
+class TimeUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the workers' time went during a measurement: worker-seconds, which add up to N times its seconds.
+
+    Attempts take `busy_s`: CPU (`user_s`, `sys_s`; also of other threads), `delay_s` ready without a core, and `waits`. The
+    rest is idle: before a worker's first attempt (`start_s`), while one task runs alone (`serial`), between attempts (`gap_s`),
+    and after a worker's last (`tail_s`). What workers sample is None or empty where they did not, or the system does not tell.
+    """
+
+    busy_s: float
+    user_s: float
+    sys_s: float = 0.0
+    delay_s: float | None = None
+    waits: dict[str, float] = {}
+    """`lock ledger.py:41` -> seconds, by samples: `lock`, `gil`, `network`, `disk`, `sleep`, `retry`, `child`, `other`, and where."""
+    start_s: float = 0.0
+    serial: dict[str, float] = {}
+    gap_s: float = 0.0
+    tail_s: float = 0.0
+    first_s: float = 0.0
+    """How much longer the first attempts of the workers took than attempts usually do; a part of `busy_s`."""
+    longest_s: float = 0.0
+    """The longest attempt."""
+    usual_s: float = 0.0
+    """The median attempt."""
+    longest_items: int = 1
+    attempts: int = 0
+    samples: int = 0
+    voluntary: int | None = None
+    """Context switches: because a thread waited, and because the kernel gave its core to another."""
+    involuntary: int | None = None
+    minor_faults: int | None = None
+    major_faults: int | None = None
+    read_bytes: int | None = None
+    """From disks."""
+    written_bytes: int | None = None
+
+
 class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
     """`n` workers did `work` in `seconds`, from the first start to the last end of its attempts."""
 
@@ -668,6 +706,8 @@ class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
     """The segment in the same folder that holds the attempts."""
     load: MachineLoad | None = None
     """None in studies of services, and of earlier versions."""
+    use: TimeUse | None = None
+    """As `load`."""
 
 
 class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):

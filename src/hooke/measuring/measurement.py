@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
+from hooke.engines.worker.worker_process import SAMPLES, WorkerSample
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -19,6 +24,7 @@ from hooke.journal.events import (
     MachineLoad,
     Measured,
     PlainMeasured,
+    TimeUse,
     WorkerStarted,
     WorkerStopped,
 )
@@ -106,6 +112,158 @@ OpenEngine = Callable[[EngineContext, int], Engine]
 """Opens an engine of the measured backend with exactly this many workers."""
 
 
+# --- Where the workers' time goes.
+
+SAMPLE_S = 0.04
+"""How often workers sample themselves: 25 samples a second cost less than a hundredth of a core."""
+
+
+def time_use(
+    events: Sequence[Event], part: Excerpt, *, workers: int, samples: Mapping[str, Sequence[WorkerSample]]
+) -> TimeUse:
+    """Where the time of `workers` went, from the events of a run and from the samples of each worker, in the order of time.
+
+    Raises NotEnoughData as `attempts_taken` does.
+    """
+    spans = _spans(events, frozenset(part.measured))
+    taken = attempts_taken(events, part.measured)
+    begin, end = min(span.begin for span in spans), max(span.end for span in spans)
+    idle = _idle(spans, {node.id: node.task.name for node in part.nodes if node.kind == "call"}, workers)
+    sampled = [
+        [each for each in own if begin <= each.at <= end + SAMPLE_S] for own in samples.values() if own
+    ]
+    changes = [(own[0], own[-1]) for own in sampled if len(own) > 1]
+    cpu = [later.user_s + later.sys_s - first.user_s - first.sys_s for first, later in changes]
+    system = sum(later.sys_s - first.sys_s for first, later in changes) / sum(cpu) if sum(cpu) > 0 else 0.0
+    seconds = sorted(span.end - span.begin for span in spans)
+    usual, longest = seconds[len(seconds) // 2], max(spans, key=lambda span: span.end - span.begin)
+    counted: dict[str, Any] = {name: _counted(changes, name) for name in COUNTERS}
+    firsts: dict[str, float] = {}
+    for span in sorted(spans):
+        firsts.setdefault(span.worker, span.end - span.begin)
+    return TimeUse(
+        busy_s=sum(seconds),
+        user_s=taken.cpu_s * (1 - system),
+        sys_s=taken.cpu_s * system,
+        delay_s=_delays(changes, end - begin),
+        waits=_waits(sampled, sum(seconds)),
+        first_s=sum(max(0.0, first - usual) for first in firsts.values())
+        if len(spans) >= 3 * workers
+        else 0.0,
+        longest_s=longest.end - longest.begin,
+        longest_items=longest.items,
+        usual_s=usual,
+        attempts=len(spans),
+        samples=sum(map(len, sampled)),
+        **idle,
+        **counted,
+    )
+
+
+COUNTERS = ("voluntary", "involuntary", "minor_faults", "major_faults", "read_bytes", "written_bytes")
+_Changes = Sequence[tuple[WorkerSample, WorkerSample]]
+"""The first and the last sample of each worker."""
+
+
+def _counted(changes: _Changes, name: str) -> int | None:
+    """What a counter counted in all workers; None if one does not know."""
+    ends = [(getattr(first, name), getattr(later, name)) for first, later in changes]
+    if not ends or any(end is None for pair in ends for end in pair):
+        return None
+    return int(sum(later - first for first, later in ends))
+
+
+def _delays(changes: _Changes, seconds: float) -> float | None:
+    """The worker-seconds without a core, scaled from the time between the samples to the whole time."""
+    delays = [
+        (later.delay_s - first.delay_s) * seconds / max(later.at - first.at, SAMPLE_S)
+        for first, later in changes
+        if first.delay_s is not None and later.delay_s is not None
+    ]
+    return max(0.0, sum(delays)) if delays else None
+
+
+class _Span(NamedTuple):
+    begin: float
+    end: float
+    node: int
+    worker: str
+    items: int
+
+
+def _spans(events: Iterable[Event], measured: frozenset[int]) -> list[_Span]:
+    """The attempts at these nodes, without those that read a dynamic map's list."""
+    begun: dict[int, AttemptStarted] = {}
+    spans: list[_Span] = []
+    for event in events:
+        if isinstance(event, AttemptStarted) and event.node in measured and not event.expand:
+            begun[event.attempt] = event
+        elif isinstance(event, AttemptFinished) and event.attempt in begun:
+            start = begun[event.attempt]
+            # Attempts wait in a worker's socket: the time of the task itself is what the worker tells.
+            spans.append(
+                _Span(
+                    max(start.at, event.at - event.seconds),
+                    event.at,
+                    event.node,
+                    start.worker,
+                    event.hi - event.lo,
+                )
+            )
+    return spans
+
+
+def _idle(spans: Sequence[_Span], calls: Mapping[int, str], workers: int) -> dict[str, Any]:
+    """The idle worker-seconds by what the workers wait for: the fields of a TimeUse."""
+    starts = {}
+    for span in sorted(spans):
+        starts.setdefault(span.worker, span.begin)
+    last_start = max(span.begin for span in spans)
+    idle = {"start_s": 0.0, "gap_s": 0.0, "tail_s": 0.0}
+    serial: dict[str, float] = {}
+    moments = sorted({moment for span in spans for moment in (span.begin, span.end)})
+    for now, then in itertools.pairwise(moments):
+        active = [span for span in spans if span.begin <= now < span.end]
+        free = (workers - len(active)) * (then - now)
+        names = {calls.get(span.node, "") for span in active}
+        if free <= 0:
+            continue
+        if names and "" not in names:
+            name = " and ".join(sorted(names))
+            serial[name] = serial.get(name, 0.0) + free
+        elif now >= last_start:
+            idle["tail_s"] += free
+        else:
+            late = min(sum(start > now for start in starts.values()) * (then - now), free)
+            idle["start_s"] += late
+            idle["gap_s"] += free - late
+    return {**idle, "serial": serial}
+
+
+def _waits(sampled: Sequence[Sequence[WorkerSample]], busy_s: float) -> dict[str, float]:
+    """`lock ledger.py:41` -> worker-seconds of attempts, by the share of the samples in attempts."""
+    inside = [each for own in sampled for each in own if each.place]
+    counts = Counter(f"{each.wait} {each.place}" for each in inside if each.wait)
+    return {what: count / len(inside) * busy_s for what, count in counts.most_common(MOST_PLACES)}
+
+
+MOST_PLACES = 8
+"""How many places where workers wait are kept."""
+
+
+def samples_in(logs: Path) -> dict[str, list[WorkerSample]]:
+    """Worker -> its samples so far, which are removed: the next run writes new ones. The last line may be incomplete."""
+    found: dict[str, list[WorkerSample]] = {}
+    for file in sorted(logs.glob(f"*.log{SAMPLES}")):
+        lines = file.read_bytes().split(b"\n")[:-1]
+        found[file.name] = [_sample.decode(line) for line in lines]
+        file.unlink()
+    return found
+
+
+_sample = msgspec.json.Decoder(WorkerSample)
+
+
 # --- What else the machine does while something is measured.
 
 
@@ -162,6 +320,7 @@ class Ran:
     calls: CallMaker
     events: tuple[Event, ...]
     load: MachineLoad | None
+    use: TimeUse
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,8 +347,7 @@ class Bench:
         _check_gangs(part, workers)
         keys = GraphKeys(part, run=self.study)
         # No twin of a slow attempt: it would be work that the plain calls do not have.
-        plans = [plan_of(node, self.expected_s, repeatable=False) for node in part.nodes]
-        state = RunState(part, plans)
+        state = RunState(part, [plan_of(node, self.expected_s, repeatable=False) for node in part.nodes])
         calls = CallMaker(part, keys, state, self.store)
         events: list[Event] = []
         context = EngineContext(
@@ -201,6 +359,7 @@ class Bench:
             warm=True,
             pinned=self.pinned,
             ready_for=_cpus_of_all(part),
+            sample_s=SAMPLE_S,
         )
         # Not synced: a power loss loses the study, not the user's results.
         with Journal.create(self.folder, segment, durable="none", clock=self.clock) as journal:
@@ -215,6 +374,7 @@ class Bench:
                 load = meter.end()
             finally:
                 engine.close()
+                samples = samples_in(context.logs)  # in any case: workers sample until it is removed
         self._check(status, state, part)
         _check_room(events, part, workers)
         return Ran(
@@ -223,6 +383,7 @@ class Bench:
             calls=calls,
             events=tuple(events),
             load=load,
+            use=time_use(events, part, workers=workers, samples=samples),
         )
 
     def _parts(
@@ -478,6 +639,7 @@ class MeasurementRounds:
             cpu_s=ran.taken.cpu_s,
             segment=segment,
             load=ran.load,
+            use=ran.use,
         )
         self.measured.append(event)
         self.journal.append(event)

@@ -13,9 +13,10 @@ from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, Measured, PlainMeasured, StudyStarted
 from hooke.journal.study_records import StudyRecord, read_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
-from hooke.measuring.study_report import StudyRow, facts_of, rows_of, text_of
+from hooke.measuring.study_report import StudyRow, cause_of_study, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.curves import study_curve
+from hooke.planning.noise import Bottleneck
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of
@@ -193,6 +194,11 @@ class Study:
     def cost(self) -> Cost:
         """The COST: the smallest N that beats plain calls, or never. Raises NotEnoughData, BeyondTheData."""
         return cost_of(self._record())
+
+    @property
+    def cause(self) -> Bottleneck | None:
+        """What the task loses time to: its `name`, a `sentence` and the `evidence`; None if nothing is wrong or known."""
+        return cause_of_study(self._record())
 
     @property
     def curve(self) -> Curve:

@@ -14,14 +14,14 @@ from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
 from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
-from hooke.planning.noise import ENOUGH
+from hooke.planning.noise import ENOUGH, Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
 
-__all__ = ["StudyRow", "WorkersToUse", "facts_of", "rows_of", "text_of", "workers_to_use"]
+__all__ = ["StudyRow", "WorkersToUse", "cause_of_study", "facts_of", "rows_of", "text_of", "workers_to_use"]
 
 
 # --- Rows: throughput with its error, speed-up and efficiency at each N.
@@ -220,11 +220,8 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
     yield from (("noise", said) for said in _noise(record))
     yield from (("load", said) for said in _load(record))
     if missing and not record.started.sizes:
-        cores = record.started.cpus
-        yield (
-            "next",
-            f"measure at N = {missing:g}" + (f" (this machine has {cores} cores)" if missing > cores else ""),
-        )
+        yield "next", _next(record, missing)
+    yield from _cause(record)
     yield from _use(record)
 
 
@@ -372,6 +369,14 @@ def _noise(record: StudyRecord) -> Iterator[str]:
         yield f"too high to conclude: each N is known only to {known:.0%}; {needed} repeats would give {ENOUGH:.0%}"
 
 
+def _next(record: StudyRecord, n: float) -> str:
+    """The next measurement: at an N that was not measured, or else more repeats."""
+    if n in record.started.levels:
+        return f"more repeats, because N = {n:g} was measured: --repeats {2 * max(record.rounds, 1)}"
+    cores = record.started.cpus
+    return f"measure at N = {n:g}" + (f" (this machine has {cores} cores)" if n > cores else "")
+
+
 OTHERS = 0.25
 """Cores that other processes took, from which it is said,"""
 OTHERS_SHARE = 0.05
@@ -408,6 +413,21 @@ def _load(record: StudyRecord) -> Iterator[str]:
     if slow:
         shown = _each([f"{mean / 1000:.1f}" for mean in slow.values()])
         yield f"the cores ran at {shown} GHz instead of {max(means.values()) / 1000:.1f} while {_measured_at(list(slow))}"
+
+
+def cause_of_study(record: StudyRecord) -> Bottleneck | None:
+    """What the task loses time to; None if nothing is wrong or known, and in studies where more than N varies."""
+    started = record.started
+    if started.sizes or started.weak or record.of_service:
+        return None
+    return cause_of(record.measured, cores=started.cpus)
+
+
+def _cause(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    found = cause_of_study(record)
+    if found is not None:
+        yield "cause", found.sentence
+        yield from (("", evidence) for evidence in found.evidence)
 
 
 def _measured_at(levels: Sequence[int]) -> str:
@@ -487,6 +507,7 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
         "law": facts_or_refusal(lambda: law_of_study(record).facts()),
         "cost": facts_or_refusal(lambda: cost_of(record).facts()),
         "use": facts_or_refusal(lambda: workers_to_use(record).facts()),
+        "cause": cause.facts() if (cause := cause_of_study(record)) is not None else None,
     }
 
 

@@ -176,6 +176,8 @@ class EngineContext:
     """Distribution (or `python`) -> version that the code uses, which workers elsewhere must have."""
     allow_mismatch: tuple[str, ...] = ()
     """Distributions whose versions may differ."""
+    sample_s: float = 0.0
+    """How often workers write a sample of themselves beside their logs, for studies; 0: never."""
 
 
 class Engine(Protocol):

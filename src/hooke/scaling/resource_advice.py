@@ -73,12 +73,15 @@ class Needed:
     why: tuple[str, ...] = ()
 
 
-def needed(used: Sequence[Used]) -> Needed:
-    """What a task with these attempts, the newest last, should declare. Raises ValueError without attempts."""
+def needed(used: Sequence[Used], *, known: str = "") -> Needed:
+    """What a task with these attempts, the newest last, should declare. Raises ValueError without attempts.
+
+    `known` is what a study found that more workers meet; then more workers are not advised.
+    """
     if not used:
         raise ValueError("no attempts")
     last = used[-1]
-    cpus, busy, threads, about_cpus = _cpus([each for each in used if not each.starved], last.cpus)
+    cpus, busy, threads, about_cpus = _cpus([each for each in used if not each.starved], last.cpus, known)
     memory, peak, about_memory = _memory(used, last.memory)
     return Needed(
         attempts=len(used),
@@ -117,7 +120,7 @@ def _memory(used: Sequence[Used], declared: int | None) -> tuple[int | None, int
 
 
 def _cpus(
-    used: Sequence[Used], declared: float
+    used: Sequence[Used], declared: float, known: str
 ) -> tuple[float | None, float | None, tuple[Threads, ...], tuple[str, ...]]:
     timed = [each for each in used if each.seconds >= SHORTEST_S]
     if len(timed) < FEWEST:
@@ -134,7 +137,7 @@ def _cpus(
     if len(threads) > 1:
         cpus, said = _by_trial(threads, declared)
         return cpus, busy, threads, (said,)
-    cpus, said = _by_share(busy, declared)
+    cpus, said = _by_share(busy, declared, known)
     return cpus, busy, threads, (said,)
 
 
@@ -154,13 +157,12 @@ def _by_trial(threads: Sequence[Threads], declared: float) -> tuple[float, str]:
     return best.cpus, said
 
 
-def _by_share(busy: float, declared: float) -> tuple[float, str]:
+def _by_share(busy: float, declared: float, known: str) -> tuple[float, str]:
     """The CPUs for calls that keep `busy` cores busy, if one number of CPUs was tried."""
     kept = f"calls keep {busy:.2g} cores busy; declared: {declared:g}"
     if busy < WAITS:
-        return next(
-            share for share in SHARES if share >= busy
-        ), f"{kept}. The calls wait, so use more workers than cores"
+        more = "so use more workers than cores" if not known else f"and a study says for what: {known}"
+        return next(share for share in SHARES if share >= busy), f"{kept}. The calls wait, {more}"
     whole = max(math.ceil(busy - TOLERANCE), 1)
     if whole > declared:
         return whole, f"{kept}. Workers compete for cores"

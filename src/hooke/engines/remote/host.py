@@ -230,6 +230,7 @@ class WorkerHost:
             mlflow=session.mlflow,
             script=session.script,
             library=session.library,
+            sample_s=session.sample_s,
             allowed=session.allowed,
             # With a path of its own, a host has the project's files as an archive, beside what else they need.
             code=None if session.fixed_path else session.code,

@@ -63,6 +63,8 @@ class HostSession(msgspec.Struct, frozen=True, kw_only=True):
     """How long idle workers stay for the driver's next run when this one ends, if they find its files where it does."""
     ready_for: float | None = None
     """Cpus of the tasks for which all workers start at once; with None a worker starts when there is work for it."""
+    sample_s: float = 0.0
+    """As in the EngineContext."""
 
 
 def session_of(context: EngineContext, *, kept_s: float = 0.0) -> HostSession:
@@ -84,6 +86,7 @@ def session_of(context: EngineContext, *, kept_s: float = 0.0) -> HostSession:
         code=context.code,
         kept_s=kept_s,
         ready_for=context.ready_for,
+        sample_s=context.sample_s,
     )
 
 

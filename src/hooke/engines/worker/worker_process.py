@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import fcntl
+import linecache
 import os
 import pickle
 import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -28,6 +31,7 @@ from hooke.base.errors import EnvironmentMismatch
 from hooke.base.pinned_modules import import_pinned
 from hooke.base.ref import Ref
 from hooke.base.this_process import on_fork
+from hooke.base.user_code import is_users
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, Event, Failure
 from hooke.pipeline.engine import Call
@@ -46,12 +50,14 @@ from hooke.tracking.tracker import Tracker
 
 __all__ = [
     "READY",
+    "SAMPLES",
     "STALE",
     "Begun",
     "Hello",
     "Library",
     "WorkerJob",
     "WorkerOutput",
+    "WorkerSample",
     "WorkerTask",
     "flush_output",
     "main",
@@ -184,6 +190,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """As in the HostSession."""
     driver: str = ""
     """The process that the run belongs to; empty where a worker cannot outlive it."""
+    sample_s: float = 0.0
+    """As in the EngineContext."""
 
 
 class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -281,6 +289,213 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
 _messages = msgspec.msgpack.Decoder(Hello | WorkerTask)
 
 
+# --- Samples of this process for studies: what its threads wait for, and where.
+
+SAMPLES = ".samples"
+"""The suffix of a worker's samples, beside its log: one WorkerSample in JSON a line."""
+_LOCKING, _NETWORK, _SLEEPING, _SYNCING, _CHILDREN = "lock", "network", "sleep", "disk", "child"
+_X86_64 = {
+    **dict.fromkeys((73, 65, 220), _LOCKING),
+    **dict.fromkeys((7, 23, 42, 43, 44, 45, 46, 47, 270, 271, 288, 299), _NETWORK),
+    **dict.fromkeys((35, 230), _SLEEPING),
+    **dict.fromkeys((26, 74, 75, 162, 277, 306), _SYNCING),
+    **dict.fromkeys((61, 247), _CHILDREN),
+    **dict.fromkeys((0, 1, 17, 18, 19, 20), "file"),
+    72: "fcntl",
+    202: "futex",
+}
+_AARCH64 = {
+    **dict.fromkeys((32, 192, 193), _LOCKING),
+    **dict.fromkeys((72, 73, 202, 203, 206, 207, 211, 212, 242, 243), _NETWORK),
+    **dict.fromkeys((101, 115), _SLEEPING),
+    **dict.fromkeys((81, 82, 83, 84, 227, 267), _SYNCING),
+    **dict.fromkeys((95, 260), _CHILDREN),
+    **dict.fromkeys((63, 64, 65, 66, 67, 68), "file"),
+    25: "fcntl",
+    98: "futex",
+}
+_SYSCALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(os.uname().machine, {})
+"""Number of a system call -> what a thread in it waits for."""
+_SETLKW = {7, 38}
+"""Commands of fcntl that wait for a lock."""
+_OWN_THREADS = ("threading.py", "queue.py", "concurrent/futures/", "multiprocessing/pool.py")
+"""Where the standard library waits for other threads of this process."""
+_TOOK_PART = 0.03
+"""A thread that used this share of a core since the last sample competes for the interpreter lock."""
+_ONE_CORE = 1.2
+
+
+class WorkerSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker process at one moment. Counters count since it started; None where the system does not tell.
+
+    `wait` is what the thread of the attempt waits for: `lock`, `gil`, `network`, `disk`, `sleep` (that the code asked for), `retry`
+    (a C function that sleeps, as SQLite does for a lock), `child`, `other`; "" where it runs or is ready to run. `place` is the
+    innermost line of the user's code, `file.py:41`; empty outside of attempts.
+    """
+
+    at: float
+    wait: str = ""
+    place: str = ""
+    user_s: float = 0.0
+    sys_s: float = 0.0
+    delay_s: float | None = None
+    """In which its threads were ready and had no core (/proc/self/task/*/schedstat)."""
+    voluntary: int = 0
+    involuntary: int = 0
+    minor_faults: int = 0
+    major_faults: int = 0
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+
+
+class _Sampler:
+    """A thread that samples this process, outside the code that is measured."""
+
+    def __init__(self, path: Path, every_s: float) -> None:
+        self._main = threading.main_thread()
+        self._every_s = every_s
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._ended = threading.Event()
+        self._before: dict[int, int] = {}
+        """Thread -> its nanoseconds of CPU at the last sample."""
+        self._thread = threading.Thread(target=self._follow, name="hooke-samples", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._ended.set()
+        self._thread.join()
+        os.close(self._file)
+
+    def _follow(self) -> None:
+        ours, last = threading.get_native_id(), time.monotonic()
+        while not self._ended.wait(self._every_s):
+            now = time.monotonic()
+            sample = self._sample(ours, now - last)
+            last = now
+            try:
+                os.write(self._file, msgspec.json.encode(sample) + b"\n")
+            except OSError:  # the disk is full: the study says that nothing was sampled
+                return
+            if not os.fstat(self._file).st_nlink:  # its reader has removed the file: the run is over
+                return
+
+    def _sample(self, ours: int, since_s: float) -> WorkerSample:
+        main = (
+            os.getpid()
+        )  # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13
+        waits = {
+            int(thread): _wait_of(thread) for thread in os.listdir("/proc/self/task") if int(thread) != ours
+        }
+        frame = sys._current_frames().get(self._main.ident or 0)  # noqa: SLF001 - documented, for this purpose
+        used = {thread: _scheduled(thread) for thread in waits}
+        place = _place_of(frame)
+        wait = waits.get(main, "") if place else ""
+        if place and frame is not None and any(part in frame.f_code.co_filename for part in _OWN_THREADS):
+            wait = self._of_threads(waits, used, main, since_s)
+        elif wait == "timed":
+            wait = ""  # a single computing thread waits for the interpreter lock only because of this sampler
+        elif wait == _SLEEPING and "sleep" not in _text_of(frame):
+            wait = "retry"
+        self._before = {thread: cpu for thread, (cpu, _) in used.items()}
+        usage, io = resource.getrusage(resource.RUSAGE_SELF), _io()
+        return WorkerSample(
+            at=time.time(),
+            wait=wait,
+            place=place,
+            user_s=usage.ru_utime,
+            sys_s=usage.ru_stime,
+            delay_s=sum(delay for _, delay in used.values()) / 1e9 if used else None,
+            voluntary=usage.ru_nvcsw,
+            involuntary=usage.ru_nivcsw,
+            minor_faults=usage.ru_minflt,
+            major_faults=usage.ru_majflt,
+            read_bytes=io.get("read_bytes"),
+            written_bytes=io.get("write_bytes"),
+        )
+
+    def _of_threads(
+        self, waits: Mapping[int, str], used: Mapping[int, tuple[int, int]], main: int, since_s: float
+    ) -> str:
+        """What the threads wait for that the attempt waits for."""
+        shares = {
+            thread: (cpu - self._before.get(thread, cpu)) / 1e9 / max(since_s, 1e-6)
+            for thread, (cpu, _) in used.items()
+        }
+        takes_part = [thread for thread, share in shares.items() if share >= _TOOK_PART and thread != main]
+        others = [wait for thread, wait in waits.items() if thread != main]
+        if len(takes_part) > 1:
+            blocked = any(waits[thread] in ("timed", _LOCKING) for thread in takes_part)
+            return "gil" if blocked and sum(shares.values()) < _ONE_CORE else ""
+        if takes_part or "timed" in others:
+            return ""
+        known = [wait for wait in others if wait not in ("", "other")]
+        return max(set(known), key=known.count) if known else "other"
+
+
+def _wait_of(thread: str) -> str:
+    """What a thread of this process waits for; `timed` on a futex with a time limit, as for the interpreter lock."""
+    try:
+        state = (
+            Path(f"/proc/self/task/{thread}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
+        )
+        called = Path(f"/proc/self/task/{thread}/syscall").read_text("ascii").split()
+    except OSError:  # it has ended, or the kernel does not tell
+        return ""
+    if state == "D":
+        return _SYNCING
+    if called[0] in ("running", "-1"):
+        return ""
+    kind = _SYSCALLS.get(int(called[0]), "other")
+    if kind == "futex":
+        return "timed" if int(called[4], 16) else _LOCKING
+    if kind == "fcntl":
+        return _LOCKING if int(called[2], 16) in _SETLKW else "other"
+    return _end_of(int(called[1], 16)) if kind == "file" else kind
+
+
+def _end_of(descriptor: int) -> str:
+    """What a thread waits for that reads or writes a descriptor."""
+    try:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return "other"
+    if name.startswith("socket:"):
+        return _NETWORK
+    return _SYNCING if name.startswith("/") and not name.startswith("/dev/") else "other"
+
+
+def _scheduled(thread: int) -> tuple[int, int]:
+    """Nanoseconds that a thread ran, and that it was ready and had no core; zeros where it has ended or the kernel does not count."""
+    try:
+        ran, delayed, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text("ascii").split()
+    except (OSError, ValueError):
+        return 0, 0
+    return int(ran), int(delayed)
+
+
+def _io() -> dict[str, int]:
+    """/proc/self/io; empty where it may not be read."""
+    try:
+        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+    except OSError:
+        return {}
+    return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+
+
+def _place_of(frame: FrameType | None) -> str:
+    """The innermost line of the user's code on a stack; empty if there is none."""
+    while frame is not None:
+        if is_users(frame.f_code.co_filename):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+def _text_of(frame: FrameType | None) -> str:
+    return "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+
+
 class _Session:
     """One run, in its worker."""
 
@@ -315,6 +530,11 @@ class _Session:
         if hello.root is not None:
             rules = PathRules(hello.root, hello.secret, unshared=hello.unshared, copies=hello.copies)
             self.worker.observe(rules)
+        self._sampler = (
+            _Sampler(Path(hello.log + SAMPLES), hello.sample_s)
+            if hello.sample_s and os.path.exists("/proc/self/task")
+            else None
+        )
 
     def enter_folder(self) -> None:
         """Go to the folder where tasks run, whatever the previous one did."""
@@ -331,6 +551,8 @@ class _Session:
 
     def close(self) -> None:
         """The run, or the worker, is over."""
+        if self._sampler is not None:
+            self._sampler.close()
         self.worker.forget()
         self.output.close()
         if self.tracker is not None:
