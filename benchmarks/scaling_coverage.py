@@ -3,10 +3,11 @@
     python -m benchmarks.scaling_coverage coverage --trials 1000
     python -m benchmarks.scaling_coverage selection --trials 200
     python -m benchmarks.scaling_coverage refusals --trials 200
+    python -m benchmarks.scaling_coverage disturbed --trials 50
 
 prints the tables of docs/explanation/laws.md. Throughputs are drawn about planted laws, with errors of 2, 5 and 10 %
 (normal in log X), at 6, 10 and 30 measurements of N = 1 to 32. The oracle knows the family and the size of the errors.
-One core; at these numbers about 20, 10 and 3 minutes.
+One core; at these numbers about 30, 40 and 4 minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from hooke.base.errors import NotEnoughData
+from hooke.measuring.design import Design
 from hooke.scaling import Estimate, Law, Measurements, fit
 from hooke.scaling.families import FAMILIES
 from hooke.scaling.family_fit import region
@@ -38,14 +40,16 @@ PLANTED = {
     "amdahl": [(0.05,), (0.2,)],
     "hard_knee": [(1 / 8,), (1 / 13,)],
     "power": [(0.7,), (0.9,)],
+    "closed_queue": [(0.1,)],
     "usl": [(0.03, 0.002), (0.1, 0.004)],
+    "bent_line": [(1 / 8, 0.3)],
     "gustafson": [(0.3,)],
     "batch": [(0.1,)],
 }
 AT_BOUNDS = [("amdahl", (0.0,)), ("usl", (0.05, 0.0))]
 """Linear and Amdahl's law, fitted with a parameter too many: its truth is the bound."""
-TRIED = ("linear", "amdahl", "hard_knee", "power", "usl")
-"""What `fit` tries unless told otherwise."""
+TRIED = ("linear", "amdahl", "hard_knee", "power", "closed_queue", "usl", "bent_line")
+"""What `fit` tries unless told otherwise, but for the cliff, which it takes only where nothing else fits."""
 NEAR, FAR = (5.0, 32.0, 48.0), (96.0,)
 """Where throughput is predicted: within and somewhat beyond the data, and at three times the largest N."""
 
@@ -201,12 +205,12 @@ def selection_cell(family: str, shape: Sequence[float], count: int, noise: float
     return cell
 
 
-def selection(times: int) -> None:
+def selection(times: int, errors: Sequence[float], counts: Sequence[int]) -> None:
     heads = "reported | X(32) holds | X(48) holds | X(96) holds | refused | knee holds | refused"
     print(f"| truth | errors | n | {' | '.join(TRIED)} | {heads} |\n|{'---|' * (len(TRIED) + 10)}")
     for family, shape in planted(TRIED):
-        for noise in NOISES:
-            for count in DESIGNS:
+        for noise in errors:
+            for count in counts:
                 cell = selection_cell(family, shape, count, noise, times)
                 far, knee = cell.answers["X(96)"], cell.answers["knee"]
                 numbers = [
@@ -246,6 +250,90 @@ def refusals(times: int) -> None:
                 print(f"| {label(family, shape)} | {noise:.0%} | {count} | {row} |", flush=True)
 
 
+# --- Errors that are not independent, not equally large or not symmetric, in the order of a study.
+
+DISTURBED = ("independent", "AR(1), 0.5", "AR(1), 0.8", "AR(1), 0.95", "a line", "growing", "one-sided")
+STUDY_LEVELS = (1, 2, 4, 8, 16)
+STUDY_N = (3.0, 6.0, 12.0)
+"""Where throughput is predicted: between the levels."""
+SIZE = 0.05
+MEDIAN = math.log(2)
+"""Of the exponential distribution: a law is the median of throughput."""
+
+
+def errors_in_time(kind: str, n: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Errors of log X about their median, in the order of time; `n` is what was measured, 0 for plain calls."""
+    drawn = rng.standard_normal(n.size)
+    match kind.partition(", "):
+        case "AR(1)", _, correlation:
+            along = float(correlation)
+            for at in range(1, n.size):
+                drawn[at] = along * drawn[at - 1] + math.sqrt(1 - along**2) * drawn[at]
+            return SIZE * drawn
+        case "a line", *_:
+            return 3 * SIZE * np.linspace(-0.5, 0.5, n.size) * rng.choice([-1, 1]) + 0.4 * SIZE * drawn
+        case "growing", *_:
+            return 0.4 * SIZE * np.sqrt(np.maximum(n, 1)) * drawn
+        case "one-sided", *_:
+            return SIZE * (MEDIAN - rng.exponential(size=n.size))
+        case _:
+            return SIZE * drawn
+
+
+def study_in_time(
+    family: str, shape: Sequence[float], kind: str, seed: int, *, repeats: int = 3, timed: bool = True
+) -> Measurements:
+    """What a study measures, in its random order; without `timed`, the order is forgotten."""
+    rounds = Design(levels=STUDY_LEVELS, repeats=repeats, seed=seed).rounds()
+    n = np.array([turn.n for turns in rounds for turn in turns], dtype=float)
+    errors = errors_in_time(kind, n, np.random.default_rng([seed, zlib.crc32(repr((family, kind)).encode())]))
+    kept = np.flatnonzero(n)  # the plain calls take their turns, too
+    x = RATE * FAMILIES[family].curve(n[kept], np.array(shape, dtype=float)) * np.exp(errors[kept])
+    return Measurements(n[kept], throughput=x, at=kept if timed else None)
+
+
+@dataclasses.dataclass
+class Disturbed:
+    """Predictions between the levels: how many held, how many held or came with a flag of drift, misfit or order."""
+
+    asked: int = 0
+    held: int = 0
+    held_or_flagged: int = 0
+    flagged: int = 0
+    half_widths: list[float] = dataclasses.field(default_factory=list)
+
+
+def disturbed_cell(kind: str, times: int, *, repeats: int = 3, timed: bool = True) -> Disturbed:
+    cell = Disturbed()
+    for family, shape in planted(("linear", "amdahl", "hard_knee", "usl")):
+        curve = FAMILIES[family].curve(np.array(STUDY_N), np.array(shape, dtype=float))
+        for seed in range(times):
+            law = fit(study_in_time(family, shape, kind, seed, repeats=repeats, timed=timed))
+            flagged = any("drift" in flag or "does not fit" in flag for flag in law.flags)
+            for n, truth in zip(STUDY_N, RATE * curve, strict=True):
+                low, high = law.predict(n).interval
+                held = low <= truth <= high
+                cell.asked, cell.held, cell.flagged = cell.asked + 1, cell.held + held, cell.flagged + flagged
+                cell.held_or_flagged += held or flagged
+                cell.half_widths.append(math.log(high / low) / 2)
+    return cell
+
+
+def disturbed(times: int) -> None:
+    print(
+        "| errors | repeats | predictions | held without times | held | flagged | held or flagged | half-width |"
+    )
+    print("|---" * 8 + "|")
+    for kind in DISTURBED:
+        for repeats in (3, 5):
+            blind = disturbed_cell(kind, times, repeats=repeats, timed=False)
+            cell = disturbed_cell(kind, times, repeats=repeats)
+            counts = (blind.held, cell.held, cell.flagged, cell.held_or_flagged)
+            row = " | ".join(f"{count / cell.asked:.1%}" for count in counts)
+            width = f"{float(np.median(cell.half_widths)):.1%}"
+            print(f"| {kind} | {repeats} | {cell.asked} | {row} | {width} |", flush=True)
+
+
 def share(value: float) -> str:
     """Per cent; blank for none or not asked."""
     return "" if math.isnan(value) or value == 0 else f"{100 * value:.3g}"
@@ -255,14 +343,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=["coverage", "selection", "refusals"])
+    parser.add_argument("table", choices=["coverage", "selection", "refusals", "disturbed"])
     parser.add_argument("--trials", type=int, default=400)
     parser.add_argument("--families", nargs="+", choices=list(PLANTED), default=list(PLANTED))
+    parser.add_argument("--errors", nargs="+", type=float, default=NOISES, help="of `selection`")
+    parser.add_argument("--counts", nargs="+", type=int, default=[*DESIGNS], help="of `selection`")
     asked = parser.parse_args()
     if asked.table == "coverage":
         coverage(asked.trials, [*planted(asked.families), *AT_BOUNDS])
     elif asked.table == "selection":
-        selection(asked.trials)
+        selection(asked.trials, asked.errors, asked.counts)
+    elif asked.table == "disturbed":
+        disturbed(asked.trials)
     else:
         refusals(asked.trials)
 

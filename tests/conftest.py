@@ -24,6 +24,9 @@ os.environ["HOOKE_SINKS"] = "none"
 # Else each of the thousands of processes that tests start compiles Hooke anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Else threads of OpenMP that wait for one another spin: where each core has several processes, a fit of seconds takes minutes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A shell's background job, or `nohup`, begins with these ignored, which every process of the tests would inherit.
 for each, handler in (
     (signal.SIGINT, signal.default_int_handler),

@@ -73,7 +73,8 @@ print(type(model).__name__, (model.predict(rows) == made.predict(rows)).all())
 """
 
 
-def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path):
+def test_the_winner_is_registered_once_and_loads_as_it_was(tmp_path, lay_tables):
+    lay_tables(tmp_path)
     for file in EXAMPLE.glob("*.py"):
         shutil.copy(file, tmp_path)
     (tmp_path / "load.py").write_text(LOAD)

@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 FILE = Path(__file__).parents[2] / "examples" / "serving" / "handwriting.py"
 
 
-def test_it_is_trained_registered_and_served(tmp_path):
+def test_it_is_trained_registered_and_served(tmp_path, lay_tables):
+    lay_tables(tmp_path)
     file = tmp_path / "handwriting.py"
     file.write_text(FILE.read_text("utf-8"), "utf-8")
     for said in ("digits:1 (skops), now @champion", "digits is not registered: accuracy"):

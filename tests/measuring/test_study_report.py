@@ -1,7 +1,9 @@
 import json
+import math
 import re
 
 import msgspec
+import numpy as np
 import pytest
 from tests.measuring.records import record_of
 
@@ -9,6 +11,7 @@ from hooke.base.errors import NotEnoughData
 from hooke.journal.study_records import StudyRecord
 from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
+from hooke.scaling.families import FAMILIES
 
 
 def amdahl(serial):
@@ -206,3 +209,68 @@ def test_facts_are_json(record):
     facts = json.loads(text)
     assert len(facts["rows"]) == len(rows_of(record))
     assert facts["study"] == "measure-delays-1"
+
+
+STAIRS = (1, 3, 7, 15, 23, 40)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "levels", "said"),
+    [
+        (
+            lambda n: 1 / FAMILIES["closed_queue"].curve(np.array([float(n)]), np.array([0.2]))[0],
+            (1, 2, 3, 4, 6, 8, 10, 12, 16),
+            r"law   closed_queue: .* items/s per worker; a lock held for \d\d % \(.*\) of each item's time: at most (4\.9|5)\S* times",
+        ),
+        (
+            lambda n: math.ceil(100 / n),
+            STAIRS,
+            r"as measured, staircase: .*nothing else bends it; 100 items over N workers take",
+        ),
+        (
+            lambda n: 100 / (min(n, 8) + 0.3 * max(n - 8, 0)),
+            (1, 2, 4, 6, 8, 12, 16, 20, 24),
+            r"law   bent_line: .* up to N = [78]\.\d+ \(.*\), and \d\d % \(.*\) of that for each more",
+        ),
+        (
+            lambda n: 100 / (n if n < 9 else 3),
+            (1, 2, 4, 6, 8, 10, 12, 16),
+            r"law   cliff: .* up to N = .*; beyond, \d\d % \(.*\) of its throughput",
+        ),
+    ],
+)
+def test_each_family_has_a_sentence(seconds, levels, said):
+    assert re.search(said, text_of(record_of(seconds, levels=levels, noise=0.004)))
+
+
+def test_few_items_are_said_before_the_law():
+    lines = text_of(record_of(lambda n: math.ceil(100 / n), levels=STAIRS, noise=0.004)).splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("law "))
+    assert lines[at].startswith(
+        "law   too few items per worker to tell: at N = 23, 40 each has at most 6 of the 100 items"
+    )
+    assert lines[at + 1].startswith("      as measured, staircase:")
+    assert sum("too few items" in line for line in lines) == 1
+
+
+def test_what_else_fits_is_named_with_the_throughput_at_the_largest_n():
+    text = text_of(record_of(amdahl(0.05), levels=(1, 2, 4), noise=0.03))
+    told = re.search(
+        r"at N = 4: (\S+) \((\S+) to (\S+)\) items/s; (.*) or (.*), the data do not tell which", text
+    )
+    assert told is not None
+    assert "a serial share" in told[4] or "no limit" in told[4]
+    assert float(told[2]) <= float(told[1]) <= float(told[3])
+    assert float(told[2]) <= 100 / amdahl(0.05)(4) <= float(told[3])
+
+
+def test_requests_and_runs_are_no_items_that_could_be_uneven():
+    record = record_of(amdahl(0.05))
+    assert measurements_of(record).items == 100
+    runs = StudyRecord(
+        started=msgspec.structs.replace(record.started, unit="runs"),
+        measured=record.measured,
+        plain=record.plain,
+    )
+    assert measurements_of(runs).items is None
+    assert measurements_of(runs).throughput == pytest.approx(measurements_of(record).throughput)

@@ -43,6 +43,7 @@ print(hooke.register(fitted, "flights", alias="lowest", if_better="-loss", metri
 print(hooke.register(fitted, "flights", alias="lowest", if_better="-loss", metrics={"loss": 0.6}))
 print(hooke.register(fitted, "flights", alias="lowest", if_better="-loss", metrics={"loss": 0.4}))
 print(first.run == run.id, "mlflow" in sys.modules)
+print("torch" in sys.modules, None in sys.modules.values())
 """
     )
     assert out.splitlines() == [
@@ -53,6 +54,7 @@ print(first.run == run.id, "mlflow" in sys.modules)
         "flights is not registered: loss 0.6 is not better than 0.5 of version 3",
         "flights:4 (skops), now @lowest",
         "True False",
+        "False False",
     ]
     out = shop.run(
         FITTED
@@ -61,7 +63,7 @@ import hooke, sys
 
 for name in ("flights@champion", "flights:1", "flights"):
     print((hooke.load_model(name).predict(rows) == fitted.predict(rows)).all())
-print("mlflow" in sys.modules)
+print("mlflow" in sys.modules, "torch" in sys.modules)
 for name in ("flights@champ", "flight", "flights:9"):
     try:
         hooke.load_model(name)
@@ -74,7 +76,7 @@ for name in ("flights@champ", "flight", "flights:9"):
         "True",
         "True",
         "True",
-        "False",
+        "False False",
         "model flights has no alias 'champ' | valid: champion (version 2), lowest (version 4); its newest version is 4",
         "no model is called 'flight' | did you mean flights? registered: flights",
         "model flights has no version 9 | valid: 4, 3, 2, 1",

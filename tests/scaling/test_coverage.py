@@ -15,11 +15,22 @@ from hooke.scaling.families import FAMILIES
 
 CAMPAIGN = campaign(__name__)
 SIX = (1, 2, 4, 8, 16, 32)
-LAWS = {"amdahl": (0.05,), "hard_knee": (1 / 8,), "power": (0.7,), "usl": (0.1, 0.004)}
+LAWS = {
+    "amdahl": (0.05,),
+    "hard_knee": (1 / 8,),
+    "power": (0.7,),
+    "closed_queue": (0.1,),
+    "usl": (0.1, 0.004),
+    "bent_line": (1 / 8, 0.3),
+    "cliff": (1 / 13, 0.4),
+}
 FINITE = {
     "amdahl": ["a", "g", "knee"],
     "hard_knee": ["c", "g"],
     "power": ["p", "g"],
+    "closed_queue": ["a", "g", "knee"],
+    "bent_line": ["c", "q", "g"],
+    "cliff": ["g"],  # any capacity between two N is as likely: its interval always holds the truth
     "usl": ["a", "b", "g", "knee", "peak"],
 }
 

@@ -22,6 +22,8 @@ PLANTED = st.one_of(
     st.tuples(st.just("gustafson"), st.tuples(st.floats(0.02, 0.8))),
     st.tuples(st.just("batch"), st.tuples(st.floats(0.02, 0.6))),
     st.tuples(st.just("usl"), st.tuples(st.floats(0.005, 0.3), st.floats(1e-4, 0.02))),
+    st.tuples(st.just("closed_queue"), st.tuples(st.floats(0.02, 0.6))),
+    st.tuples(st.just("bent_line"), st.tuples(st.floats(1 / 15, 0.4), st.floats(0.05, 0.8))),
 )
 ERRORS = st.sampled_from(["relative", "constant"])
 

@@ -36,7 +36,7 @@ def test_the_simplest_is_chosen_and_the_rest_told():
 def test_the_comparison_names_every_family_with_both_criteria():
     law = fit(planted("usl", (0.1, 0.004), noise=0.02, seed=1))
     rows = {row.family: row for row in law.comparison}
-    assert set(rows) == {"linear", "amdahl", "hard_knee", "power", "usl"}
+    assert set(rows) == {"linear", "amdahl", "hard_knee", "power", "closed_queue", "usl"}
     assert rows["usl"].akaike == 0
     assert not rows["usl"].ruled_out
     assert rows["linear"].ruled_out

@@ -112,7 +112,10 @@ CAMPAIGNS = {
             seconds=80,
         ),
         Campaign(
-            module="tests.scaling.test_coverage", tests=12, unit="trials", sample=150, full=1000, seconds=60
+            module="tests.scaling.test_coverage", tests=21, unit="trials", sample=150, full=1000, seconds=240
+        ),
+        Campaign(
+            module="tests.scaling.test_extrapolation", tests=1, unit="curves", sample=40, full=243, seconds=90
         ),
         Campaign(
             module="tests.scaling.test_affine", tests=6, unit="trials", sample=200, full=1000, seconds=20

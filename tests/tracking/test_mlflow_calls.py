@@ -84,6 +84,12 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def tabled(project, lay_tables):
+    lay_tables(project)
+    return project
+
+
 def hooke(folder, *arguments, code=0):
     done = subprocess.run(
         [sys.executable, "-m", "hooke", *arguments], cwd=folder, capture_output=True, text=True, check=False
@@ -101,10 +107,10 @@ def numbers(run):
 
 
 @pytest.mark.parametrize("how", [["--workers", "1"], ["--workers", "2"], ["--on", "serial"]], ids="-".join)
-def test_each_item_has_its_own_run_which_is_ended_and_nested(project, how):
-    hooke(project, "run", "job.py:sweep", *how)
-    hooke(project, "sync")
-    seen = seen_in_mlflow(place(project), "sweep")
+def test_each_item_has_its_own_run_which_is_ended_and_nested(tabled, how):
+    hooke(tabled, "run", "job.py:sweep", *how)
+    hooke(tabled, "sync")
+    seen = seen_in_mlflow(place(tabled), "sweep")
     (top,) = [key for key in seen if "/" not in key]
     items = {key: run for key, run in seen.items() if "/" in key and " of " not in key}
     assert len(items) == 4, "one run an item, also where both Hooke's and MLflow's calls log"
@@ -119,13 +125,13 @@ def test_each_item_has_its_own_run_which_is_ended_and_nested(project, how):
     (inner,) = [key for key in seen if key.startswith("inner of ")]
     assert seen[inner].parent == next(key for key, run in items.items() if run.params["x"] == "3")
     assert {run.status for run in seen.values()} == {"finished"}
-    assert not list(project.glob("mlruns")), "no other place"
+    assert not list(tabled.glob("mlruns")), "no other place"
 
 
-def test_runs_that_a_task_opens_itself(project):
-    hooke(project, "run", "job.py:blocks", "--n", "2", "--workers", "1", code=1)
-    hooke(project, "sync")
-    seen = seen_in_mlflow(place(project), "blocks")
+def test_runs_that_a_task_opens_itself(tabled):
+    hooke(tabled, "run", "job.py:blocks", "--n", "2", "--workers", "1", code=1)
+    hooke(tabled, "sync")
+    seen = seen_in_mlflow(place(tabled), "blocks")
     first = [run for key, run in seen.items() if key.endswith("/0") and run.name == "mine"]
     assert [numbers(run) for run in first] == [{"first": 0.0, "again": 0.0}]
     second = seen["second of " + next(key for key, run in seen.items() if run is first[0])]
@@ -135,10 +141,10 @@ def test_runs_that_a_task_opens_itself(project):
     assert "running" not in {run.status for run in seen.values()}, "a run that a task left open is ended"
 
 
-def test_autologging_and_what_is_logged_after_it_are_one_run(project):
-    hooke(project, "run", "job.py:learning", "--workers", "1")
-    hooke(project, "sync")
-    seen = seen_in_mlflow(place(project), "learning")
+def test_autologging_and_what_is_logged_after_it_are_one_run(tabled):
+    hooke(tabled, "run", "job.py:learning", "--workers", "1")
+    hooke(tabled, "sync")
+    seen = seen_in_mlflow(place(tabled), "learning")
     (run,) = [run for key, run in seen.items() if "/" in key]
     assert {"training_mean_squared_error", "own"} <= numbers(run).keys()
     assert run.params["fit_intercept"] == "True"

@@ -152,6 +152,8 @@ TALLEST = 2.0
 LAWS = {
     "amdahl": "Amdahl's law",
     "batch": "law of batches",
+    "bent_line": "bent line",
+    "closed_queue": "closed queue with a lock",
     "gustafson": "Gustafson's law",
     "hard_knee": "hard-knee law",
     "linear": "linear law",

@@ -31,6 +31,7 @@ __all__ = [
     "ItemsFound",
     "ItemsSkipped",
     "LogSpan",
+    "MachineLoad",
     "MadeOf",
     "MapExpanded",
     "Measured",
@@ -636,6 +637,22 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     hooke: str = ""
 
 
+class MachineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What else happened on this machine's cores during a measurement of `seconds`. None where the system does not say.
+
+    `others` are the cores that other processes kept busy, `stolen` those that the hypervisor gave to other machines, on average.
+    `waiting` is the share of the time in which some process waited for a core (/proc/pressure/cpu), `runnable` the number of
+    processes that ran or waited to run at its end, and `mhz` the cores' mean frequency then.
+    """
+
+    seconds: float
+    others: float
+    stolen: float | None = None
+    waiting: float | None = None
+    runnable: int | None = None
+    mhz: float | None = None
+
+
 class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
     """`n` workers did `work` in `seconds`, from the first start to the last end of its attempts."""
 
@@ -651,6 +668,8 @@ class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
     """Sum over all attempts."""
     segment: str = ""
     """The segment in the same folder that holds the attempts."""
+    load: MachineLoad | None = None
+    """None in studies of services, and of earlier versions."""
 
 
 class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
@@ -664,6 +683,8 @@ class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
     """Seconds that a process of plain Python takes to start and to import the user's code."""
     workers_start_s: float = 0.0
     """Seconds that the most workers of the study take to start, to import the user's code, and to begin their first attempt."""
+    load: MachineLoad | None = None
+    """As in Measured."""
 
 
 class _Logged(_Event, frozen=True, kw_only=True, tag="logged"):

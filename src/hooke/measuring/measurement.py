@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from hooke.journal.events import (
     AttemptStarted,
     CapacityChanged,
     Event,
+    MachineLoad,
     Measured,
     PlainMeasured,
     WorkerStarted,
@@ -33,10 +35,20 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import spread_in
+from hooke.processes.devices import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
 from hooke.running.driver import plan_of
 from hooke.store.store import Store
 
-__all__ = ["Bench", "MeasurementRounds", "NodeTotals", "Ran", "ReadyEngine", "Subject", "attempts_taken"]
+__all__ = [
+    "Bench",
+    "LoadMeter",
+    "MeasurementRounds",
+    "NodeTotals",
+    "Ran",
+    "ReadyEngine",
+    "Subject",
+    "attempts_taken",
+]
 
 
 # --- An engine whose workers are all ready before the first attempt, so that their start is not timed.
@@ -94,6 +106,44 @@ OpenEngine = Callable[[EngineContext, int], Engine]
 """Opens an engine of the measured backend with exactly this many workers."""
 
 
+# --- What else the machine does while something is measured.
+
+
+class LoadMeter:
+    """Measures the load of this machine besides this process and its descendants, from its creation to `end`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ours = ProcessTreeUsage(os.getpid())
+        self._begun = self._now()
+
+    def end(self) -> MachineLoad | None:
+        """The load so far; None for a time that is too short for the kernel's counters, which count 10 ms."""
+        (at, ours, cores), (at_begin, ours_begin, begun) = self._now(), self._begun
+        seconds = at - at_begin
+        if seconds < SHORTEST_LOAD_S:
+            return None
+        stolen, waiting = (
+            None if now is None or then is None else (now - then) / seconds
+            for now, then in ((cores.stolen_s, begun.stolen_s), (cores.waiting_s, begun.waiting_s))
+        )
+        return MachineLoad(
+            seconds=seconds,
+            others=max(0.0, cores.busy_s - begun.busy_s - (ours - ours_begin)) / seconds,
+            stolen=stolen,
+            waiting=waiting,
+            runnable=runnable_here(),
+            mhz=frequency_here(),
+        )
+
+    def _now(self) -> tuple[float, float, CoreTimes]:
+        return self._clock.monotonic(), self._ours.cpu_s(), CoreTimes.now()
+
+
+SHORTEST_LOAD_S = 0.1
+"""The load during shorter measurements is not known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeTotals:
     """Totals of the attempts at the measured nodes; `seconds` is wall time from the first start to the last end."""
@@ -111,6 +161,7 @@ class Ran:
     state: RunState
     calls: CallMaker
     events: tuple[Event, ...]
+    load: MachineLoad | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -158,27 +209,36 @@ class Bench:
             try:
                 if context.ready_for is not None:
                     engine.await_workers(workers, self.clock)
-                runner = Runner(
-                    RunnerParts(
-                        run=self.study,
-                        graph=part,
-                        keys=keys,
-                        state=state,
-                        engine=engine,
-                        store=self.store,
-                        journal=journal,
-                        clock=self.clock,
-                        logs=context.logs,
-                        stop_requested=self.stop_requested,
-                    )
-                )
-                status = runner.run()
+                meter = LoadMeter(self.clock)
+                parts = self._parts(part, keys, state, engine=engine, journal=journal)
+                status = Runner(parts).run()
+                load = meter.end()
             finally:
                 engine.close()
         self._check(status, state, part)
         _check_room(events, part, workers)
         return Ran(
-            taken=attempts_taken(events, part.measured), state=state, calls=calls, events=tuple(events)
+            taken=attempts_taken(events, part.measured),
+            state=state,
+            calls=calls,
+            events=tuple(events),
+            load=load,
+        )
+
+    def _parts(
+        self, part: Excerpt, keys: GraphKeys, state: RunState, *, engine: Engine, journal: Journal
+    ) -> RunnerParts:
+        return RunnerParts(
+            run=self.study,
+            graph=part,
+            keys=keys,
+            state=state,
+            engine=engine,
+            store=self.store,
+            journal=journal,
+            clock=self.clock,
+            logs=self.folder / "logs",
+            stop_requested=self.stop_requested,
         )
 
     def check_stopped(self) -> None:
@@ -420,11 +480,13 @@ class MeasurementRounds:
             repeat=repeat,
             cpu_s=ran.taken.cpu_s,
             segment=segment,
+            load=ran.load,
         )
         self.measured.append(event)
         self.journal.append(event)
 
     def _time_plain(self, plain: PlainCalls, repeat: int, *, work: float) -> None:
+        meter = LoadMeter(self.bench.clock)
         timed = plain.time()
         event = PlainMeasured(
             work=work,
@@ -433,6 +495,7 @@ class MeasurementRounds:
             cpu_s=timed.cpu_s,
             start_s=plain.start_s,
             workers_start_s=self._workers_start_s + plain.import_s,
+            load=meter.end(),
         )
         self.plain.append(event)
         self.journal.append(event)

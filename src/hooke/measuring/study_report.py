@@ -13,11 +13,13 @@ import numpy as np
 
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
+from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.cost import ShellCost, shell_cost
+from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
 
@@ -219,6 +221,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "COST", _cost(record, by_law=by_law)
         yield from (("", said) for said in _from_shell(record))
     yield from (("noise", said) for said in _noise(record))
+    yield from (("load", said) for said in _load(record))
     if missing and not record.started.sizes:
         cores = record.started.cpus
         yield (
@@ -229,40 +232,94 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
 
 
 def _of_law(law: Law, record: StudyRecord) -> Iterator[tuple[str, str]]:
-    yield "law", law_sentence(law, record.started.unit, counts=record.counts)
+    sentence = law_sentence(law, record.started.unit, counts=record.counts)
+    unsure = [flag for flag in law.flags if flag.startswith(TOO_FEW)]
+    yield "law", unsure[0] if unsure else sentence
+    if unsure:
+        yield "", f"as measured, {sentence}"
     if law.alternatives:
-        yield "", f"also not ruled out: {', '.join(each.family for each in law.alternatives)}"
-    yield from (("", flag) for flag in law.flags)
+        yield "", _undecided(law, record.started.unit)
+    yield from (("", flag) for flag in law.flags if flag not in unsure)
     if not record.started.sizes:
         yield "knee", _answer(lambda: f"N = {law.determined_knee().shown()}")
+
+
+KINDS = {
+    "linear": "no limit",
+    "amdahl": "a serial share",
+    "hard_knee": "a capacity",
+    "closed_queue": "a lock",
+    "usl": "USL",
+    "power": "a power of N",
+    "bent_line": "a bent line",
+    "gustafson": "a serial share of growing work",
+    "staircase": "whole items alone",
+    "batch": "time per call",
+    "cliff": "a cliff",
+}
+"""What a family says, in a few words."""
+
+
+def _undecided(law: Law, unit: str) -> str:
+    """The throughput at the largest N by all families that are not ruled out, and their names."""
+    most = float(law.measurements.levels[-1])
+    told = [law.family, *(each.family for each in law.alternatives)]
+    at = _answer(lambda: f"{law.predict(most).shown()} {unit}/s")
+    *several, last = dict.fromkeys(KINDS[family.removeprefix("staircase_")] for family in told)
+    if not several:
+        return f"at N = {most:g}: {at}"
+    return f"at N = {most:g}: {at}; {', '.join(several)} or {last}, the data do not tell which"
 
 
 def law_sentence(law: Law, unit: str = "items", *, counts: str = "workers") -> str:
     """The law in words, with its parameters and their intervals."""
     rate = law.parameters.get("g")
     each = f"{rate.shown()} {unit}/s per {counts.removesuffix('s')}" if rate is not None else ""
+    whole = law.family.startswith("staircase")
+    family = law.family.removeprefix("staircase_").replace("staircase", "linear")
+    steps = f"; {law.measurements.items} {unit} over N {counts} take whole rounds" if whole else ""
+    return f"{law.family}: {_of_family(family, law, each, unit, counts)}{steps}"
+
+
+def _of_family(family: str, law: Law, each: str, unit: str, counts: str) -> str:
+    """The law in words; `each` is its unit rate."""
     symbols = law.parameters
-    match law.family:
+    match family:
         case "linear":
-            return f"linear: {each}, without a limit"
+            return (
+                f"{each}, without a limit" if family == law.family else f"{each}, and nothing else bends it"
+            )
         case "amdahl":
             serial = symbols["a"]
             most = f"at most {1 / serial.value:.3g} times that" if serial.value > 0 else "no limit seen"
-            return f"amdahl: {each}; serial share of the work {serial.shown()}: {most}"
+            return f"{each}; serial share of the work {serial.shown()}: {most}"
         case "usl":
             return (
-                f"usl: {each}; contention {symbols['a'].shown()}, "
+                f"{each}; contention {symbols['a'].shown()}, "
                 f"coherency {symbols['b'].shown()}; maximum at N = {law.peak.value:.3g}"
             )
         case "hard_knee":
-            return f"hard_knee: {each}, linear up to N = {symbols['c'].shown()}"
+            return f"{each}, linear up to N = {symbols['c'].shown()}"
         case "power":
-            return f"power: {each}; N {counts} give N^p times that, p = {symbols['p'].shown()}"
+            return f"{each}; N {counts} give N^p times that, p = {symbols['p'].shown()}"
         case "gustafson":
-            return f"gustafson: {each}; serial share of its time {symbols['s'].shown()}"
+            return f"{each}; serial share of its time {symbols['s'].shown()}"
+        case "closed_queue":
+            held = symbols["a"]
+            most = f"at most {1 / held.value:.3g} times that" if held.value > 0 else "no limit seen"
+            of = unit.removesuffix("s")
+            return f"{each}; a lock held for {held.shown(_percent)} of each {of}'s time: {most}"
+        case "bent_line":
+            return f"{each} up to N = {symbols['c'].shown()}, and {symbols['q'].shown(_percent)} of that for each more"
+        case "cliff":
+            return f"{each} up to N = {symbols['c'].shown()}; beyond, {symbols['r'].shown(_percent)} of its throughput"
         case _:
             per_item, per_call = (_seconds(symbols[symbol]) for symbol in ("a", "b"))
-            return f"batch: {per_item} for each of the {unit}, plus {per_call} once"
+            return f"{per_item} for each of the {unit}, plus {per_call} once"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
@@ -349,6 +406,57 @@ def _noise(record: StudyRecord) -> Iterator[str]:
     elif rounds and spread.half_width(rounds) > ENOUGH:
         known, needed = spread.half_width(rounds), spread.repeats_needed()
         yield f"too high to conclude: each N is known only to {known:.0%}; {needed} repeats would give {ENOUGH:.0%}"
+
+
+OTHERS = 0.25
+"""Cores that other processes took, from which it is said,"""
+OTHERS_SHARE = 0.05
+"""if they are also this share of all cores."""
+SLOWER = 0.9
+"""A frequency below this share of the highest is said."""
+
+
+def loads_by_n(record: StudyRecord) -> dict[int, list[MachineLoad]]:
+    """N -> the load of the machine during its measurements, as far as it is known; 0 are the plain calls."""
+    found: dict[int, list[MachineLoad]] = {}
+    for n, load in [(0, each.load) for each in record.plain] + [
+        (each.n, each.load) for each in record.measured
+    ]:
+        if load is not None:
+            found.setdefault(n, []).append(load)
+    return dict(sorted(found.items()))
+
+
+def _load(record: StudyRecord) -> Iterator[str]:
+    """What else the machine did: at which N other processes or machines took cores, or the cores were slower."""
+    loads = loads_by_n(record)
+    least = max(OTHERS, OTHERS_SHARE * record.started.cpus)
+    for who, amounts in (
+        ("other processes took", {n: [each.others for each in own] for n, own in loads.items()}),
+        ("other machines took", {n: [each.stolen or 0.0 for each in own] for n, own in loads.items()}),
+    ):
+        much = {n: mean for n, own in amounts.items() if (mean := sum(own) / len(own)) >= least}
+        if much:
+            yield f"{who} {_each([f'{mean:.1f}' for mean in much.values()])} cores while {_measured_at(list(much))}"
+    speeds = {n: [each.mhz for each in own if each.mhz is not None] for n, own in loads.items()}
+    means = {n: sum(own) / len(own) for n, own in speeds.items() if own}
+    slow = {n: mean for n, mean in means.items() if mean < SLOWER * max(means.values())}
+    if slow:
+        shown = _each([f"{mean / 1000:.1f}" for mean in slow.values()])
+        yield f"the cores ran at {shown} GHz instead of {max(means.values()) / 1000:.1f} while {_measured_at(list(slow))}"
+
+
+def _measured_at(levels: Sequence[int]) -> str:
+    """`N = 1 and 2 were measured`; 0 are the plain calls."""
+    ns = [f"{n}" for n in levels if n]
+    named = [*(["the plain calls"] if 0 in levels else []), *([f"N = {_each(ns)}"] if ns else [])]
+    one = len(levels) == 1 and 0 not in levels
+    return f"{' and '.join(named)} {'was' if one else 'were'} measured"
+
+
+def _each(shown: Sequence[str]) -> str:
+    """`1, 2 and 4`."""
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def _answer(ask: Callable[[], str]) -> str:

@@ -508,20 +508,24 @@ def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
 
 # --- The measurements of a study, and their law, COST and noise.
 
-GROWING = ("linear", "gustafson", "hard_knee", "power", "usl")
+GROWING = ("linear", "gustafson", "hard_knee", "power", "closed_queue", "usl")
 """The families for work that grows with N. Amdahl's law is for constant work."""
 
 
 def measurements_of(record: StudyRecord) -> Measurements:
-    """The measurements at each N, or at each size if sizes were varied. Raises NotEnoughData if there are none."""
+    """The measurements at each N, or at each size if sizes were varied. Raises NotEnoughData if there are none.
+
+    Only of a task is the work a number of items, which may not divide evenly among the workers.
+    """
     if not record.measured:
         raise NotEnoughData(f"study {record.started.study} has no measurement: it ended before the first")
     work = np.array([each.work for each in record.measured], dtype=np.float64)
     return Measurements(
         work if record.started.sizes else [each.n for each in record.measured],
-        seconds=[each.seconds for each in record.measured],
-        work=work,
+        throughput=work / [each.seconds for each in record.measured],
+        work=work if record.started.unit == "items" else 1.0,
         conditions=[each.condition for each in record.measured],
+        at=[each.at or math.nan for each in record.measured],
     )
 
 
@@ -539,6 +543,9 @@ def law_of_study(record: StudyRecord) -> Law:
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
+    if record.started.weak:
+        # Nobody vouches for these families: the study only knows that its work grows.
+        law = replace(law, vouched=False)
     if levels.size == 3 and not record.started.sizes and law.lack_of_fit.found:
         # Three N leave one degree of freedom for laws with two parameters, which rules out none of them.
         best = law.next_measurement()

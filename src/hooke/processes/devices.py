@@ -1,4 +1,4 @@
-"""The CPUs, GPUs and memory of this machine: shares that attempts hold. Knows device ids, not what runs on them."""
+"""The CPUs, GPUs and memory of this machine: shares that attempts hold, and how busy the cores are. Knows device ids, not what runs on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -13,6 +14,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes
 
 __all__ = [
+    "CoreTimes",
     "Cores",
     "Devices",
     "ProcessTreeUsage",
@@ -20,11 +22,13 @@ __all__ = [
     "cores_of_this_machine",
     "cpus_here",
     "devices_of_this_machine",
+    "frequency_here",
     "lives",
     "machine_facts",
     "memory_here",
     "memory_of",
     "processor",
+    "runnable_here",
 ]
 
 
@@ -223,6 +227,56 @@ def anonymous_bytes(pid: int | str = "self") -> int:
         return 0
     _, _, rest = status.partition("RssAnon:")
     return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
+# --- How busy the cores are, whoever uses them.
+
+
+class CoreTimes(NamedTuple):
+    """Seconds since the machine started, summed over the cores that this process may use; None where the system does not say."""
+
+    busy_s: float
+    stolen_s: float | None
+    """What the hypervisor gave to other machines."""
+    waiting_s: float | None
+    """Wall seconds in which some process waited for a core (/proc/pressure/cpu), of the whole machine."""
+
+    @classmethod
+    def now(cls) -> CoreTimes:
+        """As they are now."""
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity"):
+            mine = os.sched_getaffinity(0)
+            cores = [times for core, times in enumerate(cores) if core in mine] or cores
+        names = ("user", "nice", "system", "irq", "softirq")
+        busy = sum(getattr(times, name, 0.0) for times in cores for name in names)
+        stolen = sum(times.steal for times in cores) if hasattr(cores[0], "steal") else None
+        return cls(busy, stolen, _some_waited_s())
+
+
+def _some_waited_s(file: Path = Path("/proc/pressure/cpu")) -> float | None:
+    try:
+        line = file.read_text(encoding="ascii").partition("\n")[0]
+    except OSError:  # the kernel does not count it, or not for everyone
+        return None
+    return int(line.rpartition("total=")[2]) / 1e6
+
+
+def runnable_here(file: Path = Path("/proc/loadavg")) -> int | None:
+    """The processes and threads of this machine that run or wait to run; None where the system does not say."""
+    try:
+        return int(file.read_text(encoding="ascii").split()[3].partition("/")[0])
+    except OSError:
+        return None
+
+
+def frequency_here() -> float | None:
+    """The mean frequency of the cores in MHz; None where the system does not say, as on many virtual machines."""
+    try:
+        now = psutil.cpu_freq()
+    except (OSError, NotImplementedError, RuntimeError):  # by system: see psutil's issues 1481 and 2382
+        return None
+    return now.current if now is not None and now.current else None
 
 
 class ProcessTreeUsage:

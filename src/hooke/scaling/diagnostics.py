@@ -15,13 +15,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, stdtrit
+from scipy.special import digamma, fdtrc, stdtr, stdtrit
 
 from hooke.scaling.families import Floats
-from hooke.scaling.family_fit import Fitted, descend
+from hooke.scaling.family_fit import NOISES, Drift, FitProblem, Fitted, descend
 from hooke.scaling.measurements import Measurements
 
-__all__ = ["FIRM_MARGIN", "MARGIN", "Candidate", "LackOfFit", "compared", "flags_of", "lack_of_fit", "within"]
+__all__ = [
+    "FIRM_MARGIN",
+    "MARGIN",
+    "TOO_FEW",
+    "Candidate",
+    "LackOfFit",
+    "compared",
+    "drift",
+    "flags_of",
+    "lack_of_fit",
+    "may_show",
+    "shown",
+    "within",
+]
 
 
 # --- Lack of fit.
@@ -79,6 +92,14 @@ def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> f
     Residuals of a fit are not independent, so the null distribution is simulated: normal errors minus their projection
     on the linearized fit.
     """
+    space = _explained(fitted, measured)
+    drawn = np.random.default_rng(0).standard_normal((SHUFFLES, residuals.size))
+    drawn -= drawn @ space @ space.T
+    return float(np.mean(np.append(_roughness(drawn) <= _roughness(residuals), True)))
+
+
+def _explained(fitted: Fitted, measured: Measurements) -> Floats:
+    """An orthonormal basis (m, k) of what small changes of the law change in the m weighted residuals."""
     curve, slopes = (
         fitted.family.curve(measured.n, fitted.shape),
         fitted.family.log_slopes(measured.n, fitted.shape),
@@ -87,15 +108,115 @@ def _von_neumann(fitted: Fitted, measured: Measurements, residuals: Floats) -> f
     space, sizes, _ = np.linalg.svd(
         jacobian / np.maximum(np.abs(jacobian).max(axis=0), 1e-300), full_matrices=False
     )
-    space = space[:, sizes > 1e-9 * sizes[0]]
-    drawn = np.random.default_rng(0).standard_normal((SHUFFLES, residuals.size))
-    drawn -= drawn @ space @ space.T
-    return float(np.mean(np.append(_roughness(drawn) <= _roughness(residuals), True)))
+    return space[:, sizes > 1e-9 * sizes[0]]
 
 
 def _roughness(residuals: Floats) -> Floats:
     """Squared differences of neighbors over squared residuals: (...)."""
     return (np.diff(residuals, axis=-1) ** 2).sum(axis=-1) / (residuals**2).sum(axis=-1)
+
+
+# --- Drift over time.
+
+CORRELATIONS = np.append(np.arange(0.0, 0.95, 0.05), [0.95, 0.97, 0.98, 0.99])
+"""The correlations of successive errors that are tried."""
+LIKELIER = 0.5
+"""How much the logarithm of the likelihood must gain for errors to count as correlated. Independent errors gain as much in one study of
+six, whose intervals are then needlessly wide; a higher bar would overlook much of the drift in a short study."""
+CERTAIN = 1.35
+"""The gain from which drift is reported: independent errors reach it in about one study of twenty."""
+LINE = 0.01
+"""The p-value below which errors follow a line in time."""
+SEPARABLE = 0.5
+"""The least share of a line in time that no change of the law explains. Below it, as where N was measured in ascending order, drift
+and law look alike."""
+
+
+def drift(fitted: Fitted, measured: Measurements) -> Drift:
+    """The drift of the measurements about a fitted law.
+
+    A line in time is tested first (Student's t). What it leaves, or else all errors, may be a first-order autoregression, by restricted
+    maximum likelihood (Patterson & Thompson, Biometrika 58, 1971). Without the time of each measurement, or with fewer than five
+    degrees of freedom, none is found.
+    """
+    order, noise = measured.in_time, fitted.problem.noise
+    residuals = noise.residuals(measured.throughput, np.array(1.0), fitted.throughput(measured.n))
+    residuals = residuals * np.sqrt(measured.repeats)
+    space = _explained(fitted, measured)
+    freedom = residuals.size - space.shape[1]
+    if order is None or freedom < 5:
+        return Drift()
+    if np.sqrt(np.mean(residuals**2)) <= 10 * noise.negligible(measured.throughput):
+        return Drift()
+    residuals, space = residuals[order], space[order]
+    residuals = residuals - space @ (space.T @ residuals)
+    line = np.linspace(-0.5, 0.5, residuals.size)
+    apart = line - space @ (space.T @ line)
+    share = float(apart @ apart / (line @ line))
+    change = float(residuals @ apart / (apart @ apart)) if share > 0 else 0.0
+    found = _autoregression(residuals, space, change)
+    if noise is NOISES["relative"] and share > SEPARABLE:
+        left = residuals - change * apart
+        error = math.sqrt(float(left @ left) / (freedom - 1) / float(apart @ apart))
+        wider = np.column_stack([space, apart / np.linalg.norm(apart)])
+        if (
+            2 * stdtr(freedom - 1, -abs(change) / error) < LINE
+            and not _autoregression(left, wider, 0.0).correlation
+        ):
+            inflation = freedom / (freedom - 1) / share
+            return Drift(line=change, change=change, inflation=inflation, reported=True)
+    return found
+
+
+def without_line(measured: Measurements, line: float) -> Measurements:
+    """The measurements with a line in time taken off: each as if it were made in the middle of that time. All must have a time."""
+    order = measured.in_time
+    assert order is not None
+    place = np.empty(len(measured))
+    place[order] = np.linspace(-0.5, 0.5, len(measured))
+    return Measurements(
+        measured.n,
+        throughput=measured.throughput * np.exp(-line * place),
+        work=measured.work,
+        repeats=measured.repeats,
+        conditions=list(measured.conditions),
+        at=measured.at,
+    )
+
+
+def _autoregression(residuals: Floats, space: Floats, change: float) -> Drift:
+    """The drift as an autoregression of residuals in time order, which `space` (m, k) has been fitted to."""
+    tried = [_restricted(residuals, space, correlation) for correlation in CORRELATIONS]
+    best = int(np.argmax([likelihood for likelihood, _ in tried]))
+    gain = tried[best][0] - tried[0][0]
+    if gain < LIKELIER:
+        return Drift()
+    correlation = float(CORRELATIONS[best])
+    worst = float(np.linalg.eigvalsh(space.T @ _correlations(residuals.size, correlation) @ space)[-1])
+    return Drift(
+        correlation=correlation,
+        change=change,
+        inflation=max(1.0, worst * tried[best][1] / tried[0][1]),
+        reported=gain >= CERTAIN,
+    )
+
+
+def _correlations(size: int, correlation: float) -> Floats:
+    """The correlation matrix of a first-order autoregression: (size, size)."""
+    place = np.arange(size)
+    return correlation ** np.abs(place[:, None] - place)
+
+
+def _restricted(residuals: Floats, space: Floats, correlation: float) -> tuple[float, float]:
+    """(log of the restricted likelihood, variance of one error) for residuals in time order, with this correlation."""
+    lower = np.linalg.cholesky(_correlations(residuals.size, correlation))
+    white = np.linalg.solve(lower, np.column_stack([residuals, space]))
+    basis, triangle = np.linalg.qr(white[:, 1:])
+    left = white[:, 0] - basis @ (basis.T @ white[:, 0])
+    freedom = residuals.size - space.shape[1]
+    variance = float(left @ left) / freedom
+    volume = np.log(np.diagonal(lower)).sum() + np.log(np.abs(np.diagonal(triangle))).sum()
+    return float(-volume - freedom / 2 * math.log(variance)), variance
 
 
 # --- Flags: reported, never corrected.
@@ -105,13 +226,55 @@ WORTH_SAYING = 0.05
 
 
 def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
-    """Sentences on superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
+    """Sentences on too few items, superlinear points, the unit rate, parameters at a bound, repeats and lack of fit."""
     return (
+        *_few_items(fitted, measured),
         *_against_one(fitted),
         *_at_bounds(fitted),
         *_repeats(fitted, measured),
         *_misfit(fitted, measured),
+        *_drift(fitted.problem.drift),
+        *_order(measured),
     )
+
+
+TOO_FEW = "too few items per worker to tell"
+ENOUGH_ITEMS = 6
+"""With fewer items per worker, the end of a run, when some workers have none left, bends the curve as contention does."""
+STANDARD_ERRORS = 2.0
+
+
+def _few_items(fitted: Fitted, measured: Measurements) -> Iterator[str]:
+    """Flags a bend that the end of a run of few items may explain: the staircase, or more workers waiting for the last item."""
+    items, name = measured.items, fitted.family.name
+    if items is None or name == "linear":
+        return
+    few = measured.levels[measured.levels * ENOUGH_ITEMS >= items]
+    if not few.size or (name != "staircase" and _bends(fitted, measured, float(few[0]), items)):
+        return
+    at, need = ", ".join(f"{n:g}" for n in few), math.ceil(ENOUGH_ITEMS * few[-1])
+    yield (
+        f"{TOO_FEW}: at N = {at} each has at most {ENOUGH_ITEMS} of the {items} items, and the end "
+        f"of such a run bends the curve as contention does; at least {need} items would tell"
+    )
+
+
+def _bends(fitted: Fitted, measured: Measurements, below: float, items: int) -> bool:
+    """Whether, at N less than `below`, throughput per worker falls by more than the noise and the end of a run.
+
+    The longest of n exponential times is 1 + 1/2 + ... + 1/n means, so a run of items of such times ends that much later
+    than items / n, less the one.
+    """
+    n = measured.n[measured.n < below]
+    x = np.log(n)
+    x = x - x.mean() if x.size else x
+    squares = float((x**2).sum())
+    if squares <= 0:
+        return False
+    end = 1 + (digamma(n + 1) + np.euler_gamma - 1) * n / items
+    each = np.log(measured.throughput[measured.n < below] * end / n)
+    noise = float(fitted.relative_scatter(n).max()) / math.sqrt(squares)
+    return float((x * each).sum()) / squares < -STANDARD_ERRORS * noise
 
 
 def _against_one(fitted: Fitted) -> Iterator[str]:
@@ -147,6 +310,31 @@ def _misfit(fitted: Fitted, measured: Measurements) -> Iterator[str]:
     lack = lack_of_fit(fitted, measured)
     if lack.found:
         yield f"the {fitted.family.name} law does not fit: p = {lack.p_value:.2g} (test of {lack.test})"
+
+
+def _drift(drift: Drift) -> Iterator[str]:
+    way = f"throughput {'rose' if drift.change > 0 else 'fell'} by about {abs(math.expm1(drift.change)):.0%} from the first measurement to the last"
+    if drift.line:
+        yield f"drift: {way}; the law is that of the middle of this time"
+    elif drift.reported:
+        yield (
+            f"drift: {way}, and successive errors resemble each other (correlation {drift.correlation:.2g}); "
+            f"intervals are {math.sqrt(drift.inflation):.1f} times as wide for it"
+        )
+
+
+ASCENDING = 0.9
+"""Correlation of log N with the order in time from which drift cannot be told from the law."""
+
+
+def _order(measured: Measurements) -> Iterator[str]:
+    order = measured.in_time
+    if order is None or len(measured) < 5:
+        return
+    together = np.corrcoef(np.arange(order.size), np.log(measured.n[order]))[0, 1]
+    if abs(together) > ASCENDING:
+        way = "ascending" if together > 0 else "descending"
+        yield f"N was measured in {way} order, so drift over time cannot be told from the law: measure in random order"
 
 
 MARGIN = 0.98
@@ -198,13 +386,93 @@ def leave_one_out(fitted: Fitted) -> float:
 def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
     """The families that are not ruled out at the level `margin`, simpler ones first, then likelier ones.
 
-    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter.
+    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter. A bent line or a
+    cliff rules others out only if it firmly rules out all of them: its bend is chosen among all N, which one number does
+    not account for.
     """
-    best = min(fits, key=lambda fitted: fitted.scatter)
-    quantile = float(stdtrit(best.freedom, (1 + margin) / 2))
-    most = best.misfit + (quantile * best.scatter) ** 2
-    order = sorted(fits, key=lambda fitted: (fitted.shape.size, fitted.misfit))
-    return [fitted for fitted in order if fitted.misfit <= most]
+    smooth = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    best = min(smooth or fits, key=lambda fitted: fitted.scatter)
+    for bent in (fitted for fitted in fits if smooth and fitted.family.name in BY_EVIDENCE):
+        if min(each.misfit for each in smooth) > _most(bent, FIRM_MARGIN) and bent.scatter < best.scatter:
+            best = bent
+    most = _most(best, margin)
+    order = sorted(fits, key=lambda fitted: (_rank(fitted), fitted.misfit))
+    return _likeliest_first([fitted for fitted in order if fitted.misfit <= most])
+
+
+def _most(fitted: Fitted, margin: float) -> float:
+    """The largest misfit of laws that it does not rule out."""
+    quantile = float(stdtrit(fitted.freedom, (1 + margin) / 2))
+    return fitted.misfit + (quantile * fitted.scatter) ** 2 * fitted.problem.drift.inflation
+
+
+LIKELIER = 0.8
+"""The level at which a likelier family displaces a simpler or more common one that is no special case of it."""
+SPECIAL_CASE_OF_ALL = ("linear", "staircase")
+BESIDE_USL = ("amdahl", "staircase_amdahl")
+"""Special cases of the USL."""
+
+
+def _likeliest_first(stay: list[Fitted]) -> list[Fitted]:
+    """Simpler families come first, for the sake of special cases; Amdahl's law is none of a queue, nor that of the USL."""
+    first, *rest = stay
+    name = first.family.name
+    if name in SPECIAL_CASE_OF_ALL:
+        return stay
+    others = [each for each in rest if _rank(each) > _rank(first) and each.family.name not in BY_EVIDENCE]
+    if name in BESIDE_USL:
+        others = [each for each in others if _is_full(each)]
+    better = min(others, key=lambda fitted: fitted.misfit, default=first)
+    if first.misfit <= _most(better, LIKELIER):
+        return stay
+    return [better, *(each for each in stay if each is not better)]
+
+
+def _rank(fitted: Fitted) -> float:
+    """The numbers of the shape; a resource that is full comes after the other families with one number."""
+    return fitted.shape.size + 0.5 * _is_full(fitted)
+
+
+def _is_full(fitted: Fitted) -> bool:
+    """Whether the family is of one resource that is full at some N."""
+    return fitted.family.name.endswith(("closed_queue", "hard_knee"))
+
+
+BY_EVIDENCE = ("bent_line", "cliff")
+"""Families that bend at any N, so that they are near every measurement, and that say little beyond the last one."""
+LEAST_LEVELS = 5
+"""Two N on each side of a bend and one more show it."""
+
+
+NEARLY = 2.0
+"""A bent line or a cliff is fitted only if one of its starts misses by at most so many times as much as the best law."""
+
+
+def may_show(problem: FitProblem, fits: Sequence[Fitted]) -> bool:
+    """Whether a family is worth a fit after `fits`. For most it is; a bent line and a cliff need five N, and to come near."""
+    if problem.family.name not in BY_EVIDENCE or not fits:
+        return True
+    if problem.measured.levels.size < LEAST_LEVELS:
+        return False
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        misfits = problem.best_starts()[1]
+    return bool(misfits[0] <= NEARLY * min(fitted.misfit for fitted in fits))
+
+
+def shown(fits: Sequence[Fitted]) -> list[Fitted]:
+    """The fits without the bent line and the cliff, unless the measurements show these.
+
+    A bent line is shown if no other family has so small a scatter, a cliff if the other families are firmly ruled out.
+    """
+    kept = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    for fitted in fits:
+        less = all(fitted.scatter < each.scatter for each in kept)
+        if fitted.family.name == "bent_line" and less:
+            kept.append(fitted)
+    for fitted in fits:
+        if fitted.family.name == "cliff" and all(each.misfit > _most(fitted, FIRM_MARGIN) for each in kept):
+            kept.append(fitted)
+    return kept
 
 
 def compared(stays: Sequence[Fitted], ruled_out: Sequence[Fitted]) -> tuple[Candidate, ...]:

@@ -17,7 +17,7 @@ from hooke.base.errors import NotEnoughData
 from hooke.scaling.families import Family, Floats
 from hooke.scaling.measurements import Estimate, Measurements
 
-__all__ = ["NOISES", "FitProblem", "Fitted", "Noise", "Region", "descend", "fit_family", "region"]
+__all__ = ["NOISES", "Drift", "FitProblem", "Fitted", "Noise", "Region", "descend", "fit_family", "region"]
 
 
 # --- Error models.
@@ -123,6 +123,26 @@ def _mean(values: Floats, weights: Floats, axis: int = -1) -> Floats:
     return (weights * values).sum(axis=axis) / np.broadcast_to(weights, values.shape).sum(axis=axis)
 
 
+# --- Drift: errors of successive measurements that resemble each other.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How the errors of measurements depend on their order in time (see `diagnostics.drift`).
+
+    Either they follow a line, which is taken off: `line` is its relative change from the first measurement to the last. Or they are
+    a first-order autoregression, and `correlation` is that of successive errors. `change` is the relative change along a line in
+    either case. `inflation` is the factor on the variance of the law's parameters, in the worst direction; 1 without drift.
+    `reported` says whether the drift is certain enough to be reported.
+    """
+
+    correlation: float = 0.0
+    line: float = 0.0
+    change: float = 0.0
+    inflation: float = 1.0
+    reported: bool = False
+
+
 # --- The misfit of a family's laws.
 
 
@@ -133,6 +153,8 @@ class FitProblem:
     family: Family
     noise: Noise
     measured: Measurements
+    drift: Drift = Drift()
+    """Of the errors in time; if it has a line, the line is already taken off `measured`."""
 
     def misfit(self, shape: Floats, weights: Floats | None = None) -> tuple[Floats, Floats]:
         """For shapes (..., p): the best unit rate and its weighted sum of squared residuals, two arrays (...)."""
@@ -141,6 +163,13 @@ class FitProblem:
         rate = self.noise.unit_rate(self.measured.throughput, weights, curve)
         residuals = self.noise.residuals(self.measured.throughput, rate, curve)
         return rate, (weights * residuals**2).sum(axis=-1)
+
+    def best_starts(self) -> tuple[Floats, Floats]:
+        """The likeliest of the family's starting shapes (k, p), and their misfits (k,), the smallest first."""
+        starts = self.family.starts(float(self.measured.n.max()))
+        misfit = self.misfit(starts)[1]
+        order = np.argsort(misfit, kind="stable")[:MOST_STARTS]
+        return starts[order], misfit[order]
 
     def normal(self, shape: Floats, weights: Floats) -> tuple[Floats, Floats]:
         """Half the negative gradient of the misfit (..., p), and the Gauss-Newton matrix (..., p, p)."""
@@ -155,6 +184,8 @@ class FitProblem:
 
 # --- The best law: bounded least squares from many starts at once.
 
+MOST_STARTS = 24
+"""The search begins at so many of a family's starts, those with the smallest misfit."""
 MOST_STEPS = 200
 SMALLEST_STEP = 1e-12
 """The search ends when steps are below this share of the values."""
@@ -373,11 +404,11 @@ def fit_family(problem: FitProblem, level: float) -> Fitted:
             fix=f"take at least {parameters + 1} measurements, better {parameters + 4}; repeats count",
         )
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shapes, misfits = descend(problem, problem.family.starts(float(measured.n.max())))
+        shapes, misfits = descend(problem, problem.best_starts()[0])
         order = np.argsort(misfits, kind="stable")
         best, floor = order[0], problem.noise.negligible(measured.throughput) ** 2 * len(measured)
         least = max(float(misfits[best]), floor)
-        room = float(stdtrit(freedom, (1 + level) / 2)) ** 2 * least / freedom
+        room = float(stdtrit(freedom, (1 + level) / 2)) ** 2 * least / freedom * problem.drift.inflation
         allowed = order[misfits[order] <= misfits[best] + room]
         return Fitted(
             problem=problem,

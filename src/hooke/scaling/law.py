@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from hooke.base.errors import BeyondTheData, NotEnoughData, UsageError
 from hooke.scaling import diagnostics
-from hooke.scaling.families import FAMILIES, Floats
-from hooke.scaling.family_fit import NOISES, FitProblem, Fitted, Quantity, fit_family
+from hooke.scaling.families import FAMILIES, Floats, Stepped
+from hooke.scaling.family_fit import NOISES, ROUNDING, FitProblem, Fitted, Quantity, fit_family
 from hooke.scaling.measurements import Estimate, Measurements, positive
 
-__all__ = ["Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_flatt", "next_measurement"]
+__all__ = ["Course", "Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_flatt", "next_measurement"]
 
 
 # --- The next measurement.
@@ -68,12 +70,112 @@ def _cloud(fitted: Fitted, n: Floats) -> tuple[Floats, Floats]:
     return np.tile(answer, 2), rates[:, None] + np.tile(curve, (2, 1))
 
 
+# --- Beyond the measurements, and where no law fits. The numbers are fitted by `python -m benchmarks.extrapolation`.
+
+BELIEVED, BELIEVED_POWER = 0.06, 0.6
+"""With this scatter of the means, half of the law's further growth is believed; the less scatter, by this power, the more."""
+OFF = 1.11
+"""The half-width in log X, at 95 %, of how far a law is off, times the following three to these powers:"""
+BY_DISTANCE, BY_BAND, BY_LINE = 0.26, 0.26, 0.19
+"""log(N / largest N), the half-width of the law's own band, and its difference from the line through the last levels."""
+LEAST, MOST = 0.005, 3.0
+"""What the second and third are at least, and the second at most."""
+LINE_OVER = 2.5
+"""The line is through the levels within this factor of the largest N, and at least three of them."""
+TAILS = 5
+"""Degrees of freedom of the Student distribution that gives the half-width at other levels than 95 %."""
+ALIKE, OVER_NOISE = 0.7, 2.0
+"""Residuals resemble each other within this distance in log N; their standard deviation is so many times the noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """The means of the levels (m,): log N, log X, and the law's log X; `scatter` is that of the means about the law."""
+
+    levels: Floats
+    values: Floats
+    law: Floats
+    scatter: float
+
+    @classmethod
+    def of(cls, fitted: Fitted, measured: Measurements) -> Course:
+        """The course that `measured` take about a law."""
+        means = measured.each_n_once()
+        values, law = np.log(means.throughput), np.log(fitted.throughput(means.n))
+        noise = float(fitted.relative_scatter(means.n[-1:])[0]) * math.sqrt(len(means) / len(measured))
+        missed = float(((values - law) ** 2).sum()) / max(len(means) - fitted.shape.size - 1, 1)
+        return cls(np.log(means.n), values, law, max(noise, math.sqrt(missed)))
+
+    def inside(self, at: Floats, law: Floats, level: float) -> tuple[Floats, float]:
+        """Log X at log N `at` (k,), where the law says `law` (k,), and its half-width.
+
+        The law is corrected by what it misses nearby. The half-width is Student's for the errors of each level from the others.
+        """
+        count = self.levels.size
+        missed = [
+            self.values[k] - self.law[k] - self._missed(self.levels[k : k + 1], np.arange(count) != k)[0]
+            for k in range(count)
+        ]
+        size = math.sqrt(float(np.mean(np.square(missed))))
+        return law + self._missed(at, np.arange(count) >= 0), size * float(
+            stdtrit(count - 1, (1 + level) / 2)
+        )
+
+    def beyond(
+        self, at: Floats, law: Floats, band: tuple[Floats, Floats], level: float
+    ) -> tuple[Floats, Floats]:
+        """Log X beyond the largest N and its half-width (k,), where the families allow the `band` of X, two arrays (k,)."""
+        believed = 1 / (1 + (self.scatter / BELIEVED) ** BELIEVED_POWER)
+        grown = law + self._missed(at, np.arange(self.levels.size) >= 0) - self.values[-1]
+        tails = stdtrit(TAILS, (1 + level) / 2) / stdtrit(TAILS, 0.975)
+        powers = np.array([BY_DISTANCE, BY_BAND, BY_LINE])
+        half = OFF * tails * np.exp(powers @ np.log(self.doubts(at, law, band)))
+        return self.values[-1] + believed * grown, half
+
+    def kept(
+        self, at: Floats, band: tuple[Floats, Floats], near: tuple[Floats, Floats]
+    ) -> tuple[Floats, Floats]:
+        """What is kept of a band beyond the largest N: what is `near` the law, or between no growth and proportional growth."""
+        last = np.exp(self.values[-1])
+        proportional = last * np.exp(at - self.levels[-1])
+        return (
+            np.maximum(band[0], np.minimum(near[0], last)),
+            np.minimum(band[1], np.maximum(near[1], proportional)),
+        )
+
+    def doubts(self, at: Floats, law: Floats, band: tuple[Floats, Floats]) -> Floats:
+        """What the half-width beyond the largest N depends on (3, k): distance, half the band, and difference from the line."""
+        end, count = self.levels[-1], self.levels.size
+        recent = self.levels >= min(end - math.log(LINE_OVER), self.levels[-min(3, count)])
+        line = np.polyval(np.polyfit(self.levels[recent] - end, self.values[recent], 1), at - end)
+        off_line = np.abs(law + self._missed(at, np.arange(count) >= 0) - line)
+        distance = np.maximum(at - end, np.finfo(float).tiny)
+        high = np.maximum(band[1], np.finfo(float).tiny)
+        low = np.maximum(band[0], high * math.exp(-2 * MOST))
+        return np.stack([distance, (np.log(high) - np.log(low)) / 2 + LEAST, off_line + LEAST])
+
+    def _missed(self, at: Floats, among: NDArray[np.bool_]) -> Floats:
+        """What the law misses at log N `at`, by the levels `among`: kriging with a Matern 3/2 covariance."""
+        levels = self.levels[among]
+
+        def covariance(one: Floats) -> Floats:
+            far = math.sqrt(3) * np.abs(one[:, None] - levels) / ALIKE
+            return OVER_NOISE**2 * (1 + far) * np.exp(-far)
+
+        weights = np.linalg.solve(covariance(levels) + np.eye(levels.size), (self.values - self.law)[among])
+        return covariance(at) @ weights
+
+
 NEAR = 1.5
 """Within this factor of the measured N, predictions are always answered, however wide the interval."""
-FARTHEST = 4.0
-"""Beyond this factor they never are, because no fit foresees the next bottleneck."""
-MOST_DISAGREEMENT = 1.5
+FAR = 2.0
+"""Beyond this factor of the largest N they never are, because no fit foresees the next bottleneck."""
+WIDEST_ANSWER = 3.5
 """Between the two they are, if the ends of the interval differ by at most this factor."""
+FARTHEST = 4.0
+"""In place of FAR where the caller vouches for the families by naming them, and below the smallest N;"""
+MOST_DISAGREEMENT = 1.5
+"""and in place of WIDEST_ANSWER."""
 WIDEST_KNEE = 3.0
 """A knee is determined if the ends of its interval differ by at most this factor,"""
 PAST_THE_KNEE = 1.25
@@ -89,12 +191,17 @@ class Law:
     raise BeyondTheData if these differ too much. `others` are the fits of the alternatives, `ruled_out` those of the
     other families. If repeats at one N agree better with each other than with any law, each N counts once, and the fits
     are to the means, `fitted.problem.measured`.
+
+    Beyond the largest N, the interval of `predict` covers the law's own band and how far laws were off on real machines,
+    which grows with the distance; not if `vouched`, where the caller named the families. Where the law does not fit
+    (`lack_of_fit.found`), predictions follow the measurements instead of the law.
     """
 
     measurements: Measurements
     fitted: Fitted
     others: tuple[Fitted, ...] = ()
     ruled_out: tuple[Fitted, ...] = ()
+    vouched: bool = False
 
     def __repr__(self) -> str:
         """The family, its parameters and the range of N; the fits themselves hold thousands of numbers."""
@@ -178,23 +285,26 @@ class Law:
     def band(self, n: Floats) -> tuple[Floats, Floats]:
         """The interval of X at each of `n` (m,), two arrays (m,).
 
-        It covers the alternatives; outside the measured range also families that are not firmly ruled out.
+        It covers the alternatives; outside the measured range also families that are not firmly ruled out, and beyond the
+        largest N the error of the model.
         """
-        at = np.asarray(n, dtype=np.float64)
-        low, high = _hull([fit.band(at) for fit in self._tenable])
-        far_low, far_high = _hull([fit.band(at) for fit in self._not_firmly_ruled_out])
-        outside = (at < self._least) | (at > self._most)
-        return np.where(outside, far_low, low), np.where(outside, far_high, high)
+        return self._predicted(np.asarray(n, dtype=np.float64))[1:]
+
+    def own_band(self, n: Floats) -> tuple[Floats, Floats]:
+        """The interval of X at each of `n` (m,) over all families not firmly ruled out, without the error of the model."""
+        low, high = _hull([fit.band(n) for fit in self._not_firmly_ruled_out])
+        return low, high
 
     def predict(self, n: float, *, runs: int | None = None) -> Estimate:
         """The throughput at `n`; with `runs`, the mean of that many measurements, including their noise.
 
+        Where the error of the model counts, or the law does not fit, intervals always include the noise of one measurement.
         Raises BeyondTheData if the measurements do not support an answer.
         """
-        at = np.array([float(positive("n", n))])
-        value, (low, high) = self.throughput(at), self.band(at)
+        value, low, high = self._predicted(np.array([float(positive("n", n))]))
         self._check_reach(float(n), float(low[0]), float(high[0]))
-        if runs is not None:
+        by_law = not self.lack_of_fit.found and (self.vouched or n <= self._most)
+        if runs is not None and by_law:
             size = self.fitted.quantile * self.scatter / math.sqrt(float(positive("runs", runs)))
             low, high = self.fitted.problem.noise.widened(value, (low, high), size)
         return self._estimate(f"throughput at N = {n:g}", float(value[0]), (float(low[0]), float(high[0])))
@@ -219,6 +329,8 @@ class Law:
         low, high = self._ends("N", quantity, self._tenable)
         if low < self._least or high > self._most:
             low, high = self._ends("N", quantity, self._not_firmly_ruled_out)
+        if high > self._most and not self.vouched:
+            low, high = self._reaching_beyond(target, low, high)
         return self._estimate("N", self.fitted.estimate("N", quantity(self.fitted)).value, (low, high))
 
     def determined_knee(self) -> Estimate:
@@ -269,6 +381,35 @@ class Law:
     def _most(self) -> float:
         return float(self.measurements.n[-1])
 
+    def _predicted(self, n: Floats) -> tuple[Floats, Floats, Floats]:
+        """X at each of `n` (m,), and the ends of its interval."""
+        value, (low, high) = self.throughput(n), _hull([fit.band(n) for fit in self._tenable])
+        far_low, far_high = self.own_band(n)
+        beyond, misfit = n > self._most, self.lack_of_fit.found
+        if misfit or (beyond.any() and not self.vouched):
+            course, at, law = Course.of(self.fitted, self.measurements), np.log(n), np.log(value)
+            middle, off = course.beyond(at, law, (far_low, far_high), self.level)
+            if misfit:
+                near, size = course.inside(at, law, self.level)
+                middle, off = np.where(beyond, middle, near), np.where(beyond, off, size)
+                return np.exp(middle), np.exp(middle - off), np.exp(middle + off)
+            low, high = course.kept(at, (far_low, far_high), (value * np.exp(-off), value * np.exp(off)))
+            far_low = np.where(beyond, np.minimum(low, np.exp(middle - off)), far_low)
+            far_high = np.where(beyond, np.maximum(high, np.exp(middle + off)), far_high)
+        outside = beyond | (n < self._least)
+        return value, np.where(outside, far_low, low), np.where(outside, far_high, high)
+
+    def _reaching_beyond(self, throughput: float, low: float, high: float) -> tuple[float, float]:
+        """The interval of the N that reaches `throughput`, widened by the error of the model beyond the largest N."""
+        grid = np.geomspace(self._most, FAR * self._most, 256)
+        bottom, top = self.band(grid)
+        first = grid[top >= throughput]
+        sure = grid[bottom >= throughput]
+        return (
+            min(low, float(first[0])) if first.size else low,
+            max(high, float(sure[0])) if sure.size else math.inf,
+        )
+
     def _of_curve(self, name: str, n: float, what: Callable[[Floats, float], Floats]) -> Estimate:
         at = np.array([1.0, float(positive("n", n))])
 
@@ -291,12 +432,14 @@ class Law:
     def _check_reach(self, n: float, low: float, high: float) -> None:
         least, most = self._least, self._most
         distance = max(n / most, least / n)
-        if distance > FARTHEST:
+        by_law = self.vouched or n < least
+        farthest, widest = (FARTHEST, MOST_DISAGREEMENT) if by_law else (FAR, WIDEST_ANSWER)
+        if distance > farthest * (1 + ROUNDING):
             raise self._refusal(
                 f"N = {n:.4g} is too far from the measured range, {least:g} to {most:g}",
-                f"no fit foresees the next bottleneck; the limit is {FARTHEST:g} times the range",
+                f"no fit foresees the next bottleneck; the limit is {farthest:g} times the range",
             )
-        if distance > NEAR and high > MOST_DISAGREEMENT * low:
+        if distance > NEAR and high > widest * low:
             names = ", ".join(fit.family.name for fit in self._not_firmly_ruled_out)
             raise self._refusal(
                 f"measurements at N = {least:g} to {most:g} do not determine the throughput at N = {n:.4g}",
@@ -332,8 +475,12 @@ def karp_flatt(speedup: Floats, n: float) -> Floats:
 
 # --- `fit`: the law that measurements support.
 
-STANDARD = ("linear", "amdahl", "hard_knee", "power", "usl")
+STANDARD = ("linear", "amdahl", "hard_knee", "power", "closed_queue", "usl", "bent_line", "cliff")
 """The default families. `batch` has Amdahl's curve; `gustafson` is for work that grows with N."""
+WHOLE = ("linear", "amdahl", "hard_knee", "closed_queue", "usl")
+"""The families that are also tried for a run of whole items."""
+UNEVEN = 0.05
+"""Whole items are considered if at some N up to the largest so large a share of the workers' time may be idle."""
 
 SUSPECT = 0.1
 """Below this p-value of lack of fit, repeats count once. Averaging needlessly widens intervals a little; not averaging
@@ -349,8 +496,10 @@ def fit(
 ) -> Law:
     """The law that `measurements` support, with intervals that contain the truth with probability `level`.
 
-    `families` are names out of `linear`, `amdahl`, `hard_knee`, `power`, `usl` (the default: all of these), `gustafson`
-    and `batch`. `errors` are "relative", a share of the measured value, or "constant", the same amount everywhere, as in
+    `families` are names out of `linear`, `amdahl`, `hard_knee`, `power`, `closed_queue`, `usl`, `bent_line`, `cliff` (the
+    default: all of these), `gustafson` and `batch`. By default, `bent_line` and `cliff` count only where the measurements
+    show them, and if `work` may be a number of items, so few that they may not divide evenly, the families are also tried
+    for whole items (`staircase`, `staircase_amdahl` and so on). `errors` are "relative", a share of the measured value, or "constant", the same amount everywhere, as in
     many published fits. The simplest family that is not ruled out is chosen; the others that are not ruled out are
     `law.alternatives`.
 
@@ -359,17 +508,31 @@ def fit(
     """
     names = _checked(families, errors, level)
     _check_spread(measurements)
-    problems = [
-        FitProblem(family=FAMILIES[name], noise=NOISES[errors], measured=measurements) for name in names
-    ]
+    tried = [FAMILIES[name] for name in names]
+    if families is None:
+        tried += _of_whole_items(measurements)
+    problems = [FitProblem(family=family, noise=NOISES[errors], measured=measurements) for family in tried]
     fits = _fit_all(problems, level, named=families is not None)
+    drift = diagnostics.drift(min(fits, key=lambda fitted: fitted.scatter), measurements)
+    if drift.inflation > 1:
+        steady = diagnostics.without_line(measurements, drift.line) if drift.line else measurements
+        problems = [replace(problem, measured=steady, drift=drift) for problem in problems]
+        fits = _fit_all(problems, level, named=families is not None)
     if _repeats_share_errors(fits, measurements):
-        means = measurements.each_n_once()
+        means = problems[0].measured.each_n_once()
         problems = [replace(problem, measured=means) for problem in problems]
         fits = _fit_all(problems, level, named=families is not None)
+    if families is None:
+        fits = diagnostics.shown(fits)
     chosen, *others = diagnostics.within(fits, diagnostics.MARGIN)
     ruled_out = tuple(fitted for fitted in fits if not any(fitted is stays for stays in (chosen, *others)))
-    return Law(measurements=measurements, fitted=chosen, others=tuple(others), ruled_out=ruled_out)
+    return Law(
+        measurements=measurements,
+        fitted=chosen,
+        others=tuple(others),
+        ruled_out=ruled_out,
+        vouched=families is not None,
+    )
 
 
 def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> list[Fitted]:
@@ -377,6 +540,8 @@ def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> li
     fits: list[Fitted] = []
     refusals: list[NotEnoughData] = []
     for problem in problems:
+        if not named and not diagnostics.may_show(problem, fits):
+            continue
         try:
             fits.append(fit_family(problem, level))
         except NotEnoughData as refusal:
@@ -384,6 +549,14 @@ def _fit_all(problems: Sequence[FitProblem], level: float, *, named: bool) -> li
     if refusals and (named or not fits):
         raise refusals[0]
     return fits
+
+
+def _of_whole_items(measurements: Measurements) -> list[Stepped]:
+    """The families for whole items, if these are so few that they matter."""
+    items, most = measurements.items, float(measurements.n[-1])
+    if items is None or items * UNEVEN > (1 - UNEVEN) * (most - 1):
+        return []
+    return [Stepped(FAMILIES[name], items) for name in WHOLE]
 
 
 def _repeats_share_errors(fits: Sequence[Fitted], measurements: Measurements) -> bool:

@@ -66,9 +66,11 @@ class Measurements:
 
     `n` is what was varied: workers, threads, load, items per call. Pass either `throughput`, in work per second, or
     `seconds`, the time of `work` (default 1). Both have shape (len(n),), or (len(n), runs) with several runs per N; `n`
-    may also repeat a value. If a value is itself a mean of several runs, `repeats` is their number and its weight.
+    may also repeat a value. If `work` is one whole number above 1, `fit` also considers that it may be items, which do not
+    divide evenly among N. If a value is itself a mean of several runs, `repeats` is their number and its weight.
     `conditions` labels what else differed: machine, kind of work, hour. `work`, `repeats` and `conditions` are one
-    value for all entries of `n`, or one each.
+    value for all entries of `n`, or one each. `at` says when each entry was measured, in any unit: shape (len(n),) or that of
+    the values; nan where it is unknown.
 
     Raises UsageError, with the entry and the fix, for shapes that do not match and for numbers that are not finite and
     positive.
@@ -79,8 +81,9 @@ class Measurements:
     work: Floats
     repeats: Floats
     conditions: NDArray[np.str_]
+    at: Floats
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each column
         self,
         n: ArrayLike,
         *,
@@ -89,6 +92,7 @@ class Measurements:
         work: ArrayLike = 1.0,
         repeats: ArrayLike = 1.0,
         conditions: str | Sequence[str] = "",
+        at: ArrayLike | None = None,
     ) -> None:
         levels = positive("n", n)
         if levels.ndim != 1 or not levels.size:
@@ -104,6 +108,7 @@ class Measurements:
             "work": done[row],
             "repeats": _for_each("repeats", repeats, levels)[row],
             "conditions": _labels(conditions, levels)[row],
+            "at": _times(at, values),
         }
         for name, column in columns.items():
             kept = column[order]
@@ -119,6 +124,12 @@ class Measurements:
         return np.unique(self.n)
 
     @property
+    def in_time(self) -> NDArray[np.intp] | None:
+        """The entries in the order in which they were measured; None unless each has a time and no two are equal."""
+        known = np.isfinite(self.at).all() and np.unique(self.at).size == self.at.size
+        return np.argsort(self.at) if known else None
+
+    @property
     def confounded(self) -> bool:
         """Whether every condition was measured at one N only, so that its effect cannot be separated from that of N."""
         labels = np.unique(self.conditions)
@@ -126,16 +137,23 @@ class Measurements:
             np.unique(self.n[self.conditions == label]).size == 1 for label in labels
         )
 
+    @property
+    def items(self) -> int | None:
+        """The number of items of each measurement: `work`, if that is one whole number above 1, else None."""
+        most = float(self.work.max())
+        return int(most) if most > 1 and most.is_integer() and (self.work == most).all() else None
+
     def means(self) -> tuple[Floats, Floats]:
         """The distinct N and the mean throughput at each, weighted by `repeats`."""
         levels, at = np.unique(self.n, return_inverse=True)
         return levels, np.bincount(at, self.repeats * self.throughput) / np.bincount(at, self.repeats)
 
     def each_n_once(self) -> Measurements:
-        """One measurement per N, the geometric mean, all of equal weight."""
+        """One measurement per N, the geometric mean, all of equal weight. If all had the same work, so have these."""
         levels, at = np.unique(self.n, return_inverse=True)
         logs = np.bincount(at, self.repeats * np.log(self.throughput)) / np.bincount(at, self.repeats)
-        return Measurements(levels, throughput=np.exp(logs))
+        work = self.work[0] if (self.work == self.work[0]).all() else 1.0
+        return Measurements(levels, throughput=np.exp(logs), work=work)
 
 
 def positive(name: str, values: ArrayLike) -> Floats:
@@ -182,6 +200,17 @@ def _for_each(name: str, values: ArrayLike, levels: Floats) -> Floats:
             fix=f"pass one number for all, or {levels.size} numbers",
         )
     return np.broadcast_to(numbers, levels.shape)
+
+
+def _times(at: ArrayLike | None, values: Floats) -> Floats:
+    """The time of each entry of `values` (len(n), runs), as a flat array."""
+    times = np.full(values.shape, np.nan) if at is None else np.asarray(at, dtype=np.float64)
+    if times.shape not in {values.shape, values.shape[:1]} or (values.shape[1] > 1 > times.ndim - 1):
+        raise UsageError(
+            f"at has shape {times.shape}, and the measured values have {values.shape}",
+            fix="pass the time of each measured value",
+        )
+    return times.ravel()
 
 
 def _labels(conditions: str | Sequence[str], levels: Floats) -> NDArray[np.str_]:

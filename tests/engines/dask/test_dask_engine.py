@@ -24,7 +24,7 @@ from tests.engines.local.faults import gone, wait_until
 from tests.fixtures.workshop import Workshop
 
 from hooke.base.errors import EnvironmentMismatch, HookeError, UsageError
-from hooke.engines.dask import dask_engine
+from hooke.engines.dask import dask_engine, dask_worker
 from hooke.engines.dask.clusters import connect, workers_of
 from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.engines.dask.scheduler_link import SchedulerLink
@@ -464,11 +464,14 @@ def test_a_killed_driver_leaves_nothing_on_a_cluster_that_it_joined(
     before = processes_of(cluster)
     with workshop.started(until=lambda: half_done(workshop)):
         wait_until(lambda: len(processes_of(cluster) - before) >= 2, "two workers of ours")
-    wait_until(
-        lambda: not (processes_of(cluster) - before),
-        "what ran to be ended, what was idle, and what had started both",
-        within_s=120,
-    )
+    with Client(cluster, set_as_default=False) as other:
+        other.run(setattr, dask_worker, "IDLE_S", 1.0)  # else a minute
+        wait_until(
+            lambda: not (processes_of(cluster) - before),
+            "what ran to be ended, what was idle, and what had started both",
+            within_s=120,
+        )
+        other.run(setattr, dask_worker, "IDLE_S", dask_worker.IDLE_S)
     (workshop.folder / "go").touch()
     run = Run(workshop.project, workshop.project.runs.names()[0])
     again = resume(workshop.project, run.id)

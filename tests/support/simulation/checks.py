@@ -635,7 +635,9 @@ class _Judge:
             return able and all(self._met(use, whole) for use in self.graph.nodes[node].uses)
         left = set(range(items)) - self._known(node) - self._gone(node) - busy - late
         uses = self.graph.nodes[node].uses
-        return any(all(self._met(use, Flight(node, "", range(i, i + 1))) for use in uses) for i in left)
+        if not left or not all(self._met(use, Flight(node, "", range(0))) for use in uses):
+            return False
+        return bool(left.intersection(*(self._known(use.node) for use in uses if use.elementwise)))
 
     def _fits(self, node: int) -> bool:
         # Which of those whose memory grew is next is not known here.
