@@ -48,6 +48,31 @@ def test_items_that_cannot_be_shared_out_are_said_to_bound_it():
     assert "N = 2:" not in text
 
 
+def from_the_shell(record, *, command_s=0.6, workers_start_s=0.5):
+    plain = [
+        msgspec.structs.replace(each, start_s=0.1, workers_start_s=workers_start_s) for each in record.plain
+    ]
+    started = msgspec.structs.replace(record.started, command_s=command_s)
+    return msgspec.structs.replace(record, started=started, plain=tuple(plain))
+
+
+def test_cost_is_told_of_warm_workers_and_from_the_shell():
+    """8 workers save 0.09 - 0.02125 s an item, so 1 s more of start-up is worth 15 items."""
+    record = record_of(amdahl(0.1), plain=9.0, noise=1e-9)
+    assert "from the shell" not in text_of(record), "a study that no command started timed no command"
+    text = text_of(from_the_shell(record))
+    assert (
+        "from the shell, plain Python wins until 15 items, then 8 workers (start-up 1.10 s against 100 ms"
+        in text
+    )
+    assert facts_of(from_the_shell(record))["cost_from_shell"]["items"] == 15
+
+
+def test_from_the_shell_plain_python_may_win_for_any_number_of_items():
+    text = text_of(from_the_shell(record_of(lambda n: 10.0 / min(n, 2), plain=1.0)))
+    assert "from the shell, plain Python wins for any number of items" in text
+
+
 def test_never_is_an_answer():
     text = text_of(record_of(lambda n: 10.0 / min(n, 2), plain=1.0))
     assert "COST  never: no number of workers beats one plain thread" in text

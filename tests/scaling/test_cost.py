@@ -10,7 +10,9 @@ from tests.scaling.data_sets import rows
 from tests.scaling.planted import TEN, curve, planted
 
 from hooke import BeyondTheData, UsageError
+from hooke.base.errors import NotEnoughData
 from hooke.scaling import Measurements, cost, fit
+from hooke.scaling.cost import shell_cost
 
 
 @pytest.mark.parametrize("graph", ["twitter_rv_s", "uk_2007_05_s"])
@@ -105,3 +107,39 @@ def test_its_interval_holds_the_truth():
         low, high = cost(law, plain * np.exp(0.05 * noise)).interval
         held += low <= 11 <= high
     assert held >= 93
+
+
+RATES = {1: 10.0, 2: 19.0, 4: 36.0}
+
+
+class TestFromTheShell:
+    def found(self, *, plain_rate=10.5, starts=(0.8, 0.9, 1.1), error=0.05):
+        return shell_cost(
+            dict(zip(RATES, starts, strict=True)),
+            RATES,
+            plain_start_s=0.1,
+            plain_rate=plain_rate,
+            error=error,
+        )
+
+    def test_start_up_is_paid_back_by_items(self):
+        """With 4 workers 1 s of start-up more is saved at 1/10.5 - 1/36 s an item: after 14.8 items."""
+        found = self.found()
+        assert (found.n, found.items) == (4, 15)
+        at, before = (0.1 + n / 10.5 - (1.1 + n / 36.0) for n in (15, 14))
+        assert at > 0 > before
+        low, high = found.interval
+        assert low < 15 < high
+
+    def test_never_if_no_number_of_workers_is_faster(self):
+        found = self.found(plain_rate=40.0)
+        assert math.isinf(found.items)
+        assert math.isinf(found.interval[1])
+        assert found.facts()["items"] is None
+
+    def test_at_once_if_the_command_starts_no_later(self):
+        assert self.found(starts=(0.05, 0.05, 0.05)).items == 0
+
+    def test_nothing_measured(self):
+        with pytest.raises(NotEnoughData):
+            shell_cost({}, {}, plain_start_s=0.1, plain_rate=1.0, error=0.1)

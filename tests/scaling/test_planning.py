@@ -147,7 +147,7 @@ class TestTimings:
         """Of 400 sets of three runs and a fourth one, at a spread that is not the prior's, 93 of 100 are inside."""
         inside = 0
         for seed in range(400):
-            runs = np.exp(np.random.default_rng(seed).normal(0, 0.12, 4))
+            runs = np.exp(np.random.default_rng(seed).normal(0, 0.1, 4))
             timings = [Timing(items=1, seconds=float(s)) for s in runs[:3]]
             factor = seconds_factor(timings, run_spread(timings), items=1)
             mean = mean_seconds(timings, run_spread(timings))

@@ -628,6 +628,8 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     """Whether workers were bound to cores."""
     cpus: int = 0
     """Cores available to the driver."""
+    command_s: float = 0.0
+    """Seconds from the start of the command's process until now: imports, and the trace; 0 if no command started the study."""
     machine: str = ""
     folder: str = ""
     pid: int = 0
@@ -717,6 +719,10 @@ class PlainMeasured(_Event, frozen=True, kw_only=True, tag="plain_measured"):
     seconds: float
     repeat: int = 0
     cpu_s: float = 0.0
+    start_s: float = 0.0
+    """Seconds that a process of plain Python takes to start and to import the user's code."""
+    workers_start_s: float = 0.0
+    """Seconds that the most workers of the study take to start, to import the user's code, and to begin their first attempt."""
     load: MachineLoad | None = None
     """As in Measured."""
 

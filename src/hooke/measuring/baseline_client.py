@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,10 @@ class PlainCalls:
     log: Path
     core: int | None = None
     """The core to which it is bound; None leaves it unbound."""
+    start_s: float = 0.0
+    """Seconds of a bare interpreter's start and of the imports of the user's code, once the process is ready."""
+    import_s: float = 0.0
+    """Seconds of these imports alone."""
     _process: subprocess.Popen[bytes] | None = None
     _channel: Channel | None = None
     _lifeline: int = -1
@@ -92,7 +97,10 @@ class PlainCalls:
             work=self.work,
         )
         try:
-            self._ask(msgspec.msgpack.encode(setup))
+            loaded = self._ask(msgspec.msgpack.encode(setup))
+            assert isinstance(loaded, Loaded)
+            self.import_s = loaded.import_s
+            self.start_s = _interpreter_s() + loaded.import_s
         except BaseException:
             self._end()
             raise
@@ -142,3 +150,10 @@ class PlainCalls:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+
+
+def _interpreter_s() -> float:
+    """Seconds that a bare interpreter takes to start and to end."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    return time.perf_counter() - began

@@ -37,7 +37,9 @@ class BaselineSetup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """All inputs are in memory, and all imports are done."""
+    """All inputs are in memory, and all imports are done; `import_s` is how long those of the user's code took."""
+
+    import_s: float = 0.0
 
 
 class BaselineTimed(msgspec.Struct, frozen=True, tag=True):
@@ -66,8 +68,10 @@ def main(fd: int, lifeline: int, core: int | None) -> None:
     work: list[Callable[[], Any]] = []
 
     def load() -> Loaded:
-        work.extend(_loaded(_setup.decode(channel.receive())))
-        return Loaded()
+        setup = _setup.decode(channel.receive())
+        calls, import_s = _unpacked(setup)
+        work.extend(_loaded(calls))
+        return Loaded(import_s)
 
     def do_all() -> BaselineTimed:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -91,12 +95,17 @@ def _answer(act: Callable[[], Loaded | BaselineTimed]) -> Loaded | BaselineTimed
         return Broken(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _loaded(setup: BaselineSetup) -> list[Callable[[], Any]]:
-    """The calls with their inputs in memory. The first call, or its first item, runs here, so that its imports are done."""
+def _unpacked(setup: BaselineSetup) -> tuple[Any, float]:
+    """The calls, and the seconds to import their code and to read their inputs."""
     sys.path[:] = setup.sys_path
     os.chdir(setup.folder)
     store = Store.open(setup.store, secret=setup.secret)
-    calls = unpack(setup.work, store)
+    began = time.perf_counter()
+    return unpack(setup.work, store), time.perf_counter() - began
+
+
+def _loaded(calls: Any) -> list[Callable[[], Any]]:
+    """The calls, ready to be timed. The first call, or its first item, runs here, so that its imports are done."""
     for function, columns, args, kwargs in calls[:1]:
         first = args if columns is None else tuple(column[0] for column in columns if len(column))
         if columns is None or len(first) == len(columns):

@@ -560,6 +560,7 @@ class MeasurementRounds:
     measured: list[Measured] = field(default_factory=list)
     plain: list[PlainMeasured] = field(default_factory=list)
     _segments: int = 0
+    _workers_start_s: float = 0.0
 
     def run(self) -> None:
         """Take all measurements.
@@ -572,7 +573,9 @@ class MeasurementRounds:
         whole = parts[design.turns[-1]]
         take_over(part, study=self.bench.study, cache=self.cache, into=self.bench.store)
         # Warm-up, not counted: it computes inputs, starts workers and imports.
+        began = self.bench.clock.now()
         warm = self.bench.run(whole, workers=design.most, segment=self._segment())
+        self._workers_start_s = _until_work(warm.events, began)
         self.bench.learn(warm, whole)
         work = self._work(warm)
         with self._plain_calls(warm, whole) as plain:
@@ -648,7 +651,13 @@ class MeasurementRounds:
         meter = LoadMeter(self.bench.clock)
         timed = plain.time()
         event = PlainMeasured(
-            work=work, seconds=timed.seconds, repeat=repeat, cpu_s=timed.cpu_s, load=meter.end()
+            work=work,
+            seconds=timed.seconds,
+            repeat=repeat,
+            cpu_s=timed.cpu_s,
+            start_s=plain.start_s,
+            workers_start_s=self._workers_start_s + plain.import_s,
+            load=meter.end(),
         )
         self.plain.append(event)
         self.journal.append(event)
@@ -671,6 +680,12 @@ class MeasurementRounds:
             "an idle machine needs fewer",
             next=_with_repeats(self.command, needed) if self.command else "",
         )
+
+
+def _until_work(events: Sequence[Event], began: float) -> float:
+    """Seconds until the first attempt."""
+    first = next((event.at for event in events if isinstance(event, AttemptStarted)), began)
+    return max(first - began, 0.0)
 
 
 EASILY_DISTURBED_S = 0.1

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
@@ -237,6 +239,7 @@ class StudyDriver:
             seed=design.seed,
             pinned=self.pinned,
             cpus=cpus_here(),
+            command_s=max(self.clock.now() - psutil.Process().create_time(), 0.0) if order.command else 0.0,
             machine=machine_facts(),
         )
 

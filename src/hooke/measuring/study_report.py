@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from hooke.journal.study_records import StudyRecord
 from hooke.planning.noise import ENOUGH, Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in
 from hooke.scaling import Cost, Estimate, Law
+from hooke.scaling.cost import ShellCost, shell_cost
 from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import finite
@@ -217,6 +219,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
     yield from (("", said) for said in _uneven(record))
     if not record.of_service:
         yield "COST", _cost(record, by_law=by_law)
+        yield from (("", said) for said in _from_shell(record))
     yield from (("noise", said) for said in _noise(record))
     yield from (("load", said) for said in _load(record))
     if missing and not record.started.sizes:
@@ -349,6 +352,39 @@ def _cost(record: StudyRecord, *, by_law: bool) -> str:
         if not ahead:
             return _refused(refusal)
         return f"{_none_measured(record)} beats {_plain_thread(record)}; whether a larger one does is {_refused(refusal)}"
+
+
+def shell_cost_of(record: StudyRecord) -> ShellCost | None:
+    """The COST from the shell; None if the study did not time both start-ups, or measured no items."""
+    begun = record.started
+    starts = [each.start_s for each in record.plain if each.start_s]
+    workers = [each.workers_start_s for each in record.plain if each.workers_start_s]
+    if not (begun.command_s and starts and workers) or begun.unit != "items" or begun.sizes or begun.weak:
+        return None
+    rows = rows_of(record)
+    return shell_cost(
+        dict.fromkeys((row.n for row in rows), begun.command_s + statistics.median(workers)),
+        {row.n: row.throughput for row in rows},
+        plain_start_s=statistics.median(starts),
+        plain_rate=plain_throughput(record),
+        error=spread_in(record.measured, record.plain).half_width(len(record.plain)),
+    )
+
+
+def _from_shell(record: StudyRecord) -> Iterator[str]:
+    """The COST with the start-up of the command, its workers and all imports."""
+    found = shell_cost_of(record)
+    if found is None:
+        return
+    ends = ["never" if math.isinf(end) else f"{end:,.0f}" for end in found.interval]
+    start = f"start-up {format_seconds(found.start_s)} against {format_seconds(found.plain_start_s)}"
+    if math.isinf(found.items):
+        yield f"from the shell, plain Python wins for any number of items ({start}; 95%: {ends[0]} to {ends[1]})"
+        return
+    yield (
+        f"from the shell, plain Python wins until {found.items:,.0f} items, then {_workers(found.n)} "
+        f"({start}; 95%: {ends[0]} to {ends[1]})"
+    )
 
 
 def _none_measured(record: StudyRecord) -> str:
@@ -506,6 +542,7 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
         "plain_throughput": finite(plain_throughput(record)),
         "law": facts_or_refusal(lambda: law_of_study(record).facts()),
         "cost": facts_or_refusal(lambda: cost_of(record).facts()),
+        "cost_from_shell": None if (shell := shell_cost_of(record)) is None else shell.facts(),
         "use": facts_or_refusal(lambda: workers_to_use(record).facts()),
         "cause": cause.facts() if (cause := cause_of_study(record)) is not None else None,
     }

@@ -6,6 +6,7 @@ McSherry, Isard and Murray, "Scalability! But at what COST?", HotOS 2015. The pl
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import NotEnoughData, UsageError
 from hooke.scaling.families import Floats
 from hooke.scaling.law import Law
 from hooke.scaling.measurements import Measurements, finite, positive
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "ShellCost", "cost", "shell_cost"]
 
 LEVEL = 0.95
 """The level of the interval without a law."""
@@ -66,6 +67,62 @@ def cost(scaled: Law | Measurements, plain_seconds: ArrayLike, *, work: float | 
         _of_law(scaled, plain, seconds.size)
         if isinstance(scaled, Law)
         else _of_points(scaled, plain, seconds.size)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellCost:
+    """COST from the shell, start-up included: from how many `items` on `n` workers beat plain Python; infinite if never.
+
+    `start_s` is the start-up of that command, `plain_start_s` that of plain Python.
+    """
+
+    items: float
+    interval: tuple[float, float]
+    n: int
+    start_s: float
+    plain_start_s: float
+
+    def facts(self) -> dict[str, Any]:
+        """As plain values, for JSON; infinite numbers are None."""
+        return {
+            "items": finite(self.items),
+            "interval": [*map(finite, self.interval)],
+            "n": self.n,
+            "start_s": self.start_s,
+            "plain_start_s": self.plain_start_s,
+        }
+
+
+def shell_cost(
+    starts: Mapping[int, float],
+    rates: Mapping[int, float],
+    *,
+    plain_start_s: float,
+    plain_rate: float,
+    error: float,
+) -> ShellCost:
+    """The fewest items at which a command, with its start-up, is done before plain Python with its own.
+
+    `starts` are seconds and `rates` items per second by number of workers. Each rate is uncertain by the share `error`. N
+    workers break even at (start - plain start) / (1 / plain rate - 1 / rate) items. Raises NotEnoughData without any N.
+    """
+    if not starts:
+        raise NotEnoughData("no start-up was measured")
+
+    def items(n: int, share: float) -> float:
+        saved = share / plain_rate - 1 / (rates[n] * share)
+        later = max(starts[n] - plain_start_s, 0.0)
+        return later / saved if saved > 0 else math.inf
+
+    best = min(starts, key=lambda n: (items(n, 1.0), n))
+    low, high = (min(items(n, share) for n in starts) for share in (1 + error, 1 / (1 + error)))
+    return ShellCost(
+        items=_whole(items(best, 1.0)),
+        interval=(_whole(low), _whole(high)),
+        n=best,
+        start_s=starts[best],
+        plain_start_s=plain_start_s,
     )
 
 

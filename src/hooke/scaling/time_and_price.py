@@ -280,8 +280,7 @@ class _Total:
         self._calibration = calibration
         self.value = schedule.seconds(self._means)
         self._moved = {
-            task: (self._log(task, 0), self._log(task, 2))
-            for task in dict.fromkeys(work.task for work in schedule.works)
+            task: self._ends_of(task) for task in dict.fromkeys(work.task for work in schedule.works)
         }
 
     @property
@@ -318,12 +317,18 @@ class _Total:
         below, above = (math.hypot(*(each[end] for each in self._moved.values())) for end in (0, 1))
         return below, above
 
-    def _log(self, task: str, end: int) -> float:
-        """How far one end of the task's laws moves the schedule's end, as |ln ratio|."""
-        factors = [
-            per.model[end] / per.model[1] if work.task == task else 1.0 for work, per, _ in self._nodes()
-        ]
-        return self._shifted(factors)
+    def _ends_of(self, task: str) -> tuple[float, float]:
+        """How far the low and the high end of the task's laws move the schedule's end, as |ln ratio|.
+
+        Only the high end is scheduled; the low end moves it as far in proportion.
+        """
+        models = [per.model if work.task == task else (1.0, 1.0, 1.0) for work, per, _ in self._nodes()]
+        above = max(math.log(high / value) for _, value, high in models)
+        below = max(math.log(value / low) for low, value, _ in models)
+        if not above:
+            return self._shifted([low / value for low, value, _ in models]), 0.0
+        moved = self._shifted([high / value for _, value, high in models])
+        return moved * below / above, moved
 
     def _shifted(self, factors: Sequence[float]) -> float:
         if not self.value or all(abs(factor - 1) < 1e-6 for factor in factors):

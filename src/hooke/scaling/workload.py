@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import math
-import random
 from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hooke.scaling.call_times import (
     PRIOR,
@@ -234,7 +235,7 @@ def _dealt(items: int, shape: Sequence[float], draw: int = 0) -> list[float]:
         return [1.0] * items
     ordered = sorted(shape)
     if draw:
-        dealt = random.Random(draw).choices(ordered, k=items)  # noqa: S311 - the same draws each time
+        dealt = [ordered[at] for at in np.random.default_rng(draw).integers(len(ordered), size=items)]
     else:
         dealt = [ordered[int((at * GOLDEN % 1.0) * len(ordered))] for at in range(1, items + 1)]
     mean = sum(dealt) / items
