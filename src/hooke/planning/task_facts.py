@@ -327,7 +327,6 @@ def known_facts(
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
     notes += _sources({task: law.source for task, law in near.items() if law.law is not None})
-    shares = {task: each.cpu_share for task, each in levels.items()}
     calibration, replayed = _calibrated(left, here, past, names)
     if replayed:
         notes.append(f"interval: from {replayed} past runs, each predicted from those before it")
@@ -335,7 +334,7 @@ def known_facts(
         here=here,
         elsewhere=elsewhere,
         notes=tuple(notes),
-        cpu_share=shares,
+        cpu_share={task: each.cpu_share for task, each in levels.items()},
         calibration=calibration,
         replayed=replayed,
     )
