@@ -300,8 +300,7 @@ def known_facts(
         task: levels_of(each, past.studies.get(task, ()), past.runs, rows) for task, each in first.items()
     }
     timings_of = _Timings(past, shown)
-    names = _names(left, past)
-    prior = _borrowed(past, names)
+    prior = _borrowed(past, names := _names(left, past))
     near = {task: law_of_levels(each) for task, each in levels.items()}
     within = {task: each.within(cores) for task, each in levels.items()}
     far = {
