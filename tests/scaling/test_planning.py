@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hooke.scaling import Measurements, fit
 from hooke.scaling.call_times import (
-    Replay,
+    PredictedRun,
     TimeSpread,
     Timing,
     borrowed_spread,
@@ -208,7 +208,8 @@ class TestSizes:
 class TestCalibration:
     def test_what_earlier_predictions_missed_by_is_the_spread(self):
         sure, unsure = (
-            calibrated([Replay(miss * (-1) ** at, runs=at + 1) for at in range(6)]) for miss in (0.02, 0.3)
+            calibrated([PredictedRun(miss * (-1) ** at, runs=at + 1) for at in range(6)])
+            for miss in (0.02, 0.3)
         )
         assert sure.half_width(6, 0.0) < 0.08
         assert unsure.half_width(6, 0.0) > 0.5
@@ -219,12 +220,12 @@ class TestCalibration:
         rng, inside = np.random.default_rng(0), 0
         for _ in range(1000):
             logs = rng.normal(0, np.exp(rng.uniform(np.log(0.03), np.log(0.4))), 7)
-            past = [Replay(float(logs[k] - logs[:k].mean()), k) for k in range(1, 6)]
+            past = [PredictedRun(float(logs[k] - logs[:k].mean()), k) for k in range(1, 6)]
             inside += abs(logs[6] - logs[:6].mean()) <= calibrated(past).half_width(6, 0.0)
         assert 930 <= inside <= 970
 
     def test_chance_that_the_replays_include_is_not_counted_twice(self):
-        past = [Replay(0.1 * (-1) ** at, runs=at + 1, chance=0.01) for at in range(6)]
+        past = [PredictedRun(0.1 * (-1) ** at, runs=at + 1, chance=0.01) for at in range(6)]
         known = calibrated(past)
         assert known.half_width(6, 0.008) == known.half_width(6, 0.0) < known.half_width(6, 0.04)
 

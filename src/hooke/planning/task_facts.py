@@ -300,8 +300,7 @@ def known_facts(
         task: levels_of(each, past.studies.get(task, ()), past.runs, rows) for task, each in first.items()
     }
     timings_of = _Timings(past, shown)
-    names = _names(left, past)
-    prior = _borrowed(past, names)
+    prior = _borrowed(past, names := _names(left, past))
     near = {task: law_of_levels(each) for task, each in levels.items()}
     within = {task: each.within(cores) for task, each in levels.items()}
     far = {
@@ -327,7 +326,6 @@ def known_facts(
         )
     notes = [f"{why}: {', '.join(tasks)}" for why, tasks in others.items()]
     notes += _sources({task: law.source for task, law in near.items() if law.law is not None})
-    shares = {task: each.cpu_share for task, each in levels.items()}
     calibration, replayed = _calibrated(left, here, past, names)
     if replayed:
         notes.append(f"interval: from {replayed} past runs, each predicted from those before it")
@@ -335,7 +333,7 @@ def known_facts(
         here=here,
         elsewhere=elsewhere,
         notes=tuple(notes),
-        cpu_share=shares,
+        cpu_share={task: each.cpu_share for task, each in levels.items()},
         calibration=calibration,
         replayed=replayed,
     )

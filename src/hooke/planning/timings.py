@@ -22,7 +22,7 @@ from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import STUDY_PREFIX
 from hooke.planning.remaining import RemainingNode, reads_of
-from hooke.scaling.call_times import Replay, Timing, run_spread
+from hooke.scaling.call_times import PredictedRun, Timing, run_spread
 from hooke.scaling.catalog import InstanceType, Range
 from hooke.scaling.law import Law
 from hooke.scaling.time_and_price import LOCAL, Configuration, expected
@@ -303,7 +303,7 @@ MOST_OPEN = 1.3
 
 def replays(
     runs: Sequence[RunTimes], names: Mapping[str, Iterable[str]], laws: Mapping[str, Law | None]
-) -> list[Replay]:
+) -> list[PredictedRun]:
     """How well each of these runs would have been predicted from those before it; `runs` has the newest first.
 
     `names` maps tasks to the arguments that must be equal, `laws` to the laws for other numbers of calls at once. A run
@@ -311,7 +311,7 @@ def replays(
     than about laws.
     """
     known: dict[object, list[tuple[str, Timing]]] = defaultdict(list)
-    found: list[Replay] = []
+    found: list[PredictedRun] = []
     for run in reversed(runs):
         kinds = [timed.kind_by(tuple(names.get(timed.task, ()))) for timed in run.timed]
         replay = _replay(run, [known.get(kind, []) for kind in kinds], laws)
@@ -324,7 +324,7 @@ def replays(
 
 def _replay(
     run: RunTimes, earlier: Sequence[Sequence[tuple[str, Timing]]], laws: Mapping[str, Law | None]
-) -> Replay | None:
+) -> PredictedRun | None:
     work = [timed.timing.items * timed.timing.seconds for timed in run.timed]
     whole = sum(work)
     new = sum(each for each, before in zip(work, earlier, strict=True) if not before)
@@ -342,7 +342,7 @@ def _replay(
     told = expected(Workload(run.works, facts), _there_of(run), within=MOST_OPEN)
     if told is None:
         return None
-    return Replay(math.log(run.worked_s / told.seconds), (whole - new) / inverse, told.chance)
+    return PredictedRun(math.log(run.worked_s / told.seconds), (whole - new) / inverse, told.chance)
 
 
 def _there_of(run: RunTimes) -> Configuration:

@@ -18,7 +18,7 @@ __all__ = [
     "PRIOR",
     "Calibration",
     "Ends",
-    "Replay",
+    "PredictedRun",
     "Sized",
     "Slowdown",
     "TimeSpread",
@@ -123,7 +123,7 @@ def _squares(timings: Sequence[Timing]) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class PredictedRun:
     """A past run, predicted from the `runs` runs before it: the natural logarithm of actual over predicted seconds.
 
     `chance` is the part of its variance that comes from which items ran, and in which order.
@@ -147,7 +147,7 @@ class Calibration:
         return self.spread.quantile * math.sqrt(self.spread.value**2 * (1 + 1 / runs) + more)
 
 
-def calibrated(replays: Sequence[Replay], prior: TimeSpread = PRIOR) -> Calibration:
+def calibrated(replays: Sequence[PredictedRun], prior: TimeSpread = PRIOR) -> Calibration:
     """What earlier predictions and what the runs then took tell of the next one.
 
     A prediction from k runs is off by s sqrt(1 + 1/k), and the errors of successive predictions are independent
