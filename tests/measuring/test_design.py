@@ -39,6 +39,16 @@ def test_weak_scaling_shares_the_work_out():
     assert Design(levels=(1, 2, 4)).share(1) == 1.0
 
 
+def test_the_budget_ends_a_design_after_two_rounds_at_the_soonest():
+    design = Design(levels=(1, 2), repeats=4, most_plain=10.0)
+    assert design.affords(0, spent_s=0.0, plain_s=0.0)
+    assert design.affords(1, spent_s=99.0, plain_s=1.0)
+    assert design.affords(2, spent_s=6.6, plain_s=1.0)
+    assert not design.affords(2, spent_s=6.7, plain_s=1.0)
+    assert not design.affords(4, spent_s=0.1, plain_s=1.0)
+    assert Design(levels=(1, 2), repeats=4).affords(3, spent_s=99.0, plain_s=1.0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -12,6 +12,7 @@ from hooke.scaling import fit
 pytestmark = pytest.mark.heavy
 
 NAPS = """
+    import fcntl
     import os
     import time
     from pathlib import Path
@@ -62,6 +63,19 @@ NAPS = """
     @pipeline
     def moody() -> int:
         return total(fickle.map([0]))
+
+
+    @task(observe=False)
+    def alone(x: int) -> int:
+        with open(HERE / "door", "a") as door:
+            fcntl.flock(door, fcntl.LOCK_EX)
+            time.sleep(0.03)
+        return x
+
+
+    @pipeline
+    def queue() -> int:
+        return total(alone.map(range(8)))
 
 
     @task
@@ -127,6 +141,22 @@ def test_an_equal_study_is_the_answer_until_the_code_changes(workshop):
     workshop.edit("time.sleep(seconds)\n    return", "time.sleep(seconds * 1)\n    return")
     assert len(list(find_studies(workshop.project.runs))) == 3
     assert take(workshop, task="nap").id not in {study.id, more.id}
+
+
+def test_unless_repeats_are_asked_for_a_study_ends_within_ten_plain_calls_of_the_work(workshop):
+    workshop.write(NAPS)
+    queue = pipeline_of(workshop, "queue")
+    levels = [1, 2, 3, 4]
+    study = measure(queue, task="alone", workers=levels, progress="none")
+    assert [row.repeats for row in study.rows] == [2] * 4, (
+        "three rounds of what does not scale are 15 times the work"
+    )
+    assert "2 repeats in random order" in str(study)
+    assert measure(queue, task="alone", workers=levels, progress="none").id == study.id
+    assert [row.repeats for row in study.rows] == [2] * 4
+    more = measure(queue, task="alone", workers=levels, repeats=3, progress="none")
+    assert more.id == study.id
+    assert [row.repeats for row in more.rows] == [3] * 4
 
 
 def test_what_the_cache_has_of_the_inputs_is_not_computed_again(workshop):

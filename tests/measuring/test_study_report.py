@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import re
@@ -8,7 +9,9 @@ import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
+from hooke.journal.events import Measured, StudyStarted
 from hooke.journal.study_records import StudyRecord
+from hooke.measuring.studies import StudyLines
 from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.scaling.families import FAMILIES
@@ -255,7 +258,7 @@ def test_few_items_are_said_before_the_law():
     lines = text_of(record_of(lambda n: math.ceil(100 / n), levels=STAIRS, noise=0.004)).splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("law "))
     assert lines[at].startswith(
-        "law   too few items per worker to tell: at N = 23, 40 each has at most 6 of the 100 items"
+        "law   too few items per worker to tell: at N = 23, 40 each has fewer than 6 of the 100 items"
     )
     assert lines[at + 1].startswith("      as measured, staircase:")
     assert sum("too few items" in line for line in lines) == 1
@@ -282,3 +285,21 @@ def test_requests_and_runs_are_no_items_that_could_be_uneven():
     )
     assert measurements_of(runs).items is None
     assert measurements_of(runs).throughput == pytest.approx(measurements_of(record).throughput)
+
+
+@pytest.mark.parametrize(
+    ("more", "first", "said"),
+    [
+        ({"levels": (1, 2, 4)}, {"n": 4, "seconds": 1.0}, "took 1.00 s, so all take 22.0 s to 32.0 s"),
+        ({"levels": (1,), "sizes": (1, 2, 3)}, {"n": 1, "seconds": 1.0}, "took 1.00 s, so all take 8.00 s"),
+    ],
+)
+def test_the_first_measurement_says_how_long_all_of_them_take(more, first, said):
+    stream = io.StringIO()
+    lines = StudyLines(stream)
+    lines.observe(StudyStarted(study="s", pipeline="p", entry="e", task="t", repeats=2, **more))
+    for repeat in range(2):
+        lines.observe(Measured(task="t", work=1.0, repeat=repeat, **first))
+    assert [line for line in stream.getvalue().splitlines() if "so all take" in line] == [
+        f"the first of 8 measurements {said}"
+    ]

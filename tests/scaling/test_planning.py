@@ -154,6 +154,17 @@ class TestTimings:
             inside += mean / factor <= runs[3] <= mean * factor
         assert inside >= 372
 
+    @pytest.mark.parametrize(("noise", "runs"), [(0.03, 2), (0.1, 2), (0.2, 2), (0.2, 3), (0.2, 5)])
+    def test_coverage_of_a_whole_run_from_the_few_before_it(self, noise, runs):
+        """On quiet machines and on noisy ones: each run is predicted by the mean of those before it."""
+        inside = 0
+        for seed in range(400):
+            logs = np.random.default_rng(seed).normal(0, noise, runs + 1)
+            ratios = [float(logs[k] - logs[:k].mean()) for k in range(1, runs + 1)]
+            known = calibrated([PredictedRun(ratio, k, 0.0) for k, ratio in enumerate(ratios[:-1], 1)])
+            inside += abs(ratios[-1]) <= known.half_width(runs, 0.0)
+        assert inside >= 0.92 * 400
+
 
 class TestSizes:
     """Calls that read another number of items than those that were timed."""

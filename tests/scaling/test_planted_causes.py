@@ -62,7 +62,7 @@ def test_a_staircase_is_not_taken_for_contention():
     law = fit(Measurements(n, seconds=seconds, work=24))
     assert law.family == "staircase"
     (flag,) = [each for each in law.flags if each.startswith("too few items per worker to tell")]
-    assert "at N = 5, 7, 10, 13, 20, 24 each has at most 6 of the 24 items" in flag
+    assert "at N = 5, 7, 10, 13, 20, 24 each has fewer than 6 of the 24 items" in flag
     assert "at least 144 items would tell" in flag
     assert law.predict(15).value == pytest.approx(12, rel=0.02)
     assert law.peak.value == 24

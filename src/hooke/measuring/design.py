@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hooke.base.errors import UsageError
 
-__all__ = ["PLAIN", "Design", "PlannedMeasurement", "levels_of"]
+__all__ = ["MOST_PLAIN", "PLAIN", "USUAL_REPEATS", "Design", "PlannedMeasurement", "levels_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,12 @@ class PlannedMeasurement:
     items: int | None = None
 
 
+USUAL_REPEATS = 3
+MOST_PLAIN = 10.0
+"""Unless repeats are asked for, there are USUAL_REPEATS, or fewer if they would take longer than so many plain calls of the work,"""
+FEWEST_ROUNDS = 2
+"""but so many rounds, because one does not show the noise."""
+
 PLAIN = PlannedMeasurement(0)
 """The measurement of the plain calls, which are measured among the others, under the same conditions."""
 
@@ -27,14 +33,16 @@ PLAIN = PlannedMeasurement(0)
 class Design:
     """What each round measures: every N of `levels`, or, with one N, every number of items in `sizes`.
 
-    With `weak`, the work grows with N. Raises UsageError for a design that measures nothing.
+    With `weak`, the work grows with N. `most_plain` is the budget, in plain calls of the work: after FEWEST_ROUNDS, no round
+    begins that would exceed it; None means all `repeats`. Raises UsageError for a design that measures nothing.
     """
 
     levels: tuple[int, ...]
     sizes: tuple[int, ...] = ()
-    repeats: int = 3
+    repeats: int = USUAL_REPEATS
     weak: bool = False
     seed: int = 0
+    most_plain: float | None = None
 
     def __post_init__(self) -> None:
         _check_whole("workers", self.levels, "[1, 2, 4]")
@@ -69,6 +77,12 @@ class Design:
             yield sorted(
                 (PLAIN, *self.turns), key=lambda turn, number=number: _drawn(self.seed, number, turn)
             )
+
+    def affords(self, done: int, *, spent_s: float, plain_s: float) -> bool:
+        """Whether another round begins after `done`, on which `spent_s` went, where the plain calls take `plain_s`."""
+        if done < FEWEST_ROUNDS or self.most_plain is None:
+            return done < self.repeats
+        return done < self.repeats and spent_s * (done + 1) / done <= self.most_plain * plain_s
 
     def share(self, n: int) -> float:
         """The share of the work for `n` workers: all of it, or with `weak` a share proportional to N."""

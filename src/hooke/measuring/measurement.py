@@ -583,6 +583,8 @@ class MeasurementRounds:
             for number, turns in enumerate(design.rounds()):
                 if self._is_done(number):
                     continue
+                if not self._affords(number):
+                    break
                 for turn in turns:
                     self.bench.check_stopped()
                     if turn == PLAIN:
@@ -591,6 +593,11 @@ class MeasurementRounds:
                         self._time(parts[turn], turn.n, number)
                 self._check_noise(done=number + 1)
                 self.bench.store.gc(held)  # results that differ in each round would fill the disk
+
+    def _affords(self, done: int) -> bool:
+        seconds = [each.seconds for each in self.plain]
+        spent = sum(each.seconds for each in self.measured) + sum(seconds)
+        return self.design.affords(done, spent_s=spent, plain_s=sum(seconds) / max(len(seconds), 1))
 
     def _is_done(self, number: int) -> bool:
         """Whether an earlier driver finished this round. Measurements of an unfinished round are dropped."""

@@ -26,7 +26,7 @@ from hooke.scaling import Cost, Law, Measurements
 __all__ = ["Study", "StudyLines", "measure", "take_study"]
 
 
-# --- Progress of a study: a line at the start, and one for each round.
+# --- Progress of a study: a line at the start, one that says how long it takes, and one for each round.
 
 
 class StudyLines:
@@ -34,6 +34,7 @@ class StudyLines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
+        self._started: StudyStarted | None = None
         self._turns = 0
         self._repeats = 0
         self._counts: dict[int, int] = {}
@@ -43,6 +44,7 @@ class StudyLines:
         """Write a line for the event, if it needs one."""
         match event:
             case StudyStarted():
+                self._started = event
                 self._turns = len(event.sizes or event.levels) + 1
                 self._repeats = event.repeats
                 what = f"{event.task} of {event.pipeline}" if event.task else event.pipeline
@@ -50,9 +52,26 @@ class StudyLines:
                 self._say(f"measuring {what}: {varied} and plain calls, {event.repeats} rounds")
                 self._began = event.at
             case Measured() | PlainMeasured():
+                if self._started is not None:
+                    self._forecast(event, self._started)
                 self._counted(event.repeat, event.at)
             case _:
                 pass
+
+    def _forecast(self, first: Measured | PlainMeasured, started: StudyStarted) -> None:
+        """How long all takes, by the first measurement: if the task scales as N, and if it does not at all."""
+        self._started = None
+        count = self._turns * self._repeats
+        if started.weak or started.sizes:
+            shortest = longest = first.seconds * count
+        else:
+            alone = first.seconds * (first.n if isinstance(first, Measured) else 1)
+            shortest = self._repeats * alone * (1 + sum(1 / n for n in started.levels))
+            longest = alone * count
+        times = " to ".join(dict.fromkeys(map(format_seconds, (shortest, longest))))
+        self._say(
+            f"the first of {count} measurements took {format_seconds(first.seconds)}, so all take {times}"
+        )
 
     def _counted(self, repeat: int, now: float) -> None:
         count = self._counts[repeat] = self._counts.get(repeat, 0) + 1
@@ -84,7 +103,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     *args: Any,
     task: str | None = None,
     workers: Sequence[int] | int | None = None,
-    repeats: int = 3,
+    repeats: int | None = None,
     sizes: Sequence[int] = (),
     weak: bool = False,
     plain: Callable[..., Any] | None = None,
@@ -95,7 +114,8 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
 ) -> Study:
     """Measure how far a task of a pipeline, or (without `task`) the whole pipeline, scales with the number of workers.
 
-    The task's inputs are computed once, or taken from the cache. Then its work is repeated `repeats` times with each
+    The task's inputs are computed once, or taken from the cache. Then its work is repeated `repeats` times (by default three,
+    or two if three would take longer than ten plain calls of the work) with each
     N of `workers`: a list, or a number for 1, 2, 4, ... up to it (by default the cores of this machine). Each round
     measures every N once, in random order. The same work is also measured as plain calls, in one thread of a process
     without Hooke; or with `plain`, a function that takes the map's whole columns (or a call's arguments).

@@ -24,7 +24,7 @@ from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies,
 from hooke.journal.writer import Journal
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
 from hooke.keys.fingerprint_parts import combine
-from hooke.measuring.design import Design, levels_of
+from hooke.measuring.design import MOST_PLAIN, USUAL_REPEATS, Design, levels_of
 from hooke.measuring.excerpt import excerpt
 from hooke.measuring.measurement import Bench, MeasurementRounds, Subject
 from hooke.pipeline.engine import Engine, EngineContext
@@ -75,7 +75,8 @@ class StudyOrder:
     params: Mapping[str, Any] = field(default_factory=dict)
     task: str | None = None
     workers: Sequence[int] | int | None = None
-    repeats: int = 3
+    repeats: int | None = None
+    """None: the usual ones, or as many as ten plain calls of the work allow."""
     sizes: Sequence[int] = ()
     weak: bool = False
     plain: Callable[..., Any] | None = None
@@ -108,7 +109,10 @@ class StudyDriver:
     @property
     def is_known(self) -> bool:
         """Whether nothing is left to measure."""
-        return self.known is not None and self.known.rounds >= self.design.repeats
+        if self.known is None:
+            return False
+        ended = self.known.finished is not None and self.known.finished.status == "finished"
+        return self.known.rounds >= self.design.repeats or (self.order.repeats is None and ended)
 
     def drive(self) -> StudyRecord:
         """Take the missing measurements.
@@ -253,7 +257,12 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
     place = _place(order, project)
     levels = levels_of(order.workers, cores=cpus_here(), sizes=order.sizes)
     design = Design(
-        levels=levels, sizes=tuple(order.sizes), repeats=order.repeats, weak=order.weak, seed=order.seed
+        levels=levels,
+        sizes=tuple(order.sizes),
+        repeats=USUAL_REPEATS if order.repeats is None else order.repeats,
+        weak=order.weak,
+        seed=order.seed,
+        most_plain=MOST_PLAIN if order.repeats is None else None,
     )
     part = excerpt(trace(order.pipeline, order.args, order.params), order.task)
     subject = Subject(

@@ -520,7 +520,8 @@ def heading_of(record: StudyRecord) -> list[str]:
     how = "weak scaling" if started.weak else "work sizes" if started.sizes else "strong scaling"
     rounds = record.rounds
     done = f"{rounds} {'repeat' if rounds == 1 else 'repeats'}"
-    done = done if rounds >= started.repeats else f"{done} of {started.repeats}"
+    ended = record.finished is not None and record.finished.status == "finished"
+    done = done if rounds >= started.repeats or ended else f"{done} of {started.repeats}"
     bound = "each bound to its own cores" if started.pinned else f"not bound to cores: {_unbound(record)}"
     return [
         f"{what}({parameters}), {how}: {done} in random order",

@@ -88,6 +88,9 @@ class TimeSpread:
 
 PRIOR = TimeSpread(PRIOR_SPREAD, PRIOR_FREEDOM)
 """What is assumed of a machine of which nothing is known."""
+FEW_PRIOR = TimeSpread(0.15, 2.0)
+"""The same of whole runs, until ENOUGH of them were predicted from earlier ones: fewer do not show that a machine is noisy."""
+ENOUGH = 3
 
 
 def run_spread(timings: Sequence[Timing], prior: TimeSpread = PRIOR) -> TimeSpread:
@@ -153,7 +156,9 @@ def calibrated(replays: Sequence[PredictedRun], prior: TimeSpread = PRIOR) -> Ca
     A prediction from k runs is off by s sqrt(1 + 1/k), and the errors of successive predictions are independent
     (recursive residuals: Brown, Durbin and Evans, 1975).
     """
-    spread = prior.updated(sum(each.log_ratio**2 / (1 + 1 / each.runs) for each in replays), len(replays))
+    squares = sum(each.log_ratio**2 / (1 + 1 / each.runs) for each in replays)
+    known = FEW_PRIOR if prior is PRIOR and len(replays) < ENOUGH else prior
+    spread = known.updated(squares, len(replays))
     return Calibration(spread, sum(each.chance for each in replays) / spread.freedom)
 
 

@@ -270,12 +270,12 @@ def _few_items(fitted: Fitted, measured: Measurements) -> Iterator[str]:
     items, name = measured.items, fitted.family.name
     if items is None or name == "linear":
         return
-    few = measured.levels[measured.levels * ENOUGH_ITEMS >= items]
+    few = measured.levels[measured.levels * ENOUGH_ITEMS > items]
     if not few.size or (name != "staircase" and _bends(fitted, measured, float(few[0]), items)):
         return
     at, need = ", ".join(f"{n:g}" for n in few), math.ceil(ENOUGH_ITEMS * few[-1])
     yield (
-        f"{TOO_FEW}: at N = {at} each has at most {ENOUGH_ITEMS} of the {items} items, and the end "
+        f"{TOO_FEW}: at N = {at} each has fewer than {ENOUGH_ITEMS} of the {items} items, and the end "
         f"of such a run bends the curve as contention does; at least {need} items would tell"
     )
 

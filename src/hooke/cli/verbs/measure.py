@@ -44,7 +44,10 @@ __all__ = ["curve", "measure"]
     "--workers", metavar="N,N,...", help="The numbers of workers.  [default: 1,2,4,... up to the cores]"
 )
 @click.option(
-    "--repeats", default=3, show_default=True, metavar="N", type=click.IntRange(min=1), help="Rounds."
+    "--repeats",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Rounds.  [default: 3, or 2 if 3 would take longer than ten plain runs]",
 )
 @click.option(
     "--sizes", metavar="N,N,...", help="Vary the number of the task's items instead, with one N (default 1)."
