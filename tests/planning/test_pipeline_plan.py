@@ -5,6 +5,7 @@ import socket
 
 import msgspec
 import pytest
+from tests.measuring.records import record_of
 
 from hooke import UsageError
 from hooke.base.ref import Ref
@@ -23,7 +24,7 @@ from hooke.journal.writer import Journal
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.trace import trace
 from hooke.planning.machines import read_catalogs
-from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan_limits
+from hooke.planning.pipeline_plan import PlanQuestion, make_plan, measure_command, plan_limits
 from hooke.planning.remaining import Survey
 from hooke.planning.task_facts import Levels, PastJournals, law_of_levels, levels_of, pooled
 from hooke.planning.timings import MOST_BYTES, past_runs, run_times
@@ -572,3 +573,27 @@ def test_a_notebook_gets_a_table_in_which_nothing_is_live(job):
     job.run(n=12)
     shown = planned(job, n=13, workers=[1], budget="$5")._repr_html_()
     assert "<table " in shown and "this machine, 1 worker" in shown and "<script" not in shown
+
+
+def test_the_measurement_to_type_is_never_the_one_that_was_made(workshop):
+    workshop.write(TINY)
+    pipeline, _ = load_entry(str(workshop.file))
+    done = record_of(lambda n: 9 / n, levels=(1, 2, 3))
+    new = measure_command(pipeline, {}, task="part", n=8, known=[done])
+    assert new.endswith("--task part --workers 1,2,4,8")
+    assert measure_command(pipeline, {}, task="part", n=2, known=[done]).endswith(
+        "--workers 1,2,3 --repeats 6"
+    )
+
+
+TINY = """
+    from hooke import pipeline, task
+
+    @task
+    def part(x: int) -> int:
+        return x
+
+    @pipeline
+    def tiny() -> list[int]:
+        return part.map(range(4))
+"""

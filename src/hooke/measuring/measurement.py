@@ -115,7 +115,7 @@ OpenEngine = Callable[[EngineContext, int], Engine]
 # --- Where the workers' time goes.
 
 SAMPLE_S = 0.04
-"""How often workers sample themselves: 25 samples a second cost less than a hundredth of a core."""
+"""How often workers sample themselves: 25 samples a second cost about a hundredth of a core, 450 us each on busy cores."""
 
 
 def time_use(

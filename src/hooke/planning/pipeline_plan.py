@@ -16,6 +16,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_parameters
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.journal.events import PlanMade, PlannedTask
+from hooke.journal.study_records import StudyRecord
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
@@ -216,7 +217,7 @@ def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> P
         untimed=here.untimed,
         catalogs=tuple(catalogs),
         notes=_notes(facts, past),
-        next=_next(question, advice, facts, rows, here.untimed),
+        next=_next(question, advice, facts, rows, here.untimed, past.studies),
         question=question,
         project=project,
     )
@@ -284,13 +285,20 @@ def _notes(facts: KnownFacts, past: PastJournals) -> tuple[str, ...]:
 
 
 def _next(
-    question: PlanQuestion, advice: Advice, facts: KnownFacts, rows: Sequence[Row], untimed: Sequence[Untimed]
+    question: PlanQuestion,
+    advice: Advice,
+    facts: KnownFacts,
+    rows: Sequence[Row],
+    untimed: Sequence[Untimed],
+    studies: Mapping[str, Sequence[StudyRecord]],
 ) -> str:
     # Other data cannot run here, but its tasks can be measured.
     measure = advice.measure or (first_measurement(rows) if question.times else None)
     if measure is not None:
         task, n = measure
-        typed = measure_command(question.pipeline, question.params, task=task, n=n)
+        typed = measure_command(
+            question.pipeline, question.params, task=task, n=n, known=studies.get(task, ())
+        )
         cores = n * facts.cpu_share.get(task, 1.0)
         return typed if cores <= cpus_here() * 1.1 else f"{typed}, on a machine of {round(cores)} cores"
     local = advice.row is not None and advice.row.configuration.is_local
@@ -313,13 +321,22 @@ def command_for(verb: str, pipeline: Pipeline[..., Any], params: Mapping[str, An
     return " ".join([*map(shlex.quote, ["hooke", verb, target, *options]), *_typed(params)])
 
 
-def measure_command(pipeline: Pipeline[..., Any], params: Mapping[str, Any], *, task: str, n: int) -> str:
-    """`hooke measure` of the task at every power of 2 up to `n`, and `n`."""
-    levels = [1]
-    while levels[-1] < max(n, 2):
+def measure_command(
+    pipeline: Pipeline[..., Any],
+    params: Mapping[str, Any],
+    *,
+    task: str,
+    n: int,
+    known: Sequence[StudyRecord] = (),
+) -> str:
+    """`hooke measure` of the task at every power of 2 up to `n`, and `n`; of a `known` study with this N, more repeats."""
+    done = next((each for each in known if n in each.started.levels and each.rounds), None)
+    levels = [1] if done is None else list(done.started.levels)
+    while done is None and levels[-1] < max(n, 2):
         levels.append(min(2 * levels[-1], max(n, 2)))
+    more = [] if done is None else ["--repeats", str(2 * done.rounds)]
     workers = ",".join(map(str, levels))
-    return command_for("measure", pipeline, params, "--task", task, "--workers", workers)
+    return command_for("measure", pipeline, params, "--task", task, "--workers", workers, *more)
 
 
 def _short(file: Path) -> str:

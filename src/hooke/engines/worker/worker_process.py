@@ -381,9 +381,8 @@ class _Sampler:
                 return
 
     def _sample(self, ours: int, since_s: float) -> WorkerSample:
-        main = (
-            os.getpid()
-        )  # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13
+        # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13.
+        main = os.getpid()
         waits = {
             int(thread): _wait_of(thread) for thread in os.listdir("/proc/self/task") if int(thread) != ours
         }
@@ -433,13 +432,20 @@ class _Sampler:
         return max(set(known), key=known.count) if known else "other"
 
 
+def _told(file: str) -> str:
+    """The text of a file of /proc, which fits into one read."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096).decode("ascii", "replace")
+    finally:
+        os.close(descriptor)
+
+
 def _wait_of(thread: str) -> str:
     """What a thread of this process waits for; `timed` on a futex with a time limit, as for the interpreter lock."""
     try:
-        state = (
-            Path(f"/proc/self/task/{thread}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[0]
-        )
-        called = Path(f"/proc/self/task/{thread}/syscall").read_text("ascii").split()
+        state = _told(f"/proc/self/task/{thread}/stat").rpartition(")")[2].split()[0]
+        called = _told(f"/proc/self/task/{thread}/syscall").split()
     except OSError:  # it has ended, or the kernel does not tell
         return ""
     if state == "D":
@@ -468,7 +474,7 @@ def _end_of(descriptor: int) -> str:
 def _scheduled(thread: int) -> tuple[int, int]:
     """Nanoseconds that a thread ran, and that it was ready and had no core; zeros where it has ended or the kernel does not count."""
     try:
-        ran, delayed, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text("ascii").split()
+        ran, delayed, _ = _told(f"/proc/self/task/{thread}/schedstat").split()
     except (OSError, ValueError):
         return 0, 0
     return int(ran), int(delayed)
@@ -477,7 +483,7 @@ def _scheduled(thread: int) -> tuple[int, int]:
 def _io() -> dict[str, int]:
     """/proc/self/io; empty where it may not be read."""
     try:
-        lines = Path("/proc/self/io").read_text("ascii").splitlines()
+        lines = _told("/proc/self/io").splitlines()
     except OSError:
         return {}
     return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
