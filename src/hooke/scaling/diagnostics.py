@@ -240,7 +240,7 @@ def flags_of(fitted: Fitted, measured: Measurements) -> tuple[str, ...]:
 
 
 FEWEST_RESIDUALS = 8
-SURELY_SKEWED = 2.0
+SURELY_SKEWED = 2.6
 """Standard errors of the skewness of independent normal errors (Cramer, "Mathematical Methods of Statistics", section 29.3)."""
 
 
