@@ -138,8 +138,8 @@ def test_a_lock_is_named_with_its_line_and_advice_does_not_contradict_it(worksho
     assert study.cause.sentence.startswith(f"waits for a lock in {workshop.file.name}:{line}: ")
     assert f"cause {study.cause.sentence}" in str(study)
     assert study.facts()["cause"] == study.cause.facts()
-    # The same calls, in a run, wait; more of them would wait longer.
-    workshop.run(name="locking")
+    # The same calls, in a run, wait; more of them would wait longer. In processes of their own no thread of other tests counts.
+    workshop.run(name="locking", on="local", workers=2)
     (why, *_) = advise(workshop.project.runs, pipeline="locking")["locked"].why
     assert f"a study says for what: {study.cause.sentence}" in why
     assert "use more workers" not in why
