@@ -47,7 +47,8 @@ __all__ = ["curve", "measure"]
     "--repeats",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Rounds.  [default: 3, or 2 if 3 would take longer than ten plain runs]",
+    show_default="3, or 2 if 3 would take longer than ten plain runs",
+    help="Rounds.",
 )
 @click.option(
     "--sizes", metavar="N,N,...", help="Vary the number of the task's items instead, with one N (default 1)."
