@@ -36,7 +36,7 @@ def crawl(pages: int = 240) -> list[int]:
 COMMANDS = (
     ("measure", "crawl.py", "--task", "fetch", "--workers", "1,2,4,8,12,16,24"),
     ("curve", "--save", str(FIGURE)),
-    ("plan", "crawl.py", "--pages", "20000", "--workers", "4,8,10", "--deadline", "6m"),
+    ("plan", "crawl.py", "--pages", "20000", "--workers", "4,8,10", "--deadline", "10m"),
 )
 
 

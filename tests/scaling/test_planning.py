@@ -224,7 +224,7 @@ class TestCalibration:
         )
         assert sure.half_width(6, 0.0) < 0.08
         assert unsure.half_width(6, 0.0) > 0.5
-        assert calibrated([]).half_width(1, 0.0) > 10 * sure.half_width(6, 0.0)
+        assert calibrated([]).half_width(1, 0.0) > 8 * sure.half_width(6, 0.0)
 
     def test_of_many_histories_nineteen_of_twenty_are_inside(self):
         """Runs that differ by 3 to 40 %, each predicted from all before it."""

@@ -88,7 +88,7 @@ class TimeSpread:
 
 PRIOR = TimeSpread(PRIOR_SPREAD, PRIOR_FREEDOM)
 """What is assumed of a machine of which nothing is known."""
-FEW_PRIOR = TimeSpread(0.15, 2.0)
+FEW_PRIOR = TimeSpread(0.15, 4.0)
 """The same of whole runs, until ENOUGH of them were predicted from earlier ones: fewer do not show that a machine is noisy."""
 ENOUGH = 3
 
