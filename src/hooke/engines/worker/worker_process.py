@@ -417,8 +417,9 @@ class _Sampler:
         self, waits: Mapping[int, str], used: Mapping[int, tuple[int, int]], main: int, since_s: float
     ) -> str:
         """What the threads wait for that the attempt waits for."""
+        # A thread that is new since the last sample has used all of its time since then.
         shares = {
-            thread: (cpu - self._before.get(thread, cpu)) / 1e9 / max(since_s, 1e-6)
+            thread: (cpu - self._before.get(thread, 0 if self._before else cpu)) / 1e9 / max(since_s, 1e-6)
             for thread, (cpu, _) in used.items()
         }
         takes_part = [thread for thread, share in shares.items() if share >= _TOOK_PART and thread != main]
