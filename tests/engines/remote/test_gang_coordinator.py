@@ -34,6 +34,8 @@ class Hosts(RecordingTransport):
         self.made.placement.peers = {each.address: each for each in peers}
         self.parts: dict[tuple[str, int], range] = {}
         """What runs: host and try_id -> ranks."""
+        self.attempts: dict[int, int] = {}
+        """try_id -> attempt."""
         self.inbox: list[tuple[str, object]] = []
         self.said: list[tuple[str, object]] = []
         self.slow = slow
@@ -43,6 +45,7 @@ class Hosts(RecordingTransport):
         for order in orders:
             if order.part is not None:
                 self.parts[address, order.part.try_id] = range(order.part.lo, order.part.hi)
+                self.attempts[order.part.try_id] = order.task.attempt
                 if order.part.lo == 0:
                     self.note(address, PortKept(try_id=order.part.try_id, address=f"of {address}", port=1))
 
@@ -81,7 +84,8 @@ class Hosts(RecordingTransport):
         """A rank says what came of it."""
         (address,) = [at for (at, number), ranks in self.parts.items() if number == try_id and rank in ranks]
         ref = Ref(digest=f"r{rank}", size=9, inline=None)
-        common = {"at": 2.0, "attempt": 0, "node": 0, "lo": 0, "hi": 1, "worker": f"w{rank}"}
+        common = {"at": 2.0, "node": 0, "lo": 0, "hi": 1, "worker": f"w{rank}"}
+        common["attempt"] = self.attempts[try_id]
         event = (
             AttemptFinished(**common, seconds=0.5, ref=ref)
             if failure is None
