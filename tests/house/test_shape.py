@@ -101,6 +101,22 @@ def test_the_architecture_page_lists_every_folder(root: Path) -> None:
     assert order == sorted(order), "ARCHITECTURE.md draws the folders in another order than the contract"
 
 
+def test_a_module_binds_a_constant_once(trees: dict[Path, ast.Module], root: Path) -> None:
+    """A second one of the same name, as a merge may leave, changes what the first one's users read."""
+    twice = []
+    for path, tree in trees.items():
+        bound = [
+            name.id
+            for statement in tree.body
+            if isinstance(statement, ast.Assign)
+            for target in statement.targets
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+        ]
+        twice += [f"{path.relative_to(root)}: {name}" for name in bound if bound.count(name) > 1]
+    assert not twice
+
+
 def test_functions_fit_a_screen(trees: dict[Path, ast.Module], root: Path) -> None:
     long = [
         f"{path.relative_to(root)}:{function.lineno} {function.name}: {body_lines(function)} lines"

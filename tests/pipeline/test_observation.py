@@ -651,7 +651,7 @@ def _update() -> None:
         stream.write("5,6\n")
 
 
-def _look_and_make() -> None:
+def _look_for_memo_and_make() -> None:
     with pytest.raises(FileNotFoundError):
         Path("memo").read_text()
     Path("memo").write_text("x")
@@ -672,7 +672,7 @@ def _append_and_read() -> None:
     [
         (_count_up, "it read d.csv and then changed it"),
         (_update, "it read d.csv and then changed it"),
-        (_look_and_make, "it looked for memo and then made it"),
+        (_look_for_memo_and_make, "it looked for memo and then made it"),
         (_read_and_remove, "it read d.csv and then removed it"),
         (_append_and_read, "it changed d.csv and then read it"),
     ],

@@ -120,9 +120,9 @@ def _roughness(residuals: Floats) -> Floats:
 
 CORRELATIONS = np.append(np.arange(0.0, 0.95, 0.05), [0.95, 0.97, 0.98, 0.99])
 """The correlations of successive errors that are tried."""
-LIKELIER = 0.5
+CORRELATED = 0.8
 """How much the logarithm of the likelihood must gain for errors to count as correlated. Independent errors gain as much in one study of
-six, whose intervals are then needlessly wide; a higher bar would overlook much of the drift in a short study."""
+ten, whose intervals are then needlessly wide; a higher bar would overlook much of the drift in a short study."""
 CERTAIN = 1.35
 """The gain from which drift is reported: independent errors reach it in about one study of twenty."""
 LINE = 0.01
@@ -189,7 +189,7 @@ def _autoregression(residuals: Floats, space: Floats, change: float) -> Drift:
     tried = [_restricted(residuals, space, correlation) for correlation in CORRELATIONS]
     best = int(np.argmax([likelihood for likelihood, _ in tried]))
     gain = tried[best][0] - tried[0][0]
-    if gain < LIKELIER:
+    if gain < CORRELATED:
         return Drift()
     correlation = float(CORRELATIONS[best])
     worst = float(np.linalg.eigvalsh(space.T @ _correlations(residuals.size, correlation) @ space)[-1])

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from hooke.base.errors import BeyondTheData, NotEnoughData, UsageError
@@ -113,20 +112,18 @@ class Course:
         """
         count = self.levels.size
         missed = [
-            self.values[k] - self.law[k] - self._missed(self.levels[k : k + 1], np.arange(count) != k)[0]
+            self.values[k] - self.law[k] - self._missed(self.levels[k : k + 1], without=k)[0]
             for k in range(count)
         ]
         size = math.sqrt(float(np.mean(np.square(missed))))
-        return law + self._missed(at, np.arange(count) >= 0), size * float(
-            stdtrit(count - 1, (1 + level) / 2)
-        )
+        return law + self._missed(at), size * float(stdtrit(count - 1, (1 + level) / 2))
 
     def beyond(
         self, at: Floats, law: Floats, band: tuple[Floats, Floats], level: float
     ) -> tuple[Floats, Floats]:
         """Log X beyond the largest N and its half-width (k,), where the families allow the `band` of X, two arrays (k,)."""
         believed = 1 / (1 + (self.scatter / BELIEVED) ** BELIEVED_POWER)
-        grown = law + self._missed(at, np.arange(self.levels.size) >= 0) - self.values[-1]
+        grown = law + self._missed(at) - self.values[-1]
         tails = stdtrit(TAILS, (1 + level) / 2) / stdtrit(TAILS, 0.975)
         powers = np.array([BY_DISTANCE, BY_BAND, BY_LINE])
         half = OFF * tails * np.exp(powers @ np.log(self.doubts(at, law, band)))
@@ -148,21 +145,22 @@ class Course:
         end, count = self.levels[-1], self.levels.size
         recent = self.levels >= min(end - math.log(LINE_OVER), self.levels[-min(3, count)])
         line = np.polyval(np.polyfit(self.levels[recent] - end, self.values[recent], 1), at - end)
-        off_line = np.abs(law + self._missed(at, np.arange(count) >= 0) - line)
+        off_line = np.abs(law + self._missed(at) - line)
         distance = np.maximum(at - end, np.finfo(float).tiny)
         high = np.maximum(band[1], np.finfo(float).tiny)
         low = np.maximum(band[0], high * math.exp(-2 * MOST))
         return np.stack([distance, (np.log(high) - np.log(low)) / 2 + LEAST, off_line + LEAST])
 
-    def _missed(self, at: Floats, among: NDArray[np.bool_]) -> Floats:
-        """What the law misses at log N `at`, by the levels `among`: kriging with a Matern 3/2 covariance."""
-        levels = self.levels[among]
+    def _missed(self, at: Floats, *, without: int | None = None) -> Floats:
+        """What the law misses at log N `at`, by all levels or all but one: kriging with a Matern 3/2 covariance."""
+        left = [] if without is None else [without]
+        levels, residuals = np.delete(self.levels, left), np.delete(self.values - self.law, left)
 
         def covariance(one: Floats) -> Floats:
             far = math.sqrt(3) * np.abs(one[:, None] - levels) / ALIKE
             return OVER_NOISE**2 * (1 + far) * np.exp(-far)
 
-        weights = np.linalg.solve(covariance(levels) + np.eye(levels.size), (self.values - self.law)[among])
+        weights = np.linalg.solve(covariance(levels) + np.eye(levels.size), residuals)
         return covariance(at) @ weights
 
 
