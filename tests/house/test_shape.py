@@ -103,7 +103,7 @@ def test_the_architecture_page_lists_every_folder(root: Path) -> None:
 
 def test_a_module_binds_a_constant_once(trees: dict[Path, ast.Module], root: Path) -> None:
     """A second one of the same name, as a merge may leave, changes what the first one's users read."""
-    twice = []
+    twice: list[str] = []
     for path, tree in trees.items():
         bound = [
             name.id
