@@ -18,6 +18,9 @@ LEVEL = 0.999
 OWN = 0.1
 """What the engine and busy cores may add to each run, in seconds: no worker shortens it, so it is serial, and found as such."""
 
+NOISE = 1.15
+"""How far the mean of two runs may be from the law's interval where other processes have the cores."""
+
 
 @pytest.fixture
 def bottleneck(tmp_path, monkeypatch):
@@ -50,7 +53,8 @@ def test_a_serial_fraction_is_recovered_up_to_32_workers(bottleneck):
     assert low <= max(serial + OWN / seconds, 1.1 * took[32] / took[1])
     assert high >= serial * seconds / took[1]
     for n, measured in took.items():
-        assert study.law.predict(n).value == pytest.approx(1 / measured, rel=0.12), n
+        low, high = study.law.predict(n).interval
+        assert low / NOISE <= 1 / measured <= NOISE * high, n
     for n in range(1, 33):
         assert study.law.predict(n).value <= 1.1 / (seconds * (serial + (1 - serial) / n)), (
             n

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hooke import Fleet, run
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
+from hooke.engines.ray.head import Head, environment_of_head
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
@@ -46,6 +52,43 @@ EXAMPLES = (
     "the_process_is_as_it_was",
     "nothing_is_left",
 )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One whose path is short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def test_until_ray_has_its_ports_nobody_else_gets_one_of_them(folder: Path) -> None:
+    """It binds them seconds after they were chosen; meanwhile any connection on this machine could take one."""
+    head = Head(folder, environment=environment_of_head(folder, os.environ))
+    try:
+        options = " ".join(psutil.Process(head._process.pid).cmdline())
+        ports = {int(port) for port in re.findall(r"port=([1-9]\d*)", options)}
+        assert len(ports) >= 3
+        for port in ports:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+        head.wait()
+    finally:
+        head.end()
+    for port in ports:
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+
+
+def test_a_ray_that_does_not_start_shows_what_its_processes_said(folder: Path) -> None:
+    environment = environment_of_head(folder, os.environ) | {"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
+    head = Head(folder, environment=environment)
+    try:
+        with pytest.raises(HookeError, match="cannot start Ray on this machine") as caught:
+            head.wait()
+    finally:
+        head.end()
+    assert "/nowhere/token" in caught.value.why and "exit code" in caught.value.why
 
 
 @pytest.fixture(scope="module")

@@ -73,11 +73,13 @@ class _Bridge:
         try:
             self._connect()
         except HookeError as error:
-            usage = isinstance(error, UsageError)
-            self._send([protocol.BridgeFailed(what=error.what, why=error.why, fix=error.fix, usage=usage)])
+            self._send([_failed(error)])
             return
         except Exception as error:  # noqa: BLE001 - Ray does not document what it raises
-            self._send([ray_unavailable(error, self._order.address)])
+            ours = self._head
+            self._send(
+                [_failed(ours.failure(str(error))) if ours else ray_unavailable(error, self._order.address)]
+            )
             return
         self._send(
             [protocol.BridgeConnected(address=self._head.address if self._head else self._order.address)]
@@ -146,6 +148,7 @@ class _Bridge:
             configure_logging=False,
         )
         if self._head is not None:
+            self._head.started()
             self._head.check_loopback()
         if self._order.spare:
             self._spare = [
@@ -190,6 +193,12 @@ class _Bridge:
         if self._head is not None:
             self._head.end()
         shutil.rmtree(self._order.folder, ignore_errors=True)
+
+
+def _failed(error: HookeError) -> protocol.BridgeFailed:
+    return protocol.BridgeFailed(
+        what=error.what, why=error.why, fix=error.fix, usage=isinstance(error, UsageError)
+    )
 
 
 def _check_answers(address: str) -> None:

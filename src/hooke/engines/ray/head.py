@@ -36,6 +36,7 @@ _OURS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": str(int(UP_S)),
+    "RAY_gcs_server_request_timeout_seconds": str(int(UP_S)),
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     # Ray's monitor would kill a host with all its tasks; Hooke's own ends only the task that is too large.
@@ -69,7 +70,9 @@ class Head:
         """
         self._cpus = cpus
         self._log = folder / "ray.log"
-        self._port = _free_port()
+        self._folder = folder
+        self._reserved: list[socket.socket] = []
+        self._port = self._reserve_port()
         self.address = f"127.0.0.1:{self._port}"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -91,16 +94,16 @@ class Head:
         while True:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 ended = self._process.returncode
-                raise HookeError(
-                    "cannot start Ray on this machine",
-                    why=f"{_tail(self._log)}\n"
-                    + ("it took too long" if ended is None else f"exit code {ended}"),
-                    fix='on="local" runs on this machine without Ray',
-                    next="hooke doctor",
-                )
+                raise self.failure("it took too long" if ended is None else f"exit code {ended}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
                 return
             time.sleep(0.05)
+
+    def started(self) -> None:
+        """Ray has its ports."""
+        for each in self._reserved:
+            each.close()
+        self._reserved.clear()
 
     def check_loopback(self) -> None:
         """Raise HookeError where another machine could reach one of its processes."""
@@ -118,8 +121,19 @@ class Head:
                 fix='pip install "ray==2.60.*"',
             )
 
+    def failure(self, why: str) -> HookeError:
+        """That Ray could not be started, with the last words of its processes."""
+        logs = [self._log, *sorted(self._folder.glob("session_latest/logs/raylet.[oe]*"))]
+        return HookeError(
+            "cannot start Ray on this machine",
+            why="\n".join([*filter(None, map(_tail, logs)), why]),
+            fix='on="local" runs on this machine without Ray',
+            next="hooke doctor",
+        )
+
     def end(self) -> None:
         """End all processes."""
+        self.started()
         below: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             below = psutil.Process(self._process.pid).children(recursive=True)
@@ -129,6 +143,16 @@ class Head:
         self._process.wait()
         psutil.wait_procs(below, timeout=END_S)
 
+    def _reserve_port(self) -> int:
+        """A free port, which until `started` only a process that asks for this very number can have: Ray takes seconds to."""
+        reserved = socket.socket()
+        self._reserved.append(reserved)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port: int = reserved.getsockname()[1]
+        return port
+
     def _options(self, folder: Path) -> list[str]:
         options = {
             "port": self._port,
@@ -137,14 +161,14 @@ class Head:
             "temp-dir": folder,
             "include-dashboard": "false",
             # With ports given, Ray does not wait for these two to report theirs, which a busy machine may delay.
-            "dashboard-agent-grpc-port": _free_port(),
-            "runtime-env-agent-port": _free_port(),
+            "dashboard-agent-grpc-port": self._reserve_port(),
+            "runtime-env-agent-port": self._reserve_port(),
             "dashboard-agent-listen-port": 0,
         }
         if self._cpus is None:
             options |= {"object-store-memory": STORE_BYTES, "include-log-monitor": "false"}
         if find_spec("grpc") is not None:  # else Ray has no server for ray://, and refuses the option
-            options["ray-client-server-port"] = _free_port()
+            options["ray-client-server-port"] = self._reserve_port()
         return [
             *(f"--{name}={value}" for name, value in options.items()),
             "--no-monitor",
@@ -156,13 +180,6 @@ def _is_loopback(ip: str) -> bool:
     address = ipaddress.ip_address(ip)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _tail(path: Path) -> str:
