@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hooke import pipeline, task
-from hooke.base.ref import Ref
+from hooke.base.ref import ItemsObserved, Observed, Ref
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
     Event,
+    MapExpanded,
     Measured,
     NodePlanned,
     RunFinished,
@@ -33,7 +34,7 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
 
-__all__ = ["PIPELINES", "Machine", "Simulated", "drawn"]
+__all__ = ["DATA_PIPELINES", "PIPELINES", "Machine", "Simulated", "drawn", "drawn_with_data"]
 
 REF = Ref("0" * 64, 1, b"x")
 HOST = socket.gethostname()
@@ -94,14 +95,70 @@ def folds(first: int = 0, n: int = 24) -> int:
 PIPELINES: tuple[Pipeline[..., object], ...] = (gathered, in_step, folds)
 
 
+@task
+def read(path: str) -> bytes:
+    return path.encode()
+
+
+@task
+def features(table: bytes) -> bytes:
+    return table
+
+
+@task
+def pieces(table: bytes) -> list[bytes]:
+    return [table]
+
+
+@task
+def piece(part: bytes) -> bytes:
+    return part
+
+
+@task
+def joined(parts: list[bytes]) -> int:
+    return len(parts)
+
+
+@task
+def trained(table: bytes, fold: int) -> int:
+    return len(table) + fold
+
+
+@pipeline
+def table(path: str = "") -> list[int]:
+    """A file, a table made of it, and calls that read the whole table."""
+    made = features(read(path))
+    return [trained(made, fold) for fold in range(4)]
+
+
+@pipeline
+def cut(path: str = "") -> int:
+    """A file that is cut into pieces."""
+    return joined(piece.map(pieces(read(path))))
+
+
+@pipeline
+def files(path: str = "") -> int:
+    """Several files, one a call."""
+    return joined(piece.map(read.map([f"{path}{number}" for number in range(12)])))
+
+
+DATA_PIPELINES: tuple[Pipeline[..., object], ...] = (table, cut, files)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthOfTask:
-    """Seconds of a call, `fixed + per_read * items read`; the spread of ln seconds of single calls; the slow-down by each other call."""
+    """Seconds of a call, `fixed + per_read * items read + per_mb * MB read ** power`; the spread of ln seconds of single calls;
+    the slow-down by each other call. A result has `out` times the bytes that the call reads."""
 
     fixed: float
     per_read: float
     spread: float
     contention: float
+    per_mb: float = 0.0
+    power: float = 1.0
+    out: float = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +170,8 @@ class Machine:
     lasting: float
     startup_s: float
     tasks: dict[str, TruthOfTask]
+    piece_mb: float = 0.0
+    """How large the pieces of `cut` are; 0 for eight pieces of any size."""
     _speed: float = 0.0
     _clock: float = 1e9
 
@@ -127,6 +186,12 @@ class Machine:
         graph = trace(what, (), {"first": first, "n": n})
         self._clock += 1e6
         return _Run(self, graph, workers, self._clock, f"{what.name}-{self._clock:.0f}").simulated()
+
+    def run_on(self, what: Pipeline[..., object], *, workers: int, path: str, mb: float) -> Simulated:
+        """One run on files of so many MB together, from an empty store."""
+        graph = trace(what, (), {"path": path})
+        self._clock += 1e6
+        return _Run(self, graph, workers, self._clock, f"{what.name}-{self._clock:.0f}", mb=mb).simulated()
 
     def study(self, task_name: str, pipeline_name: str, levels: Sequence[int]) -> StudyRecord:
         """A study of a mapped task, three rounds, at these N."""
@@ -163,6 +228,7 @@ class _Run:
     workers: int
     began: float
     name: str
+    mb: float = 0.0
     events: list[Event] = field(default_factory=list)
     done: list[set[int]] = field(default_factory=list)
     next: list[int] = field(default_factory=list)
@@ -205,9 +271,10 @@ class _Run:
                     kind=node.kind,
                     items=node.items if node.kind == "map" else 1,
                     parents=graph.parents(node.id),
+                    recipe=key.recipe if node.kind == "map" else "",
                     code={part.name: part.digest for part in key.code.parts},
                     inputs=key.inputs,
-                    shown=dict.fromkeys(node.arguments, "x"),
+                    shown={name: repr(value) for name, value in node.arguments.items()},
                 )
             )
         self.events.append(CapacityChanged(at=self.began, slots=self.workers, cpus=float(self.workers)))
@@ -219,6 +286,8 @@ class _Run:
             for node in sorted(self.graph.nodes, key=lambda each: -self._depth(each.id)):
                 while free and self._ready(node.id):
                     item, worker = self.next[node.id], heapq.heappop(free)
+                    if item == 0 and node.is_dynamic:
+                        self.events.append(MapExpanded(at=now, node=node.id, items=self._items(node.id)))
                     self.next[node.id] += 1
                     name = node.task.name
                     self.running[name] = self.running.get(name, 0) + 1
@@ -238,7 +307,8 @@ class _Run:
                 AttemptFinished(
                     at=now,
                     worker=f"w{worker}",
-                    ref=REF,
+                    ref=self._result(at),
+                    observed=self._observed(at, item),
                     seconds=seconds,
                     cpu_s=0.05 * seconds,
                     attempt=number,
@@ -265,7 +335,33 @@ class _Run:
 
     def _items(self, at: int) -> int:
         node = self.graph.nodes[at]
+        if node.kind == "map" and node.items is None:
+            (listed,) = self.graph.parents(at)
+            return max(round(self._out(listed) / self.machine.piece_mb), 1) if self.machine.piece_mb else 8
         return (node.items or 0) if node.kind == "map" else 1
+
+    def _result(self, at: int) -> Ref:
+        return Ref("0" * 64, max(round(self._out(at) * 1e6), 160), b"x") if self.mb else REF
+
+    def _observed(self, at: int, item: int) -> tuple[ItemsObserved, ...]:
+        if not self.mb or self.graph.nodes[at].task.name != "read":
+            return ()
+        node = self.graph.nodes[at]
+        name = node.iterables[0][item] if node.kind == "map" else node.arguments["path"]
+        seen = Observed(kind="file", name=name, digest="0", size=round(self._reads_mb(at) * 1e6))
+        return (ItemsObserved(lo=item, hi=item + 1, inputs=(seen,)),)
+
+    def _out(self, at: int) -> float:
+        """MB of the result of a call."""
+        return self._reads_mb(at) * self.machine.tasks[self.graph.nodes[at].task.name].out
+
+    def _reads_mb(self, at: int) -> float:
+        """MB that a call reads."""
+        node = self.graph.nodes[at]
+        if node.task.name == "read":
+            return self.mb / self._items(at)
+        whole = sum(self._out(parent) * self._items(parent) for parent in self.graph.parents(at))
+        return whole / self._items(at)
 
     def _seconds(self, at: int) -> float:
         node = self.graph.nodes[at]
@@ -277,7 +373,34 @@ class _Run:
         )
         noise = math.exp(truth.spread * rng.standard_normal() - truth.spread**2 / 2)
         together = 1 + truth.contention * (self.running[node.task.name] - 1)
-        return (truth.fixed + truth.per_read * reads) * noise * together * self.slow[node.task.name]
+        of_data = truth.per_mb * self._reads_mb(at) ** truth.power if self.mb else 0.0
+        return (truth.fixed + truth.per_read * reads + of_data) * noise * together * self.slow[node.task.name]
+
+
+def drawn_with_data(seed: int) -> tuple[Machine, Pipeline[..., object]]:
+    """A machine, tasks whose seconds follow a power of the data that they read, and a pipeline that reads files."""
+    rng = np.random.default_rng([seed, 2])
+    tasks = {
+        name: TruthOfTask(
+            fixed=float(np.exp(rng.uniform(np.log(0.02), np.log(0.5)))),
+            per_read=0.0,
+            spread=float(rng.choice([0.02, 0.05, 0.1])),
+            contention=float(rng.choice([0.0, 0.01, 0.05])),
+            per_mb=float(np.exp(rng.uniform(np.log(0.005), np.log(0.1)))),
+            power=float(rng.uniform(0.8, 1.25)),
+            out=0.0 if name == "trained" else float(rng.choice([0.3, 1.0, 2.0])),
+        )
+        for name in ("read", "features", "pieces", "piece", "joined", "trained")
+    }
+    machine = Machine(
+        rng=rng,
+        drift=float(np.exp(rng.uniform(np.log(0.02), np.log(0.12)))),
+        lasting=float(rng.choice([0.0, 0.5])),
+        startup_s=float(rng.uniform(0.2, 1.0)),
+        tasks=tasks,
+        piece_mb=float(rng.choice([0.0, 2.0])),
+    )
+    return machine, DATA_PIPELINES[int(rng.integers(len(DATA_PIPELINES)))]
 
 
 def drawn(seed: int) -> tuple[Machine, Pipeline[..., object]]:

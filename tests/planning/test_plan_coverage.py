@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from tests.planning.simulated_runs import HOST, Machine, drawn
+from tests.planning.simulated_runs import HOST, Machine, drawn, drawn_with_data
 from tests.support.campaigns import campaign
 
 from hooke.journal.study_records import StudyRecord
@@ -47,6 +47,11 @@ class Outcome:
         return self.interval[1] / self.interval[0]
 
 
+DATA_NEAR = ("1 x data", "1.5 x data", "2 x data", "2 x data, 3 workers")
+"""Questions within twice the largest data measured, after five runs and more."""
+DATA_FAR = ("4 x data", "10 x data", "10 x data, 4 workers")
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
     """A machine, a pipeline, and its runs so far, the newest first."""
@@ -69,6 +74,17 @@ class History:
     def ask(self, asked: str, *, workers: int, n: int) -> Outcome:
         """Plan a run, and, if the plan has a time, make it; it is not remembered."""
         self.first += 10_000
+        question = PlanQuestion(
+            pipeline=self.pipeline, params={"first": self.first, "n": n}, workers=[workers], catalog=[]
+        )
+        predicted_s = self.predicted_s(question)
+        if predicted_s is None:
+            return Outcome(asked=asked)
+        took = self.machine.run(self.pipeline, workers=workers, first=self.first, n=n).seconds
+        return Outcome(asked=asked, interval=predicted_s, took=took)
+
+    def predicted_s(self, question: PlanQuestion) -> tuple[float, float] | None:
+        """The interval of the plan for one number of workers; None if it has none."""
         known = PastJournals(
             pipeline=self.pipeline.name,
             host=HOST,
@@ -77,15 +93,11 @@ class History:
             studies=self.studies,
             everywhere=self.past,
         )
-        question = PlanQuestion(
-            pipeline=self.pipeline, params={"first": self.first, "n": n}, workers=[workers], catalog=[]
-        )
         plan = predicted(question, self.project, known)
         row = plan.rows[0] if plan.rows else None
         if row is None or row.seconds is None or plan.untimed:
-            return Outcome(asked=asked)
-        took = self.machine.run(self.pipeline, workers=workers, first=self.first, n=n).seconds
-        return Outcome(asked=asked, interval=row.seconds.interval, took=took)
+            return None
+        return row.seconds.interval
 
 
 def outcomes(seed: int, project: Project) -> Iterator[Outcome]:
@@ -113,6 +125,52 @@ def outcomes(seed: int, project: Project) -> Iterator[Outcome]:
     yield history.ask("6 workers", workers=6, n=size)
     yield history.ask("10 x items", workers=workers[0], n=10 * size)
     yield history.ask("12 workers, 4 x items", workers=12, n=4 * size)
+
+
+def data_outcomes(seed: int, project: Project) -> Iterator[Outcome]:
+    """One history of five to eight runs on data of three sizes, then the questions beyond them."""
+    machine, pipeline = drawn_with_data(seed)
+    rng = np.random.default_rng([seed, 3])
+    workers, base = [1, 2, 4] if rng.random() < 0.5 else [2], float(rng.choice([2.0, 10.0, 40.0]))
+    history = DataHistory(project=project, machine=machine, pipeline=pipeline, studies={})
+    sizes = rng.permutation([1, 2, 4]).tolist()
+    for number in range(int(rng.integers(5, 9))):
+        if number == 1:
+            yield history.ask_for(4.0, "after 1 run: 4 x data", workers=workers[0])
+        history.run_on(base * sizes[number % 3], workers=workers[number % len(workers)])
+    for asked in (*DATA_NEAR, *DATA_FAR):
+        scale = float(asked.partition(" ")[0])
+        at = int(asked.partition(", ")[2].partition(" ")[0] or workers[0])
+        yield history.ask_for(scale, asked, workers=at)
+
+
+@dataclass(slots=True, kw_only=True)
+class DataHistory(History):
+    """A history of runs on files, with their MB by path."""
+
+    mb: dict[str, float] = field(default_factory=dict)
+
+    def run_on(self, mb: float, *, workers: int) -> None:
+        self.first += 1
+        path = f"/data/{self.first}-"
+        ran = self.machine.run_on(self.pipeline, workers=workers, path=path, mb=mb)
+        found = run_times(ran.events)
+        assert found is not None
+        self.past.insert(0, found)
+        self.mb[path] = mb
+
+    def ask_for(self, scale: float, asked: str, *, workers: int) -> Outcome:
+        """Plan a run on `scale` times the largest data so far, and, if the plan has a time, make it."""
+        path = max(self.mb, key=lambda each: self.mb[each])
+        question = PlanQuestion(
+            pipeline=self.pipeline, params={"path": path}, workers=[workers], catalog=[], scale=scale
+        )
+        predicted_s = self.predicted_s(question)
+        if predicted_s is None:
+            return Outcome(asked=asked)
+        mb = scale * self.mb[path]
+        took = self.machine.run_on(self.pipeline, workers=workers, path="/data/next", mb=mb).seconds
+        return Outcome(asked=asked, interval=predicted_s, took=took)
 
 
 def wilson(held: int, asked: int) -> tuple[float, float]:
@@ -158,3 +216,23 @@ def test_plans_hold_and_are_narrow(tmp_path):
             assert np.median([each.width for each in answered]) <= (1.6 if name == "near" else 2.5)
     answered = [each for each in near if each.interval is not None]
     assert len(answered) >= 0.8 * len(near), "a refusal holds nothing"
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.campaign
+def test_plans_for_other_sizes_of_the_data_hold_and_are_narrow(tmp_path):
+    (tmp_path / "hooke.toml").write_text("")
+    project = Project.at(tmp_path)
+    found = [each for seed in range(CAMPAIGN.size) for each in data_outcomes(seed, project)]
+    for name in dict.fromkeys(each.asked for each in found):
+        print(line(name, [each for each in found if each.asked == name]))
+    near, far = ([each for each in found if each.asked in kind] for kind in (DATA_NEAR, DATA_FAR))
+    for name, some in (("near", near), ("far", far)):
+        print(line(name, some))
+        answered = [each for each in some if each.interval is not None]
+        low, high = wilson(sum(each.held for each in answered), len(answered))
+        assert high >= 0.93, "too narrow"
+        if name == "near":
+            assert low <= 0.97, "too wide"
+        assert np.median([each.width for each in answered]) <= (1.6 if name == "near" else 2.5)
+    assert len([each for each in near if each.interval is not None]) >= 0.8 * len(near), "a refusal holds nothing"

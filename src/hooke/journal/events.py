@@ -145,6 +145,8 @@ class PlanMade(_Event, frozen=True, kw_only=True, tag="plan_made"):
     """Parameters as short text, as in RunStarted."""
     times: dict[str, float] = {}
     """Task -> factor on the number of its maps' items; empty for the actual data."""
+    scale: float | None = None
+    """The factor on the size of all data; None for the actual data."""
     tasks: tuple[PlannedTask, ...] = ()
     rows: tuple[PlannedRow, ...] = ()
     """The rows of this machine, and rows that no other row beats."""
@@ -357,6 +359,8 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     """Argument name -> key of its value."""
     shown: dict[str, str] = {}
     """Argument name -> short text."""
+    data: dict[str, int] = {}
+    """Argument name -> bytes of the files and arrays in it, if it has any; of a map's list, those of all its items."""
     cpus: float = 1.0
     memory: int | None = None
     gpus: float = 0.0

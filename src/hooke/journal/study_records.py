@@ -281,7 +281,9 @@ class PlansFolder:
         """The newest plan for the pipeline and the parameters of a run, made before it began on its host."""
         for name in self.names(started.pipeline)[:MOST_READ]:
             made = self.read(name)
-            if made is None or made.at > started.at or made.host != started.host or made.times:
+            if made is None or made.at > started.at or made.host != started.host:
+                continue
+            if made.times or made.scale is not None:  # it is for data that do not exist
                 continue
             if made.entry == started.entry and made.shown == started.shown:
                 return made

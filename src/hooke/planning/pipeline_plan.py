@@ -47,7 +47,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanQuestion:
-    """What to predict. `workers` are the numbers considered on this machine; None means powers of 2 up to its cpus."""
+    """What to predict. `workers` are the numbers considered on this machine; None means powers of 2 up to its cpus.
+
+    `scale` is the factor on the size of all data; None means the data as they are.
+    """
 
     pipeline: Pipeline[..., Any]
     args: tuple[Any, ...] = ()
@@ -55,6 +58,7 @@ class PlanQuestion:
     wish: PlanLimits = field(default_factory=PlanLimits)
     workers: Sequence[int] | int | None = None
     times: Times = field(default_factory=dict)
+    scale: float | None = None
     catalog: Catalogs = None
     speed: Mapping[str, Any] = field(default_factory=dict)
     startup: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +74,13 @@ class PlanQuestion:
         shown = ", ".join(f"{name}={text}" for name, text in self.shown.items())
         wish = f", within {self.wish}" if str(self.wish) else ""
         times = "".join(f", {factor:g} times the items of {task}" for task, factor in self.times.items())
-        return f"plan of {self.pipeline.name}({shown}){times}{wish}"
+        data = "" if self.scale is None else f", {self.scale:g} times the data"
+        return f"plan of {self.pipeline.name}({shown}){data}{times}{wish}"
+
+    @property
+    def of_other_data(self) -> bool:
+        """Whether it is about data that do not exist, for which stored results do not count."""
+        return bool(self.times) or self.scale is not None
 
     def levels(self) -> list[int]:
         """The numbers of workers considered on this machine. Raises UsageError."""
@@ -136,14 +146,15 @@ def plan(
     budget: str | float | None = None,
     catalog: Catalogs = None,
     workers: Sequence[int] | int | None = None,
+    scale: float | None = None,
     **params: Any,
 ) -> Plan:
     """Predict the time and cost of a run, on this machine and on the instance types of price lists, with intervals.
 
     `deadline` ("30m", or seconds) and `budget` ("$20", or US dollars) are the limits. `catalog` names price
     lists: shipped ones ("lambda", "coreweave", "digitalocean"; None means all of them) or CSV files, one or several.
-    `workers` are the numbers of workers considered on this machine. All other arguments are passed to the pipeline. Nothing
-    runs: durations and scaling laws come from the journals of the project's earlier runs and studies, and results in the
+    `workers` are the numbers of workers considered on this machine. `scale` plans for so many times the data: each call
+    reads `scale` times the bytes of its files and arguments. All other arguments are passed to the pipeline. Nothing runs: durations and scaling laws come from the journals of the project's earlier runs and studies, and results in the
     store are left out.
 
     Raises UsageError, TraceError and NotFingerprintable as `run` does.
@@ -160,6 +171,7 @@ def plan(
         wish=plan_limits(deadline, budget),
         workers=workers,
         catalog=catalog,
+        scale=scale,
     )
     return make_plan(question, project_of(pipeline))
 
@@ -197,10 +209,12 @@ def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> P
         project.store(),
         question.times,
         project.inputs_now(),
+        past=past.data(project.root),
+        scale=question.scale,
     )
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)
-    facts = known_facts(survey.left, past, shown=None if question.times else question.shown)
+    facts = known_facts(survey.left, past, shown=None if question.of_other_data else question.shown)
     here, elsewhere = (
         Workload(survey.works, each, calibration=facts.calibration) for each in (facts.here, facts.elsewhere)
     )
@@ -216,7 +230,7 @@ def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> P
         tasks=_shares(survey, here.untimed),
         untimed=here.untimed,
         catalogs=tuple(catalogs),
-        notes=_notes(facts, past),
+        notes=(*survey.data.notes, *_notes(facts, past)),
         next=_next(question, advice, facts, rows, here.untimed, past.studies),
         question=question,
         project=project,
@@ -232,6 +246,7 @@ def _event(made: Plan, now: float) -> PlanMade:
         entry=str(entry_of(question.pipeline)),
         shown=question.shown,
         times=dict(question.times),
+        scale=question.scale,
         tasks=tuple(
             PlannedTask(task=each.task, items=each.left, cached=each.cached, untimed=each.untimed)
             for each in made.tasks
@@ -293,7 +308,7 @@ def _next(
     studies: Mapping[str, Sequence[StudyRecord]],
 ) -> str:
     # Other data cannot run here, but its tasks can be measured.
-    measure = advice.measure or (first_measurement(rows) if question.times else None)
+    measure = advice.measure or (first_measurement(rows) if question.of_other_data else None)
     if measure is not None:
         task, n = measure
         typed = measure_command(
@@ -302,10 +317,10 @@ def _next(
         cores = n * facts.cpu_share.get(task, 1.0)
         return typed if cores <= cpus_here() * 1.1 else f"{typed}, on a machine of {round(cores)} cores"
     local = advice.row is not None and advice.row.configuration.is_local
-    if local and advice.row is not None and not question.times:
+    if local and advice.row is not None and not question.of_other_data:
         workers = str(advice.row.configuration.workers)
         return command_for("run", question.pipeline, question.params, "--workers", workers)
-    runs = bool(untimed) and not question.times
+    runs = bool(untimed) and not question.of_other_data
     return command_for("run", question.pipeline, question.params) if runs else ""
 
 

@@ -1,24 +1,39 @@
-"""The remaining work of a pipeline: its graph without the results in the store."""
+"""The remaining work of a pipeline: its graph without the results in the store, and the data that each call reads."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import did_you_mean
-from hooke.base.observed import InputsNow
+from hooke.base.formats import did_you_mean, format_bytes
+from hooke.base.observed import InputsNow, absolute_path
+from hooke.base.ref import Ref
 from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.finished_results import StoredManifests
-from hooke.pipeline.graph import Graph, Node, needs_of
+from hooke.pipeline.graph import Graph, Node, data_of, needs_of
 from hooke.pipeline.node_keys import GraphKeys
+from hooke.scaling.call_times import SizeLaw
 from hooke.scaling.workload import CallNeed, NodeWork
 from hooke.store.store import Store
 
-__all__ = ["RemainingNode", "Survey", "Times", "reads_of"]
+__all__ = [
+    "DataUse",
+    "PastData",
+    "RemainingNode",
+    "Survey",
+    "Times",
+    "bytes_above",
+    "call_bytes",
+    "reads_of",
+]
 
 Times = Mapping[str, float]
 """Task -> factor for the number of items of its maps."""
@@ -28,7 +43,8 @@ Times = Mapping[str, float]
 class RemainingNode:
     """A graph node with `items` left to do; None if the number is unknown before it runs.
 
-    `code` is part name -> digest; `constants` is argument -> key, for arguments that are not results of other tasks.
+    `code` is part name -> digest; `constants` is argument -> key, for arguments that are neither results of other tasks nor
+    data. `reads`, `bytes` and their errors are as in `NodeWork`.
     """
 
     node: Node
@@ -36,6 +52,9 @@ class RemainingNode:
     reads: int
     code: Mapping[str, str]
     constants: Mapping[str, str]
+    bytes: float = 0
+    bytes_error: float = 0
+    items_error: float = 0
 
     @property
     def task(self) -> str:
@@ -55,20 +74,33 @@ class RemainingNode:
 class Survey:
     """Compares a graph with a store: `left` is the remaining work.
 
-    With `times` the data differ, so stored results do not count. Raises UsageError if `times` names a task that is not mapped.
-    Results that were made from observed inputs count if these are the same in `inputs`; without that, none does.
+    With `times` or `scale` the data differ, so stored results do not count. Raises UsageError if `times` names a task that is
+    not mapped. Results that were made from observed inputs count if these are the same in `inputs`; without that, none does.
+    `past` tells the sizes of data; without it, none is known.
     """
 
     def __init__(
-        self, graph: Graph, keys: GraphKeys, store: Store, times: Times, inputs: InputsNow | None = None
+        self,
+        graph: Graph,
+        keys: GraphKeys,
+        store: Store,
+        times: Times,
+        inputs: InputsNow | None = None,
+        *,
+        past: PastData | None = None,
+        scale: float | None = None,
     ) -> None:
         self._graph = graph
         self._keys = keys
         self._counts = StoredManifests(store, inputs).hold if inputs is not None else None
-        self._factors = _factors(graph, times)
-        found = [self._size(node, store) for node in graph.nodes]
-        self._stored = [0 if times else self._found(node, found[node.id], store) for node in graph.nodes]
-        self._sizes = [None if size is None else self._scaled(at, size) for at, size in enumerate(found)]
+        factors, found = _factors(graph, times), [self._size(node, store) for node in graph.nodes]
+        self._kept_bytes: dict[int, float] = {}
+        stored = [self._found(node, found[node.id], store) for node in graph.nodes]
+        self._stored = [0] * len(stored) if times or scale is not None else stored
+        self.data = DataSizes(
+            graph, keys, found, factors, past=past or PastData(), kept=self._kept_bytes, scale=scale
+        )
+        self._factors, self._sizes = self.data.factors, self.data.items
         wanted = self._wanted()
         self.left = [self._left(node) for node in graph.nodes if node.id in wanted]
         self._place = {each.node.id: at for at, each in enumerate(self.left)}
@@ -88,6 +120,9 @@ class Survey:
                 items=each.items,
                 needs=tuple(self._needs(each.node)),
                 reads=each.reads,
+                bytes=each.bytes,
+                bytes_error=each.bytes_error,
+                items_error=each.items_error,
                 **_resources(each.node),
             )
             for each in self.left
@@ -120,8 +155,13 @@ class Survey:
             reads=reads_of(node.kind, size, parents),
             code={part.name: part.digest for part in key.code.parts},
             constants={
-                name: key.inputs[name] for name, value in node.arguments.items() if not promises_in(value)
+                name: key.inputs[name]
+                for name, value in node.arguments.items()
+                if name not in self.data.names[node.id] and not promises_in(value)
             },
+            bytes=self.data.bytes[node.id],
+            bytes_error=self.data.bytes_error[node.id],
+            items_error=self.data.items_error[node.id],
         )
 
     def _needs(self, node: Node) -> Iterator[CallNeed]:
@@ -141,7 +181,7 @@ class Survey:
             yield CallNeed(at, items)
 
     def _scaled(self, node: int, items: int) -> int:
-        return math.ceil(items * self._factors[node])
+        return math.ceil(items * self._factors[node] - 1e-9)
 
     def _size(self, node: Node, store: Store) -> int | None:
         """The number of items of a node; for a dynamic map with a stored list, the length of that list."""
@@ -159,7 +199,10 @@ class Survey:
         if size is None or not node.task.resources.cache:
             return 0
         if node.kind == "call":
-            return 0 if store.find(self._keys[node.id].key, self._counts) is None else 1
+            entry = store.find(self._keys[node.id].key, self._counts)
+            if entry is not None:
+                self._kept_bytes[node.id] = result_bytes(entry.ref)
+            return 0 if entry is None else 1
         item_keys = self._keys.items(node.id)
         if item_keys is None:
             return 0
@@ -200,3 +243,376 @@ def _factors(graph: Graph, times: Times) -> list[float]:
         named = times.get(node.task.name, 1.0) if node.kind == "map" else 1.0
         factors.append(above[0] if above and node.task.name not in times else named)
     return factors
+
+
+# --- The size of data: what calls read in past runs, and what they will read.
+
+SMALL = 1024
+"""Up to this many bytes, an argument, a file or a result is a parameter and no data."""
+GRID = 0.02
+"""Sizes are rounded to this share, so that runs on the same data have equal ones."""
+SIZE_SPREAD = 0.03
+"""The standard deviation of ln bytes of a result among equally large inputs."""
+SLOPE_ERROR = 0.5
+"""The prior standard deviation of d ln bytes of a result / d ln bytes that its call read,"""
+BYTES_BEND = 0.05
+"""and its error for each factor e beyond the measured sizes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataUse:
+    """The data of a node in a past run, in bytes of a call or of an item of a map.
+
+    `own` are the files and arguments that it read, `above` the results of other tasks, `out` its own result. `files` is name
+    -> size of the files that it opened undeclared. `inputs` and `shown` are as in NodePlanned, `peak` is the most memory of a
+    call, 0 if unknown.
+    """
+
+    task: str
+    kind: str
+    code: Mapping[str, str]
+    inputs: Mapping[str, str]
+    shown: Mapping[str, str]
+    items: int
+    own: float
+    above: float
+    out: float
+    files: Mapping[str, int] = field(default_factory=dict)
+    peak: int = 0
+
+    @property
+    def size(self) -> float:
+        """The size of a call; 0 if it reads no data."""
+        return call_bytes(self.own, self.above)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastData:
+    """What past runs read, the newest first, and the project's folder."""
+
+    uses: Sequence[DataUse] = ()
+    root: Path = Path()
+
+
+def call_bytes(own: float, above: float) -> float:
+    """The size of a call that reads so many bytes: on a grid, and SMALL at least; 0 if it reads none."""
+    if own + above <= 0:
+        return 0.0
+    return math.exp(round(math.log(max(own + above, SMALL)) / GRID) * GRID)
+
+
+def bytes_above(kind: str, items: int | None, parents: Iterable[tuple[str, int | None, float, bool]]) -> float:
+    """Bytes of results that a call or item reads, from (kind, items, bytes of an item's result, is the list) of its parents.
+
+    Items of a map share the list that they are made of, and maps in step with it.
+    """
+    total = 0.0
+    for above, count, out, is_list in parents:
+        whole = out * (count or 0) if above == "map" else out
+        shared = kind == "map" and (is_list or (above == "map" and count == items))
+        total += whole / max(items or 1, 1) if shared else whole
+    return total
+
+
+def result_bytes(ref: Ref) -> float:
+    """Bytes of a stored result and of the files in it."""
+    return ref.size + sum(file.size for file in ref.files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """The data of a node: bytes of a call (`own`, `above`, `out`), its items, and the error of ln bytes of its result."""
+
+    own: float
+    above: float
+    out: float
+    items: int | None
+    out_error: float = 0.0
+
+    @property
+    def whole(self) -> float:
+        return (self.own + self.above) * (self.items or 0)
+
+
+class DataSizes:
+    """The items and bytes of each node, by its number: of the data as they are, or `scale` times them.
+
+    Calls read `scale` times the bytes of their files and arguments. Results, and the items of maps over data, grow with what
+    the calls read as they did between past runs, else in proportion. `kept` are bytes of stored results. `names` are the
+    arguments that are data. Raises UsageError if no call reads data, and for a scale that is not above 0.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        keys: GraphKeys,
+        items: Sequence[int | None],
+        factors: Sequence[float],
+        *,
+        past: PastData,
+        kept: Mapping[int, float],
+        scale: float | None,
+    ) -> None:
+        if scale is not None and not 0 < scale < math.inf:
+            raise UsageError(f"scale: {scale!r} is not valid", fix="give a number above 0, such as 10")
+        self._graph, self._keys, self._scale = graph, keys, scale
+        self._past, self._kept = _Uses(past), kept
+        self._now: list[_Flow] = []
+        self._then: list[_Flow] = []
+        self.factors = list(factors)
+        self.names: list[frozenset[str]] = []
+        self._growths = [1.0] * len(graph.nodes)
+        self.items_error = [0.0] * len(graph.nodes)
+        self.bytes: list[float] = []
+        self.bytes_error = [0.0] * len(graph.nodes)
+        self._said: dict[str, None] = {}
+        for node in graph.nodes:
+            self._add(node, items[node.id])
+        self.items = [each.items for each in self._then]
+        if scale is not None:
+            self._check()
+
+    def _add(self, node: Node, items: int | None) -> None:
+        own, names = self._past.own(node, self._keys[node.id].inputs, items)
+        self.names.append(names)
+        if items is None and self._scale is not None:
+            items = next((use.items for use in self._past.of(node) if use.kind == "map"), None)
+        above = bytes_above(node.kind, items, self._parents(node, self._now))
+        out = self._kept.get(node.id) or self._past.out(node, own + above, items)
+        now = _Flow(own, above, out, items)
+        then = self._scaled(node, now) if self._scale is not None else self._multiplied(node, now)
+        self._now.append(now)
+        self._then.append(then)
+        self.bytes.append(call_bytes(then.own, then.above))
+
+    def _parents(self, node: Node, flows: Sequence[_Flow]) -> list[tuple[str, int | None, float, bool]]:
+        listed = {each.node for each in promises_in(node.iterables)} if node.is_dynamic else set[int]()
+        return [
+            (self._graph.nodes[at].kind, flows[at].items, flows[at].out, at in listed)
+            for at in self._graph.parents(node.id)
+        ]
+
+    def _multiplied(self, node: Node, now: _Flow) -> _Flow:
+        """With other numbers of items, as `--times` asks."""
+        items = self._times(node, now.items)
+        above = bytes_above(node.kind, items, self._parents(node, self._then))
+        return _Flow(now.own, above, now.out, items)
+
+    def _scaled(self, node: Node, now: _Flow) -> _Flow:
+        """On `scale` times the data."""
+        assert self._scale is not None
+        error = max((self._then[at].out_error for at in self._graph.parents(node.id)), default=0.0)
+        growth = 1.0
+        if node.kind == "map":
+            growth, error = self._growth(node, now, error)
+        self._growths[node.id] = growth
+        self.factors[node.id] *= growth
+        items = self._times(node, now.items)
+        own = now.own * self._scale / growth
+        above = bytes_above(node.kind, items, self._parents(node, self._then))
+        law = self._past.law_of_result(node)
+        before, after = now.own + now.above, own + above
+        self.bytes_error[node.id] = error if above > SMALL else 0.0
+        if not before or not after or abs(math.log(after / before)) < GRID:
+            return _Flow(own, above, now.out, items, error)
+        if law.is_assumed and now.out > SMALL and self._graph.children(node.id):
+            self._say(f"assumed: results of {node.task.name} grow in proportion to what it reads")
+        out = now.out * law.ratio(before, after)
+        return _Flow(own, above, out, items, math.hypot(error, law.error(before, after)))
+
+    def _times(self, node: Node, items: int | None) -> int | None:
+        return None if items is None else math.ceil(items * self.factors[node.id] - 1e-9)
+
+    def _growth(self, node: Node, now: _Flow, error: float) -> tuple[float, float]:
+        """How many times as many items a map has, and the error of ln bytes of an item, from that of all its data."""
+        step = next((use.node for use in node.uses if use.elementwise), None)
+        if step is not None:
+            self.items_error[node.id] = self.items_error[step]
+            return self._growths[step], error
+        is_list = node.is_dynamic and now.above >= now.own
+        law, task, items = self._past.law_of_items(node, is_list=is_list), node.task.name, now.items or 0
+        if law is None or not now.whole:
+            self._say(
+                f"assumed: {task} keeps its {items} items, which come from parameters and not from data; "
+                f"--times {task}={self._scale:g} plans for more of them"
+            )
+            return 1.0, error
+        assert self._scale is not None
+        above = bytes_above(node.kind, items, self._parents(node, self._then))
+        after = items * (now.own * self._scale + above)
+        growth = law.ratio(now.whole, after)
+        if law.is_assumed:
+            kept = f"keeps its {items} items, each larger" if growth == 1 else f"has {growth:.3g} times the items"
+            self._say(f"assumed: {task} {kept}; no past run with another size of data tells")
+        slope = math.log(growth) / math.log(after / now.whole) if after != now.whole else 1.0
+        own = 0.0 if law.is_assumed else law.error(now.whole, after)
+        self.items_error[node.id] = math.hypot(own, slope * error)
+        return growth, abs(1 - slope) * error
+
+    def _say(self, note: str) -> None:
+        self._said[note] = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What scaled data mean for each task that reads files or arguments, and what was assumed."""
+        if self._scale is None:
+            return []
+        found: dict[str, list[float]] = {}
+        for node, now, then in zip(self._graph.nodes, self._now, self._then, strict=True):
+            if now.own >= SMALL:
+                both = found.setdefault(node.task.name, [0.0, 0.0])
+                both[0] += now.own * (now.items or 0)
+                both[1] += then.own * (then.items or 0)
+        read = ", ".join(
+            f"{task} {format_bytes(round(now))} now, {format_bytes(round(then))} in this plan"
+            for task, (now, then) in found.items()
+        )
+        return [f"data read: {read}", *self._said] if read else list(self._said)
+
+    def _check(self) -> None:
+        """Refuse a scale that scales nothing."""
+        known = all(self._past.of(node) for node in self._graph.nodes)
+        if known and not any(now.own >= SMALL for now in self._now):
+            raise UsageError(
+                f"scale: no call of {self._graph.pipeline} reads data, so nothing can be {self._scale:g} times as large",
+                why=f"data are files, arrays and tables of {format_bytes(SMALL)} and more that tasks open or get as arguments",
+                fix="pass the pipeline's parameters for more work, or use times (--times TASK=N) for more items of a map",
+            )
+
+    def peak(self, task: str) -> tuple[float, float, float] | None:
+        """(low, value, high) of the most memory of a call of the task, in bytes; None if no past run tells."""
+        uses = [each for each in self._past.uses if each.task == task and each.peak and each.size]
+        nodes = [node.id for node in self._graph.nodes if node.task.name == task]
+        size = max((self.bytes[at] for at in nodes), default=0.0)
+        if not uses or not size:
+            return None
+        law = SizeLaw([each.size for each in uses], [float(each.peak) for each in uses], spread=0.1)
+        factor = math.exp(1.96 * math.hypot(law.error(size), 0.1))
+        value = law.value(size)
+        return value / factor, value, value * factor
+
+
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """A law of bytes or items over bytes read; `is_assumed` if past runs had one size only."""
+
+    law: SizeLaw
+    is_assumed: bool
+
+    def ratio(self, before: float, after: float) -> float:
+        ratio = self.law.value(after) / self.law.value(before)
+        return 1.0 if abs(ratio - 1) < 1e-6 else ratio
+
+    def error(self, before: float, after: float) -> float:
+        """The standard deviation of ln ratio."""
+        return self.law.error(after) if after != before else 0.0
+
+
+class _Uses:
+    """Past uses of data by task."""
+
+    def __init__(self, past: PastData) -> None:
+        self.uses = past.uses
+        self._root = past.root
+        self._tasks: dict[str, list[DataUse]] = defaultdict(list)
+        self._exact: dict[object, DataUse] = {}
+        for use in past.uses:
+            self._tasks[use.task].append(use)
+            self._exact.setdefault((use.task, tuple(sorted(use.inputs.items()))), use)
+        self._laws: dict[str, _Growth] = {}
+
+    def of(self, node: Node) -> list[DataUse]:
+        """The uses of the node's task, the newest first."""
+        return self._tasks.get(node.task.name, [])
+
+    def own(
+        self, node: Node, inputs: Mapping[str, str], items: int | None
+    ) -> tuple[float, frozenset[str]]:
+        """Bytes of files and arguments that a call of the node reads as they are now, and the arguments that are data."""
+        uses = self.of(node)
+        data = {name: size for name, size in {**data_of(node), **_paths(node)}.items() if size >= SMALL}
+        counted = any(use.own >= SMALL for use in uses)
+        names = frozenset(data) if counted else frozenset[str]()
+        exact = self._exact.get((node.task.name, tuple(sorted(inputs.items()))))
+        if exact is not None:
+            return exact.own + self._changed(exact), names
+        if not counted or not data:
+            return (uses[0].own if uses else 0.0), names
+        columns = set(node.columns)
+        whole = sum(size / max(items or 1, 1) if name in columns else size for name, size in data.items())
+        return whole + self._beside(node, uses[0], names), names
+
+    def out(self, node: Node, read: float, items: int | None) -> float:
+        """Bytes of a result of a call that reads so much."""
+        uses = [use for use in self.of(node) if use.out]
+        if not uses:
+            return 0.0
+        if read <= 0 or not uses[0].size:
+            return uses[0].out
+        return uses[0].out * self.law_of_result(node).ratio(uses[0].size, call_bytes(read, 0.0))
+
+    def law_of_result(self, node: Node) -> _Growth:
+        """How the bytes of a result follow those that the call reads."""
+        task = node.task.name
+        if task not in self._laws:
+            uses = [use for use in self.of(node) if use.out and use.size]
+            small = all(use.out <= SMALL for use in uses)
+            self._laws[task] = _law_of(
+                [(use.size, use.out) for use in uses],
+                slope=0.0 if small else 1.0,
+                slope_error=SLOPE_ERROR / 5 if small else SLOPE_ERROR,
+            )
+        return self._laws[task]
+
+    def law_of_items(self, node: Node, *, is_list: bool) -> _Growth | None:
+        """How a map's items follow the bytes that they read together; None if its items are parameters."""
+        uses = [use for use in self.of(node) if use.kind == "map" and use.items and use.size]
+        of_data = node.is_dynamic or any(name in _paths(node) or name in data_of(node) for name in node.columns)
+        if not of_data or not uses:
+            return None
+        pairs = [(use.items * (use.own + use.above), float(use.items)) for use in uses]
+        return _law_of(pairs, slope=1.0 if is_list else 0.0, slope_error=SLOPE_ERROR)
+
+    def _changed(self, use: DataUse) -> float:
+        """By how many bytes a call's files are larger now than then."""
+        before = sum(use.files.values())
+        now = sum(_size_of(absolute_path(name, self._root)) or size for name, size in use.files.items())
+        # Files of items are counted once, whatever the number of items that read them.
+        return min(use.own, before) * (now / before - 1) if before else 0.0
+
+    def _beside(self, node: Node, use: DataUse, names: frozenset[str]) -> float:
+        """Bytes of the files that a call opens besides those that it was given."""
+        given = {os.path.basename(use.shown.get(name, "").strip("'\"")) for name in names}
+        if node.kind == "map":
+            return 0.0
+        return sum(size for name, size in use.files.items() if os.path.basename(name) not in given)
+
+
+def _law_of(pairs: Sequence[tuple[float, float]], *, slope: float, slope_error: float) -> _Growth:
+    sizes, values = [size for size, _ in pairs] or [1.0], [value for _, value in pairs] or [1.0]
+    law = SizeLaw(
+        sizes, values, spread=SIZE_SPREAD, slope=slope, slope_error=slope_error, bend=BYTES_BEND
+    )
+    return _Growth(law, is_assumed=max(sizes) < 1.2 * min(sizes))
+
+
+def _paths(node: Node) -> dict[str, int]:
+    """Parameter -> bytes, for arguments that are the path of a file, and for lists of them that a map is over."""
+    found = {name: _path_bytes(value) for name, value in node.arguments.items()}
+    for name, values in zip(node.columns, node.iterables, strict=True):
+        if isinstance(values, (list, tuple)) and values and _path_bytes(values[0]):
+            found[name] = sum(map(_path_bytes, values))
+    return {name: size for name, size in found.items() if size}
+
+
+def _path_bytes(value: object) -> int:
+    return _size_of(value) if isinstance(value, (str, Path)) else 0
+
+
+def _size_of(path: str | Path) -> int:
+    """The size of a file; 0 if there is none."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return 0
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else 0

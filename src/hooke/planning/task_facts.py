@@ -7,6 +7,7 @@ import shlex
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
 from hooke.planning.noise import MeasurementSpread, spread_of
-from hooke.planning.remaining import RemainingNode
+from hooke.planning.remaining import PastData, RemainingNode
 from hooke.planning.timings import RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
 from hooke.scaling import Cost, Law, Measurements, cost, fit
@@ -27,6 +28,7 @@ from hooke.scaling.call_times import (
     Timing,
     borrowed_spread,
     calibrated,
+    merged,
 )
 from hooke.scaling.families import Floats
 from hooke.scaling.workload import TaskFacts
@@ -241,6 +243,11 @@ class PastJournals:
             studies=studies if of == host else studies_of(runs, pipeline=pipeline, host=of),
         )
 
+    def data(self, root: Path) -> PastData:
+        """What the runs read. `root` is the project's folder."""
+        uses = [timed.data for run in self.runs for timed in run.timed if timed.data is not None]
+        return PastData(uses=uses, root=root)
+
     @property
     def cores(self) -> int:
         """The number of cores of the machine, as far as its runs show."""
@@ -418,13 +425,13 @@ class _Timings:
         """The durations, and how their calls differ from those of `work`; those of a study if no run timed the task."""
         exact = self._alike(work)
         if any(_fits(timed.timing, work) for _, timed in exact):
-            return list(_merged(exact)), ""
+            return _merged(exact), ""
         key = (work.task, _pairs(work.code), work.reads)
         if key not in self._other:
             self._other[key] = self._nearest(work)
         found, why = self._other[key]
         if exact and not any(_fits(each, work) for each in found):
-            return list(_merged(exact)), ""
+            return _merged(exact), ""
         return found or self._of_study(work), why
 
     def _alike(self, work: RemainingNode) -> list[tuple[str, TimedCalls]]:
@@ -451,9 +458,9 @@ class _Timings:
         for found, why in ((same, OTHER_ARGUMENTS), (own, OTHER_CODE)):
             fitting = [(run, timed) for run, timed in found if _fits(timed.timing, work)]
             if fitting:
-                return list(_merged(fitting)), why
+                return _merged(fitting), why
         found, why = (same, OTHER_ARGUMENTS) if same else (own, OTHER_CODE)
-        return list(_merged(found)), why if found else ""
+        return _merged(found), why if found else ""
 
     def _of_study(self, work: RemainingNode) -> list[Timing]:
         """The durations that a study measured. Calls that read items are comparable only with equal parameters."""
@@ -481,27 +488,8 @@ def _fits(timing: Timing, work: RemainingNode) -> bool:
     return bool(timing.reads) == bool(work.reads)
 
 
-def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> Iterator[Timing]:
-    """One timing for each run and concurrency, because calls of one run are not independent."""
-    groups: dict[tuple[str, int, float], list[Timing]] = {}
-    for run, each in chosen:
-        groups.setdefault((run, each.timing.at_once, each.timing.reads), []).append(each.timing)
-    for (_, at_once, reads), timings in groups.items():
-        if len(timings) == 1:
-            yield timings[0]
-            continue
-        items = sum(each.items for each in timings)
-        seconds = sum(each.items * each.seconds for each in timings) / items
-        logs = [math.log(each.seconds / seconds) if each.seconds > 0 else 0.0 for each in timings]
-        squares = sum(each.items * (each.spread**2 + log**2) for each, log in zip(timings, logs, strict=True))
-        yield Timing(
-            items=items,
-            seconds=seconds,
-            gap_s=sum(each.items * each.gap_s for each in timings) / items,
-            spread=math.sqrt(squares / items),
-            at_once=at_once,
-            reads=reads,
-        )
+def _merged(chosen: Iterable[tuple[str, TimedCalls]]) -> list[Timing]:
+    return merged(each.timing for _, each in chosen)
 
 
 # --- The measurements of a study, and their law, COST and noise.

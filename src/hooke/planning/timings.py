@@ -14,6 +14,7 @@ from hooke.journal.events import (
     AttemptStarted,
     CapacityChanged,
     Event,
+    ItemsFound,
     NodePlanned,
     RunFinished,
     RunStarted,
@@ -21,7 +22,7 @@ from hooke.journal.events import (
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import STUDY_PREFIX
-from hooke.planning.remaining import RemainingNode, reads_of
+from hooke.planning.remaining import DataUse, RemainingNode, bytes_above, reads_of, result_bytes
 from hooke.scaling.call_times import PredictedRun, Timing, run_spread
 from hooke.scaling.catalog import InstanceType, Range
 from hooke.scaling.law import Law
@@ -39,7 +40,10 @@ MOST_RUNS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedCalls:
-    """The calls of comparable nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds per second."""
+    """The calls of comparable nodes in one run: one task, equal code and arguments. `cpu_share` is cpu seconds per second.
+
+    `data` is what one of these nodes read.
+    """
 
     task: str
     kind: str
@@ -47,6 +51,7 @@ class TimedCalls:
     inputs: Mapping[str, str]
     timing: Timing
     cpu_share: float
+    data: DataUse | None = None
 
     def comparability(self, work: RemainingNode) -> int:
         """2 if code and arguments equal those of `work`, 1 if only the code does, else 0."""
@@ -130,6 +135,67 @@ class _Spans:
         return gaps[len(gaps) // 4] if gaps else 0.0
 
 
+@dataclass(slots=True)
+class _Data:
+    """What the nodes of one run read and returned, in bytes of all their items."""
+
+    read: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    files: dict[int, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    out: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    items: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    peak: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    _found: set[tuple[int, str]] = field(default_factory=set)
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        if isinstance(event, AttemptFinished) and event.hi > event.lo:
+            node = event.node
+            self.out[node] += result_bytes(event.ref)
+            self.items[node] += event.hi - event.lo
+            self.peak[node] = max(self.peak[node], event.peak_bytes or 0)
+            for each in event.observed:
+                for one in each.inputs:
+                    if one.kind == "file":
+                        self.read[node] += one.size * (each.hi - each.lo)
+                        self.files[node][one.name] = one.size
+        elif isinstance(event, ItemsFound):
+            if (event.node, event.ref.digest) not in self._found:
+                self._found.add((event.node, event.ref.digest))
+                self.out[event.node] += result_bytes(event.ref)
+            self.items[event.node] += event.hi - event.lo
+
+    def use(self, view: RunView, number: int, ran: int) -> DataUse:
+        """The data of a node, of which `ran` items or calls ran."""
+        node = view.nodes[number]
+        planned, items = node.planned, node.items or 1
+        columns = set(planned.inputs).difference(planned.shown) if planned.kind == "map" else set[str]()
+        own = sum(size / items if name in columns else size for name, size in planned.data.items())
+        texts = " ".join(planned.shown.values())
+        parents = [
+            (
+                above.planned.kind,
+                above.items,
+                self.out[at] / max(self.items[at], 1),
+                planned.items is None and f"{above.planned.task!r}" not in texts,
+            )
+            for at in planned.parents
+            if (above := view.nodes.get(at)) is not None
+        ]
+        return DataUse(
+            task=planned.task,
+            kind=planned.kind,
+            code=planned.code,
+            inputs=planned.inputs,
+            shown=planned.shown,
+            items=items,
+            own=own + self.read[number] / ran,
+            above=bytes_above(planned.kind, node.items, parents),
+            out=self.out[number] / max(self.items[number], 1),
+            files=self.files[number],
+            peak=self.peak[number],
+        )
+
+
 def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
     """The timings of a project's newest runs, the newest first. Damaged and too large journals are skipped."""
     names = [name for name in runs.names() if not name.startswith(STUDY_PREFIX)]
@@ -150,11 +216,12 @@ def past_runs(runs: RunsFolder) -> Iterator[RunTimes]:
 
 def run_times(events: Sequence[Event]) -> RunTimes | None:
     """The timings in one run's events; None if the run never started."""
-    view, spans = RunView(), _Spans()
+    view, spans, data = RunView(), _Spans(), _Data()
     slots = 0
     for event in events:
         view.apply(event)
         spans.apply(event)
+        data.apply(event)
         if isinstance(event, CapacityChanged):
             slots = max(slots, event.slots)
     if view.begun is None:
@@ -164,10 +231,20 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
     for number in spans.nodes:
         if number in view.nodes:
             groups[_kind_of(view, number)].append(number)
+    uses = {
+        numbers[0]: data.use(view, numbers[0], sum(span.items for span in spans.nodes[numbers[0]]))
+        for numbers in groups.values()
+    }
     there = _there(view)
     worked, beside = _worked(events, spans) or (None, None)
     timed = [
-        _timed(view, spans, numbers, _at_once(view.nodes[numbers[0]].planned, there, room, slots))
+        _timed(
+            view,
+            spans,
+            numbers,
+            _at_once(view.nodes[numbers[0]].planned, there, room, slots),
+            uses[numbers[0]],
+        )
         for numbers in groups.values()
     ]
     return RunTimes(
@@ -179,14 +256,19 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
         beside_s=beside,
         events=events,
         slots=slots or 1,
-        works=_works(view, spans, groups.values()),
+        works=_works(view, spans, groups.values(), {number: use.size for number, use in uses.items()}),
         worked_s=worked,
     )
 
 
-def _works(view: RunView, spans: _Spans, groups: Iterable[Sequence[int]]) -> list[NodeWork]:
-    """The nodes that ran. A map is taken to be in step with a map of as many items above it."""
-    like = {number: str(at) for at, numbers in enumerate(groups) for number in numbers}
+def _works(
+    view: RunView, spans: _Spans, groups: Iterable[Sequence[int]], sizes: Mapping[int, float]
+) -> list[NodeWork]:
+    """The nodes that ran. A map is taken to be in step with a map of as many items above it. `sizes` are of the first of each group."""
+    like, size = dict[int, str](), dict[int, float]()
+    for at, numbers in enumerate(groups):
+        like.update(dict.fromkeys(numbers, str(at)))
+        size.update(dict.fromkeys(numbers, sizes[numbers[0]]))
     place = {number: at for at, number in enumerate(sorted(like))}
     items = {number: sum(span.items for span in spans.nodes[number]) for number in like}
     works: list[NodeWork] = []
@@ -207,6 +289,7 @@ def _works(view: RunView, spans: _Spans, groups: Iterable[Sequence[int]]) -> lis
                     for parent in above
                 ),
                 reads=_reads(view, number),
+                bytes=size[number],
                 cpus=planned.cpus * planned.slots,
                 gpus=planned.gpus * planned.slots,
                 slots=planned.slots,
@@ -227,7 +310,9 @@ def _reads(view: RunView, number: int) -> int:
     return reads_of(node.planned.kind, node.items, [(each.planned.kind, each.items) for each in above])
 
 
-def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -> TimedCalls:
+def _timed(
+    view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int, data: DataUse
+) -> TimedCalls:
     planned = view.nodes[numbers[0]].planned
     own = [span for number in numbers for span in spans.nodes[number]]
     items = sum(span.items for span in own)
@@ -246,8 +331,11 @@ def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int) -
             known=single if len(single) == items and planned.kind == "map" else {},
             at_once=at_once,
             reads=_reads(view, numbers[0]),
+            bytes=data.size,
+            run=view.run,
         ),
         cpu_share=sum(span.cpu_s for span in own) / seconds if seconds else 0.0,
+        data=data,
     )
 
 
@@ -406,7 +494,7 @@ def _pairs(runs: Sequence[RunTimes], *hosts: str) -> list[tuple[list[Timing], ..
         if run.host in hosts:
             for timed in run.timed:
                 if timed.timing.seconds > 0:
-                    conditions = (timed.timing.reads, timed.timing.at_once)
+                    conditions = (timed.timing.reads, timed.timing.bytes, timed.timing.at_once)
                     kinds[timed.kind_by(None), conditions][hosts.index(run.host)].append(timed.timing)
     return list(kinds.values())
 

@@ -51,7 +51,7 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
-from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.graph import Graph, Node, data_of
 from hooke.pipeline.node_keys import GraphKeys, NodeKey
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
@@ -606,6 +606,7 @@ class Driver:
             notes=key.code.notes,
             inputs=key.inputs,
             shown={name: short_repr(value) for name, value in node.arguments.items()},
+            data=data_of(node),
             cpus=asked.cpus,
             memory=asked.memory,
             gpus=asked.gpus,

@@ -1,9 +1,9 @@
-"""The seconds of a call, from earlier timings: with more calls at once, and with more items to read."""
+"""The seconds of a call, from earlier timings: with more calls at once, and with more data to read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,14 +11,17 @@ from scipy.optimize import nnls
 from scipy.special import stdtrit
 
 from hooke.base.errors import BeyondTheData
+from hooke.base.formats import format_bytes
 from hooke.scaling.law import FARTHEST, Law
 
 __all__ = [
     "LEVEL",
+    "NORMAL",
     "PRIOR",
     "Calibration",
     "Ends",
     "PredictedRun",
+    "SizeLaw",
     "Sized",
     "Slowdown",
     "TimeSpread",
@@ -28,11 +31,12 @@ __all__ = [
     "combined",
     "item_variance",
     "mean_seconds",
+    "merged",
     "nearest_level",
+    "other_size",
     "run_spread",
     "seconds_factor",
     "sized",
-    "sizes_needed",
     "slowdown",
 ]
 
@@ -56,7 +60,8 @@ class Timing:
     """The timing of one task in one run: the mean `seconds` of its `items`, and the mean `gap_s` to the worker's next item.
 
     `spread` is the standard deviation of ln seconds among items, `known` the seconds of single items by number.
-    `at_once` is how many items could run at once. `reads` is how many items of maps each call read.
+    `at_once` is how many items could run at once. `reads` is how many items of maps each call read, and `bytes` the size of all
+    data that it read; 0 if that is not known. `run` is the run's id.
     """
 
     items: int
@@ -66,6 +71,31 @@ class Timing:
     known: Mapping[int, float] = field(default_factory=dict)
     at_once: int = 1
     reads: float = 0
+    bytes: float = 0
+    run: str = ""
+
+
+def merged(timings: Iterable[Timing]) -> list[Timing]:
+    """One timing for each run, concurrency and size, because calls of one run are not independent."""
+    groups: dict[tuple[str, int, float, float], list[Timing]] = {}
+    for at, each in enumerate(timings):
+        groups.setdefault((each.run or str(at), each.at_once, each.reads, each.bytes), []).append(each)
+    return [own[0] if len(own) == 1 else _pooled(own) for own in groups.values()]
+
+
+def _pooled(timings: Sequence[Timing]) -> Timing:
+    items = sum(each.items for each in timings)
+    seconds = sum(each.items * each.seconds for each in timings) / items
+    logs = [math.log(each.seconds / seconds) if each.seconds > 0 else 0.0 for each in timings]
+    squares = sum(each.items * (each.spread**2 + log**2) for each, log in zip(timings, logs, strict=True))
+    return replace(
+        timings[0],
+        items=items,
+        seconds=seconds,
+        gap_s=sum(each.items * each.gap_s for each in timings) / items,
+        spread=math.sqrt(squares / items),
+        known={},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +140,10 @@ def borrowed_spread(tasks: Iterable[Sequence[Timing]]) -> TimeSpread:
 
 def _squares(timings: Sequence[Timing]) -> tuple[float, float]:
     """The sum of squared deviations of ln seconds from the mean of equal conditions, and its degrees of freedom."""
-    groups: dict[tuple[int, float], list[float]] = {}
+    groups: dict[tuple[int, float, float], list[float]] = {}
     for each in timings:
         if each.seconds > 0:
-            groups.setdefault((each.at_once, each.reads), []).append(math.log(each.seconds))
+            groups.setdefault((each.at_once, each.reads, each.bytes), []).append(math.log(each.seconds))
     squares = freedom = 0.0
     for logs in groups.values():
         mean = sum(logs) / len(logs)
@@ -285,7 +315,15 @@ LEAST_SPREAD = 0.03
 NORMAL = 1.96
 """The normal distribution's quantile at the level."""
 FEWEST_SIZES = 3
-"""Sizes from which a fixed part and a part for each item can be told apart."""
+"""Sizes from which a fixed part and a part for each item can be told apart,"""
+APART = 1.2
+"""and the smallest ratio between two of them."""
+SAME_BYTES = 0.05
+"""Calls whose bytes differ by less than this share count as calls of one size."""
+LEAST_ITEM = 1024
+"""Bytes of an item from which it counts as data. Smaller ones are numbers and the like, whose bytes say nothing of the time."""
+SAME_ITEMS = 1.25
+"""Up to this ratio between their bytes, items count as equally large: then the number of items is the size of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,52 +334,111 @@ class Sized:
     ends: Ends = (1.0, 1.0, 1.0)
 
 
-def sized(timings: Sequence[Timing], size: float, spread: TimeSpread = PRIOR) -> Sized | None:
-    """The timings for a call on data of this size; None if no timing applies.
+def sized(
+    timings: Sequence[Timing], items: float, spread: TimeSpread = PRIOR, *, data: float = 0, error: float = 0
+) -> Sized | None:
+    """The timings for a call that reads so many items of maps, or so many bytes of `data`; None if no timing applies.
 
-    Timings of exactly this size are enough. Otherwise seconds follow the size: a power of it, whose exponent is drawn
-    towards USUAL_SLOPE, or from three sizes also a fixed part plus a part for each item. The two count by their likelihood.
-    The interval includes their difference, and a bend that grows with the distance from the measured sizes.
+    Timings of this size are enough. Otherwise seconds follow the size: see `SizeLaw`. The bytes are the size of a call that
+    reads no map, and of one whose items differ in their bytes; they are ignored where they were not recorded (0). `error`
+    is the standard deviation of the natural logarithm of the size.
     """
     timed = [each for each in timings if each.items]
-    exact = [each for each in timed if each.reads == size]
-    if exact or not timed:
-        return Sized(exact) if exact else None
-    own = [each for each in timed if each.reads > 0 and each.seconds > 0]
-    if not own or size <= 0:
+    if not timed:
         return None
-    law = _SizeLaw(own, spread)
-    moved = [
-        replace(
-            each, seconds=each.seconds * law.seconds(size) / law.seconds(each.reads), reads=size, known={}
-        )
-        for each in own
-    ]
-    factor = math.exp(NORMAL * law.error(size))
-    return Sized(moved, (1 / factor, 1.0, factor))
+    if _by_bytes(timed, items, data):
+        return _sized_by_bytes([each for each in timed if each.bytes > 0], items, data, spread, error)
+    exact = [each for each in timed if each.reads == items]
+    own = [each for each in timed if each.reads > 0 and each.seconds > 0]
+    if exact and not (error and own):
+        return Sized(merged(replace(each, bytes=data) for each in exact))
+    if not own or items <= 0:
+        return None
+    law = _law(own, [each.reads for each in own], spread)
+    return _moved(own, law, items, error, lambda each: each.reads, {"reads": items, "bytes": data})
 
 
-class _SizeLaw:
-    """ln seconds over ln size: a power and, from three sizes, a line, weighted by their likelihood."""
+def _by_bytes(timed: Sequence[Timing], items: float, data: float) -> bool:
+    """Whether the bytes are the size: of calls that read no map, or items that are not equally large."""
+    measured = [each for each in timed if each.bytes > 0 and bool(each.reads) == bool(items)]
+    if data <= 0 or not measured:
+        return False
+    if not items:
+        return True
+    per_item = [data / items, *(each.bytes / each.reads for each in measured)]
+    return min(per_item) >= LEAST_ITEM and max(per_item) > SAME_ITEMS * min(per_item)
 
-    def __init__(self, own: Sequence[Timing], spread: TimeSpread) -> None:
-        self._x = np.array([math.log(each.reads) for each in own])
-        self._y = np.array([math.log(each.seconds) for each in own])
-        self._variance = spread.value**2
+
+def _sized_by_bytes(
+    own: Sequence[Timing], items: float, data: float, spread: TimeSpread, error: float
+) -> Sized | None:
+    own = [each for each in own if bool(each.reads) == bool(items)]
+    exact = [each for each in own if abs(math.log(data / each.bytes)) <= SAME_BYTES]
+    if exact and not error:
+        return Sized(merged(replace(each, reads=items, bytes=data) for each in exact))
+    own = [each for each in own if each.seconds > 0]
+    if not own:
+        return None
+    law = _law(own, [each.bytes for each in own], spread)
+    return _moved(own, law, data, error, lambda each: each.bytes, {"reads": items, "bytes": data})
+
+
+def _law(own: Sequence[Timing], sizes: Sequence[float], spread: TimeSpread) -> SizeLaw:
+    return SizeLaw(sizes, [each.seconds for each in own], spread=spread.value)
+
+
+def _moved(
+    own: Sequence[Timing],
+    law: SizeLaw,
+    size: float,
+    error: float,
+    size_of: Callable[[Timing], float],
+    there: Mapping[str, float],
+) -> Sized:
+    """The timings, moved to a size by the law."""
+    moved: list[Timing] = []
+    for each in own:
+        factor = law.value(size) / law.value(size_of(each))
+        known = {item: seconds * factor for item, seconds in each.known.items()}
+        moved.append(replace(each, seconds=each.seconds * factor, known=known, **there))
+    shifted = abs(math.log(law.value(size * math.exp(error)) / law.value(size)))
+    factor = math.exp(NORMAL * math.hypot(law.error(size), shifted))
+    return Sized(merged(moved), (1 / factor, 1.0, factor))
+
+
+class SizeLaw:
+    """How a quantity above 0 follows the size of data: a power of it and, from three sizes, a line, weighted by likelihood.
+
+    The power's exponent is drawn towards `slope` with the standard deviation `slope_error`; the line is a fixed part plus a
+    part for each unit, neither below zero. `spread` is the standard deviation of ln values. `bend` is as in BEND.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[float],
+        values: Sequence[float],
+        *,
+        spread: float,
+        slope: float = USUAL_SLOPE,
+        slope_error: float = PRIOR_SLOPE,
+        bend: float = BEND,
+    ) -> None:
+        self._x, self._y = np.log(np.asarray(sizes, float)), np.log(np.asarray(values, float))
+        self._variance, self._bend = spread**2, bend
         self._centre, self._level = float(self._x.mean()), float(self._y.mean())
         x, y = self._x - self._centre, self._y - self._level
-        prior = self._variance / PRIOR_SLOPE**2
-        self._power = float((x @ y + prior * USUAL_SLOPE) / (x @ x + prior))
+        prior = self._variance / slope_error**2
+        self._power = float((x @ y + prior * slope) / (x @ x + prior))
         self._slope_error = math.sqrt(self._variance / float(x @ x + prior))
         self._line: tuple[float, float] | None = None
         self._line_weight = 0.0
-        if len({each.reads for each in own}) >= FEWEST_SIZES:
+        if _distinct(sizes) >= FEWEST_SIZES:
             self._fit_line()
 
     def _fit_line(self) -> None:
-        """A fixed part plus a part for each item, neither below zero, with relative errors."""
-        size, seconds = np.exp(self._x), np.exp(self._y)
-        columns = np.stack([1 / seconds, size / seconds], axis=1)
+        """A fixed part plus a part for each unit, neither below zero, with relative errors."""
+        size, value = np.exp(self._x), np.exp(self._y)
+        columns = np.stack([1 / value, size / value], axis=1)
         (fixed, each), _ = nnls(columns, np.ones(size.size))
         self._line = float(fixed), float(each)
         misfits = [
@@ -363,23 +460,40 @@ class _SizeLaw:
             return self._by_power(x)
         return self._line_weight * self._by_line(x) + (1 - self._line_weight) * self._by_power(x)
 
-    def seconds(self, size: float) -> float:
-        """The expected seconds of a call."""
+    def value(self, size: float) -> float:
+        """The expected value at a size."""
         return math.exp(self._log(math.log(size)))
 
     def error(self, size: float) -> float:
-        """The standard deviation of ln seconds that the law leaves at a size."""
+        """The standard deviation of the ln value that the law leaves at a size."""
         x = math.log(size)
         beyond = max(float(self._x.min()) - x, x - float(self._x.max()), 0.0)
         apart = 0.0
         if self._line is not None:
             weight = self._line_weight
             apart = math.sqrt(weight * (1 - weight)) * abs(self._by_line(x) - self._by_power(x))
-        return math.hypot(self._slope_error * (x - self._centre), apart, BEND * beyond)
+        return math.hypot(self._slope_error * (x - self._centre), apart, self._bend * beyond)
 
 
-def sizes_needed(size: float) -> str:
-    """The runs that would determine calls of this size; the reach of a law is that for N."""
+def _distinct(sizes: Iterable[float]) -> int:
+    """How many sizes lie APART from one another."""
+    count, last = 0, 0.0
+    for size in sorted(sizes):
+        if size >= APART * last:
+            count, last = count + 1, size
+    return count
+
+
+def other_size(timings: Sequence[Timing], items: float, *, data: float = 0) -> str:
+    """Which size a call has, which ones were timed, and which runs would determine it; the reach of a law is that for N."""
+    if _by_bytes([each for each in timings if each.items], items, data):
+        size, shown = data, format_bytes(round(data))
+        others = [format_bytes(round(each)) for each in sorted({each.bytes for each in timings if each.bytes})]
+        largest = format_bytes(math.ceil(size / FARTHEST))
+    else:
+        shown, largest = f"{items:g} items", f"{math.ceil(items / FARTHEST)}"
+        others = [f"{size:g}" for size in sorted({each.reads for each in timings})]
     return (
-        f"runs of {FEWEST_SIZES} sizes, the largest {math.ceil(size / FARTHEST)} or more, would determine it"
+        f"a call reads {shown}, but was measured with {', '.join(others)}; "
+        f"runs of {FEWEST_SIZES} sizes, the largest {largest} or more, would determine it"
     )

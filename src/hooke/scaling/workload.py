@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hooke.scaling.call_times import (
+    NORMAL,
     PRIOR,
     Calibration,
     Ends,
@@ -22,10 +23,10 @@ from hooke.scaling.call_times import (
     item_variance,
     mean_seconds,
     nearest_level,
+    other_size,
     run_spread,
     seconds_factor,
     sized,
-    sizes_needed,
     slowdown,
 )
 from hooke.scaling.law import Law
@@ -246,8 +247,9 @@ def _dealt(items: int, shape: Sequence[float], draw: int = 0) -> list[float]:
 class NodeWork:
     """The remaining work of one graph node: a call, or items of a map. `items` is None if not yet known.
 
-    `needs` refer to earlier entries of the same sequence. `reads` is as in `Timing`. cpus, memory (bytes) and gpus are
-    per call. `like` names the task facts to use if they are not those of `task`.
+    `needs` refer to earlier entries of the same sequence. `reads` and `bytes` are as in `Timing`; `bytes_error` and
+    `items_error` are the standard deviations of ln `bytes` and of ln `items`. cpus, memory (bytes) and gpus are per call.
+    `like` names the task facts to use if they are not those of `task`.
     """
 
     task: str
@@ -255,6 +257,9 @@ class NodeWork:
     items: int | None = 1
     needs: tuple[CallNeed, ...] = ()
     reads: float = 0
+    bytes: float = 0
+    bytes_error: float = 0
+    items_error: float = 0
     cpus: float = 1.0
     memory: int | None = None
     gpus: float = 0.0
@@ -355,7 +360,8 @@ class Workload:
         factor = seconds_factor(timings, spread, items=most)
         known = [seconds for each in timings for seconds in each.known.values()]
         usual = sum(known) / len(known) if known else 0.0
-        low, value, high = model = combined(slow.ends, basis.ends)
+        count = math.exp(NORMAL * work.items_error)
+        low, value, high = model = combined(combined(slow.ends, basis.ends), (1 / count, 1.0, count))
         below, _, above = combined((1 / factor, 1.0, factor), (low / value, 1.0, high / value))
         return PerCall(
             seconds=(mean * value * below, mean * value, mean * value * above),
@@ -367,7 +373,7 @@ class Workload:
             bounds=slow.ends if slow.open else (1.0, 1.0, 1.0),
             open=f"{slow.open}{facts.limit}" if slow.open else "",
             measure_at=slow.measure_at,
-            unsized="" if basis.ends[2] == 1 else _other_size(work, facts.timings),
+            unsized=_unsized(work, basis, facts.timings),
         )
 
     def _of(self, work: NodeWork) -> TaskFacts:
@@ -375,7 +381,7 @@ class Workload:
 
     def _sized(self, work: NodeWork) -> Sized | None:
         facts = self._of(work)
-        return sized(facts.timings, work.reads, facts.prior)
+        return sized(facts.timings, work.reads, facts.prior, data=work.bytes, error=work.bytes_error)
 
     def _uncounted(self) -> Iterator[Untimed]:
         for work in self.works:
@@ -385,12 +391,18 @@ class Workload:
             elif not timings:
                 yield Untimed(task=work.task, why="never measured")
             elif self._sized(work) is None:
-                yield Untimed(task=work.task, why=_other_size(work, timings))
+                yield Untimed(task=work.task, why=other_size(timings, work.reads, data=work.bytes))
 
 
-def _other_size(work: NodeWork, timings: Sequence[Timing]) -> str:
-    sizes = ", ".join(f"{size:g}" for size in sorted({each.reads for each in timings}))
-    return f"a call reads {work.reads:g} items, but was measured with {sizes}; {sizes_needed(work.reads)}"
+def _unsized(work: NodeWork, basis: Sized, timings: Sequence[Timing]) -> str:
+    """Why the size of the work is uncertain; empty if it is not."""
+    unknown = max(work.items_error, work.bytes_error)
+    if unknown and NORMAL * unknown >= math.log(basis.ends[2]):
+        return (
+            f"how much data reaches it is known within a factor of {math.exp(NORMAL * unknown):.2g} to either side; "
+            "runs on two other sizes of the data would tell"
+        )
+    return "" if basis.ends[2] == 1 else other_size(timings, work.reads, data=work.bytes)
 
 
 ENOUGH_RUNS = 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,9 @@ _catalogs = click.option(
 @click.option(
     "--times", "factors", multiple=True, metavar="TASK=N", help="Plan for N times the items of TASK."
 )
+@click.option(
+    "--scale", metavar="N", help="Plan for N times the data: each call reads N times the bytes of its files."
+)
 @click.option("--check", "run", metavar="RUN", help="Compare RUN with its plan.")
 @json_option
 @project_option
@@ -82,6 +86,7 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
     speeds: tuple[str, ...],
     startups: tuple[str, ...],
     factors: tuple[str, ...],
+    scale: str | None,
     run: str | None,
     as_json: bool,
     project: Path | None,
@@ -111,6 +116,7 @@ def plan(  # noqa: PLR0913 - one parameter for each option of the command
             wish=plan_limits(deadline, budget),
             workers=number_list("--workers", workers),
             times={name: _factor(name, text) for name, text in pairs("--times", factors).items()},
+            scale=None if scale is None else _scale(scale),
             catalog=catalogs or None,
             speed=pairs("--speed", speeds),
             startup=pairs("--startup", startups),
@@ -200,6 +206,18 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"{option} {text!r} is not a pair", fix=f"write {option} NAME=VALUE")
         pairs[name] = value
     return pairs
+
+
+def _scale(text: str) -> float:
+    try:
+        scale = float(text)
+    except ValueError:
+        raise UsageError(f"--scale {text!r} is not a number", fix="write --scale 10") from None
+    if not 0 < scale < math.inf:
+        raise UsageError(
+            f"--scale {text} is not a number above 0", fix="write --scale 10 for ten times the data"
+        )
+    return scale
 
 
 def _factor(name: str, text: str) -> float:
