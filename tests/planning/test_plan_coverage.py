@@ -131,13 +131,13 @@ def data_outcomes(seed: int, project: Project) -> Iterator[Outcome]:
     """One history of five to eight runs on data of three sizes, then the questions beyond them."""
     machine, pipeline = drawn_with_data(seed)
     rng = np.random.default_rng([seed, 3])
-    workers, base = [1, 2, 4] if rng.random() < 0.5 else [2], float(rng.choice([2.0, 10.0, 40.0]))
+    workers, base = [1, 2, 4] if rng.random() < 1 / 3 else [int(rng.choice([2, 4]))], float(rng.choice([2.0, 10.0, 40.0]))
     history = DataHistory(project=project, machine=machine, pipeline=pipeline, studies={})
     sizes = rng.permutation([1, 2, 4]).tolist()
     for number in range(int(rng.integers(5, 9))):
         if number == 1:
             yield history.ask_for(4.0, "after 1 run: 4 x data", workers=workers[0])
-        history.run_on(base * sizes[number % 3], workers=workers[number % len(workers)])
+        history.run_on(base * sizes[number % 3], workers=int(rng.choice(workers)))
     for asked in (*DATA_NEAR, *DATA_FAR):
         scale = float(asked.partition(" ")[0])
         at = int(asked.partition(", ")[2].partition(" ")[0] or workers[0])

@@ -532,7 +532,7 @@ class _Uses:
         uses = self.of(node)
         data = {name: size for name, size in {**data_of(node), **_paths(node)}.items() if size >= SMALL}
         counted = any(use.own >= SMALL for use in uses)
-        names = frozenset(data) if counted else frozenset[str]()
+        names = frozenset(data).union(*(_given(use) for use in uses[:1])) if counted else frozenset[str]()
         exact = self._exact.get((node.task.name, tuple(sorted(inputs.items()))))
         if exact is not None:
             return exact.own + self._changed(exact), names
@@ -540,7 +540,7 @@ class _Uses:
             return (uses[0].own if uses else 0.0), names
         columns = set(node.columns)
         whole = sum(size / max(items or 1, 1) if name in columns else size for name, size in data.items())
-        return whole + self._beside(node, uses[0], names), names
+        return whole + self._beside(node, uses[0]), names
 
     def out(self, node: Node, read: float, items: int | None) -> float:
         """Bytes of a result of a call that reads so much."""
@@ -580,12 +580,19 @@ class _Uses:
         # Files of items are counted once, whatever the number of items that read them.
         return min(use.own, before) * (now / before - 1) if before else 0.0
 
-    def _beside(self, node: Node, use: DataUse, names: frozenset[str]) -> float:
+    def _beside(self, node: Node, use: DataUse) -> float:
         """Bytes of the files that a call opens besides those that it was given."""
-        given = {os.path.basename(use.shown.get(name, "").strip("'\"")) for name in names}
         if node.kind == "map":
             return 0.0
+        given = set(_given(use).values())
         return sum(size for name, size in use.files.items() if os.path.basename(name) not in given)
+
+
+def _given(use: DataUse) -> dict[str, str]:
+    """Argument -> name, without its folder, of the file that a call was given by its path and opened."""
+    opened = {os.path.basename(name) for name in use.files}
+    named = {name: os.path.basename(text.strip("()'\"")) for name, text in use.shown.items()}
+    return {name: file.rpartition("'")[2] for name, file in named.items() if file.rpartition("'")[2] in opened}
 
 
 def _law_of(pairs: Sequence[tuple[float, float]], *, slope: float, slope_error: float) -> _Growth:

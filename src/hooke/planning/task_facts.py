@@ -136,7 +136,8 @@ def levels_of(
 ) -> Levels:
     """The throughputs of a task: from all comparable studies, and from `rows` of ordinary `runs` with its current code."""
     own = [_levels_of_study(study) for study in comparable_studies(studies, work)]
-    alike = _alike([row for row in rows if row.task == work.task and row.code == work.code])
+    read = {run.run: each.timing.bytes for run in runs for each in run.timed if each.task == work.task}
+    alike = _alike([row for row in rows if row.task == work.task and row.code == work.code], read)
     shares = [each.cpu_share for run in runs for each in run.timed if each.task == work.task]
     ordinary = Levels(
         n=tuple(row.n for row in alike),
@@ -189,11 +190,14 @@ def pooled(sources: Sequence[Levels]) -> Levels:
     return found
 
 
-def _alike(rows: Sequence[ThroughputRow]) -> list[ThroughputRow]:
-    """The rows of one kind of work (equal constant arguments): the kind measured at the most N, the newest first."""
-    kinds: dict[tuple[tuple[str, str], ...], list[ThroughputRow]] = {}
+def _alike(rows: Sequence[ThroughputRow], read: Mapping[str, float]) -> list[ThroughputRow]:
+    """The rows of one kind of work: the kind measured at the most N, the newest first.
+
+    The constant arguments of a kind are equal, and so are the bytes that a call `read` (by run).
+    """
+    kinds: dict[object, list[ThroughputRow]] = {}
     for row in rows:
-        kinds.setdefault(tuple(sorted(row.constants.items())), []).append(row)
+        kinds.setdefault((_pairs(row.constants), read.get(row.run, 0.0)), []).append(row)
     return max(kinds.values(), key=lambda kind: len({row.n for row in kind}), default=[])
 
 

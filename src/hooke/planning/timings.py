@@ -385,7 +385,7 @@ def _worked(events: Sequence[Event], spans: _Spans) -> tuple[float, float] | Non
 
 MOST_NEW = 0.1
 """The largest share of a run's work that may be new, if it is to be compared with a prediction."""
-MOST_OPEN = 1.3
+MOST_OPEN = 2.5
 """The largest factor, high to low, that laws may leave open in such a prediction."""
 
 
@@ -430,7 +430,9 @@ def _replay(
     told = expected(Workload(run.works, facts), _there_of(run), within=MOST_OPEN)
     if told is None:
         return None
-    return PredictedRun(math.log(run.worked_s / told.seconds), (whole - new) / inverse, told.chance)
+    return PredictedRun(
+        math.log(run.worked_s / told.seconds), (whole - new) / inverse, told.chance, told.laws
+    )
 
 
 def _there_of(run: RunTimes) -> Configuration:

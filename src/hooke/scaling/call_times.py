@@ -159,12 +159,14 @@ def _squares(timings: Sequence[Timing]) -> tuple[float, float]:
 class PredictedRun:
     """A past run, predicted from the `runs` runs before it: the natural logarithm of actual over predicted seconds.
 
-    `chance` is the part of its variance that comes from which items ran, and in which order.
+    `chance` is the part of its variance that comes from which items ran, and in which order, and `laws` the part of the laws
+    of N and of size.
     """
 
     log_ratio: float
     runs: float
     chance: float = 0.0
+    laws: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +186,29 @@ def calibrated(replays: Sequence[PredictedRun], prior: TimeSpread = PRIOR) -> Ca
     """What earlier predictions and what the runs then took tell of the next one.
 
     A prediction from k runs is off by s sqrt(1 + 1/k), and the errors of successive predictions are independent
-    (recursive residuals: Brown, Durbin and Evans, 1975).
+    (recursive residuals: Brown, Durbin and Evans, 1975). What laws add to an error is no spread between runs: such a
+    prediction counts by the share of its variance that they do not explain.
     """
-    squares = sum(each.log_ratio**2 / (1 + 1 / each.runs) for each in replays)
     known = FEW_PRIOR if prior is PRIOR and len(replays) < ENOUGH else prior
-    spread = known.updated(squares, len(replays))
-    return Calibration(spread, sum(each.chance for each in replays) / spread.freedom)
+    spread = known
+    for _ in range(ROUNDS):
+        weights = [_weight(each, spread.value**2) for each in replays]
+        squares = sum(
+            weight * weight * each.log_ratio**2 / (1 + 1 / each.runs)
+            for each, weight in zip(replays, weights, strict=True)
+        )
+        spread = known.updated(squares, sum(weights))
+    chance = sum(weight * each.chance for each, weight in zip(replays, weights, strict=True))
+    return Calibration(spread, chance / spread.freedom)
+
+
+ROUNDS = 5
+"""Rounds until weights and spread agree; one is enough without laws."""
+
+
+def _weight(replay: PredictedRun, variance: float) -> float:
+    own = variance * (1 + 1 / replay.runs)
+    return own / (own + replay.laws)
 
 
 def seconds_factor(timings: Sequence[Timing], spread: TimeSpread, *, items: int) -> float:
@@ -308,7 +327,7 @@ def _bounds(ratio: float) -> Ends:
 USUAL_SLOPE, PRIOR_SLOPE = 0.6, 0.4
 """The prior mean and standard deviation of d ln seconds / d ln size: a constant is 0, and proportional seconds are 1. The
 interval, -0.2 to 1.4, includes n log n and a share of fixed costs."""
-BEND = 0.1
+BEND = 0.07
 """The error of ln seconds for each factor e beyond the measured sizes, as a standard deviation."""
 LEAST_SPREAD = 0.03
 """Differences below this never tell a line from a power."""
@@ -339,7 +358,7 @@ def sized(
 ) -> Sized | None:
     """The timings for a call that reads so many items of maps, or so many bytes of `data`; None if no timing applies.
 
-    Timings of this size are enough. Otherwise seconds follow the size: see `SizeLaw`. The bytes are the size of a call that
+    Timings of this size are enough if they are all there are, or of three runs. Otherwise seconds follow the size: see `SizeLaw`. The bytes are the size of a call that
     reads no map, and of one whose items differ in their bytes; they are ignored where they were not recorded (0). `error`
     is the standard deviation of the natural logarithm of the size.
     """
@@ -374,7 +393,7 @@ def _sized_by_bytes(
 ) -> Sized | None:
     own = [each for each in own if bool(each.reads) == bool(items)]
     exact = [each for each in own if abs(math.log(data / each.bytes)) <= SAME_BYTES]
-    if exact and not error:
+    if exact and not error and (len({each.run for each in exact}) >= ENOUGH or len(exact) == len(own)):
         return Sized(merged(replace(each, reads=items, bytes=data) for each in exact))
     own = [each for each in own if each.seconds > 0]
     if not own:

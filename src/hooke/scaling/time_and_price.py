@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hooke.scaling.call_times import LEVEL, Calibration, Ends
+from hooke.scaling.call_times import LEVEL, NORMAL, Calibration, Ends
 from hooke.scaling.catalog import InstanceType
 from hooke.scaling.measurements import Estimate
 from hooke.scaling.workload import (
@@ -165,10 +165,11 @@ class Planner:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The expected seconds of a schedule, without start-up and overhead; `chance` is as in `Replay`."""
+    """The expected seconds of a schedule, without start-up and overhead; `chance` and `laws` are as in `PredictedRun`."""
 
     seconds: float
     chance: float
+    laws: float
 
 
 def expected(load: Workload, configuration: Configuration, *, within: float) -> Expected | None:
@@ -178,7 +179,7 @@ def expected(load: Workload, configuration: Configuration, *, within: float) -> 
     total = _Total(schedule, load.calibration)
     if any(each.open for each in schedule.per_call) or not total.value or total.model_factor > within:
         return None
-    return Expected(total.value, total.chance())
+    return Expected(total.value, total.chance(), (math.log(total.model_factor) / (2 * NORMAL)) ** 2)
 
 
 def _schedule(load: Workload, room: MachineRoom, fits: tuple[int, ...]) -> _Schedule:
