@@ -131,7 +131,10 @@ def data_outcomes(seed: int, project: Project) -> Iterator[Outcome]:
     """One history of five to eight runs on data of three sizes, then the questions beyond them."""
     machine, pipeline = drawn_with_data(seed)
     rng = np.random.default_rng([seed, 3])
-    workers, base = [1, 2, 4] if rng.random() < 1 / 3 else [int(rng.choice([2, 4]))], float(rng.choice([2.0, 10.0, 40.0]))
+    workers, base = (
+        [1, 2, 4] if rng.random() < 1 / 3 else [int(rng.choice([2, 4]))],
+        float(rng.choice([2.0, 10.0, 40.0])),
+    )
     history = DataHistory(project=project, machine=machine, pipeline=pipeline, studies={})
     sizes = rng.permutation([1, 2, 4]).tolist()
     for number in range(int(rng.integers(5, 9))):
@@ -235,4 +238,6 @@ def test_plans_for_other_sizes_of_the_data_hold_and_are_narrow(tmp_path):
         if name == "near":
             assert low <= 0.97, "too wide"
         assert np.median([each.width for each in answered]) <= (1.6 if name == "near" else 2.5)
-    assert len([each for each in near if each.interval is not None]) >= 0.8 * len(near), "a refusal holds nothing"
+    assert len([each for each in near if each.interval is not None]) >= 0.8 * len(near), (
+        "a refusal holds nothing"
+    )

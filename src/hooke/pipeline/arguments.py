@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, Signature
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.user_code import user_place
-from hooke.keys.file import File
 from hooke.pipeline.promise import MapPromise, Promise
 
 __all__ = [
@@ -29,7 +26,6 @@ __all__ = [
     "bind_map",
     "check_lengths",
     "copy_nesting",
-    "data_bytes",
     "plain_rows",
     "promises_in",
     "signature_of",
@@ -402,41 +398,3 @@ def _copy_flat(value: Any, copies: dict[int, Any]) -> Any:
     if known is None:
         known = copies[id(value)] = value.copy()
     return known
-
-
-# --- The size of data in arguments.
-
-
-def data_bytes(value: object) -> int:
-    """Bytes of a value's files and arrays: a `File`, an array, a table, a frame, or a list of these; 0 for anything else.
-
-    A list of other things costs a look at its first item.
-    """
-    kind = type(value)
-    if kind in LEAVES or isinstance(value, Promise):
-        return 0
-    if kind in _LISTS:
-        members = cast("Sequence[object]", value)
-        return sum(map(data_bytes, members)) if members and data_bytes(members[0]) else 0
-    if isinstance(value, File):
-        with contextlib.suppress(OSError):  # its reader notices
-            return os.stat(value).st_size
-        return 0
-    return _size_in_memory(value)
-
-
-_LISTS = (list, tuple)
-
-
-def _size_in_memory(value: Any) -> int:
-    """What an array or a table says of its size, at a cost that its rows do not raise: NumPy, Arrow and PyTorch; pandas; Polars."""
-    kind: Any = type(value)
-    if hasattr(kind, "nbytes"):
-        size = value.nbytes
-    elif hasattr(kind, "memory_usage") and hasattr(kind, "iloc"):
-        size = int(value.memory_usage(index=False).sum())
-    elif hasattr(kind, "estimated_size"):
-        size = value.estimated_size()
-    else:
-        return 0
-    return size if isinstance(size, int) else 0

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from hooke.pipeline.arguments import data_bytes, promises_in
+from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "data_of", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
+__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
 
 
 class Use(msgspec.Struct, frozen=True, gc=False):
@@ -69,12 +69,6 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of a call node."""
         return self.task.binder.unbind(self.arguments)
-
-
-def data_of(node: Node) -> dict[str, int]:
-    """Parameter -> bytes of the files and arrays in its argument, if it has any; of a map's list, those of all its items."""
-    columns = zip(node.columns, node.iterables, strict=True)
-    return {name: size for name, value in (*node.arguments.items(), *columns) if (size := data_bytes(value))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,20 +7,24 @@ as their list exists.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from blake3 import blake3
 
 from hooke.base.errors import NotFingerprintable, TraceError
+from hooke.keys.file import File
 from hooke.keys.fingerprint import SharedValueKeys, fingerprint_code, fingerprint_items, fingerprint_value
 from hooke.keys.fingerprint_parts import CodePrint, combine, frame, frame_key
+from hooke.pipeline.arguments import LEAVES
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import CARRY, MapPromise, Promise
 
-__all__ = ["GraphKeys", "NodeKey"]
+__all__ = ["GraphKeys", "NodeKey", "data_bytes", "data_of"]
 
 
 class NodeKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -220,3 +224,44 @@ def _chained(recipe: str, columns: list[bytes]) -> bytes:
     for at in range(0, len(columns[0]), 16):
         out += bytes.fromhex(combine(recipe, *(column[at : at + 16].hex() for column in columns)))
     return bytes(out)
+
+
+# --- The size of data in arguments.
+
+
+def data_of(node: Node) -> dict[str, int]:
+    """Parameter -> bytes of the files and arrays in its argument, if it has any; of a map's list, those of all its items."""
+    columns = zip(node.columns, node.iterables, strict=True)
+    return {name: size for name, value in (*node.arguments.items(), *columns) if (size := data_bytes(value))}
+
+
+def data_bytes(value: object) -> int:
+    """Bytes of a value's files and arrays: a `File`, an array, a table, a frame, or a list of these; 0 for anything else.
+
+    A list of other things costs a look at its first item.
+    """
+    kind = type(value)
+    if kind in LEAVES:
+        return 0
+    if kind in (list, tuple):
+        members = cast("Sequence[object]", value)
+        return sum(map(data_bytes, members)) if members and data_bytes(members[0]) else 0
+    if isinstance(value, File):
+        with contextlib.suppress(OSError):  # its reader notices
+            return os.stat(value).st_size
+        return 0
+    return _size_in_memory(value)
+
+
+def _size_in_memory(value: Any) -> int:
+    """What an array or a table says of its size, at a cost that its rows do not raise: NumPy, Arrow, PyTorch; pandas; Polars."""
+    kind: Any = type(value)
+    if hasattr(kind, "nbytes"):
+        size = value.nbytes
+    elif hasattr(kind, "memory_usage") and hasattr(kind, "iloc"):
+        size = int(value.memory_usage(index=False).sum())
+    elif hasattr(kind, "estimated_size"):
+        size = value.estimated_size()
+    else:
+        return 0
+    return size if isinstance(size, int) else 0

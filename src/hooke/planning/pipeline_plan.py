@@ -13,7 +13,7 @@ from typing import Any
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import short_parameters
+from hooke.base.formats import format_bytes, short_parameters
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.journal.events import PlanMade, PlannedTask
 from hooke.journal.study_records import StudyRecord
@@ -25,7 +25,7 @@ from hooke.planning.prediction import Prediction, TaskShare, plan_facts, plan_ht
 from hooke.planning.remaining import Survey, Times
 from hooke.planning.task_facts import KnownFacts, PastJournals, known_facts
 from hooke.planning.timings import speeds
-from hooke.processes.devices import cpus_here
+from hooke.processes.devices import cpus_here, memory_here
 from hooke.project.folder import Project, new_run_id, project_of
 from hooke.project.pipeline_file import entry_of
 from hooke.scaling.call_times import LEVEL
@@ -209,8 +209,7 @@ def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> P
         project.store(),
         question.times,
         project.inputs_now(),
-        past=past.data(project.root),
-        scale=question.scale,
+        past.data(project.root, question.scale),
     )
     speed = speeds(speed, past.everywhere, here=past.host)
     catalogs = given(lists, speed=speed, startup=startup)
@@ -230,7 +229,7 @@ def predicted(question: PlanQuestion, project: Project, past: PastJournals) -> P
         tasks=_shares(survey, here.untimed),
         untimed=here.untimed,
         catalogs=tuple(catalogs),
-        notes=(*survey.data.notes, *_notes(facts, past)),
+        notes=(*_data_notes(survey, rows, past), *_notes(facts, past)),
         next=_next(question, advice, facts, rows, here.untimed, past.studies),
         question=question,
         project=project,
@@ -297,6 +296,42 @@ def _notes(facts: KnownFacts, past: PastJournals) -> tuple[str, ...]:
         return ("this project has no run or study that tells how long its tasks take",)
     elsewhere = () if past.is_here else (f"measured on {past.host}, not on this machine",)
     return (*elsewhere, *facts.notes)
+
+
+def _data_notes(survey: Survey, rows: Sequence[Row], past: PastJournals) -> Iterator[str]:
+    """What other sizes of the data mean, what was assumed, whether memory suffices, and which runs would tell more."""
+    yield from survey.data.notes
+    if not survey.data.is_scaled:
+        return
+    if past.is_here:
+        yield from _memory_notes(survey, rows)
+    if rows and not any(row.seconds for row in rows) and (runs := survey.data.runs_to_make()):
+        yield f"to predict it: {runs}"
+
+
+MOST_OPEN_PEAK = 2.5
+"""The largest factor, high to low, up to which a peak is told: that of a time."""
+
+
+def _memory_notes(survey: Survey, rows: Sequence[Row]) -> Iterator[str]:
+    """Whether the most memory of calls at once fits in this machine, for the task that needs the most."""
+    workers = max((row.configuration.workers for row in rows if row.configuration.is_local), default=1)
+    needs = {
+        task: (min(workers, items), peak)
+        for task, items in survey.items.items()
+        if items and (peak := survey.data.peak(task)) is not None and peak[2] <= MOST_OPEN_PEAK * peak[0]
+    }
+    if not needs:
+        return
+    task = max(needs, key=lambda each: needs[each][0] * needs[each][1][2])
+    at_once, peak = needs[task]
+    low, value, high = (format_bytes(round(each)) for each in peak)
+    whole, free = at_once * peak[2], memory_here()
+    compared = "of" if whole <= free else "more than"
+    yield (
+        f"memory: a call of {task} peaks at {value} ({low} to {high}); {at_once} at once take up to "
+        f"{format_bytes(round(whole))}, {compared} the {format_bytes(free)} that are free on this machine"
+    )
 
 
 def _next(

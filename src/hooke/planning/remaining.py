@@ -18,9 +18,10 @@ from hooke.base.ref import Ref
 from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.finished_results import StoredManifests
-from hooke.pipeline.graph import Graph, Node, data_of, needs_of
-from hooke.pipeline.node_keys import GraphKeys
-from hooke.scaling.call_times import SizeLaw
+from hooke.pipeline.graph import Graph, Node, needs_of
+from hooke.pipeline.node_keys import GraphKeys, data_of
+from hooke.scaling.call_times import APART, FEWEST_SIZES, NORMAL, SizeLaw, distinct_sizes
+from hooke.scaling.law import FARTHEST
 from hooke.scaling.workload import CallNeed, NodeWork
 from hooke.store.store import Store
 
@@ -74,9 +75,9 @@ class RemainingNode:
 class Survey:
     """Compares a graph with a store: `left` is the remaining work.
 
-    With `times` or `scale` the data differ, so stored results do not count. Raises UsageError if `times` names a task that is
-    not mapped. Results that were made from observed inputs count if these are the same in `inputs`; without that, none does.
-    `past` tells the sizes of data; without it, none is known.
+    With `times`, or a scale in `past`, the data differ, so stored results do not count. Raises UsageError if `times` names a
+    task that is not mapped. Results that were made from observed inputs count if these are the same in `inputs`; without that,
+    none does. `past` tells the sizes of data; without it, none is known.
     """
 
     def __init__(
@@ -86,20 +87,17 @@ class Survey:
         store: Store,
         times: Times,
         inputs: InputsNow | None = None,
-        *,
         past: PastData | None = None,
-        scale: float | None = None,
     ) -> None:
+        past = past or PastData()
         self._graph = graph
         self._keys = keys
         self._counts = StoredManifests(store, inputs).hold if inputs is not None else None
         factors, found = _factors(graph, times), [self._size(node, store) for node in graph.nodes]
         self._kept_bytes: dict[int, float] = {}
         stored = [self._found(node, found[node.id], store) for node in graph.nodes]
-        self._stored = [0] * len(stored) if times or scale is not None else stored
-        self.data = DataSizes(
-            graph, keys, found, factors, past=past or PastData(), kept=self._kept_bytes, scale=scale
-        )
+        self._stored = [0] * len(stored) if times or past.scale is not None else stored
+        self.data = DataSizes(graph, keys, found, factors, past=past, kept=self._kept_bytes)
         self._factors, self._sizes = self.data.factors, self.data.items
         wanted = self._wanted()
         self.left = [self._left(node) for node in graph.nodes if node.id in wanted]
@@ -257,6 +255,8 @@ SLOPE_ERROR = 0.5
 """The prior standard deviation of d ln bytes of a result / d ln bytes that its call read,"""
 BYTES_BEND = 0.05
 """and its error for each factor e beyond the measured sizes."""
+PEAK_SPREAD = 0.1
+"""The standard deviation of ln peak memory among calls of one size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,10 +288,11 @@ class DataUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastData:
-    """What past runs read, the newest first, and the project's folder."""
+    """What past runs read, the newest first, and the project's folder. A plan is for `scale` times the data, None as they are."""
 
     uses: Sequence[DataUse] = ()
     root: Path = Path()
+    scale: float | None = None
 
 
 def call_bytes(own: float, above: float) -> float:
@@ -301,7 +302,9 @@ def call_bytes(own: float, above: float) -> float:
     return math.exp(round(math.log(max(own + above, SMALL)) / GRID) * GRID)
 
 
-def bytes_above(kind: str, items: int | None, parents: Iterable[tuple[str, int | None, float, bool]]) -> float:
+def bytes_above(
+    kind: str, items: int | None, parents: Iterable[tuple[str, int | None, float, bool]]
+) -> float:
     """Bytes of results that a call or item reads, from (kind, items, bytes of an item's result, is the list) of its parents.
 
     Items of a map share the list that they are made of, and maps in step with it.
@@ -351,8 +354,8 @@ class DataSizes:
         *,
         past: PastData,
         kept: Mapping[int, float],
-        scale: float | None,
     ) -> None:
+        scale = past.scale
         if scale is not None and not 0 < scale < math.inf:
             raise UsageError(f"scale: {scale!r} is not valid", fix="give a number above 0, such as 10")
         self._graph, self._keys, self._scale = graph, keys, scale
@@ -378,7 +381,7 @@ class DataSizes:
         if items is None and self._scale is not None:
             items = next((use.items for use in self._past.of(node) if use.kind == "map"), None)
         above = bytes_above(node.kind, items, self._parents(node, self._now))
-        out = self._kept.get(node.id) or self._past.out(node, own + above, items)
+        out = self._kept.get(node.id) or self._past.out(node, own + above)
         now = _Flow(own, above, out, items)
         then = self._scaled(node, now) if self._scale is not None else self._multiplied(node, now)
         self._now.append(now)
@@ -442,7 +445,11 @@ class DataSizes:
         after = items * (now.own * self._scale + above)
         growth = law.ratio(now.whole, after)
         if law.is_assumed:
-            kept = f"keeps its {items} items, each larger" if growth == 1 else f"has {growth:.3g} times the items"
+            kept = (
+                f"keeps its {items} items, each larger"
+                if growth == 1
+                else f"has {growth:.3g} times the items"
+            )
             self._say(f"assumed: {task} {kept}; no past run with another size of data tells")
         slope = math.log(growth) / math.log(after / now.whole) if after != now.whole else 1.0
         own = 0.0 if law.is_assumed else law.error(now.whole, after)
@@ -451,6 +458,11 @@ class DataSizes:
 
     def _say(self, note: str) -> None:
         self._said[note] = None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether it is of other data than there are."""
+        return self._scale is not None
 
     @property
     def notes(self) -> list[str]:
@@ -479,15 +491,32 @@ class DataSizes:
                 fix="pass the pipeline's parameters for more work, or use times (--times TASK=N) for more items of a map",
             )
 
+    def runs_to_make(self) -> str:
+        """The sizes of the data, as multiples of what they are now, whose runs would tell of `scale` times the data."""
+        leaf = max(
+            self._graph.nodes, key=lambda node: self._now[node.id].whole * (self._now[node.id].own >= SMALL)
+        )
+        now, sizes = self._now[leaf.id].own, [use.own for use in self._past.of(leaf) if use.own >= SMALL]
+        if self._scale is None or not now or not sizes:
+            return ""
+        farthest = self._scale / FARTHEST
+        if distinct_sizes(sizes) < FEWEST_SIZES and farthest <= 1:
+            return "run it on a quarter and on half of the data"
+        if distinct_sizes(sizes) < FEWEST_SIZES:
+            most = max(FARTHEST, farthest)
+            return f"run it on {math.sqrt(most):.2g} and on {most:.2g} times the data"
+        if max(sizes) < farthest * now / APART:
+            return f"run it on {farthest:.2g} times the data"
+        return "run it again on the sizes measured, which narrows the interval"
+
     def peak(self, task: str) -> tuple[float, float, float] | None:
         """(low, value, high) of the most memory of a call of the task, in bytes; None if no past run tells."""
         uses = [each for each in self._past.uses if each.task == task and each.peak and each.size]
-        nodes = [node.id for node in self._graph.nodes if node.task.name == task]
-        size = max((self.bytes[at] for at in nodes), default=0.0)
+        size = max((self.bytes[node.id] for node in self._graph.nodes if node.task.name == task), default=0.0)
         if not uses or not size:
             return None
-        law = SizeLaw([each.size for each in uses], [float(each.peak) for each in uses], spread=0.1)
-        factor = math.exp(1.96 * math.hypot(law.error(size), 0.1))
+        law = SizeLaw([each.size for each in uses], [float(each.peak) for each in uses], spread=PEAK_SPREAD)
+        factor = math.exp(NORMAL * math.hypot(law.error(size), PEAK_SPREAD))
         value = law.value(size)
         return value / factor, value, value * factor
 
@@ -525,9 +554,7 @@ class _Uses:
         """The uses of the node's task, the newest first."""
         return self._tasks.get(node.task.name, [])
 
-    def own(
-        self, node: Node, inputs: Mapping[str, str], items: int | None
-    ) -> tuple[float, frozenset[str]]:
+    def own(self, node: Node, inputs: Mapping[str, str], items: int | None) -> tuple[float, frozenset[str]]:
         """Bytes of files and arguments that a call of the node reads as they are now, and the arguments that are data."""
         uses = self.of(node)
         data = {name: size for name, size in {**data_of(node), **_paths(node)}.items() if size >= SMALL}
@@ -542,7 +569,7 @@ class _Uses:
         whole = sum(size / max(items or 1, 1) if name in columns else size for name, size in data.items())
         return whole + self._beside(node, uses[0]), names
 
-    def out(self, node: Node, read: float, items: int | None) -> float:
+    def out(self, node: Node, read: float) -> float:
         """Bytes of a result of a call that reads so much."""
         uses = [use for use in self.of(node) if use.out]
         if not uses:
@@ -567,7 +594,9 @@ class _Uses:
     def law_of_items(self, node: Node, *, is_list: bool) -> _Growth | None:
         """How a map's items follow the bytes that they read together; None if its items are parameters."""
         uses = [use for use in self.of(node) if use.kind == "map" and use.items and use.size]
-        of_data = node.is_dynamic or any(name in _paths(node) or name in data_of(node) for name in node.columns)
+        of_data = node.is_dynamic or any(
+            name in _paths(node) or name in data_of(node) for name in node.columns
+        )
         if not of_data or not uses:
             return None
         pairs = [(use.items * (use.own + use.above), float(use.items)) for use in uses]
@@ -592,15 +621,15 @@ def _given(use: DataUse) -> dict[str, str]:
     """Argument -> name, without its folder, of the file that a call was given by its path and opened."""
     opened = {os.path.basename(name) for name in use.files}
     named = {name: os.path.basename(text.strip("()'\"")) for name, text in use.shown.items()}
-    return {name: file.rpartition("'")[2] for name, file in named.items() if file.rpartition("'")[2] in opened}
+    return {
+        name: file.rpartition("'")[2] for name, file in named.items() if file.rpartition("'")[2] in opened
+    }
 
 
 def _law_of(pairs: Sequence[tuple[float, float]], *, slope: float, slope_error: float) -> _Growth:
     sizes, values = [size for size, _ in pairs] or [1.0], [value for _, value in pairs] or [1.0]
-    law = SizeLaw(
-        sizes, values, spread=SIZE_SPREAD, slope=slope, slope_error=slope_error, bend=BYTES_BEND
-    )
-    return _Growth(law, is_assumed=max(sizes) < 1.2 * min(sizes))
+    law = SizeLaw(sizes, values, spread=SIZE_SPREAD, slope=slope, slope_error=slope_error, bend=BYTES_BEND)
+    return _Growth(law, is_assumed=max(sizes) < APART * min(sizes))
 
 
 def _paths(node: Node) -> dict[str, int]:

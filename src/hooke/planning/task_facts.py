@@ -247,10 +247,10 @@ class PastJournals:
             studies=studies if of == host else studies_of(runs, pipeline=pipeline, host=of),
         )
 
-    def data(self, root: Path) -> PastData:
-        """What the runs read. `root` is the project's folder."""
+    def data(self, root: Path, scale: float | None = None) -> PastData:
+        """What the runs read, for a plan of `scale` times the data. `root` is the project's folder."""
         uses = [timed.data for run in self.runs for timed in run.timed if timed.data is not None]
-        return PastData(uses=uses, root=root)
+        return PastData(uses=uses, root=root, scale=scale)
 
     @property
     def cores(self) -> int:

@@ -310,9 +310,7 @@ def _reads(view: RunView, number: int) -> int:
     return reads_of(node.planned.kind, node.items, [(each.planned.kind, each.items) for each in above])
 
 
-def _timed(
-    view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int, data: DataUse
-) -> TimedCalls:
+def _timed(view: RunView, spans: _Spans, numbers: Sequence[int], at_once: int, data: DataUse) -> TimedCalls:
     planned = view.nodes[numbers[0]].planned
     own = [span for number in numbers for span in spans.nodes[number]]
     items = sum(span.items for span in own)

@@ -51,8 +51,8 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
-from hooke.pipeline.graph import Graph, Node, data_of
-from hooke.pipeline.node_keys import GraphKeys, NodeKey
+from hooke.pipeline.graph import Graph, Node
+from hooke.pipeline.node_keys import GraphKeys, NodeKey, data_of
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.references import pack

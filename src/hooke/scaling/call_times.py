@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ from hooke.base.formats import format_bytes
 from hooke.scaling.law import FARTHEST, Law
 
 __all__ = [
+    "APART",
+    "FEWEST_SIZES",
     "LEVEL",
     "NORMAL",
     "PRIOR",
@@ -29,6 +31,7 @@ __all__ = [
     "borrowed_spread",
     "calibrated",
     "combined",
+    "distinct_sizes",
     "item_variance",
     "mean_seconds",
     "merged",
@@ -190,7 +193,7 @@ def calibrated(replays: Sequence[PredictedRun], prior: TimeSpread = PRIOR) -> Ca
     prediction counts by the share of its variance that they do not explain.
     """
     known = FEW_PRIOR if prior is PRIOR and len(replays) < ENOUGH else prior
-    spread = known
+    spread, weights = known, [1.0] * len(replays)
     for _ in range(ROUNDS):
         weights = [_weight(each, spread.value**2) for each in replays]
         squares = sum(
@@ -374,7 +377,10 @@ def sized(
     if not own or items <= 0:
         return None
     law = _law(own, [each.reads for each in own], spread)
-    return _moved(own, law, items, error, lambda each: each.reads, {"reads": items, "bytes": data})
+    factors = [law.value(items) / law.value(each.reads) for each in own]
+    return _moved(
+        [replace(each, reads=items, bytes=data) for each in own], factors, _widened(law, items, error)
+    )
 
 
 def _by_bytes(timed: Sequence[Timing], items: float, data: float) -> bool:
@@ -399,30 +405,33 @@ def _sized_by_bytes(
     if not own:
         return None
     law = _law(own, [each.bytes for each in own], spread)
-    return _moved(own, law, data, error, lambda each: each.bytes, {"reads": items, "bytes": data})
+    factors = [law.value(data) / law.value(each.bytes) for each in own]
+    return _moved(
+        [replace(each, reads=items, bytes=data) for each in own], factors, _widened(law, data, error)
+    )
 
 
 def _law(own: Sequence[Timing], sizes: Sequence[float], spread: TimeSpread) -> SizeLaw:
     return SizeLaw(sizes, [each.seconds for each in own], spread=spread.value)
 
 
-def _moved(
-    own: Sequence[Timing],
-    law: SizeLaw,
-    size: float,
-    error: float,
-    size_of: Callable[[Timing], float],
-    there: Mapping[str, float],
-) -> Sized:
-    """The timings, moved to a size by the law."""
-    moved: list[Timing] = []
-    for each in own:
-        factor = law.value(size) / law.value(size_of(each))
-        known = {item: seconds * factor for item, seconds in each.known.items()}
-        moved.append(replace(each, seconds=each.seconds * factor, known=known, **there))
+def _widened(law: SizeLaw, size: float, error: float) -> float:
+    """The factor to either side that a law leaves at a size whose ln has an error."""
     shifted = abs(math.log(law.value(size * math.exp(error)) / law.value(size)))
-    factor = math.exp(NORMAL * math.hypot(law.error(size), shifted))
-    return Sized(merged(moved), (1 / factor, 1.0, factor))
+    return math.exp(NORMAL * math.hypot(law.error(size), shifted))
+
+
+def _moved(timings: Sequence[Timing], factors: Sequence[float], within: float) -> Sized:
+    """The timings with their seconds multiplied, as one for each run."""
+    moved = [
+        replace(
+            each,
+            seconds=each.seconds * factor,
+            known={item: seconds * factor for item, seconds in each.known.items()},
+        )
+        for each, factor in zip(timings, factors, strict=True)
+    ]
+    return Sized(merged(moved), (1 / within, 1.0, within))
 
 
 class SizeLaw:
@@ -451,7 +460,7 @@ class SizeLaw:
         self._slope_error = math.sqrt(self._variance / float(x @ x + prior))
         self._line: tuple[float, float] | None = None
         self._line_weight = 0.0
-        if _distinct(sizes) >= FEWEST_SIZES:
+        if distinct_sizes(sizes) >= FEWEST_SIZES:
             self._fit_line()
 
     def _fit_line(self) -> None:
@@ -494,7 +503,7 @@ class SizeLaw:
         return math.hypot(self._slope_error * (x - self._centre), apart, self._bend * beyond)
 
 
-def _distinct(sizes: Iterable[float]) -> int:
+def distinct_sizes(sizes: Iterable[float]) -> int:
     """How many sizes lie APART from one another."""
     count, last = 0, 0.0
     for size in sorted(sizes):
@@ -507,7 +516,9 @@ def other_size(timings: Sequence[Timing], items: float, *, data: float = 0) -> s
     """Which size a call has, which ones were timed, and which runs would determine it; the reach of a law is that for N."""
     if _by_bytes([each for each in timings if each.items], items, data):
         size, shown = data, format_bytes(round(data))
-        others = [format_bytes(round(each)) for each in sorted({each.bytes for each in timings if each.bytes})]
+        others = [
+            format_bytes(round(each)) for each in sorted({each.bytes for each in timings if each.bytes})
+        ]
         largest = format_bytes(math.ceil(size / FARTHEST))
     else:
         shown, largest = f"{items:g} items", f"{math.ceil(items / FARTHEST)}"
