@@ -109,6 +109,10 @@ def test_options_of_ours_that_are_parameters_too_stand_behind_dashes(naps):
         (("naps.py", "--speed", "x"), "--speed 'x' is not a pair"),
         (("naps.py", "--times", "nap=many"), "'many' is not a number"),
         (("naps.py", "--times", "nip=2"), "did you mean nap?"),
+        (("naps.py", "--scale", "0"), "--scale 0 is not a number above 0"),
+        (("naps.py", "--scale", "-1"), "--scale -1 is not a number above 0"),
+        (("naps.py", "--scale", "nan"), "--scale nan is not a number above 0"),
+        (("naps.py", "--scale", "x"), "--scale 'x' is not a number"),
         (("naps.py", "--catalog", "ours.csv"), "no price list 'ours.csv'"),
         (("naps.py", "--check", "x"), "naps.py was passed"),
         (("--check", "x"), "there are no runs yet"),
@@ -118,6 +122,44 @@ def test_what_is_wrong_is_named(naps, typed, what):
     done = naps.hooke("plan", *typed)
     assert done.code == 2
     assert what in done.err
+
+
+COUNTED = """
+    import time
+
+    from hooke import pipeline, task
+
+
+    @task
+    def count(path: str) -> int:
+        with open(path) as file:
+            rows = len(file.readlines())
+        time.sleep(rows * 1e-5)
+        return rows
+
+
+    @pipeline
+    def counted(path: str) -> int:
+        return count(path)
+"""
+
+
+def test_ten_times_the_data(desk):
+    """A refusal names the runs to make; after them, four workers or one, there is a time or a reason."""
+    desk.write("counted.py", COUNTED)
+    for rows in (1000, 2000, 4000):
+        (desk.folder / f"{rows}.csv").write_text("1234567\n" * rows)
+    typed = ("plan", "counted.py", "--scale", "10", "--workers", "4", "--catalog", "lambda", "--path")
+    assert desk.hooke("run", "counted.py", "--workers", "1", "--path", "1000.csv").code == 0
+    first = desk.hooke(*typed, "1000.csv")
+    assert "plan of counted(path='1000.csv'), 10 times the data" in first.out
+    assert "data read: count 7.81 KiB now, 78.1 KiB in this plan" in first.out
+    for rows in (2000, 4000):
+        assert desk.hooke("run", "counted.py", "--workers", "1", "--path", f"{rows}.csv").code == 0
+    facts = json.loads(desk.hooke(*typed, "4000.csv", "--json").out)
+    assert facts["plan"] == "plan of counted(path='4000.csv'), 10 times the data"
+    local = next(row for row in facts["rows"] if row["configuration"] == "this machine, 4 workers")
+    assert (local["seconds"] is None) == bool(local["refused"])
 
 
 def test_a_wrong_cell_is_named_by_row_and_column(naps):
@@ -137,3 +179,11 @@ def test_a_service_where_a_pipeline_is_asked_for_is_told_its_own_verb(naps):
     assert untested.code == 2 and "next: hooke bench answers.py:Answers" in untested.err
     near = naps.hooke("plan", "servce", "answers.py")
     assert near.code == 2 and "did you mean service?" in near.err
+
+
+def test_a_pipeline_without_data_cannot_be_scaled(naps):
+    assert naps.hooke("run", "naps.py", "--workers", "2").code == 0
+    done = naps.hooke("plan", "naps.py", "--scale", "10")
+    assert done.code == 2
+    assert "scale: no call of naps reads data, so nothing can be 10 times as large" in done.err
+    assert "--times TASK=N" in done.err

@@ -158,6 +158,12 @@ class TestScale:
         assert "runs on two other sizes would" in plan.reason
         assert "to predict it: run it on 2 and on 4 times the data" in plan.notes
 
+    def test_the_items_of_a_list_that_does_not_exist_yet_follow_the_file_that_there_is(self, job):
+        for size in (20_000, 40_000, 80_000):
+            job.run(name="job", path=of_size(job, f"{size}.bin", size))
+        plan = planned(job, scale=1, path=of_size(job, "new.bin", 200_000))
+        assert {each.task: each.left for each in plan.tasks}["piece"] == 20
+
     def test_half_of_the_data(self, job):
         job.run(name="job", path=of_size(job, "a.bin", 60_000))
         assert {each.task: each.left for each in planned(job, scale=0.5).tasks}["piece"] == 3

@@ -105,11 +105,11 @@ CAMPAIGNS = {
         ),
         Campaign(
             module="tests.planning.test_plan_coverage",
-            tests=1,
+            tests=2,
             unit="histories",
             sample=6,
             full=120,
-            seconds=80,
+            seconds=110,
         ),
         Campaign(
             module="tests.scaling.test_coverage", tests=21, unit="trials", sample=150, full=1000, seconds=240

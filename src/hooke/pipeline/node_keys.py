@@ -231,8 +231,14 @@ def _chained(recipe: str, columns: list[bytes]) -> bytes:
 
 def data_of(node: Node) -> dict[str, int]:
     """Parameter -> bytes of the files and arrays in its argument, if it has any; of a map's list, those of all its items."""
-    columns = zip(node.columns, node.iterables, strict=True)
-    return {name: size for name, value in (*node.arguments.items(), *columns) if (size := data_bytes(value))}
+    found: dict[str, int] = {}
+    for name, value in node.arguments.items():
+        if type(value) not in LEAVES and (size := data_bytes(value)):
+            found[name] = size
+    if node.columns:
+        columns = zip(node.columns, node.iterables, strict=True)
+        found |= {name: size for name, values in columns if (size := data_bytes(values))}
+    return found
 
 
 def data_bytes(value: object) -> int:

@@ -179,7 +179,7 @@ class Survey:
             yield CallNeed(at, items)
 
     def _scaled(self, node: int, items: int) -> int:
-        return math.ceil(items * self._factors[node] - 1e-9)
+        return math.ceil(items * self._factors[node] - 0.01)
 
     def _size(self, node: Node, store: Store) -> int | None:
         """The number of items of a node; for a dynamic map with a stored list, the length of that list."""
@@ -379,7 +379,7 @@ class DataSizes:
         own, names = self._past.own(node, self._keys[node.id].inputs, items)
         self.names.append(names)
         if items is None and self._scale is not None:
-            items = next((use.items for use in self._past.of(node) if use.kind == "map"), None)
+            items = self._past_items(node, own)
         above = bytes_above(node.kind, items, self._parents(node, self._now))
         out = self._kept.get(node.id) or self._past.out(node, own + above)
         now = _Flow(own, above, out, items)
@@ -387,6 +387,20 @@ class DataSizes:
         self._now.append(now)
         self._then.append(then)
         self.bytes.append(call_bytes(then.own, then.above))
+
+    def _past_items(self, node: Node, own: float) -> int | None:
+        """The items of a map whose list does not exist yet, from those that it had on the data of past runs."""
+        step = next((use.node for use in node.uses if use.elementwise), None)
+        if step is not None:
+            return self._now[step].items
+        use = next((use for use in self._past.of(node) if use.kind == "map"), None)
+        above = 0.0 if use is None else bytes_above("map", use.items, self._parents(node, self._now))
+        law = self._past.law_of_items(node, is_list=above >= own)
+        if use is None or law is None or not own + above or not use.own + use.above:
+            return None if use is None else use.items
+        return max(
+            round(use.items * law.ratio(use.items * (use.own + use.above), use.items * (own + above))), 1
+        )
 
     def _parents(self, node: Node, flows: Sequence[_Flow]) -> list[tuple[str, int | None, float, bool]]:
         listed = {each.node for each in promises_in(node.iterables)} if node.is_dynamic else set[int]()
@@ -424,7 +438,11 @@ class DataSizes:
         return _Flow(own, above, out, items, math.hypot(error, law.error(before, after)))
 
     def _times(self, node: Node, items: int | None) -> int | None:
-        return None if items is None else math.ceil(items * self.factors[node.id] - 1e-9)
+        """The items of a node: with its growth to the nearest number, and times the factor that was asked for."""
+        if not items:
+            return items
+        growth = self._growths[node.id]
+        return math.ceil(max(round(items * growth), 1) * self.factors[node.id] / growth - 1e-9)
 
     def _growth(self, node: Node, now: _Flow, error: float) -> tuple[float, float]:
         """How many times as many items a map has, and the error of ln bytes of an item, from that of all its data."""

@@ -18,7 +18,7 @@ from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
 from hooke.planning.noise import MeasurementSpread, spread_of
 from hooke.planning.remaining import PastData, RemainingNode
-from hooke.planning.timings import RunTimes, TimedCalls, past_runs, replays
+from hooke.planning.timings import LEAST_SHARE, RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
 from hooke.scaling import Cost, Law, Measurements, cost, fit
 from hooke.scaling.call_times import (
@@ -365,11 +365,20 @@ def _names(left: Sequence[RemainingNode], past: PastJournals) -> dict[str, tuple
 
 
 def _borrowed(past: PastJournals, names: Mapping[str, tuple[str, ...]]) -> TimeSpread:
-    """What all tasks of this machine show of the spread between runs. Tasks of other pipelines are compared with all arguments equal."""
+    """What all tasks of this machine show of the spread between runs. Tasks of other pipelines are compared with all arguments equal.
+
+    Tasks that take almost none of the time are left out: milliseconds say nothing of longer calls.
+    """
     kinds: dict[object, list[Timing]] = {}
+    work: dict[str, float] = {}
     for run in past.runs:
         for timed in run.timed:
-            kinds.setdefault(timed.kind_by(names.get(timed.task)), []).append(timed.timing)
+            work[timed.task] = work.get(timed.task, 0.0) + timed.timing.items * timed.timing.seconds
+    least = LEAST_SHARE * max(work.values(), default=0.0)
+    for run in past.runs:
+        for timed in run.timed:
+            if work[timed.task] >= least:
+                kinds.setdefault(timed.kind_by(names.get(timed.task)), []).append(timed.timing)
     return borrowed_spread(kinds.values())
 
 

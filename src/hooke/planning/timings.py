@@ -29,7 +29,7 @@ from hooke.scaling.law import Law
 from hooke.scaling.time_and_price import LOCAL, Configuration, expected
 from hooke.scaling.workload import CallNeed, NodeWork, TaskFacts, Workload
 
-__all__ = ["HOST", "RunTimes", "TimedCalls", "past_runs", "replays", "run_times", "speeds"]
+__all__ = ["HOST", "LEAST_SHARE", "RunTimes", "TimedCalls", "past_runs", "replays", "run_times", "speeds"]
 
 
 MOST_BYTES = 16 * 1024 * 1024

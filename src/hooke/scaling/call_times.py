@@ -412,7 +412,7 @@ def _sized_by_bytes(
 
 
 def _law(own: Sequence[Timing], sizes: Sequence[float], spread: TimeSpread) -> SizeLaw:
-    return SizeLaw(sizes, [each.seconds for each in own], spread=spread.value)
+    return SizeLaw(sizes, [each.seconds for each in own], spread=run_spread(own, spread).value)
 
 
 def _widened(law: SizeLaw, size: float, error: float) -> float:
