@@ -155,7 +155,7 @@ class TestScale:
             "assumed: piece has 10 times the items; no past run with another size of data tells" in plan.notes
         )
         assert plan.recommended is None
-        assert "runs on two other sizes would" in plan.reason
+        assert "runs on two other sizes of the data would tell" in plan.reason
         assert "to predict it: run it on 2 and on 4 times the data" in plan.notes
 
     def test_the_items_of_a_list_that_does_not_exist_yet_follow_the_file_that_there_is(self, job):

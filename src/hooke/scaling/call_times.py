@@ -336,6 +336,8 @@ LEAST_SPREAD = 0.03
 """Differences below this never tell a line from a power."""
 NORMAL = 1.96
 """The normal distribution's quantile at the level."""
+LINE_ODDS = 3.0
+"""The prior odds of a line against a power: most calls do something once, and the rest for each unit of data."""
 FEWEST_SIZES = 3
 """Sizes from which a fixed part and a part for each item can be told apart,"""
 APART = 1.2
@@ -474,7 +476,7 @@ class SizeLaw:
             for form in (self._by_line, self._by_power)
         ]
         odds = (misfits[0] - misfits[1]) / (2 * max(self._variance, LEAST_SPREAD**2))
-        self._line_weight = 1 / (1 + math.exp(min(odds, 50.0)))
+        self._line_weight = LINE_ODDS / (LINE_ODDS + math.exp(min(odds, 50.0)))
 
     def _by_power(self, x: float) -> float:
         return self._level + self._power * (x - self._centre)

@@ -32,6 +32,8 @@ MOST_BOUNDS = 1.5
 """Tasks with unknown contention are accepted if they leave the total uncertain by at most this factor."""
 MOST_EXTRAPOLATED = 2.5
 """Laws that leave the total uncertain by a larger factor are refused."""
+MOST_SHOWN = 100
+"""Larger factors are not shown: all of them mean that nothing is known."""
 DRAWS = 8
 """Random orders of the measured durations, from which the spread of the schedule's end is estimated."""
 
@@ -305,7 +307,8 @@ class _Total:
         """Why the laws leave too much open, and which task to measure."""
         task = max(self._moved, key=lambda each: sum(self._moved[each]))
         per, n = next((per, n) for work, per, n in self._nodes() if work.task == task)
-        why = f"uncertain by a factor of {self.model_factor:.2g}"
+        factor = f"{self.model_factor:.2g}" if self.model_factor < MOST_SHOWN else f"more than {MOST_SHOWN}"
+        why = f"uncertain by a factor of {factor}"
         if per.unsized:
             return _Outcome(refused=f"{task}: the time is {why}: {per.unsized}")
         return _Outcome(refused=f"{task}: its laws leave the time {why}", measure=(task, per.measure_at or n))

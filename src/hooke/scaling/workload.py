@@ -399,8 +399,8 @@ def _unsized(work: NodeWork, basis: Sized, timings: Sequence[Timing]) -> str:
     unknown = max(work.items_error, work.bytes_error)
     if unknown and NORMAL * unknown >= math.log(basis.ends[2]):
         return (
-            "how much data reaches it follows from what other tasks return, which few sizes of the data were measured to tell; "
-            "runs on two other sizes would"
+            "the size of its data depends on results of other tasks, which were measured on too few sizes; "
+            "runs on two other sizes of the data would tell"
         )
     return "" if basis.ends[2] == 1 else other_size(timings, work.reads, data=work.bytes)
 
