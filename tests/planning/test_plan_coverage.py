@@ -49,7 +49,7 @@ class Outcome:
 
 DATA_NEAR = ("1 x data", "1.5 x data", "2 x data", "2 x data, 3 workers")
 """Questions within twice the largest data measured, after five runs and more."""
-DATA_FAR = ("4 x data", "10 x data", "10 x data, 4 workers")
+DATA_FAR = ("4 x data", "10 x data", "10 x the smallest data", "10 x the smallest data, 4 workers")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,8 +163,8 @@ class DataHistory(History):
         self.mb[path] = mb
 
     def ask_for(self, scale: float, asked: str, *, workers: int) -> Outcome:
-        """Plan a run on `scale` times the largest data so far, and, if the plan has a time, make it."""
-        path = max(self.mb, key=lambda each: self.mb[each])
+        """Plan a run on `scale` times the largest or the smallest data so far, and, if the plan has a time, make it."""
+        path = (min if "smallest" in asked else max)(self.mb, key=lambda each: self.mb[each])
         question = PlanQuestion(
             pipeline=self.pipeline, params={"path": path}, workers=[workers], catalog=[], scale=scale
         )

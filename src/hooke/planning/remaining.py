@@ -253,8 +253,8 @@ SIZE_SPREAD = 0.03
 """The standard deviation of ln bytes of a result among equally large inputs."""
 SLOPE_ERROR = 0.5
 """The prior standard deviation of d ln bytes of a result / d ln bytes that its call read,"""
-BYTES_BEND = 0.05
-"""and its error for each factor e beyond the measured sizes."""
+BYTES_BEND = 0.025
+"""and the error beyond the measured sizes, as BEND is for seconds."""
 PEAK_SPREAD = 0.1
 """The standard deviation of ln peak memory among calls of one size."""
 

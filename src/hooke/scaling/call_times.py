@@ -330,8 +330,9 @@ def _bounds(ratio: float) -> Ends:
 USUAL_SLOPE, PRIOR_SLOPE = 0.6, 0.4
 """The prior mean and standard deviation of d ln seconds / d ln size: a constant is 0, and proportional seconds are 1. The
 interval, -0.2 to 1.4, includes n log n and a share of fixed costs."""
-BEND = 0.07
-"""The error of ln seconds for each factor e beyond the measured sizes, as a standard deviation."""
+BEND = 0.04
+"""The error of ln seconds, as a standard deviation: BEND b (1 + b) at b factors e beyond the measured sizes, because a slope
+may be wrong there, and may change."""
 LEAST_SPREAD = 0.03
 """Differences below this never tell a line from a power."""
 NORMAL = 1.96
@@ -502,7 +503,8 @@ class SizeLaw:
         if self._line is not None:
             weight = self._line_weight
             apart = math.sqrt(weight * (1 - weight)) * abs(self._by_line(x) - self._by_power(x))
-        return math.hypot(self._slope_error * (x - self._centre), apart, self._bend * beyond)
+        bent = self._bend * beyond * (1 + beyond)
+        return math.hypot(self._slope_error * (x - self._centre), apart, bent)
 
 
 def distinct_sizes(sizes: Iterable[float]) -> int:
