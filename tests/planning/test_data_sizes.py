@@ -9,7 +9,7 @@ from tests.planning.simulated_runs import HOST, Machine, TruthOfTask, cut, files
 from hooke import File, UsageError
 from hooke.journal.events import NodePlanned, RunStarted
 from hooke.pipeline.node_keys import data_bytes
-from hooke.planning.pipeline_plan import PlanQuestion, make_plan, predicted
+from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan, predicted
 from hooke.planning.remaining import bytes_above, call_bytes
 from hooke.planning.task_facts import PastJournals, levels_of, rows_of
 from hooke.planning.timings import run_times
@@ -193,6 +193,15 @@ class TestScale:
         with pytest.raises(UsageError) as caught:
             planned(job, "of_numbers", scale=10)
         assert "no call of of_numbers reads data" in caught.value.what and "--times" in caught.value.fix
+
+    def test_in_python_it_is_no_parameter_of_the_pipeline(self, job):
+        job.write(
+            "from hooke import pipeline\n\n@pipeline\ndef scaled(scale: int = 2) -> int:\n    return scale\n"
+        )
+        scaled, _ = load_entry(str(job.file))
+        with pytest.raises(UsageError) as caught:
+            plan(scaled, scale=10)
+        assert "scale= is an option of plan(), and a parameter of pipeline 'scaled'" in caught.value.what
 
     def test_before_any_run_it_is_as_any_plan(self, job):
         of_size(job, "a.bin", 5_000)

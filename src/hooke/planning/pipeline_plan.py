@@ -164,6 +164,11 @@ def plan(
             f"plan() takes a pipeline, not {type(pipeline).__name__} {getattr(pipeline, '__name__', '')}".rstrip(),
             fix="decorate the function that calls the tasks with @pipeline",
         )
+    if scale is not None and "scale" in pipeline.signature.parameters:
+        raise UsageError(
+            f"scale= is an option of plan(), and a parameter of pipeline {pipeline.name!r}",
+            fix="rename the parameter, for example to scale_, or pass its value by position",
+        )
     question = PlanQuestion(
         pipeline=pipeline,
         args=args,
