@@ -9,7 +9,7 @@ import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.events import Measured, StudyStarted
+from hooke.journal.events import Measured, RunFinished, StudyStarted, TimeUse
 from hooke.journal.study_records import StudyRecord
 from hooke.measuring.studies import StudyLines
 from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
@@ -303,3 +303,85 @@ def test_the_first_measurement_says_how_long_all_of_them_take(more, first, said)
     assert [line for line in stream.getvalue().splitlines() if "so all take" in line] == [
         f"the first of 8 measurements {said}"
     ]
+
+
+def budgeted(record, *, answer="knee", levels=None):
+    """The same measurements, as of a study with a budget that has ended."""
+    started = msgspec.structs.replace(
+        record.started, budget=10.0, answer=answer, within=0.25, levels=levels or record.started.levels
+    )
+    ended = RunFinished(status="finished", seconds=1.0)
+    return msgspec.structs.replace(record, started=started, finished=ended)
+
+
+def test_a_study_with_a_budget_says_how_often_each_n_was_measured_and_which_were_left_out():
+    record = record_of(amdahl(0.1), levels=(1, 2, 8))
+    some = msgspec.structs.replace(
+        record, measured=tuple(each for each in record.measured if each.n != 2 or not each.repeat)
+    )
+    text = text_of(budgeted(some, levels=(1, 2, 4, 6, 8)))
+    assert "strong scaling: 1 to 3 repeats in random order" in text
+    assert "cut   N = 4 and 6 not measured, to stay within 10 plain calls; --repeats 1 measures all" in text
+    whole = text_of(budgeted(record))
+    assert "strong scaling: 3 repeats in random order" in whole
+    assert "\ncut " not in whole
+    for line in text.splitlines():
+        assert not re.match(r"next  more repeats, because N = [46] was", line)
+
+
+def test_an_n_that_is_measured_less_often_is_known_less_well():
+    record = record_of(lambda n: 10.0, levels=(1, 2, 4), noise=0.02)
+    some = msgspec.structs.replace(
+        record, measured=tuple(each for each in record.measured if each.n == 4 or not each.repeat)
+    )
+    rows = rows_of(some)
+    assert rows[0].error == rows[1].error == pytest.approx(rows[2].error * math.sqrt(3))
+    sure = math.hypot(rows[0].error, rows[0].error)
+    use = workers_to_use(some)
+    assert use.workers == 1
+    assert math.log(use.speedup.interval[1] / use.speedup.value) == pytest.approx(sure)
+
+
+def test_the_time_that_was_asked_for_is_told():
+    record = budgeted(record_of(amdahl(0.1)), answer="4")
+    told = re.search(
+        r"^time  100 items take 4 workers (\S+) s \((\S+) s to (\S+) s\)$", text_of(record), re.MULTILINE
+    )
+    assert told is not None
+    assert float(told[2]) < amdahl(0.1)(4) < float(told[3])
+    assert "\ntime " not in text_of(budgeted(record_of(amdahl(0.1))))
+
+
+def busy(record, *, cpus, share=1.0):
+    """The same, of workers that compute for this share of their time, or wait for a core if there is none, on so many cores."""
+    measured = []
+    for each in record.measured:
+        cpu = share * each.seconds * min(each.n, cpus)
+        idle = each.n * each.seconds - cpu
+        use = TimeUse(
+            busy_s=each.n * each.seconds,
+            user_s=cpu,
+            sys_s=0.0,
+            delay_s=idle if share == 1 else 0.0,
+            attempts=100,
+        )
+        measured.append(msgspec.structs.replace(each, cpu_s=cpu, use=use))
+    started = msgspec.structs.replace(record.started, cpus=cpus)
+    return msgspec.structs.replace(record, measured=tuple(measured), started=started)
+
+
+@pytest.mark.parametrize("levels", [(1, 2), (1, 2, 4), (1, 2, 4, 8)])
+def test_next_names_no_n_beyond_cores_that_are_all_in_use(levels):
+    record = record_of(lambda n: 10.0 / min(n, 2), levels=levels)
+    text = text_of(busy(record, cpus=2))
+    if levels[-1] > 2:
+        assert "cause the cores are all in use" in text
+    named = re.search(r"^next  measure at N = (\d+)", text, re.MULTILINE)
+    assert named is None or int(named[1]) <= 2
+    if levels == (1, 2):
+        assert "next  a machine with more cores: here all 2 are in use" in text
+        with pytest.raises(NotEnoughData) as refusal:
+            law_of_study(busy(record, cpus=2))
+        assert refusal.value.fix == "measure on a machine with more cores"
+    waits = text_of(busy(record_of(amdahl(0.0), levels=(1, 2)), cpus=2, share=0.3))
+    assert "next  measure at N = 4 (this machine has 2 cores)" in waits
