@@ -9,10 +9,13 @@ import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.events import Measured, RunFinished, StudyStarted, TimeUse
+from hooke.journal.events import Measured, PlainMeasured, RunFinished, StudyStarted, TimeUse
+from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord
+from hooke.journal.writer import Journal
 from hooke.measuring.studies import StudyLines
 from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
+from hooke.planning.advice import known_limit
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.scaling.families import FAMILIES
 
@@ -385,3 +388,62 @@ def test_next_names_no_n_beyond_cores_that_are_all_in_use(levels):
         assert refusal.value.fix == "measure on a machine with more cores"
     waits = text_of(busy(record_of(amdahl(0.0), levels=(1, 2)), cpus=2, share=0.3))
     assert "next  measure at N = 4 (this machine has 2 cores)" in waits
+
+
+def said_of(started, *events):
+    stream = io.StringIO()
+    lines = StudyLines(stream)
+    for event in (started, *events):
+        lines.observe(event)
+    return stream.getvalue().splitlines()
+
+
+def test_with_a_budget_each_repeat_is_said_and_beforehand_how_long_all_takes_at_most():
+    started = StudyStarted(
+        study="s", pipeline="p", entry="e", task="t", levels=(1, 2), repeats=3, budget=10.0, answer="knee"
+    )
+    told = said_of(
+        started,
+        PlainMeasured(work=1.0, seconds=0.5),
+        Measured(task="t", n=2, work=1.0, seconds=0.3),
+        Measured(task="t", n=2, work=1.0, seconds=0.25, repeat=1),
+        PlainMeasured(work=1.0, seconds=0.5, repeat=1),
+        RunFinished(status="finished", seconds=1.0),
+    )
+    assert told == [
+        "measuring t of p: N = 1, 2 and plain calls, at most 9 measurements and 10 plain calls",
+        "the first of at most 9 measurements took 500 ms, so all take at most 4.50 s",
+        "N = 2 a second time: 250 ms",
+        "the plain calls a second time: 500 ms",
+    ]
+    slow = msgspec.structs.replace(started, levels=(1, 2, 4, 8))
+    assert said_of(slow, PlainMeasured(work=1.0, seconds=1.0))[1].endswith("so all take at most 10.0 s")
+
+
+def test_a_round_is_said_to_be_done_also_where_an_earlier_driver_measured_a_part_of_it():
+    started = StudyStarted(at=1.0, study="s", pipeline="p", entry="e", task="t", levels=(1, 2), repeats=2)
+    told = said_of(
+        started,
+        Measured(at=3.0, task="t", n=2, work=1.0, seconds=1.0, repeat=0),
+        PlainMeasured(at=4.0, work=1.0, seconds=1.0, repeat=1),
+        RunFinished(at=5.0, status="finished", seconds=1.0),
+    )
+    assert [line for line in told if "round" in line][1:] == [
+        "round 1 of 2 is done, 2.00 s after the start",
+        "round 2 of 2 is done, 3.00 s after the start",
+    ]
+    stopped = said_of(
+        started,
+        Measured(at=3.0, task="t", n=2, work=1.0, seconds=1.0),
+        RunFinished(at=5.0, status="stopped", seconds=1.0),
+    )
+    assert not [line for line in stopped if "is done" in line]
+
+
+def test_advice_names_no_more_workers_than_cores_that_are_all_in_use(tmp_path):
+    record = busy(record_of(amdahl(0.0), levels=(1, 2)), cpus=2)
+    runs, name = RunsFolder(tmp_path), "measure-delays-20261125-010203-abcd"
+    with Journal.create(runs.create(name), "driver") as journal:
+        for event in (record.started, *record.measured, RunFinished(status="finished", seconds=1.0)):
+            journal.append(event)
+    assert known_limit(runs, "delays", "features") == "the workers compute on all 2 cores"

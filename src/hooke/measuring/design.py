@@ -439,7 +439,9 @@ def _worth_of_plain(
     law: Law, answer: Callable[[Fitted, float], Quantity], plain: float, progress: StudyProgress
 ) -> float:
     """The same of the plain calls: what their noise adds to the COST, now and with one more, by the best law."""
-    noise = law.fitted.quantile * float(law.fitted.relative_scatter(np.array([1.0]))[0])  # as far as the laws' region
+    noise = law.fitted.quantile * float(
+        law.fitted.relative_scatter(np.array([1.0]))[0]
+    )  # as far as the laws' region
     count = progress.count(PLAIN)
     shape, rate = law.fitted.shape[None, :], np.array([law.fitted.rate])
     ends: list[Floats] = [answer(law.fitted, plain * math.exp(side * noise))(shape, rate) for side in (-1, 1)]
