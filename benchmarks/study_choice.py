@@ -100,10 +100,11 @@ def by_rule(
     *,
     within: float = WITHIN["knee"],
     seconds: float = math.inf,
+    repeats: int = 3,
 ) -> list[Taken]:
     """By `next_turn`, until it ends or the next measurement would exceed `seconds`."""
     design = Design(
-        levels=LEVELS, seed=seed, most_plain=MOST_PLAIN, question=Question(within=within), repeats=3
+        levels=LEVELS, seed=seed, most_plain=MOST_PLAIN, question=Question(within=within), repeats=repeats
     )
     taken: list[Taken] = []
     while True:
@@ -171,7 +172,7 @@ def cell(truth: Truth, times: int) -> dict[str, Tally]:
         draws = [np.random.default_rng([name, seed, way]) for way in range(3)]
         fixed = in_rounds(truth, seed, draws[0])
         tallies[WAYS[0]].add(truth, fixed)
-        same = by_rule(truth, seed, draws[1], within=UNENDING, seconds=spent(fixed))
+        same = by_rule(truth, seed, draws[1], within=UNENDING, seconds=spent(fixed), repeats=8)
         tallies[WAYS[1]].add(truth, same)
         tallies[WAYS[2]].add(truth, by_rule(truth, seed, draws[2]))
     return tallies

@@ -118,6 +118,22 @@ def test_what_takes_less_than_a_second_in_all_is_not_cut_short():
     assert StudyProgress(design=design, taken=taken).left_s == pytest.approx(1.0 - 0.19)
 
 
+def test_a_budget_is_not_counted_in_plain_calls_that_do_the_work_in_another_way():
+    """A function that takes a hundredth of the time would leave no budget."""
+    for seed in range(3):
+        progress = studied(lambda n: 0.01 * n, levels=(1, 2, 4), other_plain=True, seed=seed)
+        assert {each.turn.n for each in progress.taken[:2]} == {0, 1}
+        assert 900 < spent(progress) + progress.left_s < 1100
+        assert progress.repeated >= 3
+
+
+def test_something_is_measured_twice_even_beyond_the_budget():
+    """Where Hooke takes ten times as long as plain calls, the noise must be known to say so."""
+    progress = studied(lambda n: 0.1, levels=(1, 2))
+    assert [each.turn.n for each in progress.taken].count(0) == 2
+    assert progress.repeated == 1
+
+
 def test_a_study_ends_when_its_answer_is_known_as_well_as_was_asked():
     known, better = studied(amdahl(0.0)), studied(amdahl(0.0), within=1e-6)
     assert len(known.taken) < len(better.taken)

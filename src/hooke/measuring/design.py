@@ -104,6 +104,8 @@ class Design:
     seed: int = 0
     most_plain: float | None = None
     question: Question | None = None
+    other_plain: bool = False
+    """Whether the plain calls do the work in another way: then the budget is counted in times of the smallest N, if that is longer."""
 
     def __post_init__(self) -> None:
         _check_whole("workers", self.levels, "[1, 2, 4]")
@@ -137,11 +139,12 @@ class Design:
         return map(self.round, range(self.repeats))
 
     def round(self, number: int) -> list[PlannedMeasurement]:
-        """The round of this number. With a budget the first begins with PLAIN, because the budget is counted in plain calls."""
-        first = self.most_plain is not None and number == 0
+        """The round of this number. With a budget the first begins with what it is counted in."""
+        ahead: list[PlannedMeasurement] = []
+        if self.most_plain is not None and number == 0:
+            ahead = [PLAIN, self.turns[0]] if self.other_plain else [PLAIN]
         return sorted(
-            (PLAIN, *self.turns),
-            key=lambda turn: (not (first and turn == PLAIN), _drawn(self.seed, number, turn)),
+            (PLAIN, *self.turns), key=lambda turn: (turn not in ahead, _drawn(self.seed, number, turn))
         )
 
     def share(self, n: int) -> float:
@@ -243,11 +246,13 @@ class StudyProgress:
 
     @property
     def left_s(self) -> float:
-        """What is left of the budget, in seconds; infinite before the first plain calls."""
-        most = self.design.most_plain
-        if most is None or not self.count(PLAIN):
+        """What is left of the budget, in seconds; infinite before what it is counted in was measured."""
+        most, one = self.design.most_plain, self._mean(self.design.turns[0])
+        other = self.design.other_plain
+        if most is None or not self.count(PLAIN) or (other and one is None):
             return math.inf
-        return max(most * self.plain_s, LEAST_S) - self.warm_s - sum(each.seconds for each in self.taken)
+        unit = max(self.plain_s, one or 0.0) if other else self.plain_s
+        return max(most * unit, LEAST_S) - self.warm_s - sum(each.seconds for each in self.taken)
 
     def expected_s(self, turn: PlannedMeasurement) -> float:
         """How long this takes: the mean of its measurements, or else by those beside it; before them, as long as the plain calls.
@@ -260,12 +265,12 @@ class StudyProgress:
         known = {
             _amount(each.turn): self._mean(each.turn) or 0.0 for each in self.taken if each.turn != PLAIN
         }
-        if self.count(PLAIN) and not (self.design.sizes or self.design.weak):
+        if self.count(PLAIN) and not (self.design.sizes or self.design.weak or self.design.other_plain):
             known.setdefault(1, self.plain_s)
         if not known:
             return self.plain_s if self.count(PLAIN) else 0.0
         at = sorted(known)
-        logs = np.interp(math.log(_amount(turn)), np.log(at), np.log([known[each] for each in at]))
+        logs = np.interp(math.log(max(_amount(turn), 1)), np.log(at), np.log([known[each] for each in at]))
         return math.exp(float(logs))
 
     @property
@@ -310,7 +315,8 @@ class StudyProgress:
         """What may be measured after the first round, the most seldom measured first, in the order of its round.
 
         Never what was measured last, if there is anything else, so that N does not change with time. What the first round
-        left out comes only after FEWEST_AGAIN repeats.
+        left out comes only after FEWEST_AGAIN repeats. Without any repeat, that which is expected to take the shortest, even beyond
+        the budget.
         """
         design = self.design
         if len(self.taken) >= design.repeats * (1 + len(design.turns)):
@@ -322,6 +328,8 @@ class StudyProgress:
             for turn, count in counts.items()
             if least <= count < MOST_AT_ONE * design.repeats and self.affords(turn)
         ]
+        if not may and not self.repeated:
+            return [min(counts, key=self.expected_s)]
         may.sort(key=lambda turn: (counts[turn], design.round(counts[turn]).index(turn)))
         return [turn for turn in may if turn != self.taken[-1].turn] or may
 

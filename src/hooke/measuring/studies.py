@@ -47,7 +47,8 @@ class StudyLines:
             case StudyStarted():
                 self._begin(event)
             case Measured() | PlainMeasured() if self._started is not None:
-                if not self._forecasted:
+                other = self._started.budget and self._started.plain and isinstance(event, PlainMeasured)
+                if not self._forecasted and not other:
                     self._forecast(event, self._started)
                 self._measured(event, self._started)
                 self._last_at = event.at
@@ -63,7 +64,8 @@ class StudyLines:
         varied = f"sizes {_listed(started.sizes)}" if started.sizes else f"N = {_listed(started.levels)}"
         how = f"{started.repeats} rounds"
         if started.budget:
-            how = f"at most {self._turns * started.repeats} measurements and {started.budget:g} plain calls"
+            unit = f"times N = {started.levels[0]}" if started.plain else "plain calls"
+            how = f"at most {self._turns * started.repeats} measurements and {started.budget:g} {unit}"
         self._say(f"measuring {what}: {varied} and plain calls, {how}")
 
     def _forecast(self, first: Measured | PlainMeasured, started: StudyStarted) -> None:
@@ -79,7 +81,8 @@ class StudyLines:
         took = format_seconds(first.seconds)
         if started.budget:
             most = format_seconds(min(longest, max(started.budget * alone, LEAST_S)))
-            self._say(f"the first of at most {count} measurements took {took}, so all take at most {most}")
+            which = f"N = {first.n}" if isinstance(first, Measured) and started.plain else "the first"
+            self._say(f"{which} of at most {count} measurements took {took}, so all take at most {most}")
             return
         times = " to ".join(dict.fromkeys(map(format_seconds, (shortest, longest))))
         self._say(f"the first of {count} measurements took {took}, so all take {times}")

@@ -315,6 +315,7 @@ def _design(order: StudyOrder) -> Design:
         weak=order.weak,
         seed=order.seed,
         most_plain=MOST_PLAIN if order.repeats is None else None,
+        other_plain=order.plain is not None,
         question=None if order.repeats is not None or varied else order.question or Question(),
     )
 

@@ -436,7 +436,8 @@ def _left_out(record: StudyRecord) -> Iterator[tuple[str, str]]:
     if started.budget and record.complete and out:
         what = "sizes" if started.sizes else "N ="
         which = _each([f"{each:g}" for each in sorted(out)])
-        within = f"to stay within {started.budget:g} plain calls"
+        unit = f"times N = {min(started.levels)}" if started.plain else "plain calls"
+        within = f"to stay within {started.budget:g} {unit}"
         yield "cut", f"{what} {which} not measured, {within}; --repeats 1 measures all"
 
 
@@ -560,8 +561,9 @@ def heading_of(record: StudyRecord) -> list[str]:
     done = done if fewest >= started.repeats or record.complete else f"{done} of {started.repeats}"
     done = f"{done} {'repeat' if done == '1' else 'repeats'}"
     bound = "each bound to its own cores" if started.pinned else f"not bound to cores: {_unbound(record)}"
+    order = "" if started.budget else " in random order"
     return [
-        f"{what}({parameters}), {how}: {done} in random order",
+        f"{what}({parameters}), {how}: {done}{order}",
         f"  on {started.place}: {started.machine}; workers {bound}",
     ]
 
