@@ -21,8 +21,9 @@ __all__ = ["Course", "Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_
 
 # --- The next measurement.
 
-FARTHER = 2.0
-"""The farthest N to advise, as a multiple of the largest measured; go farther in two steps."""
+FAR = 2.0
+"""The farthest N to advise, and beyond which no prediction is answered, as a multiple of the largest measured: no fit foresees the
+next bottleneck."""
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -44,7 +45,7 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
     would show there first.
     """
     most = float(fits[0].problem.measured.n.max())
-    candidates = np.unique(np.round(np.geomspace(1, max(FARTHER * most, 2), 64)))
+    candidates = np.unique(np.round(np.geomspace(1, max(FAR * most, 2), 64)))
     found, variance = reductions(
         fits, candidates, lambda fit: lambda shape, rate: 1 / fit.knee_of(shape, rate)
     )
@@ -176,10 +177,8 @@ class Course:
 
 NEAR = 1.5
 """Within this factor of the measured N, predictions are always answered, however wide the interval."""
-FAR = 2.0
-"""Beyond this factor of the largest N they never are, because no fit foresees the next bottleneck."""
 WIDEST_ANSWER = 3.5
-"""Between the two they are, if the ends of the interval differ by at most this factor."""
+"""From there to FAR they are, if the ends of the interval differ by at most this factor."""
 FARTHEST = 4.0
 """In place of FAR where the caller vouches for the families by naming them, and below the smallest N;"""
 MOST_DISAGREEMENT = 1.5
