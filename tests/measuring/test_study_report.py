@@ -412,12 +412,12 @@ def test_with_a_budget_each_repeat_is_said_and_beforehand_how_long_all_takes_at_
     )
     assert told == [
         "measuring t of p: N = 1, 2 and plain calls, at most 9 measurements and 10 plain calls",
-        "the first of at most 9 measurements took 500 ms, so all take at most 4.50 s",
+        "the first took 500 ms, so all measurements, at most 9, take at most 4.50 s",
         "N = 2 a second time: 250 ms",
         "the plain calls a second time: 500 ms",
     ]
     slow = msgspec.structs.replace(started, levels=(1, 2, 4, 8))
-    assert said_of(slow, PlainMeasured(work=1.0, seconds=1.0))[1].endswith("so all take at most 10.0 s")
+    assert said_of(slow, PlainMeasured(work=1.0, seconds=1.0))[1].endswith("at most 15, take at most 10.0 s")
 
 
 def test_a_round_is_said_to_be_done_also_where_an_earlier_driver_measured_a_part_of_it():

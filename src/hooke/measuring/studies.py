@@ -64,7 +64,7 @@ class StudyLines:
         varied = f"sizes {_listed(started.sizes)}" if started.sizes else f"N = {_listed(started.levels)}"
         how = f"{started.repeats} rounds"
         if started.budget:
-            unit = f"times N = {started.levels[0]}" if started.plain else "plain calls"
+            unit = f"times the time of N = {started.levels[0]}" if started.plain else "plain calls"
             how = f"at most {self._turns * started.repeats} measurements and {started.budget:g} {unit}"
         self._say(f"measuring {what}: {varied} and plain calls, {how}")
 
@@ -82,7 +82,7 @@ class StudyLines:
         if started.budget:
             most = format_seconds(min(longest, max(started.budget * alone, LEAST_S)))
             which = f"N = {first.n}" if isinstance(first, Measured) and started.plain else "the first"
-            self._say(f"{which} of at most {count} measurements took {took}, so all take at most {most}")
+            self._say(f"{which} took {took}, so all measurements, at most {count}, take at most {most}")
             return
         times = " to ".join(dict.fromkeys(map(format_seconds, (shortest, longest))))
         self._say(f"the first of {count} measurements took {took}, so all take {times}")

@@ -436,7 +436,7 @@ def _left_out(record: StudyRecord) -> Iterator[tuple[str, str]]:
     if started.budget and record.complete and out:
         what = "sizes" if started.sizes else "N ="
         which = _each([f"{each:g}" for each in sorted(out)])
-        unit = f"times N = {min(started.levels)}" if started.plain else "plain calls"
+        unit = f"times the time of N = {min(started.levels)}" if started.plain else "plain calls"
         within = f"to stay within {started.budget:g} {unit}"
         yield "cut", f"{what} {which} not measured, {within}; --repeats 1 measures all"
 
