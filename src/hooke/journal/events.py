@@ -624,9 +624,8 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     budget: float = 0.0
     """What all measurements may take, in plain calls of the work; 0 for whole rounds."""
     answer: str = ""
-    """What the study is to answer, by which it chooses what to measure: `knee`, `cost`, or a number N for the time with N workers."""
+    """What it is to answer, with half an interval of at most the share `within`: `knee`, `cost`, or a number N for the time with N workers."""
     within: float = 0.0
-    """How well, as half the interval over the answer."""
     weak: bool = False
     """Whether the work grows with N."""
     seed: int = 0
