@@ -73,7 +73,9 @@ def predicted_vif(layout: Layout, batch: int) -> float:
     if layout.block == 1 or not layout.cell:  # rows are drawn one by one, or all are pooled
         return 1.0
     window = layout.rows / layout.windows
-    held = max(window, batch) / layout.block  # blocks that a batch is drawn from: those of a window, or of some
+    held = (
+        max(window, batch) / layout.block
+    )  # blocks that a batch is drawn from: those of a window, or of some
     within = (1 - 1 / layout.cell) * max(1 / batch - 1 / window, 0.0)
     between = max(1 - held / layout.blocks, 0.0) / held
     return (within + between) / (1 / batch - 1 / layout.rows)
