@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.data.order import Layout, Order, key_of, permuted
+from hooke.data.order import BlockLayout, Order, key_of, permuted
 from hooke.data.quality import measured_vif, plan_layout, predicted_vif
 
 layouts = st.builds(
-    Layout,
+    BlockLayout,
     rows=st.integers(1, 4000),
     block=st.sampled_from([1, 2, 8, 32]),
     lanes=st.sampled_from([1, 2, 5, 24]),
@@ -45,7 +45,7 @@ def test_a_rank_has_each_nth_position_of_the_one_order(layout, seed, ranks):
 
 
 def test_a_rank_reads_no_other_ranks_blocks_where_ranks_divide_the_lanes():
-    layout = Layout(rows=200_000, block=16, lanes=24, window=20)
+    layout = BlockLayout(rows=200_000, block=16, lanes=24, window=20)
     order = Order(layout, 3, 0)
     for ranks in (2, 3, 4, 6, 8):
         seen = np.zeros(layout.blocks + 1)
@@ -67,7 +67,7 @@ def test_epochs_and_seeds_have_different_orders():
 
 def test_the_order_is_what_it_was():
     """A checkpoint that is resumed by a later version meets the same rows."""
-    layout = Layout(rows=1003, block=4, lanes=6, window=5)
+    layout = BlockLayout(rows=1003, block=4, lanes=6, window=5)
     assert whole(Order(layout, 1, 0))[:12].tolist() == [
         304,
         970,
@@ -105,16 +105,16 @@ def test_a_permutation_has_no_pattern():
 
 
 CONFIGURATIONS = [
-    (Layout(rows=400_000, block=256, lanes=1, window=512), 256),
-    (Layout(rows=400_000, block=64, lanes=1, window=512), 256),
-    (Layout(rows=400_000, block=256, lanes=8, window=64), 256),
-    (Layout(rows=400_000, block=256, lanes=8, window=16), 256),
-    (Layout(rows=400_000, block=64, lanes=24, window=16), 512),
-    (Layout(rows=400_000, block=16, lanes=24, window=10), 512),
-    (Layout(rows=400_000, block=1024, lanes=8, window=8), 128),
-    (Layout(rows=400_000, block=64, lanes=24, window=214), 256),
-    (Layout(rows=400_000, block=1, lanes=24, window=50), 256),
-    (Layout(rows=100_000, block=128, lanes=16, window=4), 64),
+    (BlockLayout(rows=400_000, block=256, lanes=1, window=512), 256),
+    (BlockLayout(rows=400_000, block=64, lanes=1, window=512), 256),
+    (BlockLayout(rows=400_000, block=256, lanes=8, window=64), 256),
+    (BlockLayout(rows=400_000, block=256, lanes=8, window=16), 256),
+    (BlockLayout(rows=400_000, block=64, lanes=24, window=16), 512),
+    (BlockLayout(rows=400_000, block=16, lanes=24, window=10), 512),
+    (BlockLayout(rows=400_000, block=1024, lanes=8, window=8), 128),
+    (BlockLayout(rows=400_000, block=64, lanes=24, window=214), 256),
+    (BlockLayout(rows=400_000, block=1, lanes=24, window=50), 256),
+    (BlockLayout(rows=100_000, block=128, lanes=16, window=4), 64),
 ]
 
 
@@ -145,7 +145,7 @@ def test_with_little_memory_rows_are_drawn_one_by_one():
 
 @pytest.mark.parametrize("batch", [512, 4096])
 def test_a_batch_of_more_than_a_window_is_predicted_too(batch):
-    layout = Layout(rows=500_000, block=64, lanes=4, window=4)
+    layout = BlockLayout(rows=500_000, block=64, lanes=4, window=4)
     measured, _ = measured_vif(Order(layout, 1, 0), batch)
     assert measured > 10
     assert predicted_vif(layout, batch) == pytest.approx(measured, rel=0.15)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Layout", "Order", "Rows", "permuted"]
+__all__ = ["BlockLayout", "Order", "Rows", "permuted"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""
@@ -81,7 +81,7 @@ def _hashed(values: Rows, salt: np.uint64, below: int) -> Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class BlockLayout:
     """How `rows` rows are cut: `block` rows lie together, and a window holds at most `window` blocks of each of `lanes` lanes."""
 
     rows: int
@@ -114,7 +114,7 @@ class Layout:
 class Order:
     """The order of one epoch of a layout."""
 
-    layout: Layout
+    layout: BlockLayout
     seed: int
     epoch: int
 

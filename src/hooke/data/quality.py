@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hooke.data.order import Layout, Order
+from hooke.data.order import BlockLayout, Order
 
 __all__ = ["Quality", "measured_vif", "plan_layout", "predicted_vif"]
 
@@ -44,7 +44,7 @@ class Quality:
         )
 
 
-def plan_layout(rows: int, row_bytes: float, batch: int, memory: int) -> Layout:
+def plan_layout(rows: int, row_bytes: float, batch: int, memory: int) -> BlockLayout:
     """The layout with the largest blocks up to a page of which a window fits into `memory` bytes and has a VIF of 1.05 or less.
 
     Where `memory` is too small for that, rows are drawn one by one, which takes longer.
@@ -59,14 +59,14 @@ def plan_layout(rows: int, row_bytes: float, batch: int, memory: int) -> Layout:
     ):
         block *= 2
     most = int(memory // _bytes(block, lanes, 1, row_bytes))
-    return Layout(rows=rows, block=block, lanes=lanes, window=max(1, min(window, most)))
+    return BlockLayout(rows=rows, block=block, lanes=lanes, window=max(1, min(window, most)))
 
 
 def _bytes(block: int, lanes: int, window: int, row_bytes: float) -> float:
     return block * lanes * window * (row_bytes + NUMBER_BYTES)
 
 
-def predicted_vif(layout: Layout, batch: int) -> float:
+def predicted_vif(layout: BlockLayout, batch: int) -> float:
     """The VIF for data that are sorted by block."""
     if layout.rows <= batch or layout.blocks < 2:
         return 1.0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.order import Layout, Order, Rows
+from hooke.data.order import BlockLayout, Order, Rows
 from hooke.data.quality import Quality, measured_vif, plan_layout, predicted_vif
 
 __all__ = ["Batches", "Shuffled"]
@@ -299,7 +299,7 @@ class Shuffled:
                     f"the state is of other data: {name} is {state[name]}, and here {own[name]}",
                     fix=f"use the data and the {name} that the checkpoint was made with",
                 )
-        self.layout = Layout(**{name: int(state[name]) for name in asdict(self.layout)})
+        self.layout = BlockLayout(**{name: int(state[name]) for name in asdict(self.layout)})
         self._at = int(state["epoch"]), int(state["step"])
 
     def quality(self, values: NDArray[Any] | None = None) -> Quality:
