@@ -512,7 +512,8 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
 
     The first `done` of items `lo..hi` are finished, and `ref` (a stored list) holds them. Item `lo + done` failed, and
     the items after it have not run. If another attempt at the same items still runs, nothing of this one is kept
-    (`ref` is None), and its failure does not count.
+    (`ref` is None), and its failure does not count. Fields of the same names are as in AttemptFinished, of the items that
+    are done.
     """
 
     attempt: int
@@ -528,15 +529,10 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     peak_bytes: int | None = None
     log: LogSpan | None = None
     logs: tuple[LogSpan, ...] = ()
-    """As in AttemptFinished."""
     observed: tuple[ItemsObserved, ...] = ()
-    """As in AttemptFinished, of the items that are done."""
     made_from: tuple[ItemsMadeFrom, ...] = ()
-    """As in AttemptFinished, of the items that are done."""
     checkpoints: tuple[str, ...] = ()
-    """As in AttemptFinished, of the items that are done."""
     tainted: bool = False
-    """As in AttemptFinished."""
 
     @property
     def item(self) -> int | None:
