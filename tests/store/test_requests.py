@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from tests.pipeline.test_runner import HandEngine
-from tests.store.counted_files import counted
+from tests.store.counted_files import AtOnce, counted
 
 from hooke.journal.events import AttemptFinished, CapacityChanged
 from hooke.journal.writer import Journal
@@ -93,6 +93,7 @@ def drive(folder, wanted, *args, run="run"):
             store=store,
             journal=journal,
             clock=clock,
+            aside=AtOnce(),
         )
     )
     try:
