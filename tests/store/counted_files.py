@@ -108,6 +108,6 @@ class AtOnce:
         future = Future()
         try:
             future.set_result(call())
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - the scheduler raises it
             future.set_exception(error)
         return future

@@ -683,6 +683,7 @@ class StoreWork:
         if self._committing is not None and self._committing.done():
             done, self._committing = self._committing, None
             self._committed += done.result()
+            self._ending = _Committing()
         self._begin_commits()
         answers = tuple(self._committed)
         self._committed.clear()
@@ -724,10 +725,10 @@ class StoreWork:
         if self._aside is not None and self._clock.monotonic() < self._next_commit:
             return
         ended, self._to_commit = self._to_commit, _Committing()
-        self._ending = ended
         if self._aside is None:
             self._committed += self._commit(ended)
             return
+        self._ending = ended
         self._next_commit = self._clock.monotonic() + COMMIT_EVERY_S
         self._committing = self._aside.submit(lambda: self._commit(ended))
 

@@ -43,7 +43,7 @@ from hooke.pipeline.node_state import (
     RunningAttempt,
     Submit,
 )
-from hooke.pipeline.retries import Retries, held_delay
+from hooke.pipeline.retries import Retries, held_until
 from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, ResourceRequest, ShortTasks, SlotRoom
 
 __all__ = ["RemainingWork", "RunState", "Sizing", "remaining_work"]
@@ -348,7 +348,7 @@ class RunState:
     def _wait_for_another(self, node: int) -> None:
         """Look the node up again after a while, each time after a longer one: another process computes it."""
         looks = self._held_looks[node] = self._held_looks.get(node, 0) + 1
-        heapq.heappush(self._held, (self._now + held_delay(looks, seed=self.seed, node=node), node))
+        heapq.heappush(self._held, (held_until(self._now, looks, seed=self.seed, node=node), node))
 
     def look_again(self, node: int) -> None:
         """Look a node up at the next decision instead of later: what it waited for in vain is released."""
