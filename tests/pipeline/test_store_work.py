@@ -75,7 +75,7 @@ class ByHand:
             self.made += 1
             try:
                 future.set_result(call())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the runner raises it
                 future.set_exception(error)
 
 

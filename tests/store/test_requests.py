@@ -143,7 +143,7 @@ def test_what_another_process_computes_for_long_is_asked_for_ever_more_rarely(se
         return counts[0]
 
     assert asked(100, 40) < 2 * asked(10, 40)
-    assert asked(10, 40) - asked(10, 20) < 20 / 2.5 * 12, (
+    assert asked(10, 40) - asked(10, 20) < 20 / 2.5 * 20, (
         "every 2.5 s, a lookup and a claim that is taken back"
     )
 
