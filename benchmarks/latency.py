@@ -1,6 +1,6 @@
 """An object server behind a latency proxy, and nodes a second of a driver with workers in processes of their own.
 
-    python -m benchmarks.latency                       all figures, as the tables of docs/explanation/speed.md
+    python -m benchmarks.latency 2>record.jsonl         all figures as a table; each run in the record
     python -m benchmarks.latency --workers 8 --rounds 1 --graphs "empty tasks"
 
 The server is moto's, in a process of its own, whose CPU is told apart. The proxy holds back the first byte of each request for
@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -304,7 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--drive", nargs=3)
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
-    parser.add_argument("--nodes", type=int, default=2000)
+    parser.add_argument("--nodes", type=int, help="by itself 2,000, or of tasks of 10 ms 400 for each worker")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--graphs", nargs="*", default=list(GRAPHS))
     parser.add_argument("--kinds", action="store_true", help="the requests of the last round, too")
@@ -320,8 +320,12 @@ def main() -> None:
     with slow_server(LATENCY_S) as (proxy, server):
         for graph in asked.graphs:
             for workers in asked.workers:
-                for which, found in measured_often(proxy, server, graph, workers, asked.nodes, asked.rounds):
+                nodes = asked.nodes or (400 * workers if graph == "tasks of 10 ms" else 2000)
+                for which, found in measured_often(proxy, server, graph, workers, nodes, asked.rounds):
                     print(row(graph, workers, which, found), flush=True)
+                    print(
+                        json.dumps([graph, workers, which, [asdict(each) for each in found]]), file=sys.stderr
+                    )
                     if asked.kinds:
                         print(dict(found[-1].kinds))
 

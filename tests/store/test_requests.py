@@ -1,6 +1,9 @@
 """How often a scheduler asks a remote store, in requests a node and in round trips; never how long that takes."""
 
+import asyncio
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.pipeline.test_runner import HandEngine
@@ -199,6 +202,54 @@ def test_a_claim_is_two_requests_for_any_number_of_keys(server, tmp_path):
     server.reset()
     one.release(claims)
     assert len(server.requests) <= 2
+
+
+def test_what_a_thread_has_learnt_another_does_not_ask_for(server, tmp_path):
+    here, there = (Store.open(URL, secret=SECRET, near=tmp_path / who) for who in ("here", "there"))
+    key = "a" * 32
+    here.commit(Entry(key=key, ref=here.put(b"x" * 100_000), task="t", run="r", seconds=0.0, at=0.0))
+    with ThreadPoolExecutor(1) as other:
+        learnt = other.submit(there.learn, [key]).result()
+    server.reset()
+    with there.read_ahead((), learnt):
+        assert there.find(key) is not None
+        assert there.find("b" * 32) is None
+    assert server.requests == []
+    assert there.find("b" * 32) is None
+    assert [kind for kind, _ in server.requests] == ["list"], "but as it is now, it does"
+
+
+def test_nobody_waits_for_a_request_to_read_what_is_known(server, tmp_path, monkeypatch):
+    """Nor to commit, while packs of others are looked for: and then what was committed meanwhile is not taken for gone."""
+    is_held_up, asked, go_on = threading.Event(), threading.Event(), threading.Event()
+    find = server._find
+
+    async def held_up(self, path, **more):
+        found = await find(self, path, **more)
+        if is_held_up.is_set():
+            asked.set()
+            await asyncio.to_thread(go_on.wait, 60)
+        return found
+
+    monkeypatch.setattr(server, "_find", held_up)
+    store = Store.open(URL, secret=SECRET, near=tmp_path)
+
+    def entry(at):
+        return Entry(key=f"{at:032x}", ref=store.put(at), task="t", run="r", seconds=0.0, at=0.0)
+
+    store.commit(entry(1))
+    learnt = store.learn([f"{1:032x}"])
+    is_held_up.set()
+    with ThreadPoolExecutor(1) as other:
+        looking = other.submit(store.learn, [f"{2:032x}"])
+        assert asked.wait(60)
+        with store.read_ahead((), learnt):
+            assert store.find(f"{1:032x}") is not None
+        store.commit(entry(2))
+        go_on.set()
+        learnt = looking.result()
+    with store.read_ahead((), learnt):
+        assert store.find(f"{2:032x}") is not None
 
 
 def test_small_packs_are_merged(server, tmp_path):

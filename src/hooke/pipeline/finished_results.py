@@ -589,7 +589,7 @@ class Committed:
     """Keys whose checkpoint folders may go, when the refs are durable."""
 
 
-COMMIT_EVERY_S = 0.25
+COMMIT_EVERY_S = 0.5
 """Results that are ready sooner after the last commit are committed together, where that takes a request."""
 
 LOOK_EVERY_S = 0.003
