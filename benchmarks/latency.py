@@ -221,7 +221,7 @@ class Figures:
     """The driver's CPU, and so on, in cores."""
     server: float
     proxy: float
-    kinds: Counter[str]
+    kinds: dict[str, int]
 
 
 def measured(
@@ -260,7 +260,7 @@ def measured(
         driver=said["cpu_s"] / seconds,
         server=server_s / seconds,
         proxy=proxy_s / seconds,
-        kinds=kinds,
+        kinds=dict(kinds),
     )
 
 
