@@ -52,14 +52,10 @@ class LatencyProxy:
     port: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     """By kind, since the last `reset`."""
-    in_flight: int = 0
-    waited_s: float = 0.0
-    """Time during which at least one request was under way."""
-    _since: float = 0.0
 
     def reset(self) -> None:
         """Count from zero."""
-        self.requests, self.waited_s = Counter(), 0.0
+        self.requests = Counter()
 
     async def serve(self, ready: Callable[[], Any]) -> None:
         """Until the thread's loop ends."""
@@ -78,7 +74,7 @@ class LatencyProxy:
             if begun := _REQUEST.match(
                 data
             ):  # no client of these sends one before it has the answer to the last
-                self._begin(_kind(begun))
+                self.requests[_kind(begun)] += 1
                 await asyncio.sleep(self.latency_s)
             up.write(data)
             await up.drain()
@@ -86,22 +82,9 @@ class LatencyProxy:
 
     async def _answers(self, up: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await up.read(1 << 18):
-            if data.startswith(b"HTTP/1.") and not data.startswith(b"HTTP/1.1 100 "):
-                self._end()
             writer.write(data)
             await writer.drain()
         writer.close()
-
-    def _begin(self, kind: str) -> None:
-        self.requests[kind] += 1
-        if not self.in_flight:
-            self._since = time.perf_counter()
-        self.in_flight += 1
-
-    def _end(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
-            self.waited_s += time.perf_counter() - self._since
 
 
 def _kind(begun: re.Match[bytes]) -> str:
@@ -215,8 +198,6 @@ class Figures:
     """Requests a node for what lies in packs, and claims."""
     all_requests: float
     """All requests a node, also those that open and end a run."""
-    waited: float
-    """Share of the time in which a request was under way."""
     driver: float
     """The driver's CPU, and so on, in cores."""
     server: float
@@ -247,7 +228,7 @@ def measured(
     child.stdin.write("go\n")
     child.stdin.flush()
     said = json.loads(child.stdout.readline())
-    waited_s, kinds = proxy.waited_s, Counter(proxy.requests)
+    kinds = Counter(proxy.requests)
     server_s, proxy_s = _cpu_s(server) - server_s, time.process_time() - proxy_s
     assert child.wait(60) == 0
     seconds = said["s"]
@@ -256,7 +237,6 @@ def measured(
         nodes_s=nodes / seconds,
         requests=asked / nodes,
         all_requests=kinds.total() / nodes,
-        waited=waited_s / seconds,
         driver=said["cpu_s"] / seconds,
         server=server_s / seconds,
         proxy=proxy_s / seconds,
@@ -295,7 +275,7 @@ def row(graph: str, workers: int, which: str, found: list[Figures]) -> str:
     low, high = min(each.nodes_s for each in found), max(each.nodes_s for each in found)
     return (
         f"| {graph}, {which} | {workers} | {of('nodes_s'):,.0f} ({low:,.0f} to {high:,.0f}) | {of('requests'):.3f} "
-        f"| {of('all_requests'):.3f} | {of('waited'):.0%} | {of('driver'):.2f} | {of('server'):.2f} | {of('proxy'):.2f} |"
+        f"| {of('all_requests'):.3f} | {of('driver'):.2f} | {of('server'):.2f} | {of('proxy'):.2f} |"
     )
 
 
@@ -313,10 +293,8 @@ def main() -> None:
         graph, workers, nodes = asked.drive
         print(json.dumps(drive(graph, int(workers), int(nodes))), flush=True)
         return
-    print(
-        "| | workers | nodes a second | requests a node | with all others | under way | driver | server | proxy |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| | workers | nodes a second | requests a node | with all others | driver | server | proxy |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     with slow_server(LATENCY_S) as (proxy, server):
         for graph in asked.graphs:
             for workers in asked.workers:

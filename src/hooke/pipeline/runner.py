@@ -1,8 +1,8 @@
 """The shell around the run state: performs its effects and feeds it events, journal first.
 
-One loop in one thread; `StoreWork` says what other threads do where a store takes long to answer. The events of a turn are journalled with one write, before anything acts on them: before an attempt is
-handed out or cancelled, a result is committed, a claim is released or an event is waited for. The run state, which is in memory
-only, may have applied them by then.
+One loop in one thread; `StoreWork` says what other threads do where a store takes long to answer. The events of a turn are
+journalled with one write, before anything acts on them: before an attempt is handed out or cancelled, a result is committed, a
+claim is released or an event is waited for. The run state, which is in memory only, may have applied them by then.
 """
 
 from __future__ import annotations
