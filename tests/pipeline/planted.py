@@ -245,6 +245,6 @@ class LooksOnceOnly(Runner):
     """Double work: a node that another process finished before this one's claim is not looked up again."""
 
     def _claim_all(self, submits):
-        super()._claim_all(submits)
+        claimed = super()._claim_all(submits)
         self._unlooked.clear()
-        return []
+        return claimed

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hooke.pipeline.retries import BASE_S, LONGEST_HELD_S, LONGEST_S, held_delay, retry_delay
+from hooke.pipeline.retries import BASE_S, LONGEST_HELD_S, LONGEST_S, held_until, retry_delay
 
 SEEDS = st.integers(0, 2**31)
 
@@ -30,8 +30,21 @@ def test_two_items_that_failed_together_do_not_come_back_together():
     assert len(waits) > 90
 
 
-@given(st.integers(1, 10**6), SEEDS, st.integers(0, 10**6))
-def test_waits_for_another_process_are_bounded_and_replay(looks, seed, node):
-    wait = held_delay(looks, seed=seed, node=node)
-    assert 0.5 * min(LONGEST_HELD_S, BASE_S * 2.0 ** min(looks - 1, 10)) <= wait <= 1.5 * LONGEST_HELD_S
-    assert wait == held_delay(looks, seed=seed, node=node)
+NOWS = st.floats(0, 2e9)
+
+
+@given(NOWS, st.integers(1, 10**6), SEEDS, st.integers(0, 10**6))
+def test_waits_for_another_process_are_bounded_and_replay(now, looks, seed, node):
+    due = held_until(now, looks, seed=seed, node=node)
+    middle = min(LONGEST_HELD_S, BASE_S * 2.0 ** min(looks - 1, 10))
+    assert 0.5 * middle - 1e-6 <= due - now <= 2 * middle + 1e-6
+    assert due == held_until(now, looks, seed=seed, node=node)
+
+
+@given(NOWS, st.integers(1, 20), SEEDS)
+def test_those_that_wait_as_long_for_another_process_are_looked_up_together(now, looks, seed):
+    assert len({round(held_until(now, looks, seed=seed, node=node), 5) for node in range(200)}) <= 4
+
+
+def test_runs_that_wait_for_another_process_do_not_come_together():
+    assert len({held_until(1000.0, 9, seed=seed, node=0) for seed in range(100)}) > 90

@@ -11,7 +11,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryP
 from hooke.pipeline.graph import pruned_nodes
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.retries import held_delay
+from hooke.pipeline.retries import held_until
 from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING, remaining_work
 from hooke.pipeline.task import task
 
@@ -508,7 +508,7 @@ def test_what_another_process_computes_is_looked_for_later():
     assert run.state.running == {}
     assert run.decide() == []
     due = run.state.next_due()
-    assert due == held_delay(1, seed=run.state.seed, node=0)
+    assert due == held_until(run.now, 1, seed=run.state.seed, node=0)
     run.stored = lambda node: [found(0, 0, 1)]
     run.now = due
     assert pieces(run.decide()) == [(1, 0, 1)]
@@ -517,13 +517,14 @@ def test_what_another_process_computes_is_looked_for_later():
 def test_what_another_process_computes_for_long_is_looked_for_ever_more_rarely():
     run = Played(chain)
     waits = []
-    for _ in range(12):
+    for look in range(1, 13):
         (submit,) = run.decide()
         run.tell(LookedUp(0, held=True, attempt=submit.attempt))
-        waits.append(run.state.next_due() - run.now)
-        run.now += waits[-1]
-    assert waits == pytest.approx([held_delay(look, seed=1, node=0) for look in range(1, 13)])
-    assert sum(waits[:6]) < 0.1 * 2**6 * 1.5
+        due = run.state.next_due()
+        assert due == held_until(run.now, look, seed=1, node=0)
+        waits.append(due - run.now)
+        run.now = due
+    assert sum(waits[:6]) < 0.1 * 2**6 * 2
     assert min(waits[7:]) > 2
 
 

@@ -323,15 +323,14 @@ def removals_are_merged_away(patch):
 
 def what_was_read_is_not_read_again(patch):
     """As if the time inside of `read_ahead` never ended."""
-    patch.setattr(
-        remote._Known,
-        "packs",
-        property(
-            lambda self: self.__dict__.get("p", False),
-            lambda self, on: self.__dict__.update(p=on or self.__dict__.get("p", False)),
-        ),
-        raising=False,
-    )
+
+    @contextlib.contextmanager
+    def as_of_now(self, _learnt=None):
+        self._known.depth += 1
+        yield self._known.learnt
+        self._known.depth -= 1
+
+    patch.setattr(remote.RemoteBackend, "as_of_now", as_of_now)
 
 
 def a_turn_begins_as_the_one_before_ended(patch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
 from hooke.pipeline.node_state import NodeState
 from hooke.pipeline.slots import memory_after
 
-__all__ = ["Retries", "held_delay", "retry_delay"]
+__all__ = ["Retries", "held_until", "retry_delay"]
 
 BASE_S = 0.1
 LONGEST_S = 60.0
@@ -33,15 +34,27 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
     return _delay(failures, LONGEST_S, seed, salt)
 
 
-def held_delay(looks: int, *, seed: int, node: int) -> float:
-    """Seconds to wait after the `looks`-th lookup that found another process computing the node: 0.1 s doubled, at most 5 s, +-50 %."""
-    return _delay(looks, LONGEST_HELD_S, seed, (node, -2))
+def held_until(now: float, looks: int, *, seed: int, node: int) -> float:
+    """When to look again after the `looks`-th lookup that found another process computing the node: in 0.1 s doubled, at most 5 s, +-50 %.
+
+    Rounded up by half of that, so that all nodes of a run that wait as long are looked up together, and those of another run at other times.
+    """
+    longest = _wait(looks, LONGEST_HELD_S)
+    step, due = longest / 2, now + _delay(looks, LONGEST_HELD_S, seed, (node, -2))
+    first = step * _draw(seed, looks)
+    return first + math.ceil((due - first) / step) * step
 
 
 def _delay(times: int, longest_s: float, seed: int, salt: tuple[int, ...]) -> float:
-    wait = min(longest_s, BASE_S * 2.0 ** min(times - 1, _DOUBLINGS))
-    draw = zlib.crc32(repr((seed, times, salt)).encode()) / 2**32
-    return wait * (0.5 + draw)
+    return _wait(times, longest_s) * (0.5 + _draw(seed, times, salt))
+
+
+def _wait(times: int, longest_s: float) -> float:
+    return min(longest_s, BASE_S * 2.0 ** min(times - 1, _DOUBLINGS))
+
+
+def _draw(*what: object) -> float:
+    return zlib.crc32(repr(what).encode()) / 2**32
 
 
 class Retries:

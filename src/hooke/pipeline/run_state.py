@@ -11,6 +11,7 @@ first if durations are known.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -42,8 +43,8 @@ from hooke.pipeline.node_state import (
     RunningAttempt,
     Submit,
 )
-from hooke.pipeline.retries import Retries, held_delay
-from hooke.pipeline.slots import ResourceRequest, ShortTasks, SlotRoom
+from hooke.pipeline.retries import Retries, held_until
+from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, ResourceRequest, ShortTasks, SlotRoom
 
 __all__ = ["RemainingWork", "RunState", "Sizing", "remaining_work"]
 
@@ -347,7 +348,7 @@ class RunState:
     def _wait_for_another(self, node: int) -> None:
         """Look the node up again after a while, each time after a longer one: another process computes it."""
         looks = self._held_looks[node] = self._held_looks.get(node, 0) + 1
-        heapq.heappush(self._held, (self._now + held_delay(looks, seed=self.seed, node=node), node))
+        heapq.heappush(self._held, (held_until(self._now, looks, seed=self.seed, node=node), node))
 
     def look_again(self, node: int) -> None:
         """Look a node up at the next decision instead of later: what it waited for in vain is released."""
@@ -491,6 +492,32 @@ class RunState:
         if node not in self._pruned:
             return self.nodes[node].complete
         return all(running.node != node for running in self.running.values())
+
+    def coming(self) -> list[int]:
+        """Calls that are expected to begin within a second, about in their order, and after those that they wait for.
+
+        They wait for free slots, or for calls that run or are among them. Their claims may be made before.
+        """
+        running = [attempt.node for attempt in self.running.values()]
+        first = self._ready[0][1] if self._ready else running[0] if running else None
+        if first is None:
+            return []
+        each = self._short.ahead(self.nodes[first].node)
+        most = min(MOST_AHEAD_IN_ALL, self._room.capacity.slots * each)
+        ready = [node for _, node in heapq.nsmallest(most, self._ready[: 4 * most])]
+        found = dict.fromkeys(node for node in ready if self._comes(node) and self.nodes[node].startable)
+        sources, missing = deque([*running, *found]), dict[int, int]()
+        while sources and len(found) < most:
+            for child in self._waiters.of_whole(sources.popleft()):
+                missing[child] = missing.get(child, self.nodes[child].missing) - 1
+                if not missing[child] and self._comes(child):
+                    found[child] = None
+                    sources.append(child)
+        return [*found][:most]
+
+    def _comes(self, node: int) -> bool:
+        state = self.nodes[node]
+        return state.looked_up and node not in self._pruned and self._short.ahead(state.node) > 0
 
     def memory(self, node: int, item: int) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""

@@ -1,8 +1,8 @@
 """The shell around the run state: performs its effects and feeds it events, journal first.
 
-One loop in one thread. The events of a turn are journalled with one write, before anything acts on them: before an attempt is
-handed out or cancelled, a result is committed, a claim is released or an event is waited for. The run state, which is in memory
-only, may have applied them by then.
+One loop in one thread; `StoreWork` says what other threads do where a store takes long to answer. The events of a turn are
+journalled with one write, before anything acts on them: before an attempt is handed out or cancelled, a result is committed, a
+claim is released or an event is waited for. The run state, which is in memory only, may have applied them by then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hooke.base.errors import HookeError, JournalError, UsageError
 from hooke.base.formats import short_call
 from hooke.base.intervals import Segment
 from hooke.base.observed import InputsNow
-from hooke.base.ref import ItemsMadeFrom, MadeFrom, Manifest, Observed, Ref
+from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 from hooke.journal.events import (
     BUDGET,
     AttemptFailed,
@@ -40,12 +40,21 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.file_results import ProducedFiles
-from hooke.pipeline.finished_results import Lineage, Recovered
+from hooke.pipeline.finished_results import (
+    Aside,
+    Committed,
+    Lineage,
+    Look,
+    Recovered,
+    ResultWrites,
+    StoreWork,
+)
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
+from hooke.store.backend import Learnt, joined
 from hooke.store.claims import Claim
 from hooke.store.entries import Counts, Entry
 from hooke.store.store import Store
@@ -87,20 +96,8 @@ class RunnerParts:
     """Nodes that run although the store has their results; what this run has done itself counts."""
     sizing: Sizing | None = None
     """Decides how many workers there are; None leaves the number as it is."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Look:
-    """A question to hosts where tasks run: which of the inputs of stored results are others there?"""
-
-    asked_at: int
-    """The `forgotten` of the inputs then."""
-    nodes: list[int] = field(default_factory=list)
-    """They wait for the answer."""
-    inputs: dict[Observed, None] = field(default_factory=dict)
-    calls: dict[int, Manifest] = field(default_factory=dict)
-    """Those that are not answered yet, by their numbers."""
-    changed: list[Observed] = field(default_factory=list)
+    aside: Aside | None = None
+    """Makes claims and commits; None leaves them to threads where they take long, and else to the runner's own."""
 
 
 class Runner:
@@ -112,7 +109,15 @@ class Runner:
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
+        self._work = StoreWork(parts.store, parts.clock, parts.aside)
+        self._writes = ResultWrites(parts.graph, parts.keys, parts.store, parts.clock, run=parts.run)
         self._claims: dict[int, Claim] = {}
+        self._asked: dict[int, list[Submit]] = {}
+        """Nodes whose claims are asked for, and the attempts that wait for the answer."""
+        self._ahead: dict[int, Learnt | None] = {}
+        """Nodes that are claimed before they are to start, and what is known of the store since then."""
+        self._low = 0
+        """So many of them, or fewer, are too few."""
         self._unlooked: set[int] = set()
         """Nodes that were claimed by this decision and are to be looked up again."""
         self._refused: set[int] = set()
@@ -135,9 +140,9 @@ class Runner:
         """Why results must not be reused, as far as it was said."""
         self._renewed: set[str] = set()
         """Keys of forced nodes that have run: another node with the same key uses the result."""
-        self._looks: dict[int, _Look] = {}
+        self._looks: dict[int, Look] = {}
         """Number of a call, below zero -> what it is part of."""
-        self._next_looks: dict[float, _Look] = {}
+        self._next_looks: dict[float, Look] = {}
         """Those that are not sent yet, by the gpus of their nodes: hosts without these need not have the files."""
         self._looks_made = 0
         self._waiting_for_look: set[int] = set()
@@ -154,12 +159,15 @@ class Runner:
                 except KeyboardInterrupt:  # an engine that runs tasks in this thread was interrupted in one
                     self._record(StopRequested(at=self._parts.clock.now(), by=CTRL_C))
             self._commit_all()
+            for done in self._work.rest():
+                self._committed(done)
             self._parts.journal.flush()
         except HookeError:
             with suppress(JournalError):  # a full disk, which may be the error itself
                 self._parts.journal.flush()  # what has happened is known to a resume
             raise
         finally:
+            self._work.close()
             self._parts.store.release(list(self._claims.values()))
         return self._state.status
 
@@ -195,7 +203,8 @@ class Runner:
 
     def _wait_s(self) -> float:
         due = self._state.next_due()
-        return LONGEST_WAIT_S if due is None else min(LONGEST_WAIT_S, max(0.0, due - self._now()))
+        longest_s = min(LONGEST_WAIT_S, self._work.patience_s)
+        return longest_s if due is None else min(longest_s, max(0.0, due - self._now()))
 
     def _now(self) -> float:
         """The scheduler's time: the wall clock at the start plus monotonic time, so setting the clock does not matter."""
@@ -216,13 +225,12 @@ class Runner:
 
     def _perform_all(self, effects: Sequence[Effect]) -> list[bool]:
         """Perform what was decided. What the store is asked for all of it is asked together: each request may take long."""
+        waited, learnt = self._claim_all([effect for effect in effects if isinstance(effect, Submit)])
+        effects = [*waited, *effects]
         if not effects:
             return []
-        claimed = self._claim_all([effect for effect in effects if isinstance(effect, Submit)])
         lookups = [effect.node for effect in effects if isinstance(effect, Lookup)]
-        with self._parts.store.read_ahead(
-            key for node in (*lookups, *claimed) for key in self._asked_for(node)
-        ):
+        with self._parts.store.read_ahead((key for node in lookups for key in self._asked_for(node)), learnt):
             under_way = [self._perform(effect) for effect in effects]
         self._refused.clear()
         self._release(self._unlooked)  # those that need no attempt any more, or not yet
@@ -245,6 +253,9 @@ class Runner:
         return False
 
     def _submit(self, submit: Submit) -> bool:
+        if submit.node in self._asked:
+            self._asked[submit.node].append(submit)
+            return True
         if not self._claim(submit):
             return False
         self._submitted[submit.attempt] = submit
@@ -265,32 +276,76 @@ class Runner:
             self._parts.engine.submit(self._unsubmitted)
             self._unsubmitted = []
 
-    def _claim_all(self, submits: Sequence[Submit]) -> list[int]:
-        """Claim the nodes of first attempts, before they are looked up again; returns those that this run now has."""
-        nodes = list(dict.fromkeys(each.node for each in submits if self._needs_claim(each)))
-        keys = [self._parts.keys[node].key for node in nodes]
-        for node, key, claim in zip(nodes, keys, self._parts.store.claim_many(keys), strict=True):
-            if claim is None:
-                self._refused.add(node)
-                self._waiting_for_claim.setdefault(key, set()).add(node)
-            else:
-                self._unlooked.add(node)
-                self._claims[node] = claim
-        return [node for node in nodes if node in self._unlooked]
+    def _claim_all(self, submits: Sequence[Submit]) -> tuple[list[Submit], Learnt | None]:
+        """Claim the nodes of first attempts, before they are looked up again.
+
+        Returns attempts that have waited for their claims until now, and what is known of the store since the claims that are there.
+        """
+        wanted = {each.node for each in submits}
+        self._ask_claims(submits)
+        waited: list[Submit] = []
+        begun = self._ahead.keys() & wanted
+        learnt = [self._ahead.pop(node) for node in begun]
+        self._unlooked |= begun
+        for answer in self._work.claimed():
+            learnt.append(answer.learnt)
+            refused: set[int] = set()
+            for node, claim in zip(answer.nodes, answer.claims, strict=True):
+                attempts = self._asked.pop(node)
+                waited += attempts
+                is_ahead = not attempts and node not in wanted
+                if claim is not None:
+                    self._claims[node] = claim
+                if claim is None:
+                    refused.add(node)
+                    self._refuse(node, is_ahead=is_ahead)
+                elif not is_ahead:
+                    self._unlooked.add(node)
+                elif refused and not refused.isdisjoint(self._parts.graph.parents(node)):
+                    refused.add(node)  # who computes what it waits for may want it next
+                    self._release([node])
+                else:
+                    self._ahead[node] = answer.learnt
+        return waited, joined(learnt)
+
+    def _ask_claims(self, submits: Sequence[Submit]) -> None:
+        """Ask for the claims of these attempts, and of those that will follow soon where an answer takes long."""
+        nodes = dict.fromkeys(each.node for each in submits if self._needs_claim(each))
+        if self._work.is_aside and len(self._ahead) <= self._low and not self._work.is_claiming:
+            coming = [node for node in self._state.coming() if self._may_be_claimed(node)]
+            self._low = (len(self._ahead) + len(coming)) // 4
+            nodes |= dict.fromkeys(coming)
+        if nodes:
+            self._asked |= {node: [] for node in nodes}
+            asked = [key for node in nodes for key in self._asked_for(node)]
+            self._work.claim([*nodes], [self._parts.keys[node].key for node in nodes], asked)
+
+    def _refuse(self, node: int, *, is_ahead: bool) -> None:
+        """Another process, or another node of this run, has the claim."""
+        self._waiting_for_claim.setdefault(self._parts.keys[node].key, set()).add(node)
+        if is_ahead:
+            self._state.apply(LookedUp(node, held=True))
+        else:
+            self._refused.add(node)
 
     def _needs_claim(self, submit: Submit) -> bool:
-        node = submit.node
-        found = self._state.nodes[node].done.items.within(submit.lo, submit.hi)
-        return (
-            self._cached(node) and not found and not (node in self._claims or node in self._waiting_for_look)
+        found = self._state.nodes[submit.node].done.items.within(submit.lo, submit.hi)
+        return self._may_be_claimed(submit.node) and not found
+
+    def _may_be_claimed(self, node: int) -> bool:
+        return self._cached(node) and not (
+            node in self._claims or node in self._asked or node in self._waiting_for_look
         )
 
     def _release(self, nodes: Collection[int]) -> None:
         """Release the claims of these nodes, and look up those that wait for the same keys."""
         self._parts.store.release([self._claims.pop(node) for node in nodes], soon=True)
         for node in nodes:
-            for other in sorted(self._waiting_for_claim.pop(self._parts.keys[node].key, ())):
-                self._state.look_again(other)
+            self._look_again(node)
+
+    def _look_again(self, node: int) -> None:
+        for other in sorted(self._waiting_for_claim.pop(self._parts.keys[node].key, ())):
+            self._state.look_again(other)
 
     def _claim(self, submit: Submit) -> bool:
         """Whether the node is this run's to compute. If another process has or had it, the attempt is withdrawn."""
@@ -324,6 +379,10 @@ class Runner:
 
     def _abandon(self, effect: Abandon) -> None:
         self._parts.journal.flush()
+        for waiting in self._asked.values():
+            if any(submit.attempt == effect.attempt for submit in waiting):
+                waiting[:] = [submit for submit in waiting if submit.attempt != effect.attempt]
+                return  # the engine does not know it
         self._parts.engine.cancel(effect.attempt)
         submit = self._submitted.pop(effect.attempt, None)
         worker = self._workers.pop(effect.attempt, "")
@@ -456,11 +515,8 @@ class Runner:
         ):
             ref = self._parts.store.put((event.items, event.keys, event.blocks, event.block))
             self._parts.journal.flush()
-            self._parts.store.commit(
-                self._entry(
-                    event.node, ref, seconds, key=self._expansion_key(event.node), made_from=event.made_from
-                )
-            )
+            key = self._expansion_key(event.node)
+            self._writes.call(event.node, ref, seconds, key=key, made_from=event.made_from)()
 
     def _register_expansion(self, event: MapExpanded) -> None:
         assert event.keys is not None
@@ -476,85 +532,35 @@ class Runner:
         over = [node for node in self._claims if node not in self._unlooked and self._state.is_over(node)]
         if self._uncommitted or over:
             self._parts.journal.flush()
-        with self._parts.store.together():
-            for event, ref, count in self._uncommitted:
-                self._commit(event, ref, count)
-        if self._checkpointed:
-            self._remove_checkpoints([ref for _, ref, _ in self._uncommitted])
-        self._uncommitted.clear()
-        self._renewed.update(self._parts.keys[node].key for node in over if self._state.nodes[node].whole)
-        self._release(over)
+            writes = [write for each in self._uncommitted for write in self._writes.of_attempt(*each)]
+            refs = [ref for _, ref, _ in self._uncommitted]
+            then = Committed(over, refs, tuple(self._checkpointed))
+            self._uncommitted.clear()
+            self._checkpointed.clear()
+            for node in over:
+                self._ahead.pop(node, None)
+            self._work.commit(writes, [self._claims.pop(node) for node in over], then)
+        for done in self._work.committed():
+            self._committed(done)
 
-    def _remove_checkpoints(self, refs: list[Ref]) -> None:
+    def _committed(self, done: Committed) -> None:
+        """These results are found now, and their claims released."""
+        if done.checkpoints:
+            self._remove_checkpoints(done.refs, done.checkpoints)
+        for node in done.nodes:
+            if self._state.nodes[node].whole:
+                self._renewed.add(self._parts.keys[node].key)
+            self._look_again(node)
+
+    def _remove_checkpoints(self, refs: Sequence[Ref], keys: Sequence[str]) -> None:
         """Remove the folders that nobody needs any more: first the results must survive a power loss."""
         self._parts.store.sync(refs)
         if self._parts.journal.durable != "none":
             self._parts.journal.sync()
         try:
-            self._parts.store.checkpoints.remove(self._checkpointed)
+            self._parts.store.checkpoints.remove(keys)
         except (HookeError, OSError) as error:  # the results are there, and a later sweep tries again
             _log.warning("checkpoint folders of finished tasks could not be removed: %s", error)
-        self._checkpointed.clear()
-
-    def _commit(self, event: AttemptFinished | AttemptFailed, ref: Ref, count: int) -> None:
-        """Make the result visible to other runs."""
-        node = event.node
-        if not self._cached(node) or not count or event.tainted:
-            return
-        pieces = event.made_from
-        if self._parts.graph.nodes[node].kind == "call":
-            made_from = pieces[0].made_from if pieces else None
-            if made_from is None or not made_from.unsettled:
-                self._parts.store.commit(self._entry(node, ref, event.seconds, made_from=made_from))
-            return
-        self._commit_items(node, event.lo, event.lo + count, ref, seconds=event.seconds, pieces=pieces)
-
-    # Many parameters: which items of which list, and the facts of their entry.
-    def _commit_items(  # noqa: PLR0913
-        self,
-        node: int,
-        lo: int,
-        hi: int,
-        ref: Ref,
-        *,
-        pieces: Sequence[ItemsMadeFrom],
-        first: int = 0,
-        seconds: float = 0.0,
-    ) -> None:
-        """Make elements `first`.. of the list `ref` visible as items `lo..hi`."""
-        keys = self._parts.keys.items(node)
-        assert keys is not None
-        off = first - lo
-        self._parts.store.commit_items(
-            self._parts.keys[node].recipe,
-            keys[16 * lo : 16 * hi],
-            ref,
-            task=self._parts.graph.nodes[node].task.name,
-            run=self._parts.run,
-            seconds=seconds,
-            pieces=[msgspec.structs.replace(piece, lo=piece.lo + off, hi=piece.hi + off) for piece in pieces],
-            first=first,
-        )
-
-    # Many parameters: the facts of an entry, each a keyword.
-    def _entry(
-        self,
-        node: int,
-        ref: Ref,
-        seconds: float,
-        *,
-        key: str | None = None,
-        made_from: MadeFrom | None = None,
-    ) -> Entry:
-        return Entry(
-            made_from=made_from,
-            key=key or self._parts.keys[node].key,
-            ref=ref,
-            task=self._parts.graph.nodes[node].task.name,
-            run=self._parts.run,
-            seconds=seconds,
-            at=self._parts.clock.now(),
-        )
 
     # -- lookups -----------------------------------------------------------------------------------
 
@@ -589,7 +595,7 @@ class Runner:
             return False
         self._lineage.take_changed(node)  # nobody knows yet what has changed
         gpus = self._state.nodes[node].plan.gpus
-        look = self._next_looks.setdefault(gpus, _Look(asked_at=self._parts.inputs.forgotten))
+        look = self._next_looks.setdefault(gpus, Look(asked_at=self._parts.inputs.forgotten))
         look.nodes.append(node)
         look.inputs |= dict.fromkeys(unknown)
         self._waiting_for_look.add(node)
@@ -731,7 +737,7 @@ class Runner:
                 found = True
             if made_from is not None and made_from is not hit.made_from and not made_from.unsettled:
                 piece = ItemsMadeFrom(lo=hit.lo, hi=hit.hi, made_from=made_from)
-                self._commit_items(node, hit.lo, hit.hi, hit.ref, pieces=[piece], first=hit.start)
+                self._writes.items(node, hit.lo, hit.hi, hit.ref, pieces=[piece], first=hit.start)()
         return found
 
     def _find_expansion(self, node: int) -> None:

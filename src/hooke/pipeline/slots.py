@@ -14,7 +14,15 @@ import msgspec
 from hooke.journal.events import CapacityChanged
 from hooke.pipeline.graph import Node
 
-__all__ = ["MOST_BEHIND", "ResourceRequest", "ShortTasks", "SlotRoom", "fits", "memory_after"]
+__all__ = [
+    "MOST_AHEAD_IN_ALL",
+    "MOST_BEHIND",
+    "ResourceRequest",
+    "ShortTasks",
+    "SlotRoom",
+    "fits",
+    "memory_after",
+]
 
 
 class ResourceRequest(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +72,15 @@ LEAST_BEHIND = 4
 MOST_BEHIND = 64
 """How many may wait there, however short they are."""
 
+AHEAD_S = 1.0
+"""How much expected work may be claimed before its workers are free: ten times as long as claims take at 30 ms a request."""
+
+MOST_AHEAD = 256
+"""How many attempts for each slot, however short they are."""
+
+MOST_AHEAD_IN_ALL = 1024
+"""Their keys are written with each claim, some 50 bytes each."""
+
 _WEIGHT = 0.2
 """Weight of the newest measurement in the mean: the first attempts, which import modules, soon stop counting."""
 
@@ -90,6 +107,11 @@ class ShortTasks:
         """How many attempts like this short one may wait behind each running one."""
         fitting = BEHIND_S / max(self._mean_s[node.task.name], BEHIND_S / MOST_BEHIND)
         return max(LEAST_BEHIND, int(fitting))
+
+    def ahead(self, node: Node) -> int:
+        """How many attempts like this one each slot will begin soon; 0 if they are long, or if nothing is known of them."""
+        mean_s = self._mean_s.get(node.task.name) if node.kind == "call" else None
+        return 0 if mean_s is None else int(AHEAD_S / max(mean_s, AHEAD_S / MOST_AHEAD))
 
 
 class SlotRoom:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from hooke.base.errors import HookeError, StoreUnavailable
@@ -14,6 +15,7 @@ __all__ = [
     "Fill",
     "Gathering",
     "KeepsOpen",
+    "Learnt",
     "ObjectSink",
     "Packing",
     "Putting",
@@ -24,6 +26,7 @@ __all__ = [
     "as_of_now",
     "gathering",
     "hidden_as",
+    "joined",
     "reaching",
 ]
 
@@ -186,6 +189,27 @@ class Putting(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Learnt:
+    """What a thread knows of a place, as far as it has asked. It may be handed to another thread, which then need not ask."""
+
+    packs: bool = False
+    """Whether it has looked for new packs."""
+    sizes: dict[str, int | None] = field(default_factory=dict)
+    """Of files, in bytes; None for those that are not there."""
+
+
+def joined(parts: Iterable[Learnt | None]) -> Learnt | None:
+    """All that is known by these; None if it is nothing."""
+    known: Learnt | None = None
+    for part in parts:
+        if part is not None:
+            known = known or Learnt()
+            known.packs |= part.packs
+            known.sizes |= part.sizes
+    return known
+
+
 @runtime_checkable
 class Batching(Protocol):
     """A backend where a request takes long, so that many names are asked after together."""
@@ -194,12 +218,15 @@ class Batching(Protocol):
         """What `read` gives for each name, in as few round trips as the place allows."""
         ...
 
-    def as_of_now(self) -> AbstractContextManager[None]:
-        """Inside, what this thread has read or touched once it takes to be so, and does not ask for again; what it writes it sees."""
+    def as_of_now(self, learnt: Learnt | None = None) -> AbstractContextManager[Learnt]:
+        """Inside, what this thread has read or touched once it takes to be so, and does not ask for again; what it writes it sees.
+
+        It begins with what was `learnt`, and adds what it learns to what it gives.
+        """
         ...
 
 
-def as_of_now(backend: Backend) -> AbstractContextManager[None]:
+def as_of_now(backend: Backend) -> AbstractContextManager[Learnt | None]:
     """The backend's `as_of_now`, if it has one."""
     return backend.as_of_now() if isinstance(backend, Batching) else nullcontext()
 

@@ -244,8 +244,8 @@ LEASE_S = 60.0
 _FORGOTTEN_LEASES = 10
 """So many leases after its end, what a dead process left is removed."""
 
-_LATE_S = 0.25
-"""How long what is to be released soon waits for a claim: longer than a turn of a scheduler that has work."""
+_LATE_S = 0.5
+"""How long what is to be released soon waits for a claim: about as long as a scheduler with short tasks has claimed ahead."""
 
 _LOOKS = 4
 """How often the claims of another process are read that has the key, too, and may take it back."""

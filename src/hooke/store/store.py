@@ -22,7 +22,7 @@ from hooke.base.errors import StoreError, UsageError
 from hooke.base.files import is_private
 from hooke.base.intervals import split
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
-from hooke.store.backend import Backend, Batching, Gathering, KeepsOpen, Packing, Refreshing
+from hooke.store.backend import Backend, Batching, Gathering, KeepsOpen, Learnt, Packing, Refreshing
 from hooke.store.checkpoints import (
     ABANDONED_S,
     CHECKPOINTS,
@@ -378,21 +378,34 @@ class Store:
         with looked, self._gathering.together() if self._gathering is not None else nullcontext():
             yield
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether a request takes so long that a scheduler should not wait for it."""
+        return self._batching is not None
+
     @contextmanager
-    def read_ahead(self, keys: Iterable[str]) -> Iterator[None]:
+    def read_ahead(self, keys: Iterable[str], learnt: Learnt | None = None) -> Iterator[Learnt | None]:
         """Inside, this thread finds the results of these keys, and items, as they are now, with requests for all of them together.
 
         What it commits inside it finds, what others do it may not. A folder is looked at once, and does not need the keys.
+        With what another thread has `learnt`, it finds them as they were then, without a request.
         """
         if self._batching is None:
             with self._refreshing.refreshed() if self._refreshing is not None else nullcontext():
-                yield
+                yield None
             return
-        with self._batching.as_of_now():
+        with self._batching.as_of_now(learnt) as known:
             contents = self._records.read_many([_entry_name(key) for key in keys])
             entries = [_decoder.decode(content) for content in contents if content is not None]
             self.keep([ref for entry in entries for each in entry.variants for ref in refs_of(each)])
-            yield
+            yield known
+
+    def learn(self, keys: Iterable[str]) -> Learnt | None:
+        """What `read_ahead` learns of the keys, for another thread; None where nobody need ask before."""
+        if self._batching is None:
+            return None
+        with self.read_ahead(keys) as learnt:
+            return learnt
 
     def find_items(self, recipe: str, keys: bytes, counts: Counts | None = None) -> list[Hit]:
         """Which of a map's items are stored: `keys` holds 16 bytes per item. Hits are in order and as few as possible.

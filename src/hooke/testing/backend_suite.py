@@ -169,6 +169,11 @@ def _reads_many(backend: Backend) -> None:
         *(None, None, None, b"1"),
     ], "what is read together is what is read alone"
     assert backend.read_many([]) == [], "reading nothing is nothing"
+    with backend.as_of_now() as learnt:
+        before = [view and bytes(view.data) for view in backend.read_many(names)]
+    with backend.as_of_now(learnt):
+        after = [view and bytes(view.data) for view in backend.read_many(names)]
+    assert after == before, "what was learnt before holds where it is handed on"
 
 
 def _writes_together(backend: Backend) -> None:

@@ -230,6 +230,8 @@ class _Driver:
     place: events.CapacityChanged = field(default_factory=lambda: events.CapacityChanged(slots=0, cpus=0.0))
     doomed: bool = False
     stopped: bool = False
+    asks: bool = False
+    """Whether it waits for an answer of the store: a slot may be kept for what that is about."""
 
 
 class _Judge:
@@ -378,7 +380,7 @@ class _Judge:
         driver = self.driver
         for why in driver.twins.refused(handed, driver.flights, self.now):
             self._wrong(f"attempt {handed.attempt} of node {handed.node} {why}")
-        if waiting := [node for node in self._ready() if node not in driver.held]:
+        if not driver.asks and (waiting := [node for node in self._ready() if node not in driver.held]):
             self._wrong(f"attempt {handed.attempt} is a second one while nodes {waiting} are ready")
 
     def _check_needs(self, attempt: int, flight: Flight) -> None:
@@ -416,6 +418,9 @@ class _Judge:
             and event.attempt in self.driver.flights
         ):
             self.driver.owed[event.attempt] = type(event).__name__
+
+    def _on_aside(self, under_way: int) -> None:
+        self.driver.asks = under_way > 0
 
     def _on_cancel(self, attempt: int) -> None:
         self.driver.flights.pop(attempt, None)
@@ -660,7 +665,7 @@ class _Judge:
 
     def _check_idle(self) -> None:
         """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""
-        if self._is_full():
+        if self._is_full() or self.driver.asks:
             return
         ready = self._ready()
         if not all(self._fits(node) for node in ready):
@@ -671,7 +676,7 @@ class _Judge:
     def _check_stragglers(self) -> None:
         """Before the driver sleeps: no straggler is alone where a slot and the rest of what it asks for are free."""
         driver = self.driver
-        if driver.doomed or driver.stopped or self._is_full():
+        if driver.doomed or driver.stopped or self._is_full() or driver.asks:
             return
         alone = [
             attempt

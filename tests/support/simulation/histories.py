@@ -25,7 +25,7 @@ from tests.support.simulation.programs import (
     with_gangs,
     with_on_error,
 )
-from tests.support.simulation.sim_store import SimJournal, SimStore
+from tests.support.simulation.sim_store import SimAside, SimJournal, SimStore
 
 from hooke.journal.events import (
     WITH_FAILURES,
@@ -129,6 +129,7 @@ class _Play:
     values: list[Any] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     result: Any = None
+    aside: SimAside | None = None
 
     def history(self) -> History:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
@@ -170,6 +171,8 @@ class _Play:
         """One driver, as `hooke.running.driver` does it; None where it was killed."""
         recovered = recover(self._journalled()) if number else Recovered()
         self.world.begin(number)
+        slow = self.world.chance(f"slow store {number}").random() < 0.5
+        self.aside = SimAside(self.world) if slow else None
         journal = SimJournal.create(self.folder, "driver", durable="none", clock=self.world.clock)
         assert isinstance(journal, SimJournal)
         journal.world = self.world
@@ -192,6 +195,8 @@ class _Play:
         finally:
             self.world.crash_in = -1
             engine.close()
+            if self.aside is not None:
+                self.world.forget(self.aside)
             journal.close()
         self.world.note("end", (status, sorted(self.store.claims.mine)))
         self._check_store()
@@ -219,6 +224,7 @@ class _Play:
             clock=self.world.clock,
             recovered=recovered,
             stop_requested=self.world.stop_requested,
+            aside=self.aside,
         )
         status = self.runner_class(parts).run()
         self.world.note("left", tuple(sorted(state.running)))

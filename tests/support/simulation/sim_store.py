@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from random import Random
 from typing import Any
 
@@ -12,9 +13,9 @@ from hooke.journal.writer import Journal
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.entries import Entry
 from hooke.store.store import Store
-from hooke.testing.virtual_world import World
+from hooke.testing.virtual_world import DriverCrash, World
 
-__all__ = ["SimClaims", "SimJournal", "SimStore"]
+__all__ = ["SimAside", "SimClaims", "SimJournal", "SimStore"]
 
 
 class SimClaims:
@@ -110,3 +111,50 @@ class SimJournal(Journal):
             self.world.step()
             super().flush()
             self.world.step()
+
+
+class SimAside:
+    """Makes the calls of a driver later, in virtual time and in any order, as threads do where a store takes long to answer."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.under_way = 0
+        self._chance = world.chance("aside")
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """See Aside. The driver that dies takes with it what was not made until then."""
+        future = _SimFuture(call, self)
+        self._count(1)
+        self.world.later(self._chance.expovariate(20.0), future.make, owner=self)
+        return future
+
+    def _count(self, more: int) -> None:
+        self.under_way += more
+        self.world.note("aside", self.under_way)
+
+
+class _SimFuture(Future[Any]):
+    """A call that is made when its time has come, or when somebody waits for it."""
+
+    def __init__(self, call: Callable[[], Any], aside: SimAside) -> None:
+        super().__init__()
+        self._call = call
+        self._aside = aside
+
+    def make(self) -> None:
+        """Make the call, unless it was made."""
+        if self.done():
+            return
+        try:
+            self.set_result(self._call())
+        except DriverCrash as crash:
+            self.set_exception(crash)
+            raise
+        except BaseException as error:  # noqa: BLE001 - the driver's thread raises it
+            self.set_exception(error)
+        self._aside._count(-1)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See Future."""
+        self.make()
+        return super().exception(timeout)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from hooke.base.errors import MissingObject
-from hooke.store.backend import Backend, Fill, ObjectSink, Stored, Torn, View, reaching
+from hooke.store.backend import Backend, Fill, Learnt, ObjectSink, Stored, Torn, View, reaching
 from hooke.store.backends.remote_packs import PACKED, SMALL_BYTES, RemoteFiles, RemotePacks
 
 __all__ = ["Copies", "RemoteBackend"]
@@ -74,7 +74,7 @@ class RemoteBackend:
             return self._write_staged(fill, len(data), exclusive=exclusive)
         if name.startswith(PACKED):
             return self._append(name, data, exclusive=exclusive)
-        self._known.sizes.pop(name, None)
+        self._known.learnt.sizes.pop(name, None)
         with reaching(self.place):
             if exclusive and not self._files.put_new(name, data):
                 return None
@@ -99,7 +99,7 @@ class RemoteBackend:
             assert view is not None
             if name.startswith(PACKED):
                 return self._append(name, bytes(view.data), exclusive=exclusive)
-            self._known.sizes.pop(name, None)
+            self._known.learnt.sizes.pop(name, None)
             with reaching(self.place):
                 if exclusive and not self._files.put_new(name, bytes(view.data)):
                     return None
@@ -137,16 +137,19 @@ class RemoteBackend:
                 self._flush()
 
     @contextmanager
-    def as_of_now(self) -> Iterator[None]:
+    def as_of_now(self, learnt: Learnt | None = None) -> Iterator[Learnt]:
         """See Batching."""
-        self._known.depth += 1
+        known = self._known
+        known.depth += 1
+        if learnt is not None:
+            known.learnt.packs |= learnt.packs
+            known.learnt.sizes |= learnt.sizes
         try:
-            yield
+            yield known.learnt
         finally:
-            self._known.depth -= 1
-            if not self._known.depth:
-                self._known.packs = False
-                self._known.sizes.clear()
+            known.depth -= 1
+            if not known.depth:
+                known.learnt = Learnt()
 
     def _flush(self) -> None:
         """Write what this thread has kept back."""
@@ -179,8 +182,8 @@ class RemoteBackend:
         others = [name for name in names if name not in found]
         if not others:
             return found
-        found.update(self._packs.read_many(others, refresh=not self._known.packs))
-        self._known.packs = self._known.depth > 0
+        found.update(self._packs.read_many(others, refresh=not self._known.learnt.packs))
+        self._known.learnt.packs = self._known.depth > 0
         return found
 
     def _download(self, name: str) -> View | None:
@@ -241,7 +244,7 @@ class RemoteBackend:
         return [sizes[name] for name in names]
 
     def _sizes(self, names: Sequence[str]) -> dict[str, int | None]:
-        known = self._known.sizes
+        known = self._known.learnt.sizes
         found = {name: known[name] for name in names if name in known}
         unknown = [name for name in names if name not in found]
         found.update(zip(unknown, self._files.sizes(unknown), strict=True))
@@ -254,8 +257,8 @@ class RemoteBackend:
         self._flush()
         with reaching(self.place):
             if prefix.startswith(PACKED):
-                found = self._packs.listed(prefix, refresh=not self._known.packs)
-                self._known.packs = self._known.depth > 0
+                found = self._packs.listed(prefix, refresh=not self._known.learnt.packs)
+                self._known.learnt.packs = self._known.depth > 0
             else:
                 found = self._files.listed(prefix)
         yield from found
@@ -268,7 +271,7 @@ class RemoteBackend:
             return there
         self._flush()
         if not name.startswith(PACKED):
-            self._known.sizes.pop(name, None)
+            self._known.learnt.sizes.pop(name, None)
             self._copies.remove(name)
         with reaching(self.place):
             if name.startswith(PACKED):
@@ -308,12 +311,11 @@ class _Waiting(threading.local):
 
 
 class _Known(threading.local):
-    """What a thread knows of the place inside of `as_of_now`: whether its packs, and the sizes of files."""
+    """What a thread knows of the place inside of `as_of_now`."""
 
     def __init__(self) -> None:
         self.depth = 0
-        self.packs = False
-        self.sizes: dict[str, int | None] = {}
+        self.learnt = Learnt()
 
 
 class _Pieces(list[bytes]):

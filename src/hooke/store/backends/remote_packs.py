@@ -290,6 +290,8 @@ class RemotePacks:
     An object has a mark, the BLAKE3 of the list of its records, that list, and their bytes, which have checks of their own.
 
     Names that are files of their own, as in stores of before, are found too.
+
+    One thread at a time looks for packs of others, or merges. Others read what is known meanwhile, and write packs.
     """
 
     def __init__(self, files: RemoteFiles) -> None:
@@ -303,17 +305,22 @@ class RemotePacks:
         self, names: Sequence[str], *, refresh: bool = True
     ) -> dict[str, bytes | memoryview | None]:
         """The bytes of each name as they are now, or were at the last refresh; None for those that are not there."""
+        if refresh:
+            self._refresh()
         with self._lock:
-            if refresh:
-                self._refresh()
             found: dict[str, bytes | memoryview | None] = {name: self._data(name) for name in names}
             old = [name for name in names if name not in self._index and name in (self._old or ())]
-            found.update(zip(old, self._files.get_many(old), strict=True))
+        found.update(zip(old, self._files.get_many(old), strict=True))
         return found
 
     def after_fork(self) -> None:
-        """In a child: another thread of the parent may have the lock, in the midst of a refresh."""
+        """In a child: another thread of the parent may have a lock, in the midst of a refresh."""
+        self._asking = threading.RLock()
+        """Held while packs of others are looked for, or packs are merged."""
         self._lock = threading.RLock()
+        """Held while what is known is read or changed, and not while a request is made."""
+        self._writing: set[str] = set()
+        """Packs that are being written."""
         self._packs: dict[str, _Pack] = {}
         self._index: dict[str, _Record] = {}
         self._folders: dict[str, dict[str, None]] = {}
@@ -327,29 +334,32 @@ class RemotePacks:
 
     def append(self, records: Mapping[str, bytes | None]) -> None:
         """Write these records, with one request. None removes a name."""
+        if self._old is None:  # the records must come after those of others, whose clock may be ahead
+            self._refresh()
         with self._lock:
-            if self._old is None:  # the records must come after those of others, whose clock may be ahead
-                self._refresh()
             now = time.time_ns()
-            self._put(
-                {
-                    name: _Record(max(now, self._seq(name) + 1), None if data is None else memoryview(data))
-                    for name, data in records.items()
-                }
-            )
-            if len(self._small()) > MOST_SMALL:
+            made = {
+                name: _Record(max(now, self._seq(name) + 1), None if data is None else memoryview(data))
+                for name, data in records.items()
+            }
+        self._put(made)
+        if len(self._small()) > MOST_SMALL:
+            with self._asking:
                 self._refresh()  # others may have merged these, and removed names
                 if len(small := self._small()) > MOST_SMALL:
                     self._rewrite(small, removed_before=now - REMOVED_NS)
 
     def _small(self) -> list[str]:
-        return [name for name, pack in self._packs.items() if pack.size < SMALL_BYTES and not pack.damaged]
+        with self._lock:
+            return [
+                name for name, pack in self._packs.items() if pack.size < SMALL_BYTES and not pack.damaged
+            ]
 
     def listed(self, prefix: str, *, refresh: bool) -> list[Stored]:
         """The names under the prefix."""
+        if refresh:
+            self._refresh()
         with self._lock:
-            if refresh:
-                self._refresh()
             names = self._index if prefix in PACKED else self._folders.get(prefix, {})
             found = [
                 Stored(name, len(data), self._index[name].seq / 1e9)
@@ -363,7 +373,7 @@ class RemotePacks:
 
     def remove(self, name: str, *, unused_since: float | None, aside: str | None) -> bool:
         """See Backend."""
-        with self._lock:
+        with self._asking:
             data = self.read_many([name])[name]
             if data is None:
                 return False
@@ -380,21 +390,23 @@ class RemotePacks:
 
     def damaged(self) -> list[tuple[str, int]]:
         """Name and size of each pack that cannot be read."""
-        with self._lock:
-            self._packs = {name: pack for name, pack in self._packs.items() if not pack.damaged}
+        with self._asking:
+            with self._lock:
+                self._packs = {name: pack for name, pack in self._packs.items() if not pack.damaged}
             self._refresh()
-            return [(name, pack.size) for name, pack in self._packs.items() if pack.damaged]
+            with self._lock:
+                return [(name, pack.size) for name, pack in self._packs.items() if pack.damaged]
 
     def about(self) -> int:
         """How many names there are."""
+        self._refresh()
         with self._lock:
-            self._refresh()
             return sum(record.data is not None for record in self._index.values())
 
     def newest(self, prefixes: tuple[str, ...]) -> list[str]:
         """The names with these prefixes, the last written first."""
+        self._refresh()
         with self._lock:
-            self._refresh()
             found = [
                 (record.seq, name)
                 for name, record in self._index.items()
@@ -406,9 +418,10 @@ class RemotePacks:
         """Write packs again of which more than a quarter is of no use any more; set aside those that cannot be read."""
         for name, _ in self.damaged():
             self._files.remove(name, unused_since=None, aside=f"corrupt/{name.replace('/', '-')}")
-        with self._lock:
+        with self._asking:
             self._refresh()
-            wasteful = [name for name, pack in self._packs.items() if self._is_wasteful(pack)]
+            with self._lock:
+                wasteful = [name for name, pack in self._packs.items() if self._is_wasteful(pack)]
             self._rewrite(wasteful, removed_before=2**63)
 
     def _is_wasteful(self, pack: _Pack) -> bool:
@@ -429,15 +442,27 @@ class RemotePacks:
 
     def _refresh(self) -> None:
         """Learn what others have written and merged since the last time."""
-        if self._old is None:
-            self._old = {each.name: each for prefix in PACKED for each in self._files.listed(prefix)}
-        for _ in range(_MOST_TRIES):
-            there = {each.name: each.size for each in self._files.listed(_PACKS)}
-            new = [name for name in there if name not in self._packs]
-            contents = self._files.get_many(new)
-            if None not in contents:
-                break
-        gone = [name for name in self._packs if name not in there]
+        with self._asking:
+            if self._old is None:
+                self._old = {each.name: each for prefix in PACKED for each in self._files.listed(prefix)}
+            for _ in range(_MOST_TRIES):
+                with self._lock:
+                    known = [*self._packs]  # another thread may write more meanwhile
+                there = {each.name: each.size for each in self._files.listed(_PACKS)}
+                with self._lock:
+                    new = [name for name in there if name not in self._packs and name not in self._writing]
+                contents = self._files.get_many(new)
+                if None not in contents:
+                    break
+            opened = {
+                name: _opened(content)
+                for name, content in zip(new, contents, strict=True)
+                if content is not None
+            }
+            with self._lock:
+                self._take(opened, gone=[name for name in known if name not in there])
+
+    def _take(self, opened: Mapping[str, _Pack], *, gone: Sequence[str]) -> None:
         for name in gone:
             del self._packs[name]
         if gone:
@@ -445,10 +470,9 @@ class RemotePacks:
             self._folders.clear()
             for name in self._packs:
                 self._learn(self._packs[name])
-        for name, content in zip(new, contents, strict=True):
-            if content is not None:
-                self._packs[name] = _opened(content)
-                self._learn(self._packs[name])
+        for name, pack in opened.items():
+            self._packs[name] = pack
+            self._learn(pack)
 
     def _learn(self, pack: _Pack) -> None:
         for name, record in pack.records.items():
@@ -459,18 +483,28 @@ class RemotePacks:
     def _put(self, records: Mapping[str, _Record]) -> None:
         content = _closed(records)
         name = f"{_PACKS}{time.time_ns():020}-{self._unique}-{os.getpid()}-{next(self._count)}"
-        self._files.put(name, content)
-        self._packs[name] = _Pack(len(content), records)
-        self._learn(self._packs[name])
+        with self._lock:
+            self._writing.add(name)
+        try:
+            self._files.put(name, content)
+        except BaseException:
+            with self._lock:
+                self._writing.discard(name)  # it may be there nevertheless, and is read then
+            raise
+        with self._lock:
+            self._writing.discard(name)
+            self._take({name: _Pack(len(content), records)}, gone=())
 
     def _rewrite(self, names: Sequence[str], *, removed_before: int) -> None:
         """Put what these packs hold into few others, then remove them. Removals before a time are kept only for what is left."""
         kept: dict[str, _Record] = {}
         size = 0
         merged = set(names)
-        others = {name for other, pack in self._packs.items() if other not in merged for name in pack.records}
+        with self._lock:
+            packs = dict(self._packs)
+        others = {name for other, pack in packs.items() if other not in merged for name in pack.records}
         others |= (self._old or {}).keys()
-        for pack in [self._packs[name] for name in names]:
+        for pack in [packs[name] for name in names]:
             for name, record in pack.records.items():
                 over = record.data is None and name not in others and record.seq < removed_before
                 if over or record.seq < self._seq(name):
@@ -484,8 +518,9 @@ class RemotePacks:
         if kept:
             self._put(kept)
         self._files.remove_many(names)
-        for name in names:
-            del self._packs[name]
+        with self._lock:
+            for name in names:
+                del self._packs[name]
 
 
 def _closed(records: Mapping[str, _Record]) -> bytes:
