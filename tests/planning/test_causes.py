@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hooke.journal.events import MachineLoad, Measured, TimeUse
-from hooke.planning.noise import cause_of
+from hooke.planning.causes import cause_of
 
 CORES = 8
 SAMPLE_S = 0.04
