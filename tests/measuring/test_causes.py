@@ -1,5 +1,6 @@
-"""Causes that are planted in real workers, with sleeps and sockets, so that a busy machine changes no answer."""
+"""Causes that are planted in real workers, so that a busy machine changes no answer: with sleeps and sockets, or in one worker."""
 
+import os
 import socket
 import threading
 import time
@@ -8,8 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from hooke.journal.study_records import read_study
 from hooke.measuring.studies import measure
 from hooke.planning.advice import advise, known_limit
+from hooke.planning.causes import cause_of
 from hooke.project.pipeline_file import load_entry
 
 pytestmark = pytest.mark.heavy
@@ -18,8 +21,11 @@ PLANTS = """
     import fcntl
     import os
     import socket
+    import threading
     import time
     from pathlib import Path
+
+    import numpy as np
 
     from hooke import pipeline, task
 
@@ -62,6 +68,85 @@ PLANTS = """
     def nap(x: int) -> int:
         time.sleep(0.2)
         return x
+
+
+    def in_threads(function, count=4):
+        threads = [threading.Thread(target=function) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+    def compute(rounds=300_000):
+        value = 1
+        for _ in range(rounds):
+            value = (value * 1103515245 + 12345) % 2147483648
+
+
+    def compute_in_numpy():
+        values = np.arange(1.0, 300_000.0)
+        for _ in range(60):
+            np.sqrt(values, out=values)
+
+
+    ONE = threading.Lock()
+
+
+    def compute_alone():
+        for _ in range(4):
+            with ONE:  # the thread's lock
+                compute(50_000)
+
+
+    @task(observe=False)
+    def threads(x: int, kind: str) -> int:
+        match kind:
+            case "long":
+                in_threads(compute)
+            case "short":
+                for _ in range(3):
+                    in_threads(lambda: compute(100_000))
+            case "and main":
+                other = threading.Thread(target=compute)
+                other.start()
+                compute()
+                other.join()
+            case "numpy":
+                in_threads(compute_in_numpy)
+            case "one":
+                ended = threading.Event()
+                waiting = threading.Thread(target=ended.wait)
+                waiting.start()
+                in_threads(lambda: compute(600_000), 1)
+                ended.set()
+                waiting.join()
+            case "sleeping":
+                in_threads(lambda: time.sleep(0.2))
+            case "locked":
+                in_threads(compute_alone)
+        return x
+
+
+    @pipeline
+    def threading_(kind: str) -> list[int]:
+        return threads.map(range(8), kind=kind)
+
+
+    @task(observe=False)
+    def save(x: int) -> int:
+        until = time.monotonic() + 0.15
+        with open(Path(__file__).parent / f"saved-{x}", "wb", buffering=0) as file:
+            while time.monotonic() < until:
+                file.seek(0)
+                file.write(b"x" * 4096)
+                os.fsync(file.fileno())  # the disk
+        return x
+
+
+    @pipeline
+    def saving() -> list[int]:
+        return save.map(range(8))
 
 
     @pipeline
@@ -122,17 +207,68 @@ def server(seconds: float, *, shared: bool) -> Iterator[int]:
         thread.join()
 
 
-def study_of(workshop, name, task, **params):
+def study_of(workshop, name, task, workers=(1, 4), repeats=2, **params):
     workshop.write(PLANTS)
     loaded = load_entry(f"{workshop.file}:{name}")[0]
-    return measure(loaded, task=task, workers=[1, 4], repeats=2, progress="none", **params)
+    return measure(loaded, task=task, workers=workers, repeats=repeats, progress="none", **params)
+
+
+def line_of(workshop, comment):
+    lines = workshop.file.read_text().splitlines()
+    return next(number for number, text in enumerate(lines, 1) if comment in text)
+
+
+def alone(study):
+    """The measurement with one worker: with two, a busy machine decides what is lost."""
+    return next(each for each in read_study(study.folder).measured if each.n == 1)
+
+
+@pytest.mark.parametrize("kind", ["long", "short", "and main"])
+def test_threads_that_compute_one_at_a_time_wait_for_the_gil(workshop, kind):
+    study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind=kind)
+    cause = cause_of([alone(study)], cores=2)
+    assert cause is not None and cause.name == "GIL", cause
+    assert cause.sentence.startswith(f"waits for the GIL in {workshop.file.name}:")
+
+
+@pytest.mark.parametrize("kind", ["numpy", "one", "sleeping"])
+def test_threads_that_release_the_gil_or_do_not_compete_for_it_do_not_wait_for_it(workshop, kind):
+    study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind=kind)
+    measured = alone(study)
+    cause = cause_of([measured], cores=2)
+    assert cause is None or cause.name == "cores taken", cause
+    queued = sum(seconds for what, seconds in measured.use.waits.items() if what.startswith("gil"))
+    assert queued < 0.2 * measured.seconds
+
+
+def test_a_lock_of_threads_is_no_gil(workshop):
+    study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind="locked")
+    told = alone(study).use.waits
+    assert max(told, key=told.get) == f"lock {workshop.file.name}:{line_of(workshop, 'the thread')}", told
+
+
+def test_a_disk_is_named_with_the_line_and_the_call(workshop, tmp_path):
+    with open(tmp_path / "tried", "wb", buffering=0) as file:
+        file.write(b"x" * 4096)
+        began = time.monotonic()
+        os.fsync(file.fileno())
+        if time.monotonic() - began < 0.00005:
+            pytest.skip("files are in memory here")
+    study = study_of(workshop, "saving", "save", workers=[1, 2], repeats=1)
+    told = alone(study).use.waits
+    place = f"{workshop.file.name}:{line_of(workshop, '# the disk')} (fsync)"
+    assert max(told, key=told.get) == f"disk {place}", told
+    cause = cause_of([alone(study)], cores=2)
+    assert (
+        cause is None
+        or cause.name == "cores taken"
+        or cause.sentence.startswith(f"waits for the disk in {place}: ")
+    )
 
 
 def test_a_lock_is_named_with_its_line_and_advice_does_not_contradict_it(workshop):
     study = study_of(workshop, "locking", "locked")
-    line = 1 + next(
-        number for number, text in enumerate(workshop.file.read_text().splitlines()) if "# the lock" in text
-    )
+    line = line_of(workshop, "# the lock")
     assert study.cause is not None
     assert study.cause.name == "lock"
     assert study.cause.sentence.startswith(f"waits for a lock in {workshop.file.name}:{line}: ")

@@ -22,6 +22,8 @@ MAIN_PART = 0.4
 """The cause is a kind of time that makes up at least this share of the growth."""
 WAITING = 0.5
 """Without such a loss, a wait is named if it takes this share of the workers' time at every N,"""
+QUEUED = 0.3
+"""waiting for the GIL if it takes this share,"""
 CROWDED = 0.2
 """waiting for a core if it takes this share,"""
 TAKEN = 0.3
@@ -58,6 +60,8 @@ class _Level:
     others: float
     runnable: float
     """Workers that computed or waited for a core, on average."""
+    computing: float
+    """Workers that computed, on average."""
     longest: float
     """The longest attempt, as a share of the whole measurement."""
     uneven: float
@@ -128,6 +132,7 @@ def _level(measured: Sequence[Measured]) -> _Level:
         runnable=float(
             np.mean([(use.user_s + use.sys_s + (use.delay_s or 0.0)) / each.seconds for each, use in uses])
         ),
+        computing=float(np.mean([(use.user_s + use.sys_s) / each.seconds for each, use in uses])),
         longest=float(np.median([use.longest_s / each.seconds for each, use in uses])),
         uneven=float(
             np.median(
@@ -214,7 +219,8 @@ def _ended(levels: Sequence[_Level]) -> Bottleneck:
 
 def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck:
     last = levels[-1]
-    if last.runnable <= cores * 1.1 or (last.n <= cores and last.others >= TAKEN):
+    others = last.others >= TAKEN and (last.n <= cores or last.others >= last.computing)
+    if last.runnable <= cores * 1.1 or others:
         taken = ", ".join(f"{level.others:.1f}" for level in levels)
         ns = ", ".join(f"{level.n}" for level in levels)
         sentence = f"other processes take the cores: {taken} cores at N = {ns}"
@@ -242,7 +248,8 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
 def _steady(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
     """The cause where little is lost with N: a wait that takes most of the time at every N."""
     for kind in ("gil", "network", "disk", "lock"):
-        if all(level.kinds[kind] >= WAITING * level.whole for level in levels):
+        least = QUEUED if kind == "gil" else WAITING
+        if all(level.kinds[kind] >= least * level.whole for level in levels):
             return _waiting(kind, levels)
     if all(level.kinds["delay"] >= CROWDED * level.whole and level.others >= TAKEN for level in levels):
         return _crowded(levels, cores)
