@@ -167,6 +167,31 @@ def test_more_workers_than_cores_are_not_blamed_on_others():
     assert (cause.name, cause.sentence) == ("cores", "the cores are all in use: 4 workers compute on 2 cores")
 
 
+def test_of_others_and_own_workers_the_one_with_more_cores_is_blamed():
+    cause = cause_of(study("taken", 1), cores=2)  # others have six cores, four workers the other two
+    assert cause is not None and cause.name == "cores taken", cause
+    few = [
+        msgspec.structs.replace(each, load=MachineLoad(seconds=1.0, others=0.4)) for each in study("taken", 1)
+    ]
+    cause = cause_of(few, cores=2)
+    assert cause is not None and cause.name == "cores", cause
+
+
+def test_a_third_of_the_time_in_the_queue_for_the_gil_is_named():
+    def waiting(share: float) -> list[Measured]:
+        return [
+            msgspec.structs.replace(
+                each,
+                use=msgspec.structs.replace(each.use, waits={"gil ledger.py:41": share * each.use.busy_s}),
+            )
+            for each in study("computing", 1)
+        ]
+
+    cause = cause_of(waiting(0.4), cores=CORES)
+    assert cause is not None and cause.name == "GIL", cause
+    assert cause_of(waiting(0.1), cores=CORES) is None
+
+
 def test_measurements_of_before_and_few_samples_name_no_wait():
     assert cause_of([], cores=2) is None
     old = [msgspec.structs.replace(each, use=None) for each in study("lock", 1)]

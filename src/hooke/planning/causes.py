@@ -84,7 +84,7 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
     smallest to the largest N is the cause of lost speed-up (after the speed-up stacks of Eyerman, Du Bois & Eeckhout, ISPASS 2012).
-    If little is lost, a kind that takes most of the time at every N is the cause.
+    If little is lost, or no kind grows as much, a wait that takes most of the time at every N is the cause.
     """
     known = [each for each in measured if each.use is not None]
     levels = [_level([each for each in known if each.n == n]) for n in sorted({each.n for each in known})]
@@ -97,7 +97,6 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
         kind = max(growth, key=growth.__getitem__)
         if growth[kind] >= MAIN_PART * (last.whole - first.whole):
             return _grown(kind, levels, cores)
-        return None
     return _steady(levels, cores)
 
 
