@@ -177,6 +177,22 @@ def test_of_others_and_own_workers_the_one_with_more_cores_is_blamed():
     assert cause is not None and cause.name == "cores", cause
 
 
+@pytest.mark.parametrize(("tail", "named"), [(0.25, "network"), (1.5, "too few items")])
+def test_a_wait_outweighs_a_few_items_that_do_not_divide_evenly(tail, named):
+    uneven = [
+        msgspec.structs.replace(
+            each,
+            seconds=each.seconds * (1 + tail),
+            use=msgspec.structs.replace(each.use, tail_s=each.use.tail_s + tail * each.n * each.seconds),
+        )
+        if each.n == 4
+        else each
+        for each in study("network", 1)
+    ]
+    cause = cause_of(uneven, cores=CORES)
+    assert cause is not None and cause.name == named, cause
+
+
 def test_a_third_of_the_time_in_the_queue_for_the_gil_is_named():
     def waiting(share: float) -> list[Measured]:
         return [

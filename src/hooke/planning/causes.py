@@ -24,6 +24,8 @@ WAITING = 0.5
 """Without such a loss, a wait is named if it takes this share of the workers' time at every N,"""
 QUEUED = 0.3
 """waiting for the GIL if it takes this share,"""
+OUTWEIGHS = 2.0
+"""Such a wait is named too if it takes so many times as long as what the kind that grows most adds."""
 CROWDED = 0.2
 """waiting for a core if it takes this share,"""
 TAKEN = 0.3
@@ -84,7 +86,7 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
     smallest to the largest N is the cause of lost speed-up (after the speed-up stacks of Eyerman, Du Bois & Eeckhout, ISPASS 2012).
-    If little is lost, or no kind grows as much, a wait that takes most of the time at every N is the cause.
+    If little is lost, or nothing grows half as much, a wait that takes most of the time at every N is the cause.
     """
     known = [each for each in measured if each.use is not None]
     levels = [_level([each for each in known if each.n == n]) for n in sorted({each.n for each in known})]
@@ -95,6 +97,9 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
     if len(levels) > 1 and lost >= LOSS and math.log1p(lost) >= ERRORS * _error(known, first.n, last.n):
         growth = {kind: last.kinds[kind] - first.kinds[kind] for kind in last.kinds}
         kind = max(growth, key=growth.__getitem__)
+        wait = _steady_wait(levels)
+        if wait not in ("", kind) and last.kinds[wait] >= OUTWEIGHS * growth[kind]:
+            return _waiting(wait, levels)
         if growth[kind] >= MAIN_PART * (last.whole - first.whole):
             return _grown(kind, levels, cores)
     return _steady(levels, cores)
@@ -246,13 +251,21 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
 
 def _steady(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
     """The cause where little is lost with N: a wait that takes most of the time at every N."""
-    for kind in ("gil", "network", "disk", "lock"):
-        least = QUEUED if kind == "gil" else WAITING
-        if all(level.kinds[kind] >= least * level.whole for level in levels):
-            return _waiting(kind, levels)
+    wait = _steady_wait(levels)
+    if wait:
+        return _waiting(wait, levels)
     if all(level.kinds["delay"] >= CROWDED * level.whole and level.others >= TAKEN for level in levels):
         return _crowded(levels, cores)
     return None
+
+
+def _steady_wait(levels: Sequence[_Level]) -> str:
+    """The kind of wait that takes most of the time at every N; empty if none does."""
+    for kind in ("gil", "network", "disk", "lock"):
+        least = QUEUED if kind == "gil" else WAITING
+        if all(level.kinds[kind] >= least * level.whole for level in levels):
+            return kind
+    return ""
 
 
 def _of(kind: str) -> Callable[[_Level], float]:
