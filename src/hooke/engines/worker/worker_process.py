@@ -333,6 +333,10 @@ class _Sampler:
             if thread not in (self._main, self._thread) and thread.native_id is not None:
                 known[thread.native_id] = frames.get(thread.ident or 0)
         told = {thread: _system_call(thread) for thread in known}
+        # Before anything lets go of the interpreter lock: then frames move on.
+        threads = {
+            thread: _Thread.of(frame, _wait_of(told[thread], self._lock)) for thread, frame in known.items()
+        }
         used = {
             int(thread): _scheduled(thread)
             for thread in os.listdir("/proc/self/task")
@@ -345,9 +349,6 @@ class _Sampler:
             if cpu - self._before.get(thread, 0 if self._before else cpu) >= _TOOK_PART * 1e9 * since_s
         ]
         self._before = {thread: cpu for thread, (cpu, _) in used.items()}
-        threads = {
-            thread: _Thread.of(frame, _wait_of(told[thread], self._lock)) for thread, frame in known.items()
-        }
         wait, place = _attempt_waits(threads, main, held=held, native=bool(set(took) - threads.keys()))
         usage, io = resource.getrusage(resource.RUSAGE_SELF), _io()
         return WorkerSample(
