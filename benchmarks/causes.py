@@ -362,22 +362,23 @@ def record_of(studies: Sequence[Played], *, seconds: float) -> dict[str, Any]:
 def table_of(record: dict[str, Any]) -> list[str]:
     """The counts, a row for each planted cause."""
     studies = [Played(**each) for each in record["studies"]]
-    rows = ["| planted | studies | right | nothing named | other names | undisturbed | right of these |"]
-    rows.append("|---|---|---|---|---|---|---|")
+    rows = [
+        "| planted | studies | right | `cores taken`, and they were | nothing | a wrong name | undisturbed | right of these |"
+    ]
+    rows.append("|---|---|---|---|---|---|---|---|")
     names = [name for name in PLANTS if any(each.planted == name for each in studies)]
     causes = [each for each in studies if not each.planted.startswith("no cause")]
     controls = [each for each in studies if each.planted.startswith("no cause")]
     groups = [(name, [each for each in studies if each.planted == name]) for name in names]
     groups += [("**all causes**", causes), ("**all controls**", controls)]
     for name, own in groups:
-        outcomes = Counter(each.outcome for each in own)
-        wrong = {what: n for what, n in outcomes.items() if what not in ("right", "nothing")}
+        counts = Counter(each.outcome for each in own)
+        taken = sum(each.outcome == "cores taken" and each.disturbed for each in own)
+        wrong = len(own) - counts["right"] - counts["nothing"] - taken
         quiet = [each for each in own if not each.disturbed]
-        told = ", ".join(f"{n} {what}" for what, n in sorted(wrong.items())) or "0"
         right = sum(each.outcome == "right" for each in quiet)
-        rows.append(
-            f"| {name} | {len(own)} | {outcomes['right']} | {outcomes['nothing']} | {told} | {len(quiet)} | {right} |"
-        )
+        cells = (name, len(own), counts["right"], taken, counts["nothing"], wrong, len(quiet), right)
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
@@ -398,7 +399,7 @@ Measured on {record["machine"]}, Python {record["python"]}, in {record["minutes"
 
 {chr(10).join(table_of(record))}
 
-A study is *undisturbed* if processes that are not the campaign's took less than {DISTURBED:g} cores at each N. In a disturbed one, `cores taken` may be what is really lost.
+Processes that are not the campaign's used this machine too. A study is *undisturbed* if they took less than {DISTURBED:g} cores on average at each N. In a disturbed one, what computes does lose its time to taken cores, so `cores taken` is no wrong name there; but neither does such a study show that the planted cause would be named. What waits or sleeps is named on a busy machine too.
 
 What is inferred, and from what: *memory bandwidth* from user CPU per item that rises while workers have cores, because hardware counters are not read. Two cores do not use up the memory of a large server, so the planted cause is its other half: two workers write to the same few cache lines, which travel between the cores. The *GIL* from a thread that asks for it 25 times a second, and from the threads that wait at its address then. *Disk*, *lock* and *network* from the system call in which a worker waits. *Cores taken* from the time that workers were ready and had no core, and from the CPU time of other processes.
 """
