@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, fdtrc, stdtr, stdtrit
 
-from hooke.scaling.families import Floats
+from hooke.scaling.families import Family, Floats, Stepped
 from hooke.scaling.family_fit import NOISES, Drift, FitProblem, Fitted, descend
 from hooke.scaling.measurements import Measurements
 
@@ -407,14 +407,14 @@ def leave_one_out(fitted: Fitted) -> float:
 def within(fits: Sequence[Fitted], margin: float) -> list[Fitted]:
     """The families that are not ruled out at the level `margin`, simpler ones first, then likelier ones.
 
-    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter. A bent line or a
-    cliff rules others out only if it firmly rules out all of them: its bend is chosen among all N, which one number does
+    A family stays if its misfit lies in the likelihood region of the family with the smallest scatter. A family that
+    bends at any N rules others out only if it firmly rules out all of them: that its bend is chosen among all N, one number does
     not account for.
     """
-    smooth = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    smooth = [fitted for fitted in fits if fitted.family.needs == "nothing"]
     best = min(smooth or fits, key=lambda fitted: fitted.scatter)
-    for bent in (fitted for fitted in fits if smooth and fitted.family.name in BY_EVIDENCE):
-        if min(each.misfit for each in smooth) > _most(bent, FIRM_MARGIN) and bent.scatter < best.scatter:
+    for bent in (fitted for fitted in fits if smooth and fitted.family.needs != "nothing"):
+        if _firmly_rules_out(bent, smooth) and bent.scatter < best.scatter:
             best = bent
     most = _most(best, margin)
     order = sorted(fits, key=lambda fitted: (_rank(fitted), fitted.misfit))
@@ -427,51 +427,51 @@ def _most(fitted: Fitted, margin: float) -> float:
     return fitted.misfit + (quantile * fitted.scatter) ** 2 * fitted.problem.drift.inflation
 
 
+def _firmly_rules_out(fitted: Fitted, others: Sequence[Fitted]) -> bool:
+    return min(each.misfit for each in others) > _most(fitted, FIRM_MARGIN)
+
+
 LIKELIER = 0.8
 """The level at which a likelier family displaces a simpler or more common one that is no special case of it."""
-SPECIAL_CASE_OF_ALL = ("linear", "staircase")
-BESIDE_USL = ("amdahl", "staircase_amdahl")
-"""Special cases of the USL."""
 
 
 def _likeliest_first(stay: list[Fitted]) -> list[Fitted]:
-    """Simpler families come first, for the sake of special cases; Amdahl's law is none of a queue, nor that of the USL."""
+    """The first of `stay`, the simplest ones first, keeps its place unless a family that does not contain it is likelier."""
     first, *rest = stay
-    name = first.family.name
-    if name in SPECIAL_CASE_OF_ALL:
+    if not first.shape.size:  # a special case of all
         return stay
-    others = [each for each in rest if _rank(each) > _rank(first) and each.family.name not in BY_EVIDENCE]
-    if name in BESIDE_USL:
-        others = [each for each in others if _is_full(each)]
+    others = [
+        each
+        for each in rest
+        if _rank(each) > _rank(first)
+        and each.family.needs == "nothing"
+        and _form(first.family) not in each.family.contains
+    ]
     better = min(others, key=lambda fitted: fitted.misfit, default=first)
     if first.misfit <= _most(better, LIKELIER):
         return stay
     return [better, *(each for each in stay if each is not better)]
 
 
+def _form(family: Family) -> str:
+    """The name of the family, or of the one whose curve it has for whole items."""
+    return family.base.name if isinstance(family, Stepped) else family.name
+
+
 def _rank(fitted: Fitted) -> float:
     """The numbers of the shape; a resource that is full comes after the other families with one number."""
-    return fitted.shape.size + 0.5 * _is_full(fitted)
+    return fitted.shape.size + 0.5 * fitted.family.full
 
 
-def _is_full(fitted: Fitted) -> bool:
-    """Whether the family is of one resource that is full at some N."""
-    return fitted.family.name.endswith(("closed_queue", "hard_knee"))
-
-
-BY_EVIDENCE = ("bent_line", "cliff")
-"""Families that bend at any N, so that they are near every measurement, and that say little beyond the last one."""
 LEAST_LEVELS = 5
 """Two N on each side of a bend and one more show it."""
-
-
 NEARLY = 2.0
-"""A bent line or a cliff is fitted only if one of its starts misses by at most so many times as much as the best law."""
+"""A family that bends at any N is fitted only if one of its starts misses by at most so many times as much as the best law."""
 
 
 def may_show(problem: FitProblem, fits: Sequence[Fitted]) -> bool:
-    """Whether a family is worth a fit after `fits`. For most it is; a bent line and a cliff need five N, and to come near."""
-    if problem.family.name not in BY_EVIDENCE or not fits:
+    """Whether the measurements may show what the family needs, after `fits`: if not, it is not worth a fit."""
+    if problem.family.needs == "nothing" or not fits:
         return True
     if problem.measured.levels.size < LEAST_LEVELS:
         return False
@@ -481,17 +481,13 @@ def may_show(problem: FitProblem, fits: Sequence[Fitted]) -> bool:
 
 
 def shown(fits: Sequence[Fitted]) -> list[Fitted]:
-    """The fits without the bent line and the cliff, unless the measurements show these.
-
-    A bent line is shown if no other family has so small a scatter, a cliff if the other families are firmly ruled out.
-    """
-    kept = [fitted for fitted in fits if fitted.family.name not in BY_EVIDENCE]
+    """The fits without those whose family needs more than the measurements show."""
+    kept = [fitted for fitted in fits if fitted.family.needs == "nothing"]
     for fitted in fits:
-        less = all(fitted.scatter < each.scatter for each in kept)
-        if fitted.family.name == "bent_line" and less:
+        if fitted.family.needs == "best" and all(fitted.scatter < each.scatter for each in kept):
             kept.append(fitted)
     for fitted in fits:
-        if fitted.family.name == "cliff" and all(each.misfit > _most(fitted, FIRM_MARGIN) for each in kept):
+        if fitted.family.needs == "only" and (not kept or _firmly_rules_out(fitted, kept)):
             kept.append(fitted)
     return kept
 

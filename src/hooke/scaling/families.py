@@ -14,28 +14,37 @@ from __future__ import annotations
 
 # ruff: noqa: ARG002 - all families share one interface
 from collections.abc import Mapping
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincc, gammaln
 
-__all__ = ["FAMILIES", "Family", "Floats", "Stepped"]
+__all__ = ["FAMILIES", "Evidence", "Family", "Floats", "Stepped"]
 
 Floats: TypeAlias = NDArray[np.float64]
+Evidence: TypeAlias = Literal["nothing", "best", "only"]
+"""A family that bends at any N comes near every measurement, so it must be the best, or the only one not firmly ruled out."""
 
 KNEE_SHARE = 0.95
 """The knee is the smallest N with this share of the maximum throughput; past it, more N gains at most 5 %."""
 
 
 class Family(Protocol):
-    """A family of laws. `lower` and `upper` bound the shape; `symbols` gives the meaning of each parameter."""
+    """A family of laws. `lower` and `upper` bound the shape; `symbols` gives the meaning of each parameter.
+
+    The others say how it is chosen among families: `full` whether it is of one resource that is full at some N, `contains` which
+    families with a shape are special cases of it, `needs` what the measurements must show for it to be considered.
+    """
 
     name: str
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     symbols: Mapping[str, str]
     knee_share: float
+    full: bool
+    contains: tuple[str, ...]
+    needs: Evidence
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         """C(N), the throughput in units of the unit rate: (..., m)."""
@@ -67,6 +76,9 @@ class _Linear:
     upper: tuple[float, ...] = ()
     symbols: Mapping[str, str] = {"g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return np.broadcast_to(n, (*shape.shape[:-1], n.shape[-1]))
@@ -98,6 +110,9 @@ class _Usl:
     upper: tuple[float, ...] = (1.0, 1.0)
     symbols: Mapping[str, str] = {"a": "contention", "b": "coherency", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ("amdahl",)
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return n / self._delay(n, shape)
@@ -144,6 +159,9 @@ class _Amdahl:
     upper: tuple[float, ...] = (1.0,)
     symbols: Mapping[str, str] = {"a": "serial fraction", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return n / (1 + shape * (n - 1))
@@ -187,6 +205,9 @@ class _HardKnee:
     upper: tuple[float, ...] = (1.0,)
     symbols: Mapping[str, str] = {"c": "capacity", "g": "unit rate"}
     knee_share = 1.0
+    full = True
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return 1 / np.maximum(1 / n, shape)
@@ -219,6 +240,9 @@ class _Power:
     upper: tuple[float, ...] = (2.0,)
     symbols: Mapping[str, str] = {"p": "exponent", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return n**shape
@@ -250,6 +274,9 @@ class _Gustafson:
     upper: tuple[float, ...] = (1.0,)
     symbols: Mapping[str, str] = {"s": "serial share", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         return n - shape * (n - 1)
@@ -292,6 +319,9 @@ class _ClosedQueue:
     upper: tuple[float, ...] = (1.0,)
     symbols: Mapping[str, str] = {"a": "share of an item under the lock", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = True
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "nothing"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         n, a = np.broadcast_arrays(n, shape)
@@ -367,6 +397,9 @@ class _BentLine:
     upper: tuple[float, ...] = (1.0, 1.0)
     symbols: Mapping[str, str] = {"c": "the bend", "q": "slope past the bend", "g": "unit rate"}
     knee_share = KNEE_SHARE
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "best"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         straight = 1 / np.maximum(1 / n, shape[..., :1])
@@ -405,6 +438,9 @@ class _Cliff:
     upper: tuple[float, ...] = (1.0, 1.0)
     symbols: Mapping[str, str] = {"c": "capacity", "r": "share left past it", "g": "unit rate"}
     knee_share = 1.0
+    full = False
+    contains: tuple[str, ...] = ()
+    needs: Evidence = "only"
 
     def curve(self, n: Floats, shape: Floats) -> Floats:
         past = shape[..., :1] > 1 / n
@@ -447,6 +483,7 @@ class Stepped:
         self.name = "staircase" if base.name == "linear" else f"staircase_{base.name}"
         self.lower, self.upper = base.lower, base.upper
         self.symbols, self.knee_share = base.symbols, base.knee_share
+        self.full, self.contains, self.needs = base.full, base.contains, base.needs
 
     def busy(self, n: Floats) -> Floats:
         """The mean number of busy workers out of `n`, of the shape of `n`."""

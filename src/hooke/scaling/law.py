@@ -21,8 +21,9 @@ __all__ = ["Course", "Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_
 
 # --- The next measurement.
 
-FARTHER = 2.0
-"""The farthest N to advise, as a multiple of the largest measured; go farther in two steps."""
+FAR = 2.0
+"""The farthest N to advise, and beyond which no prediction is answered, as a multiple of the largest measured: no fit foresees the
+next bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
     is advised, because a knee would show there first.
     """
     most = float(fits[0].problem.measured.n.max())
-    candidates = np.unique(np.round(np.geomspace(1, max(FARTHER * most, 2), 64)))
+    candidates = np.unique(np.round(np.geomspace(1, max(FAR * most, 2), 64)))
     clouds = [_cloud(fitted, candidates) for fitted in fits]
     answer, spread = (np.concatenate(parts) for parts in zip(*clouds, strict=True))
     answer, spread = answer - answer.mean(), spread - spread.mean(axis=0)
@@ -166,10 +167,8 @@ class Course:
 
 NEAR = 1.5
 """Within this factor of the measured N, predictions are always answered, however wide the interval."""
-FAR = 2.0
-"""Beyond this factor of the largest N they never are, because no fit foresees the next bottleneck."""
 WIDEST_ANSWER = 3.5
-"""Between the two they are, if the ends of the interval differ by at most this factor."""
+"""From there to FAR they are, if the ends of the interval differ by at most this factor."""
 FARTHEST = 4.0
 """In place of FAR where the caller vouches for the families by naming them, and below the smallest N;"""
 MOST_DISAGREEMENT = 1.5

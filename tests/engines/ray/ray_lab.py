@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from tests.engines.local.faults import wait_until
 from tests.support.hosts import Host, Hosts
 
+from hooke.engines.ray.head import answer_for_agent
 from hooke.processes.start import python_module
 from hooke.testing.s3_server import S3Server
 
@@ -94,7 +95,8 @@ class RayLab:
             "object-store-memory": 80 << 20,
             "dashboard-agent-grpc-port": 20001,
             "runtime-env-agent-port": 20002,
-            "dashboard-agent-listen-port": 0,
+            "dashboard-agent-listen-port": 20003,
+            "metrics-export-port": 20004,
         }
         if host is self.head:
             options |= {"temp-dir": "/tmp/ray", "include-dashboard": "false"}
@@ -112,8 +114,13 @@ class RayLab:
     def wait_for(self, host: Host) -> None:
         """Until Ray is there. One after another: each takes a cpu for seconds, and gives up where it gets none."""
         said = host.path(OUT)
+
+        def started() -> bool:
+            answer_for_agent(host.path("/tmp/ray"))
+            return "Ray runtime started" in said.read_text("utf-8")
+
         try:
-            wait_until(lambda: "Ray runtime started" in said.read_text("utf-8"), host.name, within_s=120)
+            wait_until(started, host.name, within_s=240)
         except AssertionError:
             pytest.fail(f"no Ray on {host.name}: {said.read_text('utf-8')[-2000:]}")
 

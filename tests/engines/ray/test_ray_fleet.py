@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +80,34 @@ def test_until_ray_has_its_ports_nobody_else_gets_one_of_them(folder: Path) -> N
         with socket.socket() as other:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             other.bind(("127.0.0.1", port))
+
+
+def test_ray_starts_although_its_agents_do_not(folder: Path) -> None:
+    """On a busy machine they may need longer than the 15 s after which a raylet crashes that waits for one of them."""
+    environment = environment_of_head(folder, os.environ)
+    head = Head(folder, environment=environment, cpus=1)
+    stop = threading.Event()
+
+    def hold_agents() -> None:
+        while not stop.wait(0.02):
+            for each in psutil.Process(head._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if any(word.endswith(("/agent.py", "/agent/main.py")) for word in each.cmdline()):
+                        each.suspend()
+
+    holding = threading.Thread(target=hold_agents)
+    holding.start()
+    try:
+        head.wait()
+        script = f"import ray; ray.init('{head.address}'); print(len(ray.nodes()))"
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "1", done.stderr
+    finally:
+        stop.set()
+        holding.join()
+        head.end()
 
 
 def test_a_ray_that_does_not_start_shows_what_its_processes_said(folder: Path) -> None:

@@ -20,7 +20,7 @@ from hooke.base.errors import HookeError
 from hooke.processes.devices import cpus_here, devices_of_this_machine
 from hooke.processes.start import python_module, with_parent
 
-__all__ = ["Head", "environment_of_head"]
+__all__ = ["Head", "answer_for_agent", "environment_of_head"]
 
 STORE_BYTES = 128 << 20
 """Shared memory for Ray's own objects; values go through Hooke's store."""
@@ -95,8 +95,9 @@ class Head:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 ended = self._process.returncode
                 raise self.failure("it took too long" if ended is None else f"exit code {ended}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
-                return
+            if answer_for_agent(self._folder):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
+                    return
             time.sleep(0.05)
 
     def started(self) -> None:
@@ -160,10 +161,11 @@ class Head:
             "num-gpus": len(devices_of_this_machine()),
             "temp-dir": folder,
             "include-dashboard": "false",
-            # With ports given, Ray does not wait for these two to report theirs, which a busy machine may delay.
+            # With ports given, Ray does not wait for its agents to report theirs.
             "dashboard-agent-grpc-port": self._reserve_port(),
+            "dashboard-agent-listen-port": self._reserve_port(),
             "runtime-env-agent-port": self._reserve_port(),
-            "dashboard-agent-listen-port": 0,
+            "metrics-export-port": self._reserve_port(),
         }
         if self._cpus is None:
             options |= {"object-store-memory": STORE_BYTES, "include-log-monitor": "false"}
@@ -174,6 +176,23 @@ class Head:
             "--no-monitor",
             "--disable-usage-stats",
         ]
+
+
+def answer_for_agent(folder: Path) -> bool:
+    """Write in the place of the agent of Ray's dashboard that it has no port, as it does without its optional dependencies.
+
+    `folder` is Ray's folder for temporary files. Returns whether the head has begun its session there. A raylet crashes if the agent,
+    which imports for seconds, has not written after 15 s. Without a dashboard nobody asks for its port.
+    """
+    for each in folder.glob("session_*/gcs_server_port_*"):
+        node = each.name.rpartition("_")[2]
+        written = each.with_name(f"dashboard_agent_listen_port_{node}")
+        if not written.exists():
+            draft = each.with_name(f"{written.name}.draft")
+            draft.write_text("-1", "utf-8")
+            draft.rename(written)
+        return True
+    return False
 
 
 def _is_loopback(ip: str) -> bool:
