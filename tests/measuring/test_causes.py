@@ -208,7 +208,10 @@ def test_a_disk_is_named_with_the_line_and_the_call(workshop, tmp_path):
         if time.monotonic() - began < 0.00005:
             pytest.skip("files are in memory here")
     study = study_of(workshop, "saving", "save", workers=[1, 2], repeats=1)
-    told = alone(study).use.waits
+    use = alone(study).use
+    if (use.delay_s or 0) > use.busy_s / 3:
+        pytest.skip("others take the cores: this disk is faster than the wait for one")
+    told = use.waits
     place = f"{workshop.file.name}:{line_of(workshop, '# the disk')} (fsync)"
     assert max(told, key=told.get) == f"disk {place}", told
     cause = cause_of([alone(study)], cores=2)
@@ -237,7 +240,9 @@ def test_a_lock_is_named_with_its_line_and_advice_does_not_contradict_it(worksho
 @pytest.mark.parametrize("planted", QUIET)
 def test_a_minute_of_the_campaign_names_what_a_busy_machine_hardly_changes(planted, tmp_path):
     played = play(planted, 3, tmp_path)
-    assert played.outcome == "right", played
+    # Where others take the cores, a server answers more clients later.
+    late = {"shared server"} if planted == "network" and played.disturbed else set()
+    assert played.outcome in {"right", *late}, played
 
 
 def test_the_page_has_the_recorded_counts():
