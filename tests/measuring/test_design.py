@@ -1,9 +1,23 @@
+import itertools
+import math
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.measuring.design import PLAIN, Design, PlannedMeasurement, levels_of
+from hooke.measuring.design import (
+    PLAIN,
+    Design,
+    PlannedMeasurement,
+    StudyProgress,
+    Taken,
+    is_answered,
+    levels_of,
+    next_turn,
+    question_of,
+)
+from hooke.scaling import fit
 
 
 def test_each_round_holds_everything_once_in_an_order_of_its_own():
@@ -39,14 +53,162 @@ def test_weak_scaling_shares_the_work_out():
     assert Design(levels=(1, 2, 4)).share(1) == 1.0
 
 
-def test_the_budget_ends_a_design_after_two_rounds_at_the_soonest():
-    design = Design(levels=(1, 2), repeats=4, most_plain=10.0)
-    assert design.affords(0, spent_s=0.0, plain_s=0.0)
-    assert design.affords(1, spent_s=99.0, plain_s=1.0)
-    assert design.affords(2, spent_s=6.6, plain_s=1.0)
-    assert not design.affords(2, spent_s=6.7, plain_s=1.0)
-    assert not design.affords(4, spent_s=0.1, plain_s=1.0)
-    assert Design(levels=(1, 2), repeats=4).affords(3, spent_s=99.0, plain_s=1.0)
+MANY = (1, 2, 4, 8, 16, 32, 64)
+FIVE = (1, 2, 4, 8, 16)
+
+
+def studied(
+    throughput, *, levels=MANY, question="knee", within=None, noise=0.02, warm_s=0.0, seed=0, most=99, **more
+):
+    """The progress of a study with a budget to its end: N workers are so many times as fast as the plain calls, which take 1 s."""
+    asked = question_of(question, within) if question else None
+    design = Design(levels=levels, seed=seed, most_plain=10.0, question=asked, **more)
+    chance, taken = np.random.default_rng(seed), []
+    while True:
+        progress = StudyProgress(design=design, taken=tuple(taken), warm_s=warm_s)
+        turn = next_turn(progress)
+        if turn is None or len(taken) == most:
+            return progress
+        rate = 1.0 if turn == PLAIN else throughput(turn.n)
+        taken.append(
+            Taken(turn=turn, seconds=math.exp(noise * chance.standard_normal()) / rate, at=len(taken))
+        )
+
+
+def spent(progress):
+    return sum(each.seconds for each in progress.taken)
+
+
+def amdahl(serial):
+    return lambda n: 1 / (serial + (1 - serial) / n)
+
+
+def test_a_budget_is_counted_in_plain_calls_which_come_first_then_everything_once_in_random_order():
+    orders = {
+        tuple(each.turn.n for each in studied(amdahl(0.0), seed=seed, most=8).taken) for seed in range(5)
+    }
+    assert all(order[0] == 0 and sorted(order[1:]) == list(MANY) for order in orders)
+    assert len(orders) == 5
+
+
+@pytest.mark.parametrize("levels", [MANY, tuple(range(1, 25)), (1, 2), (1, 2, 3, 4)])
+@pytest.mark.parametrize("question", ["knee", ""])
+@pytest.mark.parametrize("serial", [0.0, 0.2, 1.0])
+def test_no_study_takes_longer_than_ten_plain_calls(levels, question, serial):
+    """The last measurement may be longer than was expected by the noise."""
+    progress = studied(
+        amdahl(serial), levels=levels, question=question, warm_s=amdahl(serial)(levels[-1]) ** -1
+    )
+    assert spent(progress) + progress.warm_s < 10.0 * progress.plain_s + 0.1
+    assert len(progress.taken) <= 3 * (1 + len(levels))
+    ns = [each.turn.n for each in progress.taken]
+    assert {0, levels[0], levels[-1]} <= set(ns)
+    assert len(ns) - len(set(ns)) >= 2, "without repeats the noise is unknown"
+    assert len(set(ns)) >= 5 or len(levels) < 5
+
+
+def test_of_many_n_that_do_not_scale_those_between_others_are_left_out():
+    progress = studied(amdahl(1.0), levels=(1, 2, 4, 8, 9, 10, 16, 32, 64))
+    left_out = set(progress.design.levels) - {each.turn.n for each in progress.taken}
+    assert 9 in left_out
+    assert not {1, 64} & left_out
+    scaled = studied(amdahl(0.0), levels=(1, 2, 4, 8, 9, 10, 16, 32, 64))
+    assert len({each.turn.n for each in scaled.taken}) == 10
+
+
+def test_what_takes_less_than_a_second_in_all_is_not_cut_short():
+    """Ten plain calls of a hundredth of a second are less than starting the workers takes."""
+    design = Design(levels=(1, 2, 4), most_plain=10.0)
+    taken = [Taken(turn=turn, seconds=0.01 if turn == PLAIN else 0.06) for turn in design.round(0)]
+    assert StudyProgress(design=design, taken=taken).left_s == pytest.approx(1.0 - 0.19)
+
+
+def test_a_budget_is_not_counted_in_plain_calls_that_do_the_work_in_another_way():
+    """A function that takes a hundredth of the time would leave no budget."""
+    for seed in range(3):
+        progress = studied(lambda n: 0.01 * n, levels=(1, 2, 4), other_plain=True, seed=seed)
+        assert {each.turn.n for each in progress.taken[:2]} == {0, 1}
+        assert 900 < spent(progress) + progress.left_s < 1100
+        assert progress.repeated >= 3
+
+
+def test_something_is_measured_twice_even_beyond_the_budget():
+    """Where Hooke takes ten times as long as plain calls, the noise must be known to say so."""
+    progress = studied(lambda n: 0.1, levels=(1, 2))
+    assert [each.turn.n for each in progress.taken].count(0) == 2
+    assert progress.repeated == 1
+
+
+def test_a_study_ends_when_its_answer_is_known_as_well_as_was_asked():
+    known, better = studied(amdahl(0.0), levels=FIVE), studied(amdahl(0.0), levels=FIVE, within=1e-6)
+    assert len(known.taken) < len(better.taken)
+    assert sum(each.turn != PLAIN for each in known.taken) >= 8, "fewer do not show drift"
+    law = fit(better.measurements())
+    assert not is_answered(question_of("knee", 1e-6), law, better)
+    assert is_answered(question_of("knee", 0.25), law, better)
+
+
+def counted(throughput, **more):
+    """N -> how often it was measured in three studies; 0 are the plain calls."""
+    return Counter(
+        each.turn.n
+        for seed in range(3)
+        for each in studied(throughput, levels=FIVE, within=1e-6, seed=seed, **more).taken
+    )
+
+
+def test_the_time_with_n_workers_is_told_by_measuring_them():
+    counts = counted(amdahl(0.1), question="16")
+    assert counts[16] == max(counts.values()) > counts[1]
+
+
+def test_what_is_worth_as_much_and_costs_less_comes_first():
+    """The knee of a queue of 5 is told by N below and beyond it; those beyond take a fraction of the time."""
+    counts = counted(lambda n: min(n, 5))
+    assert (counts[8] + counts[16]) / 2 > (counts[1] + counts[2]) / 2
+
+
+def test_the_cost_is_told_by_the_plain_calls_too():
+    def slow(n):
+        return 0.6 * amdahl(0.05)(n)
+
+    assert counted(slow, question="cost", noise=0.05)[0] > counted(slow, noise=0.05)[0]
+
+
+def test_no_n_is_measured_twice_in_succession_so_that_n_does_not_change_with_time():
+    for question in ("knee", "16", ""):
+        ns = [
+            each.turn.n
+            for each in studied(
+                amdahl(0.1), levels=FIVE, question=question, within=1e-6 if question else None
+            ).taken
+        ]
+        assert all(before != after for before, after in itertools.pairwise(ns))
+
+
+def test_where_nothing_is_asked_what_was_measured_most_seldom_comes_next():
+    progress = studied(amdahl(0.1), levels=(1, 2, 4), question="")
+    counts = Counter(each.turn.n for each in progress.taken)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_study_goes_on_with_what_was_measured():
+    """What comes next depends on nothing but the measurements."""
+    whole = studied(amdahl(0.1))
+    for at in range(len(whole.taken)):
+        part = StudyProgress(design=whole.design, taken=whole.taken[:at])
+        assert next_turn(part) == whole.taken[at].turn
+
+
+@pytest.mark.parametrize(
+    "wrong", [("speed", None), ("0", None), ("1.5", None), ("knee", 0.0), ("knee", -1.0), ("8", math.inf)]
+)
+def test_what_no_study_answers_is_refused(wrong):
+    with pytest.raises(UsageError) as error:
+        question_of(*wrong)
+    assert error.value.fix
+    assert question_of(None, None) is None
+    assert question_of(8, None).within < question_of("knee", None).within == question_of(None, 0.25).within
 
 
 @pytest.mark.parametrize(

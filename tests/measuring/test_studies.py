@@ -5,6 +5,7 @@ import pytest
 from hooke.base.errors import HookeError, NotEnoughData, TaskError, UsageError
 from hooke.journal.reader import read
 from hooke.journal.study_records import find_studies
+from hooke.journal.writer import Journal
 from hooke.measuring.studies import Study, measure
 from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
@@ -148,15 +149,60 @@ def test_unless_repeats_are_asked_for_a_study_ends_within_ten_plain_calls_of_the
     queue = pipeline_of(workshop, "queue")
     levels = [1, 2, 3, 4]
     study = measure(queue, task="alone", workers=levels, progress="none")
-    assert [row.repeats for row in study.rows] == [2] * 4, (
-        "three rounds of what does not scale are 15 times the work"
+    repeats = [row.repeats for row in study.rows]
+    assert sum(repeats) + len(study.plain_seconds) < 12, (
+        "three rounds of what does not scale are 15 times the work, and it runs once more to warm up"
     )
-    assert "2 repeats in random order" in str(study)
+    assert {1, 4} <= {row.n for row in study.rows}
+    assert max(repeats) > 1
+    assert ("cut   N = " in str(study)) == (len(repeats) < 4)
     assert measure(queue, task="alone", workers=levels, progress="none").id == study.id
-    assert [row.repeats for row in study.rows] == [2] * 4
-    more = measure(queue, task="alone", workers=levels, repeats=3, progress="none")
+    assert [row.repeats for row in study.rows] == repeats
+    more = measure(queue, task="alone", workers=levels, repeats=2, progress="none")
     assert more.id == study.id
-    assert [row.repeats for row in more.rows] == [3] * 4
+    assert {row.n for row in more.rows} == {1, 2, 3, 4}
+    assert min(row.repeats for row in more.rows) >= 2
+    assert len(more.plain_seconds) >= 2
+
+
+def test_another_question_goes_on_with_what_was_measured(workshop):
+    workshop.write(NAPS)
+    naps = pipeline_of(workshop)
+    study = measure(naps, task="nap", workers=[1, 2, 4], within=10.0, progress="none")
+    (before,) = find_studies(workshop.project.runs)
+    assert (before.started.answer, before.started.within) == ("knee", 10.0)
+    more = measure(naps, task="nap", workers=[1, 2, 4], answer=4, within=1e-6, progress="none")
+    assert more.id == study.id
+    (after,) = find_studies(workshop.project.runs)
+    assert after.measured[: len(before.measured)] == before.measured
+    assert len(after.measured) > len(before.measured)
+    assert "\ntime  8 items take 4 workers " in str(more)
+    assert len({(each.n, each.repeat) for each in after.measured}) == len(after.measured)
+    count = len(ran(workshop))
+    assert measure(naps, task="nap", workers=[1, 2, 4], answer=4, within=1e-6, progress="none").id == study.id
+    assert len(ran(workshop)) == count
+
+
+def test_a_study_that_was_interrupted_goes_on_with_what_was_measured(workshop):
+    """Also of a round that was not finished."""
+    workshop.write(NAPS)
+    take(workshop, task="nap", repeats=2)
+    (whole,) = find_studies(workshop.project.runs)
+    driver = workshop.project.runs.folder(whole.started.study) / "driver.journal"
+    *_, last = read(driver)[0].events[:-1]
+    events = [event for event in read(driver)[0].events if event not in (last, whole.finished)]
+    driver.unlink()
+    with Journal.create(driver.parent, "driver") as journal:
+        for event in events:
+            journal.append(event)
+    count = len(ran(workshop))
+    take(workshop, task="nap", repeats=2)
+    (again,) = find_studies(workshop.project.runs)
+    assert again.rounds == 2
+    kept = [each for each in (*whole.measured, *whole.plain) if each != last]
+    assert all(each in (*again.measured, *again.plain) for each in kept)
+    # 8 items to warm up, and at most 8 for the one that was missing; the plain calls' first item runs twice.
+    assert len(ran(workshop)) - count <= 8 + 8 + 1 + 8
 
 
 def test_what_the_cache_has_of_the_inputs_is_not_computed_again(workshop):
@@ -255,6 +301,10 @@ def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop
         ({"task": "total", "weak": True}, "called, not mapped"),
         ({"task": "nap", "workers": (1,), "sizes": [1, 2, 9]}, "fewer than the size 9"),
         ({"repeats": 0}, "repeats=0"),
+        ({"answer": "speed"}, "cannot answer 'speed'"),
+        ({"answer": 4, "repeats": 3}, "together with repeats"),
+        ({"within": 0.1, "task": "nap", "workers": (1,), "sizes": [1, 2, 4]}, "together with sizes"),
+        ({"answer": "knee", "task": "nap", "weak": True}, "together with weak"),
         ({"progress": "loud"}, "progress='loud'"),
     ],
 )

@@ -9,10 +9,13 @@ import pytest
 from tests.measuring.records import record_of
 
 from hooke.base.errors import NotEnoughData
-from hooke.journal.events import Measured, StudyStarted
+from hooke.journal.events import Measured, PlainMeasured, RunFinished, StudyStarted, TimeUse
+from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord
+from hooke.journal.writer import Journal
 from hooke.measuring.studies import StudyLines
 from hooke.measuring.study_report import facts_of, rows_of, text_of, workers_to_use
+from hooke.planning.advice import known_limit
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.scaling.families import FAMILIES
 
@@ -303,3 +306,144 @@ def test_the_first_measurement_says_how_long_all_of_them_take(more, first, said)
     assert [line for line in stream.getvalue().splitlines() if "so all take" in line] == [
         f"the first of 8 measurements {said}"
     ]
+
+
+def budgeted(record, *, answer="knee", levels=None):
+    """The same measurements, as of a study with a budget that has ended."""
+    started = msgspec.structs.replace(
+        record.started, budget=10.0, answer=answer, within=0.25, levels=levels or record.started.levels
+    )
+    ended = RunFinished(status="finished", seconds=1.0)
+    return msgspec.structs.replace(record, started=started, finished=ended)
+
+
+def test_a_study_with_a_budget_says_how_often_each_n_was_measured_and_which_were_left_out():
+    record = record_of(amdahl(0.1), levels=(1, 2, 8))
+    some = msgspec.structs.replace(
+        record, measured=tuple(each for each in record.measured if each.n != 2 or not each.repeat)
+    )
+    text = text_of(budgeted(some, levels=(1, 2, 4, 6, 8)))
+    assert "strong scaling: 1 to 3 repeats\n" in text
+    assert "cut   N = 4 and 6 not measured, to stay within 10 plain calls; --repeats 1 measures all" in text
+    whole = text_of(budgeted(record))
+    assert "strong scaling: 3 repeats\n" in whole
+    assert "\ncut " not in whole
+    for line in text.splitlines():
+        assert not re.match(r"next  more repeats, because N = [46] was", line)
+
+
+def test_an_n_that_is_measured_less_often_is_known_less_well():
+    record = record_of(lambda n: 10.0, levels=(1, 2, 4), noise=0.02)
+    some = msgspec.structs.replace(
+        record, measured=tuple(each for each in record.measured if each.n == 4 or not each.repeat)
+    )
+    rows = rows_of(some)
+    assert rows[0].error == rows[1].error == pytest.approx(rows[2].error * math.sqrt(3))
+    sure = math.hypot(rows[0].error, rows[0].error)
+    use = workers_to_use(some)
+    assert use.workers == 1
+    assert math.log(use.speedup.interval[1] / use.speedup.value) == pytest.approx(sure)
+
+
+def test_the_time_that_was_asked_for_is_told():
+    record = budgeted(record_of(amdahl(0.1)), answer="4")
+    told = re.search(
+        r"^time  100 items take 4 workers (\S+) s \((\S+) s to (\S+) s\)$", text_of(record), re.MULTILINE
+    )
+    assert told is not None
+    assert float(told[2]) < amdahl(0.1)(4) < float(told[3])
+    assert "\ntime " not in text_of(budgeted(record_of(amdahl(0.1))))
+
+
+def busy(record, *, cpus, share=1.0):
+    """The same, of workers that compute for this share of their time, or wait for a core if there is none, on so many cores."""
+    measured = []
+    for each in record.measured:
+        cpu = share * each.seconds * min(each.n, cpus)
+        idle = each.n * each.seconds - cpu
+        use = TimeUse(
+            busy_s=each.n * each.seconds,
+            user_s=cpu,
+            sys_s=0.0,
+            delay_s=idle if share == 1 else 0.0,
+            attempts=100,
+        )
+        measured.append(msgspec.structs.replace(each, cpu_s=cpu, use=use))
+    started = msgspec.structs.replace(record.started, cpus=cpus)
+    return msgspec.structs.replace(record, measured=tuple(measured), started=started)
+
+
+@pytest.mark.parametrize("levels", [(1, 2), (1, 2, 4), (1, 2, 4, 8)])
+def test_next_names_no_n_beyond_cores_that_are_all_in_use(levels):
+    record = record_of(lambda n: 10.0 / min(n, 2), levels=levels)
+    text = text_of(busy(record, cpus=2))
+    if levels[-1] > 2:
+        assert "cause the cores are all in use" in text
+    named = re.search(r"^next  measure at N = (\d+)", text, re.MULTILINE)
+    assert named is None or int(named[1]) <= 2
+    if levels == (1, 2):
+        assert "next  a machine with more cores: here all 2 are in use" in text
+        with pytest.raises(NotEnoughData) as refusal:
+            law_of_study(busy(record, cpus=2))
+        assert refusal.value.fix == "measure on a machine with more cores"
+    waits = text_of(busy(record_of(amdahl(0.0), levels=(1, 2)), cpus=2, share=0.3))
+    assert "next  measure at N = 4 (this machine has 2 cores)" in waits
+
+
+def said_of(started, *events):
+    stream = io.StringIO()
+    lines = StudyLines(stream)
+    for event in (started, *events):
+        lines.observe(event)
+    return stream.getvalue().splitlines()
+
+
+def test_with_a_budget_each_repeat_is_said_and_beforehand_how_long_all_takes_at_most():
+    started = StudyStarted(
+        study="s", pipeline="p", entry="e", task="t", levels=(1, 2), repeats=3, budget=10.0, answer="knee"
+    )
+    told = said_of(
+        started,
+        PlainMeasured(work=1.0, seconds=0.5),
+        Measured(task="t", n=2, work=1.0, seconds=0.3),
+        Measured(task="t", n=2, work=1.0, seconds=0.25, repeat=1),
+        PlainMeasured(work=1.0, seconds=0.5, repeat=1),
+        RunFinished(status="finished", seconds=1.0),
+    )
+    assert told == [
+        "measuring t of p: N = 1, 2 and plain calls, at most 9 measurements and 10 plain calls",
+        "the first took 500 ms, so all measurements, at most 9, take at most 4.50 s",
+        "N = 2 a second time: 250 ms",
+        "the plain calls a second time: 500 ms",
+    ]
+    slow = msgspec.structs.replace(started, levels=(1, 2, 4, 8))
+    assert said_of(slow, PlainMeasured(work=1.0, seconds=1.0))[1].endswith("at most 15, take at most 10.0 s")
+
+
+def test_a_round_is_said_to_be_done_also_where_an_earlier_driver_measured_a_part_of_it():
+    started = StudyStarted(at=1.0, study="s", pipeline="p", entry="e", task="t", levels=(1, 2), repeats=2)
+    told = said_of(
+        started,
+        Measured(at=3.0, task="t", n=2, work=1.0, seconds=1.0, repeat=0),
+        PlainMeasured(at=4.0, work=1.0, seconds=1.0, repeat=1),
+        RunFinished(at=5.0, status="finished", seconds=1.0),
+    )
+    assert [line for line in told if "round" in line][1:] == [
+        "round 1 of 2 is done, 2.00 s after the start",
+        "round 2 of 2 is done, 3.00 s after the start",
+    ]
+    stopped = said_of(
+        started,
+        Measured(at=3.0, task="t", n=2, work=1.0, seconds=1.0),
+        RunFinished(at=5.0, status="stopped", seconds=1.0),
+    )
+    assert not [line for line in stopped if "is done" in line]
+
+
+def test_advice_names_no_more_workers_than_cores_that_are_all_in_use(tmp_path):
+    record = busy(record_of(amdahl(0.0), levels=(1, 2)), cpus=2)
+    runs, name = RunsFolder(tmp_path), "measure-delays-20261125-010203-abcd"
+    with Journal.create(runs.create(name), "driver") as journal:
+        for event in (record.started, *record.measured, RunFinished(status="finished", seconds=1.0)):
+            journal.append(event)
+    assert known_limit(runs, "delays", "features") == "the workers compute on all 2 cores"

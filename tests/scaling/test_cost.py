@@ -143,3 +143,9 @@ class TestFromTheShell:
     def test_nothing_measured(self):
         with pytest.raises(NotEnoughData):
             shell_cost({}, {}, plain_start_s=0.1, plain_rate=1.0, error=0.1)
+
+
+def test_from_the_shell_an_infinite_error_leaves_everything_open():
+    found = shell_cost({1: 1.0}, {1: 10.0}, plain_start_s=0.1, plain_rate=1.0, error=math.inf)
+    assert found.interval == (0.0, math.inf)
+    assert found.items == 1

@@ -620,6 +620,12 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     plain: str = ""
     """The function for the baseline, which does the same work; empty if plain calls are the baseline."""
     repeats: int = 0
+    """The rounds; with a budget, the most measurements for each N on average."""
+    budget: float = 0.0
+    """What all measurements may take, in plain calls of the work; 0 for whole rounds."""
+    answer: str = ""
+    """What it is to answer, with half an interval of at most the share `within`: `knee`, `cost`, or a number N for the time with N workers."""
+    within: float = 0.0
     weak: bool = False
     """Whether the work grows with N."""
     seed: int = 0
@@ -701,7 +707,7 @@ class Measured(_Event, frozen=True, kw_only=True, tag="measured"):
     condition: str = ""
     """What else differed between measurements; empty if nothing did."""
     repeat: int = 0
-    """The round of measurements, from 0; each round has every N once."""
+    """The round of measurements, from 0; each round has every N once. With a budget, how often this N was measured before."""
     cpu_s: float = 0.0
     """Sum over all attempts."""
     segment: str = ""

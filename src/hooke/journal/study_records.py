@@ -161,6 +161,12 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
         return sum(counts[each.repeat] == levels for each in self.plain)
 
     @property
+    def repeats(self) -> tuple[int, int]:
+        """How often the N or sizes that were measured at all were: the fewest and the most times."""
+        counts = Counter((each.n, each.work) for each in self.measured).values()
+        return min(counts, default=0), max(counts, default=0)
+
+    @property
     def of_service(self) -> bool:
         """Whether it measures a service, which has no plain calls to compare with."""
         return self.started.unit == "requests"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ from hooke.journal.events import (
 )
 from hooke.journal.writer import Journal
 from hooke.measuring.baseline_client import PlainCalls, packed_calls, packed_pipeline
-from hooke.measuring.design import PLAIN, Design, PlannedMeasurement
+from hooke.measuring.design import PLAIN, Design, PlannedMeasurement, StudyProgress, Taken, next_turn
 from hooke.measuring.excerpt import Excerpt, take_over
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Capabilities, Engine, EngineContext, EngineEvent
@@ -502,7 +502,7 @@ def _check_room(events: Iterable[Event], part: Excerpt, workers: int) -> None:
             )
 
 
-# --- The rounds of a study: warm up, then measure until done, or until noise makes a conclusion impossible.
+# --- The measurements of a study: warm up, then measure until done, or until noise makes a conclusion impossible.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -561,9 +561,10 @@ class MeasurementRounds:
     plain: list[PlainMeasured] = field(default_factory=list)
     _segments: int = 0
     _workers_start_s: float = 0.0
+    _warm_s: float = 0.0
 
     def run(self) -> None:
-        """Take all measurements.
+        """Take all measurements: whole rounds, or with a budget what `next_turn` says.
 
         Raises NotEnoughData if the machine is too noisy for this number of repeats, UsageError for a subject that
         cannot be measured, what a failed task raises, and KeyboardInterrupt.
@@ -576,40 +577,50 @@ class MeasurementRounds:
         began = self.bench.clock.now()
         warm = self.bench.run(whole, workers=design.most, segment=self._segment())
         self._workers_start_s = _until_work(warm.events, began)
+        self._warm_s = warm.taken.seconds
         self.bench.learn(warm, whole)
         work = self._work(warm)
         with self._plain_calls(warm, whole) as plain:
             held = self.bench.store.usage().bytes
-            for number, turns in enumerate(design.rounds()):
-                if self._is_done(number):
-                    continue
-                if not self._affords(number):
-                    break
-                for turn in turns:
-                    self.bench.check_stopped()
-                    if turn == PLAIN:
-                        self._time_plain(plain, number, work=work)
-                    else:
-                        self._time(parts[turn], turn.n, number)
-                self._check_noise(done=number + 1)
-                self.bench.store.gc(held)  # results that differ in each round would fill the disk
+            turns = self._whole_rounds() if design.most_plain is None else self._within_budget()
+            for number, turn in turns:
+                self.bench.check_stopped()
+                if turn == PLAIN:
+                    self._time_plain(plain, number, work=work)
+                else:
+                    self._time(parts[turn], turn.n, number)
+                taken = len(self.measured) + len(self.plain)
+                if not taken % (1 + len(design.turns)):
+                    self._check_noise(done=taken // (1 + len(design.turns)))
+                    self.bench.store.gc(held)  # results that differ in each round would fill the disk
 
-    def _affords(self, done: int) -> bool:
-        seconds = [each.seconds for each in self.plain]
-        spent = sum(each.seconds for each in self.measured) + sum(seconds)
-        return self.design.affords(done, spent_s=spent, plain_s=sum(seconds) / max(len(seconds), 1))
+    def _whole_rounds(self) -> Iterator[tuple[int, PlannedMeasurement]]:
+        """What is missing of each round, with the round's number. What earlier drivers measured of it counts."""
+        done = {(each.repeat, each.turn) for each in self._taken()}
+        for number, turns in enumerate(self.design.rounds()):
+            yield from ((number, turn) for turn in turns if (number, turn) not in done)
 
-    def _is_done(self, number: int) -> bool:
-        """Whether an earlier driver finished this round. Measurements of an unfinished round are dropped."""
-        whole = len(self.design.turns)
-        if (
-            sum(each.repeat == number for each in self.measured) == whole
-            and sum(each.repeat == number for each in self.plain) == 1
-        ):
-            return True
-        self.measured[:] = [each for each in self.measured if each.repeat != number]
-        self.plain[:] = [each for each in self.plain if each.repeat != number]
-        return False
+    def _within_budget(self) -> Iterator[tuple[int, PlannedMeasurement]]:
+        """What `next_turn` says, with how often it was measured before."""
+        while True:
+            progress = StudyProgress(design=self.design, taken=self._taken(), warm_s=self._warm_s)
+            turn = next_turn(progress)
+            if turn is None:
+                return
+            yield progress.count(turn), turn
+
+    def _taken(self) -> list[Taken]:
+        """All measurements in the order of time, also those of earlier drivers."""
+        sized = bool(self.design.sizes)
+        plain = [(PLAIN, each) for each in self.plain]
+        timed = [
+            (PlannedMeasurement(each.n, int(each.work) if sized else None), each) for each in self.measured
+        ]
+        taken = [
+            Taken(turn=turn, seconds=each.seconds, work=each.work, at=each.at, repeat=each.repeat)
+            for turn, each in [*plain, *timed]
+        ]
+        return sorted(taken, key=lambda each: each.at)
 
     def _segment(self) -> str:
         """The name of the next run's segment, which must not exist yet."""
@@ -650,9 +661,10 @@ class MeasurementRounds:
             segment=segment,
             load=ran.load,
             use=ran.use,
+            at=self.bench.clock.now(),
         )
-        self.measured.append(event)
         self.journal.append(event)
+        self.measured.append(event)
 
     def _time_plain(self, plain: PlainCalls, repeat: int, *, work: float) -> None:
         meter = LoadMeter(self.bench.clock)
@@ -665,9 +677,10 @@ class MeasurementRounds:
             start_s=plain.start_s,
             workers_start_s=self._workers_start_s + plain.import_s,
             load=meter.end(),
+            at=self.bench.clock.now(),
         )
-        self.plain.append(event)
         self.journal.append(event)
+        self.plain.append(event)
 
     def _check_noise(self, *, done: int) -> None:
         """Stop early if more rounds cannot help. A complete study is reported in any case."""

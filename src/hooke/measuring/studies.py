@@ -10,8 +10,9 @@ from typing import Any, TextIO
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
 from hooke.charts.curve_chart import Curve
-from hooke.journal.events import Event, Measured, PlainMeasured, StudyStarted
+from hooke.journal.events import Event, Measured, PlainMeasured, RunFinished, StudyStarted
 from hooke.journal.study_records import StudyRecord, read_study
+from hooke.measuring.design import LEAST_S, question_of
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, cause_of_study, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
@@ -35,49 +36,73 @@ class StudyLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
         self._started: StudyStarted | None = None
+        self._forecasted = False
         self._turns = 0
-        self._repeats = 0
-        self._counts: dict[int, int] = {}
-        self._began = 0.0
+        self._round = -1
+        self._last_at = 0.0
 
     def observe(self, event: Event) -> None:
         """Write a line for the event, if it needs one."""
         match event:
             case StudyStarted():
-                self._started = event
-                self._turns = len(event.sizes or event.levels) + 1
-                self._repeats = event.repeats
-                what = f"{event.task} of {event.pipeline}" if event.task else event.pipeline
-                varied = f"sizes {_listed(event.sizes)}" if event.sizes else f"N = {_listed(event.levels)}"
-                self._say(f"measuring {what}: {varied} and plain calls, {event.repeats} rounds")
-                self._began = event.at
-            case Measured() | PlainMeasured():
-                if self._started is not None:
+                self._begin(event)
+            case Measured() | PlainMeasured() if self._started is not None:
+                other = self._started.budget and self._started.plain and isinstance(event, PlainMeasured)
+                if not self._forecasted and not other:
                     self._forecast(event, self._started)
-                self._counted(event.repeat, event.at)
+                self._measured(event, self._started)
+                self._last_at = event.at
+            case RunFinished(status="finished") if self._started is not None and not self._started.budget:
+                self._say_round(self._started)
             case _:
                 pass
 
+    def _begin(self, started: StudyStarted) -> None:
+        self._started, self._forecasted, self._round = started, False, -1
+        self._turns = len(started.sizes or started.levels) + 1
+        what = f"{started.task} of {started.pipeline}" if started.task else started.pipeline
+        varied = f"sizes {_listed(started.sizes)}" if started.sizes else f"N = {_listed(started.levels)}"
+        how = f"{started.repeats} rounds"
+        if started.budget:
+            unit = f"times the time of N = {started.levels[0]}" if started.plain else "plain calls"
+            how = f"at most {self._turns * started.repeats} measurements and {started.budget:g} {unit}"
+        self._say(f"measuring {what}: {varied} and plain calls, {how}")
+
     def _forecast(self, first: Measured | PlainMeasured, started: StudyStarted) -> None:
-        """How long all takes, by the first measurement: if the task scales as N, and if it does not at all."""
-        self._started = None
-        count = self._turns * self._repeats
+        """How long all takes, by the first measurement: if the task scales as N, and if it does not at all or the budget ends it."""
+        self._forecasted = True
+        count = self._turns * started.repeats
+        alone = first.seconds * (first.n if isinstance(first, Measured) else 1)
         if started.weak or started.sizes:
             shortest = longest = first.seconds * count
         else:
-            alone = first.seconds * (first.n if isinstance(first, Measured) else 1)
-            shortest = self._repeats * alone * (1 + sum(1 / n for n in started.levels))
+            shortest = started.repeats * alone * (1 + sum(1 / n for n in started.levels))
             longest = alone * count
+        took = format_seconds(first.seconds)
+        if started.budget:
+            most = format_seconds(min(longest, max(started.budget * alone, LEAST_S)))
+            which = f"N = {first.n}" if isinstance(first, Measured) and started.plain else "the first"
+            self._say(f"{which} took {took}, so all measurements, at most {count}, take at most {most}")
+            return
         times = " to ".join(dict.fromkeys(map(format_seconds, (shortest, longest))))
-        self._say(
-            f"the first of {count} measurements took {format_seconds(first.seconds)}, so all take {times}"
-        )
+        self._say(f"the first of {count} measurements took {took}, so all take {times}")
 
-    def _counted(self, repeat: int, now: float) -> None:
-        count = self._counts[repeat] = self._counts.get(repeat, 0) + 1
-        if count == self._turns:
-            took = format_seconds(max(now - self._began, 0.0))
-            self._say(f"round {repeat + 1} of {self._repeats} is done, {took} after the start")
+    def _measured(self, event: Measured | PlainMeasured, started: StudyStarted) -> None:
+        """In rounds, the last one when another begins; else each repeat, with its time."""
+        if not started.budget:
+            if event.repeat != self._round:
+                self._say_round(started)
+            self._round = event.repeat
+        elif event.repeat:
+            what = "the plain calls" if isinstance(event, PlainMeasured) else f"N = {event.n}"
+            size = f", {event.work:g} items" if started.sizes and isinstance(event, Measured) else ""
+            took = format_seconds(event.seconds)
+            self._say(f"{what}{size} a {_ordinal(event.repeat + 1)} time: {took}")
+
+    def _say_round(self, started: StudyStarted) -> None:
+        if self._round >= 0:
+            took = format_seconds(max(self._last_at - started.at, 0.0))
+            self._say(f"round {self._round + 1} of {started.repeats} is done, {took} after the start")
 
     def _say(self, line: str) -> None:
         if self._stream is None:
@@ -89,11 +114,15 @@ class StudyLines:
             self._stream = None
 
 
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth"}.get(number, f"{number}th")
+
+
 def _listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
 
 
-OWN = ("task", "repeats", "sizes", "weak", "plain", "fresh")
+OWN = ("task", "repeats", "answer", "within", "sizes", "weak", "plain", "fresh")
 """Parameters of `measure` that may also be parameters of a pipeline."""
 
 
@@ -104,6 +133,8 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     task: str | None = None,
     workers: Sequence[int] | int | None = None,
     repeats: int | None = None,
+    answer: str | int | None = None,
+    within: float | None = None,
     sizes: Sequence[int] = (),
     weak: bool = False,
     plain: Callable[..., Any] | None = None,
@@ -114,11 +145,16 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
 ) -> Study:
     """Measure how far a task of a pipeline, or (without `task`) the whole pipeline, scales with the number of workers.
 
-    The task's inputs are computed once, or taken from the cache. Then its work is repeated `repeats` times (by default three,
-    or two if three would take longer than ten plain calls of the work) with each
-    N of `workers`: a list, or a number for 1, 2, 4, ... up to it (by default the cores of this machine). Each round
-    measures every N once, in random order. The same work is also measured as plain calls, in one thread of a process
-    without Hooke; or with `plain`, a function that takes the map's whole columns (or a call's arguments).
+    The task's inputs are computed once, or taken from the cache. Then its work is measured with each N of `workers`: a list, or a
+    number for 1, 2, 4, ... up to it (by default the cores of this machine). The same work is also measured as plain calls, in
+    one thread of a process without Hooke; or with `plain`, a function that takes the map's whole columns (or a call's arguments).
+
+    After each N once, in random order, it measures again the N that is expected to tell most about `answer` for each second that it
+    takes: `knee` (the default), `cost`, or a number N for the time with N workers. It ends when half the interval of the answer
+    is at most `within` (by default 25 % of it, 10 % of a time), when the measurements took as long as ten plain calls of the
+    work, or after three times as many as there are N. With `repeats` it takes as many whole rounds instead: each measures
+    every N once, in random order.
+
     With `weak`, each worker has the same work at every N (weak scaling). `sizes` are numbers of a map's items
     to measure with one N instead, which gives the fixed time and the time per item.
 
@@ -126,7 +162,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     continues. `progress` is `auto` (lines on stderr) or `none`. All other arguments are passed to the pipeline.
 
     Raises UsageError and TraceError before anything runs; NotEnoughData if the machine is too noisy for this number of
-    repeats (the error says how many are enough); TaskFailed; KeyboardInterrupt after Ctrl-C, with finished rounds kept.
+    repeats (the error says how many are enough); TaskFailed; KeyboardInterrupt after Ctrl-C, with all measurements kept.
     """
     check_call("measure", pipeline)
     _check_own(pipeline, len(args))
@@ -140,6 +176,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
         task=task,
         workers=workers,
         repeats=repeats,
+        question=question_of(answer, within),
         sizes=sizes,
         weak=weak,
         plain=plain,

@@ -24,7 +24,7 @@ from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies,
 from hooke.journal.writer import Journal
 from hooke.keys.fingerprint import fingerprint_code, fingerprint_value
 from hooke.keys.fingerprint_parts import combine
-from hooke.measuring.design import MOST_PLAIN, USUAL_REPEATS, Design, levels_of
+from hooke.measuring.design import MOST_PLAIN, USUAL_REPEATS, Design, Question, levels_of
 from hooke.measuring.excerpt import excerpt
 from hooke.measuring.measurement import Bench, MeasurementRounds, Subject
 from hooke.pipeline.engine import Engine, EngineContext
@@ -76,7 +76,9 @@ class StudyOrder:
     task: str | None = None
     workers: Sequence[int] | int | None = None
     repeats: int | None = None
-    """None: the usual ones, or as many as ten plain calls of the work allow."""
+    """None: what answers the question, within the usual ones and ten plain calls of the work."""
+    question: Question | None = None
+    """None: the knee. A question excludes `repeats`."""
     sizes: Sequence[int] = ()
     weak: bool = False
     plain: Callable[..., Any] | None = None
@@ -111,8 +113,16 @@ class StudyDriver:
         """Whether nothing is left to measure."""
         if self.known is None:
             return False
-        ended = self.known.finished is not None and self.known.finished.status == "finished"
-        return self.known.rounds >= self.design.repeats or (self.order.repeats is None and ended)
+        if self.known.rounds >= self.design.repeats and self.order.question is None:
+            return True
+        return self.order.repeats is None and self.known.complete and self._is_asked(self.known.started)
+
+    def _is_asked(self, started: StudyStarted) -> bool:
+        """Whether that study was asked the same; one in whole rounds answers everything, unless a question is asked."""
+        if not started.answer:
+            return self.order.question is None
+        asked = self.order.question or Question()
+        return (started.answer, started.within) == (asked.answer, asked.within)
 
     def drive(self) -> StudyRecord:
         """Take the missing measurements.
@@ -239,6 +249,9 @@ class StudyDriver:
             sizes=design.sizes,
             plain=_name_of(order.plain),
             repeats=design.repeats,
+            budget=design.most_plain or 0.0,
+            answer=design.question.answer if design.question is not None else "",
+            within=design.question.within if design.question is not None else 0.0,
             weak=design.weak,
             seed=design.seed,
             pinned=self.pinned,
@@ -255,15 +268,7 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
     """
     clock = clock or SystemClock()
     place = _place(order, project)
-    levels = levels_of(order.workers, cores=cpus_here(), sizes=order.sizes)
-    design = Design(
-        levels=levels,
-        sizes=tuple(order.sizes),
-        repeats=USUAL_REPEATS if order.repeats is None else order.repeats,
-        weak=order.weak,
-        seed=order.seed,
-        most_plain=MOST_PLAIN if order.repeats is None else None,
-    )
+    design = _design(order)
     part = excerpt(trace(order.pipeline, order.args, order.params), order.task)
     subject = Subject(
         pipeline=order.pipeline, args=order.args, params=order.params, part=part, plain=order.plain
@@ -288,6 +293,30 @@ def prepare_study(order: StudyOrder, project: Project, *, clock: Clock | None = 
         clock=clock,
         pinned=_pins(place, subject, design),
         known=known,
+    )
+
+
+def _design(order: StudyOrder) -> Design:
+    """Raises UsageError for a question where repeats are asked for, or where sizes or the work vary."""
+    varied = bool(order.sizes) or order.weak
+    if order.question is not None and (order.repeats is not None or varied):
+        what = "repeats" if order.repeats is not None else "sizes" if order.sizes else "weak"
+        raise UsageError(
+            f"an answer cannot be asked for together with {what}",
+            why="repeats are whole rounds of every N"
+            if what == "repeats"
+            else "it is about one amount of work at each N",
+            fix=f"leave out {what}, or answer and within",
+        )
+    return Design(
+        levels=levels_of(order.workers, cores=cpus_here(), sizes=order.sizes),
+        sizes=tuple(order.sizes),
+        repeats=USUAL_REPEATS if order.repeats is None else order.repeats,
+        weak=order.weak,
+        seed=order.seed,
+        most_plain=MOST_PLAIN if order.repeats is None else None,
+        other_plain=order.plain is not None,
+        question=None if order.repeats is not None or varied else order.question or Question(),
     )
 
 

@@ -16,7 +16,7 @@ from hooke.base.formats import aligned, format_seconds
 from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
 from hooke.planning.causes import Bottleneck, cause_of
-from hooke.planning.task_facts import cost_of, law_of_study, spread_in
+from hooke.planning.task_facts import cost_of, law_of_study, spread_in, uses_all_cores
 from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.cost import ShellCost, shell_cost
 from hooke.scaling.diagnostics import TOO_FEW
@@ -129,19 +129,19 @@ def workers_to_use(record: StudyRecord) -> WorkersToUse:
         raise NotEnoughData("nothing was measured")
     if not spread.freedom:
         raise NotEnoughData("nothing was repeated", why="--repeats 3 shows how noisy the machine is")
-    sure = math.exp(math.sqrt(2) * max(row.error for row in rows))
     best = first = rows[0]
     for row in rows[1:]:
-        if row.throughput > max(sure, PAYS) * best.throughput:
+        if row.throughput > max(_sure(row.error, best.error), PAYS) * best.throughput:
             best = row
-    hidden = max(row.throughput for row in rows) * sure / best.throughput
+    hidden = max(row.throughput * _sure(row.error, best.error) for row in rows) / best.throughput
     if best is first and len(rows) > 1 and hidden > MATTERS:
         raise NotEnoughData(
             f"the noise hides whether more than {first.n} is faster",
-            why=f"--repeats {max(spread.repeats_needed(), record.rounds + 1)} may tell",
+            why=f"--repeats {max(spread.repeats_needed(), record.repeats[0] + 1)} may tell",
         )
-    plain = plain_throughput(record)
-    is_plain = plain > max(sure, PAYS) * best.throughput
+    plain, off = plain_throughput(record), spread.half_width(len(record.plain))
+    is_plain = plain > max(_sure(off, best.error), PAYS) * best.throughput
+    sure = _sure(off, best.error) if is_plain else _sure(best.error, first.error)
     speedup = (plain if is_plain else best.throughput) / (best if is_plain else first).throughput
     rate = _rate(record, best, plain if is_plain else None)
     work = LARGER * best.work
@@ -154,6 +154,11 @@ def workers_to_use(record: StudyRecord) -> WorkersToUse:
         seconds=_estimate("seconds", work / value, (work / high, work / low)),
         not_faster=tuple(row.n for row in rows if row.n > best.n),
     )
+
+
+def _sure(one: float, other: float) -> float:
+    """The ratio of two throughputs above which one is surely higher, where these are half the intervals of their logarithms."""
+    return math.exp(math.hypot(one, other))
 
 
 def _rate(record: StudyRecord, row: StudyRow, plain: float | None) -> Estimate:
@@ -217,6 +222,8 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield from _of_law(law, record)
         missing, by_law = law.next_measurement().n, True
     yield from (("", said) for said in _uneven(record))
+    yield from _time(record)
+    yield from _left_out(record)
     if not record.of_service:
         yield "COST", _cost(record, by_law=by_law)
         yield from (("", said) for said in _from_shell(record))
@@ -397,19 +404,50 @@ def _plain_thread(record: StudyRecord) -> str:
 
 def _noise(record: StudyRecord) -> Iterator[str]:
     spread = spread_in(record.measured, record.plain)
-    rounds = record.rounds
+    fewest, _ = record.repeats
     if not spread.freedom:
         yield "unknown, because nothing was repeated: measure with repeats"
-    elif rounds and spread.half_width(rounds) > ENOUGH:
-        known, needed = spread.half_width(rounds), spread.repeats_needed()
+    elif fewest and spread.half_width(fewest) > ENOUGH:
+        known, needed = spread.half_width(fewest), max(spread.repeats_needed(), fewest + 1)
         yield f"too high to conclude: each N is known only to {known:.0%}; {needed} repeats would give {ENOUGH:.0%}"
 
 
+def _time(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """The time with the N that the study was asked about."""
+    started = record.started
+    if started.answer.isdecimal() and record.measured:
+        n, work = int(started.answer), record.measured[0].work
+
+        def said() -> str:
+            low, value, high = law_of_study(record).predict(n).ends
+            seconds = _seconds(_estimate("seconds", work / value, (work / high, work / low)))
+            return f"{work:g} {started.unit} take {_workers(n)} {seconds}"
+
+        yield "time", _answer(said)
+
+
+def _left_out(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """The N or sizes that a study left out to stay within its budget."""
+    started = record.started
+    if started.sizes:
+        out = set(started.sizes) - {each.work for each in record.measured}
+    else:
+        out = set(started.levels) - {each.n for each in record.measured}
+    if started.budget and record.complete and out:
+        what = "sizes" if started.sizes else "N ="
+        which = _each([f"{each:g}" for each in sorted(out)])
+        unit = f"times the time of N = {min(started.levels)}" if started.plain else "plain calls"
+        within = f"to stay within {started.budget:g} {unit}"
+        yield "cut", f"{what} {which} not measured, {within}; --repeats 1 measures all"
+
+
 def _next(record: StudyRecord, n: float) -> str:
-    """The next measurement: at an N that was not measured, or else more repeats."""
-    if n in record.started.levels:
-        return f"more repeats, because N = {n:g} was measured: --repeats {2 * max(record.rounds, 1)}"
+    """The next measurement: at an N that was not measured, or else more repeats. None beyond the cores if they are all in use."""
     cores = record.started.cpus
+    if n > cores and uses_all_cores(record):
+        return f"a machine with more cores: here all {cores} are in use"
+    if any(each.n == n for each in record.measured):
+        return f"more repeats, because N = {n:g} was measured: --repeats {2 * max(record.repeats[0], 1)}"
     return f"measure at N = {n:g}" + (f" (this machine has {cores} cores)" if n > cores else "")
 
 
@@ -518,13 +556,14 @@ def heading_of(record: StudyRecord) -> list[str]:
             f"  on {started.place}: {started.machine}",
         ]
     how = "weak scaling" if started.weak else "work sizes" if started.sizes else "strong scaling"
-    rounds = record.rounds
-    done = f"{rounds} {'repeat' if rounds == 1 else 'repeats'}"
-    ended = record.finished is not None and record.finished.status == "finished"
-    done = done if rounds >= started.repeats or ended else f"{done} of {started.repeats}"
+    fewest, most = (record.rounds, record.rounds) if not started.budget else record.repeats
+    done = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    done = done if fewest >= started.repeats or record.complete else f"{done} of {started.repeats}"
+    done = f"{done} {'repeat' if done == '1' else 'repeats'}"
     bound = "each bound to its own cores" if started.pinned else f"not bound to cores: {_unbound(record)}"
+    order = "" if started.budget else " in random order"
     return [
-        f"{what}({parameters}), {how}: {done} in random order",
+        f"{what}({parameters}), {how}: {done}{order}",
         f"  on {started.place}: {started.machine}; workers {bound}",
     ]
 

@@ -10,7 +10,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlan
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import STUDY_PREFIX, find_studies
 from hooke.planning.causes import cause_of
-from hooke.planning.task_facts import measurements_of
+from hooke.planning.task_facts import measurements_of, uses_all_cores
 from hooke.scaling.resource_advice import Needed, Used, needed
 
 __all__ = ["advise"]
@@ -67,6 +67,8 @@ def known_limit(runs: RunsFolder, pipeline: str, task: str) -> str:
     cause = cause_of(newest.measured, cores=newest.started.cpus)
     if cause is not None and cause.name not in HELPED:
         return cause.sentence
+    if uses_all_cores(newest):
+        return f"the workers compute on all {newest.started.cpus} cores"
     means = measurements_of(newest).means()
     best, most = max(zip(*means, strict=True), key=lambda each: each[1]), (means[0][-1], means[1][-1])
     for n, rate in zip(*means, strict=True):

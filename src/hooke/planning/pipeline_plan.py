@@ -330,11 +330,11 @@ def measure_command(
     known: Sequence[StudyRecord] = (),
 ) -> str:
     """`hooke measure` of the task at every power of 2 up to `n`, and `n`; of a `known` study with this N, more repeats."""
-    done = next((each for each in known if n in each.started.levels and each.rounds), None)
+    done = next((study for study in known if any(each.n == n for each in study.measured)), None)
     levels = [1] if done is None else list(done.started.levels)
     while done is None and levels[-1] < max(n, 2):
         levels.append(min(2 * levels[-1], max(n, 2)))
-    more = [] if done is None else ["--repeats", str(2 * done.rounds)]
+    more = [] if done is None else ["--repeats", str(2 * done.repeats[0])]
     workers = ",".join(map(str, levels))
     return command_for("measure", pipeline, params, "--task", task, "--workers", workers, *more)
 

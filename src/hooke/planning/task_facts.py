@@ -15,6 +15,7 @@ from hooke.journal.events import Measured, PlainMeasured
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
+from hooke.planning.causes import cause_of
 from hooke.planning.remaining import RemainingNode
 from hooke.planning.timings import RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
@@ -533,11 +534,12 @@ def law_of_study(record: StudyRecord) -> Law:
     levels = measured.levels
     if levels.size < 3:
         missing = 2 * int(levels[-1])
+        full = missing > record.started.cpus and uses_all_cores(record)
         raise NotEnoughData(
             f"N = {_listed(levels)} cannot tell one law from another",
             why="two points cannot identify a curve",
-            fix=f"measure at N = {missing}",
-            next=_measure(record, missing),
+            fix="measure on a machine with more cores" if full else f"measure at N = {missing}",
+            next="" if full else _measure(record, missing),
             measure_at=float(missing),
         )
     law = fit(measured, families=_families(record, levels.size))
@@ -555,6 +557,22 @@ def law_of_study(record: StudyRecord) -> Law:
             measure_at=float(best.n),
         )
     return law
+
+
+COMPUTES = 0.9
+"""Workers whose CPU time is at least this share of their time leave nothing for more of them, if there are as many as cores."""
+
+
+def uses_all_cores(record: StudyRecord) -> bool:
+    """Whether more workers than cores would only share them: by the cause of lost time, or because as many workers compute all the time."""
+    started = record.started
+    if started.sizes or started.weak or record.of_service:
+        return False
+    found = cause_of(record.measured, cores=started.cpus)
+    if found is not None and found.name in {"cores", "cores taken"}:
+        return True
+    full = [each.cpu_s / (each.n * each.seconds) for each in record.measured if each.n == started.cpus]
+    return bool(full) and float(np.median(full)) >= COMPUTES
 
 
 def _measure(record: StudyRecord, n: int) -> str:

@@ -111,6 +111,8 @@ def shell_cost(
         raise NotEnoughData("no start-up was measured")
 
     def items(n: int, share: float) -> float:
+        if not share:  # the error is infinite, because nothing was repeated
+            return math.inf
         saved = share / plain_rate - 1 / (rates[n] * share)
         later = max(starts[n] - plain_start_s, 0.0)
         return later / saved if saved > 0 else math.inf

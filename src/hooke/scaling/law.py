@@ -24,6 +24,7 @@ __all__ = ["Course", "Law", "NextMeasurement", "facts_or_refusal", "fit", "karp_
 FAR = 2.0
 """The farthest N to advise, and beyond which no prediction is answered, as a multiple of the largest measured: no fit foresees the
 next bottleneck."""
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,36 +39,45 @@ class NextMeasurement:
 
 
 def next_measurement(fits: Sequence[Fitted]) -> NextMeasurement:
-    """The N, up to twice the largest measured, whose throughput is most informative about the knee.
+    """The N, up to twice the largest measured, whose throughput is most informative about the knee (see `reductions`).
 
-    Over the laws that the measurements allow, a throughput is informative if it correlates with the answer and varies by
-    more than the noise. The gain is Cov^2 / (Var X + noise^2) / Var answer, the reduction of variance in a linear model
-    with normal errors. The answer is 1 / knee, which is 0 without a knee. If no allowed law has a knee, the farthest N
-    is advised, because a knee would show there first.
+    The answer is 1 / knee, which is 0 without a knee. If no allowed law has a knee, the farthest N is advised, because a knee
+    would show there first.
     """
     most = float(fits[0].problem.measured.n.max())
     candidates = np.unique(np.round(np.geomspace(1, max(FAR * most, 2), 64)))
-    clouds = [_cloud(fitted, candidates) for fitted in fits]
-    answer, spread = (np.concatenate(parts) for parts in zip(*clouds, strict=True))
-    answer, spread = answer - answer.mean(), spread - spread.mean(axis=0)
-    noise = np.min([fitted.relative_scatter(candidates) for fitted in fits], axis=0)
-    together = (answer[:, None] * spread).mean(axis=0)
-    gains = (
-        together**2 / ((spread**2).mean(axis=0) + noise**2) / max((answer**2).mean(), np.finfo(float).tiny)
+    found, variance = reductions(
+        fits, candidates, lambda fit: lambda shape, rate: 1 / fit.knee_of(shape, rate)
     )
-    best = gains.argmax() if gains.any() else -1
-    return NextMeasurement(n=int(candidates[best]), gain=float(gains[best]))
+    best = found.argmax() if found.any() else -1
+    return NextMeasurement(n=int(candidates[best]), gain=float(found[best]) / max(variance, TINY))
 
 
-def _cloud(fitted: Fitted, n: Floats) -> tuple[Floats, Floats]:
-    """1 / knee (2k,) and log X (2k, m) of the laws in the region, at both ends of the unit rate."""
+def reductions(
+    fits: Sequence[Fitted], candidates: Floats, answer: Callable[[Fitted], Quantity]
+) -> tuple[Floats, float]:
+    """By how much one more measurement at each of `candidates` (m,) is expected to reduce the variance of `answer`, and the variance.
+
+    Over the laws that the measurements allow, a throughput is informative if it correlates with the answer and varies by
+    more than the noise. The reduction is Cov^2 / (Var X + noise^2), that in a linear model with normal errors.
+    """
+    clouds = [_cloud(fitted, candidates, answer(fitted)) for fitted in fits]
+    value, spread = (np.concatenate(parts) for parts in zip(*clouds, strict=True))
+    value, spread = value - value.mean(), spread - spread.mean(axis=0)
+    noise = np.min([fitted.relative_scatter(candidates) for fitted in fits], axis=0)
+    together = (value[:, None] * spread).mean(axis=0)
+    return together**2 / ((spread**2).mean(axis=0) + noise**2), float((value**2).mean())
+
+
+def _cloud(fitted: Fitted, n: Floats, answer: Quantity) -> tuple[Floats, Floats]:
+    """The answer (2k,) and log X (2k, m) of the laws in the region, at both ends of the unit rate."""
     region = fitted.region
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        answer = 1 / fitted.knee_of(region.shape, region.low_rate)
+        values = [answer(region.shape, rate) for rate in (region.low_rate, region.high_rate)]
         curve = np.log(fitted.family.curve(n, region.shape))
     # Constant errors may allow a unit rate of zero, whose logarithm would dominate.
     rates = np.log(np.maximum([region.low_rate, region.high_rate], fitted.rate / 10)).ravel()
-    return np.tile(answer, 2), rates[:, None] + np.tile(curve, (2, 1))
+    return np.concatenate(values), rates[:, None] + np.tile(curve, (2, 1))
 
 
 # --- Beyond the measurements, and where no law fits. The numbers are fitted by `python -m benchmarks.extrapolation`.
@@ -361,6 +371,14 @@ class Law:
     def next_measurement(self) -> NextMeasurement:
         """The N whose measurement would narrow the knee most."""
         return next_measurement(self._not_firmly_ruled_out)
+
+    def reductions(self, candidates: Floats, answer: Callable[[Fitted], Quantity]) -> Floats:
+        """By how much one more measurement at each of `candidates` (m,) is expected to reduce the variance of `answer`."""
+        return reductions(self._not_firmly_ruled_out, candidates, answer)[0]
+
+    def ends(self, answer: Callable[[Fitted], Quantity]) -> tuple[float, float]:
+        """The interval of `answer` over all families not firmly ruled out."""
+        return self._ends("answer", answer, self._not_firmly_ruled_out)
 
     @property
     def _tenable(self) -> tuple[Fitted, ...]:

@@ -27,6 +27,7 @@ from hooke.cli.options import (
 )
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import EXIT_STOPPED, CommandSession, refuse, say_next
+from hooke.measuring.design import question_of
 from hooke.measuring.studies import Study, StudyLines, take_study
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.pipeline.pipeline import Pipeline
@@ -47,8 +48,20 @@ __all__ = ["curve", "measure"]
     "--repeats",
     metavar="N",
     type=click.IntRange(min=1),
-    show_default="3, or 2 if 3 would take longer than ten plain runs",
-    help="Rounds.",
+    help="Measure in this many whole rounds.  [default: until the answer is known, at most 3 for each N and ten plain runs]",
+)
+@click.option(
+    "--answer",
+    metavar="knee|cost|N",
+    default=None,
+    help="What to find out: the knee (the default), the COST, or the time with N workers. It decides which N is measured again.",
+)
+@click.option(
+    "--within",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SHARE",
+    default=None,
+    help="Stop when half the interval of the answer is at most this share of it.  [default: 0.25, of a time 0.1]",
 )
 @click.option(
     "--sizes", metavar="N,N,...", help="Vary the number of the task's items instead, with one N (default 1)."
@@ -73,14 +86,17 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
     workers: str | None,
     sizes: str | None,
     plain: str | None,
+    answer: str | None,
+    within: float | None,
     as_json: bool,
     parameters: tuple[str, ...],
     **asked: Any,
 ) -> int:
     """Measure how a TASK of the pipeline in FILE.py scales, and whether it beats plain Python.
 
-    Hooke computes the inputs of the task once. Then it repeats the task's work with each N in randomized rounds, and as
-    plain calls in one thread without Hooke. The report has throughput, speed-up, efficiency, the scaling law, the COST (the
+    Hooke computes the inputs of the task once. Then it runs the task's work with each N once, in random order, and as plain
+    calls in one thread without Hooke; after that, again with the N that tell most about the answer, until it is known. The
+    report has throughput, speed-up, efficiency, the scaling law, the COST (the
     number of workers needed to beat plain Python) and the N to measure next. The pipeline's parameters are options, as
     for `hooke run`. Known results are reused; a study that was stopped, or had fewer repeats, continues.
     Exit codes: 0 measured, 1 too noisy or a task failed, 2 wrong usage, 130 stopped.
@@ -98,6 +114,7 @@ def measure(  # noqa: PLR0913 - one parameter for each option of the command
             task=task,
             workers=number_list("--workers", workers),
             sizes=number_list("--sizes", sizes) or (),
+            question=question_of(answer, within),
             plain=_function(pipeline, plain, task=task, target=target),
             command=typed,
             observers=() if as_json else (StudyLines(sys.stderr).observe,),

@@ -1,0 +1,201 @@
+"""The order of a shuffled data set: a pure function of seed, epoch and position, for any number of ranks.
+
+Rows lie in blocks of `block` rows, which are drawn in a random order. A window holds `window` blocks of each of `lanes` lanes, whose
+rows are drawn in a random order; position p is a row of lane p mod lanes. So a rank that takes each W-th position reads only its own
+blocks, if W divides the lanes. Blocks that do not divide evenly are pooled within their window.
+
+A permutation of n numbers is a Feistel network on the pairs a * b >= n, which needs no memory and can begin anywhere (Black & Rogaway,
+"Ciphers with arbitrary finite domains", CT-RSA 2002). All arithmetic is on integers of 64 bits, so no version of NumPy changes it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BlockLayout", "Order", "Rows", "permuted"]
+
+Rows: TypeAlias = NDArray[np.int64]
+"""Numbers of rows."""
+
+ROUNDS = 6
+"""Of the Feistel network; three leave a pattern that a test of its digits shows."""
+
+
+# --- Permutations.
+
+MASK = (1 << 64) - 1
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hashes of 64 bits, elementwise: the finalizer of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def key_of(*parts: int) -> int:
+    """A key of 64 bits from integers: `mixed` of one after another."""
+    key = 0
+    for part in parts:
+        key = (key + (part + 1) * 0x9E3779B97F4A7C15) & MASK
+        key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & MASK
+        key ^= key >> 31
+    return key
+
+
+def permuted(at: Rows, size: int, key: int) -> Rows:
+    """The places of `at` (m,) in a random permutation of 0 to `size` - 1: (m,)."""
+    if size < 2:
+        return at
+    high = math.isqrt(size - 1) + 1
+    low = -(-size // high)
+    found = _network(at, high, low, key)
+    while (outside := found >= size).any():  # the pairs exceed `size` by less than `high`
+        found[outside] = _network(found[outside], high, low, key)
+    return found
+
+
+def _network(values: Rows, high: int, low: int, key: int) -> Rows:
+    left, right = np.divmod(values, low)
+    for number in range(ROUNDS):
+        salt = np.uint64(key_of(key, number))
+        if number % 2:
+            left = (left + _hashed(right, salt, high)) % high
+        else:
+            right = (right + _hashed(left, salt, low)) % low
+    return left * low + right
+
+
+def _hashed(values: Rows, salt: np.uint64, below: int) -> Rows:
+    return (mixed(values.astype(np.uint64) + salt) >> np.uint64(1)).astype(np.int64) % below
+
+
+# --- The layout.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockLayout:
+    """How `rows` rows are cut: `block` rows lie together, and a window holds at most `window` blocks of each of `lanes` lanes."""
+
+    rows: int
+    block: int
+    lanes: int
+    window: int
+
+    @cached_property
+    def blocks(self) -> int:
+        """Whole blocks; the rows after the last of them are a part of one."""
+        return self.rows // self.block
+
+    @cached_property
+    def windows(self) -> int:
+        """The number of windows, at least 1."""
+        return max(1, -(-self.blocks // (self.lanes * self.window)))
+
+    @cached_property
+    def cell(self) -> int:
+        """Blocks of one lane in one window; the same in all."""
+        return self.blocks // (self.windows * self.lanes)
+
+    @property
+    def spare(self) -> int:
+        """Whole blocks beyond those of the cells: some in each window."""
+        return self.blocks - self.windows * self.lanes * self.cell
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of one epoch of a layout."""
+
+    layout: BlockLayout
+    seed: int
+    epoch: int
+
+    def start(self, window: int) -> int:
+        """The position at which a window starts; that of the window after the last is the number of rows."""
+        own = self.layout
+        spare = window * own.spare // own.windows
+        whole = (window * own.lanes * own.cell + spare) * own.block
+        return whole + (own.rows - own.blocks * own.block) * (window > self._last_rows_in)
+
+    def window_at(self, position: int) -> int:
+        """The window that holds a position."""
+        low, high = 0, self.layout.windows
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.start(middle) <= position else (low, middle)
+        return low
+
+    def of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
+        """The rows at the positions of a window that are `rank` modulo `ranks`, in their order."""
+        own, start = self.layout, self.start(window)
+        pooled = self._pooled(window)
+        if own.lanes % ranks:
+            return self._grouped(window, pooled, range(own.lanes))[(rank - start) % ranks :: ranks]
+        first = (rank - start) % ranks
+        return self._grouped(window, pooled, range(first, own.lanes, ranks))
+
+    @cached_property
+    def _key(self) -> int:
+        return key_of(self.seed, self.epoch)
+
+    @cached_property
+    def _last_rows_in(self) -> int:
+        """The window that holds the rows after the last whole block."""
+        return key_of(self._key, 1) % self.layout.windows
+
+    def _grouped(self, window: int, pooled: Rows, places: range) -> Rows:
+        """The rows of the window at these places of each group of `lanes` positions, group by group."""
+        own, start = self.layout, self.start(window)
+        few, rest = divmod(pooled.size, own.lanes)
+        starts = self._starts(window)
+        groups = np.empty((own.cell * own.block, len(places)), np.int64)
+        for column, place in enumerate(places):
+            lane = (start + place) % own.lanes
+            self._walk_cell(starts[lane], key_of(self._key, 2, window, lane), groups[:, column])
+        if few:  # evenly among the groups of the cells
+            at = np.arange(few) * len(groups) // few
+            groups = np.insert(groups, at, pooled[: few * own.lanes].reshape(few, -1)[:, places], axis=0)
+        tail = pooled[pooled.size - rest :][[place for place in places if place < rest]]
+        return np.concatenate([groups.ravel(), tail]) if rest else groups.ravel()
+
+    def _starts(self, window: int) -> Rows:
+        """A row of each block of each cell in a window: (lanes, cell). Blocks are powers of two, so its lower bits are free: any."""
+        own = self.layout
+        numbers = np.arange(own.lanes * own.cell) + window * own.lanes * own.cell
+        starts = permuted(numbers, own.blocks, self._key) * own.block
+        starts |= mixed(numbers.astype(np.uint64) + np.uint64(self._key)).astype(np.int64) & (own.block - 1)
+        return starts.reshape(own.lanes, own.cell)
+
+    def _walk_cell(self, starts: Rows, key: int, into: Rows) -> None:
+        """Write the rows of a cell, in their order: one walk through blocks and rows for all cells, from another place in each."""
+        if into.size:
+            turn = key % into.size
+            slots, offsets = (each[turn : turn + into.size] for each in self._walk)
+            np.bitwise_xor(starts.take(slots), offsets, out=into)
+
+    @cached_property
+    def _walk(self) -> tuple[Rows, Rows]:
+        """Blocks of a cell and rows of these in a random order, twice, so that a walk from anywhere is a slice."""
+        own = self.layout
+        size = own.cell * own.block
+        walk = np.tile(permuted(np.arange(size), size, key_of(self._key, 3)), 2)
+        return walk // own.block, walk & (own.block - 1)
+
+    def _pooled(self, window: int) -> Rows:
+        """The rows of a window that are in no cell, in their order."""
+        own = self.layout
+        cells = own.windows * own.lanes * own.cell
+        first, last = (cells + at * own.spare // own.windows for at in (window, window + 1))
+        blocks = permuted(np.arange(first, last), own.blocks, self._key)
+        rows = (blocks[:, None] * own.block + np.arange(own.block)).ravel()
+        if window == self._last_rows_in:
+            rows = np.concatenate([rows, np.arange(own.blocks * own.block, own.rows)])
+        return rows[permuted(np.arange(rows.size), rows.size, key_of(self._key, 4, window))]
