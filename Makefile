@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,plot,mlflow,comet,neptune,models,serve,search,tes
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all unit campaigns check bench docs clean
+.PHONY: help venv demo test test-all unit campaigns soak-causes check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -31,6 +31,9 @@ unit: venv  ## run the quick tests
 
 campaigns: venv  ## run all campaigns in full, and record that they passed
 	HOOKE_TEST_ALL=1 $(PYTEST) -m campaign
+
+soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies, and record what is named
+	$(BIN)/python -m benchmarks.causes
 
 check: venv  ## lint, format, types, floors, dependencies, docs
 	$(BIN)/ruff check .

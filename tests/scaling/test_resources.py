@@ -63,6 +63,13 @@ class TestCpus:
     def test_what_the_calls_keep_busy(self, declared, busy, advised):
         assert needed(attempts(cpus=declared, cpu_s=busy)).cpus == advised
 
+    @pytest.mark.parametrize("declared", [1, 2, 0.5])
+    def test_what_a_study_found_is_said_and_not_contradicted(self, declared):
+        known = "the cores are all in use: 4 workers compute on 2 cores"
+        (why, *_) = needed(attempts(cpus=declared), known=known).why
+        assert why.endswith(f"A study says what more workers meet: {known}")
+        assert "as many workers" not in why
+
     def test_short_attempts_are_not_divided_by(self):
         need = needed(attempts(seconds=0.001, cpu_s=0.01))
         assert need.cpus is None and "needs 3 attempts of 20.0 ms or longer; has 0" in need.why[0]

@@ -16,8 +16,8 @@ from hooke.measuring.design import LEAST_S, question_of
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
 from hooke.measuring.study_report import StudyRow, cause_of_study, facts_of, rows_of, text_of
 from hooke.pipeline.pipeline import Pipeline
+from hooke.planning.causes import Bottleneck
 from hooke.planning.curves import study_curve
-from hooke.planning.noise import Bottleneck
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
 from hooke.progress.choice import wanted_progress
 from hooke.project.folder import Project, project_of

@@ -15,13 +15,13 @@ from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
 from hooke.journal.events import MachineLoad
 from hooke.journal.study_records import StudyRecord
-from hooke.planning.noise import ENOUGH, Bottleneck, cause_of
+from hooke.planning.causes import Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in, uses_all_cores
 from hooke.scaling import Cost, Estimate, Law
 from hooke.scaling.cost import ShellCost, shell_cost
 from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
-from hooke.scaling.measurements import finite
+from hooke.scaling.measurements import ENOUGH, finite
 
 __all__ = ["StudyRow", "WorkersToUse", "cause_of_study", "facts_of", "rows_of", "text_of", "workers_to_use"]
 

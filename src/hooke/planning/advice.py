@@ -9,7 +9,7 @@ from hooke.base.errors import JournalError
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event, NodePlanned, RunStarted
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import STUDY_PREFIX, find_studies
-from hooke.planning.noise import cause_of
+from hooke.planning.causes import cause_of
 from hooke.planning.task_facts import measurements_of, uses_all_cores
 from hooke.scaling.resource_advice import Needed, Used, needed
 

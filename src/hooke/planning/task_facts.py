@@ -16,7 +16,7 @@ from hooke.journal.events import Measured, PlainMeasured
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
-from hooke.planning.noise import MeasurementSpread, cause_of, spread_of
+from hooke.planning.causes import cause_of
 from hooke.planning.remaining import PastData, RemainingNode
 from hooke.planning.timings import LEAST_SHARE, RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
@@ -31,6 +31,7 @@ from hooke.scaling.call_times import (
     merged,
 )
 from hooke.scaling.families import Floats
+from hooke.scaling.measurements import MeasurementSpread, spread_of
 from hooke.scaling.workload import TaskFacts
 
 __all__ = [

@@ -164,14 +164,13 @@ def _by_share(busy: float, declared: float, known: str) -> tuple[float, str]:
         more = "so use more workers than cores" if not known else f"and a study says for what: {known}"
         return next(share for share in SHARES if share >= busy), f"{kept}. The calls wait, {more}"
     whole = max(math.ceil(busy - TOLERANCE), 1)
+    limit = f". A study says what more workers meet: {known}" if known else ""
     if whole > declared:
-        return whole, f"{kept}. Workers compete for cores"
+        return whole, f"{kept}. Workers compete for cores{limit}"
     if whole < declared:
-        return (
-            whole,
-            f"{kept}. {declared / whole:.2g} times as many workers with {whole} fit on the same cores",
-        )
-    return declared, kept
+        more = f". {declared / whole:.2g} times as many workers with {whole} fit on the same cores"
+        return whole, f"{kept}{limit or more}"
+    return declared, f"{kept}{limit}"
 
 
 def _threads(timed: Sequence[Used]) -> tuple[Threads, ...]:

@@ -7,8 +7,9 @@ holds: when it closes, the driver is dead, and the worker ends itself and whatev
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
-import fcntl
+import gc
 import linecache
 import os
 import pickle
@@ -17,11 +18,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -41,7 +43,7 @@ from hooke.pipeline.isolation import folder_here, watched_environment
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
-from hooke.processes.exit_report import last_lines
+from hooke.processes.exit_report import WorkerOutput
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
@@ -56,92 +58,11 @@ __all__ = [
     "Hello",
     "Library",
     "WorkerJob",
-    "WorkerOutput",
     "WorkerSample",
     "WorkerTask",
-    "flush_output",
     "main",
     "task_of",
 ]
-
-
-# --- A worker's stdout and stderr, which go to its log file whatever tasks do to them.
-
-_STREAMS = {1: "stdout", 2: "stderr"}
-
-_FIRST_FD = 64
-"""Above the descriptors that programs use by number, or close in a loop."""
-
-
-class WorkerOutput:
-    """Redirects this process's output to a file. A task that closes or replaces its output affects only itself."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = path.name
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._fd = fcntl.fcntl(log, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD)
-        os.close(log)
-        for number, name in _STREAMS.items():
-            flush_output()
-            os.dup2(self._fd, number)
-            _open_stream(number, name)
-        self._streams = {name: getattr(sys, name) for name in _STREAMS.values()}
-
-    def position(self) -> int:
-        """The number of bytes written so far. Undoes what a task did to the output."""
-        flush_output()
-        log = os.fstat(self._fd)
-        for number, name in _STREAMS.items():
-            if not _is(number, log):
-                os.dup2(self._fd, number)
-            if getattr(sys, name) is not self._streams[name] or self._streams[name].closed:
-                _open_stream(number, name)
-                self._streams[name] = getattr(sys, name)
-        return log.st_size
-
-    def end(self) -> int:
-        """The same, where nobody else has changed the output since the last `position`."""
-        flush_output()
-        return os.fstat(self._fd).st_size
-
-    def tail(self, start: int, lines: int) -> tuple[str, ...]:
-        """The last lines written since `start`."""
-        return last_lines(self.path, start, lines)
-
-    def write(self, text: str) -> None:
-        """Append, below what tasks have printed. Raises OSError on a full disk."""
-        flush_output()
-        os.write(self._fd, text.encode("utf-8", "backslashreplace"))
-
-    def close(self) -> None:
-        """Close the file; the output still goes there."""
-        os.close(self._fd)
-
-
-def flush_output() -> None:
-    """Write what is buffered, as far as possible: the disk may be full, the stream closed or missing."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            stream.flush()
-
-
-def _is(number: int, log: os.stat_result) -> bool:
-    try:
-        found = os.fstat(number)
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == (log.st_dev, log.st_ino)
-
-
-def _open_stream(number: int, name: str) -> None:
-    # Keep the stream object: others (a logging handler) hold it, and would still write to the old one.
-    former = getattr(sys, f"__{name}__")
-    if former is None or former.closed:
-        former = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - a descriptor
-        setattr(sys, f"__{name}__", former)
-    former.reconfigure(line_buffering=True)
-    setattr(sys, name, former)
 
 
 READY = b""
@@ -294,13 +215,20 @@ _messages = msgspec.msgpack.Decoder(Hello | WorkerTask)
 SAMPLES = ".samples"
 """The suffix of a worker's samples, beside its log: one WorkerSample in JSON a line."""
 _LOCKING, _NETWORK, _SLEEPING, _SYNCING, _CHILDREN = "lock", "network", "sleep", "disk", "child"
+_INTERPRETER = "gil"
 _X86_64 = {
     **dict.fromkeys((73, 65, 220), _LOCKING),
     **dict.fromkeys((7, 23, 42, 43, 44, 45, 46, 47, 270, 271, 288, 299), _NETWORK),
     **dict.fromkeys((35, 230), _SLEEPING),
-    **dict.fromkeys((26, 74, 75, 162, 277, 306), _SYNCING),
+    26: "disk msync",
+    74: "disk fsync",
+    75: "disk fdatasync",
+    162: "disk sync",
+    277: "disk sync_file_range",
+    306: "disk syncfs",
     **dict.fromkeys((61, 247), _CHILDREN),
-    **dict.fromkeys((0, 1, 17, 18, 19, 20), "file"),
+    **dict.fromkeys((0, 17, 19), "file read"),
+    **dict.fromkeys((1, 18, 20), "file write"),
     72: "fcntl",
     202: "futex",
 }
@@ -308,21 +236,30 @@ _AARCH64 = {
     **dict.fromkeys((32, 192, 193), _LOCKING),
     **dict.fromkeys((72, 73, 202, 203, 206, 207, 211, 212, 242, 243), _NETWORK),
     **dict.fromkeys((101, 115), _SLEEPING),
-    **dict.fromkeys((81, 82, 83, 84, 227, 267), _SYNCING),
+    81: "disk sync",
+    82: "disk fsync",
+    83: "disk fdatasync",
+    84: "disk sync_file_range",
+    227: "disk msync",
+    267: "disk syncfs",
     **dict.fromkeys((95, 260), _CHILDREN),
-    **dict.fromkeys((63, 64, 65, 66, 67, 68), "file"),
+    **dict.fromkeys((63, 65, 67), "file read"),
+    **dict.fromkeys((64, 66, 68), "file write"),
     25: "fcntl",
     98: "futex",
 }
 _SYSCALLS = {"x86_64": _X86_64, "aarch64": _AARCH64}.get(os.uname().machine, {})
-"""Number of a system call -> what a thread in it waits for."""
+"""Number of a system call -> what a thread in it waits for, and the call's name where that is shown."""
 _SETLKW = {7, 38}
 """Commands of fcntl that wait for a lock."""
 _OWN_THREADS = ("threading.py", "queue.py", "concurrent/futures/", "multiprocessing/pool.py")
 """Where the standard library waits for other threads of this process."""
 _TOOK_PART = 0.03
-"""A thread that used this share of a core since the last sample competes for the interpreter lock."""
-_ONE_CORE = 1.2
+"""A thread of a library that used this share of a core since the last sample is what its caller waits for."""
+_RUNTIME_BYTES = 1 << 20
+"""More than the interpreter's state takes."""
+_LIBC = ctypes.PyDLL(None)
+"""Keeps the interpreter lock during a call: whoever gives it up for a read of 2 us may wait 5 ms for it."""
 
 
 class WorkerSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -330,7 +267,7 @@ class WorkerSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `wait` is what the thread of the attempt waits for: `lock`, `gil`, `network`, `disk`, `sleep` (that the code asked for), `retry`
     (a C function that sleeps, as SQLite does for a lock), `child`, `other`; "" where it runs or is ready to run. `place` is the
-    innermost line of the user's code, `file.py:41`; empty outside of attempts.
+    innermost line of the user's code, `file.py:41` or `file.py:41 (fsync)`; empty outside of attempts.
     """
 
     at: float
@@ -349,12 +286,16 @@ class WorkerSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class _Sampler:
-    """A thread that samples this process, outside the code that is measured."""
+    """A thread that samples this process, outside the code that is measured.
+
+    It waits for the interpreter lock too. If it had to, another thread held the lock at the moment of the sample.
+    """
 
     def __init__(self, path: Path, every_s: float) -> None:
         self._main = threading.main_thread()
         self._every_s = every_s
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._lock = _interpreter_lock()
         self._ended = threading.Event()
         self._before: dict[int, int] = {}
         """Thread -> its nanoseconds of CPU at the last sample."""
@@ -368,10 +309,14 @@ class _Sampler:
         os.close(self._file)
 
     def _follow(self) -> None:
-        ours, last = threading.get_native_id(), time.monotonic()
-        while not self._ended.wait(self._every_s):
+        last = time.monotonic()
+        while True:
+            switches = _switches()
+            if self._ended.wait(self._every_s):
+                return
+            held = _switches() - switches > 1  # it slept twice: for the time, and for the interpreter lock
             now = time.monotonic()
-            sample = self._sample(ours, now - last)
+            sample = self._sample(now - last, held=held)
             last = now
             try:
                 os.write(self._file, msgspec.json.encode(sample) + b"\n")
@@ -380,23 +325,31 @@ class _Sampler:
             if not os.fstat(self._file).st_nlink:  # its reader has removed the file: the run is over
                 return
 
-    def _sample(self, ours: int, since_s: float) -> WorkerSample:
+    def _sample(self, since_s: float, *, held: bool) -> WorkerSample:
         # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13.
-        main = os.getpid()
-        waits = {
-            int(thread): _wait_of(thread) for thread in os.listdir("/proc/self/task") if int(thread) != ours
+        main, frames = os.getpid(), _frames()
+        known = {main: frames.get(self._main.ident or 0)}
+        for thread in threading.enumerate():
+            if thread not in (self._main, self._thread) and thread.native_id is not None:
+                known[thread.native_id] = frames.get(thread.ident or 0)
+        told = {thread: _system_call(thread) for thread in known}
+        # Before anything lets go of the interpreter lock: then frames move on.
+        threads = {
+            thread: _Thread.of(frame, _wait_of(told[thread], self._lock)) for thread, frame in known.items()
         }
-        frame = sys._current_frames().get(self._main.ident or 0)  # noqa: SLF001 - documented, for this purpose
-        used = {thread: _scheduled(thread) for thread in waits}
-        place = _place_of(frame)
-        wait = waits.get(main, "") if place else ""
-        if place and frame is not None and any(part in frame.f_code.co_filename for part in _OWN_THREADS):
-            wait = self._of_threads(waits, used, main, since_s)
-        elif wait == "timed":
-            wait = ""  # a single computing thread waits for the interpreter lock only because of this sampler
-        elif wait == _SLEEPING and "sleep" not in _text_of(frame):
-            wait = "retry"
+        used = {
+            int(thread): _scheduled(thread)
+            for thread in os.listdir("/proc/self/task")
+            if int(thread) != self._thread.native_id
+        }
+        took = [
+            thread
+            for thread, (cpu, _) in used.items()
+            # A thread that is new since the last sample has used all of its time since then.
+            if cpu - self._before.get(thread, 0 if self._before else cpu) >= _TOOK_PART * 1e9 * since_s
+        ]
         self._before = {thread: cpu for thread, (cpu, _) in used.items()}
+        wait, place = _attempt_waits(threads, main, held=held, native=bool(set(took) - threads.keys()))
         usage, io = resource.getrusage(resource.RUSAGE_SELF), _io()
         return WorkerSample(
             at=time.time(),
@@ -413,52 +366,126 @@ class _Sampler:
             written_bytes=io.get("write_bytes"),
         )
 
-    def _of_threads(
-        self, waits: Mapping[int, str], used: Mapping[int, tuple[int, int]], main: int, since_s: float
-    ) -> str:
-        """What the threads wait for that the attempt waits for."""
-        # A thread that is new since the last sample has used all of its time since then.
-        shares = {
-            thread: (cpu - self._before.get(thread, 0 if self._before else cpu)) / 1e9 / max(since_s, 1e-6)
-            for thread, (cpu, _) in used.items()
-        }
-        takes_part = [thread for thread, share in shares.items() if share >= _TOOK_PART and thread != main]
-        others = [wait for thread, wait in waits.items() if thread != main]
-        if len(takes_part) > 1:
-            blocked = any(waits[thread] in ("timed", _LOCKING) for thread in takes_part)
-            return "gil" if blocked and sum(shares.values()) < _ONE_CORE else ""
-        if takes_part or "timed" in others:
-            return ""
-        known = [wait for wait in others if wait not in ("", "other")]
-        return max(set(known), key=known.count) if known else "other"
+
+class _Thread(NamedTuple):
+    """A thread that runs Python: what it waits for, and where. `idle`: it waits for other threads of this process, or for none of the user's."""
+
+    wait: str
+    place: str
+    idle: bool
+
+    @staticmethod
+    def of(frame: FrameType | None, wait: str) -> _Thread:
+        wait, _, call = wait.partition(" ")
+        place = _place_of(frame)
+        if place and call:
+            place += f" ({call})"
+        own = frame is not None and any(part in frame.f_code.co_filename for part in _OWN_THREADS)
+        if wait == _SLEEPING and place and "sleep" not in _text_of(frame):
+            wait = "retry"
+        return _Thread(wait, place, idle=not place or (own and wait not in ("", _INTERPRETER)))
+
+
+def _attempt_waits(threads: Mapping[int, _Thread], main: int, *, held: bool, native: bool) -> tuple[str, str]:
+    """What the attempt waits for, and where: its own thread, or the threads that this one waits for.
+
+    `held`: another thread than the sampler held the interpreter lock when the sample was due; `native`: threads of libraries compute.
+    """
+    wait, place, idle = threads[main]
+    if not place:
+        return "", ""
+    running = [each for each in threads.values() if not each.wait]
+    queue = [each for each in threads.values() if each.wait == _INTERPRETER]
+    # One that wants the lock now may be the one that had it, and wants it back from the sampler.
+    waiting = len(queue) - (not running) if held else 0
+    one_at_a_time = waiting > 0 and waiting >= len(running) + len(queue) - waiting
+    if not idle:
+        if wait in ("", _INTERPRETER):
+            return (_INTERPRETER if one_at_a_time else ""), place
+        alone = len(running) + len(queue) == 0
+        return ("" if (held and alone) or (native and wait == _LOCKING) else wait), place
+    waits = Counter((each.wait, each.place) for each in threads.values() if not each.idle)
+    locking = sum(count for (wait, _), count in waits.items() if wait == _LOCKING)
+    if one_at_a_time and waiting > locking:
+        return _INTERPRETER, place
+    computing = len(running) + len(queue)
+    chosen = {
+        what: count
+        for what, count in waits.items()
+        if what[0] == _LOCKING or (not computing and what[0] != "other")
+    }
+    if not chosen or (computing and locking < computing):
+        return ("" if computing or native else "other"), place
+    return max(chosen, key=chosen.__getitem__)
+
+
+def _frames() -> dict[int, FrameType]:
+    """Thread -> its innermost frame."""
+    # Before Python 3.11.9, a garbage collection within stops the process for good (CPython issue 106883).
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()  # noqa: SLF001 - documented, for this purpose
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _interpreter_lock() -> range:
+    """The addresses of the interpreter's state, where its lock is: other locks of Python are on the heap. Empty where it is hidden."""
+    try:
+        start = ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, "_PyRuntime"))
+    except ValueError:
+        return range(0)
+    heaps = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]")]
+    ends = [int(line.partition("-")[0], 16) for line in heaps]
+    return range(start, min([start + _RUNTIME_BYTES, *(end for end in ends if end > start)]))
+
+
+def _switches() -> int:
+    """How often this thread has slept."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _told(file: str) -> str:
-    """The text of a file of /proc, which fits into one read."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 4096).decode("ascii", "replace")
-    finally:
-        os.close(descriptor)
+    """The text of a file of /proc, which fits into one read. Keeps the interpreter lock. Raises OSError."""
+    descriptor = _LIBC.open(file.encode(), os.O_RDONLY | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(f"{file} cannot be opened")
+    text = ctypes.create_string_buffer(4096)
+    _LIBC.read(descriptor, text, len(text) - 1)
+    _LIBC.close(descriptor)
+    return text.value.decode("ascii", "replace")
 
 
-def _wait_of(thread: str) -> str:
-    """What a thread of this process waits for; `timed` on a futex with a time limit, as for the interpreter lock."""
+def _system_call(thread: int) -> list[str]:
+    """The system call in which a thread waits: its number and arguments; empty if it runs, or has ended."""
     try:
-        state = _told(f"/proc/self/task/{thread}/stat").rpartition(")")[2].split()[0]
         called = _told(f"/proc/self/task/{thread}/syscall").split()
-    except OSError:  # it has ended, or the kernel does not tell
-        return ""
-    if state == "D":
-        return _SYNCING
-    if called[0] in ("running", "-1"):
-        return ""
+        if called and int(called[0]) not in _SYSCALLS:  # ValueError: it is running
+            state = _told(f"/proc/self/task/{thread}/stat").rpartition(")")[2].split()[0]
+            return ["D"] if state == "D" else called
+    except (OSError, ValueError):
+        return []
+    return called
+
+
+def _wait_of(called: Sequence[str], lock: range) -> str:
+    """What a thread of this process waits for in a system call, of the disk with its name; `lock`: addresses of the interpreter lock."""
+    if not called or called[0] in ("-1", "D"):
+        return _SYNCING if called and called[0] == "D" else ""
     kind = _SYSCALLS.get(int(called[0]), "other")
     if kind == "futex":
-        return "timed" if int(called[4], 16) else _LOCKING
+        if int(called[1], 16) in lock:
+            return _INTERPRETER
+        timed = int(called[4], 16) > 0
+        return "" if timed and not lock else _LOCKING
     if kind == "fcntl":
         return _LOCKING if int(called[2], 16) in _SETLKW else "other"
-    return _end_of(int(called[1], 16)) if kind == "file" else kind
+    kind, _, call = kind.partition(" ")
+    if kind == "file":
+        kind = _end_of(int(called[1], 16))
+    return f"{kind} {call}" if kind == _SYNCING else kind
 
 
 def _end_of(descriptor: int) -> str:
@@ -472,7 +499,7 @@ def _end_of(descriptor: int) -> str:
     return _SYNCING if name.startswith("/") and not name.startswith("/dev/") else "other"
 
 
-def _scheduled(thread: int) -> tuple[int, int]:
+def _scheduled(thread: str) -> tuple[int, int]:
     """Nanoseconds that a thread ran, and that it was ready and had no core; zeros where it has ended or the kernel does not count."""
     try:
         ran, delayed, _ = _told(f"/proc/self/task/{thread}/schedstat").split()

@@ -1,80 +1,18 @@
-"""What measurements say besides their law: their noise, how many repeats would be enough, and the cause of lost time. Pure."""
+"""The cause of lost time: named from where the workers' time went at each N. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtri, stdtrit
 
 from hooke.journal.events import Measured
+from hooke.scaling.measurements import spread_of
 
-__all__ = ["ENOUGH", "Bottleneck", "MeasurementSpread", "cause_of", "spread_of"]
-
-ENOUGH = 0.25
-"""The required precision of the mean at each N: half the 95 % interval, as a share of throughput.
-
-The ratio of two such means is then known to about a third, which is just enough to see a speed-up of two.
-"""
-
-MOST_REPEATS = 1000
-"""With more repeats than this, use a quieter machine instead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasurementSpread:
-    """The spread of equal measurements: `share` is the standard deviation of one, relative to its mean.
-
-    It is pooled over `groups`, each measured several times; `freedom` are the degrees of freedom.
-    """
-
-    share: float
-    freedom: int
-    groups: int
-
-    def half_width(self, repeats: int) -> float:
-        """Half the 95 % interval of the mean of so many, as a share; infinite if nothing was repeated."""
-        return _half_width(self.share, repeats, self.freedom)
-
-    def repeats_needed(self) -> int:
-        """How many repeats of each N are enough."""
-        return _repeats_needed(self.share, self.groups)
-
-    def hopeless(self, repeats: int) -> bool:
-        """Whether `repeats` of each N cannot be enough, even with the smallest spread that is plausible at 95 %."""
-        if not self.freedom:
-            return False
-        least = self.share * math.sqrt(self.freedom / float(chdtri(self.freedom, 0.05)))
-        return _repeats_needed(least, self.groups) > repeats
-
-
-def spread_of(groups: Mapping[int, Sequence[float]] | Iterable[Sequence[float]]) -> MeasurementSpread:
-    """The spread of throughputs within `groups`, each of one N. A group of one adds nothing."""
-    values = groups.values() if isinstance(groups, Mapping) else groups
-    logs = [np.log(np.asarray(group, dtype=np.float64)) for group in values if len(group)]
-    freedom = sum(log.size - 1 for log in logs)
-    squares = sum(float(((log - log.mean()) ** 2).sum()) for log in logs)
-    share = math.sqrt(squares / freedom) if freedom else math.nan
-    return MeasurementSpread(share=share, freedom=freedom, groups=len(logs))
-
-
-def _half_width(share: float, repeats: int, freedom: int) -> float:
-    if not freedom:
-        return math.inf
-    return float(stdtrit(freedom, 0.975)) * share / math.sqrt(repeats)
-
-
-def _repeats_needed(share: float, groups: int) -> int:
-    for repeats in range(2, MOST_REPEATS):
-        if _half_width(share, repeats, groups * (repeats - 1)) <= ENOUGH:
-            return repeats
-    return MOST_REPEATS
-
-
-# --- The cause of lost time, from where the workers' time went at each N.
+__all__ = ["Bottleneck", "cause_of"]
 
 LOSS = 0.15
 """The worker-seconds of an item must grow by this share from the smallest to the largest N to count as lost,"""
@@ -84,6 +22,10 @@ MAIN_PART = 0.4
 """The cause is a kind of time that makes up at least this share of the growth."""
 WAITING = 0.5
 """Without such a loss, a wait is named if it takes this share of the workers' time at every N,"""
+QUEUED = 0.3
+"""waiting for the GIL if it takes this share,"""
+OUTWEIGHS = 2.0
+"""Such a wait is named too if it takes so many times as long as what the kind that grows most adds."""
 CROWDED = 0.2
 """waiting for a core if it takes this share,"""
 TAKEN = 0.3
@@ -120,6 +62,8 @@ class _Level:
     others: float
     runnable: float
     """Workers that computed or waited for a core, on average."""
+    computing: float
+    """Workers that computed, on average."""
     longest: float
     """The longest attempt, as a share of the whole measurement."""
     uneven: float
@@ -142,7 +86,7 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
     smallest to the largest N is the cause of lost speed-up (after the speed-up stacks of Eyerman, Du Bois & Eeckhout, ISPASS 2012).
-    If little is lost, a kind that takes most of the time at every N is the cause.
+    If little is lost, or nothing grows half as much, a wait that takes most of the time at every N is the cause.
     """
     known = [each for each in measured if each.use is not None]
     levels = [_level([each for each in known if each.n == n]) for n in sorted({each.n for each in known})]
@@ -153,9 +97,11 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
     if len(levels) > 1 and lost >= LOSS and math.log1p(lost) >= ERRORS * _error(known, first.n, last.n):
         growth = {kind: last.kinds[kind] - first.kinds[kind] for kind in last.kinds}
         kind = max(growth, key=growth.__getitem__)
+        wait = _steady_wait(levels)
+        if wait not in ("", kind) and last.kinds[wait] >= OUTWEIGHS * growth[kind]:
+            return _waiting(wait, levels)
         if growth[kind] >= MAIN_PART * (last.whole - first.whole):
             return _grown(kind, levels, cores)
-        return None
     return _steady(levels, cores)
 
 
@@ -190,6 +136,7 @@ def _level(measured: Sequence[Measured]) -> _Level:
         runnable=float(
             np.mean([(use.user_s + use.sys_s + (use.delay_s or 0.0)) / each.seconds for each, use in uses])
         ),
+        computing=float(np.mean([(use.user_s + use.sys_s) / each.seconds for each, use in uses])),
         longest=float(np.median([use.longest_s / each.seconds for each, use in uses])),
         uneven=float(
             np.median(
@@ -276,7 +223,8 @@ def _ended(levels: Sequence[_Level]) -> Bottleneck:
 
 def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck:
     last = levels[-1]
-    if last.runnable <= cores * 1.1 or (last.n <= cores and last.others >= TAKEN):
+    others = last.others >= TAKEN and (last.n <= cores or last.others >= last.computing)
+    if last.runnable <= cores * 1.1 or others:
         taken = ", ".join(f"{level.others:.1f}" for level in levels)
         ns = ", ".join(f"{level.n}" for level in levels)
         sentence = f"other processes take the cores: {taken} cores at N = {ns}"
@@ -303,12 +251,21 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
 
 def _steady(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
     """The cause where little is lost with N: a wait that takes most of the time at every N."""
-    for kind in ("gil", "network", "disk", "lock"):
-        if all(level.kinds[kind] >= WAITING * level.whole for level in levels):
-            return _waiting(kind, levels)
+    wait = _steady_wait(levels)
+    if wait:
+        return _waiting(wait, levels)
     if all(level.kinds["delay"] >= CROWDED * level.whole and level.others >= TAKEN for level in levels):
         return _crowded(levels, cores)
     return None
+
+
+def _steady_wait(levels: Sequence[_Level]) -> str:
+    """The kind of wait that takes most of the time at every N; empty if none does."""
+    for kind in ("gil", "network", "disk", "lock"):
+        least = QUEUED if kind == "gil" else WAITING
+        if all(level.kinds[kind] >= least * level.whole for level in levels):
+            return kind
+    return ""
 
 
 def _of(kind: str) -> Callable[[_Level], float]:

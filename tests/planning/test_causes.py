@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hooke.journal.events import MachineLoad, Measured, TimeUse
-from hooke.planning.noise import cause_of
+from hooke.planning.causes import cause_of
 
 CORES = 8
 SAMPLE_S = 0.04
@@ -165,6 +165,47 @@ def test_more_workers_than_cores_are_not_blamed_on_others():
     cause = cause_of(alone, cores=2)
     assert cause is not None
     assert (cause.name, cause.sentence) == ("cores", "the cores are all in use: 4 workers compute on 2 cores")
+
+
+def test_of_others_and_own_workers_the_one_with_more_cores_is_blamed():
+    cause = cause_of(study("taken", 1), cores=2)  # others have six cores, four workers the other two
+    assert cause is not None and cause.name == "cores taken", cause
+    few = [
+        msgspec.structs.replace(each, load=MachineLoad(seconds=1.0, others=0.4)) for each in study("taken", 1)
+    ]
+    cause = cause_of(few, cores=2)
+    assert cause is not None and cause.name == "cores", cause
+
+
+@pytest.mark.parametrize(("tail", "named"), [(0.25, "network"), (1.5, "too few items")])
+def test_a_wait_outweighs_a_few_items_that_do_not_divide_evenly(tail, named):
+    uneven = [
+        msgspec.structs.replace(
+            each,
+            seconds=each.seconds * (1 + tail),
+            use=msgspec.structs.replace(each.use, tail_s=each.use.tail_s + tail * each.n * each.seconds),
+        )
+        if each.n == 4
+        else each
+        for each in study("network", 1)
+    ]
+    cause = cause_of(uneven, cores=CORES)
+    assert cause is not None and cause.name == named, cause
+
+
+def test_a_third_of_the_time_in_the_queue_for_the_gil_is_named():
+    def waiting(share: float) -> list[Measured]:
+        return [
+            msgspec.structs.replace(
+                each,
+                use=msgspec.structs.replace(each.use, waits={"gil ledger.py:41": share * each.use.busy_s}),
+            )
+            for each in study("computing", 1)
+        ]
+
+    cause = cause_of(waiting(0.4), cores=CORES)
+    assert cause is not None and cause.name == "GIL", cause
+    assert cause_of(waiting(0.1), cores=CORES) is None
 
 
 def test_measurements_of_before_and_few_samples_name_no_wait():

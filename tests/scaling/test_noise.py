@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from hooke.planning.noise import ENOUGH, MeasurementSpread, spread_of
+from hooke.scaling.measurements import ENOUGH, MeasurementSpread, spread_of
 
 
 def drawn(share, *, groups, repeats, seed=0):
