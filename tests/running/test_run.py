@@ -11,7 +11,7 @@ from hooke.base.errors import (
     UsageError,
     WorkerDied,
 )
-from hooke.journal.events import AttemptStarted, ItemsFound, RetryPlanned
+from hooke.journal.events import AttemptFinished, AttemptStarted, ItemsFound, RetryPlanned
 from hooke.project.backends import parse_workers
 
 ENGINES = ("serial", "local:2")
@@ -65,6 +65,36 @@ def test_dynamic_map(workshop, on):
     workshop.write(ARITHMETIC)
     assert workshop.run(on=on, name="dynamic", n=7).result() == sum(6 * i for i in range(7))
     assert workshop.run(on=on, name="dynamic", n=0).result() == 0
+
+
+LARGE_ITEMS = """
+    from hooke import task, pipeline
+
+    @task
+    def lists(n: int, each: int) -> list[list[float]]:
+        return [[i + j / each for j in range(each)] for i in range(n)]
+
+    @task
+    def total(xs: list[float]) -> float:
+        return sum(xs)
+
+    @pipeline
+    def job(n: int, each: int) -> list[float]:
+        return total.map(lists(n, each))
+"""
+
+
+@pytest.mark.parametrize(("each", "most"), [(20_000, 8), (2, 4096)])
+def test_an_item_of_a_dynamic_map_is_read_with_few_others_where_items_are_large(workshop, each, most):
+    """A block of items is read as a whole, by each attempt on one of them."""
+    workshop.write(LARGE_ITEMS)
+    run = workshop.run(on="serial", n=40, each=each)
+    assert len(run.result()) == 40
+    (expanded,) = [
+        event.expanded for event in run.journal if isinstance(event, AttemptFinished) and event.expanded
+    ]
+    assert expanded.block <= most and len(expanded.blocks) == -(-40 // expanded.block)
+    assert expanded.block * each * 9 < 2 << 20
 
 
 def test_second_run_is_cached_and_looks_up_only_what_is_asked(workshop):

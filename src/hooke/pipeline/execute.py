@@ -42,17 +42,19 @@ from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import is_simple, is_small, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
+from hooke.store.codecs import encode
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowEnvironment, can_open_runs, end_new_runs, open_runs
 from hooke.tracking.tracker import MUTED, AttemptScope, Tracker, logging_into
 
-__all__ = ["BLOCK", "AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
+__all__ = ["AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
 
 
 # --- Reads the list of a dynamic map on a worker, so that the driver never holds its items.
 
-BLOCK = 4096
-"""Items per stored block. An attempt reads only the blocks of its items."""
+MOST_IN_BLOCK, BLOCK_BYTES = 4096, 1 << 20
+"""Items per stored block, at most, and about how large it is. An attempt reads only the blocks of its items, each as a whole."""
+SAMPLED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +64,12 @@ class Expansion:
     items: int
     keys: Ref
     blocks: tuple[Ref, ...]
+    block: int
+    """Items in each of them; fewer in the last."""
 
     def event(self, node: int) -> MapExpanded:
         """The journal's event for it."""
-        return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=BLOCK)
+        return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=self.block)
 
 
 def expand(
@@ -85,8 +89,19 @@ def expand(
         )
     items = list(zip(*lists, strict=True))
     keys = store.put(fingerprint_items(items, label=recipe))
-    blocks = tuple((put or store.put)(items[at : at + BLOCK]) for at in range(0, len(items), BLOCK))
-    return Expansion(items=len(items), keys=keys, blocks=blocks)
+    block = _items_per_block(items)
+    blocks = tuple((put or store.put)(items[at : at + block]) for at in range(0, len(items), block))
+    return Expansion(items=len(items), keys=keys, blocks=blocks, block=block)
+
+
+def _items_per_block(items: Sequence[tuple[Any, ...]]) -> int:
+    """How many of such items take about BLOCK_BYTES, by a few of them."""
+    sample = items[:: max(1, len(items) // SAMPLED)]
+    try:
+        size = sum(encode(item).size for item in sample)
+    except Exception:  # noqa: BLE001 - anything may fail to pickle, which storing the items reports
+        return MOST_IN_BLOCK
+    return max(1, min(MOST_IN_BLOCK, BLOCK_BYTES * len(sample) // max(size, 1)))
 
 
 def _as_list(task: str, column: Any) -> Sequence[Any]:
