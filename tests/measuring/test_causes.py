@@ -182,13 +182,16 @@ def test_nothing_is_collected_while_frames_are_listed():
         if phase == "start":
             within.append(sys._getframe(1).f_code.co_name)
 
-    usual = gc.get_threshold()
+    usual, enabled = gc.get_threshold(), gc.isenabled()
     gc.callbacks.append(note)
     gc.set_threshold(1)
+    gc.enable()
     try:
         for _ in range(100):
             assert threading.get_ident() in worker_process._frames()
     finally:
+        if not enabled:
+            gc.disable()
         gc.set_threshold(*usual)
         gc.callbacks.remove(note)
     assert within and "_frames" not in within

@@ -59,7 +59,7 @@ def test_the_units_of_throughput_do_not_matter(law, errors, seed, scale):
     assert other.fitted.rate == pytest.approx(scale * one.fitted.rate, rel=1e-4)
     assert np.allclose(other.knee.interval, one.knee.interval, rtol=1e-2)
     for here, there in zip(one.band(measured.n), other.band(measured.n), strict=True):
-        assert there == pytest.approx(scale * here, rel=1e-3)
+        assert there == pytest.approx(scale * here, rel=1e-2)  # both are found along some rays
 
 
 @settings(max_examples=15, deadline=None)

@@ -722,14 +722,16 @@ class StoreWork:
     def _begin_commits(self) -> None:
         if self._committing is not None or not self._to_commit.then:
             return
-        if self._aside is not None and self._clock.monotonic() < self._next_commit:
+        # Claims without results, of what others had stored, go at once: nodes of the same keys wait for them.
+        if self._to_commit.writes and self._aside is not None and self._clock.monotonic() < self._next_commit:
             return
         ended, self._to_commit = self._to_commit, _Committing()
         if self._aside is None:
             self._committed += self._commit(ended)
             return
         self._ending = ended
-        self._next_commit = self._clock.monotonic() + COMMIT_EVERY_S
+        if ended.writes:
+            self._next_commit = self._clock.monotonic() + COMMIT_EVERY_S
         self._committing = self._aside.submit(lambda: self._commit(ended))
 
     def _claim(self, wanted: _Claiming) -> Claimed:

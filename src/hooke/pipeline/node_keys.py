@@ -260,14 +260,19 @@ def data_bytes(value: object) -> int:
 
 
 def _size_in_memory(value: Any) -> int:
-    """What an array or a table says of its size, at a cost that its rows do not raise: NumPy, Arrow, PyTorch; pandas; Polars."""
+    """What an array or a table says of its size, at a cost that its rows do not raise: NumPy, Arrow, PyTorch; pandas; Polars.
+
+    0 for a value of a class with such a name that says nothing, or raises.
+    """
     kind: Any = type(value)
-    if hasattr(kind, "nbytes"):
-        size = value.nbytes
-    elif hasattr(kind, "memory_usage") and hasattr(kind, "iloc"):
-        size = int(value.memory_usage(index=False).sum())
-    elif hasattr(kind, "estimated_size"):
-        size = value.estimated_size()
-    else:
-        return 0
+    size: object = 0
+    with contextlib.suppress(
+        Exception
+    ):  # anything may be raised by a user's class, and only a plan would use the size
+        if hasattr(kind, "nbytes"):
+            size = value.nbytes
+        elif hasattr(kind, "memory_usage") and hasattr(kind, "iloc"):
+            size = int(value.memory_usage(index=False).sum())
+        elif hasattr(kind, "estimated_size"):
+            size = value.estimated_size()
     return size if isinstance(size, int) else 0

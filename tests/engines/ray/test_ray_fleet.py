@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -67,8 +66,7 @@ def test_until_ray_has_its_ports_nobody_else_gets_one_of_them(folder: Path) -> N
     """It binds them seconds after they were chosen; meanwhile any connection on this machine could take one."""
     head = Head(folder, environment=environment_of_head(folder, os.environ))
     try:
-        options = " ".join(psutil.Process(head._process.pid).cmdline())
-        ports = {int(port) for port in re.findall(r"port=([1-9]\d*)", options)}
+        ports = {each.getsockname()[1] for each in head._reserved}
         assert len(ports) >= 3
         for port in ports:
             with socket.socket() as other, pytest.raises(OSError, match="in use"):

@@ -228,10 +228,14 @@ class _Driver:
     tainted: set[int] = field(default_factory=set)
     """Nodes with results that depend on a list which lacks items."""
     place: events.CapacityChanged = field(default_factory=lambda: events.CapacityChanged(slots=0, cpus=0.0))
+    places: list[tuple[float, events.CapacityChanged]] = field(default_factory=list)
+    """Those before, each until a time."""
     doomed: bool = False
     stopped: bool = False
     asks: bool = False
     """Whether it waits for an answer of the store: a slot may be kept for what that is about."""
+    has_asked: bool = False
+    """Whether it ever did: then an attempt begins after it was decided, when its claim is there."""
 
 
 class _Judge:
@@ -404,7 +408,11 @@ class _Judge:
 
     def _check_place(self, attempt: int) -> None:
         place, flights = self.driver.place, self._flying()
-        if crowded(flights, self.plans, place):
+        # Of a driver that waits for claims, the place may have shrunk since the attempt was decided.
+        places = [place]
+        if self.driver.has_asked:
+            places += [before for until, before in self.driver.places if until > self.now - LATEST_S]
+        if all(crowded(flights, self.plans, each) for each in places):
             slots = taken(flights, self.plans)
             self._wrong(f"with attempt {attempt} more runs than the place has: {slots} slots on {place}")
 
@@ -421,17 +429,19 @@ class _Judge:
 
     def _on_aside(self, under_way: int) -> None:
         self.driver.asks = under_way > 0
+        self.driver.has_asked = True
 
     def _on_cancel(self, attempt: int) -> None:
         self.driver.flights.pop(attempt, None)
         self.driver.owed.pop(attempt, None)
         self.driver.twins.beaten.pop(attempt, None)
 
-    def _on_wait(self, _timeout_s: float) -> None:
+    def _on_wait(self, timeout_s: float) -> None:
         self._settle_accounts()
         self._check_beaten()
         self._check_times()
-        self._check_idle()
+        if timeout_s > 0:  # else the driver decides again at once
+            self._check_idle()
         self._check_stragglers()
 
     def _check_beaten(self) -> None:
@@ -483,6 +493,7 @@ class _Judge:
             case events.RetryPlanned() if event.number > 1:
                 self.driver.delayed[event.node, event.lo] = event.due
             case events.CapacityChanged():
+                self.driver.places.append((self.now, self.driver.place))
                 self.driver.place = event
             case events.StopRequested():
                 self.driver.stopped = True
@@ -690,8 +701,10 @@ class _Judge:
             self._wrong(f"attempts {alone} are stragglers, and have no second ones")
 
     def _check_passed(self, started: int) -> None:
-        """No ready node is passed for ever by nodes that come after it."""
+        """No ready node is passed for ever by nodes that come after it. One whose claim is asked for has its slot already."""
         driver = self.driver
+        if driver.asks:
+            return
         driver.passed.pop(started, None)
         mine = (-self.depths[started], started)
         for node in self._waiting_wide():
