@@ -13,6 +13,7 @@ import gc
 import linecache
 import os
 import pickle
+import re
 import resource
 import signal
 import sys
@@ -216,6 +217,7 @@ SAMPLES = ".samples"
 """The suffix of a worker's samples, beside its log: one WorkerSample in JSON a line."""
 _LOCKING, _NETWORK, _SLEEPING, _SYNCING, _CHILDREN = "lock", "network", "sleep", "disk", "child"
 _INTERPRETER = "gil"
+_SYNCS = re.compile(r"\b(fsync|fdatasync)\(")
 _X86_64 = {
     **dict.fromkeys((73, 65, 220), _LOCKING),
     **dict.fromkeys((7, 23, 42, 43, 44, 45, 46, 47, 270, 271, 288, 299), _NETWORK),
@@ -335,7 +337,8 @@ class _Sampler:
         told = {thread: _system_call(thread) for thread in known}
         # Before anything lets go of the interpreter lock: then frames move on.
         threads = {
-            thread: _Thread.of(frame, _wait_of(told[thread], self._lock)) for thread, frame in known.items()
+            thread: _Thread.of(frame, _wait_of(told[thread], self._lock), held=held)
+            for thread, frame in known.items()
         }
         used = {
             int(thread): _scheduled(thread)
@@ -375,7 +378,10 @@ class _Thread(NamedTuple):
     idle: bool
 
     @staticmethod
-    def of(frame: FrameType | None, wait: str) -> _Thread:
+    def of(frame: FrameType | None, wait: str, *, held: bool) -> _Thread:
+        synced = _SYNCS.search(_text_of(frame)) if wait == _INTERPRETER and not held else None
+        if synced is not None:  # a fast disk: the call ended while the sampler woke, and wants the lock from it
+            wait = f"{_SYNCING} {synced[1]}"
         wait, _, call = wait.partition(" ")
         place = _place_of(frame)
         if place and call:
