@@ -74,7 +74,7 @@ PROGRAM = """
     def compute_alone():
         for _ in range(4):
             with ONE:  # the thread's lock
-                compute(50_000)
+                compute(250_000)
 
 
     @task(observe=False)
