@@ -4,7 +4,8 @@
     python -m benchmarks.causes --seeds 0-4 --only gil,disk   some of it, to look at: nothing is written
     python -m benchmarks.causes --page                     the page again, from the recorded counts
 
-The rule was chosen on seeds 0 to 5. What is recorded are seeds 6 to 15, which were played once. Linux only.
+The rule was chosen on seeds 0 to 5. What is recorded are seeds 6 to 15; before, they were played on a busy machine.
+Linux only.
 """
 
 from __future__ import annotations
@@ -393,7 +394,7 @@ A study names [what the time is lost to](../how-to/measure.md#what-the-time-is-l
 make soak-causes
 ```
 
-Each study is a real `measure` with real workers and {record["repeats"]} repeats, in a folder of its own. A seed draws its numbers: how long items take, the share under a lock, the number of threads and how long they live, the writes, the server's latency, how many items there are. The rule was chosen on seeds 0 to 5; these are seeds {seeds[0]} to {seeds[-1]}, which were played once. `benchmarks/causes.json` has every study with its numbers and its sentence.
+Each study is a real `measure` with real workers and {record["repeats"]} repeats, in a folder of its own. A seed draws its numbers: how long items take, the share under a lock, the number of threads and how long they live, the writes, the server's latency, how many items there are. The rule was chosen on seeds 0 to 5; these are seeds {seeds[0]} to {seeds[-1]}, which had been played once before, on a busy machine; since then only the samples of a fast disk were changed. `benchmarks/causes.json` has every study with its numbers and its sentence.
 
 Measured on {record["machine"]}, Python {record["python"]}, in {record["minutes"]:g} minutes.
 
