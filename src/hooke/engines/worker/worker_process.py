@@ -380,7 +380,9 @@ class _Thread(NamedTuple):
     @staticmethod
     def of(frame: FrameType | None, wait: str, *, held: bool) -> _Thread:
         synced = _SYNCS.search(_text_of(frame)) if wait == _INTERPRETER and not held else None
-        if synced is not None:  # a fast disk: the call ended while the sampler woke, and wants the lock from it
+        if (
+            synced is not None
+        ):  # a fast disk: the call ended while the sampler woke, and wants the lock from it
             wait = f"{_SYNCING} {synced[1]}"
         wait, _, call = wait.partition(" ")
         place = _place_of(frame)
