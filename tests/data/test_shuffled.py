@@ -102,7 +102,8 @@ def test_random_cases_are_resumed_exactly():
         chance = random.Random(seed)
         rows = chance.choice([1, 5, 63, 64, 65, 997, 5000])
         batch = chance.randint(1, 80)
-        data = Shuffled(np.arange(rows), seed=seed, batch=batch, drop_last=chance.random() < 0.3)
+        drop_last = rows >= batch and chance.random() < 0.3
+        data = Shuffled(np.arange(rows), seed=seed, batch=batch, drop_last=drop_last)
         ranks = chance.randint(1, min(8, batch, rows))
         rank, epoch = chance.randrange(ranks), chance.randrange(3)
         everything = [part.tolist() for part in data.batches(epoch, rank, ranks)]
@@ -156,6 +157,7 @@ def test_quality_is_predicted_and_measured():
         (lambda: Shuffled("nowhere.npy", seed=0, batch=1), "no file nowhere.npy"),
         (lambda: Shuffled(__file__, seed=0, batch=1), "is not a .npy file"),
         (lambda: Shuffled(NUMBERS, seed=0, batch=0), "batch is 0"),
+        (lambda: Shuffled(NUMBERS, seed=0, batch=2000, drop_last=True), "drop_last leaves nothing"),
         (lambda: Shuffled(NUMBERS, seed=0.5, batch=1), "seed is 0.5"),
         (lambda: Shuffled(NUMBERS, seed=0, batch=True), "batch is True"),
         (lambda: Shuffled(NUMBERS, seed=0, batch=1, memory=-1), "memory is -1"),
@@ -187,6 +189,19 @@ def test_a_state_of_other_data_is_refused(change):
     state[change] += 1
     with pytest.raises(UsageError, match=f"the state is of other data: {change} is"):
         data.load_state_dict(state)
+
+
+def test_a_damaged_state_is_refused():
+    data = Shuffled(NUMBERS, seed=0, batch=64)
+    with pytest.raises(UsageError, match="step is '7'"):
+        data.load_state_dict(data.state_dict() | {"step": "7"})
+
+
+def test_rows_of_a_pandas_table_are_taken_by_their_place():
+    """A slice of one whose index are floats would be by label."""
+    table = pd.DataFrame({"number": NUMBERS}, index=NUMBERS[::-1] / 2)
+    rows = [number for batch in Shuffled(table, seed=0, batch=10).batches() for number in batch["number"]]
+    assert sorted(rows) == NUMBERS.tolist()
 
 
 def test_a_damaged_file_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BlockLayout", "Order", "Rows", "permuted"]
+__all__ = ["BlockLayout", "Order", "Rows", "mixed", "permuted"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hooke.data.order import BlockLayout, Order
+from hooke.data.order import BlockLayout, Order, Rows, mixed
 
 __all__ = ["Quality", "measured_vif", "plan_layout", "predicted_vif"]
 
@@ -73,9 +73,8 @@ def predicted_vif(layout: BlockLayout, batch: int) -> float:
     if layout.block == 1 or not layout.cell:  # rows are drawn one by one, or all are pooled
         return 1.0
     window = layout.rows / layout.windows
-    held = (
-        max(window, batch) / layout.block
-    )  # blocks that a batch is drawn from: those of a window, or of some
+    # The blocks that a batch is drawn from are those of a window, or of some.
+    held = max(window, batch) / layout.block
     within = (1 - 1 / layout.cell) * max(1 / batch - 1 / window, 0.0)
     between = max(1 - held / layout.blocks, 0.0) / held
     return (within + between) / (1 / batch - 1 / layout.rows)
@@ -89,30 +88,32 @@ MOST_ROWS = 4_000_000
 def measured_vif(order: Order, batch: int, values: NDArray[Any] | None = None) -> tuple[float, int]:
     """The VIF of `values` (rows,), by default of random values for each block, and the number of batches that it was measured on.
 
-    For large data sets of some windows only.
+    Of more than MOST_ROWS rows, only some windows are measured.
     """
     layout = order.layout
-    if values is None:
-        drawn = np.random.default_rng(0).standard_normal(
-            (layout.rows // layout.block + 1, COLUMNS), np.float32
-        )
-        numbers = np.arange(layout.rows) // layout.block
-        spread = drawn[numbers[:: max(1, layout.rows // MOST_ROWS)]]
-        centre, variance = spread.mean(axis=0), spread.var(axis=0)
-    else:
-        drawn = np.asarray(values, np.float64)[:, None]
-        centre, variance = drawn.mean(axis=0), drawn.var(axis=0)
-    squares, count = np.zeros(drawn.shape[1]), 0
+    every = max(1, layout.rows // MOST_ROWS)
+
+    def values_of(rows: Rows) -> NDArray[Any]:
+        return _signs(rows // layout.block) if values is None else np.asarray(values)[rows, None]
+
+    some = values_of(np.arange(0, layout.rows, every)).astype(np.float64)
+    centre, variance = some.mean(axis=0), some.var(axis=0)
+    squares, count = np.zeros(centre.size), 0
     together = -(-4 * batch * layout.windows // layout.rows)
-    for first in range(0, layout.windows, together * max(1, layout.rows // MOST_ROWS)):
+    for first in range(0, layout.windows, together * every):
         windows = range(first, min(first + together, layout.windows))
         rows = np.concatenate([order.of_window(window) for window in windows])
         rows = rows[: rows.size // batch * batch]
-        taken = drawn[rows // layout.block if values is None else rows]
-        means = taken.reshape(-1, batch, drawn.shape[1]).mean(axis=1)
+        means = values_of(rows).reshape(-1, batch, centre.size).mean(axis=1, dtype=np.float64)
         squares += ((means - centre) ** 2).sum(axis=0)
         count += len(means)
-    if not count or not variance.any():
+    if not count or not variance.any() or layout.rows == batch:
         return 1.0, count
     share = squares / count / (variance * (1 / batch - 1 / layout.rows))
     return float(share[variance > 0].mean()), count
+
+
+def _signs(blocks: Rows) -> NDArray[np.float32]:
+    """COLUMNS random values of each block, 1 or -1: (m, COLUMNS)."""
+    bits = mixed(blocks.astype(np.uint64))[:, None] >> np.arange(COLUMNS, dtype=np.uint64) & np.uint64(1)
+    return 2 * bits.astype(np.float32) - 1

@@ -48,7 +48,7 @@ def _opened(data: Any) -> _Source:
     if kind == "pandas.DataFrame":
         size = float(data.memory_usage(deep=True).sum())
         return _Source(
-            kind, len(data), size / max(len(data), 1), data.take, lambda read, low, high: read[low:high]
+            kind, len(data), size / max(len(data), 1), data.take, lambda read, low, high: read.iloc[low:high]
         )
     if kind == "polars.DataFrame":
         size = float(data.estimated_size())
@@ -229,13 +229,15 @@ class Shuffled:
         self, source: Any, *, seed: int, batch: int, drop_last: bool = False, memory: int | None = None
     ) -> None:
         self._source = _opened(source)
-        self.seed, self.batch, self.drop_last = (
-            _whole("seed", seed, least=None),
-            _whole("batch", batch),
-            drop_last,
-        )
+        self.seed, self.batch = _whole("seed", seed, least=None), _whole("batch", batch)
+        self.drop_last = drop_last
         if not self._source.rows:
             raise UsageError("the data set has no rows", fix="pass one with at least one row")
+        if drop_last and len(self) < self.batch:
+            raise UsageError(
+                f"{len(self)} rows are less than a batch of {self.batch}, so drop_last leaves nothing",
+                fix="use a smaller batch, or drop_last=False",
+            )
         room = MEMORY if memory is None else _whole("memory", memory)
         self.layout = plan_layout(self._source.rows, self._source.row_bytes, self.batch, room)
         self._at = (0, 0)
@@ -299,8 +301,8 @@ class Shuffled:
                     f"the state is of other data: {name} is {state[name]}, and here {own[name]}",
                     fix=f"use the data and the {name} that the checkpoint was made with",
                 )
-        self.layout = BlockLayout(**{name: int(state[name]) for name in asdict(self.layout)})
-        self._at = int(state["epoch"]), int(state["step"])
+        self.layout = BlockLayout(**{name: _whole(name, state[name]) for name in asdict(self.layout)})
+        self._at = _whole("epoch", state["epoch"], least=0), _whole("step", state["step"], least=0)
 
     def quality(self, values: NDArray[Any] | None = None) -> Quality:
         """How good the shuffle is: the variance of the batches' means over that of a perfect shuffle.

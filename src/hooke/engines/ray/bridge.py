@@ -148,7 +148,7 @@ class _Bridge:
             configure_logging=False,
         )
         if self._head is not None:
-            self._head.started()
+            self._head.release_ports()
             self._head.check_loopback()
         if self._order.spare:
             self._spare = [

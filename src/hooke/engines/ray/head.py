@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import secrets
 import signal
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from hooke.base.errors import HookeError
+from hooke.base.files import write_atomic
 from hooke.processes.devices import cpus_here, devices_of_this_machine
 from hooke.processes.start import python_module, with_parent
 
@@ -100,8 +102,8 @@ class Head:
                     return
             time.sleep(0.05)
 
-    def started(self) -> None:
-        """Ray has its ports."""
+    def release_ports(self) -> None:
+        """Keep its ports no longer: Ray has them."""
         for each in self._reserved:
             each.close()
         self._reserved.clear()
@@ -124,17 +126,18 @@ class Head:
 
     def failure(self, why: str) -> HookeError:
         """That Ray could not be started, with the last words of its processes."""
-        logs = [self._log, *sorted(self._folder.glob("session_latest/logs/raylet.[oe]*"))]
+        raylet = self._folder / "session_latest" / "logs" / "raylet.out"
+        said = [*_last_words(self._log, 8), *_last_words(raylet, 2, _FAILED)]
         return HookeError(
             "cannot start Ray on this machine",
-            why="\n".join([*filter(None, map(_tail, logs)), why]),
+            why="\n".join(dict.fromkeys([*said, why])),
             fix='on="local" runs on this machine without Ray',
             next="hooke doctor",
         )
 
     def end(self) -> None:
         """End all processes."""
-        self.started()
+        self.release_ports()
         below: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             below = psutil.Process(self._process.pid).children(recursive=True)
@@ -145,7 +148,7 @@ class Head:
         psutil.wait_procs(below, timeout=END_S)
 
     def _reserve_port(self) -> int:
-        """A free port, which until `started` only a process that asks for this very number can have: Ray takes seconds to."""
+        """A free port, which until `release_ports` only a process that asks for this very number can have: Ray takes seconds to."""
         reserved = socket.socket()
         self._reserved.append(reserved)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -184,15 +187,14 @@ def answer_for_agent(folder: Path) -> bool:
     `folder` is Ray's folder for temporary files. Returns whether the head has begun its session there. A raylet crashes if the agent,
     which imports for seconds, has not written after 15 s. Without a dashboard nobody asks for its port.
     """
+    begun = False
     for each in folder.glob("session_*/gcs_server_port_*"):
+        begun = True
         node = each.name.rpartition("_")[2]
         written = each.with_name(f"dashboard_agent_listen_port_{node}")
         if not written.exists():
-            draft = each.with_name(f"{written.name}.draft")
-            draft.write_text("-1", "utf-8")
-            draft.rename(written)
-        return True
-    return False
+            write_atomic(written, b"-1")
+    return begun
 
 
 def _is_loopback(ip: str) -> bool:
@@ -201,9 +203,16 @@ def _is_loopback(ip: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _tail(path: Path) -> str:
+_FAILED = re.compile(r"^\[[^]]* [ECF] ")
+"""Lines of Ray's own log that tell of an error."""
+_STACK = re.compile(r" @ +0x|^-----|tail \(exit code")
+
+
+def _last_words(path: Path, most: int, which: re.Pattern[str] = re.compile("")) -> list[str]:
+    """The last lines of a log, without the stacks of compiled code."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return ""
-    return "\n".join(lines[-8:])
+        return []
+    told = [line for line in lines if line.strip() and which.search(line) and not _STACK.search(line)]
+    return told[-most:]
