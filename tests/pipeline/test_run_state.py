@@ -508,7 +508,7 @@ def test_what_another_process_computes_is_looked_for_later():
     assert run.state.running == {}
     assert run.decide() == []
     due = run.state.next_due()
-    assert due == held_until(run.now, 1, seed=run.state.seed, node=0)
+    assert due == held_until(run.now, 1, seed=run.state.seed)
     run.stored = lambda node: [found(0, 0, 1)]
     run.now = due
     assert pieces(run.decide()) == [(1, 0, 1)]
@@ -521,11 +521,11 @@ def test_what_another_process_computes_for_long_is_looked_for_ever_more_rarely()
         (submit,) = run.decide()
         run.tell(LookedUp(0, held=True, attempt=submit.attempt))
         due = run.state.next_due()
-        assert due == held_until(run.now, look, seed=1, node=0)
+        assert due == held_until(run.now, look, seed=1)
         waits.append(due - run.now)
         run.now = due
     assert sum(waits[:6]) < 0.1 * 2**6 * 2
-    assert min(waits[7:]) > 2
+    assert min(waits[7:]) >= 5
 
 
 def test_what_was_released_is_looked_for_at_once():

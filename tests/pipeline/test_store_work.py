@@ -20,6 +20,7 @@ from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.trace import trace
+from hooke.store.backend import Learnt, joined
 from hooke.store.store import Store
 from hooke.testing.virtual_world import VirtualClock
 
@@ -201,6 +202,49 @@ def test_an_attempt_that_waits_for_its_claim_ends_with_a_stop(tmp_path):
     run = Slow(tmp_path, many, 2, meanwhile=meanwhile)
     assert run.run() == "stopped"
     assert run.engine.calls == run.engine.cancelled == []
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["granted", "refused"])
+def test_an_answer_that_comes_with_the_stop_begins_nothing(tmp_path, held):
+    def meanwhile(run):
+        if run.aside.calls and not run.stopped:
+            run.stopped = True
+            run.aside.make()
+            raise KeyboardInterrupt  # in a task that runs in this thread
+
+    run = Slow(tmp_path, many, 2, meanwhile=meanwhile)
+    run.stopped = False
+    other = Store.open(tmp_path / "store")
+    keys = [key.key for key in run.keys.nodes]
+    claims = other.claim_many(keys) if held else []
+    assert run.run() == "stopped"
+    assert run.engine.calls == run.engine.cancelled == []
+    other.release(claims)
+    assert None not in other.claim_many(keys)
+
+
+def test_all_claims_are_released_where_releasing_fails(tmp_path):
+    """Then nothing renews them, and they end with their lease."""
+    run = Slow(tmp_path, many, 3, meanwhile=lambda run: run.aside.make())
+    released = []
+
+    def release(claims, **_):
+        released.extend(claims)
+        if claims:
+            raise StoreUnavailable("the store did not answer", fix="wait")
+
+    run.store.release = release
+    with pytest.raises(StoreUnavailable):
+        run.run()
+    assert len(set(map(id, released))) == 3
+
+
+def test_of_packs_only_what_all_know_is_known():
+    """A call that was claimed ahead was looked up before another one was claimed."""
+    early, late = Learnt(packs=True, sizes={"a": 1}), Learnt(packs=False, sizes={"b": None})
+    assert joined([early, None, late]) == Learnt(packs=False, sizes={"a": 1, "b": None})
+    assert joined([early, None]) == early
+    assert joined([None]) is None
 
 
 def test_children_of_what_another_process_computes_are_not_kept(tmp_path):

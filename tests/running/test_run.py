@@ -78,9 +78,21 @@ LARGE_ITEMS = """
     def total(xs: list[float]) -> float:
         return sum(xs)
 
+    @task
+    def after_a_header(n: int) -> list[object]:
+        return [b"x" * 10_000_000, *range(n)]
+
+    @task
+    def kind(x: object) -> str:
+        return type(x).__name__
+
     @pipeline
     def job(n: int, each: int) -> list[float]:
         return total.map(lists(n, each))
+
+    @pipeline
+    def uneven(n: int) -> list[str]:
+        return kind.map(after_a_header(n))
 """
 
 
@@ -88,13 +100,23 @@ LARGE_ITEMS = """
 def test_an_item_of_a_dynamic_map_is_read_with_few_others_where_items_are_large(workshop, each, most):
     """A block of items is read as a whole, by each attempt on one of them."""
     workshop.write(LARGE_ITEMS)
-    run = workshop.run(on="serial", n=40, each=each)
+    run = workshop.run(on="serial", name="job", n=40, each=each)
     assert len(run.result()) == 40
     (expanded,) = [
         event.expanded for event in run.journal if isinstance(event, AttemptFinished) and event.expanded
     ]
     assert expanded.block <= most and len(expanded.blocks) == -(-40 // expanded.block)
     assert expanded.block * each * 9 < 2 << 20
+
+
+def test_one_large_item_does_not_make_a_block_of_each(workshop):
+    workshop.write(LARGE_ITEMS)
+    run = workshop.run(on="serial", name="uneven", n=3000)
+    assert run.result() == ["bytes", *["int"] * 3000]
+    (expanded,) = [
+        event.expanded for event in run.journal if isinstance(event, AttemptFinished) and event.expanded
+    ]
+    assert len(expanded.blocks) == 1
 
 
 def test_second_run_is_cached_and_looks_up_only_what_is_asked(workshop):

@@ -123,7 +123,7 @@ def test_chains_ask_by_the_chunk_and_not_by_the_link(server, tmp_path):
 
 
 def test_what_another_process_computes_for_long_is_asked_for_ever_more_rarely(server, tmp_path):
-    """As often for a hundred nodes as for ten, about: all that wait as long are asked for together."""
+    """Not ten times as often for a hundred nodes as for ten: all that wait as long are looked up together, and claimed by the slots."""
 
     def asked(nodes, held_s):
         server.files.clear()
@@ -145,7 +145,7 @@ def test_what_another_process_computes_for_long_is_asked_for_ever_more_rarely(se
         assert drive(tmp_path, wide, nodes, run=f"{nodes} {held_s}", engine_class=Engine) == nodes
         return counts[0]
 
-    assert asked(100, 40) < 2 * asked(10, 40)
+    assert asked(100, 40) < 5 * asked(10, 40)
     assert asked(10, 40) - asked(10, 20) < 20 / 2.5 * 20, (
         "every 2.5 s, a lookup and a claim that is taken back"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import statistics
 import sys
 import time
 from collections import OrderedDict
@@ -54,7 +55,8 @@ __all__ = ["AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "chec
 
 MOST_IN_BLOCK, BLOCK_BYTES = 4096, 1 << 20
 """Items per stored block, at most, and about how large it is. An attempt reads only the blocks of its items, each as a whole."""
-SAMPLED = 8
+SAMPLED = 5
+MOST_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +97,13 @@ def expand(
 
 
 def _items_per_block(items: Sequence[tuple[Any, ...]]) -> int:
-    """How many of such items take about BLOCK_BYTES, by a few of them."""
-    sample = items[:: max(1, len(items) // SAMPLED)]
+    """How many of such items take about BLOCK_BYTES, by the median of a few of them."""
     try:
-        size = sum(encode(item).size for item in sample)
+        sizes = [encode(item).size for item in items[:: max(1, -(-len(items) // SAMPLED))]]
     except Exception:  # noqa: BLE001 - anything may fail to pickle, which storing the items reports
         return MOST_IN_BLOCK
-    return max(1, min(MOST_IN_BLOCK, BLOCK_BYTES * len(sample) // max(size, 1)))
+    fitting = BLOCK_BYTES // max(statistics.median_high(sizes or [1]), 1)
+    return max(1, min(MOST_IN_BLOCK, fitting), -(-len(items) // MOST_BLOCKS))
 
 
 def _as_list(task: str, column: Any) -> Sequence[Any]:

@@ -615,7 +615,8 @@ class StoreWork:
 
     Which thread does what:
 
-    - The scheduler's thread calls all methods here, and alone has their state. It waits for no request but in `rest` and `close`.
+    - The scheduler's thread calls all methods here, and alone has their state. Here it waits for requests in `rest` and `close` alone;
+      elsewhere, for lookups at the start, of what others hold, and of the lists of maps.
     - Where a request takes long, a thread makes the claims and looks for results after them, and another one makes the commits and
       releases claims after them. Each has one request at a time; all that is asked for meanwhile is its next one.
     - Where it does not, as for a folder, the scheduler's thread does it all at once, in `claim` and `commit`.
@@ -631,7 +632,7 @@ class StoreWork:
         has_threads = aside is None and store.takes_long
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="hooke-store") if has_threads else None
         self._aside = aside or self._threads
-        self._to_claim, self._to_commit, self._ending = _Claiming(), _Committing(), _Committing()
+        self._to_claim, self._to_commit, self._under_way = _Claiming(), _Committing(), _Committing()
         self._claiming: Future[Claimed] | None = None
         self._committing: Future[Sequence[Committed]] | None = None
         self._claimed: list[Claimed] = []
@@ -683,7 +684,7 @@ class StoreWork:
         if self._committing is not None and self._committing.done():
             done, self._committing = self._committing, None
             self._committed += done.result()
-            self._ending = _Committing()
+            self._under_way = _Committing()
         self._begin_commits()
         answers = tuple(self._committed)
         self._committed.clear()
@@ -699,16 +700,22 @@ class StoreWork:
                 return answers
             self._committing.exception()
 
-    def close(self) -> None:
-        """Wait for the requests that are under way, make no more, and release the claims of those that are left."""
-        if self._threads is not None:
-            self._threads.shutdown(cancel_futures=True)
-        left = [*self._ending.claims, *self._to_commit.claims]
-        claiming = self._claiming
-        if claiming is not None and claiming.done() and not (claiming.cancelled() or claiming.exception()):
-            self._claimed.append(claiming.result())
-        left += [claim for answer in self._claimed for claim in answer.claims if claim is not None]
-        self._store.release(left)
+    def close(self, claims: Iterable[Claim]) -> None:
+        """Wait for the requests that are under way, make no more, and release these claims and those of what is left."""
+        try:
+            if self._threads is not None:
+                self._threads.shutdown(cancel_futures=True)
+        finally:
+            left = [*claims, *self._under_way.claims, *self._to_commit.claims]
+            claiming = self._claiming
+            if (
+                claiming is not None
+                and claiming.done()
+                and not (claiming.cancelled() or claiming.exception())
+            ):
+                self._claimed.append(claiming.result())
+            left += [claim for answer in self._claimed for claim in answer.claims if claim is not None]
+            self._store.release(left)
 
     def _begin_claims(self) -> None:
         if self._claiming is not None or not self._to_claim.nodes:
@@ -729,7 +736,7 @@ class StoreWork:
         if self._aside is None:
             self._committed += self._commit(ended)
             return
-        self._ending = ended
+        self._under_way = ended
         if ended.writes:
             self._next_commit = self._clock.monotonic() + COMMIT_EVERY_S
         self._committing = self._aside.submit(lambda: self._commit(ended))

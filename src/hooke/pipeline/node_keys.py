@@ -229,29 +229,38 @@ def _chained(recipe: str, columns: list[bytes]) -> bytes:
 # --- The size of data in arguments.
 
 
-def data_of(node: Node) -> dict[str, int]:
-    """Parameter -> bytes of the files and arrays in its argument, if it has any; of a map's list, those of all its items."""
+FIRST = 8
+"""So many items of a list are looked at to see whether they are data."""
+
+
+def data_of(node: Node, known: dict[int, int] | None = None) -> dict[str, int]:
+    """Parameter -> bytes of the files and arrays in its argument, if it has any; of a map's list, those of all its items.
+
+    `known` has the bytes of values by their `id`, which calls of one graph share, and is added to.
+    """
+    known = {} if known is None else known
     found: dict[str, int] = {}
-    for name, value in node.arguments.items():
-        if type(value) not in LEAVES and (size := data_bytes(value)):
-            found[name] = size
-    if node.columns:
-        columns = zip(node.columns, node.iterables, strict=True)
-        found |= {name: size for name, values in columns if (size := data_bytes(values))}
+    for name, value in (*node.arguments.items(), *zip(node.columns, node.iterables, strict=True)):
+        if type(value) in LEAVES:
+            continue
+        if id(value) not in known:
+            known[id(value)] = data_bytes(value)
+        if known[id(value)]:
+            found[name] = known[id(value)]
     return found
 
 
 def data_bytes(value: object) -> int:
     """Bytes of a value's files and arrays: a `File`, an array, a table, a frame, or a list of these; 0 for anything else.
 
-    A list of other things costs a look at its first item.
+    A list of other things costs a look at its first items.
     """
     kind = type(value)
     if kind in LEAVES:
         return 0
     if kind in (list, tuple):
         members = cast("Sequence[object]", value)
-        return sum(map(data_bytes, members)) if members and data_bytes(members[0]) else 0
+        return sum(map(data_bytes, members)) if any(map(data_bytes, members[:FIRST])) else 0
     if isinstance(value, File):
         with contextlib.suppress(OSError):  # its reader notices
             return os.stat(value).st_size

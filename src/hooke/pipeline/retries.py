@@ -34,15 +34,14 @@ def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: flo
     return _delay(failures, LONGEST_S, seed, salt)
 
 
-def held_until(now: float, looks: int, *, seed: int, node: int) -> float:
-    """When to look again after the `looks`-th lookup that found another process computing the node: in 0.1 s doubled, at most 5 s, +-50 %.
+def held_until(now: float, looks: int, *, seed: int) -> float:
+    """When to look again after the `looks`-th lookup that found another process computing the node: in 0.1 s doubled, at most 5 s.
 
-    Rounded up by half of that, so that all nodes of a run that wait as long are looked up together, and those of another run at other times.
+    Or up to half of that later, so that all nodes of a run that wait as long are looked up together, and those of another run at other times.
     """
-    longest = _wait(looks, LONGEST_HELD_S)
-    step, due = longest / 2, now + _delay(looks, LONGEST_HELD_S, seed, (node, -2))
-    first = step * _draw(seed, looks)
-    return first + math.ceil((due - first) / step) * step
+    wait = _wait(looks, LONGEST_HELD_S)
+    first = wait / 2 * _draw(seed, wait)
+    return first + math.ceil((now + wait - first) / (wait / 2)) * wait / 2
 
 
 def _delay(times: int, longest_s: float, seed: int, salt: tuple[int, ...]) -> float:

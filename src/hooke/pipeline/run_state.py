@@ -348,7 +348,7 @@ class RunState:
     def _wait_for_another(self, node: int) -> None:
         """Look the node up again after a while, each time after a longer one: another process computes it."""
         looks = self._held_looks[node] = self._held_looks.get(node, 0) + 1
-        heapq.heappush(self._held, (held_until(self._now, looks, seed=self.seed, node=node), node))
+        heapq.heappush(self._held, (held_until(self._now, looks, seed=self.seed), node))
 
     def look_again(self, node: int) -> None:
         """Look a node up at the next decision instead of later: what it waited for in vain is released."""
@@ -498,15 +498,17 @@ class RunState:
 
         They wait for free slots, or for calls that run or are among them. Their claims may be made before.
         """
-        running = [attempt.node for attempt in self.running.values()]
-        first = self._ready[0][1] if self._ready else running[0] if running else None
+        running = dict.fromkeys(attempt.node for attempt in self.running.values())
+        first = self._ready[0][1] if self._ready else next(iter(running), None)
         if first is None:
             return []
         each = self._short.ahead(self.nodes[first].node)
-        most = min(MOST_AHEAD_IN_ALL, self._room.capacity.slots * each)
+        long = sum(not self._short.ahead(self.nodes[attempt.node].node) for attempt in self.running.values())
+        most = min(MOST_AHEAD_IN_ALL, max(self._room.capacity.slots - long, 0) * each)
         ready = [node for _, node in heapq.nsmallest(most, self._ready[: 4 * most])]
         found = dict.fromkeys(node for node in ready if self._comes(node) and self.nodes[node].startable)
-        sources, missing = deque([*running, *found]), dict[int, int]()
+        calls = [node for node in running if self.nodes[node].node.kind == "call"]
+        sources, missing = deque([*calls, *found]), dict[int, int]()
         while sources and len(found) < most:
             for child in self._waiters.of_whole(sources.popleft()):
                 missing[child] = missing.get(child, self.nodes[child].missing) - 1

@@ -114,9 +114,9 @@ class Runner:
         self._claims: dict[int, Claim] = {}
         self._asked: dict[int, list[Submit]] = {}
         """Nodes whose claims are asked for, and the attempts that wait for the answer."""
-        self._ahead: dict[int, Learnt | None] = {}
+        self._claimed_ahead: dict[int, Learnt | None] = {}
         """Nodes that are claimed before they are to start, and what is known of the store since then."""
-        self._low = 0
+        self._refill_below = 0
         """So many of them, or fewer, are too few."""
         self._unlooked: set[int] = set()
         """Nodes that were claimed by this decision and are to be looked up again."""
@@ -167,8 +167,7 @@ class Runner:
                 self._parts.journal.flush()  # what has happened is known to a resume
             raise
         finally:
-            self._work.close()
-            self._parts.store.release(list(self._claims.values()))
+            self._work.close(self._claims.values())
         return self._state.status
 
     def _turn(self) -> None:
@@ -284,14 +283,15 @@ class Runner:
         wanted = {each.node for each in submits}
         self._ask_claims(submits)
         waited: list[Submit] = []
-        begun = self._ahead.keys() & wanted
-        learnt = [self._ahead.pop(node) for node in begun]
+        begun = self._claimed_ahead.keys() & wanted
+        learnt = [self._claimed_ahead.pop(node) for node in begun]
         self._unlooked |= begun
         for answer in self._work.claimed():
             learnt.append(answer.learnt)
             refused: set[int] = set()
             for node, claim in zip(answer.nodes, answer.claims, strict=True):
-                attempts = self._asked.pop(node)
+                # Those that a stop or a result has ended meanwhile are not begun.
+                attempts = [each for each in self._asked.pop(node) if each.attempt in self._state.running]
                 waited += attempts
                 is_ahead = not attempts and node not in wanted
                 if claim is not None:
@@ -305,15 +305,22 @@ class Runner:
                     refused.add(node)  # who computes what it waits for may want it next
                     self._release([node])
                 else:
-                    self._ahead[node] = answer.learnt
+                    self._claimed_ahead[node] = answer.learnt
         return waited, joined(learnt)
 
     def _ask_claims(self, submits: Sequence[Submit]) -> None:
         """Ask for the claims of these attempts, and of those that will follow soon where an answer takes long."""
+        if self._claimed_ahead and self._state.failure is not None:  # nothing more will begin
+            self._release([*self._claimed_ahead])
+            self._claimed_ahead.clear()
         nodes = dict.fromkeys(each.node for each in submits if self._needs_claim(each))
-        if self._work.is_aside and len(self._ahead) <= self._low and not self._work.is_claiming:
+        if (
+            self._work.is_aside
+            and len(self._claimed_ahead) <= self._refill_below
+            and not self._work.is_claiming
+        ):
             coming = [node for node in self._state.coming() if self._may_be_claimed(node)]
-            self._low = (len(self._ahead) + len(coming)) // 4
+            self._refill_below = (len(self._claimed_ahead) + len(coming)) // 4
             nodes |= dict.fromkeys(coming)
         if nodes:
             self._asked |= {node: [] for node in nodes}
@@ -379,14 +386,12 @@ class Runner:
 
     def _abandon(self, effect: Abandon) -> None:
         self._parts.journal.flush()
-        for waiting in self._asked.values():
-            if any(submit.attempt == effect.attempt for submit in waiting):
-                waiting[:] = [submit for submit in waiting if submit.attempt != effect.attempt]
-                return  # the engine does not know it
-        self._parts.engine.cancel(effect.attempt)
         submit = self._submitted.pop(effect.attempt, None)
+        if submit is None:  # its claim was asked for: the engine does not know it
+            return
+        self._parts.engine.cancel(effect.attempt)
         worker = self._workers.pop(effect.attempt, "")
-        if effect.timed_out and submit is not None:
+        if effect.timed_out:
             limit = self._state.nodes[submit.node].plan.timeout_s
             failure = Failure(
                 kind="TimedOut",
@@ -538,7 +543,7 @@ class Runner:
             self._uncommitted.clear()
             self._checkpointed.clear()
             for node in over:
-                self._ahead.pop(node, None)
+                self._claimed_ahead.pop(node, None)
             self._work.commit(writes, [self._claims.pop(node) for node in over], then)
         for done in self._work.committed():
             self._committed(done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import socket
@@ -30,7 +31,7 @@ from hooke.project.folder import Project, new_run_id, project_of
 from hooke.project.pipeline_file import entry_of
 from hooke.scaling.call_times import LEVEL
 from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommend
-from hooke.scaling.time_and_price import Planner, Row
+from hooke.scaling.time_and_price import MOST_EXTRAPOLATED, Planner, Row
 from hooke.scaling.workload import Untimed, Workload
 
 __all__ = [
@@ -49,7 +50,7 @@ __all__ = [
 class PlanQuestion:
     """What to predict. `workers` are the numbers considered on this machine; None means powers of 2 up to its cpus.
 
-    `scale` is the factor on the size of all data; None means the data as they are.
+    `scale` is the factor on the size of all data; None means the data as they are. Raises UsageError for a scale that is none.
     """
 
     pipeline: Pipeline[..., Any]
@@ -62,6 +63,13 @@ class PlanQuestion:
     catalog: Catalogs = None
     speed: Mapping[str, Any] = field(default_factory=dict)
     startup: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if self.scale is not None and not (number and 0 < self.scale < math.inf):
+            raise UsageError(
+                f"scale: {self.scale!r} is not a number above 0", fix="give 10 for ten times the data"
+            )
 
     @property
     def shown(self) -> dict[str, str]:
@@ -314,17 +322,13 @@ def _data_notes(survey: Survey, rows: Sequence[Row], past: PastJournals) -> Iter
         yield f"to predict it: {runs}"
 
 
-MOST_OPEN_PEAK = 2.5
-"""The largest factor, high to low, up to which a peak is told: that of a time."""
-
-
 def _memory_notes(survey: Survey, rows: Sequence[Row]) -> Iterator[str]:
     """Whether the most memory of calls at once fits in this machine, for the task that needs the most."""
     workers = max((row.configuration.workers for row in rows if row.configuration.is_local), default=1)
     needs = {
         task: (min(workers, items), peak)
         for task, items in survey.items.items()
-        if items and (peak := survey.data.peak(task)) is not None and peak[2] <= MOST_OPEN_PEAK * peak[0]
+        if items and (peak := survey.data.peak(task)) is not None and peak[2] <= MOST_EXTRAPOLATED * peak[0]
     }
     if not needs:
         return

@@ -19,7 +19,7 @@ from hooke.keys.fingerprint_parts import combine, expansion_key
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.finished_results import StoredManifests
 from hooke.pipeline.graph import Graph, Node, needs_of
-from hooke.pipeline.node_keys import GraphKeys, data_of
+from hooke.pipeline.node_keys import FIRST, GraphKeys, data_of
 from hooke.scaling.call_times import APART, FEWEST_SIZES, NORMAL, SizeLaw, distinct_sizes
 from hooke.scaling.law import FARTHEST
 from hooke.scaling.workload import CallNeed, NodeWork
@@ -342,7 +342,7 @@ class DataSizes:
 
     Calls read `scale` times the bytes of their files and arguments. Results, and the items of maps over data, grow with what
     the calls read as they did between past runs, else in proportion. `kept` are bytes of stored results. `names` are the
-    arguments that are data. Raises UsageError if no call reads data, and for a scale that is not above 0.
+    arguments that are data. Raises UsageError if no call reads data.
     """
 
     def __init__(
@@ -355,10 +355,7 @@ class DataSizes:
         past: PastData,
         kept: Mapping[int, float],
     ) -> None:
-        scale = past.scale
-        if scale is not None and not 0 < scale < math.inf:
-            raise UsageError(f"scale: {scale!r} is not valid", fix="give a number above 0, such as 10")
-        self._graph, self._keys, self._scale = graph, keys, scale
+        self._graph, self._keys, self._scale = graph, keys, past.scale
         self._past, self._kept = _Uses(past), kept
         self._now: list[_Flow] = []
         self._then: list[_Flow] = []
@@ -372,7 +369,7 @@ class DataSizes:
         for node in graph.nodes:
             self._add(node, items[node.id])
         self.items = [each.items for each in self._then]
-        if scale is not None:
+        if self._scale is not None:
             self._check()
 
     def _add(self, node: Node, items: int | None) -> None:
@@ -453,10 +450,11 @@ class DataSizes:
         is_list = node.is_dynamic and now.above >= now.own
         law, task, items = self._past.law_of_items(node, is_list=is_list), node.task.name, now.items or 0
         if law is None or not now.whole:
-            self._say(
-                f"assumed: {task} keeps its {items} items, which come from parameters and not from data; "
-                f"--times {task}={self._scale:g} plans for more of them"
-            )
+            if items and not self._past.is_over_data(node):
+                self._say(
+                    f"assumed: {task} keeps its {items} items, which come from parameters and not from data; "
+                    f"--times {task}={self._scale:g} plans for more of them"
+                )
             return 1.0, error
         assert self._scale is not None
         above = bytes_above(node.kind, items, self._parents(node, self._then))
@@ -609,13 +607,15 @@ class _Uses:
             )
         return self._laws[task]
 
+    @staticmethod
+    def is_over_data(node: Node) -> bool:
+        """Whether a map's items are results of other tasks, or files, arrays or tables."""
+        return node.is_dynamic or not {**data_of(node), **_paths(node)}.keys().isdisjoint(node.columns)
+
     def law_of_items(self, node: Node, *, is_list: bool) -> _Growth | None:
         """How a map's items follow the bytes that they read together; None if its items are parameters."""
         uses = [use for use in self.of(node) if use.kind == "map" and use.items and use.size]
-        of_data = node.is_dynamic or any(
-            name in _paths(node) or name in data_of(node) for name in node.columns
-        )
-        if not of_data or not uses:
+        if not uses or not self.is_over_data(node):
             return None
         pairs = [(use.items * (use.own + use.above), float(use.items)) for use in uses]
         return _law_of(pairs, slope=1.0 if is_list else 0.0, slope_error=SLOPE_ERROR)
@@ -637,11 +637,15 @@ class _Uses:
 
 def _given(use: DataUse) -> dict[str, str]:
     """Argument -> name, without its folder, of the file that a call was given by its path and opened."""
-    opened = {os.path.basename(name) for name in use.files}
-    named = {name: os.path.basename(text.strip("()'\"")) for name, text in use.shown.items()}
-    return {
-        name: file.rpartition("'")[2] for name, file in named.items() if file.rpartition("'")[2] in opened
-    }
+    found: dict[str, str] = {}
+    for name, text in use.shown.items():
+        # A long path is shown without its middle: 'data/2026/m...2026-11.csv'.
+        ended = "..." in text
+        shown = os.path.basename(text.rpartition("...")[2].rstrip("')").rpartition("'")[2])
+        for file in map(os.path.basename, use.files):
+            if shown and (file.endswith(shown) if ended else file == shown):
+                found[name] = file
+    return found
 
 
 def _law_of(pairs: Sequence[tuple[float, float]], *, slope: float, slope_error: float) -> _Growth:
@@ -654,7 +658,7 @@ def _paths(node: Node) -> dict[str, int]:
     """Parameter -> bytes, for arguments that are the path of a file, and for lists of them that a map is over."""
     found = {name: _path_bytes(value) for name, value in node.arguments.items()}
     for name, values in zip(node.columns, node.iterables, strict=True):
-        if isinstance(values, (list, tuple)) and values and _path_bytes(values[0]):
+        if isinstance(values, (list, tuple)) and any(map(_path_bytes, values[:FIRST])):
             found[name] = sum(map(_path_bytes, values))
     return {name: size for name, size in found.items() if size}
 

@@ -26,7 +26,7 @@ from hooke.planning.remaining import DataUse, RemainingNode, bytes_above, reads_
 from hooke.scaling.call_times import PredictedRun, Timing, run_spread
 from hooke.scaling.catalog import InstanceType, Range
 from hooke.scaling.law import Law
-from hooke.scaling.time_and_price import LOCAL, Configuration, expected
+from hooke.scaling.time_and_price import LOCAL, MOST_EXTRAPOLATED, Configuration, expected
 from hooke.scaling.workload import CallNeed, NodeWork, TaskFacts, Workload
 
 __all__ = ["HOST", "LEAST_SHARE", "RunTimes", "TimedCalls", "past_runs", "replays", "run_times", "speeds"]
@@ -168,7 +168,7 @@ class _Data:
         """The data of a node, of which `ran` items or calls ran."""
         node = view.nodes[number]
         planned, items = node.planned, node.items or 1
-        columns = set(planned.inputs).difference(planned.shown) if planned.kind == "map" else set[str]()
+        columns = planned.data.keys() - planned.shown.keys() if planned.kind == "map" else set[str]()
         own = sum(size / items if name in columns else size for name, size in planned.data.items())
         texts = " ".join(planned.shown.values())
         parents = [
@@ -383,8 +383,6 @@ def _worked(events: Sequence[Event], spans: _Spans) -> tuple[float, float] | Non
 
 MOST_NEW = 0.1
 """The largest share of a run's work that may be new, if it is to be compared with a prediction."""
-MOST_OPEN = 2.5
-"""The largest factor, high to low, that laws may leave open in such a prediction."""
 
 
 def replays(
@@ -425,7 +423,7 @@ def _replay(
     inverse = sum(
         each / len({name for name, _ in before}) for each, before in zip(work, earlier, strict=True) if before
     )
-    told = expected(Workload(run.works, facts), _there_of(run), within=MOST_OPEN)
+    told = expected(Workload(run.works, facts), _there_of(run), within=MOST_EXTRAPOLATED)
     if told is None:
         return None
     return PredictedRun(

@@ -578,6 +578,7 @@ class Driver:
         seen: set[str] = set()
         code: dict[int, dict[str, str]] = {}
         """Identity of a task's code -> name of a part -> its digest."""
+        sizes: dict[int, int] = {}
         for node in self.graph.nodes:
             key = keys[node.id]
             if id(key.code) not in code:
@@ -586,12 +587,12 @@ class Driver:
                     if part.digest not in seen:
                         seen.add(part.digest)
                         journal.hold(_seen(part))
-            journal.hold(self._planned(node, key, code[id(key.code)]))
+            journal.hold(self._planned(node, key, code[id(key.code)], data_of(node, sizes)))
             if node.id % PLANNED_TOGETHER == 0:
                 journal.flush()
         journal.flush()
 
-    def _planned(self, node: Node, key: NodeKey, code: dict[str, str]) -> NodePlanned:
+    def _planned(self, node: Node, key: NodeKey, code: dict[str, str], data: dict[str, int]) -> NodePlanned:
         asked, is_map = node.task.resources, node.kind == "map"
         return NodePlanned(
             at=self.clock.now(),
@@ -606,7 +607,7 @@ class Driver:
             notes=key.code.notes,
             inputs=key.inputs,
             shown={name: short_repr(value) for name, value in node.arguments.items()},
-            data=data_of(node),
+            data=data,
             cpus=asked.cpus,
             memory=asked.memory,
             gpus=asked.gpus,

@@ -24,7 +24,7 @@ from hooke.scaling.workload import (
     slices_of,
 )
 
-__all__ = ["LOCAL", "Configuration", "Planner", "Row", "expected"]
+__all__ = ["LOCAL", "MOST_EXTRAPOLATED", "Configuration", "Planner", "Row", "expected"]
 
 LOCAL = "local"
 """The catalog of this machine."""

@@ -200,14 +200,12 @@ class Learnt:
 
 
 def joined(parts: Iterable[Learnt | None]) -> Learnt | None:
-    """All that is known by these; None if it is nothing."""
-    known: Learnt | None = None
-    for part in parts:
-        if part is not None:
-            known = known or Learnt()
-            known.packs |= part.packs
-            known.sizes |= part.sizes
-    return known
+    """What is known by these, each of its own names; None if it is nothing. Of packs only what all know: one may be older than another."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    sizes = {name: size for part in known for name, size in part.sizes.items()}
+    return Learnt(packs=all(part.packs for part in known), sizes=sizes)
 
 
 @runtime_checkable

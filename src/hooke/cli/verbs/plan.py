@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -210,14 +209,9 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
 
 def _scale(text: str) -> float:
     try:
-        scale = float(text)
+        return float(text)
     except ValueError:
         raise UsageError(f"--scale {text!r} is not a number", fix="write --scale 10") from None
-    if not 0 < scale < math.inf:
-        raise UsageError(
-            f"--scale {text} is not a number above 0", fix="write --scale 10 for ten times the data"
-        )
-    return scale
 
 
 def _factor(name: str, text: str) -> float:
