@@ -13,7 +13,6 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import StoreUnavailable
 from hooke.journal.events import AttemptFinished, CapacityChanged
 from hooke.journal.writer import Journal
-from hooke.pipeline.finished_results import COMMIT_EVERY_S, Committed, StoreWork
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import pipeline
@@ -22,6 +21,7 @@ from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.trace import trace
 from hooke.store.backend import Learnt, joined
 from hooke.store.store import Store
+from hooke.store.store_work import COMMIT_EVERY_S, Committed, StoreWork
 from hooke.testing.virtual_world import VirtualClock
 
 

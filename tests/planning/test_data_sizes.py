@@ -9,8 +9,8 @@ from tests.planning.simulated_runs import HOST, Machine, TruthOfTask, cut, files
 from hooke import File, UsageError
 from hooke.journal.events import NodePlanned, RunStarted
 from hooke.pipeline.node_keys import data_bytes
+from hooke.planning.data_sizes import bytes_above, call_bytes
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan, plan, predicted
-from hooke.planning.remaining import bytes_above, call_bytes
 from hooke.planning.task_facts import PastJournals, levels_of, rows_of
 from hooke.planning.timings import run_times
 from hooke.project.folder import Project

@@ -40,15 +40,7 @@ from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.file_results import ProducedFiles
-from hooke.pipeline.finished_results import (
-    Aside,
-    Committed,
-    Lineage,
-    Look,
-    Recovered,
-    ResultWrites,
-    StoreWork,
-)
+from hooke.pipeline.finished_results import Lineage, Look, Recovered, ResultWrites
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
@@ -58,6 +50,7 @@ from hooke.store.backend import Learnt, joined
 from hooke.store.claims import Claim
 from hooke.store.entries import Counts, Entry
 from hooke.store.store import Store
+from hooke.store.store_work import Aside, Committed, StoreWork
 
 __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 

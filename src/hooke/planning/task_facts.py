@@ -17,7 +17,8 @@ from hooke.journal.run_folders import RunsFolder
 from hooke.journal.study_records import StudyRecord, find_studies
 from hooke.journal.throughput import ThroughputRow, throughput
 from hooke.planning.causes import cause_of
-from hooke.planning.remaining import PastData, RemainingNode
+from hooke.planning.data_sizes import PastData
+from hooke.planning.remaining import RemainingNode
 from hooke.planning.timings import LEAST_SHARE, RunTimes, TimedCalls, past_runs, replays
 from hooke.processes.devices import cpus_here
 from hooke.scaling import Cost, Law, Measurements, cost, fit

@@ -22,7 +22,8 @@ from hooke.journal.events import (
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import STUDY_PREFIX
-from hooke.planning.remaining import DataUse, RemainingNode, bytes_above, reads_of, result_bytes
+from hooke.planning.data_sizes import DataUse, bytes_above, result_bytes
+from hooke.planning.remaining import RemainingNode, reads_of
 from hooke.scaling.call_times import PredictedRun, Timing, run_spread
 from hooke.scaling.catalog import InstanceType, Range
 from hooke.scaling.law import Law
