@@ -44,7 +44,7 @@ from hooke.pipeline.isolation import folder_here, watched_environment
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
-from hooke.processes.exit_report import WorkerOutput
+from hooke.processes.process_output import ProcessOutput
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
@@ -550,7 +550,7 @@ class _Session:
         self._library = hello.library
         self.allowed = hello.allowed
         self.script = StandIn(hello.script)
-        self.output = WorkerOutput(Path(hello.log))
+        self.output = ProcessOutput(Path(hello.log))
         # With "group" the driver syncs what it journals as finished: this process may die before its own next sync.
         durable: Durability = "each" if hello.durable == "each" else "none"
         store = Store.open(hello.store, secret=hello.secret, durable=durable)
