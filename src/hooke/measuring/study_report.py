@@ -30,6 +30,7 @@ __all__ = [
     "budget_unit",
     "cause_of_study",
     "facts_of",
+    "known_to",
     "rows_of",
     "text_of",
     "workers_to_use",
