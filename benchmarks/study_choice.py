@@ -17,7 +17,6 @@ import zlib
 from functools import partial
 
 import numpy as np
-from benchmarks.scaling_coverage import label
 
 from hooke.base.errors import NotEnoughData
 from hooke.measuring.design import (
@@ -160,6 +159,14 @@ def knee_of(law: Law) -> tuple[float, float]:
     """The interval of the knee within the N measured."""
     low, high = law.ends(partial(knee_up_to, float(LEVELS[-1])))
     return math.exp(low), math.exp(high)
+
+
+def label(family: str, shape: tuple[float, ...]) -> str:
+    """The planted law in its parameters; g is 1."""
+    found = FAMILIES[family].parameters(
+        np.array([shape], dtype=float).reshape(1, len(shape)), np.array([1.0])
+    )
+    return f"{family}, " + ", ".join(f"{name} = {float(value[0]):.3g}" for name, value in found.items())
 
 
 WAYS = ("in rounds", "by the rule, as long", "by the rule")

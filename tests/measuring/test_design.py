@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hooke.base.errors import UsageError
+from hooke.base.errors import BeyondTheData, UsageError
 from hooke.measuring.design import (
     PLAIN,
     Design,
@@ -17,7 +17,7 @@ from hooke.measuring.design import (
     next_turn,
     question_of,
 )
-from hooke.scaling import fit
+from hooke.scaling import cost, fit
 
 
 def test_each_round_holds_everything_once_in_an_order_of_its_own():
@@ -132,6 +132,21 @@ def test_a_budget_is_not_counted_in_plain_calls_that_do_the_work_in_another_way(
         assert progress.repeated >= 3
 
 
+def test_with_sizes_the_budget_is_counted_in_times_of_the_largest_size():
+    """A function that takes a thousandth of the time would else leave out all sizes between others, and repeat nothing."""
+    sizes = (10, 100, 1000, 10000)
+    design = Design(levels=(1,), sizes=sizes, most_plain=10.0, other_plain=True)
+    taken = []
+    while (turn := next_turn(StudyProgress(design=design, taken=taken))) is not None:
+        seconds = 0.01 if turn == PLAIN else 0.01 + turn.items / 1000
+        taken.append(Taken(turn=turn, seconds=seconds, work=float(turn.items or sizes[-1]), at=len(taken)))
+    assert {each.turn for each in taken[:2]} == {PLAIN, PlannedMeasurement(1, sizes[-1])}
+    assert {each.turn.items for each in taken} == {None, *sizes}
+    progress = StudyProgress(design=design, taken=taken)
+    assert progress.repeated >= 3
+    assert spent(progress) <= 10 * 10.01
+
+
 def test_something_is_measured_twice_even_beyond_the_budget():
     """Where Hooke takes ten times as long as plain calls, the noise must be known to say so."""
     progress = studied(lambda n: 0.1, levels=(1, 2))
@@ -186,18 +201,33 @@ def test_no_n_is_measured_twice_in_succession_so_that_n_does_not_change_with_tim
         assert all(before != after for before, after in itertools.pairwise(ns))
 
 
+def test_an_n_is_measured_again_at_once_only_where_nothing_else_fits_into_the_budget():
+    design = Design(levels=(1, 16), most_plain=10.0)
+    seconds = {0: 1.0, 1: 3.0, 16: 0.2}
+    first = [Taken(turn=turn, seconds=seconds[turn.n], at=at) for at, turn in enumerate(design.round(0))]
+    again = [PlannedMeasurement(1), PLAIN, PlannedMeasurement(16)]
+    taken = [*first, *(Taken(turn=turn, seconds=seconds[turn.n]) for turn in again)]
+    rest = StudyProgress(design=design, taken=taken)
+    assert rest.left_s > seconds[0]
+    assert next_turn(rest) == PLAIN
+    spent_too = StudyProgress(design=design, taken=taken, warm_s=1.0)
+    assert 0.2 < spent_too.left_s < seconds[0]
+    assert next_turn(spent_too) == PlannedMeasurement(16) == taken[-1].turn
+
+
+def test_a_cost_far_beyond_the_largest_n_counts_as_there():
+    """More measurements of these N would not tell it better."""
+    progress = studied(lambda n: 0.01 * n, levels=FIVE, question="cost", noise=0.005)
+    law = fit(progress.measurements())
+    with pytest.raises(BeyondTheData):
+        cost(law, [each.seconds for each in progress.taken if each.turn == PLAIN], work=1.0)
+    assert is_answered(question_of("cost", 0.25), law, progress)
+
+
 def test_where_nothing_is_asked_what_was_measured_most_seldom_comes_next():
     progress = studied(amdahl(0.1), levels=(1, 2, 4), question="")
     counts = Counter(each.turn.n for each in progress.taken)
     assert max(counts.values()) - min(counts.values()) <= 1
-
-
-def test_a_study_goes_on_with_what_was_measured():
-    """What comes next depends on nothing but the measurements."""
-    whole = studied(amdahl(0.1))
-    for at in range(len(whole.taken)):
-        part = StudyProgress(design=whole.design, taken=whole.taken[:at])
-        assert next_turn(part) == whole.taken[at].turn
 
 
 @pytest.mark.parametrize(
@@ -225,13 +255,18 @@ def test_what_no_study_answers_is_refused(wrong):
         ({"levels": (1,), "sizes": (1, 10)}, "three"),
         ({"levels": (1,), "sizes": (0, 1, 10)}, "sizes"),
         ({"levels": (1,), "sizes": (1, 10, 100), "weak": True}, "weak"),
+        ({"levels": (1, 16), "question": question_of(33, None)}, "ask for at most 32"),
     ],
 )
 def test_what_measures_nothing_is_refused(wrong, said):
     with pytest.raises(UsageError) as error:
         Design(**wrong)
-    assert said in str(error.value)
+    assert said in f"{error.value} {error.value.fix}"
     assert error.value.fix
+
+
+def test_the_time_with_twice_the_largest_n_may_be_asked_for():
+    assert Design(levels=(1, 16), question=question_of(32, None)).question.n == 32
 
 
 @pytest.mark.parametrize(

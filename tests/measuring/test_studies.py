@@ -302,6 +302,7 @@ def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop
         ({"task": "nap", "workers": (1,), "sizes": [1, 2, 9]}, "fewer than the size 9"),
         ({"repeats": 0}, "repeats=0"),
         ({"answer": "speed"}, "cannot answer 'speed'"),
+        ({"answer": 5}, "cannot tell the time with 5 workers"),
         ({"answer": 4, "repeats": 3}, "together with repeats"),
         ({"within": 0.1, "task": "nap", "workers": (1,), "sizes": [1, 2, 4]}, "together with sizes"),
         ({"answer": "knee", "task": "nap", "weak": True}, "together with weak"),

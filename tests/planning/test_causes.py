@@ -177,6 +177,65 @@ def test_of_others_and_own_workers_the_one_with_more_cores_is_blamed():
     assert cause is not None and cause.name == "cores", cause
 
 
+def spent(n: int, *, others: float = 0.0, **shares: float) -> list[Measured]:
+    """Two measurements of `n` workers that spend these milliseconds for each of 100 items."""
+    seconds = {kind: milliseconds / 1000 * 100 for kind, milliseconds in shares.items()}
+    waits = {what: seconds.pop(what) for what in ("disk", "gil") if what in seconds}
+    whole = sum(seconds.values()) + sum(waits.values())
+    use = TimeUse(
+        busy_s=whole,
+        user_s=seconds["user"],
+        sys_s=0.0,
+        delay_s=seconds["delay"],
+        waits={f"{what} ledger.py:41": waited for what, waited in waits.items()},
+        attempts=100,
+        samples=100,
+    )
+    load = MachineLoad(seconds=whole / n, others=others)
+    return [
+        Measured(task="t", n=n, work=100.0, seconds=whole / n, repeat=repeat, load=load, use=use)
+        for repeat in range(2)
+    ]
+
+
+def test_a_core_that_nobody_uses_is_not_taken():
+    """A fast disk wakes workers so often that they wait for a core as long as for it."""
+    fast = [
+        *spent(1, user=7, delay=1, disk=13),
+        *spent(2, user=7, delay=5, disk=12, others=0.1),
+        *spent(4, user=7, delay=16, disk=13),
+    ]
+    cause = cause_of(fast, cores=2)
+    assert cause is not None and cause.name == "disk", cause
+    assert cause.sentence == "waits for the disk in ledger.py:41: 36% of the workers' time at N = 4"
+    few = [*spent(1, user=7, delay=1, disk=2), *spent(4, user=7, delay=16, disk=2)]
+    assert cause_of(few, cores=2) is None
+    more = [*spent(1, user=7, delay=1, disk=2), *spent(4, user=17, delay=12, disk=2)]
+    cause = cause_of(more, cores=8)
+    assert cause is not None and cause.name == "memory bandwidth", "of two that grow the other"
+
+
+def test_workers_that_wait_for_a_core_are_not_told_to_use_them_all_where_they_compute_little():
+    fast = [*spent(1, user=7, delay=1, disk=13), *spent(4, user=7, delay=24, disk=13)]
+    cause = cause_of(fast, cores=2)
+    assert cause is not None and cause.name == "disk", cause
+
+
+def test_other_processes_that_take_less_than_a_core_are_named():
+    taken = [
+        *spent(1, user=45, delay=9, others=1.1),
+        *spent(2, user=45, delay=30, others=0.6),
+    ]
+    cause = cause_of(taken, cores=2)
+    assert cause is not None and cause.name == "cores taken", cause
+
+
+def test_of_two_waits_the_longer_is_named():
+    both = [*spent(1, user=8, delay=0, disk=60, gil=32), *spent(2, user=8, delay=0, disk=60, gil=32)]
+    cause = cause_of(both, cores=CORES)
+    assert cause is not None and cause.name == "disk", cause
+
+
 @pytest.mark.parametrize(("tail", "named"), [(0.25, "network"), (1.5, "too few items")])
 def test_a_wait_outweighs_a_few_items_that_do_not_divide_evenly(tail, named):
     uneven = [

@@ -620,7 +620,7 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     plain: str = ""
     """The function for the baseline, which does the same work; empty if plain calls are the baseline."""
     repeats: int = 0
-    """The rounds; with a budget, the most measurements for each N on average."""
+    """The rounds; with a budget, the most measurements for each N and for the plain calls, on average."""
     budget: float = 0.0
     """What all measurements may take, in plain calls of the work; 0 for whole rounds."""
     answer: str = ""

@@ -191,7 +191,7 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 def read_study(folder: Path) -> StudyRecord | None:
     """The study in a run's folder; None if it is not a study. Raises JournalError as `read` does."""
     started: StudyStarted | None = None
-    # A round that an earlier driver did not finish is measured again, and its earlier measurements do not count.
+    # By repeat, and N or size. What an earlier driver measured of a round that it did not finish counts too.
     measured: dict[tuple[int, int, float], Measured] = {}
     plain: dict[int, PlainMeasured] = {}
     loads: list[LoadMeasured] = []

@@ -12,10 +12,12 @@ from functools import partial
 
 import numpy as np
 
-from hooke.base.errors import NotEnoughData, UsageError
+from hooke.base.errors import BeyondTheData, NotEnoughData, UsageError
+from hooke.journal.events import Measured, PlainMeasured
 from hooke.scaling import Law, Measurements, cost, fit
 from hooke.scaling.families import Floats
 from hooke.scaling.family_fit import Fitted, Quantity
+from hooke.scaling.law import FAR
 
 __all__ = [
     "LEAST_S",
@@ -27,11 +29,13 @@ __all__ = [
     "Question",
     "StudyProgress",
     "Taken",
+    "half_width",
     "is_answered",
     "knee_up_to",
     "levels_of",
     "next_turn",
     "question_of",
+    "taken_in",
 ]
 
 
@@ -45,14 +49,17 @@ class PlannedMeasurement:
 
 USUAL_REPEATS = 3
 MOST_PLAIN = 10.0
-"""Unless repeats are asked for, a study takes at most USUAL_REPEATS measurements for each N, and so many plain calls of the work."""
+"""Unless repeats are asked for, a study takes USUAL_REPEATS measurements for each N and for the plain calls, on average, at most, and
+no longer than so many plain calls of the work."""
 
 PLAIN = PlannedMeasurement(0)
 """The measurement of the plain calls, which are measured among the others, under the same conditions."""
 
 
 WITHIN = {"knee": 0.25, "cost": 0.25}
+"""Answer -> the half-width at which it counts as known, as a share, unless another is asked for;"""
 WITHIN_TIME = 0.1
+"""of a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +112,7 @@ class Design:
     most_plain: float | None = None
     question: Question | None = None
     other_plain: bool = False
-    """Whether the plain calls do the work in another way: then the budget is counted in times of the smallest N, if that is longer."""
+    """Whether the plain calls do the work in another way: then the budget is counted in times of `alone`, if that is longer."""
 
     def __post_init__(self) -> None:
         _check_whole("workers", self.levels, "[1, 2, 4]")
@@ -121,6 +128,18 @@ class Design:
                 f"workers={list(self.levels)} is only one N, but a scaling law needs several",
                 fix="give at least two, better four: workers=[1, 2, 4, 8]",
             )
+        asked = self.question.n if self.question is not None else None
+        if asked is not None and asked > FAR * self.most:
+            raise UsageError(
+                f"N up to {self.most} cannot tell the time with {asked} workers",
+                why=f"nothing is predicted beyond {FAR:g} times the largest N",
+                fix=f"ask for at most {int(FAR * self.most)}, or measure with more workers",
+            )
+
+    @property
+    def alone(self) -> PlannedMeasurement:
+        """The measurement that does all of the work as the plain calls do, on the fewest workers: with `sizes` of the largest size."""
+        return self.turns[-1] if self.sizes else self.turns[0]
 
     @property
     def most(self) -> int:
@@ -142,7 +161,7 @@ class Design:
         """The round of this number. With a budget the first begins with what it is counted in."""
         ahead: list[PlannedMeasurement] = []
         if self.most_plain is not None and number == 0:
-            ahead = [PLAIN, self.turns[0]] if self.other_plain else [PLAIN]
+            ahead = [PLAIN, self.alone] if self.other_plain else [PLAIN]
         return sorted(
             (PLAIN, *self.turns), key=lambda turn: (turn not in ahead, _drawn(self.seed, number, turn))
         )
@@ -222,6 +241,20 @@ class Taken:
     """Its round, or how often the same was measured before."""
 
 
+def taken_in(
+    plain: Sequence[PlainMeasured], measured: Sequence[Measured], *, sized: bool = False
+) -> list[Taken]:
+    """What was measured, in the order of time. `sized`: the number of items varies."""
+    turns = [
+        *((PLAIN, each) for each in plain),
+        *((PlannedMeasurement(each.n, int(each.work) if sized else None), each) for each in measured),
+    ]
+    return [
+        Taken(turn=turn, seconds=each.seconds, work=each.work, at=each.at or math.nan, repeat=each.repeat)
+        for turn, each in sorted(turns, key=lambda of: of[1].at)
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyProgress:
     """What was `taken`, in the order of time, and what other seconds were spent (`warm_s`: the warm-up)."""
@@ -247,7 +280,7 @@ class StudyProgress:
     @property
     def left_s(self) -> float:
         """What is left of the budget, in seconds; infinite before what it is counted in was measured."""
-        most, one = self.design.most_plain, self._mean(self.design.turns[0])
+        most, one = self.design.most_plain, self._mean(self.design.alone)
         other = self.design.other_plain
         if most is None or not self.count(PLAIN) or (other and one is None):
             return math.inf
@@ -314,7 +347,7 @@ class StudyProgress:
     def again(self) -> list[PlannedMeasurement]:
         """What may be measured after the first round, the most seldom measured first, in the order of its round.
 
-        Never what was measured last, if there is anything else, so that N does not change with time. What the first round
+        Not what was measured last, if anything else fits into the budget, so that N does not change with time. What the first round
         left out comes only after FEWEST_AGAIN repeats. Without any repeat, that which is expected to take the shortest, even beyond
         the budget.
         """
@@ -376,14 +409,22 @@ def next_turn(progress: StudyProgress) -> PlannedMeasurement | None:
 
 
 def is_answered(question: Question, law: Law, progress: StudyProgress) -> bool:
-    """Whether half the interval of the answer is at most `within`. A knee or a COST beyond what is measured counts as there."""
+    """Whether half the interval of the answer is at most `within`."""
+    return half_width(question, law, progress) <= question.within
+
+
+def half_width(question: Question, law: Law, progress: StudyProgress) -> float:
+    """Half the interval of the answer, as a share of it; infinite where the law does not fit or tells none.
+
+    A knee beyond the largest N counts as there, and a COST beyond FARTHEST_COST times that.
+    """
     if law.lack_of_fit.found:
-        return False
+        return math.inf
     try:
         low, high = _interval(question, law, progress)
     except NotEnoughData:
-        return False
-    return low == high or math.log(high / low) / 2 <= math.log1p(question.within)
+        return math.inf
+    return 0.0 if low == high else math.expm1(math.log(high / low) / 2)
 
 
 def _interval(question: Question, law: Law, progress: StudyProgress) -> tuple[float, float]:
@@ -394,9 +435,12 @@ def _interval(question: Question, law: Law, progress: StudyProgress) -> tuple[fl
         low, high = law.ends(partial(knee_up_to, most))
         return math.exp(low), math.exp(high)
     plain = [each for each in progress.taken if each.turn == PLAIN]
-    found = cost(law, [each.seconds for each in plain], work=plain[0].work)
-    low, high = (min(end, FARTHEST_COST * most) for end in found.interval)
-    return low, high
+    try:
+        low, high = cost(law, [each.seconds for each in plain], work=plain[0].work).interval
+    except BeyondTheData:
+        seconds = math.exp(statistics.fmean(math.log(each.seconds) for each in plain))
+        low, high = law.reaching(plain[0].work / seconds).interval
+    return min(low, FARTHEST_COST * most), min(high, FARTHEST_COST * most)
 
 
 FARTHEST_COST = 2.0

@@ -30,7 +30,15 @@ from hooke.journal.events import (
 )
 from hooke.journal.writer import Journal
 from hooke.measuring.baseline_client import PlainCalls, packed_calls, packed_pipeline
-from hooke.measuring.design import PLAIN, Design, PlannedMeasurement, StudyProgress, Taken, next_turn
+from hooke.measuring.design import (
+    PLAIN,
+    Design,
+    PlannedMeasurement,
+    StudyProgress,
+    Taken,
+    next_turn,
+    taken_in,
+)
 from hooke.measuring.excerpt import Excerpt, take_over
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Capabilities, Engine, EngineContext, EngineEvent
@@ -589,9 +597,8 @@ class MeasurementRounds:
                     self._time_plain(plain, number, work=work)
                 else:
                     self._time(parts[turn], turn.n, number)
-                taken = len(self.measured) + len(self.plain)
-                if not taken % (1 + len(design.turns)):
-                    self._check_noise(done=taken // (1 + len(design.turns)))
+                if not (len(self.measured) + len(self.plain)) % (1 + len(design.turns)):
+                    self._check_noise()
                     self.bench.store.gc(held)  # results that differ in each round would fill the disk
 
     def _whole_rounds(self) -> Iterator[tuple[int, PlannedMeasurement]]:
@@ -611,16 +618,7 @@ class MeasurementRounds:
 
     def _taken(self) -> list[Taken]:
         """All measurements in the order of time, also those of earlier drivers."""
-        sized = bool(self.design.sizes)
-        plain = [(PLAIN, each) for each in self.plain]
-        timed = [
-            (PlannedMeasurement(each.n, int(each.work) if sized else None), each) for each in self.measured
-        ]
-        taken = [
-            Taken(turn=turn, seconds=each.seconds, work=each.work, at=each.at, repeat=each.repeat)
-            for turn, each in [*plain, *timed]
-        ]
-        return sorted(taken, key=lambda each: each.at)
+        return taken_in(self.plain, self.measured, sized=bool(self.design.sizes))
 
     def _segment(self) -> str:
         """The name of the next run's segment, which must not exist yet."""
@@ -682,9 +680,10 @@ class MeasurementRounds:
         self.journal.append(event)
         self.plain.append(event)
 
-    def _check_noise(self, *, done: int) -> None:
+    def _check_noise(self) -> None:
         """Stop early if more rounds cannot help. A complete study is reported in any case."""
         spread = spread_in(self.measured, self.plain)
+        done = min(Counter(each.turn for each in self._taken()).values())  # a budget may leave out an N
         if done >= self.design.repeats or not spread.hopeless(self.design.repeats):
             return
         needed = spread.repeats_needed()

@@ -14,7 +14,14 @@ from hooke.journal.events import Event, Measured, PlainMeasured, RunFinished, St
 from hooke.journal.study_records import StudyRecord, read_study
 from hooke.measuring.design import LEAST_S, question_of
 from hooke.measuring.study_driver import StudyDriver, StudyOrder, prepare_study
-from hooke.measuring.study_report import StudyRow, cause_of_study, facts_of, rows_of, text_of
+from hooke.measuring.study_report import (
+    StudyRow,
+    budget_unit,
+    cause_of_study,
+    facts_of,
+    rows_of,
+    text_of,
+)
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.causes import Bottleneck
 from hooke.planning.curves import study_curve
@@ -37,7 +44,8 @@ class StudyLines:
         self._stream: TextIO | None = stream
         self._started: StudyStarted | None = None
         self._forecasted = False
-        self._turns = 0
+        self._first: list[Measured | PlainMeasured] = []
+        """The first measurement; with a baseline of the user's own, those in which a budget is counted."""
         self._round = -1
         self._last_at = 0.0
 
@@ -47,8 +55,7 @@ class StudyLines:
             case StudyStarted():
                 self._begin(event)
             case Measured() | PlainMeasured() if self._started is not None:
-                other = self._started.budget and self._started.plain and isinstance(event, PlainMeasured)
-                if not self._forecasted and not other:
+                if not self._forecasted:
                     self._forecast(event, self._started)
                 self._measured(event, self._started)
                 self._last_at = event.at
@@ -59,33 +66,39 @@ class StudyLines:
 
     def _begin(self, started: StudyStarted) -> None:
         self._started, self._forecasted, self._round = started, False, -1
-        self._turns = len(started.sizes or started.levels) + 1
+        self._first.clear()
         what = f"{started.task} of {started.pipeline}" if started.task else started.pipeline
         varied = f"sizes {_listed(started.sizes)}" if started.sizes else f"N = {_listed(started.levels)}"
         how = f"{started.repeats} rounds"
         if started.budget:
-            unit = f"times the time of N = {started.levels[0]}" if started.plain else "plain calls"
-            how = f"at most {self._turns * started.repeats} measurements and {started.budget:g} {unit}"
+            how = f"at most {_count(started)} measurements and {started.budget:g} {budget_unit(started)}"
         self._say(f"measuring {what}: {varied} and plain calls, {how}")
 
-    def _forecast(self, first: Measured | PlainMeasured, started: StudyStarted) -> None:
+    def _forecast(self, event: Measured | PlainMeasured, started: StudyStarted) -> None:
         """How long all takes, by the first measurement: if the task scales as N, and if it does not at all or the budget ends it."""
+        self._first.append(event)
+        if started.budget and started.plain and len({type(each) for each in self._first}) < 2:
+            return
         self._forecasted = True
-        count = self._turns * started.repeats
-        alone = first.seconds * (first.n if isinstance(first, Measured) else 1)
+        count = _count(started)
+        if started.budget:
+            first = max(self._first, key=lambda each: each.seconds)
+            alone = _alone(first, least=min(started.levels) if started.plain else 1)
+            most = format_seconds(max(started.budget * alone, LEAST_S))
+            which = _named(first, started) if started.plain else "the first"
+            took = format_seconds(first.seconds)
+            self._say(f"{which} took {took}, so all measurements, at most {count}, take at most {most}")
+            return
+        alone = _alone(event)
         if started.weak or started.sizes:
-            shortest = longest = first.seconds * count
+            shortest = longest = event.seconds * count
         else:
             shortest = started.repeats * alone * (1 + sum(1 / n for n in started.levels))
             longest = alone * count
-        took = format_seconds(first.seconds)
-        if started.budget:
-            most = format_seconds(min(longest, max(started.budget * alone, LEAST_S)))
-            which = f"N = {first.n}" if isinstance(first, Measured) and started.plain else "the first"
-            self._say(f"{which} took {took}, so all measurements, at most {count}, take at most {most}")
-            return
         times = " to ".join(dict.fromkeys(map(format_seconds, (shortest, longest))))
-        self._say(f"the first of {count} measurements took {took}, so all take {times}")
+        self._say(
+            f"the first of {count} measurements took {format_seconds(event.seconds)}, so all take {times}"
+        )
 
     def _measured(self, event: Measured | PlainMeasured, started: StudyStarted) -> None:
         """In rounds, the last one when another begins; else each repeat, with its time."""
@@ -94,10 +107,8 @@ class StudyLines:
                 self._say_round(started)
             self._round = event.repeat
         elif event.repeat:
-            what = "the plain calls" if isinstance(event, PlainMeasured) else f"N = {event.n}"
-            size = f", {event.work:g} items" if started.sizes and isinstance(event, Measured) else ""
             took = format_seconds(event.seconds)
-            self._say(f"{what}{size} a {_ordinal(event.repeat + 1)} time: {took}")
+            self._say(f"{_named(event, started)} a {_ordinal(event.repeat + 1)} time: {took}")
 
     def _say_round(self, started: StudyStarted) -> None:
         if self._round >= 0:
@@ -112,6 +123,22 @@ class StudyLines:
             self._stream.flush()
         except (OSError, ValueError):
             self._stream = None
+
+
+def _count(started: StudyStarted) -> int:
+    """The number of measurements; with a budget, the most."""
+    return started.repeats * (1 + len(started.sizes or started.levels))
+
+
+def _alone(each: Measured | PlainMeasured, *, least: int = 1) -> float:
+    """How long it takes the least number of workers, if the task scales as N."""
+    return each.seconds * (each.n / least if isinstance(each, Measured) else 1)
+
+
+def _named(each: Measured | PlainMeasured, started: StudyStarted) -> str:
+    if isinstance(each, PlainMeasured):
+        return "the plain calls"
+    return f"N = {each.n}, {each.work:g} items" if started.sizes else f"N = {each.n}"
 
 
 def _ordinal(number: int) -> str:
@@ -152,7 +179,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     After each N once, in random order, it measures again the N that is expected to tell most about `answer` for each second that it
     takes: `knee` (the default), `cost`, or a number N for the time with N workers. It ends when half the interval of the answer
     is at most `within` (by default 25 % of it, 10 % of a time), when the measurements took as long as ten plain calls of the
-    work, or after three times as many as there are N. With `repeats` it takes as many whole rounds instead: each measures
+    work, or after three for each N and for the plain calls, on average. With `repeats` it takes as many whole rounds instead: each measures
     every N once, in random order.
 
     With `weak`, each worker has the same work at every N (weak scaling). `sizes` are numbers of a map's items

@@ -13,17 +13,28 @@ import numpy as np
 
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import aligned, format_seconds
-from hooke.journal.events import MachineLoad
+from hooke.journal.events import MachineLoad, StudyStarted
 from hooke.journal.study_records import StudyRecord
+from hooke.measuring.design import Design, Question, StudyProgress, half_width, taken_in
 from hooke.planning.causes import Bottleneck, cause_of
 from hooke.planning.task_facts import cost_of, law_of_study, spread_in, uses_all_cores
-from hooke.scaling import Cost, Estimate, Law
+from hooke.scaling import Cost, Estimate, Law, fit
 from hooke.scaling.cost import ShellCost, shell_cost
 from hooke.scaling.diagnostics import TOO_FEW
 from hooke.scaling.law import facts_or_refusal
 from hooke.scaling.measurements import ENOUGH, finite
 
-__all__ = ["StudyRow", "WorkersToUse", "cause_of_study", "facts_of", "rows_of", "text_of", "workers_to_use"]
+__all__ = [
+    "StudyRow",
+    "WorkersToUse",
+    "budget_unit",
+    "cause_of_study",
+    "facts_of",
+    "known_to",
+    "rows_of",
+    "text_of",
+    "workers_to_use",
+]
 
 
 # --- Rows: throughput with its error, speed-up and efficiency at each N.
@@ -32,8 +43,8 @@ __all__ = ["StudyRow", "WorkersToUse", "cause_of_study", "facts_of", "rows_of", 
 class StudyRow(msgspec.Struct, frozen=True, kw_only=True):
     """`n` workers did `work` in `seconds`, the mean of `repeats`; throughput is work per second.
 
-    `error` is half the 95 % interval of throughput, as a share, from the scatter at all N together; the error of
-    speed-up and efficiency is sqrt(2) times that. It is infinite if nothing was repeated. Speed-up is relative to the
+    `error` is half the 95 % interval of throughput, as a share, from the scatter at all N together; that of speed-up and
+    efficiency is the root of the sum of the squares of this row's and the first one's. It is infinite if nothing was repeated. Speed-up is relative to the
     first row; efficiency is speed-up divided by the ratio of the numbers of workers.
     """
 
@@ -133,8 +144,8 @@ def workers_to_use(record: StudyRecord) -> WorkersToUse:
     for row in rows[1:]:
         if row.throughput > max(_sure(row.error, best.error), PAYS) * best.throughput:
             best = row
-    hidden = max(row.throughput * _sure(row.error, best.error) for row in rows) / best.throughput
-    if best is first and len(rows) > 1 and hidden > MATTERS:
+    hidden = max((row.throughput * _sure(row.error, best.error) for row in rows[1:]), default=0.0)
+    if best is first and hidden > MATTERS * best.throughput:
         raise NotEnoughData(
             f"the noise hides whether more than {first.n} is faster",
             why=f"--repeats {max(spread.repeats_needed(), record.repeats[0] + 1)} may tell",
@@ -143,7 +154,7 @@ def workers_to_use(record: StudyRecord) -> WorkersToUse:
     is_plain = plain > max(_sure(off, best.error), PAYS) * best.throughput
     sure = _sure(off, best.error) if is_plain else _sure(best.error, first.error)
     speedup = (plain if is_plain else best.throughput) / (best if is_plain else first).throughput
-    rate = _rate(record, best, plain if is_plain else None)
+    rate = _measured_rate(plain, off) if is_plain else _rate(record, best)
     work = LARGER * best.work
     low, value, high = rate.ends
     return WorkersToUse(
@@ -161,14 +172,16 @@ def _sure(one: float, other: float) -> float:
     return math.exp(math.hypot(one, other))
 
 
-def _rate(record: StudyRecord, row: StudyRow, plain: float | None) -> Estimate:
-    """The throughput of the plain calls, or else at the row's N: by the law, or as it was measured."""
-    if plain is None:
-        try:
-            return law_of_study(record).predict(row.n)
-        except NotEnoughData:
-            pass
-    rate, off = row.throughput if plain is None else plain, math.exp(row.error)
+def _rate(record: StudyRecord, row: StudyRow) -> Estimate:
+    """The throughput at the row's N: by the law, or as it was measured."""
+    try:
+        return law_of_study(record).predict(row.n)
+    except NotEnoughData:
+        return _measured_rate(row.throughput, row.error)
+
+
+def _measured_rate(rate: float, error: float) -> Estimate:
+    off = math.exp(error)
     return _estimate("throughput", rate, (rate / off, rate * off))
 
 
@@ -223,6 +236,7 @@ def sentences_of(record: StudyRecord) -> Iterator[tuple[str, str]]:
         missing, by_law = law.next_measurement().n, True
     yield from (("", said) for said in _uneven(record))
     yield from _time(record)
+    yield from _unanswered(record)
     yield from _left_out(record)
     if not record.of_service:
         yield "COST", _cost(record, by_law=by_law)
@@ -426,6 +440,43 @@ def _time(record: StudyRecord) -> Iterator[tuple[str, str]]:
         yield "time", _answer(said)
 
 
+def known_to(record: StudyRecord) -> float:
+    """Half the interval of the answer that the study was asked for, by the law that it went by; infinite where it is unknown."""
+    question = Question(answer=record.started.answer, within=record.started.within)
+    design = Design(levels=record.started.levels)
+    progress = StudyProgress(design=design, taken=taken_in(record.plain, record.measured))
+    try:
+        return half_width(question, fit(progress.measurements()), progress)
+    except NotEnoughData:
+        return math.inf
+
+
+def _unanswered(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """That a study ended without its answer, and why."""
+    started = record.started
+    if not (started.answer and record.complete and record.plain):
+        return
+    half = known_to(record)
+    if half <= started.within:
+        return
+    known = f"known to {_percent(half)}" if math.isfinite(half) else "unknown"
+    taken = len(record.measured) + len(record.plain)
+    every = taken >= started.repeats * (1 + len(started.levels))
+    ended = (
+        f"all {taken} measurements are taken"
+        if every
+        else f"{started.budget:g} {budget_unit(started)} are used up"
+    )
+    yield "answer", f"{known}; {_percent(started.within)} was asked, and {ended}"
+
+
+def budget_unit(started: StudyStarted) -> str:
+    """What the budget of a study is counted in."""
+    if not started.plain:
+        return "plain calls"
+    return f"times the time of {'the largest size' if started.sizes else f'N = {min(started.levels)}'}"
+
+
 def _left_out(record: StudyRecord) -> Iterator[tuple[str, str]]:
     """The N or sizes that a study left out to stay within its budget."""
     started = record.started
@@ -436,8 +487,7 @@ def _left_out(record: StudyRecord) -> Iterator[tuple[str, str]]:
     if started.budget and record.complete and out:
         what = "sizes" if started.sizes else "N ="
         which = _each([f"{each:g}" for each in sorted(out)])
-        unit = f"times the time of N = {min(started.levels)}" if started.plain else "plain calls"
-        within = f"to stay within {started.budget:g} {unit}"
+        within = f"to stay within {started.budget:g} {budget_unit(started)}"
         yield "cut", f"{what} {which} not measured, {within}; --repeats 1 measures all"
 
 
@@ -581,6 +631,7 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
         ],
         "plain_throughput": finite(plain_throughput(record)),
         "law": facts_or_refusal(lambda: law_of_study(record).facts()),
+        "known_to": finite(known_to(record)) if record.started.answer and record.plain else None,
         "cost": facts_or_refusal(lambda: cost_of(record).facts()),
         "cost_from_shell": None if (shell := shell_cost_of(record)) is None else shell.facts(),
         "use": facts_or_refusal(lambda: workers_to_use(record).facts()),

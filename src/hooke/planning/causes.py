@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,16 @@ WAITING = 0.5
 """Without such a loss, a wait is named if it takes this share of the workers' time at every N,"""
 QUEUED = 0.3
 """waiting for the GIL if it takes this share,"""
-OUTWEIGHS = 2.0
-"""Such a wait is named too if it takes so many times as long as what the kind that grows most adds."""
 CROWDED = 0.2
 """waiting for a core if it takes this share,"""
 TAKEN = 0.3
 """and other processes if they took as many cores."""
+OUTWEIGHS = 2.0
+"""With a loss, such a wait is named if it takes so many times as long as what the kind that grows most adds."""
+IN_USE = 0.75
+"""The cores are in use if workers and others keep this share of them busy."""
+WOKEN = 0.5
+"""Time without a core while nobody uses the cores counts as waiting for the disk, if workers wait at least this share of it for the disk."""
 SKEWED = 3.0
 """An item that takes so many times as long as usual is named."""
 LEAST_SAMPLES = 5
@@ -86,23 +90,48 @@ def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
     smallest to the largest N is the cause of lost speed-up (after the speed-up stacks of Eyerman, Du Bois & Eeckhout, ISPASS 2012).
-    If little is lost, or nothing grows half as much, a wait that takes most of the time at every N is the cause.
+    If little is lost, or nothing grows half as much, a wait that takes most of the time at every N is the cause. Time without a
+    core is no cause where nobody uses the cores.
     """
     known = [each for each in measured if each.use is not None]
     levels = [_level([each for each in known if each.n == n]) for n in sorted({each.n for each in known})]
     if not levels:
         return None
     first, last = levels[0], levels[-1]
+    judged = levels if _crowded(levels, cores) is not None else _woken(levels)
+    wait = _steady_wait(judged)
     lost = last.whole / first.whole - 1
     if len(levels) > 1 and lost >= LOSS and math.log1p(lost) >= ERRORS * _error(known, first.n, last.n):
-        growth = {kind: last.kinds[kind] - first.kinds[kind] for kind in last.kinds}
-        kind = max(growth, key=growth.__getitem__)
-        wait = _steady_wait(levels)
-        if wait not in ("", kind) and last.kinds[wait] >= OUTWEIGHS * growth[kind]:
+        growth = {kind: seconds - judged[0].kinds[kind] for kind, seconds in judged[-1].kinds.items()}
+        most, *others = sorted(growth, key=growth.__getitem__, reverse=True)
+        if wait not in ("", most) and judged[-1].kinds[wait] >= OUTWEIGHS * growth[most]:
             return _waiting(wait, levels)
-        if growth[kind] >= MAIN_PART * (last.whole - first.whole):
-            return _grown(kind, levels, cores)
-    return _steady(levels, cores)
+        for kind in (most, *others):
+            is_main = growth[kind] >= MAIN_PART * (last.whole - first.whole)
+            if is_main and (found := _grown(kind, levels, cores)) is not None:
+                return found
+    if wait:
+        return _waiting(wait, levels)
+    if all(level.kinds["delay"] >= CROWDED * level.whole and level.others >= TAKEN for level in levels):
+        return _crowded(levels, cores)
+    return None
+
+
+def _woken(levels: Sequence[_Level]) -> list[_Level]:
+    """The levels for a choice where nobody uses the cores: then time without one is what waking up takes.
+
+    A fast disk wakes workers so often that this takes as long as its calls, and is a part of the wait for it.
+    """
+    last = levels[-1]
+    if last.kinds["disk"] < WOKEN * last.kinds["delay"]:
+        return list(levels)
+    return [
+        replace(
+            level,
+            kinds=level.kinds | {"disk": level.kinds["disk"] + level.kinds["delay"], "delay": 0.0},
+        )
+        for level in levels
+    ]
 
 
 def _error(measured: Sequence[Measured], first: int, last: int) -> float:
@@ -171,7 +200,7 @@ def _kinds(each: Measured) -> dict[str, float]:
 
 
 def _grown(kind: str, levels: Sequence[_Level], cores: int) -> Bottleneck | None:
-    """The cause where this kind of time grows most with N."""
+    """The cause where this kind of time grows most with N; None if nobody uses the cores that workers lack."""
     last = levels[-1]
     if kind == "user":
         rises = f"CPU per item rises {_over(levels, _cpu)} workers"
@@ -221,15 +250,17 @@ def _ended(levels: Sequence[_Level]) -> Bottleneck:
     )
 
 
-def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck:
+def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
+    """Who uses the cores: other processes, or the workers themselves; None if nobody does."""
     last = levels[-1]
-    others = last.others >= TAKEN and (last.n <= cores or last.others >= last.computing)
-    if last.runnable <= cores * 1.1 or others:
+    if last.others >= TAKEN and (last.n <= cores or last.others >= last.computing):
         taken = ", ".join(f"{level.others:.1f}" for level in levels)
         ns = ", ".join(f"{level.n}" for level in levels)
         sentence = f"other processes take the cores: {taken} cores at N = {ns}"
         return _cause("cores taken", sentence, levels)
-    return _cause("cores", f"the cores are all in use: {last.n} workers compute on {cores} cores", levels)
+    if last.runnable > cores * 1.1 and last.computing + last.others >= IN_USE * cores:
+        return _cause("cores", f"the cores are all in use: {last.n} workers compute on {cores} cores", levels)
+    return None
 
 
 def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
@@ -249,23 +280,15 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
             return _cause("network", f"waits for a server (network) in {place}: {share}", levels)
 
 
-def _steady(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
-    """The cause where little is lost with N: a wait that takes most of the time at every N."""
-    wait = _steady_wait(levels)
-    if wait:
-        return _waiting(wait, levels)
-    if all(level.kinds["delay"] >= CROWDED * level.whole and level.others >= TAKEN for level in levels):
-        return _crowded(levels, cores)
-    return None
-
-
 def _steady_wait(levels: Sequence[_Level]) -> str:
-    """The kind of wait that takes most of the time at every N; empty if none does."""
-    for kind in ("gil", "network", "disk", "lock"):
-        least = QUEUED if kind == "gil" else WAITING
-        if all(level.kinds[kind] >= least * level.whole for level in levels):
-            return kind
-    return ""
+    """The longest wait of those that take most of the time at every N; empty if none does."""
+    least = {"gil": QUEUED, "network": WAITING, "disk": WAITING, "lock": WAITING}
+    found = [
+        kind
+        for kind, share in least.items()
+        if all(level.kinds[kind] >= share * level.whole for level in levels)
+    ]
+    return max(found, key=levels[-1].kinds.__getitem__, default="")
 
 
 def _of(kind: str) -> Callable[[_Level], float]:

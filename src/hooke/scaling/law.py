@@ -157,8 +157,8 @@ class Course:
         recent = self.levels >= min(end - math.log(LINE_OVER), self.levels[-min(3, count)])
         line = np.polyval(np.polyfit(self.levels[recent] - end, self.values[recent], 1), at - end)
         off_line = np.abs(law + self._missed(at) - line)
-        distance = np.maximum(at - end, np.finfo(float).tiny)
-        high = np.maximum(band[1], np.finfo(float).tiny)
+        distance = np.maximum(at - end, TINY)
+        high = np.maximum(band[1], TINY)
         low = np.maximum(band[0], high * math.exp(-2 * MOST))
         return np.stack([distance, (np.log(high) - np.log(low)) / 2 + LEAST, off_line + LEAST])
 

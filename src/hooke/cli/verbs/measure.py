@@ -48,7 +48,7 @@ __all__ = ["curve", "measure"]
     "--repeats",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Measure in this many whole rounds.  [default: until the answer is known, at most 3 for each N and ten plain runs]",
+    help="Measure in this many whole rounds.  [default: until the answer is known, with at most 3 measurements for each N and for the plain calls, on average, and the time of ten plain calls]",
 )
 @click.option(
     "--answer",

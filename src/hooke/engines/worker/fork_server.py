@@ -25,7 +25,7 @@ import msgspec
 from hooke.engines.worker import worker_process
 from hooke.processes.channel import framed, send_all, take_frames
 from hooke.processes.devices import anonymous_bytes
-from hooke.processes.exit_report import flush_output
+from hooke.processes.process_output import flush_output
 
 __all__ = ["ForkEnded", "Limit", "NotSpawned", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 

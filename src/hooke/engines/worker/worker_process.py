@@ -44,7 +44,7 @@ from hooke.pipeline.isolation import folder_here, watched_environment
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
-from hooke.processes.exit_report import WorkerOutput
+from hooke.processes.process_output import ProcessOutput
 from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
@@ -262,6 +262,8 @@ _RUNTIME_BYTES = 1 << 20
 """More than the interpreter's state takes."""
 _LIBC = ctypes.PyDLL(None)
 """Keeps the interpreter lock during a call: whoever gives it up for a read of 2 us may wait 5 ms for it."""
+_Stack = list[tuple[str, int]]
+"""File and line of each frame, the innermost first."""
 
 
 class WorkerSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -334,11 +336,12 @@ class _Sampler:
         for thread in threading.enumerate():
             if thread not in (self._main, self._thread) and thread.native_id is not None:
                 known[thread.native_id] = frames.get(thread.ident or 0)
-        told = {thread: _system_call(thread) for thread in known}
         # Before anything lets go of the interpreter lock: then frames move on.
+        told = {thread: _system_call(thread) for thread in known}
+        stacks = {thread: _stack_of(frame) for thread, frame in known.items()}
         threads = {
-            thread: _Thread.of(frame, _wait_of(told[thread], self._lock), held=held)
-            for thread, frame in known.items()
+            thread: _Thread.of(stack, _wait_of(told[thread], self._lock), held=held)
+            for thread, stack in stacks.items()
         }
         used = {
             int(thread): _scheduled(thread)
@@ -378,18 +381,18 @@ class _Thread(NamedTuple):
     idle: bool
 
     @staticmethod
-    def of(frame: FrameType | None, wait: str, *, held: bool) -> _Thread:
-        synced = _SYNCS.search(_text_of(frame)) if wait == _INTERPRETER and not held else None
+    def of(stack: _Stack, wait: str, *, held: bool) -> _Thread:
+        synced = _SYNCS.search(_text_of(stack)) if wait == _INTERPRETER and not held else None
         if (
             synced is not None
         ):  # a fast disk: the call ended while the sampler woke, and wants the lock from it
             wait = f"{_SYNCING} {synced[1]}"
         wait, _, call = wait.partition(" ")
-        place = _place_of(frame)
+        place = _place_of(stack)
         if place and call:
             place += f" ({call})"
-        own = frame is not None and any(part in frame.f_code.co_filename for part in _OWN_THREADS)
-        if wait == _SLEEPING and place and "sleep" not in _text_of(frame):
+        own = bool(stack) and any(part in stack[0][0] for part in _OWN_THREADS)
+        if wait == _SLEEPING and place and "sleep" not in _text_of(stack):
             wait = "retry"
         return _Thread(wait, place, idle=not place or (own and wait not in ("", _INTERPRETER)))
 
@@ -525,17 +528,21 @@ def _io() -> dict[str, int]:
     return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
 
 
-def _place_of(frame: FrameType | None) -> str:
-    """The innermost line of the user's code on a stack; empty if there is none."""
+def _stack_of(frame: FrameType | None) -> _Stack:
+    lines = []
     while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        lines.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return ""
+    return lines
 
 
-def _text_of(frame: FrameType | None) -> str:
-    return "" if frame is None else linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+def _place_of(stack: _Stack) -> str:
+    """The innermost line of the user's code on a stack; empty if there is none."""
+    return next((f"{os.path.basename(file)}:{line}" for file, line in stack if is_users(file)), "")
+
+
+def _text_of(stack: _Stack) -> str:
+    return linecache.getline(*stack[0]) if stack else ""
 
 
 class _Session:
@@ -550,7 +557,7 @@ class _Session:
         self._library = hello.library
         self.allowed = hello.allowed
         self.script = StandIn(hello.script)
-        self.output = WorkerOutput(Path(hello.log))
+        self.output = ProcessOutput(Path(hello.log))
         # With "group" the driver syncs what it journals as finished: this process may die before its own next sync.
         durable: Durability = "each" if hello.durable == "each" else "none"
         store = Store.open(hello.store, secret=hello.secret, durable=durable)
