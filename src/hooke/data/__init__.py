@@ -1,6 +1,6 @@
 """Data sets for training: shuffled batches for any number of ranks, resumed exactly.
 
-`order` is pure; `shuffled` reads. It knows nothing of tasks, runs and trackers. Imports `base`.
+`order` is pure; `sources` reads. It knows nothing of tasks, runs and trackers. Imports `base`.
 """
 
 from hooke.data.quality import Quality

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,114 +14,13 @@ from numpy.typing import NDArray
 from hooke.base.errors import UsageError
 from hooke.data.order import BlockLayout, Order, Rows
 from hooke.data.quality import Quality, measured_vif, plan_layout, predicted_vif
+from hooke.data.sources import Source, opened
 
 __all__ = ["Batches", "Shuffled"]
 
 MEMORY = 256 << 20
 AT_ONCE_BYTES = 256 << 10
 """Read at once for some batches, each of which is a part of it."""
-
-
-# --- Sources: anything with rows.
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Rows by number; `take` gives them in the source's own kind, `part` rows [low, high) of what `take` gave."""
-
-    kind: str
-    rows: int
-    row_bytes: float
-    take: Callable[[Rows], Any]
-    part: Callable[[Any, int, int], Any]
-
-
-def _opened(data: Any) -> _Source:
-    if isinstance(data, str | Path):
-        return _opened(_read(Path(data)))
-    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__qualname__}"
-    if isinstance(data, np.ndarray):
-        return _of_array(data)
-    if isinstance(data, Mapping):
-        return _of_columns(data)
-    if kind == "pandas.DataFrame":
-        size = float(data.memory_usage(deep=True).sum())
-        return _Source(
-            kind, len(data), size / max(len(data), 1), data.take, lambda read, low, high: read.iloc[low:high]
-        )
-    if kind == "polars.DataFrame":
-        size = float(data.estimated_size())
-        return _Source(kind, len(data), size / max(len(data), 1), data.__getitem__, _sliced)
-    if kind == "pyarrow.Table":
-        whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
-        return _Source(kind, len(whole), whole.nbytes / max(len(whole), 1), whole.take, _sliced)
-    if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview):
-        return _of_sequence(data)
-    raise UsageError(
-        f"cannot shuffle a {type(data).__qualname__}",
-        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a .npy file",
-    )
-
-
-def _sliced(read: Any, low: int, high: int) -> Any:
-    return read.slice(low, high - low)
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"no file {path}", fix="pass the path of a .npy file")
-    if path.suffix != ".npy":
-        raise UsageError(
-            f"{path} is not a .npy file",
-            fix="read it, for example with polars.read_parquet, and pass the table",
-        )
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UsageError(f"{path} cannot be read as an array", why=str(error)) from error
-
-
-def _of_array(data: NDArray[Any]) -> _Source:
-    if data.ndim == 0:
-        raise UsageError(
-            "cannot shuffle an array without dimensions", fix="pass one with a row for each example"
-        )
-    plain = data.view(np.ndarray)  # of a memory-mapped one too, whose class costs time with each batch
-    size = plain.nbytes / max(len(plain), 1)
-    return _Source("numpy.ndarray", len(plain), size, lambda rows: np.take(plain, rows, axis=0), _indexed)
-
-
-def _indexed(read: Any, low: int, high: int) -> Any:
-    return read[low:high]
-
-
-def _of_columns(data: Mapping[str, Any]) -> _Source:
-    columns = {name: np.asarray(values) for name, values in data.items()}
-    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
-    if not columns or len(set(lengths.values())) != 1:
-        raise UsageError(
-            "the columns have different numbers of rows" if columns else "the dict has no columns",
-            why=", ".join(f"{name}: {rows}" for name, rows in lengths.items()),
-            fix="pass arrays of the same length",
-        )
-    rows = next(iter(lengths.values()))
-    size = sum(values.nbytes for values in columns.values()) / max(rows, 1)
-    return _Source(
-        "dict",
-        rows,
-        size,
-        lambda at: {name: np.take(values, at, axis=0) for name, values in columns.items()},
-        lambda read, low, high: {name: values[low:high] for name, values in read.items()},
-    )
-
-
-def _of_sequence(data: Sequence[Any]) -> _Source:
-    sizes = [len(each) for each in data[:64] if hasattr(each, "__len__")]
-    size = sum(sizes) / len(sizes) if sizes else 64.0
-    return _Source("sequence", len(data), size, lambda rows: [data[row] for row in rows.tolist()], _indexed)
-
-
-# --- The data set.
 
 
 @dataclass(frozen=True)
@@ -160,7 +58,7 @@ class Batches(Iterator[Any]):
     """
 
     def __init__(
-        self, source: _Source, order: Order, share: _Share, start: int, moved: Callable[[int], None]
+        self, source: Source, order: Order, share: _Share, start: int, moved: Callable[[int], None]
     ) -> None:
         self.step = start - 1
         self.rows = 0
@@ -228,7 +126,7 @@ class Shuffled:
     def __init__(
         self, source: Any, *, seed: int, batch: int, drop_last: bool = False, memory: int | None = None
     ) -> None:
-        self._source = _opened(source)
+        self._source = opened(source)
         self.seed, self.batch = _whole("seed", seed, least=None), _whole("batch", batch)
         self.drop_last = drop_last
         if not self._source.rows:

@@ -1,0 +1,113 @@
+"""What a data set can be read from: anything with rows, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hooke.base.errors import UsageError
+from hooke.data.order import Rows
+
+__all__ = ["Source", "opened"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows by number; `take` gives them in the source's own kind, `part` rows [low, high) of what `take` gave."""
+
+    kind: str
+    rows: int
+    row_bytes: float
+    take: Callable[[Rows], Any]
+    part: Callable[[Any, int, int], Any]
+
+
+def opened(data: Any) -> Source:
+    """The rows of `data`. Raises UsageError for what has none, or cannot be read."""
+    if isinstance(data, str | Path):
+        return opened(_read(Path(data)))
+    kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__qualname__}"
+    if isinstance(data, np.ndarray):
+        return _of_array(data)
+    if isinstance(data, Mapping):
+        return _of_columns(data)
+    if kind == "pandas.DataFrame":
+        size = float(data.memory_usage(deep=True).sum())
+        return Source(
+            kind, len(data), size / max(len(data), 1), data.take, lambda read, low, high: read.iloc[low:high]
+        )
+    if kind == "polars.DataFrame":
+        size = float(data.estimated_size())
+        return Source(kind, len(data), size / max(len(data), 1), data.__getitem__, _sliced)
+    if kind == "pyarrow.Table":
+        whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
+        return Source(kind, len(whole), whole.nbytes / max(len(whole), 1), whole.take, _sliced)
+    if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview):
+        return _of_sequence(data)
+    raise UsageError(
+        f"cannot shuffle a {type(data).__qualname__}",
+        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a .npy file",
+    )
+
+
+def _sliced(read: Any, low: int, high: int) -> Any:
+    return read.slice(low, high - low)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"no file {path}", fix="pass the path of a .npy file")
+    if path.suffix != ".npy":
+        raise UsageError(
+            f"{path} is not a .npy file",
+            fix="read it, for example with polars.read_parquet, and pass the table",
+        )
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read as an array", why=str(error)) from error
+
+
+def _of_array(data: NDArray[Any]) -> Source:
+    if data.ndim == 0:
+        raise UsageError(
+            "cannot shuffle an array without dimensions", fix="pass one with a row for each example"
+        )
+    plain = data.view(np.ndarray)  # of a memory-mapped one too, whose class costs time with each batch
+    size = plain.nbytes / max(len(plain), 1)
+    return Source("numpy.ndarray", len(plain), size, lambda rows: np.take(plain, rows, axis=0), _indexed)
+
+
+def _indexed(read: Any, low: int, high: int) -> Any:
+    return read[low:high]
+
+
+def _of_columns(data: Mapping[str, Any]) -> Source:
+    columns = {name: np.asarray(values) for name, values in data.items()}
+    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
+    if not columns or len(set(lengths.values())) != 1:
+        raise UsageError(
+            "the columns have different numbers of rows" if columns else "the dict has no columns",
+            why=", ".join(f"{name}: {rows}" for name, rows in lengths.items()),
+            fix="pass arrays of the same length",
+        )
+    rows = next(iter(lengths.values()))
+    size = sum(values.nbytes for values in columns.values()) / max(rows, 1)
+    return Source(
+        "dict",
+        rows,
+        size,
+        lambda at: {name: np.take(values, at, axis=0) for name, values in columns.items()},
+        lambda read, low, high: {name: values[low:high] for name, values in read.items()},
+    )
+
+
+def _of_sequence(data: Sequence[Any]) -> Source:
+    sizes = [len(each) for each in data[:64] if hasattr(each, "__len__")]
+    size = sum(sizes) / len(sizes) if sizes else 64.0
+    return Source("sequence", len(data), size, lambda rows: [data[row] for row in rows.tolist()], _indexed)
