@@ -1,9 +1,19 @@
 """Data sets for training: shuffled batches for any number of ranks, resumed exactly.
 
-`order` is pure; `sources` reads. It knows nothing of tasks, runs and trackers. Imports `base`.
+`order` and `balance` are pure; `sources` reads. It knows nothing of tasks, runs and trackers. Imports `base`.
 """
 
-from hooke.data.quality import Quality
+from hooke.data.balance import Oversampled, Stratified, TokenBuckets, Weighted
+from hooke.data.quality import Balance, Quality
 from hooke.data.shuffled import Batches, Shuffled
 
-__all__ = ["Batches", "Quality", "Shuffled"]
+__all__ = [
+    "Balance",
+    "Batches",
+    "Oversampled",
+    "Quality",
+    "Shuffled",
+    "Stratified",
+    "TokenBuckets",
+    "Weighted",
+]

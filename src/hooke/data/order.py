@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BlockLayout", "Order", "Rows", "mixed", "permuted"]
+__all__ = ["BlockLayout", "Order", "Rows", "drawn", "mixed", "permuted", "permuted_within"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""
@@ -30,6 +30,8 @@ ROUNDS = 6
 # --- Permutations.
 
 MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+"""The step of SplitMix64 from one number to the next."""
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -43,7 +45,7 @@ def key_of(*parts: int) -> int:
     """A key of 64 bits from integers: `mixed` of one after another."""
     key = 0
     for part in parts:
-        key = (key + (part + 1) * 0x9E3779B97F4A7C15) & MASK
+        key = (key + (part + 1) * GOLDEN) & MASK
         key = ((key ^ (key >> 30)) * 0xBF58476D1CE4E5B9) & MASK
         key = ((key ^ (key >> 27)) * 0x94D049BB133111EB) & MASK
         key ^= key >> 31
@@ -75,6 +77,35 @@ def _network(values: Rows, high: int, low: int, key: int) -> Rows:
 
 def _hashed(values: Rows, salt: np.uint64, below: int) -> Rows:
     return (mixed(values.astype(np.uint64) + salt) >> np.uint64(1)).astype(np.int64) % below
+
+
+def drawn(at: Rows, key: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Random numbers of 64 bits: the `at`-th ones of SplitMix64 with these keys."""
+    first = np.uint64(key) if isinstance(key, int) else key
+    return mixed(at.astype(np.uint64) * np.uint64(GOLDEN) + first)
+
+
+def permuted_within(at: Rows, sizes: Rows, keys: NDArray[np.uint64]) -> Rows:
+    """As `permuted`, with a size and a key for each of `at`: (m,). The permutations are other ones."""
+    high = np.sqrt(np.maximum(sizes - 1, 0)).astype(np.uint64) + np.uint64(1)
+    limits = sizes.astype(np.uint64)
+    low = (limits + high - np.uint64(1)) // high
+    found = _networks(at.astype(np.uint64), high, low, keys)
+    while (outside := np.flatnonzero(found >= limits)).size:
+        found[outside] = _networks(found[outside], high[outside], low[outside], keys[outside])
+    return found.astype(np.int64)
+
+
+def _networks(
+    values: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64], keys: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    left, right = np.divmod(values, low)
+    for number in range(ROUNDS):
+        changed, other, limit = (left, right, high) if number % 2 else (right, left, low)
+        draws = mixed(other * np.uint64(ROUNDS * GOLDEN & MASK) + (keys + np.uint64(number * GOLDEN & MASK)))
+        changed += (draws >> np.uint64(32)) * limit >> np.uint64(32)  # below the limit, without a division
+        np.minimum(changed, changed - limit, out=changed)  # modulo the limit, for less than 0 is more than it
+    return left * low + right
 
 
 # --- The layout.

@@ -1,6 +1,6 @@
-"""How good a block shuffle is, and the layout that is good enough.
+"""How good a block shuffle is, and the layout that is good enough; how evenly batches divide their work between ranks.
 
-The measure is the variance inflation factor: the variance of the batches' means over that of a perfect shuffle, which is 1. The worst case
+The measure of a shuffle is the variance inflation factor: the variance of the batches' means over that of a perfect shuffle, which is 1. The worst case
 is assumed, data whose rows are alike within each block, as in a table that is sorted by its label. Sampling theory (Cochran, "Sampling
 Techniques", chapters 5 and 9) then gives, for batches of B rows from windows of K blocks of R rows in C lanes, out of M blocks,
 
@@ -9,15 +9,17 @@ Techniques", chapters 5 and 9) then gives, for batches of B rows from windows of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hooke.data.balance import BatchPlan
 from hooke.data.order import BlockLayout, Order, Rows, mixed
 
-__all__ = ["Quality", "measured_vif", "plan_layout", "predicted_vif"]
+__all__ = ["Balance", "Quality", "measured_balance", "measured_vif", "plan_layout", "predicted_vif"]
 
 LANES = 24
 """Divided by 1, 2, 3, 4, 6, 8, 12 and 24 ranks: of these, each reads only blocks of its own."""
@@ -117,3 +119,107 @@ def _signs(blocks: Rows) -> NDArray[np.float32]:
     """COLUMNS random values of each block, 1 or -1: (m, COLUMNS)."""
     bits = mixed(blocks.astype(np.uint64))[:, None] >> np.arange(COLUMNS, dtype=np.uint64) & np.uint64(1)
     return 2 * bits.astype(np.float32) - 1
+
+
+# --- Balance.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """How evenly batches divide their work between ranks, measured on `steps` batches of epoch 0.
+
+    `rows`, `tokens` and `padded_tokens` are what the rank with the most has at each step over the mean of all ranks, so 1.05 means that
+    a gang takes 5 % longer than with equal parts. Padded tokens are the rows of a part times its longest row, and `padding` is their
+    share that no row fills. `classes` has the fewest, the mean and the most rows of each class in a batch; the last batch of an epoch is
+    left out of it. `plain` is the same of plain shuffling.
+    """
+
+    ranks: int
+    steps: int
+    rows: float
+    tokens: float | None = None
+    padded_tokens: float | None = None
+    padding: float | None = None
+    classes: Mapping[Any, tuple[int, float, int]] = field(default_factory=dict)
+    plain: Balance | None = None
+
+    def __str__(self) -> str:
+        columns = [self] if self.plain is None else [self, self.plain]
+        lines = [
+            ("most on a rank over the mean: rows", [f"{one.rows:.3f}" for one in columns]),
+            *_lines("tokens", [one.tokens for one in columns], "{:.3f}"),
+            *_lines("padded tokens", [one.padded_tokens for one in columns], "{:.3f}"),
+            *_lines("padding", [one.padding for one in columns], "{:.1%}"),
+        ]
+        rarest = sorted(self.classes, key=lambda name: round(self.classes[name][1], 1))[:MOST_CLASSES]
+        for name in rarest:
+            spans = [one.classes[name] for one in columns]
+            lines.append((f"rows of class {name!r} a batch", [f"{low} to {high}" for low, _, high in spans]))
+        if more := len(self.classes) - len(rarest):
+            lines.append((f"and {more:,} larger classes", []))
+        title = f"{self.steps:,} steps, {self.ranks} ranks"
+        heads = ["balanced", "plain shuffling"] if self.plain else ["plain shuffling"]
+        wide = max(len(title), *(len(text) for text, _ in lines))
+        return "\n".join(
+            text.rjust(wide) + "".join(cell.rjust(17) for cell in cells)
+            for text, cells in [(title, heads), *lines]
+        )
+
+
+MOST_CLASSES = 10
+"""That are printed: the rarest."""
+
+
+def _lines(text: str, values: Sequence[float | None], form: str) -> list[tuple[str, list[str]]]:
+    known = [form.format(value) for value in values if value is not None]
+    return [(text, known)] if known else []
+
+
+def measured_balance(
+    plan: BatchPlan, ranks: int, classes: tuple[Sequence[Any], Rows] | None, lengths: Rows | None
+) -> Balance:
+    """How even the batches of `plan` are. `classes` are the names of classes and the number of each row's (rows,); `lengths` (rows,).
+
+    Of more than MOST_ROWS rows, only the first steps are measured.
+    """
+    names, codes = classes or ((), None)
+    most, sums = np.zeros(3), np.zeros(3)
+    counts: list[Rows] = []
+    steps = seen = 0
+    for parts in zip(*(plan.parts(0, rank, ranks, 0) for rank in range(ranks)), strict=True):
+        work = np.array([_work(part.numbers, lengths) for part in parts], np.float64)
+        most += work.max(axis=0) * ranks
+        sums += work.sum(axis=0)
+        if codes is not None:
+            rows = np.concatenate([part.numbers for part in parts])
+            counts.append(np.bincount(codes[rows], minlength=len(names)))
+        steps += 1
+        seen += parts[0].rows
+        if seen >= MOST_ROWS:
+            break
+    rows, tokens, padded = (most / np.maximum(sums, 1)).tolist()
+    table = np.array(counts[:-1] or counts)
+    spans = {
+        name: (int(each.min()), float(each.mean()), int(each.max()))
+        for name, each in zip(names, table.T, strict=True)
+    }
+    if lengths is None:
+        return Balance(ranks=ranks, steps=steps, rows=rows, classes=spans)
+    padding = float(1 - sums[1] / sums[2])
+    return Balance(
+        ranks=ranks,
+        steps=steps,
+        rows=rows,
+        tokens=tokens,
+        padded_tokens=padded,
+        padding=padding,
+        classes=spans,
+    )
+
+
+def _work(numbers: Rows, lengths: Rows | None) -> tuple[int, int, int]:
+    """The rows, tokens and padded tokens of a part."""
+    if lengths is None:
+        return numbers.size, 0, 0
+    own = lengths[numbers]
+    return numbers.size, int(own.sum()), int(own.max()) * numbers.size

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.order import BlockLayout, Order, Rows
-from hooke.data.quality import Quality, measured_vif, plan_layout, predicted_vif
+from hooke.data.balance import (
+    Balancing,
+    BatchPlan,
+    Blocks,
+    EqualBatches,
+    Part,
+    class_codes,
+    needed,
+    row_lengths,
+    whole,
+)
+from hooke.data.order import BlockLayout, Order
+from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
 from hooke.data.sources import Source, opened
 
 __all__ = ["Batches", "Shuffled"]
@@ -21,33 +31,17 @@ __all__ = ["Batches", "Shuffled"]
 MEMORY = 256 << 20
 AT_ONCE_BYTES = 256 << 10
 """Read at once for some batches, each of which is a part of it."""
-
-
-@dataclass(frozen=True)
-class _Share:
-    """The global batches of an epoch, and the positions in them that are a rank's: those that leave its number, modulo the ranks."""
-
-    rows: int
-    batch: int
-    drop_last: bool
-    rank: int
-    ranks: int
-
-    @cached_property
-    def steps(self) -> int:
-        """Batches in the epoch. A tail with fewer rows than ranks joins the batch before it."""
-        full, rest = divmod(self.rows, self.batch)
-        alone = rest >= self.ranks or not full
-        return full + (alone if rest and not self.drop_last else 0)
-
-    def ends(self, step: int) -> tuple[int, int]:
-        """The first position of a global batch, and the one after its last."""
-        low = step * self.batch
-        return low, self.rows if step == self.steps - 1 and not self.drop_last else low + self.batch
-
-    def before(self, position: int) -> int:
-        """How many positions before this one are the rank's."""
-        return -((self.rank - position) // self.ranks)
+KINDS = {
+    "block": "plain shuffling",
+    "stratified": "Stratified",
+    "oversampled": "Oversampled",
+    "weighted": "Weighted",
+    "tokens": "TokenBuckets",
+}
+"""The way of balancing whose states have this entry."""
+POSITION = ("epoch", "step")
+LAYOUT = ("block", "lanes", "window")
+"""Of a state: taken from it, for the planner may give another layout."""
 
 
 class Batches(Iterator[Any]):
@@ -55,60 +49,46 @@ class Batches(Iterator[Any]):
 
     After each: `step` is its number in the epoch, `rows` the rows of the global batch, and `weight` the factor on the mean loss
     of this rank's part with which the average over the ranks is the mean over the global batch; 1 where the parts are equal.
+    `tokens` are those of the global batch with TokenBuckets, without padding; else None.
     """
 
     def __init__(
-        self, source: Source, order: Order, share: _Share, start: int, moved: Callable[[int], None]
+        self,
+        source: Source,
+        parts: Iterator[Part],
+        *,
+        start: int,
+        ranks: int,
+        at_once: int,
+        moved: Callable[[int], None],
     ) -> None:
         self.step = start - 1
         self.rows = 0
         self.weight = 1.0
-        self._source, self._order, self._share, self._moved = source, order, share, moved
-        self._parts = self._read(start)
+        self.tokens: int | None = None
+        self._source, self._ranks, self._at_once, self._moved = source, ranks, at_once, moved
+        self._read = self._batches(parts)
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Any:
-        self.step, rows, batch = next(self._parts)
-        low, high = self._share.ends(self.step)
-        self.rows = high - low
-        self.weight = rows * self._share.ranks / self.rows
-        self._moved(self.step + 1)
+        part, batch = next(self._read)
+        self.step, self.rows, self.tokens = part.step, part.rows, part.tokens
+        self.weight = part.numbers.size * self._ranks / part.rows
+        self._moved(part.step + 1)
         return batch
 
-    def _read(self, start: int) -> Iterator[tuple[int, int, Any]]:
-        """(step, rows of this rank's part, this part) from step `start` on; some batches are read at once."""
-        size = self._source.row_bytes * self._share.batch / self._share.ranks
-        together = max(1, int(AT_ONCE_BYTES / max(size, 1)))
-        numbered = self._numbered(start)
-        while waiting := list(itertools.islice(numbered, together)):
-            numbers = [rows for _, rows in waiting]
+    def _batches(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Any]]:
+        """Each part with its rows; some parts are read at once."""
+        while waiting := list(itertools.islice(parts, self._at_once)):
+            numbers = [part.numbers for part in waiting]
             read = self._source.take(numbers[0] if len(numbers) == 1 else np.concatenate(numbers))
             low = 0
-            for step, rows in waiting:
-                yield step, rows.size, self._source.part(read, low, low + rows.size)
-                low += rows.size
-
-    def _numbered(self, start: int) -> Iterator[tuple[int, Rows]]:
-        """(step, numbers of this rank's rows) from step `start` on."""
-        share = self._share
-        if start >= share.steps:
-            return
-        window = self._order.window_at(share.ends(start)[0])
-        numbers, first = self._of_window(window)
-        for step in range(start, share.steps):
-            mine, until = map(share.before, share.ends(step))
-            while first + numbers.size < until:
-                window += 1
-                more, _ = self._of_window(window)
-                numbers, first = np.concatenate([numbers[mine - first :], more]), mine
-            yield step, numbers[mine - first : until - first]
-
-    def _of_window(self, window: int) -> tuple[Rows, int]:
-        """The numbers of the rank's rows in a window, and how many are before them."""
-        share = self._share
-        return self._order.of_window(window, share.rank, share.ranks), share.before(self._order.start(window))
+            for part in waiting:
+                high = low + part.numbers.size
+                yield part, self._source.part(read, low, high)
+                low = high
 
 
 class Shuffled:
@@ -121,23 +101,42 @@ class Shuffled:
 
     Rows are drawn in blocks; `quality()` says how near that comes to a perfect shuffle. `memory` is what a window of blocks may
     take, in bytes. Raises UsageError for a source or a number that cannot be used.
+
+    `balance` is Stratified, Oversampled, Weighted or TokenBuckets. Rows are then drawn one by one; `balance()` reports what it comes to.
+    With TokenBuckets, `batch` may be left out; else it is the most rows of a batch.
     """
 
     def __init__(
-        self, source: Any, *, seed: int, batch: int, drop_last: bool = False, memory: int | None = None
+        self,
+        source: Any,
+        *,
+        seed: int,
+        batch: int | None = None,
+        drop_last: bool = False,
+        memory: int | None = None,
+        balance: Balancing | None = None,
     ) -> None:
         self._source = opened(source)
-        self.seed, self.batch = _whole("seed", seed, least=None), _whole("batch", batch)
+        self.seed = whole("seed", seed, least=None)
         self.drop_last = drop_last
         if not self._source.rows:
             raise UsageError("the data set has no rows", fix="pass one with at least one row")
-        if drop_last and len(self) < self.batch:
+        self._balancing = balance
+        if balance is None:
+            size = needed(batch)
+            room = MEMORY if memory is None else whole("memory", memory)
+            layout = plan_layout(self._source.rows, self._source.row_bytes, size, room)
+            self._plan: BatchPlan = EqualBatches(Blocks(layout, self.seed), size, drop_last)
+        else:
+            self._plan = _balanced(balance, memory).plan(
+                self._source.rows, seed=self.seed, batch=batch, drop_last=drop_last
+            )
+        self.batch = self._plan.batch
+        if not self._plan.steps(1):
             raise UsageError(
                 f"{len(self)} rows are less than a batch of {self.batch}, so drop_last leaves nothing",
                 fix="use a smaller batch, or drop_last=False",
             )
-        room = MEMORY if memory is None else _whole("memory", memory)
-        self.layout = plan_layout(self._source.rows, self._source.row_bytes, self.batch, room)
         self._at = (0, 0)
 
     def __len__(self) -> int:
@@ -147,9 +146,19 @@ class Shuffled:
     def __repr__(self) -> str:
         return f"Shuffled({self._source.kind}, {len(self):,} rows, seed={self.seed}, batch={self.batch})"
 
+    @property
+    def layout(self) -> BlockLayout | None:
+        """How the rows are cut into blocks. With `balance`, they are not."""
+        plan = self._plan
+        return (
+            plan.ordering.layout
+            if isinstance(plan, EqualBatches) and isinstance(plan.ordering, Blocks)
+            else None
+        )
+
     def steps(self, ranks: int = 1) -> int:
         """Batches in an epoch. A last batch with fewer rows than ranks joins the one before it, so that no rank has none."""
-        return self._share(0, ranks).steps
+        return self._plan.steps(ranks)
 
     def batches(
         self, epoch: int | None = None, rank: int = 0, ranks: int = 1, start: int | None = None
@@ -158,72 +167,125 @@ class Shuffled:
 
         Raises UsageError if there are fewer rows in a batch or in all than ranks, or for numbers that are out of range.
         """
-        ranks, rank = _whole("ranks", ranks), _whole("rank", rank, least=0)
-        epoch = self._at[0] if epoch is None else _whole("epoch", epoch, least=0)
+        rank, ranks = self._one_of(whole("rank", rank, least=0), ranks)
+        epoch = self._at[0] if epoch is None else whole("epoch", epoch, least=0)
         if start is None:
             start = self._at[1] if epoch == self._at[0] else 0
-        start = _whole("start", start, least=0)
-        if rank >= ranks:
-            raise UsageError(f"rank is {rank}, of {ranks} ranks", fix=f"use a rank from 0 to {ranks - 1}")
-        fewest = min(self.batch, len(self))
-        if fewest < ranks:
-            raise UsageError(
-                f"{fewest} rows cannot be shared by {ranks} ranks",
-                why="a rank without rows would wait for ever",
-                fix=f"use a batch of at least {ranks} rows, or fewer ranks",
-            )
-        if start > self.steps(ranks):
-            raise UsageError(
-                f"start is {start}, of {self.steps(ranks)} steps", fix="use a step of this epoch"
-            )
-        share = self._share(rank, ranks)
+        start = whole("start", start, least=0)
+        steps = self.steps(ranks)
+        if start > steps:
+            raise UsageError(f"start is {start}, of {steps} steps", fix="use a step of this epoch")
 
         def moved(step: int) -> None:
-            self._at = (epoch + 1, 0) if step >= share.steps else (epoch, step)
+            self._at = (epoch + 1, 0) if step >= steps else (epoch, step)
 
-        return Batches(self._source, Order(self.layout, self.seed, epoch), share, start, moved)
+        at_once = max(1, int(AT_ONCE_BYTES / max(self._source.row_bytes * self.batch / ranks, 1)))
+        parts = self._plan.parts(epoch, rank, ranks, start)
+        return Batches(self._source, parts, start=start, ranks=ranks, at_once=at_once, moved=moved)
 
     def state_dict(self) -> dict[str, int]:
         """Where the batches are: epoch and step of the next one, and what the order depends on. Save it with the model."""
         epoch, step = self._at
-        return {"epoch": epoch, "step": step, "seed": self.seed, "batch": self.batch} | asdict(self.layout)
+        return {"epoch": epoch, "step": step, "seed": self.seed, "batch": self.batch} | self._plan.state()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was called. Raises UsageError if the state is that of another data set."""
+        """Go on where `state_dict` was called. Raises UsageError if the state is that of another data set or balance."""
         own = self.state_dict()
+        there, here = (next((kind for kind in KINDS if kind in one), None) for one in (state, own))
+        if there and here and there != here:
+            raise UsageError(
+                f"the state is one of {KINDS[there]}, and this data set has {KINDS[here]}",
+                fix="balance the data set as it was when the checkpoint was made",
+            )
         if missing := sorted(own.keys() - state.keys()):
             raise UsageError("this is not a state of Shuffled", why=f"it lacks {', '.join(missing)}")
-        for name in ("rows", "seed", "batch"):
-            if state[name] != own[name]:
-                raise UsageError(
-                    f"the state is of other data: {name} is {state[name]}, and here {own[name]}",
-                    fix=f"use the data and the {name} that the checkpoint was made with",
-                )
-        self.layout = BlockLayout(**{name: _whole(name, state[name]) for name in asdict(self.layout)})
-        self._at = _whole("epoch", state["epoch"], least=0), _whole("step", state["step"], least=0)
+        for name in own:
+            if name not in (*POSITION, *LAYOUT) and state[name] != own[name]:
+                raise _of_other_data(name, state[name], own[name])
+        self._plan = self._plan.resumed(state)
+        self._at = whole("epoch", state["epoch"], least=0), whole("step", state["step"], least=0)
 
     def quality(self, values: NDArray[Any] | None = None) -> Quality:
         """How good the shuffle is: the variance of the batches' means over that of a perfect shuffle.
 
         By default of data in which the rows of each block are alike, the worst case; else of `values` (rows,), such as the labels.
+        Raises UsageError with `balance`, where rows are not drawn in blocks.
         """
+        if self.layout is None:
+            raise UsageError(
+                "quality() tells how well blocks are shuffled, and with balance rows are drawn one by one",
+                fix="ask balance() how even the batches are",
+            )
         if values is not None and len(values) != len(self):
             raise UsageError(f"{len(values)} values for {len(self)} rows", fix="pass a value for each row")
         measured, batches = measured_vif(Order(self.layout, self.seed, 0), self.batch, values)
         return Quality(predicted=predicted_vif(self.layout, self.batch), measured=measured, batches=batches)
 
-    def _share(self, rank: int, ranks: int) -> _Share:
-        return _Share(len(self), self.batch, self.drop_last, rank, ranks)
+    def balance(self, ranks: int = 1, *, labels: Any = None, lengths: Any = None) -> Balance:
+        """How evenly the batches divide their work between `ranks` ranks, beside plain shuffling; measured on the batches of epoch 0.
+
+        By default with the labels or lengths by which they are balanced, else with these, one for each row.
+        """
+        _, ranks = self._one_of(0, ranks)
+        own, plan = self._balancing, self._plan
+        classes, work = (own.classes(), own.lengths()) if own else (None, None)
+        if labels is not None:
+            classes = class_codes(labels, len(self))
+        if lengths is not None:
+            work = row_lengths(lengths, len(self))
+        told = measured_balance(plan, ranks, classes, work)
+        if own is None:
+            return told
+        size = plan.batch if isinstance(plan, EqualBatches) else max(1, round(len(self) / plan.steps(1)))
+        layout = plan_layout(self._source.rows, self._source.row_bytes, size, MEMORY)
+        plain = EqualBatches(Blocks(layout, self.seed), size, self.drop_last)
+        return replace(told, plain=measured_balance(plain, ranks, classes, work))
+
+    def _one_of(self, rank: int, ranks: int) -> tuple[int, int]:
+        """A rank and the number of them. Raises UsageError if one of them would have no rows."""
+        ranks = whole("ranks", ranks)
+        if rank >= ranks:
+            raise UsageError(f"rank is {rank}, of {ranks} ranks", fix=f"use a rank from 0 to {ranks - 1}")
+        if (fewest := self._plan.fewest()) < ranks:
+            raise UsageError(
+                f"{fewest} rows cannot be shared by {ranks} ranks",
+                why="a rank without rows would wait for ever",
+                fix=f"use batches of at least {ranks} rows, or fewer ranks",
+            )
+        return rank, ranks
 
 
-def _whole(name: str, value: Any, *, least: int | None = 1) -> int:
-    if (
-        not isinstance(value, int | np.integer)
-        or isinstance(value, bool)
-        or (least is not None and value < least)
-    ):
+def _balanced(balance: Balancing, memory: int | None) -> Balancing:
+    """`balance`. Raises UsageError if it is not one, or comes with what it has no use for."""
+    if not hasattr(balance, "plan"):
         raise UsageError(
-            f"{name} is {value!r}",
-            fix="use a whole number" + ("" if least is None else f" of at least {least}"),
+            f"balance is {balance!r}"[:100],
+            fix="use hooke.data.Stratified(labels), Oversampled(labels), Weighted(weights) or TokenBuckets(lengths, tokens)",
         )
-    return int(value)
+    if memory is not None:
+        raise UsageError(
+            f"memory is of no use with {type(balance).__name__}",
+            why="it limits the window of blocks, and rows are drawn one by one",
+            fix="leave memory out",
+        )
+    return balance
+
+
+DIGESTED = {
+    "stratified": "labels",
+    "oversampled": "labels",
+    "weighted": "weights",
+    "lengths": "lengths",
+    "buckets": "buckets",
+}
+"""What these entries of a state stand for."""
+
+
+def _of_other_data(name: str, there: int, here: int) -> UsageError:
+    what = DIGESTED.get(name)
+    return UsageError(
+        f"the state is of other {what}"
+        if what
+        else f"the state is of other data: {name} is {there}, and here {here}",
+        fix=f"use the data and the {what or name} that the checkpoint was made with",
+    )
