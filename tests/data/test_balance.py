@@ -145,6 +145,13 @@ def test_parts_are_stratified_where_ranks_divide_the_batch(ranks):
     assert np.ptp(first) < 15  # no rank has all rows of a rare class
 
 
+def test_classes_may_be_named_in_any_order():
+    labels = np.array(["a", "b", "c"] * 30)
+    named = Stratified(labels, classes=["c", "a", "b", "a"])
+    told = Shuffled(np.arange(90), seed=1, batch=30, balance=named).balance()
+    assert told.classes == {"c": (10, 10, 10), "a": (10, 10, 10), "b": (10, 10, 10)}
+
+
 def test_epochs_and_neighbours_differ():
     labels = np.repeat([0, 1], 5000)
     data = Shuffled(np.arange(10_000), seed=1, batch=100, balance=Stratified(labels))
@@ -581,6 +588,8 @@ NAN = float("nan")
         (lambda: Weighted([1, 1, -2.5]), "the weight of row 2 is -2.5"),
         (lambda: Weighted([np.inf]), "the weight of row 0 is inf"),
         (lambda: Weighted([0, 0]), "all weights are 0"),
+        (lambda: Weighted(["1"]), "the weights are of the type <U1"),
+        (lambda: Stratified(np.array(["2026-01-01", "NaT"], "M8[D]")), "row 1 has no label: it is NaT"),
         (lambda: Weighted(3), "the weights have the shape ()"),
         (lambda: TokenBuckets([3, 9, 4], 8), "row 1 has 9 tokens, more than a batch of 8"),
         (lambda: TokenBuckets([3, 0, 4], 8), "the length of row 1 is 0"),

@@ -1,29 +1,34 @@
-"""Which rows a batch holds, and which of them a rank has: equal batches of any order, balanced by class or weight, and token buckets.
+"""Batches that are balanced by class, weight or length: what a user passes to `Shuffled` as `balance`.
 
-A `BatchPlan` is a pure function of epoch, rank, ranks and step. Most are `EqualBatches` of an ordering, which says what row is at a
-position. `Stratified`, `Oversampled`, `Weighted` and `TokenBuckets` are what a user passes as `balance`; each makes its plan.
+Each makes a `BatchPlan`. Those by class and by weight are `EqualBatches` of another order than that of blocks; token buckets have batches
+of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.order import BlockLayout, Order, Rows, drawn, key_of, permuted, permuted_within
+from hooke.data.order import (
+    BatchPlan,
+    EqualBatches,
+    Part,
+    Rows,
+    drawn,
+    key_of,
+    permuted,
+    permuted_within,
+)
 
 __all__ = [
     "Balancing",
-    "BatchPlan",
-    "Blocks",
-    "EqualBatches",
     "Oversampled",
-    "Part",
     "Stratified",
     "TokenBuckets",
     "Weighted",
@@ -49,149 +54,6 @@ def whole(name: str, value: Any, *, least: int | None = 1) -> int:
             fix="use a whole number" + ("" if least is None else f" of at least {least}"),
         )
     return int(value)
-
-
-# --- Plans of batches.
-
-
-class Part(NamedTuple):
-    """What a rank has of a global batch: the `numbers` of its rows, of `rows` in the batch with `tokens` in all, if rows have a length."""
-
-    step: int
-    numbers: Rows
-    rows: int
-    tokens: int | None
-
-
-class BatchPlan(Protocol):
-    """The global batches of each epoch and their parts.
-
-    They are the same for any number of ranks; but a tail with fewer rows than ranks joins the batch before it.
-    """
-
-    @property
-    def batch(self) -> int:
-        """Rows of a batch, or the most of any."""
-
-    def fewest(self) -> int:
-        """Rows of the smallest batch but the tail: no more ranks can share the data set."""
-
-    def steps(self, ranks: int) -> int:
-        """Batches in an epoch."""
-
-    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
-        """Those of one rank, from step `start` on."""
-
-    def state(self) -> dict[str, int]:
-        """What the order depends on, beside the seed."""
-
-    def resumed(self, state: Mapping[str, int]) -> BatchPlan:
-        """The plan of a state that has the same `state()`, but for the layout of blocks, which is taken from it."""
-
-
-class Positions(Protocol):
-    """The rows of an epoch by position, in windows that are computed at once; `Order` is one."""
-
-    def start(self, window: int) -> int:
-        """The position at which a window starts."""
-
-    def window_at(self, position: int) -> int:
-        """The window that holds a position."""
-
-    def of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
-        """The rows at the positions of a window that are `rank` modulo `ranks`."""
-
-
-class Ordering(Protocol):
-    """What row is at which position; `rows` positions an epoch."""
-
-    @property
-    def rows(self) -> int:
-        """Positions in an epoch."""
-
-    def of_epoch(self, epoch: int) -> Positions:
-        """The order of one epoch."""
-
-    def state(self) -> dict[str, int]:
-        """As of BatchPlan."""
-
-    def resumed(self, state: Mapping[str, int]) -> Ordering:
-        """As of BatchPlan."""
-
-
-@dataclass(frozen=True, slots=True)
-class EqualBatches:
-    """Each `batch` positions of an order are a batch. Rank r of n has the positions that are r modulo n."""
-
-    ordering: Ordering
-    batch: int
-    drop_last: bool
-
-    def fewest(self) -> int:
-        """The rows of a batch."""
-        return min(self.batch, self.ordering.rows)
-
-    def steps(self, ranks: int) -> int:
-        """Batches in an epoch. A tail with fewer rows than ranks joins the batch before it."""
-        full, rest = divmod(self.ordering.rows, self.batch)
-        alone = rest >= ranks or not full
-        return full + (alone if rest and not self.drop_last else 0)
-
-    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
-        """Those of one rank, from step `start` on."""
-        steps, order = self.steps(ranks), self.ordering.of_epoch(epoch)
-        if start >= steps:
-            return
-
-        def before(position: int) -> int:
-            """How many positions before this one are the rank's."""
-            return -((rank - position) // ranks)
-
-        low = start * self.batch
-        window = order.window_at(low)
-        numbers, first = order.of_window(window, rank, ranks), before(order.start(window))
-        for step in range(start, steps):
-            low = step * self.batch
-            high = self.ordering.rows if step == steps - 1 and not self.drop_last else low + self.batch
-            mine, until = before(low), before(high)
-            while first + numbers.size < until:
-                window += 1
-                numbers = np.concatenate([numbers[mine - first :], order.of_window(window, rank, ranks)])
-                first = mine
-            yield Part(step, numbers[mine - first : until - first], high - low, None)
-
-    def state(self) -> dict[str, int]:
-        """That of the ordering."""
-        return self.ordering.state()
-
-    def resumed(self, state: Mapping[str, int]) -> EqualBatches:
-        """With the ordering of the state."""
-        return EqualBatches(self.ordering.resumed(state), self.batch, self.drop_last)
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """The ordering of plain shuffling: each row once, drawn in blocks."""
-
-    layout: BlockLayout
-    seed: int
-
-    @property
-    def rows(self) -> int:
-        """Those of the data set."""
-        return self.layout.rows
-
-    def of_epoch(self, epoch: int) -> Order:
-        """The order of one epoch."""
-        return Order(self.layout, self.seed, epoch)
-
-    def state(self) -> dict[str, int]:
-        """The layout."""
-        return asdict(self.layout)
-
-    def resumed(self, state: Mapping[str, int]) -> Blocks:
-        """With the layout of the state."""
-        return Blocks(BlockLayout(**{name: whole(name, state[name]) for name in self.state()}), self.seed)
 
 
 # --- What a user passes as `balance`.
@@ -300,9 +162,10 @@ def class_codes(labels: Any, rows: int) -> tuple[Sequence[Any], Rows]:
 
 def _coded(labels: NDArray[Any], classes: Sequence[Any] | None) -> tuple[list[Any], Rows]:
     """The names of the classes, and the number of each row's class."""
-    if labels.dtype.kind == "f" and (missing := np.flatnonzero(np.isnan(labels))).size:
+    if labels.dtype.kind in "fcmM" and (missing := np.flatnonzero(np.isnan(labels))).size:
         raise UsageError(
-            f"row {missing[0]} has no label: it is nan", fix="leave such rows out, or give them a label"
+            f"row {missing[0]} has no label: it is {labels[missing[0]]}",
+            fix="leave such rows out, or give them a label",
         )
     try:
         found, codes = np.unique(labels, return_inverse=True)
@@ -315,7 +178,7 @@ def _coded(labels: NDArray[Any], classes: Sequence[Any] | None) -> tuple[list[An
     names, codes = found.tolist(), codes.reshape(-1).astype(np.int64)
     if classes is None:
         return names, codes
-    named = {name: number for number, name in enumerate(classes)}
+    named = {name: number for number, name in enumerate(dict.fromkeys(classes))}
     if unknown := [name for name in names if name not in named]:
         row = int(np.flatnonzero(codes == names.index(unknown[0]))[0])
         raise UsageError(
@@ -488,7 +351,10 @@ class Weighted:
     """
 
     def __init__(self, weights: Any) -> None:
-        given = vector("weights", weights).astype(np.float64)
+        numbers = vector("weights", weights)
+        if numbers.dtype.kind not in "fiub":
+            raise UsageError(f"the weights are of the type {numbers.dtype}", fix="pass real numbers")
+        given = numbers.astype(np.float64)
         if (wrong := np.flatnonzero(~np.isfinite(given) | (given < 0))).size:
             raise UsageError(
                 f"the weight of row {wrong[0]} is {given[wrong[0]]}", fix="use finite weights of at least 0"
@@ -606,7 +472,8 @@ class TokenBuckets:
 
     Each row comes once an epoch. `lengths` (rows,) are whole numbers; `tokens` is the limit of the global batch, which the ranks share,
     and `batch` may limit its rows too. A batch has a multiple of `multiple` rows where so many fit: give a multiple of the number of
-    ranks, so that they get equally many. At each step the tokens of two ranks differ by the longest row at most. It takes 8 bytes a row.
+    ranks, so that they get equally many. At each step the tokens of two ranks differ by the longest row at most. `drop_last`
+    leaves out some of the shortest rows. It takes 8 bytes a row.
     """
 
     def __init__(self, lengths: Any, tokens: int, *, multiple: int = 8) -> None:
@@ -742,7 +609,7 @@ class _BucketPlan:
         return starts[bucket] + permuted_within(places - starts[bucket], sizes, drawn(bucket, key_of(key, 1)))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _dealt_in_turns(rows: int, turn: int, ranks: int) -> Rows:
     """The places of a rank in a batch that is sorted by length: dealt out to and fro, so that no rank has the longer of each pair."""
     rounds = np.arange(-(-rows // ranks))

@@ -4,6 +4,8 @@ Rows lie in blocks of `block` rows, which are drawn in a random order. A window 
 rows are drawn in a random order; position p is a row of lane p mod lanes. So a rank that takes each W-th position reads only its own
 blocks, if W divides the lanes. Blocks that do not divide evenly are pooled within their window.
 
+A `BatchPlan` says which rows are in a batch, and which of these a rank has: `EqualBatches` of this order, or of another one.
+
 A permutation of n numbers is a Feistel network on the pairs a * b >= n, which needs no memory and can begin anywhere (Black & Rogaway,
 "Ciphers with arbitrary finite domains", CT-RSA 2002). All arithmetic is on integers of 64 bits, so no version of NumPy changes it.
 """
@@ -11,14 +13,28 @@ A permutation of n numbers is a Feistel network on the pairs a * b >= n, which n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BlockLayout", "Order", "Rows", "drawn", "mixed", "permuted", "permuted_within"]
+__all__ = [
+    "BatchPlan",
+    "BlockLayout",
+    "Blocks",
+    "EqualBatches",
+    "Order",
+    "Part",
+    "Rows",
+    "drawn",
+    "key_of",
+    "mixed",
+    "permuted",
+    "permuted_within",
+]
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows."""
@@ -230,3 +246,146 @@ class Order:
         if window == self._last_rows_in:
             rows = np.concatenate([rows, np.arange(own.blocks * own.block, own.rows)])
         return rows[permuted(np.arange(rows.size), rows.size, key_of(self._key, 4, window))]
+
+
+# --- Plans of batches.
+
+
+class Part(NamedTuple):
+    """What a rank has of a global batch: the `numbers` of its rows, of `rows` in the batch with `tokens` in all, if rows have a length."""
+
+    step: int
+    numbers: Rows
+    rows: int
+    tokens: int | None
+
+
+class BatchPlan(Protocol):
+    """The global batches of each epoch and their parts.
+
+    They are the same for any number of ranks; but a tail with fewer rows than ranks joins the batch before it.
+    """
+
+    @property
+    def batch(self) -> int:
+        """Rows of a batch, or the most of any."""
+
+    def fewest(self) -> int:
+        """Rows of the smallest batch but the tail: no more ranks can share the data set."""
+
+    def steps(self, ranks: int) -> int:
+        """Batches in an epoch."""
+
+    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
+        """Those of one rank, from step `start` on."""
+
+    def state(self) -> dict[str, int]:
+        """What the order depends on, beside the seed."""
+
+    def resumed(self, state: Mapping[str, int]) -> BatchPlan:
+        """The plan of a state that has the same `state()`, but for the layout of blocks, which is taken from it."""
+
+
+class Positions(Protocol):
+    """The rows of an epoch by position, in windows that are computed at once; `Order` is one."""
+
+    def start(self, window: int) -> int:
+        """The position at which a window starts."""
+
+    def window_at(self, position: int) -> int:
+        """The window that holds a position."""
+
+    def of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
+        """The rows at the positions of a window that are `rank` modulo `ranks`."""
+
+
+class Ordering(Protocol):
+    """What row is at which position; `rows` positions an epoch."""
+
+    @property
+    def rows(self) -> int:
+        """Positions in an epoch."""
+
+    def of_epoch(self, epoch: int) -> Positions:
+        """The order of one epoch."""
+
+    def state(self) -> dict[str, int]:
+        """As of BatchPlan."""
+
+    def resumed(self, state: Mapping[str, int]) -> Ordering:
+        """As of BatchPlan."""
+
+
+@dataclass(frozen=True, slots=True)
+class EqualBatches:
+    """Each `batch` positions of an order are a batch. Rank r of n has the positions that are r modulo n."""
+
+    ordering: Ordering
+    batch: int
+    drop_last: bool
+
+    def fewest(self) -> int:
+        """The rows of a batch."""
+        return min(self.batch, self.ordering.rows)
+
+    def steps(self, ranks: int) -> int:
+        """Batches in an epoch. A tail with fewer rows than ranks joins the batch before it."""
+        full, rest = divmod(self.ordering.rows, self.batch)
+        alone = rest >= ranks or not full
+        return full + (alone if rest and not self.drop_last else 0)
+
+    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
+        """Those of one rank, from step `start` on."""
+        steps, order = self.steps(ranks), self.ordering.of_epoch(epoch)
+        if start >= steps:
+            return
+
+        def before(position: int) -> int:
+            """How many positions before this one are the rank's."""
+            return -((rank - position) // ranks)
+
+        low = start * self.batch
+        window = order.window_at(low)
+        numbers, first = order.of_window(window, rank, ranks), before(order.start(window))
+        for step in range(start, steps):
+            low = step * self.batch
+            high = self.ordering.rows if step == steps - 1 and not self.drop_last else low + self.batch
+            mine, until = before(low), before(high)
+            while first + numbers.size < until:
+                window += 1
+                numbers = np.concatenate([numbers[mine - first :], order.of_window(window, rank, ranks)])
+                first = mine
+            yield Part(step, numbers[mine - first : until - first], high - low, None)
+
+    def state(self) -> dict[str, int]:
+        """That of the ordering."""
+        return self.ordering.state()
+
+    def resumed(self, state: Mapping[str, int]) -> EqualBatches:
+        """With the ordering of the state."""
+        return EqualBatches(self.ordering.resumed(state), self.batch, self.drop_last)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The ordering of plain shuffling: each row once, drawn in blocks."""
+
+    layout: BlockLayout
+    seed: int
+
+    @property
+    def rows(self) -> int:
+        """Those of the data set."""
+        return self.layout.rows
+
+    def of_epoch(self, epoch: int) -> Order:
+        """The order of one epoch."""
+        return Order(self.layout, self.seed, epoch)
+
+    def state(self) -> dict[str, int]:
+        """The layout."""
+        return asdict(self.layout)
+
+    def resumed(self, state: Mapping[str, int]) -> Blocks:
+        """With the layout of the state."""
+        return Blocks(BlockLayout(**{name: state[name] for name in self.state()}), self.seed)

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hooke.data.balance import BatchPlan
-from hooke.data.order import BlockLayout, Order, Rows, mixed
+from hooke.data.order import BatchPlan, BlockLayout, Order, Rows, mixed
 
 __all__ = ["Balance", "Quality", "measured_balance", "measured_vif", "plan_layout", "predicted_vif"]
 

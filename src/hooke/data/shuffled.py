@@ -11,18 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.balance import (
-    Balancing,
-    BatchPlan,
-    Blocks,
-    EqualBatches,
-    Part,
-    class_codes,
-    needed,
-    row_lengths,
-    whole,
-)
-from hooke.data.order import BlockLayout, Order
+from hooke.data.balance import Balancing, class_codes, needed, row_lengths, whole
+from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order, Part
 from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
 from hooke.data.sources import Source, opened
 
@@ -202,7 +192,8 @@ class Shuffled:
         for name in own:
             if name not in (*POSITION, *LAYOUT) and state[name] != own[name]:
                 raise _of_other_data(name, state[name], own[name])
-        self._plan = self._plan.resumed(state)
+        layout = {name: whole(name, state[name]) for name in ("rows", *LAYOUT) if name in own}
+        self._plan = self._plan.resumed(layout)
         self._at = whole("epoch", state["epoch"], least=0), whole("step", state["step"], least=0)
 
     def quality(self, values: NDArray[Any] | None = None) -> Quality:
