@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from hooke import UsageError
 from hooke.data import Oversampled, Shuffled, Stratified, TokenBuckets, Weighted
+from hooke.data.balance import _Cumulative
 from hooke.data.order import permuted_within
 
 RANKS = (1, 2, 3, 4, 6, 8)
@@ -164,6 +165,36 @@ def test_epochs_and_neighbours_differ():
     assert np.std(means) == pytest.approx(5000 / np.sqrt(12 * 50), rel=0.3)  # of 50 of a uniform distribution
 
 
+def test_a_class_has_no_place_in_the_epoch():
+    """Which batches hold one row more of a class, and how many the tail holds, is chance."""
+    labels = np.repeat([0, 1], [330, 773])  # 33 and 77 in ten batches, and 3 in the tail
+    more, tail = np.zeros(11), []
+    for seed in range(100):
+        batches = Shuffled(np.arange(1103), seed=seed, batch=110, balance=Stratified(labels)).batches()
+        counts = np.array([(labels[row] == 0).sum() for row in batches])
+        more[:10] += counts[:10] == counts[:10].max()
+        tail.append(counts[10])
+    assert {*tail} == {0, 1} and np.mean(tail) == pytest.approx(3 * 330 / 1103, abs=0.12)
+    assert more[:10].min() > 0.4 * more[:10].max()
+
+
+def test_classes_and_rounds_of_one_are_permuted_differently():
+    """Rows at the same place of two classes, or of two rounds of a class, would be dealt to the same batch here."""
+    labels = np.repeat([0, 1], 100)
+    step_of = np.empty(200, int)
+    for step, row in enumerate(
+        Shuffled(np.arange(200), seed=1, batch=20, balance=Stratified(labels)).batches()
+    ):
+        step_of[row] = step
+    assert (step_of[:100] == step_of[100:]).mean() < 0.3
+    data = Shuffled(np.arange(1100), seed=1, batch=40, balance=Oversampled(np.repeat([0, 1], [1000, 100])))
+    steps = [[] for _ in range(100)]
+    for step, row in enumerate(data.batches()):
+        for each in row[row >= 1000] - 1000:
+            steps[each].append(step)
+    assert {*map(len, steps)} == {10} and min(len({*each}) for each in steps) >= 5
+
+
 @settings(max_examples=80, deadline=None)
 @given(cases)
 def test_oversampled_batches_hold_equally_many_of_each_class(case):
@@ -196,6 +227,14 @@ def test_weighted_draws_are_the_same_for_any_number_of_ranks(ranks):
         return Shuffled(np.arange(40_000), seed=2, batch=96, balance=Weighted(weights))
 
     of_one_order(make, 40_000, ranks, 1)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=60), st.integers(0, 45))
+def test_the_guide_table_finds_what_a_binary_search_finds(weights, shift):
+    ends = np.cumsum(weights) << shift
+    ends[-1] = 1 << 53
+    draws = np.unique(np.concatenate([[0], ends - 1, ends, ends + 1]).clip(0, (1 << 53) - 1))
+    assert np.array_equal(_Cumulative(ends).rows(draws), np.searchsorted(ends, draws, side="right"))
 
 
 def chi_squared(counts, weights):
@@ -347,6 +386,8 @@ def test_token_buckets_pad_little_and_share_equally_where_plain_shuffling_does_n
     assert told.plain.tokens > 1.1
     assert told.padded_tokens < 1.02
     assert told.plain.padded_tokens > 1.2
+    totals = [sum(int(lengths[part].sum()) for part in data.batches(0, rank, 4)) for rank in range(4)]
+    assert max(totals) < 1.001 * np.mean(totals)
     # The batches are nearly full.
     assert data.steps() * 16_384 * 0.85 < lengths.sum() / (1 - told.padding)
 
@@ -359,9 +400,8 @@ def test_batches_of_tokens_are_mixed_anew_in_each_epoch():
     for number, batches in enumerate((one, other)):
         for step, row in enumerate(batches):
             where[number, row] = step
-    for row in one[:50]:
-        if row.size > 8:
-            assert np.bincount(where[1, row]).max() < 0.75 * row.size
+    together = np.array([np.bincount(where[1, row]).max() / row.size for row in one])
+    assert together.mean() < 0.4 and np.sort(together)[-10:].mean() < 0.6
     means = [lengths[row].mean() for row in one]
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.25  # long and short batches in no order
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -589,7 +589,9 @@ class _BucketPlan:
             places = self._mixed(np.arange(ends[-1]) + np.repeat(lows - ends + sizes, sizes), key)
             for step, low, high in zip(some.tolist(), (ends - sizes).tolist(), ends.tolist(), strict=True):
                 batch = np.sort(places[low:high])
-                mine = batch[_dealt_in_turns(high - low, (rank + step) % ranks, ranks)]
+                mine = batch[
+                    (rank + step) % ranks :: ranks
+                ]  # by length, another rank has the longest at each step
                 tokens = int(self.own.sorted[batch].sum(dtype=np.int64))
                 yield Part(step, self.own.members[mine].astype(np.int64), high - low, tokens)
 
@@ -607,11 +609,3 @@ class _BucketPlan:
         bucket = np.searchsorted(starts, places, side="right") - 1
         sizes = np.diff(starts, append=self.buckets.cuts[-1])[bucket]
         return starts[bucket] + permuted_within(places - starts[bucket], sizes, drawn(bucket, key_of(key, 1)))
-
-
-@lru_cache(maxsize=1024)
-def _dealt_in_turns(rows: int, turn: int, ranks: int) -> Rows:
-    """The places of a rank in a batch that is sorted by length: dealt out to and fro, so that no rank has the longer of each pair."""
-    rounds = np.arange(-(-rows // ranks))
-    places = rounds * ranks + np.where(rounds % 2, ranks - 1 - turn, turn)
-    return places[places < rows]
