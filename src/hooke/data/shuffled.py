@@ -134,7 +134,8 @@ class Shuffled:
         return self._source.rows
 
     def __repr__(self) -> str:
-        return f"Shuffled({self._source.kind}, {len(self):,} rows, seed={self.seed}, batch={self.batch})"
+        how = "" if self._balancing is None else f", balance={type(self._balancing).__name__}"
+        return f"Shuffled({self._source.kind}, {len(self):,} rows, seed={self.seed}, batch={self.batch}{how})"
 
     @property
     def layout(self) -> BlockLayout | None:
