@@ -58,13 +58,13 @@ class Batches(Iterator[Any]):
     """
 
     def __init__(
-        self, source: Source, order: Order, share: _Share, start: int, moved: Callable[[int], None]
+        self, source: Source, order: Order, share: _Share, steps: range, moved: Callable[[int], None]
     ) -> None:
-        self.step = start - 1
+        self.step = steps.start - 1
         self.rows = 0
         self.weight = 1.0
         self._source, self._order, self._share, self._moved = source, order, share, moved
-        self._parts = self._read(start)
+        self._parts = self._read(steps)
 
     def __iter__(self) -> Batches:
         return self
@@ -77,11 +77,11 @@ class Batches(Iterator[Any]):
         self._moved(self.step + 1)
         return batch
 
-    def _read(self, start: int) -> Iterator[tuple[int, int, Any]]:
-        """(step, rows of this rank's part, this part) from step `start` on; some batches are read at once."""
+    def _read(self, steps: range) -> Iterator[tuple[int, int, Any]]:
+        """(step, rows of this rank's part, this part) of these steps; some batches are read at once."""
         size = self._source.row_bytes * self._share.batch / self._share.ranks
         together = max(1, int(AT_ONCE_BYTES / max(size, 1)))
-        numbered = self._numbered(start)
+        numbered = itertools.islice(self._numbered(steps.start), 0, None, steps.step)
         while waiting := list(itertools.islice(numbered, together)):
             numbers = [rows for _, rows in waiting]
             read = self._source.take(numbers[0] if len(numbers) == 1 else np.concatenate(numbers))
@@ -126,7 +126,7 @@ class Shuffled:
     def __init__(
         self, source: Any, *, seed: int, batch: int, drop_last: bool = False, memory: int | None = None
     ) -> None:
-        self._source = opened(source)
+        self._given, self._source = source, opened(source)
         self.seed, self.batch = _whole("seed", seed, least=None), _whole("batch", batch)
         self.drop_last = drop_last
         if not self._source.rows:
@@ -140,6 +140,18 @@ class Shuffled:
         self.layout = plan_layout(self._source.rows, self._source.row_bytes, self.batch, room)
         self._at = (0, 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_source"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._source = opened(self._given)  # another process opens a file itself
+
+    @property
+    def kind(self) -> str:
+        """The class of the source and of its batches, as `numpy.ndarray` or `polars.DataFrame`."""
+        return self._source.kind
+
     def __len__(self) -> int:
         """The number of rows."""
         return self._source.rows
@@ -152,9 +164,16 @@ class Shuffled:
         return self._share(0, ranks).steps
 
     def batches(
-        self, epoch: int | None = None, rank: int = 0, ranks: int = 1, start: int | None = None
+        self,
+        epoch: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        start: int | None = None,
+        every: int = 1,
     ) -> Batches:
         """The batches of one rank, beginning with step `start`; by default where the state is: at first epoch 0, step 0.
+
+        With `every`, only each so many-th step is read, for several processes that read the batches of one rank in turn.
 
         Raises UsageError if there are fewer rows in a batch or in all than ranks, or for numbers that are out of range.
         """
@@ -181,7 +200,8 @@ class Shuffled:
         def moved(step: int) -> None:
             self._at = (epoch + 1, 0) if step >= share.steps else (epoch, step)
 
-        return Batches(self._source, Order(self.layout, self.seed, epoch), share, start, moved)
+        steps = range(start, share.steps, _whole("every", every))
+        return Batches(self._source, Order(self.layout, self.seed, epoch), share, steps, moved)
 
     def state_dict(self) -> dict[str, int]:
         """Where the batches are: epoch and step of the next one, and what the order depends on. Save it with the model."""
