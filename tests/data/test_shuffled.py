@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import random
 
 import numpy as np
@@ -110,6 +111,22 @@ def test_random_cases_are_resumed_exactly():
         assert len(everything) == data.steps(ranks)
         start = chance.randint(0, len(everything))
         assert [part.tolist() for part in data.batches(epoch, rank, ranks, start)] == everything[start:]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 20])
+def test_processes_that_read_in_turn_have_the_same_batches(every, tmp_path):
+    """Each from its own copy, as another process gets it."""
+    np.save(tmp_path / "rows.npy", NUMBERS)
+    data = Shuffled(tmp_path / "rows.npy", seed=0, batch=64)
+    assert len(pickle.dumps(data)) < 4000, "the rows are read from the file"
+    turns = []
+    for number in range(every):
+        own = pickle.loads(pickle.dumps(data))
+        batches = own.batches(0, 1, 3, min(number, data.steps(3)), every)
+        turns.append([(batches.step, rows.tolist()) for rows in batches])
+    whole = [rows.tolist() for rows in data.batches(0, 1, 3)]
+    found = sorted(batch for turn in turns for batch in turn)
+    assert found == list(enumerate(whole))
 
 
 def test_a_state_goes_on_where_it_was_taken():

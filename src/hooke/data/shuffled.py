@@ -106,7 +106,7 @@ class Shuffled:
         memory: int | None = None,
         balance: Balancing | None = None,
     ) -> None:
-        self._source = opened(source)
+        self._given, self._source = source, opened(source)
         self.seed = whole("seed", seed, least=None)
         self.drop_last = drop_last
         if not self._source.rows:
@@ -128,6 +128,18 @@ class Shuffled:
                 fix="use a smaller batch, or drop_last=False",
             )
         self._at = (0, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_source"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._source = opened(self._given)  # another process opens a file itself
+
+    @property
+    def kind(self) -> str:
+        """The class of the source and of its batches, as `numpy.ndarray` or `polars.DataFrame`."""
+        return self._source.kind
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -152,9 +164,16 @@ class Shuffled:
         return self._plan.steps(ranks)
 
     def batches(
-        self, epoch: int | None = None, rank: int = 0, ranks: int = 1, start: int | None = None
+        self,
+        epoch: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        start: int | None = None,
+        every: int = 1,
     ) -> Batches:
         """The batches of one rank, beginning with step `start`; by default where the state is: at first epoch 0, step 0.
+
+        With `every`, only each so many-th step is read, for several processes that read the batches of one rank in turn.
 
         Raises UsageError if there are fewer rows in a batch or in all than ranks, or for numbers that are out of range.
         """
@@ -171,7 +190,8 @@ class Shuffled:
             self._at = (epoch + 1, 0) if step >= steps else (epoch, step)
 
         at_once = max(1, int(AT_ONCE_BYTES / max(self._source.row_bytes * self.batch / ranks, 1)))
-        parts = self._plan.parts(epoch, rank, ranks, start)
+        every = whole("every", every)
+        parts = itertools.islice(self._plan.parts(epoch, rank, ranks, start), 0, None, every)
         return Batches(self._source, parts, start=start, ranks=ranks, at_once=at_once, moved=moved)
 
     def state_dict(self) -> dict[str, int]:

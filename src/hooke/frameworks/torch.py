@@ -1,0 +1,252 @@
+"""PyTorch: shuffled batches as tensors, in the one order whatever the number of ranks and of loader processes.
+
+With K loader processes, process w reads every K-th step, from step w on. DataLoader takes from its processes in turn, which
+restores the order. A state counts what the training loop has taken, not what was read ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import active_children, current_process
+from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
+from signal import SIGTERM, Signals
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.data import Batches, Shuffled
+from hooke.data.order import key_of
+from hooke.frameworks.torch_training import Checkpoint, device, process_group, rank_and_ranks, set_seed
+
+__all__ = [
+    "Checkpoint",
+    "ShuffledDataset",
+    "ShuffledLoader",
+    "TrainingBatch",
+    "device",
+    "process_group",
+    "set_seed",
+    "tensors_of",
+]
+
+
+class TrainingBatch(NamedTuple):
+    """A rank's part of a global batch."""
+
+    data: Any
+    """The rows: tensors, or a dict of them by column."""
+    weight: float
+    """The factor on the mean loss of this part with which the average over the ranks is the mean over the global batch."""
+    rows: int
+    """Rows of the global batch."""
+    epoch: int
+    step: int
+    """The number of the batch in its epoch."""
+
+
+class ShuffledDataset(IterableDataset[TrainingBatch]):
+    """The batches of a `Shuffled`, for any DataLoader with `batch_size=None` and any number of workers.
+
+    `rank` and `ranks` are by default those of torch.distributed, or of the gang where it is not initialised. `transform` gets each
+    batch in the source's own kind, in the process that reads it; what it returns becomes tensors (see `tensors_of`).
+
+    `ShuffledLoader` is the DataLoader with epochs and a state. With another one, say where each epoch begins: `set_epoch`.
+    """
+
+    def __init__(
+        self,
+        data: Shuffled,
+        *,
+        rank: int | None = None,
+        ranks: int | None = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        here = rank_and_ranks()
+        self.data = data
+        self.rank = here[0] if rank is None else rank
+        self.ranks = here[1] if ranks is None else ranks
+        self._transform = transform
+        # In shared memory, for workers that live longer than an epoch.
+        self._begins = torch.zeros(2, dtype=torch.int64).share_memory_()
+        data.batches(0, self.rank, self.ranks, 0)  # refuses ranks that cannot share it
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return self.data.steps(self.ranks)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """The next iteration gives the batches of this epoch, beginning with step `start`."""
+        self._begins[0], self._begins[1] = epoch, start
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        epoch, start = self._begins.tolist()
+        info = get_worker_info()
+        if (
+            info is not None
+            and self.data.kind.startswith("polars.")
+            and type(current_process()) is ForkProcess
+        ):
+            raise UsageError(
+                "a Polars table cannot be read in a forked process",
+                why="its threads are not forked, so it would wait for ever",
+                fix='use num_workers=0 or multiprocessing_context="forkserver", or pass a dict of arrays to Shuffled',
+            )
+        first, workers = (start, 1) if info is None else (start + info.id, info.num_workers)
+        first = min(first, len(self))
+        return self._as_tensors(self.data.batches(epoch, self.rank, self.ranks, first, every=workers), epoch)
+
+    def _as_tensors(self, batches: Batches, epoch: int) -> Iterator[TrainingBatch]:
+        for batch in batches:
+            rows = batch if self._transform is None else self._transform(batch)
+            yield TrainingBatch(tensors_of(rows), batches.weight, batches.rows, epoch, batches.step)
+
+
+OWN_OPTIONS = frozenset(
+    {"batch_size", "batch_sampler", "drop_last", "generator", "in_order", "sampler", "shuffle"}
+)
+"""Options of DataLoader that `Shuffled` decides."""
+
+
+class ShuffledLoader(DataLoader[TrainingBatch]):
+    """A DataLoader over the batches of a `Shuffled`: each iteration is one epoch, or the rest of one.
+
+    `options` are those of DataLoader: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor` and so on. `rank`,
+    `ranks` and `transform` are those of `ShuffledDataset`. It draws nothing from PyTorch's global random numbers.
+
+    Raises UsageError for options that decide the order or the size of batches.
+    """
+
+    def __init__(
+        self,
+        data: Shuffled,
+        *,
+        rank: int | None = None,
+        ranks: int | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        if wrong := sorted(OWN_OPTIONS & options.keys()):
+            raise UsageError(
+                f"a ShuffledLoader does not take {', '.join(wrong)}",
+                why="the order and the size of its batches are those of the data",
+                fix="pass seed, batch and drop_last to Shuffled",
+            )
+        self._data = data
+        self._at = _position(data)
+        self._workers: list[BaseProcess] = []
+        dataset = ShuffledDataset(data, rank=rank, ranks=ranks, transform=transform)
+        options.setdefault("collate_fn", _unchanged)
+        self._seeds = torch.Generator()
+        super().__init__(dataset, batch_size=None, generator=self._seeds, **options)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch: at first 0, after the last batch of an epoch the next one."""
+        return self._at[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch with the next iteration; one that is begun already goes on."""
+        if epoch != self.epoch:
+            self._at = (epoch, 0)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:  # type: ignore[override]
+        epoch, start = self._at
+        dataset: ShuffledDataset = self.dataset  # type: ignore[assignment]
+        dataset.set_epoch(epoch, start)
+        # DataLoader draws a seed for its workers: from the global generator, a resumed epoch would draw one more than a whole one.
+        self._seeds.manual_seed(key_of(self._data.seed, epoch, start) >> 1)
+        before = active_children()
+        batches = super().__iter__()
+        if not (self.persistent_workers and self._workers):
+            self._workers = [process for process in active_children() if process not in before]
+        return self._counted(_told(batches, self._workers), epoch)
+
+    def _counted(self, batches: Iterator[TrainingBatch], epoch: int) -> Iterator[TrainingBatch]:
+        steps = len(self)
+        for batch in batches:
+            self._at = (epoch, batch.step + 1) if batch.step + 1 < steps else (epoch + 1, 0)
+            yield batch
+        self._at = max(self._at, (epoch + 1, 0))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training is: the batch after the last one that the loop has taken, and what the order depends on."""
+        epoch, step = self._at
+        return self._data.state_dict() | {"epoch": epoch, "step": step}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where `state_dict` was called, also of another number of ranks. Raises UsageError if the state is of other data."""
+        self._data.load_state_dict(state)
+        self._at = _position(self._data)
+
+
+def _position(data: Shuffled) -> tuple[int, int]:
+    state = data.state_dict()
+    return state["epoch"], state["step"]
+
+
+def _told(batches: Iterator[TrainingBatch], workers: list[BaseProcess]) -> Iterator[TrainingBatch]:
+    """The batches; an error that comes of a worker's death names it. Else it may be that of a connection that was reset."""
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        if (dead := _dead(workers)) is None:
+            raise
+        raise HookeError(
+            f"a worker of the loader died: process {dead.pid} {_ending(dead.exitcode or 0)}",
+            why=f"{type(error).__name__}: {error}",
+            fix="if memory was short, use fewer num_workers or smaller batches; with num_workers=0, the training reads them itself",
+        ) from error
+
+
+def _dead(workers: list[BaseProcess]) -> BaseProcess | None:
+    """A worker that died, and has perhaps not ended yet; the others are idle or were ended by DataLoader, with SIGTERM."""
+    for worker in workers:
+        worker.join(1.0 / len(workers))
+    dead = [worker for worker in workers if worker.exitcode]
+    return min(dead, key=lambda worker: worker.exitcode == -SIGTERM, default=None)
+
+
+def _ending(exit_code: int) -> str:
+    return f"was killed by {Signals(-exit_code).name}" if exit_code < 0 else f"exited with {exit_code}"
+
+
+def _unchanged(batch: TrainingBatch) -> TrainingBatch:
+    return batch
+
+
+# --- Arrays and tables as tensors.
+
+
+def tensors_of(batch: Any) -> Any:
+    """The batch with tensors for its arrays of numbers, without a copy where the array's memory can be used.
+
+    A dict, and a pandas, Polars or Arrow table, becomes a dict by column. Arrays of text, dates or objects, lists and all else stay
+    as they are.
+    """
+    if isinstance(batch, np.ndarray):
+        return _tensor(batch)
+    if isinstance(batch, Mapping):
+        return {name: tensors_of(column) for name, column in batch.items()}
+    kind = f"{type(batch).__module__.partition('.')[0]}.{type(batch).__qualname__}"
+    if kind == "pandas.DataFrame":
+        return {name: _tensor(column.to_numpy()) for name, column in batch.items()}
+    if kind == "polars.DataFrame":
+        return {column.name: _tensor(column.to_numpy()) for column in batch.get_columns()}
+    if kind == "pyarrow.Table":
+        return {name: _tensor(batch.column(name).to_numpy()) for name in batch.column_names}
+    return batch
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+        return array
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # PyTorch's tensors can be written to
+    return torch.from_numpy(array)
