@@ -98,9 +98,9 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
 
 
 OWN_OPTIONS = frozenset(
-    {"batch_size", "batch_sampler", "drop_last", "generator", "in_order", "sampler", "shuffle"}
+    {"batch_sampler", "batch_size", "collate_fn", "drop_last", "generator", "in_order", "sampler", "shuffle"}
 )
-"""Options of DataLoader that `Shuffled` decides."""
+"""Options of DataLoader that are decided by `Shuffled` and by `transform`."""
 
 
 class ShuffledLoader(DataLoader[TrainingBatch]):
@@ -110,7 +110,7 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
     arguments are those of `ShuffledDataset`; `rank` and `ranks` are attributes, too. It draws nothing from PyTorch's global random
     numbers. Of a worker that dies, the iteration raises HookeError.
 
-    Raises UsageError for options that decide the order or the size of batches, and for a Polars table with workers that are forked.
+    Raises UsageError for options that decide what is in a batch, and for a Polars table with workers that are forked.
     """
 
     def __init__(
@@ -126,14 +126,15 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
             raise UsageError(
                 f"a ShuffledLoader does not take {', '.join(wrong)}",
                 why="the order and the size of its batches are those of the data",
-                fix="pass seed, batch and drop_last to Shuffled",
+                fix="pass seed, batch and drop_last to Shuffled, and what changes batches as `transform`",
             )
         self._data = data
         self._at = _position(data)
         self._workers: list[BaseProcess] = []
         dataset = ShuffledDataset(data, rank=rank, ranks=ranks, transform=transform)
         self.rank, self.ranks = dataset.rank, dataset.ranks
-        options.setdefault("collate_fn", _unchanged if options.get("pin_memory") else _to_send)
+        self._plain = not options.get("num_workers") and not options.get("pin_memory")
+        options["collate_fn"] = _unchanged if options.get("pin_memory") else _to_send
         self._seeds = torch.Generator()
         super().__init__(dataset, batch_size=None, generator=self._seeds, **options)
         if self.num_workers and data.kind.startswith("polars.") and self._forks:
@@ -164,9 +165,8 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         dataset.set_epoch(epoch, start)
         # DataLoader draws a seed for its workers: from the global generator, a resumed epoch would draw one more than a whole one.
         self._seeds.manual_seed(key_of(self._data.seed, epoch, start) >> 1)
-        if (
-            not self.num_workers and self.collate_fn is _to_send
-        ):  # without DataLoader's way, which takes as long as the reading
+        if self._plain:
+            # Not by DataLoader's way, which takes as long as the reading.
             return self._counted(iter(dataset), epoch)
         before = active_children()
         batches = super().__iter__()
