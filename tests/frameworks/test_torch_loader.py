@@ -278,12 +278,14 @@ def test_an_error_in_a_loader_process_is_that_of_the_loop():
         list(loader(workers=2, transform=fails))
 
 
-def test_polars_in_a_forked_process_is_refused():
-    """It would wait for ever where the process before has used Polars."""
+def test_polars_in_a_forked_worker_is_refused():
+    """It would wait for ever, as the process before it has used Polars."""
     from hooke.frameworks.torch import ShuffledLoader
 
-    with pytest.raises(UsageError, match="a Polars table cannot be read in a forked process"):
-        list(ShuffledLoader(Shuffled(pl.DataFrame(ROWS), seed=1, batch=50), num_workers=1))
+    data = Shuffled(pl.DataFrame(ROWS), seed=1, batch=50)
+    with pytest.raises(UsageError, match="a Polars table cannot be read in a forked worker"):
+        ShuffledLoader(data, num_workers=1, multiprocessing_context="fork")
+    ShuffledLoader(data, num_workers=1, multiprocessing_context="forkserver")
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def test_another_number_of_ranks_goes_on_in_the_same_order(wrap, tmp_path, caplo
     assert ends[0][1:] == ends[1][1:]
 
 
+def test_rank_0_alone_reads_and_writes(tmp_path):
+    """Another host may have an older copy of the folder, or none."""
+    from tests.frameworks.torch_ranks import on_hosts_of_their_own, run_ranks
+
+    run_ranks(on_hosts_of_their_own, 2, tmp_path, 3)
+    (file,) = tmp_path.rglob("*.pt")
+    assert file.parent.name == "host-0"
+    (tmp_path / "host-1" / file.name).write_bytes(b"an older one")
+    assert run_ranks(on_hosts_of_their_own, 2, tmp_path, None) == [3, 3]
+
+
 def test_ranks_draw_other_numbers_and_a_checkpoint_has_them_all(tmp_path):
     from tests.frameworks.torch_ranks import draws, run_ranks
 

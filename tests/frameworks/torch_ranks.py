@@ -143,3 +143,15 @@ def _dies_of_row_7(batch: Any) -> Any:
     if 7 in batch["number"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return batch
+
+
+def on_hosts_of_their_own(folder: Any, step: int | None) -> int:
+    """Load or save a checkpoint where each rank has a folder that the other does not see."""
+    own = folder / f"host-{rank_and_ranks()[0]}"
+    own.mkdir(exist_ok=True)
+    training = Training(own, wrap="ddp")
+    if step is None:
+        return training.checkpoint.load()
+    training.train(step)
+    training.checkpoint.save(step)
+    return step

@@ -6,9 +6,9 @@ restores the order. A state counts what the training loop has taken, not what wa
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import active_children, current_process
-from multiprocessing.context import ForkProcess
+from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from signal import SIGTERM, Signals
 from typing import Any, NamedTuple
@@ -55,7 +55,8 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
     `rank` and `ranks` are by default those of torch.distributed, or of the gang where it is not initialised. `transform` gets each
     batch in the source's own kind, in the process that reads it; what it returns becomes tensors (see `tensors_of`).
 
-    `ShuffledLoader` is the DataLoader with epochs and a state. With another one, say where each epoch begins: `set_epoch`.
+    `ShuffledLoader` is the DataLoader with epochs and a state. With another one, say where each epoch begins (`set_epoch`), and fork no workers
+    that read a Polars table.
     """
 
     def __init__(
@@ -86,16 +87,6 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
     def __iter__(self) -> Iterator[TrainingBatch]:
         epoch, start = self._begins.tolist()
         info = get_worker_info()
-        if (
-            info is not None
-            and self.data.kind.startswith("polars.")
-            and type(current_process()) is ForkProcess
-        ):
-            raise UsageError(
-                "a Polars table cannot be read in a forked process",
-                why="its threads are not forked, so it would wait for ever",
-                fix='use num_workers=0 or multiprocessing_context="forkserver", or pass a dict of arrays to Shuffled',
-            )
         first, workers = (start, 1) if info is None else (start + info.id, info.num_workers)
         first = min(first, len(self))
         return self._as_tensors(self.data.batches(epoch, self.rank, self.ranks, first, every=workers), epoch)
@@ -107,18 +98,19 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
 
 
 OWN_OPTIONS = frozenset(
-    {"batch_size", "batch_sampler", "drop_last", "generator", "in_order", "sampler", "shuffle"}
+    {"batch_sampler", "batch_size", "collate_fn", "drop_last", "generator", "in_order", "sampler", "shuffle"}
 )
-"""Options of DataLoader that `Shuffled` decides."""
+"""Options of DataLoader that are decided by `Shuffled` and by `transform`."""
 
 
 class ShuffledLoader(DataLoader[TrainingBatch]):
     """A DataLoader over the batches of a `Shuffled`: each iteration is one epoch, or the rest of one.
 
-    `options` are those of DataLoader: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor` and so on. `rank`,
-    `ranks` and `transform` are those of `ShuffledDataset`. It draws nothing from PyTorch's global random numbers.
+    `options` are those of DataLoader: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor` and so on. The other
+    arguments are those of `ShuffledDataset`; `rank` and `ranks` are attributes, too. It draws nothing from PyTorch's global random
+    numbers. Of a worker that dies, the iteration raises HookeError.
 
-    Raises UsageError for options that decide the order or the size of batches.
+    Raises UsageError for options that decide what is in a batch, and for a Polars table with workers that are forked.
     """
 
     def __init__(
@@ -134,15 +126,28 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
             raise UsageError(
                 f"a ShuffledLoader does not take {', '.join(wrong)}",
                 why="the order and the size of its batches are those of the data",
-                fix="pass seed, batch and drop_last to Shuffled",
+                fix="pass seed, batch and drop_last to Shuffled, and what changes batches as `transform`",
             )
         self._data = data
         self._at = _position(data)
         self._workers: list[BaseProcess] = []
         dataset = ShuffledDataset(data, rank=rank, ranks=ranks, transform=transform)
-        options.setdefault("collate_fn", _unchanged)
+        self.rank, self.ranks = dataset.rank, dataset.ranks
+        self._plain = not options.get("num_workers") and not options.get("pin_memory")
+        options["collate_fn"] = _unchanged if options.get("pin_memory") else _to_send
         self._seeds = torch.Generator()
         super().__init__(dataset, batch_size=None, generator=self._seeds, **options)
+        if self.num_workers and data.kind.startswith("polars.") and self._forks:
+            raise UsageError(
+                "a Polars table cannot be read in a forked worker",
+                why="its threads are not forked, so it would wait for ever",
+                fix='use num_workers=0 or multiprocessing_context="forkserver", or pass a dict of arrays to Shuffled',
+            )
+
+    @property
+    def _forks(self) -> bool:
+        method: str = (self.multiprocessing_context or multiprocessing).get_start_method()
+        return method == "fork"
 
     @property
     def epoch(self) -> int:
@@ -160,6 +165,9 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         dataset.set_epoch(epoch, start)
         # DataLoader draws a seed for its workers: from the global generator, a resumed epoch would draw one more than a whole one.
         self._seeds.manual_seed(key_of(self._data.seed, epoch, start) >> 1)
+        if self._plain:
+            # Not by DataLoader's way, which takes as long as the reading.
+            return self._counted(iter(dataset), epoch)
         before = active_children()
         batches = super().__iter__()
         if not (self.persistent_workers and self._workers):
@@ -170,7 +178,7 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         steps = len(self)
         for batch in batches:
             self._at = (epoch, batch.step + 1) if batch.step + 1 < steps else (epoch + 1, 0)
-            yield batch
+            yield batch._replace(data=tensors_of(batch.data)) if self._workers else batch
         self._at = max(self._at, (epoch + 1, 0))
 
     def state_dict(self) -> dict[str, int]:
@@ -213,6 +221,23 @@ def _dead(workers: list[BaseProcess]) -> BaseProcess | None:
 
 def _ending(exit_code: int) -> str:
     return f"was killed by {Signals(-exit_code).name}" if exit_code < 0 else f"exited with {exit_code}"
+
+
+SMALL_BYTES = 256 << 10
+"""Up to here, a pipe takes less time than shared memory, for which PyTorch opens a connection for each tensor: 0.2 ms."""
+
+
+def _to_send(batch: TrainingBatch) -> TrainingBatch:
+    """In a worker, arrays in the place of small tensors: PyTorch sends these through shared memory, and arrays through a pipe."""
+    if get_worker_info() is None:
+        return batch
+    if isinstance(batch.data, dict):
+        return batch._replace(data={name: _small_array(column) for name, column in batch.data.items()})
+    return batch._replace(data=_small_array(batch.data))
+
+
+def _small_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) and value.nbytes <= SMALL_BYTES else value
 
 
 def _unchanged(batch: TrainingBatch) -> TrainingBatch:
