@@ -17,7 +17,6 @@ import mmap
 import os
 import struct
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -342,7 +341,7 @@ class _MappedRecords:
 
 
 class _ReadRecords:
-    """Blocks of records in a part of memory of a fixed size; those that were not used for longest give way."""
+    """Blocks of records in a part of memory of a fixed size; those that were read first give way, as whole windows do."""
 
     def __init__(
         self, read: ReadAt, blocks: _Blocks, index: PackedIndex, dtype: np.dtype[Any], memory: int
@@ -350,36 +349,37 @@ class _ReadRecords:
         self._read, self._blocks, self._block = read, blocks, index.records_block
         slots = min(blocks.count, max(1, memory // (self._block * dtype.itemsize)))
         self._kept = np.empty((slots, self._block), f"V{dtype.itemsize}")
+        self._table = self._kept.reshape(-1)
         self._holds = np.full(slots, -1, np.int64)
         self._slot = np.full(blocks.count, -1, np.int64)
-        self._used = np.zeros(slots, np.int64)
-        self._clock = 0
+        self._next = 0
 
     def take(self, rows: Rows) -> NDArray[Any]:
         blocks = rows >> self._blocks.shift
-        if (self._slot[blocks] < 0).any():
+        slots = self._slot[blocks]
+        if (slots < 0).any():
             needed = np.unique(blocks)
             if needed.size > len(self._kept):
                 half = rows.size // 2
                 return np.concatenate([self.take(rows[:half]), self.take(rows[half:])])
             self._load(needed)
-        slots = self._slot[blocks]
-        self._clock += 1
-        self._used[slots] = self._clock
-        return self._kept.reshape(-1).take((slots << self._blocks.shift) + (rows & (self._block - 1)))
+            slots = self._slot[blocks]
+        return self._table.take((slots << self._blocks.shift) + (rows & (self._block - 1)))
 
     def _load(self, needed: Rows) -> None:
+        """Have these blocks in memory, which are at most as many as there are slots."""
         here = self._slot[needed]
-        self._clock += 1
-        self._used[here[here >= 0]] = self._clock
         missing = needed[here < 0]
-        oldest = np.argsort(self._used, kind="stable")[: missing.size]
-        for block, slot in zip(missing.tolist(), oldest.tolist(), strict=True):
+        oldest = (self._next + np.arange(needed.size)) % len(self._kept)
+        free = oldest[~np.isin(oldest, here)][: missing.size]
+        self._next = (int(free[-1]) + 1) % len(self._kept)
+        gone = self._holds[free]
+        self._slot[gone[gone >= 0]] = -1
+        self._holds[free] = -1
+        for block, slot in zip(missing.tolist(), free.tolist(), strict=True):
             at, size = self._blocks.place(block)
             data = self._read(at, size)
             self._blocks.check(block, data)
-            if self._holds[slot] >= 0:
-                self._slot[self._holds[slot]] = -1
             found = np.frombuffer(data, self._kept.dtype)
             self._kept[slot, : found.size] = found
             self._holds[slot], self._slot[block] = block, slot
@@ -400,30 +400,28 @@ class _MappedHeap:
 
 
 class _ReadHeap:
-    """Blocks of values in `memory` bytes; those that were not used for longest give way."""
+    """Blocks of values in `memory` bytes; those that were read first give way, as whole windows do."""
 
     def __init__(self, read: ReadAt, blocks: _Blocks, index: PackedIndex, memory: int) -> None:
         self._read, self._blocks, self._at, self._memory = read, blocks, index.heap_at, memory
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept: dict[int, bytes] = {}
         self._bytes = 0
 
     def cut(self, rows: Rows, low: Rows, high: Rows) -> list[bytes]:
         """The bytes [low, high) of the heap, which are values of these rows."""
         blocks = rows >> self._blocks.shift
         starts = self._blocks.places[blocks] - self._at
-        places = zip(blocks.tolist(), (low - starts).tolist(), (high - starts).tolist(), strict=True)
-        return [self._block(block)[first:last] for block, first, last in places]
-
-    def _block(self, block: int) -> bytes:
-        kept = self._kept.get(block)
-        if kept is not None:
-            self._kept.move_to_end(block)
-            return kept
-        at, size = self._blocks.place(block)
-        data = self._read(at, size)
-        self._blocks.check(block, data)
-        self._bytes += size
-        while self._kept and self._bytes > self._memory:
-            self._bytes -= len(self._kept.popitem(last=False)[1])
-        self._kept[block] = data
-        return data
+        numbers, kept = blocks.tolist(), self._kept
+        for block in sorted(set(numbers) - kept.keys()):
+            at, size = self._blocks.place(block)
+            data = self._read(at, size)
+            self._blocks.check(block, data)
+            kept[block] = data
+            self._bytes += size
+        places = zip(numbers, (low - starts).tolist(), (high - starts).tolist(), strict=True)
+        found = [kept[block][first:last] for block, first, last in places]
+        # A block of one value is not wanted again in an epoch.
+        most = self._memory if self._blocks.rows > 1 else 0
+        while kept and self._bytes > most:
+            self._bytes -= len(kept.pop(next(iter(kept))))
+        return found
