@@ -15,6 +15,8 @@ TOTAL, BATCH = 400 << 20, 256
 SIZES = [4 << 10, 16 << 10, 100 << 10]
 ROWS, ROW_BYTES, BLOCK = 4_000_000, 64, 64
 REPEATS = 5
+FEW = 64 << 20
+"""Memory of a source that is read block by block: little, so that an epoch finds few blocks of the one before."""
 
 
 def cpu_seconds() -> float:
@@ -65,6 +67,13 @@ def sorted_blocks(table: np.ndarray) -> None:
 # --- What is measured.
 
 
+def opened(path: Path, warm: bool) -> Shuffled:
+    """Mapped with the defaults, or read in few bytes of memory."""
+    if warm:
+        return Shuffled(PackedFile(path, warm=True), seed=0, batch=BATCH)
+    return Shuffled(PackedFile(path, warm=False, memory=FEW), seed=0, batch=BATCH, memory=FEW)
+
+
 def an_epoch(data: Shuffled, number: int) -> None:
     for _ in data.batches(number):
         pass
@@ -94,13 +103,11 @@ def test_blobs(size: int, tmp_path: Path) -> None:
         "in order": lambda: spent(lambda: in_order(path, sizes)),
     }
     for warm in (True, False):
-        source = Shuffled(PackedFile(path, warm=warm), seed=0, batch=BATCH)
+        source = opened(path, warm)
         an_epoch(source, 0)
         name = "mapped" if warm else "read"
         runs[name] = lambda source=source: spent(lambda: an_epoch(source, 1))
-        runs[f"{name}, first epoch"] = lambda warm=warm: spent(
-            lambda: an_epoch(Shuffled(PackedFile(path, warm=warm), seed=0, batch=BATCH), 0)
-        )
+        runs[f"{name}, first epoch"] = lambda warm=warm: spent(lambda: an_epoch(opened(path, warm), 0))
     found = medians(runs)
     print(f"\nblobs of {size >> 10} KiB on average; packed at {TOTAL / packing / 1e9:.2f} GB a CPU-second")
     for name, each in found.items():
@@ -114,7 +121,7 @@ def test_blobs(size: int, tmp_path: Path) -> None:
             "read": lambda: (
                 forgotten(path),
                 spent(
-                    lambda: an_epoch(Shuffled(PackedFile(path, warm=False), seed=0, batch=BATCH), 0),
+                    lambda: an_epoch(opened(path, warm=False), 0),
                     time.perf_counter,
                 ),
             )[1],
@@ -140,20 +147,13 @@ def test_tables(tmp_path: Path) -> None:
     }
     for kind, path in files.items():
         for warm in (True, False):
-            source = Shuffled(PackedFile(path, warm=warm), seed=0, batch=BATCH)
+            source = opened(path, warm)
             an_epoch(source, 0)
             name = f"{kind}, {'mapped' if warm else 'read'}"
             runs[name] = lambda source=source: spent(lambda: an_epoch(source, 1))
             runs[f"{name}, first epoch"] = lambda path=path, warm=warm: spent(
-                lambda: an_epoch(Shuffled(PackedFile(path, warm=warm), seed=0, batch=BATCH), 0)
+                lambda: an_epoch(opened(path, warm), 0)
             )
-    small = {"memory": 200 << 20}
-    for warm in (True, False):
-        source = Shuffled(PackedFile(files["array"], warm=warm, **small), seed=0, batch=BATCH, **small)
-        an_epoch(source, 0)
-        runs[f"larger than memory=, {'mapped' if warm else 'read'}"] = lambda source=source: spent(
-            lambda: an_epoch(source, 1)
-        )
     found = medians(runs)
     print(f"\n{ROWS:,} rows of {ROW_BYTES} bytes, batches of {BATCH}")
     for name, each in found.items():

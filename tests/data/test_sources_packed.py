@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hooke import HookeError, UsageError
+from hooke import File, HookeError, UsageError
 from hooke.data import PackedFile, Shuffled, pack
 
 TIERS = [{"warm": True}, {"warm": False}, {"warm": False, "memory": 1}, {"warm": False, "memory": 100_000}]
@@ -268,11 +268,23 @@ def test_a_cold_epoch_reads_each_block_once(tmp_path):
     """A window's blocks fit into the memory that it was planned for."""
     data = PackedFile(pack(np.zeros((100_000, 8)), tmp_path / "a.packed"), warm=False, memory=3 << 20)
     reads = []
-    read = data._records._read
-    data._records._read = lambda at, size: (reads.append(at), read(at, size))[1]
+    fill = data._records._file.fill
+    data._records._file.fill = lambda at, into: (reads.append(at), fill(at, into))[1]
     for _ in Shuffled(data, seed=0, batch=4, memory=3 << 20).batches():
         pass
     assert len(reads) == len(set(reads)) == data._blocks[0].count == 196
+
+
+def test_a_cold_epoch_reads_each_value_once(tmp_path):
+    data = PackedFile(pack([bytes(5000)] * 5000, tmp_path / "v.packed"), warm=False, memory=4 << 20)
+    reads = []
+    fill = data._heap._file.fill
+    data._heap._file.fill = lambda at, into: (reads.append(at), fill(at, into))[1]
+    for _ in Shuffled(data, seed=0, batch=4, memory=4 << 20).batches():
+        pass
+    heap = [at for at in reads if at < data.index.records_at]
+    assert len(heap) == len(set(heap)) == data._blocks[1].count == 1250
+    assert len(reads) - len(heap) == data._blocks[0].count == 20
 
 
 def test_a_packed_file_is_opened_again_where_it_is_unpickled(tmp_path):
@@ -509,6 +521,12 @@ def test_paths_say_how_to_be_read(tmp_path):
     with pytest.raises(UsageError, match=r"is a folder(.|\n)*hooke\.data\.pack\("):
         Shuffled(tmp_path, seed=0, batch=10)
     (tmp_path / "c.csv").write_text("a\n1\n")
+    packed = pack(small, tmp_path / "a.packed")
+    assert (
+        len(Shuffled(File(packed), seed=0, batch=10)) == len(Shuffled(str(packed), seed=0, batch=10)) == 100
+    )
+    with pytest.raises(UsageError, match="cannot open none.packed"):
+        PackedFile("none.packed")
     with pytest.raises(UsageError, match="c.csv is not a .npy file, a Parquet file or a packed one"):
         Shuffled(tmp_path / "c.csv", seed=0, batch=10)
 

@@ -8,7 +8,7 @@
     40 B         size and digest of the index, the format's name
 
 Records and heap may change places. A block has a power of two rows, so that one that a shuffle draws is a part of it or made of
-several. Digests are BLAKE3 of 16 bytes. A file is opened with a few reads at its end, and everything else is `read(offset, size)`.
+several. Digests are BLAKE3 of 16 bytes. All that is asked of the place of a file is to read so many bytes from such a byte on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ import psutil
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import first_bytes
 from hooke.base.formats import format_bytes
 from hooke.data.order import Rows
@@ -55,8 +56,17 @@ DIGEST_BYTES = 16
 WARM_SHARE = 0.5
 """Of the memory that is free or holds other files' pages: a file up to that share of it stays in memory once it is read."""
 
-ReadAt: TypeAlias = Callable[[int, int], bytes]
-"""`read(offset, size)`: these bytes of a file, fewer at its end."""
+
+class ByteReader(Protocol):
+    """Where the bytes of a packed file come from. At its end, there are fewer than are asked for."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes from this one on."""
+        ...
+
+    def fill(self, offset: int, into: memoryview) -> int:
+        """Write the bytes from this one on into memory; how many."""
+        ...
 
 
 class PackedColumn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,15 +131,20 @@ class PackedFile:
         self, path: str | os.PathLike[str], *, warm: bool | None = None, memory: int = MEMORY
     ) -> None:
         self.path = Path(path)
-        self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"cannot open {self.path}", why=str(error), fix="pass the path of a packed file"
+            ) from error
         self._close = weakref.finalize(self, os.close, self._fd)
         size = os.fstat(self._fd).st_size
-        read = _reader(self._fd)
-        self.index = _read_index(self.path, read, size)
+        file: ByteReader = _LocalFile(self._fd)
+        self.index = _read_index(self.path, file, size)
         own, self._asked, self._memory = self.index, warm, memory
         self.dtype = record_type(own.columns)
         self.warm = size <= WARM_SHARE * psutil.virtual_memory().available if warm is None else warm
-        records, heap = _checks(self.path, self.index, self.dtype.itemsize, read)
+        records, heap = _checks(self.path, self.index, self.dtype.itemsize, file)
         self._blocks = records, heap
         few = min(memory, max(memory // 8, own.rows * self.dtype.itemsize * memory // size))
         if self.warm:
@@ -137,8 +152,8 @@ class PackedFile:
             self._records: _MappedRecords | _ReadRecords = _MappedRecords(mapped, records, own, self.dtype)
             self._heap: _MappedHeap | _ReadHeap = _MappedHeap(mapped, heap, own)
         else:
-            self._records = _ReadRecords(read, records, own, self.dtype, few if heap.count else memory)
-            self._heap = _ReadHeap(read, heap, own, memory - few)
+            self._records = _ReadRecords(file, records, own, self.dtype, few if heap.count else memory)
+            self._heap = _ReadHeap(file, heap, own, memory - few)
 
     def __len__(self) -> int:
         return self.index.rows
@@ -209,31 +224,38 @@ def _opened_again(path: Path, warm: bool | None, memory: int) -> PackedFile:  # 
     return PackedFile(path, warm=warm, memory=memory)
 
 
-def _reader(fd: int) -> ReadAt:
-    def read(offset: int, size: int) -> bytes:
-        data = os.pread(fd, size, offset)
-        while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+class _LocalFile:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = os.pread(self._fd, size, offset)
+        while len(data) < size and (more := os.pread(self._fd, size - len(data), offset + len(data))):
             data += more
         return data
 
-    return read
+    def fill(self, offset: int, into: memoryview) -> int:
+        done = 0
+        while done < len(into) and (more := os.preadv(self._fd, [into[done:]], offset + done)):
+            done += more
+        return done
 
 
 # --- Opening.
 
 
-def _read_index(path: Path, read: ReadAt, size: int) -> PackedIndex:
-    head = read(0, len(HEADER))
+def _read_index(path: Path, file: ByteReader, size: int) -> PackedIndex:
+    head = file.read(0, len(HEADER))
     if head != HEADER:
         newer = head[:12] == NAME[:12] and head[:16] != NAME
         raise _damaged(path, "its first bytes are not those of this format" + " version 1" * newer)
     if size < len(HEADER) + FOOTER.size:
         raise _damaged(path, f"it ends after {size} bytes")
-    length, digest, name = FOOTER.unpack(read(size - FOOTER.size, FOOTER.size))
+    length, digest, name = FOOTER.unpack(file.read(size - FOOTER.size, FOOTER.size))
     if name != NAME:
         raise _damaged(path, "its last bytes are not those of this format: it was cut off")
     at = size - FOOTER.size - length
-    data = read(at, length) if at > 0 else b""
+    data = file.read(at, length) if at > 0 else b""
     if digest_of(data) != digest:
         raise _damaged(path, "the index is not as its digest says")
     try:
@@ -241,17 +263,17 @@ def _read_index(path: Path, read: ReadAt, size: int) -> PackedIndex:
     except msgspec.MsgspecError as error:
         raise _damaged(path, f"the index cannot be read: {error}") from error
     gap = index.records_at - index.heap_at - index.heap_bytes if index.records_at > index.heap_at else 0
-    if read(index.records_at - gap, gap).strip(b"\0"):
+    if file.read(index.records_at - gap, gap).strip(b"\0"):
         raise _damaged(path, "there is something between its parts")
     return index
 
 
-def _checks(path: Path, index: PackedIndex, record: int, read: ReadAt) -> tuple[_Blocks, _Blocks]:
+def _checks(path: Path, index: PackedIndex, record: int, file: ByteReader) -> tuple[_Blocks, _Blocks]:
     """The blocks of the records, and those of the heap."""
     records = -(-index.rows // index.records_block)
     heap = -(-index.rows // index.heap_block) if any(each.values for each in index.columns) else 0
     size = DIGEST_BYTES * records + 8 * (heap + 1) + DIGEST_BYTES * heap
-    data = read(index.checks_at, size)
+    data = file.read(index.checks_at, size)
     if digest_of(data).hex() != index.checks_digest:
         raise _damaged(path, "the digests of its blocks are not as the index says")
     digests, after = data[: DIGEST_BYTES * records], data[DIGEST_BYTES * records :]
@@ -289,6 +311,11 @@ class _Blocks:
         """The first byte of a block, and its size."""
         at = int(self.places[block])
         return at, int(self.places[block + 1]) - at
+
+    def read(self, file: ByteReader, block: int, into: memoryview) -> None:
+        """Read a block into the first bytes of `into`, and check it."""
+        at, size = self.place(block)
+        self.check(block, into[: file.fill(at, into[:size])])
 
     def check(self, block: int, data: Any) -> None:
         """Raise HookeError unless `data` is that of a block, which is looked at once."""
@@ -344,13 +371,13 @@ class _ReadRecords:
     """Blocks of records in a part of memory of a fixed size; those that were read first give way, as whole windows do."""
 
     def __init__(
-        self, read: ReadAt, blocks: _Blocks, index: PackedIndex, dtype: np.dtype[Any], memory: int
+        self, file: ByteReader, blocks: _Blocks, index: PackedIndex, dtype: np.dtype[Any], memory: int
     ) -> None:
-        self._read, self._blocks, self._block = read, blocks, index.records_block
-        slots = min(blocks.count, max(1, memory // (self._block * dtype.itemsize)))
-        self._kept = np.empty((slots, self._block), f"V{dtype.itemsize}")
-        self._table = self._kept.reshape(-1)
-        self._holds = np.full(slots, -1, np.int64)
+        self._file, self._blocks, self._block = file, blocks, index.records_block
+        size = self._block * dtype.itemsize
+        self._kept = np.empty((min(blocks.count, max(1, memory // size)), size), np.uint8)
+        self._table = self._kept.reshape(-1).view(f"V{dtype.itemsize}")
+        self._holds = np.full(len(self._kept), -1, np.int64)
         self._slot = np.full(blocks.count, -1, np.int64)
         self._next = 0
 
@@ -377,11 +404,7 @@ class _ReadRecords:
         self._slot[gone[gone >= 0]] = -1
         self._holds[free] = -1
         for block, slot in zip(missing.tolist(), free.tolist(), strict=True):
-            at, size = self._blocks.place(block)
-            data = self._read(at, size)
-            self._blocks.check(block, data)
-            found = np.frombuffer(data, self._kept.dtype)
-            self._kept[slot, : found.size] = found
+            self._blocks.read(self._file, block, self._kept[slot].data)
             self._holds[slot], self._slot[block] = block, slot
 
 
@@ -400,28 +423,62 @@ class _MappedHeap:
 
 
 class _ReadHeap:
-    """Blocks of values in `memory` bytes; those that were read first give way, as whole windows do."""
+    """Blocks of values in a ring of `memory` bytes, or that of the largest block: each is written over those that were read first."""
 
-    def __init__(self, read: ReadAt, blocks: _Blocks, index: PackedIndex, memory: int) -> None:
-        self._read, self._blocks, self._at, self._memory = read, blocks, index.heap_at, memory
-        self._kept: dict[int, bytes] = {}
-        self._bytes = 0
+    def __init__(self, file: ByteReader, blocks: _Blocks, index: PackedIndex, memory: int) -> None:
+        self._file, self._blocks, self._at = file, blocks, index.heap_at
+        self._place = np.full(blocks.count, -1, np.int64)
+        self._held: deque[tuple[int, int, int]] = deque()
+        self._next = 0
+        size = min(max(memory, int(np.diff(blocks.places).max(initial=0))), index.heap_bytes)
+        self._ring = mmap.mmap(-1, max(size, 1))
+        self._view = memoryview(self._ring)
 
     def cut(self, rows: Rows, low: Rows, high: Rows) -> list[bytes]:
         """The bytes [low, high) of the heap, which are values of these rows."""
         blocks = rows >> self._blocks.shift
         starts = self._blocks.places[blocks] - self._at
-        numbers, kept = blocks.tolist(), self._kept
-        for block in sorted(set(numbers) - kept.keys()):
-            at, size = self._blocks.place(block)
-            data = self._read(at, size)
+        if self._blocks.rows == 1:
+            return self._cut_whole(blocks, low - starts, high - starts)
+        places = self._place[blocks]
+        if (places < 0).any():
+            for block in np.unique(blocks[places < 0]).tolist():
+                self._load(block)
+            places = self._place[blocks]
+            if (places < 0).any():  # they do not fit together
+                half = rows.size // 2
+                return self.cut(rows[:half], low[:half], high[:half]) + self.cut(
+                    rows[half:], low[half:], high[half:]
+                )
+        ring = self._ring
+        ends = zip((low - starts + places).tolist(), (high - starts + places).tolist(), strict=True)
+        return [ring[first:last] for first, last in ends]
+
+    def _cut_whole(self, blocks: Rows, low: Rows, high: Rows) -> list[bytes]:
+        """From blocks of one row, which are not wanted again in an epoch."""
+        found: list[bytes] = []
+        for block, first, last in zip(blocks.tolist(), low.tolist(), high.tolist(), strict=True):
+            data = self._file.read(*self._blocks.place(block))
             self._blocks.check(block, data)
-            kept[block] = data
-            self._bytes += size
-        places = zip(numbers, (low - starts).tolist(), (high - starts).tolist(), strict=True)
-        found = [kept[block][first:last] for block, first, last in places]
-        # A block of one value is not wanted again in an epoch.
-        most = self._memory if self._blocks.rows > 1 else 0
-        while kept and self._bytes > most:
-            self._bytes -= len(kept.pop(next(iter(kept))))
+            found.append(data[first:last])
         return found
+
+    def _load(self, block: int) -> None:
+        size = self._blocks.place(block)[1]
+        if not size:
+            self._blocks.read(self._file, block, self._view[:0])
+            self._place[block] = 0
+            return
+        if self._next + size > len(self._ring):
+            while self._held and self._held[0][1] >= self._next:
+                self._forget()
+            self._next = 0
+        low, high = self._next, self._next + size
+        while self._held and self._held[0][1] < high and self._held[0][2] > low:
+            self._forget()
+        self._blocks.read(self._file, block, self._view[low:high])
+        self._place[block], self._next = low, high
+        self._held.append((block, low, high))
+
+    def _forget(self) -> None:
+        self._place[self._held.popleft()[0]] = -1

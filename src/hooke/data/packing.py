@@ -62,7 +62,7 @@ def pack(source: Any, into: str | os.PathLike[str], *, progress: Progress | None
     | source | batches of the packed file |
     |---|---|
     | a Parquet file, a folder or list of them; a pandas, Polars or Arrow table; a dict of columns | dicts: an array for each column, a list for one of text, bytes or lists |
-    | a folder of other files, or a list of paths | dicts of `path` (relative to the folder, sorted) and `bytes` |
+    | a folder of other files, or a list of `Path` | dicts of `path` (relative to the folder, sorted) and `bytes` |
     | an array | arrays |
     | any iterable of `bytes`, or of `str` | lists |
 
