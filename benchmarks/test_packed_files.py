@@ -67,7 +67,7 @@ def sorted_blocks(table: np.ndarray) -> None:
 # --- What is measured.
 
 
-def opened(path: Path, warm: bool) -> Shuffled:
+def opened(path: Path, *, warm: bool) -> Shuffled:
     """Mapped with the defaults, or read in few bytes of memory."""
     if warm:
         return Shuffled(PackedFile(path, warm=True), seed=0, batch=BATCH)
@@ -103,11 +103,11 @@ def test_blobs(size: int, tmp_path: Path) -> None:
         "in order": lambda: spent(lambda: in_order(path, sizes)),
     }
     for warm in (True, False):
-        source = opened(path, warm)
+        source = opened(path, warm=warm)
         an_epoch(source, 0)
         name = "mapped" if warm else "read"
         runs[name] = lambda source=source: spent(lambda: an_epoch(source, 1))
-        runs[f"{name}, first epoch"] = lambda warm=warm: spent(lambda: an_epoch(opened(path, warm), 0))
+        runs[f"{name}, first epoch"] = lambda warm=warm: spent(lambda: an_epoch(opened(path, warm=warm), 0))
     found = medians(runs)
     print(f"\nblobs of {size >> 10} KiB on average; packed at {TOTAL / packing / 1e9:.2f} GB a CPU-second")
     for name, each in found.items():
@@ -147,12 +147,12 @@ def test_tables(tmp_path: Path) -> None:
     }
     for kind, path in files.items():
         for warm in (True, False):
-            source = opened(path, warm)
+            source = opened(path, warm=warm)
             an_epoch(source, 0)
             name = f"{kind}, {'mapped' if warm else 'read'}"
             runs[name] = lambda source=source: spent(lambda: an_epoch(source, 1))
             runs[f"{name}, first epoch"] = lambda path=path, warm=warm: spent(
-                lambda: an_epoch(opened(path, warm), 0)
+                lambda: an_epoch(opened(path, warm=warm), 0)
             )
     found = medians(runs)
     print(f"\n{ROWS:,} rows of {ROW_BYTES} bytes, batches of {BATCH}")

@@ -180,9 +180,13 @@ class PackedFile:
         return self.index.heap_block if self.index.heap_bytes else self.index.records_block
 
     def take(self, rows: Rows) -> Any:
-        """These rows: an array, a dict of arrays and lists by column, or a list of values."""
+        """These rows: an array, a dict of arrays and lists by column, or a list of values. Raises IndexError."""
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        return self.take_known(rows)
+
+    def take_known(self, rows: Rows) -> Any:
+        """As `take`, of rows that are known to be there."""
         records = self._records.take(rows)
         if self.index.kind == "array":
             column = self.index.columns[0]

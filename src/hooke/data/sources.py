@@ -109,7 +109,9 @@ def _indexed(read: Any, low: int, high: int) -> Any:
 
 def _of_packed(data: PackedFile) -> Source:
     part = _part_of_columns if data.index.kind == "columns" else _indexed
-    return Source("packed", len(data), data.row_bytes, data.take, part, data.block_rows, data.read_ahead)
+    return Source(
+        "packed", len(data), data.row_bytes, data.take_known, part, data.block_rows, data.read_ahead
+    )
 
 
 def _part_of_columns(read: Any, low: int, high: int) -> Any:
