@@ -264,23 +264,27 @@ def test_blobs_and_tables_are_shuffled_in_batches_of_lists_and_dicts(warm, tmp_p
         batch["n"] += 1  # a user's own, not a view of the file
 
 
-def test_a_cold_epoch_reads_each_block_once(tmp_path):
-    """A window's blocks fit into the memory that it was planned for."""
+@pytest.mark.parametrize("batch", [4, 256])
+def test_a_cold_epoch_reads_each_block_once(batch, tmp_path):
+    """A window's blocks fit into the memory that it was planned for, also where it allows no larger window."""
     data = PackedFile(pack(np.zeros((100_000, 8)), tmp_path / "a.packed"), warm=False, memory=3 << 20)
     reads = []
     fill = data._records._file.fill
     data._records._file.fill = lambda at, into: (reads.append(at), fill(at, into))[1]
-    for _ in Shuffled(data, seed=0, batch=4, memory=3 << 20).batches():
+    for _ in Shuffled(data, seed=0, batch=batch, memory=3 << 20).batches():
         pass
     assert len(reads) == len(set(reads)) == data._blocks[0].count == 196
 
 
-def test_a_cold_epoch_reads_each_value_once(tmp_path):
-    data = PackedFile(pack([bytes(5000)] * 5000, tmp_path / "v.packed"), warm=False, memory=4 << 20)
+@pytest.mark.parametrize("batch", [4, 256])
+def test_a_cold_epoch_reads_each_value_once(batch, tmp_path):
+    chance = random.Random(0)
+    values = [bytes(chance.randint(4500, 5500)) for _ in range(5000)]
+    data = PackedFile(pack(values, tmp_path / "v.packed"), warm=False, memory=4 << 20)
     reads = []
     fill = data._heap._file.fill
     data._heap._file.fill = lambda at, into: (reads.append(at), fill(at, into))[1]
-    for _ in Shuffled(data, seed=0, batch=4, memory=4 << 20).batches():
+    for _ in Shuffled(data, seed=0, batch=batch, memory=4 << 20).batches():
         pass
     heap = [at for at in reads if at < data.index.records_at]
     assert len(heap) == len(set(heap)) == data._blocks[1].count == 1250

@@ -53,6 +53,8 @@ REFERENCE = np.dtype([("at", "<u8"), ("size", "<i8")])
 """What a record has of a value of any length: its place in the heap, and its bytes, -1 for a null."""
 MEMORY = 256 << 20
 DIGEST_BYTES = 16
+SPARE = 1 / 16
+"""Of the memory for what is read, beyond that of a window."""
 WARM_SHARE = 0.5
 """Of the memory that is free or holds other files' pages: a file up to that share of it stays in memory once it is read."""
 
@@ -122,7 +124,7 @@ def is_packed(path: str | os.PathLike[str]) -> bool:
 class PackedFile:
     """The rows of a packed file, by number.
 
-    `warm` says how they are read: from mapped memory, or, if not, in whole blocks that are kept in `memory` bytes. By default it is
+    `warm` says how they are read: from mapped memory, or, if not, in whole blocks that are kept in about `memory` bytes. By default it is
     mapped where it fits into half of the memory that is available. Each block is compared with its digest when it is first read.
     Raises HookeError, which names the file and the block, for one that is damaged.
     """
@@ -146,14 +148,17 @@ class PackedFile:
         self.warm = size <= WARM_SHARE * psutil.virtual_memory().available if warm is None else warm
         records, heap = _checks(self.path, self.index, self.dtype.itemsize, file)
         self._blocks = records, heap
-        few = min(memory, max(memory // 8, own.rows * self.dtype.itemsize * memory // size))
         if self.warm:
             mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
             self._records: _MappedRecords | _ReadRecords = _MappedRecords(mapped, records, own, self.dtype)
             self._heap: _MappedHeap | _ReadHeap = _MappedHeap(mapped, heap, own)
         else:
-            self._records = _ReadRecords(file, records, own, self.dtype, few if heap.count else memory)
-            self._heap = _ReadHeap(file, heap, own, memory - few)
+            # A window as it was planned fits: there are spare bytes for blocks of records that it needs a few rows of, and for a ring's end.
+            share = own.heap_bytes / (own.heap_bytes + own.rows * self.dtype.itemsize)
+            self._records = _ReadRecords(
+                file, records, own, self.dtype, int(memory * (1 - share + SPARE * (heap.count > 0)))
+            )
+            self._heap = _ReadHeap(file, heap, own, int(memory * (share + SPARE)))
 
     def __len__(self) -> int:
         return self.index.rows
@@ -444,16 +449,22 @@ class _ReadHeap:
         starts = self._blocks.places[blocks] - self._at
         if self._blocks.rows == 1:
             return self._cut_whole(blocks, low - starts, high - starts)
+        absent = self._place[blocks] < 0
+        if absent.any() and not absent.all():  # what is here first: the rest is written over some of it
+            found = [b""] * rows.size
+            for which in (~absent, absent):
+                cut = self.cut(rows[which], low[which], high[which])
+                for at, value in zip(np.flatnonzero(which).tolist(), cut, strict=True):
+                    found[at] = value
+            return found
+        for block in np.unique(blocks[absent]).tolist():
+            self._load(block)
         places = self._place[blocks]
-        if (places < 0).any():
-            for block in np.unique(blocks[places < 0]).tolist():
-                self._load(block)
-            places = self._place[blocks]
-            if (places < 0).any():  # they do not fit together
-                half = rows.size // 2
-                return self.cut(rows[:half], low[:half], high[:half]) + self.cut(
-                    rows[half:], low[half:], high[half:]
-                )
+        if (places < 0).any():  # they do not fit together
+            half = rows.size // 2
+            return self.cut(rows[:half], low[:half], high[:half]) + self.cut(
+                rows[half:], low[half:], high[half:]
+            )
         ring = self._ring
         ends = zip((low - starts + places).tolist(), (high - starts + places).tolist(), strict=True)
         return [ring[first:last] for first, last in ends]

@@ -59,17 +59,18 @@ Progress: TypeAlias = Callable[[int, int], None]
 def pack(source: Any, into: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
     """Convert `source` into one file that `Shuffled` reads as fast as memory or disk allow, and return its path.
 
-    | source | batches of the packed file |
-    |---|---|
-    | a Parquet file, a folder or list of them; a pandas, Polars or Arrow table; a dict of columns | dicts: an array for each column, a list for one of text, bytes or lists |
-    | a folder of other files, or a list of `Path` | dicts of `path` (relative to the folder, sorted) and `bytes` |
-    | an array | arrays |
-    | any iterable of `bytes`, or of `str` | lists |
+    What it converts, and the batches of the file:
+
+    - a Parquet file, a folder or list of them, a pandas, Polars or Arrow table, a dict of columns: dicts, with an array for each column
+      of numbers and times, and a list for each of text, bytes or lists of numbers;
+    - a folder of other files, or a list of `Path`: dicts of `path` (in a folder relative to it, and sorted) and `bytes`;
+    - an array, or a `.npy` file: arrays;
+    - any iterable of `bytes`, or of `str`: lists.
 
     It takes memory for a part of a row group, or for the largest value. The file appears under its name when it is whole; a packed
     file of this name is replaced. `progress(rows, of)` is called from time to time; `of` is 0 where nobody knows it.
 
-    Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times. Raises UsageError, which
+    Times with a zone become UTC. Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times. Raises UsageError, which
     names file and column, for other nulls, files with different columns, no rows, and types without a fixed width; HookeError if it
     cannot be written.
     """
@@ -333,8 +334,9 @@ def _of_columns(source: Mapping[str, Any]) -> _Found:
     columns: list[PackedColumn] = []
     read: dict[str, Any] = {}
     for name, given in source.items():
-        plain = isinstance(given, np.ndarray) and given.dtype.kind not in "OUS"
-        values = given if plain else list(given)
+        values = np.asarray(given) if hasattr(given, "__array__") else given
+        plain = isinstance(values, np.ndarray) and values.dtype.kind not in "OUS"
+        values = values if plain else list(values)
         first = None if plain else next((each for each in values if each is not None), None)
         if isinstance(first, str | bytes):
             columns.append(PackedColumn(name=name, values="text" if isinstance(first, str) else "bytes"))
