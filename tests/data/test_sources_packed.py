@@ -522,6 +522,11 @@ def test_paths_say_how_to_be_read(tmp_path):
     large = parquet(tmp_path / "b.parquet", n=np.random.default_rng(0).random(100_000))
     with pytest.raises(UsageError, match=r'hooke\.data\.pack\(".*b\.parquet", ".*b\.packed"\)'):
         Shuffled(large, seed=0, batch=10, memory=100_000)
+    # Its one text is in the file once.
+    same_text = parquet(tmp_path / "d.parquet", text=["x" * 1000] * 5000)
+    assert same_text.stat().st_size < 50_000
+    with pytest.raises(UsageError, match=r"takes 4.79 MiB in memory or more, and `memory` is 1.00 MiB"):
+        Shuffled(same_text, seed=0, batch=10, memory=1 << 20)
     with pytest.raises(UsageError, match=r"is a folder(.|\n)*hooke\.data\.pack\("):
         Shuffled(tmp_path, seed=0, batch=10)
     (tmp_path / "c.csv").write_text("a\n1\n")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import first_bytes
+from hooke.base.formats import format_bytes
 from hooke.base.units import parse_bytes
 from hooke.keys.file import File
 
@@ -188,15 +189,22 @@ def check_alike(files: Sequence[ParquetFile | InMemory]) -> None:
 
 
 def read_parquet(path: Path, most_bytes: int) -> pa.Table:
-    """The whole file as a table. Raises UsageError if it takes more than `most_bytes`."""
+    """The whole file as a table. Raises UsageError if it takes more than `most_bytes`, of which it reads one row group too many."""
     file = ParquetFile(path)
-    if file.decoded_bytes > most_bytes:
+    groups: list[pa.Table] = []
+    # What is stored once and used many times takes more in memory than in the file.
+    taken = file.decoded_bytes
+    for number in range(len(file.group_rows)):
+        if taken <= most_bytes:
+            groups.append(file.read(number))
+            taken = max(taken, sum(each.nbytes for each in groups))
+    if taken > most_bytes:
+        into = path.with_suffix(".packed")
         raise UsageError(
-            f"{path} takes {file.decoded_bytes:,} bytes in memory, more than {most_bytes:,}",
-            fix=f'convert it once with hooke.data.pack("{path}", "{path.with_suffix(".packed")}") and pass the path that it returns, or give more memory=',
+            f"{path} takes {format_bytes(taken)} in memory or more, and `memory` is {format_bytes(most_bytes)}",
+            fix=f'convert it once with hooke.data.pack("{path}", "{into}") and pass the path that it returns, or give more memory=',
         )
-    with _parquet_errors(path):
-        return _parquet().read_table(path, partitioning=None)
+    return _arrow().concat_tables(groups) if groups else file.schema.empty_table()
 
 
 def _arrow() -> Any:
