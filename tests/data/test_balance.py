@@ -662,7 +662,6 @@ NAN = float("nan")
         (lambda: balanced(Stratified(LABELS), batch=None), "batch is missing"),
         (lambda: balanced(None, batch=None), "only TokenBuckets does without"),
         (lambda: balanced(Weighted(LABELS), batch=0), "batch is 0"),
-        (lambda: balanced(Stratified(LABELS), memory=1 << 20), "memory is of no use with Stratified"),
         (lambda: balanced(LABELS), "balance is array("),
         (lambda: balanced(Stratified(LABELS), drop_last=True, batch=100), "drop_last leaves nothing"),
         (

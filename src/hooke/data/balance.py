@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 from hooke.data.order import (
+    Ahead,
     BatchPlan,
     EqualBatches,
     Part,
@@ -24,6 +25,7 @@ from hooke.data.order import (
     key_of,
     permuted,
     permuted_within,
+    unheeded,
 )
 
 __all__ = [
@@ -574,26 +576,31 @@ class _BucketPlan:
         left_out = self.drop_last or (sizes.size > 1 and sizes[-1] < ranks)
         return sizes.size - (1 if self.buckets.tail and left_out else 0)
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
+    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
         steps, key, cuts = self.steps(ranks), key_of(self.seed, epoch), self.buckets.cuts
         free = max(0, self._sizes.size - 2) if self.buckets.tail else self._sizes.size
         together = max(1, WINDOW * self._sizes.size // int(cuts[-1]))
         for first in range(start, steps, together):
             some = np.arange(first, min(first + together, steps))
-            numbers = np.where(some < free, permuted(np.minimum(some, free - 1), free, key), some)
-            lows, highs = cuts[numbers], cuts[numbers + 1]
+            found = np.where(some < free, permuted(np.minimum(some, free - 1), free, key), some)
+            lows, highs = cuts[found], cuts[found + 1]
             if some[-1] == steps - 1 and not self.drop_last and free < steps:
                 highs[-1] = cuts[-1]  # the tail joins it, or it is the tail
             sizes = highs - lows
             ends = np.cumsum(sizes)
             places = self._mixed(np.arange(ends[-1]) + np.repeat(lows - ends + sizes, sizes), key)
-            for step, low, high in zip(some.tolist(), (ends - sizes).tolist(), ends.tolist(), strict=True):
-                batch = np.sort(places[low:high])
-                mine = batch[
-                    (rank + step) % ranks :: ranks
-                ]  # by length, another rank has the longest at each step
+            sorted_places = [
+                np.sort(places[high - size : high]) for size, high in zip(sizes, ends, strict=True)
+            ]
+            mine = [
+                # Another rank has the longest row at each step.
+                self.own.members[batch[(rank + step) % ranks :: ranks]].astype(np.int64)
+                for step, batch in zip(some.tolist(), sorted_places, strict=True)
+            ]
+            ahead(np.concatenate(mine))
+            for step, numbers, batch in zip(some.tolist(), mine, sorted_places, strict=True):
                 tokens = int(self.own.sorted[batch].sum(dtype=np.int64))
-                yield Part(step, self.own.members[mine].astype(np.int64), high - low, tokens)
+                yield Part(step, numbers, batch.size, tokens)
 
     def state(self) -> dict[str, int]:
         cut = np.concatenate([self.buckets.starts, self.buckets.cuts])

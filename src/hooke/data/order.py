@@ -13,7 +13,7 @@ A permutation of n numbers is a Feistel network on the pairs a * b >= n, which n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, TypeAlias
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Ahead",
     "BatchPlan",
     "BlockLayout",
     "Blocks",
@@ -34,6 +35,7 @@ __all__ = [
     "mixed",
     "permuted",
     "permuted_within",
+    "unheeded",
 ]
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -260,6 +262,14 @@ class Part(NamedTuple):
     tokens: int | None
 
 
+Ahead: TypeAlias = Callable[[Rows], None]
+"""Is told the rows of a window that will be read."""
+
+
+def unheeded(_: Rows) -> None:
+    """No one wants to know."""
+
+
 class BatchPlan(Protocol):
     """The global batches of each epoch and their parts.
 
@@ -276,8 +286,8 @@ class BatchPlan(Protocol):
     def steps(self, ranks: int) -> int:
         """Batches in an epoch."""
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
-        """Those of one rank, from step `start` on."""
+    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
+        """Those of one rank, from step `start` on. `ahead` is told the rows of the next ones together, before these come."""
 
     def state(self) -> dict[str, int]:
         """What the order depends on, beside the seed."""
@@ -334,7 +344,7 @@ class EqualBatches:
         alone = rest >= ranks or not full
         return full + (alone if rest and not self.drop_last else 0)
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int) -> Iterator[Part]:
+    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
         """Those of one rank, from step `start` on."""
         steps, order = self.steps(ranks), self.ordering.of_epoch(epoch)
         if start >= steps:
@@ -347,14 +357,16 @@ class EqualBatches:
         low = start * self.batch
         window = order.window_at(low)
         numbers, first = order.of_window(window, rank, ranks), before(order.start(window))
+        ahead(numbers)
         for step in range(start, steps):
             low = step * self.batch
             high = self.ordering.rows if step == steps - 1 and not self.drop_last else low + self.batch
             mine, until = before(low), before(high)
             while first + numbers.size < until:
                 window += 1
-                numbers = np.concatenate([numbers[mine - first :], order.of_window(window, rank, ranks)])
-                first = mine
+                more = order.of_window(window, rank, ranks)
+                ahead(more)
+                numbers, first = np.concatenate([numbers[mine - first :], more]), mine
             yield Part(step, numbers[mine - first : until - first], high - low, None)
 
     def state(self) -> dict[str, int]:

@@ -86,8 +86,8 @@ class Shuffled:
 
     The order is a pure function of seed and epoch: the same for any number of ranks, each row once an epoch. `batch` is the number
     of rows of the global batch, which the ranks share. Batches are of the source's own kind; a source is an array (memory-mapped
-    ones too), a dict of arrays, a pandas, Polars or Arrow table, a sequence of anything, or the path of a `.npy` file, which is
-    memory-mapped.
+    ones too), a dict of arrays, a pandas, Polars or Arrow table, a sequence of anything, or the path of a file: a packed one
+    (`pack`), a `.npy` file, which is memory-mapped, or a Parquet file, which is read into memory if it fits into `memory`.
 
     Rows are drawn in blocks; `quality()` says how near that comes to a perfect shuffle. `memory` is what a window of blocks may
     take, in bytes. Raises UsageError for a source or a number that cannot be used.
@@ -106,7 +106,8 @@ class Shuffled:
         memory: int | None = None,
         balance: Balancing | None = None,
     ) -> None:
-        self._given, self._source = source, opened(source)
+        self._memory = MEMORY if memory is None else whole("memory", memory)
+        self._given, self._source = source, opened(source, self._memory)
         self.seed = whole("seed", seed, least=None)
         self.drop_last = drop_last
         if not self._source.rows:
@@ -114,11 +115,9 @@ class Shuffled:
         self._balancing = balance
         if balance is None:
             size = needed(batch)
-            room = MEMORY if memory is None else whole("memory", memory)
-            layout = plan_layout(self._source.rows, self._source.row_bytes, size, room)
-            self._plan: BatchPlan = EqualBatches(Blocks(layout, self.seed), size, drop_last)
+            self._plan: BatchPlan = self._plain(size)
         else:
-            self._plan = _balanced(balance, memory).plan(
+            self._plan = _balanced(balance).plan(
                 self._source.rows, seed=self.seed, batch=batch, drop_last=drop_last
             )
         self.batch = self._plan.batch
@@ -134,7 +133,7 @@ class Shuffled:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._source = opened(self._given)  # another process opens a file itself
+        self._source = opened(self._given, self._memory)  # another process opens a file itself
 
     @property
     def kind(self) -> str:
@@ -191,7 +190,9 @@ class Shuffled:
 
         at_once = max(1, int(AT_ONCE_BYTES / max(self._source.row_bytes * self.batch / ranks, 1)))
         every = whole("every", every)
-        parts = itertools.islice(self._plan.parts(epoch, rank, ranks, start), 0, None, every)
+        parts = itertools.islice(
+            self._plan.parts(epoch, rank, ranks, start, self._source.ahead), 0, None, every
+        )
         return Batches(self._source, parts, start=start, ranks=ranks, at_once=at_once, moved=moved)
 
     def state_dict(self) -> dict[str, int]:
@@ -249,9 +250,13 @@ class Shuffled:
         if own is None:
             return told
         size = plan.batch if isinstance(plan, EqualBatches) else max(1, round(len(self) / plan.steps(1)))
-        layout = plan_layout(self._source.rows, self._source.row_bytes, size, MEMORY)
-        plain = EqualBatches(Blocks(layout, self.seed), size, self.drop_last)
-        return replace(told, plain=measured_balance(plain, ranks, classes, work))
+        return replace(told, plain=measured_balance(self._plain(size), ranks, classes, work))
+
+    def _plain(self, batch: int) -> EqualBatches:
+        """Batches that are not balanced."""
+        own = self._source
+        layout = plan_layout(own.rows, own.row_bytes, batch, self._memory, own.together)
+        return EqualBatches(Blocks(layout, self.seed), batch, self.drop_last)
 
     def _one_of(self, rank: int, ranks: int) -> tuple[int, int]:
         """A rank and the number of them. Raises UsageError if one of them would have no rows."""
@@ -267,18 +272,12 @@ class Shuffled:
         return rank, ranks
 
 
-def _balanced(balance: Balancing, memory: int | None) -> Balancing:
-    """`balance`. Raises UsageError if it is not one, or comes with what it has no use for."""
+def _balanced(balance: Balancing) -> Balancing:
+    """`balance`. Raises UsageError if it is not one."""
     if not hasattr(balance, "plan"):
         raise UsageError(
             f"balance is {balance!r}"[:100],
             fix="use hooke.data.Stratified(labels), Oversampled(labels), Weighted(weights) or TokenBuckets(lengths, tokens)",
-        )
-    if memory is not None:
-        raise UsageError(
-            f"memory is of no use with {type(balance).__name__}",
-            why="it limits the window of blocks, and rows are drawn one by one",
-            fix="leave memory out",
         )
     return balance
 
