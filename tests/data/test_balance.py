@@ -13,11 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
-from hooke.data import Oversampled, Shuffled, Stratified, TokenBuckets, Weighted
+from hooke.data import Oversampled, PackedFile, Shuffled, Stratified, TokenBuckets, Weighted, pack
 from hooke.data.balance import _Cumulative
 from hooke.data.order import permuted_within
 
 RANKS = (1, 2, 3, 4, 6, 8)
+LABELS = np.arange(90) % 3
+BALANCES = {
+    "plain": lambda: None,
+    "stratified": lambda: Stratified(LABELS),
+    "oversampled": lambda: Oversampled(LABELS // 2),
+    "weighted": lambda: Weighted(LABELS + 1),
+    "tokens": lambda: TokenBuckets(LABELS + 1, 48),
+}
 
 
 def labels_of(chance, rows, classes):
@@ -549,16 +557,45 @@ def test_plain_batches_are_reported_with_the_labels_and_lengths_that_are_passed(
     assert data.balance().classes == {}
 
 
-# --- States, and what is wrong.
+# --- Files, and PyTorch's loader.
 
-LABELS = np.arange(90) % 3
-BALANCES = {
-    "plain": lambda: None,
-    "stratified": lambda: Stratified(LABELS),
-    "oversampled": lambda: Oversampled(LABELS // 2),
-    "weighted": lambda: Weighted(LABELS + 1),
-    "tokens": lambda: TokenBuckets(LABELS + 1, 48),
-}
+
+@pytest.mark.parametrize("kind", BALANCES)
+def test_what_a_rank_will_read_is_told_before(kind):
+    """And nothing else: a source may read it ahead."""
+    plan = Shuffled(np.arange(90), seed=7, batch=16, balance=BALANCES[kind]())._plan
+    told, read = [], []
+    for part in plan.parts(1, 1, 2, 2, told.append):
+        read += part.numbers.tolist()
+        assert np.isin(part.numbers, np.concatenate(told)).all()
+    assert read and set(read) <= set(np.concatenate(told).tolist()) <= {*range(90)}
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize("kind", BALANCES)
+def test_a_packed_file_has_the_same_balanced_batches(kind, warm, tmp_path):
+    path = pack(np.arange(90), tmp_path / "rows.packed")
+    options = {"seed": 7, "batch": 16, "memory": 1 << 16}
+    data = Shuffled(PackedFile(path, warm=warm), **options, balance=BALANCES[kind]())
+    again = Shuffled(np.arange(90), **options, balance=BALANCES[kind]())
+    assert [row.tolist() for row in data.batches()] == [row.tolist() for row in again.batches()]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", BALANCES)
+def test_a_loader_of_pytorch_has_the_same_balanced_batches(kind, workers):
+    from hooke.frameworks.torch import ShuffledLoader
+
+    data = Shuffled(np.arange(90), seed=7, batch=16, balance=BALANCES[kind]())
+    loader = ShuffledLoader(data, rank=1, ranks=2, num_workers=workers)
+    batches = data.batches(0, 1, 2)
+    for found, expected in zip(loader, batches, strict=True):
+        assert found.data.tolist() == expected.tolist()
+        assert found.tokens == batches.tokens and found.weight == batches.weight
+
+
+# --- States, and what is wrong.
 
 
 @pytest.mark.parametrize("kind", BALANCES)

@@ -47,6 +47,8 @@ class TrainingBatch(NamedTuple):
     epoch: int
     step: int
     """The number of the batch in its epoch."""
+    tokens: int | None = None
+    """Tokens of the global batch, without padding, with TokenBuckets."""
 
 
 class ShuffledDataset(IterableDataset[TrainingBatch]):
@@ -94,7 +96,9 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
     def _as_tensors(self, batches: Batches, epoch: int) -> Iterator[TrainingBatch]:
         for batch in batches:
             rows = batch if self._transform is None else self._transform(batch)
-            yield TrainingBatch(tensors_of(rows), batches.weight, batches.rows, epoch, batches.step)
+            yield TrainingBatch(
+                tensors_of(rows), batches.weight, batches.rows, epoch, batches.step, batches.tokens
+            )
 
 
 OWN_OPTIONS = frozenset(
