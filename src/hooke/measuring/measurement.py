@@ -15,7 +15,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
-from hooke.engines.worker.worker_process import SAMPLES, WorkerSample
+from hooke.engines.worker.sampler import SAMPLES, WorkerSample
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
