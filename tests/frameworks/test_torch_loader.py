@@ -255,6 +255,29 @@ def test_a_transform_runs_where_the_batch_is_read():
             assert (batch.data["reader"] == os.getpid()) == (workers == 0)
 
 
+def as_tensors(batch):
+    import torch
+
+    rows = torch.from_numpy(batch["half"])
+    return {
+        "half": rows.to(torch.bfloat16),
+        "weights": torch.nn.Parameter(rows),
+        "large": rows[:, None].expand(-1, 20_000).contiguous(),
+        "number": batch["number"],
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_transform_may_make_any_tensors(workers):
+    import torch
+
+    batch = next(iter(loader(workers=workers, transform=as_tensors)))
+    assert [batch.data[name].dtype for name in ("half", "large")] == [torch.bfloat16, torch.float32]
+    assert batch.data["weights"].requires_grad
+    assert batch.data["large"].nbytes > 1 << 20
+    assert torch.equal(batch.data["large"][:, 7] * 2, batch.data["number"].float())
+
+
 @pytest.mark.gpu
 def test_batches_are_pinned_where_there_is_a_gpu():
     import torch
