@@ -244,6 +244,22 @@ def test_a_table_becomes_tensors_by_column(make, workers):
     assert sorted(seen) == list(range(N))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_workers": 2}, {"num_workers": 2, "multiprocessing_context": "forkserver"}]
+)
+def test_a_packed_file_is_read_by_all_workers(options, tmp_path):
+    from hooke.data import pack
+    from hooke.frameworks.torch import ShuffledLoader
+
+    packed = pack(ROWS | {"name": [f"row {n}" for n in range(N)]}, tmp_path / "rows.packed")
+    batches = list(ShuffledLoader(Shuffled(packed, seed=1, batch=50), **options))
+    for batch in batches:
+        assert batch.data["name"] == [f"row {n}" for n in batch.data["number"].tolist()]
+        assert (batch.data["half"] * 2).tolist() == batch.data["number"].tolist()
+    plain = list(Shuffled(packed, seed=1, batch=50).batches())
+    assert numbers(batches) == [batch["number"].tolist() for batch in plain]
+
+
 def squared(batch):
     return {"square": batch["number"] ** 2, "reader": os.getpid()}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from benchmarks.causes import PAGE, PLANTS, QUIET, RECORD, SEEDS, Played, page_of, play, table_of
 
-from hooke.engines.worker import worker_process
+from hooke.engines.worker import sampler
 from hooke.journal.study_records import read_study
 from hooke.measuring.studies import measure
 from hooke.planning.advice import advise, known_limit
@@ -66,7 +66,7 @@ PROGRAM = """
 
     def compute_in_numpy():
         values = np.arange(1.0, 300_000.0)
-        for _ in range(60):
+        for _ in range(180):
             np.sqrt(values, out=values)
 
 
@@ -98,7 +98,7 @@ PROGRAM = """
                 ended = threading.Event()
                 waiting = threading.Thread(target=ended.wait)
                 waiting.start()
-                in_threads(lambda: compute(600_000), 1)
+                in_threads(lambda: compute(1_500_000), 1)  # 5 ms of it the start waits for the lock
                 ended.set()
                 waiting.join()
             case "sleeping":
@@ -175,6 +175,28 @@ def test_threads_that_release_the_gil_or_do_not_compete_for_it_do_not_wait_for_i
     assert queued < 0.2 * measured.seconds
 
 
+WOKEN = sampler._Thread("gil", "here.py:3", idle=False, woken=True)
+COMPUTING = sampler._Thread("gil", "here.py:3", idle=False, woken=False)
+JOINING = sampler._Thread("lock", "here.py:3", idle=True, woken=False)
+
+
+@pytest.mark.parametrize(
+    ("threads", "beginning", "held", "wait"),
+    [
+        ([WOKEN], 0, True, "gil"),  # the thread that held the lock has ended
+        ([JOINING], 1, True, "gil"),  # so too, and the next one has not begun
+        ([WOKEN, COMPUTING], 0, True, "gil"),
+        ([COMPUTING], 0, True, ""),  # it held the lock, and wants it back from the sampler
+        ([WOKEN], 0, False, ""),
+        ([JOINING], 1, False, "other"),
+    ],
+)
+def test_threads_that_end_or_begin_at_the_moment_of_a_sample(threads, beginning, held, wait):
+    known = dict(enumerate(threads))
+    found = sampler._attempt_waits(known, 0, beginning=beginning, held=held, native=False)
+    assert found == (wait, "here.py:3")
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="collects between byte codes only")
 def test_nothing_is_collected_while_frames_are_listed():
     """Before Python 3.11.9, that may stop a worker for good (CPython issue 106883)."""
@@ -190,7 +212,7 @@ def test_nothing_is_collected_while_frames_are_listed():
     gc.enable()
     try:
         for _ in range(100):
-            assert threading.get_ident() in worker_process._frames()
+            assert threading.get_ident() in sampler._frames()
     finally:
         if not enabled:
             gc.disable()
@@ -201,9 +223,9 @@ def test_nothing_is_collected_while_frames_are_listed():
 
 def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
     """Looking up a descriptor or the text of a line lets other threads run on."""
-    sampler = worker_process._Sampler(tmp_path / "samples", 1000.0)
+    watching = sampler.Sampler(tmp_path / "samples", 1000.0)
     gate, moved, done = (threading.Event() for _ in range(3))
-    here, real, found = sys._getframe(), worker_process._wait_of, []
+    here, real, found = sys._getframe(), sampler._wait_of, []
 
     def look_up(called, lock):
         gate.set()
@@ -213,10 +235,10 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
     def sample():
         while here.f_lineno != line:
             time.sleep(0.001)
-        found.append(sampler._sample(1.0, held=False))
+        found.append(watching._sample(1.0, held=False))
         done.set()
 
-    monkeypatch.setattr(worker_process, "_wait_of", look_up)
+    monkeypatch.setattr(sampler, "_wait_of", look_up)
     thread = threading.Thread(target=sample)
     line = sys._getframe().f_lineno + 2
     thread.start()
@@ -224,7 +246,7 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
     moved.set()
     done.wait(10)
     thread.join()
-    sampler.close()
+    watching.close()
     assert found[0].place == f"{Path(__file__).name}:{line}"
 
 

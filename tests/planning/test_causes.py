@@ -46,6 +46,8 @@ def item_at(kind: str, n: int) -> dict[str, float]:
             return {"cpu": 0.01, "disk": queued(0.025, 0.01)}
         case "network":
             return {"cpu": 0.004, "network": 0.04}
+        case "ranks":
+            return {"cpu": 0.03 / n, "ranks": 0.01 * (n - 1)}
         case "shared":
             return {"cpu": 0.01, "network": queued(0.02, 0.01)}
         case "taken":
@@ -127,6 +129,24 @@ def test_of_ten_planted_causes_nine_in_ten_are_named_and_hardly_any_wrongly():
     told = {kind: [cause and cause.name for cause in causes] for kind, causes in named.items()}
     assert right >= 90, told
     assert wrong + sum(cause is not None for cause in controls) <= 0.02 * 120, (told, controls)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "sentence"),
+    [
+        ("memory", "repeated work", "each rank repeats a part of the work: CPU per call rises "),
+        ("ranks", "communication", "waits for other ranks in ledger.py:41: "),
+        ("computing", None, ""),
+    ],
+)
+def test_of_a_gang(kind, name, sentence):
+    """Its ranks do what their task says, so work that grows is no slow memory."""
+    cause = cause_of(study(kind, 1), cores=CORES, counts="ranks")
+    assert (cause and cause.name) == name
+    if cause is not None:
+        assert cause.sentence.startswith(sentence)
+        assert cause.evidence[0].startswith("rank-seconds per call: ")
+        assert all(each.endswith("at 1, 2, 4 ranks") for each in cause.evidence)
 
 
 @pytest.mark.parametrize(

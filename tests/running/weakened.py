@@ -207,7 +207,7 @@ _KEY_WITHOUT = {
     "closures": 3,
     "globals": 0,
     "modules": 3,
-    "imports": 10,
+    "imports": 139,
     "members": 0,
     "values": 0,
     "instances": 3,

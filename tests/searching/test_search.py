@@ -82,6 +82,32 @@ JOB = """
         return "word"
 
 
+    @task(gang=2, results="all")
+    def ranks(x: float) -> list[float]:
+        import socket
+
+        meeting = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        while os.environ["RANK"] == "1":  # the ranks wait for one another
+            try:
+                with socket.create_connection(meeting) as first:
+                    return x + first.recv(1)[0]
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        with socket.create_server(meeting) as server:
+            server.accept()[0].send(b"2")
+        return x
+
+
+    @task
+    def spread(found: list[float]) -> float:
+        return max(found) - min(found)
+
+
+    @pipeline
+    def gangs(x: float, alone: bool = False) -> float:
+        return double(x) if alone else spread(ranks(x))
+
+
     @task
     def slow(x: float) -> float:
         (HERE / f"began-{x!r}").touch()
@@ -173,6 +199,23 @@ class TestSearch:
         assert found.objective == "maximize fit.loss.max"
         best = found.best
         assert best.value == max(point.value for point in best.run.logged().metric("loss"))
+
+    def test_a_trial_with_a_gang_has_as_many_workers_as_ranks(self, workshop):
+        workshop.write(JOB)
+        job = module(workshop)
+        found = hooke.search(job.gangs, {"x": (0.0, 1.0)}, trials=3, workers=3)
+        assert [trial.value for trial in found.trials] == pytest.approx([50.0] * 3)
+        starts = [next(iter(trial.run.journal)) for trial in found.trials]
+        assert [each.workers for each in starts] == [(2, 2)] * 3
+        with pytest.raises(
+            UsageError, match=r"the gang 'ranks' has 2 ranks, but 'local' has 1 worker"
+        ) as caught:
+            hooke.search(job.gangs, {"x": (0.0, 2.0)}, trials=3, workers=1)
+        assert "workers=2" in caught.value.fix
+        mixed = hooke.search(job.gangs, {"x": (0.0, 1.0), "alone": [False, True]}, trials=6, workers=2)
+        widths = {next(iter(trial.run.journal)).workers for trial in mixed.trials}
+        assert widths == {(1, 1), (2, 2)}
+        assert mixed.status == "finished" and len(mixed.trials) == 6
 
     def test_a_trial_that_is_worse_is_given_up(self, workshop):
         workshop.write(JOB)

@@ -6,8 +6,10 @@ import ctypes
 import errno
 import fcntl
 import functools
+import glob
 import mmap
 import os
+import tempfile
 import time
 import weakref
 from collections.abc import Iterator
@@ -26,11 +28,14 @@ __all__ = [
     "Stamp",
     "content_digest",
     "file_clock_ns",
+    "first_bytes",
     "is_private",
     "is_young",
     "make_folders",
     "map_file",
+    "nameless_file",
     "page_aligned_copy",
+    "replacing",
     "stamp_of",
     "sync_data",
     "sync_path",
@@ -108,6 +113,12 @@ def make_folders(path: str | os.PathLike[str], mode: int = 0o777) -> None:
     except FileNotFoundError:
         make_folders(path.parent, mode)
         path.mkdir(mode, exist_ok=True)
+
+
+def first_bytes(path: str | os.PathLike[str], count: int) -> bytes:
+    """The first bytes of a file, which say what it is. Raises OSError."""
+    with Path(path).open("rb") as stream:
+        return stream.read(count)
 
 
 def is_private(facts: os.stat_result) -> bool:
@@ -188,6 +199,48 @@ class FileLock:
 
     def __del__(self) -> None:
         self.release()
+
+
+@contextmanager
+def replacing(target: str | os.PathLike[str]) -> Iterator[int]:
+    """A descriptor of a new file, which gets the name of `target` at the end if nothing was raised, and survives a power loss.
+
+    It is locked until then. So a file that a killed process left is not, and is removed by the next one that replaces `target`.
+    """
+    target = Path(target)
+    for old in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        left = FileLock(old)
+        if left.try_acquire():
+            with left:
+                old.unlink(missing_ok=True)
+    path, lock = _locked_beside(target)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield fd
+            sync_data(fd)
+        finally:
+            os.close(fd)
+        os.replace(path, target)
+        sync_path(target.parent)
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _locked_beside(target: Path) -> tuple[Path, FileLock]:
+    while True:
+        path = target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
+        lock = FileLock(path)
+        if lock.try_acquire() and path.exists():  # else another process has taken it for one that was left
+            return path, lock
+
+
+@contextmanager
+def nameless_file(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """A descriptor of a file without a name on the file system of `folder`, which is gone with its process."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as stream:
+        yield stream.fileno()
 
 
 @contextmanager

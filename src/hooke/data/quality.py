@@ -44,14 +44,16 @@ class Quality:
         )
 
 
-def plan_layout(rows: int, row_bytes: float, batch: int, memory: int) -> BlockLayout:
+def plan_layout(rows: int, row_bytes: float, batch: int, memory: int, together: int = 1) -> BlockLayout:
     """The layout with the largest blocks up to a page of which a window fits into `memory` bytes and has a VIF of 1.05 or less.
 
-    Where `memory` is too small for that, rows are drawn one by one, which takes longer.
+    Where `memory` is too small for that, rows are drawn one by one, which takes longer. Of data larger than `memory`, blocks have
+    at least `together` rows (a power of two), which are read at once, and windows as many blocks as fit: `predicted_vif` says how good
+    that is. What is read how must not depend on the machine: ranks would have orders of their own.
     """
     lanes = LANES if rows >= LANES * LANES else 1
     window = -(-BLOCKS_PER_ROW * batch // lanes)
-    block = 1
+    block = together if rows * row_bytes > memory else 1
     while (
         2 * block * row_bytes <= BLOCK_BYTES
         and 2 * block * lanes * window <= rows

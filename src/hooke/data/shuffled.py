@@ -108,7 +108,9 @@ class Batches(Iterator[Any]):
     def _of_window(self, window: int) -> tuple[Rows, int]:
         """The numbers of the rank's rows in a window, and how many are before them."""
         share = self._share
-        return self._order.of_window(window, share.rank, share.ranks), share.before(self._order.start(window))
+        numbers = self._order.of_window(window, share.rank, share.ranks)
+        self._source.ahead(numbers)
+        return numbers, share.before(self._order.start(window))
 
 
 class Shuffled:
@@ -116,8 +118,8 @@ class Shuffled:
 
     The order is a pure function of seed and epoch: the same for any number of ranks, each row once an epoch. `batch` is the number
     of rows of the global batch, which the ranks share. Batches are of the source's own kind; a source is an array (memory-mapped
-    ones too), a dict of arrays, a pandas, Polars or Arrow table, a sequence of anything, or the path of a `.npy` file, which is
-    memory-mapped.
+    ones too), a dict of arrays, a pandas, Polars or Arrow table, a sequence of anything, or the path of a file: a packed one
+    (`pack`), a `.npy` file, which is memory-mapped, or a Parquet file, which is read into memory if it fits into `memory`.
 
     Rows are drawn in blocks; `quality()` says how near that comes to a perfect shuffle. `memory` is what a window of blocks may
     take, in bytes. Raises UsageError for a source or a number that cannot be used.
@@ -126,7 +128,8 @@ class Shuffled:
     def __init__(
         self, source: Any, *, seed: int, batch: int, drop_last: bool = False, memory: int | None = None
     ) -> None:
-        self._given, self._source = source, opened(source)
+        self._room = MEMORY if memory is None else _whole("memory", memory)
+        self._given, self._source = source, opened(source, self._room)
         self.seed, self.batch = _whole("seed", seed, least=None), _whole("batch", batch)
         self.drop_last = drop_last
         if not self._source.rows:
@@ -136,8 +139,8 @@ class Shuffled:
                 f"{len(self)} rows are less than a batch of {self.batch}, so drop_last leaves nothing",
                 fix="use a smaller batch, or drop_last=False",
             )
-        room = MEMORY if memory is None else _whole("memory", memory)
-        self.layout = plan_layout(self._source.rows, self._source.row_bytes, self.batch, room)
+        own = self._source
+        self.layout = plan_layout(own.rows, own.row_bytes, self.batch, self._room, own.together)
         self._at = (0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,7 +148,7 @@ class Shuffled:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._source = opened(self._given)  # another process opens a file itself
+        self._source = opened(self._given, self._room)  # another process opens a file itself
 
     @property
     def kind(self) -> str:

@@ -1,7 +1,8 @@
-"""What a data set can be read from: anything with rows, by number."""
+"""What a data set can be read from: anything with rows, by number. Its size decides how it is drawn, never the machine."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +13,34 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 from hooke.data.order import Rows
+from hooke.data.packed import PackedFile, is_packed
+from hooke.data.scanning import read_parquet
 
 __all__ = ["Source", "opened"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Rows by number; `take` gives them in the source's own kind, `part` rows [low, high) of what `take` gave."""
+    """Rows by number; `take` gives them in the source's own kind, `part` rows [low, high) of what `take` gave.
+
+    `together` rows are best read at once, a power of two; `ahead` is told the rows of the next window.
+    """
 
     kind: str
     rows: int
     row_bytes: float
     take: Callable[[Rows], Any]
     part: Callable[[Any, int, int], Any]
+    together: int = 1
+    ahead: Callable[[Rows], None] = lambda _: None
 
 
-def opened(data: Any) -> Source:
-    """The rows of `data`. Raises UsageError for what has none, or cannot be read."""
-    if isinstance(data, str | Path):
-        return opened(_read(Path(data)))
+def opened(data: Any, memory: int) -> Source:
+    """The rows of `data`, for which reading may take `memory` bytes. Raises UsageError for what has none, or cannot be read."""
+    if isinstance(data, (str, os.PathLike)):
+        return opened(_read(Path(data), memory), memory)
+    if isinstance(data, PackedFile):
+        return _of_packed(data)
     kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__qualname__}"
     if isinstance(data, np.ndarray):
         return _of_array(data)
@@ -51,7 +61,8 @@ def opened(data: Any) -> Source:
         return _of_sequence(data)
     raise UsageError(
         f"cannot shuffle a {type(data).__qualname__}",
-        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a .npy file",
+        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a packed, "
+        "Parquet or .npy file",
     )
 
 
@@ -59,13 +70,22 @@ def _sliced(read: Any, low: int, high: int) -> Any:
     return read.slice(low, high - low)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, memory: int) -> Any:
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a folder",
+            fix=f'convert it once with hooke.data.pack("{path}", "{path}.packed") and pass the path that it returns',
+        )
     if not path.is_file():
-        raise UsageError(f"no file {path}", fix="pass the path of a .npy file")
+        raise UsageError(f"no file {path}", fix="pass the path of a packed, Parquet or .npy file")
+    if is_packed(path):
+        return PackedFile(path, memory=memory)
+    if path.suffix == ".parquet":
+        return read_parquet(path, memory)
     if path.suffix != ".npy":
         raise UsageError(
-            f"{path} is not a .npy file",
-            fix="read it, for example with polars.read_parquet, and pass the table",
+            f"{path} is not a .npy file, a Parquet file or a packed one",
+            fix="convert it with hooke.data.pack, or read it and pass the table",
         )
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -87,6 +107,17 @@ def _indexed(read: Any, low: int, high: int) -> Any:
     return read[low:high]
 
 
+def _of_packed(data: PackedFile) -> Source:
+    part = _part_of_columns if data.index.kind == "columns" else _indexed
+    return Source(
+        "packed", len(data), data.row_bytes, data.take_known, part, data.block_rows, data.read_ahead
+    )
+
+
+def _part_of_columns(read: Any, low: int, high: int) -> Any:
+    return {name: values[low:high] for name, values in read.items()}
+
+
 def _of_columns(data: Mapping[str, Any]) -> Source:
     columns = {name: np.asarray(values) for name, values in data.items()}
     lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
@@ -103,7 +134,7 @@ def _of_columns(data: Mapping[str, Any]) -> Source:
         rows,
         size,
         lambda at: {name: np.take(values, at, axis=0) for name, values in columns.items()},
-        lambda read, low, high: {name: values[low:high] for name, values in read.items()},
+        _part_of_columns,
     )
 
 

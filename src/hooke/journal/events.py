@@ -605,7 +605,7 @@ class StudyStarted(_Event, frozen=True, kw_only=True, tag="study_started"):
     task: str = ""
     """Empty if the whole pipeline is measured."""
     unit: str = "items"
-    """The unit of throughput: `items` of the task, `runs` of the pipeline, or `requests` of a service with N replicas."""
+    """The unit of throughput: `items` of the task, `calls` of a gang of N ranks, `runs` of the pipeline, or `requests` of a service with N replicas."""
     key: str = ""
     """A hash of code, parameters, machine and design. Studies with equal keys answer the same question."""
     code: dict[str, str] = {}

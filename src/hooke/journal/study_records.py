@@ -172,10 +172,15 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.started.unit == "requests"
 
     @property
+    def of_gang(self) -> bool:
+        """Whether it measures a gang, of which N is the number of ranks."""
+        return self.started.unit == "calls"
+
+    @property
     def counts(self) -> str:
-        """What N counts: `workers`; for a service `replicas`, or `threads` of each replica."""
+        """What N counts: `workers`; `ranks` of a gang; for a service `replicas`, or `threads` of each replica."""
         if not self.of_service:
-            return "workers"
+            return "ranks" if self.of_gang else "workers"
         return (
             "threads"
             if len({each.threads for each in self.loads}) > 1 == len({each.replicas for each in self.loads})

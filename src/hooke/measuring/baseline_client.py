@@ -17,6 +17,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
+from hooke.engines.gang import RankRange, Rendezvous, StartRanks, environment_of
 from hooke.engines.worker.pool import THREAD_VARIABLES
 from hooke.measuring.baseline_process import BaselineSetup, BaselineTimed, Broken, Loaded
 from hooke.measuring.excerpt import Excerpt
@@ -68,6 +69,8 @@ class PlainCalls:
     log: Path
     core: int | None = None
     """The core to which it is bound; None leaves it unbound."""
+    gang: bool = False
+    """Whether it finds the variables of a gang's rank, the only one."""
     start_s: float = 0.0
     """Seconds of a bare interpreter's start and of the imports of the user's code, once the process is ready."""
     import_s: float = 0.0
@@ -75,10 +78,12 @@ class PlainCalls:
     _process: subprocess.Popen[bytes] | None = None
     _channel: Channel | None = None
     _lifeline: int = -1
+    _meeting: Rendezvous | None = None
 
     def __enter__(self) -> Self:
         life_theirs, self._lifeline = os.pipe()
         core = [] if self.core is None else [str(self.core)]
+        self._meeting = Rendezvous() if self.gang else None
         with writing("the log of the plain calls", self.log), self.log.open("ab") as log:
             self._process, self._channel = start_with_channel(
                 lambda theirs: python_module(
@@ -86,7 +91,7 @@ class PlainCalls:
                 ),
                 descriptors=[life_theirs],
                 output=log,
-                environment=os.environ | dict.fromkeys(THREAD_VARIABLES, "1"),
+                environment=os.environ | dict.fromkeys(THREAD_VARIABLES, "1") | _rank_of(self._meeting),
             )
         os.close(life_theirs)
         setup = BaselineSetup(
@@ -150,6 +155,16 @@ class PlainCalls:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+        if self._meeting is not None:
+            self._meeting.close()
+
+
+def _rank_of(meeting: Rendezvous | None) -> dict[str, str]:
+    """The variables of the only rank of a gang, which may listen there; none without a gang."""
+    if meeting is None:
+        return {}
+    whole = RankRange(try_id=0, lo=0, hi=1, ranks=1)
+    return environment_of(0, whole, StartRanks(try_id=0, address=meeting.address, port=meeting.port))
 
 
 def _interpreter_s() -> float:

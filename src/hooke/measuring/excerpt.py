@@ -48,6 +48,19 @@ class Excerpt(Graph):
         """
         return self._shortened(lambda node: _first_of(node, count))
 
+    def with_ranks(self, ranks: int) -> Excerpt:
+        """The excerpt with gangs of so many ranks, where gangs are measured; in the whole pipeline they stay as they are."""
+        if self.is_whole:
+            return self
+        nodes = list(self.nodes)
+        made: dict[int, Task[..., Any]] = {}
+        for number in self.measured:
+            node = nodes[number]
+            if node.task.resources.gang:
+                task = made.setdefault(id(node.task), _Declared(node.task, gang=ranks))
+                nodes[number] = msgspec.structs.replace(node, task=task)
+        return replace(self, nodes=tuple(nodes))
+
     def _shortened(self, count: Callable[[Node], int]) -> Excerpt:
         nodes = list(self.nodes)
         for number in self.measured:
@@ -88,13 +101,13 @@ def excerpt(graph: Graph, task: str | None) -> Excerpt:
 class _Declared(Task[..., Any]):
     """A task with other resources. It pickles as the original task, so that workers import the same code."""
 
-    def __init__(self, task: Task[..., Any], *, cache: bool) -> None:
-        resources = replace(task.resources, cache=cache)
+    def __init__(self, task: Task[..., Any], **changed: Any) -> None:
+        resources = replace(task.resources, **changed)
         super().__init__(task.function, name=task.name, resources=resources, descriptor=task.descriptor)
-        self._task = task
+        self.original: Task[..., Any] = task.original if isinstance(task, _Declared) else task
 
     def __reduce_ex__(self, _protocol: Any) -> tuple[Callable[..., Any], tuple[Task[..., Any]]]:
-        return _itself, (self._task,)
+        return _itself, (self.original,)
 
 
 def _itself(task: Task[..., Any]) -> Task[..., Any]:

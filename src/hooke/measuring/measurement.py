@@ -15,7 +15,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
-from hooke.engines.worker.worker_process import SAMPLES, WorkerSample
+from hooke.engines.worker.sampler import SAMPLES, WorkerSample
 from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
@@ -154,7 +154,9 @@ def time_use(
         user_s=taken.cpu_s * (1 - system),
         sys_s=taken.cpu_s * system,
         delay_s=_delays(changes, end - begin),
-        waits=_waits(sampled, sum(seconds)),
+        waits=_waits(
+            sampled, sum(seconds), ranks=any(part.nodes[at].task.resources.gang for at in part.measured)
+        ),
         first_s=sum(max(0.0, first - usual) for first in firsts.values())
         if len(spans) >= 3 * workers
         else 0.0,
@@ -209,15 +211,11 @@ def _spans(events: Iterable[Event], measured: frozenset[int]) -> list[_Span]:
         elif isinstance(event, AttemptFinished) and event.attempt in begun:
             start = begun[event.attempt]
             # Attempts wait in a worker's socket: the time of the task itself is what the worker tells.
-            spans.append(
-                _Span(
-                    max(start.at, event.at - event.seconds),
-                    event.at,
-                    event.node,
-                    start.worker,
-                    event.hi - event.lo,
-                )
-            )
+            begin, items = max(start.at, event.at - event.seconds), event.hi - event.lo
+            spans += [
+                _Span(begin, event.at, event.node, worker, items)
+                for worker in start.workers or (start.worker,)
+            ]
     return spans
 
 
@@ -248,10 +246,19 @@ def _idle(spans: Sequence[_Span], calls: Mapping[int, str], workers: int) -> dic
     return {**idle, "serial": serial}
 
 
-def _waits(sampled: Sequence[Sequence[WorkerSample]], busy_s: float) -> dict[str, float]:
-    """`lock ledger.py:41` -> worker-seconds of attempts, by the share of the samples in attempts."""
+def _waits(
+    sampled: Sequence[Sequence[WorkerSample]], busy_s: float, *, ranks: bool = False
+) -> dict[str, float]:
+    """`lock ledger.py:41` -> worker-seconds of attempts, by the share of the samples in attempts.
+
+    The `ranks` of a gang wait for one another in a system call for a lock or for the network: `ranks train.py:41`.
+    """
     inside = [each for own in sampled for each in own if each.place]
-    counts = Counter(f"{each.wait} {each.place}" for each in inside if each.wait)
+    counts = Counter(
+        f"{'ranks' if ranks and each.wait in ('lock', 'network') else each.wait} {each.place}"
+        for each in inside
+        if each.wait
+    )
     return {what: count / len(inside) * busy_s for what, count in counts.most_common(MOST_PLACES)}
 
 
@@ -350,9 +357,8 @@ class Bench:
         """Run the excerpt once; its events go to `segment`.
 
         Raises what a failed task raises, KeyboardInterrupt if the study was stopped, UsageError if this many
-        workers cannot all work at once, or if a gang is measured or does not fit.
+        workers cannot all work at once.
         """
-        _check_gangs(part, workers)
         keys = GraphKeys(part, run=self.study)
         # No twin of a slow attempt: it would be work that the plain calls do not have.
         state = RunState(part, [plan_of(node, self.expected_s, repeatable=False) for node in part.nodes])
@@ -473,13 +479,13 @@ def _cpus_of_all(part: Excerpt) -> float | None:
 
 
 def _check_gangs(part: Excerpt, workers: int) -> None:
-    """Raise UsageError if a gang is measured, or needs more than N workers."""
+    """Raise UsageError if the whole pipeline is measured and has a gang, or if one needs more than N workers."""
     for node in part.nodes:
         ranks, name = node.task.resources.gang, node.task.name
-        if ranks and node.id in part.measured:
+        if ranks and part.is_whole:
             raise UsageError(
                 f"{name!r} is a gang of {ranks} ranks, so its speed does not depend on the number of workers",
-                fix="run it with another gang= and compare the times, or measure another task: --task NAME",
+                fix=f"measure it with N ranks: --task {name}, or another task",
             )
         if ranks > workers:
             raise UsageError(
@@ -529,7 +535,12 @@ class Subject:
     @property
     def unit(self) -> str:
         """The unit of work."""
-        return "runs" if self.part.is_whole else "items"
+        return "runs" if self.part.is_whole else "calls" if self.is_gang else "items"
+
+    @property
+    def is_gang(self) -> bool:
+        """Whether a gang is measured, with N ranks."""
+        return not self.part.is_whole and self.part.nodes[self.part.measured[0]].task.resources.gang > 0
 
     @property
     def task(self) -> str:
@@ -542,10 +553,15 @@ class Subject:
         return max(max(1, int(self.part.nodes[number].task.resources.cpus)) for number in self.part.measured)
 
     def part_for(self, turn: PlannedMeasurement, design: Design) -> Excerpt:
-        """The part to run for a planned measurement. Raises UsageError if the work cannot be reduced as the design requires."""
+        """The part to run for a planned measurement.
+
+        Raises UsageError if the work cannot be reduced as the design requires, or if a gang does not fit.
+        """
+        part = self.part.with_ranks(turn.n)
+        _check_gangs(part, turn.n)
         if turn.items is not None:
-            return self.part.with_first(turn.items)
-        return self.part.with_share(design.share(turn.n))
+            return part.with_first(turn.items)
+        return part if self.is_gang else part.with_share(design.share(turn.n))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -587,7 +603,7 @@ class MeasurementRounds:
         self._workers_start_s = _until_work(warm.events, began)
         self._warm_s = warm.taken.seconds
         self.bench.learn(warm, whole)
-        work = self._work(warm)
+        work = self._calls(warm)
         with self._plain_calls(warm, whole) as plain:
             held = self.bench.store.usage().bytes
             turns = self._whole_rounds() if design.most_plain is None else self._within_budget()
@@ -641,10 +657,15 @@ class MeasurementRounds:
             work=work,
             log=self.bench.folder / "logs" / "plain.log",
             core=self.core,
+            gang=subject.is_gang,
         )
 
-    def _work(self, ran: Ran) -> float:
+    def _calls(self, ran: Ran) -> float:
         return 1.0 if self.subject.part.is_whole else float(ran.taken.items)
+
+    def _work(self, ran: Ran, n: int) -> float:
+        """Of a gang whose ranks have equal work at every N: as much as so many calls with one rank."""
+        return self._calls(ran) * (n if self.design.weak and self.subject.is_gang else 1)
 
     def _time(self, part: Excerpt, n: int, repeat: int) -> None:
         segment = self._segment()
@@ -652,7 +673,7 @@ class MeasurementRounds:
         event = Measured(
             task=self.subject.task,
             n=n,
-            work=self._work(ran),
+            work=self._work(ran, n),
             seconds=ran.taken.seconds,
             repeat=repeat,
             cpu_s=ran.taken.cpu_s,

@@ -173,8 +173,9 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     """Measure how far a task of a pipeline, or (without `task`) the whole pipeline, scales with the number of workers.
 
     The task's inputs are computed once, or taken from the cache. Then its work is measured with each N of `workers`: a list, or a
-    number for 1, 2, 4, ... up to it (by default the cores of this machine). The same work is also measured as plain calls, in
-    one thread of a process without Hooke; or with `plain`, a function that takes the map's whole columns (or a call's arguments).
+    number for 1, 2, 4, ... up to it (by default the cores of this machine). Of a gang, N is the number of ranks. The same work is
+    also measured as plain calls, in one thread of a process without Hooke; or with `plain`, a function that takes the map's whole
+    columns (or a call's arguments).
 
     After each N once, in random order, it measures again the N that is expected to tell most about `answer` for each second that it
     takes: `knee` (the default), `cost`, or a number N for the time with N workers. It ends when half the interval of the answer

@@ -198,12 +198,12 @@ def _use(record: StudyRecord) -> Iterator[tuple[str, str]]:
     except NotEnoughData as refusal:
         yield "use", _refused(refusal)
         return
-    times = f"{use.speedup.shown()} times as fast as {_workers(use.than)}"
+    times = f"{use.speedup.shown()} times as fast as {_counted(use.than, record)}"
     if not use.workers:
         yield "use", f"no engine: {_plain_thread(record)} is {times}"
         how = "it"
     else:
-        how = _workers(use.workers)
+        how = _counted(use.workers, record)
         more = " and ".join(map(str, use.not_faster))
         none = f"{more} {'are' if len(use.not_faster) > 1 else 'is'} not clearly faster" if more else ""
         alone = [times] if use.workers != use.than else []
@@ -214,8 +214,9 @@ def _use(record: StudyRecord) -> Iterator[tuple[str, str]]:
     )
 
 
-def _workers(n: int) -> str:
-    return "1 worker" if n == 1 else f"{n} workers"
+def _counted(n: int, record: StudyRecord) -> str:
+    """`1 worker`, `4 workers`, `2 ranks`."""
+    return f"{n} {record.counts.removesuffix('s') if n == 1 else record.counts}"
 
 
 EVEN = 0.9
@@ -344,13 +345,13 @@ def cost_sentence(cost: Cost, record: StudyRecord, *, by_law: bool) -> str:
     """The COST: which N beats the plain calls, or that none does. `by_law` says that this holds for any N, not only the measured ones."""
     low, high = ("infinity" if math.isinf(end) else f"{end:g}" for end in cost.interval)
     sure = "" if low == high else f" ({cost.level:.0%}: {low} to {high})"
-    what = record.started.unit if record.started.sizes else "workers"
+    what = record.started.unit if record.started.sizes else record.counts
     plain = _plain_thread(record)
     if cost.never:
         none = f"never: no number of {what}" if by_law else _none_measured(record)
         return f"{none} beats {plain}{sure}"
-    what = what if cost.n != 1 or record.started.sizes else "worker"
-    beats = "beats" if what == "worker" else "beat"
+    one = cost.n == 1 and not record.started.sizes
+    what, beats = (what.removesuffix("s"), "beats") if one else (what, "beat")
     return f"{cost.n:g} {what} {beats} {plain}{sure}"
 
 
@@ -403,7 +404,7 @@ def _from_shell(record: StudyRecord) -> Iterator[str]:
         yield f"from the shell, plain Python wins for any number of items ({start}; 95%: {ends[0]} to {ends[1]})"
         return
     yield (
-        f"from the shell, plain Python wins until {found.items:,.0f} items, then {_workers(found.n)} "
+        f"from the shell, plain Python wins until {found.items:,.0f} items, then {_counted(found.n, record)} "
         f"({start}; 95%: {ends[0]} to {ends[1]})"
     )
 
@@ -435,7 +436,7 @@ def _time(record: StudyRecord) -> Iterator[tuple[str, str]]:
         def said() -> str:
             low, value, high = law_of_study(record).predict(n).ends
             seconds = _seconds(_estimate("seconds", work / value, (work / high, work / low)))
-            return f"{work:g} {started.unit} take {_workers(n)} {seconds}"
+            return f"{work:g} {started.unit} take {_counted(n, record)} {seconds}"
 
         yield "time", _answer(said)
 
@@ -544,7 +545,7 @@ def cause_of_study(record: StudyRecord) -> Bottleneck | None:
     started = record.started
     if started.sizes or started.weak or record.of_service:
         return None
-    return cause_of(record.measured, cores=started.cpus)
+    return cause_of(record.measured, cores=started.cpus, counts=record.counts)
 
 
 def _cause(record: StudyRecord) -> Iterator[tuple[str, str]]:
@@ -614,7 +615,7 @@ def heading_of(record: StudyRecord) -> list[str]:
     order = "" if started.budget else " in random order"
     return [
         f"{what}({parameters}), {how}: {done}{order}",
-        f"  on {started.place}: {started.machine}; workers {bound}",
+        f"  on {started.place}: {started.machine}; {record.counts} {bound}",
     ]
 
 
@@ -642,7 +643,9 @@ def facts_of(record: StudyRecord) -> dict[str, Any]:
 def _unbound(record: StudyRecord) -> str:
     most = max(record.started.levels, default=0)
     return (
-        f"{most} workers, {record.started.cpus} cores" if most > record.started.cpus else "not possible here"
+        f"{most} {record.counts}, {record.started.cpus} cores"
+        if most > record.started.cpus
+        else "not possible here"
     )
 
 

@@ -371,7 +371,16 @@ def _is_asked_by_user(frame: types.FrameType | None) -> bool:
     return frame is not None and _owner(frame.f_code.co_filename) == "user"
 
 
-_PASSING = ("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules")
+_PASSING = (
+    *("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules"),
+    *(
+        "data.packed",
+        "data.packing",
+        "data.scanning",
+        "data.shuffled",
+        "data.sources",
+    ),  # which read what the task names
+)
 
 
 def _importers(frame: types.FrameType | None, path: str) -> tuple[types.CodeType, ...] | None:

@@ -62,7 +62,7 @@ def known_limit(runs: RunsFolder, pipeline: str, task: str) -> str:
     """Why more workers do not help the task, by its newest finished study; empty if no study says so."""
     studies = find_studies(runs, pipeline=pipeline, task=task)
     newest = next((study for study in studies if study.complete and not study.started.sizes), None)
-    if newest is None or newest.started.weak:
+    if newest is None or newest.started.weak or newest.of_gang:
         return ""
     cause = cause_of(newest.measured, cores=newest.started.cpus)
     if cause is not None and cause.name not in HELPED:

@@ -59,6 +59,8 @@ class _Level:
     """The mean measurement at one N: worker-seconds per item by kind; those of `kinds` and the rest add up to `whole`."""
 
     n: int
+    counts: str
+    """What N counts: `workers`, or `ranks` of a gang."""
     whole: float
     kinds: dict[str, float]
     places: dict[str, float]
@@ -81,20 +83,24 @@ WAITS = {
     "gil": "gil",
     "network": "network",
     "disk": "disk",
+    "ranks": "ranks",
 }
 """What workers sample -> the kind of lost time. Other waits are none: a sleep is what the code asks for."""
 
 
-def cause_of(measured: Sequence[Measured], *, cores: int) -> Bottleneck | None:
+def cause_of(measured: Sequence[Measured], *, cores: int, counts: str = "workers") -> Bottleneck | None:
     """The cause of the time that a task loses, or spends waiting, on a machine with `cores` for it; None if nothing is wrong or known.
 
     `measured` vary N, with equal work. Each has worker-seconds by kind (`TimeUse`). The kind that grows most per item from the
     smallest to the largest N is the cause of lost speed-up (after the speed-up stacks of Eyerman, Du Bois & Eeckhout, ISPASS 2012).
     If little is lost, or nothing grows half as much, a wait that takes most of the time at every N is the cause. Time without a
-    core is no cause where nobody uses the cores.
+    core is no cause where nobody uses the cores. `counts` is what N counts: `workers`, or `ranks` of a gang, whose work is not cut
+    by Hooke: what all ranks do is repeated work.
     """
     known = [each for each in measured if each.use is not None]
-    levels = [_level([each for each in known if each.n == n]) for n in sorted({each.n for each in known})]
+    levels = [
+        _level([each for each in known if each.n == n], counts) for n in sorted({each.n for each in known})
+    ]
     if not levels:
         return None
     first, last = levels[0], levels[-1]
@@ -146,7 +152,7 @@ def _error(measured: Sequence[Measured], first: int, last: int) -> float:
     return spread.share * math.sqrt(1 / len(groups[first]) + 1 / len(groups[last]))
 
 
-def _level(measured: Sequence[Measured]) -> _Level:
+def _level(measured: Sequence[Measured], counts: str) -> _Level:
     parts = [_kinds(each) for each in measured]
     kinds = {kind: float(np.mean([part[kind] for part in parts])) for kind in parts[0]}
     places: dict[str, float] = {}
@@ -158,6 +164,7 @@ def _level(measured: Sequence[Measured]) -> _Level:
     uses = [(each, each.use) for each in measured if each.use is not None]
     return _Level(
         n=measured[0].n,
+        counts=counts,
         whole=float(np.mean([each.n * each.seconds / each.work for each in measured])),
         kinds=kinds,
         places=places,
@@ -180,7 +187,7 @@ def _kinds(each: Measured) -> dict[str, float]:
     """Worker-seconds per item by kind of time."""
     use = each.use
     assert use is not None
-    kinds = dict.fromkeys(("lock", "gil", "network", "disk"), 0.0)
+    kinds = dict.fromkeys(("lock", "gil", "network", "disk", "ranks"), 0.0)
     if use.samples >= LEAST_SAMPLES:
         for what, seconds in use.waits.items():
             kind = WAITS.get(what.partition(" ")[0])
@@ -203,30 +210,28 @@ def _grown(kind: str, levels: Sequence[_Level], cores: int) -> Bottleneck | None
     """The cause where this kind of time grows most with N; None if nobody uses the cores that workers lack."""
     last = levels[-1]
     if kind == "user":
-        rises = f"CPU per item rises {_over(levels, _cpu)} workers"
+        rises = f"CPU per {'call' if last.counts == 'ranks' else 'item'} rises {_over(levels, _cpu)}"
+        if last.counts == "ranks":
+            return _cause("repeated work", f"each rank repeats a part of the work: {rises}", levels)
         return _cause("memory bandwidth", f"memory-bound: {rises}", levels, INFERRED)
     if kind == "system":
         return _cause(
-            "kernel", f"the kernel: system time per item rises {_over(levels, _of('system'))} workers", levels
+            "kernel", f"the kernel: system time per item rises {_over(levels, _of('system'))}", levels
         )
     if kind == "delay":
         return _crowded(levels, cores)
     if kind == "network":
-        rises = f"response time grows with N, {_over(levels, _of('network'))} workers"
+        rises = f"response time grows with N, {_over(levels, _of('network'))}"
         return _cause("shared server", f"a slow shared server: {rises}, in {_place(last, 'network')}", levels)
-    if kind in ("lock", "disk", "gil"):
+    if kind in ("lock", "disk", "gil", "ranks"):
         return _waiting(kind, levels)
     if kind == "start":
-        return _cause(
-            "start-up", f"start-up takes {_over(levels, _of('start'))} workers for each item", levels
-        )
+        return _cause("start-up", f"start-up takes {_over(levels, _of('start'))} for each item", levels)
     if kind == "serial":
-        alone = (
-            f"a serial part: while it runs, the other workers wait for {_over(levels, _of('serial'))} workers"
-        )
+        alone = f"a serial part: while it runs, the other workers wait for {_over(levels, _of('serial'))}"
         return _cause("serial part", f"{alone} for each run", levels)
     if kind == "gap":
-        waits = f"waiting for the next one takes {_over(levels, _of('gap'))} workers"
+        waits = f"waiting for the next one takes {_over(levels, _of('gap'))}"
         return _cause("short items", f"short items: {waits}", levels)
     return _ended(levels)
 
@@ -259,14 +264,16 @@ def _crowded(levels: Sequence[_Level], cores: int) -> Bottleneck | None:
         sentence = f"other processes take the cores: {taken} cores at N = {ns}"
         return _cause("cores taken", sentence, levels)
     if last.runnable > cores * 1.1 and last.computing + last.others >= IN_USE * cores:
-        return _cause("cores", f"the cores are all in use: {last.n} workers compute on {cores} cores", levels)
+        return _cause(
+            "cores", f"the cores are all in use: {last.n} {last.counts} compute on {cores} cores", levels
+        )
     return None
 
 
 def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
     last = levels[-1]
     place = _place(last, kind)
-    share = f"{last.kinds[kind] / last.whole:.0%} of the workers' time at N = {last.n}"
+    share = f"{last.kinds[kind] / last.whole:.0%} of the {last.counts}' time at N = {last.n}"
     match kind:
         case "lock":
             return _cause("lock", f"waits for a lock in {place}: {share}", levels)
@@ -274,6 +281,8 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
             return _cause(
                 "GIL", f"waits for the GIL in {place}: its threads compute one at a time", levels, share
             )
+        case "ranks":
+            return _cause("communication", f"waits for other ranks in {place}: {share}", levels)
         case "disk":
             return _cause("disk", f"waits for the disk in {place}: {share}", levels)
         case _:
@@ -282,7 +291,7 @@ def _waiting(kind: str, levels: Sequence[_Level]) -> Bottleneck:
 
 def _steady_wait(levels: Sequence[_Level]) -> str:
     """The longest wait of those that take most of the time at every N; empty if none does."""
-    least = {"gil": QUEUED, "network": WAITING, "disk": WAITING, "lock": WAITING}
+    least = {"gil": QUEUED, "network": WAITING, "disk": WAITING, "lock": WAITING, "ranks": WAITING}
     found = [
         kind
         for kind, share in least.items()
@@ -300,12 +309,12 @@ def _cpu(level: _Level) -> float:
 
 
 def _over(levels: Sequence[_Level], seconds: Callable[[_Level], float]) -> str:
-    """`28, 34, 47 ms at 1, 2, 4`."""
+    """`28, 34, 47 ms at 1, 2, 4 workers`."""
     values = [seconds(level) for level in levels]
     unit, name = next(
         ((unit, name) for unit, name in ((1.0, "s"), (1e-3, "ms")) if max(values) >= unit), (1e-6, "us")
     )
-    return f"{', '.join(f'{value / unit:.3g}' for value in values)} {name} at {', '.join(str(level.n) for level in levels)}"
+    return f"{', '.join(f'{value / unit:.3g}' for value in values)} {name} at {', '.join(str(level.n) for level in levels)} {levels[0].counts}"
 
 
 def _place(level: _Level, kind: str) -> str:
@@ -326,6 +335,7 @@ KINDS = {
     "gil": "waiting for the GIL",
     "network": "waiting for the network",
     "disk": "waiting for the disk",
+    "ranks": "waiting for other ranks",
     "start": "start-up",
     "serial": "idle while a task runs alone",
     "gap": "idle between items",
@@ -336,6 +346,7 @@ KINDS = {
 def _cause(name: str, sentence: str, levels: Sequence[_Level], *more: str) -> Bottleneck:
     """The cause, with the worker-seconds per item as its evidence."""
     shown = [kind for kind in KINDS if any(level.kinds[kind] >= SHOWN * level.whole for level in levels)]
-    kinds = [f"{KINDS[kind]} per item: {_over(levels, _of(kind))} workers" for kind in shown]
-    whole = f"worker-seconds per item: {_over(levels, lambda level: level.whole)} workers"
+    item, counted = ("call", "rank") if levels[0].counts == "ranks" else ("item", "worker")
+    kinds = [f"{KINDS[kind]} per {item}: {_over(levels, _of(kind))}" for kind in shown]
+    whole = f"{counted}-seconds per {item}: {_over(levels, lambda level: level.whole)}"
     return Bottleneck(name=name, sentence=sentence, evidence=(*more, whole, *kinds))

@@ -111,11 +111,12 @@ def law_of_levels(levels: Levels) -> TaskLaw:
 
 
 def studies_of(runs: RunsFolder, *, pipeline: str, host: str) -> dict[str, list[StudyRecord]]:
-    """Task -> its studies of strong scaling on that host with measurements, the newest first."""
+    """Task -> its studies of strong scaling over workers on that host with measurements, the newest first."""
     found: dict[str, list[StudyRecord]] = {}
     for study in find_studies(runs, pipeline=pipeline):
         started = study.started
-        if started.host == host and not (started.weak or started.sizes) and study.measured and started.task:
+        other = started.weak or started.sizes or study.of_gang
+        if started.host == host and not other and study.measured and started.task:
             found.setdefault(started.task, []).append(study)
     return found
 
@@ -570,7 +571,7 @@ def uses_all_cores(record: StudyRecord) -> bool:
     started = record.started
     if started.sizes or started.weak or record.of_service:
         return False
-    found = cause_of(record.measured, cores=started.cpus)
+    found = cause_of(record.measured, cores=started.cpus, counts=record.counts)
     if found is not None and found.name in {"cores", "cores taken"}:
         return True
     full = [each.cpu_s / (each.n * each.seconds) for each in record.measured if each.n == started.cpus]

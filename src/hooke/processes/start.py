@@ -13,18 +13,22 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn, Self
+from typing import IO, ClassVar, NoReturn, Self
 
+from hooke.base.this_process import on_fork
 from hooke.processes.channel import Channel
 
 __all__ = [
     "Interrupts",
+    "end_ahead",
     "end_with",
     "exit_with",
     "main",
     "python_module",
+    "start_ahead",
     "start_apart",
     "start_with_channel",
+    "start_with_socket",
     "with_parent",
 ]
 
@@ -120,6 +124,56 @@ def start_with_channel(
             ours.close()
             raise
     return process, Channel(ours.detach())
+
+
+def start_with_socket(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start `python -m module FD`, FD one end of a socket, as `start_apart`; returns the process and the other end. Raises OSError.
+
+    If `start_ahead` has started one that runs, this is it.
+    """
+    ahead = _Ahead.started.pop(module, None)
+    if ahead is not None:
+        if ahead.process.poll() is None:
+            return ahead.process, ahead.socket
+        ahead.socket.close()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = start_apart(python_module(module, str(theirs.fileno())), descriptors=(theirs.fileno(),))
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours
+
+
+class _Ahead:
+    """A process that nobody has asked for yet. A forked child of this process does not inherit it."""
+
+    started: ClassVar[dict[str, _Ahead]] = {}
+
+    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+        self.process, self.socket = process, ours
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        self.socket.close()
+        self.started.clear()
+
+
+def start_ahead(module: str) -> None:
+    """Start what `start_with_socket` will be asked for, so that it is ready then; `end_ahead` ends it if it never is."""
+    if module not in _Ahead.started:
+        with contextlib.suppress(OSError):  # who asks for it learns why
+            _Ahead.started[module] = _Ahead(*start_with_socket(module))
+
+
+def end_ahead() -> None:
+    """End what was started ahead and nobody has asked for."""
+    while _Ahead.started:
+        _, ahead = _Ahead.started.popitem()
+        ahead.socket.close()
+        ahead.process.kill()
+        ahead.process.wait()
 
 
 def exit_with(code: int) -> NoReturn:

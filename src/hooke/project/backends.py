@@ -18,6 +18,7 @@ from hooke.base.formats import did_you_mean
 from hooke.certificates.key_files import Keys
 from hooke.pipeline.engine import Engine, EngineContext
 from hooke.processes.devices import cpus_here
+from hooke.processes.start import end_ahead
 from hooke.project.settings import BackendSettings
 
 __all__ = [
@@ -341,5 +342,7 @@ def check_engine(place: BackendChoice) -> None:
 def open_engine(place: BackendChoice, context: EngineContext) -> Engine:
     """Start the backend's engine. Raises MissingExtra if its library is not installed."""
     more = [(name, value) for name in ("at", "keys") if (value := getattr(place, name)) is not None]
+    if place.engine != "local":
+        end_ahead()
     engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))
     return engine

@@ -80,13 +80,14 @@ def search(  # noqa: PLR0913 - options by name
     The objective is the number that a trial returns, or a `metric` that it logs: `auc` (its last value), `auc.max`, `loss.min`,
     `fit.auc`. `direction` is `minimize` or `maximize`. `pruner` stops a trial that is worse at a step than others were:
     `median`, `asha` (successive halving) or an Optuna pruner; it sees the values of `metric` as they are logged.
-    `sampler` is `tpe`, `random` or an Optuna sampler. `workers` trials run at once, each with one worker of the backend `on`, which
-    is as in `run`; by default as many as there are cpus, or workers of the Fleet. On `dask` and `ray` one cluster, started by the
-    first trial that runs, serves all of them. `progress` is as in `run`, but shows only a line every five seconds.
+    `sampler` is `tpe`, `random` or an Optuna sampler. `workers` workers of the backend `on`, which is as in `run`, serve the trials:
+    one for each, or as many as its largest gang has ranks; by default as many as there are cpus, or workers of the Fleet. On `dask`
+    and `ray` one cluster, started by the first trial that runs, serves all of them. `progress` is as in `run`, but shows only a line
+    every five seconds.
 
     Repeating the call continues the search: after a kill, after an error, or with more `trials`. Trials that finished or
-    were pruned are not repeated. The parameters of a trial follow from `seed` and the earlier results; with `workers=1` they are always
-    the same.
+    were pruned are not repeated. The parameters of a trial follow from `seed` and the earlier results; with one trial at a time they
+    are always the same.
 
     Raises UsageError, TraceError and MissingExtra before anything runs; TaskFailed if the first trials all fail; RunStopped after
     `hooke stop`; KeyboardInterrupt after Ctrl-C, once all trials have stopped cleanly.
@@ -113,20 +114,22 @@ def search(  # noqa: PLR0913 - options by name
 
 def _placement(project: Project, workers: int | None, on: Any) -> _Placement:
     if workers is not None and (type(workers) is not int or workers < 1):
-        raise UsageError(f"workers={workers!r}", fix="give the number of parallel trials, from 1")
+        raise UsageError(f"workers={workers!r}", fix="give a number from 1")
     place = find_backend(on, workers=None, places=project.settings.places)
     own = on.workers if isinstance(on, Fleet) else place.workers[1] if place.workers is not None else None
-    at_once = workers or own or (1 if place.engine == "serial" else cpus_here())
-    return _Placement(on=on, place=place, at_once=at_once, fleet=fleet_for(place, workers=at_once))
+    most = workers or own or (1 if place.engine == "serial" else cpus_here())
+    return _Placement(on=on, place=place, workers=most, fleet=fleet_for(place, workers=most))
 
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """A running trial, driven in a thread."""
+    """A trial, driven in a thread once there is room for it."""
 
     number: int
     driver: Driver
-    watch: MetricWatch | None
+    asked: dict[str, Any]
+    shown: dict[str, str]
+    watch: MetricWatch | None = None
     given_up: bool = False
     error: BaseException | None = None
     thread: threading.Thread | None = None
@@ -138,18 +141,27 @@ class _PendingTrials:
 
     again: list[TrialRecord] = field(default_factory=list)
     number: int = 0
+    ready: _Trial | None = None
+    """Traced, and waits for room."""
+    workers: int = 1
+    """Those of the last trial that was traced, which the next one probably needs too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placement:
-    """The backend of the trials, and the number of parallel trials."""
+    """The backend of the trials, and the number of its workers."""
 
     on: Any
     """As given to `search`."""
     place: BackendChoice
-    at_once: int
+    workers: int
     fleet: Fleet | None
     """Not yet started; None where the trials need no cluster of their own."""
+
+
+def _workers_of(driver: Driver) -> int:
+    """The workers of a trial: one, or as many as its largest gang has ranks."""
+    return max((node.task.resources.ranks for node in driver.graph.nodes), default=1)
 
 
 class SearchDriver:
@@ -287,10 +299,7 @@ class SearchDriver:
 
     def _run_trials(self) -> str:
         while True:
-            while len(self._going) < self._where.at_once and (
-                self._pending.again or self._pending.number < self._order.trials
-            ):
-                self._launch()
+            self._launch()
             if not self._going:
                 return "finished"
             self._wait()
@@ -311,10 +320,25 @@ class SearchDriver:
                 self._project.runs.request_stop(trial.driver.run, f"the pruner of {self._run}")
 
     def _launch(self) -> None:
-        former = self._pending.again.pop(0) if self._pending.again else None
-        number = former.trial if former is not None else self._pending.number
+        """Start trials while there are workers for them."""
+        pending = self._pending
+        room = self._where.workers - sum(_workers_of(trial.driver) for trial in self._going.values())
+        while room >= pending.workers and (trial := pending.ready or self._next()) is not None:
+            pending.workers = _workers_of(trial.driver)
+            pending.ready = trial if pending.workers > room else None
+            if pending.ready is None:
+                room -= pending.workers
+                self._start(trial)
+
+    def _next(self) -> _Trial | None:
+        """The next trial, traced; None if there is none. Raises UsageError if it has a gang of more ranks than there are workers."""
+        pending = self._pending
+        if not pending.again and pending.number >= self._order.trials:
+            return None
+        former = pending.again.pop(0) if pending.again else None
+        number = former.trial if former is not None else pending.number
         if former is None:
-            self._pending.number += 1
+            pending.number += 1
         asked = self._sampling.ask(number, former.asked if former is not None else None)
         given = values_of(self._order.space, asked)
         run = (
@@ -326,29 +350,27 @@ class SearchDriver:
             pipeline=self._order.pipeline,
             params=dict(self._order.fixed) | given,
             on=self._where.on,
-            workers=1,
+            workers=self._where.workers,
             run=run,
             parent=self._run,
             experiment=self._experiment(),
         )
         driver = prepare(order, self._project, clock=self._clock)
+        workers = _workers_of(driver)
+        driver.order = replace(order, workers=workers)
+        driver.place = find_backend(
+            order.on, workers=(workers, workers), places=self._project.settings.places
+        )
+        return _Trial(number, driver, asked, {name: short_repr(value) for name, value in given.items()})
+
+    def _start(self, trial: _Trial) -> None:
+        driver = trial.driver
         driver.place = replace(driver.place, at=self._cluster() or driver.place.at)
-        watch = (
-            MetricWatch(self._folder(driver.run), self._order.metric)
-            if self._order.pruner != "none"
-            else None
-        )
-        trial = _Trial(number, driver, watch)
-        self._say(
-            TrialBegan(
-                trial=number,
-                run=driver.run,
-                asked=asked,
-                shown={name: short_repr(value) for name, value in given.items()},
-            )
-        )
+        if self._order.pruner != "none":
+            trial.watch = MetricWatch(self._folder(driver.run), self._order.metric)
+        self._say(TrialBegan(trial=trial.number, run=driver.run, asked=trial.asked, shown=trial.shown))
         self._project.runs.create(driver.run)  # so that it can be stopped at once
-        self._going[number] = trial
+        self._going[trial.number] = trial
         trial.thread = threading.Thread(
             target=self._drive, args=(trial,), name=f"hooke-{driver.run}", daemon=True
         )

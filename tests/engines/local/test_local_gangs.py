@@ -302,8 +302,8 @@ def test_what_gangs_mean_to_a_measurement_and_to_a_plan_is_said(workshop, capsys
     file = str(workshop.file)
     assert run_command(["run", file, "--workers", "3"]) == 0
     assert "train: running, 3 ranks" in "".join(capsys.readouterr())
-    assert run_command(["measure", file, "--task", "train", "--workers", "1,3"]) != 0
-    assert "its speed does not depend on the number of workers" in capsys.readouterr().err
+    assert run_command(["measure", file, "--task", "small", "--workers", "1,3"]) != 0
+    assert "a gang of 3 ranks, 'train', which does not fit N = 1" in capsys.readouterr().err
     assert run_command(["measure", file, "--workers", "1,3"]) != 0
     assert "'train' is a gang of 3 ranks" in capsys.readouterr().err
     workshop.edit("return x\n\n@task\n", "return x + 1\n\n@task\n")

@@ -42,7 +42,9 @@ __all__ = ["curve", "measure"]
 @click.argument("target", metavar="FILE.py[:PIPELINE]")
 @click.option("--task", metavar="TASK", help="The task to measure.  [default: the whole pipeline]")
 @click.option(
-    "--workers", metavar="N,N,...", help="The numbers of workers.  [default: 1,2,4,... up to the cores]"
+    "--workers",
+    metavar="N,N,...",
+    help="The numbers of workers; of a gang, of its ranks.  [default: 1,2,4,... up to the cores]",
 )
 @click.option(
     "--repeats",

@@ -29,7 +29,7 @@ from hooke.engines.worker.fork_server import (
     pack_frame,
 )
 from hooke.processes.channel import Channel, Tickets, patiently, send_all, take_frames
-from hooke.processes.start import python_module
+from hooke.processes.start import start_with_socket
 
 __all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
 
@@ -164,25 +164,16 @@ class ForkServer:
         if self._socket is not None and self._popen is not None and self._popen.poll() is None:
             return self._socket
         self.close()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._popen = subprocess.Popen(
-                    python_module("hooke.engines.worker.fork_server", str(theirs.fileno())),
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                ours.close()
-                if error.errno in (errno.EAGAIN, errno.ENOMEM):
-                    raise _refused(str(error)) from error
-                raise _cannot_start(str(error)) from error
+        try:
+            self._popen, self._socket = start_with_socket("hooke.engines.worker.fork_server")
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOMEM):
+                raise _refused(str(error)) from error
+            raise _cannot_start(str(error)) from error
         self._buffer.clear()
         self._reports.clear()
-        self._socket = ours
         self.generation += 1
-        return ours
+        return self._socket
 
     def _pid_of(self, name: str) -> int | None:
         """The pid of the named worker, or None where the server is gone, or was stopped and had to be ended."""
