@@ -244,6 +244,22 @@ def test_a_table_becomes_tensors_by_column(make, workers):
     assert sorted(seen) == list(range(N))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"num_workers": 2}, {"num_workers": 2, "multiprocessing_context": "forkserver"}]
+)
+def test_a_packed_file_is_read_by_all_workers(options, tmp_path):
+    from hooke.data import pack
+    from hooke.frameworks.torch import ShuffledLoader
+
+    packed = pack(ROWS | {"name": [f"row {n}" for n in range(N)]}, tmp_path / "rows.packed")
+    batches = list(ShuffledLoader(Shuffled(packed, seed=1, batch=50), **options))
+    for batch in batches:
+        assert batch.data["name"] == [f"row {n}" for n in batch.data["number"].tolist()]
+        assert (batch.data["half"] * 2).tolist() == batch.data["number"].tolist()
+    plain = list(Shuffled(packed, seed=1, batch=50).batches())
+    assert numbers(batches) == [batch["number"].tolist() for batch in plain]
+
+
 def squared(batch):
     return {"square": batch["number"] ** 2, "reader": os.getpid()}
 
@@ -253,6 +269,29 @@ def test_a_transform_runs_where_the_batch_is_read():
         for batch, plain in zip(loader(workers=workers, transform=squared), loader(), strict=True):
             assert batch.data["square"].tolist() == (plain.data["number"] ** 2).tolist()
             assert (batch.data["reader"] == os.getpid()) == (workers == 0)
+
+
+def as_tensors(batch):
+    import torch
+
+    rows = torch.from_numpy(batch["half"])
+    return {
+        "half": rows.to(torch.bfloat16),
+        "weights": torch.nn.Parameter(rows),
+        "large": rows[:, None].expand(-1, 20_000).contiguous(),
+        "number": batch["number"],
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_transform_may_make_any_tensors(workers):
+    import torch
+
+    batch = next(iter(loader(workers=workers, transform=as_tensors)))
+    assert [batch.data[name].dtype for name in ("half", "large")] == [torch.bfloat16, torch.float32]
+    assert batch.data["weights"].requires_grad
+    assert batch.data["large"].nbytes > 1 << 20
+    assert torch.equal(batch.data["large"][:, 7] * 2, batch.data["number"].float())
 
 
 @pytest.mark.gpu

@@ -44,8 +44,7 @@ def test_one_process_goes_on_bit_equal_from_any_step(tmp_path):
         assert equal(again, weights)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("wrap", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("wrap", "ranks"), [("ddp", 2), ("fsdp", 3)])
 def test_ranks_go_on_bit_equal(ranks, wrap, tmp_path):
     from tests.frameworks.torch_ranks import run_ranks, trained
 

@@ -37,7 +37,7 @@ def run_ranks(function: Any, ranks: int, *args: Any) -> list[Any]:
         futures = [
             pool.submit(_as_rank, function, environment_of(rank, part, meet), args) for rank in range(ranks)
         ]
-        return [future.result(timeout=100) for future in futures]
+        return [future.result(timeout=200) for future in futures]
 
 
 def _as_rank(function: Any, environment: dict[str, str], args: tuple[Any, ...]) -> Any:

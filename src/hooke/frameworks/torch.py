@@ -57,8 +57,8 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
     `rank` and `ranks` are by default those of torch.distributed, or of the gang where it is not initialised. `transform` gets each
     batch in the source's own kind, in the process that reads it; what it returns becomes tensors (see `tensors_of`).
 
-    `ShuffledLoader` is the DataLoader with epochs and a state. With another one, say where each epoch begins (`set_epoch`), and fork no workers
-    that read a Polars table.
+    `ShuffledLoader` is the DataLoader with epochs and a state. With another one, say where each epoch begins (`set_epoch`), and
+    fork no workers that read a Polars table.
     """
 
     def __init__(
@@ -241,7 +241,14 @@ def _to_send(batch: TrainingBatch) -> TrainingBatch:
 
 
 def _small_array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, torch.Tensor) and value.nbytes <= SMALL_BYTES else value
+    is_plain = type(value) is torch.Tensor and value.dtype in _NUMPY_HAS and not value.requires_grad
+    return value.numpy() if is_plain and value.nbytes <= SMALL_BYTES else value
+
+
+_NUMPY_HAS = frozenset(
+    {torch.bool, torch.float16, torch.float32, torch.float64}
+    | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+)
 
 
 def _unchanged(batch: TrainingBatch) -> TrainingBatch:
