@@ -320,3 +320,46 @@ def test_a_task_is_no_pipeline(workshop):
     workshop.write(NAPS)
     with pytest.raises(UsageError, match="takes a pipeline"):
         measure(pipeline_of(workshop).function.__globals__["nap"])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("kept", [False, True])
+def test_each_measurement_begins_without_a_checkpoint(workshop, kept):
+    """What a training saved in one measurement would be the whole work of the next."""
+    workshop.write(f"""
+        import time
+        from pathlib import Path
+
+        import hooke
+        from hooke import pipeline, task
+
+        HERE = Path(__file__).parent
+
+
+        @task(keep_checkpoints={kept}, observe=False)
+        def train(x: int) -> int:
+            saved = hooke.checkpoint_dir() / "state"
+            assert saved.parent == hooke.checkpoint_dir()
+            with open(HERE / "begun", "a") as file:
+                file.write("again\\n" if saved.exists() else "anew\\n")
+            saved.write_text("done")
+            time.sleep(0.05)
+            return x
+
+
+        @pipeline
+        def several(n: int = 2) -> list[int]:
+            return train.map(range(n))
+
+
+        @pipeline
+        def once(x: int = 1) -> int:
+            return train(x)
+    """)
+    for name, calls in (("several", 2), ("once", 1)):
+        loaded = load_entry(f"{workshop.file}:{name}")[0]
+        study = measure(loaded, task="train", workers=[1, 2], repeats=2, progress="none")
+        begun = workshop.folder / "begun"
+        # The warm-up and two rounds of two N; the first plain call, which imports, and two rounds of plain calls.
+        assert begun.read_text().split() == ["anew"] * (5 * calls + 1 + 2 * calls), study
+        begun.unlink()

@@ -20,6 +20,7 @@ import msgspec
 
 from hooke.pipeline.references import unpack
 from hooke.processes.channel import Channel
+from hooke.store.checkpoints import fresh_checkpoint
 from hooke.store.store import Store
 from hooke.tracking.tracker import MUTED, enter
 
@@ -105,19 +106,36 @@ def _unpacked(setup: BaselineSetup) -> tuple[Any, float]:
 
 
 def _loaded(calls: Any) -> list[Callable[[], Any]]:
-    """The calls, ready to be timed. The first call, or its first item, runs here, so that its imports are done."""
+    """The calls, ready to be timed. The first call, or its first item, runs here, so that its imports are done.
+
+    If it asks for a checkpoint folder, each call or item gets a new one.
+    """
+    checkpoints = False
     for function, columns, args, kwargs in calls[:1]:
         first = args if columns is None else tuple(column[0] for column in columns if len(column))
         if columns is None or len(first) == len(columns):
-            function(*first, **kwargs)
-    return [_call(*each) for each in calls]
+            with fresh_checkpoint() as used:
+                function(*first, **kwargs)
+            checkpoints = used.asked
+    return [_call(*each, checkpoints=checkpoints) for each in calls]
 
 
 def _call(
-    function: Any, columns: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    function: Any,
+    columns: tuple[Any, ...] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    checkpoints: bool,
 ) -> Callable[[], Any]:
+    def anew(*values: Any) -> Any:
+        with fresh_checkpoint():
+            return function(*values, **kwargs)
+
     if columns is None:
-        return lambda: function(*args, **kwargs)
+        return lambda: anew(*args) if checkpoints else function(*args, **kwargs)
+    if checkpoints:
+        return lambda: [anew(*values) for values in zip(*columns, strict=True)]
     return lambda: function.map(*columns, **kwargs)
 
 

@@ -115,11 +115,15 @@ def _itself(task: Task[..., Any]) -> Task[..., Any]:
 
 
 def _cached_or_not(node: Node, measured: Collection[int], made: dict[int, Task[..., Any]]) -> Task[..., Any]:
-    """The node's task with the right `cache`. All nodes of a task share it, because functions are sent to workers by task identity."""
-    cache = node.id not in measured
-    if node.task.resources.cache == cache:
+    """The node's task with the right `cache`, and measured ones without checkpoints from the measurement before.
+
+    All nodes of a task share it, because functions are sent to workers by task identity.
+    """
+    cache, asked = node.id not in measured, node.task.resources
+    kept = asked.keep_checkpoints and cache
+    if (asked.cache, asked.keep_checkpoints) == (cache, kept):
         return node.task
-    return made.setdefault(id(node.task), _Declared(node.task, cache=cache))
+    return made.setdefault(id(node.task), _Declared(node.task, cache=cache, keep_checkpoints=kept))
 
 
 def _shortened(node: Node, count_of: Callable[[Node], int]) -> Node:

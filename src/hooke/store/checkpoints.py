@@ -39,6 +39,7 @@ __all__ = [
     "TaskCheckpoints",
     "checkpoint_dir",
     "copied_checkpoint",
+    "fresh_checkpoint",
     "using_checkpoints",
 ]
 
@@ -545,6 +546,11 @@ class TaskCheckpoints:
             self._used.append(self._open)
         return self._open.path
 
+    @property
+    def asked(self) -> bool:
+        """Whether the task has asked for a folder."""
+        return bool(self._used)
+
     def finish(self) -> None:
         """The last item is done."""
         self.begin(b"")
@@ -602,13 +608,28 @@ def copied_checkpoint(folders: CheckpointFolders, owner: CheckpointOwner, key: b
     with tempfile.TemporaryDirectory(prefix="hooke-checkpoint-") as made:
         if folders.root is not None and (folders.root / key.hex()).exists():
             shutil.copytree(folders.root / key.hex(), Path(made) / key.hex())
-        used = TaskCheckpoints(CheckpointFolders(Path(made)), owner, 0)
-        used.begin(key)
-        try:
-            with using_checkpoints(used):
-                yield
-        finally:
-            used.close(failed=True)
+        with _checkpoint_in(Path(made), owner, key):
+            yield
+
+
+@contextmanager
+def fresh_checkpoint() -> Iterator[TaskCheckpoints]:
+    """Inside, `checkpoint_dir()` gives an empty folder, which ends with it: for a call outside a run."""
+    with tempfile.TemporaryDirectory(prefix="hooke-checkpoint-") as made:
+        owner = CheckpointOwner(task="", run="", recipe="", cached=False)
+        with _checkpoint_in(Path(made), owner, b"call") as used:
+            yield used
+
+
+@contextmanager
+def _checkpoint_in(folder: Path, owner: CheckpointOwner, key: bytes) -> Iterator[TaskCheckpoints]:
+    used = TaskCheckpoints(CheckpointFolders(folder), owner, 0)
+    used.begin(key)
+    try:
+        with using_checkpoints(used):
+            yield used
+    finally:
+        used.close(failed=True)
 
 
 def checkpoint_dir() -> Path:
