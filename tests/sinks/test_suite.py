@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from tests.sinks.mlflow_places import seen_in_mlflow
@@ -67,6 +68,52 @@ def test_mlflow_in_sqlite(tmp_path, monkeypatch):
     check_sink(lambda: MlflowSink(tmp_path), lambda name: seen_in_mlflow(uri, name))
     assert os.getcwd() == before
     assert (tmp_path / "mlruns").is_dir()
+
+
+class DropsMedia(MemorySink):
+    """Takes images and histograms for something that it need not keep."""
+
+    def write(self, batch):
+        kept = {
+            path: file for path, file in batch.artifacts.items() if path not in batch.media and file.exists()
+        }
+        receipt = super().write(
+            msgspec.structs.replace(batch, artifacts=kept, tags=batch.run.tags | batch.tags)
+        )
+        receipt.notes += map(str, batch.artifacts)
+        return receipt
+
+
+class DoublesMedia(DropsMedia):
+    """Makes another image of one that comes again, as with a random id."""
+
+    def write(self, batch):
+        receipt = super().write(batch)
+        self.runs[batch.run.key].media += [(each.kind, each.name, each.step) for each in batch.media.values()]
+        return receipt
+
+
+class ForgetsSteps(DropsMedia):
+    """Keeps one image of each name."""
+
+    def write(self, batch):
+        receipt = super().write(batch)
+        self.runs[batch.run.key].media = list({(each.kind, each.name, 0) for each in batch.media.values()})
+        return receipt
+
+
+@pytest.mark.parametrize(
+    ("weak", "broken"),
+    [
+        (DropsMedia, "every image and histogram is there, by name and step"),
+        (DoublesMedia, "an image that comes again is there once"),
+        (ForgetsSteps, "every image and histogram is there, by name and step"),
+    ],
+)
+def test_a_sink_that_loses_or_doubles_images_fails_the_suite(weak, broken):
+    sink = weak()
+    with pytest.raises(AssertionError, match=broken):
+        check_sink(lambda: sink, lambda _: dict(sink.runs))
 
 
 def an_image(folder: Path, name: str, content: bytes, step: int = 0) -> LoggedBatch:

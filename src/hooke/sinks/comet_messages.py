@@ -139,15 +139,13 @@ def file_lines(
         media = batch.media.get(given)
         kind, at = "asset", batch.run.started_at
         params: dict[str, Any] = {"fileName": path, "step": None, "overwrite": True}
-        content: Path | bytes = file
+        content: Path | bytes | None = file
         if media is not None:
             kind, params, at = KINDS[media.kind], _media_params(batch.run.key, media, names), media.at
             if media.kind == "histogram":
-                histogram = HistogramFile.read(file)
-                if not histogram.counts:
-                    receipt.notes.append(f"histogram {media.name!r} has no finite value at step {media.step}")
-                    continue
-                content = comet_histogram(histogram)
+                content = _histogram(file, media, receipt)
+        if content is None:
+            continue
         payload = {
             "additional_params": {**params, "context": None},
             "clean": True,
@@ -173,6 +171,19 @@ def _media_params(key: str, media: Media, names: CometNames) -> dict[str, Any]:
     if media.kind == "image":
         return common | {"figName": name, "imageId": unique, "extension": "png"}
     return common | {"fileName": name, "assetId": unique, "type": KINDS["histogram"]}
+
+
+def _histogram(file: Path, media: Media, receipt: Receipt) -> bytes | None:
+    """The content of the file for Comet; None if there is nothing to show, which is noted."""
+    try:
+        histogram = HistogramFile.read(file)
+    except msgspec.DecodeError as error:  # the machine lost its power
+        receipt.notes.append(f"histogram {media.name!r} at step {media.step} cannot be read, {file}: {error}")
+        return None
+    if not histogram.counts:
+        receipt.notes.append(f"histogram {media.name!r} has no finite value at step {media.step}")
+        return None
+    return comet_histogram(histogram)
 
 
 def _file_subject(payload: dict[str, Any]) -> str:

@@ -337,11 +337,11 @@ class Logged:
         return [point for point in self.points if point.name == name and self._counts(point)]
 
     def image(self, name: str) -> list[Artifact]:
-        """The images of one name, in the order of their steps."""
+        """The images of one name, in the order of their steps; of equal steps, in that of items."""
         return self._series("image", name)
 
     def histogram(self, name: str) -> list[LoggedHistogram]:
-        """The histograms of one name, in the order of their steps. Raises OSError if a file is gone."""
+        """The histograms of one name, in the same order. Raises OSError if a file is gone."""
         found = []
         for each in self._series("histogram", name):
             file = HistogramFile.read(each.file)
@@ -354,7 +354,7 @@ class Logged:
 
     def _series(self, kind: str, name: str) -> list[Artifact]:
         found = [each for each in self.artifacts if (each.kind, each.name) == (kind, name)]
-        return sorted(found, key=lambda each: each.step)
+        return sorted(found, key=lambda each: (each.step, -1 if each.item is None else each.item))
 
     def metrics(self) -> dict[str, Metric]:
         """Each metric in short, without system metrics. Its name is `TASK.NAME` where others logged NAME, too."""
