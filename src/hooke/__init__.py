@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from hooke.tracking.log import (
         log_artifact,
         log_figure,
+        log_histogram,
+        log_image,
         log_metric,
         log_metrics,
         log_param,
@@ -121,6 +123,8 @@ __all__ = [
     "load_model",
     "log_artifact",
     "log_figure",
+    "log_histogram",
+    "log_image",
     "log_metric",
     "log_metrics",
     "log_param",
@@ -170,6 +174,8 @@ _NAMES = {
     "hooke.tracking.log": (
         "log_artifact",
         "log_figure",
+        "log_histogram",
+        "log_image",
         "log_metric",
         "log_metrics",
         "log_param",

@@ -7,12 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from hooke.journal.events import RunStarted
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.writer import Journal
 from hooke.sinks.comet import CometSink
 from hooke.sync import outbox
 from hooke.sync.shipper import Shipper
+from hooke.tracking.log import histogram_bytes, image_bytes
 from hooke.tracking.tracker import Tracker
 
 RUN = "sweep-20261125-120000-abcd"
@@ -38,7 +41,7 @@ def ship(runs: RunsFolder, root: Path, kill_after_s: float | None) -> bool:
 
 
 def main(root: Path, seed: int) -> int:
-    """Prints how many points were logged, and how many shippers were killed."""
+    """Prints how many points and how many images were logged, and how many shippers were killed."""
     chance = random.Random(seed)
     outbox.MOST_EVENTS = chance.choice([1, 7, 100, 3000])
     points = 3000 if outbox.MOST_EVENTS > 50 else 60
@@ -53,13 +56,18 @@ def main(root: Path, seed: int) -> int:
     for more in (points, 50, 1):
         for at in range(more):
             tracker.log_metric("loss", float(at))
+            if at % 20 == 0:
+                tracker.log_media(
+                    "image", "sample", None, lambda at=at: image_bytes(np.full((4, 4), at % 256, np.uint8))
+                )
+                tracker.log_media("histogram", "weights", None, lambda at=at: histogram_bytes([at, at + 1]))
         killed += ship(runs, root, 0.0)
         killed += sum(ship(runs, root, 10 ** chance.uniform(-3, -1)) for _ in range(8))
     tracker.close()
     driver.close()
     killed += sum(ship(runs, root, 10 ** chance.uniform(-3, -1)) for _ in range(8))
     ship(runs, root, None)
-    print(points + 51, killed)
+    print(points + 51, points // 20 + 4, killed)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Real places of MLflow: a server to start and stop, and what its own client sees in one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,11 @@ from pathlib import Path
 from hooke.testing.sink_suite import SeenRun
 
 __all__ = ["Server", "seen_in_mlflow"]
+
+IMAGE = re.compile(
+    r"images/(?P<key>[^+%]+)\+step\+(?P<step>-?\d+)\+timestamp\+\d+\+[-0-9a-f]{36}(?P<small>\+compressed)?\.(png|webp)"
+)
+"""As the page of MLflow reads an image's name and step from its file's name."""
 
 
 def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
@@ -33,7 +39,7 @@ def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
             for name in run.data.metrics
             for point in client.get_metric_history(run.info.run_id, name)
         ]
-        artifacts = {}
+        artifacts, media = {}, []
         stack = [""]
         while stack:
             for each in client.list_artifacts(run.info.run_id, stack.pop()):
@@ -43,7 +49,11 @@ def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
                     file = download_artifacts(
                         run_id=run.info.run_id, artifact_path=each.path, tracking_uri=uri
                     )
-                    artifacts[each.path] = Path(file).read_bytes()
+                    if (image := IMAGE.fullmatch(each.path)) is None:
+                        artifacts[each.path] = Path(file).read_bytes()
+                    elif image["small"] is None:
+                        assert run.data.tags["mlflow.loggedImages"] == "True"
+                        media.append(("image", image["key"].replace("~", "/"), int(image["step"])))
         parent = run.data.tags.get("mlflow.parentRunId")
         status = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "stopped"}
         found[keys[run.info.run_id]] = SeenRun(
@@ -54,6 +64,7 @@ def seen_in_mlflow(uri: str, experiment: str) -> dict[str, SeenRun]:
             params=dict(run.data.params),
             tags=dict(run.data.tags),
             artifacts=artifacts,
+            media=media,
         )
     return found
 

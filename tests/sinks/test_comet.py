@@ -13,10 +13,12 @@ from tests.fixtures.small_disk import fill
 
 from hooke.base.errors import HookeError
 from hooke.sinks.comet import CometSink
-from hooke.sinks.comet_messages import experiment_key
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
+from hooke.sinks.comet_messages import comet_histogram, experiment_key
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, ShippedRun, SinkAway
 from hooke.testing import check_sink
 from hooke.testing.sink_suite import SeenRun
+from hooke.tracking.log import histogram_bytes
+from hooke.tracking.logged_values import HistogramFile
 
 STATUSES = {
     "finished": "finished",
@@ -59,8 +61,16 @@ def seen_in_archive(file: Path) -> tuple[dict, SeenRun]:
                 case "git_metadata":
                     seen.tags["git"] = payload["git_metadata"]["parent"]
                 case "file_upload":
-                    name = payload["additional_params"]["fileName"]
-                    seen.artifacts[name] = archive.read(payload["file_path"])
+                    params, data = payload["additional_params"], archive.read(payload["file_path"])
+                    match payload["upload_type"]:
+                        case "asset":
+                            seen.artifacts[params["fileName"]] = data
+                        case "visualization":
+                            assert data.startswith(b"\x89PNG")
+                            seen.media.append(("image", params["figName"], params["step"]))
+                        case "histogram3d":
+                            assert json.loads(data)["index_values"]
+                            seen.media.append(("histogram", params["fileName"], params["step"]))
     seen.name = seen.tags["Name"]
     seen.parent = seen.tags.get("hooke.parent")
     seen.status = STATUSES[seen.tags["hooke.status"]]
@@ -124,6 +134,44 @@ def test_equal_values_of_one_step_are_two_points_unless_they_are_one_that_came_t
         assert receipt.merged == 1, "the third is in all the same as the first"
     _, seen = seen_in_archive(archives(tmp_path / "comet")[0])
     assert len(seen.points) == 2
+
+
+def test_histograms_lie_in_comets_own_bins(tmp_path):
+    from comet_ml.data_structure import Histogram
+
+    for edges in ([-3.0, -1.0, 1.0, 3.0], [0.0, 1e-13, 1e-3, 5.0, 1e30], [-1e30, -1e-3, -1e-13, 0.0]):
+        counts = [at + 2 for at in range(len(edges) - 1)]
+        made = json.loads(comet_histogram(HistogramFile(edges=edges, counts=counts)))
+        theirs = Histogram()
+        assert len(theirs.values) > max(at for at, _ in made["index_values"])
+        for low, high, count in zip(edges, edges[1:], counts, strict=False):
+            middle = (low + high) / 2
+            ((at, _),) = [each for each in made["index_values"] if each[1] == count]
+            assert theirs.values[at] <= middle <= theirs.values[at + 1]
+        read = Histogram.from_json(made, verbose=False)
+        assert sum(read.counts) == sum(counts)
+        assert made.keys() == theirs.to_json().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (histogram_bytes([math.nan]), "histogram 'w' has no finite value at step 0"),
+        (b"", "histogram 'w' at step 0 cannot be read"),
+    ],
+    ids=["nan", "torn"],
+)
+def test_a_histogram_of_which_comet_can_show_nothing_is_said(tmp_path, content, said):
+    file = tmp_path / "0.json"
+    file.write_bytes(content)
+    sink = CometSink(tmp_path)
+    media = {"histograms/w/0.json": Media("histogram", "w", 0, 1.0)}
+    receipt = sink.write(a_batch(1.0, artifacts={"histograms/w/0.json": file}, media=media))
+    sink.close()
+    (note,) = receipt.notes
+    assert note.startswith(said)
+    _, seen = seen_in_archive(archives(tmp_path / "comet")[0])
+    assert len(seen.points) == 1 and not seen.media
 
 
 @pytest.mark.parametrize("key", ["größe ✓/1/0", "a/1", "a-1", "../up", "x" * 300])
@@ -206,10 +254,15 @@ def test_shippers_that_are_killed_at_any_moment_lose_nothing_and_double_nothing(
         text=True,
         timeout=100,
     )
-    points, killed = map(int, done.stdout.split())
+    points, images, killed = map(int, done.stdout.split())
     assert killed
     (seen,) = seen_in_archives(tmp_path / "comet", "sweep").values()
     assert [step for _, _, step, _ in seen.points] == list(range(points))
     assert seen.artifacts == {"a.bin": (tmp_path / "a.bin").read_bytes()}
+    assert sorted(seen.media) == sorted(
+        (kind, name, step)
+        for kind, name in (("image", "sample"), ("histogram", "weights"))
+        for step in range(images)
+    )
     assert (seen.status, seen.params) == (STATUSES["lost"], {"n": "4"})
     assert not list((tmp_path / ".hooke" / "comet").iterdir())

@@ -10,13 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+import numpy as np
 import pytest
 
 from hooke.base.errors import ConfigError, HookeError, MissingExtra
 from hooke.sinks.comet import CometSink
 from hooke.sinks.comet_limits import IN_FULL
 from hooke.sinks.comet_messages import experiment_key
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun, SinkAway
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, ShippedRun, SinkAway
+from hooke.tracking.log import histogram_bytes, image_bytes
 
 RUN = ShippedRun(
     key="r/1", parent="r", name="fit", experiment="e", started_at=1_795_600_000.0, tags={"hooke.task": "fit"}
@@ -32,6 +34,8 @@ class Comet:
         self.params: dict[str, str] = {}
         self.others: dict[str, str] = {}
         self.assets: dict[str, bytes] = {}
+        self.images: list[tuple[str, int, str]] = []
+        self.uploads: list[dict[str, list[str]]] = []
         self.runs: list[dict] = []
         self.told: list[dict] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -40,7 +44,12 @@ class Comet:
 
     def take(self, path: str, body: bytes) -> None:
         where = urlsplit(path)
+        if where.path.endswith("visualizations/upload"):
+            asked = parse_qs(where.query)
+            self.images.append((asked["figName"][0], int(asked["step"][0]), asked["imageId"][0]))
+            return
         if where.path.endswith("asset/upload"):
+            self.uploads.append(parse_qs(where.query))
             self.assets[parse_qs(where.query)["fileName"][0]] = (
                 body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0].rstrip(b"\r\n-")
             )
@@ -189,6 +198,33 @@ def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
     assert comet.params == {"rate": "0.1"}
     assert comet.assets == {"note.txt": b"note"}
     assert comet.others["Name"] == "fit"
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore")
+def test_images_and_histograms_arrive_as_such_each_with_an_id_that_stays(comet, tmp_path):
+    image, histogram = tmp_path / "0.png", tmp_path / "0.json"
+    image.write_bytes(image_bytes(np.zeros((2, 2))))
+    histogram.write_bytes(histogram_bytes([1.0, 2.0]))
+    files = {"images/x/3.png": image, "images/x/4.png": image, "histograms/w/3.json": histogram}
+    media = {
+        "images/x/3.png": Media("image", "x", 3, 5.0),
+        "images/x/4.png": Media("image", "x", 4, 6.0),
+        "histograms/w/3.json": Media("histogram", "w", 3, 5.0),
+    }
+    batch = LoggedBatch(run=RUN, points=points(), artifacts=files, media=media)
+    for _ in range(2):
+        sink = CometSink(tmp_path)
+        assert sink.write(batch).notes == []
+        sink.close()
+    assert len(comet.images) == 4
+    assert {(name, step) for name, step, _ in comet.images} == {("x", 3), ("x", 4)}
+    assert len({unique for _, _, unique in comet.images}) == 2
+    first, again = comet.uploads
+    assert first["assetId"] == again["assetId"]
+    assert (first["type"], first["fileName"], first["step"]) == (["histogram3d"], ["w"], ["3"])
+    assert sum(count for _, count in json.loads(comet.assets["w"])["index_values"]) == 2
 
 
 @pytest.mark.heavy

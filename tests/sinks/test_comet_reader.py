@@ -27,10 +27,13 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 TRAIN = """
     import os
+    import numpy as np
     import hooke
 
     with hooke.start_run("größe", params={"rate": 0.1}):
         hooke.log_text("as it was", "deep/note.txt")
+        hooke.log_image("sample", np.zeros((2, 2)))
+        hooke.log_histogram("weights", [1, 2])
         hooke.set_tag("team", "ours")
         at = 0
         while True:
@@ -168,6 +171,8 @@ def test_of_a_run_and_shippers_that_are_killed_every_point_is_read_back_once(tmp
     assert ("param", "rate", "0.1") in found
     assert ("log_other", "team", "ours") in found
     assert ("log_other", "hooke.status", "lost") in found
+    uploads = sorted(name for section, name, _ in found if section == "file_upload")
+    assert uploads == ["asset", "histogram3d", "visualization"]
     check_by_comets_own_schemas(file)
 
 

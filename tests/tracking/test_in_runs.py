@@ -22,6 +22,8 @@ JOB = """
     import multiprocessing, os, signal, threading
     from pathlib import Path
 
+    import numpy as np
+
     import hooke
     from hooke import Temporary, pipeline, task
 
@@ -31,6 +33,8 @@ JOB = """
     @task
     def fit(depth: int) -> int:
         hooke.log_param("depth", depth)
+        hooke.log_image("sample", np.full((2, 2), depth, np.uint8))
+        hooke.log_histogram("weights", [depth], bins=2)
         for at in range(3):
             hooke.log_metric("loss", 1 / (at + 1) / depth)
         return depth
@@ -130,7 +134,14 @@ def test_what_tasks_log_is_named_after_them(shop, on):
     ]
     assert sorted(note[:4] for note in logged.params) == [("depth", "1", "fit", 0), ("depth", "2", "fit", 1)]
     assert [note[:4] for note in logged.tags] == [("team", "us", "", None)]
-    (artifact,) = logged.artifacts
+    assert [(each.step, each.item, each.task) for each in logged.image("sample")] == [
+        (0, 0, "fit"),
+        (0, 1, "fit"),
+    ]
+    assert sorted((each.item, each.edges, each.counts) for each in logged.histogram("weights")) == [
+        (item, [item + 0.5, item + 1.0, item + 1.5], [0, 1]) for item in (0, 1)
+    ]
+    (artifact,) = [each for each in logged.artifacts if not each.kind]
     assert (artifact.path, artifact.file.read_text(), artifact.task) == ("notes/end.txt", "done", "best")
     assert logged.refused == {}
     again = shop.run(on=on, n=2, name="sweep")

@@ -144,11 +144,15 @@ def test_no_argument_whatever_it_is_reaches_the_program(tracker, odd):
         hooke.log_figure,
         hooke.log_table,
         hooke.log_artifact,
+        hooke.log_image,
+        hooke.log_histogram,
     ):
         call(odd, odd)
         call("fine", odd)
         call(odd, "fine.json")
     hooke.log_metric("loss", 1, step=odd)
+    hooke.log_image("x", np.zeros((1, 1)), step=odd)
+    hooke.log_histogram("x", [1], step=odd, bins=odd)
     for several in (hooke.log_metrics, hooke.log_params, hooke.set_tags):
         several(odd)
     hooke.log_artifact(odd)

@@ -756,14 +756,14 @@ class NotesLogged(_Logged, frozen=True, kw_only=True, tag="notes_logged"):
 
 
 class ArtifactLogged(_Logged, frozen=True, kw_only=True, tag="artifact_logged"):
-    """A file that was kept with the run; the last file of a path counts."""
+    """A file of `size` bytes, kept with the run; the last of a path counts. `media`: `image` or `histogram`, name, step."""
 
     path: str
     """The user's name for it, with `/` between folders."""
     file: str
     """Its path inside the run's folder."""
     size: int
-    """Bytes."""
+    media: tuple[str, str, int] | None = None
 
 
 Event: TypeAlias = (

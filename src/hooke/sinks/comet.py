@@ -20,6 +20,7 @@ from zipfile import BadZipFile, ZipFile
 import msgspec
 
 from hooke.base.errors import ConfigError, HookeError
+from hooke.base.files import write_atomic
 from hooke.sinks.comet_messages import (
     EXPERIMENT,
     MESSAGES,
@@ -210,9 +211,12 @@ def _take_over(archive: Path, draft: sqlite3.Connection, files: Path) -> None:
         ) from error
 
 
-def _keep(file: Path, target: Path) -> None:
-    """Keep a file: as a hard link if possible, which takes no space, else as a copy."""
+def _keep(file: Path | bytes, target: Path) -> None:
+    """Keep a file: as a hard link if possible, which takes no space, else as a copy. Or a file with this content."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(file, bytes):
+        write_atomic(target, file)
+        return
     part = target.with_name(f".{target.name}")
     part.unlink(missing_ok=True)
     try:

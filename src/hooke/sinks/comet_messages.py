@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,13 +20,15 @@ import msgspec
 
 from hooke.base.files import sync_path
 from hooke.journal.events import WITH_FAILURES
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun
+from hooke.tracking.logged_values import HistogramFile
 
 __all__ = [
     "EXPERIMENT",
     "MESSAGES",
     "CometNames",
     "Line",
+    "comet_histogram",
     "experiment",
     "experiment_key",
     "file_lines",
@@ -122,23 +126,92 @@ def note_lines(batch: LoggedBatch, names: CometNames) -> list[Line]:
     return lines + [_other(names.of(name), value, batch.run) for name, value in batch.tags.items()]
 
 
-def file_lines(batch: LoggedBatch, names: CometNames, receipt: Receipt) -> Iterator[tuple[Line, str, Path]]:
-    """The lines of existing artifacts, each with its name in the archive and its file."""
+def file_lines(
+    batch: LoggedBatch, names: CometNames, receipt: Receipt
+) -> Iterator[tuple[Line, str, Path | bytes]]:
+    """The lines of existing artifacts, each with its name in the archive and its file or content."""
     for given, file in batch.artifacts.items():
         if not file.exists():
             receipt.notes.append(f"artifact {given!r} no longer exists: {file}")
             continue
         path = names.of(given)
         inside = f"asset-{hashlib.sha256(path.encode()).hexdigest()[:24]}"
+        media = batch.media.get(given)
+        kind, at = "asset", batch.run.started_at
+        params: dict[str, Any] = {"fileName": path, "step": None, "overwrite": True}
+        content: Path | bytes | None = file
+        if media is not None:
+            kind, params, at = KINDS[media.kind], _media_params(batch.run.key, media, names), media.at
+            if media.kind == "histogram":
+                content = _histogram(file, media, receipt)
+        if content is None:
+            continue
         payload = {
-            "additional_params": {"fileName": path, "context": None, "step": None, "overwrite": True},
+            "additional_params": {**params, "context": None},
             "clean": True,
             "file_path": inside,
-            "local_timestamp": _ms(batch.run.started_at),
+            "local_timestamp": _ms(at),
             "metadata": None,
-            "upload_type": "asset",
+            "upload_type": kind,
         }
-        yield (f"file:{path}", _message("file_upload", payload)), inside, file
+        line = _message("file_upload", payload)
+        yield (_file_subject(payload), line), inside, content
+
+
+KINDS = {"image": "visualization", "histogram": "histogram3d"}
+"""Comet's types of uploads."""
+
+
+def _media_params(key: str, media: Media, names: CometNames) -> dict[str, Any]:
+    """As in Comet's log_image and log_histogram_3d, which have a random id instead of one that follows from the image."""
+    unique = hashlib.sha256(f"{key}:{media.kind}:{media.name}:{media.step}".encode()).hexdigest()[:32]
+    name = names.of(media.name)
+    # With `overwrite`, it would replace the images of all other steps, too.
+    common: dict[str, Any] = {"step": media.step, "overwrite": False}
+    if media.kind == "image":
+        return common | {"figName": name, "imageId": unique, "extension": "png"}
+    return common | {"fileName": name, "assetId": unique, "type": KINDS["histogram"]}
+
+
+def _histogram(file: Path, media: Media, receipt: Receipt) -> bytes | None:
+    """The content of the file for Comet; None if there is nothing to show, which is noted."""
+    try:
+        histogram = HistogramFile.read(file)
+    except msgspec.DecodeError as error:  # the machine lost its power
+        receipt.notes.append(f"histogram {media.name!r} at step {media.step} cannot be read, {file}: {error}")
+        return None
+    if not histogram.counts:
+        receipt.notes.append(f"histogram {media.name!r} has no finite value at step {media.step}")
+        return None
+    return comet_histogram(histogram)
+
+
+def _file_subject(payload: dict[str, Any]) -> str:
+    """An asset's name is unique; images and histograms of all steps have one name, but a file for each."""
+    if payload["upload_type"] == "asset":
+        return f"file:{payload['additional_params']['fileName']}"
+    return f"file:{payload['file_path']}"
+
+
+_START, _STOP, _GROWTH = 1e-12, 1e20, 1.1
+
+
+def comet_histogram(histogram: HistogramFile) -> bytes:
+    """The histogram in Comet's bins, whose bounds grow by 10 %: the values of each bin count as its middle."""
+    positive = 0
+    bound = _START
+    while bound <= _STOP:
+        positive += 1
+        bound *= _GROWTH
+    middle, last = positive + 1, 2 * positive + 1
+    counts: Counter[int] = Counter()
+    for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False):
+        value = low / 2 + high / 2
+        away = max(0, math.ceil(math.log(abs(value) / _START, _GROWTH))) if value else 0
+        counts[min(max(middle - 1 - away if value < 0 else middle + away, 0), last)] += count
+    values = [[at, count] for at, count in sorted(counts.items()) if count]
+    bins = {"offset": 0, "start": _START, "stop": _STOP, "step": _GROWTH}
+    return json.dumps({"version": 2, "index_values": values, "values": None} | bins).encode()
 
 
 def name_of(line: str) -> str | None:
@@ -155,13 +228,16 @@ def name_of(line: str) -> str | None:
         case "git_metadata":
             return "git"
         case "file_upload":
-            return f"file:{payload['additional_params']['fileName']}"
+            return _file_subject(payload)
         case other:
             raise ValueError(f"a message of type {other!r}")
 
 
 def pack(
-    archive: Path, facts: Mapping[str, Any], lines: Iterable[str], files: Iterable[tuple[str, Path]]
+    archive: Path,
+    facts: Mapping[str, Any],
+    lines: Iterable[str],
+    files: Iterable[tuple[str, Path | bytes]],
 ) -> None:
     """Write an archive atomically, in place of an older one. Raises OSError."""
     # A fixed name, so that the next attempt overwrites what a kill left.
@@ -172,7 +248,10 @@ def pack(
             for line in lines:
                 messages.write(line.encode() + b"\n")
         for inside, file in files:
-            made.write(file, inside, ZIP_STORED)  # weights and images hardly compress
+            if isinstance(file, bytes):
+                made.writestr(inside, file)
+            else:
+                made.write(file, inside, ZIP_STORED)  # weights and images hardly compress
     with part.open("rb") as written:
         os.fsync(written.fileno())
     part.replace(archive)

@@ -123,7 +123,7 @@ class CometService:
         self,
         run: ShippedRun,
         lines: Sequence[str],
-        files: Iterable[tuple[str, Path]],
+        files: Iterable[tuple[str, Path | bytes]],
         *,
         points: LoggedPoints,
     ) -> list[str]:

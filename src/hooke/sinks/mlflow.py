@@ -11,10 +11,13 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
@@ -22,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from hooke.base.errors import HookeError
 from hooke.journal.events import FINISHED, WITH_FAILURES
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, SinkAway
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, SinkAway
 from hooke.tracking.mlflow_runs import OWN_TAG, RUN_TAG, configured_uri, mlflow_lock, run_filter
 
 __all__ = ["MlflowSink"]
@@ -55,6 +58,15 @@ REFUSED = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
 """MLflow's error codes for data that it will never take."""
 BLOCKED = {"INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
 """MLflow's error codes about the run, such as a deleted run. All other errors, such as an invalid token, may be temporary."""
+
+
+SHOWS_IMAGES = "mlflow.loggedImages"
+"""The tag of a run whose page shows images by step."""
+_NOT_IN_IMAGE = re.compile(r"[^\w\-. ~]", re.ASCII)
+SMALL = 256
+"""Pixels of the longer side of a small image, as in mlflow/tracking/multimedia.py."""
+MOST_IMAGE_NAME = 120
+"""Characters of an image's name: its file's name also has the step, the time and a UUID, and may have 255 bytes."""
 
 
 class _Refused(HookeError):
@@ -91,12 +103,18 @@ class MlflowSink:
             for name, value in batch.tags.items()
             if name != OWN_TAG
         ]
+        if any(each.kind == "image" for each in batch.media.values()):
+            tags.append(RunTag(SHOWS_IMAGES, "True"))
         for at in range(0, len(metrics), MOST_METRICS):
             self._log(run_id, receipt, metrics=metrics[at : at + MOST_METRICS])
         for at in range(0, max(len(params), len(tags)), MOST_NOTES):
             self._log(run_id, receipt, params=params[at : at + MOST_NOTES], tags=tags[at : at + MOST_NOTES])
         for path, file in batch.artifacts.items():
-            self._log_file(run_id, path, file, receipt)
+            media = batch.media.get(path)
+            if media is not None and media.kind == "image":
+                self._log_image(run_id, f"{batch.run.key}/{path}", media, file, receipt)
+            else:
+                self._log_file(run_id, path, file, receipt)
         self._log_datasets(run_id, batch.datasets)
         return receipt
 
@@ -305,6 +323,50 @@ class MlflowSink:
             self._ask(lambda client: client.log_artifact(run_id, str(file), folder or None))
         except _Refused as error:
             receipt.notes.append(f"MLflow refused the artifact {path!r}: {error.why}")
+
+    def _log_image(self, run_id: str, key: str, media: Media, file: Path, receipt: Receipt) -> None:
+        """Log the image and a small one, as `mlflow.log_image` does: its page reads name, step and time from the file's name.
+
+        Instead of a random UUID it has one that follows from `key`, so that an image that comes again is the same file.
+        """
+        if not file.exists():
+            receipt.notes.append(f"image {media.name!r} is not there any more: {file}")
+            return
+        # MLflow shows ~ as /
+        name = _NOT_IN_IMAGE.sub("_", media.name.replace("/", "~"))[:MOST_IMAGE_NAME]
+        if (shown := name.replace("~", "/")) != media.name:
+            receipt.notes.append(
+                f"image {media.name[:80]!r} is called {shown[:80]!r} in MLflow, which does not accept that name"
+            )
+        stem = f"{name}+step+{media.step}+timestamp+{_ms(media.at)}+{uuid5(NAMESPACE_URL, key)}"
+
+        def log(client: MlflowClient) -> None:
+            with TemporaryDirectory(prefix="hooke-image-") as folder:
+                whole = Path(folder, f"{stem}.png")
+                shutil.copyfile(file, whole)
+                for each in (whole, _small(whole, media.name, receipt)):
+                    client.log_artifact(run_id, str(each), "images")
+
+        try:
+            self._ask(log)
+        except _Refused as error:
+            receipt.notes.append(f"MLflow refused the image {media.name!r}: {error.why}")
+
+
+def _small(image: Path, name: str, receipt: Receipt) -> Path:
+    """A small image for MLflow's overview, in the folder of the whole one; the whole one again if none can be made."""
+    stem = f"{image.name.removesuffix('.png')}+compressed"
+    try:
+        from PIL import Image
+
+        with Image.open(image) as whole:
+            small = whole.convert("RGBA" if whole.has_transparency_data else "RGB")
+    except Exception as error:  # noqa: BLE001 - a file of the user's: Pillow raises SyntaxError, too
+        receipt.notes.append(f"image {name!r} has no small version in MLflow: {_first_line(error)}")
+        return Path(shutil.copyfile(image, image.with_name(f"{stem}.png")))
+    small.thumbnail((SMALL, SMALL))
+    small.save(made := image.with_name(f"{stem}.webp"))
+    return made
 
 
 class _Names:

@@ -9,7 +9,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 
-__all__ = ["LoggedBatch", "LoggedPoints", "Receipt", "ShippedRun", "Sink", "SinkAway"]
+__all__ = ["LoggedBatch", "LoggedPoints", "Media", "Receipt", "ShippedRun", "Sink", "SinkAway"]
 
 
 class SinkAway(HookeError):
@@ -43,6 +43,17 @@ class LoggedPoints(NamedTuple):
     """Seconds since the epoch."""
 
 
+class Media(NamedTuple):
+    """What a file is, beyond a file: the image or histogram of a name at a step."""
+
+    kind: str
+    """`image`, a PNG file, or `histogram`, a JSON file as `HistogramFile`."""
+    name: str
+    step: int
+    at: float
+    """Seconds since the epoch."""
+
+
 class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """What one run logged, in order. A sink splits it to respect its tracker's limits."""
 
@@ -52,6 +63,8 @@ class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     artifacts: dict[str, Path] = {}
     """Path in the tracker -> file."""
+    media: dict[str, Media] = {}
+    """Path of an artifact -> what it shows. A sink whose tracker cannot show it writes the artifact like any other."""
     datasets: dict[str, str] = {}
     """Input file of the run -> digest of its content (32 hex characters)."""
 

@@ -15,7 +15,7 @@ from hooke.journal.events import ArtifactLogged, MadeOf, NotesLogged, PointsLogg
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_view import AttemptFacts, AttemptsView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, ShippedRun
 from hooke.tracking.logged_values import Owner, limits_before
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.tracker import PREFIX
@@ -225,6 +225,7 @@ class Outbox:
         params = _given(begun) if run.key == begun.run and not self._known else {}
         tags: dict[str, str] = {}
         artifacts: dict[str, Path] = {}
+        media: dict[str, Media] = {}
         for event in events:
             match event:
                 case PointsLogged():
@@ -238,7 +239,10 @@ class Outbox:
                     tags |= event.tags
                 case ArtifactLogged():
                     artifacts[event.path] = self.folder / event.file
-        return LoggedBatch(run=run, points=points, params=params, tags=tags, artifacts=artifacts)
+                    media.pop(event.path, None)
+                    if event.media is not None:
+                        media[event.path] = Media(*event.media, event.at)
+        return LoggedBatch(run=run, points=points, params=params, tags=tags, artifacts=artifacts, media=media)
 
     def _with_provenance(self, batch: LoggedBatch) -> LoggedBatch:
         """The batch with the run's provenance."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from hooke.journal.events import FINISHED, WITH_FAILURES
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Receipt, ShippedRun, Sink, SinkAway
+from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, Sink, SinkAway
+from hooke.tracking.log import histogram_bytes, image_bytes
 
 __all__ = ["MemorySink", "SeenRun", "check_sink"]
 
@@ -31,6 +33,8 @@ class SeenRun:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    media: list[tuple[str, str, int]] = field(default_factory=list)
+    """Images and histograms that the tracker shows as such: (`image` or `histogram`, name, step). Others are artifacts."""
     datasets: dict[str, str] = field(default_factory=dict)
     """Not asked of by the suite: most trackers know none."""
 
@@ -171,6 +175,30 @@ def _twice_is_once(make: Callable[[], Sink], read: Callable[[str], dict[str, See
     assert set(seen) == {"all", "twice"}, "a run that comes again is not made again"
 
 
+def _media_by_step(make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], folder: Path) -> None:
+    artifacts: dict[str, Path] = {}
+    media: dict[str, Media] = {}
+    for step in range(3):
+        image, histogram = folder / f"{step}.png", folder / f"{step}.json"
+        image.write_bytes(image_bytes(np.full((3, 5), step, np.uint8)))
+        histogram.write_bytes(histogram_bytes([0.0, step]))
+        artifacts |= {f"images/val/x/{step}.png": image, f"histograms/w/{step}.json": histogram}
+        media[f"images/val/x/{step}.png"] = Media("image", "val/x", step, _AT + step)
+        media[f"histograms/w/{step}.json"] = Media("histogram", "w", step, _AT + step)
+    batch = LoggedBatch(run=_run("media"), points=_points(), artifacts=artifacts, media=media)
+    for _ in range(2):
+        sink = make()
+        sink.write(batch)
+        sink.close()
+    seen = read("checked")["media"]
+    assert len(set(seen.media)) == len(seen.media), "an image that comes again is there once"
+    wanted = {path: (each.kind, each.name, each.step) for path, each in media.items()}
+    assert set(seen.media) <= set(wanted.values()), "no image that was not logged"
+    for path, each in wanted.items():
+        as_file = seen.artifacts.get(path) == artifacts[path].read_bytes()
+        assert as_file or each in seen.media, "every image and histogram is there, by name and step"
+
+
 def _not_numbers(make: Callable[[], Sink], read: Callable[[str], dict[str, SeenRun]], _folder: Path) -> None:
     rows = [("x", math.nan, 0, _AT), ("x", math.inf, 1, _AT), ("x", -math.inf, 2, _AT), ("x", 1e300, 3, _AT)]
     sink = make()
@@ -265,6 +293,7 @@ def _any_key_is_found_again(
 _CHECKS = (
     _all_that_was_logged,
     _twice_is_once,
+    _media_by_step,
     _not_numbers,
     _nested_and_ended,
     _trouble_holds_nothing_up,

@@ -27,7 +27,9 @@ __all__ = [
     "CurvePart",
     "DroppedCallCounter",
     "DroppedCalls",
+    "HistogramFile",
     "Logged",
+    "LoggedHistogram",
     "LoggedNote",
     "Metric",
     "Owner",
@@ -270,6 +272,44 @@ class Artifact(NamedTuple):
     task: str
     item: int | None
     attempt: int | None
+    kind: str = ""
+    """`image`, `histogram`, or empty."""
+    name: str = ""
+    """The name of the image or histogram."""
+    step: int = 0
+
+
+class LoggedHistogram(NamedTuple):
+    """How many values lie between each two `edges`. The last bin includes its upper edge.
+
+    `edges` and `counts` are empty if no value is finite.
+    """
+
+    name: str
+    step: int
+    edges: list[float]
+    counts: list[int]
+    nan: int
+    negative_infinity: int
+    positive_infinity: int
+    task: str
+    item: int | None
+    attempt: int | None
+
+
+class HistogramFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a histogram's file, as JSON."""
+
+    edges: list[float]
+    counts: list[int]
+    nan: int = 0
+    negative_infinity: int = 0
+    positive_infinity: int = 0
+
+    @classmethod
+    def read(cls, file: Path) -> HistogramFile:
+        """Read one. Raises OSError."""
+        return msgspec.json.decode(file.read_bytes(), type=cls)
 
 
 @dataclass(slots=True)
@@ -295,6 +335,26 @@ class Logged:
         at which it went on from a checkpoint.
         """
         return [point for point in self.points if point.name == name and self._counts(point)]
+
+    def image(self, name: str) -> list[Artifact]:
+        """The images of one name, in the order of their steps; of equal steps, in that of items."""
+        return self._series("image", name)
+
+    def histogram(self, name: str) -> list[LoggedHistogram]:
+        """The histograms of one name, in the same order. Raises OSError if a file is gone."""
+        found = []
+        for each in self._series("histogram", name):
+            file = HistogramFile.read(each.file)
+            infinite = (file.negative_infinity, file.positive_infinity)
+            whose = (each.task, each.item, each.attempt)
+            found.append(
+                LoggedHistogram(name, each.step, file.edges, file.counts, file.nan, *infinite, *whose)
+            )
+        return found
+
+    def _series(self, kind: str, name: str) -> list[Artifact]:
+        found = [each for each in self.artifacts if (each.kind, each.name) == (kind, name)]
+        return sorted(found, key=lambda each: (each.step, -1 if each.item is None else each.item))
 
     def metrics(self) -> dict[str, Metric]:
         """Each metric in short, without system metrics. Its name is `TASK.NAME` where others logged NAME, too."""
@@ -352,7 +412,9 @@ def logged_in(folder: Path) -> Logged:
                 }
                 tags |= {(name, whose): LoggedNote(name, value, *whose) for name, value in event.tags.items()}
             case ArtifactLogged():
-                artifacts[event.path, whose] = Artifact(event.path, folder / event.file, event.size, *whose)
+                media = event.media or ("", "", 0)
+                kept = Artifact(event.path, folder / event.file, event.size, *whose, *media)
+                artifacts[event.path, whose] = kept
     if apart:  # events with times of their own overlap
         logged.points.sort(key=lambda point: point.at)
     logged.params, logged.tags = list(params.values()), list(tags.values())

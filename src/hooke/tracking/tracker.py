@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from functools import cached_property
 from operator import index
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,13 @@ ARTIFACTS = "artifacts"
 _Step = int | None
 
 
+class _Series(NamedTuple):
+    """What counts steps of its own, apart from a metric of the same name."""
+
+    kind: str
+    name: str
+
+
 class Tracker:
     """Logs from one process into the run of one folder: a segment and artifacts. It creates nothing before the first call.
 
@@ -87,7 +94,7 @@ class Tracker:
         self._held: list[Event] | None = [] if held else None
         self.closed = False
         self._opening = threading.Lock()
-        self._steps: dict[tuple[int | None, int | None, str], Iterator[int]] = {}
+        self._steps: dict[tuple[int | None, int | None, str | _Series], Iterator[int]] = {}
         on_fork(self)
         if mlflow is not None:
             direct_mlflow(_tracker_here)
@@ -170,6 +177,25 @@ class Tracker:
             return
         self._log_file(name, lambda target: write_atomic(target, data), name)
 
+    def log_media(
+        self, kind: Literal["image", "histogram"], name: Any, step: _Step, make: Callable[[], bytes]
+    ) -> None:
+        """An image or a histogram of a series: a file whose content `make` returns."""
+        try:
+            series = _Series(kind=kind, name=_named(name))
+            data = make()
+            step = self._step(series, step)
+            if not -(2**63) <= step < 2**63:
+                raise UsageError(f"the step {step} has more than 64 bits")
+            suffix = ".png" if kind == "image" else ".json"
+            self._keep(
+                f"{kind}s/{name}/{step}{suffix}",
+                lambda target: write_atomic(target, data),
+                (kind, series.name, step),
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            self._refuse(1, error, f"{kind} {_shown(name)}")
+
     def begin(self) -> None:
         """Write the held events: with `held`, nothing is written before this call. Files cannot be held."""
         held, self._held = self._held or [], None
@@ -203,7 +229,7 @@ class Tracker:
     def _count(self) -> DroppedCallCounter:
         return DroppedCallCounter(self.folder / f".{self.segment}{SUFFIX}")
 
-    def _step(self, name: str, step: _Step) -> int:
+    def _step(self, name: str | _Series, step: _Step) -> int:
         if step is not None:
             return index(step)
         key = (self.attempt, self.item, name)
@@ -277,7 +303,12 @@ class Tracker:
                 )
             return self._journal
 
-    def _keep(self, path: Any, write: Callable[[Path], object]) -> None:
+    def _keep(
+        self,
+        path: Any,
+        write: Callable[[Path], object],
+        media: tuple[str, str, int] | None = None,
+    ) -> None:
         if self._held is not None:
             raise UsageError(
                 "the run has no folder yet while the pipeline's body is traced: log files inside a task"
@@ -303,6 +334,7 @@ class Tracker:
                 size=size,
                 attempt=attempt,
                 item=item,
+                media=media,
             )
         )
 
