@@ -40,16 +40,11 @@ class Comparison:
         self._plan = plan
         self._folder = folder
         self._only = only
-        self._model = folder / "model.pickle"
+        self._model = folder / MODEL
 
     def run(self, kinds: Sequence[str] = KINDS) -> None:
         """Measure."""
-        fit(self._model)
-        # Hooke keeps what it did beside the file that it serves.
-        shutil.copy(PROGRAMS / "hooke_service.py", self._folder)
-        token = self._folder / "token"
-        token.touch(mode=0o600)
-        token.write_text(TOKEN)
+        prepare(self._folder)
         for kind in kinds:
             self._near(kind)
 
@@ -109,6 +104,18 @@ class Comparison:
     def _wanted(self, peer: Peer) -> bool:
         name = peer.title.lower().replace(" ", "")
         return not self._only or name in self._only
+
+
+MODEL = "model.pickle"
+
+
+def prepare(folder: Path) -> None:
+    """Write what the servers read: the model, Hooke's service, which keeps what it did beside its file, and the token."""
+    fit(folder / MODEL)
+    shutil.copy(PROGRAMS / "hooke_service.py", folder)
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(TOKEN)
 
 
 def fit(path: Path) -> None:
