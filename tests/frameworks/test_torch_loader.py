@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,33 @@ def test_a_transform_runs_where_the_batch_is_read():
         for batch, plain in zip(loader(workers=workers, transform=squared), loader(), strict=True):
             assert batch.data["square"].tolist() == (plain.data["number"] ** 2).tolist()
             assert (batch.data["reader"] == os.getpid()) == (workers == 0)
+
+
+def noisy(batch):
+    import torch
+
+    noise = [random.random(), float(np.random.random()), float(torch.rand(()))]
+    return {"number": batch["number"], "noise": np.array(noise)}
+
+
+def test_random_numbers_of_a_transform_belong_to_the_step_and_the_rank():
+    import torch
+
+    def noise(rank=0, workers=0, epoch=0, after=0):
+        made = loader(rank, 2, workers, transform=noisy)
+        made.load_state_dict(made.state_dict() | {"epoch": epoch, "step": after})
+        return [batch.data["noise"].tolist() for batch in made]
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    whole = noise()
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+    assert noise(workers=1) == noise(workers=3) == whole
+    assert noise(after=4) == noise(workers=2, after=4) == whole[4:]
+    assert len({number for step in [*whole, *noise(rank=1), *noise(epoch=1)] for number in step}) == 9 * len(
+        whole
+    )
 
 
 def as_tensors(batch):

@@ -1,4 +1,4 @@
-"""The Trainers of Transformers and of Lightning take the loader by their own hooks, without an adapter."""
+"""The Trainers of Transformers and of Lightning take the loader by their own hooks."""
 
 import numpy as np
 import pytest

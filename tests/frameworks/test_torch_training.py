@@ -214,6 +214,39 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(small_disk):
     assert sorted(file.name for file in small_disk.iterdir()) == ["ballast", "checkpoint.pt"]
 
 
+def test_a_folder_of_ones_own_is_made(tmp_path):
+    import torch
+
+    from hooke.frameworks.torch import Checkpoint
+
+    checkpoint = Checkpoint(folder=tmp_path / "of" / "ours", model=torch.nn.Linear(2, 2))
+    checkpoint.save(4)
+    assert checkpoint.load() == 4
+
+
+def test_a_class_that_is_not_found_is_no_damage(tmp_path, monkeypatch):
+    import sys
+    import types
+
+    from hooke.frameworks.torch import Checkpoint
+
+    class Counter:
+        def state_dict(self):
+            return {"counter": self}
+
+        def load_state_dict(self, state):
+            """Nothing."""
+
+    module = types.ModuleType("counters")
+    module.Counter, Counter.__module__, Counter.__qualname__ = Counter, "counters", "Counter"
+    monkeypatch.setitem(sys.modules, "counters", module)
+    checkpoint = Checkpoint(folder=tmp_path, counter=Counter())
+    checkpoint.save(1)
+    monkeypatch.delitem(sys.modules, "counters")
+    with pytest.raises(UsageError, match="No module named 'counters'(.|\n)*importable"):
+        checkpoint.load()
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     import torch
 
@@ -243,12 +276,17 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_is_loaded(tmp_p
     wide = copy.deepcopy(own.model)
     wide[4] = torch.nn.Linear(16, 2)
     deep = copy.deepcopy(own.model).append(torch.nn.Linear(1, 1))
+    groups = [{"params": list(own.model.parameters())[:2]}, {"params": list(own.model.parameters())[2:]}]
     before = {name: value.clone() for name, value in own.model.state_dict().items()}
     torch.nn.init.ones_(own.model[0].weight)
     for change, why in [
         ({"model": wide}, r"model: 4.weight has the shape \(1, 16\) in it, and has the shape \(2, 16\) here"),
         ({"model": deep}, r"model: 5.weight is missing in it, and has the shape \(1, 1\) here"),
         ({"optimizer": torch.optim.SGD(own.model.parameters())}, "optimizer is a AdamW, and here a SGD"),
+        (
+            {"optimizer": torch.optim.AdamW(groups)},
+            r"optimizer has groups of \[\d+\] parameters, and here of \[2, \d+\]",
+        ),
         ({"ema": copy.deepcopy(own.model)}, "it holds loader, model, optimizer, scheduler, and here are ema"),
         ({"loader": ShuffledLoader(data(seed=4))}, "the state is of other data: seed is 3, and here 4"),
     ]:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.heavy
 PROGRAM = """
     import fcntl
     import os
+    import queue
     import threading
     import time
     from pathlib import Path
@@ -101,6 +102,14 @@ PROGRAM = """
                 in_threads(lambda: compute(1_500_000), 1)  # 5 ms of it the start waits for the lock
                 ended.set()
                 waiting.join()
+            case "events":
+                happened, passed = threading.Event(), queue.SimpleQueue()
+                until = time.thread_time() + 0.1
+                while time.thread_time() < until:
+                    happened.set()
+                    happened.clear()
+                    passed.put(x)
+                    passed.get()
             case "sleeping":
                 in_threads(lambda: time.sleep(0.2))
             case "locked":
@@ -165,7 +174,7 @@ def test_threads_that_compute_one_at_a_time_wait_for_the_gil(workshop, kind):
     assert cause.sentence.startswith(f"waits for the GIL in {workshop.file.name}:")
 
 
-@pytest.mark.parametrize("kind", ["numpy", "one", "sleeping"])
+@pytest.mark.parametrize("kind", ["numpy", "one", "events", "sleeping"])
 def test_threads_that_release_the_gil_or_do_not_compete_for_it_do_not_wait_for_it(workshop, kind):
     study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind=kind)
     measured = alone(study)

@@ -47,7 +47,7 @@ def item_at(kind: str, n: int) -> dict[str, float]:
         case "network":
             return {"cpu": 0.004, "network": 0.04}
         case "ranks":
-            return {"cpu": 0.03 / n, "ranks": 0.01 * (n - 1)}
+            return {"cpu": 0.03 / n, "lock": 0.01 * (n - 1)}
         case "shared":
             return {"cpu": 0.01, "network": queued(0.02, 0.01)}
         case "taken":
@@ -136,6 +136,11 @@ def test_of_ten_planted_causes_nine_in_ten_are_named_and_hardly_any_wrongly():
     [
         ("memory", "repeated work", "each rank repeats a part of the work: CPU per call rises "),
         ("ranks", "communication", "waits for other ranks in ledger.py:41: "),
+        (
+            "network",
+            "network",
+            "waits for a server (network) in ledger.py:41: ",
+        ),  # one rank alone does so too
         ("computing", None, ""),
     ],
 )

@@ -36,16 +36,25 @@ def capacity(slots):
     return CapacityChanged(at=0.0, slots=slots, cpus=float(slots))
 
 
-def waiting(pipe=both, workers=None, slots=2):
-    made = GangWait(
-        trace(pipe), BackendChoice(name="tcp://head:1", engine="dask", workers=workers, at="tcp://head:1")
-    )
+ADDRESS = "tcp://head:1"
+
+
+class Scalable:
+    """A cluster that starts workers itself."""
+
+    def scale(self, count):
+        raise NotImplementedError
+
+
+def waiting(pipe=both, workers=None, slots=2, at=ADDRESS):
+    made = GangWait(trace(pipe), BackendChoice(name=ADDRESS, engine="dask", workers=workers, at=at))
     made.observe(capacity(slots))
     return made
 
 
-def test_it_is_refused_when_nothing_else_ran_for_long():
-    made = waiting()
+@pytest.mark.parametrize("workers", [None, (3, 3)])
+def test_it_is_refused_when_nothing_else_ran_for_long(workers):
+    made = waiting(workers=workers)  # a trial of a search asks for as many as it has ranks
     made.check(0.0)
     made.check(WAIT_S - 1)
     with pytest.raises(
@@ -69,6 +78,6 @@ def test_what_runs_and_workers_that_come_put_it_off():
 
 @pytest.mark.parametrize(("pipe", "workers"), [(none, None), (both, (1, 8))])
 def test_nobody_waits_without_a_gang_or_where_workers_are_started(pipe, workers):
-    made = waiting(pipe, workers)
+    made = waiting(pipe, workers, at=Scalable())
     made.check(0.0)
     made.check(WAIT_S * 2)

@@ -153,6 +153,12 @@ def test_histograms_lie_in_comets_own_bins(tmp_path):
         assert made.keys() == theirs.to_json().keys()
 
 
+@pytest.mark.parametrize("values", [[1e300] * 5, [-1.7e308, 1.7e308], [5e-324]])
+def test_values_at_the_limits_of_floats_have_a_bin_of_comets(values):
+    made = json.loads(comet_histogram(msgspec.json.decode(histogram_bytes(values), type=HistogramFile)))
+    assert sum(count for _, count in made["index_values"]) == len(values)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

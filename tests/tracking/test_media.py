@@ -133,11 +133,14 @@ def test_what_is_no_image_is_refused_with_the_reason(tracker, caplog, image, sai
         (lambda: hooke.log_histogram("w", []), "histogram 'w': a histogram of no values"),
         (lambda: hooke.log_histogram("w", ["a"]), "a histogram is of numbers, not of <U1"),
         (lambda: hooke.log_histogram("w", [1 + 2j]), "a histogram is of numbers, not of complex128"),
-        (lambda: hooke.log_histogram("w", [1], bins=0), "a histogram has 1 to 1000 bins, not 0"),
-        (lambda: hooke.log_histogram("w", [1], bins=10**6), "1 to 1000 bins, not 1000000"),
+        (lambda: hooke.log_histogram("w", [1], bins=0), "bins is 0, and not a number from 1 to 1000"),
+        (
+            lambda: hooke.log_histogram("w", [1], bins=10**6),
+            "bins is 1000000, and not a number from 1 to 1000",
+        ),
         (
             lambda: hooke.log_histogram("w", [1], bins=2.5),
-            "histogram 'w': TypeError: 'float' object cannot be interpreted",
+            "histogram 'w': bins is 2.5, and not a number from 1 to 1000",
         ),
     ],
 )
@@ -258,3 +261,48 @@ def test_of_a_killed_program_everything_is_there_whose_call_returned(tmp_path):
     for step, each in enumerate(images):
         assert (read_by_pillow(each.file.read_bytes()) == step % 256).all()
     assert [each.edges[0] for each in histograms] == list(range(len(histograms)))
+
+
+def test_a_list_of_tensors_is_one_histogram(tracker):
+    torch = pytest.importorskip("torch")
+    weights = [torch.ones(2, 3, requires_grad=True), torch.zeros(4)]
+    hooke.log_histogram("w", weights, bins=2)
+    (found,) = logged_in(tracker.folder).histogram("w")
+    assert found.counts == [4, 6]
+
+
+@pytest.mark.heavy
+def test_a_retry_logs_in_the_place_of_the_attempt_before(workshop):
+    workshop.write("""
+        from pathlib import Path
+
+        import hooke
+        import numpy as np
+        from hooke import pipeline, task
+
+        HERE = Path(__file__).parent
+
+
+        @task(retries=1, observe=False)
+        def train() -> int:
+            first = not (HERE / "begun").exists()
+            (HERE / "begun").touch()
+            for step in range(3) if first else range(1, 4):
+                hooke.log_histogram("w", [step + 10 * first], step=step)
+                hooke.log_image("a", np.zeros((1, 1)), step=step)
+            if first:
+                raise ValueError("once")
+            return 1
+
+
+        @pipeline
+        def job() -> int:
+            return train()
+    """)
+    found = workshop.run(name="job", on="local").logged()
+    assert [(each.step, each.attempt) for each in found.image("a")] == [
+        (0, found.image("a")[0].attempt),
+        *((step, found.image("a")[-1].attempt) for step in (1, 2, 3)),
+    ]
+    assert found.image("a")[0].attempt != found.image("a")[-1].attempt
+    assert [(each.edges[0] + each.edges[-1]) / 2 for each in found.histogram("w")] == [10, 1, 2, 3]

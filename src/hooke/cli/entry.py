@@ -185,8 +185,8 @@ def hooke(session: CommandSession, *, debug: bool) -> None:
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Every error becomes a screen on stderr."""
     session = CommandSession()
-    _start_ahead(sys.argv[1:] if arguments is None else arguments)
     try:
+        _start_ahead(sys.argv[1:] if arguments is None else arguments)
         code: Any = hooke.main(
             args=None if arguments is None else list(arguments),
             prog_name="hooke",
@@ -231,7 +231,11 @@ def _start_ahead(words: Sequence[str]) -> None:
     On one core the one would wait for the other.
     """
     told = {word.partition("=")[0] for word in words}
-    if words[:1] == ["run"] and told.isdisjoint(_NO_WORKERS) and (os.cpu_count() or 1) > 1:
+    if words[:1] != ["run"] or not told.isdisjoint(_NO_WORKERS):
+        return
+    from hooke.processes.devices import cpus_here
+
+    if cpus_here() > 1:
         start_ahead("hooke.engines.worker.fork_server")
 
 

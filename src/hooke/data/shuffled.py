@@ -198,10 +198,14 @@ class Shuffled:
     def state_dict(self) -> dict[str, int]:
         """Where the batches are: epoch and step of the next one, and what the order depends on. Save it with the model."""
         epoch, step = self._at
-        return {"epoch": epoch, "step": step, "seed": self.seed, "batch": self.batch} | self._plan.state()
+        own = {"epoch": epoch, "step": step, "seed": self.seed, "batch": self.batch}
+        return own | {"drop_last": int(self.drop_last)} | self._plan.state()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was called. Raises UsageError if the state is that of another data set or balance."""
+        """Go on where `state_dict` was called.
+
+        Raises UsageError if the state is of another number of rows, seed, batch, drop_last or balance. The rows are not compared.
+        """
         own = self.state_dict()
         there, here = (next((kind for kind in KINDS if kind in one), None) for one in (state, own))
         if there and here and there != here:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from signal import SIGTERM, Signals
@@ -21,7 +22,15 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from hooke.base.errors import HookeError, UsageError
 from hooke.data import Batches, Shuffled
 from hooke.data.order import key_of
-from hooke.frameworks.torch_training import Checkpoint, device, process_group, rank_and_ranks, set_seed
+from hooke.frameworks.torch_training import (
+    Checkpoint,
+    device,
+    kept_random_states,
+    process_group,
+    rank_and_ranks,
+    seed_cpu,
+    set_seed,
+)
 
 __all__ = [
     "Checkpoint",
@@ -95,10 +104,18 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
 
     def _as_tensors(self, batches: Batches, epoch: int) -> Iterator[TrainingBatch]:
         for batch in batches:
-            rows = batch if self._transform is None else self._transform(batch)
+            rows = batch if self._transform is None else self._transformed(batch, epoch, batches.step)
             yield TrainingBatch(
                 tensors_of(rows), batches.weight, batches.rows, epoch, batches.step, batches.tokens
             )
+
+    def _transformed(self, batch: Any, epoch: int, step: int) -> Any:
+        """What `transform` makes of it, with random numbers of its own: those of a step are the same in whichever process it is."""
+        assert self._transform is not None
+        seed = key_of(self.data.seed, epoch, step, self.rank)
+        with nullcontext() if get_worker_info() is not None else kept_random_states():
+            seed_cpu(seed)
+            return self._transform(batch)
 
 
 OWN_OPTIONS = frozenset(
@@ -112,7 +129,7 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
 
     `options` are those of DataLoader: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor` and so on. The other
     arguments are those of `ShuffledDataset`; `rank` and `ranks` are attributes, too. It draws nothing from PyTorch's global random
-    numbers. Of a worker that dies, the iteration raises HookeError.
+    numbers. If a worker dies while the loop waits for a batch, HookeError names it.
 
     Raises UsageError for options that decide what is in a batch, and for a Polars table with workers that are forked.
     """
@@ -193,6 +210,7 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on where `state_dict` was called, also of another number of ranks. Raises UsageError if the state is of other data."""
         self._data.load_state_dict(state)
+        self._iterator = None  # persistent workers have the data as it was
         self._at = _position(self._data)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from blake3 import blake3
 
 from hooke.base.errors import CorruptObject, UsageError
-from hooke.base.files import sync_path, writing
+from hooke.base.files import make_folders, replacing, writing
 from hooke.data.order import key_of
 from hooke.store.checkpoints import checkpoint_dir
 
@@ -47,6 +48,7 @@ def process_group(backend: str | None = None, **options: Any) -> Iterator[None]:
     if backend is None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        options.pop("init_method", None)  # nobody else is to be met
         options |= {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     dist.init_process_group(backend, **options)
     try:
@@ -67,16 +69,32 @@ def device() -> torch.device:
 
 
 def set_seed(seed: int, *, per_rank: bool = False) -> None:
-    """Seed the random numbers of Python, NumPy's global generator and PyTorch: the same on all ranks, or others on each."""
+    """Seed the random numbers of Python, NumPy's global generator and PyTorch: the same on all ranks, or different on each rank."""
     own = key_of(seed, rank_and_ranks()[0]) if per_rank else seed
-    random.seed(own)
-    np.random.seed(own % (1 << 32))
+    seed_cpu(own)
     torch.manual_seed(own % (1 << 64))
 
 
-def _random_states() -> dict[str, Any]:
+def seed_cpu(seed: int) -> None:
+    """The same without GPUs."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.default_generator.manual_seed(seed % (1 << 64))
+
+
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Random numbers on the CPU that are drawn inside change nothing outside."""
+    states = _random_states(gpu=False)
+    try:
+        yield
+    finally:
+        _set_random_states(states)
+
+
+def _random_states(*, gpu: bool = True) -> dict[str, Any]:
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if gpu and torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -196,6 +214,9 @@ class Checkpoint:
                 fix="make it in `with process_group():`",
             )
         self._file = Path(checkpoint_dir() if folder is None else folder) / FILE
+        if folder is not None and self._rank == 0:
+            with writing("the checkpoint", self._file.parent):
+                make_folders(self._file.parent)
 
     def save(self, step: int) -> None:
         """Save all parts after `step` steps. Raises UsageError if the ranks are at different steps, HookeError if it cannot be written."""
@@ -267,10 +288,17 @@ class Checkpoint:
                 _check_weights(name, head["parts"][name], _shapes(part.state_dict()), self._file)
             elif (kind := type(part).__name__) != head["kinds"][name]:
                 raise _other(f"{name} is a {head['kinds'][name]}, and here a {kind}", self._file)
+            elif isinstance(part, torch.optim.Optimizer):
+                there, here = (
+                    [len(group["params"]) for group in each["param_groups"]]
+                    for each in (head["parts"][name], part.state_dict())
+                )
+                if there != here:
+                    raise _other(f"{name} has groups of {there} parameters, and here of {here}", self._file)
 
     def _draw_anew(self, head: Mapping[str, Any]) -> None:
         before = len(head["random"])
-        digest = blake3(head["random"][0]["torch"].numpy().tobytes()).digest(8)
+        digest = blake3(pickle.dumps((head["step"], head["random"]), protocol=5)).digest(8)
         set_seed(int.from_bytes(digest), per_rank=True)
         if self._rank == 0:
             _log.warning(
@@ -285,7 +313,14 @@ class Checkpoint:
             return None
         try:
             saved: dict[str, Any] = torch.load(self._file, map_location="cpu", weights_only=False)
-        except Exception as error:
+        except (ImportError, AttributeError) as error:
+            raise UsageError(
+                "the checkpoint holds an object whose class is not found",
+                where=str(self._file),
+                why=f"{type(error).__name__}: {error}",
+                fix="make its module importable under that name",
+            ) from error
+        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise CorruptObject(
                 "the checkpoint cannot be read",
                 where=str(self._file),
@@ -297,17 +332,16 @@ class Checkpoint:
         return saved
 
     def _write(self, saved: dict[str, Any]) -> None:
-        fresh = self._file.with_name(f"{FILE}.new")
-        with writing("the checkpoint", self._file.parent):
+        with (
+            writing("the checkpoint", self._file.parent),
+            replacing(self._file) as fd,
+            open(fd, "wb", closefd=False) as out,
+        ):
             try:
-                with fresh.open("wb") as out:
-                    torch.save(saved, out)
-                    out.flush()
-                    os.fsync(out.fileno())
-                fresh.replace(self._file)
-                sync_path(self._file.parent)
-            except BaseException:
-                fresh.unlink(missing_ok=True)
+                torch.save(saved, out)
+            except RuntimeError as error:  # PyTorch's own, while it handles that of a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
                 raise
 
     def _gathered(self, value: Any) -> list[Any]:

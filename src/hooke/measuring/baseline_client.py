@@ -81,10 +81,22 @@ class PlainCalls:
     _meeting: Rendezvous | None = None
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _start(self) -> None:
         life_theirs, self._lifeline = os.pipe()
         core = [] if self.core is None else [str(self.core)]
         self._meeting = Rendezvous() if self.gang else None
-        with writing("the log of the plain calls", self.log), self.log.open("ab") as log:
+        with (
+            open(life_theirs, "rb"),
+            writing("the log of the plain calls", self.log),
+            self.log.open("ab") as log,
+        ):
             self._process, self._channel = start_with_channel(
                 lambda theirs: python_module(
                     "hooke.measuring.baseline_process", str(theirs), str(life_theirs), *core
@@ -93,7 +105,6 @@ class PlainCalls:
                 output=log,
                 environment=os.environ | dict.fromkeys(THREAD_VARIABLES, "1") | _rank_of(self._meeting),
             )
-        os.close(life_theirs)
         setup = BaselineSetup(
             sys_path=[os.path.abspath(path) for path in sys.path],
             folder=os.getcwd(),
@@ -101,15 +112,10 @@ class PlainCalls:
             secret=self.secret,
             work=self.work,
         )
-        try:
-            loaded = self._ask(msgspec.msgpack.encode(setup))
-            assert isinstance(loaded, Loaded)
-            self.import_s = loaded.import_s
-            self.start_s = _interpreter_s() + loaded.import_s
-        except BaseException:
-            self._end()
-            raise
-        return self
+        loaded = self._ask(msgspec.msgpack.encode(setup))
+        assert isinstance(loaded, Loaded)
+        self.import_s = loaded.import_s
+        self.start_s = _interpreter_s() + loaded.import_s
 
     def __exit__(self, *_: object) -> None:
         self._end()

@@ -154,9 +154,7 @@ def time_use(
         user_s=taken.cpu_s * (1 - system),
         sys_s=taken.cpu_s * system,
         delay_s=_delays(changes, end - begin),
-        waits=_waits(
-            sampled, sum(seconds), ranks=any(part.nodes[at].task.resources.gang for at in part.measured)
-        ),
+        waits=_waits(sampled, sum(seconds)),
         first_s=sum(max(0.0, first - usual) for first in firsts.values())
         if len(spans) >= 3 * workers
         else 0.0,
@@ -246,19 +244,10 @@ def _idle(spans: Sequence[_Span], calls: Mapping[int, str], workers: int) -> dic
     return {**idle, "serial": serial}
 
 
-def _waits(
-    sampled: Sequence[Sequence[WorkerSample]], busy_s: float, *, ranks: bool = False
-) -> dict[str, float]:
-    """`lock ledger.py:41` -> worker-seconds of attempts, by the share of the samples in attempts.
-
-    The `ranks` of a gang wait for one another in a system call for a lock or for the network: `ranks train.py:41`.
-    """
+def _waits(sampled: Sequence[Sequence[WorkerSample]], busy_s: float) -> dict[str, float]:
+    """`lock ledger.py:41` -> worker-seconds of attempts, by the share of the samples in attempts."""
     inside = [each for own in sampled for each in own if each.place]
-    counts = Counter(
-        f"{'ranks' if ranks and each.wait in ('lock', 'network') else each.wait} {each.place}"
-        for each in inside
-        if each.wait
-    )
+    counts = Counter(f"{each.wait} {each.place}" for each in inside if each.wait)
     return {what: count / len(inside) * busy_s for what, count in counts.most_common(MOST_PLACES)}
 
 

@@ -85,6 +85,8 @@ WAITS = {
     "disk": "disk",
     "ranks": "ranks",
 }
+MEETING = ("lock", "network")
+"""In such system calls the ranks of a gang wait for one another, too."""
 """What workers sample -> the kind of lost time. Other waits are none: a sleep is what the code asks for."""
 
 
@@ -103,6 +105,8 @@ def cause_of(measured: Sequence[Measured], *, cores: int, counts: str = "workers
     ]
     if not levels:
         return None
+    if counts == "ranks":
+        levels = _met(levels)
     first, last = levels[0], levels[-1]
     judged = levels if _crowded(levels, cores) is not None else _woken(levels)
     wait = _steady_wait(judged)
@@ -138,6 +142,27 @@ def _woken(levels: Sequence[_Level]) -> list[_Level]:
         )
         for level in levels
     ]
+
+
+def _met(levels: Sequence[_Level]) -> list[_Level]:
+    """The levels of a gang: what its ranks wait for locks and sockets beyond what one rank alone does, they wait for one another."""
+    first = levels[0]
+    alone = {what: seconds for what, seconds in first.places.items() if first.n == 1}
+    found = []
+    for level in levels:
+        kinds = dict(level.kinds)
+        if level.n > 1:
+            for kind in MEETING:
+                own = min(first.kinds[kind] if first.n == 1 else 0.0, kinds[kind])
+                kinds["ranks"] += kinds[kind] - own
+                kinds[kind] = own
+        grown = {
+            f"ranks {what.partition(' ')[2]}": seconds - alone.get(what, 0.0)
+            for what, seconds in level.places.items()
+            if WAITS.get(what.partition(" ")[0]) in MEETING
+        }
+        found.append(replace(level, kinds=kinds, places=level.places | grown))
+    return found
 
 
 def _error(measured: Sequence[Measured], first: int, last: int) -> float:
@@ -314,7 +339,9 @@ def _over(levels: Sequence[_Level], seconds: Callable[[_Level], float]) -> str:
     unit, name = next(
         ((unit, name) for unit, name in ((1.0, "s"), (1e-3, "ms")) if max(values) >= unit), (1e-6, "us")
     )
-    return f"{', '.join(f'{value / unit:.3g}' for value in values)} {name} at {', '.join(str(level.n) for level in levels)} {levels[0].counts}"
+    ns, counts = [level.n for level in levels], levels[0].counts
+    counted = f"{', '.join(map(str, ns))} {counts.removesuffix('s') if ns == [1] else counts}"
+    return f"{', '.join(f'{value / unit:.3g}' for value in values)} {name} at {counted}"
 
 
 def _place(level: _Level, kind: str) -> str:

@@ -111,6 +111,17 @@ def start_with_channel(
     environment: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], Channel]:
     """As `start_apart`, with a channel to the process; `command` gets the descriptor of the child's end. Raises OSError."""
+    process, ours = _start_with_pair(command, descriptors=descriptors, output=output, environment=environment)
+    return process, Channel(ours.detach())
+
+
+def _start_with_pair(
+    command: Callable[[int], Sequence[str]],
+    *,
+    descriptors: Sequence[int] = (),
+    output: int | IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
         try:
@@ -123,7 +134,7 @@ def start_with_channel(
         except BaseException:
             ours.close()
             raise
-    return process, Channel(ours.detach())
+    return process, ours
 
 
 def start_with_socket(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -136,14 +147,7 @@ def start_with_socket(module: str) -> tuple[subprocess.Popen[bytes], socket.sock
         if ahead.process.poll() is None:
             return ahead.process, ahead.socket
         ahead.socket.close()
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            process = start_apart(python_module(module, str(theirs.fileno())), descriptors=(theirs.fileno(),))
-        except BaseException:
-            ours.close()
-            raise
-    return process, ours
+    return _start_with_pair(lambda theirs: python_module(module, str(theirs)))
 
 
 class _Ahead:

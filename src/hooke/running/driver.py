@@ -120,7 +120,8 @@ class GangWait:
     """Detects that only a gang is left and waits for workers, on a backend for which Hooke starts no workers."""
 
     def __init__(self, graph: Graph, place: BackendChoice) -> None:
-        gangs = [node for node in graph.nodes if node.task.resources.gang] if place.workers is None else []
+        given = place.workers is None or not place.scalable
+        gangs = [node for node in graph.nodes if node.task.resources.gang] if given else []
         self._widest = max(gangs, key=lambda node: node.task.resources.gang, default=None)
         self._place = place
         self._slots = 0

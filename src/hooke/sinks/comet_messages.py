@@ -207,7 +207,8 @@ def comet_histogram(histogram: HistogramFile) -> bytes:
     counts: Counter[int] = Counter()
     for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False):
         value = low / 2 + high / 2
-        away = max(0, math.ceil(math.log(abs(value) / _START, _GROWTH))) if value else 0
+        grown = (math.log(abs(value)) - math.log(_START)) / math.log(_GROWTH) if value else 0.0
+        away = max(0, math.ceil(grown))
         counts[min(max(middle - 1 - away if value < 0 else middle + away, 0), last)] += count
     values = [[at, count] for at, count in sorted(counts.items()) if count]
     bins = {"offset": 0, "start": _START, "stop": _STOP, "step": _GROWTH}

@@ -16,6 +16,7 @@ import msgspec
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.formats import short_repr
 from hooke.tracking.logged_values import HistogramFile
 from hooke.tracking.tracker import current
 
@@ -179,9 +180,11 @@ def _png_of_pillow(image: Any) -> bytes:
 
 
 def _array(values: Any) -> Any:
-    """NumPy's array of a list, an array, or a tensor on any device, also one with a gradient."""
+    """NumPy's array of a list, an array, or a tensor on any device, also one with a gradient; of several tensors, all their values."""
     import numpy as np
 
+    if isinstance(values, list | tuple) and any(hasattr(each, "detach") for each in values):
+        return np.concatenate([_array(each).ravel() for each in values])
     if not hasattr(values, "detach"):
         return np.asarray(values)
     tensor = values.detach().cpu()
@@ -251,9 +254,9 @@ def histogram_bytes(values: Any, bins: Any = 64) -> bytes:
     """
     import numpy as np
 
+    if not hasattr(bins, "__index__") or not 1 <= index(bins) <= MOST_BINS:
+        raise UsageError(f"bins is {short_repr(bins)}, and not a number from 1 to {MOST_BINS}")
     number = index(bins)
-    if not 1 <= number <= MOST_BINS:
-        raise UsageError(f"a histogram has 1 to {MOST_BINS} bins, not {number}")
     array = _array(values).ravel()
     if array.dtype.kind not in "biuf":
         raise UsageError(f"a histogram is of numbers, not of {array.dtype}")

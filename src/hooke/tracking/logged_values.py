@@ -353,8 +353,13 @@ class Logged:
         return found
 
     def _series(self, kind: str, name: str) -> list[Artifact]:
-        found = [each for each in self.artifacts if (each.kind, each.name) == (kind, name)]
-        return sorted(found, key=lambda each: (each.step, -1 if each.item is None else each.item))
+        """Of what was logged again at a step, by a retry too, the last."""
+        found = {
+            (each.step, -1 if each.item is None else each.item, each.task): each
+            for each in self.artifacts
+            if (each.kind, each.name) == (kind, name)
+        }
+        return [found[key] for key in sorted(found)]
 
     def metrics(self) -> dict[str, Metric]:
         """Each metric in short, without system metrics. Its name is `TASK.NAME` where others logged NAME, too."""

@@ -68,6 +68,8 @@ _OWN_THREADS = ("threading.py", "queue.py", "concurrent/futures/", "multiprocess
 """Where the standard library waits for other threads of this process."""
 _TOOK_PART = 0.03
 """A thread of a library that used this share of a core since the last sample is what its caller waits for."""
+_COMPUTED = 0.5
+"""A thread that used this share of a core since the last sample did not wait for others."""
 _RUNTIME_BYTES = 1 << 20
 """More than the interpreter's state takes."""
 _LIBC = ctypes.PyDLL(None)
@@ -140,25 +142,14 @@ class Sampler:
                 return
 
     def _sample(self, since_s: float, *, held: bool) -> WorkerSample:
-        # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13.
-        main, frames = os.getpid(), _frames()
-        known, beginning = {main: frames.get(self._main.ident or 0)}, 0
-        for thread in threading.enumerate():
-            if thread.native_id is None:  # to begin, it needs the interpreter lock
-                beginning += 1
-            elif thread not in (self._main, self._thread):
-                known[thread.native_id] = frames.get(thread.ident or 0)
-        # Before anything lets go of the interpreter lock: then frames move on.
-        told = {thread: _system_call(thread) for thread in known}
-        stacks = {thread: _stack_of(frame) for thread, frame in known.items()}
-        threads = {
-            thread: _Thread.of(stack, _wait_of(told[thread], self._lock), held=held)
-            for thread, stack in stacks.items()
-        }
+        main = (
+            os.getpid()
+        )  # Linux: the main thread's id, which `native_id` is not in a forked process before Python 3.13
+        threads, beginning = self._look(main, since_s, held=held)
         used = {
-            int(thread): _scheduled(thread)
-            for thread in os.listdir("/proc/self/task")
-            if int(thread) != self._thread.native_id
+            thread: _scheduled(thread)
+            for thread in map(int, os.listdir("/proc/self/task"))
+            if thread != self._thread.native_id
         }
         took = [
             thread
@@ -185,12 +176,33 @@ class Sampler:
             written_bytes=io.get("write_bytes"),
         )
 
+    def _look(self, main: int, since_s: float, *, held: bool) -> tuple[dict[int, _Thread], int]:
+        """The threads that run Python, and how many have not begun."""
+        frames = _frames()
+        known, beginning = {main: frames.get(self._main.ident or 0)}, 0
+        for thread in threading.enumerate():
+            if thread.native_id is None:  # to begin, it needs the interpreter lock
+                beginning += 1
+            elif thread not in (self._main, self._thread):
+                known[thread.native_id] = frames.get(thread.ident or 0)
+        # Before anything lets go of the interpreter lock: then frames move on.
+        told = {thread: _system_call(thread) for thread in known}
+        stacks = {thread: _stack_of(frame) for thread, frame in known.items()}
+        ran = {thread: _scheduled(thread)[0] - self._before.get(thread, 0) for thread in known}
+        found = {}
+        for thread, stack in stacks.items():
+            computed = ran[thread] >= _COMPUTED * 1e9 * since_s
+            found[thread] = _Thread.of(
+                stack, _wait_of(told[thread], self._lock), held=held, computed=computed
+            )
+        return found, beginning
+
 
 class _Thread(NamedTuple):
     """A thread that runs Python: what it waits for, and where.
 
     `idle`: it waits for other threads of this process, or for none of the user's. `woken`: it waited for other threads, and wants
-    the interpreter lock to go on.
+    the interpreter lock to go on; one that computes in the same lines, with queues and events, has used a core since the last sample.
     """
 
     wait: str
@@ -199,7 +211,7 @@ class _Thread(NamedTuple):
     woken: bool
 
     @staticmethod
-    def of(stack: _Stack, wait: str, *, held: bool) -> _Thread:
+    def of(stack: _Stack, wait: str, *, held: bool, computed: bool) -> _Thread:
         synced = _SYNCS.search(_text_of(stack)) if wait == _INTERPRETER and not held else None
         if (
             synced is not None
@@ -213,7 +225,7 @@ class _Thread(NamedTuple):
         if wait == _SLEEPING and place and "sleep" not in _text_of(stack):
             wait = "retry"
         idle = not place or (own and wait not in ("", _INTERPRETER))
-        return _Thread(wait, place, idle=idle, woken=own and wait == _INTERPRETER)
+        return _Thread(wait, place, idle=idle, woken=own and wait == _INTERPRETER and not computed)
 
 
 def _attempt_waits(
@@ -333,7 +345,7 @@ def _end_of(descriptor: int) -> str:
     return _SYNCING if name.startswith("/") and not name.startswith("/dev/") else "other"
 
 
-def _scheduled(thread: str) -> tuple[int, int]:
+def _scheduled(thread: int) -> tuple[int, int]:
     """Nanoseconds that a thread ran, and that it was ready and had no core; zeros where it has ended or the kernel does not count."""
     try:
         ran, delayed, _ = _told(f"/proc/self/task/{thread}/schedstat").split()
