@@ -183,7 +183,7 @@ def _array(values: Any) -> Any:
     """NumPy's array of a list, an array, or a tensor on any device, also one with a gradient; of several tensors, all their values."""
     import numpy as np
 
-    if isinstance(values, list | tuple) and any(hasattr(each, "detach") for each in values):
+    if type(values) in (list, tuple) and any(hasattr(each, "detach") for each in values):
         return np.concatenate([_array(each).ravel() for each in values])
     if not hasattr(values, "detach"):
         return np.asarray(values)
