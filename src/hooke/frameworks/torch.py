@@ -184,6 +184,8 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         epoch, start = self._at
         dataset: ShuffledDataset = self.dataset  # type: ignore[assignment]
         dataset.set_epoch(epoch, start)
+        if self.rank == 0:
+            self._data.warn_of_rest(epoch, start, self.ranks)
         # DataLoader draws a seed for its workers: from the global generator, a resumed epoch would draw one more than a whole one.
         self._seeds.manual_seed(key_of(self._data.seed, epoch, start) >> 1)
         if self._plain:
