@@ -172,6 +172,8 @@ def test_quality_is_predicted_and_measured():
     [
         (lambda: Shuffled({"a": [1, 2], "b": [1]}, seed=0, batch=1), "different numbers of rows"),
         (lambda: Shuffled({}, seed=0, batch=1), "no columns"),
+        (lambda: Shuffled({"a": [1], "b": 5}, seed=0, batch=1), "column 'b' is a single int"),
+        (lambda: Shuffled({"a": {1, 2}}, seed=0, batch=1), "column 'a' is a single set"),
         (lambda: Shuffled({"a": [[1], [1, 2]]}, seed=0, batch=1), "column 'a' is no array"),
         (lambda: Shuffled([1, 2], seed=0, batch=1).quality([1.0, np.nan]), "the value of row 1 is nan"),
         (lambda: Shuffled([1, 2], seed=0, batch=1).quality(["a", None]), "row 1 has no label"),

@@ -174,7 +174,7 @@ def _part_of_columns(read: Any, low: int, high: int) -> Any:
 
 def _of_columns(data: Mapping[str, Any]) -> Source:
     columns = {name: _column(name, values) for name, values in data.items()}
-    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
     if not columns or len(set(lengths.values())) != 1:
         raise UsageError(
             "the columns have different numbers of rows" if columns else "the dict has no columns",
@@ -196,13 +196,19 @@ def _of_columns(data: Mapping[str, Any]) -> Source:
 
 def _column(name: str, values: Any) -> NDArray[Any]:
     try:
-        return np.asarray(values)
+        column = np.asarray(values)
     except ValueError as error:
         raise UsageError(
             f"column {name!r} is no array",
             why=str(error),
             fix="give each row as many values; rows of different lengths can be shuffled as a list, without a dict",
         ) from error
+    if column.ndim:
+        return column
+    raise UsageError(
+        f"column {name!r} is a single {type(values).__name__}",
+        fix="pass an array or a list with a value for each row",
+    )
 
 
 def _of_sequence(data: Sequence[Any]) -> Source:
