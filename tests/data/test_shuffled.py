@@ -173,6 +173,12 @@ def test_quality_is_predicted_and_measured():
         (lambda: Shuffled({"a": [1, 2], "b": [1]}, seed=0, batch=1), "different numbers of rows"),
         (lambda: Shuffled({}, seed=0, batch=1), "no columns"),
         (lambda: Shuffled({"a": [1], "b": 5}, seed=0, batch=1), "column 'b' is a single int"),
+        (lambda: Shuffled({"a": [3, "x"]}, seed=0, batch=1), "row 0 of column 'a' is 3, which an array"),
+        (lambda: Shuffled({"a": [b"x", b"y\0"]}, seed=0, batch=1), "would keep as b'y'"),
+        (
+            lambda: Shuffled({"a": (0.5, 2**53 + 1)}, seed=0, batch=1),
+            "row 1 of column 'a' is 9007199254740993",
+        ),
         (lambda: Shuffled({"a": {1, 2}}, seed=0, batch=1), "column 'a' is a single set"),
         (lambda: Shuffled({"a": [[1], [1, 2]]}, seed=0, batch=1), "column 'a' is no array"),
         (lambda: Shuffled([1, 2], seed=0, batch=1).quality([1.0, np.nan]), "the value of row 1 is nan"),
@@ -378,6 +384,19 @@ def test_a_sequence_is_read_batch_by_batch():
     for number in range(1, 4):
         batch = next(batches)
         assert lazy.read[-8:] == batch and len(lazy.read) == 8 * number
+
+
+def test_columns_that_are_lists_keep_their_values():
+    columns = {
+        "a": [1, 2.5, np.nan],
+        "b": ["x", "", "yy"],
+        "c": [None, 3, "z"],
+        "d": [np.float32(0.1), 1, 2.0],
+    }
+    (batch,) = Shuffled(columns, seed=0, batch=3).batches()
+    assert sorted(map(str, zip(*batch.values(), strict=True))) == sorted(
+        map(str, zip(*(np.asarray(values) for values in columns.values()), strict=True))
+    )
 
 
 def test_a_sequence_without_slices_is_shuffled():

@@ -203,12 +203,19 @@ def _column(name: str, values: Any) -> NDArray[Any]:
             why=str(error),
             fix="give each row as many values; rows of different lengths can be shuffled as a list, without a dict",
         ) from error
-    if column.ndim:
-        return column
-    raise UsageError(
-        f"column {name!r} is a single {type(values).__name__}",
-        fix="pass an array or a list with a value for each row",
-    )
+    if not column.ndim:
+        raise UsageError(
+            f"column {name!r} is a single {type(values).__name__}",
+            fix="pass an array or a list with a value for each row",
+        )
+    if isinstance(values, list | tuple) and column.ndim == 1 and column.dtype.kind in "fSU":
+        for row, (given, kept) in enumerate(zip(values, column.tolist(), strict=True)):
+            if given != kept and kept == kept:  # noqa: PLR0124 (not NaN)
+                raise UsageError(
+                    f"row {row} of column {name!r} is {given!r}, which an array would keep as {kept!r}",
+                    fix="pass values of one type; np.array(values, dtype=object) keeps all as they are",
+                )
+    return column
 
 
 def _of_sequence(data: Sequence[Any]) -> Source:
