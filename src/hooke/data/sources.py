@@ -208,7 +208,7 @@ def _column(name: str, values: Any) -> NDArray[Any]:
             f"column {name!r} is a single {type(values).__name__}",
             fix="pass an array or a list with a value for each row",
         )
-    if isinstance(values, list | tuple) and column.ndim == 1 and column.dtype.kind in "fSU":
+    if isinstance(values, Sequence) and column.ndim == 1 and column.dtype.kind in "fSU":
         for row, (given, kept) in enumerate(zip(values, column.tolist(), strict=True)):
             if given != kept and kept == kept:  # noqa: PLR0124 (not NaN)
                 raise UsageError(
