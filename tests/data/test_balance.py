@@ -6,15 +6,17 @@ import pickle
 import random
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hooke import UsageError
 from hooke.data import Oversampled, PackedFile, Shuffled, Stratified, TokenBuckets, Weighted, pack
-from hooke.data.balance import _Cumulative
+from hooke.data.balance import _Cumulative, class_codes
 from hooke.data.order import permuted_within
 
 RANKS = (1, 2, 3, 4, 6, 8)
@@ -644,11 +646,43 @@ def test_a_state_of_other_labels_or_weights_is_refused(one, other, what):
         again.load_state_dict(data.state_dict())
 
 
-def balanced(balance, rows=90, **options):
-    return Shuffled(np.arange(rows), **({"seed": 0, "batch": 16, "balance": balance} | options))
+@pytest.mark.parametrize("longest", [(1 << 31) - 1, 1 << 31, 3 << 31, 1 << 62])
+@pytest.mark.parametrize("kind", [np.int64, np.uint64])
+def test_lengths_may_be_as_large_as_numbers_of_64_bits(longest, kind):
+    lengths = np.array([longest, 5, longest - 1, 7, longest // 2], kind)
+    data = Shuffled(np.arange(5), seed=0, balance=TokenBuckets(lengths, longest))
+    met = []
+    for rows in data.batches():
+        met += rows.tolist()
+        assert rows.size * int(lengths[rows].max()) <= longest
+    assert sorted(met) == list(range(5))
+    assert data.balance().padding < 0.5
 
 
 NAN = float("nan")
+UNLABELLED = {
+    "None": ["a", None, 3],
+    "two NaN": np.array(["a", NAN, float("nan")], object),
+    "a Decimal": [1, Decimal("NaN")],
+    "NumPy text": np.array(["a", None], np.dtypes.StringDType(na_object=None)),
+    "nullable numbers": pd.array([1, None], "Int64"),
+    "nullable text": pd.array(["a", None], "string"),
+    "text": pd.Series(["a", None], dtype="str"),
+    "a category": pd.Categorical(["a", None]),
+    "times": pd.Series([pd.Timestamp(0), pd.NaT], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", UNLABELLED)
+def test_a_row_without_a_label_is_named(kind):
+    """Whatever stands for it: two NaN that are objects were two classes."""
+    for make in (Stratified, Oversampled, lambda labels: class_codes(labels, len(labels))):
+        with pytest.raises(UsageError, match="row 1 has no label"):
+            make(UNLABELLED[kind])
+
+
+def balanced(balance, rows=90, **options):
+    return Shuffled(np.arange(rows), **({"seed": 0, "batch": 16, "balance": balance} | options))
 
 
 @pytest.mark.parametrize(
@@ -658,7 +692,15 @@ NAN = float("nan")
         (lambda: Stratified(LABELS, classes=[0, 1]), "the label of row 2 is 2, which is not in classes"),
         (lambda: Stratified(["a", "b"], classes=["b", "a", "c"]), "class 'c' has no rows"),
         (lambda: Stratified([1.0, NAN]), "row 1 has no label"),
-        (lambda: Stratified(np.array(["a", None, 3], object)), "the labels cannot be sorted"),
+        (lambda: Stratified(np.array(["a", 3], object)), "the labels cannot be sorted"),
+        (lambda: Stratified(np.ma.masked_equal([1, 2, 3], 2)), "the labels are a masked array"),
+        (lambda: Stratified([[1], [1, 2]]), "the labels are no array"),
+        (lambda: balanced(Stratified), "balance is <class"),
+        (
+            lambda: TokenBuckets(np.array([1, 1 << 63], np.uint64), 1 << 62),
+            f"the length of row 1 is {1 << 63}",
+        ),
+        (lambda: TokenBuckets([1, 2], 1 << 63), f"tokens is {1 << 63}"),
         (lambda: Stratified(np.zeros((3, 2))), "the labels have the shape (3, 2)"),
         (lambda: Oversampled([]), "the labels have the shape (0,)"),
         (lambda: balanced(Stratified(LABELS[:80])), "80 labels for 90 rows"),

@@ -4,6 +4,9 @@ import itertools
 import json
 import pickle
 import random
+import tracemalloc
+from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from hooke import UsageError
-from hooke.data import Shuffled
+from hooke.data import Shuffled, TokenBuckets
 
 N = 1003
 NUMBERS = np.arange(N)
@@ -159,6 +162,8 @@ def test_quality_is_predicted_and_measured():
     told = data.quality()
     assert told.predicted <= 1.055 and told.measured == pytest.approx(told.predicted, rel=0.1)
     assert data.quality(labels).measured <= 1.1
+    names = np.array([f"class {number:04}" for number in range(2000)])[labels]
+    assert data.quality(names) == data.quality(labels), "names are numbered in their order"
     assert str(told).startswith("VIF 1.0") and "perfect shuffle" in str(told)
 
 
@@ -167,6 +172,17 @@ def test_quality_is_predicted_and_measured():
     [
         (lambda: Shuffled({"a": [1, 2], "b": [1]}, seed=0, batch=1), "different numbers of rows"),
         (lambda: Shuffled({}, seed=0, batch=1), "no columns"),
+        (lambda: Shuffled({"a": [1], "b": 5}, seed=0, batch=1), "column 'b' is a single int"),
+        (lambda: Shuffled({"a": [3, "x"]}, seed=0, batch=1), "row 0 of column 'a' is 3, which an array"),
+        (lambda: Shuffled({"a": [b"x", b"y\0"]}, seed=0, batch=1), "would keep as b'y'"),
+        (
+            lambda: Shuffled({"a": (0.5, 2**53 + 1)}, seed=0, batch=1),
+            "row 1 of column 'a' is 9007199254740993",
+        ),
+        (lambda: Shuffled({"a": {1, 2}}, seed=0, batch=1), "column 'a' is a single set"),
+        (lambda: Shuffled({"a": [[1], [1, 2]]}, seed=0, batch=1), "column 'a' is no array"),
+        (lambda: Shuffled([1, 2], seed=0, batch=1).quality([1.0, np.nan]), "the value of row 1 is nan"),
+        (lambda: Shuffled([1, 2], seed=0, batch=1).quality(["a", None]), "row 1 has no label"),
         (lambda: Shuffled([], seed=0, batch=1), "no rows"),
         (lambda: Shuffled(np.float64(3), seed=0, batch=1), "cannot shuffle a float64"),
         (lambda: Shuffled(np.array(3), seed=0, batch=1), "without dimensions"),
@@ -208,6 +224,14 @@ def test_a_state_of_other_data_is_refused(change):
         data.load_state_dict(state)
 
 
+def test_a_state_from_before_drop_last_goes_on():
+    data = Shuffled(NUMBERS, seed=0, batch=64)
+    state = data.state_dict() | {"step": 3}
+    del state["drop_last"]
+    data.load_state_dict(state)
+    assert data.batches().step == 2
+
+
 def test_a_damaged_state_is_refused():
     data = Shuffled(NUMBERS, seed=0, batch=64)
     with pytest.raises(UsageError, match="step is '7'"):
@@ -227,3 +251,188 @@ def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "rows.npy").write_bytes(whole[:500])
     with pytest.raises(UsageError, match="cannot be read as an array"):
         Shuffled(tmp_path / "rows.npy", seed=0, batch=1)
+
+
+# --- What the order depends on.
+
+
+class Longer(str):
+    """Text that takes more memory than an equal one, as one does whose UTF-8 was asked for."""
+
+    __slots__ = ()
+
+    def __sizeof__(self):
+        return 1000
+
+
+def tables_alike():
+    """Pairs of equal tables that lie in memory in different ways."""
+    frame = {"number": NUMBERS, "text": [str(number % 7) * 9 for number in range(N)], "half": NUMBERS / 2}
+    pandas, polars, arrow = pd.DataFrame(frame), pl.DataFrame(frame), pa.table(frame)
+    looked_up = pd.DataFrame(frame)
+    looked_up.loc[3]  # makes a lookup table of the index
+    yield pandas, looked_up
+    yield pandas, pandas.set_index(pd.Index([f"a long name {number}" for number in range(N)]))
+    objects = pandas.astype({"text": object, "number": object})
+    yield objects, objects.assign(text=[Longer(text) for text in frame["text"]])
+    yield polars, pl.concat([polars[:500], polars[500:]], rechunk=False)
+    yield polars, pl.concat([polars, polars])[N:]
+    yield polars, polars.with_columns(text=pl.concat([polars["text"], polars["text"]])[:N])
+    yield arrow, pa.concat_tables([arrow[:500], arrow[500:]])
+    yield arrow, pa.concat_tables([arrow, arrow])[N:]
+    valid = pa.array(NUMBERS, mask=np.arange(N) < 0)
+    yield arrow, arrow.set_column(0, "number", pa.array([*NUMBERS.tolist(), None])[:N])
+    yield arrow, arrow.set_column(0, "number", valid)
+    coded = arrow["text"].combine_chunks().dictionary_encode()
+    more = pa.DictionaryArray.from_arrays(coded.indices, [*coded.dictionary.to_pylist(), "w" * 100_000])
+    yield arrow.set_column(1, "text", coded), arrow.set_column(1, "text", more)
+
+
+def test_the_order_does_not_depend_on_how_a_table_lies_in_memory():
+    """Ranks that made the same table in other ways would have orders of their own."""
+    for one, other in tables_alike():
+        pair = [Shuffled(table, seed=1, batch=2) for table in (one, other)]
+        assert pair[0].layout == pair[1].layout
+        assert len({data._source.row_bytes for data in pair}) == 1
+
+
+@pytest.mark.parametrize("table", ["array", "dict", "pandas", "polars", "arrow"])
+def test_the_size_of_a_row_of_numbers_is_that_of_its_types(table, tmp_path):
+    data = Shuffled(sources(tmp_path)[table], seed=1, batch=2)
+    assert data._source.row_bytes == (8 if table in ("array", "arrow") else 16)
+
+
+def test_values_without_a_fixed_size_count_for_the_planner_what_their_types_say():
+    kinds = [
+        (pd.DataFrame({"a": pd.array([1, None], "Int16"), "b": ["x", "yy"]}), 2 + 64),
+        (pd.DataFrame({"a": pd.Categorical(["x", "y"]), "b": pd.array(["x", "y"], "string")}), 128),
+        (pd.DataFrame({"a": pd.arrays.SparseArray([1.0, 0.0])}), 64),
+        (pl.DataFrame({"a": [[1], [2, 3]], "b": [True, False], "c": pl.Series([1, 2], dtype=pl.Int128)}), 81),
+        (pa.table({"a": [[1], [2, 3]], "b": ["x", "y"], "c": [True, False]}), 128.125),
+        (["x" * 1000, "y"], 64),
+    ]
+    for table, size in kinds:
+        assert Shuffled(table, seed=1, batch=2)._source.row_bytes == size
+        assert sum(len(batch) for batch in Shuffled(table, seed=1, batch=1).batches()) in (2, 2 * 1)
+
+
+# --- More ranks than rows are left.
+
+
+@pytest.mark.parametrize("options", [{"batch": 64}, {"balance": TokenBuckets(np.full(272, 2), 128)}])
+def test_more_ranks_than_rows_are_left_begin_the_next_epoch_and_say_so(options, caplog):
+    data = Shuffled(np.arange(272), seed=1, **options)
+    first = data.batches()
+    done = [next(first) for _ in range(4)]
+    assert sum(map(len, done)) == 256 and data.state_dict()["step"] == 4
+    state = data.state_dict()
+    following = next(Shuffled(np.arange(272), seed=1, **options).batches(1, 2, 24)).tolist()
+    for rank in (2, 0):
+        again = Shuffled(np.arange(272), seed=1, **options)
+        again.load_state_dict(state)
+        batches = again.batches(rank=rank, ranks=24)
+        assert again.state_dict() == state, "nothing was taken yet"
+        batch = next(batches)
+        assert rank != 2 or batch.tolist() == following
+        assert (again.state_dict()["epoch"], again.state_dict()["step"]) == (1, 1)
+    (record,) = caplog.records
+    assert (
+        record.getMessage()
+        == "epoch 0 ends without its last 16 rows, which are fewer than the 24 ranks; 16 ranks or fewer can read them"
+    )
+    caplog.clear()
+    few = Shuffled(np.arange(272), seed=1, **options)
+    few.load_state_dict(state)
+    assert [len(batch) for batch in few.batches(ranks=16)] == [1] and not caplog.records
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_loop_over_the_epochs_of_the_state_leaves_an_epoch_without_batches(step):
+    """Also with a state that was made at the very end of an epoch."""
+    data = Shuffled(np.arange(272), seed=1, batch=64)
+    ranks = 24 if step == 4 else 16
+    data.load_state_dict(data.state_dict() | {"step": step})
+    assert list(data.batches(epoch=0, ranks=ranks)) == []
+    assert (data.state_dict()["epoch"], data.state_dict()["step"]) == (1, 0)
+    data.load_state_dict(data.state_dict() | {"epoch": 0, "step": step})
+    assert len(list(data.batches(ranks=ranks))) == data.steps(ranks)
+    assert data.state_dict()["epoch"] == 2
+
+
+# --- What is read.
+
+
+class Lazy(Sequence):
+    """Counts the rows that are read."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, []
+
+    def __len__(self):
+        return self.rows
+
+    def __getitem__(self, row):
+        assert isinstance(row, int), "a sequence need not have slices"
+        self.read.append(row)
+        return row
+
+
+def test_a_sequence_is_read_batch_by_batch():
+    lazy = Lazy(5000)
+    batches = Shuffled(lazy, seed=0, batch=8).batches()
+    assert lazy.read == [], "rows may be large, or other ones at each access"
+    for number in range(1, 4):
+        batch = next(batches)
+        assert lazy.read[-8:] == batch and len(lazy.read) == 8 * number
+
+
+def test_columns_that_are_lists_keep_their_values():
+    columns = {
+        "a": [1, 2.5, np.nan],
+        "b": ["x", "", "yy"],
+        "c": [None, 3, "z"],
+        "d": [np.float32(0.1), 1, 2.0],
+    }
+    (batch,) = Shuffled(columns, seed=0, batch=3).batches()
+    assert sorted(map(str, zip(*batch.values(), strict=True))) == sorted(
+        map(str, zip(*(np.asarray(values) for values in columns.values()), strict=True))
+    )
+
+
+def test_a_sequence_without_slices_is_shuffled():
+    rows = [row for batch in Shuffled(deque(range(100)), seed=0, batch=8).batches() for row in batch]
+    assert sorted(rows) == list(range(100)) != rows
+
+
+def odd_arrays(tmp_path):
+    """Arrays whose rows do not lie one after another, or not where a processor wants them."""
+    rows = np.arange(640_000.0).reshape(20_000, 32)
+    np.save(tmp_path / "columns.npy", np.asfortranarray(rows))
+    records = np.zeros(20_000, [("a", "i1"), ("b", "f8", 32)])
+    records["b"] = rows
+    wide = np.zeros((20_000, 64))
+    wide[:, ::2] = rows
+    return {
+        "columns": np.load(tmp_path / "columns.npy", mmap_mode="r"),
+        "strided": wide[:, ::2],
+        "reversed": np.ascontiguousarray(rows[::-1])[::-1],
+        "unaligned": records["b"],
+        "swapped": rows.astype(">f8"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["columns", "strided", "reversed", "unaligned", "swapped"])
+@pytest.mark.parametrize("in_dict", [False, True])
+def test_a_batch_of_any_array_takes_the_memory_of_a_batch(kind, in_dict, tmp_path):
+    array = odd_arrays(tmp_path)[kind]
+    batches = Shuffled({"a": array} if in_dict else array, seed=0, batch=16).batches()
+    next(batches)
+    tracemalloc.start()
+    try:
+        read = [next(batches) for _ in range(100)]  # of several readings
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < array.nbytes / 4, "the whole array was copied"
+    for batch in (each["a"] if in_dict else each for each in read):
+        assert batch.flags.c_contiguous and np.array_equal(array[(batch[:, 0] // 32).astype(int)], batch)

@@ -131,7 +131,7 @@ def same(batch):
     return TrainingBatch(batch, 1.0, 0, 0, 0)
 
 
-def test_a_state_at_the_end_of_an_epoch_begins_the_next():
+def test_a_state_at_the_end_of_an_epoch_begins_the_next(caplog):
     """Of a loader whose epoch has fewer steps, because the tail joins the batch before it."""
     data = Shuffled(np.arange(131), seed=0, batch=64)
     from hooke.frameworks.torch import ShuffledLoader
@@ -140,6 +140,11 @@ def test_a_state_at_the_end_of_an_epoch_begins_the_next():
     one.load_state_dict(data.state_dict() | {"step": 2})
     assert list(one) == []
     assert one.epoch == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "epoch 0 ends without its last 3 rows, which are fewer than the 4 ranks; 3 ranks or fewer can read them"
+    ]
+    assert len(list(one)) == 2
+    assert (one.epoch, len(caplog.records)) == (2, 1)
 
 
 @pytest.mark.parametrize("workers", [0, 3])

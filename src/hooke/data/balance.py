@@ -36,6 +36,7 @@ __all__ = [
     "Weighted",
     "class_codes",
     "needed",
+    "numeric_values",
     "row_lengths",
     "whole",
 ]
@@ -94,7 +95,12 @@ def refuse_other_length(name: str, found: int, rows: int) -> None:
 
 def vector(name: str, values: Any) -> NDArray[Any]:
     """The values of the rows as an array. Raises UsageError unless it has one dimension and a value."""
-    array = np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):
+        raise UsageError(f"the {name} are a masked array", fix="fill it first with .filled()")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UsageError(f"the {name} are no array", why=str(error)) from error
     if array.ndim != 1 or not array.size:
         raise UsageError(
             f"the {name} have the shape {array.shape}",
@@ -115,8 +121,8 @@ def digest(values: NDArray[Any]) -> int:
 
 
 def compact(numbers: Rows) -> NDArray[Any]:
-    """Numbers of rows in 4 bytes each, if so few rows allow."""
-    return numbers.astype(np.int32) if numbers.size < 1 << 31 else numbers
+    """Numbers of at least 0 in 4 bytes each, if all are small enough."""
+    return numbers.astype(np.int32) if numbers.max() < 1 << 31 else numbers
 
 
 # --- By class.
@@ -162,16 +168,44 @@ def class_codes(labels: Any, rows: int) -> tuple[Sequence[Any], Rows]:
     return _coded(given, None)
 
 
+def numeric_values(values: Any, rows: int) -> NDArray[Any]:
+    """Finite numbers, one for each row; those of classes, where the values are no numbers. Raises UsageError if there are none."""
+    given = vector("values", values)
+    refuse_other_length("values", given.size, rows)
+    if given.dtype.kind not in "biuf":
+        return _coded(given, None)[1]
+    if (wrong := np.flatnonzero(~np.isfinite(given))).size:
+        raise UsageError(f"the value of row {wrong[0]} is {given[wrong[0]]}", fix="use finite values")
+    return given
+
+
+def _without_label(labels: NDArray[Any]) -> int | None:
+    """The first row whose label is missing: None, or not equal to itself, as NaN, NaT and the NA of pandas are."""
+    if labels.dtype.kind in "fcmM":
+        missing = np.flatnonzero(np.isnan(labels))
+        return int(missing[0]) if missing.size else None
+    if labels.dtype.kind not in "OT":
+        return None
+    return next((row for row, label in enumerate(labels.tolist()) if _is_missing(label)), None)
+
+
+def _is_missing(label: Any) -> bool:
+    if label is None or type(label).__name__ == "NAType":  # which is neither equal to itself nor not
+        return True
+    unequal = label != label  # noqa: PLR0124 (so NaN is)
+    return isinstance(unequal, bool | np.bool_) and bool(unequal)
+
+
 def _coded(labels: NDArray[Any], classes: Sequence[Any] | None) -> tuple[list[Any], Rows]:
     """The names of the classes, and the number of each row's class."""
-    if labels.dtype.kind in "fcmM" and (missing := np.flatnonzero(np.isnan(labels))).size:
+    if (missing := _without_label(labels)) is not None:
         raise UsageError(
-            f"row {missing[0]} has no label: it is {labels[missing[0]]}",
+            f"row {missing} has no label: it is {labels[missing]}",
             fix="leave such rows out, or give them a label",
         )
     try:
         found, codes = np.unique(labels, return_inverse=True)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(
             "the labels cannot be sorted",
             why=str(error),
@@ -193,7 +227,7 @@ def _coded(labels: NDArray[Any], classes: Sequence[Any] | None) -> tuple[list[An
 class Stratified:
     """Each batch holds each class in the proportion that it has in the data set, up to rounding; each row comes once an epoch.
 
-    `labels` (rows,) are integers, strings or what else can be sorted; `classes` names those that must occur. If the ranks divide the
+    `labels` (rows,) are integers, strings or what else can be sorted, and none is missing; `classes` names those that must occur. If the ranks divide the
     batch, each rank's part is stratified too. Rows are drawn one by one, in any order within their class. It takes 4 bytes a row.
     """
 
@@ -455,6 +489,10 @@ MIXED = 4
 """Batches whose rows are mixed with one another, so that those of each epoch are other ones."""
 
 
+LONGEST = (1 << 63) - 1
+"""What a number of 64 bits can hold."""
+
+
 def row_lengths(lengths: Any, rows: int | None = None) -> Rows:
     """The lengths of rows. Raises UsageError if one is no whole number of at least 1, or if they are not `rows`."""
     given = vector("lengths", lengths)
@@ -466,6 +504,9 @@ def row_lengths(lengths: Any, rows: int | None = None) -> Rows:
         raise UsageError(
             f"the length of row {wrong[0]} is {given[wrong[0]]}", fix="leave out rows without tokens"
         )
+    if given.max() > LONGEST:
+        row = int(given.argmax())
+        raise UsageError(f"the length of row {row} is {given[row]}", fix=f"use lengths up to {LONGEST}")
     return given.astype(np.int64)
 
 
@@ -475,11 +516,13 @@ class TokenBuckets:
     Each row comes once an epoch. `lengths` (rows,) are whole numbers; `tokens` is the limit of the global batch, which the ranks share,
     and `batch` may limit its rows too. A batch has a multiple of `multiple` rows where so many fit: give a multiple of the number of
     ranks, so that they get equally many. At each step the tokens of two ranks differ by the longest row at most. `drop_last`
-    leaves out some of the shortest rows. It takes 8 bytes a row.
+    leaves out some of the shortest rows. It takes 8 bytes a row, 12 with lengths from 2^31 on.
     """
 
     def __init__(self, lengths: Any, tokens: int, *, multiple: int = 8) -> None:
         self.tokens, self.multiple = whole("tokens", tokens), whole("multiple", multiple)
+        if self.tokens > LONGEST:
+            raise UsageError(f"tokens is {tokens}", fix=f"use up to {LONGEST}")
         given = row_lengths(lengths)
         if (long := np.flatnonzero(given > self.tokens)).size:
             row = int(long[given[long].argmax()])
@@ -491,7 +534,7 @@ class TokenBuckets:
         shorter = given.max() - given
         few = shorter.astype(np.uint16) if shorter.max() < 1 << 16 else shorter  # a radix sort
         self.members = compact(np.argsort(few, kind="stable"))
-        self.sorted = given[self.members].astype(self.members.dtype)
+        self.sorted = compact(given[self.members])
         self.digest = digest(given)
 
     def plan(self, rows: int, *, seed: int, batch: int | None, drop_last: bool) -> BatchPlan:

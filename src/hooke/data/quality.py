@@ -218,9 +218,9 @@ def measured_balance(
     )
 
 
-def _work(numbers: Rows, lengths: Rows | None) -> tuple[int, int, int]:
+def _work(numbers: Rows, lengths: Rows | None) -> tuple[int, float, float]:
     """The rows, tokens and padded tokens of a part."""
     if lengths is None:
         return numbers.size, 0, 0
     own = lengths[numbers]
-    return numbers.size, int(own.sum()), int(own.max()) * numbers.size
+    return numbers.size, float(own.sum(dtype=np.float64)), float(own.max()) * numbers.size

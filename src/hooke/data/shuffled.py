@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.balance import Balancing, class_codes, needed, row_lengths, whole
+from hooke.data.balance import Balancing, class_codes, needed, numeric_values, row_lengths, whole
 from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order, Part
 from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
 from hooke.data.sources import Source, opened
 
 __all__ = ["Batches", "Shuffled"]
+
+_log = logging.getLogger("hooke")
 
 MEMORY = 256 << 20
 AT_ONCE_BYTES = 256 << 10
@@ -172,28 +175,49 @@ class Shuffled:
     ) -> Batches:
         """The batches of one rank, beginning with step `start`; by default where the state is: at first epoch 0, step 0.
 
+        Where the state is of fewer ranks and leaves fewer rows of its epoch than these, there are no more batches in it: the next
+        epoch follows, and a warning in the log says so.
+
         With `every`, only each so many-th step is read, for several processes that read the batches of one rank in turn.
 
         Raises UsageError if there are fewer rows in a batch or in all than ranks, or for numbers that are out of range.
         """
         rank, ranks = self._one_of(whole("rank", rank, least=0), ranks)
+        every, steps, given = whole("every", every), self.steps(ranks), epoch
         epoch = self._at[0] if epoch is None else whole("epoch", epoch, least=0)
         if start is None:
             start = self._at[1] if epoch == self._at[0] else 0
+            if start == steps and rank == 0:
+                self.warn_of_rest(epoch, start, ranks)
+            if start == steps and given is None:
+                epoch, start = epoch + 1, 0
         start = whole("start", start, least=0)
-        steps = self.steps(ranks)
         if start > steps:
             raise UsageError(f"start is {start}, of {steps} steps", fix="use a step of this epoch")
 
         def moved(step: int) -> None:
             self._at = (epoch + 1, 0) if step >= steps else (epoch, step)
 
-        at_once = max(1, int(AT_ONCE_BYTES / max(self._source.row_bytes * self.batch / ranks, 1)))
-        every = whole("every", every)
-        parts = itertools.islice(
-            self._plan.parts(epoch, rank, ranks, start, self._source.ahead), 0, None, every
-        )
-        return Batches(self._source, parts, start=start, ranks=ranks, at_once=at_once, moved=moved)
+        def parts() -> Iterator[Part]:
+            if start == steps and every == 1:
+                moved(start)  # else a loop over the epochs of the state would never leave this one
+            planned = self._plan.parts(epoch, rank, ranks, start, self._source.ahead)
+            yield from itertools.islice(planned, 0, None, every)
+
+        at_once = max(1, int(AT_ONCE_BYTES / max(self._source.read_bytes * self.batch / ranks, 1)))
+        return Batches(self._source, parts(), start=start, ranks=ranks, at_once=at_once, moved=moved)
+
+    def warn_of_rest(self, epoch: int, start: int, ranks: int) -> None:
+        """Log a warning if the epoch has rows from step `start` on, but fewer than `ranks`, so that these end it without them."""
+        if self.steps(ranks) <= start < self.steps(1):
+            rows = next(self._plan.parts(epoch, 0, 1, start)).rows
+            _log.warning(
+                "epoch %s ends without its last %s rows, which are fewer than the %s ranks; %s ranks or fewer can read them",
+                epoch,
+                rows,
+                ranks,
+                rows,
+            )
 
     def state_dict(self) -> dict[str, int]:
         """Where the batches are: epoch and step of the next one, and what the order depends on. Save it with the model."""
@@ -213,10 +237,10 @@ class Shuffled:
                 f"the state is one of {KINDS[there]}, and this data set has {KINDS[here]}",
                 fix="balance the data set as it was when the checkpoint was made",
             )
-        if missing := sorted(own.keys() - state.keys()):
+        if missing := sorted(own.keys() - state.keys() - {"drop_last"}):  # older states lack it
             raise UsageError("this is not a state of Shuffled", why=f"it lacks {', '.join(missing)}")
         for name in own:
-            if name not in (*POSITION, *LAYOUT) and state[name] != own[name]:
+            if name in state and name not in (*POSITION, *LAYOUT) and state[name] != own[name]:
                 raise _of_other_data(name, state[name], own[name])
         layout = {name: whole(name, state[name]) for name in ("rows", *LAYOUT) if name in own}
         self._plan = self._plan.resumed(layout)
@@ -225,7 +249,8 @@ class Shuffled:
     def quality(self, values: NDArray[Any] | None = None) -> Quality:
         """How good the shuffle is: the variance of the batches' means over that of a perfect shuffle.
 
-        By default of data in which the rows of each block are alike, the worst case; else of `values` (rows,), such as the labels.
+        By default of data in which the rows of each block are alike, the worst case; else of `values` (rows,), such as the labels;
+        those that are no numbers are numbered in their order.
         Raises UsageError with `balance`, where rows are not drawn in blocks.
         """
         if self.layout is None:
@@ -233,8 +258,8 @@ class Shuffled:
                 "quality() tells how well blocks are shuffled, and with balance rows are drawn one by one",
                 fix="ask balance() how even the batches are",
             )
-        if values is not None and len(values) != len(self):
-            raise UsageError(f"{len(values)} values for {len(self)} rows", fix="pass a value for each row")
+        if values is not None:
+            values = numeric_values(values, len(self))
         measured, batches = measured_vif(Order(self.layout, self.seed, 0), self.batch, values)
         return Quality(predicted=predicted_vif(self.layout, self.batch), measured=measured, batches=batches)
 
@@ -278,7 +303,7 @@ class Shuffled:
 
 def _balanced(balance: Balancing) -> Balancing:
     """`balance`. Raises UsageError if it is not one."""
-    if not hasattr(balance, "plan"):
+    if isinstance(balance, type) or not hasattr(balance, "plan"):
         raise UsageError(
             f"balance is {balance!r}"[:100],
             fix="use hooke.data.Stratified(labels), Oversampled(labels), Weighted(weights) or TokenBuckets(lengths, tokens)",

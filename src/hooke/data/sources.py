@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,15 @@ __all__ = ["Source", "opened"]
 class Source:
     """Rows by number; `take` gives them in the source's own kind, `part` rows [low, high) of what `take` gave.
 
-    `together` rows are best read at once, a power of two; `ahead` is told the rows of the next window.
+    The order depends on `row_bytes`, so it follows from the rows or their types, never from where they lie: ranks would have orders
+    of their own. `read_bytes` is what a row takes when it is read, infinite if that is not known. `together` rows are best read
+    at once, a power of two; `ahead` is told the rows of the next window.
     """
 
     kind: str
     rows: int
     row_bytes: float
+    read_bytes: float
     take: Callable[[Rows], Any]
     part: Callable[[Any, int, int], Any]
     together: int = 1
@@ -47,16 +51,24 @@ def opened(data: Any, memory: int) -> Source:
     if isinstance(data, Mapping):
         return _of_columns(data)
     if kind == "pandas.DataFrame":
-        size = float(data.memory_usage(deep=True).sum())
         return Source(
-            kind, len(data), size / max(len(data), 1), data.take, lambda read, low, high: read.iloc[low:high]
+            kind,
+            len(data),
+            sum(map(_bytes_in_pandas, data.dtypes)),
+            float(data.memory_usage(index=False).sum()) / max(len(data), 1),
+            data.take,
+            lambda read, low, high: read.iloc[low:high],
         )
     if kind == "polars.DataFrame":
-        size = float(data.estimated_size())
-        return Source(kind, len(data), size / max(len(data), 1), data.__getitem__, _sliced)
+        sizes = (POLARS_BYTES.get(each.base_type().__name__, VALUE_BYTES) for each in data.dtypes)
+        held = data.estimated_size() / max(len(data), 1)
+        return Source(kind, len(data), sum(sizes), held, data.__getitem__, _sliced)
     if kind == "pyarrow.Table":
         whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
-        return Source(kind, len(whole), whole.nbytes / max(len(whole), 1), whole.take, _sliced)
+        held = whole.nbytes / max(len(whole), 1)
+        return Source(
+            kind, len(whole), sum(map(_bytes_in_arrow, data.schema.types)), held, whole.take, _sliced
+        )
     if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview):
         return _of_sequence(data)
     raise UsageError(
@@ -64,6 +76,34 @@ def opened(data: Any, memory: int) -> Source:
         fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a packed, "
         "Parquet or .npy file",
     )
+
+
+VALUE_BYTES = 64.0
+"""For the planner, of a value whose type has no fixed size: text, bytes, a list, an object. What it really takes may differ from
+one process to the next."""
+POLARS_BYTES = {
+    name: float(size)
+    for size, names in {
+        1: "Boolean Int8 UInt8",
+        2: "Int16 UInt16 Float16",
+        4: "Int32 UInt32 Float32 Date",
+        8: "Int64 UInt64 Float64 Datetime Duration Time",
+        16: "Int128 UInt128 Decimal",
+    }.items()
+    for name in names.split()
+}
+
+
+def _bytes_in_pandas(dtype: Any) -> float:
+    fixed = getattr(dtype, "kind", "O") in "biufcmM"
+    return float(getattr(dtype, "itemsize", VALUE_BYTES)) if fixed else VALUE_BYTES
+
+
+def _bytes_in_arrow(kind: Any) -> float:
+    try:
+        return float(kind.bit_width) / 8
+    except ValueError:  # it has no fixed size
+        return VALUE_BYTES
 
 
 def _sliced(read: Any, low: int, high: int) -> Any:
@@ -100,7 +140,14 @@ def _of_array(data: NDArray[Any]) -> Source:
         )
     plain = data.view(np.ndarray)  # of a memory-mapped one too, whose class costs time with each batch
     size = plain.nbytes / max(len(plain), 1)
-    return Source("numpy.ndarray", len(plain), size, lambda rows: np.take(plain, rows, axis=0), _indexed)
+    return Source("numpy.ndarray", len(plain), size, size, _taking(plain), _indexed)
+
+
+def _taking(values: NDArray[Any]) -> Callable[[Rows], NDArray[Any]]:
+    """What gives rows of an array. `np.take` is the fastest, but copies the whole of one whose rows do not lie one after another."""
+    if values.flags.c_contiguous and values.flags.aligned:
+        return lambda rows: np.take(values, rows, axis=0)
+    return lambda rows: np.ascontiguousarray(values[rows])
 
 
 def _indexed(read: Any, low: int, high: int) -> Any:
@@ -110,7 +157,14 @@ def _indexed(read: Any, low: int, high: int) -> Any:
 def _of_packed(data: PackedFile) -> Source:
     part = _part_of_columns if data.index.kind == "columns" else _indexed
     return Source(
-        "packed", len(data), data.row_bytes, data.take_known, part, data.block_rows, data.read_ahead
+        "packed",
+        len(data),
+        data.row_bytes,
+        data.row_bytes,
+        data.take_known,
+        part,
+        data.block_rows,
+        data.read_ahead,
     )
 
 
@@ -119,8 +173,8 @@ def _part_of_columns(read: Any, low: int, high: int) -> Any:
 
 
 def _of_columns(data: Mapping[str, Any]) -> Source:
-    columns = {name: np.asarray(values) for name, values in data.items()}
-    lengths = {name: len(values) if values.ndim else 0 for name, values in columns.items()}
+    columns = {name: _column(name, values) for name, values in data.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
     if not columns or len(set(lengths.values())) != 1:
         raise UsageError(
             "the columns have different numbers of rows" if columns else "the dict has no columns",
@@ -129,16 +183,48 @@ def _of_columns(data: Mapping[str, Any]) -> Source:
         )
     rows = next(iter(lengths.values()))
     size = sum(values.nbytes for values in columns.values()) / max(rows, 1)
+    taken = {name: _taking(values) for name, values in columns.items()}
     return Source(
         "dict",
         rows,
         size,
-        lambda at: {name: np.take(values, at, axis=0) for name, values in columns.items()},
+        size,
+        lambda at: {name: take(at) for name, take in taken.items()},
         _part_of_columns,
     )
 
 
+def _column(name: str, values: Any) -> NDArray[Any]:
+    try:
+        column = np.asarray(values)
+    except ValueError as error:
+        raise UsageError(
+            f"column {name!r} is no array",
+            why=str(error),
+            fix="give each row as many values; rows of different lengths can be shuffled as a list, without a dict",
+        ) from error
+    if not column.ndim:
+        raise UsageError(
+            f"column {name!r} is a single {type(values).__name__}",
+            fix="pass an array or a list with a value for each row",
+        )
+    if isinstance(values, Sequence) and column.ndim == 1 and column.dtype.kind in "fSU":
+        for row, (given, kept) in enumerate(zip(values, column.tolist(), strict=True)):
+            if given != kept and kept == kept:  # noqa: PLR0124 (not NaN)
+                raise UsageError(
+                    f"row {row} of column {name!r} is {given!r}, which an array would keep as {kept!r}",
+                    fix="pass values of one type; np.array(values, dtype=object) keeps all as they are",
+                )
+    return column
+
+
 def _of_sequence(data: Sequence[Any]) -> Source:
-    sizes = [len(each) for each in data[:64] if hasattr(each, "__len__")]
-    size = sum(sizes) / len(sizes) if sizes else 64.0
-    return Source("sequence", len(data), size, lambda rows: [data[row] for row in rows.tolist()], _indexed)
+    """Its rows may be read from a disk or made anew at each access, so none is looked at before it is in a batch."""
+    return Source(
+        "sequence",
+        len(data),
+        VALUE_BYTES,
+        math.inf,
+        lambda rows: [data[row] for row in rows.tolist()],
+        _indexed,
+    )

@@ -92,7 +92,12 @@ class ShuffledDataset(IterableDataset[TrainingBatch]):
         return self.data.steps(self.ranks)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """The next iteration gives the batches of this epoch, beginning with step `start`."""
+        """The next iteration gives the batches of this epoch, beginning with step `start`.
+
+        If that leaves fewer rows than ranks, it gives none, and rank 0 logs a warning.
+        """
+        if self.rank == 0:
+            self.data.warn_of_rest(epoch, start, self.ranks)
         self._begins[0], self._begins[1] = epoch, start
 
     def __iter__(self) -> Iterator[TrainingBatch]:
