@@ -32,6 +32,7 @@ __all__ = [
     "any_length_values",
     "arrow_table",
     "check_alike",
+    "check_unmasked",
     "files_in",
     "fixed_values",
     "read_parquet",
@@ -156,6 +157,16 @@ def arrow_table(source: Any) -> pa.Table | None:
             why=str(error),
             fix="convert it to one type first, for example with .astype(str)",
         ) from error
+
+
+def check_unmasked(what: str, values: Any) -> None:
+    """Raise UsageError for a masked array, or a list with one: as a plain array it would lose its mask."""
+    some = values if isinstance(values, list | tuple) else [values]
+    if any(isinstance(each, np.ma.MaskedArray) for each in some):
+        raise UsageError(
+            f"{what} is masked, and its mask would be lost",
+            fix="fill it first with .filled(value), or give the mask as a column of its own",
+        )
 
 
 def check_alike(files: Sequence[ParquetFile | InMemory]) -> None:
