@@ -569,7 +569,7 @@ def test_a_file_with_other_columns_is_named_with_both_types(tmp_path):
         (lambda at: np.zeros((3, 0)), ["cannot pack an array of shape (3, 0)"]),
         (lambda at: np.array([{}, {}]), ["the array has the type object"]),
         (lambda at: np.zeros(0), ["no rows to pack"]),
-        (lambda at: pd.DataFrame({"a": [1, "x"]}), ["values of several types", "column a"]),
+        (lambda at: pd.DataFrame({"a": [1, "x"]}), ["column 'a' of the table has the type object", "astype(str)"]),
         (lambda at: pa.table([[1], [2]], names=["a", "a"]), ["several columns 'a'"]),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hooke.base.errors import UsageError
 from hooke.data.order import Rows
 from hooke.data.packed import PackedFile, changed_file, is_packed
-from hooke.data.scanning import check_unmasked, read_parquet
+from hooke.data.scanning import check_unmasked, is_parquet, read_parquet
 
 __all__ = ["OpenedFile", "Source", "opened"]
 
@@ -55,12 +55,7 @@ def opened(data: Any, memory: int) -> Source:
 
     Raises UsageError for what has none, or cannot be read, and for an OpenedFile that is another one now.
     """
-    if isinstance(data, OpenedFile):
-        found = _of_file(data.path, memory)
-        if found.file != data:
-            raise changed_file(data.path)
-        return found
-    if isinstance(data, (str, os.PathLike)):
+    if isinstance(data, (str, os.PathLike, OpenedFile)):
         return _of_file(data, memory)
     if isinstance(data, PackedFile):
         return _of_packed(data)
@@ -93,7 +88,12 @@ def _sliced(read: Any, low: int, high: int) -> Any:
     return read.slice(low, high - low)
 
 
-def _of_file(given: str | os.PathLike[str], memory: int) -> Source:
+def _of_file(given: str | os.PathLike[str] | OpenedFile, memory: int) -> Source:
+    if isinstance(given, OpenedFile):
+        found = _of_file(given.path, memory)
+        if found.file != given:
+            raise changed_file(given.path)
+        return found
     path = Path(given)
     before = path.stat() if path.is_file() else None
     data = _read(path, memory)
@@ -116,7 +116,7 @@ def _read(path: Path, memory: int) -> Any:
         raise UsageError(f"no file {path}", fix="pass the path of a packed, Parquet or .npy file")
     if is_packed(path):
         return PackedFile(path, memory=memory)
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         return read_parquet(path, memory)
     if path.suffix != ".npy":
         raise UsageError(
