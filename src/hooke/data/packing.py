@@ -78,9 +78,10 @@ def pack(source: Any, into: str | os.PathLike[str], *, progress: Progress | None
     It takes memory for a part of a row group, or for the largest value. The file appears under its name when it is whole; a packed
     file of this name is replaced. `progress(rows, of)` is called from time to time; `of` is 0 where nobody knows it.
 
-    Times with a zone become UTC. An index of pandas without a name, of integers, is left out; another one is refused. Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times. Raises UsageError, which
-    names file and column, for other nulls, files with different columns, no rows, and types without a fixed width; HookeError if it
-    cannot be written.
+    Times with a zone become UTC. Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times.
+    An index of pandas that is of integers and has no name is left out. Raises UsageError, which names file and column, for another
+    index, other nulls, values of several types, files with different columns, no rows, and types without a fixed width; HookeError if
+    the file cannot be written. Errors of an iterable remain what they are.
     """
     target = Path(into)
     _check_target(target)
@@ -560,9 +561,9 @@ def _of_values(source: Iterable[Any]) -> _Found:
             yield {"": _joined(some, column, number)}
             number += len(some)
 
-    if not isinstance(source, Sequence):
-        return _Found("values", [column], 0, chunks)
-    return _Found("values", [column], len(source), chunks, _total_bytes(source))
+    # Other sequences may read a value each time.
+    total = _total_bytes(source) if isinstance(source, (list, tuple)) else 0
+    return _Found("values", [column], len(source) if isinstance(source, Sequence) else 0, chunks, total)
 
 
 def _total_bytes(values: Iterable[Any]) -> int:
