@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hooke import File, HookeError, UsageError
-from hooke.data import PackedFile, Shuffled, pack
+from hooke.data import PackedFile, Shuffled, pack, scanning
 
 TIERS = [{"warm": True}, {"warm": False}, {"warm": False, "memory": 1}, {"warm": False, "memory": 100_000}]
 """Mapped; read with all blocks kept, with one, and with some."""
@@ -298,6 +298,70 @@ def test_a_packed_file_is_opened_again_where_it_is_unpickled(tmp_path):
     assert repr(again) == f"PackedFile({str(path)!r}, 2 rows, values)"
 
 
+def written(path, values):
+    """A file of `values` under the name of `path`, which says of what kind."""
+    if path.suffix == ".parquet":
+        return parquet(path, n=values)
+    if path.suffix == ".npy":
+        np.save(path, values)
+        return path
+    return pack(values, path)
+
+
+@pytest.mark.parametrize("name", ["a.packed", "a.npy", "a.parquet", "opened"])
+def test_what_is_unpickled_reads_the_same_file_or_none(name, tmp_path, monkeypatch):
+    """Also from another folder than the one that the path was relative to when it was opened."""
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = written(tmp_path / ("a.packed" if name == "opened" else name), np.arange(1000))
+    source = PackedFile(path.name) if name == "opened" else path.name
+    data = Shuffled(source, seed=0, batch=10)
+    monkeypatch.chdir(tmp_path / "other")
+    state = pickle.dumps(data)
+    again = pickle.loads(pickle.dumps(pickle.loads(state)))
+    assert str(next(again.batches())) == str(next(data.batches()))
+    os.utime(path, (1, 1) if path.suffix == ".packed" else None)
+    if path.suffix == ".packed":
+        pickle.loads(state)  # written again as it was
+    for values in (np.arange(1, 1001), np.arange(999)):
+        written(path, values)
+        with pytest.raises(UsageError, match=rf"{path.name} is another file than"):
+            pickle.loads(state)
+    path.unlink()
+    with pytest.raises(UsageError, match=path.name):
+        pickle.loads(state)
+
+
+def test_processes_that_were_forked_do_not_share_the_memory_they_read_into(tmp_path):
+    """Each has blocks at the same places of its memory. The rows of the first are still its own when the second has read others."""
+    script = """
+import os, sys
+import numpy as np
+from hooke.data import PackedFile, Shuffled, pack
+path = pack([b"%06d" % number * 100 for number in range(3000)], sys.argv[1])
+data = PackedFile(path, warm=False, memory=200_000)
+one, other = np.arange(200), np.arange(2000, 2800)
+before = data.take(one)
+assert not (child := os.fork()) or os.waitpid(child, 0)[1] == 0
+if not child:
+    os._exit(data.take(other)[0] != b"002000" * 100)
+assert data.take(one) == before
+
+shuffled = Shuffled(PackedFile(path, warm=False, memory=200_000), seed=0, batch=10, memory=200_000)
+mine, theirs = os.pipe()
+child = os.fork()
+read = [each for batch in shuffled.batches(0, start=int(not child), every=2) for each in batch]
+if not child:
+    os.write(theirs, b"".join(each[:6] for each in read))
+    os._exit(0)
+found = b"".join(each[:6] for each in read)
+assert os.waitpid(child, 0)[1] == 0
+found += os.read(mine, 100_000)
+assert sorted(found[at:at + 6] for at in range(0, len(found), 6)) == [b"%06d" % number for number in range(3000)]
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "v.packed")], timeout=60, check=True)
+
+
 # --- Damage.
 
 
@@ -385,6 +449,40 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(whole, tmp_path):
         data.take(np.arange(30_000))
 
 
+@pytest.mark.parametrize("values", ["numbers", "blobs in blocks", "blobs alone"])
+@pytest.mark.parametrize("change", ["cut off", "written"])
+def test_a_file_that_changes_after_an_epoch_is_refused(values, change, tmp_path):
+    """A block that is read again is compared again."""
+    made = {
+        "numbers": np.arange(20_000),
+        "blobs in blocks": [b"%06d" % number * 100 for number in range(2000)],
+        "blobs alone": [b"%06d" % number * 8000 for number in range(20)],
+    }
+    path = pack(made[values], tmp_path / "d.packed")
+    data = PackedFile(path, warm=False, memory=50_000)
+    shuffled = Shuffled(data, seed=0, batch=100, memory=50_000)
+    assert sum(len(batch) for batch in shuffled.batches(0)) == len(data)
+    place = min(data.index.heap_at, data.index.records_at) + 100_000
+    if change == "cut off":
+        os.truncate(path, place)
+    else:
+        with path.open("r+b") as stream:
+            stream.seek(place)
+            stream.write(b"\xff")
+    with pytest.raises(HookeError, match=r"d\.packed is damaged"):
+        for _ in shuffled.batches(1):
+            pass
+
+
+def test_text_that_is_not_utf_8_is_named(tmp_path, monkeypatch):
+    """In a file that was packed before this was looked at."""
+    monkeypatch.setattr(scanning, "_check_text", lambda *_: None)
+    bad = pa.array([b"good", b"\xff\xfe"]).view(pa.string())
+    path = pack(pa.table({"name": bad}), tmp_path / "a.packed")
+    with pytest.raises(HookeError, match=r"column 'name' of .*a\.packed has text that is not UTF-8"):
+        PackedFile(path).take([0, 1])
+
+
 def test_a_file_of_a_later_version_is_not_guessed_at(whole, tmp_path):
     path = tmp_path / "d.packed"
     path.write_bytes(b"hooke packed 2\n\0" + whole["array"][1][16:])
@@ -397,6 +495,22 @@ def test_rows_out_of_range_are_refused(tmp_path):
     for row in (-1, 10):
         with pytest.raises(IndexError):
             data.take(np.array([3, row]))
+    with pytest.raises(IndexError):
+        data.take(np.array([1 << 63], np.uint64))
+
+
+def test_rows_are_numbers(tmp_path):
+    data = PackedFile(pack(np.arange(10) * 2, tmp_path / "a.packed"))
+    assert data.take([3, 1]).tolist() == data.take((3, 1)).tolist() == [6, 2]
+    assert data.take(np.array([3, 1], np.uint8)).tolist() == [6, 2] and data.take([]).size == 0
+    for rows, said in [
+        ([True, False], "flatnonzero"),
+        ([1.0], "float64"),
+        (3, "one dimension"),
+        ([[1]], "shape"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            data.take(rows)
 
 
 # --- What is wrong is said.
@@ -445,6 +559,9 @@ def test_a_file_with_other_columns_is_named_with_both_types(tmp_path):
         (lambda at: [b"x", "y"], ["value 1 is a str, and the first is bytes"]),
         (lambda at: [b"x", None], ["value 1 is a NoneType"]),
         (lambda at: ["x", "\udc80"], ["value 1 is text that has no UTF-8"]),
+        (lambda at: np.ma.array([1, 2], mask=[0, 1]), ["the array is masked", ".filled("]),
+        (lambda at: {"a": np.ma.array([1, 2], mask=[0, 1])}, ["column 'a' is masked"]),
+        (lambda at: {"a": [np.ma.array([1, 2], mask=[0, 1])]}, ["column 'a' is masked"]),
         (lambda at: [1, 2], ["cannot pack a int"]),
         (lambda at: 7, ["cannot pack a int"]),
         (lambda at: b"abc", ["cannot pack a bytes"]),
@@ -452,7 +569,7 @@ def test_a_file_with_other_columns_is_named_with_both_types(tmp_path):
         (lambda at: np.zeros((3, 0)), ["cannot pack an array of shape (3, 0)"]),
         (lambda at: np.array([{}, {}]), ["the array has the type object"]),
         (lambda at: np.zeros(0), ["no rows to pack"]),
-        (lambda at: pd.DataFrame({"a": [1, "x"]}), ["values of several types", "column a"]),
+        (lambda at: pd.DataFrame({"a": [1, "x"]}), ["column 'a' of the table has the type object", "astype(str)"]),
         (lambda at: pa.table([[1], [2]], names=["a", "a"]), ["several columns 'a'"]),
     ],
 )  # fmt: skip
@@ -538,6 +655,14 @@ def test_paths_say_how_to_be_read(tmp_path):
         PackedFile("none.packed")
     with pytest.raises(UsageError, match="c.csv is not a .npy file, a Parquet file or a packed one"):
         Shuffled(tmp_path / "c.csv", seed=0, batch=10)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda each: each, lambda each: {"a": each}, lambda each: {"a": [each, each]}], ids="atl"
+)
+def test_masked_arrays_are_not_shuffled_without_their_mask(wrap):
+    with pytest.raises(UsageError, match=r"masked(.|\n)*\.filled\("):
+        Shuffled(wrap(np.ma.array([1, 2, 3], mask=[0, 1, 0])), seed=0, batch=1)
 
 
 # --- Whole or not at all.

@@ -41,6 +41,7 @@ __all__ = [
     "PackedColumn",
     "PackedFile",
     "PackedIndex",
+    "changed_file",
     "digest_of",
     "is_packed",
     "record_type",
@@ -125,7 +126,8 @@ class PackedFile:
     """The rows of a packed file, by number.
 
     `warm` says how they are read: from mapped memory, or, if not, in whole blocks that are kept in about `memory` bytes. By default it is
-    mapped where it fits into half of the memory that is available. Each block is compared with its digest when it is first read.
+    mapped where it fits into half of the memory that is available. A block is compared with its digest when it is first mapped, and
+    each time that it is read. Once pickled, it is opened by its absolute path, and only if it is still the same file.
     Raises HookeError, which names the file and the block, for one that is damaged.
     """
 
@@ -133,6 +135,7 @@ class PackedFile:
         self, path: str | os.PathLike[str], *, warm: bool | None = None, memory: int = MEMORY
     ) -> None:
         self.path = Path(path)
+        self._absolute = self.path.absolute()  # the working folder may be another one later
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -142,7 +145,7 @@ class PackedFile:
         self._close = weakref.finalize(self, os.close, self._fd)
         size = os.fstat(self._fd).st_size
         file: ByteReader = _LocalFile(self._fd)
-        self.index = _read_index(self.path, file, size)
+        self.index, self.digest = _read_index(self.path, file, size)
         own, self._asked, self._memory = self.index, warm, memory
         self.dtype = record_type(own.columns)
         self.warm = size <= WARM_SHARE * psutil.virtual_memory().available if warm is None else warm
@@ -167,7 +170,7 @@ class PackedFile:
         return f"PackedFile({str(self.path)!r}, {len(self):,} rows, {', '.join(self.columns) or self.index.kind})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_again, (self.path, self._asked, self._memory)
+        return _opened_again, (self._absolute, self._asked, self._memory, self.digest)
 
     @property
     def columns(self) -> list[str]:
@@ -184,8 +187,12 @@ class PackedFile:
         """Rows that are best read together: those of a block."""
         return self.index.heap_block if self.index.heap_bytes else self.index.records_block
 
-    def take(self, rows: Rows) -> Any:
-        """These rows: an array, a dict of arrays and lists by column, or a list of values. Raises IndexError."""
+    def take(self, rows: Rows | Sequence[int]) -> Any:
+        """These rows: an array, a dict of arrays and lists by column, or a list of values.
+
+        Raises IndexError for rows that are not there, UsageError for what are no numbers of rows, such as a mask.
+        """
+        rows = _numbers_of(rows)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         return self.take_known(rows)
@@ -218,7 +225,15 @@ class PackedFile:
         low = references["at"].astype(np.int64)
         cut = self._heap.cut(rows, low, low + np.maximum(sizes, 0))
         if column.values == "text":
-            found: list[Any] = [str(each, "utf-8") for each in cut]
+            try:
+                found: list[Any] = [str(each, "utf-8") for each in cut]
+            except UnicodeDecodeError as error:
+                raise HookeError(
+                    f"column {column.name!r} of {self.path} has text that is not UTF-8",
+                    where=f"one of {rows.size:,} rows from {rows.min():,} to {rows.max():,}",
+                    why=str(error),
+                    fix="pack it again from a source whose text is UTF-8, or cast the column to bytes first",
+                ) from error
         elif column.values == "arrays":
             # A copy, since users write to batches.
             found = [np.frombuffer(bytearray(each), column.dtype) for each in cut]
@@ -229,8 +244,32 @@ class PackedFile:
         return found
 
 
-def _opened_again(path: Path, warm: bool | None, memory: int) -> PackedFile:  # noqa: FBT001 - as it is pickled
-    return PackedFile(path, warm=warm, memory=memory)
+def _opened_again(path: Path, warm: bool | None, memory: int, digest: str) -> PackedFile:  # noqa: FBT001 - as it is pickled
+    file = PackedFile(path, warm=warm, memory=memory)
+    if file.digest != digest:
+        raise changed_file(path)
+    return file
+
+
+def changed_file(path: str | os.PathLike[str]) -> UsageError:
+    """That a file is not the one that was opened before."""
+    return UsageError(
+        f"{os.fspath(path)} is another file than the one that was opened first",
+        why="it was opened in another process or pickled, and replaced or written since",
+        fix="open it anew instead of unpickling it, or put the former file back",
+    )
+
+
+def _numbers_of(rows: Any) -> Rows:
+    given = np.asarray(rows)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise UsageError(
+            f"rows are numbers in one dimension, and these are {given.dtype} of shape {given.shape}",
+            fix="pass np.flatnonzero(mask) for a mask" if given.dtype.kind == "b" else "pass such as [0, 5]",
+        )
+    if given.dtype.kind == "u" and given.size and given.max() > np.iinfo(np.int64).max:
+        raise IndexError(f"row {given.max()}")
+    return given.astype(np.int64, copy=False)
 
 
 class _LocalFile:
@@ -253,7 +292,8 @@ class _LocalFile:
 # --- Opening.
 
 
-def _read_index(path: Path, file: ByteReader, size: int) -> PackedIndex:
+def _read_index(path: Path, file: ByteReader, size: int) -> tuple[PackedIndex, str]:
+    """The index and its digest, which covers all of the file."""
     head = file.read(0, len(HEADER))
     if head != HEADER:
         newer = head[:12] == NAME[:12] and head[:16] != NAME
@@ -274,7 +314,7 @@ def _read_index(path: Path, file: ByteReader, size: int) -> PackedIndex:
     gap = index.records_at - index.heap_at - index.heap_bytes if index.records_at > index.heap_at else 0
     if file.read(index.records_at - gap, gap).strip(b"\0"):
         raise _damaged(path, "there is something between its parts")
-    return index
+    return index, digest.hex()
 
 
 def _checks(path: Path, index: PackedIndex, record: int, file: ByteReader) -> tuple[_Blocks, _Blocks]:
@@ -327,9 +367,7 @@ class _Blocks:
         self.check(block, into[: file.fill(at, into[:size])])
 
     def check(self, block: int, data: Any) -> None:
-        """Raise HookeError unless `data` is that of a block, which is looked at once."""
-        if self._good[block]:
-            return
+        """Raise HookeError unless `data` is that of a block."""
         digest = self._digests[DIGEST_BYTES * block : DIGEST_BYTES * (block + 1)]
         at, size = self.place(block)
         if len(data) != size or digest_of(data) != digest:
@@ -341,8 +379,9 @@ class _Blocks:
                 where=f"block {block:,} of {self.count:,} {self.what}: {format_bytes(size)} from byte {at:,}, "
                 f"rows {block * self.rows:,} and the following",
             )
-        self._good[block] = True
-        self._left -= 1
+        if not self._good[block]:
+            self._good[block] = True
+            self._left -= 1
 
     def unchecked(self, rows: Rows) -> list[int]:
         """The blocks of these rows that have not been looked at."""
@@ -440,7 +479,8 @@ class _ReadHeap:
         self._held: deque[tuple[int, int, int]] = deque()
         self._next = 0
         size = min(max(memory, int(np.diff(blocks.places).max(initial=0))), index.heap_bytes)
-        self._ring = mmap.mmap(-1, max(size, 1))
+        # Private: shared, a forked process would write its blocks over those of another.
+        self._ring = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._ring)
 
     def cut(self, rows: Rows, low: Rows, high: Rows) -> list[bytes]:

@@ -6,6 +6,8 @@ import itertools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 from hooke.base.files import nameless_file, replacing, write_all, writing
+from hooke.base.formats import format_bytes
 from hooke.data import scanning
 from hooke.data.order import Rows
 from hooke.data.packed import (
@@ -37,6 +40,11 @@ BESIDE_A_HEAP_BYTES = 4 << 10
 AT_ONCE_ROWS = 4096
 AT_ONCE_BYTES = 4 << 20
 COPY_BYTES = 4 << 20
+NUMBERS = "biufcmM"
+"""NumPy's kinds of numbers, truth values and times."""
+MOST_BLOCK_ROWS = 1 << 16
+MOST_BLOCK_BYTES = 64 << 20
+"""Of a block of values, beside the largest one of them: it is in memory when it is written, and when it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +78,33 @@ def pack(source: Any, into: str | os.PathLike[str], *, progress: Progress | None
     It takes memory for a part of a row group, or for the largest value. The file appears under its name when it is whole; a packed
     file of this name is replaced. `progress(rows, of)` is called from time to time; `of` is 0 where nobody knows it.
 
-    Times with a zone become UTC. Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times. Raises UsageError, which
-    names file and column, for other nulls, files with different columns, no rows, and types without a fixed width; HookeError if it
-    cannot be written.
+    Times with a zone become UTC. Nulls stay None in columns of text, bytes and lists, and become NaN or NaT in those of floats and times.
+    An index of pandas that is of integers and has no name is left out. Raises UsageError, which names file and column, for another
+    index, other nulls, values of several types, files with different columns, no rows, and types without a fixed width; HookeError if
+    the file cannot be written. Errors of an iterable remain what they are.
     """
     target = Path(into)
     _check_target(target)
-    found = _source_of(source)
-    with (
-        writing(str(target), target),
-        replacing(target) as fd,
-        nameless_file(target.parent) as aside,
-    ):
-        writer = _Writer(fd, aside, found.kind, found.columns)
+    found = _source_of(source, target)
+    _check_names(found.columns)
+    with ExitStack() as files:
+        # Only what writes: an error of the source or of `progress` is not one of this file.
+        with writing(str(target), target):
+            fd, aside = (
+                files.enter_context(replacing(target)),
+                files.enter_context(nameless_file(target.parent)),
+            )
+            writer = _Writer(fd, aside, found)
         for chunk in found.chunks():
-            writer.write(chunk)
+            with writing(str(target), target):
+                writer.write(chunk)
             if progress is not None:
                 progress(writer.rows, found.rows)
         if not writer.rows:
             raise UsageError("there are no rows to pack", fix="pass a source with at least one row")
-        writer.close()
+        with writing(str(target), target):
+            writer.close()
+            files.close()
     return target
 
 
@@ -105,28 +120,62 @@ def _check_target(target: Path) -> None:
         )
 
 
+def _check_names(columns: Sequence[PackedColumn]) -> None:
+    for each in columns:
+        if not isinstance(each.name, str):
+            raise UsageError(
+                f"the column {each.name!r} has a name that is a {type(each.name).__name__}",
+                fix="name columns with text",
+            )
+        _encoded(each.name, "the name of a column")
+
+
 # --- Writing.
 
 
 class _Writer:
     """Writes rows to an empty file: the heap, if there is one, else the records; the other part goes to a file without a name first."""
 
-    def __init__(self, fd: int, aside: int, kind: Any, columns: Sequence[PackedColumn]) -> None:
+    def __init__(self, fd: int, aside: int, found: _Found) -> None:
         self.rows = 0
-        self._fd, self._aside, self._kind, self._columns = fd, aside, kind, tuple(columns)
+        columns = found.columns
+        self._fd, self._aside, self._columns = fd, aside, tuple(columns)
+        self._kind: Any = found.kind
         self._dtype = record_type(columns)
         self._fields = {each.name: str(number) for number, each in enumerate(columns)}
         self._values = [each.name for each in columns if each.values]
         whole = BESIDE_A_HEAP_BYTES if self._values else BLOCK_BYTES
         self._records_block = _power_of_two(whole / max(self._dtype.itemsize, 1))
         self._heap_block = 0
+        self._waiting: list[Chunk] = []
+        self._waiting_bytes = self._appended = self._largest = 0
+        if self._values and found.value_bytes:
+            self._heap_block = _power_of_two(BLOCK_BYTES * found.rows / found.value_bytes)
         self._records_digests, self._heap_digests = bytearray(), bytearray()
         self._heap_starts = array("q", [0])
         self._open_records, self._open_heap = bytearray(), bytearray()
         write_all(fd, HEADER)
 
     def write(self, chunk: Chunk) -> None:
-        """Append rows."""
+        """Append rows. The first ones wait until there are enough of them to say how many make a block of values."""
+        self.rows += len(next(iter(chunk.values())))
+        if not self._values or self._heap_block:
+            self._append(chunk)
+            return
+        self._waiting.append(chunk)
+        values: list[Any] = [chunk[name] for name in self._values]
+        self._waiting_bytes += sum(int(each.ends[-1] - each.ends[0]) for each in values)
+        taken = self._waiting_bytes + self.rows * self._dtype.itemsize
+        if self.rows >= MOST_BLOCK_ROWS or taken >= AT_ONCE_BYTES:
+            self._append_waiting()
+
+    def _append_waiting(self) -> None:
+        self._heap_block = _power_of_two(BLOCK_BYTES * self.rows / max(self._waiting_bytes, 1))
+        for chunk in self._waiting:
+            self._append(chunk)
+        self._waiting = []
+
+    def _append(self, chunk: Chunk) -> None:
         rows = len(next(iter(chunk.values())))
         records = np.zeros(rows, self._dtype)
         for name, values in chunk.items():
@@ -135,28 +184,32 @@ class _Writer:
         if self._values and rows:
             self._write_heap([(chunk[name], records[self._fields[name]]) for name in self._values])
         self._write_records(records.view(np.uint8).data)
-        self.rows += rows
+        self._appended += rows
 
     def _write_heap(self, columns: Sequence[tuple[Any, NDArray[Any]]]) -> None:
         """Write values block by block, in each those of one column after those of another, and refer to them."""
         rows = len(columns[0][0])
-        if not self._heap_block:
-            size = sum(int(each.ends[-1] - each.ends[0]) for each, _ in columns)
-            self._heap_block = _power_of_two(BLOCK_BYTES * rows / max(size, 1))
         for each, references in columns:
             references["size"] = np.diff(each.ends)
+            self._largest = max(self._largest, int(references["size"].max()))
             if each.null is not None:
                 references["size"][each.null] = -1
         low = 0
         while low < rows:
-            high = min(rows, low + self._heap_block - (self.rows + low) % self._heap_block)
+            high = min(rows, low + self._heap_block - (self._appended + low) % self._heap_block)
             for each, references in columns:
                 ends = each.ends[low : high + 1]
                 at = self._heap_starts[-1] + len(self._open_heap)
                 references["at"][low:high] = ends[:-1] - ends[0] + at
                 self._open_heap += memoryview(each.data)[int(ends[0]) : int(ends[-1])]
             low = high
-            if (self.rows + low) % self._heap_block == 0:
+            if len(self._open_heap) > MOST_BLOCK_BYTES + self._largest:
+                raise UsageError(
+                    f"the values up to row {self._appended + high:,} are much larger than those before",
+                    why=f"{self._heap_block:,} rows are a block, as the first ones are small, and one has {format_bytes(len(self._open_heap))} now",
+                    fix="mix the rows before they are packed, or pack the large ones into a file of their own",
+                )
+            if (self._appended + low) % self._heap_block == 0:
                 self._end_heap_block()
 
     def _end_heap_block(self) -> None:
@@ -180,6 +233,8 @@ class _Writer:
     def close(self) -> None:
         """Write what is left, and what is where."""
         out = self._fd
+        if self._waiting:
+            self._append_waiting()
         self._write_records(memoryview(b""), end=True)
         if self._values and self.rows % self._heap_block:
             self._end_heap_block()
@@ -211,7 +266,7 @@ class _Writer:
 
 def _power_of_two(most: float) -> int:
     """The largest power of two up to `most`, from 1 to 65,536."""
-    return 1 << max(0, min(int(most), 1 << 16).bit_length() - 1)
+    return 1 << max(0, min(int(most), MOST_BLOCK_ROWS).bit_length() - 1)
 
 
 # --- What is packed.
@@ -223,18 +278,20 @@ class _Found:
     columns: Sequence[PackedColumn]
     rows: int
     chunks: Callable[[], Iterator[Chunk]]
+    value_bytes: int = 0
+    """About what the values of any length take together; 0 if nobody knows."""
 
 
-def _source_of(source: Any) -> _Found:
+def _source_of(source: Any, target: Path) -> _Found:
     if isinstance(source, (str, os.PathLike)):
-        return _of_path(Path(source))
+        return _of_path(Path(source), target)
     if isinstance(source, np.ndarray):
         return _of_array(source)
     if isinstance(source, Mapping):
         return _of_columns(source)
     if (table := scanning.arrow_table(source)) is not None:
         return _of_row_groups([scanning.InMemory(table)])
-    if isinstance(source, Sequence) and source and all(map(_is_path, source)):
+    if isinstance(source, Sequence) and source and _are_paths(source):
         return _of_paths([Path(each) for each in source], None)
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | memoryview):
         return _of_values(source)
@@ -244,13 +301,29 @@ def _source_of(source: Any) -> _Found:
     )
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, os.PathLike) or (isinstance(value, str) and value.endswith(".parquet"))
+def _are_paths(source: Sequence[Any]) -> bool:
+    """Whether these are paths, of which text names Parquet files alone. Raises UsageError for text that names other files."""
+    if all(
+        isinstance(each, os.PathLike) or (isinstance(each, str) and each.endswith(".parquet"))
+        for each in source
+    ):
+        return True
+    if isinstance(source, str) or not all(isinstance(each, str) and os.path.isfile(each) for each in source):
+        return False
+    if all(scanning.is_parquet(Path(each)) for each in source):
+        return True
+    raise UsageError(
+        f"the list has {len(source):,} names of files, such as {source[0]!r}",
+        why="it may be the files that are to be packed, or the text",
+        fix="pass Path(name) for each to pack the files, or iter(names) to pack the names",
+    )
 
 
-def _of_path(path: Path) -> _Found:
+def _of_path(path: Path, target: Path) -> _Found:
     if path.is_dir():
-        files = scanning.files_in(path)
+        # What was packed before is none of what is packed now.
+        there = target.exists()
+        files = [each for each in scanning.files_in(path) if not (there and each.samefile(target))]
         if not files:
             raise UsageError(f"the folder {path} has no files", fix="pass a folder with files")
         return _of_paths(files, path)
@@ -265,11 +338,12 @@ def _of_path(path: Path) -> _Found:
 
 
 def _of_paths(paths: Sequence[Path], folder: Path | None) -> _Found:
-    parquet = [each for each in paths if each.suffix == ".parquet"]
+    parquet = [each for each in paths if scanning.is_parquet(each)]
     if not parquet:
         return _of_files(paths, folder)
     if len(parquet) < len(paths):
-        other = next(each for each in paths if each.suffix != ".parquet")
+        others = set(paths).difference(parquet)
+        other = next(each for each in paths if each in others)
         raise UsageError(
             f"{other} is not a Parquet file, but {parquet[0]} beside it is",
             fix="pass a list of the Parquet files, or a folder with files of one kind",
@@ -299,12 +373,9 @@ def _of_arrow(column: Any, kind: PackedColumn, where: str) -> NDArray[Any] | Val
 
 
 def _of_array(source: NDArray[Any]) -> _Found:
+    scanning.check_unmasked("the array", source)
     plain = source.view(np.ndarray)
-    if plain.ndim == 0 or not plain.itemsize or 0 in plain.shape[1:]:
-        raise UsageError(
-            f"cannot pack an array of shape {plain.shape} and type {plain.dtype}",
-            fix="pass one with a row for each example",
-        )
+    _check_width("an array", plain)
     _check_plain("the array", plain)
     if plain.dtype.names is not None:
         columns = [
@@ -321,9 +392,17 @@ def _of_array(source: NDArray[Any]) -> _Found:
     return _Found("array", [column], len(plain), lambda: _slices({"": plain}, [column]))
 
 
+def _check_width(what: str, values: NDArray[Any]) -> None:
+    if values.ndim == 0 or not values.itemsize or 0 in values.shape[1:]:
+        raise UsageError(
+            f"cannot pack {what} of shape {values.shape} and type {values.dtype}",
+            fix="pass one with a row for each example",
+        )
+
+
 def _check_plain(what: str, values: NDArray[Any]) -> None:
     fields = [each for each, *_ in (values.dtype.fields or {}).values()] or [values.dtype]
-    if any(each.base.kind in "OV" for each in fields):
+    if any(each.base.kind not in NUMBERS + "SU" for each in fields):
         raise UsageError(
             f"{what} has the type {values.dtype}, which has no bytes of its own",
             fix="convert it to numbers, or pass text and bytes as a column of a dict",
@@ -334,23 +413,13 @@ def _of_columns(source: Mapping[str, Any]) -> _Found:
     columns: list[PackedColumn] = []
     read: dict[str, Any] = {}
     for name, given in source.items():
-        values = np.asarray(given) if hasattr(given, "__array__") else given
-        plain = isinstance(values, np.ndarray) and values.dtype.kind not in "OUS"
-        values = values if plain else list(values)
-        first = None if plain else next((each for each in values if each is not None), None)
+        values = _column_values(name, given)
+        first = None if isinstance(values, np.ndarray) else next((x for x in values if x is not None), None)
         if isinstance(first, str | bytes):
             columns.append(PackedColumn(name=name, values="text" if isinstance(first, str) else "bytes"))
             read[name] = values
             continue
-        try:
-            read[name] = np.asarray(values)
-        except ValueError as error:
-            raise UsageError(
-                f"column {name!r} has values of different shapes",
-                why=str(error),
-                fix="pass an Arrow or Polars table with a column of lists",
-            ) from error
-        _check_plain(f"column {name!r}", read[name])
+        read[name] = _numbers(name, values)
         columns.append(PackedColumn(name=name, dtype=read[name].dtype.str, shape=read[name].shape[1:]))
     lengths = {name: len(values) for name, values in read.items()}
     if not columns or len(set(lengths.values())) != 1:
@@ -359,7 +428,84 @@ def _of_columns(source: Mapping[str, Any]) -> _Found:
             why=", ".join(f"{name}: {rows}" for name, rows in lengths.items()),
             fix="pass columns of the same length",
         )
-    return _Found("columns", columns, next(iter(lengths.values())), lambda: _slices(read, columns))
+    total = sum(_total_bytes(read[each.name]) for each in columns if each.values)
+    return _Found("columns", columns, next(iter(lengths.values())), lambda: _slices(read, columns), total)
+
+
+def _column_values(name: Any, given: Any) -> NDArray[Any] | list[Any]:
+    """A column as an array of numbers or times, or as a list of anything."""
+    scanning.check_unmasked(f"column {name!r}", given)
+    values = np.asarray(given) if hasattr(given, "__array__") else given
+    if isinstance(values, np.ndarray) and values.ndim:
+        return values if values.dtype.kind in NUMBERS else list(values)
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping, AbstractSet, np.ndarray)):
+        raise UsageError(
+            f"column {name!r} is a {type(given).__name__}, not a value for each row",
+            fix="pass an array, or a list",
+        )
+    return list(values)
+
+
+def _numbers(name: str, values: NDArray[Any] | list[Any]) -> NDArray[Any]:
+    """The values of a column as an array. Raises UsageError where they would become other ones."""
+    what = f"column {name!r}"
+    try:
+        found = np.asarray(values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(
+            f"{what} has values of different shapes",
+            why=str(error),
+            fix="pass an Arrow or Polars table with a column of lists",
+        ) from error
+    _check_plain(what, found)
+    _check_width(what, found)
+    if isinstance(values, list):
+        kinds = _kinds_in(values)
+        exact = len(kinds) < 2 or (kinds == {"integers", "floats"} and not _has_large_integers(values))
+        if not exact or (kinds == {"integers"} and found.dtype.kind not in "iu"):
+            said = " and ".join(sorted(kinds))
+            raise UsageError(
+                f"{what} has {said}, which NumPy makes {found.dtype} of",
+                fix="convert its values to one type first; text and bytes are columns of their own",
+            )
+    return found
+
+
+KINDS = [
+    ((bool, np.bool_), "truth values"),
+    ((int, np.integer), "integers"),
+    ((float, np.floating), "floats"),
+    ((str,), "text"),
+    ((bytes,), "bytes"),
+]
+
+
+def _kinds_in(values: Sequence[Any]) -> set[str]:
+    """What the numbers in lists, and in lists of them, are."""
+    found: set[str] = set()
+    for kind in set(map(type, values)):
+        if issubclass(kind, (list, tuple)):
+            found |= _kinds_in([each for some in values if type(some) is kind for each in some])
+        elif hasattr(kind, "__array__") and not issubclass(kind, np.generic):
+            types = {np.asarray(each).dtype.type for each in values if type(each) is kind}
+            found |= set(map(_kind_of, types))
+        else:
+            found.add(_kind_of(kind))
+    return found
+
+
+def _kind_of(kind: type) -> str:
+    return next((name for kinds, name in KINDS if issubclass(kind, kinds)), kind.__name__)
+
+
+def _has_large_integers(values: Iterable[Any]) -> bool:
+    """Whether one is so large that a float may be another number."""
+    return any(
+        _has_large_integers(each.ravel() if isinstance(each, np.ndarray) else each)
+        if isinstance(each, (list, tuple, np.ndarray))
+        else isinstance(each, int | np.integer) and not -(1 << 53) <= each <= 1 << 53
+        for each in values
+    )
 
 
 def _slices(read: Mapping[str, Any], columns: Sequence[PackedColumn]) -> Iterator[Chunk]:
@@ -387,18 +533,18 @@ def _joined(values: Sequence[Any], column: PackedColumn, first: int) -> Values:
                 fix="pass values of one type, bytes or str",
             )
         else:
-            parts.append(_encoded(each, number) if isinstance(each, str) else bytes(each))
+            parts.append(_encoded(each, f"value {number:,}") if isinstance(each, str) else bytes(each))
     ends = np.zeros(len(parts) + 1, np.int64)
     np.cumsum([len(each) for each in parts], out=ends[1:])
     null = np.array([each is None for each in values], np.bool_)
     return Values(b"".join(parts), ends, null if null.any() else None)
 
 
-def _encoded(text: str, number: int) -> bytes:
+def _encoded(text: str, what: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"value {number:,} is text that has no UTF-8: {text!r}", why=str(error)) from error
+        raise UsageError(f"{what} is text that has no UTF-8: {text!r}", why=str(error)) from error
 
 
 def _of_values(source: Iterable[Any]) -> _Found:
@@ -415,7 +561,13 @@ def _of_values(source: Iterable[Any]) -> _Found:
             yield {"": _joined(some, column, number)}
             number += len(some)
 
-    return _Found("values", [column], len(source) if isinstance(source, Sequence) else 0, chunks)
+    # Other sequences may read a value each time.
+    total = _total_bytes(source) if isinstance(source, (list, tuple)) else 0
+    return _Found("values", [column], len(source) if isinstance(source, Sequence) else 0, chunks, total)
+
+
+def _total_bytes(values: Iterable[Any]) -> int:
+    return sum(len(each) for each in values if hasattr(each, "__len__"))
 
 
 def _some(values: Iterable[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
@@ -433,17 +585,25 @@ def _some(values: Iterable[Any], size: Callable[[Any], int]) -> Iterator[list[An
         yield some
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=str(error), fix="pass files that can be read") from error
+
+
 def _of_files(paths: Sequence[Path], folder: Path | None) -> _Found:
     columns = [PackedColumn(name="path", values="text"), PackedColumn(name="bytes", values="bytes")]
 
+    def size(path: Path) -> int:
+        with _reading(path):
+            return path.stat().st_size
+
     def read(path: Path) -> tuple[str, bytes]:
         name = path if folder is None else path.relative_to(folder)
-        try:
+        with _reading(path):
             return name.as_posix(), path.read_bytes()
-        except OSError as error:
-            raise UsageError(
-                f"cannot read {path}", why=str(error), fix="pass files that can be read"
-            ) from error
 
     def chunks() -> Iterator[Chunk]:
         number = 0
@@ -455,4 +615,4 @@ def _of_files(paths: Sequence[Path], folder: Path | None) -> _Found:
             }
             number += len(some)
 
-    return _Found("columns", columns, len(paths), chunks)
+    return _Found("columns", columns, len(paths), chunks, sum(map(size, paths)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,8 +32,10 @@ __all__ = [
     "any_length_values",
     "arrow_table",
     "check_alike",
+    "check_unmasked",
     "files_in",
     "fixed_values",
+    "is_parquet",
     "read_parquet",
     "scan",
 ]
@@ -41,8 +43,14 @@ __all__ = [
 BATCH_BYTES = 4 << 20
 """Of the rows that are decoded at once."""
 BATCH_ROWS = 65_536
+FIRST_ROWS = 64
+"""Decoded of a file at first: nobody knows what its rows take in memory before."""
+GROWTH = 16
+"""How many times as many rows may be decoded next."""
 LINE_BYTES = 1 << 16
 """Read at once in search of the end of a line."""
+WIDE = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+"""What UTF-16 and UTF-32 begin with."""
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4"}
 
 
@@ -59,35 +67,25 @@ class ColumnKind:
 
 
 class ParquetFile:
-    """A Parquet file, read in batches. Raises UsageError for what is not one, MissingExtra without pyarrow."""
+    """A Parquet file, read in batches, and open only then. Raises UsageError for what is not one, MissingExtra without pyarrow."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _parquet_errors(path):
-            self._file = _parquet().ParquetFile(path, buffer_size=1 << 20)
-        self.rows: int = self._file.metadata.num_rows
+        self._batch_rows = FIRST_ROWS
+        with self._opened() as file:
+            metadata = file.metadata
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            self.schema: pa.Schema = file.schema_arrow
+        self.rows: int = metadata.num_rows
+        self.group_rows: list[int] = [each.num_rows for each in groups]
+        self._group_bytes: list[int] = [each.total_byte_size for each in groups]
+        self.decoded_bytes: int = sum(self._group_bytes)
+        """About what all rows take in memory; less than that where a value is in the file once and used many times."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return str(self.path)
-
-    @property
-    def schema(self) -> pa.Schema:
-        """Its columns."""
-        return self._file.schema_arrow
-
-    @cached_property
-    def group_rows(self) -> list[int]:
-        """The rows of each row group."""
-        metadata = self._file.metadata
-        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-
-    @cached_property
-    def decoded_bytes(self) -> int:
-        """About what all rows take in memory."""
-        metadata = self._file.metadata
-        return sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
 
     def kinds(self) -> dict[str, ColumnKind]:
         """How each column is packed. Raises UsageError for one that cannot be."""
@@ -95,16 +93,48 @@ class ParquetFile:
 
     def batches(self) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows, some at a time, each time with the place that messages name."""
-        rows = min(BATCH_ROWS, max(1, BATCH_BYTES * self.rows // max(self.decoded_bytes, 1)))
-        for number in range(len(self.group_rows)):
-            where = f"{self.path}, row group {number}"
-            read = self._file.iter_batches(batch_size=rows, row_groups=[number])
-            while True:
-                with _parquet_errors(self.path, where):
-                    batch = next(read, None)
-                if batch is None:
-                    break
-                yield where, batch
+        with self._opened() as file:
+            if file.schema_arrow != self.schema or file.metadata.num_rows != self.rows:
+                raise UsageError(
+                    f"{self.path} was written while it is packed", fix="pack it when it is whole"
+                )
+            for number, rows in enumerate(self.group_rows):
+                done = 0
+                while done < rows:
+                    before = done
+                    for where, batch in self._some(file, number, done):
+                        done += batch.num_rows
+                        yield where, batch
+                    if done == before:
+                        raise UsageError(
+                            f"{self.path} has {done:,} of {rows:,} rows in row group {number}",
+                            fix="write it again",
+                        )
+
+    def _some(self, file: Any, number: int, done: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Batches of a row group without the first `done` rows, until another number of rows is better for them."""
+        where, at = f"{self.path}, row group {number}", 0
+        most = _fitting_rows(self.group_rows[number], self._group_bytes[number])
+        rows = min(self._batch_rows, most)
+        with _parquet_errors(self.path, where):
+            read = file.iter_batches(batch_size=rows, row_groups=[number])
+        while True:
+            with _parquet_errors(self.path, where):
+                batch = next(read, None)
+            if batch is None:
+                return
+            at += batch.num_rows
+            if at <= done:
+                continue
+            new = batch.slice(max(0, batch.num_rows - (at - done)))
+            done = at
+            for each in _slices(new):
+                yield where, each
+            # What was read is read again for another number of rows: it is little at the beginning, and later for memory's sake.
+            fitting = min(_fitting_rows(new.num_rows, decoded_bytes(new)), most, GROWTH * rows)
+            if (fitting > 4 * rows and done <= 4 * rows) or fitting < rows / 4:
+                self._batch_rows = fitting
+                return
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """A row group."""
@@ -113,8 +143,23 @@ class ParquetFile:
                 f"{self.path} has no column {', '.join(map(repr, unknown))}",
                 fix=f"its columns: {', '.join(self.schema.names)}",
             )
-        with _parquet_errors(self.path, f"row group {number}"):
-            return self._file.read_row_group(number, columns=None if columns is None else list(columns))
+        with self._opened() as file, _parquet_errors(self.path, f"row group {number}"):
+            return file.read_row_group(number, columns=None if columns is None else list(columns))
+
+    def groups(self) -> Iterator[pa.Table]:
+        """All row groups, one after another."""
+        with self._opened() as file:
+            for number in range(len(self.group_rows)):
+                with _parquet_errors(self.path, f"row group {number}"):
+                    table = file.read_row_group(number)
+                yield table
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with _parquet_errors(self.path):
+            file = _parquet().ParquetFile(self.path, buffer_size=1 << 20)
+        with file:
+            yield file
 
 
 class InMemory:
@@ -133,13 +178,69 @@ class InMemory:
 
     def batches(self) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The rows, some at a time."""
-        rows = min(BATCH_ROWS, max(1, BATCH_BYTES * self.rows // max(self._table.nbytes, 1)))
-        for batch in self._table.to_batches(max_chunksize=rows):
-            yield "", batch
+        for batch in self._table.to_batches(max_chunksize=BATCH_ROWS):
+            for each in _slices(batch):
+                yield "", each
+
+
+def decoded_bytes(batch: pa.RecordBatch) -> int:
+    """What rows take in memory when each has its own value, also where several share one that is there once."""
+    return sum(
+        _shared_bytes(column) if _arrow().types.is_dictionary(column.type) else column.nbytes
+        for column in batch.columns
+    )
+
+
+def _shared_bytes(column: pa.DictionaryArray) -> int:
+    arrow, values = _arrow(), column.dictionary
+    types, kind = arrow.types, values.type
+    if not len(values):
+        return column.nbytes
+    if types.is_string_view(kind):
+        values = values.cast(arrow.large_string())
+    elif not any(
+        check(kind)
+        for check in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    ):
+        return values.nbytes // len(values) * len(column)
+    whole = values.cast(arrow.large_binary())
+    sizes = np.diff(_ends(whole.buffers()[1], whole))
+    used = column.indices.drop_null().to_numpy(zero_copy_only=False)
+    return int(sizes[used].sum()) + 8 * len(column)
+
+
+def _fitting_rows(rows: int, size: int) -> int:
+    """How many rows of this mean size are decoded at once."""
+    return min(BATCH_ROWS, max(1, BATCH_BYTES * rows // max(size, 1)))
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in parts of about BATCH_BYTES each, or of one row."""
+    size = decoded_bytes(batch)
+    if size <= 2 * BATCH_BYTES or batch.num_rows == 1:
+        yield batch
+        return
+    # The rows of a part may be larger than those of others.
+    step = min(_fitting_rows(batch.num_rows, size), -(-batch.num_rows // 2))
+    for low in range(0, batch.num_rows, step):
+        yield from _slices(batch.slice(low, step))
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a file is called Parquet, or begins like it. Raises UsageError for one that cannot be read."""
+    if path.suffix == ".parquet":
+        return True
+    try:
+        return path.is_file() and first_bytes(path, 4) == b"PAR1"
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=str(error), fix="pass files that can be read") from error
 
 
 def arrow_table(source: Any) -> pa.Table | None:
-    """A pandas, Polars or Arrow table as one of Arrow; None for anything else."""
+    """A pandas, Polars or Arrow table as one of Arrow; None for anything else.
+
+    Raises UsageError for a table whose index has something to say, which is no column, and for columns that Arrow has no type for.
+    """
     kind = f"{type(source).__module__.partition('.')[0]}.{type(source).__qualname__}"
     if kind == "pyarrow.Table":
         return source
@@ -147,15 +248,44 @@ def arrow_table(source: Any) -> pa.Table | None:
         return source.to_arrow()
     if kind != "pandas.DataFrame":
         return None
-    arrow = _arrow()
+    _check_index(source)
+    refused = (_arrow().ArrowException, ValueError, TypeError, OverflowError)
     try:
-        return arrow.Table.from_pandas(source, preserve_index=False)
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError, arrow.ArrowNotImplementedError) as error:
+        return _arrow().Table.from_pandas(source, preserve_index=False)
+    except refused as error:
+        for name, column in source.items():
+            try:
+                _arrow().Table.from_pandas(column.to_frame(), preserve_index=False)
+            except refused as cause:
+                raise UsageError(
+                    f"column {name!r} of the table has the type {column.dtype}, and values that Arrow has no type for",
+                    why=str(cause),
+                    fix="convert it first to numbers, text or bytes, for example with .astype(str)",
+                ) from error
+        raise UsageError("the table cannot be read", why=str(error)) from error
+
+
+def _check_index(table: Any) -> None:
+    index = table.index
+    if any(name is not None for name in index.names) or index.nlevels > 1 or index.dtype.kind not in "iu":
+        said = ", ".join(str(name) for name in index.names if name is not None)
         raise UsageError(
-            "a column of the table has values of several types",
-            why=str(error),
-            fix="convert it to one type first, for example with .astype(str)",
-        ) from error
+            f"the index of the table{f', {said},' * bool(said)} is no column, so it would be lost",
+            fix="call .reset_index() to make it one, or .reset_index(drop=True) to do without it",
+        )
+    if not table.columns.is_unique:
+        name = table.columns[table.columns.duplicated()][0]
+        raise UsageError(f"the table has several columns {name!r}", fix="rename one of them")
+
+
+def check_unmasked(what: str, values: Any) -> None:
+    """Raise UsageError for a masked array, or a list with one: as a plain array it would lose its mask."""
+    some = values if isinstance(values, (list, tuple)) else [values]
+    if any(isinstance(each, np.ma.MaskedArray) for each in some):
+        raise UsageError(
+            f"{what} is masked, and its mask would be lost",
+            fix="fill it first with .filled(value), or give the mask as a column of its own",
+        )
 
 
 def check_alike(files: Sequence[ParquetFile | InMemory]) -> None:
@@ -194,10 +324,11 @@ def read_parquet(path: Path, most_bytes: int) -> pa.Table:
     groups: list[pa.Table] = []
     # What is stored once and used many times takes more in memory than in the file.
     taken = file.decoded_bytes
-    for number in range(len(file.group_rows)):
-        if taken <= most_bytes:
-            groups.append(file.read(number))
-            taken = max(taken, sum(each.nbytes for each in groups))
+    for group in file.groups() if taken <= most_bytes else ():
+        groups.append(group)
+        taken = max(taken, sum(each.nbytes for each in groups))
+        if taken > most_bytes:
+            break
     if taken > most_bytes:
         into = path.with_suffix(".packed")
         raise UsageError(
@@ -232,6 +363,13 @@ def _parquet_errors(path: Path, where: str = "") -> Iterator[None]:
     try:
         yield
     except (arrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UsageError(
+                f"{path} cannot be opened: too many files are open",
+                where=where,
+                why=str(error),
+                fix="close files that are not used, or raise the limit with `ulimit -n`",
+            ) from error
         there = path.is_file()
         raise UsageError(
             f"{path} cannot be read as Parquet" if there else f"no file {path}",
@@ -278,7 +416,7 @@ def _kind(where: str, name: str, given: pa.DataType) -> ColumnKind:
         return ColumnKind(dtype=dtype, values="arrays")
     raise UsageError(
         f"column {name!r} of {where} is {given}, which cannot be packed",
-        why="columns are numbers, truth values, dates and times, text, bytes, or lists of numbers",
+        why="columns are numbers, truth values, dates, timestamps and durations, text, bytes, or lists of numbers",
         fix="cast it to one of these first, or leave it out",
     )
 
@@ -318,6 +456,7 @@ def any_length_values(
     if not dtype:
         if arrow.types.is_string_view(plain.type):
             plain = plain.cast(arrow.large_string())
+        _check_text(plain, name, where)
         whole = plain.cast(arrow.large_binary())
         _, offsets, data = whole.buffers()
         return data if data is not None else b"", _ends(offsets, whole), null
@@ -327,6 +466,22 @@ def any_length_values(
     _check_nulls(inner, name, where, allowed=np.dtype(dtype).kind in "fMm")
     data = np.ascontiguousarray(inner.to_numpy(zero_copy_only=False).astype(dtype, copy=False))
     return data.view(np.uint8), (ends - ends[0]) * np.dtype(dtype).itemsize, null
+
+
+def _check_text(column: pa.Array, name: str, where: str) -> None:
+    """Raise UsageError for text that is not UTF-8, which Parquet files may have, and Arrow does not look at."""
+    arrow = _arrow()
+    if not (arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type)):
+        return
+    try:
+        column.validate(full=True)
+    except arrow.ArrowInvalid as error:
+        raise UsageError(
+            f"column {name!r} has text that is not UTF-8",
+            where=where,
+            why=str(error),
+            fix="cast it to bytes (pyarrow.binary()) first, or write the text as UTF-8",
+        ) from error
 
 
 def _ends(offsets: Any, column: pa.Array) -> NDArray[np.int64]:
@@ -398,16 +553,16 @@ def scan(
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files in a folder and those below it, sorted, without hidden ones; beside Parquet files also without those that begin with `_`.
+    """The files in a folder and those below it, sorted, without hidden ones; links to folders are followed.
 
-    Raises UsageError for folders that are named by the values of a column, which the files in them lack.
+    Beside Parquet files, also without those that begin with `_`, or are in a folder that does, such as the log of a Delta table.
+    Raises UsageError for what cannot be read, and for folders that are named by the values of a column, which the files in them lack.
     """
-    found = sorted(
-        each
-        for each in folder.rglob("*")
-        if each.is_file() and not any(part.startswith(".") for part in each.relative_to(folder).parts)
-    )
-    parquet = [each for each in found if each.suffix == ".parquet"]
+    found = sorted(_below(folder, ()))
+    plain = [
+        each for each in found if not any(part.startswith("_") for part in each.relative_to(folder).parts)
+    ]
+    parquet = [each for each in plain if is_parquet(each)]
     if not parquet:
         return found
     for each in parquet:
@@ -417,10 +572,39 @@ def files_in(folder: Path) -> list[Path]:
                 why="the files in them lack this column",
                 fix="write the files with the column in them; or pass a list of the files to do without it",
             )
-    return [each for each in found if not each.name.startswith("_")]
+    return plain
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """The files below a folder, which is in those `above`, given by device and number."""
+    try:
+        facts = folder.stat()
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError as error:
+        raise UsageError(f"cannot read the folder {folder}", why=str(error)) from error
+    if (facts.st_dev, facts.st_ino) in above:
+        raise UsageError(
+            f"{folder} is a link to a folder that it is in",
+            fix="remove the link, or pass a list of the files",
+        )
+    for name in names:
+        path = folder / name
+        if name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path, (*above, (facts.st_dev, facts.st_ino)))
+        elif path.is_file():
+            yield path
+        elif path.is_symlink():
+            raise UsageError(
+                f"{path} is a link to nothing", fix="remove the link, or put back what it leads to"
+            )
 
 
 def _pieces(path: Path, most: int) -> Iterator[RowGroup | ByteRange]:
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder in a list", fix="pass it alone, or a list of the files in it")
     if not path.is_file():
         raise UsageError(f"no file {path}", fix="pass the path of a file, or of a folder with files")
     if path.suffix in COMPRESSED:
@@ -429,11 +613,15 @@ def _pieces(path: Path, most: int) -> Iterator[RowGroup | ByteRange]:
             fix="decompress it, or convert it to Parquet",
         )
     file = File(path)
-    if path.suffix == ".parquet" or first_bytes(path, 4) == b"PAR1":
+    if is_parquet(path):
         for number, rows in enumerate(ParquetFile(path).group_rows):
             if rows:
                 yield RowGroup(file, number, rows)
         return
+    if first_bytes(path, 4).startswith(WIDE):
+        raise UsageError(
+            f"{path} is text in UTF-16 or UTF-32, which cannot be cut at bytes", fix="convert it to UTF-8"
+        )
     ends = _line_ends(path, most)
     for start, stop in zip([0, *ends], ends, strict=False):
         yield ByteRange(file, start, stop)

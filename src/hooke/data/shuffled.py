@@ -132,7 +132,9 @@ class Shuffled:
         self._at = (0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_source"}
+        state = {name: value for name, value in self.__dict__.items() if name != "_source"}
+        file = self._source.file  # another process has another working folder, and may find another file
+        return state if file is None else state | {"_given": file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

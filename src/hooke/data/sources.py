@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,24 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 from hooke.data.order import Rows
-from hooke.data.packed import PackedFile, is_packed
-from hooke.data.scanning import read_parquet
+from hooke.data.packed import PackedFile, changed_file, is_packed
+from hooke.data.scanning import check_unmasked, is_parquet, read_parquet
 
-__all__ = ["Source", "opened"]
+__all__ = ["OpenedFile", "Source", "opened"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file that is a source: where it is, whatever the working folder, and what tells it from another one at that place.
+
+    That is the digest of a packed file. Of others it is how large they are and when they were written.
+    """
+
+    path: str | os.PathLike[str]
+    digest: str
+    size: int = 0
+    written_ns: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,7 @@ class Source:
 
     The order depends on `row_bytes`, so it follows from the rows or their types, never from where they lie: ranks would have orders
     of their own. `read_bytes` is what a row takes when it is read, infinite if that is not known. `together` rows are best read
-    at once, a power of two; `ahead` is told the rows of the next window.
+    at once, a power of two; `ahead` is told the rows of the next window. `file` is where they are.
     """
 
     kind: str
@@ -37,12 +51,16 @@ class Source:
     part: Callable[[Any, int, int], Any]
     together: int = 1
     ahead: Callable[[Rows], None] = lambda _: None
+    file: OpenedFile | None = None
 
 
 def opened(data: Any, memory: int) -> Source:
-    """The rows of `data`, for which reading may take `memory` bytes. Raises UsageError for what has none, or cannot be read."""
-    if isinstance(data, (str, os.PathLike)):
-        return opened(_read(Path(data), memory), memory)
+    """The rows of `data`, for which reading may take `memory` bytes.
+
+    Raises UsageError for what has none, or cannot be read, and for an OpenedFile that is another one now.
+    """
+    if isinstance(data, (str, os.PathLike, OpenedFile)):
+        return _of_file(data, memory)
     if isinstance(data, PackedFile):
         return _of_packed(data)
     kind = f"{type(data).__module__.partition('.')[0]}.{type(data).__qualname__}"
@@ -110,6 +128,24 @@ def _sliced(read: Any, low: int, high: int) -> Any:
     return read.slice(low, high - low)
 
 
+def _of_file(given: str | os.PathLike[str] | OpenedFile, memory: int) -> Source:
+    if isinstance(given, OpenedFile):
+        found = _of_file(given.path, memory)
+        if found.file != given:
+            raise changed_file(given.path)
+        return found
+    path = Path(given)
+    before = path.stat() if path.is_file() else None
+    data = _read(path, memory)
+    source = opened(data, memory)
+    # A File stays one, which has its content in its key.
+    place = path.absolute() if isinstance(given, str | Path) else given
+    if isinstance(data, PackedFile):
+        return replace(source, file=OpenedFile(place, data.digest))
+    size, written = (before.st_size, before.st_mtime_ns) if before else (0, 0)
+    return replace(source, file=OpenedFile(place, "", size, written, source.rows))
+
+
 def _read(path: Path, memory: int) -> Any:
     if path.is_dir():
         raise UsageError(
@@ -120,7 +156,7 @@ def _read(path: Path, memory: int) -> Any:
         raise UsageError(f"no file {path}", fix="pass the path of a packed, Parquet or .npy file")
     if is_packed(path):
         return PackedFile(path, memory=memory)
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         return read_parquet(path, memory)
     if path.suffix != ".npy":
         raise UsageError(
@@ -134,6 +170,7 @@ def _read(path: Path, memory: int) -> Any:
 
 
 def _of_array(data: NDArray[Any]) -> Source:
+    check_unmasked("the array", data)
     if data.ndim == 0:
         raise UsageError(
             "cannot shuffle an array without dimensions", fix="pass one with a row for each example"
@@ -173,6 +210,8 @@ def _part_of_columns(read: Any, low: int, high: int) -> Any:
 
 
 def _of_columns(data: Mapping[str, Any]) -> Source:
+    for name, values in data.items():
+        check_unmasked(f"column {name!r}", values)
     columns = {name: _column(name, values) for name, values in data.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if not columns or len(set(lengths.values())) != 1:
