@@ -6,7 +6,7 @@ import logging
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +97,18 @@ def _random_states(*, gpu: bool = True) -> dict[str, Any]:
     if gpu and torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def _seed_of(step: int, states: Sequence[Mapping[str, Any]]) -> int:
+    """A seed that follows from the steps done and from all random states."""
+    digest = blake3(b"%d" % step)
+    for own in states:
+        digest.update(repr(own["python"]).encode())
+        digest.update(own["numpy"][1].tobytes() + repr(own["numpy"][2:]).encode())
+        for name in ("torch", "cuda"):
+            if name in own:
+                digest.update(own[name].numpy().tobytes())
+    return int.from_bytes(digest.digest(8))
 
 
 def _set_random_states(states: Mapping[str, Any]) -> None:
@@ -298,8 +310,7 @@ class Checkpoint:
 
     def _draw_anew(self, head: Mapping[str, Any]) -> None:
         before = len(head["random"])
-        digest = blake3(pickle.dumps((head["step"], head["random"]), protocol=5)).digest(8)
-        set_seed(int.from_bytes(digest), per_rank=True)
+        set_seed(_seed_of(head["step"], head["random"]), per_rank=True)
         if self._rank == 0:
             _log.warning(
                 "the checkpoint is of %s rank%s, and %s go on: the order of the data stays, random numbers are drawn anew",
