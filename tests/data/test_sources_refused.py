@@ -321,7 +321,7 @@ def test_a_file_that_is_written_while_it_is_packed_is_refused(tmp_path):
     def progress(*_):
         parquet(files[1], n=list(range(11)))
 
-    with pytest.raises(UsageError, match=r"1.parquet was written while it is packed"):
+    with pytest.raises(UsageError, match=r"1.parquet was written while it was being packed"):
         pack(files, tmp_path / "a.packed", progress=progress)
 
 

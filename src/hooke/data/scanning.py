@@ -96,7 +96,7 @@ class ParquetFile:
         with self._opened() as file:
             if file.schema_arrow != self.schema or file.metadata.num_rows != self.rows:
                 raise UsageError(
-                    f"{self.path} was written while it is packed", fix="pack it when it is whole"
+                    f"{self.path} was written while it was being packed", fix="pack it when it is whole"
                 )
             for number, rows in enumerate(self.group_rows):
                 done = 0
