@@ -173,11 +173,15 @@ def test_quality_is_predicted_and_measured():
         (lambda: Shuffled({"a": [1, 2], "b": [1]}, seed=0, batch=1), "different numbers of rows"),
         (lambda: Shuffled({}, seed=0, batch=1), "no columns"),
         (lambda: Shuffled({"a": [1], "b": 5}, seed=0, batch=1), "column 'b' is a single int"),
-        (lambda: Shuffled({"a": [3, "x"]}, seed=0, batch=1), "row 0 of column 'a' is 3, which an array"),
+        (lambda: Shuffled({"a": [3, "x"]}, seed=0, batch=1), "row 0 of column 'a' has 3, which an array"),
         (lambda: Shuffled({"a": [b"x", b"y\0"]}, seed=0, batch=1), "would keep as b'y'"),
         (
+            lambda: Shuffled({"a": [[1, 2], [3, "x"]]}, seed=0, batch=1),
+            "row 0 of column 'a' has 1, which an array",
+        ),
+        (
             lambda: Shuffled({"a": (0.5, 2**53 + 1)}, seed=0, batch=1),
-            "row 1 of column 'a' is 9007199254740993",
+            "row 1 of column 'a' has 9007199254740993",
         ),
         (lambda: Shuffled({"a": {1, 2}}, seed=0, batch=1), "column 'a' is a single set"),
         (lambda: Shuffled({"a": [[1], [1, 2]]}, seed=0, batch=1), "column 'a' is no array"),

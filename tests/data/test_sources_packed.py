@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hooke import File, HookeError, UsageError
-from hooke.data import PackedFile, Shuffled, pack, scanning
+from hooke.data import PackedFile, Shuffled, pack, parquet_files
 
 TIERS = [{"warm": True}, {"warm": False}, {"warm": False, "memory": 1}, {"warm": False, "memory": 100_000}]
 """Mapped; read with all blocks kept, with one, and with some."""
@@ -476,7 +476,7 @@ def test_a_file_that_changes_after_an_epoch_is_refused(values, change, tmp_path)
 
 def test_text_that_is_not_utf_8_is_named(tmp_path, monkeypatch):
     """In a file that was packed before this was looked at."""
-    monkeypatch.setattr(scanning, "_check_text", lambda *_: None)
+    monkeypatch.setattr(parquet_files, "_check_text", lambda *_: None)
     bad = pa.array([b"good", b"\xff\xfe"]).view(pa.string())
     path = pack(pa.table({"name": bad}), tmp_path / "a.packed")
     with pytest.raises(HookeError, match=r"column 'name' of .*a\.packed has text that is not UTF-8"):
@@ -553,7 +553,7 @@ def test_a_file_with_other_columns_is_named_with_both_types(tmp_path):
         (lambda at: iter([]), ["no values to pack"]),
         (lambda at: {}, ["no columns"]),
         (lambda at: {"a": [1], "b": [1, 2]}, ["different numbers of rows", "a: 1, b: 2"]),
-        (lambda at: {"a": [[1], [1, 2]]}, ["column 'a' has values of different shapes"]),
+        (lambda at: {"a": [[1], [1, 2]]}, ["column 'a' is no array"]),
         (lambda at: {"a": [1, None]}, ["column 'a' has the type object"]),
         (lambda at: {"a": ["x", b"y"]}, ["value 1 of column 'a' is a bytes, and the first is text"]),
         (lambda at: [b"x", "y"], ["value 1 is a str, and the first is bytes"]),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hooke import HookeError, UsageError
-from hooke.data import PackedFile, Shuffled, pack, packing, scan, scanning
+from hooke.data import PackedFile, Shuffled, pack, packing, parquet_files, scan
 
 
 def parquet(path, **columns):
@@ -26,28 +26,23 @@ def everything(path):
     return data.take(np.arange(len(data)))
 
 
-# --- Values keep their type.
+# --- Values stay what they are.
 
 
 @pytest.mark.parametrize(
     "values",
     [
         [3, "x"],
-        [1 << 63, -1],
-        [True, 2],
-        [1.5, False],
         [[1, 2], [3, "x"]],
-        [np.arange(2), np.array([True, False])],
         [(1 << 53) + 1, 0.5],
         [[(1 << 53) + 1, 0.5]],
-        [1, 2j],
         [1, b"x"],
         [np.datetime64("2024-01-01"), 3],
         pd.Series([1, "x"], dtype=object),
     ],
     ids=str,
 )
-def test_values_of_several_types_are_not_made_one(values, tmp_path):
+def test_values_that_an_array_would_change_are_refused(values, tmp_path):
     with pytest.raises(UsageError, match="column 'a'"):
         pack({"a": values}, tmp_path / "a.packed")
     assert not list(tmp_path.iterdir())
@@ -57,6 +52,8 @@ def test_values_of_several_types_are_not_made_one(values, tmp_path):
     ("values", "found"),
     [
         ([1, 2.5], [1.0, 2.5]),
+        ([True, 2], [1, 2]),
+        ([1 << 63, -1], [2.0**63, -1.0]),
         ([1, float("inf"), 1e300], [1.0, float("inf"), 1e300]),
         ([True, False], [True, False]),
         ([[1, 2], (3, 4)], [[1, 2], [3, 4]]),
@@ -364,11 +361,11 @@ def test_batches_are_sized_by_what_they_take_decoded(stored, at, tmp_path):
     table = pa.table({"n": np.arange(6000), "text": text.dictionary_encode() if stored == "shared" else text})
     if at == "file":
         pq.write_table(table, tmp_path / "a.parquet", row_group_size=4000)
-        source = scanning.ParquetFile(tmp_path / "a.parquet")
+        source = parquet_files.ParquetFile(tmp_path / "a.parquet")
     else:
-        source = scanning.InMemory(table)
+        source = parquet_files.InMemory(table)
     batches = [batch for _, batch in source.batches()]
-    assert max(batch.num_rows for batch in batches) * 10_000 <= 2 * scanning.BATCH_BYTES
+    assert max(batch.num_rows for batch in batches) * 10_000 <= 2 * parquet_files.BATCH_BYTES
     assert len(batches) < 30
     assert [n for batch in batches for n in batch["n"].to_pylist()] == list(range(6000))
 
@@ -377,8 +374,8 @@ def test_batches_follow_rows_that_grow_and_shrink(tmp_path):
     sizes = [10] * 50_000 + [20_000] * 2000 + [10] * 50_000
     table = pa.table({"n": np.arange(len(sizes)), "text": pa.array(["x" * size for size in sizes])})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=40_000, use_dictionary=False)
-    batches = [batch for _, batch in scanning.ParquetFile(tmp_path / "a.parquet").batches()]
+    batches = [batch for _, batch in parquet_files.ParquetFile(tmp_path / "a.parquet").batches()]
     assert [n for batch in batches for n in batch["n"].to_pylist()] == list(range(len(sizes)))
-    assert max(batch.nbytes for batch in batches) <= 2 * scanning.BATCH_BYTES and len(batches) < 200
+    assert max(batch.nbytes for batch in batches) <= 2 * parquet_files.BATCH_BYTES and len(batches) < 200
     pack(tmp_path / "a.parquet", tmp_path / "a.packed")
     assert [len(each) for each in everything(tmp_path / "a.packed")["text"]] == sizes

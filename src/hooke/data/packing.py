@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hooke.base.errors import UsageError
 from hooke.base.files import nameless_file, replacing, write_all, writing
 from hooke.base.formats import format_bytes
-from hooke.data import scanning
+from hooke.data import parquet_files
+from hooke.data.arrays import check_unmasked, column_array
 from hooke.data.order import Rows
 from hooke.data.packed import (
     FOOTER,
@@ -30,6 +31,7 @@ from hooke.data.packed import (
     is_packed,
     record_type,
 )
+from hooke.data.scanning import files_in
 
 __all__ = ["pack"]
 
@@ -289,8 +291,8 @@ def _source_of(source: Any, target: Path) -> _Found:
         return _of_array(source)
     if isinstance(source, Mapping):
         return _of_columns(source)
-    if (table := scanning.arrow_table(source)) is not None:
-        return _of_row_groups([scanning.InMemory(table)])
+    if (table := parquet_files.arrow_table(source)) is not None:
+        return _of_row_groups([parquet_files.InMemory(table)])
     if isinstance(source, Sequence) and source and _are_paths(source):
         return _of_paths([Path(each) for each in source], None)
     if isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | memoryview):
@@ -310,7 +312,7 @@ def _are_paths(source: Sequence[Any]) -> bool:
         return True
     if isinstance(source, str) or not all(isinstance(each, str) and os.path.isfile(each) for each in source):
         return False
-    if all(scanning.is_parquet(Path(each)) for each in source):
+    if all(parquet_files.is_parquet(Path(each)) for each in source):
         return True
     raise UsageError(
         f"the list has {len(source):,} names of files, such as {source[0]!r}",
@@ -323,7 +325,7 @@ def _of_path(path: Path, target: Path) -> _Found:
     if path.is_dir():
         # What was packed before is none of what is packed now.
         there = target.exists()
-        files = [each for each in scanning.files_in(path) if not (there and each.samefile(target))]
+        files = [each for each in files_in(path) if not (there and each.samefile(target))]
         if not files:
             raise UsageError(f"the folder {path} has no files", fix="pass a folder with files")
         return _of_paths(files, path)
@@ -334,11 +336,11 @@ def _of_path(path: Path, target: Path) -> _Found:
             return _of_array(np.load(path, mmap_mode="r", allow_pickle=False))
         except (ValueError, EOFError) as error:
             raise UsageError(f"{path} cannot be read as an array", why=str(error)) from error
-    return _of_row_groups([scanning.ParquetFile(path)])
+    return _of_row_groups([parquet_files.ParquetFile(path)])
 
 
 def _of_paths(paths: Sequence[Path], folder: Path | None) -> _Found:
-    parquet = [each for each in paths if scanning.is_parquet(each)]
+    parquet = [each for each in paths if parquet_files.is_parquet(each)]
     if not parquet:
         return _of_files(paths, folder)
     if len(parquet) < len(paths):
@@ -348,11 +350,11 @@ def _of_paths(paths: Sequence[Path], folder: Path | None) -> _Found:
             f"{other} is not a Parquet file, but {parquet[0]} beside it is",
             fix="pass a list of the Parquet files, or a folder with files of one kind",
         )
-    return _of_row_groups([scanning.ParquetFile(each) for each in parquet])
+    return _of_row_groups([parquet_files.ParquetFile(each) for each in parquet])
 
 
-def _of_row_groups(files: Sequence[scanning.ParquetFile | scanning.InMemory]) -> _Found:
-    scanning.check_alike(files)
+def _of_row_groups(files: Sequence[parquet_files.ParquetFile | parquet_files.InMemory]) -> _Found:
+    parquet_files.check_alike(files)
     columns = [
         PackedColumn(name=name, dtype=kind.dtype, shape=kind.shape, values=kind.values)
         for name, kind in files[0].kinds().items()
@@ -368,12 +370,12 @@ def _of_row_groups(files: Sequence[scanning.ParquetFile | scanning.InMemory]) ->
 
 def _of_arrow(column: Any, kind: PackedColumn, where: str) -> NDArray[Any] | Values:
     if not kind.values:
-        return scanning.fixed_values(column, kind.name, np.dtype(kind.dtype), kind.shape, where)
-    return Values(*scanning.any_length_values(column, kind.name, kind.dtype, where))
+        return parquet_files.fixed_values(column, kind.name, np.dtype(kind.dtype), kind.shape, where)
+    return Values(*parquet_files.any_length_values(column, kind.name, kind.dtype, where))
 
 
 def _of_array(source: NDArray[Any]) -> _Found:
-    scanning.check_unmasked("the array", source)
+    check_unmasked("the array", source)
     plain = source.view(np.ndarray)
     _check_width("an array", plain)
     _check_plain("the array", plain)
@@ -434,7 +436,7 @@ def _of_columns(source: Mapping[str, Any]) -> _Found:
 
 def _column_values(name: Any, given: Any) -> NDArray[Any] | list[Any]:
     """A column as an array of numbers or times, or as a list of anything."""
-    scanning.check_unmasked(f"column {name!r}", given)
+    check_unmasked(f"column {name!r}", given)
     values = np.asarray(given) if hasattr(given, "__array__") else given
     if isinstance(values, np.ndarray) and values.ndim:
         return values if values.dtype.kind in NUMBERS else list(values)
@@ -447,65 +449,10 @@ def _column_values(name: Any, given: Any) -> NDArray[Any] | list[Any]:
 
 
 def _numbers(name: str, values: NDArray[Any] | list[Any]) -> NDArray[Any]:
-    """The values of a column as an array. Raises UsageError where they would become other ones."""
-    what = f"column {name!r}"
-    try:
-        found = np.asarray(values)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(
-            f"{what} has values of different shapes",
-            why=str(error),
-            fix="pass an Arrow or Polars table with a column of lists",
-        ) from error
-    _check_plain(what, found)
-    _check_width(what, found)
-    if isinstance(values, list):
-        kinds = _kinds_in(values)
-        exact = len(kinds) < 2 or (kinds == {"integers", "floats"} and not _has_large_integers(values))
-        if not exact or (kinds == {"integers"} and found.dtype.kind not in "iu"):
-            said = " and ".join(sorted(kinds))
-            raise UsageError(
-                f"{what} has {said}, which NumPy makes {found.dtype} of",
-                fix="convert its values to one type first; text and bytes are columns of their own",
-            )
+    found = column_array(name, values)
+    _check_plain(f"column {name!r}", found)
+    _check_width(f"column {name!r}", found)
     return found
-
-
-KINDS = [
-    ((bool, np.bool_), "truth values"),
-    ((int, np.integer), "integers"),
-    ((float, np.floating), "floats"),
-    ((str,), "text"),
-    ((bytes,), "bytes"),
-]
-
-
-def _kinds_in(values: Sequence[Any]) -> set[str]:
-    """What the numbers in lists, and in lists of them, are."""
-    found: set[str] = set()
-    for kind in set(map(type, values)):
-        if issubclass(kind, (list, tuple)):
-            found |= _kinds_in([each for some in values if type(some) is kind for each in some])
-        elif hasattr(kind, "__array__") and not issubclass(kind, np.generic):
-            types = {np.asarray(each).dtype.type for each in values if type(each) is kind}
-            found |= set(map(_kind_of, types))
-        else:
-            found.add(_kind_of(kind))
-    return found
-
-
-def _kind_of(kind: type) -> str:
-    return next((name for kinds, name in KINDS if issubclass(kind, kinds)), kind.__name__)
-
-
-def _has_large_integers(values: Iterable[Any]) -> bool:
-    """Whether one is so large that a float may be another number."""
-    return any(
-        _has_large_integers(each.ravel() if isinstance(each, np.ndarray) else each)
-        if isinstance(each, (list, tuple, np.ndarray))
-        else isinstance(each, int | np.integer) and not -(1 << 53) <= each <= 1 << 53
-        for each in values
-    )
 
 
 def _slices(read: Mapping[str, Any], columns: Sequence[PackedColumn]) -> Iterator[Chunk]:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
+from hooke.data.arrays import check_unmasked, column_array
 from hooke.data.order import Rows
 from hooke.data.packed import PackedFile, changed_file, is_packed
-from hooke.data.scanning import check_unmasked, is_parquet, read_parquet
+from hooke.data.parquet_files import is_parquet, read_parquet
 
 __all__ = ["OpenedFile", "Source", "opened"]
 
@@ -234,26 +235,12 @@ def _of_columns(data: Mapping[str, Any]) -> Source:
 
 
 def _column(name: str, values: Any) -> NDArray[Any]:
-    try:
-        column = np.asarray(values)
-    except ValueError as error:
-        raise UsageError(
-            f"column {name!r} is no array",
-            why=str(error),
-            fix="give each row as many values; rows of different lengths can be shuffled as a list, without a dict",
-        ) from error
+    column = column_array(name, values)
     if not column.ndim:
         raise UsageError(
             f"column {name!r} is a single {type(values).__name__}",
             fix="pass an array or a list with a value for each row",
         )
-    if isinstance(values, Sequence) and column.ndim == 1 and column.dtype.kind in "fSU":
-        for row, (given, kept) in enumerate(zip(values, column.tolist(), strict=True)):
-            if given != kept and kept == kept:  # noqa: PLR0124 (not NaN)
-                raise UsageError(
-                    f"row {row} of column {name!r} is {given!r}, which an array would keep as {kept!r}",
-                    fix="pass values of one type; np.array(values, dtype=object) keeps all as they are",
-                )
     return column
 
 

@@ -353,7 +353,7 @@ def _callers(path: str = "") -> tuple[types.CodeType, ...] | None:
         if owner == "user":
             found.append(code)
         elif not found:
-            if owner == "hooke" and not frame.f_globals.get("__name__", "").endswith(_PASSING):
+            if owner == "hooke" and not _passes(frame.f_globals.get("__name__", "")):
                 return None
             if frame.f_globals.get("__name__") in _SOURCE_READERS and not _is_asked_by_user(above):
                 return None
@@ -371,16 +371,12 @@ def _is_asked_by_user(frame: types.FrameType | None) -> bool:
     return frame is not None and _owner(frame.f_code.co_filename) == "user"
 
 
-_PASSING = (
-    *("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules"),
-    *(
-        "data.packed",
-        "data.packing",
-        "data.scanning",
-        "data.shuffled",
-        "data.sources",
-    ),  # which read what the task names
-)
+def _passes(name: str) -> bool:
+    """Whether a module of Hooke reads what the task names, as if the task did."""
+    return name.startswith("hooke.data.") or name.endswith(_PASSING)
+
+
+_PASSING = ("pipeline.isolation", "pipeline.native_readers", "base.pinned_modules")
 
 
 def _importers(frame: types.FrameType | None, path: str) -> tuple[types.CodeType, ...] | None:
