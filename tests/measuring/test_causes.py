@@ -248,6 +248,7 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
         done.set()
 
     monkeypatch.setattr(sampler, "_wait_of", look_up)
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread(), watching._thread])
     thread = threading.Thread(target=sample)
     line = sys._getframe().f_lineno + 2
     thread.start()

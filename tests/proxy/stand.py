@@ -62,7 +62,7 @@ class Stand:
         """In the right order; returns its exit code."""
         self.serving.remove(one)
         self.publish()
-        assert self.front.settled(one.upstream, within_s=10) == 0
+        assert self.front.settled(one.upstream, within_s=60) == 0
         return one.end(15)
 
     @property

@@ -44,7 +44,7 @@ def wire(tmp_path_factory):
     made.close()
 
 
-def statuses(port, raw, *, enough, within_s=20.0):
+def statuses(port, raw, *, enough, within_s=60.0):
     """Those of the answers until the front ends the connection, or they are enough."""
     got, found, ends = b"", [], time.monotonic() + within_s
     with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=0.2)) as one:

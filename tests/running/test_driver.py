@@ -88,9 +88,7 @@ def test_kill_9_of_the_driver_then_resume(workshop, on):
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
-    wait_until(
-        lambda: not any(child.is_running() and child.status() != "zombie" for child in children), within_s=5
-    )
+    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
 
     project = workshop.project
     name = last_resumable(project)

@@ -112,7 +112,7 @@ def test_a_rank_that_is_killed_ends_the_gang_which_runs_again_as_a_whole(
     events: list = []
     run = workshop.run(on=cluster.scheduler_address, observers=[kill_one, events.append])
     assert run.result() == [(0, 1), (1, 1), (2, 1)]
-    gone(first, within_s=20)
+    gone(first)
     (failed,) = [event for event in events if isinstance(event, AttemptFailed)]
     assert (failed.failure.kind, failed.failure.rank, failed.failure.signal) == ("WorkerDied", 2, 9)
 
@@ -129,7 +129,7 @@ def test_a_lost_worker_ends_the_gang_that_had_a_rank_there(workshop: Workshop, c
 
     with pytest.raises(WorkerDied, match=r"failed in rank 2 of 3: the Dask worker .* is gone"):
         workshop.run(on=cluster.scheduler_address, observers=[kill_worker]).result()
-    gone(first, within_s=30)
+    gone(first)
 
 
 def test_ranks_end_with_their_driver(workshop: Workshop, cluster: LocalCluster) -> None:
@@ -144,7 +144,7 @@ def test_ranks_end_with_their_driver(workshop: Workshop, cluster: LocalCluster) 
             pids = pids_in(workshop.folder, "train", 0, 3)
         finally:
             driver.kill()
-    gone(pids, within_s=30)
+    gone(pids)
 
 
 def test_a_worker_that_holds_a_rank_stays_until_its_gang_has_ended(tmp_path) -> None:

@@ -68,7 +68,7 @@ def test_a_driver_with_more_descriptors_than_select_takes(tmp_path: Path) -> Non
         worker = server.spawn(Spawn("w", dict(os.environ), str(tmp_path)), log=tmp_path / "w.log")
         assert worker.channel.fileno() > 1023
         worker.channel.close()
-        ended = server.ended(worker.pid, within_s=10)
+        ended = server.ended(worker.pid, within_s=60)
         assert ended is not None
         assert ended.status == 0
         os.close(worker.lifeline)

@@ -87,7 +87,7 @@ def test_a_ray_of_ours_is_on_loopback_alone_asks_for_its_token_and_ends_with_wha
         ends = [each.pid for each in below if not each.name().endswith("Agent")]
         bridge.kill()  # as the kernel does where memory is out
     assert not token.parent.exists()
-    gone(ends, within_s=30)
+    gone(ends)
 
 
 def host_processes() -> list[psutil.Process]:
@@ -128,7 +128,7 @@ def test_the_death_of_a_host_ends_its_attempt_and_is_not_made_up_for_in_silence(
         assert failure.kind == "WorkerDied"
         assert (failure.exit_code, failure.signal) == (None, None)
         assert "is gone" in failure.message
-        gone([each.pid for each in below], within_s=10)
+        gone([each.pid for each in below])
         bench.finished(bench.submit(tasks.add, 1))
         assert marks.read_text() == "ran\n"
 
@@ -237,7 +237,7 @@ def test_a_killed_driver_leaves_nothing_running_and_resume_goes_on(
     with workshop.started(until=lambda: len(list(workshop.folder.glob("ran-*"))) >= 4, within_s=300) as pid:
         below = [process.pid for process in psutil.Process(pid).children(recursive=True)]
         below += [process.pid for process in host_processes()]
-    gone(below, within_s=40)
+    gone(below)
     assert all(map(psutil.pid_exists, theirs))
     (workshop.folder / "go").touch()
     run = Run(workshop.project, workshop.project.runs.names()[0])

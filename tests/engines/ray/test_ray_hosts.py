@@ -29,7 +29,7 @@ from hooke.journal.reader import read
 REASON = why_not()
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.timeout(500),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
 
