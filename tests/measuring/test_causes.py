@@ -238,7 +238,7 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
 
     def look_up(called, lock):
         gate.set()
-        moved.wait(10)
+        moved.wait(60)
         return real(called, lock)
 
     def sample():
@@ -252,9 +252,9 @@ def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):
     thread = threading.Thread(target=sample)
     line = sys._getframe().f_lineno + 2
     thread.start()
-    gate.wait(10)
+    gate.wait(60)
     moved.set()
-    done.wait(10)
+    done.wait(60)
     thread.join()
     watching.close()
     assert found[0].place == f"{Path(__file__).name}:{line}"

@@ -28,4 +28,4 @@ def test_an_answer_that_breaks_off_is_an_error_that_its_keeper_knows(tmp_path, s
         answering.start()
         with pytest.raises(kind):
             Admin(path).heap_bytes()
-        answering.join(10)
+        answering.join(60)

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 
 import psutil
 import pytest
+from tests.engines.local.faults import wait_until
 
 pytestmark = pytest.mark.heavy
 
@@ -39,6 +40,7 @@ class Delay:
 
     async def wait(self, s: float) -> float:
         import asyncio
+        open(f"waits-{s}", "w").close()
         await asyncio.sleep(s)
         return s
 """
@@ -79,7 +81,7 @@ def serving(folder, *words):
         process.stderr.close()
 
 
-def post(port, path, value, timeout=10):
+def post(port, path, value, timeout=60):
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
         connection.request("POST", path, json.dumps(value), {"content-type": "application/json", **AUTH})
         answer = connection.getresponse()
@@ -124,7 +126,7 @@ class Caller(threading.Thread):
 
     def connected(self):
         try:
-            return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            return socket.create_connection(("127.0.0.1", self.port), timeout=60)
         except OSError:
             return None
 
@@ -138,9 +140,9 @@ def test_a_drain_answers_all_that_was_asked(folder, number):
         time.sleep(0.7)
         process.send_signal(number)
         said = process.stderr.read()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         for caller in callers:
-            caller.join(10)
+            caller.join(60)
     answers = sum(caller.answers for caller in callers)
     assert answers > 50
     assert [sum(caller.lost for caller in callers), sum(caller.wrong for caller in callers)] == [0, 0]
@@ -154,20 +156,20 @@ def test_a_drain_waits_for_long_work_and_a_second_ctrl_c_does_not(folder):
         answers = []
         asking = threading.Thread(target=lambda: answers.append(body(port, "/wait", {"s": 1.5})))
         asking.start()
-        time.sleep(0.3)
+        wait_until((folder / "waits-1.5").exists)
         process.send_signal(signal.SIGTERM)
-        asking.join(10)
+        asking.join(60)
         assert answers == [b"1.5"]
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     with serving(folder) as (process, port):
         asking = threading.Thread(target=lambda: answers.append(body(port, "/wait", {"s": 4.5})))
         asking.start()
-        time.sleep(0.3)
+        wait_until((folder / "waits-4.5").exists)
         for _ in range(2):
             process.send_signal(signal.SIGINT)
             time.sleep(0.2)
         said = process.stderr.read()
-        assert process.wait(10) == 1
+        assert process.wait(60) == 1
         assert "1 requests were not answered" in said
         asking.join(30)
         assert b"Delay ended before the answer" in answers[1]
@@ -215,7 +217,7 @@ def test_bytes_that_are_no_http_end_their_connection_alone(folder):
             )
         assert body(port, "/predict", {"rows": [1]}) == b"[2]"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_what_stops_it_is_said(folder):
@@ -267,11 +269,11 @@ def test_ctrl_c_ends_a_setup_that_hangs(folder):
     )
     with process:
         port = int(process.stderr.readline().rpartition(":")[2])
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
             connection.request("GET", "/-/ready")
             assert connection.getresponse().read() == b'{"state":"starting"}'
         process.send_signal(signal.SIGINT)
-        assert process.wait(8) == 0
+        assert process.wait(60) == 0
 
 
 def test_values_of_setup_come_from_the_command_line(folder):
@@ -295,7 +297,7 @@ def test_what_it_did_is_a_run_that_hooke_stop_ends(folder):
         words = [sys.executable, "-m", "hooke", "stop", name]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=50, check=False)
         assert (done.returncode, done.stdout) == (0, f"run {name}: finished\n")
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert f"next: hooke show {name}" in process.stderr.read()
     words = [sys.executable, "-m", "hooke", "show", "--json", name]
     facts = json.loads(subprocess.run(words, cwd=folder, capture_output=True, check=True, timeout=50).stdout)

@@ -81,11 +81,11 @@ def test_tls(serving, folder):
         with pytest.warns(DeprecationWarning, match="deprecated"):
             context.minimum_version = context.maximum_version = oldest
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
             pytest.raises(OSError, match="SSL"),
         ):
             context.wrap_socket(plain, server_hostname="localhost")
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
         plain.sendall(b"GET /-/health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert not plain.recv(1000).startswith(b"HTTP")
     with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:

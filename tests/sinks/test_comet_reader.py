@@ -127,7 +127,7 @@ def stop_shippers(folder: Path) -> None:
         words = process.info["cmdline"] or []
         if "hooke.sync.background" in words and str(folder) in words:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -147,7 +147,7 @@ def test_of_a_run_and_shippers_that_are_killed_every_point_is_read_back_once(tmp
         process = shipper(tmp_path)
         time.sleep(chance.uniform(0.3, 1.5))
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     subprocess.run(
         [sys.executable, "-m", "hooke", "sync", "--patience", "200"],
         cwd=tmp_path,

@@ -161,7 +161,7 @@ def test_a_client_is_closed_when_its_questions_are_answered(
 
     monkeypatch.setattr(link, "_ask_last_seen", ask_slowly)
     link.ask_last_seen()
-    assert asks.wait(10)
+    assert asks.wait(60)
     link.close()
     assert found == [("running", len(cluster.workers))]
     assert client.status == "closed"

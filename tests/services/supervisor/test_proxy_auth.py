@@ -43,7 +43,7 @@ def routes():
 
 def ask(port, verb, path, headers, body=b"{}"):
     """The answer's status and body; a hang is a failure."""
-    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request(verb, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
