@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,plot,mlflow,comet,neptune,models,serve,searc
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all unit campaigns soak-causes check bench docs clean
+.PHONY: help venv demo test test-again test-all unit campaigns soak-causes check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -22,6 +22,9 @@ demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 
 test: venv  ## run every test; campaigns as a sample, or in full where their sources changed
 	$(PYTEST)
+
+test-again: venv  ## run what failed in the last `make test` again, one test at a time
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-all: venv  ## run every test, all campaigns in full, and record that they passed
 	HOOKE_TEST_ALL=1 $(PYTEST)
