@@ -24,7 +24,7 @@ test: venv  ## run every test; campaigns as a sample, or in full where their sou
 	$(PYTEST)
 
 test-again: venv  ## run what failed in the last `make test` again, one test at a time
-	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+	HOOKE_TEST_AGAIN=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-all: venv  ## run every test, all campaigns in full, and record that they passed
 	HOOKE_TEST_ALL=1 $(PYTEST)

@@ -12,10 +12,10 @@ pytest.importorskip("polars")
 pytest.importorskip("sklearn")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_it_runs_caches_explains_an_edit_measures_and_serves(desk):
     desk.write("pyproject.toml", "")  # in a repository it is a project of its own all the same
-    done = desk.hooke("demo", timeout=500)
+    done = desk.hooke("demo", timeout=1100)
     assert done.code == 0, done.err
     assert done.out.startswith("five steps, about 1m 30s on two free cores")
     assert "+ previous leg" in done.out, "the scores"

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.heavy
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_mlflow_is_served_in_its_light_form(desk):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ from hooke.measuring.studies import Study, measure
 from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 FILE = Path(__file__).parents[2] / "examples" / "scaling" / "bottlenecks.py"
 LEVEL = 0.999

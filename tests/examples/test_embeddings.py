@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 FOLDER = Path(__file__).parents[2] / "examples" / "embeddings"
 TOKEN = "a-token-of-the-tests"

@@ -143,7 +143,7 @@ def test_three_months_go_through_in_plain_python(one_thread, capsys):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_whole_year_beats_its_baselines(one_thread):
     result = flights.flights()
     auc = dict(result["scores"].select("model", "auc").iter_rows())

@@ -30,7 +30,7 @@ ARROW = b"ARROW1"
 MONTHS, CALLS = (12, 62) if os.environ.get(ALL) == "1" else (4, 46)
 RUN = (*COMMAND, "run", "flights.py", "--months", str(MONTHS))
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1500)]
 
 
 def copy(folder: Path) -> Path:

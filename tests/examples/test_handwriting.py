@@ -13,7 +13,7 @@ from hooke.project.folder import Project
 from hooke.services.serve_file import load_service, setup_arguments
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 FILE = Path(__file__).parents[2] / "examples" / "serving" / "handwriting.py"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cell", "console", "output", "write"]
 
-_LIMIT_S = 200
+_LIMIT_S = 400
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGER = re.compile(r"^run \S+-\d{8}-\d{6}-\w{4} (running for|finished in) .*\n", re.MULTILINE)
 """What a run off a terminal prints when it has taken some seconds, as it does on a busy machine only."""

@@ -122,7 +122,7 @@ def test_the_sdist_has_what_tests_and_docs_need_and_no_results(built: Path) -> N
     assert not wanted - names
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_first_minute_of_the_readme_in_an_empty_environment(
     built: Path, tmp_path: Path, version: str

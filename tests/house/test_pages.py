@@ -63,7 +63,7 @@ def end_what_is_left(folder: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(440)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     shutil.copytree(
@@ -81,7 +81,7 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=360,
+            timeout=800,
             check=False,
         )
     finally:

@@ -11,7 +11,7 @@ from tests.importers.conftest import brought, content, table
 
 from hooke.importers.landing import run_id
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ async def _babble(reader, writer):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_sigterm_ends_a_bench_as_ctrl_c_does(tmp_path):
     """Its generator printed a traceback, and nothing was shown of what had been measured."""
     (tmp_path / "quick.py").write_text(

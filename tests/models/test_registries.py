@@ -243,7 +243,7 @@ def test_the_sqlite_file_says_what_mlflow_says(shop):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_server_says_what_mlflow_says(server, tmp_path):
     same_answers(server, RestRegistry(server, {}, elsewhere=nowhere), tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import hooke
 from hooke.base.errors import UsageError
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 FITTED = """
 import numpy as np

@@ -59,7 +59,7 @@ TRIES = 10
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", WEAKENED)
 def test_a_weakening_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weaken, kinds, seed = WEAKENED[name]
@@ -69,7 +69,7 @@ def test_a_weakening_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_what_is_found_shrinks_to_what_a_person_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
     weaken, kinds, seed = WEAKENED["a key without bodies"]
     weaken(monkeypatch)

@@ -122,7 +122,7 @@ def kill_often(place, chance, moments):
 
 @pytest.mark.campaign
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("at", ["a folder", "a URL"])
 def test_kill_9_at_any_moment_of_short_calls_loses_nothing(tmp_path, request, at):
     moments = CAMPAIGN.size // (2 if at == "a URL" else 1)  # a process that imports s3fs takes seconds

@@ -220,7 +220,7 @@ def resumes(folder):
 
 @pytest.mark.campaign
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("durable", ["each", "group"])
 def test_power_loss_at_random_moments_and_at_exit(raw_disk, durable):  # noqa: F811
     moments = CAMPAIGN.size

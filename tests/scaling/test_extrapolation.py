@@ -16,7 +16,7 @@ CAMPAIGN = campaign(__name__)
 
 @pytest.mark.campaign
 @pytest.mark.heavy
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_on_real_machines_intervals_hold_as_often_as_they_say():
     keys = sorted(curves())
     chosen = keys[:: len(keys) // CAMPAIGN.size]

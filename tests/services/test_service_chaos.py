@@ -11,7 +11,7 @@ from hooke.loadtest.generator_protocol import Fate, Outcomes
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(900)  # some 90 s where the machine is free: each blow is waited for until it is over
+@pytest.mark.timeout(1500)  # some 90 s where the machine is free: each blow is waited for until it is over
 def test_no_mishap_costs_a_request_that_may_be_sent_again_and_others_only_what_was_under_way(tmp_path):
     results = run(Course(seconds=0.0, rate=60.0), tmp_path)
     for result in results:

@@ -212,7 +212,7 @@ class Uploads:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("chunked", [False, True])
 def test_hundreds_of_slow_large_bodies_take_no_more_memory_than_there_is_room_for(tmp_path, chunked):
     with served(tmp_path) as (port, process):

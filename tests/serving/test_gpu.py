@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hooke import service
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 ROWS = np.random.default_rng(3).normal(size=(200, 64)).astype(np.float32)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "embeddings" / "embeddings.py"

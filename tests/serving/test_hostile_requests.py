@@ -244,7 +244,7 @@ ANSWERED = {
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 class TestBytes:
     """Over a socket."""
 
@@ -505,7 +505,7 @@ def test_garbage_collection_leaves_out_what_was_there_when_it_was_ready():
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_nothing(tmp_path):
     """Requests made of the OpenAPI document, right and wrong ones: no 5xx, no hang, and each answer conforms to it.
 

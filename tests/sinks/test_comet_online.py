@@ -130,7 +130,7 @@ def points(*values: float, name: str = "x", first: int = 0) -> LoggedPoints:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
     note = tmp_path / "note.txt"
@@ -173,7 +173,7 @@ def test_the_uploader_sends_all_of_a_batch(comet, tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "fails", ["add/run", "experiment/metric", "experiment/parameter", "log-other", "asset/upload"]
@@ -201,7 +201,7 @@ def test_what_the_uploader_could_not_send_is_sent_again(comet, tmp_path, fails):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_images_and_histograms_arrive_as_such_each_with_an_id_that_stays(comet, tmp_path):
     image, histogram = tmp_path / "0.png", tmp_path / "0.json"
@@ -228,7 +228,7 @@ def test_images_and_histograms_arrive_as_such_each_with_an_id_that_stays(comet, 
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("fails", "code"), [("experiment/parameter", 400), ("asset/upload", 413)])
 def test_what_comet_will_never_take_is_said_and_holds_up_nothing_else(comet, tmp_path, fails, code):
@@ -266,7 +266,7 @@ class Turned:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_long_run_keeps_its_extremes_and_stays_below_the_limits(comet, tmp_path):
     from hooke.sinks.comet_online import CometService

@@ -23,7 +23,7 @@ from hooke.sinks.comet import CometSink
 from hooke.sinks.sink import LoggedBatch, LoggedPoints, ShippedRun
 from hooke.sync.shipper import standing
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 TRAIN = """
     import os

@@ -46,7 +46,7 @@ ITS_OWN = {"mlflow.parentRunId": "an identifier of MLflow's, of another place"}
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_sqlite_and_a_server_show_identical_runs(tmp_path, server, monkeypatch):
     folder = tmp_path / "project"

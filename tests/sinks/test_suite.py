@@ -57,7 +57,7 @@ def test_memory():
 
 
 @HEAVY
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_in_sqlite(tmp_path, monkeypatch):
     from hooke.sinks.mlflow import MlflowSink
@@ -133,7 +133,7 @@ def image_files(client: Any, run_id: str) -> list[str]:
 
 
 @HEAVY
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_images_lie_where_mlflow_itself_puts_them_and_the_small_one_is_small(tmp_path, monkeypatch):
     from mlflow import MlflowClient
@@ -167,7 +167,7 @@ def test_images_lie_where_mlflow_itself_puts_them_and_the_small_one_is_small(tmp
 
 
 @HEAVY
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_images_that_mlflow_or_pillow_cannot_take_as_they_are_hold_nothing_up(tmp_path, monkeypatch):
     from mlflow import MlflowClient
@@ -199,7 +199,7 @@ def test_images_that_mlflow_or_pillow_cannot_take_as_they_are_hold_nothing_up(tm
 
 
 @HEAVY
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_a_shipper_that_dies_after_mlflow_has_an_image_does_not_double_it(tmp_path, monkeypatch):
     from hooke.sinks.mlflow import MlflowSink
@@ -246,7 +246,7 @@ def test_a_shipper_that_dies_after_mlflow_has_an_image_does_not_double_it(tmp_pa
 
 
 @HEAVY
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_infinite_values_are_said_to_be_changed(tmp_path, monkeypatch):
     from hooke.sinks.mlflow import MlflowSink
@@ -264,7 +264,7 @@ def test_infinite_values_are_said_to_be_changed(tmp_path, monkeypatch):
 
 
 @HEAVY
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_mlflow_server_also_one_that_goes_away(server, tmp_path):
     from hooke.sinks.mlflow import MlflowSink

@@ -1,4 +1,5 @@
-"""A session of several processes: tests that share a fixture run in one of them, and those with the highest limits begin."""
+"""A session of several processes: tests that share a fixture run in one of them, those with the highest limits begin, and what
+failed is run again alone."""
 
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def test_shares(slow_to_start, number):
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_long():
     ran("long")
 """
@@ -51,31 +52,90 @@ markers =
 """
 
 
-def test_tests_that_share_a_fixture_run_in_one_process_and_the_longest_begin(tmp_path):
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["tests.fixtures.sessions"]')
-    (tmp_path / "pytest.ini").write_text(SETTINGS)
-    (tmp_path / "test_it.py").write_text(TESTS)
-    words = (
-        "-m",
-        "pytest",
-        "-n",
-        "2",
-        "--dist",
-        "loadgroup",
-        "--no-loadscope-reorder",
-        "-p",
-        "no:cacheprovider",
-    )
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=tmp_path,
-        env=environment() | {"HOOKE_TEST_ALL": "0"},
+BESIDE = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+AGAIN = ("--last-failed", "--last-failed-no-failures", "none")
+
+
+def session(folder, tests, *words):
+    """A session of its own with these tests; `AGAIN` as by `make test-again`."""
+    (folder / "conftest.py").write_text('pytest_plugins = ["tests.fixtures.sessions"]')
+    (folder / "pytest.ini").write_text(SETTINGS)
+    (folder / "test_it.py").write_text(tests)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=folder,
+        env=environment() | {"HOOKE_TEST_ALL": "0", "HOOKE_TEST_AGAIN": str(int(words == AGAIN))},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_tests_that_share_a_fixture_run_in_one_process_and_the_longest_begin(tmp_path):
+    done = session(tmp_path, TESTS, *BESIDE, "-p", "no:cacheprovider")
     assert "10 passed" in done.stdout, done.stdout + done.stderr
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert len({worker for name, worker in ran if name in ("start", "shares")}) == 1
     assert [name for name, _ in ran].count("start") == 1
     assert [name for name, _ in ran].index("long") < [name for name, _ in ran].index("quick")
+
+
+BUSY = """
+import os
+
+import pytest
+
+BESIDE = "PYTEST_XDIST_WORKER" in os.environ
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return 1
+
+
+@pytest.fixture
+def ends():
+    yield
+    assert not BESIDE
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("mail", ["a@b", "a@c"])
+def test_busy(shared, mail):
+    assert not BESIDE or mail == "a@c"
+
+
+@pytest.mark.heavy
+def test_end(ends):
+    pass
+
+
+def test_well():
+    pass
+"""
+
+
+def test_what_failed_beside_others_is_run_again_alone_and_named(tmp_path):
+    first = session(tmp_path, BUSY, *BESIDE)
+    assert first.returncode == 1, first.stdout + first.stderr
+    again = session(tmp_path, BUSY, *AGAIN)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 passed" in again.stdout
+    told = again.stdout.partition("failed beside other tests")[2].splitlines()
+    assert [line for line in told if line.startswith("test_it.py")] == [
+        "test_it.py::test_busy[a@b]",
+        "test_it.py::test_end",
+    ]
+    assert "find out which" in again.stdout
+
+
+def test_what_fails_alone_too_is_a_failure_and_so_is_a_run_that_broke_off(tmp_path):
+    assert session(tmp_path, BUSY.replace("not BESIDE", "False"), *BESIDE).returncode == 1
+    assert session(tmp_path, BUSY.replace("not BESIDE", "False"), *AGAIN).returncode == 1
+    (tmp_path / "other").mkdir()
+    assert (
+        session(tmp_path / "other", "import nothing_of_this_name").returncode == pytest.ExitCode.INTERRUPTED
+    )
+    broke_off = session(tmp_path / "other", BUSY, *AGAIN)
+    assert broke_off.returncode == pytest.ExitCode.INTERRUPTED
+    assert "the run before did not end" in broke_off.stdout + broke_off.stderr

@@ -472,7 +472,7 @@ def test_parameters_include_defaults_and_are_the_texts_that_log_param_keeps(tmp_
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_ships_itself_into_mlflow_and_sync_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("HOOKE_SINKS", "mlflow")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

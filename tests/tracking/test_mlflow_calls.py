@@ -11,7 +11,7 @@ from tests.sinks.mlflow_places import seen_in_mlflow
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 JOB = """
 import hooke

@@ -13,7 +13,7 @@ from hooke.project.folder import Project
 from hooke.running.run import Run
 from hooke.tracking.tracker import MUTED, VARIABLE, AttemptScope, Tracker, active, current, logging_into
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 JOB = """
 import multiprocessing, subprocess, sys

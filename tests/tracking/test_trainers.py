@@ -7,7 +7,7 @@ from tests.house.snippets import blocks_of
 
 from hooke.tracking.logged_values import Logged, logged_in
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "track.md"
 

@@ -25,7 +25,7 @@ from hooke.journal.reader import read
 REASON = why_not()
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(bool(REASON), reason=REASON),
 ]
 

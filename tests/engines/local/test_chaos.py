@@ -14,7 +14,7 @@ REF = Ref("0" * 64, 1)
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_answers_and_journals_survive_chaos(tmp_path: Path) -> None:
     report = chaos(20261125, seconds=25, folder=tmp_path)
     assert not report.problems, f"repro: python -m tests.support.chaos --seconds 25 --seed 20261125\n{report}"

@@ -32,7 +32,7 @@ from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 OURS = (
     suite.check_thousands_of_small_calls,

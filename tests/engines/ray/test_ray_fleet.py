@@ -20,7 +20,7 @@ from hooke import Fleet, run
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.ray.head import Head, environment_of_head
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = (

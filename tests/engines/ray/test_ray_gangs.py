@@ -11,7 +11,7 @@ from tests.fixtures.workshop import Workshop
 
 from hooke.journal.events import AttemptFailed, AttemptStarted
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 
 def test_two_gangs_of_torch_on_four_hosts_reduce_one_after_the_other(

@@ -68,7 +68,7 @@ def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_lo
         end_all(folder)
 
 
-@pytest.mark.timeout(400)  # each model is registered by a script that imports MLflow
+@pytest.mark.timeout(800)  # each model is registered by a script that imports MLflow
 def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come_up(
     supervised, load, folder, lay_tables
 ):

@@ -21,7 +21,7 @@ from tests.services.supervisor.supervised import (
 
 from hooke.services.supervisor.service_folder import ServiceFolder
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 
 def test_killed_replicas_of_an_idempotent_service_cost_no_request(supervised, load):

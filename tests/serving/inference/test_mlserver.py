@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from hooke import service
 from hooke.testing import client
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = ROOT / ".venv-mlserver-sklearn"
