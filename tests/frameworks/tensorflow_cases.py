@@ -117,6 +117,47 @@ def test_a_checkpoint_of_tensorflow_has_the_position(tmp_path):
         tf.train.Checkpoint(steps=others, loader=other.trackable).restore(path)
 
 
+def trained(folder, steps):
+    """Losses of the steps from the checkpoint on, and all variables; saves after `steps` steps."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    one = loader()
+    layers = [keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dropout(0.2)]
+    model = keras.Sequential([keras.layers.Input((1,)), *layers, keras.layers.Dense(1)])
+    optimizer = keras.optimizers.Adam(0.01)
+    optimizer.build(model.trainable_variables)
+    variables = [each.value for each in (*model.variables, *optimizer.variables)]
+    checkpoint = tf.train.Checkpoint(variables=variables, loader=one.trackable)
+    if saved := tf.train.latest_checkpoint(folder):
+        checkpoint.restore(saved).assert_consumed()
+
+    @tf.function(reduce_retracing=True)
+    def learn(half):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((model(half[:, None], training=True)[:, 0] - half**2) ** 2)
+        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        return loss
+
+    losses = []
+    while int(optimizer.iterations.numpy()) < steps:
+        for batch in itertools.islice(one, steps - int(optimizer.iterations.numpy())):
+            losses.append(float(learn(batch.data["half"])))
+    tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1).save()
+    return losses, [each.numpy().tolist() for each in variables]
+
+
+def test_a_checkpoint_of_all_variables_goes_on_bit_equal(tmp_path):
+    """With dropout, whose seeds the variables of a model have, and `tf.train.Checkpoint(model=model)` has not."""
+    tf.config.experimental.enable_op_determinism()
+    losses, variables = trained(tmp_path / "never", 20)
+    for step in (5, 13):
+        before, _ = trained(tmp_path / str(step), step)
+        after, again = trained(tmp_path / str(step), 20)
+        assert before + after == losses
+        assert again == variables
+
+
 def test_the_ranks_are_those_of_the_gang(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
