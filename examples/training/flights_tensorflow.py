@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "flights"))
 
 from flight_features import AIRPORT, LEG, PLAIN, WORDS, features
 from flight_models import arrived, grade
+
 from flights import month, read, read_flights, source
 
 NUMBERS = [name for name in (*PLAIN, *LEG, *AIRPORT) if name not in WORDS]

@@ -136,13 +136,15 @@ def trained(folder, steps):
     def learn(half):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(half[:, None], training=True)[:, 0] - half**2) ** 2)
-        optimizer.apply_gradients(zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+        )
         return loss
 
     losses = []
     while int(optimizer.iterations.numpy()) < steps:
-        for batch in itertools.islice(one, steps - int(optimizer.iterations.numpy())):
-            losses.append(float(learn(batch.data["half"])))
+        rest = itertools.islice(one, steps - int(optimizer.iterations.numpy()))
+        losses += [float(learn(batch.data["half"])) for batch in rest]
     tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1).save()
     return losses, [each.numpy().tolist() for each in variables]
 
@@ -191,7 +193,9 @@ def test_a_function_is_traced_once_for_all_batches():
         traced.append(batch)
         return tf.reduce_sum(batch.data["number"])
 
-    assert sum(int(total(batch)) for batch in loader(1, 3)) == sum(sum(part) for part in numbers(loader(1, 3)))
+    assert sum(int(total(batch)) for batch in loader(1, 3)) == sum(
+        sum(part) for part in numbers(loader(1, 3))
+    )
     assert len(traced) <= 2, "for the first batch, and for any number of rows"
 
 

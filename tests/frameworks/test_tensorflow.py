@@ -94,7 +94,9 @@ def page_block(first_line, after):
     """The code of a block of the page."""
     text = PAGE.read_text("utf-8")
     text = text[text.index(after) :]
-    (block,) = re.findall(rf"^```python[^\n]*\n({re.escape(first_line)}\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (block,) = re.findall(
+        rf"^```python[^\n]*\n({re.escape(first_line)}\n.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
     return block
 
 
@@ -116,7 +118,9 @@ def test_the_training_of_the_page_goes_on_bit_equal_after_a_kill(python, tmp_pat
         ("return accuracy(train(rows, epochs, rate), rows)", "return train(rows, epochs, rate)"),
     )
     (tmp_path / "killed.py").write_text(code)
-    (tmp_path / "undisturbed.py").write_text(changed(code, (kill, "raise AssertionError")).replace("step == 50", "step < 0"))
+    (tmp_path / "undisturbed.py").write_text(
+        changed(code, (kill, "raise AssertionError")).replace("step == 50", "step < 0")
+    )
     (tmp_path / "alone.py").write_text(
         changed(
             code,
@@ -133,7 +137,9 @@ def test_the_training_of_the_page_goes_on_bit_equal_after_a_kill(python, tmp_pat
     assert told["killed"]["curve"] == told["undisturbed"]["curve"]
     assert [step for step, _ in told["killed"]["curve"]] == [20, 40, 60, 80, 100, 120]
     assert "rank 1 of 2: WorkerDied" in output_of(python, "-m", "hooke", "show", folder=tmp_path)
-    assert "rank 1 #2, try 2 of 2 | from step 40 to 120" in output_of(python, "-m", "hooke", "logs", folder=tmp_path)
+    assert "rank 1 #2, try 2 of 2 | from step 40 to 120" in output_of(
+        python, "-m", "hooke", "logs", folder=tmp_path
+    )
     for mine, alone in zip(one, *told["alone"]["weights"], strict=True):
         np.testing.assert_allclose(floats(mine), floats(alone), rtol=1e-3, atol=1e-4)
 
@@ -151,7 +157,9 @@ def test_ranks_meet_by_jax_as_the_page_says(python, tmp_path):
 def test_the_example_learns_which_flights_are_late(python, tmp_path):
     """From two months, in one epoch, with more than chance: AUC 0.5 is chance."""
     shutil.copytree(ROOT / "examples" / "training", tmp_path / "training")
-    shutil.copytree(ROOT / "examples" / "flights", tmp_path / "flights", ignore=shutil.ignore_patterns(".hooke"))
+    shutil.copytree(
+        ROOT / "examples" / "flights", tmp_path / "flights", ignore=shutil.ignore_patterns(".hooke")
+    )
     folder = tmp_path / "training"
     (folder / "hooke.toml").touch()
     options = ("--workers", "2", "--months", "3", "--epochs", "1", "--json")

@@ -7,7 +7,7 @@ import random
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -17,12 +17,9 @@ from hooke.frameworks.tensorflow import set_tf_config
 
 LOOPBACKS = ["127.0.0.1"]
 if socket.has_ipv6:
-    try:
-        with closing(socket.socket(socket.AF_INET6)) as probe:
-            probe.bind(("::1", 0))
+    with suppress(OSError), closing(socket.socket(socket.AF_INET6)) as probe:
+        probe.bind(("::1", 0))
         LOOPBACKS.append("::1")
-    except OSError:
-        pass
 
 
 def as_rank(environment, pipe, timeout_s):
@@ -185,10 +182,8 @@ def test_strangers_on_the_port_are_ignored():
         strangers = []
         for garbage in GARBAGE:
             stranger = gang.connect()
-            try:
+            with suppress(OSError):  # it may be cut off before all was sent
                 stranger.sendall(garbage)
-            except OSError:  # it was cut off before all was sent
-                pass
             strangers.append(stranger)
         strangers += [gang.connect(), gang.connect()]  # that say nothing
         strangers[-2].close()

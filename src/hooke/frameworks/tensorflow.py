@@ -157,7 +157,9 @@ class TensorFlowLoader:
         first = self._first[0]
         if self._spec is not None:
             return self._spec
-        return {name: spec(array) for name, array in first.items()} if isinstance(first, dict) else spec(first)
+        return (
+            {name: spec(array) for name, array in first.items()} if isinstance(first, dict) else spec(first)
+        )
 
     def _arrays(self, batch: Any) -> Any:
         rows = columns_of(batch if self._transform is None else self._transform(batch))
@@ -376,9 +378,7 @@ class _Peer:
 class _Registry:
     """Rank 0's list of the ranks that have come, and their connections."""
 
-    def __init__(
-        self, own: str, ranks: int, selector: selectors.BaseSelector, opened: ExitStack
-    ) -> None:
+    def __init__(self, own: str, ranks: int, selector: selectors.BaseSelector, opened: ExitStack) -> None:
         self._ranks, self._selector, self._opened = ranks, selector, opened
         self._own = own
         self._come: dict[int, tuple[_Peer, _RankAddress]] = {}
