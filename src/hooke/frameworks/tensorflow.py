@@ -89,6 +89,7 @@ class TensorFlowLoader:
         import tensorflow as tf
 
         epoch, start = self._at
+        self._error = None
         if self.rank == 0:
             self._data.warn_of_rest(epoch, start, self.ranks)
         try:
