@@ -257,6 +257,11 @@ def test_a_packed_file_with_text(tmp_path):
         assert batch.data["name"].numpy().tolist() == [b"row %d" % n for n in batch.data["number"].numpy()]
 
 
+def test_bytes_keep_their_zeros():
+    (batch,) = TensorFlowLoader(Shuffled([b"a\0", b"\0"] * 2, seed=1, batch=4))
+    assert sorted(batch.data.numpy().tolist()) == [b"\0", b"\0", b"a\0", b"a\0"]
+
+
 def padded(batch):
     """Lists of numbers, padded to the longest of the batch."""
     longest = max(map(len, batch))
@@ -283,6 +288,7 @@ def test_token_buckets_have_their_tokens_and_lists_are_padded():
     [
         ({"day": np.array(["2026-11-29"] * 9, "M8[D]")}, "column 'day' cannot be a tensor(.|\n)*datetime64"),
         ({"name": np.array(["a", None] * 5)}, "column 'name' cannot be a tensor(.|\n)*None"),
+        ([1, "a"] * 5, "the data cannot be a tensor(.|\n)*it holds 1, a int"),
         ([[1], [1, 2]] * 5, "the data cannot be a tensor(.|\n)*pad lists"),
     ],
 )

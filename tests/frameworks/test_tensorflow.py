@@ -1,5 +1,6 @@
 """Training with TensorFlow, in an environment of its own: TensorFlow and this project ask for different versions of h5py."""
 
+import ast
 import json
 import os
 import re
@@ -162,6 +163,6 @@ def test_the_example_learns_which_flights_are_late(python, tmp_path):
     )
     folder = tmp_path / "training"
     (folder / "hooke.toml").touch()
-    options = ("--workers", "2", "--months", "3", "--epochs", "1", "--json")
+    options = ("--workers", "2", "--months", "3", "--epochs", "1")
     said = output_of(python, "-m", "hooke", "run", "flights_tensorflow.py", *options, folder=folder)
-    assert '"auc"' in said, said
+    assert ast.literal_eval(said)["auc"] > 0.65

@@ -221,6 +221,10 @@ def _array(what: str, values: Any) -> NDArray[Any]:
     except (ValueError, TypeError, OverflowError) as error:
         raise _no_tensor(what, str(error)) from error
     kind = array.dtype.kind
+    if kind in "US" and isinstance(
+        values, (list, tuple)
+    ):  # NumPy makes text of numbers beside it, and cuts zeros off bytes
+        array = np.array(values, object)
     if kind in "OUS" and array.ndim:
         flat = [_text(what, value) for value in array.ravel()]
         text = np.empty(len(flat), object)
