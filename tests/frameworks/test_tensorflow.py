@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600), pytest.mark.xdist_group("tensorflow")]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-tensorflow"
