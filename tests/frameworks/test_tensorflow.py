@@ -1,4 +1,4 @@
-"""Training with TensorFlow, in an environment of its own: TensorFlow and this project ask for different versions of h5py."""
+"""Training with TensorFlow, in an environment of its own: it is large, and needs an older h5py than other tests use."""
 
 import ast
 import json
