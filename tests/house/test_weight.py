@@ -71,7 +71,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 EXTRAS = {
     "PIL", "comet_ml", "cryptography", "dask", "distributed", "envoy", "fsspec", "hdrh", "httptools", "mlflow", "neptune_api",
     "onnxruntime", "optuna", "pandas", "plotly", "polars", "prometheus_client", "pyarrow", "ray", "s3fs", "safetensors", "sklearn",
-    "skops", "torch", "uvicorn", "uvloop", "watchfiles",
+    "skops", "tensorflow", "torch", "uvicorn", "uvloop", "watchfiles",
 }  # fmt: skip
 
 

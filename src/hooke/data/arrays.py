@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 
-__all__ = ["check_unmasked", "column_array"]
+__all__ = ["check_unmasked", "column_array", "columns_of"]
 
 
 def check_unmasked(what: str, values: Any) -> None:
@@ -51,3 +51,15 @@ def column_array(name: object, values: Any) -> NDArray[Any]:
             fix="pass values of one type; text and bytes are columns of their own",
         )
     return array
+
+
+def columns_of(batch: Any) -> Any:
+    """A pandas, Polars or Arrow table as a dict of its columns as arrays; all else as it is."""
+    kind = f"{type(batch).__module__.partition('.')[0]}.{type(batch).__qualname__}"
+    if kind == "pandas.DataFrame":
+        return {name: column.to_numpy() for name, column in batch.items()}
+    if kind == "polars.DataFrame":
+        return {column.name: column.to_numpy() for column in batch.get_columns()}
+    if kind == "pyarrow.Table":
+        return {name: batch.column(name).to_numpy() for name in batch.column_names}
+    return batch

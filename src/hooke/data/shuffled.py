@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order
 from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
 from hooke.data.sources import Source, opened
 
-__all__ = ["Batches", "Shuffled"]
+__all__ = ["Batches", "Shuffled", "TrainingBatch"]
 
 _log = logging.getLogger("hooke")
 
@@ -82,6 +82,22 @@ class Batches(Iterator[Any]):
                 high = low + part.numbers.size
                 yield part, self._source.part(read, low, high)
                 low = high
+
+
+class TrainingBatch(NamedTuple):
+    """A rank's part of a global batch, as a training framework gets it."""
+
+    data: Any
+    """The rows: tensors, or a dict of them by column."""
+    weight: float
+    """The factor on the mean loss of this part with which the average over the ranks is the mean over the global batch."""
+    rows: int
+    """Rows of the global batch."""
+    epoch: int
+    step: int
+    """The number of the batch in its epoch."""
+    tokens: int | None = None
+    """Tokens of the global batch, without padding, with TokenBuckets."""
 
 
 class Shuffled:

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from signal import SIGTERM, Signals
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.data import Batches, Shuffled
+from hooke.data.arrays import columns_of
 from hooke.data.order import key_of
+from hooke.data.shuffled import TrainingBatch
 from hooke.frameworks.torch_training import (
     Checkpoint,
     device,
@@ -42,22 +44,6 @@ __all__ = [
     "set_seed",
     "tensors_of",
 ]
-
-
-class TrainingBatch(NamedTuple):
-    """A rank's part of a global batch."""
-
-    data: Any
-    """The rows: tensors, or a dict of them by column."""
-    weight: float
-    """The factor on the mean loss of this part with which the average over the ranks is the mean over the global batch."""
-    rows: int
-    """Rows of the global batch."""
-    epoch: int
-    step: int
-    """The number of the batch in its epoch."""
-    tokens: int | None = None
-    """Tokens of the global batch, without padding, with TokenBuckets."""
 
 
 class ShuffledDataset(IterableDataset[TrainingBatch]):
@@ -289,15 +275,9 @@ def tensors_of(batch: Any) -> Any:
     """
     if isinstance(batch, np.ndarray):
         return _tensor(batch)
-    if isinstance(batch, Mapping):
-        return {name: tensors_of(column) for name, column in batch.items()}
-    kind = f"{type(batch).__module__.partition('.')[0]}.{type(batch).__qualname__}"
-    if kind == "pandas.DataFrame":
-        return {name: _tensor(column.to_numpy()) for name, column in batch.items()}
-    if kind == "polars.DataFrame":
-        return {column.name: _tensor(column.to_numpy()) for column in batch.get_columns()}
-    if kind == "pyarrow.Table":
-        return {name: _tensor(batch.column(name).to_numpy()) for name in batch.column_names}
+    columns = columns_of(batch)
+    if isinstance(columns, Mapping):
+        return {name: tensors_of(column) for name, column in columns.items()}
     return batch
 
 

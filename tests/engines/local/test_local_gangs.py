@@ -142,6 +142,25 @@ def test_a_rank_that_is_killed_ends_the_gang_which_runs_again(workshop, capsys):
     assert "rank 1 of 3: WorkerDied" in shown
 
 
+def test_ranks_that_replace_code_still_have_one_result(workshop):
+    """Another task needs a fresh worker then; to join the results does not."""
+    workshop.write(
+        JOB
+        + """
+    @task(gang=2, results="all")
+    def train(folder):
+        here = rank()
+        globals()["rank"] = lambda: 7
+        return here, rank()
+
+    @pipeline
+    def job(folder):
+        return train(folder)
+"""
+    )
+    assert workshop.run(str(workshop.folder), on="local", workers=2).result() == [(0, 7), (1, 7)]
+
+
 def test_without_retries_the_error_names_rank_signal_and_log(workshop, capsys):
     workshop.write(
         JOB

@@ -27,6 +27,7 @@ from hooke.base.errors import EnvironmentMismatch
 from hooke.base.pinned_modules import import_pinned
 from hooke.base.ref import Ref
 from hooke.base.this_process import on_fork
+from hooke.engines.gang import GATHER
 from hooke.engines.worker.sampler import SAMPLES, Sampler
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, Event, Failure
@@ -335,7 +336,8 @@ class _Server:
         )
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
-        if session.worker.replaced:
+        gathers = task.kind == GATHER  # Hooke's own code, in a process that ends with its gang
+        if session.worker.replaced and not gathers:
             self._say_stale()
             return
         try:
@@ -350,7 +352,7 @@ class _Server:
             return
         session.enter_folder()
         work = _work(task, function)
-        if session.worker.outdated(work):
+        if not gathers and session.worker.outdated(work):
             self._say_stale()
             return
         self._bound(task.memory)
