@@ -134,7 +134,7 @@ def test_where_there_is_one_rank_nothing_is_set(monkeypatch):
 
 def test_a_rank_that_never_comes_is_named():
     with Gang(4) as gang:
-        gang.start(0, timeout_s=1.5)
+        gang.start(0, timeout_s=10)
         for rank in (1, 3):
             gang.start(rank)
         kind, text = gang.end(0)
