@@ -112,7 +112,7 @@ class _Server:
         return await send(writer, 200, json.dumps(told).encode())
 
     async def object(self, method: str, file: Path, asked: str, writer: asyncio.StreamWriter) -> bool:
-        facts = file.stat()
+        facts = os.stat(file)
         low, high, status = 0, facts.st_size, 200
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")

@@ -55,7 +55,7 @@ class NextUse:
         self._first = np.full(self.next.size, -1, np.int64)
         """Of each unit, its first use that is known: a place among all uses that were ever told. Its last use:"""
         self._last = np.full(self.next.size, -1, np.int64)
-        self._rebuild()
+        self.rank_again()
 
     def tell(self, units: Rows) -> None:
         """One more window uses these units, each named once."""
@@ -88,11 +88,11 @@ class NextUse:
                 each[: self._size - over] = each[over : self._size].copy()
             self._base, self._size, self._at = self._base + over, self._size - over, self._at - over
 
-    def use(self, unit: int) -> None:
-        """A unit is being used."""
+    def use(self, unit: int, *, once: bool = True) -> None:
+        """A unit is being used: once in a window, or maybe again."""
         self._count += 1
         self._used_at[unit] = self._count
-        if self.next[unit] <= self.now:
+        if once and self.next[unit] <= self.now:
             self._move_on(unit, self.now + 1)
 
     def _move_on(self, unit: int, window: int) -> None:
@@ -148,9 +148,10 @@ class NextUse:
     def _push(self, unit: int) -> None:
         heapq.heappush(self._farthest, (-int(self.next[unit]), int(self._used_at[unit]), unit))
         if len(self._farthest) > 4 * self.held.size + STEP:
-            self._rebuild()
+            self.rank_again()
 
-    def _rebuild(self) -> None:
+    def rank_again(self) -> None:
+        """Others use units at other times than `farthest` was told before."""
         held = np.flatnonzero(self.held)
         self._farthest = list(
             zip((-self.next[held]).tolist(), self._used_at[held].tolist(), held.tolist(), strict=True)

@@ -115,8 +115,14 @@ class RemoteObject:
             return b""
 
         def part() -> bytes:
-            data: bytes = self._connected().cat_file(self._at, start=low, end=high)
+            try:
+                data: bytes = self._connected().cat_file(self._at, start=low, end=high)
+            except OSError as error:
+                if "range" in str(error).lower():  # there are no such bytes
+                    self.check_same()
+                raise
             if len(data) != high - low:
+                self.check_same()
                 raise OSError(f"{len(data):,} bytes came for the {high - low:,} from byte {low:,} on")
             return data
 
@@ -233,8 +239,8 @@ class CacheFolder:
             self._live = _opened(root / "live")
             self._room = _opened(root / "room")
             self._fds = [self._live, self._room]
-            closing = weakref.finalize(self, _close, self._fds)
-            setattr(closing, "atexit", False)  # noqa: B010 the type stubs know it as read-only; threads may still fetch
+            self.close = weakref.finalize(self, _close, self._fds)
+            setattr(self.close, "atexit", False)  # noqa: B010 the type stubs know it as read-only; threads may still fetch
             try:
                 fcntl.flock(self._live, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._count_again()
@@ -497,6 +503,8 @@ class RemoteFile:
         """In a child: threads, locks and connections are the parent's."""
         self._lock = threading.Lock()
         self._object.after_fork()
+        if self._fetcher is not None:
+            self._fetcher.after_fork()
         self._fetcher = None
 
     def cut(self, digest: str, parts: list[Rows]) -> None:
@@ -613,6 +621,8 @@ class _Fetcher:
         self._begun = True
         """Whether the first window of the order has begun."""
         self._epoch = self._ahead = 0
+        self._once = False
+        """Whether what was read once gives way before the window ends: where a window takes more than half of the room."""
         self._threads = 0
         self._starved = False
         """Whether a thread waits for room."""
@@ -622,7 +632,12 @@ class _Fetcher:
         self._most_threads = max(1, min(MOST_IN_FLIGHT, IN_FLIGHT_BYTES // mean)) if source.parallel else 1
         self._look()
 
+    def after_fork(self) -> None:
+        """In a child: its locks would be held after the parent's death."""
+        self._folder.close()
+
     def read(self, unit: int, offset: int, into: memoryview) -> int:
+        """Write the bytes of a unit from one of them on into memory; how many."""
         for _ in range(TRIES):
             size = self._folder.read(unit, offset, into)
             if size is None and (data := self._awaited(unit)) is not None:
@@ -630,7 +645,7 @@ class _Fetcher:
                 into[:size] = data[offset : offset + size]
             if size is not None:
                 with self._state:  # only now: it would give way
-                    self._plan.use(unit)
+                    self._plan.use(unit, once=self._once)
                     if self._starved:
                         self._more.notify()
                 return size
@@ -662,6 +677,7 @@ class _Fetcher:
         return self._fetches[unit]
 
     def expect(self, units: Rows) -> None:
+        """These units are read next, in this order."""
         with self._state:
             missing = units[~self._plan.held[units]]
             for unit in dict.fromkeys(missing.tolist()):
@@ -670,11 +686,13 @@ class _Fetcher:
                 self._start()
 
     def renew(self, unit: int) -> None:
+        """Forget the copy of a unit."""
         with self._state:
             self._folder.remove(unit)
             self._plan.drop(unit)
 
     def follow(self, windows: Iterator[Rows], count: int) -> None:
+        """See RemoteFile."""
         with self._state:
             self._plan.forget()
             self._windows, self._epoch, self._begun = windows, count, False
@@ -683,9 +701,11 @@ class _Fetcher:
             if first is not None and first.size:
                 size = max(int(self._folder.sizes[first].sum()), 1)
                 self._ahead = max(2, AHEAD_BYTES // size)
+                self._once = 2 * size > self._folder.limit
             self._start()
 
     def begin(self, units: Rows) -> None:
+        """See RemoteFile."""
         with self._state:
             if self._begun:
                 self._plan.begin()
@@ -721,15 +741,24 @@ class _Fetcher:
     def _work(self) -> None:
         while True:
             with self._state:
-                fetch = self._next()
-                if fetch is None and not self._more.wait(IDLE_S):
+                try:
                     fetch = self._next()
-                    if fetch is None:
+                    if fetch is None and not self._more.wait(IDLE_S) and (fetch := self._next()) is None:
                         self._threads -= 1
                         return
-                if fetch is None:
-                    continue
-            self._fetch(*fetch)
+                except Exception as error:  # noqa: BLE001 - raised where somebody waits
+                    self._threads -= 1
+                    self._give_up(error)
+                    return
+            if fetch is not None:
+                self._fetch(*fetch)
+
+    def _give_up(self, error: Exception) -> None:
+        while self._expected:
+            fetch = self._fetches[self._expected[0]]
+            fetch.error = error
+            self._expected.popleft()
+            self._end(fetch, None, there=False)
 
     def _next(self) -> tuple[_Fetch, bool] | None:
         """What to fetch now, and whether there is room for it."""
@@ -787,7 +816,9 @@ class _Fetcher:
         if self._looked >= 0 and now < self._looked + LOOK_S:
             return
         first, self._looked = self._looked < 0, now
-        self._others = self._folder.used_by_others()
+        alone, self._others = self._others is None, self._folder.used_by_others()
+        if not alone:
+            self._plan.rank_again()
         if first or self._others is not None:
             for unit in self._folder.held():
                 self._plan.hold(unit)
