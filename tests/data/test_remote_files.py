@@ -1,6 +1,7 @@
 """Packed files at a URL: the batches of the file on a disk, whatever the server, the network, other processes and kills do meanwhile."""
 
 import fcntl
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -151,18 +152,51 @@ def test_each_byte_is_fetched_once_where_the_file_fits(files, tmp_path):
     assert len(set(ranges)) == len(ranges)
 
 
-def test_what_is_used_last_gives_way(files, tmp_path):
-    """Half of the file fits. In later epochs a third of it or more is found; with the least recently used it would be little."""
-    size = files[0]["array"].stat().st_size
-    with served(files[0]) as server:
-        there = shuffled(server.s3("array"), cache=tmp_path, cache_bytes=size // 2)
-        fetched = []
+def least_recently_used(windows, room):
+    """How many fetches a cache takes that forgets what was used longest ago."""
+    held, fetches = {}, 0
+    for unit in itertools.chain.from_iterable(windows):
+        fetches += unit not in held
+        held.pop(unit, None)
+        held[unit] = None
+        if len(held) > room:
+            held.pop(next(iter(held)))
+    return fetches
+
+
+def used_last(windows, room):
+    """As many as a cache that knows the future needs, where a window is used at once."""
+    held, fetches = set(), 0
+    for number, window in enumerate(windows):
+        fetches += len(window - held)
+
+        def next_use(unit, number=number):
+            return next((at for at in range(number + 1, len(windows)) if unit in windows[at]), 1 << 30)
+
+        held = set(sorted(held | window, key=next_use)[:room])
+    return fetches
+
+
+def test_what_is_used_last_gives_way(tmp_path):
+    (tmp_path / "bucket").mkdir()
+    path = pack(np.random.default_rng(0).random((20_000, 50)), tmp_path / "bucket" / "x.packed")
+    with served({"x": path}) as server:
+        there = shuffled(server.s3("x"), cache=tmp_path / "cache", cache_bytes=path.stat().st_size // 2)
+        block = there.layout.block
+        server.served()
         for epoch in range(3):
-            server.served()
             for _ in there.batches(epoch):
                 pass
-            fetched.append(sum(high - low for low, high in server.served()))
-    assert sum(fetched) < 2.4 * size, [each / size for each in fetched]
+        fetched = sum(high - low > 1000 for low, high in server.served())
+    windows = [
+        set((rows // block).tolist())
+        for epoch in range(3)
+        for rows in there._plan.windows(epoch, 0, 1, 0).blocks
+    ]
+    room = 20_000 // block // 2
+    fewest, usual = used_last(windows, room), least_recently_used(windows, room)
+    assert fewest < 0.8 * usual
+    assert fetched < (fewest + usual) / 2, (fetched, fewest, usual)
 
 
 @pytest.mark.parametrize("balance", ["stratified", "buckets"])
@@ -171,12 +205,10 @@ def test_balanced_batches_are_read_at_a_url_too(balance, files, uploaded, tmp_pa
     way = (
         Stratified(labels)
         if balance == "stratified"
-        else TokenBuckets(np.array([len(text) for text in texts]), tokens=5000)
+        else TokenBuckets(np.array([len(text) + 1 for text in texts]), tokens=5000)
     )
     here = shuffled(made["columns"], warm=False, balance=way)
-    check_alike(
-        here, shuffled(uploaded["columns"], cache=tmp_path, cache_bytes=1 << 20, balance=way), epochs=(0,)
-    )
+    check_alike(here, shuffled(uploaded["columns"], cache=tmp_path, balance=way), epochs=(0,))
 
 
 def test_any_url_of_fsspec(files, tmp_path):

@@ -117,6 +117,8 @@ class _Server:
         if asked:
             first, _, last = asked.removeprefix("bytes=").partition("-")
             low, high, status = int(first), min(int(last) + 1, facts.st_size) if last else high, 206
+        if low >= high:
+            return await send(writer, 416, error("InvalidRange"))
         lines = [
             f"HTTP/1.1 {status} OK",
             f"Content-Length: {high - low}",
