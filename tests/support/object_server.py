@@ -108,7 +108,8 @@ class _Server:
         if path == "/-/set":
             self.faults |= json.loads(body)
             return await send(writer, 200, b"")
-        told, self.served = self.served, []
+        told = list(self.served)
+        self.served.clear()
         return await send(writer, 200, json.dumps(told).encode())
 
     async def object(self, method: str, file: Path, asked: str, writer: asyncio.StreamWriter) -> bool:
