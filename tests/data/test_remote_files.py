@@ -23,7 +23,7 @@ from tests.support.object_server import ObjectServer
 
 from hooke import HookeError, MissingExtra, UsageError
 from hooke.data import PackedFile, Shuffled, Stratified, TokenBuckets, pack
-from hooke.data.remote_files import CacheFolder
+from hooke.data.cache_folder import CacheFolder
 
 __all__ = ["s3"]
 
@@ -514,7 +514,7 @@ def test_a_file_in_use_gives_to_one_that_has_less_than_its_share(tmp_path):
 def test_a_claim_is_of_one_process_and_ends_with_it(tmp_path):
     folder = folder_of(tmp_path, "a")
     code = (
-        "import sys, time, numpy as np, pathlib\nfrom hooke.data.remote_files import CacheFolder\n"
+        "import sys, time, numpy as np, pathlib\nfrom hooke.data.cache_folder import CacheFolder\n"
         "f = CacheFolder(pathlib.Path(sys.argv[1]), 'a', np.full(10, 100), 1000)\n"
         "f.next_uses[3] = 7; f.now = 2\nprint(f.claim(3), flush=True); time.sleep(60)"
     )
