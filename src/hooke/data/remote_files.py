@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import random
 import re
@@ -30,7 +29,6 @@ from hooke.data.order import Rows
 
 __all__ = ["RemoteFile", "RemoteObject", "is_url"]
 
-_log = logging.getLogger("hooke")
 
 UNIT_BYTES = 2 << 20
 """Of a part that is fetched at once, where all of them fit: a request of 30 ms is as long as so many bytes at 500 Mbit/s."""
