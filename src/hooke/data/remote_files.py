@@ -36,7 +36,10 @@ MOST_IN_FLIGHT = 32
 IN_FLIGHT_BYTES = 32 << 20
 """Of the parts that are fetched at once: this much memory, and as much again while a library puts a part together."""
 AHEAD_BYTES = 512 << 20
-"""Fetched beyond what the window needs that is being used, or two more windows where these are larger."""
+"""Fetched beyond what the window needs that is being used, or a quarter of the limit, or two more windows where these are larger.
+
+What is fetched earlier takes the place of what is used sooner: later, what the windows in between have used could go.
+"""
 TAIL_BYTES = 256 << 10
 """Read with one request when a file is opened: the index is at its end."""
 PIECE_BYTES = 8 << 20
@@ -425,7 +428,7 @@ class _Fetcher:
             self._ahead = 2
             if first is not None and first.size:
                 size = max(int(self._folder.sizes[first].sum()), 1)
-                self._ahead = max(2, AHEAD_BYTES // size)
+                self._ahead = max(2, min(AHEAD_BYTES, self._folder.limit // 4) // size)
                 self._once = 2 * size > self._folder.limit
             self._start()
 
