@@ -137,7 +137,7 @@ class CacheFolder:
             fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 try:
-                    if hasattr(os, "posix_fallocate"):  # to write then costs a third
+                    if hasattr(os, "posix_fallocate"):  # to write costs less then
                         os.posix_fallocate(fd, 0, len(data))
                     write_all(fd, data)
                 finally:
