@@ -21,6 +21,7 @@ from hooke.data.order import (
     EqualBatches,
     Part,
     Rows,
+    Windows,
     drawn,
     key_of,
     permuted,
@@ -644,6 +645,9 @@ class _BucketPlan:
             for step, numbers, batch in zip(some.tolist(), mine, sorted_places, strict=True):
                 tokens = int(self.own.sorted[batch].sum(dtype=np.int64))
                 yield Part(step, numbers, batch.size, tokens)
+
+    def windows(self, epoch: int, rank: int, ranks: int, start: int) -> Windows | None:  # noqa: ARG002 the protocol's
+        return None
 
     def state(self) -> dict[str, int]:
         cut = np.concatenate([self.buckets.starts, self.buckets.cuts])

@@ -30,6 +30,7 @@ __all__ = [
     "Order",
     "Part",
     "Rows",
+    "Windows",
     "drawn",
     "key_of",
     "mixed",
@@ -191,6 +192,14 @@ class Order:
         first = (rank - start) % ranks
         return self._grouped(window, pooled, range(first, own.lanes, ranks))
 
+    def blocks_of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
+        """The first row of each block in which `of_window` has rows, and of a few more that this rank may not need."""
+        own = self.layout
+        # The lane of a position is that modulo the lanes, so a rank's are those modulo the ranks.
+        lanes = slice(None) if own.lanes % ranks else slice(rank, None, ranks)
+        cells = self._starts(window)[lanes].ravel() & -own.block
+        return np.concatenate([cells, np.unique(self._pooled(window) & -own.block)])
+
     @cached_property
     def _key(self) -> int:
         return key_of(self.seed, self.epoch)
@@ -270,6 +279,17 @@ def unheeded(_: Rows) -> None:
     """No one wants to know."""
 
 
+class Windows(NamedTuple):
+    """The blocks of the windows of an epoch, before their rows are computed: in turn, the first row of each block of `block` rows.
+
+    There are `count` windows in a whole epoch.
+    """
+
+    blocks: Iterator[Rows]
+    block: int
+    count: int
+
+
 class BatchPlan(Protocol):
     """The global batches of each epoch and their parts.
 
@@ -288,6 +308,9 @@ class BatchPlan(Protocol):
 
     def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
         """Those of one rank, from step `start` on. `ahead` is told the rows of the next ones together, before these come."""
+
+    def windows(self, epoch: int, rank: int, ranks: int, start: int) -> Windows | None:
+        """What `ahead` will be told, or None if that takes as long as the batches themselves."""
 
     def state(self) -> dict[str, int]:
         """What the order depends on, beside the seed."""
@@ -368,6 +391,15 @@ class EqualBatches:
                 ahead(more)
                 numbers, first = np.concatenate([numbers[mine - first :], more]), mine
             yield Part(step, numbers[mine - first : until - first], high - low, None)
+
+    def windows(self, epoch: int, rank: int, ranks: int, start: int) -> Windows | None:
+        """Those of one rank, from that of step `start` on."""
+        order = self.ordering.of_epoch(epoch)
+        if not isinstance(order, Order):
+            return None
+        count, first = order.layout.windows, order.window_at(start * self.batch)
+        found = (order.blocks_of_window(window, rank, ranks) for window in range(first, count))
+        return Windows(found, order.layout.block, count)
 
     def state(self) -> dict[str, int]:
         """That of the ordering."""

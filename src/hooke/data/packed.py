@@ -33,6 +33,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import first_bytes
 from hooke.base.formats import format_bytes
 from hooke.data.order import Rows
+from hooke.data.remote_files import RemoteFile, is_url
 
 __all__ = [
     "FOOTER",
@@ -69,6 +70,14 @@ class ByteReader(Protocol):
 
     def fill(self, offset: int, into: memoryview) -> int:
         """Write the bytes from this one on into memory; how many."""
+        ...
+
+    def expect(self, offsets: Rows) -> None:
+        """The blocks that begin with these bytes are read next, in this order."""
+        ...
+
+    def renew(self, offset: int) -> bool:
+        """Forget a copy of this byte, which is damaged: whether it may be another one when it is read again."""
         ...
 
 
@@ -132,36 +141,56 @@ class PackedFile:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, warm: bool | None = None, memory: int = MEMORY
+        self,
+        path: str | os.PathLike[str],
+        *,
+        warm: bool | None = None,
+        memory: int = MEMORY,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
-        self.path = Path(path)
-        self._absolute = self.path.absolute()  # the working folder may be another one later
-        try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise UsageError(
-                f"cannot open {self.path}", why=str(error), fix="pass the path of a packed file"
-            ) from error
-        self._close = weakref.finalize(self, os.close, self._fd)
-        size = os.fstat(self._fd).st_size
-        file: ByteReader = _LocalFile(self._fd)
+        self._asked: dict[str, Any] = {"warm": warm, "memory": memory}
+        if isinstance(path, str) and is_url(path):
+            self.path: Path | str = path
+            self._absolute: Path | str = path
+            self._asked |= {"cache": cache, "cache_bytes": cache_bytes}
+            self._fd = -1
+            self._remote: RemoteFile | None = _opened_remote(path, warm=warm, cache=cache, limit=cache_bytes)
+            file: ByteReader = self._remote
+            size = self._remote.size
+        else:
+            if cache is not None or cache_bytes is not None:
+                raise UsageError(
+                    f"{os.fspath(path)} is a path, and copies are made of what is at a URL",
+                    fix="leave out cache and cache_bytes, or pass a URL such as s3://bucket/data.packed",
+                )
+            self.path, self._remote = Path(path), None
+            self._absolute = self.path.absolute()  # the working folder may be another one later
+            self._fd = _opened(self.path)
+            self._close = weakref.finalize(self, os.close, self._fd)
+            size, file = os.fstat(self._fd).st_size, _LocalFile(self._fd)
         self.index, self.digest = _read_index(self.path, file, size)
-        own, self._asked, self._memory = self.index, warm, memory
-        self.dtype = record_type(own.columns)
-        self.warm = size <= WARM_SHARE * psutil.virtual_memory().available if warm is None else warm
-        records, heap = _checks(self.path, self.index, self.dtype.itemsize, file)
-        self._blocks = records, heap
+        self.dtype = record_type(self.index.columns)
+        free = WARM_SHARE * psutil.virtual_memory().available
+        self.warm = self._remote is None and (size <= free if warm is None else warm)
+        self._blocks = _checks(self.path, self.index, self.dtype.itemsize, file)
+        if self._remote is not None:
+            self._remote.cut(self.digest, [each.places for each in self._blocks if each.count])
+        self._read_by(file, memory)
+
+    def _read_by(self, file: ByteReader, memory: int) -> None:
+        own, (records, heap) = self.index, self._blocks
         if self.warm:
             mapped = mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
             self._records: _MappedRecords | _ReadRecords = _MappedRecords(mapped, records, own, self.dtype)
             self._heap: _MappedHeap | _ReadHeap = _MappedHeap(mapped, heap, own)
-        else:
-            # A window as it was planned fits: there are spare bytes for blocks of records that it needs a few rows of, and for a ring's end.
-            share = own.heap_bytes / (own.heap_bytes + own.rows * self.dtype.itemsize)
-            self._records = _ReadRecords(
-                file, records, own, self.dtype, int(memory * (1 - share + SPARE * (heap.count > 0)))
-            )
-            self._heap = _ReadHeap(file, heap, own, int(memory * (share + SPARE)))
+            return
+        # A window as it was planned fits: there are spare bytes for blocks of records that it needs a few rows of, and for a ring's end.
+        share = own.heap_bytes / (own.heap_bytes + own.rows * self.dtype.itemsize)
+        self._records = _ReadRecords(
+            file, records, own, self.dtype, int(memory * (1 - share + SPARE * (heap.count > 0)))
+        )
+        self._heap = _ReadHeap(file, heap, own, int(memory * (share + SPARE)))
 
     def __len__(self) -> int:
         return self.index.rows
@@ -170,7 +199,7 @@ class PackedFile:
         return f"PackedFile({str(self.path)!r}, {len(self):,} rows, {', '.join(self.columns) or self.index.kind})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _opened_again, (self._absolute, self._asked, self._memory, self.digest)
+        return _opened_again, (self._absolute, self._asked, self.digest)
 
     @property
     def columns(self) -> list[str]:
@@ -213,12 +242,31 @@ class PackedFile:
         return taken if self.index.kind == "columns" else next(iter(taken.values()))
 
     def read_ahead(self, rows: Rows) -> None:
-        """Have the system read the blocks of these rows into its page cache, beside what goes on here."""
+        """Have the blocks of these rows read, or fetched if they are far, beside what goes on here: they are those of a window."""
+        if self._remote is not None:
+            self._remote.begin(self._units_of(self._remote, rows, 1))
+            return
         if not hasattr(os, "posix_fadvise"):
             return
         for blocks in self._blocks:
             for low, high in blocks.unread(rows, again=not self.warm):
                 os.posix_fadvise(self._fd, low, high - low, os.POSIX_FADV_WILLNEED)
+
+    def follow(self, windows: Iterator[Rows], together: int, count: int) -> None:
+        """Fetch ahead what is far: `windows` are the rows of those to come, one for each `together` rows. An epoch has `count`.
+
+        `read_ahead` says when each of them begins.
+        """
+        if (remote := self._remote) is not None:
+            remote.follow((self._units_of(remote, rows, together) for rows in windows), count)
+
+    def _units_of(self, remote: RemoteFile, rows: Rows, together: int) -> Rows:
+        offsets: list[Rows] = []
+        for blocks in self._blocks:
+            if blocks.count:
+                each = rows[:, None] + np.arange(0, together, blocks.rows) if together > blocks.rows else rows
+                offsets.append(blocks.places[np.minimum(each.ravel(), len(self) - 1) >> blocks.shift])
+        return remote.units_of(np.concatenate(offsets))
 
     def _values(self, column: PackedColumn, rows: Rows, references: NDArray[Any]) -> list[Any]:
         sizes = references["size"]
@@ -244,8 +292,29 @@ class PackedFile:
         return found
 
 
-def _opened_again(path: Path, warm: bool | None, memory: int, digest: str) -> PackedFile:  # noqa: FBT001 - as it is pickled
-    file = PackedFile(path, warm=warm, memory=memory)
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(
+            f"cannot open {path}", why=str(error), fix="pass the path of a packed file"
+        ) from error
+
+
+def _opened_remote(
+    url: str, *, warm: bool | None, cache: str | os.PathLike[str] | None, limit: int | None
+) -> RemoteFile:
+    if warm:
+        raise UsageError(
+            f"{url} cannot be mapped into memory",
+            why="it is read block by block, from copies near",
+            fix="leave out warm=True, or download the file and pass its path",
+        )
+    return RemoteFile(url, cache, limit)
+
+
+def _opened_again(path: Path | str, asked: dict[str, Any], digest: str) -> PackedFile:
+    file = PackedFile(path, **asked)
     if file.digest != digest:
         raise changed_file(path)
     return file
@@ -288,11 +357,17 @@ class _LocalFile:
             done += more
         return done
 
+    def expect(self, offsets: Rows) -> None:
+        pass  # the system is told of whole windows
+
+    def renew(self, offset: int) -> bool:  # noqa: ARG002 - there is no copy
+        return False
+
 
 # --- Opening.
 
 
-def _read_index(path: Path, file: ByteReader, size: int) -> tuple[PackedIndex, str]:
+def _read_index(path: Path | str, file: ByteReader, size: int) -> tuple[PackedIndex, str]:
     """The index and its digest, which covers all of the file."""
     head = file.read(0, len(HEADER))
     if head != HEADER:
@@ -317,7 +392,7 @@ def _read_index(path: Path, file: ByteReader, size: int) -> tuple[PackedIndex, s
     return index, digest.hex()
 
 
-def _checks(path: Path, index: PackedIndex, record: int, file: ByteReader) -> tuple[_Blocks, _Blocks]:
+def _checks(path: Path | str, index: PackedIndex, record: int, file: ByteReader) -> tuple[_Blocks, _Blocks]:
     """The blocks of the records, and those of the heap."""
     records = -(-index.rows // index.records_block)
     heap = -(-index.rows // index.heap_block) if any(each.values for each in index.columns) else 0
@@ -334,7 +409,7 @@ def _checks(path: Path, index: PackedIndex, record: int, file: ByteReader) -> tu
     )
 
 
-def _damaged(path: Path, why: str, where: str = "") -> HookeError:
+def _damaged(path: Path | str, why: str, where: str = "") -> HookeError:
     return HookeError(
         f"{path} is damaged",
         where=where,
@@ -349,7 +424,7 @@ def _damaged(path: Path, why: str, where: str = "") -> HookeError:
 class _Blocks:
     """The blocks of a part of the file: where they are, and which of them have been found to be as their digests say."""
 
-    def __init__(self, path: Path, what: str, places: Rows, digests: bytes, rows: int) -> None:
+    def __init__(self, path: Path | str, what: str, places: Rows, digests: bytes, rows: int) -> None:
         self.path, self.what, self.places, self.rows = path, what, places, rows
         self.count, self.shift = len(places) - 1, rows.bit_length() - 1
         self._digests = digests
@@ -364,13 +439,32 @@ class _Blocks:
     def read(self, file: ByteReader, block: int, into: memoryview) -> None:
         """Read a block into the first bytes of `into`, and check it."""
         at, size = self.place(block)
-        self.check(block, into[: file.fill(at, into[:size])])
+        data = into[: file.fill(at, into[:size])]
+        if not self._is_good(block, data) and file.renew(at):
+            data = into[: file.fill(at, into[:size])]
+        self.check(block, data)
+
+    def value(self, file: ByteReader, block: int) -> bytes:
+        """The bytes of a block, checked."""
+        at, size = self.place(block)
+        data = file.read(at, size)
+        if not self._is_good(block, data) and file.renew(at):
+            data = file.read(at, size)
+        self.check(block, data)
+        return data
+
+    def expect(self, file: ByteReader, blocks: Rows) -> None:
+        """These blocks are read next, in this order."""
+        file.expect(self.places[blocks])
+
+    def _is_good(self, block: int, data: Any) -> bool:
+        digest = self._digests[DIGEST_BYTES * block : DIGEST_BYTES * (block + 1)]
+        return len(data) == self.place(block)[1] and digest_of(data) == digest
 
     def check(self, block: int, data: Any) -> None:
         """Raise HookeError unless `data` is that of a block."""
-        digest = self._digests[DIGEST_BYTES * block : DIGEST_BYTES * (block + 1)]
         at, size = self.place(block)
-        if len(data) != size or digest_of(data) != digest:
+        if not self._is_good(block, data):
             raise _damaged(
                 self.path,
                 f"its digest is not the one in the index ({len(data)} of {size} bytes are there)"
@@ -451,6 +545,7 @@ class _ReadRecords:
         gone = self._holds[free]
         self._slot[gone[gone >= 0]] = -1
         self._holds[free] = -1
+        self._blocks.expect(self._file, missing)
         for block, slot in zip(missing.tolist(), free.tolist(), strict=True):
             self._blocks.read(self._file, block, self._kept[slot].data)
             self._holds[slot], self._slot[block] = block, slot
@@ -497,7 +592,9 @@ class _ReadHeap:
                 for at, value in zip(np.flatnonzero(which).tolist(), cut, strict=True):
                     found[at] = value
             return found
-        for block in np.unique(blocks[absent]).tolist():
+        missing = np.unique(blocks[absent])
+        self._blocks.expect(self._file, missing)
+        for block in missing.tolist():
             self._load(block)
         places = self._place[blocks]
         if (places < 0).any():  # they do not fit together
@@ -511,12 +608,11 @@ class _ReadHeap:
 
     def _cut_whole(self, blocks: Rows, low: Rows, high: Rows) -> list[bytes]:
         """From blocks of one row, which are not wanted again in an epoch."""
-        found: list[bytes] = []
-        for block, first, last in zip(blocks.tolist(), low.tolist(), high.tolist(), strict=True):
-            data = self._file.read(*self._blocks.place(block))
-            self._blocks.check(block, data)
-            found.append(data[first:last])
-        return found
+        self._blocks.expect(self._file, blocks)
+        return [
+            self._blocks.value(self._file, block)[first:last]
+            for block, first, last in zip(blocks.tolist(), low.tolist(), high.tolist(), strict=True)
+        ]
 
     def _load(self, block: int) -> None:
         size = self._blocks.place(block)[1]

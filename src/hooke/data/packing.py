@@ -31,6 +31,7 @@ from hooke.data.packed import (
     is_packed,
     record_type,
 )
+from hooke.data.remote_files import is_url
 from hooke.data.scanning import files_in
 
 __all__ = ["pack"]
@@ -85,6 +86,11 @@ def pack(source: Any, into: str | os.PathLike[str], *, progress: Progress | None
     index, other nulls, values of several types, files with different columns, no rows, and types without a fixed width; HookeError if
     the file cannot be written. Errors of an iterable remain what they are.
     """
+    if is_url(into):
+        raise UsageError(
+            f"{into} is a URL, and a file is packed on a disk",
+            fix='pack it into a path such as "data.packed", then upload that, for S3 with: aws s3 cp data.packed s3://bucket/',
+        )
     target = Path(into)
     _check_target(target)
     found = _source_of(source, target)

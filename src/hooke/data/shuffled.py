@@ -219,11 +219,26 @@ class Shuffled:
         def parts() -> Iterator[Part]:
             if start == steps and every == 1:
                 moved(start)  # else a loop over the epochs of the state would never leave this one
+            self._follow(epoch, rank, ranks, start)
             planned = self._plan.parts(epoch, rank, ranks, start, self._source.ahead)
             yield from itertools.islice(planned, 0, None, every)
 
         at_once = max(1, int(AT_ONCE_BYTES / max(self._source.read_bytes * self.batch / ranks, 1)))
         return Batches(self._source, parts(), start=start, ranks=ranks, at_once=at_once, moved=moved)
+
+    def _follow(self, epoch: int, rank: int, ranks: int, start: int) -> None:
+        """Tell the source what is read from here on, in this epoch and those after it."""
+        follow, own = self._source.follow, self._plan.windows(epoch, rank, ranks, start)
+        if follow is None or own is None:
+            return
+
+        def later() -> Iterator[NDArray[np.int64]]:
+            for number in itertools.count(epoch + 1):
+                more = self._plan.windows(number, rank, ranks, 0)
+                assert more is not None
+                yield from more.blocks
+
+        follow(itertools.chain(own.blocks, later()), own.block, own.count)
 
     def warn_of_rest(self, epoch: int, start: int, ranks: int) -> None:
         """Log a warning if the epoch has rows from step `start` on, but fewer than `ranks`, so that these end it without them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hooke.data.arrays import check_unmasked, column_array
 from hooke.data.order import Rows
 from hooke.data.packed import PackedFile, changed_file, is_packed
 from hooke.data.parquet_files import is_parquet, read_parquet
+from hooke.data.remote_files import is_url
 
 __all__ = ["OpenedFile", "Source", "opened"]
 
@@ -41,7 +42,8 @@ class Source:
 
     The order depends on `row_bytes`, so it follows from the rows or their types, never from where they lie: ranks would have orders
     of their own. `read_bytes` is what a row takes when it is read, infinite if that is not known. `together` rows are best read
-    at once, a power of two; `ahead` is told the rows of the next window. `file` is where they are.
+    at once, a power of two; `ahead` is told the rows of the next window, and `follow` the blocks of those to come, as
+    PackedFile says. `file` is where they are.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Source:
     part: Callable[[Any, int, int], Any]
     together: int = 1
     ahead: Callable[[Rows], None] = lambda _: None
+    follow: Callable[[Iterator[Rows], int, int], None] | None = None
     file: OpenedFile | None = None
 
 
@@ -92,8 +95,8 @@ def opened(data: Any, memory: int) -> Source:
         return _of_sequence(data)
     raise UsageError(
         f"cannot shuffle a {type(data).__qualname__}",
-        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, or the path of a packed, "
-        "Parquet or .npy file",
+        fix="pass an array, a dict of arrays, a pandas, Polars or Arrow table, a sequence such as a list, the path of a packed, "
+        "Parquet or .npy file, or the URL of a packed one",
     )
 
 
@@ -135,6 +138,9 @@ def _of_file(given: str | os.PathLike[str] | OpenedFile, memory: int) -> Source:
         if found.file != given:
             raise changed_file(given.path)
         return found
+    if isinstance(given, str) and is_url(given):
+        remote = PackedFile(given, memory=memory)
+        return replace(_of_packed(remote), file=OpenedFile(given, remote.digest))
     path = Path(given)
     before = path.stat() if path.is_file() else None
     data = _read(path, memory)
@@ -203,6 +209,7 @@ def _of_packed(data: PackedFile) -> Source:
         part,
         data.block_rows,
         data.read_ahead,
+        data.follow if is_url(data.path) else None,
     )
 
 
