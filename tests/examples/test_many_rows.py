@@ -31,7 +31,7 @@ def weather():
 
 @pytest.fixture
 def files(year, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(many_rows, "FOLDER", tmp_path)
     monkeypatch.setattr(many_rows, "PART_ROWS", PART)
     monkeypatch.setattr(many_rows, "GROUP_ROWS", GROUP)
     small = year.head(9000)  # so that rows come again, as they do in a large file
@@ -54,6 +54,7 @@ def test_four_libraries_make_the_same_features(files, weather):
         "duckdb": many_rows.with_duckdb(files, weather),
         "dask": many_rows.with_dask(files, weather),
         "pandas": many_rows.piece_rows.map(groups, found=found),
+        "at once": many_rows.at_once(groups, found)[:1],
     }
     for paths in others.values():
         assert_frame_equal(by_polars, made(paths))
