@@ -54,6 +54,8 @@ LOOK_S = 1.0
 LEAST_UNITS = 4
 """Of the largest block: what the limit must have room for."""
 
+_jitter = random.Random()  # noqa: S311 - no secret
+"""Not the numbers of the user's program, which draws them in its own order."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -147,7 +149,7 @@ class RemoteObject:
                 )
                 if refused or number == TRIES:
                     raise _unread(self.url, what, error, refused=refused, tries=number) from error
-                time.sleep(FIRST_PAUSE_S * 2 ** (number - 1) * (0.5 + random.random()))  # noqa: S311 - no secret
+                time.sleep(FIRST_PAUSE_S * 2 ** (number - 1) * (0.5 + _jitter.random()))
         raise AssertionError
 
 
@@ -157,9 +159,11 @@ def _file_system(url: str) -> tuple[Any, str]:
         import fsspec
 
         options: dict[str, Any] = {}
-        if protocol in ("s3", "s3a"):  # by itself the library lets ten requests in flight
+        if protocol in ("s3", "s3a"):
+            # By itself the library lets ten requests in flight, and draws from the program's random numbers before it tries again.
             known = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-            options["config_kwargs"] = {"max_pool_connections": MOST_IN_FLIGHT, **known}
+            ours = {"max_pool_connections": MOST_IN_FLIGHT, "retries": {"total_max_attempts": 1}}
+            options["config_kwargs"] = ours | known
         fs, at = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     except ImportError as error:
         raise MissingExtra(
