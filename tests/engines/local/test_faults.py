@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import psutil
@@ -232,6 +235,24 @@ def test_out_of_memory_runs_again_with_double(faults: Faults) -> None:
     for event, limit in zip(events_of(run, AttemptFailed), (128 << 20, 256 << 20), strict=True):
         assert event.failure.limit_bytes == limit
         assert limit <= event.failure.peak_bytes < 2 * limit
+
+
+def test_a_hard_limit_of_the_shell_below_the_memory_of_a_task_stays(faults: Faults) -> None:
+    faults.source(
+        HUNGRY.replace("{limit}", "4GiB")
+        + """
+    if __name__ == "__main__":
+        print(run(job, on="local:1", megabytes=32).result())
+    """
+    )
+    done = subprocess.run(
+        [sys.executable, str(faults.file)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_what_outgrows_the_machine_says_that_it_ran_again(

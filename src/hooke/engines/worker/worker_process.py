@@ -385,7 +385,9 @@ class _Server:
         self._limit = memory
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         # On top of what the process holds already: allocators keep gigabytes reserved from earlier attempts.
-        soft = resource.RLIM_INFINITY if memory is None else _reserved_bytes() + memory + SLACK_BYTES
+        soft = hard if memory is None else _reserved_bytes() + memory + SLACK_BYTES
+        if hard != resource.RLIM_INFINITY:  # as after `ulimit -H -d`
+            soft = min(soft, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
     def _say_stale(self) -> None:
