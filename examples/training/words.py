@@ -148,9 +148,9 @@ def fit(file: Path, sizes: np.ndarray, held_out: list[bytes], settings: dict[str
                 if loader.rank == 0:
                     mean = loss.item() / sum(map(len, part.data)) / math.log(2)
                     hooke.log_metric("loss", mean, step=step)
-            checkpoint.save(step)
-            if loader.rank == 0:
+            if loader.rank == 0:  # before it is saved: what goes on from there has it already
                 hooke.log_metric("validation", bits_per_byte(model.module, held_out, here), step=step)
+            checkpoint.save(step)
         return model.module.cpu().eval()
 
 

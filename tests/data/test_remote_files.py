@@ -1,15 +1,18 @@
 """Packed files at a URL: the batches of the file on a disk, whatever the server, the network, other processes and kills do meanwhile."""
 
+import errno
 import fcntl
 import gc
 import itertools
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import urllib.parse
 import warnings
@@ -19,13 +22,16 @@ import fsspec
 import numpy as np
 import pytest
 import s3fs
+from tests.engines.local.faults import wait_until
 from tests.store.s3_server import s3
+from tests.support import fill_disk
 from tests.support.network_proxy import ChaosProxy
 from tests.support.object_server import ObjectServer
 
 from hooke import HookeError, MissingExtra, UsageError
 from hooke.data import PackedFile, Shuffled, Stratified, TokenBuckets, pack
 from hooke.data.cache_folder import CacheFolder
+from hooke.data.remote_files import RemoteObject
 
 __all__ = ["s3"]
 
@@ -86,7 +92,7 @@ def check_alike(here, there, epochs=(0, 1), **how):
 
 def taken(cache):
     """Of all parts at one moment: while they are counted, none comes or goes."""
-    room = os.open(Path(cache) / "room", os.O_RDWR)
+    room = os.open(Path(cache) / "hooke-room", os.O_RDWR)
     fcntl.flock(room, fcntl.LOCK_EX)
     try:
         return sum(path.stat().st_size for path in parts_in(cache))
@@ -427,7 +433,7 @@ def test_processes_share_a_folder(limit, files, tmp_path):
     assert taken(tmp_path) <= (limit or 1 << 40)
     if not limit:  # each opens it, and reads its end; the rest is fetched by one of them
         assert fetched <= files[0]["texts"].stat().st_size + 3 * 300_000
-        folder = CacheFolder(tmp_path, "other", np.array([1]), 1 << 40)
+        folder = folder_of(tmp_path, "other", limit=1 << 40)
         assert folder.taken() == taken(tmp_path)
 
 
@@ -446,7 +452,7 @@ def test_a_kill_in_the_middle_leaves_nothing_wrong(after, files, tmp_path):
         process.wait()
         process.stdout.close()
         assert digest_of(reader(url, tmp_path, 800_000)) == expected(files[0]["texts"])
-    folder = CacheFolder(tmp_path, "other", np.array([1]), 1 << 40)
+    folder = folder_of(tmp_path, "other", limit=1 << 40)
     assert folder.taken() == taken(tmp_path) <= 800_000
     assert not list(tmp_path.glob("*/tmp/*"))
 
@@ -483,8 +489,13 @@ def test_ranks_open_it_by_its_url_and_forked_ones_too(method, files, tmp_path):
 # --- The folder.
 
 
-def folder_of(tmp_path, name, units=10, size=100, limit=1000):
-    return CacheFolder(tmp_path, name, np.full(units, size), limit)
+def name_of(file):
+    """The name of its folder: as of a digest."""
+    return f"{file.encode().hex():0>32}-{0:08}"
+
+
+def folder_of(tmp_path, file, units=10, size=100, limit=1000):
+    return CacheFolder(tmp_path, name_of(file), np.full(units, size), limit)
 
 
 def filled(folder, units):
@@ -499,7 +510,7 @@ def test_files_that_no_process_uses_give_way_first(tmp_path):
     used = filled(folder_of(tmp_path, "used"), range(3))
     new = folder_of(tmp_path, "new")
     assert new.reserve(200, lambda: None)
-    assert not (tmp_path / "old").exists()
+    assert not (tmp_path / name_of("old")).exists()
     assert sorted(used.held()) == [0, 1, 2]
     assert new.taken() == 500
 
@@ -517,10 +528,12 @@ def test_a_claim_is_of_one_process_and_ends_with_it(tmp_path):
     folder = folder_of(tmp_path, "a")
     code = (
         "import sys, time, numpy as np, pathlib\nfrom hooke.data.cache_folder import CacheFolder\n"
-        "f = CacheFolder(pathlib.Path(sys.argv[1]), 'a', np.full(10, 100), 1000)\n"
+        "f = CacheFolder(pathlib.Path(sys.argv[1]), sys.argv[2], np.full(10, 100), 1000)\n"
         "f.next_uses[3] = 7; f.now = 2\nprint(f.claim(3), flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path, folder.folder.name], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline().strip() == "True"
         assert not folder.claim(3)
         assert folder.claim(4)
@@ -529,3 +542,162 @@ def test_a_claim_is_of_one_process_and_ends_with_it(tmp_path):
         other.kill()
     assert folder.claim(3)
     assert folder.used_by_others() is None
+
+
+def test_what_somebody_else_has_in_the_folder_stays(files, tmp_path):
+    """A user may name a folder that has other things in it."""
+    kept = [tmp_path / "notes" / part / "thesis.txt" for part in ("tmp", "uses", "units", ".")]
+    kept += [tmp_path / "room", tmp_path / "live"]
+    for each in kept:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text("years of work")
+    with served(files[0]) as server:
+        there = shuffled(server.s3("texts"), cache=tmp_path, cache_bytes=800_000)
+        check_alike(shuffled(files[0]["texts"], warm=False), there)
+    assert {each.read_text() for each in kept} == {"years of work"}
+
+
+def test_what_an_ended_process_had_reserved_and_begun_is_given_back(tmp_path):
+    folder = filled(folder_of(tmp_path, "a"), range(2))
+    code = (
+        "import os, sys, numpy as np, pathlib\nfrom hooke.data.cache_folder import CacheFolder\n"
+        "f = CacheFolder(pathlib.Path(sys.argv[1]), sys.argv[2], np.full(10, 100), 1000)\n"
+        "assert f.reserve(300, lambda: None)\n"
+        "(f.folder / 'tmp' / (f._mine + '-0')).touch()\nos._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path, folder.folder.name], check=True)
+    assert folder.taken() == 500
+    assert folder.used_by_others() is None
+    assert folder.taken() == 200
+    assert not list(tmp_path.glob("*/tmp/*"))
+
+
+def test_processes_that_come_and_go_trip_nobody(tmp_path):
+    folder = folder_of(tmp_path, "a")
+    ends = time.monotonic() + 3
+    code = (
+        "import sys, time, numpy as np, pathlib\nfrom hooke.data.cache_folder import CacheFolder\n"
+        "end = time.monotonic() + 3\nwhile time.monotonic() < end:\n"
+        "    f = CacheFolder(pathlib.Path(sys.argv[1]), sys.argv[2], np.full(10, 100), 1000)\n"
+        "    f.used_by_others()\n    f.close()"
+    )
+    words = [sys.executable, "-c", code, tmp_path, folder.folder.name]
+    others = [subprocess.Popen(words) for _ in range(2)]
+    while time.monotonic() < ends:
+        folder.used_by_others()
+    assert [each.wait(60) for each in others] == [0, 0]
+
+
+def test_a_full_disk_is_an_error_and_ends_no_process(small_disk):
+    fill_disk(small_disk / "ballast", leave=4096)
+    with pytest.raises(HookeError, match="No space left"):
+        folder_of(small_disk / "copies", "a", units=100_000)
+
+
+@pytest.mark.parametrize("rows", [1, 10, 200])
+def test_a_small_file_is_read_at_once(rows, s3, tmp_path):
+    """All of it is there soon: there is nothing to fetch ahead for."""
+    path = pack([b"row %d" % number for number in range(rows)], tmp_path / "few.packed")
+    url = put(path, f"{s3}/data/few-{rows}.packed")
+    there = Shuffled(PackedFile(url, cache=tmp_path / "copies"), seed=1, batch=1)
+    here = Shuffled(PackedFile(path), seed=1, batch=1)
+    check_alike(here, there)
+    assert there._source.take.__self__._remote._fetcher._plan.known <= 10
+
+
+def test_a_reader_is_told_what_goes_wrong_while_room_is_made(files, tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with served(files[0]) as server:
+        there = shuffled(server.s3("texts"), cache=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(CacheFolder, "reserve", broken)
+            with pytest.raises(OSError, match="No locks"):
+                next(there.batches(0))
+        check_alike(shuffled(files[0]["texts"], warm=False), there, epochs=(0,))
+
+
+def test_the_same_program_goes_on_after_an_outage(files, tmp_path):
+    """And no thread that fetches ends by what was asked for before it."""
+    ended = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "excepthook", ended.append)
+        with served(files[0]) as server:
+            there = shuffled(server.s3("texts"), cache=tmp_path, cache_bytes=800_000)
+            get, down = RemoteObject.get, threading.Event()
+
+            def sometimes(self, *args):
+                if down.is_set():
+                    raise HookeError("the server is away")
+                return get(self, *args)
+
+            patch.setattr(RemoteObject, "get", sometimes)
+            for _ in range(6):
+                down.set()
+                with pytest.raises(HookeError, match="away"):
+                    for _ in there.batches(0):
+                        pass
+                down.clear()
+                batches = there.batches(0, start=3)
+                for _ in range(20):
+                    next(batches)
+            check_alike(shuffled(files[0]["texts"], warm=False), there, epochs=(0,), start=0)
+    assert not ended
+
+
+def test_files_that_were_read_are_closed(files, uploaded, tmp_path):
+    """When the threads that fetched have ended, and without the garbage collector."""
+    gc.disable()
+    try:
+        for number in range(6):
+            there = shuffled(uploaded["texts"], cache=tmp_path)
+            for _ in zip(there.batches(0), range(5), strict=False):
+                pass
+            del there
+            if number == 1:
+                wait_until(lambda: not any("hooke-data" in each.name for each in threading.enumerate()))
+                before = len(os.listdir("/proc/self/fd"))
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 3)
+    finally:
+        gc.enable()
+
+
+def test_a_program_that_ends_while_it_fetches_ends_well(files, tmp_path):
+    code = (
+        "import sys\nfrom hooke.data import PackedFile, Shuffled\n"
+        "data = Shuffled(PackedFile(sys.argv[1], cache=sys.argv[2], cache_bytes=800_000), seed=1, batch=2, memory=400_000)\n"
+        "print(len(next(data.batches(0))))"
+    )
+    with served(files[0], delay_s=0.01) as server:
+        words = [sys.executable, "-c", code, server.s3("texts"), tmp_path]
+        for _ in range(5):
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)
+            assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"cache_bytes": "10GB"}, "cache_bytes is '10GB'"),
+        ({"cache_bytes": float("nan")}, "cache_bytes is nan"),
+        ({"cache_bytes": True}, "cache_bytes is True"),
+        ({"cache_bytes": 0}, "cache_bytes is 0"),
+        ({"cache": ""}, "cache is ''"),
+        ({"cache": 5}, "cache is 5"),
+    ],
+    ids=str,
+)
+def test_odd_places_and_limits_are_refused(how, message, uploaded):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        PackedFile(uploaded["texts"], **how)
+
+
+def test_a_user_without_a_folder_is_told_to_pass_one(uploaded, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(UsageError, match="no folder for copies"):
+        PackedFile(uploaded["texts"])

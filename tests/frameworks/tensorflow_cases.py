@@ -304,6 +304,52 @@ def test_a_batch_of_another_shape_is_refused():
         list(TensorFlowLoader(data, transform=padded))
 
 
+@pytest.mark.parametrize("spec", [None, tf.TensorSpec((None,), tf.int64)], ids=["first", "spec"])
+def test_a_batch_of_another_type_is_refused_and_not_cut_off(spec):
+    """As where a column has a null in a later batch."""
+    data = Shuffled(np.arange(40), seed=1, batch=10)
+    seen = iter(range(100))
+    loader = TensorFlowLoader(data, transform=lambda batch: batch / 2 if next(seen) > 2 else batch, spec=spec)
+    with pytest.raises(
+        UsageError, match="values of float64 in a batch, and int64 was expected(.|\n)*what is missing"
+    ):
+        list(loader)
+
+
+def test_a_spec_may_be_of_a_type_that_holds_all():
+    loader = TensorFlowLoader(
+        Shuffled(np.arange(4), seed=1, batch=4), spec=tf.TensorSpec((None,), tf.float32)
+    )
+    (batch,) = loader
+    assert batch.data.dtype == tf.float32
+    assert sorted(batch.data.numpy()) == [0, 1, 2, 3]
+
+
+def test_a_spec_of_columns_for_an_array_is_refused():
+    loader = TensorFlowLoader(
+        Shuffled(np.arange(4), seed=1, batch=4), spec={"x": tf.TensorSpec((None,), tf.int64)}
+    )
+    with pytest.raises(UsageError, match="a batch is a dict of columns, and the spec is not"):
+        list(loader)
+
+
+def test_a_loop_over_the_dataset_leaves_an_epoch_whose_rest_is_too_small():
+    """For these ranks: the state is of fewer."""
+    alone = Shuffled(np.arange(21), seed=1, batch=10)
+    for _ in itertools.islice(alone.batches(0), 2):
+        pass
+    loader = TensorFlowLoader(Shuffled(np.arange(21), seed=1, batch=10), rank=0, ranks=2)
+    loader.load_state_dict(alone.state_dict())
+    seen = 0
+    for _ in range(4):
+        for _ in loader.dataset:
+            seen += 1
+            loader.advance()
+        if loader.epoch == 2:
+            break
+    assert (loader.epoch, seen) == (2, 2)
+
+
 def test_a_batch_of_other_columns_is_refused():
     seen = []
 

@@ -170,6 +170,7 @@ GARBAGE = [
     b"\xff\xfe\x00\n",
     b"x" * (1 << 17),
     b"[" * 5000 + b"\n",
+    b'{"message": "hooke_rank", "x": ' + b"[" * 60_000 + b"\n",
     b'{"message": "hooke_rank", "rank": "1", "ranks": 3, "worker": "a:1"}\n',
     b'{"message": "hooke_rank", "rank": 1, "ranks": 3}\n',
     b'{"message": "hooke_ranks", "workers": []}\n',

@@ -129,13 +129,33 @@ def test_what_failed_beside_others_is_run_again_alone_and_named(tmp_path):
     assert "find out which" in again.stdout
 
 
-def test_what_fails_alone_too_is_a_failure_and_so_is_a_run_that_broke_off(tmp_path):
+def test_what_fails_alone_too_is_a_failure(tmp_path):
     assert session(tmp_path, BUSY.replace("not BESIDE", "False"), *BESIDE).returncode == 1
     assert session(tmp_path, BUSY.replace("not BESIDE", "False"), *AGAIN).returncode == 1
-    (tmp_path / "other").mkdir()
-    assert (
-        session(tmp_path / "other", "import nothing_of_this_name").returncode == pytest.ExitCode.INTERRUPTED
-    )
-    broke_off = session(tmp_path / "other", BUSY, *AGAIN)
-    assert broke_off.returncode == pytest.ExitCode.INTERRUPTED
-    assert "the run before did not end" in broke_off.stdout + broke_off.stderr
+
+
+def check_it_is_no_second_look(folder, tests):
+    again = session(folder, tests, *AGAIN)
+    assert again.returncode not in (0, 1)
+    assert "the run before did not end" in again.stdout + again.stderr
+
+
+def test_a_run_that_broke_off_has_no_second_look(tmp_path):
+    """Not all was run, so what failed is not known."""
+    assert session(tmp_path, BUSY, *BESIDE).returncode == 1
+    killed = BUSY.replace("def test_well():", "def test_well():\n    os.kill(os.getppid(), 9)\n    ")
+    assert session(tmp_path, killed, *BESIDE).returncode < 0
+    check_it_is_no_second_look(tmp_path, BUSY)
+
+
+def test_a_run_that_could_not_collect_all_has_no_second_look(tmp_path):
+    in_one = BUSY + "\nassert os.environ.get('PYTEST_XDIST_WORKER') != 'gw1'\n"
+    assert session(tmp_path, in_one, *BESIDE).returncode != 0
+    check_it_is_no_second_look(tmp_path, BUSY)
+
+
+def test_what_failed_and_is_not_there_is_an_error(tmp_path):
+    assert session(tmp_path, BUSY, *BESIDE).returncode == 1
+    again = session(tmp_path, BUSY.replace("test_end", "test_other"), *AGAIN)
+    assert again.returncode not in (0, 1)
+    assert "are not there: ['test_it.py::test_end']" in again.stdout + again.stderr

@@ -1,9 +1,9 @@
 """A folder on a local disk for parts of files that are far, with a limit in bytes, shared by all processes of this machine.
 
-    room                     the bytes that are taken, reserved before a part is fetched; locked while it is changed
-    live                     a shared lock for each process that uses the folder; whoever is alone counts again what is taken
-    <name>/units/n/m         parts of one version of a file
-    <name>/uses/...          of each process, the next use of each part; locked while it lives
+    hooke-room               the bytes that are taken, reserved before a part is fetched; locked while it is changed
+    hooke-live               a shared lock for each process that uses the folder; whoever is alone counts again what is taken
+    <name>/units/n/m         parts of one version of a file; a name is two numbers in hexadecimal, and all else is somebody else's
+    <name>/uses/...          of each process, its window, what it has reserved, and the next use of each part; locked while it lives
     <name>/claims            a lock on byte m: part m is being fetched
     <name>/tmp/...           parts that are being written; renamed when they are whole
 
@@ -15,9 +15,11 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import struct
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hooke.base.errors import UsageError
 from hooke.base.files import make_folders, write_all, writing
 from hooke.base.this_process import variables_here
 from hooke.data.order import Rows
@@ -33,20 +36,29 @@ __all__ = ["CacheFolder", "default_cache", "default_limit"]
 
 FOLDER_UNITS = 1024
 SHARE_OF_DISK = 0.5
+LONG_S = 0.01
+"""A look at all parts that takes longer is made in a twentieth of the time at most."""
 
+_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{8}")
+_HEAD = 2
+"""The window and the reserved bytes, before the next uses."""
 _ROOM = struct.Struct("<q")
 
 
 def default_cache() -> Path:
-    """The folder for copies, unless told otherwise."""
+    """The folder for copies, unless told otherwise. Raises UsageError where nobody knows one."""
     found = variables_here().get(b"XDG_CACHE_HOME")
-    return (Path(os.fsdecode(found)) if found else Path.home() / ".cache") / "hooke" / "data"
+    try:
+        above = Path(os.fsdecode(found)) if found else Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a folder
+        raise UsageError("there is no folder for copies", why=str(error), fix="pass one as cache=") from error
+    return above.absolute() / "hooke" / "data"
 
 
 class CacheFolder:
     """The copies of one version of a file, in a folder with a limit for all files together. Safe for threads and processes.
 
-    `sizes` are those of its units. `next_uses` says when this process uses each of them; others read it. Raises HookeError if the
+    `name` is two numbers in hexadecimal, as in `0f`*16-`0f`*4. `sizes` are those of its units. `next_uses` says when this process uses each of them; others read it. Raises HookeError if the
     folder cannot be written.
     """
 
@@ -57,8 +69,8 @@ class CacheFolder:
         self._mine = f"{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}"
         with writing(f"the copies of {root}", root):
             make_folders(root, 0o700)
-            self._live = _opened(root / "live")
-            self._room = _opened(root / "room")
+            self._live = _opened(root / "hooke-live")
+            self._room = _opened(root / "hooke-room")
             self._fds = [self._live, self._room]
             self.close = weakref.finalize(self, _close, self._fds)
             setattr(self.close, "atexit", False)  # noqa: B010 the type stubs know it as read-only; threads may still fetch
@@ -75,12 +87,13 @@ class CacheFolder:
                 fd = _opened(uses)
                 self._fds.append(fd)
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                os.ftruncate(fd, 8 * (len(sizes) + 1))
+                os.posix_fallocate(fd, 0, 8 * (len(sizes) + _HEAD))  # a full disk would end the process later
                 os.utime(self.folder)
             self._claims = _opened(self.folder / "claims")
             self._fds.append(self._claims)
             self._uses = np.memmap(uses, np.int64, "r+")
-        self.next_uses = self._uses[1:]
+        self.next_uses = self._uses[_HEAD:]
+        self._take_at = 0.0
 
     @property
     def now(self) -> int:
@@ -149,6 +162,7 @@ class CacheFolder:
                         self._add(-len(data))
                     else:
                         beside.rename(path)
+                    self._uses[1] -= len(data)
             except BaseException:
                 beside.unlink(missing_ok=True)
                 raise
@@ -174,18 +188,23 @@ class CacheFolder:
                     continue
                 self._unlink(self.path(unit))
             self._add(size)
+            self._uses[1] += size
         return True
 
     def release(self, size: int) -> None:
         """Give room back that was reserved."""
         with self._locked():
             self._add(-size)
+            self._uses[1] -= size
 
     def used_by_others(self) -> Rows | None:
         """When other processes use each unit, in windows from now on; None if there are none."""
-        found = [np.fromfile(each, np.int64) for each in self._users(self.folder) if each.name != self._mine]
-        found = [each for each in found if each.size == self.sizes.size + 1]
-        return np.minimum.reduce([each[1:] - each[0] for each in found]) if found else None
+        with self._locked():
+            found = [
+                np.fromfile(each, np.int64) for each in self._users(self.folder) if each.name != self._mine
+            ]
+        found = [each for each in found if each.size == self.sizes.size + _HEAD]
+        return np.minimum.reduce([each[_HEAD:] - each[0] for each in found]) if found else None
 
     # All of the following hold the lock.
 
@@ -208,7 +227,7 @@ class CacheFolder:
             self._add(-size)  # killed before this, too much counts until the folder is counted again
 
     def _users(self, folder: Path) -> list[Path]:
-        """The files of the processes that use a file; those of dead ones are removed."""
+        """The files of the processes that use a file. Those of dead ones are removed, with what they had reserved and begun."""
         found: list[Path] = []
         for each in (folder / "uses").glob("*"):
             if each.name == self._mine:
@@ -217,7 +236,10 @@ class CacheFolder:
             fd = os.open(each, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                each.unlink(missing_ok=True)
+                self._add(-int.from_bytes(os.pread(fd, 8, 8), "little"))
+                for left in (folder / "tmp").glob(f"{each.name}-*"):
+                    left.unlink()
+                each.unlink()
             except BlockingIOError:
                 found.append(each)
             finally:
@@ -225,7 +247,7 @@ class CacheFolder:
         return found
 
     def _files(self) -> list[Path]:
-        return [each for each in self.root.iterdir() if each.is_dir()]
+        return [each for each in self.root.iterdir() if _NAME.fullmatch(each.name) and each.is_dir()]
 
     def _others(self) -> list[Path]:
         return [each for each in self._files() if each != self.folder]
@@ -241,17 +263,25 @@ class CacheFolder:
         return True
 
     def _take_from_others(self) -> bool:
-        """Remove the oldest unit of a file in use that has more than its share, if this one has less."""
+        """Remove the oldest units of a file in use that has more than its share, if this one has less."""
+        began = time.monotonic()
+        if began < self._take_at:
+            return False
         files = {each: _bytes_in(each) for each in self._others()}
-        share = self.limit / (len(files) + 1)
-        if not files or _bytes_in(self.folder) >= share:
+        share, own = self.limit / (len(files) + 1), _bytes_in(self.folder)
+        took = time.monotonic() - began
+        self._take_at = began + (20 * took if took > LONG_S else 0)
+        if not files or own >= share:
             return False
         largest = max(files, key=lambda each: files[each])
-        units = list((largest / "units").glob("*/*"))
-        if files[largest] <= share or not units:
-            return False
-        self._unlink(min(units, key=lambda each: each.stat().st_mtime))
-        return True
+        units = sorted((largest / "units").glob("*/*"), key=lambda each: each.stat().st_mtime)
+        over, taken = (files[largest] - share) / 2, 0  # half of it: the other file may need the rest
+        for unit in units:
+            if taken >= over:
+                break
+            taken += unit.stat().st_size
+            self._unlink(unit)
+        return taken > 0
 
     def _count_again(self) -> None:
         """No process uses the folder: remove what dead ones left, and count the rest."""
@@ -269,7 +299,7 @@ def _taken(room: bytes) -> int:
 def default_limit(root: Path) -> int:
     """A share of what the folder has and the disk has free."""
     make_folders(root, 0o700)
-    room = root / "room"
+    room = root / "hooke-room"
     taken = _taken(room.read_bytes()) if room.exists() else 0
     return int(SHARE_OF_DISK * (shutil.disk_usage(root).free + taken))
 

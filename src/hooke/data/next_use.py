@@ -41,7 +41,7 @@ class NextUse:
         self.coming = np.zeros(units, np.bool_)
         """Parts that are being fetched."""
         self._used_at = np.zeros(units, np.int64)
-        self._count = 0
+        self._count = self._held = 0
         self._farthest: list[tuple[int, int, int]] = []
         """A heap of (- next use, count of uses at the last one, unit). One that is out of date is put right when it comes up."""
         self.forget()
@@ -110,10 +110,12 @@ class NextUse:
         self.coming[unit] = False
         if not self.held[unit]:
             self.held[unit] = True
+            self._held += 1
             self._push(unit)
 
     def drop(self, unit: int) -> None:
         """A unit is not there. If its next use is before that of what was fetched last, it is wanted again."""
+        self._held -= int(self.held[unit])
         self.held[unit] = self.coming[unit] = False
         if self._first[unit] >= self._base:
             self._at = min(self._at, int(self._first[unit]) - self._base)
@@ -147,7 +149,7 @@ class NextUse:
 
     def _push(self, unit: int) -> None:
         heapq.heappush(self._farthest, (-int(self.next[unit]), int(self._used_at[unit]), unit))
-        if len(self._farthest) > 4 * self.held.size + STEP:
+        if len(self._farthest) > 4 * self._held + STEP:
             self.rank_again()
 
     def rank_again(self) -> None:

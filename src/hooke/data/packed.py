@@ -244,7 +244,7 @@ class PackedFile:
     def read_ahead(self, rows: Rows) -> None:
         """Have the blocks of these rows read, or fetched if they are far, beside what goes on here: they are those of a window."""
         if self._remote is not None:
-            self._remote.begin(self._units_of(self._remote, rows, 1))
+            self._remote.begin(self._remote.units_of(_places_of(self._blocks, len(self), rows, 1)))
             return
         if not hasattr(os, "posix_fadvise"):
             return
@@ -258,15 +258,8 @@ class PackedFile:
         `read_ahead` says when each of them begins.
         """
         if (remote := self._remote) is not None:
-            remote.follow((self._units_of(remote, rows, together) for rows in windows), count)
-
-    def _units_of(self, remote: RemoteFile, rows: Rows, together: int) -> Rows:
-        offsets: list[Rows] = []
-        for blocks in self._blocks:
-            if blocks.count:
-                each = rows[:, None] + np.arange(0, together, blocks.rows) if together > blocks.rows else rows
-                offsets.append(blocks.places[np.minimum(each.ravel(), len(self) - 1) >> blocks.shift])
-        return remote.units_of(np.concatenate(offsets))
+            own, size = self._blocks, len(self)  # not this file: it would hold itself, and stay open
+            remote.follow((_places_of(own, size, rows, together) for rows in windows), count)
 
     def _values(self, column: PackedColumn, rows: Rows, references: NDArray[Any]) -> list[Any]:
         sizes = references["size"]
@@ -390,6 +383,16 @@ def _read_index(path: Path | str, file: ByteReader, size: int) -> tuple[PackedIn
     if file.read(index.records_at - gap, gap).strip(b"\0"):
         raise _damaged(path, "there is something between its parts")
     return index, digest.hex()
+
+
+def _places_of(parts: Sequence[_Blocks], count: int, rows: Rows, together: int) -> Rows:
+    """Where the blocks of a file with `count` rows begin that have these rows, and the `together` from each of them on."""
+    places: list[Rows] = []
+    for blocks in parts:
+        if blocks.count:
+            each = rows[:, None] + np.arange(0, together, blocks.rows) if together > blocks.rows else rows
+            places.append(blocks.places[np.minimum(each.ravel(), count - 1) >> blocks.shift])
+    return np.concatenate(places)
 
 
 def _checks(path: Path | str, index: PackedIndex, record: int, file: ByteReader) -> tuple[_Blocks, _Blocks]:

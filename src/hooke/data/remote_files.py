@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
 import re
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +25,7 @@ from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import writing
 from hooke.base.formats import format_bytes
 from hooke.base.this_process import on_fork
+from hooke.data.balance import whole
 from hooke.data.cache_folder import CacheFolder, default_cache, default_limit
 from hooke.data.next_use import NEVER, NextUse
 from hooke.data.order import Rows
@@ -219,7 +222,9 @@ class RemoteFile:
     """The bytes of an object at a URL, for PackedFile. Reads them from copies near, for which `cut` says where they are cut."""
 
     def __init__(self, url: str, cache: str | os.PathLike[str] | None, cache_bytes: int | None) -> None:
-        self.url, self._limit = url, cache_bytes
+        self.url, self._limit = url, None if cache_bytes is None else whole("cache_bytes", cache_bytes)
+        if not (cache is None or (isinstance(cache, str) and cache) or hasattr(cache, "__fspath__")):
+            raise UsageError(f"cache is {cache!r}", fix="pass the path of a folder for copies")
         self._root = default_cache() if cache is None else Path(cache).absolute()
         self._object = RemoteObject(url)
         self.size = self._object.size
@@ -282,8 +287,7 @@ class RemoteFile:
 
     def _unit(self, offsets: Any) -> Any:
         assert self._edges is not None
-        # An empty block at the end is in no unit; any will do.
-        return np.minimum(np.searchsorted(self._edges, offsets, side="right") - 1, len(self._edges) - 2)
+        return _unit_of(self._edges, offsets)
 
     def read(self, offset: int, size: int) -> bytes:
         """See ByteReader."""
@@ -318,12 +322,17 @@ class RemoteFile:
         return True
 
     def follow(self, windows: Iterator[Rows], count: int) -> None:
-        """Fetch ahead: the units of window after window, of which an epoch has `count`."""
+        """Fetch ahead: `windows` are the places of the blocks that each of them needs, of which an epoch has `count`."""
         self._fetching.follow(windows, count)
 
     def begin(self, units: Rows) -> None:
         """A window begins, that uses these units. Of windows that `follow` knows, the next one."""
         self._fetching.begin(units)
+
+
+def _unit_of(edges: Rows, offsets: Any) -> Any:
+    # An empty block at the end is in no unit; any will do.
+    return np.minimum(np.searchsorted(edges, offsets, side="right") - 1, len(edges) - 2)
 
 
 def _joined(places: Rows, unit: int) -> Rows:
@@ -333,6 +342,18 @@ def _joined(places: Rows, unit: int) -> Rows:
         at = max(at + 1, int(np.searchsorted(places, places[at] + unit)))
         found.append(min(at, len(places) - 1))
     return places[found]
+
+
+_ending = threading.Event()
+_fetchers: weakref.WeakSet[_Fetcher] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_threads() -> None:
+    """Let no thread be within NumPy while the interpreter ends: that aborts the process."""
+    _ending.set()
+    for each in list(_fetchers):
+        each.end()
 
 
 class _Fetcher:
@@ -359,14 +380,21 @@ class _Fetcher:
         self._starved = False
         """Whether a thread waits for room."""
         self._others: Rows | None = None
-        self._looked = -1.0
+        self._look_at = 0.0
         mean = max(int(folder.sizes.mean()), 1) if len(folder.sizes) else 1
         self._most_threads = max(1, min(MOST_IN_FLIGHT, IN_FLIGHT_BYTES // mean)) if source.parallel else 1
-        self._look()
+        for unit in folder.held():
+            self._plan.hold(unit)
+        _fetchers.add(self)
 
     def after_fork(self) -> None:
         """In a child: its locks would be held after the parent's death."""
         self._folder.close()
+        _fetchers.discard(self)
+
+    def end(self) -> None:
+        """The process ends: from now on, each thread that looks for work waits for the lock."""
+        self._state.acquire(timeout=IDLE_S)
 
     def read(self, unit: int, offset: int, into: memoryview) -> int:
         """Write the bytes of a unit from one of them on into memory; how many."""
@@ -391,6 +419,8 @@ class _Fetcher:
     def _awaited(self, unit: int) -> bytes | None:
         """Fetch a unit: its bytes, or None if another process has fetched it."""
         with self._state:
+            if _ending.is_set():
+                raise HookeError(f"{self._object.url} is not read any more", why="the program ends")
             if unit not in self._fetches:
                 self._plan.drop(unit)
             fetch = self._queued(unit)
@@ -432,7 +462,8 @@ class _Fetcher:
             self._ahead = 2
             if first is not None and first.size:
                 size = max(int(self._folder.sizes[first].sum()), 1)
-                self._ahead = max(2, min(AHEAD_BYTES, self._folder.limit // 4) // size)
+                # An epoch at most: it uses all there is.
+                self._ahead = max(2, min(count, min(AHEAD_BYTES, self._folder.limit // 4) // size))
                 self._once = 2 * size > self._folder.limit
             self._start()
 
@@ -445,7 +476,7 @@ class _Fetcher:
             if self._plan.known <= self._plan.now:
                 self._plan.tell(units)
             self._folder.now = self._plan.now
-            for unit in self._elsewhere:
+            for unit in self._elsewhere - self._fetches.keys():
                 if self._folder.path(unit).exists():
                     self._plan.hold(unit)
                 else:
@@ -456,12 +487,13 @@ class _Fetcher:
     # All of the following hold the lock, but for `_work` and `_fetch`.
 
     def _tell(self) -> Rows | None:
-        """Learn of one more window."""
-        units = None if self._windows is None else next(self._windows, None)
-        if units is None:
+        """Learn of one more window: its units."""
+        offsets = None if self._windows is None or _ending.is_set() else next(self._windows, None)
+        if offsets is None:
             self._windows = None
-        else:
-            self._plan.tell(units)
+            return None
+        units: Rows = np.unique(_unit_of(self._edges, offsets))
+        self._plan.tell(units)
         return units
 
     def _start(self) -> None:
@@ -497,8 +529,9 @@ class _Fetcher:
         self._starved = False
         urgent = next((unit for unit in self._expected if self._fetches[unit].urgent), None)
         if urgent is not None:
+            room = self._room(urgent, -1)  # while it is expected, for that may fail
             self._expected.remove(urgent)
-            return self._fetches[urgent], self._room(urgent, -1)
+            return self._fetches[urgent], room
         if self._expected:
             if not self._room(self._expected[0], self._plan.now):
                 self._starved = True
@@ -543,17 +576,18 @@ class _Fetcher:
         return NEVER if self._others is None else self._plan.now + int(self._others[unit])
 
     def _look(self) -> None:
-        """See what other processes have fetched and need, at most once a second."""
-        now = time.monotonic()
-        if self._looked >= 0 and now < self._looked + LOOK_S:
+        """See what other processes have fetched and need, at most once a second, and for a twentieth of the time."""
+        began = time.monotonic()
+        if began < self._look_at:
             return
-        first, self._looked = self._looked < 0, now
         alone, self._others = self._others is None, self._folder.used_by_others()
         if not alone:
             self._plan.rank_again()
-        if first or self._others is not None:
-            for unit in self._folder.held():
+        if self._others is not None:
+            for unit in set(self._folder.held()) - self._fetches.keys():
                 self._plan.hold(unit)
+        now = time.monotonic()
+        self._look_at = now + max(LOOK_S, 19 * (now - began))
 
     def _fetch(self, fetch: _Fetch, reserved: bool) -> None:  # noqa: FBT001 - as `_next` returns it
         unit, size = fetch.unit, int(self._folder.sizes[fetch.unit])
@@ -577,22 +611,22 @@ class _Fetcher:
                     there, reserved = True, False
         except Exception as error:  # noqa: BLE001 - raised where somebody waits for it
             fetch.error = error
-        finally:
+        try:
             if claimed:
                 self._folder.end_claim(unit)
             if reserved:
                 self._folder.release(size)
-            self._end(fetch, data, there=there)
+        except OSError as error:
+            fetch.error = fetch.error or error
+        self._end(fetch, data, there=there)
 
     def _end(self, fetch: _Fetch, data: bytes | None, *, there: bool) -> None:
         with self._state:
             del self._fetches[fetch.unit]
             if there:
                 self._plan.hold(fetch.unit)
-            else:
-                self._elsewhere.add(
-                    fetch.unit
-                )  # not wanted before the next window, unless somebody waits for it
+            else:  # not wanted before the next window, unless somebody waits for it
+                self._elsewhere.add(fetch.unit)
             fetch.data, fetch.done = data if fetch.urgent else None, True
             self._landed.notify_all()
             self._more.notify()

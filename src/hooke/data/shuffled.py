@@ -59,8 +59,8 @@ class Batches(Iterator[Any]):
         self.rows = 0
         self.weight = 1.0
         self.tokens: int | None = None
-        self._source, self._ranks, self._at_once, self._moved = source, ranks, at_once, moved
-        self._read = self._batches(parts)
+        self._ranks, self._moved = ranks, moved
+        self._read = _read(source, parts, at_once)
 
     def __iter__(self) -> Batches:
         return self
@@ -72,16 +72,17 @@ class Batches(Iterator[Any]):
         self._moved(part.step + 1)
         return batch
 
-    def _batches(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Any]]:
-        """Each part with its rows; some parts are read at once."""
-        while waiting := list(itertools.islice(parts, self._at_once)):
-            numbers = [part.numbers for part in waiting]
-            read = self._source.take(numbers[0] if len(numbers) == 1 else np.concatenate(numbers))
-            low = 0
-            for part in waiting:
-                high = low + part.numbers.size
-                yield part, self._source.part(read, low, high)
-                low = high
+
+def _read(source: Source, parts: Iterator[Part], at_once: int) -> Iterator[tuple[Part, Any]]:
+    """Each part with its rows; some parts are read at once."""
+    while waiting := list(itertools.islice(parts, at_once)):
+        numbers = [part.numbers for part in waiting]
+        read = source.take(numbers[0] if len(numbers) == 1 else np.concatenate(numbers))
+        low = 0
+        for part in waiting:
+            high = low + part.numbers.size
+            yield part, source.part(read, low, high)
+            low = high
 
 
 class TrainingBatch(NamedTuple):
@@ -228,13 +229,14 @@ class Shuffled:
 
     def _follow(self, epoch: int, rank: int, ranks: int, start: int) -> None:
         """Tell the source what is read from here on, in this epoch and those after it."""
-        follow, own = self._source.follow, self._plan.windows(epoch, rank, ranks, start)
+        plan = self._plan
+        follow, own = self._source.follow, plan.windows(epoch, rank, ranks, start)
         if follow is None or own is None:
             return
 
         def later() -> Iterator[NDArray[np.int64]]:
             for number in itertools.count(epoch + 1):
-                more = self._plan.windows(number, rank, ranks, 0)
+                more = plan.windows(number, rank, ranks, 0)
                 assert more is not None
                 yield from more.blocks
 

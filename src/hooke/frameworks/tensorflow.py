@@ -88,10 +88,8 @@ class TensorFlowLoader:
     def __iter__(self) -> Iterator[TrainingBatch]:
         import tensorflow as tf
 
-        epoch, start = self._at
+        epoch, _ = self._at
         self._error = None
-        if self.rank == 0:
-            self._data.warn_of_rest(epoch, start, self.ranks)
         try:
             for batch in self.dataset:
                 self._taken(epoch, int(batch[4]) + 1)
@@ -131,8 +129,13 @@ class TensorFlowLoader:
     def _elements(self) -> Iterator[tuple[Any, ...]]:
         """The batches as tf.data takes them. An error is kept: that of TensorFlow has only its text."""
         epoch, start = self._at
+        if self.rank == 0:
+            self._data.warn_of_rest(epoch, start, self.ranks)
+        if start >= len(self):  # of fewer ranks, and what is left has too few rows for these
+            self._at = epoch + 1, 0
+            return
         try:
-            batches = self._data.batches(epoch, self.rank, self.ranks, min(start, len(self)))
+            batches = self._data.batches(epoch, self.rank, self.ranks, start)
             for batch in batches:
                 counted = batches.weight, batches.rows, epoch, batches.step
                 tokens = () if batches.tokens is None else (batches.tokens,)
@@ -170,9 +173,14 @@ class TensorFlowLoader:
 
     def _fitting(self, batch: Any) -> Any:
         """The batch. Raises UsageError, which names the column, where it does not fit the spec."""
-        spec = self._data_spec
-        if not isinstance(batch, dict) or not isinstance(spec, dict):
-            _check_fits("the data", batch, spec)
+        spec, given = self._data_spec, self._spec is not None
+        if isinstance(batch, dict) != isinstance(spec, dict):
+            raise UsageError(
+                "a batch is a dict of columns, and the spec is not, or the other way round",
+                fix="pass `spec` as a dict with a TensorSpec for each column, or one TensorSpec for an array",
+            )
+        if not isinstance(batch, dict):
+            _check_fits("the data", batch, spec, given=given)
             return batch
         if batch.keys() != spec.keys():
             raise UsageError(
@@ -180,7 +188,7 @@ class TensorFlowLoader:
                 fix="return the same columns for each batch, those of the spec",
             )
         for name, array in batch.items():
-            _check_fits(f"column {name!r}", array, spec[name])
+            _check_fits(f"column {name!r}", array, spec[name], given=given)
         return batch
 
     def _position(self) -> tuple[int, int]:
@@ -252,12 +260,20 @@ def _no_tensor(what: str, why: str) -> UsageError:
     )
 
 
-def _check_fits(what: str, array: Any, spec: Any) -> None:
+def _check_fits(what: str, array: Any, spec: Any, *, given: bool) -> None:
     shape = getattr(array, "shape", None)
     if shape is None or not spec.shape.is_compatible_with(shape):
         raise UsageError(
             f"{what} has the shape {shape} in a batch, and {tuple(spec.shape)} was expected",
             fix="pad it to one shape in `transform`, or pass `spec` with None for each dimension that changes",
+        )
+    wanted = np.dtype(spec.dtype.as_numpy_dtype)
+    text = "O" in (array.dtype.kind, wanted.kind)
+    if array.dtype != wanted and (text or not given or not np.can_cast(array.dtype, wanted, "same_kind")):
+        raise UsageError(
+            f"{what} has values of {array.dtype} in a batch, and {wanted} was expected",
+            why="it would be cut off or become other values",
+            fix="fill in what is missing, or convert it to one type, in `transform`; or pass `spec` with a type that holds all",
         )
 
 
@@ -513,7 +529,7 @@ def _decoded(line: bytes, kind: type[Any]) -> Any:
     """A message; None if it is none."""
     try:
         return msgspec.json.decode(line.partition(b"\n")[0], type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
