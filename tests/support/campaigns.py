@@ -28,7 +28,7 @@ __all__ = ["CAMPAIGNS", "Campaign", "bound", "campaign", "decide", "record", "so
 ALL = "HOOKE_TEST_ALL"
 CHOSEN = "HOOKE_TEST_CAMPAIGNS"
 """Names of the campaigns that are full, decided once a session and inherited by its processes."""
-SECONDS = 150.0
+SECONDS = 60.0
 RECORDS = REPOSITORY / "tests" / "campaigns.json"
 ROOTS = {"hooke": REPOSITORY / "src", "tests": REPOSITORY, "benchmarks": REPOSITORY}
 
