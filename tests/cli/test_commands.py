@@ -539,3 +539,29 @@ def test_a_file_that_exits_is_told(desk):
 
 def test_a_mistyped_cache_command(desk):
     assert "Did you mean 'why'?" in desk.hooke("cache", "wy").err
+
+
+def test_collections_are_off_for_our_imports_only(desk: Desk) -> None:
+    """What is imported is never looked at again, and the user's file and tasks find the collector on."""
+    desk.write(
+        "job.py",
+        """
+        import gc
+        from hooke import pipeline, task
+
+        SEEN = gc.isenabled(), gc.get_freeze_count() > 10_000
+
+        @task
+        def in_worker() -> list[bool]:
+            return [gc.isenabled(), gc.get_freeze_count() > 10_000]
+
+        @pipeline
+        def job() -> list[bool]:
+            print("in the driver", *SEEN)
+            return in_worker()
+        """,
+    )
+    done = desk.hooke("run", "job.py")
+    assert done.code == 0, done.err
+    assert "in the driver True True" in done.err
+    assert done.out == "[True, True]\n"

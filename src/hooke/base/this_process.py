@@ -64,7 +64,15 @@ def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
             data[name] = value
 
 
-# --- Garbage collection while a run is traced and driven.
+# --- Garbage collection: after imports, and while a run is traced and driven.
+
+
+def keep_imports() -> None:
+    """Where a process turned collections off to import what it needs: turn them on, and let none look at that again, not even at exit."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
 
 RARELY = 50_000
 """New objects between two collections. Python's own 700 find nothing in the scheduler's state, at a tenth of a short call's cost."""

@@ -7,6 +7,7 @@ libraries. Imports every folder below.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -16,10 +17,13 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line with `arguments` (by default the process's own) and leave the process with its exit code."""
+    gc.disable()  # imports make no garbage: `keep_imports` turns it on
     try:
         from hooke.cli.entry import run_command
 
         code = run_command(arguments)
     except KeyboardInterrupt:  # before the verb started
         code = 130
+    finally:
+        gc.enable()
     sys.exit(code)

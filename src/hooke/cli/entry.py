@@ -17,6 +17,7 @@ from click.shell_completion import get_completion_class
 
 from hooke.base.distributions import HOOKE_VERSION
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.this_process import keep_imports
 from hooke.cli.screens import (
     EXIT_BROKEN,
     EXIT_FAILED,
@@ -154,6 +155,7 @@ class Verbs(Commands):
             return None
         module, _, name = MADE_IN.get(cmd_name, f"hooke.cli.verbs.{cmd_name}:{cmd_name}").partition(":")
         command: click.Command = getattr(import_module(module), name)
+        keep_imports()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

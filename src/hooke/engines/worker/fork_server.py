@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import selectors
 import signal
@@ -26,6 +27,7 @@ from hooke.engines.worker import worker_process
 from hooke.processes.channel import framed, send_all, take_frames
 from hooke.processes.devices import anonymous_bytes
 from hooke.processes.process_output import flush_output
+from hooke.processes.start import exit_with
 
 __all__ = ["ForkEnded", "Limit", "NotSpawned", "Report", "Spawn", "Spawned", "main", "pack_frame"]
 
@@ -267,10 +269,12 @@ def _kill_group(pid: int) -> None:
 
 def _children_of(pid: int) -> list[int]:
     found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(folder.name))
+    for name in os.listdir("/proc") if sys.platform == "linux" else ():
+        if name.isdecimal():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{name}/stat").read_text()
+                if int(stat.rpartition(")")[2].split()[1]) == pid:
+                    found.append(int(name))
     return found
 
 
@@ -287,6 +291,7 @@ def _adopt_orphans() -> None:
 def main(fd: int) -> None:
     """Serve the driver behind the socket `fd`."""
     _adopt_orphans()
+    gc.freeze()  # workers share what was imported: no collection needs to write to it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = _Server(socket.socket(fileno=fd))
     try:
@@ -297,3 +302,4 @@ def main(fd: int) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
+    exit_with(0)  # nothing is left to tidy up, which takes a while

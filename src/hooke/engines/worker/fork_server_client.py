@@ -39,6 +39,9 @@ START_S = 60.0
 SOCKET_BYTES = 200 << 10
 """What a worker's socket takes before it is full: Linux's own default; elsewhere that is less than waiting calls need."""
 
+CLOSE_S = 5.0
+"""How long the server may take to end all below it, before it is killed."""
+
 LOOK_S = 0.05
 """How long a check that the server runs stays valid: each check costs more than handing over a task."""
 
@@ -138,12 +141,13 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server and all its workers."""
+        deadline = time.monotonic() + CLOSE_S
         if self._socket is not None:
-            self._socket.close()
+            _close(self._socket, deadline)
             self._socket = None
         if self._popen is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(5.0)
+                self._popen.wait(max(deadline - time.monotonic(), 0.1))
             if self._popen.poll() is None:
                 self._popen.kill()
                 self._popen.wait()
@@ -219,6 +223,14 @@ class ForkServer:
         self._buffer += data
         self._reports += [_reports.decode(frame) for frame in take_frames(self._buffer)]
         return bool(data)
+
+
+def _close(connected: socket.socket, deadline: float) -> None:
+    """Close our end, and wait for the server to end, which closes its own: a wait for a process would have to look again and again."""
+    with contextlib.closing(connected), contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_WR)
+        while _readable(connected, max(deadline - time.monotonic(), 0.0)) and connected.recv(65536):
+            pass
 
 
 def _readable(connected: socket.socket, timeout_s: float) -> bool:
