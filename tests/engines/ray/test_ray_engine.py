@@ -45,20 +45,18 @@ GENTLE = (
     suite.check_calls_and_maps_give_what_plain_python_gives,
     suite.check_large_arguments_and_results,
     suite.check_the_list_of_a_dynamic_map_is_read_on_a_worker,
-    suite.check_an_exception_is_told_with_the_users_frames,
     suite.check_a_failure_says_whether_and_when_to_try_again,
     suite.check_what_a_failing_chunk_had_done_is_kept,
     suite.check_tasks_may_raise_anything,
     suite.check_a_result_that_cannot_be_stored_is_a_failure,
     suite.check_a_function_that_cannot_travel_is_refused,
     suite.check_a_module_that_workers_lack_is_an_environment_mismatch,
-    suite.check_code_that_differs_on_the_worker_is_an_environment_mismatch,
     suite.check_a_queued_attempt_can_be_cancelled,
     suite.check_output_is_kept_by_attempt,
     suite.check_what_a_task_changes_in_its_process_is_set_back,
     suite.check_peak_memory_is_known_where_declared,
 )
-"""They end no worker and leave an engine as they found it, so all of them ask one: to begin, an engine imports Ray in three processes."""
+"""They end no worker and need none that is new, so all of them ask one engine: each takes 8 s of CPU time to begin and end."""
 
 
 def joined(address: str, **options):
