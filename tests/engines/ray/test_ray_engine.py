@@ -24,6 +24,7 @@ from hooke.journal.events import (
     AttemptStarted,
     CapacityChanged,
     WorkerStarted,
+    WorkerStopped,
 )
 from hooke.running.resume import resume
 from hooke.running.run import Run
@@ -58,6 +59,17 @@ GENTLE = (
 )
 """They end no worker and need none that is new, so all of them ask one engine: each takes 8 s of CPU time to begin and end."""
 
+ENDING = (
+    suite.check_a_killed_worker_is_told_and_harms_nobody_else,
+    suite.check_a_worker_that_exits_is_told_with_its_code,
+    suite.check_a_chunk_dies_as_a_whole,
+    suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    suite.check_a_running_attempt_can_be_cancelled,
+    suite.check_short_calls_can_be_cancelled,
+    *suite.GANG_CHECKS,
+)
+"""They end workers, for which the engine starts others: they share one as well."""
+
 
 def joined(address: str, **options):
     def make(context, *, workers):
@@ -66,15 +78,25 @@ def joined(address: str, **options):
     return make
 
 
-@pytest.mark.parametrize("check", [each for each in ENGINE_CHECKS if each not in GENTLE], ids=name_of)
+@pytest.mark.parametrize(
+    "check", [each for each in ENGINE_CHECKS if each not in GENTLE + ENDING], ids=name_of
+)
 def test_a_ray_that_is_joined(check: EngineCheck, address: str, tmp_path: Path) -> None:
     check_engine(joined(address), tmp_path, only=check)
 
 
-def test_many_checks_of_one_engine_on_a_ray_that_is_joined(address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checks", [GENTLE, ENDING], ids=["gentle", "ending"])
+def test_many_checks_of_one_engine_on_a_ray_that_is_joined(
+    checks: tuple[EngineCheck, ...], address: str, tmp_path: Path
+) -> None:
     with EngineBench(joined(address), tmp_path) as bench:
-        for check in GENTLE:
+        for check in checks:
             print(name_of(check))  # what comes last has failed
+            bench.folder = tmp_path / name_of(
+                check
+            )  # each waits for files of its own, and for ends of workers
+            bench.folder.mkdir()
+            bench.events = [event for event in bench.events if not isinstance(event, WorkerStopped)]
             check(bench)
 
 
