@@ -97,6 +97,7 @@ def test_dynamic_reach_takes_all_project_modules_and_names_the_line(body):
     assert any(part.name.endswith("(source)") for part in found.parts)
 
 
+@pytest.mark.heavy
 def test_modules_that_dynamic_reach_takes_are_compiled_once_until_they_change(tmp_path, monkeypatch):
     """Each call of a process that has a thousand modules took seconds, in each task and each run."""
     file = tmp_path / "reached_by_chance.py"
@@ -105,12 +106,15 @@ def test_modules_that_dynamic_reach_takes_are_compiled_once_until_they_change(tm
     monkeypatch.setitem(sys.modules, file.stem, importlib.import_module(file.stem))
     task = module("def task(x):\n    return eval(x)").task
     before = fingerprint_code(task).key
-    with monkeypatch.context() as without:
-        without.setattr(bytecode, "module_code", None)
-        assert fingerprint_code(task).key == before
+    compiled = []
+    module_code = bytecode.module_code
+    monkeypatch.setattr(bytecode, "module_code", lambda path: (compiled.append(path), module_code(path))[1])
+    assert fingerprint_code(task).key == before
+    assert str(file) not in compiled
     file.write_text("X = 22")
     linecache.checkcache(str(file))
     assert fingerprint_code(task).key != before
+    assert str(file) in compiled
 
 
 @pytest.mark.parametrize(
