@@ -252,6 +252,7 @@ def chi_squared(counts, weights):
     return float(((counts - expected) ** 2 / expected).sum())
 
 
+@pytest.mark.heavy
 def test_rows_come_as_often_as_their_weights_say():
     """Chi squared of 999 degrees of freedom, whose standard deviation is 45: within five; and beside PyTorch's sampler."""
     weights = np.random.default_rng(1).random(1000) + 0.05
@@ -424,7 +425,7 @@ def test_batches_of_tokens_are_mixed_anew_in_each_epoch():
 # --- Many random cases.
 
 
-@pytest.mark.parametrize("hundred", range(5))
+@pytest.mark.parametrize("hundred", [0, *(pytest.param(n, marks=pytest.mark.heavy) for n in range(1, 5))])
 def test_five_hundred_random_cases_in_simulation(hundred):
     """Gangs that are stopped at any step and go on with another number of ranks, until the epoch is over: the same global batches."""
     for seed in range(100 * hundred, 100 * hundred + 100):
@@ -584,6 +585,7 @@ def test_a_packed_file_has_the_same_balanced_batches(kind, warm, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create", "ignore:.*multi-threaded, use of fork")
+@pytest.mark.heavy
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", BALANCES)
 def test_a_loader_of_pytorch_has_the_same_balanced_batches(kind, workers):

@@ -21,6 +21,7 @@ def whole(order):
     return np.concatenate([order.of_window(window) for window in range(order.layout.windows)])
 
 
+@pytest.mark.heavy
 @settings(max_examples=150)
 @given(layouts, st.integers(-(2**70), 2**70), st.integers(0, 5))
 def test_each_row_comes_once_in_an_epoch(layout, seed, epoch):
@@ -34,6 +35,7 @@ def test_each_row_comes_once_in_an_epoch(layout, seed, epoch):
         assert starts[window] <= position < starts[window + 1]
 
 
+@pytest.mark.heavy
 @settings(max_examples=60)
 @given(layouts, st.integers(0, 100), st.sampled_from([2, 3, 4, 5, 6, 8]))
 def test_a_rank_has_each_nth_position_of_the_one_order(layout, seed, ranks):
@@ -118,6 +120,7 @@ CONFIGURATIONS = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("layout", "batch"), CONFIGURATIONS)
 def test_the_predicted_quality_is_the_measured_one(layout, batch):
     measured, batches = measured_vif(Order(layout, 5, 0), batch)

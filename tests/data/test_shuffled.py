@@ -156,6 +156,7 @@ def test_a_batch_that_was_read_ahead_is_not_yet_done():
     assert data.state_dict()["step"] == 1
 
 
+@pytest.mark.heavy
 def test_quality_is_predicted_and_measured():
     labels = np.repeat(np.arange(2000), 500)
     data = Shuffled(np.zeros((1_000_000, 16), np.float32), seed=0, batch=256)

@@ -112,7 +112,9 @@ def random_column(chance, rows):
     return pa.array(given, pa.string()).dictionary_encode(), given
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.heavy) for n in range(4, 30))]
+)
 def test_random_tables_come_back(seed, tmp_path):
     chance = random.Random(seed)
     rows = chance.choice([1, 2, 40, 700, 3000])
@@ -332,6 +334,7 @@ def test_what_is_unpickled_reads_the_same_file_or_none(name, tmp_path, monkeypat
         pickle.loads(state)
 
 
+@pytest.mark.heavy
 def test_processes_that_were_forked_do_not_share_the_memory_they_read_into(tmp_path):
     """Each has blocks at the same places of its memory. The rows of the first are still its own when the second has read others."""
     script = """
@@ -384,6 +387,7 @@ def shown(source, rows):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("tier", [{"warm": True}, {"warm": False, "memory": 60_000}], ids=str)
 @pytest.mark.parametrize("kind", ["table", "array", "values"])
 def test_a_damaged_byte_is_never_returned(kind, tier, whole, tmp_path):
@@ -449,6 +453,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(whole, tmp_path):
         data.take(np.arange(30_000))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("values", ["numbers", "blobs in blocks", "blobs alone"])
 @pytest.mark.parametrize("change", ["cut off", "written"])
 def test_a_file_that_changes_after_an_epoch_is_refused(values, change, tmp_path):
@@ -697,6 +702,7 @@ def test_a_killed_process_leaves_nothing_that_counts(tmp_path):
     assert list(tmp_path.iterdir()) == [into]
 
 
+@pytest.mark.heavy
 def test_two_processes_at_a_time_leave_the_whole_file_of_one(tmp_path):
     into = tmp_path / "v.packed"
     both = [packer(into, 5000), packer(into, 5001)]
@@ -722,6 +728,7 @@ def test_a_full_disk_leaves_nothing(source, small_disk):
     assert pack([b"a"], small_disk / "v.packed").exists()
 
 
+@pytest.mark.heavy
 def test_memory_stays_bounded(tmp_path):
     """Row groups of 100 MB and 300 MB of values, in a process that uses less than 150 MB for them."""
     rows = 250_000

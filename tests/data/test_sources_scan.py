@@ -254,6 +254,7 @@ RESULTS = """
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "kind", ["array", "small", "dict", "list", "pandas", "polars", "arrow", "blobs", "map"]
 )

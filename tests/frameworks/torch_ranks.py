@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer imports it: for the server, once, instead of in each rank, for a second of CPU time
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

@@ -18,7 +18,7 @@ def sources(root: Path) -> list[Path]:
     return sorted((root / "src" / "hooke").rglob("*.py"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trees(sources: list[Path]) -> dict[Path, ast.Module]:
-    """Their syntax trees: to parse them takes a second."""
+    """Their syntax trees. To parse them takes seconds, so all tests that look at them run in one process."""
     return {path: ast.parse(path.read_text("utf-8")) for path in sources}

@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import importlib
 import json
+import linecache
 import logging
 import pathlib
 import pickle
@@ -17,7 +19,7 @@ import cloudpickle
 import pytest
 
 from hooke.base.errors import HookeError, NotFingerprintable
-from hooke.keys import File, combine, explain, fingerprint_code, fingerprint_value
+from hooke.keys import File, bytecode, combine, explain, fingerprint_code, fingerprint_value
 from hooke.keys.bytecode import listing
 
 EXOTIC = pathlib.Path(__file__).with_name("exotic_child.py")
@@ -93,6 +95,26 @@ def test_dynamic_reach_takes_all_project_modules_and_names_the_line(body):
     found = fingerprint_code(made.task)
     assert "<code>:4" in found.notes[0] or "<string>:4" in found.notes[0]
     assert any(part.name.endswith("(source)") for part in found.parts)
+
+
+@pytest.mark.heavy
+def test_modules_that_dynamic_reach_takes_are_compiled_once_until_they_change(tmp_path, monkeypatch):
+    """Each call of a process that has a thousand modules took seconds, in each task and each run."""
+    file = tmp_path / "reached_by_chance.py"
+    file.write_text("X = 1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, file.stem, importlib.import_module(file.stem))
+    task = module("def task(x):\n    return eval(x)").task
+    before = fingerprint_code(task).key
+    compiled = []
+    module_code = bytecode.module_code
+    monkeypatch.setattr(bytecode, "module_code", lambda path: (compiled.append(path), module_code(path))[1])
+    assert fingerprint_code(task).key == before
+    assert str(file) not in compiled
+    file.write_text("X = 22")
+    linecache.checkcache(str(file))
+    assert fingerprint_code(task).key != before
+    assert str(file) in compiled
 
 
 @pytest.mark.parametrize(

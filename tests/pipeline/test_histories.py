@@ -1,7 +1,6 @@
 """Simulated histories of the production scheduler, 200 or in full 1,000, and what they would have found."""
 
 from dataclasses import replace
-from functools import cache
 
 import pytest
 from tests.pipeline import planted
@@ -16,35 +15,36 @@ CAMPAIGN = campaign(__name__)
 FOUND_WITHIN = 400
 PARTS = 10  # processes share them, and none comes near a test's time limit
 
-PLANTED = [
-    planted.BelievesWithoutSaying,
-    planted.ActsBeforeItIsWritten,
-    planted.LosesAnswers,
-    planted.CommitsTwice,
-    planted.BelievesTheDead,
-    planted.LeavesAttemptsRunning,
-    planted.KeepsClaims,
-    planted.LetsTheWideWait,
-    planted.CountsAGangAsOne,
-    planted.LetsGangsWait,
-    planted.LastComesFirst,
-    planted.RunsAgain,
-    planted.TriesForEver,
-    planted.ForgetsTime,
-    planted.StartsEarly,
-    planted.RecordsBothTwins,
-    planted.LeavesTheBeatenRunning,
-    planted.FailsWithItsTwin,
-    planted.RepeatsTheImpure,
-    planted.TwinsComeFirst,
-    planted.ForgetsStragglers,
-    planted.ForgetsWhatIsTainted,
-    planted.SkipsNothing,
-    planted.LeavesOutTooEarly,
-    planted.CallsItWhole,
-    planted.RunsTheRefused,
-    planted.LooksOnceOnly,
-]
+PLANTED = {
+    planted.BelievesWithoutSaying: 0,
+    planted.ActsBeforeItIsWritten: 0,
+    planted.LosesAnswers: 0,
+    planted.CommitsTwice: 2,
+    planted.BelievesTheDead: 2,
+    planted.LeavesAttemptsRunning: 9,
+    planted.KeepsClaims: 0,
+    planted.LetsTheWideWait: 15,
+    planted.CountsAGangAsOne: 3,
+    planted.LetsGangsWait: 365,
+    planted.LastComesFirst: 4,
+    planted.RunsAgain: 0,
+    planted.TriesForEver: 12,
+    planted.ForgetsTime: 6,
+    planted.StartsEarly: 0,
+    planted.RecordsBothTwins: 12,
+    planted.LeavesTheBeatenRunning: 41,
+    planted.FailsWithItsTwin: 43,
+    planted.RepeatsTheImpure: 74,
+    planted.TwinsComeFirst: 19,
+    planted.ForgetsStragglers: 43,
+    planted.ForgetsWhatIsTainted: 12,
+    planted.SkipsNothing: 15,
+    planted.LeavesOutTooEarly: 12,
+    planted.CallsItWhole: 12,
+    planted.RunsTheRefused: 1,
+    planted.LooksOnceOnly: 4,
+}
+"""Bugs, each with the first history that shows it, as it was last looked for: that one is played first."""
 
 
 @pytest.mark.campaign
@@ -62,7 +62,7 @@ def test_a_planted_bug_is_found(bug: type) -> None:
     class_of = "state_class" if issubclass(bug, RunState) else "runner_class"
 
     def play() -> None:
-        for seed in range(FOUND_WITHIN):
+        for seed in (PLANTED[bug], *range(FOUND_WITHIN)):
             check(simulate(seed, **{class_of: bug}))
 
     with pytest.raises(AssertionError, match=r"repro: tests\.support\.simulation\.histories seed=\d+"):
@@ -85,17 +85,17 @@ def test_without_faults_a_run_is_one_driver_that_finishes() -> None:
         assert sum(1 for record in history.trace if record.what == "driver") == 1
 
 
-@cache
+@pytest.fixture(scope="module")
 def some() -> list:
-    """What two tests look at, each history played once."""
+    """What three tests look at, each history played once."""
     return [simulate(seed) for seed in range(60)]
 
 
 @pytest.mark.heavy  # sixty histories
-def test_every_kind_of_fault_happens() -> None:
+def test_every_kind_of_fault_happens(some: list) -> None:
     seen = dict.fromkeys(("crash", "cancel", "held"), 0)
     kinds = set()
-    for history in some():
+    for history in some:
         for record in history.trace:
             if record.what in seen:
                 seen[record.what] += 1
@@ -112,9 +112,9 @@ def test_every_kind_of_fault_happens() -> None:
 
 
 @pytest.mark.heavy  # the same sixty
-def test_gangs_run_fail_and_wait_for_one_another() -> None:
+def test_gangs_run_fail_and_wait_for_one_another(some: list) -> None:
     begun, failed, crowded = 0, 0, 0
-    for history in some():
+    for history in some:
         wide = {attempt.attempt for attempt in _facts(history.trace, "submit") if attempt.ranks > 1}
         events = _facts(history.trace, "journal")
         begun += len(wide)
@@ -130,9 +130,9 @@ def _facts(trace, what: str) -> list:
 
 
 @pytest.mark.heavy  # the same sixty
-def test_failed_items_are_left_out_skipped_and_taken_up_again() -> None:
+def test_failed_items_are_left_out_skipped_and_taken_up_again(some: list) -> None:
     ends, skipped, tainted = 0, 0, 0
-    for history in some():
+    for history in some:
         ends += sum(status == WITH_FAILURES for status, _ in _facts(history.trace, "end"))
         events = _facts(history.trace, "journal")
         skipped += sum(isinstance(event, ItemsSkipped) for event in events)
@@ -145,7 +145,9 @@ def test_failed_items_are_left_out_skipped_and_taken_up_again() -> None:
 @pytest.mark.heavy
 def test_second_attempts_win_lose_and_fail() -> None:
     ends: set[tuple[str, str]] = set()
-    for seed in range(130):
+    for seed in (41, 43, *range(130)):  # the first two have them all, as they were last looked for
+        if len(ends) == 4:
+            break
         trace = simulate(seed).trace
         twins = [r.facts for r in trace if r.what == "submit" and r.facts.twin_of is not None]
         role = {twin.twin_of: "first" for twin in twins} | {twin.attempt: "second" for twin in twins}

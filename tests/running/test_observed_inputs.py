@@ -273,6 +273,7 @@ FOUND_BY_PATH = """
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_module_that_only_the_task_finds_is_an_input_and_others_are_in_the_key(workshop):
     def write(number, comment=""):

@@ -38,6 +38,7 @@ def test_remote_over_a_memory_file_system(tmp_path):
     fsspec.filesystem("memory").rm("/", recursive=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("secret", [None, SECRET], ids=["plain", "signed"])
 def test_a_store_in_a_folder(tmp_path, secret):
     count = itertools.count()
@@ -48,6 +49,7 @@ def test_a_store_in_memory():
     check_store(MemoryPlace)
 
 
+@pytest.mark.heavy
 def test_a_remote_store(tmp_path):
     count = itertools.count()
 

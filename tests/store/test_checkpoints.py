@@ -124,6 +124,7 @@ def contend(place: str, attempt: int, ends: float) -> None:
         held.release()
 
 
+@pytest.mark.heavy
 def test_no_two_attempts_are_inside_at_once(store):
     first = store.checkpoints.open(KEY, owner(), 0)
     (first.path / "count").write_text("0")
@@ -356,6 +357,7 @@ def test_a_damaged_part_is_an_error_that_names_the_fix(tmp_path):
         there.open(KEY, owner(), 2)
 
 
+@pytest.mark.heavy
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,3}(/[a-z]{4,5})?", fullmatch=True), st.binary(max_size=99)))
 def test_a_snapshot_is_the_folder(files):
     backend = MemoryBackend(clock=SystemClock())

@@ -147,6 +147,7 @@ def damage(path, kind, rng):
     path.write_bytes(data)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("secret", [None, b"a secret of the project"], ids=["plain", "signed"])
 @pytest.mark.parametrize("closed", [False, True])
 def test_damage_loses_what_it_hits_and_nothing_is_wrong(tmp_path, closed, secret):

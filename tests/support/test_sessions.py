@@ -28,8 +28,18 @@ def slow_to_start():
     ran("start")
 
 
+@pytest.fixture(scope="module")
+def slow_as_well():
+    ran("start-as-well")
+
+
 def test_quick():
     ran("quick")
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_quick_ones_share(slow_as_well, number):
+    ran("shares-as-well")
 
 
 @pytest.mark.heavy
@@ -73,10 +83,11 @@ def session(folder, tests, *words):
 
 def test_tests_that_share_a_fixture_run_in_one_process_and_the_longest_begin(tmp_path):
     done = session(tmp_path, TESTS, *BESIDE, "-p", "no:cacheprovider")
-    assert "10 passed" in done.stdout, done.stdout + done.stderr
+    assert "18 passed" in done.stdout, done.stdout + done.stderr
     ran = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
     assert len({worker for name, worker in ran if name in ("start", "shares")}) == 1
     assert [name for name, _ in ran].count("start") == 1
+    assert [name for name, _ in ran].count("start-as-well") == 1
     assert [name for name, _ in ran].index("long") < [name for name, _ in ran].index("quick")
 
 

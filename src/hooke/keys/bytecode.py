@@ -32,6 +32,7 @@ __all__ = [
     "code_source",
     "listing",
     "module_code",
+    "module_digest",
     "references",
 ]
 
@@ -460,6 +461,23 @@ def module_code(file: str) -> types.CodeType | None:
         return compile("".join(linecache.getlines(file)), file, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
+
+
+_DIGESTS: dict[str, tuple[list[str], bytes | None]] = {}
+"""A module's file -> its lines as they were, and the digest of what they compile to."""
+
+
+def module_digest(file: str) -> bytes | None:
+    """The digest of a module's file, compiled anew only when its lines have changed; None if it cannot be read or compiled.
+
+    Code that can reach any module asks for all of the project's, task after task and run after run.
+    """
+    lines = linecache.getlines(file)
+    known = _DIGESTS.get(file)
+    if known is None or known[0] is not lines:  # linecache makes another list when it reads a file again
+        code = module_code(file)
+        known = _DIGESTS[file] = lines, listing(code).digest if code is not None else None
+    return known[1]
 
 
 def _definition(file: str, line: int, name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.keys.bytecode import Chain, Import, Reference, listing, module_code
+from hooke.keys.bytecode import Chain, Import, Reference, module_digest
 from hooke.keys.code_walk import CodeWalk
 from hooke.keys.fingerprint_parts import FingerprintPart
 from hooke.keys.module_origin import ModuleOrigin, origin_of
@@ -307,11 +307,11 @@ def _open(walk: CodeWalk, part: FingerprintPart, what: str, line: int) -> None:
     _open_session(walk, part)
     found: dict[bytes, tuple[str, str]] = {}
     if "import" in what or "resolve_name" in what:
-        found = {listing(code).digest: (name, file) for name, file, code in _importable(part.file)}
+        found = {digest: (name, file) for name, file, digest in _importable(part.file)}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None) if isinstance(module, types.ModuleType) else None
-        if file and file.endswith(".py") and module_origin(module).local and (code := module_code(file)):
-            found[listing(code).digest] = (module_title(vars(module)), file)
+        if file and file.endswith(".py") and module_origin(module).local and (digest := module_digest(file)):
+            found[digest] = (module_title(vars(module)), file)
     for digest, (name, file) in sorted(found.items()):
         walk.place(
             part,
@@ -332,7 +332,7 @@ def import_folder(file: str) -> str:
     return folder
 
 
-def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
+def _importable(file: str) -> Iterator[tuple[str, str, bytes]]:
     """Modules beside a file and in packages there and above, imported or not: a computed name may mean any of them."""
     folder = import_folder(file)
     for place, folders, files in os.walk(folder) if file else ():
@@ -341,5 +341,5 @@ def _importable(file: str) -> Iterator[tuple[str, str, types.CodeType]]:
         )
         for name in sorted(files):
             path = os.path.join(place, name)
-            if name.endswith(".py") and (code := module_code(path)):
-                yield os.path.relpath(path, folder).removesuffix(".py").replace(os.sep, "."), path, code
+            if name.endswith(".py") and (digest := module_digest(path)):
+                yield os.path.relpath(path, folder).removesuffix(".py").replace(os.sep, "."), path, digest

@@ -366,8 +366,8 @@ class _ClosedQueue:
         return n / (a * n + (1 - a) * _erlang(n - 1, (1 - held) / held))
 
 
-FRACTIONS = 40
-"""Terms of the continued fraction; where it is used, each is worth more than a digit."""
+FRACTIONS = 16
+"""Terms of the continued fraction; where it is used, each is worth more than a digit, and 80 give the same bits."""
 
 
 def _erlang(n: Floats, load: Floats) -> Floats:

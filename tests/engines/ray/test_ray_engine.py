@@ -24,6 +24,7 @@ from hooke.journal.events import (
     AttemptStarted,
     CapacityChanged,
     WorkerStarted,
+    WorkerStopped,
 )
 from hooke.running.resume import resume
 from hooke.running.run import Run
@@ -41,6 +42,34 @@ OURS = (
 )
 """Where it makes a difference that the Ray is ours; each starts one, which takes long."""
 
+GENTLE = (
+    suite.check_calls_and_maps_give_what_plain_python_gives,
+    suite.check_large_arguments_and_results,
+    suite.check_the_list_of_a_dynamic_map_is_read_on_a_worker,
+    suite.check_a_failure_says_whether_and_when_to_try_again,
+    suite.check_what_a_failing_chunk_had_done_is_kept,
+    suite.check_tasks_may_raise_anything,
+    suite.check_a_result_that_cannot_be_stored_is_a_failure,
+    suite.check_a_function_that_cannot_travel_is_refused,
+    suite.check_a_module_that_workers_lack_is_an_environment_mismatch,
+    suite.check_a_queued_attempt_can_be_cancelled,
+    suite.check_output_is_kept_by_attempt,
+    suite.check_what_a_task_changes_in_its_process_is_set_back,
+    suite.check_peak_memory_is_known_where_declared,
+)
+"""They end no worker and need none that is new, so all of them ask one engine: each takes 8 s of CPU time to begin and end."""
+
+ENDING = (
+    suite.check_a_killed_worker_is_told_and_harms_nobody_else,
+    suite.check_a_worker_that_exits_is_told_with_its_code,
+    suite.check_a_chunk_dies_as_a_whole,
+    suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    suite.check_a_running_attempt_can_be_cancelled,
+    suite.check_short_calls_can_be_cancelled,
+    *suite.GANG_CHECKS,
+)
+"""They end workers, for which the engine starts others: they share one as well."""
+
 
 def joined(address: str, **options):
     def make(context, *, workers):
@@ -49,9 +78,26 @@ def joined(address: str, **options):
     return make
 
 
-@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=name_of)
+@pytest.mark.parametrize(
+    "check", [each for each in ENGINE_CHECKS if each not in GENTLE + ENDING], ids=name_of
+)
 def test_a_ray_that_is_joined(check: EngineCheck, address: str, tmp_path: Path) -> None:
     check_engine(joined(address), tmp_path, only=check)
+
+
+@pytest.mark.parametrize("checks", [GENTLE, ENDING], ids=["gentle", "ending"])
+def test_many_checks_of_one_engine_on_a_ray_that_is_joined(
+    checks: tuple[EngineCheck, ...], address: str, tmp_path: Path
+) -> None:
+    with EngineBench(joined(address), tmp_path) as bench:
+        for check in checks:
+            print(name_of(check))  # what comes last has failed
+            bench.folder = tmp_path / name_of(
+                check
+            )  # each waits for files of its own, and for ends of workers
+            bench.folder.mkdir()
+            bench.events = [event for event in bench.events if not isinstance(event, WorkerStopped)]
+            check(bench)
 
 
 @pytest.mark.parametrize("check", OURS, ids=name_of)
