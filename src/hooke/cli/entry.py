@@ -112,6 +112,7 @@ VERBS = {
     "debug": "Rerun one task in this process with its real inputs under pdb.",
     "sync": "Send what runs logged to the trackers.",
     "import": "Import runs of another tracker: hooke import neptune PATH",
+    "image": "Build a container image of the project without Docker, and push it.",
     "models": "List registered models and their versions; trust a version.",
     "serve": "Serve a class over HTTP: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
     "bench": "Load-test a service, and find the highest rate within its SLO.",
