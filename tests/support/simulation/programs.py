@@ -14,7 +14,16 @@ from typing import Any
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Resources, Task
 
-__all__ = ["Program", "Step", "as_it_ended", "draw_program", "pipeline_of", "with_gangs", "with_on_error"]
+__all__ = [
+    "Program",
+    "Step",
+    "as_it_ended",
+    "draw_program",
+    "pipeline_of",
+    "with_elastic_gangs",
+    "with_gangs",
+    "with_on_error",
+]
 
 GIB = 2**30
 GANGS = 1 / 3
@@ -270,6 +279,22 @@ def with_gangs(program: Program, random: Random) -> Program:
         )
         for identity, task in tasks.items()
         if random.random() < 0.5
+    }
+    steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
+    return replace(program, steps=tuple(steps))
+
+
+def with_elastic_gangs(program: Program, random: Random) -> Program:
+    """The program with some of its gangs made elastic."""
+    drawn = {
+        id(task): Task(
+            task.function,
+            name=task.name,
+            resources=replace(task.resources, gang=most, least_ranks=random.randint(1, most - 1)),
+        )
+        for task in {id(step.task): step.task for step in program.steps}.values()
+        if task.resources.gang and random.random() < 0.3
+        for most in (max(task.resources.gang, 2),)
     }
     steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
     return replace(program, steps=tuple(steps))
