@@ -151,6 +151,16 @@ def test_it_does_not_shrink_for_what_would_have_no_room_either_way():
     assert resizes(play) == []
 
 
+def test_what_has_no_room_beside_it_keeps_no_gang_small():
+    play = Played(with_one, slots=1, plans={"train": elastic(1, 2), "one": NodePlan(cpus=2.0)})
+    (first,) = play.decide()
+    play.started(first)
+    play.capacity(2)
+    resizes(play)
+    settle(play)
+    assert resizes(play) == [(first.attempt, 2)]
+
+
 def test_a_second_gang_gets_its_fewest_and_both_grow_alike():
     play = played(two)
     (first,) = play.decide()

@@ -162,13 +162,14 @@ class _Trial:
         while self.room.taken > self.room.capacity.slots and self._shrink():
             pass
 
-    def admit(self, request: ResourceRequest) -> None:
-        """Shrink gangs until there is room for one more; not at all if that does not help."""
+    def admit(self, request: ResourceRequest) -> bool:
+        """Shrink gangs until there is room for one more. False, and none has shrunk, if that does not help."""
         sizes, room = dict(self.sizes), self.room.copy()
         while not self.room.take(request):
             if not self._shrink():
                 self.sizes, self.room = sizes, room
-                return
+                return False
+        return True
 
     def grow(self) -> None:
         """Let gangs grow as far as there is room, the narrowest first."""
@@ -202,13 +203,11 @@ def _wishes(
 ) -> dict[int, int]:
     """Attempt -> the ranks that it should have: fewer where others wait and would have room then, else as many as there is room for.
 
-    The widest gangs shrink first. What needs more slots than there are waits for workers, and keeps no gang small.
+    The widest gangs shrink first. What has no room beside the smallest gangs either keeps none of them small.
     """
     trial = _Trial(gangs, plans, room)
     trial.fit()
-    crowding = [request for request in waiting if request.slots <= room.capacity.slots]
-    for request in crowding:
-        trial.admit(request)
-    if not crowding:
+    admitted = [trial.admit(request) for request in waiting]
+    if not any(admitted):
         trial.grow()
     return trial.sizes
