@@ -285,17 +285,17 @@ def with_gangs(program: Program, random: Random) -> Program:
 
 
 def with_elastic_gangs(program: Program, random: Random) -> Program:
-    """The program with some of its gangs made elastic."""
-    drawn = {
-        id(task): Task(
-            task.function,
-            name=task.name,
-            resources=replace(task.resources, gang=most, least_ranks=random.randint(1, most - 1)),
-        )
-        for task in {id(step.task): step.task for step in program.steps}.values()
-        if task.resources.gang and random.random() < 0.3
-        for most in (max(task.resources.gang, 2),)
-    }
+    """The program with some of its tasks made elastic gangs: in one history of three without others, and seldom beside them."""
+    tasks = {id(step.task): step.task for step in program.steps}
+    chance = 0.15 if any(task.resources.gang for task in tasks.values()) else 0.6
+    if chance > 0.5 and random.random() > GANGS:
+        return program
+    drawn = {}
+    for identity, task in tasks.items():
+        most = random.choice((2, 3, 4, 4))
+        asked = replace(task.resources, gang=most, least_ranks=random.randint(1, most - 1))
+        if random.random() < chance:
+            drawn[identity] = Task(task.function, name=task.name, resources=asked)
     steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
     return replace(program, steps=tuple(steps))
 
