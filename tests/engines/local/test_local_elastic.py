@@ -7,7 +7,7 @@ from tests.engines.local.test_local_gangs import until
 from hooke.base.errors import UsageError
 from hooke.cli.entry import run_command
 from hooke.journal.events import AttemptFailed, AttemptStarted, RetryPlanned
-from hooke.pipeline import elastic_gangs
+from hooke.pipeline import elastic_gangs, retries
 
 pytestmark = pytest.mark.heavy
 
@@ -59,9 +59,15 @@ JOB = """
     def train(folder):
         return steps_of(folder)
 
+    @task(cache=False)
+    def meet(number, folder):
+        Path(folder, f"there-{number}").touch()
+        until(Path(folder, f"there-{1 - number}").exists)
+        return folder
+
     @pipeline
     def lone(folder="."):
-        return train(folder)
+        return train(meet.map([0, 1], folder=folder)[0])  # both machines are there when it begins
 
     @pipeline
     def grows(folder="."):
@@ -130,7 +136,7 @@ def check_it_goes_on_without_a_lost_host(workshop, **place):
     killed: list[int] = []
 
     def kill_host(event):
-        if isinstance(event, AttemptStarted) and not killed:
+        if isinstance(event, AttemptStarted) and len(event.workers) == 2 and not killed:
             until((workshop.folder / "saved-2").exists, "a checkpoint")
             killed.append(int((workshop.folder / "pid-2-1").read_text()))
             # What runs the rank, what forked that, and the Dask worker or the actor that this belongs to.
@@ -176,7 +182,8 @@ def test_what_a_task_returns_that_catches_its_end_does_not_count(workshop):
     assert set(made.result()[0]) == {1, 2}
 
 
-def test_a_rank_that_is_killed_where_no_place_is_left_goes_on_with_one(workshop):
+def test_a_rank_that_is_killed_where_no_place_is_left_goes_on_with_one(workshop, monkeypatch):
+    monkeypatch.setattr(retries, "BASE_S", 5.0)  # meanwhile the other task takes a place
     made, events = run(workshop, "left")
     assert made.result()[0] == 1
     assert sizes(events) == [2, 1]

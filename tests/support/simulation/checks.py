@@ -223,6 +223,8 @@ class _Driver:
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
     held: set[int] = field(default_factory=set)
+    withdraws: bool = False
+    """Whether an attempt may have been withdrawn since the last decision, whose room others could not count on."""
     claimed: dict[str, bool] = field(default_factory=dict)
     """Claimed key -> whether another process had left its result before."""
     failed: dict[int, set[int]] = field(default_factory=dict)
@@ -373,7 +375,7 @@ class _Judge:
         more = handed.ranks + 1
         totals = ((plan.cpus, driver.place.cpus), (handed.memory or 0, driver.place.memory))
         exceeds = any(total is not None and more * each > total + 1e-9 for each, total in totals)
-        if more <= most and not driver.has_asked and not exceeds:
+        if more <= most and not (driver.has_asked or driver.withdraws or exceeds):
             flights, memory = self._flying(), handed.memory or 0
             if fits(flights, self.plans, driver.place, plan=plan, slots=more, memory=memory):
                 self._wrong(
@@ -502,6 +504,7 @@ class _Judge:
         self.driver.twins.beaten.pop(attempt, None)
 
     def _on_wait(self, timeout_s: float) -> None:
+        self.driver.withdraws = False
         self._settle_accounts()
         self._check_beaten()
         self._check_times()
@@ -552,6 +555,7 @@ class _Judge:
                     self._finish(event, event.lo, event.lo + event.done)
                 self._count_failure(event)
             case events.ItemsFound():
+                self.driver.withdraws = True
                 self._find(event)
             case events.ItemsSkipped():
                 self._skip(event)
@@ -672,6 +676,7 @@ class _Judge:
         return memory_after(plan.memory, growths, self.driver.place, slots=slots) or 0
 
     def _on_held(self, key: str) -> None:
+        self.driver.withdraws = True
         self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
 
     def _on_publish(self, key: str) -> None:
