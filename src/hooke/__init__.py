@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from hooke.services.map_service import map_service
     from hooke.serving.request_context import request_contexts
     from hooke.serving.service import service
-    from hooke.store.checkpoints import checkpoint_dir
+    from hooke.store.checkpoints import checkpoint_dir, checkpoint_saved
     from hooke.tracking.log import (
         log_artifact,
         log_figure,
@@ -119,6 +119,7 @@ __all__ = [
     "WorkerDied",
     "attach_run",
     "checkpoint_dir",
+    "checkpoint_saved",
     "compare",
     "load_model",
     "log_artifact",
@@ -170,7 +171,7 @@ _NAMES = {
     "hooke.services.map_service": ("map_service",),
     "hooke.serving.request_context": ("request_contexts",),
     "hooke.serving.service": ("service",),
-    "hooke.store.checkpoints": ("checkpoint_dir",),
+    "hooke.store.checkpoints": ("checkpoint_dir", "checkpoint_saved"),
     "hooke.tracking.log": (
         "log_artifact",
         "log_figure",

@@ -93,6 +93,33 @@ def test_a_tail_smaller_than_the_ranks_joins_the_batch_before_it():
     ]
 
 
+@pytest.mark.parametrize("balance", [None, "tokens"])
+def test_in_an_elastic_gang_the_batches_are_the_same_at_any_time(monkeypatch, balance):
+    lengths = np.arange(131) % 7 + 1
+    own = TokenBuckets(lengths, tokens=200) if balance else None
+    data = Shuffled(np.arange(131), seed=0, batch=None if balance else 64, balance=own)
+    monkeypatch.setenv("HOOKE_MOST_RANKS", "4")
+    of = {
+        ranks: [
+            sorted(itertools.chain(*(part.tolist() for part in parts)))
+            for parts in zip(*(data.batches(0, rank, ranks) for rank in range(ranks)), strict=True)
+        ]
+        for ranks in (1, 2, 3, 4)
+    }
+    assert all(rows == of[4] for rows in of.values())
+    assert sorted(itertools.chain(*of[1])) == list(range(131))
+    # One rank reads all but the last step, four go on: without the variable, the tail would be lost.
+    last = data.steps(1) - 1
+    rest = [batch for rank in range(4) for batch in data.batches(0, rank, 4, last)]
+    assert sorted(itertools.chain(*(batch.tolist() for batch in rest))) == of[4][-1]
+
+
+def test_an_elastic_gang_is_refused_batches_that_it_may_not_be_able_to_share(monkeypatch):
+    monkeypatch.setenv("HOOKE_MOST_RANKS", "4")
+    with pytest.raises(UsageError, match="3 rows cannot be shared by 4 ranks"):
+        Shuffled(np.arange(9), seed=0, batch=3).batches(0, 0, 1)
+
+
 def test_parts_are_equal_where_the_ranks_divide_the_batch():
     data = Shuffled(np.arange(6400), seed=0, batch=64)
     for ranks in (1, 2, 4, 8, 16, 32, 64):

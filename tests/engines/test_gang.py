@@ -7,7 +7,7 @@ import pytest
 
 from hooke.base.ref import Ref
 from hooke.engines.gang import ECHO_S, Gang, RankRange, Rendezvous, StartRanks, environment_of
-from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
+from hooke.journal.events import GANG_RESIZED, AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call, FunctionImage
 from hooke.pipeline.references import unpack
 from hooke.store.store import Store
@@ -151,3 +151,37 @@ def test_the_port_is_kept_for_whoever_asks_for_it_by_number() -> None:
             assert server.getsockname()[1] == kept.port
             with socket.create_connection((kept.address, kept.port)):
                 pass
+
+
+RESIZED = Failure(kind=GANG_RESIZED, message="it ended at a checkpoint")
+
+
+def test_a_gang_that_ends_at_a_checkpoint_waits_for_rank_0_and_blames_nobody():
+    ranks = gang()
+    ranks.wanted, ranks.leaves = 1, True
+    ranks.heard(2, failed(DEATH, "w2"), 0.0)
+    ranks.heard(1, failed(ECHO, "w1"), 0.0)
+    assert ranks.verdict(100.0) is None  # rank 0 may still bring its checkpoint to the store
+    ranks.heard(0, failed(RESIZED, "w0"), 100.0)
+    ended = ranks.verdict(100.0)
+    assert ended is not None
+    assert ended.resized
+    assert (ended.worker, ended.failure.ranks, ended.failure.rank) == ("w0", 3, None)
+    assert "its 3 ranks ended at a checkpoint, to go on with 1 rank: others wait" in ended.failure.message
+
+
+def test_another_rank_may_be_the_first_to_tell_that_it_ends_at_a_checkpoint():
+    ranks = gang()
+    ranks.wanted = 4
+    ranks.heard(1, failed(RESIZED, "w1"), 0.0)
+    assert ranks.verdict(100.0) is None
+    ranks.heard(0, failed(DEATH, "w0"), 100.0)  # while it brought the checkpoint to the store
+    ended = ranks.verdict(100.0)
+    assert ended is not None
+    assert "to go on with 4 ranks: there is room for more" in ended.failure.message
+
+
+def test_ranks_of_an_elastic_gang_know_how_many_they_may_be():
+    meet = StartRanks(try_id=1, address="a", port=1)
+    parts = [RankRange(try_id=1, lo=0, hi=2, ranks=2, most=most) for most in (0, 4)]
+    assert [environment_of(0, part, meet).get("HOOKE_MOST_RANKS") for part in parts] == [None, "4"]

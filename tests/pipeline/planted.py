@@ -100,6 +100,48 @@ class LetsGangsWait(RunState):
         return request.slots == 1 and super()._is_reserved_for(state, request)
 
 
+class BeginsNarrow(RunState):
+    """Idle slots: an elastic gang begins with the fewest ranks, whatever room there is."""
+
+    def _widened(self, state, lo, request):
+        return None
+
+
+class CountsChangesOfSize(RunState):
+    """A gang that ends at a checkpoint to go on with another number of ranks has used up one of its tries."""
+
+    def _failed(self, event):
+        failure = msgspec.structs.replace(event.failure, kind="TaskError") if event.resized else event.failure
+        super()._failed(msgspec.structs.replace(event, failure=failure))
+
+
+class TakesItAllBack(RunState):
+    """Starvation: a gang that makes way for others begins again with all that it had."""
+
+    def _failed(self, event):
+        super()._failed(event)
+        if event.resized:
+            for state in self.nodes:
+                for item in state.elastic.values():
+                    item.most = None
+
+
+class WaitsForLostRoom(RunState):
+    """A gang waits for ever for ranks that it was to have when there were more workers."""
+
+    def _withdraw_gangs(self):
+        return []
+
+
+class AsksTheDead(RunState):
+    """A gang that has not begun is asked to change its number of ranks."""
+
+    def _start(self, *args, **kwargs):
+        submit = super()._start(*args, **kwargs)
+        self.running[submit.attempt].started = self._now - 100.0
+        return submit
+
+
 class LastComesFirst(RunState):
     """Starvation: the node that became ready last goes first, so that early ones wait for ever."""
 

@@ -7,7 +7,7 @@ from tests.pipeline import planted
 from tests.support.campaigns import campaign
 from tests.support.simulation.histories import check, simulate
 
-from hooke.journal.events import WITH_FAILURES, AttemptFailed, AttemptFinished, ItemsSkipped
+from hooke.journal.events import WITH_FAILURES, AttemptFailed, AttemptFinished, AttemptStarted, ItemsSkipped
 from hooke.pipeline.run_state import RunState
 from hooke.testing.virtual_world import Faults
 
@@ -26,6 +26,11 @@ PLANTED = {
     planted.LetsTheWideWait: 15,
     planted.CountsAGangAsOne: 3,
     planted.LetsGangsWait: 365,
+    planted.BeginsNarrow: 0,
+    planted.CountsChangesOfSize: 0,
+    planted.TakesItAllBack: 0,
+    planted.WaitsForLostRoom: 0,
+    planted.AsksTheDead: 0,
     planted.LastComesFirst: 4,
     planted.RunsAgain: 0,
     planted.TriesForEver: 12,
@@ -123,6 +128,25 @@ def test_gangs_run_fail_and_wait_for_one_another(some: list) -> None:
     assert begun > 50
     assert failed > 5
     assert crowded > 5
+
+
+@pytest.mark.heavy  # the same sixty
+def test_elastic_gangs_begin_small_grow_make_way_and_lose_machines(some: list) -> None:
+    seen = dict.fromkeys(("narrow", "grown", "made way", "lost", "withdrawn"), 0)
+    for history in some:
+        begun = {each.attempt: each for each in _facts(history.trace, "submit")}
+        for attempt, ranks in _facts(history.trace, "resize"):
+            seen["grown" if ranks > begun[attempt].ranks else "made way"] += 1
+        plans = history.plans
+        seen["narrow"] += sum(0 < each.ranks < plans[each.node].ranks for each in begun.values())
+        events = _facts(history.trace, "journal")
+        seen["lost"] += sum(isinstance(event, AttemptFailed) and event.failure.host_lost for event in events)
+        started = {event.attempt for event in events if isinstance(event, AttemptStarted)}
+        seen["withdrawn"] += sum(
+            attempt in begun and attempt not in started and bool(plans[begun[attempt].node].least_ranks)
+            for attempt in _facts(history.trace, "cancel")
+        )
+    assert all(seen.values()), seen
 
 
 def _facts(trace, what: str) -> list:

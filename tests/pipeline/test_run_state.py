@@ -11,8 +11,9 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryP
 from hooke.pipeline.graph import pruned_nodes
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
+from hooke.pipeline.remaining_work import remaining_work
 from hooke.pipeline.retries import held_until
-from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING, remaining_work
+from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING
 from hooke.pipeline.task import task
 
 

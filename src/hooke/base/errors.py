@@ -184,6 +184,14 @@ class Temporary(HookeError):
         self.delay_s = delay_s
 
 
+class GangResized(BaseException):
+    """Ends a rank of an elastic gang at a checkpoint, from which the gang goes on with another number of ranks.
+
+    It is no error, and no Exception, so that `except Exception` lets it through. Where a task catches it all the same, what the task
+    returns does not count.
+    """
+
+
 class TaskFailed(HookeError):
     """A task has no result. Its subclasses tell why; `from_facts` picks the right one.
 

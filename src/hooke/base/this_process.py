@@ -1,4 +1,4 @@
-"""What a process has once: hooks after a fork, environment variables, and a garbage collector."""
+"""What a process has once: hooks after a fork, environment variables, a garbage collector, and a place in a gang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from weakref import WeakSet
 
 from hooke.base.clock import Clock
 
-__all__ = ["ForkAware", "RareCollections", "on_fork", "set_variables", "variables_here"]
+__all__ = [
+    "MOST_RANKS",
+    "ForkAware",
+    "RareCollections",
+    "most_ranks",
+    "on_fork",
+    "set_variables",
+    "variables_here",
+]
 
 
 class ForkAware(Protocol):
@@ -163,3 +171,14 @@ class _Collections:
 
 
 _collections = _Collections()
+
+
+# --- The size of an elastic gang, as its ranks see it.
+
+MOST_RANKS = "HOOKE_MOST_RANKS"
+"""Environment variable of the ranks of an elastic gang: how many ranks it may have at other times."""
+
+
+def most_ranks() -> int:
+    """The most ranks that the elastic gang of this process may have; 0 outside one."""
+    return int(os.environ.get(MOST_RANKS, "0"))

@@ -620,8 +620,10 @@ class _BucketPlan:
         left_out = self.drop_last or (sizes.size > 1 and sizes[-1] < ranks)
         return sizes.size - (1 if self.buckets.tail and left_out else 0)
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
-        steps, key, cuts = self.steps(ranks), key_of(self.seed, epoch), self.buckets.cuts
+    def parts(
+        self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded, *, most: int = 0
+    ) -> Iterator[Part]:
+        steps, key, cuts = self.steps(max(ranks, most)), key_of(self.seed, epoch), self.buckets.cuts
         free = max(0, self._sizes.size - 2) if self.buckets.tail else self._sizes.size
         together = max(1, WINDOW * self._sizes.size // int(cuts[-1]))
         for first in range(start, steps, together):

@@ -293,7 +293,8 @@ class Windows(NamedTuple):
 class BatchPlan(Protocol):
     """The global batches of each epoch and their parts.
 
-    They are the same for any number of ranks; but a tail with fewer rows than ranks joins the batch before it.
+    They are the same for any number of ranks; but a tail with fewer rows than ranks joins the batch before it, and where the number of
+    ranks changes, with fewer than the `most` that read a part of the epoch.
     """
 
     @property
@@ -306,7 +307,9 @@ class BatchPlan(Protocol):
     def steps(self, ranks: int) -> int:
         """Batches in an epoch."""
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
+    def parts(
+        self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded, *, most: int = 0
+    ) -> Iterator[Part]:
         """Those of one rank, from step `start` on. `ahead` is told the rows of the next ones together, before these come."""
 
     def windows(self, epoch: int, rank: int, ranks: int, start: int) -> Windows | None:
@@ -367,9 +370,11 @@ class EqualBatches:
         alone = rest >= ranks or not full
         return full + (alone if rest and not self.drop_last else 0)
 
-    def parts(self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded) -> Iterator[Part]:
+    def parts(
+        self, epoch: int, rank: int, ranks: int, start: int, ahead: Ahead = unheeded, *, most: int = 0
+    ) -> Iterator[Part]:
         """Those of one rank, from step `start` on."""
-        steps, order = self.steps(ranks), self.ordering.of_epoch(epoch)
+        steps, order = self.steps(max(ranks, most)), self.ordering.of_epoch(epoch)
         if start >= steps:
             return
 

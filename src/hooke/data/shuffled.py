@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
+from hooke.base.this_process import most_ranks
 from hooke.data.balance import Balancing, class_codes, needed, numeric_values, row_lengths, whole
 from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order, Part
 from hooke.data.quality import Balance, Quality, measured_balance, measured_vif, plan_layout, predicted_vif
@@ -181,8 +182,11 @@ class Shuffled:
         )
 
     def steps(self, ranks: int = 1) -> int:
-        """Batches in an epoch. A last batch with fewer rows than ranks joins the one before it, so that no rank has none."""
-        return self._plan.steps(ranks)
+        """Batches in an epoch. A last batch with fewer rows than ranks joins the one before it, so that no rank has none.
+
+        In an elastic gang, it joins that if it has fewer rows than the gang may have ranks, so that the batches stay the same.
+        """
+        return self._plan.steps(max(ranks, most_ranks()))
 
     def batches(
         self,
@@ -221,7 +225,7 @@ class Shuffled:
             if start == steps and every == 1:
                 moved(start)  # else a loop over the epochs of the state would never leave this one
             self._follow(epoch, rank, ranks, start)
-            planned = self._plan.parts(epoch, rank, ranks, start, self._source.ahead)
+            planned = self._plan.parts(epoch, rank, ranks, start, self._source.ahead, most=most_ranks())
             yield from itertools.islice(planned, 0, None, every)
 
         at_once = max(1, int(AT_ONCE_BYTES / max(self._source.read_bytes * self.batch / ranks, 1)))
@@ -327,11 +331,12 @@ class Shuffled:
         ranks = whole("ranks", ranks)
         if rank >= ranks:
             raise UsageError(f"rank is {rank}, of {ranks} ranks", fix=f"use a rank from 0 to {ranks - 1}")
-        if (fewest := self._plan.fewest()) < ranks:
+        most = max(ranks, most_ranks())
+        if (fewest := self._plan.fewest()) < most:
             raise UsageError(
-                f"{fewest} rows cannot be shared by {ranks} ranks",
+                f"{fewest} rows cannot be shared by {most} ranks",
                 why="a rank without rows would wait for ever",
-                fix=f"use batches of at least {ranks} rows, or fewer ranks",
+                fix=f"use batches of at least {most} rows, or fewer ranks",
             )
         return rank, ranks
 

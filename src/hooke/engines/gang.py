@@ -18,7 +18,8 @@ import msgspec
 
 from hooke.base.observed import read_by_any
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, LogSpan
+from hooke.base.this_process import MOST_RANKS
+from hooke.journal.events import GANG_RESIZED, AttemptFailed, AttemptFinished, Failure, LogSpan
 from hooke.pipeline.engine import Call
 from hooke.pipeline.references import Element, StoredValue, pack
 
@@ -32,11 +33,13 @@ __all__ = [
     "GatherResults",
     "PortKept",
     "RankAnswered",
+    "RankLeaves",
     "RankNote",
     "RankRange",
     "RanksEnded",
     "RanksReady",
     "Rendezvous",
+    "ResizeRanks",
     "StartRanks",
     "environment_of",
     "pack_command",
@@ -71,6 +74,10 @@ class Gang:
     """In the order in which they were reported."""
     gathered: Ref | None = None
     """The list of all results, once it is stored."""
+    wanted: int = 0
+    """Of an elastic gang: the ranks with which it is to go on from its next checkpoint; 0 if nothing was asked."""
+    leaves: bool = False
+    """Whether rank 0 ends at a checkpoint, to go on with another number of ranks. From then on no rank is to blame."""
     _echoes_until: float | None = None
 
     def heard(self, rank: int, answer: AttemptFinished | AttemptFailed, now: float) -> None:
@@ -79,6 +86,7 @@ class Gang:
             self.finished[rank] = answer
             return
         self.failed[rank] = answer
+        self.leaves = self.leaves or answer.resized
         if self._echoes_until is None:
             self._echoes_until = now + ECHO_S
 
@@ -91,6 +99,8 @@ class Gang:
         """The failure that ends the gang. None while there is none, or only echoes whose cause may still arrive."""
         if not self.failed:
             return None
+        if self.leaves:  # rank 0 may still bring its checkpoint to the store
+            return self._resized(self.failed[0]) if 0 in self.failed else None
         assert self._echoes_until is not None
         guilty = min(self.failed, key=lambda rank: _weight(self.failed[rank].failure))
         all_told = len(self.failed) + len(self.finished) == self.call.gang
@@ -121,6 +131,18 @@ class Gang:
         if self.call.kind == "call":
             return pack([StoredValue(ref) for ref in refs], _no_promise)
         return pack([[Element(ref, 0) for ref in refs]], _no_promise)
+
+    def _resized(self, answer: AttemptFailed) -> AttemptFailed:
+        """The answer of a gang that has ended at a checkpoint, whatever its ranks said when they lost one another."""
+        ranks = self.call.gang
+        why = "others wait for room" if 0 < self.wanted < ranks else "there is room for more"
+        failure = Failure(
+            kind=GANG_RESIZED,
+            message=f"its {_ranks(ranks)} ended at a checkpoint, to go on with {_ranks(self.wanted)}: {why}",
+            arguments=answer.failure.arguments,
+            ranks=ranks,
+        )
+        return msgspec.structs.replace(answer, failure=failure, done=0, ref=None, logs=tuple(self._logs()))
 
     def _blamed(self, guilty: int) -> AttemptFailed:
         answer = self.failed[guilty]
@@ -154,6 +176,10 @@ class Gang:
                 yield answer.log
 
 
+def _ranks(count: int) -> str:
+    return "1 rank" if count == 1 else f"{count} ranks"
+
+
 def _is_echo(failure: Failure) -> bool:
     """Whether another rank's end may be the cause. An abort counts: NCCL's watchdog aborts a process whose peer is gone."""
     if failure.kind == "WorkerDied":
@@ -185,6 +211,8 @@ class RankRange(msgspec.Struct, frozen=True, kw_only=True):
     lo: int
     hi: int
     ranks: int
+    most: int = 0
+    """Of an elastic gang: how many ranks another attempt may have; 0 if it is not one."""
 
 
 class StartRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -201,6 +229,13 @@ class BeginRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     try_id: int
 
 
+class ResizeRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Tell rank 0 with how many ranks the gang is to go on from its next checkpoint; as many as it has: to stay as it is."""
+
+    try_id: int
+    ranks: int
+
+
 class GatherResults(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Have rank 0 join the results of all ranks."""
 
@@ -215,7 +250,7 @@ class EndRanks(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cause: str
 
 
-GangCommand: TypeAlias = StartRanks | BeginRanks | GatherResults | EndRanks
+GangCommand: TypeAlias = StartRanks | BeginRanks | ResizeRanks | GatherResults | EndRanks
 
 
 class PortKept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="port_kept"):
@@ -234,6 +269,12 @@ class RanksReady(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     """Their names, by rank."""
 
 
+class RankLeaves(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rank_leaves"):
+    """Rank 0 has saved a checkpoint and ends, as it was asked to. Its answer follows."""
+
+    try_id: int
+
+
 class RankAnswered(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="rank_answered"):
     """A rank has answered, has gathered the results, or has died."""
 
@@ -249,7 +290,7 @@ class RanksEnded(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
     try_id: int
 
 
-RankNote: TypeAlias = PortKept | RanksReady | RankAnswered | RanksEnded
+RankNote: TypeAlias = PortKept | RanksReady | RankLeaves | RankAnswered | RanksEnded
 
 _commands = msgspec.msgpack.Decoder(GangCommand)
 _answers = msgspec.msgpack.Decoder(AttemptFinished | AttemptFailed)
@@ -267,7 +308,8 @@ def unpack_command(data: bytes) -> GangCommand:
 
 def environment_of(rank: int, part: RankRange, meet: StartRanks) -> dict[str, str]:
     """The variables by which torch.distributed and other libraries connect ranks. The local ones count the ranks of a host."""
-    return {
+    elastic = {MOST_RANKS: str(part.most)} if part.most else {}
+    return elastic | {
         "MASTER_ADDR": meet.address,
         "MASTER_PORT": str(meet.port),
         "RANK": str(rank),

@@ -21,9 +21,11 @@ from hooke.engines.gang import (
     GatherResults,
     PortKept,
     RankAnswered,
+    RankLeaves,
     RankNote,
     RanksEnded,
     RanksReady,
+    ResizeRanks,
     StartRanks,
     unpack_answer,
 )
@@ -132,6 +134,14 @@ class GangCoordinator:
             if not gang.ending:
                 self._end(gang, "its attempt was cancelled")
 
+    def resize(self, attempt: int, ranks: int) -> None:
+        """Ask a gang that has begun to end at its next checkpoint, since it should have so many ranks."""
+        for gang in self._of(attempt):
+            if gang.begun and not gang.ending:
+                gang.outcome.wanted = ranks
+                command = ResizeRanks(try_id=gang.number, ranks=ranks)
+                self._hosts.speak(next(iter(gang.parts)), attempt, command)
+
     # -- what hosts say ----------------------------------------------------------------------------
 
     def told(self, address: str, note: RankNote, now: float, now_s: float) -> None:
@@ -150,6 +160,9 @@ class GangCoordinator:
                 gang.workers |= dict(zip(gang.parts[address], note.workers, strict=True))
                 if len(gang.workers) == gang.call.gang:
                     self._begin(gang, now)
+            case RankLeaves():
+                gang.outcome.leaves = True
+                self._judge(gang, now_s)
             case RankAnswered():
                 self._answered(gang, note.rank, unpack_answer(note.answer), now, now_s)
 

@@ -34,6 +34,7 @@ class LocalEngine:
         knows_peak_memory=True,
         pins=hasattr(os, "sched_setaffinity"),
         gangs=True,
+        resizes_gangs=True,
     )
 
     def __init__(
@@ -106,6 +107,10 @@ class LocalEngine:
         self._loop.resize(workers)
         self._announce()
         self._advance_gangs()
+
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """Ask a gang to end at its next checkpoint."""
+        self._gangs.resize(attempt, ranks)
 
     def close(self) -> None:
         """End every worker, busy ones at once; with `context.warm` idle ones are kept for the next run of this process."""
@@ -190,7 +195,7 @@ class _ThisMachine:
         """Take the ranks of a gang if there is room for all of them now."""
         image = call.image.pickle()
         job = _job_of(call, lambda: image)
-        part = RankRange(try_id=try_id, lo=0, hi=call.gang, ranks=call.gang)
+        part = RankRange(try_id=try_id, lo=0, hi=call.gang, ranks=call.gang, most=call.most_ranks)
         if not self._ranks.fits(job, part):
             return None
         self._ranks.begin(job, part)

@@ -80,6 +80,9 @@ class SerialEngine:
     def scale(self, workers: int) -> None:
         """Do nothing: there is always one worker."""
 
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """Not called: it has no gangs."""
+
     def close(self) -> None:
         """Drop the queue."""
         self._queue.clear()

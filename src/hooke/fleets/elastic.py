@@ -21,7 +21,8 @@ from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.run_folders import RunsFolder
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.run_state import RemainingWork, RunState, remaining_work
+from hooke.pipeline.remaining_work import RemainingWork, remaining_work
+from hooke.pipeline.run_state import RunState
 from hooke.project.backends import ENGINES, BackendChoice
 
 if TYPE_CHECKING:  # SciPy takes a third of a second

@@ -17,10 +17,11 @@ import torch
 import torch.distributed as dist
 from blake3 import blake3
 
-from hooke.base.errors import CorruptObject, UsageError
+from hooke.base.errors import CorruptObject, GangResized, UsageError
 from hooke.base.files import make_folders, replacing, writing
+from hooke.base.this_process import most_ranks
 from hooke.data.order import key_of
-from hooke.store.checkpoints import checkpoint_dir
+from hooke.store.checkpoints import checkpoint_dir, gang_resizes
 
 __all__ = ["Checkpoint", "device", "process_group", "rank_and_ranks", "set_seed"]
 
@@ -211,8 +212,9 @@ class Checkpoint:
     has sharded, and of its optimizer, it holds whole tensors, so another number of ranks can load it, and one process.
 
     `folder` is by default `hooke.checkpoint_dir()`. All ranks of a process group call `load` and `save` together; rank 0 reads and
-    writes. `load` runs code that the file holds (pickle), so load no file of another person. Raises UsageError for a part without a
-    state, and for several ranks without a process group.
+    writes. In an elastic gang, `save` is where the number of ranks changes: then it does not return. `load` runs code that the file
+    holds (pickle), so load no file of another person. Raises UsageError for a part without a state, and for several ranks without a
+    process group.
     """
 
     def __init__(self, *, folder: str | os.PathLike[str] | None = None, **parts: Any) -> None:
@@ -234,8 +236,12 @@ class Checkpoint:
         """Save all parts after `step` steps. Raises UsageError if the ranks are at different steps, HookeError if it cannot be written."""
         parts = {name: _whole(part.state_dict(), keep=self._rank == 0) for name, part in self._parts.items()}
         told = self._gathered((step, _random_states()))
-        if self._rank:
-            return
+        if self._rank == 0:
+            self._save_first(step, parts, told)
+        if most_ranks() and self._from_first(gang_resizes()):
+            raise GangResized
+
+    def _save_first(self, step: int, parts: dict[str, Any], told: Sequence[tuple[int, Any]]) -> None:
         if len({step for step, _ in told}) > 1:
             raise UsageError(
                 "the ranks save different steps",

@@ -14,11 +14,13 @@ import msgspec
 from hooke.base.formats import first_line
 from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Ref
 from hooke.journal.fleet_events import FleetEvent
+from hooke.journal.search_events import SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.service_events import ServiceEvent
 
 __all__ = [
     "BUDGET",
     "FINISHED",
+    "GANG_RESIZED",
     "WITH_FAILURES",
     "ArtifactLogged",
     "AttemptFailed",
@@ -187,44 +189,6 @@ PlanEvent: TypeAlias = PlanMade | PlanChecked
 """All events of plans."""
 
 
-# --- Events of a search: its objective, its trials, and their outcomes.
-
-
-class SearchStarted(_Event, frozen=True, kw_only=True, tag="search_started"):
-    """The definition of this run's search; once a run, after its first RunStarted."""
-
-    key: str
-    """A hash of code, space, parameters, objective and seed. Searches with equal keys are one search."""
-    space: dict[str, str]
-    """The possible values of each parameter, as short text."""
-    metric: str
-    """The objective: a metric's name, such as `auc.max`; empty is the result of a trial."""
-    direction: str
-    sampler: str
-    pruner: str
-    seed: int
-
-
-class TrialBegan(_Event, frozen=True, kw_only=True, tag="trial_began"):
-    """A trial began, in a run of its own; again if an earlier try was interrupted."""
-
-    trial: int
-    run: str
-    asked: dict[str, float] = {}
-    """Parameter -> value; for a choice, its index."""
-    shown: dict[str, str] = {}
-    """Parameter -> short text."""
-
-
-class TrialEnded(_Event, frozen=True, kw_only=True, tag="trial_ended"):
-    """How a trial ended: `finished` with its value, `pruned`, or `failed`."""
-
-    trial: int
-    status: str
-    value: float | None = None
-    message: str = ""
-
-
 VERSION = 1
 """Version of the vocabulary, written into each segment's header."""
 
@@ -237,10 +201,14 @@ class LogSpan(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
+GANG_RESIZED = "GangResized"
+"""The kind of a failure that is none: a gang has ended at a checkpoint, and goes on with another number of ranks."""
+
+
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a failed attempt, from which `hooke.base.errors.TaskFailed` is made.
 
-    `kind` is the class name of a subclass of TaskFailed. Facts that an engine cannot know are None.
+    `kind` is the class name of a subclass of TaskFailed, or GANG_RESIZED. Facts that an engine cannot know are None.
     """
 
     kind: str
@@ -262,6 +230,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Of a gang: the rank that failed; None without a gang, and if the whole gang failed (its timeout)."""
     ranks: int = 0
     """Of a gang: its number of ranks."""
+    host_lost: bool = False
+    """Whether the machine that ran it, or one of several, is gone or silent."""
     in_log: bool = False
     """Whether the message or the traceback was too long for this record, and the whole of both is in the attempt's log."""
 
@@ -369,7 +339,9 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     cache: bool = True
     seed: int = 0
     gang: int = 0
-    """Ranks, each with these cpus, memory and gpus; 0 if the task is not a gang."""
+    """Ranks, each with these cpus, memory and gpus; 0 if the task is not a gang. Of an elastic gang, the most that it may have."""
+    least_ranks: int = 0
+    """Of an elastic gang: the fewest; 0 for another task. How many an attempt had is told by its AttemptStarted."""
 
     @property
     def slots(self) -> int:
@@ -538,6 +510,11 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     def item(self) -> int | None:
         """The item that failed, 0 of a call; None for a list that was read."""
         return self.lo + self.done if self.hi > self.lo else None
+
+    @property
+    def resized(self) -> bool:
+        """Whether a gang has ended at a checkpoint, to go on with another number of ranks: no failure, and none of its tries."""
+        return self.failure.kind == GANG_RESIZED
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):

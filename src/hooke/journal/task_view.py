@@ -258,6 +258,8 @@ class NodeView:
         self.running = _without(self.running, event.attempt)
         if not alone:  # the other attempt decides
             return 0
+        if event.resized:
+            return 0
         self.failure = event
         good = event.lo + event.done
         if event.tainted:
@@ -470,7 +472,9 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float
     error: str
     gang: int
-    """Ranks of each call or item; 0 if the task is not a gang."""
+    """Ranks of each call or item, or the most of them; 0 if the task is not a gang."""
+    least_ranks: int
+    """Of an elastic gang: the fewest."""
 
 
 class TaskView:
@@ -684,8 +688,9 @@ class TaskView:
         self._freed += 1
         self.ended_at = event.at
         if isinstance(event, AttemptFailed):
-            self.failures += 1
-            self.failure = event
+            if not event.resized:
+                self.failures += 1
+                self.failure = event
         elif event.hi > event.lo:
             # The time of a failed attempt does not tell how long an item takes.
             self._timed_s += event.seconds
@@ -725,6 +730,7 @@ class TaskView:
             cpus=first.cpus,
             error=_message(self.failure) if counts.failed else "",
             gang=first.gang,
+            least_ranks=first.least_ranks,
         )
 
 

@@ -57,7 +57,7 @@ class Excerpt(Graph):
         for number in self.measured:
             node = nodes[number]
             if node.task.resources.gang:
-                task = made.setdefault(id(node.task), _Declared(node.task, gang=ranks))
+                task = made.setdefault(id(node.task), _Declared(node.task, gang=ranks, least_ranks=0))
                 nodes[number] = msgspec.structs.replace(node, task=task)
         return replace(self, nodes=tuple(nodes))
 

@@ -111,6 +111,10 @@ class ReadyEngine:
         """See `Engine`."""
         self.engine.scale(workers)
 
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """See `Engine`."""
+        self.engine.resize_gang(attempt, ranks)
+
     def close(self) -> None:
         """See `Engine`."""
         self.engine.close()

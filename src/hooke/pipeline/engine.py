@@ -52,6 +52,8 @@ class Capabilities:
     """Workers can be bound to cores of their own."""
     gangs: bool = False
     """It starts the ranks of a gang together, and ends all of them when one fails."""
+    resizes_gangs: bool = False
+    """`resize_gang` asks a running gang to end at its next checkpoint."""
     unshared: bool = False
     """Some of its workers may be on hosts that do not share the files of the driver's machine. Then it answers calls of the kind LOOK."""
 
@@ -103,6 +105,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """Digest -> size in bytes of the results that it reads from the store: it is cheapest where they were computed."""
     gang: int = 0
     """Of a gang: how many processes run it, with cpus, memory and gpus for each. 0 if it is not a gang."""
+    most_ranks: int = 0
+    """Of an elastic gang: how many ranks another attempt may have; 0 if it is not one."""
     results: str = "rank0"
     """Of a gang: whether its result is that of `rank0` or a list of `all`, by rank."""
     observe: bool = True
@@ -215,6 +219,14 @@ class Engine(Protocol):
 
     def scale(self, workers: int) -> None:
         """Change the number of workers without losing running attempts."""
+        ...
+
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """Ask a gang to end at its next checkpoint, since it should have so many ranks; as many as it has take that back.
+
+        Its answer is then an AttemptFailed that is `resized`. Only with `capabilities.resizes_gangs`; idempotent, and without effect
+        on an attempt that has ended.
+        """
         ...
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.references import is_simple, is_small, pack, unpack
-from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, using_checkpoints
+from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, raise_if_resized, using_checkpoints
 from hooke.store.codecs import encode
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowEnvironment, can_open_runs, end_new_runs, open_runs
@@ -286,7 +286,7 @@ class AttemptRunner:
         if tracker is None:
             with logging_into(MUTED):
                 answer = self._run(work)
-                end_new_runs(before, None, failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, None, failed=_has_failed(answer))
             return answer
         try:
             with self._scope or logging_into(tracker):
@@ -296,7 +296,7 @@ class AttemptRunner:
                     tracker.move(work.attempt, None)
                     self._mlflow.enter()
                 answer = self._run(work)
-                end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
+                end_new_runs(before, tracker, failed=_has_failed(answer))
             return answer
         finally:
             tracker.attempt = tracker.item = None
@@ -339,6 +339,7 @@ class AttemptRunner:
                     self._checkpointing(work, outcome),
                 ):
                     self._perform(work, outcome)
+                    raise_if_resized()
                     self._check_unchanged(outcome.ref)
         except BaseException as error:  # a task may raise anything, SystemExit included
             if isinstance(error, KeyboardInterrupt) and not self.alone:
@@ -624,6 +625,10 @@ class AttemptRunner:
             return None
         self._modules, end = len(sys.modules), self.log.position()
         return LogSpan(self.log.name, start, end) if end != start else None
+
+
+def _has_failed(answer: AttemptFinished | AttemptFailed) -> bool:
+    return isinstance(answer, AttemptFailed) and not answer.resized
 
 
 def _arguments(

@@ -14,10 +14,18 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.errors import HookeError, InputChanged, Permanent, StoreUnavailable, TaskFailed, Temporary
+from hooke.base.errors import (
+    GangResized,
+    HookeError,
+    InputChanged,
+    Permanent,
+    StoreUnavailable,
+    TaskFailed,
+    Temporary,
+)
 from hooke.base.formats import clip, readable, short_repr
 from hooke.base.user_code import is_hooke
-from hooke.journal.events import AttemptFailed, Failure
+from hooke.journal.events import GANG_RESIZED, AttemptFailed, Failure
 from hooke.store.store import Store
 
 __all__ = ["failure_of", "missing_module_fix", "task_failed", "user_traceback"]
@@ -39,6 +47,8 @@ def failure_of(
 
     A message or a traceback that is too long for a journal goes to `log` as it is.
     """
+    if isinstance(error, GangResized):
+        return Failure(kind=GANG_RESIZED, message="it ended at a checkpoint", arguments=arguments)
     own = _is_own(error)
     kind = "OutOfMemory" if isinstance(error, MemoryError) and limit_bytes is not None else "TaskError"
     message = _message(error)

@@ -113,7 +113,9 @@ class GraphKeys:
         recipe = self._recipe(node, code, inputs)
         asked = node.task.resources
         if asked.gang:  # its function reads size and rank like arguments
-            recipe = combine("gang", recipe, asked.gang, asked.results)
+            # Of an elastic gang the numbers between which it may change, whatever it happens to have.
+            ranks = f"{asked.least_ranks}-{asked.gang}" if asked.least_ranks else asked.gang
+            recipe = combine("gang", recipe, ranks, asked.results)
         if self._seed:
             recipe = combine("seeded", recipe, self._seed)
         if not asked.cache:

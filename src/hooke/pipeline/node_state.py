@@ -17,11 +17,13 @@ __all__ = [
     "Abandon",
     "ChunkSizer",
     "Effect",
+    "ElasticItem",
     "Finish",
     "LookedUp",
     "Lookup",
     "NodePlan",
     "NodeState",
+    "Resize",
     "RunningAttempt",
     "StragglerLimit",
     "Submit",
@@ -137,11 +139,18 @@ class NodePlan:
     retries: int = 0
     timeout_s: float | None = None
     ranks: int = 0
-    """Slots that a gang takes at once, with cpus, memory and gpus for each. 0 if the task is not a gang."""
+    """Slots that a gang takes at once, or the most of them, with cpus, memory and gpus for each. 0 if the task is not a gang."""
+    least_ranks: int = 0
+    """Of an elastic gang: the fewest slots with which it runs. 0 for any other task."""
     repeatable: bool = True
     """Whether two attempts at the same items may run at once; False for a task that is declared impure."""
     expected_s: Mapping[int, float] = field(default_factory=dict)
     """Item -> its seconds in an earlier run, if known."""
+
+    @property
+    def fewest(self) -> int:
+        """Slots without which an attempt cannot begin."""
+        return self.least_ranks or max(1, self.ranks)
 
 
 class Lookup(msgspec.Struct, frozen=True):
@@ -165,6 +174,15 @@ class Submit(msgspec.Struct, frozen=True):
     """The straggling attempt at the same items. This one is the second; the first result wins."""
     short: bool = False
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
+    ranks: int = 0
+    """Of a gang: the number of its ranks."""
+
+
+class Resize(msgspec.Struct, frozen=True):
+    """Effect: ask a running elastic gang to go on with so many ranks from its next checkpoint on; as many as it has, to take that back."""
+
+    attempt: int
+    ranks: int
 
 
 class Abandon(msgspec.Struct, frozen=True):
@@ -194,7 +212,7 @@ class LookedUp(msgspec.Struct, frozen=True):
     asked: bool = False
 
 
-Effect: TypeAlias = Lookup | Submit | Abandon | Finish | RetryPlanned | ItemsSkipped
+Effect: TypeAlias = Lookup | Submit | Resize | Abandon | Finish | RetryPlanned | ItemsSkipped
 
 
 # --- Stragglers: attempts that run much longer than the map's finished items.
@@ -252,11 +270,30 @@ class RunningAttempt(msgspec.Struct):
     """The other attempt at the same items, while both run."""
     doubled: bool = False
     """Whether a second attempt was started; there is never a third."""
+    asked: int = 0
+    """Of an elastic gang: the ranks with which it was asked to go on; 0 if it never was."""
+    wish: int = 0
+    """Of an elastic gang: the ranks that it should have now, and since when."""
+    wished: float = 0.0
+    before_s: float = 0.0
+    """Seconds of the attempts before that ended at a checkpoint, for the timeout."""
+
+
+class ElasticItem(msgspec.Struct):
+    """What an elastic gang's attempts at one item have come to so far."""
+
+    resizes: int = 0
+    """How often it was asked to change its number of ranks, and did."""
+    most: int | None = None
+    """The most ranks of the next attempt, where it makes way for others."""
+    ran_s: float = 0.0
+    lost_hosts: int = 0
+    """How often it lost a machine, which costs no retry."""
 
 
 _MADE_WHEN_READ: dict[str, Callable[[], Any]] = {
     **dict.fromkeys(("left_out", "open", "taken", "alone"), IntervalSet),
-    **dict.fromkeys(("failures", "growths"), dict),
+    **dict.fromkeys(("failures", "growths", "elastic"), dict),
     "sizer": ChunkSizer,
     "straggler_limit": StragglerLimit,
 }
@@ -297,6 +334,7 @@ class NodeState:
     failures: dict[int, int] = field(init=False, repr=False)
     growths: dict[int, int] = field(init=False, repr=False)
     """Item -> how often its memory was doubled."""
+    elastic: dict[int, ElasticItem] = field(init=False, repr=False)
     sizer: ChunkSizer = field(init=False, repr=False)
     straggler_limit: StragglerLimit = field(init=False, repr=False)
 
@@ -323,7 +361,7 @@ class NodeState:
 
     def forget_work(self) -> None:
         """Let go of what a node that has run and is complete needs no more, for the memory."""
-        for name in ("open", "taken", "failures"):
+        for name in ("open", "taken", "failures", "elastic"):
             if not getattr(self, name):
                 delattr(self, name)
 
@@ -346,8 +384,8 @@ class NodeState:
         return memory_after(self.plan.memory, self.growths.get(item, 0), place, slots=self.slots(item))
 
     def slots(self, item: int) -> int:
-        """Slots that an attempt at this item (-1: reading the list) takes."""
-        return max(1, self.plan.ranks) if item >= 0 else 1
+        """Slots that an attempt at this item (-1: reading the list) takes at least."""
+        return self.plan.fewest if item >= 0 else 1
 
     @property
     def startable(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hooke.base.formats import format_bytes, tries_text
 from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
-from hooke.pipeline.node_state import NodeState
+from hooke.pipeline.node_state import ElasticItem, NodeState
 from hooke.pipeline.slots import memory_after
 
 __all__ = ["Retries", "held_until", "retry_delay"]
@@ -70,11 +70,16 @@ class Retries:
         """Plan a retry of a failed item (-1: the list of a map); False if there is none."""
         failure = event.failure
         failures = state.failures[item] = state.failures.get(item, 0) + 1
-        counted = failures - state.growths.get(item, 0)
+        counted = failures - state.growths.get(item, 0) - _lost_hosts(state, item)
         if failure.kind == "OutOfMemory" and _grow(state, item, place):
             more = format_bytes(state.memory(item, place) or 0)
             each = " for each rank" if state.plan.ranks else ""
             self._again(state, item, event.at, f"{failure.said}; again with {more}{each}")
+            return True
+        if failure.host_lost and _goes_on(state, item):
+            self._again(
+                state, item, event.at, f"{failure.said}; it goes on with as many ranks as there is room for"
+            )
             return True
         if not failure.retryable or counted > state.plan.retries:
             return False
@@ -111,6 +116,23 @@ class Retries:
             state.alone.add(item, item + 1)
         number = state.failures[item] + 1
         self.note(state, (item, item + 1), number=number, due=due, reason=reason, counted=counted)
+
+
+def _lost_hosts(state: NodeState, item: int) -> int:
+    """How many failures of an elastic gang are none of its tries: a machine was lost, so it is to go on with fewer ranks."""
+    known = state.elastic.get(item) if state.plan.least_ranks else None
+    return 0 if known is None else known.lost_hosts
+
+
+def _goes_on(state: NodeState, item: int) -> bool:
+    """Whether an elastic gang that has lost a machine goes on without using a try; so often as it may have ranks, since it may be the cause."""
+    if not state.plan.least_ranks or item < 0:
+        return False
+    known = state.elastic.setdefault(item, ElasticItem())
+    if known.lost_hosts >= state.plan.ranks:
+        return False
+    known.lost_hosts += 1
+    return True
 
 
 def _grow(state: NodeState, item: int, place: CapacityChanged) -> bool:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from hooke.base.ref import Ref
@@ -31,6 +30,7 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.fleet_events import FleetDecided
+from hooke.pipeline.elastic_gangs import ElasticGangs
 from hooke.pipeline.graph import Graph, Need, needs_of, pruned_nodes, waiters_of
 from hooke.pipeline.node_state import (
     Abandon,
@@ -46,11 +46,14 @@ from hooke.pipeline.node_state import (
 from hooke.pipeline.retries import Retries, held_until
 from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, ResourceRequest, ShortTasks, SlotRoom
 
-__all__ = ["RemainingWork", "RunState", "Sizing", "remaining_work"]
+__all__ = ["RunState", "Sizing"]
 
 
 SKIPS_BEFORE_RESERVING = 4
 """Others may overtake a ready attempt that does not fit this many times per slot. Then slots are reserved for it."""
+
+MOST_WAITING = 64
+"""So many nodes that wait are looked at to decide whether elastic gangs should make room for them."""
 
 ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
 """Failures that do not tell which item of a chunk caused them."""
@@ -106,6 +109,8 @@ class RunState:
         self.running: dict[int, RunningAttempt] = {}
         self._has_timeouts = any(plan.timeout_s is not None for plan in plans)
         self._has_maps = any(node.kind == "map" for node in graph.nodes)
+        self.gangs = ElasticGangs() if any(plan.least_ranks for plan in plans) else None
+        """None without elastic gangs."""
         self.ignored = 0
         self._room = SlotRoom()
         self._short = ShortTasks()
@@ -163,7 +168,8 @@ class RunState:
 
     def _began(self, event: AttemptStarted) -> None:
         if event.attempt in self.running:
-            self.running[event.attempt].started = event.at
+            running = self.running[event.attempt]
+            running.started, running.wish, running.wished = event.at, running.request.slots, event.at
 
     def _finished(self, event: AttemptFinished) -> None:
         attempt = self._pop_running(event.attempt)
@@ -203,6 +209,12 @@ class RunState:
         if attempt.hi - good > 1 and _is_of_unknown_item(state, event):
             self._isolate(state, good, attempt.hi, event)
             return
+        if self.gangs and event.resized:
+            self.gangs.resized(state, attempt, event.at)
+            self._open(state, good, attempt.hi, first=True)
+            return
+        if self.gangs:
+            self.gangs.failed(state, attempt)
         self._open(state, good + 1, attempt.hi)
         self._retry_or_fail(state, event, item=good)
 
@@ -392,12 +404,21 @@ class RunState:
         for lo, hi in ranges:
             self._open(state, lo, hi)
 
-    def _open(self, state: NodeState, lo: int, hi: int) -> None:
+    def _open(self, state: NodeState, lo: int, hi: int, *, first: bool = False) -> None:
         for a, b in state.missing_in(lo, hi):
             for c, d in state.taken.gaps(a, b):
                 state.open.add(c, d)
-        if state.open:
+        if state.open and first:
+            self._push_first(state)
+        elif state.open:
             self._push(state)
+
+    def _push_first(self, state: NodeState) -> None:
+        """A gang that has ended to go on with another number of ranks goes before all others: it had its room."""
+        node = state.node.id
+        if node not in self._queued:
+            self._queued.add(node)
+            heapq.heappush(self._ready, (-len(self.nodes) - 1, node))
 
     def _push(self, state: NodeState) -> None:
         node = state.node.id
@@ -484,7 +505,10 @@ class RunState:
             effects += [Lookup(node) for node in self._pending_lookups]
             self._pending_lookups = []
             return effects
+        effects += self._withdraw_gangs()
         effects += self._submit_ready()
+        if self.gangs:
+            effects += self.gangs.resizes(self.running, self.nodes, self._room, self._waiting(), now)
         return effects if self._ready else effects + self._submit_twins()
 
     def is_over(self, node: int) -> bool:
@@ -533,7 +557,9 @@ class RunState:
         for running in self.running.values() if self._has_timeouts else ():
             timeout_s = self.nodes[running.node].plan.timeout_s
             if timeout_s is not None and running.started is not None:
-                due.append(running.started + timeout_s)
+                due.append(running.started + timeout_s - running.before_s)
+        if self.gangs and (looks := self.gangs.next_due(self.running, self.nodes, self._now)) is not None:
+            due.append(looks)
         if not self._ready:
             # A straggler that is due already did not fit: an event must free slots first.
             due += [straggles for straggles, _ in self._stragglers() if straggles > self._now]
@@ -558,7 +584,12 @@ class RunState:
             return expired
         for attempt, running in self.running.items():
             timeout_s = self.nodes[running.node].plan.timeout_s
-            if timeout_s is not None and running.started is not None and now >= running.started + timeout_s:
+            started = running.started
+            if (
+                timeout_s is not None
+                and started is not None
+                and now >= started + timeout_s - running.before_s
+            ):
                 expired.append(Abandon(attempt, timed_out=True))
         return expired
 
@@ -585,7 +616,10 @@ class RunState:
             lo, hi = (-1, -1) if state.items is None else state.choose(self._room.capacity.slots)
             request = self._request(state, lo)
             short = request.slots == 1 and self._short.has(state.node)
-            if not self._room.take(request) and not (
+            wider = self._widened(state, lo, request)
+            if wider is not None:
+                request = wider
+            elif not self._room.take(request) and not (
                 short and not passed and self._room.queue_behind(request, self._short.behind(state.node))
             ):
                 passed.append(entry)
@@ -602,6 +636,33 @@ class RunState:
         for entry in passed:
             heapq.heappush(self._ready, entry)
         return effects
+
+    def _widened(self, state: NodeState, lo: int, request: ResourceRequest) -> ResourceRequest | None:
+        """The request of an elastic gang with more than the fewest ranks, whose room is taken; None if there is none, and for other tasks."""
+        if self.gangs is None or not state.plan.least_ranks or lo < 0:
+            return None
+        return self.gangs.widened(state, lo, request, self._room)
+
+    def _withdraw_gangs(self) -> list[Effect]:
+        """Take back elastic gangs that have not begun and lack the room that they had: they go on with fewer ranks."""
+        if self.gangs is None:
+            return []
+        gone = list(self.gangs.withdrawn(self.running, self.nodes, self._room, self._now))
+        for attempt in gone:
+            running = self._remove(attempt)
+            state = self.nodes[running.node]
+            state.taken.remove(running.lo, running.hi)
+            self._open(state, running.lo, running.hi, first=True)
+        return [Abandon(attempt) for attempt in gone]
+
+    def _waiting(self) -> Iterator[ResourceRequest]:
+        """The requests of what has no room, in its order; of a map, no more than there are slots."""
+        for _, node in heapq.nsmallest(MOST_WAITING, self._ready):
+            state = self.nodes[node]
+            if state.startable and node not in self._pruned:
+                lo = -1 if state.items is None else state.open.first(1)[0]
+                count = 1 if lo < 0 else min(state.open.count, self._room.capacity.slots)
+                yield from [self._request(state, lo)] * count
 
     def _is_reserved_for(self, state: NodeState, request: ResourceRequest) -> bool:
         """Whether slots are reserved for an attempt that others overtook often; never for a gang with more ranks than slots."""
@@ -653,8 +714,13 @@ class RunState:
             return Submit(attempt, node, 0, 0, number, expand=True, memory=memory)
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
-        self.running[attempt] = RunningAttempt(node, lo, hi, False, request, submitted=self._now, skips=skips)
-        return Submit(attempt, node, lo, hi, number, memory=memory, short=short)
+        known = state.elastic.get(lo) if state.plan.least_ranks else None
+        before_s = known.ran_s if known is not None else 0.0
+        self.running[attempt] = RunningAttempt(
+            node, lo, hi, False, request, submitted=self._now, skips=skips, before_s=before_s
+        )
+        ranks = request.slots if state.plan.ranks else 0
+        return Submit(attempt, node, lo, hi, number, memory=memory, short=short, ranks=ranks)
 
     def _new_attempt(self) -> int:
         """An id that no engine has seen. Withdrawn ids are used first, so that at most one id a slot is unknown to the journal."""
@@ -662,9 +728,6 @@ class RunState:
             return heapq.heappop(self._withdrawn)
         self._next_attempt += 1
         return self._next_attempt - 1
-
-
-# --- Remaining work by task, which decides how many workers a run gets.
 
 
 class Sizing(Protocol):
@@ -676,74 +739,3 @@ class Sizing(Protocol):
         The runner journals the decision, scales the engine, and ends the run if the decision says `stop`.
         """
         ...
-
-
-@dataclass(slots=True, kw_only=True)
-class RemainingWork:
-    """The remaining work of one task, in items of maps and calls.
-
-    `running_s` has the seconds and the items of each running attempt.
-    """
-
-    task: str
-    depth: int
-    cpus: float = 1.0
-    memory: int | None = None
-    gpus: float = 0.0
-    slots: int = 0
-    """Slots that must exist at once: the ranks of the running gangs, or of one that is ready."""
-    running: int = 0
-    ready: int = 0
-    waiting: int = 0
-    open_ended: bool = False
-    running_s: list[tuple[float, int]] = field(default_factory=list)
-    expected_s: list[float] = field(default_factory=list)
-    """Seconds that remaining items took in earlier runs, if known."""
-
-
-def remaining_work(state: RunState, now: float) -> list[RemainingWork]:
-    """The remaining work of all unfinished tasks, those nearest to the inputs first."""
-    depths = state.graph.depths()
-    tasks: dict[str, RemainingWork] = {}
-    running = _running(state, now)
-    for each in state.nodes:
-        node = each.node.id
-        if not each.demanded or state.is_over(node):
-            continue
-        name = each.node.task.name
-        left = tasks.setdefault(name, RemainingWork(task=name, depth=depths[node]))
-        left.depth = max(left.depth, depths[node])
-        _add(left, each, running.get(node, []))
-    return sorted(tasks.values(), key=lambda left: left.depth)
-
-
-def _running(state: RunState, now: float) -> Mapping[int, list[tuple[float, int]]]:
-    """Node -> (seconds since the start, items) of each attempt. Of two attempts at the same items the first counts."""
-    found: dict[int, list[tuple[float, int]]] = {}
-    for attempt, each in state.running.items():
-        second = each.twin is not None and each.twin < attempt
-        if not second:
-            since = 0.0 if each.started is None else max(now - each.started, 0.0)
-            found.setdefault(each.node, []).append((since, max(each.hi - each.lo, 1)))
-    return found
-
-
-def _add(left: RemainingWork, state: NodeState, running: list[tuple[float, int]]) -> None:
-    left.cpus = max(left.cpus, state.plan.cpus)
-    left.gpus = max(left.gpus, state.plan.gpus)
-    if state.plan.memory is not None:
-        left.memory = max(left.memory or 0, state.plan.memory)
-    ranks = max(1, state.plan.ranks)
-    left.running_s += running
-    runs = sum(items for _, items in running)
-    left.running += runs * ranks
-    if state.items is None:
-        left.open_ended = True
-        left.ready += int(state.startable or state.asked)
-        return
-    ready = state.open.count or int(state.asked)  # a worker must be there to answer
-    left.ready += ready * ranks
-    left.waiting += max(state.items - len(state.done) - state.lost - runs - ready, 0) * ranks
-    if state.plan.ranks:
-        left.slots = max(left.slots, runs * ranks, ranks if ready else 0)
-    left.expected_s += [s for item, s in state.plan.expected_s.items() if state.missing_in(item, item + 1)]

@@ -43,7 +43,7 @@ from hooke.pipeline.file_results import ProducedFiles
 from hooke.pipeline.finished_results import Lineage, Look, Recovered, ResultWrites
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Submit
+from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Resize, Submit
 from hooke.pipeline.run_state import RunState, Sizing
 from hooke.processes.exit_report import last_lines
 from hooke.store.backend import Learnt, joined
@@ -238,6 +238,9 @@ class Runner:
                 self._look_up_or_ask(effect.node)
             case Abandon():
                 self._abandon(effect)
+            case Resize():
+                self._parts.engine.resize_gang(effect.attempt, effect.ranks)
+                return True
             case Finish():
                 pass
             case _:

@@ -20,6 +20,7 @@ __all__ = [
     "ResourceRequest",
     "ShortTasks",
     "SlotRoom",
+    "exceeds",
     "fits",
     "memory_after",
 ]
@@ -50,6 +51,12 @@ def fits(wanted: ResourceRequest, used: Mapping[ResourceRequest, int], place: Ca
             if taken + min(amount, total) > total + 1e-9:
                 return False
     return True
+
+
+def exceeds(wanted: ResourceRequest, place: CapacityChanged) -> bool:
+    """Whether it asks for more than the whole place has, so that it would get everything, alone."""
+    asked = ((wanted.cpus, place.cpus), (wanted.memory, place.memory), (wanted.gpus, place.gpus))
+    return any(total is not None and wanted.slots * each > total + 1e-9 for each, total in asked)
 
 
 def memory_after(declared: int | None, growths: int, place: CapacityChanged, *, slots: int = 1) -> int | None:
@@ -140,6 +147,29 @@ class SlotRoom:
             return False
         self._held[request] += 1
         self.taken += request.slots
+        return True
+
+    def copy(self) -> SlotRoom:
+        """The same room, to try something in."""
+        made = SlotRoom()
+        made.capacity, made.taken = self.capacity, self.taken
+        made._held, made._behind = self._held.copy(), self._behind.copy()
+        return made
+
+    def take_instead(self, request: ResourceRequest, former: ResourceRequest) -> bool:
+        """Reserve for an attempt in place of what it has; False, without effect, if there is no room for that.
+
+        There always is if it asks for no more than it has.
+        """
+        self._held -= Counter([former])
+        self.taken -= former.slots
+        if request.slots > former.slots and not self.take(request):
+            self._held[former] += 1
+            self.taken += former.slots
+            return False
+        if request.slots <= former.slots:
+            self._held[request] += 1
+            self.taken += request.slots
         return True
 
     def queue_behind(self, request: ResourceRequest, most: int) -> bool:

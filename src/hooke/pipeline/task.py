@@ -20,6 +20,7 @@ from typing import (
     ParamSpec,
     Protocol,
     TypedDict,
+    TypeGuard,
     TypeVar,
     Unpack,
     overload,
@@ -58,7 +59,7 @@ class Options(TypedDict, total=False):
     `cpus`: threads that the task may use (1). `memory`: its limit, `"2GiB"` or bytes (none).
     `gpus`: devices, or a share of one (0). `retries`: how often a failed task runs again (0).
     `timeout`: `"30m"` or seconds for one attempt (none). `cache`: whether other runs may reuse
-    its results (True). `gang`: how many processes run it together, each a rank (none).
+    its results (True). `gang`: how many processes run it together, each a rank (none), or the fewest and the most, as `(1, 4)`.
     `keep_checkpoints`: whether the folder of `checkpoint_dir()` stays when the result is durable (False).
     `name`: shown instead of the function's own name. `observe`: whether files and environment variables that it reads
     count as its inputs (True). Beside them `results`, of a gang: `"rank0"` or `"all"`.
@@ -71,7 +72,7 @@ class Options(TypedDict, total=False):
     timeout: str | float | None
     cache: bool
     keep_checkpoints: bool
-    gang: int | None
+    gang: int | tuple[int, int] | None
     name: str | None
     observe: bool
 
@@ -89,7 +90,9 @@ class Resources:
     keep_checkpoints: bool = False
     """Whether checkpoint folders stay when the result is durable."""
     gang: int = 0
-    """How many ranks it has; 0 for a task that is no gang."""
+    """How many ranks it has, or the most that it may have; 0 for a task that is no gang."""
+    least_ranks: int = 0
+    """Of an elastic gang: the fewest ranks with which it runs. 0 for any other task."""
     results: str = "rank0"
     """Of a gang: `rank0`, what rank 0 returned, or `all`, the list of what each rank returned."""
     observe: bool = True
@@ -97,8 +100,13 @@ class Resources:
 
     @property
     def ranks(self) -> int:
-        """Processes that one attempt takes."""
+        """Processes that one attempt takes, or the most of them."""
         return max(1, self.gang)
+
+    @property
+    def fewest(self) -> int:
+        """Processes without which an attempt cannot begin."""
+        return self.least_ranks or self.ranks
 
 
 def parse_resources(options: Mapping[str, Any]) -> Resources:
@@ -107,7 +115,7 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
     Raises UsageError for an unknown option (with the nearest valid one) and for a value out of range.
     """
     _refuse_unknown(options)
-    gang = _gang(options.get("gang"))
+    least_ranks, gang = _gang(options.get("gang"))
     return Resources(
         cpus=_number("cpus", options.get("cpus", 1), above_zero=True),
         memory=_memory(options.get("memory")),
@@ -117,7 +125,8 @@ def parse_resources(options: Mapping[str, Any]) -> Resources:
         cache=_bool("cache", options.get("cache", True)),
         keep_checkpoints=_bool("keep_checkpoints", options.get("keep_checkpoints", False)),
         gang=gang,
-        results=_results(options.get("results", "rank0"), gang),
+        least_ranks=least_ranks,
+        results=_results(options.get("results", "rank0"), gang, least_ranks),
         observe=_bool("observe", options.get("observe", True)),
     )
 
@@ -180,23 +189,47 @@ def _bool(option: str, value: object) -> bool:
     raise _wrong(option, value, f"{option}=True or {option}=False")
 
 
-def _gang(value: object) -> int:
+def _gang(value: object) -> tuple[int, int]:
+    """The fewest ranks of an elastic gang, else 0, and the number of ranks or the most of them."""
     if value is None:
-        return 0
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
+        return 0, 0
+    if _is_count(value):
+        return 0, value
+    if isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value)):
+        least, most = value
+        if least < most:
+            return least, most
+        right = (
+            f"gang={least} for so many"
+            if least == most
+            else f"gang={(most, least)}, the smaller number first"
+        )
+        raise _wrong("gang", value, right)
     raise _wrong(
-        "gang", value, "a whole number of 1 or more, such as gang=4 for four processes that run together"
+        "gang",
+        value,
+        "a whole number of 1 or more, such as gang=4 for four processes that run together, or two of them, such as "
+        "gang=(1, 4) for one to four",
     )
 
 
-def _results(value: object, gang: int) -> str:
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _results(value: object, gang: int, least_ranks: int) -> str:
     if value not in ("rank0", "all"):
         raise _wrong(
             "results", value, 'results="rank0" (what rank 0 returns) or results="all" (a list, by rank)'
         )
     if value == "all" and not gang:
         raise _wrong("results", value, "gang= too, such as gang=4: only a gang has several ranks")
+    if value == "all" and least_ranks:
+        raise _wrong(
+            "results",
+            value,
+            'results="rank0" with an elastic gang: how many ranks it ends with is not known before',
+        )
     return str(value)
 
 
@@ -569,7 +602,8 @@ def task(function: Any = None, /, **options: Any) -> Any:
     Options: `cpus` (threads it may use, 1), `memory` (limit, "2GiB" or bytes), `gpus` (0), `retries` (0),
     `timeout` ("30m" or seconds for one attempt), `cache` (whether other runs may reuse its results, True),
     `keep_checkpoints` (whether the folder of `checkpoint_dir()` stays when the result is durable, False), `name`,
-    `gang` (how many processes run it together, each with its rank in the environment; none), `results` (of a gang:
+    `gang` (how many processes run it together, each with its rank in the environment; none; or the fewest and the most of them:
+    `gang=(1, 4)` changes the number at checkpoints), `results` (of a gang:
     "rank0", the result of rank 0, or "all", a list of all ranks' results).
     Plain calls of the function do not change. Raises UsageError for an unknown option or a value out of range, and
     for functions that cannot be tasks (async functions, generators, lambdas without `name`).

@@ -10,6 +10,7 @@ from typing import Any
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.journal.events import (
+    AttemptFailed,
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
@@ -112,11 +113,22 @@ class _Spans:
     _tasks: dict[int, str] = field(default_factory=dict)
     _begun: dict[int, AttemptStarted] = field(default_factory=dict)
     _last: dict[str, tuple[str, float]] = field(default_factory=dict)
+    lacking: bool = False
+    """Whether attempts are left out, because they tell nothing of how long their calls take."""
+    _ranks: dict[int, int] = field(default_factory=dict)
+    """Node of an elastic gang -> the most ranks that it may have."""
+    _resized: set[tuple[int, int]] = field(default_factory=set)
+    """Items of elastic gangs of which the last attempt was only a part."""
 
     def apply(self, event: Event) -> None:
         """Fold one event."""
         if isinstance(event, NodePlanned):
             self._tasks[event.node] = event.task
+            if event.least_ranks:
+                self._ranks[event.node] = event.gang
+        elif isinstance(event, AttemptFailed):
+            if event.node in self._ranks:
+                self._resized.add((event.node, event.lo))
         elif isinstance(event, AttemptStarted):
             self._begun[event.attempt] = event
             task, ended = self._last.get(event.worker, ("", 0.0))
@@ -124,11 +136,18 @@ class _Spans:
                 self.gaps[task].append(max(event.at - ended, 0.0))
         elif isinstance(event, AttemptFinished) and event.hi > event.lo:
             begun = self._begun.pop(event.attempt, None)
-            if begun is not None and begun.twin_of is None:
+            if begun is not None and not self._is_whole(begun):
+                self.lacking = True
+            elif begun is not None and begun.twin_of is None:
                 took = max(event.seconds, event.at - begun.at)
                 items = event.hi - event.lo
                 self.nodes[event.node].append(_Span(items, event.lo, took, event.cpu_s, begun.at, event.at))
             self._last[event.worker] = (self._tasks.get(event.node, ""), event.at)
+
+    def _is_whole(self, begun: AttemptStarted) -> bool:
+        """Whether an attempt is all of its call. Of an elastic gang: with all ranks that it may have, from beginning to end."""
+        most = self._ranks.get(begun.node)
+        return most is None or (len(begun.workers) == most and (begun.node, begun.lo) not in self._resized)
 
     def gap(self, task: str) -> float:
         """The usual gap between two calls of the task on a worker: the lower quartile, because some gaps include waiting for other tasks."""
@@ -237,7 +256,7 @@ def run_times(events: Sequence[Event]) -> RunTimes | None:
         for numbers in groups.values()
     }
     there = _there(view)
-    worked, beside = _worked(events, spans) or (None, None)
+    worked, beside = (None if spans.lacking else _worked(events, spans)) or (None, None)
     timed = [
         _timed(
             view,

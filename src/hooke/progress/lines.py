@@ -45,6 +45,8 @@ class Lines(AbstractContextManager["Lines"]):
             case events.RunStarted():
                 begun = "resumed" if event.resumed else "started"
                 self._say(f"run {event.run} {begun} on {event.place}")
+            case events.AttemptFailed() if event.resized:
+                self._say(f"{self._view.nodes[event.node].planned.task}: {event.failure.message}")
             case events.AttemptFailed():
                 number, tries = self._view.nodes[event.node].tries_of(event)
                 which = f" ({tries_text(number, tries)})" if tries > 1 else ""
@@ -128,7 +130,8 @@ def _how_far(row: TaskRow) -> str:
         work = f", {format_seconds(row.seconds)} of work" if row.seconds and row.done else ""
         return f"{row.state}{of}{cached}{work}"
     if not settled:
-        ranks = f", {row.gang} ranks{' each' * (row.items != 1)}" if row.gang else ""
+        count = f"{row.least_ranks} to {row.gang}" if row.least_ranks else f"{row.gang}"
+        ranks = f", {count} ranks{' each' * (row.items != 1)}" if row.gang else ""
         return f"running{ranks}" if row.items == 1 else f"running, {items} items{ranks}"
     rate = f", {row.rate:.3g}/s" if row.rate else ""
     left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""

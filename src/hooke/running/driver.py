@@ -103,13 +103,17 @@ def check_gangs(graph: Graph, place: BackendChoice) -> None:
     gangs = [node for node in graph.nodes if node.task.resources.gang]
     if not gangs:
         return
-    widest = max(gangs, key=lambda node: node.task.resources.gang)
-    if not ENGINES.load(place.engine).capabilities.gangs:
+    widest = max(gangs, key=lambda node: node.task.resources.fewest)
+    able = ENGINES.load(place.engine).capabilities
+    if not able.gangs:
         raise _no_gangs(widest, place)
-    ranks, most = widest.task.resources.gang, _most(place)
+    elastic = next((node for node in gangs if node.task.resources.least_ranks), None)
+    if elastic is not None and not able.resizes_gangs:
+        raise _not_elastic(elastic, place)
+    ranks, most = widest.task.resources.fewest, _most(place)
     if most is not None and ranks > most:
         raise UsageError(
-            f"the gang {widest.task.name!r} has {ranks} ranks, but {place.name!r} has {most} {_workers(most)}",
+            f"{_of_ranks(widest)}, but {place.name!r} has {most} {_workers(most)}",
             where=widest.where,
             why="the ranks wait for one another, so all must run at once",
             fix=f"set workers={ranks} (or --workers {ranks}), or a smaller gang=",
@@ -122,7 +126,7 @@ class GangWait:
     def __init__(self, graph: Graph, place: BackendChoice) -> None:
         given = place.workers is None or not place.scalable
         gangs = [node for node in graph.nodes if node.task.resources.gang] if given else []
-        self._widest = max(gangs, key=lambda node: node.task.resources.gang, default=None)
+        self._widest = max(gangs, key=lambda node: node.task.resources.fewest, default=None)
         self._place = place
         self._slots = 0
         self._running: set[int] = set()
@@ -148,23 +152,43 @@ class GangWait:
 
     def check(self, now: float) -> None:
         """Raise UsageError if this lasts too long. `now` is in seconds of a monotonic clock."""
-        if self._widest is None or self._running or self._slots >= self._widest.task.resources.gang:
+        if self._widest is None or self._running or self._slots >= self._widest.task.resources.fewest:
             return
         self._since = now if self._since is None else self._since
         if now - self._since >= WAIT_S:
-            ranks = self._widest.task.resources.gang
+            ranks = self._widest.task.resources.fewest
             raise UsageError(
-                f"the gang {self._widest.task.name!r} has {ranks} ranks, but {self._place.name!r} has room for {self._slots}",
+                f"{_of_ranks(self._widest)}, but {self._place.name!r} has room for {self._slots}",
                 where=self._widest.where,
                 why=f"the ranks wait for one another, so all must run at once; nothing else ran for {WAIT_S:g} s, and no worker joined",
                 fix=f"add workers until it has {ranks} threads, or make gang= smaller; then resume",
             )
 
 
+def _of_ranks(node: Node) -> str:
+    asked = node.task.resources
+    needs = f"needs at least {asked.least_ranks} ranks" if asked.least_ranks else f"has {asked.gang} ranks"
+    return f"the gang {node.task.name!r} {needs}"
+
+
+def _number_of(node: Node) -> str:
+    asked = node.task.resources
+    return f"{asked.least_ranks} to {asked.gang}" if asked.least_ranks else str(asked.gang)
+
+
+def _not_elastic(node: Node, place: BackendChoice) -> UsageError:
+    asked = node.task.resources
+    return UsageError(
+        f"the backend {place.name!r} cannot change the number of a gang's ranks, and {node.task.name!r} may have {_number_of(node)}",
+        where=node.where,
+        fix=f"give it a fixed number, such as gang={asked.least_ranks}, or use local, dask or ray",
+    )
+
+
 def _no_gangs(node: Node, place: BackendChoice) -> UsageError:
     able = [name for name in ENGINES.builtin if name in _with_gangs()]
     return UsageError(
-        f"the backend {place.name!r} does not support gangs, but {node.task.name!r} is a gang of {node.task.resources.gang} ranks",
+        f"the backend {place.name!r} does not support gangs, but {node.task.name!r} is a gang of {_number_of(node)} ranks",
         where=node.where,
         fix=f"use a backend that supports gangs: {', '.join(able)}; to debug, call the pipeline as a function, "
         "where a gang has one rank",
@@ -277,6 +301,7 @@ def plan_of(
         retries=asked.retries if retries is None else retries,
         timeout_s=asked.timeout_s,
         ranks=asked.gang,
+        least_ranks=asked.least_ranks,
         repeatable=repeatable,
         expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
     )
@@ -617,6 +642,7 @@ class Driver:
             cache=asked.cache,
             seed=self.seed,
             gang=asked.gang,
+            least_ranks=asked.least_ranks,
         )
 
 

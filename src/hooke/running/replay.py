@@ -405,6 +405,8 @@ class _Audit:
         past = self._past(entry.run)
         node, lo, index = self._find(past, entry)
         _check_fits(past.state, node)
+        if past.state.nodes[node].plan.least_ranks:
+            raise _NotAgainError("its result depends on how many ranks its gang had, and when")
         if missing := _missing(past.state, node, lo):
             raise _NotAgainError(f"the results of {', '.join(missing)}, which it reads, are gone")
         try:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from hooke.base.errors import CorruptObject, HookeError, UsageError
+from hooke.base.errors import CorruptObject, GangResized, HookeError, UsageError
 from hooke.base.files import file_clock_ns, make_folders, write_atomic
 from hooke.base.this_process import on_fork
 from hooke.store.backend import Backend, ObjectSink
@@ -38,8 +38,12 @@ __all__ = [
     "Snapshots",
     "TaskCheckpoints",
     "checkpoint_dir",
+    "checkpoint_saved",
     "copied_checkpoint",
     "fresh_checkpoint",
+    "gang_resizes",
+    "raise_if_resized",
+    "resizing",
     "using_checkpoints",
 ]
 
@@ -652,3 +656,55 @@ def checkpoint_dir() -> Path:
             fix="call it in a function with @task that a run executes; pass the path to processes that the task starts",
         )
     return here.folder()
+
+
+# --- The end of a gang at a checkpoint, from which it goes on with another number of ranks.
+
+
+class _Resizing:
+    """Whether the attempt of this process is to end at a checkpoint."""
+
+    def __init__(self, leaves: Callable[[], bool]) -> None:
+        self.leaves = leaves
+        self.pid = os.getpid()
+        self.left = False
+
+
+_resizing: list[_Resizing] = []
+
+
+@contextmanager
+def resizing(leaves: Callable[[], bool]) -> Iterator[None]:
+    """Inside, `checkpoint_saved()` ends this rank if `leaves()`, which says so to the driver."""
+    _resizing.append(_Resizing(leaves))
+    try:
+        yield
+    finally:
+        _resizing.pop()
+
+
+def gang_resizes() -> bool:
+    """Whether rank 0, which calls this, is to end now that a checkpoint is saved. Then it must."""
+    here = _resizing[-1] if _resizing else None
+    if here is None or here.pid != os.getpid():
+        return False
+    here.left = here.left or here.leaves()
+    return here.left
+
+
+def raise_if_resized() -> None:
+    """Raise GangResized if this rank was to end before: a task that catches that has no result."""
+    if _resizing and _resizing[-1].left:
+        raise GangResized
+
+
+def checkpoint_saved() -> None:
+    """Say that a checkpoint is complete, on all ranks of a gang and after each: here an elastic gang changes its number of ranks.
+
+    If it is to, this does not return on rank 0 (it raises GangResized, which is no Exception), and Hooke ends the other ranks. Then all
+    begin again, with other values of `RANK` and `WORLD_SIZE`, and go on from the checkpoint. So call it on rank 0 only when what all
+    ranks have written is there. In other tasks, and outside runs, it does nothing. `hooke.frameworks.torch.Checkpoint.save` calls it
+    by itself.
+    """
+    if gang_resizes():
+        raise GangResized

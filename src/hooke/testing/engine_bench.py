@@ -264,5 +264,6 @@ def plan_of(resources: Resources) -> NodePlan:
         retries=resources.retries,
         timeout_s=resources.timeout_s,
         ranks=resources.gang,
+        least_ranks=resources.least_ranks,
         repeatable=resources.cache,
     )

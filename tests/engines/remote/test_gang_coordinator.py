@@ -16,13 +16,15 @@ from hooke.engines.gang import (
     GatherResults,
     PortKept,
     RankAnswered,
+    RankLeaves,
     RanksEnded,
     RanksReady,
+    ResizeRanks,
     StartRanks,
 )
 from hooke.engines.gang_coordinator import BEGIN_WITHIN_S, MOST_UNBORN
 from hooke.engines.remote.remote_queue import HOMELESS_S, RemoteQueue
-from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure
+from hooke.journal.events import GANG_RESIZED, AttemptFailed, AttemptFinished, AttemptStarted, Failure
 
 
 class Hosts(RecordingTransport):
@@ -370,3 +372,25 @@ def test_a_host_that_is_lost_while_results_are_gathered(lost, failed):
     hosts.go()
     assert [event.failure.rank for event in hosts.of(AttemptFailed)] == failed
     assert len(hosts.of(AttemptFinished)) == 1 - len(failed)
+
+
+def test_rank_0_is_told_of_another_size_and_its_end_is_no_failure_of_others():
+    hosts = Hosts(peer("a", threads=2), peer("b"))
+    hosts.made.submit([gang(0)], 0.0)
+    hosts.made.resize_gang(0, 2)  # it has not begun
+    hosts.go()
+    assert hosts.words(ResizeRanks) == []
+    hosts.made.resize_gang(0, 2)
+    assert [(at, word.ranks) for at, word in hosts.said if isinstance(word, ResizeRanks)] == [("a", 2)]
+    hosts.note("a", RankLeaves(try_id=1))
+    hosts.go()
+    hosts.answer(1, 2, Failure(kind="TaskError", message="connection closed by peer"))
+    hosts.go()
+    hosts.made.check_deadlines(0.0, 100.0)
+    assert hosts.of(AttemptFailed) == []
+    hosts.answer(1, 0, Failure(kind=GANG_RESIZED, message="it ended"))
+    hosts.go()
+    (ended,) = hosts.of(AttemptFailed)
+    assert ended.resized
+    assert "to go on with 2 ranks: others wait for room" in ended.failure.message
+    hosts.made.resize_gang(0, 3)  # it has ended

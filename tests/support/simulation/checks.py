@@ -55,6 +55,10 @@ class Flight:
     memory: int = 0
     short: bool = False
     """Whether it may wait behind another one that asks for the same."""
+    slots: int = 1
+    """A gang takes one for each rank, but its list is read by one process."""
+    asked: int = 0
+    """Of an elastic gang: the ranks with which it was asked to go on."""
 
     def meets(self, other: Flight) -> bool:
         """Whether both run an item that the other runs too."""
@@ -121,20 +125,15 @@ MOST_BEHIND = 64
 """Short attempts behind each one that runs, at most: fewer if they are longer."""
 
 
-def slots_of(plan: NodePlan, kind: str) -> int:
-    """A gang takes one for each rank, but its list is read by one process."""
-    return 1 if kind == "expand" else max(1, plan.ranks)
-
-
-def taken(flights: Sequence[Flight], plans: Sequence[NodePlan]) -> int:
+def taken(flights: Sequence[Flight]) -> int:
     """The slots that these attempts take."""
-    return sum(slots_of(plans[flight.node], flight.kind) for flight in flights)
+    return sum(flight.slots for flight in flights)
 
 
 def crowded(flights: Sequence[Flight], plans: Sequence[NodePlan], place: events.CapacityChanged) -> bool:
     """Whether more runs than the place has, though as many of the short ones wait as may."""
     flights = _holding(flights, plans)
-    each = [(slots_of(plans[flight.node], flight.kind), flight) for flight in flights]
+    each = [(flight.slots, flight) for flight in flights]
     return (
         sum(slots for slots, _ in each) > place.slots
         or _over([slots * plans[flight.node].cpus for slots, flight in each], place.cpus)
@@ -152,11 +151,11 @@ def fits(
     memory: int,
 ) -> bool:
     """Whether there is room for one more, which takes so many slots, beside these."""
-    each = [(slots_of(plans[flight.node], flight.kind), flight) for flight in flights]
+    each = [(flight.slots, flight) for flight in flights]
     cpus = [*(count * plans[flight.node].cpus for count, flight in each), slots * plan.cpus]
     memories = [*(count * flight.memory for count, flight in each), slots * memory]
     # One slot is not asked for here: whoever asks knows that one is free, or that none is.
-    has_slots = slots == 1 or taken(flights, plans) + slots <= place.slots
+    has_slots = slots == 1 or taken(flights) + slots <= place.slots
     return has_slots and not _over(cpus, place.cpus) and not _over(memories, place.memory)
 
 
@@ -165,7 +164,7 @@ def _holding(flights: Sequence[Flight], plans: Sequence[NodePlan]) -> list[Fligh
     alike: dict[tuple[float, int, int], list[Flight]] = {}
     for flight in sorted(flights, key=lambda flight: flight.short, reverse=True):
         plan = plans[flight.node]
-        alike.setdefault((plan.cpus, flight.memory, slots_of(plan, flight.kind)), []).append(flight)
+        alike.setdefault((plan.cpus, flight.memory, flight.slots), []).append(flight)
     return [
         flight
         for same in alike.values()
@@ -216,10 +215,16 @@ class _Driver:
     failures: dict[tuple[int, int], int] = field(default_factory=dict)
     growths: dict[tuple[int, int], int] = field(default_factory=dict)
     """How often an item's memory was doubled: such a failure is not one of its tries."""
+    lost: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often an elastic gang lost a machine."""
+    most: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Item of an elastic gang -> the ranks of its next attempt, which makes way for others."""
     delayed: dict[tuple[int, int], float] = field(default_factory=dict)
     passed: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Node -> by how many it was passed, and the most slots that there were meanwhile."""
     held: set[int] = field(default_factory=set)
+    withdraws: bool = False
+    """Whether an attempt may have been withdrawn since the last decision, whose room others could not count on."""
     claimed: dict[str, bool] = field(default_factory=dict)
     """Claimed key -> whether another process had left its result before."""
     failed: dict[int, set[int]] = field(default_factory=dict)
@@ -328,12 +333,18 @@ class _Judge:
 
     def _on_submit(self, handed: HandedAttempt) -> None:
         attempt, node = handed.attempt, handed.node
-        flight = Flight(node, handed.kind, handed.items, memory=handed.memory or 0, short=handed.short)
+        flight = Flight(
+            node,
+            handed.kind,
+            handed.items,
+            memory=handed.memory or 0,
+            short=handed.short,
+            slots=max(1, handed.ranks),
+        )
         due = self._memory(node, handed.items.start if handed.items else -1)
         if (handed.memory or 0) != due:
             self._wrong(f"attempt {attempt} may use {handed.memory} bytes, and should have {due}")
-        if handed.ranks != (0 if handed.kind == "expand" else self.plans[node].ranks):
-            self._wrong(f"attempt {attempt} has {handed.ranks} ranks, declared are {self.plans[node].ranks}")
+        self._check_ranks(handed)
         if attempt in self.started or attempt in self.driver.flights:
             self._wrong(f"attempt {attempt} was handed out twice")
         self.started.add(attempt)
@@ -346,6 +357,62 @@ class _Judge:
         self._check_passed(node)
         self.driver.flights[attempt] = flight
         self._check_place(attempt)
+
+    def _check_ranks(self, handed: HandedAttempt) -> None:
+        """A gang has its ranks, an elastic one as many as there is room for: all that it may have, or those that it was asked to have."""
+        plan, driver = self.plans[handed.node], self.driver
+        if handed.kind == "expand" or not plan.least_ranks:
+            if handed.ranks != (0 if handed.kind == "expand" else plan.ranks):
+                self._wrong(f"attempt {handed.attempt} has {handed.ranks} ranks, declared are {plan.ranks}")
+            return
+        if not plan.least_ranks <= handed.ranks <= plan.ranks:
+            self._wrong(
+                f"attempt {handed.attempt} has {handed.ranks} ranks of {plan.least_ranks} to {plan.ranks}"
+            )
+        most = min(driver.most.pop((handed.node, handed.items.start), plan.ranks), plan.ranks)
+        if handed.ranks > most:
+            self._wrong(f"attempt {handed.attempt} has {handed.ranks} ranks, and was to make way with {most}")
+        more = handed.ranks + 1
+        totals = ((plan.cpus, driver.place.cpus), (handed.memory or 0, driver.place.memory))
+        exceeds = any(total is not None and more * each > total + 1e-9 for each, total in totals)
+        if more <= most and not (driver.has_asked or driver.withdraws or exceeds):
+            flights, memory = self._flying(), handed.memory or 0
+            if fits(flights, self.plans, driver.place, plan=plan, slots=more, memory=memory):
+                self._wrong(
+                    f"attempt {handed.attempt} has {handed.ranks} ranks, and there is room for {more}"
+                )
+
+    def _on_resize(self, facts: tuple[int, int]) -> None:
+        attempt, ranks = facts
+        flight = self.driver.flights.get(attempt)
+        if flight is None or flight.began is None:
+            self._wrong(f"attempt {attempt}, which does not run, is asked to change its number of ranks")
+            return
+        plan = self.plans[flight.node]
+        if not plan.least_ranks <= ranks <= plan.ranks:
+            self._wrong(f"attempt {attempt} is to have {ranks} ranks of {plan.least_ranks} to {plan.ranks}")
+        if ranks == (flight.asked or flight.slots):
+            self._wrong(f"attempt {attempt} is asked again to have {ranks} ranks")
+        flight.asked = ranks
+
+    def _resized(self, event: events.AttemptFailed, flight: Flight | None) -> None:
+        """A gang has ended at a checkpoint, as it was asked to: that is none of its tries."""
+        if flight is None or not flight.asked:
+            self._wrong(f"attempt {event.attempt} ended at a checkpoint, and nobody had asked it to")
+        elif flight.asked < flight.slots:
+            self.driver.most[event.node, event.lo] = flight.asked
+        else:
+            self.driver.most.pop((event.node, event.lo), None)
+
+    def _is_lost(self, event: events.AttemptFailed) -> bool:
+        """Whether a lost machine ended an elastic gang: none of its tries, so often as it may have ranks."""
+        plan, item = self.plans[event.node], (event.node, event.lo)
+        self.driver.most.pop(item, None)
+        if not plan.least_ranks or event.hi == event.lo or not event.failure.host_lost:
+            return False
+        before = self.driver.lost.get(item, 0)
+        self.driver.lost[item] = min(before + 1, plan.ranks)
+        return before < plan.ranks
 
     def _check_claim(self, attempt: int, node: int) -> None:
         if not self.graph.nodes[node].task.resources.cache:
@@ -413,7 +480,7 @@ class _Judge:
         if self.driver.has_asked:
             places += [before for until, before in self.driver.places if until > self.now - LATEST_S]
         if all(crowded(flights, self.plans, each) for each in places):
-            slots = taken(flights, self.plans)
+            slots = taken(flights)
             self._wrong(f"with attempt {attempt} more runs than the place has: {slots} slots on {place}")
 
     def _flying(self) -> list[Flight]:
@@ -437,6 +504,7 @@ class _Judge:
         self.driver.twins.beaten.pop(attempt, None)
 
     def _on_wait(self, timeout_s: float) -> None:
+        self.driver.withdraws = False
         self._settle_accounts()
         self._check_beaten()
         self._check_times()
@@ -477,6 +545,9 @@ class _Judge:
                 self._beat(event)
                 self._check_taint(event)
                 self._finish(event, event.lo, event.hi)
+            case events.AttemptFailed() if event.resized:
+                self._resized(event, self.driver.flights.get(event.attempt))
+                self._answered(event)
             case events.AttemptFailed():
                 self._answered(event)
                 self._check_taint(event)
@@ -484,6 +555,7 @@ class _Judge:
                     self._finish(event, event.lo, event.lo + event.done)
                 self._count_failure(event)
             case events.ItemsFound():
+                self.driver.withdraws = True
                 self._find(event)
             case events.ItemsSkipped():
                 self._skip(event)
@@ -576,6 +648,8 @@ class _Judge:
         if event.failure.kind in ISOLATED_DEATHS and event.hi - bad > 1:
             return
         item = (event.node, bad if event.hi > event.lo else -1)
+        if self._is_lost(event):
+            return
         if event.failure.kind == "OutOfMemory" and self._grows(item):
             return
         failures = self.driver.failures[item] = self.driver.failures.get(item, 0) + 1
@@ -598,10 +672,11 @@ class _Judge:
 
     def _memory(self, node: int, item: int) -> int:
         growths = self.driver.growths.get((node, item), 0)
-        plan, slots = self.plans[node], slots_of(self.plans[node], "expand" if item < 0 else "")
+        plan, slots = self.plans[node], 1 if item < 0 else self.plans[node].fewest
         return memory_after(plan.memory, growths, self.driver.place, slots=slots) or 0
 
     def _on_held(self, key: str) -> None:
+        self.driver.withdraws = True
         self.driver.held |= {node for node, mine in enumerate(self.keys) if mine == key}
 
     def _on_publish(self, key: str) -> None:
@@ -668,11 +743,11 @@ class _Judge:
         )
 
     def _slots(self, node: int) -> int:
-        """What the next attempt at the node takes."""
-        return slots_of(self.plans[node], "expand" if self.items[node] is None else "")
+        """What the next attempt at the node takes at least."""
+        return 1 if self.items[node] is None else self.plans[node].fewest
 
     def _is_full(self) -> bool:
-        return taken(list(self.driver.flights.values()), self.plans) >= self.driver.place.slots
+        return taken(list(self.driver.flights.values())) >= self.driver.place.slots
 
     def _check_idle(self) -> None:
         """Before the driver sleeps: what is ready and fits was handed out, unless room is kept for a wide one."""

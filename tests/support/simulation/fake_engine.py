@@ -17,6 +17,7 @@ from tests.support.simulation.programs import GIB
 
 from hooke.base.errors import Permanent, Temporary
 from hooke.journal.events import (
+    GANG_RESIZED,
     AttemptFailed,
     AttemptFinished,
     CapacityChanged,
@@ -45,6 +46,8 @@ class Tries:
         self._world = world
         self._left: dict[tuple[int, int], list[str]] = {}
         self._slow: dict[int, list[int]] = {}
+        self.saved_s: dict[tuple[int, int], float] = {}
+        """Item of an elastic gang -> the seconds of work that its checkpoint holds."""
 
     def next(self, call: Call, item: int) -> str | None:
         """How the next try of this item fails; None where it succeeds."""
@@ -95,6 +98,8 @@ class _Attempt:
     began: float = 0.0
     over: bool = False
     """Answered, cancelled or lost: its end, if it comes, comes late."""
+    wanted: int = 0
+    """The ranks with which it is to go on from its next checkpoint."""
 
 
 class _NoUsage:
@@ -143,7 +148,13 @@ class SimEngine:
     tries: Tries
     number: int = 0
     capabilities: Capabilities = Capabilities(
-        name="simulation", isolated=True, cancels=True, elastic=True, knows_signal=True, gangs=True
+        name="simulation",
+        isolated=True,
+        cancels=True,
+        elastic=True,
+        knows_signal=True,
+        gangs=True,
+        resizes_gangs=True,
     )
     widest: int = 1
     """Of the gangs that it is to run, the ranks: so many workers it has in the end, whatever happens before."""
@@ -205,6 +216,15 @@ class SimEngine:
         """See Engine."""
         self._resize(workers)
 
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """See Engine."""
+        self.world.note("resize", (attempt, ranks))
+        known = self._attempts[attempt]
+        first = not known.wanted
+        known.wanted = ranks
+        if first:
+            self._later(self._chance.expovariate(0.5), lambda: self._save(known))
+
     def close(self) -> None:
         """See Engine."""
         self.world.forget(self)
@@ -220,9 +240,11 @@ class SimEngine:
             self._later(self._chance.uniform(0.0, 0.02), lambda attempt=attempt: self._start(attempt))
 
     def _has_room(self, call: Call) -> bool:
-        """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone."""
+        """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone, unless it is elastic."""
         busy = sum(max(1, attempt.call.gang) for attempt in self._busy.values())
-        return busy + max(1, call.gang) <= self._workers or (call.gang > 1 and self._workers > 0 and not busy)
+        return busy + max(1, call.gang) <= self._workers or (
+            call.gang > 1 and not call.most_ranks and self._workers > 0 and not busy
+        )
 
     def _start(self, attempt: _Attempt) -> None:
         if attempt.over:
@@ -251,6 +273,8 @@ class SimEngine:
             bad = self.tries.next(call, -1)
             return pace, bad if bad in DEADLY else None, -1
         seconds = 0.0
+        if call.most_ranks and call.timeout_s is None:
+            seconds = self.world.chance(f"gang {call.node} {call.lo}").uniform(0.0, 20.0)
         for item in range(call.lo, call.hi):
             seconds += pace * self._chance.uniform(0.5, 1.5)
             bad = self.tries.next(call, item)
@@ -261,7 +285,24 @@ class SimEngine:
         if self.tries.straggles(call):
             longest = _STRAGGLES_S if call.timeout_s is None else 0.9 * call.timeout_s
             seconds = max(seconds, longest * self._chance.uniform(0.2, 1.0))
-        return seconds, None, call.lo
+        return max(seconds - self.tries.saved_s.get((call.node, call.lo), 0.0), 0.001), None, call.lo
+
+    def _save(self, attempt: _Attempt) -> None:
+        """A gang saves a checkpoint: if it is to have another number of ranks by then, it ends."""
+        if attempt.over:
+            return
+        if attempt.wanted == attempt.call.gang:
+            self._later(self._chance.expovariate(0.5), lambda: self._save(attempt))
+            return
+        attempt.over = True
+        item = attempt.call.node, attempt.call.lo
+        ran_s = self.world.clock.time - attempt.began
+        self.tries.saved_s[item] = self.tries.saved_s.get(item, 0.0) + ran_s
+        failure = Failure(
+            kind=GANG_RESIZED, message=f"goes on with {attempt.wanted}", ranks=attempt.call.gang
+        )
+        self._answer(attempt, AttemptFailed(failure=failure, **self._where(attempt)))
+        self._free(attempt)
 
     def _die(self, attempt: _Attempt, deadly: str | None, item: int) -> None:
         """The worker is gone, with what it ran; sometimes what it had sent still arrives."""
@@ -274,7 +315,12 @@ class SimEngine:
         kind = "OutOfMemory" if deadly == "oom" else "WorkerDied"
         rank = call.gang - 1 if call.gang else None
         failure = Failure(
-            kind=kind, message=f"{attempt.worker} was killed", signal=9, rank=rank, ranks=call.gang
+            kind=kind,
+            message=f"{attempt.worker} was killed",
+            signal=9,
+            rank=rank,
+            ranks=call.gang,
+            host_lost=bool(call.most_ranks) and kind == "WorkerDied" and self._chance.random() < 0.5,
         )
         self._answer(attempt, AttemptFailed(failure=failure, **self._where(attempt)))
         self._out.append(

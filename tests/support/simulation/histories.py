@@ -22,6 +22,7 @@ from tests.support.simulation.programs import (
     as_it_ended,
     draw_program,
     pipeline_of,
+    with_elastic_gangs,
     with_gangs,
     with_on_error,
 )
@@ -133,6 +134,7 @@ class _Play:
 
     def history(self) -> History:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
+        program = with_elastic_gangs(program, self.world.chance("elastic"))
         self.program = program = with_on_error(program, self.world.chance("on error"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))
@@ -177,7 +179,7 @@ class _Play:
         assert isinstance(journal, SimJournal)
         journal.world = self.world
         journal.observers.append(lambda event: self.world.note("journal", event))
-        widest = max((plan.ranks for plan in self.plans), default=1)
+        widest = max((plan.fewest for plan in self.plans), default=1)
         engine = self.engine_class(
             world=self.world, store=self.store, tries=self.tries, number=number, widest=max(1, widest)
         )
@@ -213,6 +215,10 @@ class _Play:
         state = self.state_class(
             self.graph, self.plans, seed=self.world.seed, first_attempt=recovered.next_attempt
         )
+        if state.gangs is not None:
+            hurry = self.world.chance("settled")
+            state.gangs.settled_s = hurry.choice((0.0, 0.5, 5.0))
+            state.gangs.lasts_s = hurry.choice((0.0, 0.2, 2.0))
         parts = RunnerParts(
             run=RUN,
             graph=self.graph,

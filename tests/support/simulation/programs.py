@@ -14,7 +14,16 @@ from typing import Any
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Resources, Task
 
-__all__ = ["Program", "Step", "as_it_ended", "draw_program", "pipeline_of", "with_gangs", "with_on_error"]
+__all__ = [
+    "Program",
+    "Step",
+    "as_it_ended",
+    "draw_program",
+    "pipeline_of",
+    "with_elastic_gangs",
+    "with_gangs",
+    "with_on_error",
+]
 
 GIB = 2**30
 GANGS = 1 / 3
@@ -271,6 +280,22 @@ def with_gangs(program: Program, random: Random) -> Program:
         for identity, task in tasks.items()
         if random.random() < 0.5
     }
+    steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
+    return replace(program, steps=tuple(steps))
+
+
+def with_elastic_gangs(program: Program, random: Random) -> Program:
+    """The program with some of its tasks made elastic gangs: in one history of three without others, and seldom beside them."""
+    tasks = {id(step.task): step.task for step in program.steps}
+    chance = 0.15 if any(task.resources.gang for task in tasks.values()) else 0.6
+    if chance > 0.5 and random.random() > GANGS:
+        return program
+    drawn = {}
+    for identity, task in tasks.items():
+        most = random.choice((2, 3, 4, 4))
+        asked = replace(task.resources, gang=most, least_ranks=random.randint(1, most - 1))
+        if random.random() < chance:
+            drawn[identity] = Task(task.function, name=task.name, resources=asked)
     steps = [replace(step, task=drawn.get(id(step.task), step.task)) for step in program.steps]
     return replace(program, steps=tuple(steps))
 

@@ -219,6 +219,8 @@ def _said(view: RunView, event: events.Event) -> str:
         case events.AttemptStarted(workers=(_, *_) as workers):
             ranks = ", ".join(f"{rank} on {worker}" for rank, worker in enumerate(workers))
             return f"{_task(view, event.node)}: attempt {event.attempt} is a gang of {len(workers)}; ranks: {ranks}"
+        case events.AttemptFailed() if event.resized:
+            return f"{_task(view, event.node)}: {event.failure.message}"
         case events.AttemptFinished() if (beaten := view.nodes[event.node].beside(event.attempt)) is not None:
             task = _task(view, event.node)
             return f"{task}: attempt {event.attempt} finished first; {beaten.attempt} is abandoned"

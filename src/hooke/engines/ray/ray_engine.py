@@ -131,6 +131,7 @@ class RayEngine(ClusterEngine):
                 "how the task's own process ended is not known",
                 arguments=call.shown,
                 limit_bytes=call.memory,
+                host_lost=True,
                 fix="look at that machine: lost, out of memory, or its Ray was ended; retries= runs the task elsewhere",
             )
 

@@ -31,6 +31,7 @@ CLUSTER = Capabilities(
     knows_signal=True,
     knows_peak_memory=True,
     gangs=True,
+    resizes_gangs=True,
 )
 """What every engine over a cluster can do; each has a name of its own."""
 
@@ -61,7 +62,7 @@ class ClusterEngine(ABC):
         self._queue = RemoteQueue(transport, session=self._session.id, sys_path=module_path, library=library)
         self._peers = self._queue.placement.peers
 
-    # -- the five methods of an engine -------------------------------------------------------------
+    # -- the methods of an engine ------------------------------------------------------------------
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts and send each as soon as a host has room."""
@@ -93,6 +94,10 @@ class ClusterEngine(ABC):
         self._resize(workers)
         self._release_retired()
         self._queue.send(self._now())
+
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """Ask a gang to end at its next checkpoint."""
+        self._queue.resize_gang(attempt, ranks)
 
     def close(self) -> None:
         """End this run's processes, and the cluster where the driver owns it."""

@@ -50,7 +50,7 @@ class GangHosts:
         orders: list[tuple[str, AttemptOrder]] = []
         lo = 0
         for peer, ranks in chosen:
-            part = RankRange(try_id=try_id, lo=lo, hi=lo + ranks, ranks=call.gang)
+            part = RankRange(try_id=try_id, lo=lo, hi=lo + ranks, ranks=call.gang, most=call.most_ranks)
             orders.append((peer.address, self._order(peer, call, part)))
             parts[peer.address] = range(lo, lo + ranks)
             lo += ranks
@@ -121,6 +121,10 @@ class RemoteQueue:
             self.placement.take(attempt)
             self._transport.cancel(peer.address, attempt)
         self.send(now)
+
+    def resize_gang(self, attempt: int, ranks: int) -> None:
+        """Ask a gang to end at its next checkpoint, since it should have so many ranks."""
+        self._gangs.resize(attempt, ranks)
 
     def send(self, now: float) -> None:
         """Send queued attempts to hosts with room. An attempt whose function cannot be sent fails."""

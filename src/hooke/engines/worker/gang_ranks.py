@@ -22,18 +22,20 @@ from hooke.engines.gang import (
     GangCommand,
     PortKept,
     RankAnswered,
+    RankLeaves,
     RankNote,
     RankRange,
     RanksEnded,
     RanksReady,
     Rendezvous,
+    ResizeRanks,
     StartRanks,
     environment_of,
 )
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.pool import Process, WorkerKind
 from hooke.engines.worker.worker_deaths import exit_failure, host_failed
-from hooke.engines.worker.worker_process import READY, WorkerJob, WorkerTask
+from hooke.engines.worker.worker_process import LEAVES, READY, ResizeWanted, WorkerJob, WorkerTask
 from hooke.journal.events import AttemptFailed
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices
@@ -150,6 +152,9 @@ class RankGroups:
             task = group.job.with_function()
             for process in group.processes.values():
                 _give(process, task)
+        elif isinstance(command, ResizeRanks):
+            if 0 in group.processes:
+                _give(group.processes[0], ResizeWanted(ranks=command.ranks, of=group.part.ranks))
         elif 0 in group.processes:
             _give(
                 group.processes[0],
@@ -177,6 +182,8 @@ class RankGroups:
                 if data == READY:
                     self._factory.ready(each)
                     self._report_if_ready(group)
+                elif data == LEAVES:
+                    self._say(RankLeaves(try_id=group.part.try_id))
                 else:
                     self._say(RankAnswered(try_id=group.part.try_id, rank=rank, answer=data))
             if not lives:
@@ -303,6 +310,6 @@ class RankGroups:
         group.held.clear()
 
 
-def _give(process: Process, task: WorkerTask) -> None:
+def _give(process: Process, message: WorkerTask | ResizeWanted) -> None:
     with contextlib.suppress(OSError):  # it has ended, or ends now, which is read next
-        process.channel.send(msgspec.msgpack.encode(task))
+        process.channel.send(msgspec.msgpack.encode(message))

@@ -102,6 +102,7 @@ def lost(
         exit_code=code,
         signal=number,
         limit_bytes=limit_bytes,
+        host_lost=True,
         fix="look at that machine: lost, frozen, cut off, out of memory, or its worker was ended; retries= runs the task elsewhere",
     )
 

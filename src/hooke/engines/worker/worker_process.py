@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -39,18 +40,20 @@ from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
 from hooke.processes.process_output import ProcessOutput
-from hooke.store.checkpoints import CheckpointOwner
+from hooke.store.checkpoints import CheckpointOwner, resizing
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever
 from hooke.tracking.mlflow_runs import MlflowPlace
 from hooke.tracking.tracker import Tracker
 
 __all__ = [
+    "LEAVES",
     "READY",
     "STALE",
     "Begun",
     "Hello",
     "Library",
+    "ResizeWanted",
     "WorkerJob",
     "WorkerTask",
     "main",
@@ -63,6 +66,9 @@ READY = b""
 
 STALE = b"stale"
 """A worker's answer to a Hello or a task for which a fresh worker is needed: it imported code before an edit, or a task replaced some."""
+
+LEAVES = b"leaves"
+"""What rank 0 of a gang says when it ends at a checkpoint, as it was asked to; its answer follows."""
 
 SLACK_BYTES = 4 << 30
 """How far the rlimit lies above the memory limit: threads and allocators reserve more than they use, and the watch comes first."""
@@ -168,6 +174,13 @@ class WorkerJob(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(self.task, pickle=self.pickle(), parts=dict(self.parts))
 
 
+class ResizeWanted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Rank 0 of a gang `of` so many ranks is to end at its next checkpoint if this is another number. The last word counts."""
+
+    ranks: int
+    of: int
+
+
 class Begun(msgspec.Struct, frozen=True, tag_field="event", tag="begun"):
     """A worker has begun with an attempt."""
 
@@ -200,7 +213,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
     )
 
 
-_messages = msgspec.msgpack.Decoder(Hello | WorkerTask)
+_messages = msgspec.msgpack.Decoder(Hello | WorkerTask | ResizeWanted)
 
 
 class _Session:
@@ -280,6 +293,9 @@ class _Server:
         self._sessions = 0
         self._limit: int | None = None
         self._stale = False
+        self._wanted: ResizeWanted | None = None
+        self._put_off: deque[bytes] = deque()
+        """Messages that came while an attempt ran and asked whether its gang changes its size."""
         on_fork(self)
 
     def after_fork(self) -> None:
@@ -294,7 +310,7 @@ class _Server:
         """Serve until the driver sends an empty message, or is gone."""
         while True:
             try:
-                data = self._channel.receive()
+                data = self._put_off.popleft() if self._put_off else self._channel.receive()
             except (EOFError, ConnectionResetError):
                 return
             if not data:
@@ -304,12 +320,27 @@ class _Server:
             message = _messages.decode(data)
             if isinstance(message, Hello):
                 self._begin(message)
-            else:
+            elif isinstance(message, WorkerTask):
                 self._used.add(message.digest)  # the driver counts on it, even for what it takes back
                 # After STALE the driver ends this process, and what waits here runs elsewhere.
                 if not self._stale and (not message.ticket or self._tickets.take(message.ticket)):
                     assert self._session is not None
                     self._perform(message, self._session)
+
+    def _leaves(self) -> bool:
+        """Whether this rank was asked to end at a checkpoint. If so, the driver learns that it does, before the other ranks lose it."""
+        if not self._channel.closed:  # as it is in a process that the task forked
+            for data in self._channel.take()[0]:
+                message = _messages.decode(data) if data else None
+                if isinstance(message, ResizeWanted):
+                    self._wanted = message
+                else:
+                    self._put_off.append(data)
+        wanted = self._wanted
+        if wanted is None or wanted.ranks == wanted.of:
+            return False
+        self._send(LEAVES)
+        return True
 
     def _begin(self, hello: Hello) -> None:
         if self._session is not None:
@@ -359,7 +390,8 @@ class _Server:
         session.script.show(function)
         if task.uses_library:
             session.connect()
-        self._say(session.worker.run(work))
+        with resizing(self._leaves):
+            self._say(session.worker.run(work))
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
         if task.digest not in self._functions:
