@@ -172,6 +172,7 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
             self._at = (epoch, 0)
 
     def __iter__(self) -> Iterator[TrainingBatch]:  # type: ignore[override]
+        self._data.note_read()  # here, since workers cannot
         epoch, start = self._at
         dataset: ShuffledDataset = self.dataset  # type: ignore[assignment]
         dataset.set_epoch(epoch, start)
