@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hooke.base.observed import DataSetsRead, LoadedResult, note_result, renew_results
+from hooke.base.observed import DataSetsRead, StoredPart, note_result, renew_results
 from hooke.base.ref import DataSetRead, ItemsObserved, Observed, Ref
 from hooke.data import Shuffled, pack
 from hooke.journal.events import AttemptFinished, MadeOf, NodePlanned, RunFinished, RunMadeOf, RunStarted
@@ -370,7 +370,7 @@ def test_equal_results_of_two_tasks_are_told_apart_by_who_reads_them(run):
 
 
 def result(value, *pieces, path=()) -> None:
-    note_result(LoadedResult(value, pieces or (("a" * 64, -1, 1),), path))
+    note_result(StoredPart(value, pieces or (("a" * 64, -1, 1),), path))
 
 
 def read(data, **options) -> None:

@@ -24,7 +24,7 @@ __all__ = [
     "FRESH_NS",
     "DataSetsRead",
     "InputsNow",
-    "LoadedResult",
+    "StoredPart",
     "absolute_path",
     "as_unshared",
     "describe",
@@ -379,7 +379,7 @@ _MOST_PARTS = 1000
 """Values that are looked at for one that is a part of a result."""
 
 
-class LoadedResult(NamedTuple):
+class StoredPart(NamedTuple):
     """A value that was loaded from the store: the elements `start..start+count` of stored lists, one list, at `path`.
 
     A stored object as a whole is one piece that begins with -1.
@@ -413,7 +413,7 @@ class DataSetsRead:
     def __init__(self, told: Callable[[DataSetRead], None] | None = None) -> None:
         self._told = told
         self._found: dict[object, DataSetRead] = {}
-        self._results: list[LoadedResult] = []
+        self._results: list[StoredPart] = []
         self._renewed: int | None = None
         """How many of them are the same for all items of the attempt."""
         self._token: Token[DataSetsRead | None] | None = None
@@ -442,11 +442,11 @@ class DataSetsRead:
         return tuple(dict.fromkeys(self._found.values()))
 
     @property
-    def results(self) -> tuple[LoadedResult, ...]:
+    def results(self) -> tuple[StoredPart, ...]:
         """The results of tasks that were loaded."""
         return tuple(self._results)
 
-    def loaded(self, results: Iterable[LoadedResult]) -> None:
+    def loaded(self, results: Iterable[StoredPart]) -> None:
         """These results of tasks were loaded, now or by an earlier attempt of the process."""
         self._results += results
 
@@ -484,7 +484,7 @@ def note_data_set(key: object, describe: Callable[[], DataSetRead], value: Any =
         reading.note(key, describe, value)
 
 
-def note_result(result: LoadedResult) -> None:
+def note_result(result: StoredPart) -> None:
     """A value was loaded from the store."""
     reading = _reading.get()
     if reading is not None:

@@ -108,17 +108,7 @@ def opened(data: Any, memory: int) -> Source:
             columns=lambda: ((name, str(each).lower()) for name, each in data.schema.items()),
         )
     if kind == "pyarrow.Table":
-        whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
-        held = whole.nbytes / max(len(whole), 1)
-        return Source(
-            kind,
-            len(whole),
-            sum(map(_bytes_in_arrow, data.schema.types)),
-            held,
-            whole.take,
-            _sliced,
-            columns=lambda: arrow_columns(data.schema),
-        )
+        return _of_arrow(data)
     if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview):
         return _of_sequence(data)
     raise UsageError(
@@ -214,6 +204,20 @@ def _of_array(data: NDArray[Any]) -> Source:
     size = plain.nbytes / max(len(plain), 1)
     columns = (("", column_type(plain)),)
     return Source("numpy.ndarray", len(plain), size, size, _taking(plain), _indexed, columns=lambda: columns)
+
+
+def _of_arrow(data: Any) -> Source:
+    whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
+    held = whole.nbytes / max(len(whole), 1)
+    return Source(
+        "pyarrow.Table",
+        len(whole),
+        sum(map(_bytes_in_arrow, data.schema.types)),
+        held,
+        whole.take,
+        _sliced,
+        columns=lambda: arrow_columns(data.schema),
+    )
 
 
 def _taking(values: NDArray[Any]) -> Callable[[Rows], NDArray[Any]]:

@@ -41,7 +41,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from hooke.base.observed import LoadedResult, renew_results
+from hooke.base.observed import StoredPart, renew_results
 from hooke.base.user_code import is_users
 from hooke.keys.file import File
 from hooke.keys.reached_code import binds_globals, is_filled
@@ -611,7 +611,7 @@ class SharedArguments:
         self.function = function
         self.files: list[File] = []
         """Its constants that are files."""
-        self.results: tuple[LoadedResult, ...] = ()
+        self.results: tuple[StoredPart, ...] = ()
         """Its constants that are results of tasks."""
         self._load = load
         self._constants = load()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from hooke.base.observed import LoadedResult, note_result
+from hooke.base.observed import StoredPart, note_result
 from hooke.base.ref import Ref
 from hooke.pipeline.promise import Promise
 from hooke.store.by_value import ByValuePickler
@@ -213,7 +213,7 @@ def resolve(reference: Reference, store: Store) -> Any:
             pieces = tuple((ref.digest, start, count) for ref, start, count in reference.pieces)
     found = parts_of(value, reference.path)
     if pieces:
-        note_result(LoadedResult(found, pieces, reference.path))
+        note_result(StoredPart(found, pieces, reference.path))
     return found
 
 
