@@ -408,11 +408,12 @@ class StoredPart(NamedTuple):
 class DataSetsRead:
     """Inside, collects the data sets that are read, each once, and calls `told` with each."""
 
-    __slots__ = ("_found", "_renewed", "_results", "_token", "_told")
+    __slots__ = ("_found", "_keys", "_renewed", "_results", "_token", "_told")
 
     def __init__(self, told: Callable[[DataSetRead], None] | None = None) -> None:
         self._told = told
-        self._found: dict[object, DataSetRead] = {}
+        self._keys: set[object] = set()
+        self._found: dict[DataSetRead, None] = {}
         self._results: list[StoredPart] = []
         self._renewed: int | None = None
         """How many of them are the same for all items of the attempt."""
@@ -439,7 +440,7 @@ class DataSetsRead:
     @property
     def found(self) -> tuple[DataSetRead, ...]:
         """What was read so far."""
-        return tuple(dict.fromkeys(self._found.values()))
+        return tuple(self._found)
 
     @property
     def results(self) -> tuple[StoredPart, ...]:
@@ -460,18 +461,19 @@ class DataSetsRead:
 
     def note(self, key: object, describe: Callable[[], DataSetRead], value: Any) -> None:
         """See `note_data_set`."""
-        if key in self._found:
+        if key in self._keys:
             return
+        self._keys.add(key)
         data_set = describe()
         for each in self._results if value is not None else ():
             if (inside := _path_to(value, each.value)) is not None:
                 result, digest, part = each.part(inside)
                 data_set = msgspec.structs.replace(data_set, result=result, digest=digest, part=part)
                 break
-        is_new = data_set not in self._found.values()
-        self._found[key] = data_set
-        if is_new and self._told is not None:
-            self._told(data_set)
+        if data_set not in self._found:
+            self._found[data_set] = None
+            if self._told is not None:
+                self._told(data_set)
 
 
 def note_data_set(key: object, describe: Callable[[], DataSetRead], value: Any = None) -> None:
