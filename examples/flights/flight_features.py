@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import polars as pl
 
 from hooke import task
@@ -24,6 +26,14 @@ CALENDAR = ("hour_sin", "hour_cos", "day_sin", "day_cos", "weekday")
 PLAIN = (*WORDS, "distance", *CALENDAR, *HOURLY, "age", "seats", "engines")
 LEG = ("leg_delay", "leg_departure_delay", "leg_gap", "leg_open")
 AIRPORT = ("airport_delay", "airport_departures")
+SCHEMA = {name: pl.String if name in WORDS else pl.Float64 for name in PLAIN + LEG + AIRPORT}
+
+Flight: Any = msgspec.defstruct(
+    "Flight",
+    [(name, str) if name in WORDS else (name, float | None, None) for name in SCHEMA],
+    forbid_unknown_fields=True,
+)
+"""A row of `features`. Values that are unknown an hour before the flight (the aircraft's age, the wind) are null or omitted."""
 
 
 @task(cpus=1, memory="1GiB")

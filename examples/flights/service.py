@@ -8,24 +8,13 @@ Then POST /predict takes {"flights": [{"carrier": "UA", "origin": "EWR", "dest":
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import numpy as np
 import polars as pl
-from flight_features import AIRPORT, LEG, PLAIN, WORDS
+from flight_features import SCHEMA, Flight
 from flight_models import Forecaster
 
 from hooke import service
-
-SCHEMA = {name: pl.String if name in WORDS else pl.Float64 for name in PLAIN + LEG + AIRPORT}
-
-Flight: Any = msgspec.defstruct(
-    "Flight",
-    [(name, str) if name in WORDS else (name, float | None, None) for name in SCHEMA],
-    forbid_unknown_fields=True,
-)
-"""A row of `features`. Values that are unknown an hour before the flight (the aircraft's age, the wind) are null or omitted."""
 
 
 @service(max_batch=256, slo="p99 < 100ms", timeout="10s", idempotent=True)

@@ -1,19 +1,18 @@
-"""Will this flight arrive late? A network in TensorFlow on the rows of examples/flights, trained by two processes.
+"""Will this flight arrive late? A network in TensorFlow on the rows of examples/flights, trained by two processes or by one.
 
 hooke run examples/training/flights_tensorflow.py --workers 2
+hooke run examples/training/flights_tensorflow.py --workers 2 --ranks 1
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 import tensorflow as tf
+from flights_rows import NUMBERS, WORDS, Facts, arrays, facts, learnt_from, places, scores, split
 from tensorflow import keras
 
 import hooke
@@ -21,54 +20,36 @@ from hooke import pipeline, task
 from hooke.data import Shuffled
 from hooke.frameworks.tensorflow import TensorFlowLoader, set_tf_config
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "flights"))
 
-from flight_features import AIRPORT, LEG, PLAIN, WORDS, features
-from flight_models import arrived, grade
-
-from flights import month, read, read_flights, source
-
-NUMBERS = [name for name in (*PLAIN, *LEG, *AIRPORT) if name not in WORDS]
-
-
-@task(cpus=1, memory="1GiB")
-def arrays(months: Sequence[pl.DataFrame], like: Sequence[pl.DataFrame]) -> dict[str, np.ndarray]:
-    """The words as text, and the numbers on the scale that they have in `like`, each with whether it is missing."""
-    rows, scale = arrived(months), arrived(like).select(pl.col(NUMBERS).cast(pl.Float32))
-    scaled = [(pl.col(name).cast(pl.Float32) - scale[name].mean()) / scale[name].std() for name in NUMBERS]
-    missing = [pl.col(name).is_null().cast(pl.Float32).alias(f"no {name}") for name in NUMBERS]
-    words = {name: rows[name].to_numpy().astype(np.str_) for name in WORDS}
-    numbers = rows.select(*[each.fill_null(0) for each in scaled], *missing).to_numpy()
-    return {"numbers": numbers, "late": rows["late"].cast(pl.Float32).to_numpy(), **words}
-
-
-def network(words: Mapping[str, Sequence[str]]) -> Any:
-    """An embedding of each word, and two layers: 8,000 weights."""
-    numbers = keras.layers.Input((2 * len(NUMBERS),), name="numbers")
-    texts = {name: keras.layers.Input((), name=name, dtype="string") for name in WORDS}
-    parts = [numbers]
-    for name, text in texts.items():
-        place = keras.layers.StringLookup(vocabulary=list(words[name]))(text)
-        parts.append(keras.layers.Embedding(len(words[name]) + 1, 4)(place))
+def network(known: Facts) -> Any:
+    """An embedding of each word, and two layers: the logits that flights arrive late. Numbers are scaled in it, and NaN where one is missing."""
+    numbers = keras.layers.Input((len(NUMBERS),), name="numbers")
+    places = keras.layers.Input((len(WORDS),), name="places", dtype="int64")
+    missing = keras.ops.isnan(numbers)
+    mean, deviation = np.array([known.mean, known.deviation], np.float32)
+    parts = [
+        keras.ops.where(missing, 0.0, (numbers - mean) / deviation),
+        keras.ops.cast(missing, "float32"),
+    ]
+    for at, words in enumerate(known.words):
+        parts.append(keras.layers.Embedding(len(words) + 1, 4)(places[:, at]))
     hidden = keras.layers.Dense(64, "relu")(keras.layers.Concatenate()(parts))
     hidden = keras.layers.Dropout(0.1)(keras.layers.Dense(32, "relu")(hidden))
-    return keras.Model({"numbers": numbers, **texts}, keras.layers.Dense(1)(hidden)[:, 0])
+    return keras.Model({"numbers": numbers, "places": places}, keras.layers.Dense(1)(hidden)[:, 0])
 
 
-@task(gang=2, retries=2)
-def train(data: dict[str, np.ndarray], epochs: int, rate: float, batch: int) -> dict[str, Any]:
-    """Train on the ranks of a gang; the words and the weights of the network, which are the same on all."""
+def fit(data: dict[str, np.ndarray], known: Facts, epochs: int, rate: float, batch: int) -> list[np.ndarray]:
+    """Train on the ranks of a gang, or alone; the weights of the network, which are the same on all ranks."""
     set_tf_config()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(1)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    words = {name: np.unique(data[name]).tolist() for name in WORDS}
     with strategy.scope():
-        model = network(words)
+        model = network(known)
         optimizer = keras.optimizers.Adam(rate)
         optimizer.build(model.trainable_variables)
-    loader = TensorFlowLoader(Shuffled(data, seed=1, batch=batch))
+    loader = TensorFlowLoader(Shuffled(learnt_from(data, known), seed=1, batch=batch))
 
     variables = [each.value for each in (*model.variables, *optimizer.variables)]
     checkpoint = tf.train.Checkpoint(variables=variables, loader=loader.trackable)
@@ -80,7 +61,7 @@ def train(data: dict[str, np.ndarray], epochs: int, rate: float, batch: int) -> 
 
     def learn(rows: dict[str, Any], weight: Any) -> Any:
         with tf.GradientTape() as tape:
-            found = model({name: rows[name] for name in ("numbers", *WORDS)}, training=True)
+            found = model({name: rows[name] for name in ("numbers", "places")}, training=True)
             loss = tf.nn.sigmoid_cross_entropy_with_logits(rows["late"], found)
             share = tf.reduce_mean(loss) * weight / strategy.num_replicas_in_sync
         gradients = tape.gradient(share, model.trainable_variables)
@@ -99,29 +80,100 @@ def train(data: dict[str, np.ndarray], epochs: int, rate: float, batch: int) -> 
             if loader.rank == 0:
                 hooke.log_metric("loss", float(loss), step=step)
         manager.save()
-    return {"words": words, "weights": model.get_weights()}
+    return model.get_weights()
+
+
+@task(gang=2, retries=2)
+def train(
+    data: dict[str, np.ndarray], known: Facts, epochs: int, rate: float, batch: int
+) -> list[np.ndarray]:
+    """As a gang of two ranks."""
+    return fit(data, known, epochs, rate, batch)
+
+
+@task(retries=2)
+def train_alone(
+    data: dict[str, np.ndarray], known: Facts, epochs: int, rate: float, batch: int
+) -> list[np.ndarray]:
+    """By one process."""
+    return fit(data, known, epochs, rate, batch)
+
+
+class Trained:
+    """The network with its weights."""
+
+    def __init__(self, known: Facts, weights: list[np.ndarray]) -> None:
+        self.known, self.model = known, network(known)
+        self.model.set_weights(weights)
+
+    def predict(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+        """See Forecaster."""
+        numbers, found = tf.constant(rows["numbers"]), tf.constant(places(rows, self.known.words))
+        return tf.sigmoid(self.model({"numbers": numbers, "places": found})).numpy()
 
 
 @task
-def judge(trained: dict[str, Any], data: dict[str, np.ndarray]) -> dict[str, float]:
-    """The scores of examples/flights for the forecasts of the network."""
-    model = network(trained["words"])
-    model.set_weights(trained["weights"])
-    rows = {name: tf.constant(data[name]) for name in ("numbers", *WORDS)}
-    probability = tf.sigmoid(model(rows)).numpy().astype(np.float64)
-    scores = grade(pl.DataFrame({"late": data["late"] > 0, "probability": probability}))
-    for name, value in scores.items():
-        hooke.log_metric(name, value)
-    return scores
+def judge(known: Facts, weights: list[np.ndarray], data: dict[str, np.ndarray]) -> dict[str, float]:
+    """The scores of the network."""
+    return scores(Trained(known, weights), data)
+
+
+@task
+def exported(known: Facts, weights: list[np.ndarray]) -> bytes:
+    """The network as ONNX: what reads it needs no TensorFlow. Words come as text, and out come probabilities."""
+    import onnx
+    import tf2onnx
+
+    model = Trained(known, weights).model
+    numbers = tf.TensorSpec((None, len(NUMBERS)), tf.float32, name="numbers")
+    signature = [numbers, tf.TensorSpec((None, len(WORDS)), tf.int64, name="places")]
+
+    def forecast(numbers: Any, places: Any) -> Any:
+        return tf.sigmoid(model({"numbers": numbers, "places": places}))
+
+    graph, _ = tf2onnx.convert.from_function(tf.function(forecast), input_signature=signature, opset=OPSET)
+    words = words_graph(known, graph.ir_version)
+    return onnx.compose.merge_models(words, graph, [("found", "places")]).SerializeToString()
+
+
+OPSET = 15
+
+
+def words_graph(known: Facts, ir_version: int) -> Any:
+    """A graph that gives the places of words: tf2onnx converts no tables of text."""
+    from onnx import TensorProto, helper
+
+    nodes: list[Any] = []
+    for name, words in zip(WORDS, known.words, strict=True):
+        facts = {"keys_strings": list(words), "values_int64s": list(range(len(words)))}
+        coded = helper.make_node(
+            "LabelEncoder",
+            [name],
+            [f"{name} place"],
+            domain="ai.onnx.ml",
+            default_int64=len(words),
+            **facts,
+        )
+        nodes += [coded, helper.make_node("Unsqueeze", [f"{name} place", "axis"], [f"{name} column"])]
+    nodes.append(helper.make_node("Concat", [f"{name} column" for name in WORDS], ["found"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        [helper.make_tensor_value_info(name, TensorProto.STRING, [None]) for name in WORDS],
+        [helper.make_tensor_value_info("found", TensorProto.INT64, [None, len(WORDS)])],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
+    )
+    versions = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 2)]
+    return helper.make_model(graph, opset_imports=versions, ir_version=ir_version)
 
 
 @pipeline
-def training(months: int = 12, epochs: int = 3, rate: float = 0.002, batch: int = 1024) -> dict[str, float]:
+def training(
+    months: int = 12, epochs: int = 3, rate: float = 0.002, batch: int = 1024, ranks: int = 2
+) -> dict[str, Any]:
     """Learn from all months but the last quarter, and judge on that."""
-    year = read_flights(source("flights.csv.zip"))
-    weather, planes, airports = (read(source(f"{name}.csv")) for name in ("weather", "planes", "airports"))
-    parts = month.map(range(1, months + 1), year=year, airports=airports)
-    rows = features.map(parts, [None, *parts[:-1]], weather=weather, planes=planes)
-    last = months - max(1, months // 4)
-    trained = train(arrays(rows[:last], rows[:last]), epochs, rate, batch)
-    return judge(trained, arrays(rows[last:], rows[:last]))
+    known_months, last_months = split(months)
+    data = arrays(known_months)
+    known = facts(data)
+    weights = (train_alone if ranks == 1 else train)(data, known, epochs, rate, batch)
+    return {"model": exported(known, weights), "scores": judge(known, weights, arrays(last_months))}

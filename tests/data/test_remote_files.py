@@ -602,7 +602,7 @@ def test_a_small_file_is_read_at_once(rows, s3, tmp_path):
     there = Shuffled(PackedFile(url, cache=tmp_path / "copies"), seed=1, batch=1)
     here = Shuffled(PackedFile(path), seed=1, batch=1)
     check_alike(here, there)
-    assert there._source.take.__self__._remote._fetcher._plan.known <= 10
+    assert there._source.take.__self__._remote._fetcher._order.uses.known <= 10
 
 
 def test_a_reader_is_told_what_goes_wrong_while_room_is_made(files, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -35,7 +36,7 @@ def python():
             [
                 *(ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet"),
                 *("--disable-pip-version-check", "--no-warn-conflicts", "-c", CONSTRAINTS),
-                *("tensorflow-cpu", "jax"),
+                *("tensorflow-cpu", "jax", "tf2onnx"),
             ],
             capture_output=True,
             text=True,
@@ -156,14 +157,80 @@ def test_ranks_meet_by_jax_as_the_page_says(python, tmp_path):
     assert output_of(python, "-m", "hooke", "run", "total.py", "--workers", "2", folder=tmp_path) == "3.0\n"
 
 
-def test_the_example_learns_which_flights_are_late(python, tmp_path):
+REGISTER = """
+import flights_service
+
+print(flights_service.register("tensorflow", months=3, epochs=1))
+"""
+SERVE = """
+import sys
+
+import numpy as np
+from flights_service import Flight, LateFlights, rows_of
+
+import hooke
+from hooke.testing import client
+
+assert "tensorflow" not in sys.modules
+model = hooke.load_model("late@champion")
+flights = [{"carrier": "UA", "origin": "EWR", "dest": "ORD", "distance": 719}, {"carrier": "??", "origin": "", "dest": ""}]
+with client(LateFlights, model=model) as served:
+    found = served.post("/predict", {"flights": flights}).json()
+np.testing.assert_allclose(found, model.predict(rows_of([Flight(**each) for each in flights])), rtol=1e-5)
+print(model.inputs, all(0 < each < 1 for each in found), len(set(found)), "tensorflow" in sys.modules)
+"""
+COMPARE = """
+import numpy as np
+import onnxruntime
+from flights_rows import NUMBERS, Facts
+from flights_tensorflow import Trained, exported, network
+
+chance = np.random.default_rng(0)
+known = Facts((("A", "B"), ("EWR", "JFK"), ("x", "y", "z")), (1.0,) * len(NUMBERS), (2.0,) * len(NUMBERS))
+weights = [chance.normal(0, 1, each.shape).astype(each.dtype) for each in network(known).get_weights()]
+numbers = chance.normal(0, 3, (40, len(NUMBERS))).astype(np.float32)
+numbers[chance.random(numbers.shape) < 0.2] = np.nan
+words = [chance.choice([*each, "?"], 40) for each in known.words]
+rows = {"numbers": numbers, "carrier": words[0], "origin": words[1], "dest": words[2]}
+session = onnxruntime.InferenceSession(exported.function(known, weights), providers=["CPUExecutionProvider"])
+np.testing.assert_allclose(session.run(None, rows)[0], Trained(known, weights).predict(rows), rtol=1e-4, atol=1e-6)
+print("equal")
+"""
+
+
+@pytest.fixture
+def example(tmp_path, lay_tables):
+    """The folder of the examples, with those of flights beside it."""
+    (tmp_path / "training").mkdir()
+    lay_tables(tmp_path / "training")
+    for name in ("training", "flights"):
+        shutil.copytree(
+            ROOT / "examples" / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns(".hooke"),
+            dirs_exist_ok=True,
+        )
+    (tmp_path / "training" / "hooke.toml").touch()
+    return tmp_path / "training"
+
+
+def test_the_example_learns_which_flights_are_late_and_is_served_without_tensorflow(python, example):
     """From two months, in one epoch, with more than chance: AUC 0.5 is chance."""
-    shutil.copytree(ROOT / "examples" / "training", tmp_path / "training")
-    shutil.copytree(
-        ROOT / "examples" / "flights", tmp_path / "flights", ignore=shutil.ignore_patterns(".hooke")
-    )
-    folder = tmp_path / "training"
-    (folder / "hooke.toml").touch()
     options = ("--workers", "2", "--months", "3", "--epochs", "1")
-    said = output_of(python, "-m", "hooke", "run", "flights_tensorflow.py", *options, folder=folder)
-    assert ast.literal_eval(said)["auc"] > 0.65
+    for ranks in ("2", "1"):
+        said = output_of(
+            *(python, "-m", "hooke", "run", "flights_tensorflow.py", *options, "--ranks", ranks),
+            folder=example,
+        )
+        scores = re.search(r"^scores +(.*)$", said, re.MULTILINE)
+        assert scores is not None, said
+        assert ast.literal_eval(scores[1])["auc"] > 0.65
+    said = output_of(python, "-c", REGISTER, folder=example)
+    assert said == "late:1 (onnx), now @champion\n"
+    said = output_of(sys.executable, "-c", SERVE, folder=example)
+    assert said == "['carrier', 'origin', 'dest', 'numbers'] True 2 False\n"
+
+
+def test_the_network_as_onnx_forecasts_what_tensorflow_does(python, example):
+    """Also of words that it does not know, and of numbers that are missing."""
+    assert output_of(python, "-c", COMPARE, folder=example) == "equal\n"

@@ -547,18 +547,20 @@ def test_what_the_run_is_made_of_is_told_once_however_late_it_is_known(book):
         shipper.ship(book.run)
         writes = sink.writes
         shipper.ship(book.run)
+        assert sink.writes == writes, "once"
         book.end()
         assert shipper.ship(book.run)
     with Shipper(runs=book.runs, sinks={"memory": sink}) as another:
         assert another.ship(book.run)
-    assert sink.writes == writes, "once"
+    assert sink.writes == writes + 1, "the data sets, once"
     tags = sink.runs[book.run].tags
     assert (tags["hooke.git.commit"], tags["hooke.git.branch"], tags["hooke.git.dirty"]) == (
         "abc",
         "trunk",
         "True",
     )
-    assert sink.runs[book.run].datasets == {"/data/table.csv": "0" * 32}
+    (dataset,) = sink.runs[book.run].datasets.values()
+    assert (dataset.name, dataset.place, dataset.digest) == ("table.csv", "/data/table.csv", "0" * 32)
     diff = tags["hooke.git.diff"]
     assert len(diff) == 8000
     assert diff.endswith("[cut: all 20000 bytes are in uncommitted.diff in the run's folder]")

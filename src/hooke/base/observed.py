@@ -1,4 +1,4 @@
-"""What a task read without declaring it: files, folders' listings and environment variables, each with its content's digest.
+"""What a task read: files, folders' listings and environment variables that it did not declare, and data sets.
 
 A manifest holds where everything in it has the same content as when it was read. Paths below the project's folder are relative
 to it, so a manifest holds in another checkout and on another host, too. Nothing here knows tasks or stores.
@@ -6,21 +6,25 @@ to it, so a manifest holds in another checkout and on another host, too. Nothing
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 from blake3 import blake3
 
 from hooke.base.files import content_digest, is_young, stamp_of
-from hooke.base.ref import ItemsObserved, Manifest, Observed
+from hooke.base.ref import DataSetRead, ItemsObserved, Manifest, Observed
 
 __all__ = [
     "FRESH_NS",
+    "DataSetsRead",
     "InputsNow",
+    "StoredPart",
     "absolute_path",
     "as_unshared",
     "describe",
@@ -30,11 +34,14 @@ __all__ = [
     "manifest_id",
     "merged",
     "name_of",
+    "note_data_set",
+    "note_result",
     "observed_file",
     "observed_listing",
     "observed_tree",
     "observed_variable",
     "read_by_any",
+    "renew_results",
 ]
 
 FRESH_NS = 2_000_000_000
@@ -360,6 +367,160 @@ def read_by_any(ranks: Iterable[Iterable[ItemsObserved]]) -> tuple[ItemsObserved
 
 def _order(observed: Observed) -> tuple[str, ...]:
     return observed.kind, observed.name, observed.digest
+
+
+# --- Data sets of which rows are read: who opens them says so, wherever the reading goes on.
+
+_reading: ContextVar[DataSetsRead | None] = ContextVar("hooke_data_sets_read", default=None)
+_process: list[DataSetsRead] = []
+"""Those of the process, of which the last one counts: threads of a task inherit no context variable."""
+_DEEPEST = 4
+_MOST_PARTS = 1000
+"""Values that are looked at for one that is a part of a result."""
+
+
+class StoredPart(NamedTuple):
+    """A value that was loaded from the store: the elements `start..start+count` of stored lists, one list, at `path`.
+
+    A stored object as a whole is one piece that begins with -1.
+    """
+
+    value: Any
+    pieces: tuple[tuple[str, int, int], ...]
+    """Digest of the stored object, start and count."""
+    path: tuple[Any, ...] = ()
+
+    def part(self, inside: tuple[Any, ...]) -> tuple[str, str, str]:
+        """The stored object with what is at a place in this value, the digest of that, and where it is there."""
+        path = self.path + inside
+        if path and (len(self.pieces) > 1 or self.pieces[0][2] > 1):
+            at, path = path[0], path[1:]
+            for stored, start, count in self.pieces:
+                if at < count:
+                    return stored, _digest_at(f"{stored}[{start + at}]"), _subscripts(path)
+                at -= count
+        stored, start, _ = self.pieces[0]
+        if start < 0:
+            return stored, stored[:32], _subscripts(path)
+        return stored, _digest_at(" ".join(map(str, self.pieces))), _subscripts(path)
+
+
+class DataSetsRead:
+    """Inside, collects the data sets that are read, each once, and calls `told` with each."""
+
+    __slots__ = ("_found", "_keys", "_renewed", "_results", "_token", "_told")
+
+    def __init__(self, told: Callable[[DataSetRead], None] | None = None) -> None:
+        self._told = told
+        self._keys: set[object] = set()
+        self._found: dict[DataSetRead, None] = {}
+        self._results: list[StoredPart] = []
+        self._renewed: int | None = None
+        """How many of them are the same for all items of the attempt."""
+        self._token: Token[DataSetsRead | None] | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        self._token = _reading.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _reading.reset(self._token)
+        self.close()
+
+    def open(self) -> None:
+        """Collect what all threads of the process read from now on that are not within another one."""
+        _process.append(self)
+
+    def close(self) -> None:
+        """Collect no more."""
+        _process.remove(self)
+
+    @property
+    def found(self) -> tuple[DataSetRead, ...]:
+        """What was read so far."""
+        return tuple(self._found)
+
+    @property
+    def results(self) -> tuple[StoredPart, ...]:
+        """The results of tasks that were loaded."""
+        return tuple(self._results)
+
+    def loaded(self, results: Iterable[StoredPart]) -> None:
+        """These results of tasks were loaded, now or by an earlier attempt of the process."""
+        self._results += results
+
+    def renew(self, copies: Iterable[tuple[Any, Any]]) -> None:
+        """The next item of a map begins: what only the one before it had is gone. It gets `copies` of values, each after its original."""
+        if self._renewed is None:
+            self._renewed = len(self._results)
+        del self._results[self._renewed :]
+        for value, copy in copies:
+            self._results += [each._replace(value=copy) for each in self._results if each.value is value]
+
+    def note(self, key: object, describe: Callable[[], DataSetRead], value: Any) -> None:
+        """See `note_data_set`."""
+        if key in self._keys:
+            return
+        self._keys.add(key)
+        data_set = describe()
+        for each in self._results if value is not None else ():
+            if (inside := _path_to(value, each.value)) is not None:
+                result, digest, part = each.part(inside)
+                data_set = msgspec.structs.replace(data_set, result=result, digest=digest, part=part)
+                break
+        if data_set not in self._found:
+            self._found[data_set] = None
+            if self._told is not None:
+                self._told(data_set)
+
+
+def note_data_set(key: object, describe: Callable[[], DataSetRead], value: Any = None) -> None:
+    """Rows of a data set are read: that of `key`, which `describe` describes when it is new. `value`: the rows, if they are in memory.
+
+    Nobody may ask, as outside of tasks and runs.
+    """
+    reading = _reading.get() or (_process[-1] if _process else None)
+    if reading is not None:
+        reading.note(key, describe, value)
+
+
+def note_result(result: StoredPart) -> None:
+    """A value was loaded from the store."""
+    reading = _reading.get()
+    if reading is not None:
+        reading.loaded([result])
+
+
+def renew_results(copies: Iterable[tuple[Any, Any]] = ()) -> None:
+    """See `DataSetsRead.renew`."""
+    reading = _reading.get()
+    if reading is not None:
+        reading.renew(copies)
+
+
+def _path_to(value: Any, whole: Any) -> tuple[Any, ...] | None:
+    """Where a value is in nested dicts, lists and tuples; empty if it is all of it, None if it is not in it."""
+    waiting: list[tuple[Any, tuple[Any, ...]]] = [(whole, ())]
+    seen = 0
+    while waiting and seen < _MOST_PARTS:
+        each, path = waiting.pop()
+        seen += 1
+        if each is value:
+            return path
+        if len(path) < _DEEPEST and type(each) in (dict, list, tuple):
+            inside: Iterable[tuple[Any, Any]] = each.items() if isinstance(each, dict) else enumerate(each)
+            waiting += [(part, (*path, name)) for name, part in itertools.islice(inside, _MOST_PARTS)]
+    return None
+
+
+def _subscripts(path: tuple[Any, ...]) -> str:
+    return "".join(f"[{name!r}]" for name in path)
+
+
+def _digest_at(place: str) -> str:
+    return blake3(place.encode()).hexdigest(length=16)
 
 
 # --- Names of paths and of variables.

@@ -1,4 +1,4 @@
-"""How records name values: a reference to an encoded object, and the inputs that a result was made from."""
+"""How records name values: a reference to an encoded object, and what a result or a run was made from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "DataSetRead",
     "FileRef",
     "ItemsMadeFrom",
     "ItemsObserved",
     "MadeFrom",
+    "MadeOf",
     "Manifest",
     "Observed",
     "Ref",
@@ -99,6 +101,28 @@ class ItemsObserved(msgspec.Struct, frozen=True, kw_only=True):
     """Files that they created or wrote over, named as in Observed, sorted."""
 
 
+class DataSetRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A data set of which rows were read, with what is known of it without reading it again.
+
+    A file has its absolute path or its URL as `source`. A value in memory has none: if it is the stored object `result` (a digest)
+    or a `part` of it, it came from another task, else the task or the script that read it has made it.
+    """
+
+    source: str = ""
+    digest: str = ""
+    """Of its content, in hex; empty if that is not known."""
+    stamp: str = ""
+    """Size and time of a file, which tell it from another one where its digest is not known."""
+    kind: str = ""
+    """The class of its batches, as `numpy.ndarray`, `polars.DataFrame` or `packed`."""
+    rows: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    """Name and type of each column, as `float32`, `text` or `uint8[28,28]`; the one of an array has no name."""
+    result: str = ""
+    part: str = ""
+    """As in Python: `['train']`."""
+
+
 # --- What results are made from, in entries and journals.
 
 
@@ -126,3 +150,45 @@ class ItemsMadeFrom(msgspec.Struct, frozen=True, kw_only=True):
     lo: int
     hi: int
     made_from: MadeFrom
+
+
+# --- Provenance of a run, besides its graph's keys and its parameters.
+
+
+class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
+    """Code, environment, machine, data files and seed. Unknown facts are empty."""
+
+    tree: str = ""
+    """The working tree, including uncommitted files, as a git tree; kept by the ref `refs/hooke/<tree>`."""
+    commit: str = ""
+    branch: str = ""
+    dirty: bool | None = None
+    """Whether the tree differs from the commit; None if not known."""
+    remote: str = ""
+    root: str = ""
+    """The top of the repository's working tree."""
+    diff: str = ""
+    """A file in the run's folder with the diff from commit to tree; empty if there is none."""
+    diff_bytes: int = 0
+    """Size of the whole diff; the file may be truncated."""
+    left_out: tuple[str, ...] = ()
+    """Untracked files that are too large to count as code."""
+    trouble: str = ""
+    """Why there is no tree."""
+    environment: str = ""
+    """Digest of the installed distributions, which are listed in `.hooke/environments/<digest>.json`."""
+    interpreter: dict[str, str] = {}
+    threads: dict[str, str] = {}
+    """Environment variables for the number of threads of libraries."""
+    hardware: dict[str, str] = {}
+    files: dict[str, str] = {}
+    """Path of each hooke.File that was an argument -> key of its content."""
+    seed: int = 0
+    """The value of `[run] seed` in hooke.toml, or of HOOKE_SEED."""
+    paths: tuple[str, ...] = ()
+    """Folders of Python's module path that lie in the repository."""
+    argv: tuple[str, ...] = ()
+    """Arguments of a script."""
+    user: str = ""
+    seconds: float = 0.0
+    """How long collecting this took, in parallel with the run."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 
-__all__ = ["check_unmasked", "column_array", "columns_of"]
+__all__ = ["check_unmasked", "column_array", "column_type", "columns_of"]
 
 
 def check_unmasked(what: str, values: Any) -> None:
@@ -51,6 +51,12 @@ def column_array(name: object, values: Any) -> NDArray[Any]:
             fix="pass values of one type; text and bytes are columns of their own",
         )
     return array
+
+
+def column_type(values: NDArray[Any]) -> str:
+    """The type of a column of an array, as `float32`, `text` or `uint8[28,28]`."""
+    name = {"U": "text", "S": "bytes"}.get(values.dtype.kind, values.dtype.name)
+    return name + (f"[{','.join(map(str, values.shape[1:]))}]" if values.ndim > 1 else "")
 
 
 def columns_of(batch: Any) -> Any:

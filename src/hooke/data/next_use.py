@@ -11,14 +11,15 @@ Time is counted in windows: all parts of a window are used at about the same tim
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hooke.data.order import Rows
 
-__all__ = ["NEVER", "NextUse"]
+__all__ = ["NEVER", "FetchOrder", "NextFetch", "NextUse"]
 
 NEVER = 1 << 62
 """The next use of what has none, or of which none is known."""
@@ -159,3 +160,150 @@ class NextUse:
             zip((-self.next[held]).tolist(), self._used_at[held].tolist(), held.tolist(), strict=True)
         )
         heapq.heapify(self._farthest)
+
+
+class NextFetch(NamedTuple):
+    """A unit to fetch."""
+
+    unit: int
+    before: int
+    """Only units may give way for it that are used in a later window."""
+    urgent: bool = False
+    """Somebody waits for it: it is fetched also where there is no room."""
+
+
+class FetchOrder:
+    """What to fetch next, and what gives way for it: first what somebody waits for, then what is expected, then that of the windows to come.
+
+    `sizes` are those of the units, and `limit` is what the held ones may take, both in bytes; of `ahead` bytes, or two windows, it
+    fetches beyond the window that is being used. Nothing is fetched here: the caller says what has landed.
+    """
+
+    def __init__(
+        self, sizes: Rows, limit: int, *, ahead: int, next_uses: NDArray[np.int64] | None = None
+    ) -> None:
+        self.uses = NextUse(len(sizes), next_uses)
+        self.once = False
+        """Whether what was read once gives way before the window ends: where a window takes more than half of the room."""
+        self._sizes, self._limit, self._ahead_bytes = sizes, limit, ahead
+        self._expected: dict[int, None] = {}
+        self._urgent: set[int] = set()
+        self._pending: set[int] = set()
+        """Units that are expected or being fetched."""
+        self._elsewhere: set[int] = set()
+        """Units that another process was fetching, or that could not be fetched."""
+        self._windows: Iterator[Rows] | None = None
+        self._begun = True
+        """Whether the first window of the order has begun."""
+        self._epoch = self._ahead = 0
+
+    def follow(self, windows: Iterator[Rows], count: int) -> None:
+        """Another order begins: the units of its windows, each once; an epoch has `count` windows."""
+        self.uses.forget()
+        self._windows, self._epoch, self._begun = windows, count, False
+        first = self._tell()
+        self._ahead = 2
+        if first is not None and first.size:
+            size = max(int(self._sizes[first].sum()), 1)
+            # An epoch at most: it uses all there is.
+            self._ahead = max(2, min(count, self._ahead_bytes // size))
+            self.once = 2 * size > self._limit
+
+    def begin(self, units: Rows) -> list[int]:
+        """A window begins, that uses these units. Returns those of which it is not known whether they are there: see `found`."""
+        if self._begun:
+            self.uses.begin()
+        self._begun = True
+        if self.uses.known <= self.uses.now:
+            self.uses.tell(units)
+        unknown = sorted(self._elsewhere - self._pending)
+        self._elsewhere.clear()
+        return unknown
+
+    def found(self, unit: int, *, there: bool) -> None:
+        """Whether a unit is there."""
+        if there:
+            self.uses.hold(unit)
+        else:
+            self.uses.drop(unit)
+
+    def expect(self, unit: int) -> None:
+        """A unit is read next, after those that are expected already."""
+        if unit not in self._pending:
+            self._pending.add(unit)
+            self._expected[unit] = None
+            self.uses.coming[unit] = True
+
+    def wait_for(self, unit: int) -> None:
+        """Somebody waits for a unit, which is not there."""
+        if unit not in self._pending:
+            self.uses.drop(unit)
+            self.expect(unit)
+        if unit in self._expected:
+            self._urgent.add(unit)
+
+    @property
+    def pending(self) -> frozenset[int]:
+        """The units that are expected or being fetched."""
+        return frozenset(self._pending)
+
+    @property
+    def expected(self) -> tuple[int, ...]:
+        """The units that are expected and not being fetched."""
+        return tuple(self._expected)
+
+    def next(self) -> NextFetch | None:
+        """What to fetch now; it stays that until `begun`, or until something else changes."""
+        for unit in self._expected if self._urgent else ():
+            if unit in self._urgent:
+                return NextFetch(unit, -1, urgent=True)
+        for unit in self._expected:
+            return NextFetch(unit, self.uses.now)
+        planned = self._planned()
+        return None if planned is None else NextFetch(planned, int(self.uses.next[planned]))
+
+    def begun(self, unit: int) -> None:
+        """A unit is being fetched."""
+        self._expected.pop(unit, None)
+        self._urgent.discard(unit)
+        self._pending.add(unit)
+        self.uses.coming[unit] = True
+
+    def ended(self, unit: int, *, there: bool) -> None:
+        """A unit was fetched, or was not: then it is not wanted before the next window, unless somebody waits for it."""
+        self._expected.pop(unit, None)
+        self._urgent.discard(unit)
+        self._pending.discard(unit)
+        if there:
+            self.uses.hold(unit)
+        else:
+            self._elsewhere.add(unit)
+
+    def look_ahead(self) -> None:
+        """Learn of the windows of an epoch: then it is known which unit is used last."""
+        while self.uses.known <= self.uses.now + self._epoch and self._tell() is not None:
+            pass
+
+    def give_way(self, before: int, others: Callable[[int], int]) -> int | None:
+        """A unit that gives way for one with this `before`, and is not held any more; None if none may. `others`: when others use it."""
+        found = self.uses.farthest(others)
+        if found is None or min(int(self.uses.next[found]), others(found)) <= before:
+            return None
+        self.uses.drop(found)
+        return found
+
+    def _planned(self) -> int | None:
+        until = self.uses.now + 1 + self._ahead
+        while True:
+            unit = self.uses.wanted(until)
+            if unit is not None or self.uses.known >= until or self._tell() is None:
+                return unit
+
+    def _tell(self) -> Rows | None:
+        """Learn of one more window: its units."""
+        units = None if self._windows is None else next(self._windows, None)
+        if units is None:
+            self._windows = None
+            return None
+        self.uses.tell(units)
+        return units

@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import first_bytes
 from hooke.base.formats import format_bytes
+from hooke.base.observed import note_data_set
+from hooke.base.ref import DataSetRead
 from hooke.data.order import Rows
 from hooke.data.remote_files import RemoteFile, is_url
 
@@ -226,8 +228,35 @@ class PackedFile:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         return self.take_known(rows)
 
+    def note_read(self) -> None:
+        """Note that its rows are read, among the data sets of the task or the script."""
+        note_data_set(self.digest, self._described)
+
+    def _described(self) -> DataSetRead:
+        return DataSetRead(
+            source=str(self._absolute),
+            digest=self.digest,
+            kind="packed",
+            rows=len(self),
+            columns=tuple(self.column_types()),
+        )
+
+    def column_types(self) -> list[tuple[str, str]]:
+        """Name and type of each column."""
+        return [
+            (
+                each.name,
+                each.values
+                if each.values in ("text", "bytes")
+                else each.dtype.lstrip("<>|=")
+                + (f"[{','.join(map(str, each.shape))}]" if each.shape else ""),
+            )
+            for each in self.index.columns
+        ]
+
     def take_known(self, rows: Rows) -> Any:
         """As `take`, of rows that are known to be there."""
+        self.note_read()
         records = self._records.take(rows)
         if self.index.kind == "array":
             column = self.index.columns[0]

@@ -25,6 +25,7 @@ __all__ = [
     "InMemory",
     "ParquetFile",
     "any_length_values",
+    "arrow_columns",
     "arrow_table",
     "check_alike",
     "fixed_values",
@@ -290,6 +291,11 @@ def check_alike(files: Sequence[ParquetFile | InMemory]) -> None:
                     f"column {one.name!r} is {one.type} in {file.name}, and {other.type} in {first.name}",
                     fix="write all files with the same types, or pack them separately",
                 )
+
+
+def arrow_columns(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
+    """Name and type of each column."""
+    return tuple((each.name, str(each.type)) for each in schema)
 
 
 def read_parquet(path: Path, most_bytes: int) -> pa.Table:

@@ -10,7 +10,6 @@ import re
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from hooke.base.formats import format_bytes
 from hooke.base.this_process import on_fork
 from hooke.data.balance import whole
 from hooke.data.cache_folder import CacheFolder, default_cache, default_limit
-from hooke.data.next_use import NEVER, NextUse
+from hooke.data.next_use import NEVER, FetchOrder, NextFetch
 from hooke.data.order import Rows
 
 __all__ = ["RemoteFile", "RemoteObject", "is_url"]
@@ -335,6 +334,14 @@ def _unit_of(edges: Rows, offsets: Any) -> Any:
     return np.minimum(np.searchsorted(edges, offsets, side="right") - 1, len(edges) - 2)
 
 
+def _units_of_windows(windows: Iterator[Rows], edges: Rows) -> Iterator[Rows]:
+    """The units of each window, each once."""
+    for offsets in windows:
+        if _ending.is_set():
+            return
+        yield np.unique(_unit_of(edges, offsets))
+
+
 def _joined(places: Rows, unit: int) -> Rows:
     """Of the places where blocks begin those that are at least so many bytes apart, and the end."""
     found, at = [0], 0
@@ -365,17 +372,9 @@ class _Fetcher:
         self._more = threading.Condition(self._state)
         """There is something to fetch, or room."""
         self._landed = threading.Condition(self._state)
-        self._plan = NextUse(len(folder.sizes), folder.next_uses)
+        ahead = min(AHEAD_BYTES, folder.limit // 4)
+        self._order = FetchOrder(folder.sizes, folder.limit, ahead=ahead, next_uses=folder.next_uses)
         self._fetches: dict[int, _Fetch] = {}
-        self._expected: deque[int] = deque()
-        self._elsewhere: set[int] = set()
-        """Units that another process was fetching, or that could not be fetched."""
-        self._windows: Iterator[Rows] | None = None
-        self._begun = True
-        """Whether the first window of the order has begun."""
-        self._epoch = self._ahead = 0
-        self._once = False
-        """Whether what was read once gives way before the window ends: where a window takes more than half of the room."""
         self._threads = 0
         self._starved = False
         """Whether a thread waits for room."""
@@ -384,7 +383,7 @@ class _Fetcher:
         mean = max(int(folder.sizes.mean()), 1) if len(folder.sizes) else 1
         self._most_threads = max(1, min(MOST_IN_FLIGHT, IN_FLIGHT_BYTES // mean)) if source.parallel else 1
         for unit in folder.held():
-            self._plan.hold(unit)
+            self._order.found(unit, there=True)
         _fetchers.add(self)
 
     def after_fork(self) -> None:
@@ -405,7 +404,7 @@ class _Fetcher:
                 into[:size] = data[offset : offset + size]
             if size is not None:
                 with self._state:  # only now: it would give way
-                    self._plan.use(unit, once=self._once)
+                    self._order.uses.use(unit, once=self._order.once)
                     if self._starved:
                         self._more.notify()
                 return size
@@ -421,9 +420,8 @@ class _Fetcher:
         with self._state:
             if _ending.is_set():
                 raise HookeError(f"{self._object.url} is not read any more", why="the program ends")
-            if unit not in self._fetches:
-                self._plan.drop(unit)
-            fetch = self._queued(unit)
+            self._order.wait_for(unit)
+            fetch = self._fetches.setdefault(unit, _Fetch(unit))
             fetch.urgent = True
             self._start()
             self._landed.wait_for(lambda: fetch.done)
@@ -431,19 +429,12 @@ class _Fetcher:
             raise fetch.error
         return fetch.data
 
-    def _queued(self, unit: int) -> _Fetch:
-        if unit not in self._fetches:
-            self._fetches[unit] = _Fetch(unit)
-            self._expected.append(unit)
-            self._plan.coming[unit] = True
-        return self._fetches[unit]
-
     def expect(self, units: Rows) -> None:
         """These units are read next, in this order."""
         with self._state:
-            missing = units[~self._plan.held[units]]
+            missing = units[~self._order.uses.held[units]]
             for unit in dict.fromkeys(missing.tolist()):
-                self._queued(unit)
+                self._order.expect(unit)
             if missing.size:
                 self._start()
 
@@ -451,50 +442,24 @@ class _Fetcher:
         """Forget the copy of a unit."""
         with self._state:
             self._folder.remove(unit)
-            self._plan.drop(unit)
+            self._order.found(unit, there=False)
 
     def follow(self, windows: Iterator[Rows], count: int) -> None:
         """See RemoteFile."""
         with self._state:
-            self._plan.forget()
-            self._windows, self._epoch, self._begun = windows, count, False
-            first = self._tell()
-            self._ahead = 2
-            if first is not None and first.size:
-                size = max(int(self._folder.sizes[first].sum()), 1)
-                # An epoch at most: it uses all there is.
-                self._ahead = max(2, min(count, min(AHEAD_BYTES, self._folder.limit // 4) // size))
-                self._once = 2 * size > self._folder.limit
+            self._order.follow(_units_of_windows(windows, self._edges), count)
             self._start()
 
     def begin(self, units: Rows) -> None:
         """See RemoteFile."""
         with self._state:
-            if self._begun:
-                self._plan.begin()
-            self._begun = True
-            if self._plan.known <= self._plan.now:
-                self._plan.tell(units)
-            self._folder.now = self._plan.now
-            for unit in self._elsewhere - self._fetches.keys():
-                if self._folder.path(unit).exists():
-                    self._plan.hold(unit)
-                else:
-                    self._plan.drop(unit)
-            self._elsewhere.clear()
+            unknown = self._order.begin(units)
+            self._folder.now = self._order.uses.now
+            for unit in unknown:
+                self._order.found(unit, there=self._folder.path(unit).exists())
             self._start()
 
     # All of the following hold the lock, but for `_work` and `_fetch`.
-
-    def _tell(self) -> Rows | None:
-        """Learn of one more window: its units."""
-        offsets = None if self._windows is None or _ending.is_set() else next(self._windows, None)
-        if offsets is None:
-            self._windows = None
-            return None
-        units: Rows = np.unique(_unit_of(self._edges, offsets))
-        self._plan.tell(units)
-        return units
 
     def _start(self) -> None:
         while self._threads < self._most_threads:
@@ -518,62 +483,34 @@ class _Fetcher:
                 self._fetch(*fetch)
 
     def _give_up(self, error: Exception) -> None:
-        while self._expected:
-            fetch = self._fetches[self._expected[0]]
+        for unit in self._order.expected:
+            fetch = self._fetches.setdefault(unit, _Fetch(unit))
             fetch.error = error
-            self._expected.popleft()
             self._end(fetch, None, there=False)
 
     def _next(self) -> tuple[_Fetch, bool] | None:
         """What to fetch now, and whether there is room for it."""
         self._starved = False
-        urgent = next((unit for unit in self._expected if self._fetches[unit].urgent), None)
-        if urgent is not None:
-            room = self._room(urgent, -1)  # while it is expected, for that may fail
-            self._expected.remove(urgent)
-            return self._fetches[urgent], room
-        if self._expected:
-            if not self._room(self._expected[0], self._plan.now):
-                self._starved = True
-                return None
-            return self._fetches[self._expected.popleft()], True
-        unit = self._planned()
-        if unit is None:
+        choice = self._order.next()
+        if choice is None:
             return None
-        if not self._room(unit, int(self._plan.next[unit])):
+        room = self._room(choice)  # before it counts as begun, for that may fail
+        if not room and not choice.urgent:
             self._starved = True
             return None
-        self._plan.coming[unit] = True
-        fetch = self._fetches[unit] = _Fetch(unit)
-        return fetch, True
+        self._order.begun(choice.unit)
+        return self._fetches.setdefault(choice.unit, _Fetch(choice.unit)), room
 
-    def _planned(self) -> int | None:
-        until = self._plan.now + 1 + self._ahead
-        while True:
-            unit = self._plan.wanted(until)
-            if unit is not None or self._plan.known >= until or self._tell() is None:
-                return unit
-
-    def _room(self, unit: int, before: int) -> bool:
-        """Reserve room for a unit, in which only units may give way that are used later than in a window."""
-        if self._folder.taken() + self._folder.sizes[unit] > self._folder.limit:
-            while self._plan.known <= self._plan.now + self._epoch and self._tell() is not None:
-                pass  # which one is used last is known when all of an epoch is
-
-        def victim() -> int | None:
-            found = self._plan.farthest(self._used_by_others)
-            if found is None:
-                return None
-            if min(int(self._plan.next[found]), self._used_by_others(found)) <= before:
-                return None
-            self._plan.drop(found)
-            return found
-
+    def _room(self, choice: NextFetch) -> bool:
+        """Reserve room for a unit."""
+        size = int(self._folder.sizes[choice.unit])
+        if self._folder.taken() + size > self._folder.limit:
+            self._order.look_ahead()
         self._look()
-        return self._folder.reserve(int(self._folder.sizes[unit]), victim)
+        return self._folder.reserve(size, lambda: self._order.give_way(choice.before, self._used_by_others))
 
     def _used_by_others(self, unit: int) -> int:
-        return NEVER if self._others is None else self._plan.now + int(self._others[unit])
+        return NEVER if self._others is None else self._order.uses.now + int(self._others[unit])
 
     def _look(self) -> None:
         """See what other processes have fetched and need, at most once a second, and for a twentieth of the time."""
@@ -582,10 +519,10 @@ class _Fetcher:
             return
         alone, self._others = self._others is None, self._folder.used_by_others()
         if not alone:
-            self._plan.rank_again()
+            self._order.uses.rank_again()
         if self._others is not None:
-            for unit in set(self._folder.held()) - self._fetches.keys():
-                self._plan.hold(unit)
+            for unit in set(self._folder.held()).difference(self._order.pending):
+                self._order.found(unit, there=True)
         now = time.monotonic()
         self._look_at = now + max(LOOK_S, 19 * (now - began))
 
@@ -622,11 +559,8 @@ class _Fetcher:
 
     def _end(self, fetch: _Fetch, data: bytes | None, *, there: bool) -> None:
         with self._state:
-            del self._fetches[fetch.unit]
-            if there:
-                self._plan.hold(fetch.unit)
-            else:  # not wanted before the next window, unless somebody waits for it
-                self._elsewhere.add(fetch.unit)
+            self._fetches.pop(fetch.unit, None)
+            self._order.ended(fetch.unit, there=there)
             fetch.data, fetch.done = data if fetch.urgent else None, True
             self._landed.notify_all()
             self._more.notify()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from hooke.base.errors import UsageError
 from hooke.base.files import first_bytes
+from hooke.base.observed import note_data_set
+from hooke.base.ref import DataSetRead
 from hooke.base.units import parse_bytes
-from hooke.data.parquet_files import ParquetFile, is_parquet
+from hooke.data.parquet_files import ParquetFile, arrow_columns, is_parquet
 from hooke.keys.file import File
 
 if TYPE_CHECKING:
@@ -36,7 +38,18 @@ class RowGroup:
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Its rows as an Arrow table, of some columns or of all. Raises UsageError for a column that is not there."""
-        return ParquetFile(self.file.path).read(self.number, columns)
+        file = ParquetFile(self.file.path)
+        note_data_set(
+            self.file,
+            lambda: DataSetRead(
+                source=str(self.file.path.absolute()),
+                digest=self.file.key or "",
+                kind="parquet",
+                rows=file.rows,
+                columns=arrow_columns(file.schema),
+            ),
+        )
+        return file.read(self.number, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,12 @@ class ByteRange:
 
     def read(self) -> bytes:
         """The lines."""
+        note_data_set(
+            self.file,
+            lambda: DataSetRead(
+                source=str(self.file.path.absolute()), digest=self.file.key or "", kind="lines"
+            ),
+        )
         with self.file.path.open("rb") as stream:
             stream.seek(self.start)
             return stream.read(self.stop - self.start)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
+from hooke.base.observed import note_data_set
 from hooke.base.this_process import most_ranks
 from hooke.data.balance import Balancing, class_codes, needed, numeric_values, row_lengths, whole
 from hooke.data.order import BatchPlan, BlockLayout, Blocks, EqualBatches, Order, Part
@@ -148,6 +149,8 @@ class Shuffled:
                 fix="use a smaller batch, or drop_last=False",
             )
         self._at = (0, 0)
+        self._key = object()
+        """Of the data set, among those that are read."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name != "_source"}
@@ -224,12 +227,23 @@ class Shuffled:
         def parts() -> Iterator[Part]:
             if start == steps and every == 1:
                 moved(start)  # else a loop over the epochs of the state would never leave this one
+            self.note_read()
             self._follow(epoch, rank, ranks, start)
             planned = self._plan.parts(epoch, rank, ranks, start, self._source.ahead, most=most_ranks())
             yield from itertools.islice(planned, 0, None, every)
 
         at_once = max(1, int(AT_ONCE_BYTES / max(self._source.read_bytes * self.batch / ranks, 1)))
         return Batches(self._source, parts(), start=start, ranks=ranks, at_once=at_once, moved=moved)
+
+    def note_read(self) -> None:
+        """Note that its rows are read, among the data sets of the task or the script: for loaders that read in other processes."""
+        source = self._source
+        if source.note_read is not None:
+            source.note_read()
+        elif source.file is not None:
+            note_data_set(source.file, source.described)
+        else:
+            note_data_set(self._key, source.described, self._given)
 
     def _follow(self, epoch: int, rank: int, ranks: int, start: int) -> None:
         """Tell the source what is read from here on, in this epoch and those after it."""

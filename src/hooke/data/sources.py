@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
-from hooke.data.arrays import check_unmasked, column_array
+from hooke.base.ref import DataSetRead
+from hooke.data.arrays import check_unmasked, column_array, column_type
 from hooke.data.order import Rows
 from hooke.data.packed import PackedFile, changed_file, is_packed
-from hooke.data.parquet_files import is_parquet, read_parquet
+from hooke.data.parquet_files import arrow_columns, is_parquet, read_parquet
 from hooke.data.remote_files import is_url
 
 __all__ = ["OpenedFile", "Source", "opened"]
@@ -43,7 +45,8 @@ class Source:
     The order depends on `row_bytes`, so it follows from the rows or their types, never from where they lie: ranks would have orders
     of their own. `read_bytes` is what a row takes when it is read, infinite if that is not known. `together` rows are best read
     at once, a power of two; `ahead` is told the rows of the next window, and `follow` the blocks of those to come, as
-    PackedFile says. `file` is where they are.
+    PackedFile says. `file` is where they are. `columns` tells name and type of each; the only one of an array has no name.
+    `note_read` notes that rows are read, where it is not Shuffled that does so.
     """
 
     kind: str
@@ -56,6 +59,16 @@ class Source:
     ahead: Callable[[Rows], None] = lambda _: None
     follow: Callable[[Iterator[Rows], int, int], None] | None = None
     file: OpenedFile | None = None
+    columns: Callable[[], Iterable[tuple[str, str]]] = tuple
+    note_read: Callable[[], None] | None = None
+
+    def described(self) -> DataSetRead:
+        """What is known of it."""
+        told = DataSetRead(kind=self.kind, rows=self.rows, columns=tuple(self.columns()))
+        if (file := self.file) is None:
+            return told
+        stamp = f"{file.size} bytes, written {file.written_ns}" if file.written_ns else ""
+        return msgspec.structs.replace(told, source=os.fspath(file.path), digest=file.digest, stamp=stamp)
 
 
 def opened(data: Any, memory: int) -> Source:
@@ -80,17 +93,22 @@ def opened(data: Any, memory: int) -> Source:
             float(data.memory_usage(index=False).sum()) / max(len(data), 1),
             data.take,
             lambda read, low, high: read.iloc[low:high],
+            columns=lambda: zip(map(str, data.columns), map(str, data.dtypes), strict=True),
         )
     if kind == "polars.DataFrame":
         sizes = (POLARS_BYTES.get(each.base_type().__name__, VALUE_BYTES) for each in data.dtypes)
         held = data.estimated_size() / max(len(data), 1)
-        return Source(kind, len(data), sum(sizes), held, data.__getitem__, _sliced)
-    if kind == "pyarrow.Table":
-        whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
-        held = whole.nbytes / max(len(whole), 1)
         return Source(
-            kind, len(whole), sum(map(_bytes_in_arrow, data.schema.types)), held, whole.take, _sliced
+            kind,
+            len(data),
+            sum(sizes),
+            held,
+            data.__getitem__,
+            _sliced,
+            columns=lambda: ((name, str(each).lower()) for name, each in data.schema.items()),
         )
+    if kind == "pyarrow.Table":
+        return _of_arrow(data)
     if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview):
         return _of_sequence(data)
     raise UsageError(
@@ -184,7 +202,22 @@ def _of_array(data: NDArray[Any]) -> Source:
         )
     plain = data.view(np.ndarray)  # of a memory-mapped one too, whose class costs time with each batch
     size = plain.nbytes / max(len(plain), 1)
-    return Source("numpy.ndarray", len(plain), size, size, _taking(plain), _indexed)
+    columns = (("", column_type(plain)),)
+    return Source("numpy.ndarray", len(plain), size, size, _taking(plain), _indexed, columns=lambda: columns)
+
+
+def _of_arrow(data: Any) -> Source:
+    whole = data.combine_chunks()  # `take` copies the chunks each time otherwise
+    held = whole.nbytes / max(len(whole), 1)
+    return Source(
+        "pyarrow.Table",
+        len(whole),
+        sum(map(_bytes_in_arrow, data.schema.types)),
+        held,
+        whole.take,
+        _sliced,
+        columns=lambda: arrow_columns(data.schema),
+    )
 
 
 def _taking(values: NDArray[Any]) -> Callable[[Rows], NDArray[Any]]:
@@ -210,6 +243,8 @@ def _of_packed(data: PackedFile) -> Source:
         data.block_rows,
         data.read_ahead,
         data.follow if is_url(data.path) else None,
+        columns=data.column_types,
+        note_read=data.note_read,
     )
 
 
@@ -238,6 +273,7 @@ def _of_columns(data: Mapping[str, Any]) -> Source:
         size,
         lambda at: {name: take(at) for name, take in taken.items()},
         _part_of_columns,
+        columns=lambda: ((str(name), column_type(values)) for name, values in columns.items()),
     )
 
 

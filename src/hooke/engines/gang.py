@@ -122,6 +122,7 @@ class Gang:
             logs=tuple(self._logs()),
             checkpoints=tuple(dict.fromkeys(key for answer in answers for key in answer.checkpoints)),
             observed=read_by_any([answer.observed for answer in answers]),
+            data=tuple(dict.fromkeys(each for answer in answers for each in answer.data)),
         )
 
     @property

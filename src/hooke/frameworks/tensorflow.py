@@ -24,19 +24,15 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.data import Shuffled
 from hooke.data.arrays import columns_of
 from hooke.data.shuffled import TrainingBatch
+from hooke.frameworks.position import LoaderPosition, ranks_of_gang
 
 __all__ = ["TensorFlowLoader", "TrainingBatch", "set_tf_config"]
-
-
-def _rank_and_ranks() -> tuple[int, int]:
-    """This process's rank in its gang and the number of ranks; (0, 1) where there is no gang."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 # --- Batches.
 
 
-class TensorFlowLoader:
+class TensorFlowLoader(LoaderPosition):
     """The batches of a `Shuffled` as tensors: each iteration is one epoch, or the rest of one.
 
     Batches are `TrainingBatch`es whose entries are all tensors, so a `tf.function` is not traced again for each. Text becomes
@@ -60,30 +56,12 @@ class TensorFlowLoader:
         spec: Any = None,
         prefetch: int = 2,
     ) -> None:
-        here = _rank_and_ranks()
-        self.rank = here[0] if rank is None else rank
-        self.ranks = here[1] if ranks is None else ranks
-        self._data = data
+        here = ranks_of_gang()
+        super().__init__(data, here[0] if rank is None else rank, here[1] if ranks is None else ranks)
         self._transform = transform
         self._spec = spec
         self._prefetch = prefetch
         self._error: Exception | None = None
-        self._at = self._position()
-        data.batches(0, self.rank, self.ranks, 0)  # refuses ranks that cannot share it
-
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return self._data.steps(self.ranks)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch: at first 0, after the last batch of an epoch the next one."""
-        return self._at[0]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch with the next iteration; one that is begun already goes on."""
-        if epoch != self.epoch:
-            self._at = (epoch, 0)
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         import tensorflow as tf
@@ -98,14 +76,11 @@ class TensorFlowLoader:
             if self._error is None:
                 raise
             raise self._error from None
-        self._at = max(self._at, (epoch + 1, 0))
+        self._ended(epoch)
 
     def advance(self) -> None:
         """Count one more batch as taken: for a loop that iterates `dataset` itself, such as `fit` of Keras."""
         self._taken(self._at[0], self._at[1] + 1)
-
-    def _taken(self, epoch: int, step: int) -> None:
-        self._at = (epoch, step) if step < len(self) else (epoch + 1, 0)
 
     @cached_property
     def dataset(self) -> Any:
@@ -132,7 +107,7 @@ class TensorFlowLoader:
         if self.rank == 0:
             self._data.warn_of_rest(epoch, start, self.ranks)
         if start >= len(self):  # of fewer ranks, and what is left has too few rows for these
-            self._at = epoch + 1, 0
+            self._ended(epoch)
             return
         try:
             batches = self._data.batches(epoch, self.rank, self.ranks, start)
@@ -190,20 +165,6 @@ class TensorFlowLoader:
         for name, array in batch.items():
             _check_fits(f"column {name!r}", array, spec[name], given=given)
         return batch
-
-    def _position(self) -> tuple[int, int]:
-        state = self._data.state_dict()
-        return state["epoch"], state["step"]
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the training is: the batch after the last one that the loop has taken, and what the order depends on."""
-        epoch, step = self._at
-        return self._data.state_dict() | {"epoch": epoch, "step": step}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was called, also of another number of ranks. Raises UsageError if the state is of other data."""
-        self._data.load_state_dict(state)
-        self._at = self._position()
 
     @cached_property
     def trackable(self) -> Any:
@@ -314,7 +275,7 @@ def set_tf_config(*, timeout_s: float = 300.0) -> None:
     Raises UsageError if it is called twice or too late, or if the ranks count different numbers of ranks; HookeError, which names the
     rank, if one does not come within `timeout_s` seconds.
     """
-    rank, ranks = _rank_and_ranks()
+    rank, ranks = ranks_of_gang()
     if ranks == 1:
         return
     _refuse_late()

@@ -24,6 +24,7 @@ from hooke.data import Batches, Shuffled
 from hooke.data.arrays import columns_of
 from hooke.data.order import key_of
 from hooke.data.shuffled import TrainingBatch
+from hooke.frameworks.position import LoaderPosition
 from hooke.frameworks.torch_training import (
     Checkpoint,
     device,
@@ -115,7 +116,7 @@ OWN_OPTIONS = frozenset(
 """Options of DataLoader that are decided by `Shuffled` and by `transform`."""
 
 
-class ShuffledLoader(DataLoader[TrainingBatch]):
+class ShuffledLoader(LoaderPosition, DataLoader[TrainingBatch]):
     """A DataLoader over the batches of a `Shuffled`: each iteration is one epoch, or the rest of one.
 
     `options` are those of DataLoader: `num_workers`, `pin_memory`, `persistent_workers`, `prefetch_factor` and so on. The other
@@ -140,15 +141,13 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
                 why="the order and the size of its batches are those of the data",
                 fix="pass seed, batch and drop_last to Shuffled, and what changes batches as `transform`",
             )
-        self._data = data
-        self._at = _position(data)
-        self._workers: list[BaseProcess] = []
         dataset = ShuffledDataset(data, rank=rank, ranks=ranks, transform=transform)
-        self.rank, self.ranks = dataset.rank, dataset.ranks
+        LoaderPosition.__init__(self, data, dataset.rank, dataset.ranks)
+        self._workers: list[BaseProcess] = []
         self._plain = not options.get("num_workers") and not options.get("pin_memory")
         options["collate_fn"] = _unchanged if options.get("pin_memory") else _to_send
         self._seeds = torch.Generator()
-        super().__init__(dataset, batch_size=None, generator=self._seeds, **options)
+        DataLoader.__init__(self, dataset, batch_size=None, generator=self._seeds, **options)
         if self.num_workers and data.kind.startswith("polars.") and self._forks:
             raise UsageError(
                 "a Polars table cannot be read in a forked worker",
@@ -161,17 +160,8 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         method: str = (self.multiprocessing_context or multiprocessing).get_start_method()
         return method == "fork"
 
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next batch: at first 0, after the last batch of an epoch the next one."""
-        return self._at[0]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch with the next iteration; one that is begun already goes on."""
-        if epoch != self.epoch:
-            self._at = (epoch, 0)
-
     def __iter__(self) -> Iterator[TrainingBatch]:  # type: ignore[override]
+        self._data.note_read()  # here, since workers cannot
         epoch, start = self._at
         dataset: ShuffledDataset = self.dataset  # type: ignore[assignment]
         dataset.set_epoch(epoch, start)
@@ -187,27 +177,15 @@ class ShuffledLoader(DataLoader[TrainingBatch]):
         return self._counted(_told(batches, self._workers), epoch)
 
     def _counted(self, batches: Iterator[TrainingBatch], epoch: int) -> Iterator[TrainingBatch]:
-        steps = len(self)
         for batch in batches:
-            self._at = (epoch, batch.step + 1) if batch.step + 1 < steps else (epoch + 1, 0)
+            self._taken(epoch, batch.step + 1)
             yield batch._replace(data=tensors_of(batch.data)) if self._workers else batch
-        self._at = max(self._at, (epoch + 1, 0))
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the training is: the batch after the last one that the loop has taken, and what the order depends on."""
-        epoch, step = self._at
-        return self._data.state_dict() | {"epoch": epoch, "step": step}
+        self._ended(epoch)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where `state_dict` was called, also of another number of ranks. Raises UsageError if the state is of other data."""
-        self._data.load_state_dict(state)
+        """See LoaderPosition."""
+        super().load_state_dict(state)
         self._iterator = None  # persistent workers have the data as it was
-        self._at = _position(self._data)
-
-
-def _position(data: Shuffled) -> tuple[int, int]:
-    state = data.state_dict()
-    return state["epoch"], state["step"]
 
 
 def _told(batches: Iterator[TrainingBatch], workers: list[BaseProcess]) -> Iterator[TrainingBatch]:

@@ -21,6 +21,7 @@ from hooke.base.errors import CorruptObject, GangResized, UsageError
 from hooke.base.files import make_folders, replacing, writing
 from hooke.base.this_process import most_ranks
 from hooke.data.order import key_of
+from hooke.frameworks.position import ranks_of_gang
 from hooke.store.checkpoints import checkpoint_dir, gang_resizes
 
 __all__ = ["Checkpoint", "device", "process_group", "rank_and_ranks", "set_seed"]
@@ -35,7 +36,7 @@ def rank_and_ranks() -> tuple[int, int]:
     """This process's rank and the number of ranks: those of torch.distributed, else of the gang; (0, 1) where there is neither."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks_of_gang()
 
 
 @contextmanager

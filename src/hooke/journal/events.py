@@ -12,7 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from hooke.base.formats import first_line
-from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Ref
+from hooke.base.ref import DataSetRead, ItemsMadeFrom, ItemsObserved, MadeFrom, MadeOf, Manifest, Ref
 from hooke.journal.fleet_events import FleetEvent
 from hooke.journal.search_events import SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.service_events import ServiceEvent
@@ -28,6 +28,7 @@ __all__ = [
     "AttemptStarted",
     "CapacityChanged",
     "CodeSeen",
+    "DataSetsOpened",
     "Event",
     "Failure",
     "ItemsFound",
@@ -66,48 +67,6 @@ __all__ = [
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     at: float = 0.0
     """Wall clock, seconds since the epoch."""
-
-
-# --- Provenance of a run, besides its graph's keys and its parameters.
-
-
-class MadeOf(msgspec.Struct, frozen=True, kw_only=True):
-    """Code, environment, machine, data files and seed. Unknown facts are empty."""
-
-    tree: str = ""
-    """The working tree, including uncommitted files, as a git tree; kept by the ref `refs/hooke/<tree>`."""
-    commit: str = ""
-    branch: str = ""
-    dirty: bool | None = None
-    """Whether the tree differs from the commit; None if not known."""
-    remote: str = ""
-    root: str = ""
-    """The top of the repository's working tree."""
-    diff: str = ""
-    """A file in the run's folder with the diff from commit to tree; empty if there is none."""
-    diff_bytes: int = 0
-    """Size of the whole diff; the file may be truncated."""
-    left_out: tuple[str, ...] = ()
-    """Untracked files that are too large to count as code."""
-    trouble: str = ""
-    """Why there is no tree."""
-    environment: str = ""
-    """Digest of the installed distributions, which are listed in `.hooke/environments/<digest>.json`."""
-    interpreter: dict[str, str] = {}
-    threads: dict[str, str] = {}
-    """Environment variables for the number of threads of libraries."""
-    hardware: dict[str, str] = {}
-    files: dict[str, str] = {}
-    """Path of each hooke.File that was an argument -> key of its content."""
-    seed: int = 0
-    """The value of `[run] seed` in hooke.toml, or of HOOKE_SEED."""
-    paths: tuple[str, ...] = ()
-    """Folders of Python's module path that lie in the repository."""
-    argv: tuple[str, ...] = ()
-    """Arguments of a script."""
-    user: str = ""
-    seconds: float = 0.0
-    """How long collecting this took, in parallel with the run."""
 
 
 # --- Events of a plan: the prediction for a pipeline, and how a run compares with it.
@@ -477,6 +436,8 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     tainted: bool = False
     """Whether it was computed from a list that lacks failed items, or from such a result: then it counts in this run alone,
     and not after a resume."""
+    data: tuple[DataSetRead, ...] = ()
+    """The data sets that it read, and the declared files that it opened. Other files are in `observed` alone."""
 
 
 class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
@@ -505,6 +466,7 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     made_from: tuple[ItemsMadeFrom, ...] = ()
     checkpoints: tuple[str, ...] = ()
     tainted: bool = False
+    data: tuple[DataSetRead, ...] = ()
 
     @property
     def item(self) -> int | None:
@@ -515,6 +477,12 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
     def resized(self) -> bool:
         """Whether a gang has ended at a checkpoint, to go on with another number of ranks: no failure, and none of its tries."""
         return self.failure.kind == GANG_RESIZED
+
+
+class DataSetsOpened(_Event, frozen=True, kw_only=True, tag="data_sets_opened"):
+    """A script began to read data sets."""
+
+    data: tuple[DataSetRead, ...]
 
 
 class RetryPlanned(_Event, frozen=True, kw_only=True, tag="retry_planned"):
@@ -758,6 +726,7 @@ Event: TypeAlias = (
     | AttemptStarted
     | AttemptFinished
     | AttemptFailed
+    | DataSetsOpened
     | RetryPlanned
     | StopRequested
     | RunFinished

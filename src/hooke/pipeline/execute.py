@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +20,8 @@ from hooke.base.clock import Clock
 from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
 from hooke.base.files import file_clock_ns
 from hooke.base.formats import short_repr
-from hooke.base.observed import as_unshared
-from hooke.base.ref import ItemsObserved, Ref
+from hooke.base.observed import DataSetsRead, as_unshared
+from hooke.base.ref import DataSetRead, ItemsObserved, Ref
 from hooke.base.this_process import variables_here
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
@@ -337,6 +337,7 @@ class AttemptRunner:
                     SeededAttempt(restored=not self.alone),
                     self._state.watched(),
                     self._checkpointing(work, outcome),
+                    outcome.data,
                 ):
                     self._perform(work, outcome)
                     raise_if_resized()
@@ -349,6 +350,7 @@ class AttemptRunner:
             outcome.error = error
         if self._state.names is not None:
             self.replaced = self._state.names.replaced()
+        outcome.data_read = outcome.data.found
         outcome.observed = self._what_was_read(work, outcome)
         if (error := self._stale_checkpoint(outcome)) is not None:
             outcome = _Outcome(error=error)
@@ -411,7 +413,7 @@ class AttemptRunner:
         self._provide()
         if work.keys:
             self._begin_item(work.keys)
-        shared = self._shared_of(work, _NOTHING)
+        shared = self._shared_of(work, outcome, _NOTHING)
         shared.take()
         try:
             with self._observed(work, outcome, lambda _: [args, kwargs]):
@@ -442,7 +444,7 @@ class AttemptRunner:
 
     def _perform_map(self, work: WorkerCall, outcome: _Outcome) -> None:
         constants_data, columns_data = unpack(work.payload, self.store)
-        shared = self._shared_of(work, constants_data)
+        shared = self._shared_of(work, outcome, constants_data)
         try:
             try:
                 self._perform_items(work, outcome, shared, columns_data)
@@ -552,17 +554,20 @@ class AttemptRunner:
                 self._names.popitem(last=False)
         return found[1]
 
-    def _shared_of(self, work: WorkerCall, constants: bytes) -> SharedArguments:
+    def _shared_of(self, work: WorkerCall, outcome: _Outcome, constants: bytes) -> SharedArguments:
         # A call has no constants of its own, so all calls of a function have the same.
         key = (work.node if constants is not _NOTHING else -1, id(work.function), constants)
         found = self._shared.get(key)
         if found is None or found.function is not work.function:
             before = len(self._files)
-            found = self._shared[key] = SharedArguments(work.function, lambda: unpack(constants, self.store))
-            found.files = self._files[before:]
+            with DataSetsRead() as read:
+                found = SharedArguments(work.function, lambda: unpack(constants, self.store))
+            self._shared[key] = found
+            found.files, found.results = self._files[before:], read.results
             while len(self._shared) > _KEPT:
                 self._shared.popitem(last=False)
         self._files += found.files
+        outcome.data.loaded(found.results)
         return found
 
     def _report(
@@ -581,6 +586,7 @@ class AttemptRunner:
             "peak_bytes": peak_bytes,
             "log": self._span(log_from),
             "observed": outcome.observed,
+            "data": outcome.data_read,
         }
         if outcome.error is None:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
@@ -610,6 +616,7 @@ class AttemptRunner:
         hi = work.hi if outcome.error is None else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
         observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
+        outcome.data_read = _with_declared(outcome.data_read, self._files, outcome.record)
         if self.root is not None and outcome.ref is not None and outcome.ref.files:
             named = named_inputs(outcome.ref, self.root, work.lo)
             observed += as_unshared(named) if self.observer.rules.unshared else named
@@ -703,6 +710,24 @@ class _Outcome:
     """Keys of finished items with checkpoint folders."""
     used: TaskCheckpoints | None = None
     observed: tuple[ItemsObserved, ...] = ()
+    data: DataSetsRead = field(default_factory=DataSetsRead)
+    data_read: tuple[DataSetRead, ...] = ()
+
+
+def _with_declared(
+    data: Sequence[DataSetRead], files: Iterable[File], record: Attempt
+) -> tuple[DataSetRead, ...]:
+    """The data sets, and the files among the inputs of an attempt that it opened, each with the key of its content."""
+    keys = {os.path.abspath(file.path): file.key for file in files if file.key is not None}
+    if not keys:
+        return tuple(data)
+    known = [
+        each if each.digest else msgspec.structs.replace(each, digest=keys.get(each.source, ""))
+        for each in data
+    ]
+    opened = dict.fromkeys(path for _, kind, path in record.events if kind == "read" and path in keys)
+    there = {each.source for each in data}
+    return (*known, *(DataSetRead(source=path, digest=keys[path]) for path in opened if path not in there))
 
 
 def check_code(

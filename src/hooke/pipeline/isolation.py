@@ -41,6 +41,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from hooke.base.observed import StoredPart, renew_results
 from hooke.base.user_code import is_users
 from hooke.keys.file import File
 from hooke.keys.reached_code import binds_globals, is_filled
@@ -602,7 +603,7 @@ class SharedArguments:
 
     __slots__ = (
         *("_by_call", "_constants", "_copied", "_digest", "_frames", "_holders", "_load"),
-        *("files", "function"),
+        *("files", "function", "results"),
     )
 
     def __init__(self, function: Callable[..., Any], load: Callable[[], Mapping[str, Any]]) -> None:
@@ -610,6 +611,8 @@ class SharedArguments:
         self.function = function
         self.files: list[File] = []
         """Its constants that are files."""
+        self.results: tuple[StoredPart, ...] = ()
+        """Its constants that are results of tasks."""
         self._load = load
         self._constants = load()
         kept = {
@@ -644,12 +647,13 @@ class SharedArguments:
         for holder in self._holders if self._by_call else ():
             holder.renew()
         if self._by_call and self._copied:
+            renew_results()
             return self._load()
-        return (
-            {name: _clone(value) for name, value in self._constants.items()}
-            if self._frames
-            else self._constants
-        )
+        if not self._frames:
+            return self._constants
+        cloned = {name: _clone(value) for name, value in self._constants.items()}
+        renew_results(zip(self._constants.values(), cloned.values(), strict=True))
+        return cloned
 
     def changed(self) -> bool:
         """Whether calls changed what they shared. From then on each call has copies, whatever that takes."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from hooke.base.observed import StoredPart, note_result
 from hooke.base.ref import Ref
 from hooke.pipeline.promise import Promise
 from hooke.store.by_value import ByValuePickler
@@ -201,15 +202,19 @@ def resolve(reference: Reference, store: Store) -> Any:
     match reference:
         case Packed():
             return unpack(reference.data, store)
-        case StoredValue():
-            value = store.get(reference.ref)
-        case Element():
-            value = store.get(reference.ref)[reference.index]
+        case StoredValue(ref):
+            value, pieces = store.get(ref), ((ref.digest, -1, 1),)
+        case Element(ref, index):
+            value, pieces = store.get(ref)[index], ((ref.digest, index, 1),)
         case StoredItems():
             value: list[Any] = []
             for ref, start, count in reference.pieces:
                 value.extend(store.get(ref)[start : start + count])
-    return parts_of(value, reference.path)
+            pieces = tuple((ref.digest, start, count) for ref, start, count in reference.pieces)
+    found = parts_of(value, reference.path)
+    if pieces:
+        note_result(StoredPart(found, pieces, reference.path))
+    return found
 
 
 def parts_of(value: Any, path: Sequence[Any]) -> Any:

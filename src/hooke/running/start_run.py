@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from hooke.base.clock import SystemClock
-from hooke.base.errors import UsageError
+from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import short_repr
-from hooke.journal.events import RunFinished, RunStarted
+from hooke.base.observed import DataSetsRead
+from hooke.base.ref import DataSetRead
+from hooke.journal.events import DataSetsOpened, RunFinished, RunStarted
 from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run, start_of
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.running.run import Run
@@ -150,7 +152,17 @@ class ScriptRun(Run):
         self._shipping = Shipping(project, self.folder)
         self._shipping.__enter__()
         enter(self.tracker)
+        self._data = DataSetsRead(self._opened)
+        self._data.open()
         atexit.register(self._end_with_process)
+
+    def _opened(self, data_set: DataSetRead) -> None:
+        if os.getpid() != self._pid:
+            return  # the journal is this process's
+        try:
+            self._driver.append(DataSetsOpened(data=(data_set,)))
+        except HookeError as error:  # what goes on is the user's work
+            _log.warning("that run %s reads a data set is not recorded: %s", self.id, error)
 
     def finish(self, status: str = "finished", message: str = "") -> None:
         """End the run: `finished`, `failed` or `stopped`. A second call does nothing.
@@ -163,6 +175,7 @@ class ScriptRun(Run):
             return
         atexit.unregister(self._end_with_process)
         leave(self.tracker)
+        self._data.close()
         self._system.__exit__(None, None, None)
         self.tracker.close()
         for line in refused_lines(self.folder):

@@ -13,19 +13,20 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from hooke.base.errors import HookeError
 from hooke.journal.events import FINISHED, WITH_FAILURES
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, SinkAway
+from hooke.sinks.sink import InputDataSet, LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, SinkAway
 from hooke.tracking.mlflow_runs import OWN_TAG, RUN_TAG, configured_uri, mlflow_lock, run_filter
 
 __all__ = ["MlflowSink"]
@@ -67,6 +68,28 @@ SMALL = 256
 """Pixels of the longer side of a small image, as in mlflow/tracking/multimedia.py."""
 MOST_IMAGE_NAME = 120
 """Characters of an image's name: its file's name also has the step, the time and a UUID, and may have 255 bytes."""
+
+
+MOST_DATASETS = 1000
+MOST_SCHEMA = 1_000_000
+"""Characters in JSON."""
+MOST_CONTEXT = 500
+"""Characters of a tag of an input."""
+_COLUMN_TYPES = {
+    name: kind
+    for kind, names in {
+        "boolean": "bool boolean",
+        "integer": "int8 int16 int32 uint8 uint16",
+        "long": "int64 uint32 uint64",
+        "float": "float float16 float32 halffloat",
+        "double": "double float64",
+        "string": "text str string large_string category categorical object",
+        "binary": "bytes binary large_binary",
+        "datetime": "date date32 timestamp datetime datetime64",
+    }.items()
+    for name in names.split()
+}
+"""NumPy's, pandas's, Polars's and Arrow's names -> MLflow's."""
 
 
 class _Refused(HookeError):
@@ -115,7 +138,7 @@ class MlflowSink:
                 self._log_image(run_id, f"{batch.run.key}/{path}", media, file, receipt)
             else:
                 self._log_file(run_id, path, file, receipt)
-        self._log_datasets(run_id, batch.datasets)
+        self._log_datasets(run_id, batch.datasets, receipt)
         return receipt
 
     def finish(self, run: ShippedRun) -> None:
@@ -295,19 +318,11 @@ class MlflowSink:
                 fix=f"restore it: mlflow runs restore --run-id {run_id}; what it logged is kept in the journal",
             )
 
-    def _log_datasets(self, run_id: str, files: Mapping[str, str]) -> None:
-        """Log the files as the run's inputs. MLflow keeps equal name and digest once."""
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    name=Path(path).name[:MOST_KEY],
-                    digest=digest,
-                    source_type="local",
-                    source=json.dumps({"uri": path}),
-                )
-            )
-            for path, digest in files.items()
-        ]
+    def _log_datasets(self, run_id: str, datasets: Sequence[InputDataSet], receipt: Receipt) -> None:
+        """Log the run's inputs. MLflow keeps equal name and digest once."""
+        if len(datasets) > MOST_DATASETS:
+            receipt.notes.append(f"{len(datasets):,} data sets: MLflow gets the first {MOST_DATASETS:,}")
+        inputs = [_dataset_input(each, receipt) for each in datasets[:MOST_DATASETS]]
         for at in range(0, len(inputs), MOST_METRICS):
             part = inputs[at : at + MOST_METRICS]
             self._ask(lambda client, part=part: client.log_inputs(run_id, part))
@@ -351,6 +366,68 @@ class MlflowSink:
             self._ask(log)
         except _Refused as error:
             receipt.notes.append(f"MLflow refused the image {media.name!r}: {error.why}")
+
+
+# --- Data sets, as MLflow's own kinds of them are written.
+
+
+def _dataset_input(found: InputDataSet, receipt: Receipt) -> DatasetInput:
+    kind, source = _source_of(found)
+    schema = _schema_of(found.columns)
+    if len(schema or "") > MOST_SCHEMA:
+        receipt.notes.append(
+            f"data set {found.name[:80]!r} has {len(found.columns):,} columns: MLflow gets no schema"
+        )
+        schema = None
+    dataset = Dataset(
+        name=found.name[:MOST_KEY],
+        digest=found.digest,
+        source_type=kind,
+        source=json.dumps(source),
+        schema=schema,
+        profile=None if found.rows is None else json.dumps({"num_rows": found.rows}),
+    )
+    by = ", ".join(found.read_by)[:MOST_CONTEXT]
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, by)] if by else [])
+
+
+def _source_of(found: InputDataSet) -> tuple[str, dict[str, Any]]:
+    """The kind of a source, and what MLflow's class for that is made from. What a task made is from code, with the task's key."""
+    facts = {"hooke.task": found.task, "hooke.key": found.key, "hooke.part": found.part}
+    made = {name: fact for name, fact in facts.items() if fact}
+    protocol, is_url, _ = found.place.partition("://")
+    if is_url and protocol in ("http", "https"):
+        return "http", {"url": found.place}
+    if is_url and protocol != "file":
+        return protocol, {"uri": found.place}
+    if found.place:
+        return "local", {"uri": found.place} | made
+    return "code", {"tags": made}
+
+
+def _schema_of(columns: Sequence[tuple[str, str]]) -> str | None:
+    if not columns:
+        return None
+    kinds = [_COLUMN_TYPES.get(kind.partition("[")[0]) for _, kind in columns]
+    plain = all(
+        name and kind and "[" not in given for (name, given), kind in zip(columns, kinds, strict=True)
+    )
+    if plain:
+        specs = [
+            {"type": kind, "name": name, "required": True}
+            for (name, _), kind in zip(columns, kinds, strict=True)
+        ]
+        return json.dumps({"mlflow_colspec": specs})
+    tensors = [
+        {"type": "tensor", "tensor-spec": _tensor_spec(kind)} | ({"name": name} if name else {})
+        for name, kind in columns
+    ]
+    return json.dumps({"mlflow_tensorspec": {"features": json.dumps(tensors), "targets": None}})
+
+
+def _tensor_spec(kind: str) -> dict[str, Any]:
+    dtype, _, shape = kind.rstrip("]").partition("[")
+    return {"dtype": dtype, "shape": [-1, *(int(each) for each in shape.split(",") if each.isdigit())]}
 
 
 def _small(image: Path, name: str, receipt: Receipt) -> Path:

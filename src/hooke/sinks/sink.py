@@ -9,7 +9,16 @@ import msgspec
 
 from hooke.base.errors import HookeError
 
-__all__ = ["LoggedBatch", "LoggedPoints", "Media", "Receipt", "ShippedRun", "Sink", "SinkAway"]
+__all__ = [
+    "InputDataSet",
+    "LoggedBatch",
+    "LoggedPoints",
+    "Media",
+    "Receipt",
+    "ShippedRun",
+    "Sink",
+    "SinkAway",
+]
 
 
 class SinkAway(HookeError):
@@ -54,6 +63,27 @@ class Media(NamedTuple):
     """Seconds since the epoch."""
 
 
+class InputDataSet(msgspec.Struct, frozen=True, kw_only=True):
+    """A data set that tasks of the run read, or that is part of its keys."""
+
+    name: str
+    digest: str
+    """32 hex characters; of its content where that was digested."""
+    place: str = ""
+    """The path or URL of a file; empty for a value in memory."""
+    task: str = ""
+    """The task whose result it is, or that made it; empty if it comes from outside of the run."""
+    key: str = ""
+    """The key of that task."""
+    part: str = ""
+    """Where in that result, as in Python: `['train']`."""
+    rows: int | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    """Name and type of each, as in DataSetRead; empty if not known."""
+    read_by: tuple[str, ...] = ()
+    """Names of tasks."""
+
+
 class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """What one run logged, in order. A sink splits it to respect its tracker's limits."""
 
@@ -65,8 +95,8 @@ class LoggedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Path in the tracker -> file."""
     media: dict[str, Media] = {}
     """Path of an artifact -> what it shows. A sink whose tracker cannot show it writes the artifact like any other."""
-    datasets: dict[str, str] = {}
-    """Input file of the run -> digest of its content (32 hex characters)."""
+    datasets: tuple[InputDataSet, ...] = ()
+    """The inputs of the run, once it has ended: all of them, again if a resumed run has more."""
 
 
 class Receipt(msgspec.Struct, kw_only=True):

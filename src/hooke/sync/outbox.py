@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
+from blake3 import blake3
 
 from hooke.base.formats import text_of
-from hooke.journal.events import ArtifactLogged, MadeOf, NotesLogged, PointsLogged, RunStarted
+from hooke.base.observed import absolute_path
+from hooke.base.ref import DataSetRead, ItemsObserved, MadeOf, Ref
+from hooke.journal.events import (
+    ArtifactLogged,
+    AttemptFailed,
+    AttemptFinished,
+    DataSetsOpened,
+    Event,
+    ItemsFound,
+    NodePlanned,
+    NotesLogged,
+    PointsLogged,
+    RunStarted,
+)
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_view import AttemptFacts, AttemptsView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, ShippedRun
+from hooke.sinks.sink import InputDataSet, LoggedBatch, LoggedPoints, Media, ShippedRun
 from hooke.tracking.logged_values import Owner, limits_before
 from hooke.tracking.system_metrics import SEGMENT as SYSTEM
 from hooke.tracking.tracker import PREFIX
@@ -27,6 +42,8 @@ MOST_EVENTS = 5_000
 MOST_POINTS = 5_000
 """Points in one load, about a second of MLflow's time: then it is another run's turn. One imported event has thousands."""
 
+DATA_SETS = "run-data-sets"
+"""A key in the offsets: how many data sets the tracker has."""
 PROVENANCE = "run-made-of"
 """A key in the offsets, beside the segments: the tracker has the run's provenance."""
 
@@ -57,6 +74,7 @@ class Outbox:
     def __init__(self, folder: Path, offsets: dict[str, int], *, known: bool = False) -> None:
         self.folder = folder
         self.view = AttemptsView()
+        self._lineage = _Lineage(folder.parents[2])
         self._offsets = dict(offsets)
         self._known = known
         self._driver_offset = HEADER_BYTES
@@ -83,12 +101,28 @@ class Outbox:
         new = self.view.made_of is not None and PROVENANCE not in load.offsets
         if new:
             load.offsets[PROVENANCE] = 1
+        datasets = self._new_datasets(load, alive=alive)
         for whose, events in gathered.items():
-            if events or (whose == (None, None) and (new or not self._known)):
+            if events or (whose == (None, None) and (new or datasets or not self._known)):
                 events.sort(key=lambda event: event.at)
                 batch = self._batch(self.shipped(*whose), events)
-                load.batches.append(self._with_provenance(batch) if new and whose == (None, None) else batch)
+                if whose == (None, None):
+                    batch = self._with_provenance(batch) if new else batch
+                    batch = msgspec.structs.replace(batch, datasets=datasets)
+                load.batches.append(batch)
         return load
+
+    def _new_datasets(self, load: Shipment, *, alive: bool) -> tuple[InputDataSet, ...]:
+        """The run's data sets once it is over, unless the tracker has as many: before, not all tasks that read them are known."""
+        if alive and self.view.ended is None:
+            return ()
+        begun = self.view.begun
+        assert begun is not None
+        found = self._lineage.datasets(begun.run, self.view.made_of)
+        if len(found) <= load.offsets.get(DATA_SETS, 0):
+            return ()
+        load.offsets[DATA_SETS] = len(found)
+        return found
 
     def shipped_up_to(self, load: Shipment) -> None:
         """The sink has these batches: continue after them."""
@@ -216,6 +250,7 @@ class Outbox:
         with SegmentReader(file, self._driver_offset) as reader:
             for event in reader:
                 self.view.apply(event)
+                self._lineage.apply(event)
                 self._driver_offset = reader.offset
 
     def _batch(self, run: ShippedRun, events: list[_Logged]) -> LoggedBatch:
@@ -259,7 +294,7 @@ class Outbox:
             "hooke.environment": made_of.environment,
         }
         tags = {name: value for name, value in facts.items() if value} | batch.tags
-        return msgspec.structs.replace(batch, tags=tags, datasets=made_of.files)
+        return msgspec.structs.replace(batch, tags=tags)
 
     def _diff(self, made_of: MadeOf) -> str:
         try:
@@ -283,6 +318,136 @@ class Outbox:
             "hooke.version": begun.hooke,
         }
         return {name: value for name, value in facts.items() if value}
+
+
+# --- The data sets of a run.
+
+
+class _Node(NamedTuple):
+    """A node of the graph. After a resume, another one may have its number."""
+
+    number: int
+    task: str
+    key: str
+    parents: tuple[int, ...]
+
+
+_Readers: TypeAlias = dict[_Node | None, None]
+"""The nodes that read something; None for a script."""
+
+
+class _Lineage:
+    """A fold of the driver's events: what tasks read, and which tasks made it. `root` is the project's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._nodes: dict[int, _Node] = {}
+        self._made: dict[str, _Readers] = {}
+        """Digest of a stored result -> the nodes that have it."""
+        self._files: dict[str, _Node] = {}
+        """Absolute path of a file in a result -> the node that made it."""
+        self._read: dict[DataSetRead, _Readers] = {}
+        self._observed: dict[str, tuple[str, _Readers]] = {}
+        """Absolute path of what was read without being declared -> its digest, and who read it."""
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        match event:
+            case NodePlanned():
+                self._nodes[event.node] = _Node(event.node, event.task, event.key, event.parents)
+            case ItemsFound():
+                self._note_made(self._nodes[event.node], event.ref)
+            case AttemptFinished() | AttemptFailed():
+                node = self._nodes[event.node]
+                if event.ref is not None:
+                    self._note_made(node, event.ref)
+                for each in event.data:
+                    self._read.setdefault(each, {})[node] = None
+                self._note_observed(node, event.observed)
+            case DataSetsOpened():
+                for each in event.data:
+                    self._read.setdefault(each, {})[None] = None
+            case _:
+                pass
+
+    def _note_made(self, node: _Node, ref: Ref) -> None:
+        self._made.setdefault(ref.digest, {})[node] = None
+        for file in ref.files:
+            if not file.passed_on:
+                self._files[absolute_path(file.path, self._root)] = node
+
+    def _note_observed(self, node: _Node, observed: Iterable[ItemsObserved]) -> None:
+        for each in (each for items in observed for each in items.inputs):
+            if each.kind in ("file", "tree") and each.digest:
+                path = absolute_path(each.name, self._root)
+                self._observed.setdefault(path, (each.digest, {}))[1][node] = None
+
+    def datasets(self, run: str, made_of: MadeOf | None) -> tuple[InputDataSet, ...]:
+        """All of them, each once."""
+        found: dict[tuple[str, str], InputDataSet] = {}
+        for each in self._all(run, made_of.files if made_of is not None else {}):
+            known = found.setdefault((each.name, each.digest), each)
+            read_by = tuple(dict.fromkeys((*known.read_by, *each.read_by)))
+            found[each.name, each.digest] = msgspec.structs.replace(known, read_by=read_by)
+        return tuple(found.values())
+
+    def _all(self, run: str, declared: dict[str, str]) -> Iterator[InputDataSet]:
+        files: set[str] = set()
+        for each, readers in self._read.items():
+            if not each.source:
+                yield from (self._in_memory(run, each, reader) for reader in readers)
+                continue
+            # Without a digest of its own, that of its content, else what tells it from another file.
+            observed, more = self._observed.get(each.source, ("", {}))
+            digest = each.digest or declared.get(each.source, "") or observed
+            digest = digest or blake3(f"{each.source}\0{each.stamp}".encode()).hexdigest()
+            files.add(each.source)
+            yield self._file(each.source, digest, {**readers, **more}, each)
+        for path in dict.fromkeys((*declared, *self._observed)):
+            observed, readers = self._observed.get(path, ("", {}))
+            if path not in files:
+                yield self._file(path, declared.get(path, observed), readers)
+
+    def _file(
+        self, place: str, digest: str, readers: _Readers, read: DataSetRead | None = None
+    ) -> InputDataSet:
+        maker = self._files.get(place)
+        return InputDataSet(
+            name=os.path.basename(place.rstrip("/")) or place,
+            digest=digest[:32],
+            place=place,
+            task=maker.task if maker else "",
+            key=maker.key if maker else "",
+            rows=read.rows if read else None,
+            columns=read.columns if read else (),
+            read_by=_names(readers),
+        )
+
+    def _in_memory(self, run: str, read: DataSetRead, reader: _Node | None) -> InputDataSet:
+        """The result of another task, or else what the reader has made itself."""
+        maker = self._maker_of(read.result, reader) if read.result else reader
+        name, key = (maker.task, maker.key) if maker is not None else (run, run)
+        own = f"{key}\0{read.kind}\0{read.rows}\0{read.columns}"
+        return InputDataSet(
+            name=f"{name}{read.part}" if read.result else f"{name}: {read.kind}",
+            digest=(read.digest or blake3(own.encode()).hexdigest())[:32],
+            task=maker.task if maker is not None else "",
+            key=maker.key if maker is not None else "",
+            part=read.part,
+            rows=read.rows,
+            columns=read.columns,
+            read_by=_names([reader]),
+        )
+
+    def _maker_of(self, result: str, reader: _Node | None) -> _Node | None:
+        """The node whose result it is: where several have the same, one that the reader takes it from."""
+        nodes = [each for each in self._made.get(result, {}) if each is not None]
+        near = [each for each in nodes if reader is not None and each.number in reader.parents]
+        return next(iter(near or nodes), None)
+
+
+def _names(readers: Iterable[_Node | None]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.task for each in readers if each is not None))
 
 
 _Points: TypeAlias = list[tuple[PointsLogged, bool]]

@@ -12,7 +12,16 @@ import msgspec
 import numpy as np
 
 from hooke.journal.events import FINISHED, WITH_FAILURES
-from hooke.sinks.sink import LoggedBatch, LoggedPoints, Media, Receipt, ShippedRun, Sink, SinkAway
+from hooke.sinks.sink import (
+    InputDataSet,
+    LoggedBatch,
+    LoggedPoints,
+    Media,
+    Receipt,
+    ShippedRun,
+    Sink,
+    SinkAway,
+)
 from hooke.tracking.log import histogram_bytes, image_bytes
 
 __all__ = ["MemorySink", "SeenRun", "check_sink"]
@@ -35,7 +44,7 @@ class SeenRun:
     artifacts: dict[str, bytes] = field(default_factory=dict)
     media: list[tuple[str, str, int]] = field(default_factory=list)
     """Images and histograms that the tracker shows as such: (`image` or `histogram`, name, step). Others are artifacts."""
-    datasets: dict[str, str] = field(default_factory=dict)
+    datasets: dict[tuple[str, str], InputDataSet] = field(default_factory=dict)
     """Not asked of by the suite: most trackers know none."""
 
 
@@ -65,7 +74,7 @@ class MemorySink:
         seen.params |= batch.params
         seen.tags |= batch.tags
         seen.artifacts |= {path: file.read_bytes() for path, file in batch.artifacts.items()}
-        seen.datasets |= batch.datasets
+        seen.datasets |= {(each.name, each.digest): each for each in batch.datasets}
         self.writes += 1
         if self.dies_after is not None:
             self.dies_after -= 1
