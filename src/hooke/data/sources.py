@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hooke.base.errors import UsageError
 from hooke.data.arrays import check_unmasked, column_array
-from hooke.data.order import Rows
+from hooke.data.order import Ahead, Rows, unheeded
 from hooke.data.packed import PackedFile, changed_file, is_packed
 from hooke.data.parquet_files import is_parquet, read_parquet
 from hooke.data.remote_files import is_url
@@ -53,7 +53,7 @@ class Source:
     take: Callable[[Rows], Any]
     part: Callable[[Any, int, int], Any]
     together: int = 1
-    ahead: Callable[[Rows], None] = lambda _: None
+    ahead: Ahead = unheeded
     follow: Callable[[Iterator[Rows], int, int], None] | None = None
     file: OpenedFile | None = None
 
