@@ -125,26 +125,35 @@ def share_of(told: Mapping[str, Any], beside: str, clock: str) -> float:
 def table_of(told: Sequence[Mapping[str, Any]]) -> list[str]:
     """The loaders of one case, the fastest first."""
     beside = list(told[0]["beside"])
-    heads = [
-        "",
-        "version",
-        *(f"of {name}" for name in beside),
-        "by the clock",
-        "VIF, alike in blocks",
-        "VIF, sorted",
-    ]
-    of_blobs = len(beside) > 1
-    if of_blobs:
-        heads.remove("VIF, alike in blocks")
+    of_table = len(beside) == 1
+    heads = ["", "version", *(f"of {name}" for name in beside), "by the clock"]
+    heads += ["VIF, alike in blocks", "VIF, sorted"] * of_table
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for each in sorted(told, key=lambda each: -share_of(each, beside[0], "cpu")):
         shares = [f"{share_of(each, name, 'cpu'):.2g}" for name in beside]
-        vif = [f"{each['inflation']['sorted']:.2f}"]
-        if not of_blobs:
-            vif.insert(0, f"{each['inflation']['blocks']:.2f}")
+        vif = [f"{each['inflation'][what]:.2f}" for what in ("blocks", "sorted")] * of_table
         cells = [each["name"], each["version"], *shares, f"{share_of(each, beside[0], 'wall'):.2g}", *vif]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def missing_of(record: Mapping[str, Any]) -> str:
+    """What was not measured."""
+    told = []
+    for name, (_, cases, _) in PEERS.items():
+        if some := [case for case in cases if f"{name}: {case}" in record["missing"]]:
+            told.append(name if len(some) == len(cases) else f"{name} ({', '.join(some)})")
+    return f" Not measured: {'; '.join(told)}." if told else ""
+
+
+def spread_of(record: Mapping[str, Any]) -> float:
+    """How many times as fast the fastest epoch of a loader is as its slowest, at most, beside what it is compared with."""
+    most = 1.0
+    for told in record["loaders"]:
+        for beside in told["beside"].values():
+            shares = [other["cpu"] / own["cpu"] for own, other in zip(told["epochs"], beside, strict=True)]
+            most = max(most, max(shares) / min(shares))
+    return most
 
 
 def page_of(record: Mapping[str, Any]) -> str:
@@ -161,11 +170,11 @@ Batches of {BATCH} rows in random order, from data in the page cache. This page 
 make soak-loaders
 ```
 
-Columns with *of* are rows a CPU-second, user and system time of all processes of the loader, over those of a read of the same bytes without a shuffle, just before it in the same process: `np.take` over sorted blocks of a page for tables; for blobs, pieces of 1 MiB that are dropped, and lists of {BATCH} blobs in their order. *By the clock* is the first of these by wall time, on two cores that other programs use, too. Each is the median of {len(record["loaders"][0]["epochs"])} epochs.
+Columns with *of* are rows a CPU-second, user and system time of all processes of the loader, over those of a read of the same bytes without a shuffle, just before it in the same process: `np.take` over sorted blocks of a page for tables; for blobs, pieces of 1 MiB that are dropped, and lists of {BATCH} blobs in their order. *By the clock* is the first of these by wall time, on two cores that other programs use, too. Each is the median of {len(record["loaders"][0]["epochs"])} epochs, which differ by a factor of up to {spread_of(record):.1f}: ignore smaller differences.
 
-*VIF* is the variance of the batches' means over that of a perfect shuffle (1), measured on one epoch: of data that are alike in each block of 64 rows, and of data that are sorted throughout, as a table that is sorted by its label.
+*VIF* is the variance of the batches' means over that of a perfect shuffle (1), measured on one epoch of a table: of data that are alike in each block of 64 rows, and of data that are sorted throughout, as a table that is sorted by its label. An epoch of blobs has too few batches to measure it. Where only {FEW:,} rows are read, it is known to about 10 %.
 
-Measured on {record["machine"]}, Python {record["python"]}, seed {record["seed"]}. `benchmarks/records/loaders.json` has each epoch.
+Measured on {record["machine"]}, Python {record["python"]}, seed {record["seed"]}. `benchmarks/records/loaders.json` has each epoch.{missing_of(record)}
 
 {chr(10).join(parts)}
 ## What is compared

@@ -265,7 +265,7 @@ def tfdata_gathered(case: str, folder: Path) -> Epoch:
 
     def epoch(_: int) -> Iterator[Any]:
         order = tf.random.shuffle(tf.range(count, dtype=tf.int64))
-        batches = tf.data.Dataset.from_tensor_slices(tf.reshape(order, (-1, BATCH)))
+        batches = tf.data.Dataset.range(0, count, BATCH).map(lambda low: order[low : low + BATCH])
         return iter(
             tf_options(batches.map(lambda at: tf.nest.map_structure(lambda c: tf.gather(c, at), rows)))
         )
