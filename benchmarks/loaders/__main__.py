@@ -174,7 +174,7 @@ Columns with *of* are rows a CPU-second, user and system time of all processes o
 
 *VIF* is the variance of the batches' means over that of a perfect shuffle (1), measured on one epoch of a table: of data that are alike in each block of 64 rows, and of data that are sorted throughout, as a table that is sorted by its label. An epoch of blobs has too few batches to measure it. Where only {FEW:,} rows are read, it is known to about 10 %.
 
-Measured on {record["machine"]}, Python {record["python"]}, seed {record["seed"]}. `benchmarks/records/loaders.json` has each epoch.{missing_of(record)}
+Measured on {record["machine"]}, Python {record["python"]}, seed {record["seed"]}. `benchmarks/records/loaders.json` has each epoch.{missing_of(record)}{record.get("note", "")}
 
 {chr(10).join(parts)}
 ## What is compared
