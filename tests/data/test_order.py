@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hooke.data.order import BlockLayout, Order, key_of, permuted
+from hooke.data.order import PIECE, BlockLayout, Blocks, EqualBatches, Order, key_of, permuted
 from hooke.data.quality import measured_vif, plan_layout, predicted_vif
 
 layouts = st.builds(
@@ -152,3 +152,18 @@ def test_a_batch_of_more_than_a_window_is_predicted_too(batch):
     measured, _ = measured_vif(Order(layout, 1, 0), batch)
     assert measured > 10
     assert predicted_vif(layout, batch) == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (2, 3), (4, 5)])
+@pytest.mark.parametrize("start", [0, 3, 400])
+def test_batches_are_the_same_where_windows_are_computed_whole(rank, ranks, start):
+    layout = BlockLayout(rows=200_123, block=16, lanes=24, window=107)
+    plan = EqualBatches(Blocks(layout, seed=4), 256, drop_last=False)
+    windows = []
+    whole = list(plan.parts(1, rank, ranks, start, windows.append))
+    pieces = list(plan.parts(1, rank, ranks, start))
+    assert max(map(len, windows)) * ranks > PIECE
+    assert len(pieces) == len(whole) == plan.steps(ranks) - start
+    for one, other in zip(pieces, whole, strict=True):
+        assert (one.step, one.rows) == (other.step, other.rows)
+        assert np.array_equal(one.numbers, other.numbers)

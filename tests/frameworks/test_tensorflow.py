@@ -6,45 +6,23 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.environments import environment_python
 from benchmarks.private_network import enter_private_network
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = ROOT / ".venv-tensorflow"
-CONSTRAINTS = ROOT / "constraints-tensorflow.txt"
 PAGE = ROOT / "docs" / "how-to" / "train.md"
 
 
 @pytest.fixture(scope="module")
 def python():
-    """Python with TensorFlow and JAX. It shares all other libraries with this environment."""
-    stamp = ENVIRONMENT / ".installed"
-    if not stamp.exists() or stamp.read_text() != CONSTRAINTS.read_text():
-        venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(ENVIRONMENT)}))
-        shared = sysconfig.get_path("purelib")
-        (own / "shared.pth").write_text(f"import site; site.addsitedir({shared!r})\n")
-        done = subprocess.run(
-            [
-                *(ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet"),
-                *("--disable-pip-version-check", "--no-warn-conflicts", "-c", CONSTRAINTS),
-                *("tensorflow-cpu", "jax", "tf2onnx"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        stamp.write_text(CONSTRAINTS.read_text())
-    return ENVIRONMENT / "bin" / "python"
+    """Python with TensorFlow and JAX."""
+    return environment_python("tensorflow", "tensorflow-cpu", "jax", "tf2onnx")
 
 
 def output_of(python, *command, folder):

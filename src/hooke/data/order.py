@@ -12,6 +12,7 @@ A permutation of n numbers is a Feistel network on the pairs a * b >= n, which n
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "PIECE",
     "Ahead",
     "BatchPlan",
     "BlockLayout",
@@ -160,6 +162,10 @@ class BlockLayout:
         return self.blocks - self.windows * self.lanes * self.cell
 
 
+PIECE = 1 << 15
+"""Rows whose numbers are computed at once: 256 KiB of them."""
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of one epoch of a layout."""
@@ -185,12 +191,18 @@ class Order:
 
     def of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
         """The rows at the positions of a window that are `rank` modulo `ranks`, in their order."""
+        return np.concatenate(list(self.pieces(window, rank, ranks)))
+
+    def pieces(self, window: int, rank: int = 0, ranks: int = 1) -> Iterator[Rows]:
+        """As `of_window`, piece by piece, each small enough for the processor's cache."""
         own, start = self.layout, self.start(window)
         pooled = self._pooled(window)
-        if own.lanes % ranks:
-            return self._grouped(window, pooled, range(own.lanes))[(rank - start) % ranks :: ranks]
         first = (rank - start) % ranks
-        return self._grouped(window, pooled, range(first, own.lanes, ranks))
+        if own.lanes % ranks:
+            whole = np.concatenate(list(self._grouped(window, pooled, range(own.lanes))))
+            yield whole[first::ranks]
+        else:
+            yield from self._grouped(window, pooled, range(first, own.lanes, ranks))
 
     def blocks_of_window(self, window: int, rank: int = 0, ranks: int = 1) -> Rows:
         """The first row of each block in which `of_window` has rows, and of a few more that this rank may not need."""
@@ -209,20 +221,39 @@ class Order:
         """The window that holds the rows after the last whole block."""
         return key_of(self._key, 1) % self.layout.windows
 
-    def _grouped(self, window: int, pooled: Rows, places: range) -> Rows:
+    def _grouped(self, window: int, pooled: Rows, places: range) -> Iterator[Rows]:
         """The rows of the window at these places of each group of `lanes` positions, group by group."""
         own, start = self.layout, self.start(window)
         few, rest = divmod(pooled.size, own.lanes)
-        starts = self._starts(window)
-        groups = np.empty((own.cell * own.block, len(places)), np.int64)
-        for column, place in enumerate(places):
-            lane = (start + place) % own.lanes
-            self._walk_cell(starts[lane], key_of(self._key, 2, window, lane), groups[:, column])
-        if few:  # evenly among the groups of the cells
-            at = np.arange(few) * len(groups) // few
-            groups = np.insert(groups, at, pooled[: few * own.lanes].reshape(few, -1)[:, places], axis=0)
-        tail = pooled[pooled.size - rest :][[place for place in places if place < rest]]
-        return np.concatenate([groups.ravel(), tail]) if rest else groups.ravel()
+        size = own.cell * own.block
+        spread = pooled[: few * own.lanes].reshape(few, own.lanes)[:, places]
+        before = np.arange(few) * size // max(few, 1)  # evenly among the groups of the cells
+        lanes = [(start + place) % own.lanes for place in places]
+        begins = [key_of(self._key, 2, window, lane) % max(size, 1) for lane in lanes]
+        cells = list(zip(self._starts(window)[lanes], begins, strict=True))
+        most = max(1, PIECE // len(cells))
+        for low in range(0, size, most):
+            groups = self._walked(cells, low, min(low + most, size))
+            here = slice(*np.searchsorted(before, (low, low + most)).tolist())
+            if here.start < here.stop:
+                groups = np.insert(groups, before[here] - low, spread[here], axis=0)
+            yield groups.ravel()
+        if not size:
+            yield spread.ravel()
+        yield pooled[pooled.size - rest :][[place for place in places if place < rest]]
+
+    def _walked(self, cells: list[tuple[Rows, int]], low: int, high: int) -> Rows:
+        """Rows low to high of each cell, in their order: (high - low, cells).
+
+        There is one walk through blocks and rows for all cells, from another place in each.
+        """
+        slots, offsets = self._walk
+        found = np.empty((len(cells), high - low), np.int64)
+        for (starts, begin), into in zip(cells, found, strict=True):
+            part = slice(begin + low, begin + high)
+            starts.take(slots[part], out=into, mode="clip")  # they are in range; "raise" would copy
+            np.bitwise_xor(into, offsets[part], out=into)
+        return np.ascontiguousarray(found.T)
 
     def _starts(self, window: int) -> Rows:
         """A row of each block of each cell in a window: (lanes, cell). Blocks are powers of two, so its lower bits are free: any."""
@@ -231,13 +262,6 @@ class Order:
         starts = permuted(numbers, own.blocks, self._key) * own.block
         starts |= mixed(numbers.astype(np.uint64) + np.uint64(self._key)).astype(np.int64) & (own.block - 1)
         return starts.reshape(own.lanes, own.cell)
-
-    def _walk_cell(self, starts: Rows, key: int, into: Rows) -> None:
-        """Write the rows of a cell, in their order: one walk through blocks and rows for all cells, from another place in each."""
-        if into.size:
-            turn = key % into.size
-            slots, offsets = (each[turn : turn + into.size] for each in self._walk)
-            np.bitwise_xor(starts.take(slots), offsets, out=into)
 
     @cached_property
     def _walk(self) -> tuple[Rows, Rows]:
@@ -382,19 +406,18 @@ class EqualBatches:
             """How many positions before this one are the rank's."""
             return -((rank - position) // ranks)
 
-        low = start * self.batch
-        window = order.window_at(low)
-        numbers, first = order.of_window(window, rank, ranks), before(order.start(window))
-        ahead(numbers)
+        window = order.window_at(start * self.batch)
+        first, numbers = before(order.start(window)), np.empty(0, np.int64)
+        pieces = _pieces(order, window, rank, ranks, ahead)
         for step in range(start, steps):
             low = step * self.batch
             high = self.ordering.rows if step == steps - 1 and not self.drop_last else low + self.batch
             mine, until = before(low), before(high)
             while first + numbers.size < until:
-                window += 1
-                more = order.of_window(window, rank, ranks)
-                ahead(more)
-                numbers, first = np.concatenate([numbers[mine - first :], more]), mine
+                kept = numbers[mine - first :]
+                first = min(mine, first + numbers.size)
+                more = next(pieces)
+                numbers = np.concatenate([kept, more]) if kept.size else more
             yield Part(step, numbers[mine - first : until - first], high - low, None)
 
     def windows(self, epoch: int, rank: int, ranks: int, start: int) -> Windows | None:
@@ -413,6 +436,17 @@ class EqualBatches:
     def resumed(self, state: Mapping[str, int]) -> EqualBatches:
         """With the ordering of the state."""
         return EqualBatches(self.ordering.resumed(state), self.batch, self.drop_last)
+
+
+def _pieces(order: Positions, window: int, rank: int, ranks: int, ahead: Ahead) -> Iterator[Rows]:
+    """The rows from a window on: where these are not to be known ahead, before all of a window are computed."""
+    for number in itertools.count(window):
+        if isinstance(order, Order) and ahead is unheeded:
+            yield from order.pieces(number, rank, ranks)
+        else:
+            rows = order.of_window(number, rank, ranks)
+            ahead(rows)
+            yield rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,10 +57,7 @@ class Batches(Iterator[Any]):
         at_once: int,
         moved: Callable[[int], None],
     ) -> None:
-        self.step = start - 1
-        self.rows = 0
-        self.weight = 1.0
-        self.tokens: int | None = None
+        self._part = Part(start - 1, np.empty(0, np.int64), 0, None)
         self._ranks, self._moved = ranks, moved
         self._read = _read(source, parts, at_once)
 
@@ -69,10 +66,32 @@ class Batches(Iterator[Any]):
 
     def __next__(self) -> Any:
         part, batch = next(self._read)
-        self.step, self.rows, self.tokens = part.step, part.rows, part.tokens
-        self.weight = part.numbers.size * self._ranks / part.rows
+        self._part = (
+            part  # what it says is computed when it is asked for: that takes as long as the rest of a batch
+        )
         self._moved(part.step + 1)
         return batch
+
+    @property
+    def step(self) -> int:
+        """The number of the batch in the epoch."""
+        return self._part.step
+
+    @property
+    def rows(self) -> int:
+        """The rows of the global batch; 0 before the first."""
+        return self._part.rows
+
+    @property
+    def weight(self) -> float:
+        """The factor on the mean loss of this rank's part."""
+        part = self._part
+        return part.numbers.size * self._ranks / part.rows if part.rows else 1.0
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the global batch with TokenBuckets."""
+        return self._part.tokens
 
 
 def _read(source: Source, parts: Iterator[Part], at_once: int) -> Iterator[tuple[Part, Any]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hooke.base.errors import UsageError
 from hooke.base.ref import DataSetRead
 from hooke.data.arrays import check_unmasked, column_array, column_type
-from hooke.data.order import Rows
+from hooke.data.order import Ahead, Rows, unheeded
 from hooke.data.packed import PackedFile, changed_file, is_packed
 from hooke.data.parquet_files import arrow_columns, is_parquet, read_parquet
 from hooke.data.remote_files import is_url
@@ -56,7 +56,7 @@ class Source:
     take: Callable[[Rows], Any]
     part: Callable[[Any, int, int], Any]
     together: int = 1
-    ahead: Callable[[Rows], None] = lambda _: None
+    ahead: Ahead = unheeded
     follow: Callable[[Iterator[Rows], int, int], None] | None = None
     file: OpenedFile | None = None
     columns: Callable[[], Iterable[tuple[str, str]]] = tuple
