@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from hooke.journal.events import AttemptFailed, AttemptStarted
-from hooke.pipeline import elastic_gangs, retries
+from hooke.pipeline import node_state, retries
 
 pytestmark = pytest.mark.heavy
 
@@ -147,7 +147,7 @@ def check_weights(found, usual):
 
 
 def test_it_begins_with_one_rank_grows_to_two_and_reads_what_two_read(workshop, monkeypatch):
-    monkeypatch.setattr(elastic_gangs, "SETTLED_S", 0.5)
+    monkeypatch.setattr(node_state, "SETTLED_S", 0.5)
     workshop.write(JOB)
     usual, steps_of_two, _ = run(workshop, "usual", "two")
     (_, found), steps, events = run(workshop, "growing", "grown")
@@ -164,7 +164,7 @@ def test_it_begins_with_one_rank_grows_to_two_and_reads_what_two_read(workshop, 
 
 
 def test_a_killed_rank_without_a_place_left_goes_on_with_one(workshop, monkeypatch):
-    monkeypatch.setattr(elastic_gangs, "SETTLED_S", 10_000.0)
+    monkeypatch.setattr(node_state, "SETTLED_S", 10_000.0)
     monkeypatch.setattr(retries, "BASE_S", 5.0)  # meanwhile the other task takes a place
     workshop.write(JOB)
     usual, steps_of_two, _ = run(workshop, "usual", "two")

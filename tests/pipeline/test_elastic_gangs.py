@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 from tests.pipeline.played import Played
 
 from hooke.base.errors import UsageError
+from hooke.fleets.remaining_work import remaining_work
 from hooke.journal.events import GANG_RESIZED, RetryPlanned
-from hooke.pipeline.elastic_gangs import LASTS_S, LOOK_S, SETTLED_S, UNBORN_S
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.node_state import Abandon, NodePlan, Resize
+from hooke.pipeline.node_state import LASTS_S, LOOK_S, SETTLED_S, UNBORN_S, Abandon, NodePlan, Resize
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.remaining_work import remaining_work
 from hooke.pipeline.task import parse_resources, task
 from hooke.pipeline.trace import trace
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.pipeline.played import REF, Played, found, pieces
 
+from hooke.fleets.remaining_work import remaining_work
 from hooke.journal.events import AttemptFailed, AttemptFinished, Failure, RetryPlanned, StopRequested
 from hooke.pipeline.graph import pruned_nodes
 from hooke.pipeline.node_state import Abandon, Finish, LookedUp, NodePlan
 from hooke.pipeline.pipeline import pipeline
-from hooke.pipeline.remaining_work import remaining_work
 from hooke.pipeline.retries import held_until
 from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING
 from hooke.pipeline.task import task

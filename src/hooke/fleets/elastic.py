@@ -16,12 +16,12 @@ from hooke.autoscaling.run_size_policy import FleetDecision, decide
 from hooke.base.clock import Clock
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.units import parse_seconds, parse_usd
+from hooke.fleets.remaining_work import RemainingWork, remaining_work
 from hooke.journal.events import CapacityChanged, Event, RunStarted
 from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.run_folders import RunsFolder
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.remaining_work import RemainingWork, remaining_work
 from hooke.pipeline.run_state import RunState
 from hooke.project.backends import ENGINES, BackendChoice
 

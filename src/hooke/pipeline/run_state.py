@@ -30,11 +30,11 @@ from hooke.journal.events import (
     StopRequested,
 )
 from hooke.journal.fleet_events import FleetDecided
-from hooke.pipeline.elastic_gangs import ElasticGangs
 from hooke.pipeline.graph import Graph, Need, needs_of, pruned_nodes, waiters_of
 from hooke.pipeline.node_state import (
     Abandon,
     Effect,
+    ElasticGangs,
     Finish,
     LookedUp,
     Lookup,

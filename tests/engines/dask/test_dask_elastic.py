@@ -7,15 +7,15 @@ from distributed import LocalCluster
 from tests.engines.local.test_local_elastic import check_it_goes_on_without_a_lost_host, check_it_grows
 from tests.fixtures.workshop import Workshop
 
-from hooke.pipeline import elastic_gangs
+from hooke.pipeline import node_state
 
 pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
-    monkeypatch.setattr(elastic_gangs, "SETTLED_S", 0.2)
-    monkeypatch.setattr(elastic_gangs, "LASTS_S", 0.2)
+    monkeypatch.setattr(node_state, "SETTLED_S", 0.2)
+    monkeypatch.setattr(node_state, "LASTS_S", 0.2)
     with LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
     ) as made:

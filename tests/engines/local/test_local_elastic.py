@@ -7,7 +7,7 @@ from tests.engines.local.test_local_gangs import until
 from hooke.base.errors import UsageError
 from hooke.cli.entry import run_command
 from hooke.journal.events import AttemptFailed, AttemptStarted, RetryPlanned
-from hooke.pipeline import elastic_gangs, retries
+from hooke.pipeline import node_state, retries
 
 pytestmark = pytest.mark.heavy
 
@@ -110,8 +110,8 @@ JOB = """
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(elastic_gangs, "SETTLED_S", 0.2)
-    monkeypatch.setattr(elastic_gangs, "LASTS_S", 0.2)
+    monkeypatch.setattr(node_state, "SETTLED_S", 0.2)
+    monkeypatch.setattr(node_state, "LASTS_S", 0.2)
 
 
 def run(workshop, name, *, on="local", workers=2, observers=()):

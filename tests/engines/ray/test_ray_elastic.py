@@ -4,15 +4,15 @@ import pytest
 from tests.engines.local.test_local_elastic import check_it_goes_on_without_a_lost_host, check_it_grows
 from tests.fixtures.workshop import Workshop
 
-from hooke.pipeline import elastic_gangs
+from hooke.pipeline import node_state
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(800)]
 
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elastic_gangs, "SETTLED_S", 0.2)
-    monkeypatch.setattr(elastic_gangs, "LASTS_S", 0.2)
+    monkeypatch.setattr(node_state, "SETTLED_S", 0.2)
+    monkeypatch.setattr(node_state, "LASTS_S", 0.2)
 
 
 def test_a_gang_grows_when_another_task_leaves_it_a_host(workshop: Workshop, address: str) -> None:
