@@ -35,7 +35,7 @@ DEBIAN = {
     "containerd": "containerd",
     "runc": "runc",
     "nft": "nftables",
-    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
 }
 """Program -> the package of Debian that has it."""
 

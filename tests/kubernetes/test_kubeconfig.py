@@ -97,7 +97,9 @@ def test_a_pod_reads_its_token_again(tmp_path, monkeypatch):
 
 def test_a_plug_in_is_asked_once_while_its_credential_is_good(tmp_path):
     ends = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)).isoformat()
-    code = f"open({str(tmp_path / 'calls')!r}, 'a').write('x')\n" + printing(token="p", expirationTimestamp=ends)
+    code = f"open({str(tmp_path / 'calls')!r}, 'a').write('x')\n" + printing(
+        token="p", expirationTimestamp=ends
+    )
     access = find_access(config(tmp_path, user=plugin(tmp_path, code)))
     for _ in range(3):
         assert access.credentials.current()[0] == "p"
@@ -109,7 +111,9 @@ def test_a_plug_in_is_asked_once_while_its_credential_is_good(tmp_path):
 
 def test_a_credential_that_ends_is_asked_for_again(tmp_path):
     soon = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)).isoformat()
-    code = f"open({str(tmp_path / 'calls')!r}, 'a').write('x')\n" + printing(token="p", expirationTimestamp=soon)
+    code = f"open({str(tmp_path / 'calls')!r}, 'a').write('x')\n" + printing(
+        token="p", expirationTimestamp=soon
+    )
     access = find_access(config(tmp_path, user=plugin(tmp_path, code)))
     for _ in range(2):
         access.credentials.current()
