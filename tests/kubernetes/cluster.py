@@ -133,7 +133,8 @@ class Cluster:
         self.logs.mkdir()
         self.lan = Hosts(disk_bytes=DISK_BYTES, keep=[self._programs, self._folder])
         self.nodes: dict[str, Host] = {}
-        self._running: list[tuple[str, subprocess.Popen[Any]]] = []
+        self._running: dict[str, subprocess.Popen[Any]] = {}
+        self._starts: dict[str, Callable[[], subprocess.Popen[Any]]] = {}
         try:
             self._start(nodes)
         except BaseException:
@@ -165,11 +166,25 @@ class Cluster:
         """What a program wrote."""
         return (self.logs / f"{program}.log").read_text(errors="replace")
 
+    def kill(self, program: str) -> None:
+        """End a program of the control plane at once: `etcd`, `kube-apiserver`."""
+        self._control.end(self._running.pop(program))
+
+    def start(self, program: str) -> None:
+        """Start it again, as it was. Returns when the API server answers."""
+        self._running[program] = self._starts[program]()
+        self.await_that("the API server is ready", self._api_ready)
+
+    def forget_versions(self) -> None:
+        """Have etcd drop all versions of all objects but the last."""
+        revision = self._etcd("range", {"key": _base64(b"/")})["header"]["revision"]
+        self._etcd("compaction", {"revision": revision, "physical": True})
+
     def await_that(self, what: str, holds: Callable[[], object], *, within_s: float = READY_S) -> None:
         """Raises NotStarted where it does not hold in time, or a program ended meanwhile."""
         until = time.monotonic() + within_s
         while not holds():
-            for program, process in self._running:
+            for program, process in self._running.items():
                 if process.poll() is not None:
                     raise NotStarted(
                         f"{program} ended with {process.returncode}\n{self.log(program)[-3000:]}"
@@ -181,7 +196,7 @@ class Cluster:
     def close(self) -> None:
         """End all of it, and remove what it left; idempotent."""
         self.lan.close()
-        for _, process in self._running:
+        for process in self._running.values():
             process.kill()
             process.wait()
         self._running.clear()
@@ -232,15 +247,19 @@ class Cluster:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listener.fileno()]
             )
-        self._running.append(("relay", process))
+        self._running["relay"] = process
         listener.close()
 
     def _run(self, host: Host, program: str, *options: str, env: Mapping[str, str] | None = None) -> None:
         path = program if program == "containerd" else str(self._programs / program)
         named = program if host.name == "control" else f"{host.name}-{program}"
-        with (self.logs / f"{named}.log").open("ab") as log:
-            process = host.popen([path, *options], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._running.append((named, process))
+
+        def start() -> subprocess.Popen[Any]:
+            with (self.logs / f"{named}.log").open("ab") as log:
+                return host.popen([path, *options], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+        self._starts[named] = start
+        self._running[named] = start()
 
     def _put(self, host: Host, name: str, content: str | bytes) -> str:
         inside = _HOLD / name
@@ -438,6 +457,11 @@ class Cluster:
             f"--node-ip={host.address}",
         )
         self._run(host, "kube-proxy", f"--config={_HOLD}/proxy.yaml")
+
+    def _etcd(self, call: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], sys.argv[2].encode()).read().decode())"
+        command = [sys.executable, "-c", code, f"http://127.0.0.1:2379/v3/kv/{call}", json.dumps(asked)]
+        return json.loads(self._control.run(command))
 
     def _api_ready(self) -> bool:
         with contextlib.suppress(OSError):

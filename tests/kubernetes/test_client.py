@@ -15,7 +15,6 @@ from hooke.kubernetes.client import (
     Conflicting,
     Kubernetes,
     NotThere,
-    TooOld,
     key_of,
     selector,
 )
@@ -83,7 +82,7 @@ def test_an_object_is_created_read_changed_and_deleted(admin, namespace):
     assert (caught.value.code, caught.value.reason) == (409, "AlreadyExists")
     changed = admin.patch("v1/ConfigMap", "one", {"data": {"a": None, "b": "2"}}, namespace=namespace)
     assert changed["data"] == {"b": "2"}
-    with pytest.raises(Conflicting, match="uid"):
+    with pytest.raises(Conflicting, match="UID in the precondition"):
         admin.delete("v1/ConfigMap", "one", namespace=namespace, uid="another")
     admin.delete("v1/ConfigMap", "one", namespace=namespace, uid=made["metadata"]["uid"])
     with pytest.raises(NotThere, match='configmaps "one" not found'):
@@ -205,29 +204,39 @@ def test_a_watch_goes_on_where_the_server_ended_it(admin, namespace, monkeypatch
     assert following.watch.lists == 1
 
 
-def test_a_watch_lists_anew_when_its_version_is_forgotten(admin, namespace):
+def test_a_watch_lists_anew_when_its_version_is_forgotten(cluster, admin, namespace):
     for name in ("stays", "goes", "changes"):
         admin.create(settings(name, n="0"), namespace=namespace)
     watch = Watch(admin, "v1/ConfigMap", namespace=namespace, fields="metadata.name!=kube-root-ca.crt")
     changes = ((change.how, change.object["metadata"]["name"]) for change in watch)
-    assert sorted(itertools.islice(changes, 3)) == [
-        ("added", "changes"),
-        ("added", "goes"),
-        ("added", "stays"),
-    ]
+    first = sorted(itertools.islice(changes, 3))
+    assert first == [("added", "changes"), ("added", "goes"), ("added", "stays")]
+    admin.create(settings("later"), namespace="default")
+    cluster.kill("kube-apiserver")
+    cluster.forget_versions()
+    with pytest.raises(ApiUnreachable, match="does not answer"):
+        admin.get("v1/ConfigMap", "stays", namespace=namespace)
+    cluster.start("kube-apiserver")
+    wait(lambda: reached(admin, namespace))
     admin.delete("v1/ConfigMap", "goes", namespace=namespace)
     admin.patch("v1/ConfigMap", "changes", {"data": {"n": "1"}}, namespace=namespace)
     admin.create(settings("comes"), namespace=namespace)
-    watch.version = "1"
-    with pytest.raises(TooOld):
-        list(watch._follow())
     assert sorted(itertools.islice(changes, 3)) == [
         ("added", "comes"),
         ("deleted", "goes"),
         ("modified", "changes"),
     ]
     assert watch.lists == 2
+    assert watch.lost_at is None
     assert {name for _, name in watch.known} == {"stays", "changes", "comes"}
+    admin.delete("v1/ConfigMap", "later", namespace="default")
+
+
+def reached(client, namespace):
+    try:
+        return client.list("v1/ConfigMap", namespace=namespace)[0]
+    except (ApiError, ApiUnreachable):
+        return None
 
 
 def test_a_bookmark_moves_the_version_on(admin, namespace):

@@ -14,7 +14,7 @@ from hooke.fleets.fleet_folder import find_fleet, settle
 from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.kubernetes.client import NotThere
 from hooke.project.folder import Project
-from hooke.providers.kubernetes_pods import KubernetesPods
+from hooke.providers.kubernetes_pods import KubernetesPods, merged
 from hooke.providers.provider import Impossible, NotAllowed, OverQuota, Unreachable
 from hooke.testing import check_provider
 
@@ -55,14 +55,14 @@ def pods(cluster, restricted, tmp_path):
             "drain": "60 s",
             "pod_template": LOCAL,
             "image": PYTHON,
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespace": restricted,
         } | options
         made.append(
             KubernetesPods(
                 tag,
                 [PROGRAM, "-u", "-c", code],
                 logs=tmp_path / "logs",
-                kubeconfig=str(cluster.kubeconfig),
-                namespace=restricted,
                 **options,
             )
         )
@@ -170,11 +170,9 @@ def test_a_pod_that_is_evicted_says_so(pods, admin, restricted):
 
 def test_quotas_rights_and_rules_are_told_apart(pods, admin, cluster, restricted, tmp_path):
     with pytest.raises(Impossible, match="violates PodSecurity"):
-        pods(pod_template={"spec": {"hostNetwork": True}}).launch("host")
+        pods(pod_template=merged(LOCAL, {"spec": {"hostNetwork": True}})).launch("host")
     with pytest.raises(Impossible, match="namespaces .* not found"):
-        KubernetesPods(
-            "t", ["x"], logs=tmp_path, image="i", namespace="nowhere", kubeconfig=str(cluster.kubeconfig)
-        ).launch("one")
+        pods(namespace="nowhere").launch("one")
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -186,14 +184,13 @@ def test_quotas_rights_and_rules_are_told_apart(pods, admin, cluster, restricted
     with pytest.raises(OverQuota, match="exceeded quota: none"):
         pods().launch("one")
     (tmp_path / "nobody").write_text(cluster.config("nobody"))
-    nobody = KubernetesPods("t", ["x"], logs=tmp_path, image="i", kubeconfig=str(tmp_path / "nobody"))
     with pytest.raises(NotAllowed, match='cannot create resource "pods"'):
-        nobody.launch("one")
+        pods(kubeconfig=str(tmp_path / "nobody")).launch("one")
     away = yaml.safe_load(cluster.kubeconfig.read_text())
     away["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
     (tmp_path / "away").write_text(yaml.safe_dump(away))
     with pytest.raises(Unreachable, match="does not answer"):
-        KubernetesPods("t", ["x"], logs=tmp_path, image="i", kubeconfig=str(tmp_path / "away")).list()
+        pods(kubeconfig=str(tmp_path / "away")).list()
 
 
 def test_a_fleet_of_hooke_toml_says_why_it_does_not_start(tmp_path, cluster, restricted):
