@@ -146,25 +146,47 @@ def residue():
     }
 
 
-def test_nothing_is_left_of_a_cluster_that_ends_with_its_pods(tmp_path):
+def test_pods_of_two_nodes_reach_each_other_and_nothing_is_left_of_the_cluster():
     before = residue()
-    with Cluster() as cluster:
+    with Cluster(nodes=2) as cluster:
         client = Kubernetes(find_access(cluster.kubeconfig))
         wait(lambda: client.list("v1/ServiceAccount", namespace="default")[0])
+        reached_across_nodes(client)
         client.create(pod("sleeps", "import time; print('up'); time.sleep(600)"))
         wait(lambda: client.get("v1/Pod", "sleeps")["status"].get("phase") == "Running")
         client.close()
         there = residue()
-        assert len(there["processes"] - before["processes"]) >= 8
+        assert len(there["processes"] - before["processes"]) >= 12
         assert there["control groups"]
-        assert {name: there[name] for name in ("mounts", "interfaces", "routes", "rules", "settings")} == {
-            name: before[name] for name in ("mounts", "interfaces", "routes", "rules", "settings")
-        }
+        outside = ("mounts", "interfaces", "routes", "rules", "settings")
+        assert {name: there[name] for name in outside} == {name: before[name] for name in outside}
         folder = cluster.logs
     after = residue()
     assert after["processes"] - before["processes"] == set()
     assert after | {"processes": None} == before | {"processes": None}
     assert not folder.exists()
+
+
+def reached_across_nodes(client):
+    """A pod on each node asks the Service whose pods are on both; the nodes have half of the machine each."""
+    nodes, _ = client.list("v1/Node")
+    names = [node["metadata"]["name"] for node in nodes]
+    assert names == ["node1", "node2"]
+    cpus = [node["status"]["allocatable"]["cpu"] for node in nodes]
+    assert cpus == [f"{500 * psutil.cpu_count()}m".replace("1000m", "1")] * 2
+    made = deployment("web", SERVES, replicas=2)
+    apart = {"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "kubernetes.io/hostname"}
+    rule = {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}
+    made["spec"]["template"]["spec"]["affinity"] = {"podAntiAffinity": rule}
+    client.apply(made)
+    client.apply(service("web", 80))
+    pods = ready(client, "web", "default", 2)
+    assert sorted(each["spec"]["nodeName"] for each in pods) == names
+    expected = " ".join(sorted(each["metadata"]["name"] for each in pods))
+    for name in names:
+        client.create(pod(f"asks-{name}", ASKS, "web", "40", nodeName=name))
+    for name in names:
+        assert ended(client, f"asks-{name}", "default")[0] == expected
 
 
 def test_the_next_start_removes_the_control_groups_of_one_that_was_killed():
