@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import errno
 import ipaddress
+import itertools
 import json
 import os
 import socket
@@ -51,6 +52,8 @@ GROUP = "hooke-kubernetes"
 GROUPS = Path("/sys/fs/cgroup")
 EMPTIED_S = 10.0
 
+_NUMBERS = itertools.count(1)
+"""Of the clusters of this process: each has control groups of its own."""
 _HOLD = Path("/tmp/kubernetes")
 """Where the files of a host lie, on its own disk."""
 _SYSCTLS = {
@@ -129,6 +132,7 @@ class Cluster:
             raise build.CannotBuild(reason)
         sweep()
         self._folder = Path(tempfile.mkdtemp(prefix="hooke-kubernetes-"))
+        self._group = f"{GROUP}-{os.getpid()}-{next(_NUMBERS)}"
         self.logs = self._folder / "logs"
         self.logs.mkdir()
         self.lan = Hosts(disk_bytes=DISK_BYTES, keep=[self._programs, self._folder])
@@ -201,7 +205,7 @@ class Cluster:
             process.wait()
         self._running.clear()
         for node in self.nodes:
-            remove_groups(f"{GROUP}-{os.getpid()}-{node}")
+            remove_groups(f"{self._group}-{node}")
         subprocess.run(["rm", "-rf", str(self._folder)], check=True)
 
     # -- inside ------------------------------------------------------------------------------------
@@ -393,7 +397,7 @@ class Cluster:
         self._run(host, "containerd", f"--config={_HOLD}/containerd.toml")
 
     def _kubelet(self, host: Host, nodes: int) -> dict[str, Any]:
-        group = f"{GROUP}-{os.getpid()}-{host.name}"
+        group = f"{self._group}-{host.name}"
         for hierarchy in GROUPS.iterdir():
             (hierarchy / group).mkdir(exist_ok=True)
         certificate, key = self._signed(host, "kubelet", at=[host.address, host.name])

@@ -259,6 +259,7 @@ def test_a_right_that_is_lacking_is_named(cluster, admin, namespace):
 
 
 def test_a_pod_speaks_for_its_service_account(cluster, admin, namespace, tmp_path):
+    wait(lambda: admin.list("v1/ServiceAccount", namespace=namespace)[0])
     token = admin._json(
         "POST",
         admin._object("v1/ServiceAccount", "default", namespace, "token"),

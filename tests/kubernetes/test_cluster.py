@@ -162,6 +162,7 @@ def test_pods_of_two_nodes_reach_each_other_and_nothing_is_left_of_the_cluster()
         assert {name: there[name] for name in outside} == {name: before[name] for name in outside}
         folder = cluster.logs
     after = residue()
+    assert len(after["control groups"]) < len(there["control groups"])
     assert after["processes"] - before["processes"] == set()
     assert after | {"processes": None} == before | {"processes": None}
     assert not folder.exists()

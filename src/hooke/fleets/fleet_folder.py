@@ -27,7 +27,7 @@ from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
 from hooke.providers.provider import Impossible, Provider
 
-__all__ = ["PROVIDERS", "FleetFolder", "find_fleet", "fleets_of", "line_of", "settle"]
+__all__ = ["PROVIDERS", "FleetFolder", "close_provider", "find_fleet", "fleets_of", "line_of", "settle"]
 
 PROVIDERS = Plugins(
     "hooke.providers",
@@ -120,12 +120,20 @@ class FleetFolder:
                 yield FleetKeeper(self.name, provider, ledger, caps=self.caps, clock=clock, tell=tell)
         finally:
             lock.release()
+            close_provider(provider)
 
     def _keep_settings(self) -> None:
         file, facts = self.path / KEPT, msgspec.json.encode(self.settings)
         if not file.is_file() or file.read_bytes() != facts:
             with writing("the fleet's settings", file):
                 write_atomic(file, facts)
+
+
+def close_provider(provider: Provider) -> None:
+    """Close its connections, where it has any; the machines stay."""
+    close = getattr(provider, "close", None)
+    if close is not None:
+        close()
 
 
 @cache
