@@ -146,6 +146,7 @@ def residue():
     }
 
 
+@pytest.mark.usefixtures("cluster")  # in one process with the tests on that
 def test_pods_of_two_nodes_reach_each_other_and_nothing_is_left_of_the_cluster():
     before = residue()
     with Cluster(nodes=2) as cluster:
