@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-again test-all unit campaigns soak-causes soak-loaders check bench docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-loaders check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -20,13 +20,18 @@ demo: $(VENV)/.installed-demo  ## run the main job on real flights data
 	$(BIN)/hooke demo
 	@echo "  (hooke is in $(BIN): type '. $(BIN)/activate' first)"
 
+kubernetes: venv  ## build the Kubernetes that tests run on; kept outside the clone
+	@$(BIN)/python -m tests.kubernetes.build
+
 test: venv  ## run every test; campaigns as a sample, or in full where their sources changed
+	-@$(MAKE) --no-print-directory kubernetes # where that fails, its tests do, and say why
 	$(PYTEST)
 
 test-again: venv  ## run what failed in the last `make test` again, one test at a time
 	HOOKE_TEST_AGAIN=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-all: venv  ## run every test, all campaigns in full, and record that they passed
+	-@$(MAKE) --no-print-directory kubernetes
 	HOOKE_TEST_ALL=1 $(PYTEST)
 
 unit: venv  ## run the quick tests

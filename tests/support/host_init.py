@@ -29,6 +29,7 @@ KERNEL = frozenset(
     {"proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "securityfs", "debugfs", "bpf"}
 )
 """File systems that hold no files of anybody, or only devices."""
+CONTROL_GROUPS = frozenset({"cgroup", "cgroup2"})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,6 +51,9 @@ def _mount(disk_bytes: int, keep: Sequence[Path]) -> None:
     """A disk of its own, nothing else to write to; `keep`: what programs are read from, wherever it lies."""
     hidden = [path for path in keep if any(path.is_relative_to(each) for each in (DISK, *PRIVATE))]
     _run("mount --make-rprivate /")
+    for place, kind in _mounts():
+        if kind in CONTROL_GROUPS and not Path(place).is_relative_to("/sys"):
+            _run(f"umount --lazy {shlex.quote(place)}")  # somebody's: a kubelet would look for its own there
     _run(f"mount -t tmpfs none {ASIDE}")
     for number, path in enumerate(hidden):
         (ASIDE / str(number)).mkdir()
@@ -72,13 +76,19 @@ def _mount(disk_bytes: int, keep: Sequence[Path]) -> None:
 
 def _mount_points() -> list[str]:
     """Where files lie that a process of the host might write to."""
+    found = [
+        place for place, kind in _mounts() if kind not in KERNEL and not Path(place).is_relative_to("/dev")
+    ]
+    return [place for place in dict.fromkeys(found) if Path(place).exists()]
+
+
+def _mounts() -> list[tuple[str, str]]:
+    """Each mounted place, and the kind of its file system."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
         before, _, after = line.partition(" - ")
-        place = before.split()[4].encode().decode("unicode_escape")
-        if after.split()[0] not in KERNEL and not Path(place).is_relative_to("/dev"):
-            found.append(place)
-    return [place for place in dict.fromkeys(found) if Path(place).exists()]
+        found.append((before.split()[4].encode().decode("unicode_escape"), after.split()[0]))
+    return found
 
 
 def _run(command: str) -> None:

@@ -232,6 +232,10 @@ class Host:
         """Join what `cut` parted."""
         self._lan.heal(self, other)
 
+    def route(self, network: str) -> None:
+        """Send what is for these addresses to it, as to a router with a network of its own behind it."""
+        _in_network(self._lan.router, f"ip route add {network} via {self.address} dev {self._link}")
+
     def freeze(self) -> None:
         """Stop every process of it (SIGSTOP). Its kernel still acknowledges what arrives, as that of a stalled machine."""
         stopped: set[int] = set()

@@ -386,7 +386,7 @@ class ControllerTurn:
 
     def _seen(self, member: FleetMember, machine: Machine) -> None:
         if machine.phase == "ended":
-            self._gone(member, "its provider says that it has ended")
+            self._gone(member, machine.why or "its provider says that it has ended")
             return
         phase = member.phase
         if phase is MachinePhase.STARTING and machine.phase == "ready":

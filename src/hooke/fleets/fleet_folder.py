@@ -19,7 +19,7 @@ from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.units import parse_seconds
-from hooke.fleets.controller import Caps
+from hooke.fleets.controller import Caps, MachinePhase
 from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.journal import fleet_events
 from hooke.project.folder import Project
@@ -27,11 +27,15 @@ from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
 from hooke.providers.provider import Impossible, Provider
 
-__all__ = ["PROVIDERS", "FleetFolder", "find_fleet", "fleets_of", "line_of", "settle"]
+__all__ = ["PROVIDERS", "FleetFolder", "close_provider", "find_fleet", "fleets_of", "line_of", "settle"]
 
 PROVIDERS = Plugins(
     "hooke.providers",
-    {"dask": "hooke.providers.dask_cluster:DaskCluster", "processes": "hooke.providers.processes:Processes"},
+    {
+        "dask": "hooke.providers.dask_cluster:DaskCluster",
+        "kubernetes": "hooke.providers.kubernetes_pods:KubernetesPods",
+        "processes": "hooke.providers.processes:Processes",
+    },
     {"dask": "dask"},
 )
 
@@ -44,6 +48,7 @@ _ELSE = "; other keys of [fleets.NAME]: " + ", ".join(
 )
 _FIXES = {
     "dask": f'cluster = "clusters.py:ours", a function that returns a Dask cluster{_ELSE}',
+    "kubernetes": f'image = "REGISTRY/NAME:TAG", command = ["dask", "worker", "tls://HOST:PORT"]{_ELSE}',
     "processes": f'command = ["python", "worker.py"]{_ELSE}',
 }
 
@@ -115,12 +120,20 @@ class FleetFolder:
                 yield FleetKeeper(self.name, provider, ledger, caps=self.caps, clock=clock, tell=tell)
         finally:
             lock.release()
+            close_provider(provider)
 
     def _keep_settings(self) -> None:
         file, facts = self.path / KEPT, msgspec.json.encode(self.settings)
         if not file.is_file() or file.read_bytes() != facts:
             with writing("the fleet's settings", file):
                 write_atomic(file, facts)
+
+
+def close_provider(provider: Provider) -> None:
+    """Close its connections, where it has any; the machines stay."""
+    close = getattr(provider, "close", None)
+    if close is not None:
+        close()
 
 
 @cache
@@ -185,11 +198,19 @@ def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
                 f"after {format_seconds(patience_s)} the fleet {keeper.fleet.name} has {of_use} of {keeper.fleet.aim} machines"
                 + (f", and {rest} that have yet to end" if rest else ""),
                 where=f"their output: {logs}" if logs.is_dir() else "",
-                why=keeper.trouble or (keeper.refused.what if keeper.refused is not None else ""),
+                why=keeper.trouble or (keeper.refused.what if keeper.refused is not None else _waits(keeper)),
                 next=f"hooke fleet why {keeper.fleet.name}",
             )
         time.sleep(max(pause, 0.02))
         pause = keeper.turn()
+
+
+def _waits(keeper: FleetKeeper) -> str:
+    """What the first machine that is not ready waits for, as far as its provider knows."""
+    starting = (
+        member.seen for member in keeper.fleet.members.values() if member.phase is MachinePhase.STARTING
+    )
+    return next((seen.why for seen in starting if seen is not None and seen.why), "")
 
 
 def line_of(record: fleet_events.LedgerRecord) -> str:

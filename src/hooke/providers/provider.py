@@ -86,6 +86,8 @@ class Machine:
     """How long it has done no useful work; None while it works, or where that is not known."""
     holds: str = ""
     """Why it must not be ended: `gang train`, `shuffle`; empty where it may be."""
+    why: str = ""
+    """What keeps it from being ready, or has ended it, in a sentence with its fix; empty where nothing does or it is not known."""
 
 
 class Provider(Protocol):

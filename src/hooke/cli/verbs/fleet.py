@@ -21,7 +21,7 @@ from hooke.cli.entry import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.fleets import membership
-from hooke.fleets.fleet_folder import FleetFolder, find_fleet, fleets_of, line_of, settle
+from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, fleets_of, line_of, settle
 from hooke.fleets.keeper import FleetKeeper, records_of
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_view import moment
@@ -381,6 +381,10 @@ def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
     # Of a launch whose answer was lost the token alone is known.
     known = {name for each in records for key in ("machine", "token") if (name := getattr(each, key, ""))}
     provider = chosen.provider()
+    try:
+        listed = provider.list()
+    finally:
+        close_provider(provider)
     return [
         {
             "fleet": chosen.name,
@@ -389,7 +393,7 @@ def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
             "age": _age(machine),
             "$/h": provider.facts.usd_per_hour,
         }
-        for machine in provider.list()
+        for machine in listed
     ]
 
 

@@ -1,0 +1,80 @@
+"""Manifests of the tests: pods that run this Python, under the rules of Pod Security `restricted`."""
+
+import os
+import sys
+import time
+
+from tests.kubernetes.images import PYTHON
+
+__all__ = ["deployment", "job", "namespace", "phase", "pod", "pod_spec", "service", "wait"]
+
+PROGRAM = os.path.realpath(sys.executable)
+CONTAINER = {
+    "image": PYTHON,
+    "imagePullPolicy": "Never",
+    "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    },
+}
+
+
+def pod_spec(code, *arguments, **more):
+    """A pod that runs this code, and reads no token."""
+    container = {**CONTAINER, "name": "main", "command": [PROGRAM, "-u", "-c", code, *arguments]}
+    return {
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": 1,
+        **more,
+    }
+
+
+def pod(name, code, *arguments, labels=None, **more):
+    about = {"name": name, "labels": labels or {}}
+    spec = pod_spec(code, *arguments, **({"restartPolicy": "Never"} | more))
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}
+
+
+def deployment(name, code, *, replicas=1):
+    template = {"metadata": {"labels": {"app": name}}, "spec": pod_spec(code)}
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
+def job(name, code, **more):
+    template = {"spec": pod_spec(code, restartPolicy="Never")}
+    spec = {"template": template, "backoffLimit": 0, **more}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def service(name, port, **more):
+    spec = {"selector": {"app": name}, "ports": [{"port": port, "targetPort": 8080}], **more}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def namespace(name, **labels):
+    """One where Pod Security `restricted` is enforced."""
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"generateName": name, "labels": enforced | labels},
+    }
+
+
+def phase(client, name, where):
+    return client.get("v1/Pod", name, namespace=where)["status"].get("phase")
+
+
+def wait(condition, *, within_s=90.0):
+    """The condition's value once it holds."""
+    until = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < until, condition
+        time.sleep(0.1)
+    return found

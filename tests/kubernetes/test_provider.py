@@ -1,0 +1,218 @@
+"""Pods of a real cluster as a fleet's machines: started, found, retired, ended, and what is said of those that cannot run."""
+
+import time
+
+import pytest
+import yaml
+from tests.kubernetes.images import PYTHON
+from tests.kubernetes.manifests import PROGRAM, namespace, wait
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import HookeError
+from hooke.fleets.controller import Caps
+from hooke.fleets.fleet_folder import find_fleet, settle
+from hooke.fleets.keeper import FleetKeeper, Ledger
+from hooke.kubernetes.client import NotThere
+from hooke.project.folder import Project
+from hooke.providers.kubernetes_pods import KubernetesPods, merged
+from hooke.providers.provider import Impossible, NotAllowed, OverQuota, Unreachable
+from hooke.testing import check_provider
+
+pytestmark = pytest.mark.heavy
+
+WORKS = """
+import signal, sys, time
+def finish(*_):
+    print("finishing", flush=True)
+    time.sleep(1)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, finish)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+LOCAL = {"spec": {"containers": [{"name": "worker", "imagePullPolicy": "Never"}]}}
+
+
+@pytest.fixture
+def restricted(admin):
+    """A namespace where Pod Security `restricted` is enforced."""
+    name = admin.create(namespace("restricted-"))["metadata"]["name"]
+    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])
+    yield name
+    admin.delete("v1/Namespace", name)
+
+
+@pytest.fixture
+def pods(cluster, restricted, tmp_path):
+    """Makes providers whose pods run some code."""
+    made = []
+
+    def make(tag="fleet", code=WORKS, **options):
+        options = {
+            "cpus": 0.05,
+            "memory": "64 MiB",
+            "drain": "60 s",
+            "pod_template": LOCAL,
+            "image": PYTHON,
+            "kubeconfig": str(cluster.kubeconfig),
+            "namespace": restricted,
+        } | options
+        made.append(
+            KubernetesPods(
+                tag,
+                [PROGRAM, "-u", "-c", code],
+                logs=tmp_path / "logs",
+                **options,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def phases(provider):
+    return {machine.id: machine.phase for machine in provider.list()}
+
+
+def why(provider):
+    """What is said of its one machine, once anything is."""
+    return wait(lambda: next((each.why for each in provider.list() if each.why), ""))
+
+
+def test_it_keeps_the_suite(pods):
+    check_provider(pods)
+
+
+def test_a_fleet_of_pods_grows_and_shrinks_and_one_that_dies_is_replaced(tmp_path, pods, admin, restricted):
+    with Ledger.open(tmp_path / "ledger", durable="none") as ledger:
+        keeper = FleetKeeper("pool", pods(), ledger, caps=Caps(workers=3), clock=SystemClock())
+        keeper.want(2, "the test")
+        wait(lambda: keeper.turn() is not None and keeper.fleet.settled)
+        first, second = sorted(phases(pods()))
+        admin.delete("v1/Pod", first, namespace=restricted, grace_s=0)
+        wait(lambda: keeper.turn() is not None and first not in phases(pods()) and keeper.fleet.settled)
+        assert second in phases(pods())
+        keeper.want(1, "the test")
+        wait(lambda: keeper.turn() is not None and keeper.fleet.settled)
+    with Ledger.open(tmp_path / "ledger", durable="none") as ledger:  # a later controller
+        keeper = FleetKeeper("pool", pods(), ledger, caps=Caps(workers=3), clock=SystemClock())
+        keeper.down("the test")
+        wait(lambda: keeper.turn() is not None and keeper.fleet.settled)
+    assert admin.list("v1/Pod", namespace=restricted)[0] == []
+
+
+def test_a_pod_finishes_its_work_when_it_is_retired(pods, admin, restricted):
+    provider = pods()
+    machine = provider.launch("one")
+    wait(lambda: phases(provider) == {machine: "ready"})
+    with admin.logs(machine, namespace=restricted, follow=True) as lines:
+        log = iter(lines)
+        assert next(log) == b"ready"
+        provider.retire(machine)
+        assert list(log) == [b"finishing"]
+    wait(lambda: not phases(provider))
+    provider.retire(machine)
+    provider.release(machine)
+
+
+def test_the_log_of_a_pod_that_ends_by_itself_outlives_it(pods, tmp_path, admin, restricted):
+    provider = pods(code="print('worked'); raise SystemExit(3)")
+    machine = provider.launch("one")
+    assert why(provider) == "its container worker ended with 3; see its log"
+    wait(lambda: not phases(provider))
+    assert (tmp_path / "logs" / "one.log").read_text() == "worked\n"
+    with pytest.raises(NotThere):
+        admin.get("v1/Pod", machine, namespace=restricted)
+
+
+def test_a_launch_that_is_repeated_after_a_lost_answer_is_one_pod(pods):
+    assert pods().launch("one") == pods().launch("one")
+    assert len(phases(pods())) == 1
+
+
+def test_a_pod_of_another_fleet_is_left_alone(pods, admin, restricted):
+    theirs = pods("theirs").launch("one")
+    ours = pods("ours")
+    ours.retire(theirs)
+    ours.release(theirs)
+    assert ours.list() == []
+    assert "deletionTimestamp" not in admin.get("v1/Pod", theirs, namespace=restricted)["metadata"]
+
+
+def test_what_keeps_a_pod_from_starting_is_said(pods):
+    missing = pods("missing", image="hooke.test/nothing:1")
+    missing.launch("one")
+    assert "the node does not have its image" in why(missing)
+    large = pods("large", cpus=1000)
+    large.launch("one")
+    assert "no node has room for it: 0/1 nodes are available: 1 Insufficient cpu" in why(large)
+    gpus = pods("gpus", gpus=1)
+    gpus.launch("one")
+    assert "Insufficient nvidia.com/gpu" in why(gpus)
+
+
+def test_a_pod_that_uses_more_memory_than_its_limit_says_so(pods):
+    greedy = pods(code="held = [bytearray(b'x' * (1 << 20)) for _ in range(500)]")
+    greedy.launch("one")
+    assert "used more memory than its limit (OOMKilled); raise `memory`" in why(greedy)
+
+
+def test_a_pod_that_is_evicted_says_so(pods, admin, restricted):
+    provider = pods()
+    machine = provider.launch("one")
+    wait(lambda: phases(provider) == {machine: "ready"})
+    admin.evict(machine, namespace=restricted)
+    wait(lambda: not phases(provider))
+
+
+def test_quotas_rights_and_rules_are_told_apart(pods, admin, cluster, restricted, tmp_path):
+    with pytest.raises(Impossible, match="violates PodSecurity"):
+        pods(pod_template=merged(LOCAL, {"spec": {"hostNetwork": True}})).launch("host")
+    with pytest.raises(Impossible, match="namespaces .* not found"):
+        pods(namespace="nowhere").launch("one")
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    admin.create(quota, namespace=restricted)
+    wait(lambda: admin.get("v1/ResourceQuota", "none", namespace=restricted)["status"].get("hard"))
+    with pytest.raises(OverQuota, match="exceeded quota: none"):
+        pods().launch("one")
+    (tmp_path / "nobody").write_text(cluster.config("nobody"))
+    with pytest.raises(NotAllowed, match='cannot create resource "pods"'):
+        pods(kubeconfig=str(tmp_path / "nobody")).launch("one")
+    away = yaml.safe_load(cluster.kubeconfig.read_text())
+    away["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    (tmp_path / "away").write_text(yaml.safe_dump(away))
+    with pytest.raises(Unreachable, match="does not answer"):
+        pods(kubeconfig=str(tmp_path / "away")).list()
+
+
+def test_a_fleet_of_hooke_toml_says_why_it_does_not_start(tmp_path, cluster, restricted):
+    settings = f"""
+[fleets.pool]
+provider = "kubernetes"
+image = "hooke.test/nothing:1"
+command = ["true"]
+namespace = "{restricted}"
+kubeconfig = "{cluster.kubeconfig}"
+pod_template.spec.containers = [{{ name = "worker", imagePullPolicy = "Never" }}]
+"""
+    (tmp_path / "hooke.toml").write_text(settings)
+    fleet = find_fleet(Project.find(tmp_path), "pool")
+    with fleet.kept() as keeper:
+        keeper.want(1, "the test")
+        with pytest.raises(HookeError, match="0 of 1 machines|1 of 1 machines") as caught:
+            settle(keeper, patience_s=5.0, logs=fleet.path / "logs")
+        assert "the node does not have its image" in caught.value.why
+        keeper.down("the test")
+        until = time.monotonic() + 60
+        while not keeper.fleet.settled:
+            keeper.turn()
+            assert time.monotonic() < until
+            time.sleep(0.1)
