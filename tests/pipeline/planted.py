@@ -138,7 +138,10 @@ class AsksTheDead(RunState):
 
     def _start(self, *args, **kwargs):
         submit = super()._start(*args, **kwargs)
-        self.running[submit.attempt].started = self._now - 100.0
+        running = self.running[submit.attempt]
+        if self.nodes[running.node].plan.least_ranks and not running.expand:
+            running.started = running.wished = self._now
+            running.wish = running.request.slots
         return submit
 
 

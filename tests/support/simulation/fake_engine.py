@@ -35,6 +35,8 @@ __all__ = ["SimEngine", "Tries"]
 
 DEADLY = frozenset({"die", "oom", "hang"})
 _HANG_S = 600.0
+GATHERED_S = 20.0
+"""How long the ranks of an elastic gang may take to begin, in half of the worlds: until then, machines come and go."""
 _STRAGGLES_S = 300.0
 _SLOW_ITEMS = (1, 2, 3, 4, 5, 11)
 
@@ -237,19 +239,30 @@ class SimEngine:
             self._named += 1
             attempt.worker = f"w{self.number}-{self._named}"
             self._busy[attempt.worker] = attempt
-            self._later(self._chance.uniform(0.0, 0.02), lambda attempt=attempt: self._start(attempt))
+            slow = attempt.call.most_ranks and self.world.chance("gathering").random() < 0.5
+            longest_s = GATHERED_S if slow else 0.02
+            self._later(self._chance.uniform(0.0, longest_s), lambda attempt=attempt: self._start(attempt))
 
     def _has_room(self, call: Call) -> bool:
         """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone, unless it is elastic."""
-        busy = sum(max(1, attempt.call.gang) for attempt in self._busy.values())
+        busy = self._held()
         return busy + max(1, call.gang) <= self._workers or (
             call.gang > 1 and not call.most_ranks and self._workers > 0 and not busy
         )
+
+    def _held(self) -> int:
+        """The workers that attempts hold."""
+        return sum(max(1, attempt.call.gang) for attempt in self._busy.values())
 
     def _start(self, attempt: _Attempt) -> None:
         if attempt.over:
             return
         call = attempt.call
+        if call.most_ranks and self._held() > self._workers:  # the place was made smaller meanwhile
+            del self._busy[attempt.worker]
+            self._queue.appendleft(attempt)
+            self._dispatch()
+            return
         attempt.began = self.world.clock.time
         self._out.append(WorkerStarted(at=self.world.clock.time, worker=attempt.worker))
         self._out.append(call.began(self.world.clock.time, worker=attempt.worker))
