@@ -32,7 +32,7 @@ def small_base(
         "config": {"Env": ["PATH=/usr/bin", "LANG=C.UTF-8"], "Entrypoint": ["/bin/sh"]},
         "rootfs": {"type": "layers", "diff_ids": [diff]},
     }
-    return layout.add_image("", [layer], config)
+    return layout.add_base("small", [layer], config)
 
 
 @pytest.fixture

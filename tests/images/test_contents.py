@@ -164,10 +164,17 @@ class TestBase:
     os.geteuid() != 0 or shutil.which("mmdebstrap") is None,
     reason="a Debian is made and entered by root, with mmdebstrap: apt-get install mmdebstrap",
 )
-def test_an_image_runs(order, layout, tmp_path):
+def test_an_image_runs(order, layout, tmp_path, monkeypatch):
     """Debian by mmdebstrap, with the packages of here: its Python finds Hooke, as nobody, and runs the project's pipeline."""
     (order.project / "job.py").write_text(JOB)
-    made = build(order, layout, debian_base(layout))
+    base = debian_base(layout)
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        assert debian_base(layout) == base, "it is made once"
+        with pytest.raises(UsageError, match="mmdebstrap is not installed"):
+            debian_base(layout, fresh=True)
+    made = build(order, layout, base)
+    assert layout.names() == ["team/shop:1"]
     root = tmp_path / "root"
     root.mkdir()
     for layer in made.layers:

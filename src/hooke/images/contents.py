@@ -98,12 +98,18 @@ def _config(base: Mapping[str, Any], added: Sequence[str], environment: Mapping[
 # --- The base.
 
 
-def debian_base(layout: ImageLayout, *, mirror: str = "") -> Image:
-    """Debian with the Python of this process, made by mmdebstrap. Raises UsageError where Debian has no such Python or the tool is missing.
+def debian_base(layout: ImageLayout, *, fresh: bool = False) -> Image:
+    """Debian with the Python of this process, made by mmdebstrap, which checks its packages by Debian's keys.
 
-    `mirror` is the address of Debian's archive; by default mmdebstrap's own. Its packages are checked by Debian's keys.
+    The one that was made in this layout is used again, unless it shall be `fresh`. Raises UsageError where Debian has no such Python
+    or the tool is missing.
     """
     suite = SUITES.get(MINOR)
+    made = None if fresh else layout.base(f"debian-{suite}")
+    return _new_debian(layout, suite) if made is None else made
+
+
+def _new_debian(layout: ImageLayout, suite: str | None) -> Image:
     other = f"name a base with Python {MINOR}: hooke image build --base python:{MINOR}-slim"
     if suite is None:
         raise UsageError(f"no release of Debian has Python {MINOR}", fix=other)
@@ -117,7 +123,7 @@ def debian_base(layout: ImageLayout, *, mirror: str = "") -> Image:
         command = [
             tool, "--quiet", "--variant=essential", f"--include=python{MINOR}-minimal,libpython{MINOR}-stdlib,ca-certificates,libstdc++6,libgomp1",
             "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--dpkgopt=path-exclude=/usr/share/doc/*", suite, str(archive), *([mirror] if mirror else []),
+            "--dpkgopt=path-exclude=/usr/share/doc/*", suite, str(archive),
         ]  # fmt: skip
         done = subprocess.run(
             command,
@@ -143,7 +149,7 @@ def debian_base(layout: ImageLayout, *, mirror: str = "") -> Image:
         "rootfs": {"type": "layers", "diff_ids": [diff]},
         "history": [{"created": EPOCH, "created_by": f"mmdebstrap {suite}"}],
     }
-    return layout.add_image("", [layer], config)
+    return layout.add_base(f"debian-{suite}", [layer], config)
 
 
 def _python_of(layout: ImageLayout, base: Image) -> str:

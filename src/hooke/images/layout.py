@@ -190,27 +190,39 @@ class ImageLayout:
         return made, f"sha256:{hashed.digest.hexdigest()}"
 
     def add_image(self, name: str, layers: Sequence[Descriptor], config: Mapping[str, Any]) -> Image:
-        """Tie layers and configuration into an image called `name`, in the place of one of that name. Without a name it is a base, and not listed."""
-        config_blob = self.add(_json(config), CONFIG)
+        """Tie layers and configuration into an image called `name`, in the place of one of that name."""
+        blob = self._tied(layers, config)
+        platform = {"architecture": config["architecture"], "os": config["os"]}
+        named = msgspec.structs.replace(blob, annotations={NAME: name}, platform=platform)
+        kept = [each for each in self._listed() if (each.annotations or {}).get(NAME) != name]
+        with writing("the image", self.folder):
+            write_atomic(self.folder / "index.json", _json(_index([*kept, named])))
+        return self._read(named)
+
+    def add_base(self, name: str, layers: Sequence[Descriptor], config: Mapping[str, Any]) -> Image:
+        """As `add_image`, of what others begin with: it is found by `base` and is none of the layout's images."""
+        blob = self._tied(layers, config)
+        with writing("the image", self.folder):
+            write_atomic(self.folder / f"base-{name}.json", _json(blob.raw()))
+        return self._read(blob)
+
+    def base(self, name: str) -> Image | None:
+        """The base of that name, if one was added. Raises MissingObject or CorruptObject."""
+        try:
+            told = (self.folder / f"base-{name}.json").read_bytes()
+        except FileNotFoundError:
+            return None
+        return self._read(msgspec.json.decode(told, type=Descriptor))
+
+    def _tied(self, layers: Sequence[Descriptor], config: Mapping[str, Any]) -> Descriptor:
+        """The manifest of these."""
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": config_blob.raw(),
+            "config": self.add(_json(config), CONFIG).raw(),
             "layers": [each.raw() for each in layers],
         }
-        blob = self.add(_json(manifest), MANIFEST)
-        named = Descriptor(
-            media_type=MANIFEST,
-            digest=blob.digest,
-            size=blob.size,
-            annotations={NAME: name},
-            platform={"architecture": config["architecture"], "os": config["os"]},
-        )
-        if name:
-            kept = [each for each in self._listed() if (each.annotations or {}).get(NAME) != name]
-            with writing("the image", self.folder):
-                write_atomic(self.folder / "index.json", _json(_index([*kept, named])))
-        return self._read(named)
+        return self.add(_json(manifest), MANIFEST)
 
     def names(self) -> list[str]:
         """The names of its images, sorted."""

@@ -55,6 +55,7 @@ _folder = click.option(
     metavar="IMAGE",
     help="What the image begins with: a name in a registry, or a folder with an image.  [default: Debian with this Python, by mmdebstrap]",
 )
+@click.option("--fresh", is_flag=True, help="Make the base of Debian anew, with its newest packages.")
 @_packages
 @click.option(
     "--env",
@@ -70,6 +71,7 @@ def build_image(  # noqa: PLR0913 - one parameter for each option of the command
     *,
     name: str,
     base: str,
+    fresh: bool,
     packages: tuple[str, ...],
     variables: tuple[str, ...],
     output: Path | None,
@@ -89,7 +91,7 @@ def build_image(  # noqa: PLR0913 - one parameter for each option of the command
     )
     parse_image_name(order.name)
     layout = ImageLayout.create(_at(project, output))
-    made = build(order, layout, _base(base, layout))
+    made = build(order, layout, _base(base, layout, fresh=fresh))
     if as_json:
         click.echo(
             json.dumps(
@@ -134,9 +136,9 @@ def _at(project: Project, output: Path | None) -> Path:
     return project.create() / "image" if output is None else output
 
 
-def _base(base: str, layout: ImageLayout) -> Image:
+def _base(base: str, layout: ImageLayout, *, fresh: bool) -> Image:
     if not base:
-        return debian_base(layout)
+        return debian_base(layout, fresh=fresh)
     if (Path(base) / "oci-layout").is_file():
         other = ImageLayout.open(Path(base))
         return layout.add_from(other, other.image())
