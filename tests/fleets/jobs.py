@@ -13,7 +13,7 @@ def nap(item: int, seconds: float = 0.2) -> int:
 
 @task
 def count(items: list[int]) -> int:
-    time.sleep(3.0)
+    time.sleep(6.0)  # meanwhile the fleet gets smaller, on a busy machine slowly
     return len(items)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from tests.support.fuzzing.play import Played, play
 CAMPAIGN = campaign(__name__)
 PARTS = 10  # processes share them
 FOUND_WITHIN = 400
+ROOT = Path(__file__).parents[2]
 
 
 def played(choices: Choices) -> Played:
@@ -64,21 +67,34 @@ def test_a_weakening_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert found is not None, f"not found in {FOUND_WITHIN} programs"
 
 
+SHRINKS = """
+import pytest
+from tests.running.test_fuzzer import first_fault, smallest
+from tests.running.weakened import WEAKENED
+
+weaken, kinds, seed = WEAKENED["finds the tasks last"]
+weaken(pytest.MonkeyPatch())
+found = first_fault([seed], kinds)
+assert found is not None
+small = smallest(found[1], most=100)
+assert small.fault is not None
+assert small.fault.kind == found[1].fault.kind
+assert len(small.choices) < len(found[1].choices)
+assert len(small.steps) <= 3, small.told()
+assert len(small.program.nodes) <= 2, small.told()
+assert str(small.fault) in small.told()
+assert "def job(p=" in small.told()
+"""
+
+
 @pytest.mark.heavy
 @pytest.mark.timeout(1200)
-def test_what_is_found_shrinks_to_what_a_person_can_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    weaken, kinds, seed = WEAKENED["finds the tasks last"]
-    weaken(monkeypatch)
-    found = first_fault([seed], kinds)
-    assert found is not None
-    small = smallest(found[1], most=100)
-    assert small.fault is not None
-    assert small.fault.kind == found[1].fault.kind
-    assert len(small.choices) < len(found[1].choices)
-    assert len(small.steps) <= 3
-    assert len(small.program.nodes) <= 2
-    assert str(small.fault) in small.told()
-    assert "def job(p=" in small.told()
+def test_what_is_found_shrinks_to_what_a_person_can_read() -> None:
+    """In a process of its own: in one that has run many tests, each of the hundred trials takes ten times as long."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHRINKS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_seed_replays_to_the_same_steps() -> None:

@@ -71,10 +71,12 @@ def session(folder, tests, *words):
     (folder / "conftest.py").write_text('pytest_plugins = ["tests.fixtures.sessions"]')
     (folder / "pytest.ini").write_text(SETTINGS)
     (folder / "test_it.py").write_text(tests)
+    # This session may itself be one of several processes.
+    alone = {name: value for name, value in environment().items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         cwd=folder,
-        env=environment() | {"HOOKE_TEST_ALL": "0", "HOOKE_TEST_AGAIN": str(int(words == AGAIN))},
+        env=alone | {"HOOKE_TEST_ALL": "0", "HOOKE_TEST_AGAIN": str(int(words == AGAIN))},
         capture_output=True,
         text=True,
         check=False,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from distributed import LocalCluster
+from distributed.core import Status
 from tests.engines.local.test_local_elastic import check_it_goes_on_without_a_lost_host, check_it_grows
 from tests.fixtures.workshop import Workshop
 
@@ -19,6 +20,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
     with LocalCluster(
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
     ) as made:
+        for nanny in made.workers.values():
+            nanny.status = (
+                Status.closing_gracefully
+            )  # a lost worker stays away: its nanny would start it again
         yield made
 
 

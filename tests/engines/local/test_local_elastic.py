@@ -138,7 +138,8 @@ def check_it_goes_on_without_a_lost_host(workshop, **place):
     def kill_host(event):
         if isinstance(event, AttemptStarted) and len(event.workers) == 2 and not killed:
             until((workshop.folder / "saved-2").exists, "a checkpoint")
-            killed.append(int((workshop.folder / "pid-2-1").read_text()))
+            pid = workshop.folder / "pid-2-1"
+            killed.append(int(until(lambda: pid.exists() and pid.read_text(), "the other rank")))
             # What runs the rank, what forked that, and the Dask worker or the actor that this belongs to.
             psutil.Process(killed[0]).parent().parent().kill()
 
