@@ -262,3 +262,38 @@ class TestNames:
         environment = docker_config(tmp_path / "odd", auths={"example.com": {"auth": "%%"}})
         with pytest.raises(UsageError, match=r"has no valid entry for example\.com"):
             credentials_of("example.com", environment)
+
+
+class Moves(BaseHTTPRequestHandler):
+    """Too busy at first; then what is asked for is elsewhere, if `to` says where."""
+
+    def do_GET(self):
+        self.server.seen.append(self.headers.get("Authorization"))
+        busy = len(self.server.seen) == 1 and self.server.to
+        self.send_response(503 if busy else 307 if self.server.to else 200)
+        self.send_header("Location", f"http://127.0.0.1:{self.server.to}{self.path}")
+        self.send_header("Content-Type", INDEX)
+        self.send_header("Content-Length", "17")
+        self.end_headers()
+        self.wfile.write(b'{"manifests": []}')
+
+    def log_message(self, *_):
+        pass
+
+
+def test_where_a_registry_moves_to_gets_no_credentials(layout):
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Moves) for _ in range(2)]
+    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    for server, to in zip(servers, (servers[1].server_address[1], 0), strict=True):
+        server.seen, server.to = [], to
+    for thread in threads:
+        thread.start()
+    where = Registry(parse_image_name(f"127.0.0.1:{servers[0].server_address[1]}/team/x:1"), NOTHING)
+    where._authorization = "Basic secret"
+    with pytest.raises(UsageError, match="has no image for linux"):
+        where.pull(layout)
+    for server, thread in zip(servers, threads, strict=True):
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert [server.seen for server in servers] == [["Basic secret", "Basic secret"], [None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from hooke.base.errors import MissingExtra, UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["DISTRIBUTION", "HOOKE_VERSION", "Plugins", "install_command", "requirements"]
+__all__ = ["DISTRIBUTION", "HOOKE_VERSION", "Plugins", "install_command", "normal_name", "requirements"]
 
 
 # --- Hooke's own distribution.
@@ -27,6 +28,11 @@ def install_command(*extras: str, exact: bool = False, upgrade: bool = False) ->
     wanted = f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION
     wanted += f"=={HOOKE_VERSION}" if exact else ""
     return f"pip install {'--upgrade ' if upgrade else ''}" + (f'"{wanted}"' if extras else wanted)
+
+
+def normal_name(name: str) -> str:
+    """The name of a distribution as all that compare names write it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def requirements() -> list[str]:

@@ -16,6 +16,7 @@ __all__ = [
     "MOST_RANKS",
     "ForkAware",
     "RareCollections",
+    "keep_imports",
     "most_ranks",
     "on_fork",
     "set_variables",

@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from hooke.base.distributions import DISTRIBUTION
+from hooke.base.distributions import DISTRIBUTION, normal_name
 from hooke.base.errors import HookeError, UsageError
 from hooke.images.layout import EPOCH, Image, ImageLayout, Inside, architecture
 
@@ -190,8 +190,8 @@ def wanted_packages(names: Iterable[str]) -> list[Distribution]:
     A requirement that this environment lacks is an extra's or another platform's, and is left out. Raises UsageError for a name that is not
     installed.
     """
-    here = {_normal(each.name): each for each in reversed([*distributions()])}
-    open_ones = [*dict.fromkeys([DISTRIBUTION, *(_normal(name) for name in names)])]
+    here = {normal_name(each.name): each for each in reversed([*distributions()])}
+    open_ones = [*dict.fromkeys([DISTRIBUTION, *(normal_name(name) for name in names)])]
     found: dict[str, Distribution] = {}
     while open_ones:
         name = open_ones.pop()
@@ -213,7 +213,7 @@ def _required(line: str) -> str | None:
     if re.search(r";.*\bextra\s*==", line):
         return None
     name = re.match(r"[A-Za-z0-9._-]+", line)
-    return None if name is None else _normal(name[0])
+    return None if name is None else normal_name(name[0])
 
 
 def packages_of(found: Iterable[Distribution]) -> Iterator[Inside]:
@@ -365,10 +365,6 @@ def _environment(program: str) -> list[Inside]:
     ]
 
 
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 # --- The project.
 
 
@@ -419,8 +415,8 @@ def _of_folder(project: Path) -> list[Path]:
 def dockerfile(packages: Iterable[str]) -> str:
     """A Dockerfile that gives about the same image, its packages fetched from the index in the versions that are installed here."""
     found = wanted_packages(packages)
-    pins = [f"    {each.name}=={each.version}" for each in found if _normal(each.name) != DISTRIBUTION]
-    own = next(each for each in found if _normal(each.name) == DISTRIBUTION)
+    pins = [f"    {each.name}=={each.version}" for each in found if normal_name(each.name) != DISTRIBUTION]
+    own = next(each for each in found if normal_name(each.name) == DISTRIBUTION)
     lines = " \\\n".join([f"    {own.name}=={own.version}", *pins])
     return (
         f"FROM python:{MINOR}-slim\n"

@@ -15,6 +15,7 @@ import os
 import re
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -42,7 +43,9 @@ TIMEOUT_S = 60.0
 PIECE = 1 << 20
 REDIRECTS = 5
 TRIES = 4
-"""Of what may be repeated, where the connection broke or the registry was overloaded."""
+"""Of a request that the registry is too busy to answer."""
+PAUSE_S = 0.5
+"""Before the second of them; twice as long before each further one."""
 TOLD = (301, 302, 303, 307, 308)
 ASKED = re.compile(r'(\w+)="([^"]*)"')
 BUSY = (429, 500, 502, 503, 504)
@@ -251,6 +254,7 @@ class Registry:
                 if answer.status == 401 and self._authorize(answer.headers.get("WWW-Authenticate", "")):
                     continue
                 if answer.status in BUSY and left > 1:
+                    time.sleep(PAUSE_S * 2 ** (TRIES - left))
                     continue
                 if answer.status not in good:
                     raise self._refused(method, path, answer)
@@ -266,7 +270,7 @@ class Registry:
         """Follows redirects, which lose the authorization: the storage behind a registry has its own."""
         for _ in range(REDIRECTS):
             parts = urlsplit(url)
-            own = url.startswith(self._root)
+            own = f"{parts.scheme}://{parts.netloc}" == self._root
             signed = (
                 {**headers, "Authorization": self._authorization}
                 if self._authorization and own

@@ -6,7 +6,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from hooke.base.distributions import normal_name
 from hooke.base.user_code import module_of_method
 
 __all__ = ["PYTHON", "ModuleOrigin", "library_of_method", "origin_of", "project_root"]
@@ -118,7 +118,7 @@ class _Root:
 
     def _candidates(self, top: str) -> Iterator[str]:
         """The metadata named after a top-level module, then the others that list files of it."""
-        yield from _by_name(self.metadata).get(_normal(top), ())
+        yield from _by_name(self.metadata).get(normal_name(top), ())
         yield from _by_top(self.folder, self.metadata).get(top, ())
 
     def _unlisted(self, top: str) -> ModuleOrigin | None:
@@ -161,7 +161,7 @@ def _read_root(folder: str, _mtime_ns: int) -> _Root:
 def _by_name(metadata: tuple[str, ...]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in metadata:
-        found.setdefault(_normal(name.partition("-")[0]), []).append(name)
+        found.setdefault(normal_name(name.partition("-")[0]), []).append(name)
     return found
 
 
@@ -180,7 +180,7 @@ def _by_top(folder: str, metadata: tuple[str, ...]) -> Mapping[str, list[str]]:
 def _claimed(folder: str, name: str) -> frozenset[str]:
     """Top-level modules that a distribution without a list of files says that it has."""
     claimed = (_text(folder, name, "top_level.txt") or "").split()
-    return frozenset(claimed or [_normal(name.partition("-")[0].removesuffix(".egg")).replace("-", "_")])
+    return frozenset(claimed or [normal_name(name.partition("-")[0].removesuffix(".egg")).replace("-", "_")])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -208,10 +208,6 @@ def _distribution(folder: str, name: str) -> ModuleOrigin:
 def _is_content(file: str, digest: str) -> bool:
     """Whether a file of a distribution is its own, not written by the installer for this machine."""
     return bool(digest) and not file.startswith("..") and ".dist-info/" not in file
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _text(folder: str, name: str, file: str) -> str | None:

@@ -28,7 +28,7 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.kubeconfig import find_access
-from hooke.providers.processes import FLEET, MACHINE
+from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.providers.provider import (
     Impossible,
     Machine,
@@ -82,11 +82,7 @@ class KubernetesPods:
 
         Raises UsageError where they are not valid, or there is no access to a cluster.
         """
-        if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
-            raise UsageError(
-                f"command = {command!r} is not a program with its arguments",
-                fix='write a list of words: command = ["dask", "worker", "tls://HOST:PORT"]',
-            )
+        check_command(command, '["dask", "worker", "tls://HOST:PORT"]')
         # The list is read from the store of the cluster itself, so a pod that is not in it does not exist.
         self.facts = ProviderFacts(
             name="kubernetes", usd_per_hour=usd_per_hour, visible_s=5.0, look_s=1.0, sure=True

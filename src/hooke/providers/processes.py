@@ -20,7 +20,7 @@ import psutil
 from hooke.base.errors import UsageError
 from hooke.providers.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
 
-__all__ = ["FLEET", "MACHINE", "Processes"]
+__all__ = ["FLEET", "MACHINE", "Processes", "check_command"]
 
 FLEET = "HOOKE_FLEET"
 """The environment variable with the fleet's tag."""
@@ -50,11 +50,7 @@ class Processes:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """`tag` identifies the fleet on this machine. Raises UsageError where `command` is not a list of words."""
-        if not _is_command(command):
-            raise UsageError(
-                f"command = {command!r} is not a program with its arguments",
-                fix='write a list of words: command = ["python", "worker.py"]',
-            )
+        check_command(command, '["python", "worker.py"]')
         # A list of processes is always current, so a process that is not listed does not exist.
         self.facts = ProviderFacts(
             name="processes", usd_per_hour=usd_per_hour, visible_s=1.0, look_s=0.2, sure=True
@@ -141,13 +137,14 @@ class Processes:
         return found
 
 
-def _is_command(command: object) -> bool:
-    return (
-        isinstance(command, Sequence)
-        and not isinstance(command, str)
-        and bool(command)
-        and all(isinstance(word, str) for word in command)
-    )
+def check_command(command: object, example: str) -> None:
+    """Raises UsageError for what is not a list of words; `example` is one."""
+    words = isinstance(command, Sequence) and not isinstance(command, str) and bool(command)
+    if not words or not all(isinstance(word, str) for word in command):
+        raise UsageError(
+            f"command = {command!r} is not a program with its arguments",
+            fix=f"write a list of words: command = {example}",
+        )
 
 
 def _tagged(tag: str) -> Iterator[tuple[str, psutil.Process]]:

@@ -9,7 +9,6 @@ import getpass
 import logging
 import os
 import platform
-import re
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ import msgspec
 import psutil
 from blake3 import blake3
 
-from hooke.base.distributions import DISTRIBUTION
+from hooke.base.distributions import DISTRIBUTION, normal_name
 from hooke.base.files import write_atomic
 from hooke.journal.events import MadeOf, RunMadeOf
 from hooke.processes.devices import cpus_here, processor
@@ -109,17 +108,12 @@ def _read(path: str, folder: str) -> tuple[str, str] | None:
         editable = direct.exists() and b'"editable": true' in direct.read_bytes().replace(
             b'":true', b'": true'
         )
-        return _normal(name), version + EDITABLE * editable
+        return normal_name(name), version + EDITABLE * editable
     try:
         found = Distribution.at(Path(path, folder))
-        return _normal(found.name), found.version
+        return normal_name(found.name), found.version
     except (PackageNotFoundError, KeyError, TypeError):
         return None
-
-
-def _normal(name: str) -> str:
-    """The normalized name (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # --- The interpreter and the machine, which can affect the last bits of a result.
