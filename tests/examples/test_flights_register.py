@@ -17,7 +17,7 @@ import json
 
 import numpy as np
 import polars as pl
-from flight_features import features
+from flight_features import WORDS, features
 
 import flights
 import hooke
@@ -33,7 +33,7 @@ sent = rows.select(pl.col(name).cast(kind) for name, kind in service.SCHEMA.item
 with client(service.Delay, model=model) as served:
     answer = served.post("/predict", {"flights": sent})
     print((np.array(answer.json()) == model.predict(rows)).all())
-    names = [name for name in service.SCHEMA if sent[0].get(name) is not None or name not in service.WORDS]
+    names = [name for name in service.SCHEMA if sent[0].get(name) is not None or name not in WORDS]
     columns, raw = [], b""
     for name in names:
         words = service.SCHEMA[name] == pl.String

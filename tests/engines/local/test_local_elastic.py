@@ -59,6 +59,10 @@ JOB = """
     def train(folder):
         return steps_of(folder)
 
+    @task(gang=(1, 2))
+    def train_where(folders):
+        return steps_of(folders[0])
+
     @task(cache=False)
     def meet(number, folder):
         Path(folder, f"there-{number}").touch()
@@ -67,7 +71,7 @@ JOB = """
 
     @pipeline
     def lone(folder="."):
-        return train(meet.map([0, 1], folder=folder)[0])  # both machines are there when it begins
+        return train_where(meet.map([0, 1], folder=folder))  # both machines are there, and free, when it begins
 
     @pipeline
     def grows(folder="."):
