@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tests.scaling.planted import TEN, curve, planted
 
@@ -52,6 +52,8 @@ def test_the_units_of_throughput_do_not_matter(law, errors, seed, scale):
     family, shape = law
     measured = planted(family, shape, noise=0.05, seed=seed)
     one = fit(measured, families=[family], errors=errors)
+    if family == "bent_line":  # many bends between the last two N give the same curve
+        assume(np.count_nonzero(measured.n * one.fitted.shape[0] > 1) >= 2)
     other = fit(
         Measurements(measured.n, throughput=scale * measured.throughput), families=[family], errors=errors
     )
