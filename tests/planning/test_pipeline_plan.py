@@ -10,8 +10,10 @@ from tests.measuring.records import record_of
 from hooke import UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import (
+    AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    Failure,
     Measured,
     NodePlanned,
     PlanChecked,
@@ -520,6 +522,30 @@ class TestTimings:
         timing = next(each.timing for each in timed.timed if each.task == "part")
         assert timing.items == 12 - (twin.hi - twin.lo)
         assert timing.seconds * timing.items < 60
+
+    def test_an_elastic_gang_counts_where_it_had_all_its_ranks_from_beginning_to_end(self):
+        """One that began with fewer, or was made larger on its way, says nothing of how long a whole one takes."""
+        whole, fewer, grown = ["a b"], ["a"], ["a", "a b"]
+
+        def run_of(*tries):
+            events = [
+                RunStarted(at=1.0, run="r", pipeline="p", entry="x", place="local:2", host="h"),
+                NodePlanned(node=0, task="t", key="k", gang=2, least_ranks=1),
+            ]
+            for number, workers in enumerate(tries):
+                where = {"attempt": number, "node": 0, "lo": 0, "hi": 1, "worker": "a"}
+                at = 2.0 + 10.0 * number
+                events.append(AttemptStarted(at=at, workers=tuple(workers.split()), **where))
+                if number + 1 < len(tries):
+                    failure = Failure(kind="GangResized", message="it grows")
+                    events.append(AttemptFailed(at=at + 5.0, failure=failure, **where))
+                else:
+                    events.append(AttemptFinished(at=at + 5.0, ref=REF, seconds=5.0, **where))
+            return run_times(events).timed
+
+        (timed,) = run_of(*whole)
+        assert timed.timing.seconds == 5.0
+        assert run_of(*fewer) == run_of(*grown) == []
 
     def test_the_spread_of_items_is_not_that_of_the_means_of_chunks(self):
         """Means of four vary half as much as single ones."""

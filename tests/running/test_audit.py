@@ -84,6 +84,14 @@ JOB = """
         fixed = written("a.txt", "same"), placed("b.txt", "same"), written.map(["c.txt", "d.txt"], text="same")
         return fixed, chance, placed("f.txt"), read(chance), written("g.txt", "same")
 
+    @task(gang=(1, 2))
+    def train() -> str:
+        return os.environ["WORLD_SIZE"]
+
+    @pipeline
+    def trained():
+        return train(), load(3)
+
     @pipeline
     def sound(n: int = 40):
         large = blob()
@@ -202,6 +210,13 @@ def test_what_cannot_be_computed_again_is_said(shop):
         audit(shop.project, task="load")
     with pytest.raises(UsageError, match="no results of a task 'other'"):
         audit(shop.project, task="other")
+
+
+def test_a_result_of_an_elastic_gang_is_not_computed_again(shop):
+    shop.run(name="trained", on="local:2")
+    report = audit(shop.project, sample=50)
+    assert {each.task for each in report.results} == {"load"}
+    assert report.skipped == {"its result depends on how many ranks its gang had, and when": 1}
 
 
 def test_the_seed_chooses_the_sample(shop):
