@@ -29,7 +29,7 @@ from hooke.cli.screens import (
     exit_code,
     machine_error,
 )
-from hooke.processes.start import end_ahead, start_ahead
+from hooke.processes.start import end_ahead
 
 __all__ = ["Commands", "FileOrVerbs", "completion", "hooke", "run_command"]
 
@@ -189,7 +189,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. Every error becomes a screen on stderr."""
     session = CommandSession()
     try:
-        _start_ahead(sys.argv[1:] if arguments is None else arguments)
         code: Any = hooke.main(
             args=None if arguments is None else list(arguments),
             prog_name="hooke",
@@ -222,24 +221,6 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     finally:
         end_ahead()
     return code if isinstance(code, int) else 0
-
-
-_NO_WORKERS = ("--help", "--on", "--detach")
-"""With these, `hooke run` may need no workers of this machine."""
-
-
-def _start_ahead(words: Sequence[str]) -> None:
-    """Start the server that forks workers while this process imports what a run needs: each takes a tenth of a second.
-
-    On one core the one would wait for the other.
-    """
-    told = {word.partition("=")[0] for word in words}
-    if words[:1] != ["run"] or not told.isdisjoint(_NO_WORKERS):
-        return
-    from hooke.processes.devices import cpus_here
-
-    if cpus_here() > 1:
-        start_ahead("hooke.engines.worker.fork_server")
 
 
 _NOT_WHOLE = re.compile(r"is not a valid integer( range)?")

@@ -13,13 +13,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, ClassVar, NoReturn, Self
+from typing import IO, ClassVar, NoReturn, Protocol, Self
 
 from hooke.base.this_process import on_fork
 from hooke.processes.channel import Channel
+from hooke.processes.fork import fork_with_socket
 
 __all__ = [
     "Interrupts",
+    "StartedProcess",
     "end_ahead",
     "end_with",
     "exit_with",
@@ -137,7 +139,26 @@ def _start_with_pair(
     return process, ours
 
 
-def start_with_socket(module: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+class StartedProcess(Protocol):
+    """A child of this process, as `subprocess.Popen` has it."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The same, once it has ended. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        ...
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        ...
+
+
+def start_with_socket(module: str) -> tuple[StartedProcess, socket.socket]:
     """Start `python -m module FD`, FD one end of a socket, as `start_apart`; returns the process and the other end. Raises OSError.
 
     If `start_ahead` has started one that runs, this is it.
@@ -155,7 +176,7 @@ class _Ahead:
 
     started: ClassVar[dict[str, _Ahead]] = {}
 
-    def __init__(self, process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    def __init__(self, process: StartedProcess, ours: socket.socket) -> None:
         self.process, self.socket = process, ours
         on_fork(self)
 
@@ -164,11 +185,15 @@ class _Ahead:
         self.started.clear()
 
 
-def start_ahead(module: str) -> None:
-    """Start what `start_with_socket` will be asked for, so that it is ready then; `end_ahead` ends it if it never is."""
+def start_ahead(module: str, *, main: Callable[[int], None] | None = None) -> None:
+    """Start what `start_with_socket` will be asked for, so that it is ready then; `end_ahead` ends it if it never is.
+
+    With `main`, that of the imported module, it is a fork of this process.
+    """
     if module not in _Ahead.started:
         with contextlib.suppress(OSError):  # who asks for it learns why
-            _Ahead.started[module] = _Ahead(*start_with_socket(module))
+            started = fork_with_socket(module, main) if main is not None else start_with_socket(module)
+            _Ahead.started[module] = _Ahead(*started)
 
 
 def end_ahead() -> None:

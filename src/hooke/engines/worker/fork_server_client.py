@@ -29,7 +29,7 @@ from hooke.engines.worker.fork_server import (
     pack_frame,
 )
 from hooke.processes.channel import Channel, Tickets, patiently, send_all, take_frames
-from hooke.processes.start import start_with_socket
+from hooke.processes.start import StartedProcess, start_with_socket
 
 __all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
 
@@ -66,7 +66,7 @@ class ForkServer:
     """One fork server, started by the first `spawn`. A forked child of this process does not inherit it."""
 
     def __init__(self) -> None:
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: StartedProcess | None = None
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._reports: list[Report] = []
