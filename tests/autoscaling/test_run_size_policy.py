@@ -1,12 +1,12 @@
 """The policy for batch work: what it keeps to whatever it is shown, and what it does in plain cases."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from hooke.autoscaling.observation import (
     FleetLimits,

@@ -1,9 +1,8 @@
 """Runs whose number of workers follows the work: in virtual time, and on real processes."""
 
-from dataclasses import replace
-
 import pytest
 from distributed import LocalCluster
+from msgspec.structs import replace
 from tests.fleets import jobs
 from tests.fleets.played import Place, play
 

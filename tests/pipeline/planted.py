@@ -1,8 +1,7 @@
 """Bugs to be found: small changes of the production classes, each of a kind that schedulers have had."""
 
-from dataclasses import replace
-
 import msgspec
+from msgspec.structs import replace
 
 from hooke.journal.events import AttemptFinished
 from hooke.pipeline.run_state import RunState

@@ -2,10 +2,10 @@
 
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.pipeline.test_runner import Driven, HandEngine, chain, fresh, listed, one
 from tests.store.counted_files import AtOnce, counted
 

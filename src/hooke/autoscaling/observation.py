@@ -6,8 +6,9 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from hooke.base.errors import BeyondTheData
 from hooke.journal import events
@@ -27,8 +28,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     """How far a task scales, by its law. Beyond the law's data more workers bring no gain."""
 
     speedup: tuple[float, ...]
@@ -45,8 +45,7 @@ class Scaling:
         return table[min(n, len(table)) - 1] if n > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskWork:
+class TaskWork(msgspec.Struct, frozen=True, kw_only=True):
     """The remaining items of one task: those of its maps, and its calls."""
 
     task: str
@@ -86,8 +85,7 @@ class TaskWork:
         return self.now + self.waiting
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadyWorker:
+class ReadyWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that is ready. It is idle when it does no useful work, whatever its processes do."""
 
     name: str
@@ -97,8 +95,7 @@ class ReadyWorker:
     """Why it must not be ended: `gang train`, `shuffle`; empty where it may be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker costs while it lives, useful or not."""
 
     usd_per_hour: float = 0.0
@@ -108,8 +105,7 @@ class Price:
     """From the release of a worker until it costs nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetLimits:
+class FleetLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits on a run's workers."""
 
     low: int = 0
@@ -123,8 +119,7 @@ class FleetLimits:
     budget_usd: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """A fleet at one moment."""
 
     target: int
@@ -175,8 +170,7 @@ STARTS_KEPT = 5
 """The median of the last starts is used, since a single one may be slow by chance."""
 
 
-@dataclass(slots=True)
-class Durations:
+class Durations(msgspec.Struct):
     """Seconds of single items, estimated from attempts at several of them."""
 
     items: int = 0
@@ -198,9 +192,8 @@ class Durations:
         return math.sqrt(max(self._squares, 0.0) / (self.attempts - 1)) if self.attempts > 1 else 0.0
 
 
-@dataclass(slots=True)
-class _Seen:
-    running: set[int] = field(default_factory=set)
+class _Seen(msgspec.Struct):
+    running: set[int] = msgspec.field(default_factory=set)
     since: float = 0.0
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from hooke.autoscaling.observation import Observation, TaskWork
 from hooke.base.formats import format_seconds
@@ -23,8 +25,7 @@ CAUTION = 2.0
 """Standard deviations that a pessimistic forecast adds; one case in forty is longer still."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     """How long the remaining work takes: `have` workers are ready, more join after `start_s`. With `caution` the pessimistic end."""
 
     works: tuple[TaskWork, ...]
@@ -105,8 +106,7 @@ class Forecast:
         return work.scaling.of(workers, pessimistic=self.caution > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class FleetDecision:
+class FleetDecision(msgspec.Struct, frozen=True):
     """The number of workers. `reason` is one plain sentence, whose words stay the same while only numbers change.
 
     `bound` is what limits the number: `work` (more have no work), `start` (the rest is not worth a start), `knee` or
@@ -124,8 +124,7 @@ def decide(now: float, seen: Observation) -> FleetDecision:
     return _Choice(now, seen).made()
 
 
-@dataclass(frozen=True, slots=True)
-class _Most:
+class _Most(msgspec.Struct, frozen=True):
     """An upper bound with its reason; `bound` is as in FleetDecision."""
 
     n: int

@@ -8,7 +8,6 @@ import shutil
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -39,8 +38,7 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """`HOST:PORT` of the authority that issued it; empty on the authority's own machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
+class Keys(msgspec.Struct, frozen=True):
     """The folder `.hooke/fleets/NAME/keys` of a machine. Only its owner can read it."""
 
     folder: Path
@@ -160,8 +158,7 @@ def _rename(made: Path, folder: Path) -> None:
 _ADDRESS = re.compile(r"(\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9_.-]+)):(?P<port>[0-9]{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """A host, by name or IP address, and a port."""
 
     host: str

@@ -8,7 +8,6 @@ import shlex
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter
 from pathlib import Path
@@ -217,8 +216,7 @@ def _yaml(data: bytes) -> Any:
 # --- Parameters of a pipeline.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(msgspec.Struct, frozen=True, kw_only=True):
     """One parameter: `--test-months` for `test_months`. `kind` is its annotation, None without one."""
 
     name: str

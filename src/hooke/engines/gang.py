@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -64,13 +63,12 @@ _ECHO = re.compile(
 """Errors of a rank that lost its connection to another one."""
 
 
-@dataclass(slots=True)
-class Gang:
+class Gang(msgspec.Struct):
     """The ranks of one attempt, and the answer of each."""
 
     call: Call
-    finished: dict[int, AttemptFinished] = field(default_factory=dict)
-    failed: dict[int, AttemptFailed] = field(default_factory=dict)
+    finished: dict[int, AttemptFinished] = msgspec.field(default_factory=dict)
+    failed: dict[int, AttemptFailed] = msgspec.field(default_factory=dict)
     """In the order in which they were reported."""
     gathered: Ref | None = None
     """The list of all results, once it is stored."""

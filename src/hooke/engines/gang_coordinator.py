@@ -8,8 +8,9 @@ host, in the driver's process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.engines.gang import (
@@ -70,8 +71,7 @@ class RankHosts(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _GangTry:
+class _GangTry(msgspec.Struct, kw_only=True, eq=False):
     """One try to run a gang."""
 
     number: int
@@ -81,7 +81,7 @@ class _GangTry:
     there: set[str]
     """Hosts that may still have ranks of it."""
     since_s: float | None = None
-    workers: dict[int, str] = field(default_factory=dict)
+    workers: dict[int, str] = msgspec.field(default_factory=dict)
     """Rank -> its process, once that is ready."""
     begun: bool = False
     gathers: bool = False

@@ -8,8 +8,10 @@ import socket
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from hooke.autoscaling.observation import FleetLimits, Observation, Price, RunObserver, Scaling, TaskWork
 from hooke.autoscaling.run_size_policy import FleetDecision, decide
@@ -52,8 +54,7 @@ MOST_SHARE = 0.02
 """The share of the driver's time that decisions may take."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskHistory:
+class TaskHistory(msgspec.Struct, frozen=True, kw_only=True):
     """What earlier runs and studies tell about a task: how far it scales, and how long an item took."""
 
     scaling: Scaling | None = None
@@ -228,8 +229,7 @@ RELEASE_S = 1.0
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTargets:
+class RunTargets(msgspec.Struct, frozen=True, kw_only=True):
     """When the run must be done, and what it may cost; None is no limit."""
 
     deadline: float | None = None
@@ -332,8 +332,7 @@ def sized_by(place: BackendChoice, wanted: RunTargets, graph: Graph, past: PastR
 # -- the history of tasks --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LawScope:
+class LawScope(msgspec.Struct, frozen=True, kw_only=True):
     """Which laws apply: those of a pipeline's `entry` (file and name), measured on the backend `place`."""
 
     entry: str

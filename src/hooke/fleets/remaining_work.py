@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hooke.pipeline.node_state import NodeState
 from hooke.pipeline.run_state import RunState
@@ -11,8 +12,7 @@ from hooke.pipeline.run_state import RunState
 __all__ = ["RemainingWork", "remaining_work"]
 
 
-@dataclass(slots=True, kw_only=True)
-class RemainingWork:
+class RemainingWork(msgspec.Struct, kw_only=True):
     """The remaining work of one task, in items of maps and calls.
 
     `running_s` has the seconds and the items of each running attempt.
@@ -29,8 +29,8 @@ class RemainingWork:
     ready: int = 0
     waiting: int = 0
     open_ended: bool = False
-    running_s: list[tuple[float, int]] = field(default_factory=list)
-    expected_s: list[float] = field(default_factory=list)
+    running_s: list[tuple[float, int]] = msgspec.field(default_factory=list)
+    expected_s: list[float] = msgspec.field(default_factory=list)
     """Seconds that remaining items took in earlier runs, if known."""
 
 

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +33,7 @@ __all__ = ["Segment", "SegmentReader", "first_event", "follow", "last_event", "r
 _decoder = msgspec.msgpack.Decoder(Event)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """One process's part of a journal: its events in the order of appending, and its torn end, if any."""
 
     name: str

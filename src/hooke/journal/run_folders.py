@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+
+import msgspec
 
 from hooke.base.background_fsync import sync_files
 from hooke.base.errors import JournalError, UsageError
@@ -137,8 +138,7 @@ def _some(names: list[str]) -> str:
 # --- The output of tasks in a run's folder.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line that a task printed. `items` are the items of a map, as `[3]` or `[0..9]`; empty for a call.
 
     `attempt` is the attempt's number in the run, `number` which of the task's `tries` it was. `twin` is True for a second attempt beside
@@ -163,8 +163,7 @@ class LogLine:
         return f"{self.whose} | {readable(self.text)}"
 
 
-@dataclass(slots=True)
-class Transcript:
+class Transcript(msgspec.Struct):
     """Turns a run's events into the lines of its attempts, each once.
 
     Each worker has a file. The last event of an attempt names its span of that file. Output after the last span belongs
@@ -173,13 +172,13 @@ class Transcript:
 
     folder: Path
     only: str = ""
-    _tasks: dict[int, events.NodePlanned] = field(default_factory=dict)
-    _tries: dict[tuple[int, int], int] = field(default_factory=dict)
+    _tasks: dict[int, events.NodePlanned] = msgspec.field(default_factory=dict)
+    _tries: dict[tuple[int, int], int] = msgspec.field(default_factory=dict)
     """Node and item -> which of its tries comes next or runs, if not the first."""
-    _started: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    _started: dict[int, tuple[int, bool]] = msgspec.field(default_factory=dict)
     """Attempt -> which try, and whether it is a second attempt, if it is not plainly the first."""
-    _running: dict[str, events.AttemptStarted] = field(default_factory=dict)
-    _told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _running: dict[str, events.AttemptStarted] = msgspec.field(default_factory=dict)
+    _told: dict[str, int] = msgspec.field(default_factory=lambda: defaultdict(int))
 
     def event(self, event: events.Event) -> Iterator[LogLine]:
         """The lines that become known with the event."""

@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
+
+import msgspec
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import JournalError
@@ -46,8 +47,7 @@ MOST_BYTES = 0xFFFF_FFFF
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TornTail:
+class TornTail(msgspec.Struct, frozen=True, kw_only=True):
     """The torn end of a segment whose writer or machine died: `cut` bytes from `offset` on are not a whole record."""
 
     path: Path
@@ -59,8 +59,7 @@ class TornTail:
         return f"{self.path}: the last {self.cut} bytes, from offset {self.offset}, are not a whole record ({self.why})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentDamage:
+class SegmentDamage(msgspec.Struct, frozen=True, kw_only=True):
     """Where and why a scan ended before the end of the file, and how many whole records follow."""
 
     offset: int

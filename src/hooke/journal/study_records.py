@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -56,8 +55,7 @@ SEARCH_PREFIX = "search-"
 """The prefix of every search's id."""
 
 
-@dataclass(slots=True, kw_only=True)
-class TrialRecord:
+class TrialRecord(msgspec.Struct, kw_only=True):
     """A trial and its status: `running`, `finished` with its value, `pruned` or `failed`."""
 
     trial: int
@@ -71,14 +69,13 @@ class TrialRecord:
     message: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class SearchRecord:
+class SearchRecord(msgspec.Struct, kw_only=True):
     """A search, by its journal. `finished` is None while it runs, and if its driver died."""
 
     begun: RunStarted
     looked: SearchStarted
-    trials: dict[int, TrialRecord] = field(default_factory=dict)
-    told: list[int] = field(default_factory=list)
+    trials: dict[int, TrialRecord] = msgspec.field(default_factory=dict)
+    told: list[int] = msgspec.field(default_factory=list)
     """Trials that finished or were pruned, in the order in which they did."""
     finished: RunFinished | None = None
 

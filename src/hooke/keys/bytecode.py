@@ -15,10 +15,11 @@ import linecache
 import re
 import types
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import msgspec
 from blake3 import blake3
+from msgspec.structs import replace
 
 from hooke.keys.encoding import SCALARS, compound, integer, raw, text
 
@@ -58,8 +59,7 @@ _KEEPING = re.compile(r"JUMP_IF_(TRUE|FALSE)_OR_POP")
 _TESTING = re.compile(r"(?:POP_)?JUMP_IF_(TRUE|FALSE)(?:_OR_POP)?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     """One instruction: `value` is its constant, name or jump target (an instruction number), else its raw argument."""
 
     op: str
@@ -69,8 +69,7 @@ class Instruction:
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """A code object's instructions, and the digest of its behavior, including nested code."""
 
     digest: bytes
@@ -219,8 +218,7 @@ _BETWEEN = frozenset({"IMPORT_FROM", "SWAP", "POP_TOP", "ROT_TWO"})
 _SKIPPED = frozenset({"PUSH_NULL", "COPY_FREE_VARS", "MAKE_CELL"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """A global that is read. `chain` has the attributes that are read from it; `fixed`: its attribute name is constant.
 
     `loads` is the import that a call with one constant text would be, if the global is `import_module` or the like.
@@ -233,8 +231,7 @@ class Reference:
     loads: Import | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Import:
+class Import(msgspec.Struct, frozen=True, kw_only=True):
     """An import inside a body: the chains read from the module (`top`: from its top package); () means all of it."""
 
     module: str
@@ -244,8 +241,7 @@ class Import:
     line: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class References:
+class References(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a code object and the code nested in it refer to, in the order of the instructions."""
 
     globals: tuple[Reference, ...]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 
+import msgspec
 from blake3 import blake3
 
 __all__ = [
@@ -62,8 +62,7 @@ def expansion_key(key: Key) -> Key:
     return combine("expansion", key)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodePart:
+class CodePart(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a function reaches.
 
     `kind` is function, class, global, closure, default, module, distribution or opaque; `digest` is of its own
@@ -78,8 +77,7 @@ class CodePart:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodePrint:
+class CodePrint(msgspec.Struct, frozen=True, kw_only=True):
     """The key of a function's code with its parts, the function first; `notes` say where static analysis failed.
 
     `foreign` has the qualified names that it uses from the standard library and from distributions.
@@ -91,8 +89,7 @@ class CodePrint:
     foreign: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(msgspec.Struct, frozen=True):
     """The name by which a part reaches another, and that part's number in the order of discovery."""
 
     label: str
@@ -100,8 +97,7 @@ class Edge:
     target: int
 
 
-@dataclass(slots=True, kw_only=True)
-class FingerprintPart:
+class FingerprintPart(msgspec.Struct, kw_only=True):
     """A part while the walk fills it in. `file` is its module's; `text` is called at the end, if at all."""
 
     kind: str
@@ -110,14 +106,13 @@ class FingerprintPart:
     line: int = 0
     digest: bytes = b""
     text: Callable[[], str] = str
-    edges: list[Edge] = field(default_factory=list)
+    edges: list[Edge] = msgspec.field(default_factory=list)
 
 
 # --- The changes between two fingerprints of code, for people.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CodeChange:
+class CodeChange(msgspec.Struct, frozen=True, kw_only=True):
     """A part that changed: `what` is `changed`, `added` or `removed`; `diff` is a unified diff of its text."""
 
     what: str

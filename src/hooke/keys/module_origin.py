@@ -9,10 +9,10 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.distributions import normal_name
@@ -26,8 +26,7 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}" + ("", " -O", " -O
 _MARKERS = (("hooke.toml",), ("pyproject.toml", "setup.py", "setup.cfg", ".git", ".hg"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModuleOrigin:
+class ModuleOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """`local` modules count by their code, others by `distribution` ("python": standard library) and `version`."""
 
     local: bool
@@ -101,8 +100,7 @@ def _roots(top: str, folder: str, name: str) -> Iterator[str]:
         folder, name = os.path.split(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class _Root:
+class _Root(msgspec.Struct, frozen=True):
     """A folder with the metadata of distributions that were installed into it."""
 
     folder: str

@@ -13,9 +13,10 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
+
+import msgspec
 
 from hooke.base.user_code import is_users
 from hooke.keys.bytecode import references
@@ -30,23 +31,22 @@ _ELEMENTS = 100
 """Elements of a container that are looked at, for code and texts."""
 
 
-@dataclass(slots=True, eq=False)
-class ReachedCode:
+class ReachedCode(msgspec.Struct, eq=False):
     """What a function reaches."""
 
-    codes: set[types.CodeType] = field(default_factory=set)
+    codes: set[types.CodeType] = msgspec.field(default_factory=set)
     """The user's functions, with those inside them."""
-    files: set[str] = field(default_factory=set)
+    files: set[str] = msgspec.field(default_factory=set)
     """Files of the user's modules whose code or attributes it reads."""
-    keeping: set[types.CodeType] = field(default_factory=set)
+    keeping: set[types.CodeType] = msgspec.field(default_factory=set)
     """Functions that may keep a result in memory: cached ones, and those that bind globals or fill a container of theirs."""
-    caches: dict[types.CodeType, Callable[[], Any]] = field(default_factory=dict)
+    caches: dict[types.CodeType, Callable[[], Any]] = msgspec.field(default_factory=dict)
     """`cache_info` of each function that has one."""
-    texts: set[str] = field(default_factory=set)
+    texts: set[str] = msgspec.field(default_factory=set)
     """Constants, and values of globals, that may name a file."""
-    importable: set[str] = field(default_factory=set)
+    importable: set[str] = msgspec.field(default_factory=set)
     """Folders from which it imports modules by computed names: the key has the source of all of them."""
-    _named: dict[str, frozenset[str]] = field(default_factory=dict)
+    _named: dict[str, frozenset[str]] = msgspec.field(default_factory=dict)
 
     def named(self, folder: str) -> frozenset[str]:
         """The absolute paths that the texts name, seen from a folder."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
+
+import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable
 from hooke.keys.encoding import CONTAINERS, SCALARS, SHORT, Encoder, NoKey, shrink, text
@@ -21,15 +22,14 @@ _ENCODERS: WeakKeyDictionary[type, Encoder] = WeakKeyDictionary()
 _NEVER = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class KeptEncodings:
+class KeptEncodings(msgspec.Struct, frozen=True):
     """What walks over several values share, none of which changes meanwhile."""
 
     shared: Mapping[int, object]
     """Identity -> a value that is in several of them."""
-    encodings: dict[int, bytes] = field(default_factory=dict)
+    encodings: dict[int, bytes] = msgspec.field(default_factory=dict)
     """Those of the shared values that no leaf is in."""
-    codes: dict[int, tuple[object, bytes]] = field(default_factory=dict)
+    codes: dict[int, tuple[object, bytes]] = msgspec.field(default_factory=dict)
 
 
 class ValuePrinter:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,8 +47,7 @@ _ALIAS = re.compile(r"[\w-]+")
 _RESERVED = re.compile(r"latest|[vV]\d+", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionQuery:
+class VersionQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A reference to a version: by alias, by number, or the newest."""
 
     name: str
@@ -235,8 +233,7 @@ MOST_ROUNDS = 50
 """Limit of rounds of moving an alias and checking again; each extra round means that another process moved it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
+class Aim(msgspec.Struct, frozen=True, kw_only=True):
     """A metric, and whether lower is better."""
 
     metric: str

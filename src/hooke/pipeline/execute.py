@@ -59,8 +59,7 @@ SAMPLED = 5
 MOST_BLOCKS = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expansion:
+class Expansion(msgspec.Struct, frozen=True, kw_only=True):
     """The items of a dynamic map: how many, a stored `bytes` of 16 per item, and lists of argument tuples in blocks."""
 
     items: int
@@ -695,13 +694,12 @@ def _plain_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
-@dataclass(slots=True)
-class _Outcome:
+class _Outcome(msgspec.Struct):
     """The outcome of an attempt, filled in as it runs: a failure keeps the items before it."""
 
     record: Attempt | None = None
     ref: Ref | None = None
-    results: list[Any] = field(default_factory=list)
+    results: list[Any] = msgspec.field(default_factory=list)
     done: int = 0
     failing: str = ""
     expansion: Expansion | None = None
@@ -710,7 +708,7 @@ class _Outcome:
     """Keys of finished items with checkpoint folders."""
     used: TaskCheckpoints | None = None
     observed: tuple[ItemsObserved, ...] = ()
-    data: DataSetsRead = field(default_factory=DataSetsRead)
+    data: DataSetsRead = msgspec.field(default_factory=DataSetsRead)
     data_read: tuple[DataSetRead, ...] = ()
 
 

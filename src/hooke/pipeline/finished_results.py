@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
@@ -283,8 +282,7 @@ class Lineage:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sources:
+class _Sources(msgspec.Struct, frozen=True, kw_only=True):
     """The results that a node is computed from: those for all items, those that item i takes item i of, those for its list.
 
     `in_items`: each item of a list that the pipeline gave may hold results of its own.
@@ -330,18 +328,17 @@ def _joined(pieces: Iterable[ItemsMadeFrom]) -> Iterator[ItemsMadeFrom]:
         yield last
 
 
-@dataclass(slots=True, kw_only=True)
-class Look:
+class Look(msgspec.Struct, kw_only=True):
     """A question to hosts where tasks run: which of the inputs of stored results are others there?"""
 
     asked_at: int
     """The `forgotten` of the inputs then."""
-    nodes: list[int] = field(default_factory=list)
+    nodes: list[int] = msgspec.field(default_factory=list)
     """They wait for the answer."""
-    inputs: dict[Observed, None] = field(default_factory=dict)
-    calls: dict[int, Manifest] = field(default_factory=dict)
+    inputs: dict[Observed, None] = msgspec.field(default_factory=dict)
+    calls: dict[int, Manifest] = msgspec.field(default_factory=dict)
     """Those that are not answered yet, by their numbers."""
-    changed: list[Observed] = field(default_factory=list)
+    changed: list[Observed] = msgspec.field(default_factory=list)
 
 
 # --- The results that a run had before its driver died, read from its journal by the keys of its nodes.
@@ -349,12 +346,11 @@ class Look:
 UNHEARD_PER_SLOT = 2 + MOST_BEHIND
 
 
-@dataclass(slots=True, kw_only=True)
-class RecoveredResults:
+class RecoveredResults(msgspec.Struct, kw_only=True):
     """The results of a node in the journal."""
 
-    segments: list[Segment] = field(default_factory=list)
-    pieces: list[ItemsMadeFrom] = field(default_factory=list)
+    segments: list[Segment] = msgspec.field(default_factory=list)
+    pieces: list[ItemsMadeFrom] = msgspec.field(default_factory=list)
     """What they were made from, in order; other items were made from nothing but what their keys name."""
     expansion: MapExpanded | None = None
 
@@ -366,11 +362,10 @@ class RecoveredResults:
                     yield (a, b, ref, start + a - lo), made_from
 
 
-@dataclass(slots=True, kw_only=True)
-class Recovered:
+class Recovered(msgspec.Struct, kw_only=True):
     """Node key -> its known results. An edited node has another key, so it takes none of them."""
 
-    known: dict[str, RecoveredResults] = field(default_factory=dict)
+    known: dict[str, RecoveredResults] = msgspec.field(default_factory=dict)
     next_attempt: int = 1
     """Above every attempt that was submitted, including those that the journal may not know.
 
@@ -396,12 +391,11 @@ def recover(events: Iterable[Event], *, tainted: bool = False) -> Recovered:
     )
 
 
-@dataclass(slots=True)
-class _Past:
-    known: dict[str, RecoveredResults] = field(default_factory=dict)
-    done: dict[str, SegmentMap] = field(default_factory=dict)
-    pieces: dict[str, list[ItemsMadeFrom]] = field(default_factory=dict)
-    keys: dict[int, str] = field(default_factory=dict)
+class _Past(msgspec.Struct):
+    known: dict[str, RecoveredResults] = msgspec.field(default_factory=dict)
+    done: dict[str, SegmentMap] = msgspec.field(default_factory=dict)
+    pieces: dict[str, list[ItemsMadeFrom]] = msgspec.field(default_factory=dict)
+    keys: dict[int, str] = msgspec.field(default_factory=dict)
     last_attempt: int = 0
     most_slots: int = 0
     tainted: bool = False

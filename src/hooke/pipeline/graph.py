@@ -216,15 +216,14 @@ def need_of(graph: Graph, use: Use) -> Need:
 # --- Waiters, by the node that they wait for, so that an event costs only what it wakes.
 
 
-@dataclass(slots=True)
-class Waiters:
+class Waiters(msgspec.Struct):
     """The nodes that wait for whole nodes, for single items, and maps that follow item by item."""
 
     graph: Graph
-    whole: dict[int, list[int]] = field(default_factory=dict)
+    whole: dict[int, list[int]] = msgspec.field(default_factory=dict)
     """Of the nodes that are in `item` or `elementwise`. All children of another node wait for the whole of it."""
-    item: dict[int, dict[int, list[int]]] = field(default_factory=dict)
-    elementwise: dict[int, list[int]] = field(default_factory=dict)
+    item: dict[int, dict[int, list[int]]] = msgspec.field(default_factory=dict)
+    elementwise: dict[int, list[int]] = msgspec.field(default_factory=dict)
 
     def of_whole(self, node: int) -> Sequence[int]:
         """The nodes that wait for all of `node`."""

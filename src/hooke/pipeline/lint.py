@@ -11,10 +11,11 @@ import builtins
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from types import FunctionType
 from typing import Any, TypeAlias
+
+import msgspec
 
 from hooke.base.errors import TraceError
 from hooke.base.user_code import SourceLine, shorten_path
@@ -31,8 +32,7 @@ _PROBES = frozenset({isinstance, type, id, callable, hasattr, getattr})
 """Builtins that inspect an object without calling its methods."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LintFinding:
+class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
     """A mistake in a body that Python would not report."""
 
     what: str

@@ -131,8 +131,7 @@ def _items(seconds: float, mean_s: float, most: int) -> int:
 # --- Messages: plans of nodes, effects for the runner, and the runner's answers.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodePlan:
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What the scheduler needs to know of a node besides its position in the graph."""
 
     cpus: float = 1.0
@@ -146,7 +145,7 @@ class NodePlan:
     """Of an elastic gang: the fewest slots with which it runs. 0 for any other task."""
     repeatable: bool = True
     """Whether two attempts at the same items may run at once; False for a task that is declared impure."""
-    expected_s: Mapping[int, float] = field(default_factory=dict)
+    expected_s: Mapping[int, float] = msgspec.field(default_factory=dict)
     """Item -> its seconds in an earlier run, if known."""
 
     @property

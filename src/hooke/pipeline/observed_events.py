@@ -14,7 +14,6 @@ import tempfile
 import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,12 @@ class ReadEvent(msgspec.Struct, frozen=True, array_like=True):
     """By the monotonic clock, which is the same for all processes of a machine."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, kw_only=True, eq=False):
     """What has happened in an attempt, or, without one, in the process."""
 
     rules: PathRules
     number: int
-    reach: ReachedCode = field(default_factory=ReachedCode)
+    reach: ReachedCode = msgspec.field(default_factory=ReachedCode)
     lo: int = 0
     done: Sequence[Any] = ()
     """The results so far: their number tells the item."""
@@ -73,13 +71,13 @@ class AttemptRecord:
     baseline: Mapping[bytes, bytes] | None = None
     """The environment before the attempt: a variable that differs was set by the attempt itself."""
     arguments: Callable[[int], Iterable[Any]] = lambda _: ()
-    events: dict[tuple[int, str, str], tuple[ReadEvent, tuple[types.CodeType, ...]]] = field(
+    events: dict[tuple[int, str, str], tuple[ReadEvent, tuple[types.CodeType, ...]]] = msgspec.field(
         default_factory=dict
     )
-    variables: set[str] = field(default_factory=set)
+    variables: set[str] = msgspec.field(default_factory=set)
     """Values of variables that were looked up: they may name files."""
-    hits: dict[types.CodeType, int] = field(default_factory=dict)
-    imported: set[str] = field(default_factory=set)
+    hits: dict[types.CodeType, int] = msgspec.field(default_factory=dict)
+    imported: set[str] = msgspec.field(default_factory=set)
     """Files of modules that the attempt loaded and the key does not have."""
     trouble: str = ""
     stale: str = ""
@@ -226,15 +224,14 @@ def _below(path: str, folder: str) -> bool:
 # --- From events to inputs.
 
 
-@dataclass(slots=True, kw_only=True)
-class Settled:
+class Settled(msgspec.Struct, kw_only=True):
     """The inputs of an attempt, before they are put together by item."""
 
-    inputs: dict[tuple[str, str], Observed] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], Observed] = msgspec.field(default_factory=dict)
     """(kind of event, name) -> the input."""
-    read_by: dict[tuple[str, str], set[int]] = field(default_factory=dict)
-    wrote: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
-    unsettled: dict[int, str] = field(default_factory=dict)
+    read_by: dict[tuple[str, str], set[int]] = msgspec.field(default_factory=dict)
+    wrote: dict[int, set[str]] = msgspec.field(default_factory=lambda: defaultdict(set))
+    unsettled: dict[int, str] = msgspec.field(default_factory=dict)
 
     def items(self, lo: int, hi: int, kept: Mapping[Observed, int]) -> tuple[ItemsObserved, ...]:
         """By items `lo..hi`, equal neighbours together. `kept`: an input that the process kept in memory -> the first item that has it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from hooke.base.observed import StoredPart, note_result
 from hooke.base.ref import Ref
@@ -32,8 +33,7 @@ __all__ = [
 Path: TypeAlias = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredValue:
+class StoredValue(msgspec.Struct, frozen=True):
     """A stored object, or the part of it at `path`."""
 
     ref: Ref
@@ -43,8 +43,7 @@ class StoredValue:
         return StoredValue, (self.ref, self.path)  # the default of a dataclass with slots takes 10 us
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True):
     """Element `index` of a stored list, or the part of it at `path`."""
 
     ref: Ref
@@ -55,8 +54,7 @@ class Element:
         return Element, (self.ref, self.index, self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItems:
+class StoredItems(msgspec.Struct, frozen=True):
     """Elements `start..start+count` of each stored list, joined into one list; then the part at `path`."""
 
     pieces: tuple[tuple[Ref, int, int], ...]
@@ -66,8 +64,7 @@ class StoredItems:
         return StoredItems, (self.pieces, self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True):
     """A value that was packed before, since many calls have it. The same `number` is the same object, within one call."""
 
     data: bytes

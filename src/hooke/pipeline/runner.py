@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
@@ -67,8 +66,7 @@ MOST_LOOKED_AT = 500
 """Inputs that one call looks at: some 60 KB. The hosts share larger numbers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerParts:
+class RunnerParts(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a runner."""
 
     run: str
@@ -81,9 +79,11 @@ class RunnerParts:
     clock: Clock
     logs: Path | None = None
     """The folder of the workers' output, in `WORKER.log`; None if it is not kept."""
-    inputs: InputsNow = field(default_factory=lambda: InputsNow(root=Path.cwd(), environment=os.environ))
+    inputs: InputsNow = msgspec.field(
+        default_factory=lambda: InputsNow(root=Path.cwd(), environment=os.environ)
+    )
     """The files and variables as they are now, which results may have been made from."""
-    recovered: Recovered = field(default_factory=Recovered)
+    recovered: Recovered = msgspec.field(default_factory=Recovered)
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
     """Nodes that run although the store has their results; what this run has done itself counts."""

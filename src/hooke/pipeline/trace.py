@@ -18,7 +18,6 @@ import types
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePath
 from typing import Any, Literal
@@ -442,15 +441,14 @@ def _promises_beside_fixed(values: Iterable[Any]) -> list[Promise] | None:
     return promises
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(msgspec.Struct):
     """What is in the arguments of a call: short nestings, and in them long ones, long texts, promises and other objects."""
 
-    small: dict[int, Any] = field(default_factory=dict)
-    units: dict[int, Any] = field(default_factory=dict)
-    texts: list[Any] = field(default_factory=list)
-    promises: list[Promise] = field(default_factory=list)
-    objects: dict[int, Any] = field(default_factory=dict)
+    small: dict[int, Any] = msgspec.field(default_factory=dict)
+    units: dict[int, Any] = msgspec.field(default_factory=dict)
+    texts: list[Any] = msgspec.field(default_factory=list)
+    promises: list[Promise] = msgspec.field(default_factory=list)
+    objects: dict[int, Any] = msgspec.field(default_factory=dict)
 
     def look(self, value: Any, depth: int = 0) -> None:
         kind = type(value)
@@ -535,8 +533,7 @@ def _rebuilt(value: Any, copies: dict[int, Any], depth: int = 0) -> Any:
 # A nesting of lists, tuples, dicts and sets is unchanged if each holds the same objects as before, in the same order.
 
 
-@dataclass(slots=True)
-class _Plain:
+class _Plain(msgspec.Struct):
     original: Any
     copy: Any
     copies: dict[int, Any]
@@ -642,8 +639,7 @@ def _inside(value: Any) -> list[Any]:
     return pickler.inside
 
 
-@dataclass(slots=True)
-class _Pickled:
+class _Pickled(msgspec.Struct):
     data: bytes
     buffers: list[pickle.PickleBuffer]
     named: dict[int, Any]
@@ -697,8 +693,7 @@ def _pickled(value: Any) -> _Pickled | None:
     return _Pickled(file.getvalue(), buffers, pickler.named)
 
 
-@dataclass(slots=True)
-class _Kept:
+class _Kept(msgspec.Struct):
     """Objects, or several that are connected, as they were when calls got them."""
 
     of: str
@@ -707,7 +702,7 @@ class _Kept:
     digest: bytes
     saved: Callable[[], Any] | None
     size: int
-    users: list[dict[str, Any]] = field(default_factory=list)
+    users: list[dict[str, Any]] = msgspec.field(default_factory=list)
     """The arguments of the calls that have them."""
 
 

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import NoReturn
 
 from hooke.base.this_process import keep_imports
 from hooke.processes.process_output import flush_output
@@ -141,7 +140,8 @@ def fork_with_socket(module: str, main: Callable[[int], None]) -> tuple[ForkedPr
     return ForkedProcess(pid), ours
 
 
-def _serve(module: str, main: Callable[[int], None], fd: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _serve(module: str, main: Callable[[int], None], fd: int, mask: set[int | signal.Signals]) -> None:
+    """In the child. Never returns."""
     code = 1
     try:
         os.setsid()

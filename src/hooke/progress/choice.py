@@ -6,8 +6,9 @@ import os
 import sys
 import threading
 from contextvars import copy_context
-from dataclasses import dataclass
 from typing import TextIO
+
+import msgspec
 
 from hooke.base.errors import ConfigError, UsageError
 from hooke.journal.run_view import RunView
@@ -27,8 +28,7 @@ SUMMARY_AFTER_S = 2.0
 """Keeps test suites and loops of small runs out of logs."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run is driven.
 
     `background`: in a thread, while the caller continues and may print. `in_this_process`: tasks print to this terminal and

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import Protocol, TextIO
+
+import msgspec
 
 from hooke.base.formats import readable
 from hooke.journal.run_view import RunRow, RunView
@@ -13,8 +14,7 @@ from hooke.journal.task_view import TaskRow
 __all__ = ["TERMINAL", "Display", "RunSnapshot", "Terminal", "clock", "most_telling", "snapshot_of"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSnapshot:
+class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A run at one moment, independent of its view, so that drawing and observing can overlap.
 
     `now` and `last_at` (of the last event) are wall-clock seconds; `workers` are process ids.

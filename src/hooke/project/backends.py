@@ -7,10 +7,11 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import msgspec
 
 from hooke.base.distributions import Plugins
 from hooke.base.errors import UsageError
@@ -141,8 +142,7 @@ _LOOPBACK = re.compile(r"localhost|127(\.[0-9]+){3}|\[::1\]")
 _COUNTED = re.compile(r"(?P<engine>[a-z][a-z0-9_]*):(?P<workers>[0-9]+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendChoice:
+class BackendChoice(msgspec.Struct, frozen=True, kw_only=True):
     """An engine and its number of workers; None leaves the number to the engine."""
 
     name: str

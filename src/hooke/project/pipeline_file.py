@@ -11,11 +11,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+
+import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, UsageError
 from hooke.base.formats import did_you_mean
@@ -42,8 +43,7 @@ T = TypeVar("T")
 _loading: ContextVar[str | None] = ContextVar("hooke_loading", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineEntry:
+class PipelineEntry(msgspec.Struct, frozen=True):
     """Where to find a pipeline again: a file and a name in it. `file` is None for a pipeline of a notebook."""
 
     file: Path | None

@@ -6,9 +6,11 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
@@ -310,17 +312,16 @@ def plan_of(
 Observer = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOrder:
+class RunOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A requested run. `run` is the run to resume; None for a new run."""
 
     pipeline: Pipeline[..., Any]
     args: tuple[Any, ...] = ()
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = msgspec.field(default_factory=dict)
     on: Any = "local"
     """A backend's name, a Fleet, or a Dask cluster or client."""
     workers: int | tuple[int, int] | None = None
-    wanted: RunTargets = field(default_factory=RunTargets)
+    wanted: RunTargets = msgspec.field(default_factory=RunTargets)
     allow_mismatch: Sequence[str] = ()
     """Distributions whose versions may differ on remote workers."""
     force: bool | Sequence[str] = False
@@ -330,7 +331,7 @@ class RunOrder:
     """The id of a new run; empty for a generated one."""
     name: str = ""
     """The beginning of a generated id; empty means the pipeline's name."""
-    tags: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Any] = msgspec.field(default_factory=dict)
     """Tags of the run, which win over those that the pipeline's body sets."""
     retries: int | None = None
     """How often a failed task runs again, for every task; None leaves each its own number."""
@@ -341,8 +342,7 @@ class RunOrder:
     observers: tuple[Observer, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
-class Driver:
+class Driver(msgspec.Struct, kw_only=True):
     """A run that is traced and checked, and not yet started: nothing is written."""
 
     project: Project

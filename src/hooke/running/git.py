@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from hooke.base.errors import HookeError
 
@@ -48,8 +49,7 @@ class GitTrouble(HookeError):
     """Git is missing, failed, or took too long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeSnapshot:
+class TreeSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A kept working tree. `commit` and `branch` are empty if there is none (a new repository, a detached head)."""
 
     tree: str
@@ -77,14 +77,13 @@ _slow: set[Path] = set()
 """Repositories that took too long; later runs of this process skip them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(msgspec.Struct, frozen=True):
     """The repository whose working tree has `root` at its top."""
 
     root: Path
     patience_s: float = PATIENCE_S
     most_new_files: int = MOST_NEW_FILES
-    _deadline: list[float] = field(default_factory=list)
+    _deadline: list[float] = msgspec.field(default_factory=list)
 
     @classmethod
     def around(cls, folder: Path) -> Repository | None:

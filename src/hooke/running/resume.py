@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.fleets.elastic import RunTargets, spent_usd

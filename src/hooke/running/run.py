@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.formats import did_you_mean, text_of

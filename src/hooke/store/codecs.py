@@ -14,10 +14,10 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
+import msgspec
 from blake3 import blake3
 
 from hooke.base.errors import StoreError
@@ -56,8 +56,7 @@ _SMALL_FRAME = 1 << 20
 """Frames up to this size are read without pyarrow if it is not loaded: its import (80 ms) takes longer than a copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """Bytes that are produced while they are written; `size` is an estimate."""
 
     size: int

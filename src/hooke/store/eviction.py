@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.store.backend import Backend, Packing, Stored, as_of_now
@@ -48,8 +49,7 @@ FORGOTTEN_S = 90 * 24 * 3600.0
 """Facts that were not used for so long are removed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvictionUnit:
+class EvictionUnit(msgspec.Struct, frozen=True, kw_only=True):
     """A unit of eviction: an object and the entries that refer to it, or a record with inline values.
 
     `name` holds the `size` bytes, and `records` refer to it. Recomputing takes `seconds`.
@@ -68,8 +68,7 @@ class EvictionUnit:
         return self.seconds / max(1, self.size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreUsage:
+class StoreUsage(msgspec.Struct, frozen=True, kw_only=True):
     """How much a store holds, in bytes, except the count `objects`.
 
     `unreferenced` are objects without an entry, `corrupt` (not in `bytes`) damaged objects that were moved aside.
@@ -84,8 +83,7 @@ class StoreUsage:
     checkpoints: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evicted:
+class Evicted(msgspec.Struct, frozen=True, kw_only=True):
     """A removed unit, and the reason for the choice."""
 
     name: str
@@ -94,8 +92,7 @@ class Evicted:
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvictionReport:
+class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of an eviction, in bytes. `spared` would have been removed without the runs in `live`."""
 
     before: int
@@ -228,16 +225,14 @@ def _why(piece: EvictionUnit) -> str:
 # --- Verification: reads a whole store to find damage.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DamagedObject:
+class DamagedObject(msgspec.Struct, frozen=True, kw_only=True):
     """A name with damaged bytes, and what is wrong with them."""
 
     name: str
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyReport:
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     """How much was read, and what is damaged. `removed`: whether damaged objects were moved aside.
 
     `torn` are bytes of writes that a death cut off. They are no damage: nothing had been said to be stored there.

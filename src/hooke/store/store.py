@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from tempfile import gettempdir
@@ -84,8 +83,7 @@ BACKENDS = Plugins(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreParts:
+class StoreParts(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a Store."""
 
     backend: Backend

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from hooke.base.clock import Clock
 from hooke.base.ref import Ref
@@ -25,8 +26,7 @@ class Aside(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """The answer to claims."""
 
     nodes: Sequence[int]
@@ -36,8 +36,7 @@ class Claimed:
     """What the store had after that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True):
     """What becomes true once results are committed."""
 
     nodes: Sequence[int]
@@ -54,18 +53,16 @@ LOOK_EVERY_S = 0.003
 """How long an answer may go unseen: a tenth of what a request takes."""
 
 
-@dataclass(slots=True)
-class _Claiming:
-    nodes: list[int] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+class _Claiming(msgspec.Struct):
+    nodes: list[int] = msgspec.field(default_factory=list)
+    keys: list[str] = msgspec.field(default_factory=list)
+    asked: list[str] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Committing:
-    writes: list[Callable[[], None]] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
-    then: list[Committed] = field(default_factory=list)
+class _Committing(msgspec.Struct):
+    writes: list[Callable[[], None]] = msgspec.field(default_factory=list)
+    claims: list[Claim] = msgspec.field(default_factory=list)
+    then: list[Committed] = msgspec.field(default_factory=list)
 
 
 class StoreWork:

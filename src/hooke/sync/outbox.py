@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -53,12 +52,11 @@ MOST_DIFF = 8000
 _Logged = PointsLogged | NotesLogged | ArtifactLogged
 
 
-@dataclass(slots=True)
-class Shipment:
+class Shipment(msgspec.Struct):
     """Batches to send, and the offsets by segment after them."""
 
-    batches: list[LoggedBatch] = field(default_factory=list)
-    offsets: dict[str, int] = field(default_factory=dict)
+    batches: list[LoggedBatch] = msgspec.field(default_factory=list)
+    offsets: dict[str, int] = msgspec.field(default_factory=dict)
     events: int = 0
     points: int = 0
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -103,8 +102,7 @@ _Turn = Literal["more", "waits", "sent", "over"]
 """A run in a sink after its turn: it has more to send; the sink is unavailable; all so far is sent; nothing will follow."""
 
 
-@dataclass(slots=True)
-class _RunInSink:
+class _RunInSink(msgspec.Struct):
     """The state of one run for one sink. It holds no open file."""
 
     outbox: Outbox
@@ -121,8 +119,7 @@ class _RunInSink:
     again_at: float = 0.0
 
 
-@dataclass(slots=True, kw_only=True)
-class Shipper:
+class Shipper(msgspec.Struct, kw_only=True):
     """Sends the runs below `runs` to `sinks`, a load of each run in turn. Use it in `with`, which closes the sinks.
 
     A run that cannot be sent or read stops no other run.
@@ -130,14 +127,14 @@ class Shipper:
 
     runs: RunsFolder
     sinks: Mapping[str, Sink]
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = msgspec.field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
-    _lanes: dict[tuple[str, str], _RunInSink] = field(default_factory=dict)
+    _lanes: dict[tuple[str, str], _RunInSink] = msgspec.field(default_factory=dict)
     _sent: int = 0
     """Batches and ends of runs that sinks have taken."""
-    _watched: dict[str, None] = field(default_factory=dict)
+    _watched: dict[str, None] = msgspec.field(default_factory=dict)
     """Runs that go on, or have something to send: the oldest first."""
-    _settled: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _settled: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
     """Runs of which nothing is left, with what shows that they were resumed."""
     _listed_at: int = -1
     _scan_at: float = 0.0
@@ -378,8 +375,7 @@ class Shipper:
         lane.unsaved = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncState:
+class SyncState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a run in a sink."""
 
     points: int

@@ -10,13 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
 from hooke.base.formats import did_you_mean
@@ -47,8 +47,7 @@ from hooke.running.run import Run
 __all__ = ["attach", "run"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     """The options as typed: backend, workers, deadline, budget."""
 
     on: str

@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,8 +95,7 @@ def pack_frame(message: Order | Report) -> bytes:
     return framed(msgspec.msgpack.encode(message))
 
 
-@dataclass(slots=True, kw_only=True)
-class _Child:
+class _Child(msgspec.Struct, kw_only=True):
     memory: int | None = None
     peak_bytes: int = 0
     stopped_at: float | None = None

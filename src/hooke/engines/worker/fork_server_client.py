@@ -9,7 +9,6 @@ import select
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -48,8 +47,7 @@ LOOK_S = 0.05
 _reports = msgspec.msgpack.Decoder(Report)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForkedWorker:
+class ForkedWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A forked worker: its pid, the socket to it, the lifeline, which ends it when closed, and the tickets of what waits in it."""
 
     pid: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -70,8 +69,7 @@ class WorkerFactory(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _RankGroup:
+class _RankGroup(msgspec.Struct, kw_only=True, eq=False):
     """The ranks of one try of a gang that are on this machine."""
 
     job: WorkerJob
@@ -79,9 +77,9 @@ class _RankGroup:
     meet: StartRanks | None = None
     """Where the ranks meet, once that is known."""
     started: bool = False
-    processes: dict[int, Process] = field(default_factory=dict)
+    processes: dict[int, Process] = msgspec.field(default_factory=dict)
     """The living ones, by rank."""
-    held: list[tuple[str, ...]] = field(default_factory=list)
+    held: list[tuple[str, ...]] = msgspec.field(default_factory=list)
     """The devices that each rank holds."""
     rendezvous: Rendezvous | None = None
 

@@ -9,7 +9,6 @@ import signal
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -84,8 +83,7 @@ Home: TypeAlias = tuple[tuple[str, ...], str, str, str]
 driver may have read its modules after an edit."""
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Process:
+class Process(msgspec.Struct, kw_only=True, eq=False):
     """One worker process, and its work for the current run."""
 
     pid: int
@@ -96,11 +94,11 @@ class Process:
     tickets: Tickets
     log: Path
     name: str = ""
-    jobs: deque[WorkerJob] = field(default_factory=deque)
+    jobs: deque[WorkerJob] = msgspec.field(default_factory=deque)
     """Its attempts: the first runs, the others wait in its socket."""
-    waiting: dict[int, WorkerJob] = field(default_factory=dict)
+    waiting: dict[int, WorkerJob] = msgspec.field(default_factory=dict)
     """Those that may be taken back, by their tickets, in order. The worker may have taken the first tickets already."""
-    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    sent: deque[tuple[int, int]] = msgspec.field(default_factory=deque)
     """(ticket, about how many bytes) of what lies in its socket, as far as is known, including what was taken back."""
     sent_bytes: int = 0
     since: float = 0.0
@@ -112,9 +110,9 @@ class Process:
     cores: tuple[int, ...] = ()
     """The cores it is bound to; empty where it is not pinned."""
     generation: int = 0
-    known: set[str] = field(default_factory=set)
+    known: set[str] = msgspec.field(default_factory=set)
     """The functions that it has, by digest: those of its last session and of this one, as it keeps them."""
-    used: set[str] = field(default_factory=set)
+    used: set[str] = msgspec.field(default_factory=set)
     """The functions that were sent to it in this session."""
 
 

@@ -11,7 +11,6 @@ import contextlib
 import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -59,8 +58,7 @@ STUCK_S = 0.02
 LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
+class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker loop is given once."""
 
     slots: int

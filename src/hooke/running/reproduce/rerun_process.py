@@ -12,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path, PurePath
 from types import FrameType
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic

@@ -1,0 +1,67 @@
+"""The server that forks the workers of `hooke run`: a fork of the command line, or a process that was started, to the same effect."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork serves on Linux only")
+
+STATE = """
+from hooke import task, pipeline
+
+@task
+def state() -> dict:
+    import faulthandler, gc, os, pathlib, signal, sys, warnings
+    def facts(pid, *names):
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+        found = dict(line.split(":", 1) for line in lines)
+        return {name: found[name] for name in names}
+    def files(pid):
+        names = [os.readlink(each) if each.is_symlink() else "" for each in pathlib.Path(f"/proc/{pid}/fd").iterdir()]
+        return sorted("".join(letter for letter in name.partition(":")[0] if letter.isalpha()) for name in names)
+    main = sys.modules["__main__"]
+    return {
+        "argv": sys.argv[:1],
+        "collects": [gc.isenabled(), gc.get_threshold(), gc.get_freeze_count() > 1000],
+        "environment": sorted(os.environ),
+        "faulthandler": faulthandler.is_enabled(),
+        "files": len(files("self")),
+        "filters": [str(each) for each in warnings.filters],
+        "finders": [str(type(each)) for each in sys.meta_path],
+        "folder": os.getcwd(),
+        "main": [getattr(main, "__file__", None), str(main.__spec__), sorted(vars(main))],
+        "modules": sorted({name for name in sys.modules if not name.startswith("hooke.")} - {"runpy", "_distutils_hack"}),
+        "path": sys.path,
+        "server files": len(files(os.getppid())),
+        "sessions": [os.getsid(0) == os.getpid(), os.getsid(os.getppid()) == os.getppid()],
+        "signals": [facts(pid, "SigBlk", "SigIgn", "SigCgt", "Umask") for pid in ("self", os.getppid())],
+        "streams": [(each.name, each.encoding, each.errors, each.line_buffering) for each in (sys.stdin, sys.stdout, sys.stderr)],
+        "traced": sys.gettrace() is not None,
+        "was started": b"fork_server" in pathlib.Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
+    }
+
+@pipeline
+def main():
+    return state()
+"""
+
+
+def state(folder, *options, verb=("run", "state.py")):
+    """What a task tells of its process, below `python OPTION... -m hooke`."""
+    (folder / "state.py").write_text(STATE)
+    command = [sys.executable, *options, "-m", "hooke", *verb, "--json"]
+    told = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=120, check=True)
+    return json.loads(told.stdout)["result"]
+
+
+def test_a_worker_is_the_same_below_a_forked_server_and_a_started_one(tmp_path):
+    forked = state(tmp_path, "-P")
+    started = state(tmp_path, "-P", "-X", "int_max_str_digits=4300", verb=("run", "--force", "state.py"))
+    assert [forked.pop("was started"), started.pop("was started")] == [False, True]
+    assert forked == started
+
+
+def test_modules_of_the_working_directory_are_not_those_of_workers(tmp_path):
+    assert state(tmp_path)["was started"]  # without -P they come first for the command line
