@@ -8,7 +8,7 @@ import socket
 import sys
 
 
-def main(fd):
+def main(fd: int) -> None:
     """Serve the socket `fd`."""
     with socket.socket(fileno=fd) as mine:
         mine.recv(100)
@@ -17,7 +17,7 @@ def main(fd):
             "arguments": len(sys.argv) - 1,
             "collects": gc.isenabled(),
             "descriptors": len([fd for fd in range(100) if _is_open(fd)]),
-            "file": os.path.basename(own.__file__),
+            "file": os.path.basename(own.__file__ or ""),
             "handler": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
             "leads": os.getsid(0) == os.getpid(),
             "names": sorted(vars(own)),
@@ -28,7 +28,7 @@ def main(fd):
             pass
 
 
-def _is_open(fd):
+def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:

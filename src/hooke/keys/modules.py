@@ -9,10 +9,10 @@ import os
 import sys
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from blake3 import blake3
+from msgspec.structs import replace
 
 from hooke.keys.bytecode import Chain, Import, Reference, module_digest
 from hooke.keys.code_walk import CodeWalk
