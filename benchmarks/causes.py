@@ -34,7 +34,8 @@ import numpy as np
 from hooke.base.errors import NotEnoughData
 from hooke.journal.study_records import read_study
 from hooke.measuring.studies import measure
-from hooke.processes.devices import cpus_here, machine_facts
+from hooke.processes.devices import cpus_here
+from hooke.processes.usage import machine_facts
 from hooke.project.pipeline_file import load_entry
 
 ROOT = Path(__file__).resolve().parents[1]

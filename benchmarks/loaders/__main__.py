@@ -28,7 +28,7 @@ from benchmarks.environments import environment_python
 from benchmarks.loaders.peers import BATCH, BUFFER, CASES, FEW, PEERS, SEED, SMALL_BUFFER, prepared
 from benchmarks.private_network import enter_private_network
 
-from hooke.processes.devices import machine_facts
+from hooke.processes.usage import machine_facts
 
 __all__ = ["PAGE", "RECORD", "main", "page_of", "played", "record_of"]
 

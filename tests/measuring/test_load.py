@@ -12,7 +12,7 @@ from hooke.base.clock import SystemClock
 from hooke.journal.events import MachineLoad, Measured
 from hooke.measuring.measurement import SHORTEST_LOAD_S, LoadMeter
 from hooke.measuring.study_report import text_of
-from hooke.processes.devices import CoreTimes
+from hooke.processes.usage import CoreTimes
 
 
 def with_loads(record, load_of):

@@ -1,13 +1,17 @@
 """The body's lint: finds what no promise can catch, names line and fix, and leaves plain values alone."""
 
+import ast
+import inspect
 import itertools
 import re
+import runpy
+import textwrap
 import types
 
 import pytest
 
 from hooke import TraceError, pipeline, task
-from hooke.pipeline.lint import lint, read_body
+from hooke.pipeline.lint import lint, read_body, source_of
 from hooke.pipeline.trace import trace
 
 
@@ -19,6 +23,70 @@ def fit(rows=None, depth=1, key=None):
 @task
 def split(rows=None) -> tuple[list, list]:
     return [], []
+
+
+SHAPES = '''
+def plain(a):
+    return a
+    # a comment at the end
+
+def brackets(
+    a,
+):
+    b = [
+1,
+    ]
+    return b
+def text(a):
+    b = """
+def not_one():
+"""
+    return b
+
+def continued(a):
+    return a + \\
+1
+
+def comments(a):
+# at the margin
+
+    return a  # 1
+\x0c
+def paged(a):
+    b = a
+\x0c
+    return b
+
+def marked(*words):
+    return lambda function: function
+
+@marked(
+    "def no():",
+)
+@marked("""
+def no():
+    pass
+""")
+def decorated(a):
+    if a:
+        return 1
+
+    return 2
+
+def short(a): return a
+class Inner:
+    @marked()
+    def method(self):
+
+        return self
+async def waiting(a):
+    return a
+
+def outer():
+    def inner(a):
+        return a
+    return inner
+'''
 
 
 class Model:
@@ -301,6 +369,21 @@ class TestWhenItReads:
     @pytest.mark.parametrize("source", ["", "x = (", "x = 1", "lambda: 1\n"])
     def test_source_that_is_no_function(self, source):
         assert read_body((lambda: 1), source) == []
+
+    def test_source_is_found_as_by_inspect(self, tmp_path):
+        (tmp_path / "shapes.py").write_text(SHAPES)
+        space = runpy.run_path(str(tmp_path / "shapes.py"))
+        functions = [each for each in space.values() if isinstance(each, types.FunctionType)]
+        functions += [space["Inner"].method, space["outer"]()]
+        assert len(functions) == 13
+        for function in functions:
+            (lines, start), (others, expected) = source_of(function), inspect.getsourcelines(function)
+            assert start == expected
+            found, right = (
+                ast.dump(ast.parse(textwrap.dedent("".join(each))), include_attributes=True)
+                for each in (lines, others)
+            )
+            assert found == right, function
 
     def test_a_name_that_has_no_value_yet(self):
         @pipeline

@@ -41,8 +41,9 @@ from hooke.loadtest.rate_search import (
 from hooke.loadtest.requests import Sent, described, given, made_for_file, made_for_url
 from hooke.loadtest.sweep import Sweep, SweptService, Varied, sweep
 from hooke.loadtest.target import parse_target, request_bytes
-from hooke.processes.devices import ProcessTreeUsage, cpus_here
+from hooke.processes.devices import cpus_here
 from hooke.processes.start import python_module, start_with_channel, with_parent
+from hooke.processes.usage import ProcessTreeUsage
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import code_of
 from hooke.scaling.affine import Affine

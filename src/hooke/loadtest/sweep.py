@@ -10,7 +10,8 @@ from hooke.journal.events import Measured, RunFinished, StudyStarted
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.study_records import STUDY_PREFIX
 from hooke.loadtest.load_result import BenchResult
-from hooke.processes.devices import cpus_here, machine_facts
+from hooke.processes.devices import cpus_here
+from hooke.processes.usage import machine_facts
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
 
 __all__ = ["Sweep", "SweepRow", "SweptService", "Varied", "sweep"]

@@ -48,7 +48,7 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.task_facts import spread_in
-from hooke.processes.devices import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
+from hooke.processes.usage import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
 from hooke.running.driver import plan_of
 from hooke.scaling.measurements import ENOUGH
 from hooke.store.store import Store

@@ -32,8 +32,9 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.runner import CTRL_C
 from hooke.pipeline.trace import trace
-from hooke.processes.devices import cpus_here, machine_facts
+from hooke.processes.devices import cpus_here
 from hooke.processes.start import Interrupts
+from hooke.processes.usage import machine_facts
 from hooke.project.backends import ENGINES, BackendChoice, Fleet, find_backend, fleet_for, open_engine
 from hooke.project.folder import Project, lock_run, new_run_id, open_run
 from hooke.project.pipeline_file import entry_of

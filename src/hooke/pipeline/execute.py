@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import statistics
 import sys
 import time
 from collections import OrderedDict
@@ -101,7 +100,8 @@ def _items_per_block(items: Sequence[tuple[Any, ...]]) -> int:
         sizes = [encode(item).size for item in items[:: max(1, -(-len(items) // SAMPLED))]]
     except Exception:  # noqa: BLE001 - anything may fail to pickle, which storing the items reports
         return MOST_IN_BLOCK
-    fitting = BLOCK_BYTES // max(statistics.median_high(sizes or [1]), 1)
+    median = sorted(sizes)[len(sizes) // 2] if sizes else 1
+    fitting = BLOCK_BYTES // max(median, 1)
     return max(1, min(MOST_IN_BLOCK, fitting), -(-len(items) // MOST_BLOCKS))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
@@ -22,7 +23,7 @@ from hooke.base.user_code import SourceLine, shorten_path
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.task import Task
 
-__all__ = ["ExpressionKind", "LintFinding", "NameScope", "OuterNames", "lint", "read_body"]
+__all__ = ["ExpressionKind", "LintFinding", "NameScope", "OuterNames", "lint", "read_body", "source_of"]
 
 _Comprehension: TypeAlias = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -48,7 +49,7 @@ def lint(pipeline: Pipeline[..., Any]) -> None:
     if not isinstance(function, FunctionType):
         return
     try:
-        lines, start = inspect.getsourcelines(function)
+        lines, start = source_of(function)
     except (OSError, TypeError):
         return
     findings = read_body(function, "".join(lines))
@@ -63,6 +64,27 @@ def lint(pipeline: Pipeline[..., Any]) -> None:
         why=first.why + also,
         fix=first.fix,
     )
+
+
+def source_of(function: FunctionType) -> tuple[list[str], int]:
+    """As `inspect.getsourcelines`, whose tokenizer takes 8 ms to be compiled. Raises OSError."""
+    lines, above = inspect.findsource(function)
+    first = lines[above]
+    margin = first[: len(first) - len(first.lstrip())]
+    inner = re.compile(rf"{margin}[ \t]|[ \t\f]*(#.*)?$")
+    head = next((at for at in range(above, len(lines)) if _HEAD.match(lines[at])), above)
+    end = next((at for at in range(head + 1, len(lines)) if not inner.match(lines[at])), len(lines))
+    block = lines[above:end]
+    try:  # what does not parse was cut within a bracket or a text, whose lines may begin anywhere
+        (found,) = ast.parse(textwrap.dedent("".join(block))).body
+    except (SyntaxError, ValueError):
+        found = None
+    if not isinstance(found, ast.FunctionDef) or found.name != function.__code__.co_name:
+        return inspect.getsourcelines(function)
+    return block, above + 1
+
+
+_HEAD = re.compile(r"[ \t]*(async[ \t]+)?def\b")
 
 
 def read_body(function: FunctionType, source: str) -> list[LintFinding]:

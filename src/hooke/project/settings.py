@@ -199,20 +199,15 @@ def read_settings(folder: Path) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML", why=str(error)) from error
     refuse_unknown(path, "", table, Settings.__struct_fields__)
-    given = {name: _table(path, name, table.get(name, {})) for name in Settings.__struct_fields__}
-    return Settings(
-        store=_store(path, given["store"]),
-        journal=_section(path, "journal", given["journal"], JournalSettings),
-        show=_section(path, "show", given["show"], ShowSettings),
-        run=_section(path, "run", given["run"], RunSettings),
-        plan=_plan(path, given["plan"]),
-        tracking=_tracking(path, given["tracking"]),
-        places={name: _place(path, f"places.{name}", values) for name, values in given["places"].items()},
-        services={
-            name: _service(path, f"services.{name}", values) for name, values in given["services"].items()
-        },
-        fleets={name: _fleet(path, f"fleets.{name}", values) for name, values in given["fleets"].items()},
-    )
+    made: dict[str, Any] = {}
+    for name, values in table.items():
+        given = _table(path, name, values)
+        if name in _SECTIONS:
+            made[name] = _SECTIONS[name](path, given)
+        else:
+            read = _ENTRIES[name]
+            made[name] = {key: read(path, f"{name}.{key}", each) for key, each in given.items()}
+    return Settings(**made)
 
 
 def _store(path: Path, table: dict[str, Any]) -> StoreSettings:
@@ -283,6 +278,22 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
     made = _section(path, name, table, FleetSettings, options=options)
     _parse(path, name, table, "lifetime", lambda text: parse_seconds(text or 0))
     return made
+
+
+_SECTIONS: dict[str, Callable[[Path, dict[str, Any]], Any]] = {
+    "store": _store,
+    "journal": lambda path, table: _section(path, "journal", table, JournalSettings),
+    "show": lambda path, table: _section(path, "show", table, ShowSettings),
+    "run": lambda path, table: _section(path, "run", table, RunSettings),
+    "plan": _plan,
+    "tracking": _tracking,
+}
+_ENTRIES: dict[str, Callable[[Path, str, Any], Any]] = {
+    "places": _place,
+    "services": _service,
+    "fleets": _fleet,
+}
+"""Tables whose keys are names that the user gives."""
 
 
 def _parse(path: Path, name: str, table: dict[str, Any], key: str, parse: Callable[[Any], Any]) -> None:

@@ -14,18 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 from blake3 import blake3
 
 from hooke.base.distributions import DISTRIBUTION, normal_name
 from hooke.base.files import write_atomic
 from hooke.journal.events import MadeOf, RunMadeOf
-from hooke.processes.devices import cpus_here, processor
+from hooke.processes.devices import cpus_here, machine_memory, processor
 from hooke.running.git import GitTrouble, Repository
 
 __all__ = [
@@ -109,6 +107,8 @@ def _read(path: str, folder: str) -> tuple[str, str] | None:
             b'":true', b'": true'
         )
         return normal_name(name), version + EDITABLE * editable
+    from importlib.metadata import Distribution, PackageNotFoundError  # 6 ms, and few are eggs
+
     try:
         found = Distribution.at(Path(path, folder))
         return normal_name(found.name), found.version
@@ -150,7 +150,7 @@ def hardware() -> dict[str, str]:
     facts = {
         "cpu": processor(),
         "cores": str(cpus_here()),
-        "memory": f"{round(psutil.virtual_memory().total / 2**30)} GiB",
+        "memory": f"{round(machine_memory().total / 2**30)} GiB",
     }
     return facts | ({"gpus": found} if (found := gpus()) else {})
 

@@ -15,7 +15,8 @@ import psutil
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic, writing
-from hooke.processes.devices import anonymous_bytes, lives
+from hooke.processes.devices import anonymous_bytes
+from hooke.processes.usage import lives
 from hooke.services.control_socket import ControlServer, ServiceCommand, send_command
 from hooke.services.service_runs import ServiceRun
 from hooke.serving.metrics import ProcessCounts

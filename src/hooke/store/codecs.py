@@ -6,7 +6,6 @@ a library if a value needs it. Stored pickles contain the names of the `_load_..
 
 from __future__ import annotations
 
-import hmac
 import io
 import os
 import pickle
@@ -537,6 +536,8 @@ def digest_of(layout: Layout) -> bytes:
 
 def signed(layout: Layout, secret: bytes) -> bool:
     """Whether the object is signed with `secret` (32 bytes)."""
+    import hmac  # which loads OpenSSL: 3 ms, and few stores have a secret
+
     return hmac.compare_digest(layout.tag, _sign(layout.digest, secret))
 
 

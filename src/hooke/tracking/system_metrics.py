@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Self
 
-import psutil
-
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["SEGMENT", "SystemMetrics"]
@@ -19,6 +17,9 @@ SEGMENT = "system"
 MEGABYTE = 1e6
 
 _log = logging.getLogger("hooke")
+
+BEGIN_S = 1.0
+"""A shorter run is not watched, and does not import psutil (5 ms)."""
 
 
 class SystemMetrics:
@@ -43,6 +44,10 @@ class SystemMetrics:
         self._tracker.close()
 
     def _watch(self) -> None:
+        if self._ended.wait(min(BEGIN_S, self._every_s / 2)):
+            return
+        import psutil
+
         psutil.cpu_percent()  # the next call counts from here
         network = psutil.net_io_counters()
         with contextlib.ExitStack() as opened:
@@ -57,6 +62,8 @@ class SystemMetrics:
 
 
 def _sample(folder: str, network: Any) -> dict[str, float]:
+    import psutil
+
     memory, disk, now = psutil.virtual_memory(), psutil.disk_usage(folder), psutil.net_io_counters()
     found = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),

@@ -6,14 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
 
-import psutil
 import pytest
 from tests.engines.local.faults import Faults, events_of, gone, went_on
 
 from hooke.base.errors import OutOfMemory, TaskError, WorkerDied
 from hooke.journal.events import AttemptFailed, AttemptFinished, RetryPlanned, WorkerStopped
+from hooke.processes.devices import MachineMemory
 
 pytestmark = pytest.mark.heavy
 
@@ -258,8 +257,8 @@ def test_a_hard_limit_of_the_shell_below_the_memory_of_a_task_stays(faults: Faul
 def test_what_outgrows_the_machine_says_that_it_ran_again(
     faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = SimpleNamespace(available=(200 << 20) * 10 // 9, total=1 << 30)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: small)
+    small = MachineMemory(available=(200 << 20) * 10 // 9, total=1 << 30)
+    monkeypatch.setattr("hooke.processes.devices.machine_memory", lambda: small)
     faults.source(HUNGRY.replace("{limit}", "128MiB"))
     run = faults.go(480)
     with pytest.raises(OutOfMemory, match="of 200 MiB allowed; it ran again, because 128 MiB had been too"):

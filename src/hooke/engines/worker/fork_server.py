@@ -134,14 +134,11 @@ class _Server:
         for pid in self._children:
             _kill_group(pid)
         deadline = time.monotonic() + END_S
-        while (below := _children_of(os.getpid())) and time.monotonic() < deadline:
-            for pid in below:
+        while _has_children() and time.monotonic() < deadline:
+            for pid in _children():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(0.002)
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            time.sleep(0.001)
 
     def _tell(self, report: Report) -> None:
         with contextlib.suppress(BrokenPipeError):  # the driver is gone, which the next read finds
@@ -265,7 +262,26 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+def _has_children() -> bool:
+    """Whether a child of this process is left, after those that have ended are taken leave of."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _children() -> list[int]:
+    """The children of this process (Linux). The kernel's list, where it keeps one, may lack some while others end."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except FileNotFoundError:
+        return _children_of(os.getpid())
+
+
 def _children_of(pid: int) -> list[int]:
+    """By the parents of all processes: 3 ms for a hundred of them."""
     found: list[int] = []
     for name in os.listdir("/proc") if sys.platform == "linux" else ():
         if name.isdecimal():

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
@@ -193,6 +192,8 @@ class ForkServer:
 
     def _may_answer(self) -> bool:
         """Whether the server may still answer. A stopped one (SIGSTOP) is ended; its workers finish their attempts."""
+        import psutil  # 5 ms of each start, for the rare server that is late
+
         assert self._popen is not None
         try:
             stopped = psutil.Process(self._popen.pid).status() == psutil.STATUS_STOPPED

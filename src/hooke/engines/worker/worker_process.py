@@ -40,6 +40,7 @@ from hooke.pipeline.observed_events import PathRules
 from hooke.pipeline.task import Task, is_importable
 from hooke.processes.channel import Channel, Tickets
 from hooke.processes.process_output import ProcessOutput
+from hooke.store.backends import folder as _folder  # noqa: F401 - early: each worker would import it, in 3 ms
 from hooke.store.checkpoints import CheckpointOwner, resizing
 from hooke.store.store import Store
 from hooke.tracking import log as _log  # noqa: F401 - early: a fork while a thread imports it would leave the child waiting forever

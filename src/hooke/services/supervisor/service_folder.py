@@ -15,7 +15,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean
-from hooke.processes.devices import lives
+from hooke.processes.usage import lives
 from hooke.project.folder import Project
 from hooke.services.control_socket import ServiceCommand, send_command
 from hooke.services.single_process import SingleProcess, single_processes
