@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -138,7 +139,8 @@ def _some(names: list[str]) -> str:
 # --- The output of tasks in a run's folder.
 
 
-class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
     """A line that a task printed. `items` are the items of a map, as `[3]` or `[0..9]`; empty for a call.
 
     `attempt` is the attempt's number in the run, `number` which of the task's `tries` it was. `twin` is True for a second attempt beside

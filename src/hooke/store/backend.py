@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
-
-import msgspec
 
 from hooke.base.errors import HookeError, StoreUnavailable
 
@@ -190,12 +189,13 @@ class Putting(Protocol):
         ...
 
 
-class Learnt(msgspec.Struct):
+@dataclass(slots=True)
+class Learnt:
     """What a thread knows of a place, as far as it has asked. It may be handed to another thread, which then need not ask."""
 
     packs: bool = False
     """Whether it has looked for new packs."""
-    sizes: dict[str, int | None] = msgspec.field(default_factory=dict)
+    sizes: dict[str, int | None] = field(default_factory=dict)
     """Of files, in bytes; None for those that are not there."""
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -311,16 +312,17 @@ class HistogramFile(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(file.read_bytes(), type=cls)
 
 
-class Logged(msgspec.Struct):
+@dataclass(slots=True)
+class Logged:
     """All logged values of a run, in the order of time; of notes and artifacts with one name the last."""
 
-    points: list[Point] = msgspec.field(default_factory=list)
-    params: list[LoggedNote] = msgspec.field(default_factory=list)
-    tags: list[LoggedNote] = msgspec.field(default_factory=list)
-    artifacts: list[Artifact] = msgspec.field(default_factory=list)
-    refused: dict[str, DroppedCalls] = msgspec.field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    params: list[LoggedNote] = field(default_factory=list)
+    tags: list[LoggedNote] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    refused: dict[str, DroppedCalls] = field(default_factory=dict)
     """The dropped calls, by segment."""
-    _parts: dict[Owner, CurvePart] = msgspec.field(default_factory=dict)
+    _parts: dict[Owner, CurvePart] = field(default_factory=dict)
 
     def metric(self, name: str) -> list[Point]:
         """The values of one metric, also of attempts that failed."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
-from msgspec.structs import asdict
 
 from hooke.base.formats import readable
 from hooke.cli.options import complete_run, in_project, run_and_task
