@@ -17,6 +17,7 @@ import pytest
 from tests.engines.local.faults import Faults, events_of, fork_servers, gone, wait_until
 
 from hooke.engines.local import LocalEngine
+from hooke.engines.worker import fork_server
 from hooke.engines.worker.fork_server import Spawn
 from hooke.engines.worker.fork_server_client import ForkServer
 from hooke.engines.worker.pool import shared_pool
@@ -212,6 +213,18 @@ def test_files_and_processes_do_not_pile_up(faults: Faults) -> None:
         faults.go(n=n)
     wait_until(lambda: me.num_fds() <= before + 2, "descriptors to be closed")
     assert len(fork_servers()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists children")
+def test_the_kernel_and_the_parents_of_all_processes_name_the_same_children() -> None:
+    started = [subprocess.Popen(["sleep", "100"]) for _ in range(2)]
+    try:
+        assert {each.pid for each in started} <= {*fork_server._children()}
+        assert {each.pid for each in started} <= {*fork_server._children_of(os.getpid())}
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
 
 
 def test_a_closed_pool_starts_again(faults: Faults) -> None:
