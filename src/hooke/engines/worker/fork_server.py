@@ -1,4 +1,4 @@
-"""The fork server: `python -P -m hooke.engines.worker.fork_server FD`.
+"""The fork server: `python -P -m hooke.engines.worker.fork_server FD`, or a fork of `hooke run` that serves as this would.
 
 A process with one thread, which has imported what workers need and nothing of the user's. A worker is a fork of it: ready
 in milliseconds, and never a fork of a process in which Polars or BLAS ran (such a fork hangs). It watches its workers:
