@@ -8,11 +8,11 @@ import os
 import re
 import shlex
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from hooke.base.errors import (
     ConfigError,
@@ -58,7 +58,8 @@ EXIT_STOPPED = 130
 _BEFORE_ANYTHING_RAN = (UsageError, TraceError, ConfigError, MissingExtra, NotFingerprintable)
 
 
-class CommandSession(msgspec.Struct):
+@dataclass(slots=True)
+class CommandSession:
     """State of one command: whether to show tracebacks, and the project."""
 
     debug: bool = False
