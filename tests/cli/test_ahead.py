@@ -1,10 +1,14 @@
 """The server that forks the workers of `hooke run`: a fork of the command line, or a process that was started, to the same effect."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
+from tests.engines.local.faults import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a fork serves on Linux only")
 
@@ -65,3 +69,40 @@ def test_a_worker_is_the_same_below_a_forked_server_and_a_started_one(tmp_path):
 
 def test_modules_of_the_working_directory_are_not_those_of_workers(tmp_path):
     assert state(tmp_path)["was started"]  # without -P they come first for the command line
+
+
+SLOW = """
+import subprocess, time
+from hooke import task, pipeline
+
+@task
+def slow() -> None:
+    subprocess.Popen(["sleep", "300"])
+    time.sleep(300)
+
+@pipeline
+def main():
+    return slow()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["Ctrl-C twice", "kill -9"],
+)
+def test_all_below_a_run_with_a_forked_server_end_with_it(tmp_path, number, code):
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, "-P", "-m", "hooke", "run", "slow.py"]
+    with (tmp_path / "output.txt").open("w") as output:
+        driver = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True)
+    wait_until(lambda: len(psutil.Process(driver.pid).children(recursive=True)) == 3)
+    below = psutil.Process(driver.pid).children(
+        recursive=True
+    )  # the server, the worker, and what its task started
+    os.killpg(driver.pid, number)
+    if number == signal.SIGINT:
+        wait_until(lambda: "stopping: Ctrl-C" in (tmp_path / "output.txt").read_text())
+        os.killpg(driver.pid, number)
+    assert driver.wait(60) == code
+    assert not psutil.wait_procs(below, timeout=60)[1]
