@@ -51,7 +51,7 @@ class Desk:
         self, *arguments: str, timeout: float = 180, cwd: Path | None = None, **environment: str
     ) -> Done:
         done = subprocess.run(
-            [sys.executable, "-m", "hooke", *arguments],
+            [sys.executable, "-P", "-m", "hooke", *arguments],
             cwd=cwd or self.folder,
             env=self.environment(**environment),
             capture_output=True,
@@ -63,7 +63,7 @@ class Desk:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "hooke", *arguments],
+            [sys.executable, "-P", "-m", "hooke", *arguments],
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,
