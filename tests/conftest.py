@@ -4,7 +4,9 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")
+pytest.register_assert_rewrite(
+    "hooke.testing.engine_suite", "hooke.testing.engine_bench", "hooke.testing.short_call_suite"
+)
 
 pytest_plugins = [
     "tests.fixtures.sessions",

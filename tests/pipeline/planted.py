@@ -208,7 +208,7 @@ class LeavesTheBeatenRunning(RunState):
 
     def _finished(self, event):
         super()._finished(event)
-        self._losing_twins.clear()
+        self._unneeded.clear()
 
 
 class FailsWithItsTwin(RunState):
@@ -292,3 +292,48 @@ class LooksOnceOnly(Runner):
         claimed = super()._claim_all(submits)
         self._unlooked.clear()
         return claimed
+
+
+class FollowsTooMuch(RunState):
+    """Early start: an attempt follows one of two that it needs, and the other has not ended."""
+
+    def _follower(self, running):
+        for child in self._waiters.of_whole(running.node):
+            state = self.nodes[child]
+            if state.looked_up and state.missing and not (state.complete or state.taken):
+                return state
+        return None
+
+
+class ForgetsWhatFollows(RunState):
+    """Lost work: what follows an attempt that fails is waited for, and never begins."""
+
+    def _drop_followers(self, attempt):
+        if not (attempt in self.running and self.running[attempt].started is not None):
+            super()._drop_followers(attempt)
+
+
+class CountsTheSlotOfALineOnce(RunState):
+    """Overload: the slot of an attempt is free when it ends, though the one that follows it has begun there."""
+
+    def _remove(self, attempt):
+        running = self.running.pop(attempt)
+        self._lines.end(attempt)
+        self._room.free(running.request)
+        return running
+
+
+class FollowsAlone(RunState):
+    """Overload: a line is as long as its chain."""
+
+    def _submit_followers(self):
+        self._room.may_follow = lambda *_: True
+        self._short.behind = lambda _: 1000
+        return super()._submit_followers()
+
+
+class FollowsTheUnknown(Runner):
+    """Early start: an attempt follows one whose claim is still asked for, so that no engine has it."""
+
+    def _may_follow(self, submit):
+        return submit.attempt in self._state.running

@@ -70,12 +70,12 @@ def test_attempt_numbers_go_on_above_all_that_may_have_been_handed_out():
     heard = AttemptStarted(attempt=5, node=0, lo=0, hi=1)
     slots = CapacityChanged(slots=4, cpus=4.0)
     assert recover([STARTED, planned(), heard]).next_attempt == 6
-    # A slot may have had a second attempt that was beaten before it began, and has one that has not begun yet and 64
-    # short ones behind it.
-    assert recover([STARTED, planned(), slots, heard]).next_attempt == 6 + 4 * 66
-    # The second driver began there, handed out up to 270, and died before it heard of one.
+    # A slot may have had a second attempt that was beaten before it began, and 64 short ones that followed one which failed, and
+    # has one that has not begun yet and 64 short ones behind it.
+    assert recover([STARTED, planned(), slots, heard]).next_attempt == 6 + 4 * 130
+    # The second driver began there, handed out up to 526, and died before it heard of one.
     assert (
-        recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 6 + 2 * 4 * 66
+        recover([STARTED, planned(), slots, heard, STARTED, planned(), slots]).next_attempt == 6 + 2 * 4 * 130
     )
 
 

@@ -29,7 +29,7 @@ from hooke.journal.reader import read
 from hooke.journal.run_view import RunView
 from hooke.journal.writer import Journal
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.engine import LOOK
+from hooke.pipeline.engine import LOOK, Capabilities
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
@@ -231,6 +231,8 @@ def uncached():
 
 class ObservingEngine:
     """Runs each attempt at once, in pieces of one item, and says what its tasks read; two items an attempt at most."""
+
+    capabilities = Capabilities(name="hand", isolated=False, cancels=True, elastic=True)
 
     def __init__(self, store, clock, folder, *, unshared=False):
         self.unshared = unshared

@@ -16,6 +16,7 @@ from hooke.journal.events import (
 )
 from hooke.journal.reader import read
 from hooke.journal.writer import Journal
+from hooke.pipeline.engine import Capabilities
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.node_keys import GraphKeys
@@ -77,6 +78,8 @@ def pair():
 
 class HandEngine:
     """Runs each attempt in the next wait; `answer` may be replaced."""
+
+    capabilities = Capabilities(name="hand", isolated=False, cancels=True, elastic=True)
 
     def __init__(self, store, clock):
         self.worker = AttemptRunner(name="hand", store=store, clock=clock)

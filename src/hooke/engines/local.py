@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.engines.gang import GangCommand, RankNote, RankRange
@@ -35,6 +38,7 @@ class LocalEngine:
         pins=hasattr(os, "sched_setaffinity"),
         gangs=True,
         resizes_gangs=True,
+        follows=True,
     )
 
     def __init__(
@@ -46,6 +50,8 @@ class LocalEngine:
     ) -> None:
         """`workers` is (lowest, highest); None means as many as this process may use CPUs. `devices`: this machine's GPUs."""
         self._context = context
+        if context.durable == "each":  # a result is to be on the disk, in the journal, before what needs it begins
+            self.capabilities = replace(self.capabilities, follows=False)
         self._pool = shared_pool() if context.warm else LocalPool()
         self._devices = devices if devices is not None else self._pool.devices
         self._cpus = cpus_here()
@@ -82,7 +88,18 @@ class LocalEngine:
         single = [call for call in calls if not call.gang]
         self._calls.update((call.attempt, call) for call in single)
         self._advance_gangs()
-        self._loop.submit([_job_of(call, call.image.pickle) for call in single])
+        self._loop.submit([job for call in single if (job := self._job(call)) is not None])
+
+    def _job(self, call: Call) -> WorkerJob | None:
+        """The job of a call; None if the attempt that it follows has failed, which the driver is about to hear."""
+        job = _job_of(call, call.image.pickle)
+        if call.after is None or call.after in self._calls:
+            return job
+        for event in self._events:  # it has ended since the driver decided
+            if isinstance(event, AttemptFinished) and event.attempt == call.after:
+                task = msgspec.structs.replace(job.task, awaited=event.ref.without_files())
+                return msgspec.structs.replace(job, task=task)
+        return None
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
         """Return the events since the last call, waiting at most `timeout_s` for the first one."""

@@ -27,6 +27,7 @@ from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.references import (
+    Awaited,
     Element,
     Packed,
     Reference,
@@ -118,6 +119,8 @@ class CallMaker:
         self._constants_read: dict[int, list[Ref]] = {}
         self._read: list[Ref] = []
         """The stored results that the current call reads."""
+        self._awaited = -1
+        """The node whose result the current call waits for in its worker; -1 for none."""
         self.files: list[FileRef] = []
         """The files in what was referred to since the last call was made."""
         self._certain: dict[int, bool] = {}
@@ -140,7 +143,9 @@ class CallMaker:
         self._read = []
         self.files.clear()
         plain = node.kind == "call" and not submit.expand and not plan.ranks and self._is_plain(node)
+        self._awaited = -1 if submit.after is None else self._state.running[submit.after].node
         payload = self._payload(node, submit)
+        self._awaited = -1
         keys = b"" if plain else self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
@@ -159,6 +164,7 @@ class CallMaker:
             timeout_s=plan.timeout_s,
             twin_of=submit.twin_of,
             short=submit.short,
+            after=submit.after,
             keys=keys,
             checkpoints=self._owner(node) if keys else None,
             gang=0 if submit.expand else submit.ranks or plan.ranks,
@@ -277,13 +283,15 @@ class CallMaker:
         return self._images[identity]
 
     def refer(self, promise: Promise) -> Reference:
-        """The reference to a promise's value. Its node, or the one item it names, must be done.
+        """The reference to a promise's value. Its node, or the one item it names, must be done, or awaited by the current call.
 
         Raises UsageError for an item past the end of a map whose length was unknown before.
         """
         node = self._graph.nodes[promise.node]
         done = self._state.nodes[promise.node].done
         path = tuple(promise.path)
+        if promise.node == self._awaited:
+            return Awaited(path)
         if node.kind == "call":
             ref = done.cut(0, 1)[0][2]
             self._note(ref, 0, 1)

@@ -54,6 +54,8 @@ class Capabilities:
     """It starts the ranks of a gang together, and ends all of them when one fails."""
     resizes_gangs: bool = False
     """`resize_gang` asks a running gang to end at its next checkpoint."""
+    follows: bool = False
+    """It takes calls that are to run `after` others, whose results they need."""
     unshared: bool = False
     """Some of its workers may be on hosts that do not share the files of the driver's machine. Then it answers calls of the kind LOOK."""
 
@@ -99,6 +101,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The straggling attempt at the same items, if this is a second attempt."""
     short: bool = False
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
+    after: int | None = None
+    """The attempt whose result is the `Awaited` value in its payload; None if it waits for none. Only with `capabilities.follows`."""
     keys: bytes = b""
     """Keys of the call or of each item, 16 bytes each, which seed the random generators. Empty seeds nothing."""
     inputs: Mapping[str, int] = {}
@@ -199,6 +203,9 @@ class Engine(Protocol):
     - A gang (`Call.gang`; only with `capabilities.gangs`) is one attempt in several processes with one answer. It
       begins when all processes are ready; until then none has its call. The first rank that fails or dies ends all
       of them before the answer, whose failure names the rank.
+    - A call that is to run `after` an attempt, which was submitted before, begins when that one has finished, and the answer of that
+      one comes before all events of it. At most one follows each attempt. If that one fails or is cancelled, what follows it never
+      begins, and has no answer; the scheduler cancels it.
     - Calls come from one thread. `close` is idempotent and ends every process that the engine started, except
       idle workers if the context is `warm`; those end with the driver.
     """

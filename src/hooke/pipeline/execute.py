@@ -204,6 +204,8 @@ class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     function: Callable[..., Any]
     payload: bytes
     shown: str
+    awaited: Ref | None = None
+    """The result of the attempt that it follows, which its payload does not name."""
     memory: int | None = None
     keys: bytes = b""
     """As in the Call."""
@@ -408,7 +410,7 @@ class AttemptRunner:
             self._perform_map(work, outcome)
 
     def _call(self, work: WorkerCall, outcome: _Outcome, call: Callable[..., Any]) -> None:
-        args, kwargs = unpack(work.payload, self.store)
+        args, kwargs = unpack(work.payload, self.store, work.awaited)
         self._provide()
         if work.keys:
             self._begin_item(work.keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from itertools import pairwise
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import CorruptObject, MissingObject
+from hooke.base.errors import CorruptObject, HookeError, MissingObject
 from hooke.base.intervals import Segment, SegmentMap, put_pieces, split
 from hooke.base.observed import InputsNow, manifest_id, merged
 from hooke.base.ref import ItemsMadeFrom, ItemsObserved, MadeFrom, Manifest, Observed, Ref
@@ -26,6 +27,7 @@ from hooke.journal.events import (
     NodePlanned,
     RunStarted,
 )
+from hooke.journal.writer import Journal
 from hooke.keys.fingerprint_parts import combine
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Need, Node, Use, need_of
@@ -45,6 +47,8 @@ __all__ = [
     "StoredManifests",
     "recover",
 ]
+
+_log = logging.getLogger("hooke")
 
 
 # --- Lineage: what the results of a run were made from besides what their keys name.
@@ -343,7 +347,8 @@ class Look(msgspec.Struct, kw_only=True):
 
 # --- The results that a run had before its driver died, read from its journal by the keys of its nodes.
 
-UNHEARD_PER_SLOT = 2 + MOST_BEHIND
+UNHEARD_PER_SLOT = 2 + 2 * MOST_BEHIND
+"""Of an attempt that fails, those that follow are never heard of; as many may follow its retry before that begins."""
 
 
 class RecoveredResults(msgspec.Struct, kw_only=True):
@@ -539,3 +544,13 @@ class ResultWrites:
             at=self._clock.now(),
         )
         return partial(self._store.commit, entry)
+
+    def remove_checkpoints(self, refs: Sequence[Ref], keys: Sequence[str], journal: Journal) -> None:
+        """Remove the folders that nobody needs any more: first the results must survive a power loss."""
+        self._store.sync(refs)
+        if journal.durable != "none":
+            journal.sync()
+        try:
+            self._store.checkpoints.remove(keys)
+        except (HookeError, OSError) as error:  # the results are there, and a later sweep tries again
+            _log.warning("checkpoint folders of finished tasks could not be removed: %s", error)

@@ -177,6 +177,8 @@ class Submit(msgspec.Struct, frozen=True):
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
     ranks: int = 0
     """Of a gang: the number of its ranks."""
+    after: int | None = None
+    """The running attempt whose result it needs: it waits for that in the same worker."""
 
 
 class Resize(msgspec.Struct, frozen=True):

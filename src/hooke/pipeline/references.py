@@ -16,6 +16,7 @@ from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 
 __all__ = [
+    "Awaited",
     "Element",
     "Packed",
     "Reference",
@@ -64,6 +65,15 @@ class StoredItems(msgspec.Struct, frozen=True):
         return StoredItems, (self.pieces, self.path)
 
 
+class Awaited(msgspec.Struct, frozen=True):
+    """The result of the attempt that runs before this one in its worker, or the part of it at `path`."""
+
+    path: Path = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Awaited, (self.path,)
+
+
 class Packed(msgspec.Struct, frozen=True):
     """A value that was packed before, since many calls have it. The same `number` is the same object, within one call."""
 
@@ -74,8 +84,8 @@ class Packed(msgspec.Struct, frozen=True):
         return Packed, (self.data, self.number)
 
 
-Reference: TypeAlias = StoredValue | Element | StoredItems | Packed
-_REFERENCES = (StoredValue, Element, StoredItems, Packed)
+Reference: TypeAlias = StoredValue | Element | StoredItems | Packed | Awaited
+_REFERENCES = (StoredValue, Element, StoredItems, Packed, Awaited)
 
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None), range})
 _DEEPEST = 4
@@ -99,13 +109,14 @@ class _Packer(ByValuePickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, data: bytes, store: Store) -> None:
+    def __init__(self, data: bytes, store: Store, awaited: Ref | None) -> None:
         super().__init__(io.BytesIO(data))
         self._store = store
+        self._awaited = awaited
         self._packed: dict[int, Any] = {}
 
     def persistent_load(self, pid: Reference) -> Any:
-        return _resolved(pid, self._store, self._packed)
+        return _resolved(pid, self._store, self._packed, self._awaited)
 
 
 def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
@@ -140,14 +151,14 @@ def is_simple(data: bytes) -> bool:
     return data[:1] == _NO_REFERENCE
 
 
-def unpack(data: bytes, store: Store) -> Any:
-    """The packed value, with its references replaced by the stored values."""
+def unpack(data: bytes, store: Store, awaited: Ref | None = None) -> Any:
+    """The packed value, with its references replaced by the stored values; `awaited` is the result of the attempt before."""
     mark = data[:1]
     if mark == _NO_REFERENCE:
         return pickle.loads(memoryview(data)[1:])
     if mark == _WITH_REFERENCES:
-        return _resolved(pickle.loads(memoryview(data)[1:]), store, {})
-    return _Unpacker(data, store).load()
+        return _resolved(pickle.loads(memoryview(data)[1:]), store, {}, awaited)
+    return _Unpacker(data, store, awaited).load()
 
 
 def _simple(
@@ -178,8 +189,11 @@ def _simple(
     )
 
 
-def _resolved(value: Any, store: Store, packed: dict[int, Any]) -> Any:
+def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | None) -> Any:
     match value:
+        case Awaited():
+            assert awaited is not None
+            return resolve(StoredValue(awaited, value.path), store)
         case Packed():
             if value.number not in packed:
                 packed[value.number] = unpack(value.data, store)
@@ -187,9 +201,9 @@ def _resolved(value: Any, store: Store, packed: dict[int, Any]) -> Any:
         case StoredValue() | Element() | StoredItems():
             return resolve(value, store)
         case list() | tuple():
-            return type(value)(_resolved(each, store, packed) for each in value)
+            return type(value)(_resolved(each, store, packed, awaited) for each in value)
         case dict():
-            return {key: _resolved(each, store, packed) for key, each in value.items()}
+            return {key: _resolved(each, store, packed, awaited) for key, each in value.items()}
         case _:
             return value
 

@@ -13,7 +13,14 @@ from hooke.journal.events import AttemptFailed, CapacityChanged, RetryPlanned
 from hooke.pipeline.node_state import ElasticItem, NodeState
 from hooke.pipeline.slots import memory_after
 
-__all__ = ["Retries", "held_until", "retry_delay"]
+__all__ = [
+    "ISOLATED_DEATHS",
+    "Retries",
+    "held_until",
+    "is_items_own",
+    "is_of_unknown_item",
+    "retry_delay",
+]
 
 BASE_S = 0.1
 LONGEST_S = 60.0
@@ -22,6 +29,40 @@ LONGEST_HELD_S = 5.0
 
 _DOUBLINGS = 10
 """Reaches the longest wait, and stays within a float's range."""
+
+ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
+"""Failures that do not tell which item of a chunk caused them."""
+
+
+NO_ITEMS_FAULT = frozenset(
+    {
+        *(
+            "EnvironmentMismatch",
+            "InputChanged",
+            "JournalError",
+            "StoreError",
+            "StoreFull",
+            "StoreUnavailable",
+        ),
+        *("CorruptObject", "MissingObject"),
+    }
+)
+"""Failures that other items would have, too: they end the run whatever `on_error` says."""
+
+
+def is_of_unknown_item(state: NodeState, event: AttemptFailed) -> bool:
+    """Whether a chunk's failure does not say which item is to blame."""
+    kind = event.failure.kind
+    # Results are pickled at the end of a chunk. Where one of them ends the run anyway, which one does not matter.
+    unstored = kind == "NotPicklable" and state.node.on_error == "continue" and bool(event.worker)
+    return kind in ISOLATED_DEATHS or unstored
+
+
+def is_items_own(event: AttemptFailed) -> bool:
+    """Whether the failure is that of one item, not of the machines, the store or the call that the driver could not make."""
+    kind = event.failure.kind
+    happened = bool(event.worker) or kind == "TaskError" or kind in ISOLATED_DEATHS
+    return happened and kind not in NO_ITEMS_FAULT
 
 
 def retry_delay(failures: int, *, seed: int, salt: tuple[int, ...], asked_s: float | None = None) -> float:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     FINISHED,
@@ -43,8 +45,8 @@ from hooke.pipeline.node_state import (
     RunningAttempt,
     Submit,
 )
-from hooke.pipeline.retries import Retries, held_until
-from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, ResourceRequest, ShortTasks, SlotRoom
+from hooke.pipeline.retries import Retries, held_until, is_items_own, is_of_unknown_item
+from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, FollowLines, ResourceRequest, ShortTasks, SlotRoom
 
 __all__ = ["RunState", "Sizing"]
 
@@ -55,39 +57,8 @@ SKIPS_BEFORE_RESERVING = 4
 MOST_WAITING = 64
 """So many nodes that wait are looked at to decide whether elastic gangs should make room for them."""
 
-ISOLATED_DEATHS = frozenset({"WorkerDied", "OutOfMemory", "TimedOut"})
-"""Failures that do not tell which item of a chunk caused them."""
-
-
-NO_ITEMS_FAULT = frozenset(
-    {
-        *(
-            "EnvironmentMismatch",
-            "InputChanged",
-            "JournalError",
-            "StoreError",
-            "StoreFull",
-            "StoreUnavailable",
-        ),
-        *("CorruptObject", "MissingObject"),
-    }
-)
-"""Failures that other items would have, too: they end the run whatever `on_error` says."""
-
-
-def _is_of_unknown_item(state: NodeState, event: AttemptFailed) -> bool:
-    """Whether a chunk's failure does not say which item is to blame."""
-    kind = event.failure.kind
-    # Results are pickled at the end of a chunk. Where one of them ends the run anyway, which one does not matter.
-    unstored = kind == "NotPicklable" and state.node.on_error == "continue" and bool(event.worker)
-    return kind in ISOLATED_DEATHS or unstored
-
-
-def _is_items_own(event: AttemptFailed) -> bool:
-    """Whether the failure is that of one item, not of the machines, the store or the call that the driver could not make."""
-    kind = event.failure.kind
-    happened = bool(event.worker) or kind == "TaskError" or kind in ISOLATED_DEATHS
-    return happened and kind not in NO_ITEMS_FAULT
+MOST_CHILDREN = 4
+"""So many of the nodes that need a result are looked at for one that may follow its attempt."""
 
 
 class RunState:
@@ -112,11 +83,16 @@ class RunState:
         self.gangs = ElasticGangs() if any(plan.least_ranks for plan in plans) else None
         """None without elastic gangs."""
         self.ignored = 0
+        self.follows = False
+        """Whether the engine lets an attempt follow another one in its worker."""
+        self._lines = FollowLines()
+        self._unfollowed: set[int] = set()
+        """Nodes that wait until their inputs are there, since what is stored for them may count then."""
         self._room = SlotRoom()
         self._short = ShortTasks()
         self._next_attempt = first_attempt
         self._withdrawn: list[int] = []
-        self._losing_twins: list[int] = []
+        self._unneeded: list[int] = []
         self._skips: list[ItemsSkipped] = []
         self._just_left_out: list[tuple[NodeState, int, int]] = []
         self._leaving_out = False
@@ -181,7 +157,7 @@ class RunState:
             return
         if attempt.twin is not None:
             self._remove(attempt.twin)
-            self._losing_twins.append(attempt.twin)
+            self._unneeded.append(attempt.twin)
         if state.node.kind == "map":
             order_s = event.at - attempt.submitted - event.seconds
             state.sizer.measured(attempt.hi - attempt.lo, event.seconds, order_s=order_s)
@@ -193,6 +169,7 @@ class RunState:
             state.forget_work()
 
     def _failed(self, event: AttemptFailed) -> None:
+        self._drop_followers(event.attempt)
         attempt = self._pop_running(event.attempt)
         if attempt is None or self._twin_goes_on(attempt):
             return
@@ -206,7 +183,7 @@ class RunState:
         if event.done and event.ref is not None:
             good += event.done
             self._record(state, attempt.lo, good, event.ref)
-        if attempt.hi - good > 1 and _is_of_unknown_item(state, event):
+        if attempt.hi - good > 1 and is_of_unknown_item(state, event):
             self._isolate(state, good, attempt.hi, event)
             return
         if self.gangs and event.resized:
@@ -227,8 +204,27 @@ class RunState:
 
     def _remove(self, attempt: int) -> RunningAttempt:
         running = self.running.pop(attempt)
-        self._room.free(running.request)
+        if self._lines.end(attempt):
+            self._room.free(running.request)
         return running
+
+    def _drop_followers(self, attempt: int) -> None:
+        """Take back what follows an attempt that has no result: it has not begun."""
+        for follower in reversed(self._lines.behind(attempt)):
+            state = self.nodes[self._remove(follower).node]
+            state.taken.remove(0, 1)
+            self._reopen(state)
+            self._unneeded.append(follower)
+
+    def unfollow(self, submit: Submit) -> None:
+        """Take back an attempt that was to follow another one and was not handed out: its node waits for its inputs instead."""
+        heapq.heappush(self._withdrawn, submit.attempt)
+        if submit.attempt in self.running:
+            self._unfollowed.add(submit.node)
+            self._drop_followers(submit.attempt)
+            state = self.nodes[self._remove(submit.attempt).node]
+            state.taken.remove(0, 1)
+            self._reopen(state)
 
     def _twin_goes_on(self, attempt: RunningAttempt) -> bool:
         """Whether this ended attempt's twin still runs. Then the twin's outcome decides about their items."""
@@ -241,7 +237,7 @@ class RunState:
         """Plan a retry of the failed item; else leave it out or fail the run, as the map says."""
         if self._retries.plan(state, event, item, self._room.capacity):
             return
-        if state.node.on_error == "continue" and item >= 0 and _is_items_own(event):
+        if state.node.on_error == "continue" and item >= 0 and is_items_own(event):
             state.failed += 1
             self._leave_out(state, item, item + 1)
         else:
@@ -370,6 +366,7 @@ class RunState:
             heapq.heappush(self._held, (self._now, node))
 
     def _withdraw(self, state: NodeState, attempt: int) -> None:
+        self._drop_followers(attempt)
         running = self._remove(attempt)
         heapq.heappush(self._withdrawn, attempt)
         if self._twin_goes_on(running):
@@ -485,9 +482,9 @@ class RunState:
         effects: list[Effect] = [
             *self._retries.take_notes(),
             *self._skips,
-            *(Abandon(attempt) for attempt in self._losing_twins),
+            *(Abandon(attempt) for attempt in self._unneeded),
         ]
-        self._losing_twins.clear()
+        self._unneeded.clear()
         self._skips = []
         if self._stop_by is not None:
             return effects + self._stop()
@@ -507,6 +504,8 @@ class RunState:
             return effects
         effects += self._withdraw_gangs()
         effects += self._submit_ready()
+        if self.follows and not self._ready:
+            effects += self._submit_followers()
         if self.gangs:
             effects += self.gangs.resizes(self.running, self.nodes, self._room, self._waiting(), now)
         return effects if self._ready else effects + self._submit_twins()
@@ -535,6 +534,8 @@ class RunState:
         sources, missing = deque([*calls, *found]), dict[int, int]()
         while sources and len(found) < most:
             for child in self._waiters.of_whole(sources.popleft()):
+                if child in running:  # it follows
+                    continue
                 missing[child] = missing.get(child, self.nodes[child].missing) - 1
                 if not missing[child] and self._comes(child):
                     found[child] = None
@@ -637,6 +638,45 @@ class RunState:
             heapq.heappush(self._ready, entry)
         return effects
 
+    def _submit_followers(self) -> list[Effect]:
+        """Attempts at calls that need nothing more than what a short call gives, behind that one. Those that are ready go first."""
+        effects: list[Effect] = []
+        tails = deque(self._lines.open())
+        while tails:
+            before = tails.popleft()
+            running = self.running[before]
+            most = self._short.behind(self.nodes[running.node].node)
+            if not self._room.may_follow(running.request, most, len(self._lines)):
+                break
+            if self._lines.length(before) >= most:
+                continue
+            state = self._follower(running)
+            if state is None:
+                self._lines.close(before)
+                continue
+            submit = self._start(state, 0, 1, running.request, short=True)
+            self._lines.join(submit.attempt, before)
+            effects.append(replace(submit, after=before))
+            tails.append(submit.attempt)
+        return effects
+
+    def _follower(self, running: RunningAttempt) -> NodeState | None:
+        """A node whose only missing input is what a running attempt computes, and whose attempt may wait in the same worker."""
+        parent = self.nodes[running.node]
+        for child in self._waiters.of_whole(running.node)[:MOST_CHILDREN]:
+            state = self.nodes[child]
+            if (
+                state.looked_up
+                and state.missing == 1
+                and not (state.complete or state.taken or state.asked)
+                and not (child in self._pruned or child in self._unfollowed)
+                and self._short.has(state.node)
+                and self._request(state, 0) == running.request
+                and not (parent.tainted or self.is_tainted(running.node) or self.is_tainted(child))
+            ):
+                return state
+        return None
+
     def _widened(self, state: NodeState, lo: int, request: ResourceRequest) -> ResourceRequest | None:
         """The request of an elastic gang with more than the fewest ranks, whose room is taken; None if there is none, and for other tasks."""
         if self.gangs is None or not state.plan.least_ranks or lo < 0:
@@ -720,6 +760,8 @@ class RunState:
             node, lo, hi, False, request, submitted=self._now, skips=skips, before_s=before_s
         )
         ranks = request.slots if state.plan.ranks else 0
+        if short and self.follows and not (request.gpus or ranks):
+            self._lines.begin(attempt)
         return Submit(attempt, node, lo, hi, number, memory=memory, short=short, ranks=ranks)
 
     def _new_attempt(self) -> int:

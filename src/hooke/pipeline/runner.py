@@ -99,6 +99,7 @@ class Runner:
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
         self._state = parts.state
+        self._state.follows = parts.engine.capabilities.follows
         self._calls = CallMaker(parts.graph, parts.keys, parts.state, parts.store)
         self._calls.variables_read = parts.inputs.variables
         self._lineage = Lineage(parts.graph, parts.state.nodes, parts.store, parts.inputs)
@@ -251,6 +252,9 @@ class Runner:
         if submit.node in self._asked:
             self._asked[submit.node].append(submit)
             return True
+        if submit.after is not None and not self._may_follow(submit):
+            self._state.unfollow(submit)
+            return False
         if not self._claim(submit):
             return False
         self._submitted[submit.attempt] = submit
@@ -261,6 +265,13 @@ class Runner:
             return False
         self._unsubmitted.append(call)
         return True
+
+    def _may_follow(self, submit: Submit) -> bool:
+        """Whether the engine has what it follows, and nothing is stored for it that may count once that has its result."""
+        if submit.attempt not in self._state.running or submit.after not in self._submitted:
+            return False
+        store = self._parts.store
+        return all(store.lacks(k) or not store.find(k, lambda _: True) for k in self._asked_for(submit.node))
 
     def _submit_made(self) -> None:
         """Submit all calls of this turn together, which costs less than one by one."""
@@ -286,8 +297,9 @@ class Runner:
             learnt.append(answer.learnt)
             refused: set[int] = set()
             for node, claim in zip(answer.nodes, answer.claims, strict=True):
-                # Those that a stop or a result has ended meanwhile are not begun.
-                attempts = [each for each in self._asked.pop(node) if each.attempt in self._state.running]
+                # Those that a stop or a result has ended meanwhile are not begun; those that were to follow one are taken back.
+                running, asked = self._state.running, self._asked.pop(node)
+                attempts = [each for each in asked if each.attempt in running or each.after is not None]
                 waited += attempts
                 is_ahead = not attempts and node not in wanted
                 if claim is not None:
@@ -547,21 +559,11 @@ class Runner:
     def _committed(self, done: Committed) -> None:
         """These results are found now, and their claims released."""
         if done.checkpoints:
-            self._remove_checkpoints(done.refs, done.checkpoints)
+            self._writes.remove_checkpoints(done.refs, done.checkpoints, self._parts.journal)
         for node in done.nodes:
             if self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._look_again(node)
-
-    def _remove_checkpoints(self, refs: Sequence[Ref], keys: Sequence[str]) -> None:
-        """Remove the folders that nobody needs any more: first the results must survive a power loss."""
-        self._parts.store.sync(refs)
-        if self._parts.journal.durable != "none":
-            self._parts.journal.sync()
-        try:
-            self._parts.store.checkpoints.remove(keys)
-        except (HookeError, OSError) as error:  # the results are there, and a later sweep tries again
-            _log.warning("checkpoint folders of finished tasks could not be removed: %s", error)
 
     # -- lookups -----------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Slots and resources: which attempts hold them, and which attempts wait in a worker behind others.
 
 A short attempt may go to a worker before the attempt that runs there has ended, so the worker need not wait for the
-driver in between. It requests the same resources and takes over its predecessor's slot.
+driver in between. It requests the same resources and takes over its predecessor's slot. It may even follow the attempt
+whose result it needs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hooke.pipeline.graph import Node
 __all__ = [
     "MOST_AHEAD_IN_ALL",
     "MOST_BEHIND",
+    "FollowLines",
     "ResourceRequest",
     "ShortTasks",
     "SlotRoom",
@@ -183,6 +185,12 @@ class SlotRoom:
         self._behind[request] += 1
         return True
 
+    def may_follow(self, request: ResourceRequest, most: int, following: int) -> bool:
+        """Whether one more may follow, if at most `most` may wait behind each attempt with this request; `following` do already."""
+        shrinks = self.taken > self.capacity.slots
+        waiting = self._behind.get(request, 0) + following
+        return not shrinks and waiting < most * self._held.get(request, 0)
+
     def free(self, request: ResourceRequest) -> None:
         """An attempt has ended. If others wait behind this request, one of them takes over its slot."""
         counts = self._behind if request in self._behind else self._held
@@ -191,3 +199,73 @@ class SlotRoom:
         counts[request] -= 1
         if not counts[request]:
             del counts[request]
+
+
+class FollowLines:
+    """Attempts that follow others: each needs the result of the one before it, and waits for that in the same worker.
+
+    At most one follows each, so that the rest of a fan-out goes to other workers. The first of a line holds the slot of all; the next
+    one inherits it.
+    """
+
+    __slots__ = ("_after", "_before", "_lengths", "_open")
+
+    def __init__(self) -> None:
+        self._after: dict[int, int] = {}
+        """Attempt -> the one that follows it."""
+        self._before: dict[int, int] = {}
+        self._lengths: dict[int, list[int]] = {}
+        """Attempt -> how many follow in its line; all attempts of a line share the list."""
+        self._open: dict[int, None] = {}
+        """Attempts that may be followed, and are not yet."""
+
+    def __len__(self) -> int:
+        """How many follow others."""
+        return len(self._before)
+
+    def begin(self, attempt: int) -> None:
+        """An attempt that others may follow."""
+        self._open[attempt] = None
+        self._lengths[attempt] = [0]
+
+    def open(self) -> list[int]:
+        """The last attempt of each line, where another one may follow."""
+        return [*self._open]
+
+    def close(self, attempt: int) -> None:
+        """Nothing will follow this attempt."""
+        self._open.pop(attempt, None)
+
+    def length(self, attempt: int) -> int:
+        """How many follow in the attempt's line."""
+        return self._lengths[attempt][0]
+
+    def join(self, attempt: int, before: int) -> None:
+        """Let an attempt follow the open one `before`."""
+        del self._open[before]
+        self._before[attempt], self._after[before] = before, attempt
+        line = self._lengths[attempt] = self._lengths[before]
+        line[0] += 1
+        self._open[attempt] = None
+
+    def end(self, attempt: int) -> bool:
+        """The attempt has ended; returns whether its slot is free now."""
+        self._open.pop(attempt, None)
+        line = self._lengths.pop(attempt, None)
+        before, after = self._before.pop(attempt, None), self._after.pop(attempt, None)
+        if line is not None and (before is not None or after is not None):
+            line[0] -= 1
+        if after is not None and before is not None:
+            self._before[after], self._after[before] = before, after
+        elif after is not None:
+            del self._before[after]
+        elif before is not None:
+            del self._after[before]
+        return before is None and after is None
+
+    def behind(self, attempt: int) -> list[int]:
+        """Those that follow the attempt, and one another, in their order."""
+        found: list[int] = []
+        while (attempt := self._after.get(attempt, -1)) >= 0:
+            found.append(attempt)
+        return found

@@ -26,9 +26,10 @@ from hooke.journal.events import (
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import LOOK, Call, Engine, EngineContext, EngineEvent
 from hooke.pipeline.node_keys import GraphKeys
-from hooke.pipeline.node_state import NodePlan, Submit
+from hooke.pipeline.node_state import NodePlan, RunningAttempt, Submit
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.run_state import RunState
+from hooke.pipeline.slots import ResourceRequest
 from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.store.store import Store
@@ -125,6 +126,14 @@ class EngineBench:
         task = Task(function, name=function.__name__, resources=Resources(**resources))
         return self._make(lambda: task(*args), Submit(0, 0, 0, 1, 1, short=short))
 
+    def submit_behind(self, before: int, function: Callable[..., Any], *args: Any) -> int:
+        """Submit the short call `function(r, *args)`, where r is what the attempt `before` returns, to run after that one."""
+
+        def body() -> Any:
+            return Task(function, name=function.__name__)(Task(_nothing, name="before")(), *args)
+
+        return self._make(body, Submit(0, 1, 0, 1, 1, short=True, after=before))
+
     def submit_map(
         self,
         function: Callable[..., Any],
@@ -156,6 +165,9 @@ class EngineBench:
         state = RunState(graph, plans)
         if known is not None:
             state.nodes[0].done.record(0, 1, known)
+        if wanted.after is not None:
+            request = ResourceRequest(cpus=1.0, memory=0, gpus=0.0)
+            state.running[wanted.after] = RunningAttempt(0, 0, 1, expand=False, request=request)
         attempt = len(self._submitted) + 1
         submit = msgspec.structs.replace(wanted, attempt=attempt)
         call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
@@ -233,6 +245,10 @@ class EngineBench:
         if isinstance(event, AttemptStarted):
             self._known(event)
             assert event.attempt not in self._started, f"attempt {event.attempt} started twice"
+            before = self._submitted[event.attempt].after
+            if before is not None:
+                ended = isinstance(self.answers.get(before), AttemptFinished)
+                assert ended, f"attempt {event.attempt} started before {before}, whose result it needs"
             assert event.attempt not in self.answers, f"attempt {event.attempt} started after its end"
             assert event.worker in {started.worker for started in self.of(WorkerStarted)}
             self._started.add(event.attempt)

@@ -4,8 +4,8 @@
     def test_my_engine(check, tmp_path):
         check_engine(MyEngine, tmp_path, only=check)
 
-`pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")` in a conftest
-lets failures show their values. Processes, signals and files are real. What an engine declares that it cannot do is not asked of it.
+`pytest.register_assert_rewrite("hooke.testing.engine_suite", "hooke.testing.engine_bench")`, and the same of
+`hooke.testing.short_call_suite`, in a conftest lets failures show their values. Processes, signals and files are real. What an engine declares that it cannot do is not asked of it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from hooke.pipeline.task import Resources, Task
 from hooke.pipeline.trace import trace
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import CARRIED, EngineBench, MakeEngine, loaded_module
+from hooke.testing.short_call_suite import SHORT_CALL_CHECKS
 
 __all__ = [
     "ENGINE_CHECKS",
@@ -539,20 +540,6 @@ def check_a_chunk_dies_as_a_whole(bench: EngineBench) -> None:
     assert (failed.done, failed.ref) == (0, None)
 
 
-def check_short_calls_outlive_the_worker_that_they_wait_in(bench: EngineBench) -> None:
-    if not bench.capabilities.isolated:
-        return
-    blocked, waiting, go = _blocked_with_short_calls_behind(bench)
-    pids = {started.worker: started.pid for started in bench.of(WorkerStarted)}
-    workers = {started.attempt: started.worker for started in bench.of(AttemptStarted)}
-    psutil.Process(pids[workers[blocked[0]]]).kill()
-    assert bench.failed(blocked[0]).failure.kind == "WorkerDied"
-    go.touch()
-    assert [bench.value(bench.finished(attempt).ref) for attempt in waiting] == [
-        11 + i for i in range(len(waiting))
-    ]
-
-
 # -- giving up, growing, ending ----------------------------------------------------------------------
 
 
@@ -578,29 +565,6 @@ def check_a_running_attempt_can_be_cancelled(bench: EngineBench) -> None:
         bench.cancel(attempt)
     bench.finished(waiting)
     assert not bench.answers.keys() & set(stuck)
-
-
-def check_short_calls_can_be_cancelled(bench: EngineBench) -> None:
-    if not bench.capabilities.cancels:
-        return
-    blocked, waiting, go = _blocked_with_short_calls_behind(bench)
-    given_up = [waiting[0], waiting[-1], blocked[0]]
-    for attempt in given_up:
-        bench.cancel(attempt)
-    go.touch()
-    for attempt in {*blocked, *waiting} - {*given_up}:
-        bench.finished(attempt)
-    bench.finished(bench.submit(tasks.add, 1))
-    assert bench.answers.keys().isdisjoint(given_up)
-
-
-def _blocked_with_short_calls_behind(bench: EngineBench) -> tuple[list[int], list[int], Path]:
-    """Attempts that keep all workers busy until the file exists, and short ones that may wait in the same workers."""
-    go = bench.folder / "go"
-    bench.finished(bench.submit(tasks.add, 0, short=True))
-    blocked = [bench.submit(tasks.wait_for_file, str(go), short=True) for _ in range(bench.workers)]
-    bench.until(lambda: all(map(bench.is_running, blocked)), "all workers to be busy")
-    return blocked, [bench.submit(tasks.add, 1 + i, short=True) for i in range(30)], go
 
 
 def check_workers_are_added_and_retired_without_losing_work(bench: EngineBench) -> None:
@@ -776,10 +740,9 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_a_killed_worker_is_told_and_harms_nobody_else,
     check_a_worker_that_exits_is_told_with_its_code,
     check_a_chunk_dies_as_a_whole,
-    check_short_calls_outlive_the_worker_that_they_wait_in,
     check_a_queued_attempt_can_be_cancelled,
     check_a_running_attempt_can_be_cancelled,
-    check_short_calls_can_be_cancelled,
+    *SHORT_CALL_CHECKS,
     check_workers_are_added_and_retired_without_losing_work,
     check_output_is_kept_by_attempt,
     check_what_a_task_changes_in_its_process_is_set_back,

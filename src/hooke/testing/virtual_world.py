@@ -54,6 +54,7 @@ class HandedAttempt(NamedTuple):
     twin_of: int | None = None
     short: bool = False
     ranks: int = 0
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from hooke.journal import events
 from hooke.journal.events import WITH_FAILURES
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_state import NodePlan
-from hooke.pipeline.run_state import ISOLATED_DEATHS, SKIPS_BEFORE_RESERVING
+from hooke.pipeline.retries import ISOLATED_DEATHS
+from hooke.pipeline.run_state import SKIPS_BEFORE_RESERVING
 from hooke.pipeline.slots import memory_after
 from hooke.testing.virtual_world import HandedAttempt, Record
 
@@ -59,6 +60,8 @@ class Flight:
     """A gang takes one for each rank, but its list is read by one process."""
     asked: int = 0
     """Of an elastic gang: the ranks with which it was asked to go on."""
+    after: int | None = None
+    """The attempt that it follows, until it begins."""
 
     def meets(self, other: Flight) -> bool:
         """Whether both run an item that the other runs too."""
@@ -340,6 +343,7 @@ class _Judge:
             memory=handed.memory or 0,
             short=handed.short,
             slots=max(1, handed.ranks),
+            after=handed.after,
         )
         due = self._memory(node, handed.items.start if handed.items else -1)
         if (handed.memory or 0) != due:
@@ -456,10 +460,25 @@ class _Judge:
 
     def _check_needs(self, attempt: int, flight: Flight) -> None:
         missing = [use for use in self.graph.nodes[flight.node].uses if not self._met(use, flight)]
+        if flight.after is not None:
+            before = self.driver.flights.get(flight.after)
+            self._check_followed(attempt, flight, before)
+            missing = [use for use in missing if before is not None and use.node != before.node]
         if missing:
             self._wrong(
                 f"attempt {attempt} of node {flight.node} began before its needs were done: {missing}"
             )
+
+    def _check_followed(self, attempt: int, flight: Flight, before: Flight | None) -> None:
+        """An attempt follows a short one like it that the engine has, and that no other one follows."""
+        if before is None:
+            self._wrong(f"attempt {attempt} follows {flight.after}, which is not under way")
+            return
+        if any(each.after == flight.after for each in self.driver.flights.values()):
+            self._wrong(f"attempt {attempt} follows {flight.after}, which another one follows")
+        asked = [(each.short, each.memory, each.slots, self.plans[each.node].cpus) for each in (flight, before)]
+        if asked[0] != asked[1] or not flight.short:
+            self._wrong(f"attempt {attempt} follows {flight.after}, and they ask for {asked}")
 
     def _met(self, use: Any, flight: Flight) -> bool:
         known = self._known(use.node)
@@ -539,7 +558,9 @@ class _Judge:
         self.said.append(event)
         match event:
             case events.AttemptStarted() if event.attempt in self.driver.flights:
-                self.driver.flights[event.attempt].began = event.at
+                flight = self.driver.flights[event.attempt]
+                flight.began, flight.after = event.at, None
+                self._check_needs(event.attempt, flight)
             case events.AttemptFinished():
                 self._answered(event)
                 self._beat(event)
@@ -797,5 +818,9 @@ class _Judge:
         if not any(plan.cpus > 1 or plan.memory or plan.ranks > 1 for plan in self.plans):
             return []
         held, slots = self.driver.held, self.driver.place.slots
+        # What was decided while claims were asked for comes before a retry that is due since then.
+        since = self.now - LATEST_S * self.driver.has_asked
+        retried = {node for (node, _), due in self.driver.delayed.items() if due > since}
+        held = held | retried
         waiting = [node for node in self._ready() if node not in held and self._slots(node) <= slots]
         return [node for node in waiting if not self._fits(node)]

@@ -16,6 +16,7 @@ import msgspec
 from tests.support.simulation.programs import GIB
 
 from hooke.base.errors import Permanent, Temporary
+from hooke.base.ref import Ref
 from hooke.journal.events import (
     GANG_RESIZED,
     AttemptFailed,
@@ -102,6 +103,8 @@ class _Attempt:
     """Answered, cancelled or lost: its end, if it comes, comes late."""
     wanted: int = 0
     """The ranks with which it is to go on from its next checkpoint."""
+    awaited: Ref | None = None
+    """The result of the attempt that it followed."""
 
 
 class _NoUsage:
@@ -157,6 +160,7 @@ class SimEngine:
         knows_signal=True,
         gangs=True,
         resizes_gangs=True,
+        follows=True,
     )
     widest: int = 1
     """Of the gangs that it is to run, the ranks: so many workers it has in the end, whatever happens before."""
@@ -166,6 +170,11 @@ class SimEngine:
     _busy: dict[str, _Attempt] = field(default_factory=dict)
     _queue: deque[_Attempt] = field(default_factory=deque)
     _attempts: dict[int, _Attempt] = field(default_factory=dict)
+    _followers: dict[int, _Attempt] = field(default_factory=dict)
+    """Attempt -> the one that follows it, until the first has ended."""
+    _finished: dict[int, Ref] = field(default_factory=dict)
+    _lines: dict[str, str] = field(default_factory=dict)
+    """Worker -> the one from which what it runs was taken back: what they say keeps its order."""
     _out: list[EngineEvent] = field(default_factory=list)
     _named: int = 0
     _chance: Random = field(init=False)
@@ -188,7 +197,10 @@ class SimEngine:
         for call in calls:
             self.world.note("submit", _facts(call))
             attempt = self._attempts[call.attempt] = _Attempt(call)
-            self._queue.append(attempt)
+            if call.after is not None:
+                self._submit_behind(attempt, call.after)
+            else:
+                self._queue.append(attempt)
         self._dispatch()
         self.world.step()
 
@@ -212,6 +224,9 @@ class SimEngine:
         if known in self._queue:
             self._queue.remove(known)
         known.over = True
+        self._drop_followers(known)
+        for before in [before for before, each in self._followers.items() if each is known]:
+            del self._followers[before]
         self._free(known)
 
     def scale(self, workers: int) -> None:
@@ -238,10 +253,43 @@ class SimEngine:
             attempt = self._queue.popleft()
             self._named += 1
             attempt.worker = f"w{self.number}-{self._named}"
+            line = self._lines.pop(f"of {attempt.call.attempt}", "")
+            self._lines[attempt.worker] = self._lines.get(line, line) or attempt.worker
             self._busy[attempt.worker] = attempt
             slow = attempt.call.most_ranks and self.world.chance("gathering").random() < 0.5
             longest_s = GATHERED_S if slow else 0.02
             self._later(self._chance.uniform(0.0, longest_s), lambda attempt=attempt: self._start(attempt))
+
+    def _submit_behind(self, attempt: _Attempt, before: int) -> None:
+        """One that follows another waits for it; one whose input has been computed since the driver decided does not."""
+        if before in self._finished:
+            attempt.awaited = self._finished[before]
+            self._lines[f"of {attempt.call.attempt}"] = self._attempts[before].worker
+            self._queue.append(attempt)
+        elif not self._attempts[before].over:
+            self._followers[before] = attempt
+
+    def _drop_followers(self, attempt: _Attempt) -> None:
+        """What follows an attempt without a result never begins."""
+        while (follower := self._followers.pop(attempt.call.attempt, None)) is not None:
+            follower.over = True
+            attempt = follower
+
+    def _advance_follower(self, attempt: _Attempt, result: Ref) -> None:
+        """What followed the finished attempt begins in its worker, if it is not taken back."""
+        self._finished[attempt.call.attempt] = result
+        follower = self._followers.pop(attempt.call.attempt, None)
+        if follower is None:
+            return
+        follower.awaited = result
+        if self._chance.random() < 0.2:
+            self._lines[f"of {follower.call.attempt}"] = attempt.worker
+            self._queue.appendleft(follower)
+            return
+        del self._busy[attempt.worker]
+        follower.worker = attempt.worker
+        self._busy[follower.worker] = follower
+        self._start(follower)
 
     def _has_room(self, call: Call) -> bool:
         """For all ranks of a gang together; one that was handed out before the place was made smaller begins alone, unless it is elastic."""
@@ -336,6 +384,7 @@ class SimEngine:
             host_lost=bool(call.most_ranks) and kind == "WorkerDied" and self._chance.random() < 0.5,
         )
         self._answer(attempt, AttemptFailed(failure=failure, **self._where(attempt)))
+        self._drop_followers(attempt)
         self._out.append(
             WorkerStopped(
                 at=self.world.clock.time, worker=attempt.worker, cause="killed by SIGKILL", signal=9
@@ -352,6 +401,10 @@ class SimEngine:
             return
         attempt.over = True
         event = self._compute(attempt)
+        if isinstance(event, AttemptFinished):
+            self._advance_follower(attempt, event.ref)
+        else:
+            self._drop_followers(attempt)
         if self._chance.random() < self.world.faults.doubles:
             self._later(self._chance.expovariate(0.5), lambda: self._out.append(event))
         self._free(attempt)
@@ -380,6 +433,7 @@ class SimEngine:
                     function=function,
                     payload=call.payload,
                     shown=call.shown,
+                    awaited=attempt.awaited,
                 )
             )
         self._answer(attempt, event)
@@ -396,7 +450,8 @@ class SimEngine:
         return {"attempt": call.attempt, "node": call.node, "lo": call.lo, "hi": call.hi}
 
     def _free(self, attempt: _Attempt) -> None:
-        if self._busy.pop(attempt.worker, None) is not None:
+        if self._busy.get(attempt.worker) is attempt:  # else one that followed has its worker
+            del self._busy[attempt.worker]
             self._dispatch()
 
     def _later(self, after_s: float, act: Callable[[], None]) -> None:
@@ -434,6 +489,7 @@ class SimEngine:
         queues: dict[str, deque[EngineEvent]] = {}
         for event in events:
             name = getattr(event, "worker", "")
+            name = self._lines.get(name, name)
             queues.setdefault(name, deque()).append(event)
         mixed: list[EngineEvent] = []
         while queues:
@@ -447,5 +503,6 @@ class SimEngine:
 def _facts(call: Call) -> HandedAttempt:
     items = range(call.lo, call.hi)
     return HandedAttempt(
-        call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short, call.gang
+        *(call.attempt, call.node, call.kind, items, call.memory, call.twin_of, call.short, call.gang),
+        after=call.after,
     )

@@ -22,6 +22,7 @@ from tests.support.simulation.programs import (
     as_it_ended,
     draw_program,
     pipeline_of,
+    with_chains,
     with_elastic_gangs,
     with_gangs,
     with_on_error,
@@ -135,6 +136,7 @@ class _Play:
     def history(self) -> History:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
         program = with_elastic_gangs(program, self.world.chance("elastic"))
+        program = with_chains(program, self.world.chance("chains"))
         self.program = program = with_on_error(program, self.world.chance("on error"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))

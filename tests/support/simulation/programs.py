@@ -20,6 +20,7 @@ __all__ = [
     "as_it_ended",
     "draw_program",
     "pipeline_of",
+    "with_chains",
     "with_elastic_gangs",
     "with_gangs",
     "with_on_error",
@@ -28,6 +29,7 @@ __all__ = [
 GIB = 2**30
 GANGS = 1 / 3
 GOES_ON = 1 / 3
+CHAINS = 1 / 2
 MAPS = frozenset({"static", "constants", "step", "columns"})
 _MODULUS = 10_007
 
@@ -264,6 +266,27 @@ _SHAPES = (
 def draw_program(random: Random) -> Program:
     """A random program."""
     return _Draw(random).program()
+
+
+def with_chains(program: Program, random: Random) -> Program:
+    """The program with some chains of calls of one task in one history of three; some links need results of others, too."""
+    if random.random() > CHAINS:
+        return program
+    asked = Resources(
+        memory=random.choice((None, None, GIB)),
+        retries=random.choice((0, 1, 2)),
+        timeout_s=random.choice((None, None, 30.0)),
+        cache=random.random() < 0.8,
+    )
+    task, steps, ends = Task(mix, name="link", resources=asked), [*program.steps], []
+    for constant in range(random.choice((1, 1, 2, 4))):
+        before = random.randrange(len(steps))
+        for _ in range(random.choice((3, 8, 20))):
+            inputs = [(before, ())] + [(random.randrange(len(steps)), ())] * (random.random() < 0.1)
+            before = len(steps)
+            steps.append(Step("call", task, tuple(inputs), constant))
+        ends.append(before)
+    return Program(steps=tuple(steps), returned=(*program.returned, *ends))
 
 
 def with_gangs(program: Program, random: Random) -> Program:

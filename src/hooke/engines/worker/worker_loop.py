@@ -19,6 +19,7 @@ import msgspec
 from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
+from hooke.base.ref import Ref
 from hooke.engines.gang import RankNote, unpack_answer
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.fork_server_client import ForkRefused
@@ -107,6 +108,14 @@ class WorkerLoop:
         self._fork_at = 0.0
         self._begun: set[int] = set()
         self._cancelled: set[int] = set()
+        self._process_of: dict[int, Process] = {}
+        """Attempt -> the worker that has it."""
+        self._followers: dict[int, WorkerJob] = {}
+        """Attempt -> the one that follows it, until the first has ended."""
+        self._apart: dict[int, WorkerJob] = {}
+        """Those of them that are not in the worker of the attempt before, in their order."""
+        self._awaited: dict[int, Ref] = {}
+        """Attempt that followed another one, and is in a worker -> that one's result."""
         self._undispatched = False
         """Whether an attempt was cancelled since the last `dispatch`."""
         self._polled: set[Process] = set()
@@ -117,7 +126,11 @@ class WorkerLoop:
 
     def submit(self, jobs: Sequence[WorkerJob]) -> None:
         """Queue attempts, and hand each to a worker as soon as one is free."""
-        self._queue.extend(jobs)
+        for job in jobs:
+            if job.task.after is not None and job.task.awaited is None:
+                self._followers[job.task.after] = self._apart[job.attempt] = job
+            else:
+                self._queue.append(job)
         self.dispatch()
 
     def cancel(self, attempt: int) -> None:
@@ -128,6 +141,10 @@ class WorkerLoop:
                 if self.has(process) and _has(process, attempt):
                     self._recall(process)
         self._queue = deque(job for job in self._queue if job.attempt != attempt)
+        self._drop_followers(attempt)
+        job = self._apart.pop(attempt, None)
+        if job is not None:
+            self._followers.pop(job.task.after or 0, None)
         for process in list(self._workers.values()):
             if _has(process, attempt):
                 self._cancelled.add(attempt)
@@ -188,7 +205,8 @@ class WorkerLoop:
 
         With `keep_idle` idle ones go back to the pool; those with devices only with `keep_devices`, too.
         """
-        self._queue.clear()
+        for waiting in (self._queue, self._followers, self._apart):
+            waiting.clear()
         self.ranks.close()
         for process in list(self._workers.values()):
             keeps = keep_idle and process.ready and not process.jobs
@@ -277,9 +295,8 @@ class WorkerLoop:
             if process is None:
                 self._queue.append(job)
                 continue
-            process.jobs.append(job)
-            if process.ready:
-                self._hand_over(process, job)
+            self._give(process, job)
+        self._give_followers()
         now = self._clock.monotonic()
         self._recall_stuck(now)
         for process in self._workers.values():
@@ -290,6 +307,21 @@ class WorkerLoop:
                     OSError
                 ):  # it has ended, or ends now; its last messages and its end are read next
                     process.channel.flush()
+
+    def _give(self, process: Process, job: WorkerJob) -> None:
+        process.jobs.append(job)
+        self._process_of[job.attempt] = process
+        if process.ready:
+            self._hand_over(process, job)
+
+    def _give_followers(self) -> None:
+        """Send what follows attempts to their workers, as far as there is room."""
+        now = self._clock.monotonic() if self._apart else 0.0
+        for job in [*self._apart.values()]:
+            process = self._process_of.get(job.task.after or 0)
+            if process is not None and self._may_wait(process, job, now):
+                del self._apart[job.attempt]
+                self._give(process, job)
 
     @property
     def _running(self) -> int:
@@ -340,20 +372,22 @@ class WorkerLoop:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
         if not job.short or job.gpus:
             return None
-        kind, size, now = self._kind(job), _bytes_ahead(job), self._clock.monotonic()
-        alike = [
-            process
-            for process in self._workers.values()
-            if process.ready
-            and process.kind == kind
+        now = self._clock.monotonic()
+        alike = [process for process in self._workers.values() if self._may_wait(process, job, now)]
+        return min(alike, key=lambda process: len(process.jobs), default=None)
+
+    def _may_wait(self, process: Process, job: WorkerJob, now: float) -> bool:
+        """Whether a short call may wait in this busy worker."""
+        return (
+            process.ready
+            and process.kind == self._kind(job)
             and process.memory == job.task.memory
             and len(process.jobs) <= MOST_AHEAD
-            and process.sent_bytes + size <= AHEAD_BYTES
+            and process.sent_bytes + _bytes_ahead(job) <= AHEAD_BYTES
             and job.task.digest in process.known
             and process.jobs[0].short
             and now - process.since < STUCK_S
-        ]
-        return min(alike, key=lambda process: len(process.jobs), default=None)
+        )
 
     def _start_worker(self, kind: WorkerKind) -> Process:
         process = self.start(kind)
@@ -372,6 +406,7 @@ class WorkerLoop:
             task = job.task if job.task.digest in process.known else job.with_function()
         except HookeError as error:
             process.jobs.remove(job)
+            del self._process_of[job.attempt]
             self._devices.release(process.kind.devices, job.gpus)
             self._refuse(job, error)
             return
@@ -409,12 +444,27 @@ class WorkerLoop:
             self._selector.register(process.channel, selectors.EVENT_READ, process)
 
     def _recall_stuck(self, now: float) -> None:
-        """Give what waits behind an attempt that was expected to be short, and is not, to workers that are free."""
-        if self._running >= self.slots and not self._idle():
+        """Give what waits behind an attempt that was expected to be short, and is not, to workers that are free.
+
+        Also if an equal worker has been free for as long: chains that follow one another there go to both.
+        """
+        idle = self._idle()
+        if self._running >= self.slots and not idle:
             return
-        stuck = [each for each in self._workers.values() if each.waiting and now - each.since >= STUCK_S]
+        bored = [each.kind for each in idle if each.ready and now - each.since >= STUCK_S]
+        stuck = [
+            each
+            for each in self._workers.values()
+            if each.waiting
+            and (now - each.since >= STUCK_S or each.kind in bored)
+            and not all(self._follows(job) for job in each.waiting.values())
+        ]
         if sum(self._recall(process) for process in stuck):
             self.dispatch()
+
+    def _follows(self, job: WorkerJob) -> bool:
+        """Whether it needs the result of an attempt that has not ended."""
+        return job.task.after is not None and job.task.awaited is None and job.attempt not in self._awaited
 
     def _recall(self, process: Process) -> int:
         """Take back what waits in a worker; returns how many attempts. They go first in the queue."""
@@ -423,14 +473,53 @@ class WorkerLoop:
         if recalled:
             gone = set(recalled)
             process.jobs = deque(job for job in process.jobs if job not in gone)
-            self._queue.extendleft(reversed(recalled))
+            self._requeue(recalled)
             process.waiting = {
                 ticket: job for ticket, job in process.waiting.items() if ticket not in tickets
             }
         return len(recalled)
 
+    def _requeue(self, jobs: Sequence[WorkerJob]) -> None:
+        """These have left their worker without having begun. They go first in the queue; those that follow go where the ones before go."""
+        first: list[WorkerJob] = []
+        for job in jobs:
+            self._process_of.pop(job.attempt, None)
+            if self._follows(job):
+                self._apart[job.attempt] = job
+            else:
+                first.append(self._with_awaited(job))
+        self._queue.extendleft(reversed(first))
+
+    def _with_awaited(self, job: WorkerJob) -> WorkerJob:
+        awaited = self._awaited.pop(job.attempt, None)
+        if awaited is None:
+            return job
+        return msgspec.structs.replace(job, task=msgspec.structs.replace(job.task, awaited=awaited))
+
+    def _drop_followers(self, attempt: int) -> None:
+        """An attempt has no result: forget what follows it, which its worker does not begin either."""
+        while (job := self._followers.pop(attempt, None)) is not None:
+            attempt = job.attempt
+            self._apart.pop(attempt, None)
+            process = self._process_of.pop(attempt, None)
+            if process is not None:
+                process.jobs.remove(job)
+                process.waiting = {
+                    ticket: waiting for ticket, waiting in process.waiting.items() if waiting is not job
+                }
+
+    def _advance_follower(self, answer: AttemptFinished) -> None:
+        """An attempt has its result: what follows it may begin, in its worker or in any other one."""
+        job = self._followers.pop(answer.attempt, None)
+        if job is None:
+            return
+        self._awaited[job.attempt] = answer.ref.without_files()
+        if self._apart.pop(job.attempt, None) is not None:
+            self._queue.append(self._with_awaited(job))
+
     def _refuse(self, job: WorkerJob, error: HookeError) -> None:
         failure = failure_of(error, arguments=job.task.shown)
+        self._drop_followers(job.attempt)
         self._say(job.task.failed(self._clock.now(), failure))
 
     # -- what workers say --------------------------------------------------------------------------------
@@ -466,19 +555,25 @@ class WorkerLoop:
             if job is not None:
                 if process.ready:
                     self._begun.add(job.attempt)
-                self._queue.appendleft(job)
+                self._requeue([job])
         else:
             self._answered(process, unpack_answer(data))
 
     def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
         """Attempts are answered in the order in which they were handed over."""
         self._freed(process)
+        self._awaited.pop(answer.attempt, None)
         self._say(answer)
+        if isinstance(answer, AttemptFinished):
+            self._advance_follower(answer)
+        else:
+            self._drop_followers(answer.attempt)
         if answer.log is not None:
             process.log_from = answer.log.end
         if process.jobs:
             self._say_begun(process, answer.at)
         else:
+            process.since = self._clock.monotonic()
             self._shrink()
 
     def _died(self, process: Process) -> None:
@@ -492,6 +587,8 @@ class WorkerLoop:
             return
         if begun:
             failure = exit_failure(process, ended, job.task)
+            self._awaited.pop(job.attempt, None)
+            self._drop_followers(job.attempt)
             self._say(job.task.failed(self._clock.now(), failure, process.name))
         else:
             self._take_back(process, job)
@@ -500,7 +597,7 @@ class WorkerLoop:
         """Requeue the attempt that a worker did not begin; not without end, should workers be unable to start."""
         self._unborn += 1
         if self._unborn <= MOST_UNBORN:
-            self._queue.appendleft(job)
+            self._requeue([job])
             return
         error = HookeError(
             f"{self._unborn} workers in a row ended before they were ready",
@@ -522,6 +619,7 @@ class WorkerLoop:
         if job is not None:
             self._cancelled.discard(job.attempt)
             self._begun.discard(job.attempt)
+            self._process_of.pop(job.attempt, None)
             self._devices.release(process.kind.devices, job.gpus)
             self._has_read(process, job)
         return job
@@ -545,12 +643,11 @@ class WorkerLoop:
             self._selector.unregister(process.channel)
         self._workers.pop(process.pid, None)
         process.waiting.clear()
-        while process.jobs:
-            job = process.jobs.pop()
-            if job.attempt in self._cancelled:
-                self._cancelled.remove(job.attempt)
-            else:
-                self._queue.appendleft(job)
+        jobs, process.jobs = process.jobs, deque[WorkerJob]()
+        for job in jobs:
+            self._process_of.pop(job.attempt, None)
+        self._requeue([job for job in jobs if job.attempt not in self._cancelled])
+        self._cancelled.difference_update(job.attempt for job in jobs)
 
     def _shrink(self) -> None:
         for process in self._idle()[: max(0, self._running - self.slots)]:

@@ -31,7 +31,7 @@ from hooke.base.this_process import on_fork
 from hooke.engines.gang import GATHER
 from hooke.engines.worker.sampler import SAMPLES, Sampler
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
-from hooke.journal.events import AttemptFailed, Event, Failure
+from hooke.journal.events import AttemptFailed, AttemptFinished, Event, Failure
 from hooke.pipeline.engine import Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
 from hooke.pipeline.failures import failure_of
@@ -67,6 +67,9 @@ READY = b""
 
 STALE = b"stale"
 """A worker's answer to a Hello or a task for which a fresh worker is needed: it imported code before an edit, or a task replaced some."""
+
+MOST_KEPT = 256
+"""So many results a worker knows for attempts that follow: four times as many as wait there."""
 
 LEAVES = b"leaves"
 """What rank 0 of a gang says when it ends at a checkpoint, as it was asked to; its answer follows."""
@@ -138,6 +141,10 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     plain: bool = False
     ticket: int = 0
     """Its ticket if it waits behind another attempt: it begins only if the worker can still take it. 0: none needed."""
+    after: int | None = None
+    """The attempt whose result it awaits, in this worker. If that has none, this one never begins, and has no answer."""
+    awaited: Ref | None = None
+    """That result, where it is known when the attempt is sent."""
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -211,6 +218,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         observe=call.observe,
         variables=dict(call.variables),
         plain=call.plain,
+        after=call.after,
     )
 
 
@@ -294,6 +302,8 @@ class _Server:
         self._sessions = 0
         self._limit: int | None = None
         self._stale = False
+        self._results: dict[int, Ref] = {}
+        """Attempt -> its result, for those that follow. The last ones of this session, the newest last."""
         self._wanted: ResizeWanted | None = None
         self._put_off: deque[bytes] = deque()
         """Messages that came while an attempt ran and asked whether its gang changes its size."""
@@ -325,8 +335,16 @@ class _Server:
                 self._used.add(message.digest)  # the driver counts on it, even for what it takes back
                 # After STALE the driver ends this process, and what waits here runs elsewhere.
                 if not self._stale and (not message.ticket or self._tickets.take(message.ticket)):
-                    assert self._session is not None
-                    self._perform(message, self._session)
+                    self._follow(message)
+
+    def _follow(self, task: WorkerTask) -> None:
+        """Run an attempt, unless the one that it follows has failed. The driver knows that, too."""
+        assert self._session is not None
+        if task.after is not None and task.awaited is None:
+            if task.after not in self._results:
+                return
+            task = msgspec.structs.replace(task, awaited=self._results[task.after])
+        self._perform(task, self._session)
 
     def _leaves(self) -> bool:
         """Whether this rank was asked to end at a checkpoint. If so, the driver learns that it does, before the other ranks lose it."""
@@ -355,6 +373,7 @@ class _Server:
             for digest in kept.keys() - self._used:
                 del kept[digest]
         self._used.clear()
+        self._results.clear()
         self._send(READY)
 
     def _outlived(self, hello: Hello) -> bool:
@@ -392,7 +411,12 @@ class _Server:
         if task.uses_library:
             session.connect()
         with resizing(self._leaves):
-            self._say(session.worker.run(work))
+            answer = session.worker.run(work)
+        self._say(answer)
+        if isinstance(answer, AttemptFinished) and task.kind == "call":
+            self._results[task.attempt] = answer.ref.without_files()
+            if len(self._results) > MOST_KEPT:
+                del self._results[next(iter(self._results))]
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
         if task.digest not in self._functions:
@@ -460,6 +484,7 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         observe=task.observe,
         variables=task.variables,
         plain=task.plain,
+        awaited=task.awaited,
         checkpoints=task.checkpoints,
     )
 
