@@ -295,14 +295,17 @@ class LooksOnceOnly(Runner):
 
 
 class FollowsTooMuch(RunState):
-    """Early start: an attempt follows one of two that it needs, and the other has not ended."""
+    """Early start: an attempt follows one of several that it needs, and the others have not ended."""
 
     def _follower(self, running):
-        for child in self._waiters.of_whole(running.node):
-            state = self.nodes[child]
-            if state.looked_up and state.missing and not (state.complete or state.taken):
-                return state
-        return None
+        children = [self.nodes[child] for child in self._waiters.of_whole(running.node)]
+        missing = [child.missing for child in children]
+        for child in children:
+            child.missing = min(child.missing, 1)
+        found = super()._follower(running)
+        for child, before in zip(children, missing, strict=True):
+            child.missing = before
+        return found
 
 
 class ForgetsWhatFollows(RunState):
@@ -313,7 +316,7 @@ class ForgetsWhatFollows(RunState):
             super()._drop_followers(attempt)
 
 
-class CountsTheSlotOfALineOnce(RunState):
+class FreesTheSlotOfALine(RunState):
     """Overload: the slot of an attempt is free when it ends, though the one that follows it has begun there."""
 
     def _remove(self, attempt):
@@ -321,15 +324,6 @@ class CountsTheSlotOfALineOnce(RunState):
         self._lines.end(attempt)
         self._room.free(running.request)
         return running
-
-
-class FollowsAlone(RunState):
-    """Overload: a line is as long as its chain."""
-
-    def _submit_followers(self):
-        self._room.may_follow = lambda *_: True
-        self._short.behind = lambda _: 1000
-        return super()._submit_followers()
 
 
 class FollowsTheUnknown(Runner):

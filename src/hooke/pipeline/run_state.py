@@ -671,6 +671,7 @@ class RunState:
                 and not (state.complete or state.taken or state.asked)
                 and not (child in self._pruned or child in self._unfollowed)
                 and self._short.has(state.node)
+                and not state.plan.ranks
                 and self._request(state, 0) == running.request
                 and not (parent.tainted or self.is_tainted(running.node) or self.is_tainted(child))
             ):
