@@ -1,6 +1,5 @@
 """Chains of short calls, each sent to the worker of the one before: results, failures, deaths, kills, edits, and where they run."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -81,8 +80,8 @@ DRIVER = """
 import sys
 from hooke import run
 from hooke.project.pipeline_file import load_entry
-pipeline, _ = load_entry("job.py:chain")
-run(pipeline, links=int(sys.argv[1]), on="local:2")
+pipeline, _ = load_entry(sys.argv[1] + ":chain")
+run(pipeline, links=int(sys.argv[2]), on="local:2")
 """
 
 
@@ -195,10 +194,8 @@ def test_chains_beside_one_another_use_all_workers(shop):
 
 def test_kill_9_in_the_midst_of_a_chain_then_resume(shop):
     (shop.folder / "driver.py").write_text(DRIVER)
-    driver = subprocess.Popen([sys.executable, "driver.py", "3000"], cwd=shop.folder)
-    for _ in itertools.count():
-        if len(ran(shop)) > 200:
-            break
+    driver = subprocess.Popen([sys.executable, "driver.py", str(shop.file), "3000"], cwd=shop.folder)
+    while len(ran(shop)) <= 200:
         assert driver.poll() is None
         time.sleep(0.005)
     os.kill(driver.pid, signal.SIGKILL)

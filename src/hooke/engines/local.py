@@ -50,7 +50,7 @@ class LocalEngine:
     ) -> None:
         """`workers` is (lowest, highest); None means as many as this process may use CPUs. `devices`: this machine's GPUs."""
         self._context = context
-        if context.durable == "each":  # a result is to be on the disk, in the journal, before what needs it begins
+        if context.durable == "each":  # what uses a result begins when that is on the disk, in the journal
             self.capabilities = replace(self.capabilities, follows=False)
         self._pool = shared_pool() if context.warm else LocalPool()
         self._devices = devices if devices is not None else self._pool.devices

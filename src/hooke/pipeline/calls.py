@@ -144,8 +144,10 @@ class CallMaker:
         self.files.clear()
         plain = node.kind == "call" and not submit.expand and not plan.ranks and self._is_plain(node)
         self._awaited = -1 if submit.after is None else self._state.running[submit.after].node
-        payload = self._payload(node, submit)
-        self._awaited = -1
+        try:
+            payload = self._payload(node, submit)
+        finally:
+            self._awaited = -1
         keys = b"" if plain else self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,

@@ -191,15 +191,12 @@ def _simple(
 
 def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | None) -> Any:
     match value:
-        case Awaited():
-            assert awaited is not None
-            return resolve(StoredValue(awaited, value.path), store)
         case Packed():
             if value.number not in packed:
                 packed[value.number] = unpack(value.data, store)
             return packed[value.number]
-        case StoredValue() | Element() | StoredItems():
-            return resolve(value, store)
+        case StoredValue() | Element() | StoredItems() | Awaited():
+            return resolve(value, store, awaited)
         case list() | tuple():
             return type(value)(_resolved(each, store, packed, awaited) for each in value)
         case dict():
@@ -208,11 +205,14 @@ def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | N
             return value
 
 
-def resolve(reference: Reference, store: Store) -> Any:
+def resolve(reference: Reference, store: Store, awaited: Ref | None = None) -> Any:
     """The value behind a reference. Raises MissingObject or CorruptObject."""
     match reference:
         case Packed():
             return unpack(reference.data, store)
+        case Awaited(path):
+            assert awaited is not None
+            return resolve(StoredValue(awaited, path), store)
         case StoredValue(ref):
             value, pieces = store.get(ref), ((ref.digest, -1, 1),)
         case Element(ref, index):

@@ -476,7 +476,9 @@ class _Judge:
             return
         if any(each.after == flight.after for each in self.driver.flights.values()):
             self._wrong(f"attempt {attempt} follows {flight.after}, which another one follows")
-        asked = [(each.short, each.memory, each.slots, self.plans[each.node].cpus) for each in (flight, before)]
+        asked = [
+            (each.short, each.memory, each.slots, self.plans[each.node].cpus) for each in (flight, before)
+        ]
         if asked[0] != asked[1] or not flight.short:
             self._wrong(f"attempt {attempt} follows {flight.after}, and they ask for {asked}")
 

@@ -29,7 +29,7 @@ __all__ = [
 GIB = 2**30
 GANGS = 1 / 3
 GOES_ON = 1 / 3
-CHAINS = 1 / 2
+CHAINS = 1 / 7
 MAPS = frozenset({"static", "constants", "step", "columns"})
 _MODULUS = 10_007
 
@@ -269,7 +269,7 @@ def draw_program(random: Random) -> Program:
 
 
 def with_chains(program: Program, random: Random) -> Program:
-    """The program with some chains of calls of one task in one history of three; some links need results of others, too."""
+    """The program with some chains of calls of one task in one history of seven; some links need results of others, too."""
     if random.random() > CHAINS:
         return program
     asked = Resources(
@@ -278,7 +278,8 @@ def with_chains(program: Program, random: Random) -> Program:
         timeout_s=random.choice((None, None, 30.0)),
         cache=random.random() < 0.8,
     )
-    task, steps, ends = Task(mix, name="link", resources=asked), [*program.steps], []
+    task, steps = Task(mix, name="link", resources=asked), [*program.steps]
+    ends: list[int] = []
     for constant in range(random.choice((1, 1, 2, 4))):
         before = random.randrange(len(steps))
         for _ in range(random.choice((3, 8, 20))):
