@@ -324,10 +324,3 @@ class FreesTheSlotOfALine(RunState):
         self._lines.end(attempt)
         self._room.free(running.request)
         return running
-
-
-class FollowsTheUnknown(Runner):
-    """Early start: an attempt follows one whose claim is still asked for, so that no engine has it."""
-
-    def _may_follow(self, submit):
-        return submit.attempt in self._state.running

@@ -48,6 +48,9 @@ PLANTED = {
     planted.CallsItWhole: 12,
     planted.RunsTheRefused: 1,
     planted.LooksOnceOnly: 4,
+    planted.FollowsTooMuch: 212,
+    planted.ForgetsWhatFollows: 49,
+    planted.FreesTheSlotOfALine: 39,
 }
 """Bugs, each with the first history that shows it, as it was last looked for: that one is played first."""
 
@@ -128,6 +131,21 @@ def test_gangs_run_fail_and_wait_for_one_another(some: list) -> None:
     assert begun > 50
     assert failed > 5
     assert crowded > 5
+
+
+@pytest.mark.heavy
+def test_calls_follow_one_another_are_taken_back_and_fail() -> None:
+    followed, begun, dropped = 0, 0, 0
+    for history in [simulate(seed) for seed in (39, 49, 212)]:  # as they were last looked for
+        behind = {each.attempt for each in _facts(history.trace, "submit") if each.after is not None}
+        events = _facts(history.trace, "journal")
+        started = {event.attempt for event in events if isinstance(event, AttemptStarted)}
+        followed += len(behind)
+        begun += len(behind & started)
+        dropped += len(behind.intersection(_facts(history.trace, "cancel")))
+    assert begun > 5
+    assert dropped > 5
+    assert followed >= begun
 
 
 @pytest.mark.heavy  # the same sixty
