@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.engines.local.faults import wait_until
 
 from hooke.engines.local import LocalEngine
 from hooke.engines.worker import worker_loop
-from hooke.journal.events import WorkerStopped
+from hooke.journal.events import AttemptStarted, WorkerStopped
 from hooke.pipeline.engine import EngineContext
 from hooke.processes.devices import Devices
 from hooke.testing import engine_tasks as tasks
@@ -49,6 +50,21 @@ def test_short_calls_do_not_wait_behind_a_long_one_while_another_worker_is_free(
         assert long not in bench.answers, "it waits for the file"
         go.touch()
         bench.finished(long)
+
+
+def test_a_worker_that_is_free_takes_calls_that_wait_in_another_one_though_none_is_stuck(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with EngineBench(LocalEngine, tmp_path, workers=2) as bench:
+        bench.finished(bench.submit(tasks.sleep, 0.0, short=True))
+        long = bench.submit(tasks.wait_for_file, str(go), short=True)
+        bench.until(lambda: bench.is_running(long), "it runs")
+        time.sleep(0.1)  # what comes now does not wait behind it
+        heads = [bench.submit(tasks.sleep, 0.01, short=True) for _ in range(30)]
+        chained = [bench.submit_behind(head, tasks.sleep) for head in heads]
+        go.touch()
+        for attempt in (long, *heads, *chained):
+            bench.finished(attempt)
+        assert len({started.worker for started in bench.of(AttemptStarted) if started.attempt in heads}) == 2
 
 
 def test_a_waiting_call_is_cancelled_without_its_worker(tmp_path: Path) -> None:
