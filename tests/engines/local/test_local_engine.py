@@ -52,7 +52,9 @@ def test_short_calls_do_not_wait_behind_a_long_one_while_another_worker_is_free(
         bench.finished(long)
 
 
-def test_a_worker_that_is_free_takes_calls_that_wait_in_another_one_though_none_is_stuck(tmp_path: Path) -> None:
+def test_a_worker_that_is_free_takes_calls_that_wait_in_another_one_though_none_is_stuck(
+    tmp_path: Path,
+) -> None:
     go = tmp_path / "go"
     with EngineBench(LocalEngine, tmp_path, workers=2) as bench:
         bench.finished(bench.submit(tasks.sleep, 0.0, short=True))
@@ -65,6 +67,14 @@ def test_a_worker_that_is_free_takes_calls_that_wait_in_another_one_though_none_
         for attempt in (long, *heads, *chained):
             bench.finished(attempt)
         assert len({started.worker for started in bench.of(AttemptStarted) if started.attempt in heads}) == 2
+
+
+def test_nothing_follows_where_a_result_is_to_be_on_the_disk_first(tmp_path: Path) -> None:
+    with EngineBench(LocalEngine, tmp_path, workers=1) as bench:
+        assert bench.capabilities.follows
+        engine = LocalEngine(replace(bench.context, durable="each"), workers=(1, 1))
+        assert not engine.capabilities.follows
+        engine.close()
 
 
 def test_a_waiting_call_is_cancelled_without_its_worker(tmp_path: Path) -> None:
