@@ -457,10 +457,15 @@ class WorkerLoop:
             for each in self._workers.values()
             if each.waiting
             and (now - each.since >= STUCK_S or each.kind in bored)
-            and not all(self._follows(job) for job in each.waiting.values())
+            and self._may_begin_elsewhere(each)
         ]
         if sum(self._recall(process) for process in stuck):
             self.dispatch()
+
+    def _may_begin_elsewhere(self, process: Process) -> bool:
+        """Whether something waits in a worker that does not follow what runs there."""
+        running = process.jobs[0] if process.jobs else None
+        return any(job is not running and not self._follows(job) for job in process.waiting.values())
 
     def _follows(self, job: WorkerJob) -> bool:
         """Whether it needs the result of an attempt that has not ended."""
