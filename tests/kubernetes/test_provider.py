@@ -13,8 +13,9 @@ from hooke.fleets.controller import Caps
 from hooke.fleets.fleet_folder import find_fleet, settle
 from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.kubernetes.client import NotThere
+from hooke.kubernetes.pods import merged
 from hooke.project.folder import Project
-from hooke.providers.kubernetes_pods import KubernetesPods, merged
+from hooke.providers.kubernetes_pods import KubernetesPods
 from hooke.providers.provider import Impossible, NotAllowed, OverQuota, Unreachable
 from hooke.testing import check_provider
 

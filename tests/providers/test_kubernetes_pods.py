@@ -3,7 +3,8 @@
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.providers.kubernetes_pods import KubernetesPods, merged, trouble_of
+from hooke.kubernetes.pods import merged, trouble_of
+from hooke.providers.kubernetes_pods import KubernetesPods
 
 
 def test_a_patch_merges_what_has_names_and_replaces_the_rest():

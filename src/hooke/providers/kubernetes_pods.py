@@ -10,16 +10,13 @@ import contextlib
 import datetime
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hooke.base.errors import UsageError
 from hooke.base.files import write_atomic
-from hooke.base.units import parse_bytes, parse_seconds
 from hooke.kubernetes.client import (
     ApiError,
-    ApiForbidden,
     ApiUnreachable,
     Conflicting,
     Kubernetes,
@@ -28,6 +25,16 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.pods import (
+    RELEASE_GRACE_S,
+    WORKER,
+    PodOptions,
+    log_of,
+    merged,
+    refusal_of,
+    trouble_of,
+    worker_pod,
+)
 from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.providers.provider import (
     Impossible,
@@ -39,27 +46,9 @@ from hooke.providers.provider import (
     Unreachable,
 )
 
-__all__ = ["KubernetesPods", "merged", "trouble_of"]
+__all__ = ["KubernetesPods"]
 
 FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
-RELEASE_GRACE_S = 5.0
-"""From SIGTERM to SIGKILL, for a pod that is ended and not retired."""
-WORKER = "worker"
-"""The name of the container that works; a template changes it by that."""
-SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
-"""The one folder of a pod that can be written to."""
-
-_WAITS = {
-    "CreateContainerConfigError": "a secret or a config map that it needs is missing",
-    "CreateContainerError": "its container cannot be made",
-    "ErrImageNeverPull": "the node does not have its image, and may not pull it",
-    "ErrImagePull": "its image cannot be pulled",
-    "ImagePullBackOff": "its image cannot be pulled",
-    "InvalidImageName": "its image's name is not valid",
-    "RunContainerError": "its program cannot be started",
-}
-"""Why a container waits -> what that means."""
-_IMAGE_FIX = "correct `image`, or give the secret of its registry: imagePullSecrets in pod_template"
 
 
 class KubernetesPods:
@@ -78,7 +67,7 @@ class KubernetesPods:
         image: str,
         **options: Any,
     ) -> None:
-        """`options` are those of `OPTIONS`, as in hooke.toml: resources of a pod, `drain` as in "10 min", and a patch of the manifest.
+        """`options` are those of `PodOptions`, as in hooke.toml: resources of a pod, `drain` as in "10 min", and a patch of the manifest.
 
         Raises UsageError where they are not valid, or there is no access to a cluster.
         """
@@ -90,11 +79,10 @@ class KubernetesPods:
         self._tag = tag
         self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
         self._logs = logs
-        config = options.pop("kubeconfig", None)
-        context = options.pop("context", "")
-        self._namespace = options.pop("namespace", "")
-        self._pod = _pod(list(command), image, options)
-        self._client = Kubernetes(find_access(config, context=context))
+        parsed = PodOptions.parse({"image": image, **options})
+        self._namespace = parsed.namespace
+        self._pod = worker_pod(command, parsed)
+        self._client = Kubernetes(find_access(parsed.kubeconfig, context=parsed.context))
         self._told: set[str] = set()
         """Pods that have ended and were listed so: they are deleted at the next look."""
 
@@ -181,10 +169,8 @@ class KubernetesPods:
         """Write what the pod has written until now to its file."""
         if machine.phase == "starting":
             return
-        try:
-            with self._client.logs(machine.id, namespace=self._namespace, container=WORKER) as lines:
-                content = b"".join(line + b"\n" for line in lines)
-        except ApiError:  # its node is gone, or its container never was
+        content = log_of(self._client, machine.id, namespace=self._namespace)
+        if not content:
             return
         path = self._logs / f"{machine.token or machine.id}.log"
         try:
@@ -194,100 +180,6 @@ class KubernetesPods:
             raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
 
 
-def trouble_of(pod: Manifest) -> str:
-    """What keeps a pod from its work, or has ended it, in a sentence with its fix; empty where nothing does. Pure."""
-    status = pod.get("status", {})
-    if status.get("phase") in ("Failed", "Succeeded"):
-        return _end_of(status)
-    for each in status.get("conditions", ()):
-        if (
-            each["type"] == "PodScheduled"
-            and each["status"] == "False"
-            and each.get("reason") == "Unschedulable"
-        ):
-            return f"no node has room for it: {each.get('message', '')}; add nodes, or ask for fewer cpus, memory or gpus"
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waits = container.get("state", {}).get("waiting", {})
-        meant = _WAITS.get(waits.get("reason", ""))
-        if meant:
-            fix = f"; {_IMAGE_FIX}" if "image" in meant else ""
-            return f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}{fix}"
-    return ""
-
-
-def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with a patch on it: entries of lists that have a name are merged by it, other lists are replaced, None removes. Pure."""
-    out = dict(base)
-    for key, value in patch.items():
-        before = out.get(key)
-        if value is None:
-            out.pop(key, None)
-        elif isinstance(value, Mapping):
-            out[key] = merged(before if isinstance(before, Mapping) else {}, value)
-        elif (
-            isinstance(value, list) and isinstance(before, list) and _are_named(value) and _are_named(before)
-        ):
-            named = {each["name"]: each for each in before}
-            for each in value:
-                named[each["name"]] = merged(named.get(each["name"], {}), each)
-            out[key] = list(named.values())
-        else:
-            out[key] = value
-    return out
-
-
-def _are_named(entries: Sequence[Any]) -> bool:
-    return all(isinstance(each, Mapping) and "name" in each for each in entries)
-
-
-def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
-    """The pod of a fleet but for its name. Raises UsageError for an option that does not exist or is not valid."""
-    cpus, memory = options.pop("cpus", 1), options.pop("memory", "1 GiB")
-    gpus, drain = options.pop("gpus", 0), options.pop("drain", "1 h")
-    priority, template = options.pop("priority", ""), options.pop("pod_template", {})
-    if options:
-        raise UsageError(f"unknown options: {', '.join(sorted(options))}", fix=f"valid: {', '.join(OPTIONS)}")
-    nothing: Manifest = {}
-    limits = {"memory": str(parse_bytes(memory))} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
-    container = {
-        "name": WORKER,
-        "image": image,
-        "command": command,
-        "env": [{"name": "HOME", "value": SCRATCH}],
-        "resources": {"requests": {"cpu": str(cpus)} | limits, "limits": limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}],
-    }
-    spec = {
-        "automountServiceAccountToken": False,
-        "containers": [container],
-        "enableServiceLinks": False,
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "terminationGracePeriodSeconds": int(parse_seconds(drain)),
-        "volumes": [{"name": "tmp", "emptyDir": nothing}],
-    } | ({"priorityClassName": priority} if priority else {})
-    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}, template)
-
-
-OPTIONS = (
-    "image",
-    "namespace",
-    "context",
-    "kubeconfig",
-    "cpus",
-    "memory",
-    "gpus",
-    "drain",
-    "priority",
-    "pod_template",
-)
-
-
 @contextlib.contextmanager
 def _reached() -> Iterator[None]:
     """Errors of the API server as a provider's."""
@@ -295,20 +187,21 @@ def _reached() -> Iterator[None]:
         yield
     except ApiUnreachable as error:
         raise Unreachable(f"{error.what}: {error.why}") from error
-    except ApiForbidden as error:
-        raise _forbidden(error) from error
     except ApiError as error:
-        if error.code == 429 or error.code >= 500:
-            raise Unreachable(error.what) from error
-        raise Impossible(error.what, fix=error.fix) from error
+        raise _refused(error) from error
 
 
-def _forbidden(error: ApiForbidden) -> ProviderError:
-    if "exceeded quota" in error.what:
-        return OverQuota(error.what, fix="wait for other pods to end, or have the quota raised")
-    if error.code == 401 or " cannot " in error.what:
-        return NotAllowed(error.what, fix=error.fix)
-    return Impossible(error.what, fix="change what the cluster's rules refuse: pod_template, cpus, memory")
+def _refused(error: ApiError) -> ProviderError:
+    refusal = refusal_of(error)
+    match refusal.kind:
+        case "busy":
+            return Unreachable(refusal.what)
+        case "quota":
+            return OverQuota(refusal.what, fix=refusal.fix)
+        case "rights":
+            return NotAllowed(refusal.what, fix=refusal.fix)
+        case "rules":
+            return Impossible(refusal.what, fix=refusal.fix)
 
 
 def _machine(pod: Manifest) -> Machine:
@@ -324,20 +217,3 @@ def _machine(pod: Manifest) -> Machine:
         healthy=phase != "ready" or conditions.get("Ready", "True") == "True",
         why=trouble_of(pod),
     )
-
-
-def _end_of(status: Manifest) -> str:
-    for each in status.get("conditions", ()):
-        if each["type"] == "DisruptionTarget" and each["status"] == "True":
-            return f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}; its work goes elsewhere"
-    if status.get("reason"):
-        return f"{status['reason']}: {status.get('message', '')}"
-    for container in status.get("containerStatuses", ()):
-        ended = container.get("state", {}).get("terminated")
-        if not ended:
-            continue
-        if ended.get("reason") == "OOMKilled":
-            return f"its container {container['name']} used more memory than its limit (OOMKilled); raise `memory`"
-        if ended.get("exitCode"):
-            return f"its container {container['name']} ended with {ended['exitCode']}; see its log"
-    return "its program has ended"

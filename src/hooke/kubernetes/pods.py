@@ -1,0 +1,268 @@
+"""Pods that work for Hooke: their options in hooke.toml, their manifest with a patch, why one does not start or has ended, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Self
+
+from hooke.base.errors import UsageError
+from hooke.base.formats import did_you_mean
+from hooke.base.units import parse_bytes, parse_seconds
+from hooke.kubernetes.client import ApiError, ApiForbidden, Kubernetes, Manifest
+
+__all__ = [
+    "RELEASE_GRACE_S",
+    "WORKER",
+    "PodOptions",
+    "Refusal",
+    "Trouble",
+    "log_of",
+    "merged",
+    "pod_trouble",
+    "refusal_of",
+    "trouble_of",
+    "worker_pod",
+]
+
+RELEASE_GRACE_S = 5.0
+"""From SIGTERM to SIGKILL, for a pod that is ended and not retired."""
+WORKER = "worker"
+"""The name of the container that works; a template changes it by that."""
+SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
+"""The one folder of a pod that can be written to."""
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodOptions:
+    """What `[fleets.NAME]` and `[places.NAME]` say of pods."""
+
+    image: str
+    namespace: str = ""
+    """Empty: that of the kubeconfig's context."""
+    context: str = ""
+    kubeconfig: str | None = None
+    cpus: float = 1
+    memory: int = 1 << 30
+    """Bytes: the request and the limit."""
+    gpus: int = 0
+    drain_s: float = 3600.0
+    """From SIGTERM to SIGKILL, for a pod that finishes its work."""
+    priority: str = ""
+    pod_template: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any], *, more: Sequence[str] = ()) -> Self:
+        """Options as in the file, without those named in `more`. Raises UsageError, which names the nearest valid option."""
+        names = ["drain" if each.name == "drain_s" else each.name for each in fields(cls)]
+        given = {name: value for name, value in options.items() if name not in more}
+        for name in given:
+            if name not in names:
+                meant = did_you_mean(name, [*names, *more])
+                raise UsageError(
+                    f"unknown options: {name}", fix=f"{meant}valid: {', '.join([*names, *more])}"
+                )
+        if not given.get("image"):
+            raise UsageError(
+                "pods need an image",
+                fix='write image = "REGISTRY/NAME:TAG"; `hooke image build` makes one of your project',
+            )
+        for name, valid in (("cpus", (int, float)), ("gpus", int), ("pod_template", Mapping)):
+            value = given.get(name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, valid) or _negative(value)
+            ):
+                kind = "a table" if valid is Mapping else "a number"
+                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+        if "memory" in given:
+            given["memory"] = parse_bytes(given["memory"])
+        if "drain" in given:
+            given["drain_s"] = parse_seconds(given.pop("drain"))
+        return cls(**given)
+
+
+def _negative(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value < 0
+
+
+# -- manifests -------------------------------------------------------------------------------------
+
+
+def worker_pod(command: Sequence[str], options: PodOptions) -> Manifest:
+    """A pod without a name that runs the command as Pod Security `restricted` asks for, unless its template says otherwise. Pure."""
+    nothing: Manifest = {}
+    limits = {"memory": str(options.memory)} | ({"nvidia.com/gpu": str(options.gpus)} if options.gpus else {})
+    container = {
+        "name": WORKER,
+        "image": options.image,
+        "command": list(command),
+        "env": [{"name": "HOME", "value": SCRATCH}],
+        "resources": {"requests": {"cpu": str(options.cpus)} | limits, "limits": limits},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}],
+    }
+    spec = {
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": int(options.drain_s),
+        "volumes": [{"name": "tmp", "emptyDir": nothing}],
+    } | ({"priorityClassName": options.priority} if options.priority else {})
+    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}, options.pod_template)
+
+
+def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a patch on it: entries of lists that have a name are merged by it, other lists are replaced, None removes. Pure."""
+    out = dict(base)
+    for key, value in patch.items():
+        before = out.get(key)
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, Mapping):
+            out[key] = merged(before if isinstance(before, Mapping) else {}, value)
+        elif (
+            isinstance(value, list) and isinstance(before, list) and _are_named(value) and _are_named(before)
+        ):
+            named = {each["name"]: each for each in before}
+            for each in value:
+                named[each["name"]] = merged(named.get(each["name"], {}), each)
+            out[key] = list(named.values())
+        else:
+            out[key] = value
+    return out
+
+
+def _are_named(entries: Sequence[Any]) -> bool:
+    return all(isinstance(each, Mapping) and "name" in each for each in entries)
+
+
+# -- what became of a pod --------------------------------------------------------------------------
+
+TroubleKind = Literal["unschedulable", "image", "container", "memory", "disrupted", "failed", "ended"]
+"""Why a pod does not work. `disrupted`: the cluster took its place; `ended`: its program ended without an error."""
+
+_WAITS = {
+    "CreateContainerConfigError": "a secret or a config map that it needs is missing",
+    "CreateContainerError": "its container cannot be made",
+    "ErrImageNeverPull": "the node does not have its image, and may not pull it",
+    "ErrImagePull": "its image cannot be pulled",
+    "ImagePullBackOff": "its image cannot be pulled",
+    "InvalidImageName": "its image's name is not valid",
+    "RunContainerError": "its program cannot be started",
+}
+"""Why a container waits -> what that means."""
+_IMAGE_FIX = "correct `image`, or give the secret of its registry: imagePullSecrets in pod_template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What keeps a pod from its work, or has ended it."""
+
+    kind: TroubleKind
+    says: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.says}; {self.fix}" if self.fix else self.says
+
+
+def trouble_of(pod: Manifest) -> str:
+    """What keeps a pod from its work, or has ended it, in a sentence with its fix; empty where nothing does. Pure."""
+    found = pod_trouble(pod)
+    return str(found) if found else ""
+
+
+def pod_trouble(pod: Manifest) -> Trouble | None:
+    """What keeps a pod from its work, or has ended it. Pure."""
+    status = pod.get("status", {})
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return _end_of(status)
+    for each in status.get("conditions", ()):
+        if (
+            each["type"] == "PodScheduled"
+            and each["status"] == "False"
+            and each.get("reason") == "Unschedulable"
+        ):
+            return Trouble(
+                kind="unschedulable",
+                says=f"no node has room for it: {each.get('message', '')}",
+                fix="add nodes, or ask for fewer cpus, memory or gpus",
+            )
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waits = container.get("state", {}).get("waiting", {})
+        meant = _WAITS.get(waits.get("reason", ""))
+        if meant:
+            is_image = "image" in meant
+            return Trouble(
+                kind="image" if is_image else "container",
+                says=f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}",
+                fix=_IMAGE_FIX if is_image else "",
+            )
+    return None
+
+
+def _end_of(status: Manifest) -> Trouble:
+    for each in status.get("conditions", ()):
+        if each["type"] == "DisruptionTarget" and each["status"] == "True":
+            says = f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}"
+            return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
+    if status.get("reason"):
+        return Trouble(kind="disrupted", says=f"{status['reason']}: {status.get('message', '')}")
+    for container in status.get("containerStatuses", ()):
+        ended = container.get("state", {}).get("terminated")
+        if not ended:
+            continue
+        name = container["name"]
+        if ended.get("reason") == "OOMKilled":
+            says = f"its container {name} used more memory than its limit (OOMKilled)"
+            return Trouble(kind="memory", says=says, fix="raise `memory`")
+        if ended.get("exitCode"):
+            says = f"its container {name} ended with {ended['exitCode']}"
+            return Trouble(kind="failed", says=says, fix="see its log")
+    return Trouble(kind="ended", says="its program has ended")
+
+
+def log_of(client: Kubernetes, pod: str, *, namespace: str = "") -> bytes:
+    """What the working container has written until now; empty where its node is gone, or it never was."""
+    try:
+        with client.logs(pod, namespace=namespace, container=WORKER) as lines:
+            return b"".join(line + b"\n" for line in lines)
+    except ApiError:
+        return b""
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why the API server refused to make something."""
+
+    kind: Literal["busy", "quota", "rights", "rules"]
+    what: str
+    fix: str = ""
+
+
+def refusal_of(error: ApiError) -> Refusal:
+    """What a refusal means, with its fix. Pure."""
+    if error.code == 429 or error.code >= 500:
+        return Refusal(kind="busy", what=error.what)
+    if "exceeded quota" in error.what:
+        return Refusal(
+            kind="quota", what=error.what, fix="wait for other pods to end, or have the quota raised"
+        )
+    if error.code == 401 or (isinstance(error, ApiForbidden) and " cannot " in error.what):
+        return Refusal(kind="rights", what=error.what, fix=error.fix)
+    if isinstance(error, ApiForbidden):
+        fix = "change what the cluster's rules refuse: pod_template, cpus, memory"
+        return Refusal(kind="rules", what=error.what, fix=fix)
+    return Refusal(kind="rules", what=error.what, fix=error.fix)
