@@ -213,7 +213,7 @@ class Cluster:
     def _start(self, nodes: int) -> None:
         self._authority = _Authority()
         self._control = self.lan.start("control")
-        self._inside = f"https://{self._control.address}:6443"
+        self.inside = f"https://{self._control.address}:6443"
         listener = socket.create_server(("127.0.0.1", 0))
         self.server = f"https://127.0.0.1:{listener.getsockname()[1]}"
         self.kubeconfig = self._folder / "kubeconfig"
@@ -277,7 +277,7 @@ class Cluster:
         return self._put(host, f"{user}.crt", certificate), self._put(host, f"{user}.key", key)
 
     def _config_at(self, host: Host, user: str, group: str = "") -> str:
-        return self._put(host, f"{user}.kubeconfig", self.config(user, group, server=self._inside))
+        return self._put(host, f"{user}.kubeconfig", self.config(user, group, server=self.inside))
 
     def _start_api_server(self) -> None:
         host = self._control

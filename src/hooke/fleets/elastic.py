@@ -220,7 +220,7 @@ class Elastic:
 
 # -- deadline and budget ---------------------------------------------------------------------------
 
-START_S = {"local": 0.3, "dask": 2.0, "ray": 5.0}
+START_S = {"local": 0.3, "dask": 2.0, "ray": 5.0, "kubernetes": 8.0}
 """How long a worker takes to start, until one has been seen: a fork, a Python process with Dask, a Ray actor."""
 UNKNOWN_START_S = 10.0
 RELEASE_S = 1.0

@@ -26,6 +26,7 @@ __all__ = [
     "AttemptFailed",
     "AttemptFinished",
     "AttemptStarted",
+    "BackendTrouble",
     "CapacityChanged",
     "CodeSeen",
     "DataSetsOpened",
@@ -393,6 +394,15 @@ class WorkerStopped(_Event, frozen=True, kw_only=True, tag="worker_stopped"):
     signal: int | None = None
 
 
+class BackendTrouble(_Event, frozen=True, kw_only=True, tag="backend_trouble"):
+    """Something keeps the backend from having the workers that the run wants. It may pass, and the run goes on meanwhile."""
+
+    about: str
+    """A pod, or what else is in trouble."""
+    message: str
+    """What it is, with its fix."""
+
+
 class AttemptStarted(_Event, frozen=True, kw_only=True, tag="attempt_started"):
     """Items `lo..hi` of a node began to run (0..1 for a call)."""
 
@@ -723,6 +733,7 @@ Event: TypeAlias = (
     | CapacityChanged
     | WorkerStarted
     | WorkerStopped
+    | BackendTrouble
     | AttemptStarted
     | AttemptFinished
     | AttemptFailed

@@ -118,6 +118,11 @@ class Kubernetes:
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
         """Group and version -> kind -> its plural, and whether it is namespaced."""
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the API server."""
+        return self._address
+
     # -- objects -----------------------------------------------------------------------------------
 
     def get(self, kind: str, name: str, *, namespace: str = "", part: str = "") -> Manifest:

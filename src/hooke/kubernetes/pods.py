@@ -15,8 +15,8 @@ __all__ = [
     "RELEASE_GRACE_S",
     "WORKER",
     "PodOptions",
-    "Refusal",
     "Trouble",
+    "lacks_right",
     "log_of",
     "merged",
     "pod_trouble",
@@ -147,8 +147,20 @@ def _are_named(entries: Sequence[Any]) -> bool:
 
 # -- what became of a pod --------------------------------------------------------------------------
 
-TroubleKind = Literal["unschedulable", "image", "container", "memory", "disrupted", "failed", "ended"]
-"""Why a pod does not work. `disrupted`: the cluster took its place; `ended`: its program ended without an error."""
+TroubleKind = Literal[
+    "busy",
+    "container",
+    "disrupted",
+    "ended",
+    "failed",
+    "image",
+    "memory",
+    "quota",
+    "refused",
+    "unschedulable",
+]
+"""Why a pod does not work. `busy`: the API server does not answer; `disrupted`: the cluster took its place, or somebody deleted it;
+`refused`: a right is missing, or the cluster's rules forbid it; `ended`: its program ended without an error."""
 
 _WAITS = {
     "CreateContainerConfigError": "a secret or a config map that it needs is missing",
@@ -160,6 +172,7 @@ _WAITS = {
     "RunContainerError": "its program cannot be started",
 }
 """Why a container waits -> what that means."""
+_HOPELESS = frozenset({"ErrImageNeverPull", "InvalidImageName"})
 _IMAGE_FIX = "correct `image`, or give the secret of its registry: imagePullSecrets in pod_template"
 
 
@@ -170,6 +183,8 @@ class Trouble:
     kind: TroubleKind
     says: str
     fix: str = ""
+    final: bool = False
+    """Whether waiting cannot help."""
 
     def __str__(self) -> str:
         return f"{self.says}; {self.fix}" if self.fix else self.says
@@ -206,6 +221,7 @@ def pod_trouble(pod: Manifest) -> Trouble | None:
                 kind="image" if is_image else "container",
                 says=f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}",
                 fix=_IMAGE_FIX if is_image else "",
+                final=waits["reason"] in _HOPELESS,
             )
     return None
 
@@ -243,26 +259,19 @@ def log_of(client: Kubernetes, pod: str, *, namespace: str = "") -> bytes:
 # -- refusals --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why the API server refused to make something."""
-
-    kind: Literal["busy", "quota", "rights", "rules"]
-    what: str
-    fix: str = ""
-
-
-def refusal_of(error: ApiError) -> Refusal:
-    """What a refusal means, with its fix. Pure."""
+def refusal_of(error: ApiError) -> Trouble:
+    """What a refusal of the API server means: `busy`, `quota` or `refused`. Pure."""
     if error.code == 429 or error.code >= 500:
-        return Refusal(kind="busy", what=error.what)
+        return Trouble(kind="busy", says=error.what)
     if "exceeded quota" in error.what:
-        return Refusal(
-            kind="quota", what=error.what, fix="wait for other pods to end, or have the quota raised"
-        )
-    if error.code == 401 or (isinstance(error, ApiForbidden) and " cannot " in error.what):
-        return Refusal(kind="rights", what=error.what, fix=error.fix)
-    if isinstance(error, ApiForbidden):
+        fix = "wait for other pods to end, or have the quota raised"
+        return Trouble(kind="quota", says=error.what, fix=fix)
+    fix = error.fix
+    if isinstance(error, ApiForbidden) and not lacks_right(error):
         fix = "change what the cluster's rules refuse: pod_template, cpus, memory"
-        return Refusal(kind="rules", what=error.what, fix=fix)
-    return Refusal(kind="rules", what=error.what, fix=error.fix)
+    return Trouble(kind="refused", says=error.what, fix=fix, final=True)
+
+
+def lacks_right(error: ApiError) -> bool:
+    """Whether the account may not do it; the message names the verb and the resource."""
+    return error.code == 401 or " cannot " in error.what

@@ -16,6 +16,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    BackendTrouble,
     CapacityChanged,
     Failure,
     WorkerStarted,
@@ -31,7 +32,13 @@ LOOK = "look"
 """The kind of a Call that only looks at inputs."""
 
 EngineEvent: TypeAlias = (
-    CapacityChanged | WorkerStarted | WorkerStopped | AttemptStarted | AttemptFinished | AttemptFailed
+    CapacityChanged
+    | WorkerStarted
+    | WorkerStopped
+    | BackendTrouble
+    | AttemptStarted
+    | AttemptFinished
+    | AttemptFailed
 )
 
 

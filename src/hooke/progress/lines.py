@@ -61,10 +61,8 @@ class Lines(AbstractContextManager["Lines"]):
                 )
                 if wait_s >= EVERY_S:
                     self._waits_said_at = event.at
-            case events.WorkerStopped(signal=int()):
-                self._say(f"worker {event.worker} died: {event.cause}")
-            case events.StopRequested():
-                self._say(f"stopping: {event.by}")
+            case events.WorkerStopped(signal=int()) | events.BackendTrouble() | events.StopRequested():
+                self._say(_news(event))
             case events.RunFinished():
                 self._finished(event)
             case events.NodePlanned():
@@ -137,6 +135,16 @@ def _how_far(row: TaskRow) -> str:
     left = f", about {format_seconds(row.remaining_s)} left" if row.remaining_s else ""
     failed = f", {row.failed} failed" if row.failed else ""
     return f"{settled} of {items}{failed}{rate}{left}"
+
+
+def _news(event: events.WorkerStopped | events.BackendTrouble | events.StopRequested) -> str:
+    match event:
+        case events.WorkerStopped():
+            return f"worker {event.worker} died: {event.cause}"
+        case events.BackendTrouble():
+            return f"{event.about}: {event.message}"
+        case events.StopRequested():
+            return f"stopping: {event.by}"
 
 
 def _brief(event: events.AttemptFailed) -> str:

@@ -120,11 +120,12 @@ ENGINES = Plugins(
     "hooke.engines",
     {
         "dask": "hooke.engines.dask.dask_engine:DaskEngine",
+        "kubernetes": "hooke.engines.dask.kubernetes_engine:KubernetesEngine",
         "local": "hooke.engines.local:LocalEngine",
         "ray": "hooke.engines.ray.ray_engine:RayEngine",
         "serial": "hooke.engines.serial:SerialEngine",
     },
-    {"dask": "dask", "ray": "ray"},
+    {"dask": "dask", "kubernetes": "dask", "ray": "ray"},
 )
 
 Workers = tuple[int, int]
@@ -156,6 +157,8 @@ class BackendChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The address of an existing cluster, or its library's object; None if the engine starts its own workers."""
     keys: tuple[str, str, str] | None = None
     """Files named in hooke.toml: the authority's certificate, ours, and our key."""
+    options: Mapping[str, Any] | None = None
+    """Keys in hooke.toml that only its engine knows; None if there are none."""
 
     @property
     def elastic(self) -> bool:
@@ -191,6 +194,7 @@ def find_backend(
                 workers=workers or own,
                 at=at,
                 keys=_keys_of(name, settings),
+                options=settings.options or None,
                 usd_per_hour=settings.usd_per_hour,
                 max_usd_per_hour=settings.max_usd_per_hour or math.inf,
             ),
@@ -341,7 +345,9 @@ def check_engine(place: BackendChoice) -> None:
 
 def open_engine(place: BackendChoice, context: EngineContext) -> Engine:
     """Start the backend's engine. Raises MissingExtra if its library is not installed."""
-    more = [(name, value) for name in ("at", "keys") if (value := getattr(place, name)) is not None]
+    more = [
+        (name, value) for name in ("at", "keys", "options") if (value := getattr(place, name)) is not None
+    ]
     if place.engine != "local":
         end_ahead()
     engine: Engine = ENGINES.load(place.engine)(context, workers=place.workers, **dict(more))

@@ -38,6 +38,8 @@ FILE = "hooke.toml"
 _FLEET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RANGE = "give a number from 1, or two: [1, 8]"
 _TLS = ("tls_ca", "tls_cert", "tls_key")
+_WITHOUT_OPTIONS = ("dask", "local", "ray", "serial")
+"""Engines whose places have no keys of their own."""
 Durable = Literal["group", "each", "none"]
 Progress = Literal["auto", "table", "lines", "none"]
 PROGRESS = get_args(Progress)
@@ -110,6 +112,8 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     """A fleet whose keys this machine has (`hooke fleet ca`, `hooke fleet join`), instead of the three files."""
     insecure: bool = False
     """Whether code may go to another machine unencrypted, so that anyone on the way can read and change it."""
+    options: dict[str, Any] = {}
+    """Further options of the engine, for one that has some: `kubernetes`, or a plug-in's."""
 
 
 class FleetSettings(_Section, frozen=True, kw_only=True):
@@ -232,7 +236,11 @@ def _tracking(path: Path, table: dict[str, Any]) -> TrackingSettings:
 
 
 def _place(path: Path, name: str, values: Any) -> BackendSettings:
-    made = _section(path, name, _table(path, name, values), BackendSettings)
+    table = _table(path, name, values)
+    options: dict[str, Any] = {}
+    if table.get("engine", "local") not in _WITHOUT_OPTIONS:
+        options = _take_options(path, name, table, BackendSettings)
+    made = _section(path, name, table, BackendSettings, options=options)
     files: dict[str, Any] = {key: str(path.parent / getattr(made, key)) for key in _TLS if getattr(made, key)}
     if files and len(files) < len(_TLS):
         raise ConfigError(f"{path}: {name} has only {', '.join(files)}", fix=f"give all of {', '.join(_TLS)}")
@@ -270,30 +278,20 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
             f"{path}: [{name}] is not a valid fleet name",
             fix="use letters, digits, - and _: the fleet's folder has this name",
         )
-    own = _keys(FleetSettings)
-    options = {key: table.pop(key) for key in list(table) if key not in own}
-    for key in options:  # the provider's own options, unless one is nearly ours
-        if near := get_close_matches(key, own, n=1, cutoff=0.75):
-            raise ConfigError(f"{path}: unknown key {name}.{key}", fix=f"did you mean {name}.{near[0]}?")
+    options = _take_options(path, name, table, FleetSettings)
     made = _section(path, name, table, FleetSettings, options=options)
     _parse(path, name, table, "lifetime", lambda text: parse_seconds(text or 0))
     return made
 
 
-_SECTIONS: dict[str, Callable[[Path, dict[str, Any]], Any]] = {
-    "store": _store,
-    "journal": lambda path, table: _section(path, "journal", table, JournalSettings),
-    "show": lambda path, table: _section(path, "show", table, ShowSettings),
-    "run": lambda path, table: _section(path, "run", table, RunSettings),
-    "plan": _plan,
-    "tracking": _tracking,
-}
-_ENTRIES: dict[str, Callable[[Path, str, Any], Any]] = {
-    "places": _place,
-    "services": _service,
-    "fleets": _fleet,
-}
-"""Tables whose keys are names that the user gives."""
+def _take_options(path: Path, name: str, table: dict[str, Any], kind: type[_Section]) -> dict[str, Any]:
+    """Take the keys of a provider or an engine out of a table. Raises ConfigError for one that is nearly a key of `kind`."""
+    own = _keys(kind)
+    options = {key: table.pop(key) for key in list(table) if key not in own}
+    for key in options:
+        if near := get_close_matches(key, own, n=1, cutoff=0.75):
+            raise ConfigError(f"{path}: unknown key {name}.{key}", fix=f"did you mean {name}.{near[0]}?")
+    return options
 
 
 def _parse(path: Path, name: str, table: dict[str, Any], key: str, parse: Callable[[Any], Any]) -> None:

@@ -29,6 +29,7 @@ from hooke.kubernetes.pods import (
     RELEASE_GRACE_S,
     WORKER,
     PodOptions,
+    lacks_right,
     log_of,
     merged,
     refusal_of,
@@ -192,16 +193,13 @@ def _reached() -> Iterator[None]:
 
 
 def _refused(error: ApiError) -> ProviderError:
-    refusal = refusal_of(error)
-    match refusal.kind:
-        case "busy":
-            return Unreachable(refusal.what)
-        case "quota":
-            return OverQuota(refusal.what, fix=refusal.fix)
-        case "rights":
-            return NotAllowed(refusal.what, fix=refusal.fix)
-        case "rules":
-            return Impossible(refusal.what, fix=refusal.fix)
+    trouble = refusal_of(error)
+    if trouble.kind == "busy":
+        return Unreachable(trouble.says)
+    if trouble.kind == "quota":
+        return OverQuota(trouble.says, fix=trouble.fix)
+    kind = NotAllowed if lacks_right(error) else Impossible
+    return kind(trouble.says, fix=trouble.fix)
 
 
 def _machine(pod: Manifest) -> Machine:

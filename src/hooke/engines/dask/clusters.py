@@ -28,6 +28,7 @@ __all__ = [
     "how_ended",
     "local_cluster",
     "retire",
+    "scheduler_spec",
     "workers_of",
 ]
 
@@ -72,18 +73,7 @@ def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
     try:
         with dask.config.set({"distributed.scheduler.http.routes": []}):
             return OurCluster(
-                scheduler={
-                    "cls": Scheduler,
-                    "options": {
-                        "host": "127.0.0.1",
-                        "protocol": "tls://",
-                        "port": 0,
-                        "security": security,
-                        "dashboard": False,
-                        "dashboard_address": "127.0.0.1:0",  # Dask always serves HTTP
-                        "allowed_failures": 0,  # Dask must not silently rerun a task whose worker died
-                    },
-                },
+                scheduler=scheduler_spec(security, host="127.0.0.1"),
                 workers=dict.fromkeys(range(workers), worker),
                 worker=worker,
                 security=security,
@@ -97,6 +87,22 @@ def local_cluster(*, workers: int, threads: int = 1) -> OurCluster:
             fix='on="local" runs on this machine without Dask',
             next="hooke doctor",
         ) from error
+
+
+def scheduler_spec(security: Security, *, host: str, port: int = 0) -> dict[str, Any]:
+    """A scheduler for a run of this process, as `SpecCluster` takes it. Port 0: any that is free."""
+    return {
+        "cls": Scheduler,
+        "options": {
+            "host": host,
+            "protocol": "tls://",
+            "port": port,
+            "security": security,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",  # Dask always serves HTTP
+            "allowed_failures": 0,  # Dask must not silently rerun a task whose worker died
+        },
+    }
 
 
 def how_ended(cluster: Any, pid: int) -> tuple[int | None, int | None]:
@@ -204,7 +210,7 @@ def retire(cluster: Any, client: Client, names: Sequence[Any], addresses: Sequen
         client.retire_workers(list(addresses), close_workers=True, remove=True)
 
 
-def close_cluster(cluster: OurCluster) -> None:
+def close_cluster(cluster: SpecCluster) -> None:
     """End a cluster that Hooke started, with its workers."""
     with contextlib.suppress(TimeoutError):
         cluster.close(timeout=5)

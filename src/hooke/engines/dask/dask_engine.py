@@ -46,6 +46,8 @@ class DaskEngine(ClusterEngine):
     """Runs attempts on the workers of a Dask cluster, as many at once on each as it has threads."""
 
     capabilities = replace(CLUSTER, name="dask")
+    dedicated = False
+    """Whether a cluster that it is given is this run's alone: the engine takes all of its workers, and ends it."""
 
     def __init__(
         self,
@@ -64,7 +66,8 @@ class DaskEngine(ClusterEngine):
         shares = owned or isinstance(at, clusters.OurCluster)
         self._target = workers[1] if workers else cpus_here()
         fixed = workers is not None and workers[0] == workers[1]
-        self._most = self._target if fixed and not owned else maxsize  # the cluster may have more
+        # The cluster of others may have more.
+        self._most = self._target if fixed and not (owned or self.dedicated) else maxsize
         self._cluster: Any = at if hasattr(at, "scale") else None
         if owned:
             self._cluster = clusters.local_cluster(workers=self._target, threads=threads)
@@ -255,5 +258,5 @@ class DaskEngine(ClusterEngine):
         self._end_cluster()
 
     def _end_cluster(self) -> None:
-        if self._owned and self._cluster is not None:
+        if (self._owned or self.dedicated) and self._cluster is not None:
             clusters.close_cluster(self._cluster)

@@ -18,13 +18,13 @@ from collections import deque
 from typing import Any
 
 import dask.config
-from distributed import Security, Worker
+from distributed import Security, Status, Worker
 from distributed.deploy.spec import ProcessInterface
 
 from hooke.engines.worker.script import module_path
 from hooke.processes.start import python_module
 
-__all__ = ["WorkerProcess", "in_a_row", "main"]
+__all__ = ["JOIN_S", "LIVED_S", "MOST_DEATHS", "POD_ADDRESS", "WorkerProcess", "in_a_row", "main"]
 
 
 MOST_DEATHS = 5
@@ -146,18 +146,23 @@ def main() -> None:
 
 
 async def _serve(order: dict[str, Any]) -> None:
+    worker = await _worker(order, host="127.0.0.1")
+    await worker.finished()
+
+
+def _worker(order: dict[str, Any], *, host: str, death_timeout: float | None = None) -> Worker:
     dask.config.set({"distributed.worker.http.routes": []})
-    worker = await Worker(
+    return Worker(
         order["scheduler"],
         name=order["name"],
         nthreads=order["threads"],
         memory_limit=order["memory"],
-        host="127.0.0.1",
+        host=host,
         dashboard=False,
         dashboard_address="127.0.0.1:0",
         security=Security(require_encryption=True, **order["keys"]),
+        death_timeout=death_timeout,
     )
-    await worker.finished()
 
 
 def _follow_driver() -> None:
@@ -165,5 +170,56 @@ def _follow_driver() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+# --- The same in a pod, `python -m hooke.engines.dask.worker_process ORDER`: the order names files with keys. SIGTERM means: finish, take no more, end.
+
+POD_ADDRESS = "HOOKE_POD_IP"
+"""The environment variable with the pod's address."""
+
+JOIN_S = 45.0
+"""How long a pod tries to reach its driver. It ends within a minute of its driver's death, also when it started after that."""
+
+LOOK_S = 0.2
+
+
+def main_in_pod(order: dict[str, Any]) -> int:
+    """Serve until the scheduler ends this worker or is gone, or the pod is to end and its work is done."""
+    try:
+        asyncio.run(_serve_pod(order))
+    except TimeoutError:
+        sys.stderr.write(f"the driver at {order['scheduler']} does not answer within {JOIN_S:g} s\n")
+        return 1
+    return 0
+
+
+async def _serve_pod(order: dict[str, Any]) -> None:
+    worker = _worker(order, host=os.environ[POD_ADDRESS], death_timeout=JOIN_S)
+    ends = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ends.set)
+    drained = asyncio.create_task(_drain_at(ends, worker))
+    try:
+        await worker
+        await worker.finished()
+    finally:
+        drained.cancel()
+
+
+async def _drain_at(ends: asyncio.Event, worker: Worker) -> None:
+    await ends.wait()
+    if worker.status != Status.running:
+        await worker.close(reason="the pod ends")
+        return
+    # The scheduler and the driver learn it, and what has not begun here goes elsewhere.
+    worker.status = Status.closing_gracefully
+    while worker.state.executing or worker.state.long_running:  # noqa: ASYNC110 - Dask tells nobody when none is left
+        await asyncio.sleep(LOOK_S)
+    with contextlib.suppress(OSError):  # the driver may be gone
+        await worker.scheduler.retire_workers(
+            workers=[worker.address], close_workers=False, remove=False, stimulus_id="pod-ends"
+        )
+    await worker.close(reason="the pod ends")
+
+
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(main_in_pod(json.loads(sys.argv[1])))
     main()

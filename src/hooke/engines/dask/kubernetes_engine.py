@@ -1,0 +1,377 @@
+"""The Kubernetes backend: a Dask cluster of the run's own, whose workers are pods and whose scheduler is in the driver's process.
+
+What runs where, retries, gangs and logs are the Dask engine's. Here are the cluster, and what pods are in trouble for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import dask.config
+from distributed import Security, SpecCluster
+from distributed.deploy.spec import ProcessInterface
+
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.files import write_atomic, writing
+from hooke.certificates.authority import Authority, new_key, pem_of
+from hooke.certificates.key_files import Address
+from hooke.engines.dask import clusters
+from hooke.engines.dask.dask_engine import DaskEngine
+from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodState
+from hooke.engines.dask.worker_process import MOST_DEATHS, in_a_row
+from hooke.engines.remote.cluster_engine import CLUSTER
+from hooke.engines.remote.handshake import HandshakeReply
+from hooke.engines.remote.placement import Peer
+from hooke.engines.worker.worker_deaths import GONE
+from hooke.journal.events import BackendTrouble, Failure
+from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.pods import PodOptions, Trouble
+from hooke.pipeline.engine import Call, EngineContext
+
+__all__ = ["KubernetesEngine", "PodCluster"]
+
+LOOK_S = 0.5
+"""How often to look what became of pods."""
+END_KNOWN_S = 6.0
+"""How long after a worker has left its cluster may say why."""
+REACHES_S = 20.0
+"""A worker joins within seconds of its start; after this time it is said that it does not."""
+AGAIN_S = 5.0
+"""Before a pod is made again that the cluster refused, or that ended early."""
+PATIENCE_S: Mapping[str, float] = {
+    "busy": 300.0,
+    "image": 60.0,
+    "container": 60.0,
+    "quota": 60.0,
+    "unreachable": 20.0,
+    "unschedulable": 600.0,
+}
+"""Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes."""
+OTHERWISE_S = 30.0
+FINAL_S = 2.0
+
+
+class PodWorker(ProcessInterface):
+    """A pod as Dask's `SpecCluster` handles it."""
+
+    def __init__(self, scheduler: str, *, name: int, jobs: PodJobs) -> None:
+        super().__init__(scheduler=scheduler, name=name)
+        self._scheduler, self._number, self._jobs = scheduler, name, jobs
+
+    async def start(self) -> None:
+        """Ask for the pod; its worker joins the scheduler when it runs."""
+        await asyncio.to_thread(self._jobs.launch, self._number, self._scheduler)
+        await super().start()
+
+    async def close(self) -> None:
+        """End the pod."""
+        await asyncio.to_thread(self._jobs.end, self._number)
+        await super().close()
+
+
+class PodCluster(SpecCluster):
+    """A scheduler in this process, and workers that are pods. Each pod has a number of its own: one that is lost is replaced by the next."""
+
+    def __init__(self, jobs: PodJobs, security: Security, *, host: str, port: int) -> None:
+        """Raises HookeError where the scheduler cannot listen there."""
+        self._numbers = itertools.count()
+        self.jobs = jobs
+        try:
+            with dask.config.set({"distributed.scheduler.http.routes": []}):
+                super().__init__(
+                    scheduler=clusters.scheduler_spec(security, host=host, port=port),
+                    worker={"cls": PodWorker, "options": {"jobs": jobs}},
+                    security=security,
+                    silence_logs=logging.CRITICAL,
+                    scheduler_sync_interval=clusters.NEVER_S,
+                )
+        except Exception as error:
+            raise HookeError(
+                f"the driver cannot listen at {Address(host, port)}",
+                why=f"{type(error).__name__}: {error}",
+                fix='`listen` must be an address of this machine: listen = "10.0.0.5", or "10.0.0.5:8786"',
+            ) from error
+
+    def replace(self, number: int) -> None:
+        """Have another pod instead of this one, if it is still wanted."""
+        loop: Any = self.loop
+        loop.add_callback(self._replace, number)
+
+    async def _replace(self, number: int) -> None:
+        if self.worker_spec.pop(number, None) is not None:
+            self.worker_spec.update(self.new_worker_spec())
+            await self._correct_state()
+
+    def _new_worker_name(self, worker_number: int) -> int:  # noqa: ARG002 - the signature is Dask's
+        return next(self._numbers)
+
+    def _update_worker_status(self, op: str, msg: Any) -> None:
+        # Not SpecCluster's, which forgets a worker that is lost: the engine replaces it.
+        super(SpecCluster, self)._update_worker_status(op, msg)
+
+
+class KubernetesEngine(DaskEngine):
+    """Runs attempts in pods, as many at once in each as it has cpus."""
+
+    capabilities = replace(CLUSTER, name="kubernetes")
+    dedicated = True
+
+    def __init__(
+        self,
+        context: EngineContext,
+        *,
+        workers: tuple[int, int] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`options` are those of `PodOptions` and `listen`, as in hooke.toml. Pods start after this returns.
+
+        Raises UsageError for options that are not valid, HookeError where the cluster or the driver's own address cannot be used.
+        """
+        given = options or {}
+        pods = PodOptions.parse(given, more=("listen",))
+        self._memory = pods.memory
+        self._unexplained: dict[str, float] = {}
+        """Address of a worker that left -> until when its pod may say why."""
+        self._again: dict[int, float] = {}
+        """Number of a pod -> when to make another instead."""
+        self._joined_numbers: set[int] = set()
+        self._deaths = 0
+        self._said: set[str] = set()
+        self._trouble: tuple[PodState, Trouble, float] | None = None
+        """The latest trouble, and since when there is any."""
+        cluster = _cluster(pods, given.get("listen", ""), run=context.run)
+        self._jobs = cluster.jobs
+        try:
+            super().__init__(context, workers=workers or (1, 1), at=cluster)
+        except BaseException:
+            clusters.close_cluster(cluster)
+            self._jobs.close()
+            raise
+
+    def _wait_for_workers(self) -> None:
+        self._look()
+        wanted = self._target if self._context.ready_for is not None else 0
+        self._wait_for_hosts(wanted, lambda _: self._give_up(time.monotonic()))
+
+    def _receive(self, timeout_s: float) -> bool:
+        self._follow_pods(time.monotonic())
+        return super()._receive(min(timeout_s, LOOK_S))
+
+    def _disconnect(self) -> None:
+        super()._disconnect()
+        self._jobs.close()
+
+    # -- pods --------------------------------------------------------------------------------------
+
+    def _follow_pods(self, now: float) -> None:
+        for state in self._jobs.news():
+            self._pod_changed(state, now)
+        for number in [number for number, at in self._again.items() if now >= at]:
+            del self._again[number]
+            self._cluster.replace(number)
+        for address in list(self._unexplained):
+            peer = self._peers.get(address)
+            if peer is None:
+                del self._unexplained[address]
+            else:
+                self._lose(peer)
+        self._find_unreached(now)
+        self._give_up(now)
+
+    def _pod_changed(self, state: PodState, now: float) -> None:
+        if state.ended and state.trouble is not None and state.trouble.kind == "failed":
+            state = replace(state, trouble=self._with_log(state, state.trouble))
+        elif state.ended:
+            self._save_log(state)
+        wanted = state.number in self._cluster.worker_spec
+        if state.trouble is not None and wanted:
+            self._say(state, state.trouble, now)
+        elif self._trouble is not None and self._trouble[0].number == state.number:
+            self._trouble = None
+        if wanted and (state.ended or state.drains) and state.number not in self._again:
+            self._again[state.number] = now + self._pause(state, now)
+
+    def _pause(self, state: PodState, now: float) -> float:
+        """How long to wait before another pod is made instead of one that is gone."""
+        if state.number in self._joined_numbers:
+            self._deaths = 0
+            return 0.0
+        if state.runs_since is not None and state.trouble is not None and state.trouble.kind != "disrupted":
+            self._deaths = in_a_row(self._deaths, lived_s=now - state.runs_since)
+        return AGAIN_S if self._deaths < MOST_DEATHS else float("inf")
+
+    def _say(self, state: PodState, trouble: Trouble, now: float) -> None:
+        """Write a trouble into the journal, unless the same is there already."""
+        since = now if self._trouble is None else self._trouble[2]
+        self._trouble = state, trouble, since
+        if trouble.says not in self._said:
+            self._said.add(trouble.says)
+            self._queue.events.append(BackendTrouble(at=self._now(), about=state.shown, message=str(trouble)))
+
+    def _find_unreached(self, now: float) -> None:
+        """Pods that run, and whose worker does not come."""
+        late = [
+            state
+            for state in self._jobs.states()
+            if state.runs_since is not None
+            and now - state.runs_since > REACHES_S
+            and not (state.ended or state.drains)
+            and state.number not in self._joined_numbers
+        ]
+        if not late:
+            return
+        there = {facts["name"] for facts in self._link.workers().values()}
+        address = self._link.address
+        for state in late:
+            if state.number not in there:
+                says = f"it runs, and its worker does not reach the driver at {address}"
+                fix = '`listen` must be an address of this machine that pods reach, such as listen = "10.0.0.5"; or run the driver in the cluster'
+                self._say(state, Trouble(kind="failed", says=says, fix=fix), now)
+
+    def _give_up(self, now: float) -> None:
+        """Raise where no worker is there, and none will come."""
+        if self._trouble is None or self._peers:
+            return
+        state, trouble, since = self._trouble
+        patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, OTHERWISE_S)
+        if now - since > patience_s or (self._deaths >= MOST_DEATHS and not self._joined_numbers):
+            raise UsageError(
+                "no pod of this run works",
+                where=f"{state.shown}, namespace {self._jobs.namespace}",
+                why=trouble.says,
+                fix=trouble.fix,
+                next=f"hooke resume {self._context.run}",
+            )
+
+    def _with_log(self, state: PodState, trouble: Trouble) -> Trouble:
+        """With the last line that the pod wrote."""
+        lines = self._save_log(state).decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return replace(trouble, says=f"{trouble.says}: {last}") if last else trouble
+
+    def _save_log(self, state: PodState) -> bytes:
+        """Write what a pod has written to the run's logs, where it is read last."""
+        content = self._jobs.log(state)
+        if content:
+            with writing("the run's logs", self._context.logs):
+                write_atomic(self._context.logs / f"{state.pod}.log", content)
+        return content
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def _admit(self, address: str, reply: HandshakeReply) -> None:
+        super()._admit(address, reply)
+        if (peer := self._peers.get(address)) is not None:
+            self._joined_numbers.add(peer.name)
+            self._trouble = None
+            self._deaths = 0
+
+    def _broke(self, address: str, attempt: int, error: BaseException | None) -> None:
+        peer = self._peers.get(address)
+        if peer is not None and self._link.lives and address not in self._link.workers():
+            self._lose(peer)  # with all that ran there, when its pod has said why
+        else:
+            super()._broke(address, attempt, error)
+
+    def _lose(self, peer: Peer, what: str = GONE) -> None:
+        """A worker is gone: its pod says why a moment later."""
+        state = self._jobs.state(peer.name)
+        ends = peer.retiring or (peer.shut and not peer.calls and peer.address not in self._unexplained)
+        if what == GONE and not ends and state is not None and not state.ended:
+            until = self._unexplained.setdefault(peer.address, time.monotonic() + END_KNOWN_S)
+            peer.shut = True
+            if time.monotonic() < until:
+                return
+        self._unexplained.pop(peer.address, None)
+        why = f": {state.trouble.says}" if state is not None and state.ended and state.trouble else ""
+        shown = state.shown if state is not None else f"the Dask worker {peer.address}"
+        self._left(peer, "retired" if ends else f"{shown} {what}{why}", f"{what}{why}")
+
+    def _loss(self, peer: Peer, what: str = GONE) -> Callable[[Call], Failure]:
+        state = self._jobs.state(peer.name)
+        shown = state.shown if state is not None else f"the Dask worker {peer.address}"
+        trouble = state.trouble if state is not None and state.ended else None
+
+        def failure(call: Call) -> Failure:
+            if trouble is not None and trouble.kind == "memory":
+                return Failure(
+                    kind="OutOfMemory",
+                    message=f"{shown}, which ran it, {what}",
+                    arguments=call.shown,
+                    limit_bytes=self._memory,
+                    fix="raise `memory` of the place in hooke.toml, or have the task hold less data at once",
+                )
+            return Failure(
+                kind="WorkerDied",
+                message=f"{shown}, which ran it, {what}",
+                arguments=call.shown,
+                limit_bytes=call.memory,
+                host_lost=True,
+                fix="retries= runs the task elsewhere; the pod's log is among the run's, if it could be read",
+            )
+
+        return failure
+
+
+# -- the cluster of a run --------------------------------------------------------------------------
+
+
+def _cluster(options: PodOptions, listen: str, *, run: str) -> PodCluster:
+    """A scheduler at an address that pods reach, with keys of its own. Raises UsageError, HookeError."""
+    access = find_access(options.kubeconfig, context=options.context)
+    client = Kubernetes(access)
+    host, port = _listens_at(listen) if listen else (_own_address(client.address), 0)
+    authority = Authority.make("run", now=time.time(), valid_s=VALID_S)
+    jobs = PodJobs(client, options, run=run, threads=max(1, int(options.cpus)), authority=authority)
+    jobs.start()
+    try:
+        return PodCluster(jobs, _security(authority), host=host, port=port)
+    except BaseException:
+        jobs.close()
+        raise
+
+
+def _security(authority: Authority) -> Security:
+    """The driver's certificate, for its scheduler and its clients. Nothing of it is in a file."""
+    key = new_key()
+    certificate = authority.certify("driver", key.public_key(), now=time.time(), valid_s=VALID_S).decode()
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=authority.pem.decode(),
+        **{f"tls_{role}_cert": certificate for role in roles},
+        **{f"tls_{role}_key": pem_of(key).decode() for role in roles},
+    )
+
+
+def _listens_at(listen: str) -> tuple[str, int]:
+    if not isinstance(listen, str):
+        raise UsageError(f"listen = {listen!r} is not valid", fix='write listen = "10.0.0.5"')
+    if (listen.rpartition(":")[2].isdecimal() and listen.count(":") == 1) or listen.startswith("["):
+        address = Address.parse(listen)
+        return address.host, address.port
+    return listen, 0
+
+
+def _own_address(server: tuple[str, int]) -> str:
+    """The address from which this machine reaches the API server: pods reach that, too, where it is not behind a router."""
+    what = f"the driver's own address towards {server[0]}"
+    fix = 'set `listen` to an address of this machine that pods reach: listen = "10.0.0.5"; or run the driver in the cluster'
+    try:
+        [(family, _, _, _, there), *_] = socket.getaddrinfo(*server, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(there)
+            own: str = probe.getsockname()[0]
+    except OSError as error:
+        raise UsageError(f"{what} is not known", why=str(error), fix=fix) from error
+    if own.startswith("127.") or own == "::1":
+        raise UsageError(f"{what} is {own}, which no pod reaches", fix=fix)
+    return own
