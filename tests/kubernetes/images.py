@@ -32,6 +32,8 @@ LEFT_OUT = {
     "turtledemo",
 }
 """Of Python's own library: what no pod of a test imports."""
+WHEELS = ("blake3", "cryptography", "msgspec", "numpy", "psutil", "tornado", "yaml")
+"""Packages with native code that pods import."""
 SHELL = ("/bin/sh", "/bin/cat", "/bin/sleep", "/usr/bin/env")
 
 
@@ -94,10 +96,11 @@ def write_python(archive: Path) -> None:
     for extra in (sysconfig.get_config_var("INSTSONAME"),):
         if extra and (at := home / "lib" / extra).is_file():
             found.add(at)
-    files = {str(path): path for path in found}
+    files = {str(path): path for path in found} | {str(program.with_name("python")): program}
     binaries = [program, *(Path(each) for each in SHELL), *(path for path in found if ".so" in path.name)]
     # Wheels bring their libraries along, but for those of the compiler.
-    binaries += [*Path(find_spec("numpy").origin).parent.rglob("*.so")]
+    for package in WHEELS:
+        binaries += [*Path(find_spec(package).origin).parent.rglob("*.so")]
     files |= {each: Path(each) for each in _libraries(binaries) if not Path(each).is_relative_to(sys.prefix)}
     files |= {each: Path(each) for each in SHELL}
     path = os.pathsep.join([str(program.parent), "/usr/bin", "/bin"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -96,7 +97,7 @@ volumes = {volumes}
 [[places.pods.pod_template.spec.containers]]
 name = "worker"
 imagePullPolicy = "Never"
-env = [{{ name = "PATH", value = "{path}" }}]
+env = [{{ name = "PYTHONPATH", value = "{path}" }}]
 volumeMounts = {mounts}
 """
 
@@ -184,7 +185,7 @@ class Driver:
             {"name": f"v{number}", "mountPath": path, "readOnly": read_only}
             for number, (path, read_only) in enumerate(self.volumes.values())
         ]
-        path = os.pathsep.join([f"{sys.prefix}/bin", "/usr/bin", "/bin"])
+        path = os.pathsep.join([sysconfig.get_path("purelib"), f"{REPOSITORY}/src"])
         content = TOML.format(
             store=STORE, image=image, namespace=self.namespace, home=HOME, workers=workers, more=more,
             volumes=toml(volumes), mounts=toml(mounts), path=path,

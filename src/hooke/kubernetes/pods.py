@@ -241,6 +241,9 @@ def _end_of(status: Manifest) -> Trouble:
         if ended.get("reason") == "OOMKilled":
             says = f"its container {name} used more memory than its limit (OOMKilled)"
             return Trouble(kind="memory", says=says, fix="raise `memory`")
+        if ended.get("reason") in ("StartError", "ContainerCannotRun"):
+            says = f"its program cannot be started: {ended.get('message', '')}"
+            return Trouble(kind="container", says=says, fix="correct `image`, or pod_template")
         if ended.get("exitCode"):
             says = f"its container {name} ended with {ended['exitCode']}"
             return Trouble(kind="failed", says=says, fix="see its log")
