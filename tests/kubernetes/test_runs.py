@@ -5,6 +5,7 @@ The driver is a process on the cluster's node, so pods reach it; it is nobody, a
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,18 @@ import pytest
 from tests.kubernetes.images import PYTHON
 from tests.kubernetes.manifests import namespace, wait
 from tests.support import REPOSITORY
+
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    BackendTrouble,
+    CapacityChanged,
+    RunFinished,
+    RunStarted,
+    WorkerStopped,
+)
+from hooke.journal.reader import read
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -213,7 +226,7 @@ class Driver:
         return process.returncode, printed, said
 
     def result(self, *words, within_s=180.0):
-        code, printed, said = self.hooke("run", *words, "--json", within_s=within_s)
+        code, printed, said = self.hooke("run", "--json", *words, within_s=within_s)
         assert code == 0, said
         return json.loads(printed) | {"said": said}
 
@@ -233,10 +246,135 @@ def driver(cluster, admin):
     admin.delete("v1/Namespace", name)
 
 
-def test_a_run_on_pods_equals_a_local_one_and_leaves_nothing(driver):
-    began = time.monotonic()
-    result = driver.result("job.py:squares", "--on", "pods")
-    print("SECONDS", time.monotonic() - began)
-    print(result["said"])
-    assert result["result"] == sum(x * x for x in range(12))
+def objects(host, store):
+    """The stored results: name -> bytes. What drivers and pods leave for one another to find is not among them."""
+    root = host.path(store) / "objects"
+    return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def events(driver, run, kind):
+    found = read(driver.host.path(f"{HOME}/.hooke/runs/{run}"))
+    return [event for segment in found for event in segment.events if isinstance(event, kind)]
+
+
+def unended(driver):
+    """The names of runs that are in progress."""
+    runs = driver.host.path(f"{HOME}/.hooke/runs")
+    found = [run.name for run in (runs.iterdir() if runs.is_dir() else ())]
+    return [run for run in found if events(driver, run, RunStarted) and not events(driver, run, RunFinished)]
+
+
+def running(driver, attempts):
+    """The name of the run in progress, once so many attempts of it run."""
+    over = AttemptFinished | AttemptFailed
+    for run in unended(driver):
+        if len(events(driver, run, AttemptStarted)) - len(events(driver, run, over)) >= attempts:
+            return run
+    return ""
+
+
+def test_a_run_on_pods_equals_a_local_one_grows_shrinks_and_leaves_nothing(driver):
+    result = driver.result("job.py:squares", "--on", "pods", "--", "--n", "24", "--hold", "1.5")
+    assert result["result"] == sum(x * x for x in range(24))
+    run = result["run"]
+    begun = events(driver, run, RunStarted)[0].at
+    print("SECONDS to the first task", min(e.at for e in events(driver, run, AttemptStarted)) - begun)
+    sizes = [event.workers for event in events(driver, run, CapacityChanged)]
+    print(sizes)
+    assert sizes[0] == 0 and max(sizes) == 3
     wait(lambda: not driver.left(), within_s=60)
+    on_pods = objects(driver.host, STORE)
+    driver.put("hooke.toml", '[store]\nurl = "/var/tmp/local"\n')
+    driver.host.run(["sh", "-c", "mkdir /var/tmp/local && chown 65534:65534 /var/tmp/local"])
+    driver.result("job.py:squares", "--on", "local:2", "--", "--n", "24", "--hold", "1.5")
+    driver.configure()
+    local = objects(driver.host, "/var/tmp/local")
+    assert len(local) >= 1
+    assert {name: on_pods.get(name) for name in local} == local
+    again = driver.result("job.py:squares", "--on", "pods", "--", "--n", "24", "--hold", "1.5")
+    assert not events(driver, again["run"], AttemptStarted)
+
+
+def test_work_of_a_pod_that_is_deleted_or_evicted_goes_on_elsewhere(driver, admin):
+    driver.configure(workers="2")
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "2", "--hold", "12")
+    run = wait(lambda: running(driver, 2))
+    first, second = driver.there("v1/Pod")
+    admin.delete("v1/Pod", first, namespace=driver.namespace, grace_s=0)
+    admin.evict(second, namespace=driver.namespace)
+    printed, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert json.loads(printed)["result"] == [1, 2]
+    [failed] = events(driver, run, AttemptFailed)
+    assert failed.failure.host_lost
+    assert f"pod {first}, which ran it, is gone: it was deleted" in failed.failure.message
+    causes = [event.cause for event in events(driver, run, WorkerStopped)]
+    print(causes)
+    wait(lambda: not driver.left(), within_s=90)
+
+
+def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
+    driver.configure(workers="2")
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--", "--n", "3", "--hold", "11")
+    run = wait(lambda: running(driver, 2))
+    driver.host.end(process)
+    process.communicate()
+    ended = time.monotonic()
+    wait(lambda: not driver.left(), within_s=110)
+    print("SECONDS until nothing is left", time.monotonic() - ended)
+    code, printed, said = driver.hooke("resume", run, "--json")
+    assert code == 0, said
+    assert json.loads(printed)["result"] == [1, 2, 3]
+    wait(lambda: not driver.left(), within_s=60)
+
+
+def test_a_task_that_uses_too_much_memory_and_dask_inside_a_task(driver):
+    driver.configure(workers="2")
+    code, _, said = driver.hooke("run", "job.py:too_much", "--on", "pods")
+    assert code != 0
+    assert "the memory of its container was used up" in said and "`memory`" in said, said
+    result = driver.result("job.py:arrays", "--on", "pods")
+    assert result["result"] == 1.0
+    wait(lambda: not driver.left(), within_s=60)
+
+
+def test_a_run_waits_for_a_node_and_says_so(driver):
+    """Nodes may be added, so it does not end by itself."""
+    driver.configure(more="gpus = 1")
+    process = driver.start("run", "job.py:squares", "--on", "pods", "--", "--n", "6")
+    [run] = wait(lambda: unended(driver))
+    [trouble] = wait(lambda: events(driver, run, BackendTrouble))
+    assert "no node has room for it" in trouble.message and "Insufficient nvidia.com/gpu" in trouble.message
+    driver.host.end(process, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert trouble.message in said
+    wait(lambda: not driver.left(), within_s=60)
+
+
+def test_what_keeps_a_run_from_its_pods_is_said(driver, admin, cluster):
+    def said(**more):
+        driver.configure(**more)
+        began = time.monotonic()
+        code, _, complaint = driver.hooke("run", "job.py:squares", "--on", "pods", "--", "--n", "5")
+        assert code != 0
+        print(f"{time.monotonic() - began:.1f} s: {complaint}")
+        return complaint
+
+    assert "did you mean priority" in said(more='prioritty = "high"')
+    missing = said(image="hooke.test/nothing:1")
+    assert "the node does not have its image" in missing and "correct `image`" in missing
+    about = {"name": "none"}
+    spec = {"hard": {"pods": "0"}}
+    admin.create(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": about, "spec": spec},
+        namespace=driver.namespace,
+    )
+    wait(lambda: admin.get("v1/ResourceQuota", "none", namespace=driver.namespace)["status"].get("hard"))
+    assert "exceeded quota: none" in said()
+    admin.delete("v1/ResourceQuota", "none", namespace=driver.namespace)
+    rights = admin.get("rbac.authorization.k8s.io/v1/Role", "runner", namespace=driver.namespace)
+    fewer = [rule for rule in ROLE if rule["resources"] != ["secrets"]]
+    admin.apply(rights | {"rules": fewer}, namespace=driver.namespace, force=True)
+    assert 'cannot create resource "secrets"' in said()
+    admin.apply(rights, namespace=driver.namespace, force=True)
+    assert not driver.left()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.processes.devices import Devices, devices_of_this_machine, machine_memory
+from hooke.processes.devices import ContainerMemory, Devices, devices_of_this_machine
 
 
 def test_whole_devices_are_exclusive():
@@ -62,7 +62,18 @@ def test_this_machine_and_its_variable():
     assert len(devices_of_this_machine({"CUDA_VISIBLE_DEVICES": "0"})) == min(there, 1)
 
 
-def test_the_memory_of_the_machine_is_what_psutil_says(tmp_path):
-    found = machine_memory()
-    assert found.total == psutil.virtual_memory().total == machine_memory(tmp_path / "none").total
-    assert 0 < found.available < found.total
+@pytest.mark.parametrize(
+    ("events", "limit", "found"),
+    [
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "524288000\n", (3, 524288000)),
+        ("low 0\nhigh 0\nmax 7\noom 2\noom_kill 1\noom_group_kill 0\n", "max\n", (1, None)),
+        ("something else\n", "1\n", (0, None)),
+        (None, None, (0, None)),
+    ],
+)
+def test_a_container_knows_what_the_kernel_killed_in_it(tmp_path, events, limit, found):
+    places = [(tmp_path / "nothing", tmp_path / "nothing"), (tmp_path / "events", tmp_path / "limit")]
+    if events is not None:
+        places[1][0].write_text(events)
+        places[1][1].write_text(limit)
+    assert ContainerMemory.now(places) == found

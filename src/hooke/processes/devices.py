@@ -11,6 +11,8 @@ from typing import NamedTuple
 from hooke.base.errors import UsageError
 
 __all__ = [
+    "ContainerMemory",
+    "CoreTimes",
     "Cores",
     "Devices",
     "MachineMemory",
@@ -216,3 +218,130 @@ def anonymous_bytes(pid: int | str = "self") -> int:
         return 0
     _, _, rest = status.partition("RssAnon:")
     return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
+_CONTAINER = (
+    (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory.max")),
+    (Path("/sys/fs/cgroup/memory/memory.oom_control"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")),
+)
+"""Where a container finds what the kernel did in it and its limit, for either version of control groups."""
+
+
+class ContainerMemory(NamedTuple):
+    """What the kernel says of this container's memory; nothing outside of one."""
+
+    kills: int = 0
+    """How many processes the kernel has killed here because the memory was used up."""
+    limit: int | None = None
+    """Bytes."""
+
+    @classmethod
+    def now(cls, places: Iterable[tuple[Path, Path]] = _CONTAINER) -> ContainerMemory:
+        """As it is now."""
+        for events, limit in places:
+            words = _text(events).split()
+            if "oom_kill" in words:
+                said = _text(limit).strip()
+                return cls(int(words[words.index("oom_kill") + 1]), int(said) if said.isdecimal() else None)
+        return cls()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return ""
+
+
+# --- How busy the cores are, whoever uses them.
+
+
+class CoreTimes(NamedTuple):
+    """Seconds since the machine started, summed over the cores that this process may use; None where the system does not say."""
+
+    busy_s: float
+    stolen_s: float | None
+    """What the hypervisor gave to other machines."""
+    waiting_s: float | None
+    """Wall seconds in which some process waited for a core (/proc/pressure/cpu), of the whole machine."""
+
+    @classmethod
+    def now(cls) -> CoreTimes:
+        """As they are now."""
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity"):
+            mine = os.sched_getaffinity(0)
+            cores = [times for core, times in enumerate(cores) if core in mine] or cores
+        names = ("user", "nice", "system", "irq", "softirq")
+        busy = sum(getattr(times, name, 0.0) for times in cores for name in names)
+        stolen = sum(times.steal for times in cores) if hasattr(cores[0], "steal") else None
+        return cls(busy, stolen, _some_waited_s())
+
+
+def _some_waited_s(file: Path = Path("/proc/pressure/cpu")) -> float | None:
+    try:
+        line = file.read_text(encoding="ascii").partition("\n")[0]
+    except OSError:  # the kernel does not count it, or not for everyone
+        return None
+    return int(line.rpartition("total=")[2]) / 1e6
+
+
+def runnable_here(file: Path = Path("/proc/loadavg")) -> int | None:
+    """The processes and threads of this machine that run or wait to run; None where the system does not say."""
+    try:
+        return int(file.read_text(encoding="ascii").split()[3].partition("/")[0])
+    except OSError:
+        return None
+
+
+def frequency_here() -> float | None:
+    """The mean frequency of the cores in MHz; None where the system does not say, as on many virtual machines."""
+    try:
+        now = psutil.cpu_freq()
+    except (OSError, NotImplementedError, RuntimeError):  # by system: see psutil's issues 1481 and 2382
+        return None
+    return now.current if now is not None and now.current else None
+
+
+class ProcessTreeUsage:
+    """CPU time and peak memory of a process and its descendants. One that ended counts once its parent has waited for it."""
+
+    def __init__(self, pid: int, batches: Callable[[], tuple[float, float] | None] = lambda: None) -> None:
+        self.batches = batches
+        """Batches and their rows so far, if the service reports them."""
+        self._root = psutil.Process(pid)
+        self._peak = 0
+
+    def cpu_s(self) -> float:
+        """User and system seconds of the whole tree so far."""
+        total = 0.0
+        for process in self._tree():
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue  # its parent has its time
+            total += times.user + times.system + times.children_user + times.children_system
+        return total
+
+    def sample(self) -> None:
+        """Note the memory in use now."""
+        resident = 0
+        for process in self._tree():
+            try:
+                resident += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        self._peak = max(self._peak, resident)
+
+    def peak(self) -> int:
+        """The most resident bytes at any sample since the last call. Pages that processes share count in each."""
+        self.sample()
+        peak, self._peak = self._peak, 0
+        return peak
+
+    def _tree(self) -> Iterator[psutil.Process]:
+        try:
+            yield self._root
+            yield from self._root.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return

@@ -24,7 +24,7 @@ import msgspec
 
 from hooke.engines.worker import worker_process
 from hooke.processes.channel import framed, send_all, take_frames
-from hooke.processes.devices import anonymous_bytes
+from hooke.processes.devices import ContainerMemory, anonymous_bytes
 from hooke.processes.process_output import flush_output
 from hooke.processes.start import exit_with
 
@@ -75,7 +75,11 @@ class NotSpawned(msgspec.Struct, frozen=True, tag=True):
 
 
 class ForkEnded(msgspec.Struct, frozen=True, tag=True):
-    """A worker has ended. `cause` is `memory` or `stopped` where the server ended it, else empty."""
+    """A worker has ended.
+
+    `cause`: `memory` or `stopped` where the server ended it, `container` where the kernel did since the memory of its container was
+    used up; else empty.
+    """
 
     pid: int
     status: int
@@ -109,6 +113,7 @@ class _Server:
         self._fds: list[int] = []
         self._children: dict[int, _Child] = {}
         self._woken, self._wake = os.pipe()
+        self._kills = ContainerMemory.now().kills
 
     def serve(self) -> None:
         """Serve until the driver is gone."""
@@ -207,7 +212,14 @@ class _Server:
                 _kill_group(pid)
                 peak = max(child.peak_bytes, _bytes_of_maxrss(usage.ru_maxrss))
                 code = os.waitstatus_to_exitcode(status)
-                self._tell(ForkEnded(pid, code, peak, child.cause))
+                self._tell(ForkEnded(pid, code, peak, child.cause or self._by_kernel(code)))
+
+    def _by_kernel(self, code: int) -> str:
+        """`container` for a worker that the kernel has killed since the last look."""
+        if code != -signal.SIGKILL:
+            return ""
+        before, self._kills = self._kills, ContainerMemory.now().kills
+        return "container" if self._kills > before else ""
 
     def _watch(self) -> None:
         for pid, child in self._children.items():

@@ -10,6 +10,7 @@ from hooke.engines.worker.fork_server import STOPPED_S, ForkEnded
 from hooke.engines.worker.pool import Process
 from hooke.engines.worker.worker_process import WorkerTask
 from hooke.journal.events import Failure
+from hooke.processes.devices import ContainerMemory
 from hooke.processes.exit_report import death_tail
 
 __all__ = ["GONE", "code_and_signal", "exit_failure", "given_up", "host_failed", "how_it_ended", "lost"]
@@ -24,7 +25,8 @@ def exit_failure(process: Process, ended: ForkEnded | None, task: WorkerTask) ->
     """The failure of an attempt whose worker was killed, ended itself, used too much memory, or was stopped."""
     log_tail = death_tail(process.log, process.log_from)
     # The code of a worker that Hooke ended says nothing; its cause does.
-    code, number = code_and_signal(ended) if ended is None or ended.cause in ("", "memory") else (None, None)
+    known = ended is None or ended.cause in ("", "container", "memory")
+    code, number = code_and_signal(ended) if known else (None, None)
     peak = ended.peak_bytes if ended is not None else None
     if ended is not None and ended.cause == "memory":
         return Failure(
@@ -35,6 +37,17 @@ def exit_failure(process: Process, ended: ForkEnded | None, task: WorkerTask) ->
             limit_bytes=task.memory,
             log_tail=log_tail,
             fix="raise memory=, or have the task hold less data at once",
+        )
+    if ended is not None and ended.cause == "container":
+        return Failure(
+            kind="OutOfMemory",
+            message="the memory of its container was used up, and the kernel killed it",
+            arguments=task.shown,
+            signal=number,
+            peak_bytes=peak,
+            limit_bytes=ContainerMemory.now().limit,
+            log_tail=log_tail,
+            fix="give the container more (`memory` of a place on Kubernetes), or declare memory= so that fewer tasks run at once",
         )
     return Failure(
         kind="WorkerDied",
