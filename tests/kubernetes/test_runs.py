@@ -189,7 +189,7 @@ class Driver:
         if name == "kubeconfig":
             at.chmod(0o600)
 
-    def configure(self, *, image=PYTHON, workers="[1, 3]", more=""):
+    def configure(self, *, image=PYTHON, workers="[1, 3]", more="", store=STORE):
         volumes = [
             {"name": f"v{number}", "persistentVolumeClaim": {"claimName": name}}
             for number, name in enumerate(self.volumes)
@@ -200,7 +200,7 @@ class Driver:
         ]
         path = os.pathsep.join([sysconfig.get_path("purelib"), f"{REPOSITORY}/src"])
         content = TOML.format(
-            store=STORE, image=image, namespace=self.namespace, home=HOME, workers=workers, more=more,
+            store=store, image=image, namespace=self.namespace, home=HOME, workers=workers, more=more,
             volumes=toml(volumes), mounts=toml(mounts), path=path,
         )  # fmt: skip
         self.put("hooke.toml", content)
@@ -229,6 +229,15 @@ class Driver:
         code, printed, said = self.hooke("run", "--json", *words, within_s=within_s)
         assert code == 0, said
         return json.loads(printed) | {"said": said}
+
+    def alone(self, *words):
+        """What a run on this machine alone stores, in a store of its own."""
+        self.host.run(["sh", "-ec", f"mkdir /var/tmp/alone && cp {HOME}/job.py /var/tmp/alone"])
+        self.host.path("/var/tmp/alone/hooke.toml").write_text("")
+        command = [sys.executable, "-m", "hooke", "run", "--on", "local:2", *words]
+        process = self.host.popen(command, cwd="/var/tmp/alone", stdin=subprocess.DEVNULL)
+        assert process.wait(timeout=120) == 0
+        return objects(self.host, "/var/tmp/alone/.hooke/store")
 
     def there(self, kind):
         return [each["metadata"]["name"] for each in self.admin.list(kind, namespace=self.namespace)[0]]
@@ -283,12 +292,10 @@ def test_a_run_on_pods_equals_a_local_one_grows_shrinks_and_leaves_nothing(drive
     print(sizes)
     assert sizes[0] == 0 and max(sizes) == 3
     wait(lambda: not driver.left(), within_s=60)
-    on_pods = objects(driver.host, STORE)
-    driver.put("hooke.toml", '[store]\nurl = "/var/tmp/local"\n')
-    driver.host.run(["sh", "-c", "mkdir /var/tmp/local && chown 65534:65534 /var/tmp/local"])
-    driver.result("job.py:squares", "--on", "local:2", "--", "--n", "24", "--hold", "1.5")
-    driver.configure()
-    local = objects(driver.host, "/var/tmp/local")
+    on_pods, local = (
+        objects(driver.host, STORE),
+        driver.alone("job.py:squares", "--", "--n", "24", "--hold", "1.5"),
+    )
     assert len(local) >= 1
     assert {name: on_pods.get(name) for name in local} == local
     again = driver.result("job.py:squares", "--on", "pods", "--", "--n", "24", "--hold", "1.5")
@@ -338,43 +345,51 @@ def test_a_task_that_uses_too_much_memory_and_dask_inside_a_task(driver):
     wait(lambda: not driver.left(), within_s=60)
 
 
-def test_a_run_waits_for_a_node_and_says_so(driver):
-    """Nodes may be added, so it does not end by itself."""
-    driver.configure(more="gpus = 1")
+def said_while_it_waits(driver, **more):
+    """What a run that cannot have pods says in its journal and on its terminal, before Ctrl-C."""
+    driver.configure(**more)
+    before = set(unended(driver))
     process = driver.start("run", "job.py:squares", "--on", "pods", "--", "--n", "6")
-    [run] = wait(lambda: unended(driver))
+    [run] = wait(lambda: set(unended(driver)) - before)
     [trouble] = wait(lambda: events(driver, run, BackendTrouble))
-    assert "no node has room for it" in trouble.message and "Insufficient nvidia.com/gpu" in trouble.message
     driver.host.end(process, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert trouble.message in said
     wait(lambda: not driver.left(), within_s=60)
+    return trouble.message
 
 
-def test_what_keeps_a_run_from_its_pods_is_said(driver, admin, cluster):
+def test_a_run_waits_for_a_node_or_a_quota_and_says_so(driver, admin):
+    """Nodes may be added, and other pods end, so it does not end at once."""
+    gpus = said_while_it_waits(driver, more="gpus = 1")
+    assert "no node has room for it" in gpus and "Insufficient nvidia.com/gpu" in gpus
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    quota |= {"apiVersion": "v1", "kind": "ResourceQuota"}
+    admin.create(quota, namespace=driver.namespace)
+    wait(lambda: admin.get("v1/ResourceQuota", "none", namespace=driver.namespace)["status"].get("hard"))
+    try:
+        assert "exceeded quota: none" in said_while_it_waits(driver)
+    finally:
+        admin.delete("v1/ResourceQuota", "none", namespace=driver.namespace)
+
+
+def test_what_keeps_a_run_from_its_pods_is_said(driver, admin):
     def said(**more):
         driver.configure(**more)
-        began = time.monotonic()
         code, _, complaint = driver.hooke("run", "job.py:squares", "--on", "pods", "--", "--n", "5")
         assert code != 0
-        print(f"{time.monotonic() - began:.1f} s: {complaint}")
         return complaint
 
     assert "did you mean priority" in said(more='prioritty = "high"')
     missing = said(image="hooke.test/nothing:1")
     assert "the node does not have its image" in missing and "correct `image`" in missing
-    about = {"name": "none"}
-    spec = {"hard": {"pods": "0"}}
-    admin.create(
-        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": about, "spec": spec},
-        namespace=driver.namespace,
-    )
-    wait(lambda: admin.get("v1/ResourceQuota", "none", namespace=driver.namespace)["status"].get("hard"))
-    assert "exceeded quota: none" in said()
-    admin.delete("v1/ResourceQuota", "none", namespace=driver.namespace)
-    rights = admin.get("rbac.authorization.k8s.io/v1/Role", "runner", namespace=driver.namespace)
+    elsewhere = said(store=f"{HOME}/store")
+    assert "cannot use this run's store" in elsewhere and "pod_template" in elsewhere, elsewhere
+    unreached = said(more='listen = "127.0.0.1"')
+    assert "its worker does not reach the driver at tls://127.0.0.1:" in unreached and "`listen`" in unreached
+    role = "rbac.authorization.k8s.io/v1/Role"
     fewer = [rule for rule in ROLE if rule["resources"] != ["secrets"]]
-    admin.apply(rights | {"rules": fewer}, namespace=driver.namespace, force=True)
+    admin.patch(role, "runner", {"rules": fewer}, namespace=driver.namespace)
     assert 'cannot create resource "secrets"' in said()
-    admin.apply(rights, namespace=driver.namespace, force=True)
+    admin.patch(role, "runner", {"rules": ROLE}, namespace=driver.namespace)
     assert not driver.left()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import secrets
 import threading
 import time
@@ -320,7 +321,8 @@ class PodJobs:
 
 
 def _refusals(events: list[Manifest]) -> Iterator[str]:
-    """What the newest event says that no pod could be made for."""
+    """What the newest event says that no pod could be made for. Each try has a pod of another name, which is left out."""
     failed = [each for each in events if each.get("reason") == "FailedCreate"]
     for each in failed[-1:]:
-        yield str(each.get("message", "")).removeprefix("Error creating: ")
+        said = str(each.get("message", "")).removeprefix("Error creating: ")
+        yield re.sub(r'^pods "[^"]*" is ', "a pod is ", said)

@@ -370,7 +370,7 @@ class DriverHandshake:
                 where=self._context.store.place,
                 why=trouble,
                 fix='give the run a store that all machines reach: [store] url = "s3://BUCKET/PATH" in hooke.toml, '
-                "or a folder on a shared file system, at the same path",
+                "or a folder on a shared file system, at the same path (for pods: a claim, mounted there by pod_template)",
             )
         check_environment(worker, self._wanted, answer.versions, allowed=self._context.allow_mismatch)
 
