@@ -23,6 +23,7 @@ from hooke.journal.events import (
     AttemptStarted,
     BackendTrouble,
     CapacityChanged,
+    NodePlanned,
     RunFinished,
     RunStarted,
     WorkerStopped,
@@ -50,7 +51,7 @@ from hooke import pipeline, task
 @task
 def square(x, hold):
     time.sleep(hold)
-    return {"square": x * x, "text": "x" * x}
+    return {"square": x * x, "data": bytes([x]) * 300_000}
 
 @task(retries=0)
 def total(parts):
@@ -231,13 +232,15 @@ class Driver:
         return json.loads(printed) | {"said": said}
 
     def alone(self, *words):
-        """What a run on this machine alone stores, in a store of its own."""
+        """The keys of a run on this machine alone, and what it stores in a store of its own."""
         self.host.run(["sh", "-ec", f"mkdir /var/tmp/alone && cp {HOME}/job.py /var/tmp/alone"])
         self.host.path("/var/tmp/alone/hooke.toml").write_text("")
         command = [sys.executable, "-m", "hooke", "run", "--on", "local:2", *words]
         process = self.host.popen(command, cwd="/var/tmp/alone", stdin=subprocess.DEVNULL)
         assert process.wait(timeout=120) == 0
-        return objects(self.host, "/var/tmp/alone/.hooke/store")
+        [run] = os.listdir(self.host.path("/var/tmp/alone/.hooke/runs"))
+        planned = events(self, run, NodePlanned, home="/var/tmp/alone")
+        return [each.key for each in planned], objects(self.host, "/var/tmp/alone/.hooke/store")
 
     def there(self, kind):
         return [each["metadata"]["name"] for each in self.admin.list(kind, namespace=self.namespace)[0]]
@@ -256,13 +259,13 @@ def driver(cluster, admin):
 
 
 def objects(host, store):
-    """The stored results: name -> bytes. What drivers and pods leave for one another to find is not among them."""
+    """What is stored: name -> bytes."""
     root = host.path(store) / "objects"
-    return {path.name: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def events(driver, run, kind):
-    found = read(driver.host.path(f"{HOME}/.hooke/runs/{run}"))
+def events(driver, run, kind, *, home=HOME):
+    found = read(driver.host.path(f"{home}/.hooke/runs/{run}"))
     return [event for segment in found for event in segment.events if isinstance(event, kind)]
 
 
@@ -292,12 +295,12 @@ def test_a_run_on_pods_equals_a_local_one_grows_shrinks_and_leaves_nothing(drive
     print(sizes)
     assert sizes[0] == 0 and max(sizes) == 3
     wait(lambda: not driver.left(), within_s=60)
-    on_pods, local = (
-        objects(driver.host, STORE),
-        driver.alone("job.py:squares", "--", "--n", "24", "--hold", "1.5"),
-    )
-    assert len(local) >= 1
-    assert {name: on_pods.get(name) for name in local} == local
+    keys, local = driver.alone("job.py:squares", "--", "--n", "24", "--hold", "1.5")
+    assert [each.key for each in events(driver, run, NodePlanned)] == keys
+    on_pods = objects(driver.host, STORE)
+    results = {name: content for name, content in local.items() if len(content) >= 300_000}
+    assert len(results) == 24
+    assert {name: on_pods.get(name) for name in results} == results
     again = driver.result("job.py:squares", "--on", "pods", "--", "--n", "24", "--hold", "1.5")
     assert not events(driver, again["run"], AttemptStarted)
 

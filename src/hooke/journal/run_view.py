@@ -21,6 +21,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    BackendTrouble,
     CapacityChanged,
     CodeSeen,
     Event,
@@ -157,6 +158,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int | None
     remaining: Remaining | None
     message: str
+    """Why it ended as it did; while it runs, what keeps its backend from having workers. Empty for nothing."""
     resumed: int
     name: str = ""
     tags: dict[str, str] = {}
@@ -201,6 +203,8 @@ class RunView:
         self.code: dict[str, CodeSeen] = {}
         self.workers: dict[str, WorkerStarted] = {}
         self.capacity: CapacityChanged | None = None
+        self.trouble = ""
+        """What kept the backend from having workers when it was heard of last."""
         self.first_at: float | None = None
         self.last_at = 0.0
         self.resumed = 0
@@ -229,6 +233,7 @@ class RunView:
             ItemsFound: self._items_found,
             ItemsSkipped: self._items_skipped,
             CapacityChanged: self._capacity_changed,
+            BackendTrouble: self._backend_trouble,
             WorkerStarted: self._worker_started,
             WorkerStopped: self._worker_stopped,
             AttemptStarted: self._attempt_started,
@@ -399,7 +404,7 @@ class RunView:
             slots=self.capacity.slots if self.capacity else 0,
             peak_bytes=max(peaks, default=None),
             remaining=self.remaining(now),
-            message=self.ended.message if self.ended else "",
+            message=self.ended.message if self.ended else self.trouble,
             resumed=self.resumed,
             name=begun.name if begun else "",
             tags=dict(begun.tags) if begun else {},
@@ -542,7 +547,10 @@ class RunView:
             node.count_again()
 
     def _capacity_changed(self, event: CapacityChanged) -> None:
-        self.capacity = event
+        self.capacity, self.trouble = event, ""
+
+    def _backend_trouble(self, event: BackendTrouble) -> None:
+        self.trouble = f"{event.about}: {event.message}"
 
     def _worker_started(self, event: WorkerStarted) -> None:
         self.workers[event.worker] = event

@@ -68,7 +68,7 @@ class PodOptions:
         if not given.get("image"):
             raise UsageError(
                 "pods need an image",
-                fix='write image = "REGISTRY/NAME:TAG"; `hooke image build` makes one of your project',
+                fix='write image = "REGISTRY/NAME:TAG" below [places.NAME] or [fleets.NAME]; `hooke image build` makes one of your project',
             )
         for name, valid in (("cpus", (int, float)), ("gpus", int), ("pod_template", Mapping)):
             value = given.get(name)

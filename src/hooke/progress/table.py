@@ -133,7 +133,9 @@ def picture(
     columns = _Columns.fitting(width, max((len(task.task) for task in tasks), default=0))
     table = columns.table()
     going, plain = run.status == "running", console.options.ascii_only
-    shown = most_telling(tasks, max(3, height - 4))
+    trouble = [Text(f"  {run.message}", style="yellow")] if going and run.message else []
+    lines = sum(1 + len(each) // max(width, 1) for each in trouble)
+    shown = most_telling(tasks, max(3, height - 4 - lines))
     for task in shown:
         cells = _cells(task, bar=columns.bar, plain=plain, going=going)
         style = "dim" if task.state in ("waiting", "skipped", "not needed") else ""
@@ -141,7 +143,7 @@ def picture(
     below = (
         [Text(f"  and {len(tasks) - len(shown)} more tasks", style="dim")] if len(shown) < len(tasks) else []
     )
-    return Group(_title(run, width, memory=memory, stopping=stopping), table, *below)
+    return Group(_title(run, width, memory=memory, stopping=stopping), table, *below, *trouble)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

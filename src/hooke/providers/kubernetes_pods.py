@@ -68,7 +68,7 @@ class KubernetesPods:
         image: str,
         **options: Any,
     ) -> None:
-        """`options` are those of `PodOptions`, as in hooke.toml: resources of a pod, `drain` as in "10 min", and a patch of the manifest.
+        """`options` are those of `PodOptions`, as in hooke.toml: resources of a pod, `drain` as in "10m", and a patch of the manifest.
 
         Raises UsageError where they are not valid, or there is no access to a cluster.
         """

@@ -6,6 +6,8 @@ What runs where, retries, gangs and logs are the Dask engine's. Here are the clu
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import itertools
 import logging
 import socket
@@ -36,7 +38,7 @@ from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import PodOptions, Trouble
 from hooke.pipeline.engine import Call, EngineContext
 
-__all__ = ["KubernetesEngine", "PodCluster"]
+__all__ = ["KubernetesEngine", "PodCluster", "own_address", "parse_listen"]
 
 LOOK_S = 0.5
 """How often to look what became of pods."""
@@ -147,7 +149,7 @@ class KubernetesEngine(DaskEngine):
         self._said: set[str] = set()
         self._trouble: tuple[PodState, Trouble, float] | None = None
         """The latest trouble, and since when there is any."""
-        cluster = _cluster(pods, given.get("listen", ""), run=context.run)
+        cluster = _cluster(pods, given.get("listen"), run=context.run)
         self._jobs = cluster.jobs
         try:
             super().__init__(context, workers=workers or (1, 1), at=cluster)
@@ -324,11 +326,11 @@ class KubernetesEngine(DaskEngine):
 # -- the cluster of a run --------------------------------------------------------------------------
 
 
-def _cluster(options: PodOptions, listen: str, *, run: str) -> PodCluster:
+def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
     """A scheduler at an address that pods reach, with keys of its own. Raises UsageError, HookeError."""
     access = find_access(options.kubeconfig, context=options.context)
     client = Kubernetes(access)
-    host, port = _listens_at(listen) if listen else (_own_address(client.address), 0)
+    host, port = parse_listen(listen) if listen is not None else (own_address(client.address), 0)
     authority = Authority.make("run", now=time.time(), valid_s=VALID_S)
     jobs = PodJobs(client, options, run=run, threads=max(1, int(options.cpus)), authority=authority)
     jobs.start()
@@ -352,16 +354,19 @@ def _security(authority: Authority) -> Security:
     )
 
 
-def _listens_at(listen: str) -> tuple[str, int]:
-    if not isinstance(listen, str):
-        raise UsageError(f"listen = {listen!r} is not valid", fix='write listen = "10.0.0.5"')
-    if (listen.rpartition(":")[2].isdecimal() and listen.count(":") == 1) or listen.startswith("["):
-        address = Address.parse(listen)
-        return address.host, address.port
-    return listen, 0
+def parse_listen(listen: Any) -> tuple[str, int]:
+    """`HOST` or `HOST:PORT` as both; port 0 means any. Raises UsageError."""
+    if isinstance(listen, str) and listen:
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(listen.strip("[]"))), 0
+        if ":" in listen or "[" in listen:
+            address = Address.parse(listen)
+            return address.host, address.port
+        return listen, 0
+    raise UsageError(f"listen = {listen!r} is not valid", fix='write listen = "10.0.0.5", or "10.0.0.5:8786"')
 
 
-def _own_address(server: tuple[str, int]) -> str:
+def own_address(server: tuple[str, int]) -> str:
     """The address from which this machine reaches the API server: pods reach that, too, where it is not behind a router."""
     what = f"the driver's own address towards {server[0]}"
     fix = 'set `listen` to an address of this machine that pods reach: listen = "10.0.0.5"; or run the driver in the cluster'

@@ -128,8 +128,8 @@ class PodJobs:
         with self._lock:
             self._states[number] = state
         try:
-            made = self._client.create(self._job(name, number, scheduler), namespace=self._namespace)
-            secret = self._secret(name, number, made["metadata"]["uid"])
+            made = self._client.create(self.job(name, number, scheduler), namespace=self._namespace)
+            secret = self.secret(name, number, made["metadata"]["uid"])
             self._client.create(secret, namespace=self._namespace)
         except (ApiError, ApiUnreachable) as error:
             trouble = (
@@ -204,7 +204,8 @@ class PodJobs:
             NUMBER_LABEL: str(number),
         }
 
-    def _job(self, name: str, number: int, scheduler: str) -> Manifest:
+    def job(self, name: str, number: int, scheduler: str) -> Manifest:
+        """The Job of a worker."""
         machine = f"{KEYS}/{MACHINE}"
         order = {
             "scheduler": scheduler,
@@ -241,7 +242,8 @@ class PodJobs:
             },
         }
 
-    def _secret(self, name: str, number: int, owner: str) -> Manifest:
+    def secret(self, name: str, number: int, owner: str) -> Manifest:
+        """The certificate of a worker, for the Job with this uid."""
         key = new_key()
         certificate = self._authority.certify(
             f"worker-{number}", key.public_key(), now=time.time(), valid_s=VALID_S

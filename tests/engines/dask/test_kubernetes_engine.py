@@ -1,0 +1,69 @@
+"""The parts of the Kubernetes backend that need no cluster; runs on pods are in tests/kubernetes/test_runs.py."""
+
+import socket
+import time
+
+import pytest
+
+from hooke.base.errors import ConfigError, UsageError
+from hooke.certificates.authority import Authority
+from hooke.engines.dask.kubernetes_engine import own_address, parse_listen
+from hooke.engines.dask.pod_jobs import PodJobs
+from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.kubeconfig import Access, Credentials
+from hooke.kubernetes.pods import PodOptions
+from hooke.project.backends import find_backend
+from hooke.project.settings import read_settings
+
+
+def test_where_the_driver_listens():
+    assert parse_listen("10.0.0.5") == ("10.0.0.5", 0)
+    assert parse_listen("10.0.0.5:8786") == ("10.0.0.5", 8786)
+    assert parse_listen("fd00::5") == ("fd00::5", 0)
+    assert parse_listen("[fd00::5]:8786") == ("fd00::5", 8786)
+    for wrong in (8786, "10.0.0.5:x", ""):
+        with pytest.raises(UsageError, match="not valid"):
+            parse_listen(wrong)
+
+
+def test_an_api_server_on_this_machine_does_not_tell_where_pods_reach_the_driver():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(UsageError, match=r"is 127\.0\.0\.1, which no pod reaches") as caught:
+            own_address(free.getsockname())
+    assert "`listen`" in caught.value.fix
+
+
+def settings(tmp_path, text):
+    (tmp_path / "hooke.toml").write_text(text)
+    return read_settings(tmp_path).places
+
+
+def test_a_place_keeps_the_options_of_its_engine(tmp_path):
+    places = settings(tmp_path, '[places.pods]\nengine = "kubernetes"\nimage = "a:1"\nworkers = [0, 4]\n')
+    found = find_backend("pods", workers=None, places=places)
+    assert (found.engine, found.workers, found.options) == ("kubernetes", (0, 4), {"image": "a:1"})
+    assert found.scalable and found.elastic
+    with pytest.raises(ConfigError, match=r"unknown key places\.pods\.worker") as caught:
+        settings(tmp_path, '[places.pods]\nengine = "kubernetes"\nworker = 4\n')
+    assert "places.pods.workers" in caught.value.fix
+    with pytest.raises(ConfigError, match=r"unknown key places\.here\.image"):
+        settings(tmp_path, '[places.here]\nimage = "a:1"\n')
+
+
+def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
+    client = Kubernetes(Access(server="https://127.0.0.1:1", credentials=Credentials()))
+    authority = Authority.make("run", now=time.time(), valid_s=3600.0)
+    jobs = PodJobs(client, PodOptions(image="a:1"), run="run-1", threads=1, authority=authority)
+    job = jobs.job("hooke-1-0", 0, "tls://10.0.0.5:1")
+    secret = jobs.secret("hooke-1-0", 0, "uid")
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid"
+    pod = job["spec"]["template"]
+    assert {"name": "hooke-keys", "secret": {"secretName": "hooke-1-0", "defaultMode": 0o444}} in pod["spec"][
+        "volumes"
+    ]
+    assert job["spec"]["backoffLimit"] == 0
+    [container] = pod["spec"]["containers"]
+    assert not any(secret["data"][file] in str(container) for file in secret["data"])
+    assert "PRIVATE" not in str(job)
+    assert pod["metadata"]["labels"]["hooke.dev/run"] == "run-1"
