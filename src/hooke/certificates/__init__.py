@@ -1,4 +1,4 @@
 """Mutual TLS of a fleet: its certificate authority, one-time join tokens, and the exchange by which a machine joins.
 
-It knows nothing of engines and runs. Imports `base`.
+It knows nothing of engines, runs and Kubernetes. Imports `base`.
 """

@@ -1,5 +1,6 @@
-"""Talks to a Kubernetes API server: who this process is there, objects as plain manifests, watches, logs and evictions.
+"""Talks to a Kubernetes API server: who this process is there, objects as plain manifests, watches, logs and evictions;
+and what a pod that works for Hooke is made of and is in trouble for.
 
-It knows nothing of fleets, workers and runs, and has no types of its own for the API's: an object is a dictionary, as in
+It knows nothing of fleets and runs, and has no types of its own for the API's: an object is a dictionary, as in
 a manifest. Imports `base`.
 """

@@ -359,7 +359,7 @@ def parse_listen(listen: Any) -> tuple[str, int]:
     if isinstance(listen, str) and listen:
         with contextlib.suppress(ValueError):
             return str(ipaddress.ip_address(listen.strip("[]"))), 0
-        if ":" in listen or "[" in listen:
+        if ":" in listen:
             address = Address.parse(listen)
             return address.host, address.port
         return listen, 0
