@@ -389,7 +389,9 @@ def test_what_keeps_a_run_from_its_pods_is_said(driver, admin):
     elsewhere = said(store=f"{HOME}/store")
     assert "cannot use this run's store" in elsewhere and "pod_template" in elsewhere, elsewhere
     unreached = said(more='listen = "127.0.0.1"')
-    assert "its worker does not reach the driver at tls://127.0.0.1:" in unreached and "`listen`" in unreached
+    assert (
+        "its worker has not reached the driver at tls://127.0.0.1:" in unreached and "`listen`" in unreached
+    )
     role = "rbac.authorization.k8s.io/v1/Role"
     fewer = [rule for rule in ROLE if rule["resources"] != ["secrets"]]
     admin.patch(role, "runner", {"rules": fewer}, namespace=driver.namespace)

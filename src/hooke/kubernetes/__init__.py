@@ -1,6 +1,5 @@
-"""Talks to a Kubernetes API server: who this process is there, objects as plain manifests, watches, logs and evictions;
-and what a pod that works for Hooke is made of and is in trouble for.
+"""Talks to a Kubernetes API server: who this process is there, objects as plain manifests, watches, logs and evictions.
 
-It knows nothing of fleets and runs, and has no types of its own for the API's: an object is a dictionary, as in
+`pods` says what a pod that works for Hooke is made of, and what keeps one from working. It knows nothing of fleets and runs, and has no types of its own for the API's: an object is a dictionary, as in
 a manifest. Imports `base`.
 """

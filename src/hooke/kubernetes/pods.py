@@ -157,10 +157,12 @@ TroubleKind = Literal[
     "memory",
     "quota",
     "refused",
+    "unreachable",
     "unschedulable",
 ]
 """Why a pod does not work. `busy`: the API server does not answer; `disrupted`: the cluster took its place, or somebody deleted it;
-`refused`: a right is missing, or the cluster's rules forbid it; `ended`: its program ended without an error."""
+`refused`: a right is missing, or the cluster's rules forbid it; `ended`: its program ended without an error; `unreachable`: it does not
+reach what it works for."""
 
 _WAITS = {
     "CreateContainerConfigError": "a secret or a config map that it needs is missing",
@@ -185,6 +187,8 @@ class Trouble:
     fix: str = ""
     final: bool = False
     """Whether waiting cannot help."""
+    exit_code: int | None = None
+    """Of a program that failed."""
 
     def __str__(self) -> str:
         return f"{self.says}; {self.fix}" if self.fix else self.says
@@ -246,7 +250,7 @@ def _end_of(status: Manifest) -> Trouble:
             return Trouble(kind="container", says=says, fix="correct `image`, or pod_template")
         if ended.get("exitCode"):
             says = f"its container {name} ended with {ended['exitCode']}"
-            return Trouble(kind="failed", says=says, fix="see its log")
+            return Trouble(kind="failed", says=says, fix="see its log", exit_code=ended["exitCode"])
     return Trouble(kind="ended", says="its program has ended")
 
 

@@ -27,7 +27,7 @@ from hooke.certificates.key_files import Address
 from hooke.engines.dask import clusters
 from hooke.engines.dask.dask_engine import DaskEngine
 from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodState
-from hooke.engines.dask.worker_process import MOST_DEATHS, in_a_row
+from hooke.engines.dask.worker_process import MOST_DEATHS, UNREACHED, in_a_row
 from hooke.engines.remote.cluster_engine import CLUSTER
 from hooke.engines.remote.handshake import HandshakeReply
 from hooke.engines.remote.placement import Peer
@@ -44,8 +44,8 @@ LOOK_S = 0.5
 """How often to look what became of pods."""
 END_KNOWN_S = 6.0
 """How long after a worker has left its cluster may say why."""
-REACHES_S = 20.0
-"""A worker joins within seconds of its start; after this time it is said that it does not."""
+REACHES_S = 30.0
+"""A worker joins within seconds of its start; after this time it is said that it has not. The pod itself gives up later."""
 AGAIN_S = 5.0
 """Before a pod is made again that the cluster refused, or that ended early."""
 PATIENCE_S: Mapping[str, float] = {
@@ -53,7 +53,7 @@ PATIENCE_S: Mapping[str, float] = {
     "image": 60.0,
     "container": 60.0,
     "quota": 60.0,
-    "unreachable": 20.0,
+    "unreachable": 300.0,
     "unschedulable": 600.0,
 }
 """Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes."""
@@ -189,10 +189,12 @@ class KubernetesEngine(DaskEngine):
         self._give_up(now)
 
     def _pod_changed(self, state: PodState, now: float) -> None:
-        if state.ended and state.trouble is not None and state.trouble.kind == "failed":
-            state = replace(state, trouble=self._with_log(state, state.trouble))
-        elif state.ended:
-            self._save_log(state)
+        if state.ended and (trouble := state.trouble) is not None:
+            log = self._save_log(state)
+            if trouble.exit_code == UNREACHED:
+                state = replace(state, trouble=replace(self._unreached(), final=True))
+            elif trouble.kind == "failed":
+                state = replace(state, trouble=replace(trouble, says=f"{trouble.says}{_last_line(log)}"))
         wanted = state.number in self._cluster.worker_spec
         if state.trouble is not None and wanted:
             self._say(state, state.trouble, now)
@@ -231,12 +233,14 @@ class KubernetesEngine(DaskEngine):
         if not late:
             return
         there = {facts["name"] for facts in self._link.workers().values()}
-        address = self._link.address
         for state in late:
             if state.number not in there:
-                says = f"it runs, and its worker does not reach the driver at {address}"
-                fix = '`listen` must be an address of this machine that pods reach, such as listen = "10.0.0.5"; or run the driver in the cluster'
-                self._say(state, Trouble(kind="failed", says=says, fix=fix), now)
+                self._say(state, self._unreached(), now)
+
+    def _unreached(self) -> Trouble:
+        says = f"it runs, and its worker has not reached the driver at {self._link.address}"
+        fix = "`listen` must be an address of this machine that pods reach; or run the driver in the cluster"
+        return Trouble(kind="unreachable", says=says, fix=fix)
 
     def _give_up(self, now: float) -> None:
         """Raise where no worker is there, and none will come."""
@@ -252,12 +256,6 @@ class KubernetesEngine(DaskEngine):
                 fix=trouble.fix,
                 next=f"hooke resume {self._context.run}",
             )
-
-    def _with_log(self, state: PodState, trouble: Trouble) -> Trouble:
-        """With the last line that the pod wrote."""
-        lines = self._save_log(state).decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return replace(trouble, says=f"{trouble.says}: {last}") if last else trouble
 
     def _save_log(self, state: PodState) -> bytes:
         """Write what a pod has written to the run's logs, where it is read last."""
@@ -321,6 +319,12 @@ class KubernetesEngine(DaskEngine):
             )
 
         return failure
+
+
+def _last_line(log: bytes) -> str:
+    """What a pod wrote last, to follow a sentence; empty for nothing."""
+    lines = [line.strip() for line in log.decode(errors="replace").split("\n") if line.strip()]
+    return f": {lines[-1]}" if lines else ""
 
 
 # -- the cluster of a run --------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import re
 import secrets
@@ -95,7 +96,8 @@ class PodJobs:
         self._threads = threads
         self._authority = authority
         self._driver = secrets.token_hex(4)
-        self._run = run
+        self._run = _label_of(run)
+        self._ended: set[int] = set()
         self._lock = threading.Lock()
         self._states: dict[int, PodState] = {}
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
@@ -142,9 +144,11 @@ class PodJobs:
 
     def end(self, number: int) -> None:
         """End a worker's pod, unless somebody else does and it finishes its work."""
-        state = self.state(number)
-        if state is None:
-            return
+        with self._lock:
+            state = self._states.get(number)
+            if state is None or number in self._ended:
+                return
+            self._ended.add(number)
         try:
             self._delete(JOB, state.job)
             if state.pod and not (state.drains or state.ended):
@@ -320,6 +324,13 @@ class PodJobs:
                 if before.pod or before.ended or before.trouble == trouble:
                     return
             self._put(replace(before, trouble=trouble))
+
+
+def _label_of(run: str) -> str:
+    """A run's id, or a digest where Kubernetes does not allow it as a label's value."""
+    if re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", run):
+        return run
+    return hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
 
 
 def _refusals(events: list[Manifest]) -> Iterator[str]:

@@ -24,7 +24,16 @@ from distributed.deploy.spec import ProcessInterface
 from hooke.engines.worker.script import module_path
 from hooke.processes.start import python_module
 
-__all__ = ["JOIN_S", "LIVED_S", "MOST_DEATHS", "POD_ADDRESS", "WorkerProcess", "in_a_row", "main"]
+__all__ = [
+    "JOIN_S",
+    "LIVED_S",
+    "MOST_DEATHS",
+    "POD_ADDRESS",
+    "UNREACHED",
+    "WorkerProcess",
+    "in_a_row",
+    "main",
+]
 
 
 MOST_DEATHS = 5
@@ -178,6 +187,9 @@ POD_ADDRESS = "HOOKE_POD_IP"
 JOIN_S = 45.0
 """How long a pod tries to reach its driver. It ends within a minute of its driver's death, also when it started after that."""
 
+UNREACHED = 3
+"""The exit code of a pod that did not reach it."""
+
 LOOK_S = 0.2
 
 
@@ -187,7 +199,7 @@ def main_in_pod(order: dict[str, Any]) -> int:
         asyncio.run(_serve_pod(order))
     except TimeoutError:
         sys.stderr.write(f"the driver at {order['scheduler']} does not answer within {JOIN_S:g} s\n")
-        return 1
+        return UNREACHED
     return 0
 
 
