@@ -3,12 +3,14 @@
 import io
 
 import pytest
+from rich.console import Console
 
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    BackendTrouble,
     CapacityChanged,
     Failure,
     NodePlanned,
@@ -16,7 +18,9 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
+from hooke.journal.run_view import RunView
 from hooke.progress.lines import EVERY_S, MOST_TROUBLES, Lines
+from hooke.progress.table import picture
 
 REF = Ref(digest="0" * 64, size=1, inline=b"x")
 
@@ -106,3 +110,16 @@ def test_a_long_wait_for_a_retry_is_said_however_many_were_before():
     waits = [line for line in lines if "runs again in 1m 00s: died" in line]
     assert len(waits) == 3
     assert len([line for line in lines if "runs again in 100 ms" in line]) == MOST_TROUBLES
+
+
+def test_what_keeps_a_backend_from_having_workers_is_said_and_shown_until_it_has_more():
+    trouble = BackendTrouble(at=1.0, about="pod a", message="no node has room for it; add nodes")
+    assert "pod a: no node has room for it; add nodes" in told(*begun(1), trouble)
+    view = RunView.fold([*begun(1), trouble])
+    shown = view.row(2.0)
+    assert shown.message == "pod a: no node has room for it; add nodes"
+    console = Console(file=io.StringIO(), width=80, height=24)
+    console.print(picture(shown, [], memory=None, stopping=None, console=console))
+    assert "add nodes" in console.file.getvalue()
+    view.apply(CapacityChanged(slots=2, cpus=2, at=3.0))
+    assert view.row(4.0).message == ""
