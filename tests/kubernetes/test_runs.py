@@ -285,7 +285,7 @@ def running(driver, attempts):
     return ""
 
 
-def test_a_run_on_pods_equals_a_local_one_grows_shrinks_and_leaves_nothing(driver):
+def test_a_run_on_pods_equals_a_local_one_grows_and_leaves_nothing(driver):
     result = driver.result("job.py:squares", "--on", "pods", "--", "--n", "16", "--hold", "2")
     assert result["result"] == sum(x * x for x in range(16))
     run = result["run"]

@@ -237,6 +237,8 @@ def _said(view: RunView, event: events.Event) -> str:
             )
         case events.WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
+        case events.BackendTrouble():
+            return f"{event.about}: {event.message}"
         case FleetDecided():
             return f"workers {event.reason}"
         case _:
