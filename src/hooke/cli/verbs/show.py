@@ -235,14 +235,20 @@ def _said(view: RunView, event: events.Event) -> str:
                 if view.nodes[event.node].unsettled
                 else f"{task}: its result counts in this run only, because {reasons[0]}"
             )
+        case events.WorkerStopped() | events.BackendTrouble() | FleetDecided():
+            return _of_workers(event)
+        case _:
+            return ""
+
+
+def _of_workers(event: events.WorkerStopped | events.BackendTrouble | FleetDecided) -> str:
+    match event:
         case events.WorkerStopped():
             return f"worker {event.worker} is gone: {event.cause}"
         case events.BackendTrouble():
             return f"{event.about}: {event.message}"
         case FleetDecided():
             return f"workers {event.reason}"
-        case _:
-            return ""
 
 
 def _task(view: RunView, node: int) -> str:
