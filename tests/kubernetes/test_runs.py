@@ -45,7 +45,7 @@ ROLE = [
 """All that a run may do, as docs/how-to/kubernetes.md says."""
 
 JOB = """
-import os, time
+import os, socket, time
 from hooke import pipeline, task
 
 @task
@@ -88,6 +88,33 @@ def average(size):
 @pipeline
 def arrays(size: int = 1000):
     return average(size)
+
+@task(gang=2, results="all")
+def meet(value):
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if os.environ["RANK"] == "0":
+        with socket.create_server(place) as server, server.accept()[0] as other:
+            return value + int.from_bytes(other.recv(8)), os.uname().nodename
+    while True:
+        try:
+            with socket.create_connection(place) as first:
+                first.sendall((value + 1).to_bytes(8))
+            return value, os.uname().nodename
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+
+@pipeline
+def met():
+    return meet(10)
+
+@task
+def long(parts, hold):
+    time.sleep(hold)
+    return len(parts)
+
+@pipeline
+def narrows(n: int = 12, wide: float = 2.0, hold: float = 30.0):
+    return long([slow(x, wide) for x in range(n)], hold)
 """
 
 TOML = """
@@ -305,6 +332,18 @@ def test_a_run_on_pods_equals_a_local_one_grows_and_leaves_nothing(driver):
     assert not events(driver, again["run"], AttemptStarted)
 
 
+def test_pods_that_are_no_longer_needed_are_deleted_while_the_run_goes_on(driver):
+    process = driver.start("run", "job.py:narrows", "--on", "pods", "--json")
+    wait(lambda: len(driver.there("v1/Pod")) > 1)
+    [run] = unended(driver)
+    wait(lambda: len(driver.there("v1/Pod")) == 1 and len(events(driver, run, AttemptFinished)) == 12)
+    printed, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert json.loads(printed)["result"] == 12
+    assert not events(driver, run, AttemptFailed), "nothing was lost on the way"
+    wait(lambda: not driver.left(), within_s=60)
+
+
 def test_work_of_a_pod_that_is_deleted_or_evicted_goes_on_elsewhere(driver, admin):
     driver.configure(workers="2")
     process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "2", "--hold", "12")
@@ -338,13 +377,15 @@ def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
     wait(lambda: not driver.left(), within_s=60)
 
 
-def test_a_task_that_uses_too_much_memory_and_dask_inside_a_task(driver):
+def test_a_task_that_uses_too_much_memory_a_gang_and_dask_inside_a_task(driver):
     driver.configure(workers="2")
     code, _, said = driver.hooke("run", "job.py:too_much", "--on", "pods")
     assert code != 0
     assert "the memory of its container was used up" in said and "`memory`" in said, said
-    result = driver.result("job.py:arrays", "--on", "pods")
-    assert result["result"] == 1.0
+    assert driver.result("job.py:arrays", "--on", "pods")["result"] == 1.0
+    [[first, one], [second, other]] = driver.result("job.py:met", "--on", "pods")["result"]
+    assert (first, second) == (21, 10)
+    assert one != other, "a rank in each pod"
     wait(lambda: not driver.left(), within_s=60)
 
 

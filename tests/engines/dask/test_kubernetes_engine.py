@@ -1,13 +1,15 @@
 """The parts of the Kubernetes backend that need no cluster; runs on pods are in tests/kubernetes/test_runs.py."""
 
 import socket
+import ssl
 import time
 
 import pytest
 
-from hooke.base.errors import ConfigError, UsageError
+from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.certificates.authority import Authority
-from hooke.engines.dask.kubernetes_engine import own_address, parse_listen
+from hooke.engines.dask.clusters import close_cluster
+from hooke.engines.dask.kubernetes_engine import PodCluster, driver_security, own_address, parse_listen
 from hooke.engines.dask.pod_jobs import PodJobs
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import Access, Credentials
@@ -51,10 +53,49 @@ def test_a_place_keeps_the_options_of_its_engine(tmp_path):
         settings(tmp_path, '[places.here]\nimage = "a:1"\n')
 
 
-def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
+def jobs_of(authority):
     client = Kubernetes(Access(server="https://127.0.0.1:1", credentials=Credentials()))
+    return PodJobs(client, PodOptions(image="a:1"), run="run-1", threads=1, authority=authority)
+
+
+def heard(address, context):
+    """What the scheduler says first to one who connects with these keys."""
+    host, _, port = address.removeprefix("tls://").rpartition(":")
+    with socket.create_connection((host, int(port)), 10) as plain, context.wrap_socket(plain) as tls:
+        return tls.recv(1)
+
+
+def test_the_scheduler_takes_only_certificates_of_its_own_authority():
+    ours, theirs = (Authority.make("run", now=time.time(), valid_s=3600.0) for _ in range(2))
+    jobs = jobs_of(ours)
+    cluster = PodCluster(jobs, driver_security(ours), host="127.0.0.1", port=0)
+    try:
+        address = cluster.scheduler_address
+        keys = driver_security(ours).get_connection_args("client")["ssl_context"]
+        assert heard(address, keys)
+        stranger = driver_security(theirs).get_connection_args("client")["ssl_context"]
+        stranger.load_verify_locations(cadata=ours.pem.decode())
+        nobody = ssl.create_default_context(cadata=ours.pem.decode())
+        nobody.check_hostname = False
+        for context in (stranger, nobody):
+            with pytest.raises(OSError, match="alert|reset"):
+                heard(address, context)
+    finally:
+        close_cluster(cluster)
+        jobs.close()
+
+
+def test_an_address_of_another_machine_is_refused():
     authority = Authority.make("run", now=time.time(), valid_s=3600.0)
-    jobs = PodJobs(client, PodOptions(image="a:1"), run="run-1", threads=1, authority=authority)
+    jobs = jobs_of(authority)
+    with pytest.raises(HookeError, match=r"the driver cannot listen at 192\.0\.2\.1:8786") as caught:
+        PodCluster(jobs, driver_security(authority), host="192.0.2.1", port=8786)
+    assert "`listen`" in caught.value.fix
+    jobs.close()
+
+
+def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
+    jobs = jobs_of(Authority.make("run", now=time.time(), valid_s=3600.0))
     job = jobs.job("hooke-1-0", 0, "tls://10.0.0.5:1")
     secret = jobs.secret("hooke-1-0", 0, "uid")
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid"

@@ -38,7 +38,7 @@ from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import PodOptions, Trouble
 from hooke.pipeline.engine import Call, EngineContext
 
-__all__ = ["KubernetesEngine", "PodCluster", "own_address", "parse_listen"]
+__all__ = ["KubernetesEngine", "PodCluster", "driver_security", "own_address", "parse_listen"]
 
 LOOK_S = 0.5
 """How often to look what became of pods."""
@@ -87,6 +87,7 @@ class PodCluster(SpecCluster):
         self._numbers = itertools.count()
         self.jobs = jobs
         try:
+            _try_address(host, port)  # Dask would leave a socket open
             with dask.config.set({"distributed.scheduler.http.routes": []}):
                 super().__init__(
                     scheduler=clusters.scheduler_spec(security, host=host, port=port),
@@ -339,13 +340,21 @@ def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
     jobs = PodJobs(client, options, run=run, threads=max(1, int(options.cpus)), authority=authority)
     jobs.start()
     try:
-        return PodCluster(jobs, _security(authority), host=host, port=port)
+        return PodCluster(jobs, driver_security(authority), host=host, port=port)
     except BaseException:
         jobs.close()
         raise
 
 
-def _security(authority: Authority) -> Security:
+def _try_address(host: str, port: int) -> None:
+    """Raises OSError where this machine cannot listen there."""
+    [(family, kind, _, _, there), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(there)
+
+
+def driver_security(authority: Authority) -> Security:
     """The driver's certificate, for its scheduler and its clients. Nothing of it is in a file."""
     key = new_key()
     certificate = authority.certify("driver", key.public_key(), now=time.time(), valid_s=VALID_S).decode()
