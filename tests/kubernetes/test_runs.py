@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
@@ -113,7 +112,7 @@ def long(parts, hold):
     return len(parts)
 
 @pipeline
-def narrows(n: int = 12, wide: float = 2.0, hold: float = 30.0):
+def narrows(n: int = 20, wide: float = 2.0, hold: float = 30.0):
     return long([slow(x, wide) for x in range(n)], hold)
 """
 
@@ -316,10 +315,7 @@ def test_a_run_on_pods_equals_a_local_one_grows_and_leaves_nothing(driver):
     result = driver.result("job.py:squares", "--on", "pods", "--", "--n", "16", "--hold", "2")
     assert result["result"] == sum(x * x for x in range(16))
     run = result["run"]
-    begun = events(driver, run, RunStarted)[0].at
-    print("SECONDS to the first task", min(e.at for e in events(driver, run, AttemptStarted)) - begun)
     sizes = [event.workers for event in events(driver, run, CapacityChanged)]
-    print(sizes)
     assert sizes[0] == 0 and max(sizes) >= 2
     wait(lambda: not driver.left(), within_s=60)
     keys, local = driver.alone("job.py:squares", "--", "--n", "16", "--hold", "2")
@@ -336,10 +332,10 @@ def test_pods_that_are_no_longer_needed_are_deleted_while_the_run_goes_on(driver
     process = driver.start("run", "job.py:narrows", "--on", "pods", "--json")
     wait(lambda: len(driver.there("v1/Pod")) > 1)
     [run] = unended(driver)
-    wait(lambda: len(driver.there("v1/Pod")) == 1 and len(events(driver, run, AttemptFinished)) == 12)
+    wait(lambda: len(driver.there("v1/Pod")) == 1 and len(events(driver, run, AttemptFinished)) >= 20)
     printed, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    assert json.loads(printed)["result"] == 12
+    assert json.loads(printed)["result"] == 20
     assert not events(driver, run, AttemptFailed), "nothing was lost on the way"
     wait(lambda: not driver.left(), within_s=60)
 
@@ -358,7 +354,7 @@ def test_work_of_a_pod_that_is_deleted_or_evicted_goes_on_elsewhere(driver, admi
     assert failed.failure.host_lost
     assert f"pod {first}, which ran it, is gone: it was deleted" in failed.failure.message
     causes = [event.cause for event in events(driver, run, WorkerStopped)]
-    print(causes)
+    assert any(f"pod {first} is gone: it was deleted" in cause for cause in causes)
     wait(lambda: not driver.left(), within_s=90)
 
 
@@ -368,9 +364,7 @@ def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
     run = wait(lambda: running(driver, 2))
     driver.host.end(process)
     process.communicate()
-    ended = time.monotonic()
     wait(lambda: not driver.left(), within_s=110)
-    print("SECONDS until nothing is left", time.monotonic() - ended)
     code, printed, said = driver.hooke("resume", run, "--json")
     assert code == 0, said
     assert json.loads(printed)["result"] == [1, 2, 3]
