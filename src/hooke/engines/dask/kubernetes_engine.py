@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import dask.config
@@ -56,8 +57,8 @@ PATIENCE_S: Mapping[str, float] = {
     "unreachable": 300.0,
     "unschedulable": 600.0,
 }
-"""Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes."""
-OTHERWISE_S = 30.0
+"""Kind of trouble -> how long a run without any worker waits for it to pass. Nodes that are added take minutes. A pod that has ended has
+a successor, which is waited for."""
 FINAL_S = 2.0
 
 
@@ -199,8 +200,8 @@ class KubernetesEngine(DaskEngine):
         wanted = state.number in self._cluster.worker_spec
         if state.trouble is not None and wanted:
             self._say(state, state.trouble, now)
-        elif self._trouble is not None and self._trouble[0].number == state.number:
-            self._trouble = None
+        elif self._trouble is not None and self._trouble[0].number <= state.number:
+            self._trouble = None  # that pod is in none any more, or its successor is on its way
         if wanted and (state.ended or state.drains) and state.number not in self._again:
             self._again[state.number] = now + self._pause(state, now)
 
@@ -209,9 +210,9 @@ class KubernetesEngine(DaskEngine):
         if state.number in self._joined_numbers:
             self._deaths = 0
             return 0.0
-        if state.runs_since is not None and state.trouble is not None and state.trouble.kind != "disrupted":
-            self._deaths = in_a_row(self._deaths, lived_s=now - state.runs_since)
-        return AGAIN_S if self._deaths < MOST_DEATHS else float("inf")
+        if state.trouble is not None and state.trouble.kind in ("container", "ended", "failed", "memory"):
+            self._deaths = in_a_row(self._deaths, lived_s=now - (state.runs_since or now))
+        return AGAIN_S if self._deaths < MOST_DEATHS else inf
 
     def _say(self, state: PodState, trouble: Trouble, now: float) -> None:
         """Write a trouble into the journal, unless the same is there already."""
@@ -248,8 +249,8 @@ class KubernetesEngine(DaskEngine):
         if self._trouble is None or self._peers:
             return
         state, trouble, since = self._trouble
-        patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, OTHERWISE_S)
-        if now - since > patience_s or (self._deaths >= MOST_DEATHS and not self._joined_numbers):
+        patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, inf)
+        if now - since > patience_s or self._deaths >= MOST_DEATHS:
             raise UsageError(
                 "no pod of this run works",
                 where=f"{state.shown}, namespace {self._jobs.namespace}",
