@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from hooke.base.errors import ConfigError, HookeError, UsageError
@@ -192,3 +193,19 @@ def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
     assert done.return_value == 1
     assert "pool: another hooke fleet command is running for the fleet pool" in done.stderr
     assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()
+
+
+def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(project):
+    more = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"'
+    (project / "hooke.toml").write_text(toml(more=more) + toml(name="here"))
+    printed = call("rbac", "pool", "--account", "trainer")
+    assert "# delete pods: to retire and end a machine" in printed
+    account, role, binding = yaml.safe_load_all(printed)
+    assert account["metadata"] == role["metadata"] == {"name": "trainer", "namespace": "team"}
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "create", "get", "delete"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    ]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "trainer", "namespace": "team"}]
+    with pytest.raises(UsageError, match="here is not on Kubernetes: its provider is 'processes'"):
+        call("rbac", "here")

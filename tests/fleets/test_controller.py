@@ -19,6 +19,7 @@ from hooke.fleets.controller import (
     Release,
     Retire,
     SetSize,
+    Unsure,
     restored,
     step,
 )
@@ -29,6 +30,8 @@ from hooke.journal.fleet_events import (
     LaunchIntended,
     MachineGone,
     MachineRetired,
+    ProviderAnswered,
+    ProviderFailed,
 )
 from hooke.providers.provider import Machine, ProviderFacts
 
@@ -64,7 +67,40 @@ def test_nothing_is_launched_before_the_provider_was_seen():
     _, actions = after(SetSize(2, "me"))
     assert [type(action) for action in actions] == [LedgerNote]
     _, actions = after(SetSize(2, "me"), LookFailed("away"))
-    assert actions == []
+    assert [type(action) for action in actions] == [LedgerNote]
+
+
+def notes(*events, fleet):
+    """What each step writes to the ledger, a second apart."""
+    written = []
+    for count, event in enumerate(events):
+        fleet, actions = after(event, fleet=fleet, start=2000.0 + count)
+        written += [action.event for action in actions if isinstance(action, LedgerNote)]
+    return written
+
+
+def test_a_provider_that_fails_is_in_the_ledger_once_and_once_more_when_it_answers():
+    fleet, _ = ready(1)
+    assert notes(
+        LookFailed("away"), FleetTick(), LookFailed("away"), LookFailed("busy"), machines(1), fleet=fleet
+    ) == [
+        ProviderFailed(at=2000.0, why="away"),
+        ProviderFailed(at=2003.0, why="busy"),
+        ProviderAnswered(at=2004.0, after_s=4.0),
+    ]
+    # A call that is refused after each listing is told once.
+    told = notes(SetSize(0, "me"), Unsure("cannot delete"), machines(1), Unsure("cannot delete"), fleet=fleet)
+    assert [type(each) for each in told] == [FleetWanted, MachineRetired, ProviderFailed]
+
+
+def test_the_ledger_says_why_a_machine_was_leaving_before_it_was_gone():
+    fleet, _ = ready(2)
+    leaving = ProviderListing((Machine(id="m0", why="evicted"), Machine(id="m1")))
+    facts = ProviderFacts(name="sure", visible_s=10.0, sure=True)
+    for second, event in enumerate((leaving, machines(0))):
+        fleet, actions = step(fleet, event, 2000.0 + second, caps=CAPS, facts=facts)
+    gone = [action.event.how for action in actions if isinstance(getattr(action, "event", None), MachineGone)]
+    assert gone == ["it is not listed any more; evicted", "it is not listed any more"]
 
 
 def test_the_intent_goes_before_each_launch_and_no_token_comes_twice():

@@ -1,15 +1,39 @@
+import os
+from pathlib import Path
+
 import pytest
 from tests.kubernetes import build
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, THEIRS, WORKS, wait
+from tests.kubernetes.manifests import PYTHON as IMAGE
+from tests.kubernetes.manifests import namespace as restricted_namespace
 from tests.support.hosts import why_not
 
-from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.client import Kubernetes, key_of
 from hooke.kubernetes.kubeconfig import find_access
+from hooke.providers.kubernetes_pods import KubernetesPods
+
+MADE = (
+    "v1/Pod",
+    "v1/ConfigMap",
+    "v1/ResourceQuota",
+    "v1/Secret",
+    "v1/Service",
+    "v1/ServiceAccount",
+    "apps/v1/Deployment",
+    "batch/v1/Job",
+    "policy/v1/PodDisruptionBudget",
+    "rbac.authorization.k8s.io/v1/Role",
+    "rbac.authorization.k8s.io/v1/RoleBinding",
+)
+"""What tests make in a namespace, and remove again from one that is not theirs."""
 
 
 @pytest.fixture(scope="package")
 def cluster():
     """A cluster with one node, started once for all tests of this folder."""
+    if THEIRS:
+        pytest.skip(f"no cluster: they need one of their own, and this one gave only its namespace {THEIRS}")
     if reason := why_not():
         pytest.skip(f"no cluster: {reason}")
     try:
@@ -21,17 +45,82 @@ def cluster():
 
 
 @pytest.fixture(scope="package")
-def admin(cluster):
-    """Its administrator's client."""
-    client = Kubernetes(find_access(cluster.kubeconfig))
+def kubeconfig(request):
+    """The file that says where the API server is: that of our own cluster, or with --kubernetes=NAMESPACE that of the user's."""
+    if not THEIRS:
+        return request.getfixturevalue("cluster").kubeconfig
+    return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+
+
+@pytest.fixture(scope="package")
+def admin(kubeconfig):
+    """The client of its user: an administrator of at least the namespace."""
+    client = Kubernetes(find_access(kubeconfig))
     yield client
     client.close()
 
 
 @pytest.fixture
-def namespace(admin, request):
-    """A namespace of the test's own, gone after it."""
+def namespace(admin):
+    """A namespace of the test's own, gone after it; in a user's cluster the one that was named, left as it was found."""
+    if THEIRS:
+        yield from lent(admin)
+        return
     made = admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}})
     name = made["metadata"]["name"]
     yield name
     admin.delete("v1/Namespace", name)
+
+
+@pytest.fixture
+def restricted(admin):
+    """The same, where Pod Security `restricted` is enforced."""
+    if THEIRS:
+        yield from lent(admin)
+        return
+    name = admin.create(restricted_namespace("restricted-"))["metadata"]["name"]
+    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])
+    yield name
+    admin.delete("v1/Namespace", name)
+
+
+def lent(admin):
+    before = there(admin)
+    yield THEIRS
+    for kind, uid, name in there(admin) - before:
+        admin.delete(kind, name, namespace=THEIRS, grace_s=0 if kind == "v1/Pod" else None, uid=uid)
+    wait(lambda: there(admin) <= before)
+
+
+def there(admin):
+    """Kind, UID and name of what is in the user's namespace, but for what controllers make and remove themselves."""
+    return {
+        (kind, each["metadata"]["uid"], key_of(each)[1])
+        for kind in MADE
+        for each in admin.list(kind, namespace=THEIRS)[0]
+        if not any(owner.get("controller") for owner in each["metadata"].get("ownerReferences", ()))
+        and key_of(each)[1] not in ("default", "kube-root-ca.crt", "kubernetes")
+    }
+
+
+@pytest.fixture
+def pods(kubeconfig, restricted, tmp_path):
+    """Makes providers whose pods run some code."""
+    made = []
+
+    def make(tag="fleet", code=WORKS, **options):
+        options = {
+            "cpus": 0.05,
+            "memory": "64 MiB",
+            "drain": "60 s",
+            "pod_template": POD_TEMPLATE,
+            "image": IMAGE,
+            "kubeconfig": str(kubeconfig),
+            "namespace": restricted,
+        } | options
+        made.append(KubernetesPods(tag, [PROGRAM, "-u", "-c", code], logs=tmp_path / "logs", **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

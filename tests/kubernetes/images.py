@@ -103,6 +103,7 @@ def write_python(archive: Path) -> None:
         binaries += [*Path(find_spec(package).origin).parent.rglob("*.so")]
     files |= {each: Path(each) for each in _libraries(binaries) if not Path(each).is_relative_to(sys.prefix)}
     files |= {each: Path(each) for each in SHELL}
+    files[str(program.parent / "python3")] = program  # as in other images of Python
     path = os.pathsep.join([str(program.parent), "/usr/bin", "/bin"])
     config = {"Env": [f"PATH={path}", "HOME=/tmp"], "User": "65534:65534", "Cmd": [str(program)]}
     write_image(

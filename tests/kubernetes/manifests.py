@@ -4,14 +4,45 @@ import os
 import sys
 import time
 
-from tests.kubernetes.images import PYTHON
+from tests.kubernetes import images
 
-__all__ = ["deployment", "job", "namespace", "phase", "pod", "pod_spec", "service", "wait"]
+__all__ = [
+    "deployment",
+    "job",
+    "namespace",
+    "phase",
+    "pod",
+    "pod_spec",
+    "service",
+    "wait",
+]
 
-PROGRAM = os.path.realpath(sys.executable)
+THEIRS = os.environ.get("HOOKE_TEST_KUBERNETES", "")
+"""The namespace of a user's cluster that the tests run in (`pytest --kubernetes=NAMESPACE`); empty: in a cluster of their own."""
+PYTHON = os.environ.get("HOOKE_TEST_KUBERNETES_IMAGE", "python:3.12-slim") if THEIRS else images.PYTHON
+PROGRAM = "python3" if THEIRS else os.path.realpath(sys.executable)
+PULL = "IfNotPresent" if THEIRS else "Never"
+NOBODY = {"runAsGroup": 65534, "runAsUser": 65534} if THEIRS else {}
+"""Images of others are root's by default."""
+POD_TEMPLATE = {
+    "spec": {"containers": [{"name": "worker", "imagePullPolicy": PULL}], "securityContext": NOBODY}
+}
+"""What a fleet's pods have beyond the provider's."""
+WORKS = """
+import signal, sys, time
+def finish(*_):
+    print("finishing", flush=True)
+    time.sleep(1)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, finish)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+"""A program that finishes when it is told."""
 CONTAINER = {
     "image": PYTHON,
-    "imagePullPolicy": "Never",
+    "imagePullPolicy": PULL,
     "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
     "securityContext": {
         "allowPrivilegeEscalation": False,
@@ -28,7 +59,7 @@ def pod_spec(code, *arguments, **more):
         "automountServiceAccountToken": False,
         "containers": [container],
         "enableServiceLinks": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **NOBODY},
         "terminationGracePeriodSeconds": 1,
         **more,
     }

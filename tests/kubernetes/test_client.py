@@ -33,9 +33,9 @@ def running(client, name, namespace):
 
 
 @pytest.fixture
-def other(cluster):
+def other(kubeconfig):
     """A client of the administrator that applies under another name."""
-    client = Kubernetes(find_access(cluster.kubeconfig), manager="somebody")
+    client = Kubernetes(find_access(kubeconfig), manager="somebody")
     yield client
     client.close()
 
@@ -102,10 +102,20 @@ def test_lists_come_by_pages_and_selectors(admin, namespace, monkeypatch):
     assert [each["metadata"]["name"] for each in found] == [f"c{number}" for number in range(8)]
     assert {each["kind"] for each in found} == {"ConfigMap"}
     assert int(version) > 0
-    odd, _ = admin.list("v1/ConfigMap", namespace="*", labels=selector({"of": "us", "odd": "1"}))
+    odd, _ = admin.list("v1/ConfigMap", namespace=namespace, labels=selector({"of": "us", "odd": "1"}))
     assert len(odd) == 4
     one, _ = admin.list("v1/ConfigMap", namespace=namespace, fields="metadata.name=c3")
     assert len(one) == 1
+
+
+def test_a_list_can_be_of_all_namespaces(cluster, admin, namespace):
+    for where in (namespace, "default"):
+        made = settings("everywhere")
+        made["metadata"]["labels"] = {"of": namespace}
+        admin.create(made, namespace=where)
+    found, _ = admin.list("v1/ConfigMap", namespace="*", labels=selector({"of": namespace}))
+    assert {key_of(each)[0] for each in found} == {namespace, "default"}
+    admin.delete("v1/ConfigMap", "everywhere", namespace="default")
 
 
 def test_what_is_applied_no_more_is_gone_and_what_others_own_is_refused(admin, other, namespace):

@@ -67,7 +67,7 @@ def ready(client, app, namespace, count):
     return pods_of(client, app, namespace)
 
 
-def test_the_node_is_ready_and_has_what_the_machine_has(admin):
+def test_the_node_is_ready_and_has_what_the_machine_has(cluster, admin):
     nodes, _ = admin.list("v1/Node")
     assert [node["metadata"]["name"] for node in nodes] == ["node1"]
     assert nodes[0]["status"]["nodeInfo"]["kubeletVersion"] == build.version()
@@ -98,7 +98,7 @@ def test_pods_of_a_deployment_have_addresses_of_their_own_and_names(admin, names
     assert ended(admin, "asks-each", namespace)[1] == " ".join(addresses)
 
 
-def test_a_pod_is_that_of_nobody_and_reaches_no_network_outside(admin, namespace):
+def test_a_pod_is_that_of_nobody_and_reaches_no_network_outside(cluster, admin, namespace):
     code = "import os, socket\nprint(os.getuid())\nsocket.create_connection(('192.0.2.1', 80), timeout=3)"
     admin.create(pod("out", code), namespace=namespace)
     wait(lambda: admin.get("v1/Pod", "out", namespace=namespace)["status"].get("phase") == "Failed")

@@ -23,6 +23,8 @@ from hooke.journal.fleet_events import (
     MachineGone,
     MachineReleased,
     MachineRetired,
+    ProviderAnswered,
+    ProviderFailed,
 )
 from hooke.providers.provider import Machine, ProviderFacts
 
@@ -126,6 +128,10 @@ class FleetState:
     """Who has ended all machines, including ones found later; empty where nobody has."""
     aim: int = 0
     """The wanted number, within the caps."""
+    silent_since: float | None = None
+    """Since when listings fail; None while they succeed."""
+    trouble: str = ""
+    """The provider's last failure that is in the ledger: the same one again is not written again."""
 
     @property
     def settled(self) -> bool:
@@ -316,12 +322,19 @@ class ControllerTurn:
                 self.fleet = replace(self.fleet, frozen=True)
             case ProviderListing():
                 self.fleet = replace(self.fleet, looked=True)
+                self._answers()
                 self._compare(event.machines)
             case LaunchReply():
                 self._answered(event.token, event.machine)
             case LaunchRefused():
                 self._refused(event)
-            case _:
+            case LookFailed():
+                if self.fleet.silent_since is None:
+                    self.fleet = replace(self.fleet, silent_since=self.now)
+                self._troubled(event.why)
+            case Unsure():
+                self._troubled(event.why)
+            case FleetTick():
                 pass
 
     def _want(self, machines: int, by: str) -> None:
@@ -341,6 +354,17 @@ class ControllerTurn:
             self._note(LaunchFailed(at=self.now, token=event.token, kind=event.kind, why=event.why))
             del self.members[event.token]
         self._wait_longer()
+
+    def _troubled(self, why: str) -> None:
+        if why != self.fleet.trouble:
+            self._note(ProviderFailed(at=self.now, why=why))
+            self.fleet = replace(self.fleet, trouble=why)
+
+    def _answers(self) -> None:
+        since = self.fleet.silent_since
+        if since is not None:
+            self._note(ProviderAnswered(at=self.now, after_s=self.now - since))
+            self.fleet = replace(self.fleet, silent_since=None, trouble="")
 
     def _wait_longer(self) -> None:
         self.failures += 1
@@ -413,7 +437,8 @@ class ControllerTurn:
             "it is not listed any more" if self.facts.sure else f"it was not listed {self._how_long(member)}"
         )
         if member.id:
-            self._gone(member, how)
+            why = member.seen.why if member.seen is not None else ""
+            self._gone(member, f"{how}; {why}" if why else how)
         else:
             self._note(LaunchFailed(at=self.now, token=member.token, kind="lost", why=how))
             del self.members[member.token]

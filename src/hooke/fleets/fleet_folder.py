@@ -181,7 +181,10 @@ def find_fleet(project: Project, name: str) -> FleetFolder:
 
 
 def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
-    """Turn until the fleet has the wanted size. Raises HookeError where it has not after `patience_s`; the request stays in force."""
+    """Turn until the fleet has the wanted size. Raises HookeError where it has not after `patience_s`; the request stays in force.
+
+    Raises it at once where the machine is impossible, or the account lacks a right.
+    """
     deadline = time.monotonic() + patience_s
     pause = keeper.turn()
     while not keeper.fleet.settled:
@@ -191,6 +194,13 @@ def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
                 why=keeper.refused.what,
                 fix=f"correct [fleets.{keeper.fleet.name}] in hooke.toml, then run the command again",
             ) from keeper.refused
+        if keeper.denied is not None:
+            raise HookeError(
+                f"the fleet {keeper.fleet.name} lacks a right",
+                why=keeper.denied.what,
+                fix=keeper.denied.fix or "correct the account or its key, then run the command again",
+                next=f"hooke fleet why {keeper.fleet.name}",
+            ) from keeper.denied
         if time.monotonic() > deadline:
             of_use = sum(1 for member in keeper.fleet.members.values() if member.of_use)
             rest = len(keeper.fleet.members) - of_use
@@ -230,6 +240,10 @@ def line_of(record: fleet_events.LedgerRecord) -> str:
             return f"{record.machine} is ended: {record.reason}"
         case fleet_events.MachineGone():
             return f"{record.machine} is gone: {record.how}"
+        case fleet_events.ProviderFailed():
+            return f"the provider failed, and is asked again: {record.why}"
+        case fleet_events.ProviderAnswered():
+            return f"the provider lists its machines again, after {format_seconds(record.after_s)}"
 
 
 def _read(file: Path) -> FleetSettings:

@@ -15,7 +15,7 @@ from hooke.journal.fleet_events import LedgerRecord
 from hooke.journal.reader import read
 from hooke.journal.segments import TornTail
 from hooke.journal.writer import Journal
-from hooke.providers.provider import Provider, ProviderError, Unreachable
+from hooke.providers.provider import NotAllowed, Provider, ProviderError, Unreachable
 
 __all__ = ["LEDGER", "FleetKeeper", "Ledger", "records_of"]
 
@@ -95,6 +95,8 @@ class FleetKeeper:
         """Why the last listing failed; empty where it succeeded."""
         self.refused: ProviderError | None = None
         """Why the last launch was refused; None where it succeeded."""
+        self.denied: NotAllowed | None = None
+        """The right that was lacking in a call since the last listing; None where none was."""
         self._provider = provider
         self._ledger = ledger
         self._caps = caps
@@ -155,6 +157,7 @@ class FleetKeeper:
             return controller.Unsure(error.what)
         except ProviderError as error:
             self.refused = error
+            self._denied(error)
             return controller.LaunchRefused(token, error.kind, error.what)
 
     def _call(self, call: Callable[[], None]) -> controller.Event | None:
@@ -162,14 +165,21 @@ class FleetKeeper:
         try:
             call()
         except ProviderError as error:
+            self._denied(error)
             return controller.Unsure(error.what)
         return None
 
+    def _denied(self, error: ProviderError) -> None:
+        if isinstance(error, NotAllowed):
+            self.denied = error
+
     def _look(self) -> controller.Event:
+        self.denied = None
         try:
             machines = tuple(self._provider.list())
         except ProviderError as error:
             self.trouble = error.what
+            self._denied(error)
             return controller.LookFailed(error.what)
         self.trouble = ""
         return controller.ProviderListing(machines)

@@ -17,6 +17,8 @@ __all__ = [
     "MachineGone",
     "MachineReleased",
     "MachineRetired",
+    "ProviderAnswered",
+    "ProviderFailed",
 ]
 
 
@@ -102,6 +104,19 @@ class MachineGone(_Event, frozen=True, kw_only=True, tag="machine_gone"):
     how: str
 
 
+class ProviderFailed(_Event, frozen=True, kw_only=True, tag="provider_failed"):
+    """The provider did not answer, or refused to list, retire or end a machine. The first of several alike; it is asked again."""
+
+    why: str
+
+
+class ProviderAnswered(_Event, frozen=True, kw_only=True, tag="provider_answered"):
+    """The provider lists its machines again."""
+
+    after_s: float
+    """Since the first listing that failed."""
+
+
 LedgerRecord: TypeAlias = (
     FleetWanted
     | LaunchIntended
@@ -110,6 +125,8 @@ LedgerRecord: TypeAlias = (
     | MachineRetired
     | MachineReleased
     | MachineGone
+    | ProviderFailed
+    | ProviderAnswered
 )
 """The events in a fleet's ledger."""
 

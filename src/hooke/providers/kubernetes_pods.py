@@ -25,17 +25,7 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.kubeconfig import find_access
-from hooke.kubernetes.pods import (
-    RELEASE_GRACE_S,
-    WORKER,
-    PodOptions,
-    lacks_right,
-    log_of,
-    merged,
-    refusal_of,
-    trouble_of,
-    worker_pod,
-)
+from hooke.kubernetes.rights import FLEET_RIGHTS, lacking_rights
 from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.providers.provider import (
     Impossible,
@@ -50,6 +40,25 @@ from hooke.providers.provider import (
 __all__ = ["KubernetesPods"]
 
 FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
+RELEASE_GRACE_S = 5.0
+"""From SIGTERM to SIGKILL, for a pod that is ended and not retired."""
+WORKER = "worker"
+"""The name of the container that works; a template changes it by that."""
+SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
+"""The one folder of a pod that can be written to."""
+
+_WAITS = {
+    "CreateContainerConfigError": "a secret or a config map that it needs is missing",
+    "CreateContainerError": "its container cannot be made",
+    "ErrImageNeverPull": "the node does not have its image, and may not pull it",
+    "ErrImagePull": "its image cannot be pulled",
+    "ImagePullBackOff": "its image cannot be pulled",
+    "InvalidImageName": "its image's name is not valid",
+    "RunContainerError": "its program cannot be started",
+}
+"""Why a container waits -> what that means."""
+_RIGHTS_FIX = "have the cluster's administrator apply what `hooke fleet rbac` prints"
+_IMAGE_FIX = "correct `image`, or give the secret of its registry: imagePullSecrets in pod_template"
 
 
 class KubernetesPods:
@@ -80,15 +89,22 @@ class KubernetesPods:
         self._tag = tag
         self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
         self._logs = logs
-        parsed = PodOptions.parse({"image": image, **options})
-        self._namespace = parsed.namespace
-        self._pod = worker_pod(command, parsed)
-        self._client = Kubernetes(find_access(parsed.kubeconfig, context=parsed.context))
+        config = options.pop("kubeconfig", None)
+        context = options.pop("context", "")
+        self._namespace = options.pop("namespace", "")
+        self._pod = _pod(list(command), image, options)
+        self._client = Kubernetes(find_access(config, context=context))
+        self._may = False
+        """Whether the account has all rights that a fleet needs."""
         self._told: set[str] = set()
         """Pods that have ended and were listed so: they are deleted at the next look."""
 
     def launch(self, token: str) -> str:
-        """Create the pod. Raises OverQuota where the namespace's quota is used up, Impossible where the cluster refuses such a pod."""
+        """Create the pod. Raises OverQuota where the namespace's quota is used up, Impossible where the cluster refuses such a pod.
+
+        Raises NotAllowed where the account lacks any right of a fleet: a pod that could not be deleted would cost money for ever.
+        """
+        self._check_rights()
         name = self._name(token)
         own = {
             "metadata": {
@@ -166,12 +182,29 @@ class KubernetesPods:
         with contextlib.suppress(NotThere):
             self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s, uid=uid)
 
+    def _check_rights(self) -> None:
+        if self._may:
+            return
+        with _reached():
+            lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
+        if lacking:
+            namespace = self._namespace or self._client.access.namespace
+            raise NotAllowed(
+                f"the account may not {', '.join(map(str, lacking))} in the namespace {namespace}",
+                fix=_RIGHTS_FIX,
+            )
+        self._may = True
+
     def _save_log(self, machine: Machine) -> None:
-        """Write what the pod has written until now to its file."""
+        """Write what the pod has written until now to its file; where it may not be read, that. A machine is ended also without its log."""
         if machine.phase == "starting":
             return
-        content = log_of(self._client, machine.id, namespace=self._namespace)
-        if not content:
+        try:
+            with self._client.logs(machine.id, namespace=self._namespace, container=WORKER) as lines:
+                content = b"".join(line + b"\n" for line in lines)
+        except ApiForbidden as error:
+            content = f"hooke: this log could not be read. {error.what}; {_RIGHTS_FIX}\n".encode()
+        except ApiError:  # its node is gone, or its container never was
             return
         path = self._logs / f"{machine.token or machine.id}.log"
         try:
@@ -192,14 +225,14 @@ def _reached() -> Iterator[None]:
         raise _refused(error) from error
 
 
-def _refused(error: ApiError) -> ProviderError:
-    trouble = refusal_of(error)
-    if trouble.kind == "busy":
-        return Unreachable(trouble.says)
-    if trouble.kind == "quota":
-        return OverQuota(trouble.says, fix=trouble.fix)
-    kind = NotAllowed if lacks_right(error) else Impossible
-    return kind(trouble.says, fix=trouble.fix)
+def _forbidden(error: ApiForbidden) -> ProviderError:
+    if "exceeded quota" in error.what:
+        return OverQuota(error.what, fix="wait for other pods to end, or have the quota raised")
+    if error.code == 401:
+        return NotAllowed(error.what, fix="log in to the cluster again, or get a new kubeconfig")
+    if " cannot " in error.what:
+        return NotAllowed(error.what, fix=_RIGHTS_FIX)
+    return Impossible(error.what, fix="change what the cluster's rules refuse: pod_template, cpus, memory")
 
 
 def _machine(pod: Manifest) -> Machine:

@@ -343,6 +343,39 @@ def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int
     return 0
 
 
+@fleet.command()
+@_name
+@click.option(
+    "--account",
+    default="hooke",
+    show_default=True,
+    metavar="NAME",
+    help="The service account that gets the rights.",
+)
+@in_project
+def rbac(*, name: str, account: str, project: Project) -> int:
+    """Print the rights that the fleet NAME (by default the only one) needs on Kubernetes, as YAML.
+
+    A service account, a Role with exactly these rights in the fleet's namespace, and the binding of both. An administrator of the
+    cluster applies them: `hooke fleet rbac NAME | kubectl apply -f -`.
+    """
+    from hooke.kubernetes.kubeconfig import find_access
+    from hooke.kubernetes.rights import FLEET_RIGHTS, print_rights
+
+    chosen = find_fleet(project, name)
+    if chosen.settings.provider != "kubernetes":
+        raise UsageError(
+            f"the fleet {chosen.name} is not on Kubernetes: its provider is {chosen.settings.provider!r}",
+            fix='name a fleet with provider = "kubernetes"',
+        )
+    options = chosen.settings.options
+    namespace = options.get("namespace") or (
+        find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
+    )
+    click.echo(print_rights(FLEET_RIGHTS, account=account, namespace=namespace), nl=False)
+    return 0
+
+
 def _do(
     chosen: FleetFolder,
     ask: Callable[[FleetKeeper], None],

@@ -1,0 +1,101 @@
+"""What an account may do in a namespace: the rights that Hooke needs for what it does there, as manifests, and which are lacking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from hooke.kubernetes.client import Kubernetes, Manifest
+
+__all__ = ["FLEET_RIGHTS", "Right", "lacking_rights", "print_rights", "role_manifests"]
+
+_RBAC = "rbac.authorization.k8s.io"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Right:
+    """One verb on one resource of an API group, and what needs it."""
+
+    verb: str
+    resource: str
+    """`pods`, or a part of it: `pods/log`."""
+    group: str = ""
+    needed_to: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+FLEET_RIGHTS = (
+    Right(verb="list", resource="pods", needed_to="know the fleet's machines"),
+    Right(verb="create", resource="pods", needed_to="start a machine"),
+    Right(verb="get", resource="pods", needed_to="look whose a pod is before it is ended"),
+    Right(verb="delete", resource="pods", needed_to="retire and end a machine"),
+    Right(verb="get", resource="pods/log", needed_to="keep the log of a machine that ends"),
+)
+"""What `hooke fleet` does in a namespace."""
+
+
+def role_manifests(rights: Iterable[Right], *, account: str, namespace: str) -> list[Manifest]:
+    """A service account, a Role with exactly these rights, and the binding of both. Pure."""
+    named = {"name": account, "namespace": namespace}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named},
+        {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": named, "rules": _rules(rights)},
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": named,
+            "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": account},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+        },
+    ]
+
+
+def print_rights(rights: Sequence[Right], *, account: str, namespace: str) -> str:
+    """The manifests as YAML for `kubectl apply -f -`; a comment says what needs each right. Pure."""
+    reasons = "".join(f"# {right}: to {right.needed_to}\n" for right in rights)
+    manifests = role_manifests(rights, account=account, namespace=namespace)
+    return reasons + "---\n".join(yaml.dump(each, Dumper=_Plain, sort_keys=False) for each in manifests)
+
+
+def lacking_rights(client: Kubernetes, rights: Iterable[Right], *, namespace: str) -> list[Right]:
+    """Those that the client's account does not have, as the API server says. Raises ApiError, ApiUnreachable."""
+    return [right for right in rights if not _allowed(client, right, namespace)]
+
+
+def _allowed(client: Kubernetes, right: Right, namespace: str) -> bool:
+    resource, _, part = right.resource.partition("/")
+    asked = {
+        "group": right.group,
+        "namespace": namespace or client.access.namespace,
+        "resource": resource,
+        "subresource": part,
+        "verb": right.verb,
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "metadata": {},
+        "spec": {"resourceAttributes": asked},
+    }
+    return bool(client.create(review)["status"]["allowed"])
+
+
+def _rules(rights: Iterable[Right]) -> list[Manifest]:
+    verbs: dict[tuple[str, str], list[str]] = {}
+    for right in rights:
+        verbs.setdefault((right.group, right.resource), []).append(right.verb)
+    return [
+        {"apiGroups": [group], "resources": [resource], "verbs": each}
+        for (group, resource), each in verbs.items()
+    ]
+
+
+class _Plain(yaml.SafeDumper):
+    """Without `&id001` for what stands twice: people read it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
