@@ -103,6 +103,18 @@ def test_the_ledger_says_why_a_machine_was_leaving_before_it_was_gone():
     assert gone == ["it is not listed any more; evicted", "it is not listed any more"]
 
 
+def test_a_young_machine_that_was_taken_is_replaced_at_once_and_one_whose_program_ends_is_not():
+    fleet, _ = ready(1)
+    for taken in (True, False):
+        ended = ProviderListing((Machine(id="m0", phase="ended", taken=taken),))
+        _, actions = step(fleet, ended, 1010.0, caps=CAPS, facts=FACTS)
+        assert bool([action for action in actions if isinstance(action, Launch)]) == taken
+    for keeps_ended in (True, False):
+        facts = ProviderFacts(name="sure", sure=True, visible_s=1.0, keeps_ended=keeps_ended)
+        _, actions = step(fleet, ProviderListing(()), 1010.0, caps=CAPS, facts=facts)
+        assert bool([action for action in actions if isinstance(action, Launch)]) == keeps_ended
+
+
 def test_the_intent_goes_before_each_launch_and_no_token_comes_twice():
     fleet, actions = after(ProviderListing(()), SetSize(3, "me"))
     assert [type(action) for action in actions] == [

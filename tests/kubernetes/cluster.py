@@ -18,6 +18,7 @@ import ipaddress
 import itertools
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -123,8 +124,12 @@ def _key_pem(key: Any) -> bytes:
 class Cluster:
     """A control plane and `nodes` nodes, which share this machine's cores and memory. Leaving it ends all of it."""
 
-    def __init__(self, *, nodes: int = 1) -> None:
-        """Raises NotStarted, and CannotBuild where its programs are not built."""
+    def __init__(self, *, nodes: int = 1, silent_s: int = 0) -> None:
+        """`silent_s`: a node that says nothing for so long is not ready; 0: as is the default, 50.
+
+        Raises NotStarted, and CannotBuild where its programs are not built.
+        """
+        self._silent_s = silent_s
         self._programs = build.folder()
         if not self._programs.is_dir():
             raise build.CannotBuild("Kubernetes is not built; next: make kubernetes")
@@ -178,6 +183,20 @@ class Cluster:
         """Start it again, as it was. Returns when the API server answers."""
         self._running[program] = self._starts[program]()
         self.await_that("the API server is ready", self._api_ready)
+
+    def freeze(self, program: str) -> None:
+        """Stop a program of the control plane (SIGSTOP): it takes connections, and answers nothing."""
+        self._signal(program, signal.SIGSTOP)
+
+    def thaw(self, program: str) -> None:
+        """Let it go on."""
+        self._signal(program, signal.SIGCONT)
+        self._running[program].send_signal(signal.SIGCONT)  # what entered the host stops with it
+
+    def pid(self, program: str) -> int:
+        """The process of a program of the control plane."""
+        (process,) = psutil.Process(self._running[program].pid).children()
+        return process.pid
 
     def forget_versions(self) -> None:
         """Have etcd drop all versions of all objects but the last."""
@@ -334,6 +353,11 @@ class Cluster:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
+            *(
+                [f"--node-monitor-grace-period={self._silent_s}s", "--node-monitor-period=1s"]
+                if self._silent_s
+                else []
+            ),
         )
         config = self._config_at(host, "system:kube-scheduler")
         self._run(
@@ -406,6 +430,8 @@ class Cluster:
         return {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
+            # A kubelet speaks up four times as often as this.
+            **({"nodeLeaseDurationSeconds": self._silent_s} if self._silent_s else {}),
             "address": host.address,
             "authentication": {"x509": {"clientCAFile": self._put(host, "ca.crt", self._authority.pem)}},
             "cgroupDriver": "cgroupfs",
@@ -461,6 +487,9 @@ class Cluster:
             f"--node-ip={host.address}",
         )
         self._run(host, "kube-proxy", f"--config={_HOLD}/proxy.yaml")
+
+    def _signal(self, program: str, how: int) -> None:
+        psutil.Process(self.pid(program)).send_signal(how)
 
     def _etcd(self, call: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         code = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], sys.argv[2].encode()).read().decode())"

@@ -4,15 +4,14 @@ from pathlib import Path
 import pytest
 from tests.kubernetes import build
 from tests.kubernetes.cluster import Cluster
-from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, THEIRS, WORKS, wait
-from tests.kubernetes.manifests import PYTHON as IMAGE
-from tests.kubernetes.manifests import namespace as restricted_namespace
 from tests.support.hosts import why_not
 
 from hooke.kubernetes.client import Kubernetes, key_of
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.providers.kubernetes_pods import KubernetesPods
 
+THEIRS = "HOOKE_TEST_KUBERNETES"
+"""The variable with the namespace of `--kubernetes`, which is set after this file was read."""
 MADE = (
     "v1/Pod",
     "v1/ConfigMap",
@@ -32,8 +31,8 @@ MADE = (
 @pytest.fixture(scope="package")
 def cluster():
     """A cluster with one node, started once for all tests of this folder."""
-    if THEIRS:
-        pytest.skip(f"no cluster: they need one of their own, and this one gave only its namespace {THEIRS}")
+    if named := os.environ.get(THEIRS):
+        pytest.skip(f"no cluster: they need a cluster of their own, and there is only the namespace {named}")
     if reason := why_not():
         pytest.skip(f"no cluster: {reason}")
     try:
@@ -47,7 +46,7 @@ def cluster():
 @pytest.fixture(scope="package")
 def kubeconfig(request):
     """The file that says where the API server is: that of our own cluster, or with --kubernetes=NAMESPACE that of the user's."""
-    if not THEIRS:
+    if THEIRS not in os.environ:
         return request.getfixturevalue("cluster").kubeconfig
     return Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
 
@@ -63,41 +62,41 @@ def admin(kubeconfig):
 @pytest.fixture
 def namespace(admin):
     """A namespace of the test's own, gone after it; in a user's cluster the one that was named, left as it was found."""
-    if THEIRS:
-        yield from lent(admin)
-        return
-    made = admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}})
-    name = made["metadata"]["name"]
-    yield name
-    admin.delete("v1/Namespace", name)
+    yield from lent(admin, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}})
 
 
 @pytest.fixture
 def restricted(admin):
-    """The same, where Pod Security `restricted` is enforced."""
-    if THEIRS:
-        yield from lent(admin)
+    """The same, where Pod Security `restricted` is enforced; in a user's cluster, what is enforced there."""
+    from tests.kubernetes import manifests  # when the options are known
+
+    yield from lent(admin, manifests.namespace("restricted-"))
+
+
+def lent(admin, manifest):
+    from tests.kubernetes.manifests import wait
+
+    if named := os.environ.get(THEIRS):
+        before = there(admin, named)
+        if any(kind == "v1/Pod" for kind, _, _ in before):
+            pytest.fail(f"the namespace {named} has pods; give --kubernetes one that has none", pytrace=False)
+        yield named
+        for kind, uid, name in there(admin, named) - before:
+            admin.delete(kind, name, namespace=named, grace_s=0 if kind == "v1/Pod" else None, uid=uid)
+        wait(lambda: there(admin, named) <= before)
         return
-    name = admin.create(restricted_namespace("restricted-"))["metadata"]["name"]
-    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])
+    name = admin.create(manifest)["metadata"]["name"]
+    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])  # no pod is taken before
     yield name
     admin.delete("v1/Namespace", name)
 
 
-def lent(admin):
-    before = there(admin)
-    yield THEIRS
-    for kind, uid, name in there(admin) - before:
-        admin.delete(kind, name, namespace=THEIRS, grace_s=0 if kind == "v1/Pod" else None, uid=uid)
-    wait(lambda: there(admin) <= before)
-
-
-def there(admin):
+def there(admin, namespace):
     """Kind, UID and name of what is in the user's namespace, but for what controllers make and remove themselves."""
     return {
         (kind, each["metadata"]["uid"], key_of(each)[1])
         for kind in MADE
-        for each in admin.list(kind, namespace=THEIRS)[0]
+        for each in admin.list(kind, namespace=namespace)[0]
         if not any(owner.get("controller") for owner in each["metadata"].get("ownerReferences", ()))
         and key_of(each)[1] not in ("default", "kube-root-ca.crt", "kubernetes")
     }
@@ -106,19 +105,23 @@ def there(admin):
 @pytest.fixture
 def pods(kubeconfig, restricted, tmp_path):
     """Makes providers whose pods run some code."""
+    from tests.kubernetes import manifests
+
     made = []
 
-    def make(tag="fleet", code=WORKS, **options):
+    def make(tag="fleet", code=manifests.WORKS, **options):
         options = {
             "cpus": 0.05,
             "memory": "64 MiB",
             "drain": "60 s",
-            "pod_template": POD_TEMPLATE,
-            "image": IMAGE,
+            "pod_template": manifests.POD_TEMPLATE,
+            "image": manifests.PYTHON,
             "kubeconfig": str(kubeconfig),
             "namespace": restricted,
         } | options
-        made.append(KubernetesPods(tag, [PROGRAM, "-u", "-c", code], logs=tmp_path / "logs", **options))
+        made.append(
+            KubernetesPods(tag, [manifests.PROGRAM, "-u", "-c", code], logs=tmp_path / "logs", **options)
+        )
         return made[-1]
 
     yield make

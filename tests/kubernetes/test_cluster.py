@@ -28,8 +28,18 @@ class Answer(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("", 8080), Answer).serve_forever()
 """
 ASKS = """
-import socket, sys, urllib.request
+import socket, sys, time, urllib.request
 name, count = sys.argv[1], int(sys.argv[2])
+until = time.monotonic() + 30
+while True:  # a pod is ready before its program listens
+    try:
+        for _ in range(10):
+            urllib.request.urlopen(f"http://{name}", timeout=20).close()
+        break
+    except OSError:
+        if time.monotonic() > until:
+            raise
+        time.sleep(0.1)
 answered = {urllib.request.urlopen(f"http://{name}", timeout=20).read().decode() for _ in range(count)}
 print(*sorted(answered))
 print(*sorted({each[4][0] for each in socket.getaddrinfo(name.partition(":")[0], 80, socket.AF_INET)}))
@@ -82,7 +92,7 @@ def test_a_job_runs_a_pod_that_ends(admin, namespace):
     assert said(admin, pods[0]["metadata"]["name"], namespace) == ["45"]
 
 
-def test_pods_of_a_deployment_have_addresses_of_their_own_and_names(admin, namespace):
+def test_pods_of_a_deployment_have_addresses_of_their_own_and_names(cluster, admin, namespace):
     admin.apply(deployment("web", SERVES, replicas=2), namespace=namespace)
     admin.apply(service("web", 80), namespace=namespace)
     admin.apply({**service("each", 80, clusterIP="None", selector={"app": "web"})}, namespace=namespace)

@@ -241,7 +241,7 @@ Action: TypeAlias = LedgerNote | Launch | Retire | Release
 
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
-"""The wait after a refused launch, or a machine that ended soon after its launch; it doubles with each in a row."""
+"""The wait after a refused launch, or a machine that ended by itself soon after its launch; it doubles with each in a row."""
 SOON_S = 60.0
 
 
@@ -328,13 +328,9 @@ class ControllerTurn:
                 self._answered(event.token, event.machine)
             case LaunchRefused():
                 self._refused(event)
-            case LookFailed():
-                if self.fleet.silent_since is None:
-                    self.fleet = replace(self.fleet, silent_since=self.now)
-                self._troubled(event.why)
-            case Unsure():
-                self._troubled(event.why)
-            case FleetTick():
+            case LookFailed() | Unsure():
+                self._failed(event)
+            case _:
                 pass
 
     def _want(self, machines: int, by: str) -> None:
@@ -355,10 +351,12 @@ class ControllerTurn:
             del self.members[event.token]
         self._wait_longer()
 
-    def _troubled(self, why: str) -> None:
-        if why != self.fleet.trouble:
-            self._note(ProviderFailed(at=self.now, why=why))
-            self.fleet = replace(self.fleet, trouble=why)
+    def _failed(self, event: LookFailed | Unsure) -> None:
+        if isinstance(event, LookFailed) and self.fleet.silent_since is None:
+            self.fleet = replace(self.fleet, silent_since=self.now)
+        if event.why != self.fleet.trouble:
+            self._note(ProviderFailed(at=self.now, why=event.why))
+            self.fleet = replace(self.fleet, trouble=event.why)
 
     def _answers(self) -> None:
         since = self.fleet.silent_since
@@ -410,7 +408,7 @@ class ControllerTurn:
 
     def _seen(self, member: FleetMember, machine: Machine) -> None:
         if machine.phase == "ended":
-            self._gone(member, machine.why or "its provider says that it has ended")
+            self._gone(member, machine.why or "its provider says that it has ended", taken=machine.taken)
             return
         phase = member.phase
         if phase is MachinePhase.STARTING and machine.phase == "ready":
@@ -438,7 +436,8 @@ class ControllerTurn:
         )
         if member.id:
             why = member.seen.why if member.seen is not None else ""
-            self._gone(member, f"{how}; {why}" if why else how)
+            taken = self.facts.keeps_ended or (member.seen is not None and member.seen.taken)
+            self._gone(member, f"{how}; {why}" if why else how, taken=taken)
         else:
             self._note(LaunchFailed(at=self.now, token=member.token, kind="lost", why=how))
             del self.members[member.token]
@@ -535,10 +534,11 @@ class ControllerTurn:
         self.members[member.token] = replace(member, phase=MachinePhase.RELEASING, bad_looks=0)
         self.out.append(Release(member.id))
 
-    def _gone(self, member: FleetMember, how: str) -> None:
+    def _gone(self, member: FleetMember, how: str, *, taken: bool) -> None:
+        """A machine has ended. The next launch waits where it ended by itself soon after its own: its program cannot work."""
         self._note(MachineGone(at=self.now, machine=member.id, token=member.token, how=how))
         self.members.pop(member.token, None)
-        if member.of_use and self.now - member.asked_at < SOON_S:
+        if member.of_use and not taken and self.now - member.asked_at < SOON_S:
             self._wait_longer()
 
     def _note(self, event: LedgerRecord) -> None:

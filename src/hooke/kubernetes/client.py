@@ -349,7 +349,7 @@ class Kubernetes:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 # A server closes connections that were idle; then the request was not read, or does no harm twice.
-                if used and method != "POST":
+                if used and method != "POST" and not isinstance(error, TimeoutError):
                     continue
                 raise _lost(self.access.server, error) from error
 

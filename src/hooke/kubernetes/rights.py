@@ -97,5 +97,5 @@ def _rules(rights: Iterable[Right]) -> list[Manifest]:
 class _Plain(yaml.SafeDumper):
     """Without `&id001` for what stands twice: people read it."""
 
-    def ignore_aliases(self, data: object) -> bool:
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
         return True

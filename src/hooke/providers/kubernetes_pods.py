@@ -84,7 +84,12 @@ class KubernetesPods:
         check_command(command, '["dask", "worker", "tls://HOST:PORT"]')
         # The list is read from the store of the cluster itself, so a pod that is not in it does not exist.
         self.facts = ProviderFacts(
-            name="kubernetes", usd_per_hour=usd_per_hour, visible_s=5.0, look_s=1.0, sure=True
+            name="kubernetes",
+            usd_per_hour=usd_per_hour,
+            visible_s=5.0,
+            look_s=1.0,
+            sure=True,
+            keeps_ended=True,
         )
         self._tag = tag
         self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
@@ -214,6 +219,102 @@ class KubernetesPods:
             raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
 
 
+def trouble_of(pod: Manifest) -> str:
+    """What keeps a pod from its work, or has ended it, in a sentence with its fix; empty where nothing does. Pure."""
+    status = pod.get("status", {})
+    if taken := _taken_by(status):
+        return taken
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return _end_of(status)
+    for each in status.get("conditions", ()):
+        if (
+            each["type"] == "PodScheduled"
+            and each["status"] == "False"
+            and each.get("reason") == "Unschedulable"
+        ):
+            return f"no node has room for it: {each.get('message', '')}; add nodes, or ask for fewer cpus, memory or gpus"
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waits = container.get("state", {}).get("waiting", {})
+        meant = _WAITS.get(waits.get("reason", ""))
+        if meant:
+            fix = f"; {_IMAGE_FIX}" if "image" in meant else ""
+            return f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}{fix}"
+    return ""
+
+
+def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a patch on it: entries of lists that have a name are merged by it, other lists are replaced, None removes. Pure."""
+    out = dict(base)
+    for key, value in patch.items():
+        before = out.get(key)
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, Mapping):
+            out[key] = merged(before if isinstance(before, Mapping) else {}, value)
+        elif (
+            isinstance(value, list) and isinstance(before, list) and _are_named(value) and _are_named(before)
+        ):
+            named = {each["name"]: each for each in before}
+            for each in value:
+                named[each["name"]] = merged(named.get(each["name"], {}), each)
+            out[key] = list(named.values())
+        else:
+            out[key] = value
+    return out
+
+
+def _are_named(entries: Sequence[Any]) -> bool:
+    return all(isinstance(each, Mapping) and "name" in each for each in entries)
+
+
+def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
+    """The pod of a fleet but for its name. Raises UsageError for an option that does not exist or is not valid."""
+    cpus, memory = options.pop("cpus", 1), options.pop("memory", "1 GiB")
+    gpus, drain = options.pop("gpus", 0), options.pop("drain", "1 h")
+    priority, template = options.pop("priority", ""), options.pop("pod_template", {})
+    if options:
+        raise UsageError(f"unknown options: {', '.join(sorted(options))}", fix=f"valid: {', '.join(OPTIONS)}")
+    nothing: Manifest = {}
+    limits = {"memory": str(parse_bytes(memory))} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    container = {
+        "name": WORKER,
+        "image": image,
+        "command": command,
+        "env": [{"name": "HOME", "value": SCRATCH}],
+        "resources": {"requests": {"cpu": str(cpus)} | limits, "limits": limits},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}],
+    }
+    spec = {
+        "automountServiceAccountToken": False,
+        "containers": [container],
+        "enableServiceLinks": False,
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "terminationGracePeriodSeconds": int(parse_seconds(drain)),
+        "volumes": [{"name": "tmp", "emptyDir": nothing}],
+    } | ({"priorityClassName": priority} if priority else {})
+    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}, template)
+
+
+OPTIONS = (
+    "image",
+    "namespace",
+    "context",
+    "kubeconfig",
+    "cpus",
+    "memory",
+    "gpus",
+    "drain",
+    "priority",
+    "pod_template",
+)
+
+
 @contextlib.contextmanager
 def _reached() -> Iterator[None]:
     """Errors of the API server as a provider's."""
@@ -247,4 +348,27 @@ def _machine(pod: Manifest) -> Machine:
         started_at=datetime.datetime.fromisoformat(about["creationTimestamp"]).timestamp(),
         healthy=phase != "ready" or conditions.get("Ready", "True") == "True",
         why=trouble_of(pod),
+        taken=bool(_taken_by(status)) or "deletionTimestamp" in about,
     )
+
+
+def _taken_by(status: Manifest) -> str:
+    """Why the cluster takes a pod's place or has taken it: an eviction, a preemption, a node that ends; empty where it does not."""
+    for each in status.get("conditions", ()):
+        if each["type"] == "DisruptionTarget" and each["status"] == "True":
+            return f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}; its work goes elsewhere"
+    return ""
+
+
+def _end_of(status: Manifest) -> str:
+    if status.get("reason"):
+        return f"{status['reason']}: {status.get('message', '')}"
+    for container in status.get("containerStatuses", ()):
+        ended = container.get("state", {}).get("terminated")
+        if not ended:
+            continue
+        if ended.get("reason") == "OOMKilled":
+            return f"its container {container['name']} used more memory than its limit (OOMKilled); raise `memory`"
+        if ended.get("exitCode"):
+            return f"its container {container['name']} ended with {ended['exitCode']}; see its log"
+    return "its program has ended"

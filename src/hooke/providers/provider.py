@@ -69,6 +69,8 @@ class ProviderFacts:
     """Time between two listings."""
     sure: bool = False
     """Whether a machine that is not listed after `visible_s` does not exist: listings are always complete and current."""
+    keeps_ended: bool = False
+    """Whether a machine whose program ended is listed as `ended`: then somebody took away one that is not listed any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,8 @@ class Machine:
     """Why it must not be ended: `gang train`, `shuffle`; empty where it may be."""
     why: str = ""
     """What keeps it from being ready, or has ended it, in a sentence with its fix; empty where nothing does or it is not known."""
+    taken: bool = False
+    """Whether the provider, or somebody at it, ends it or has ended it: its program is not to blame."""
 
 
 class Provider(Protocol):
