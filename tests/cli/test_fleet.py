@@ -14,6 +14,8 @@ from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
+from hooke.fleets.fleet_folder import find_fleet
+from hooke.project.folder import Project
 
 SLEEPER = "import time\nwhile True: time.sleep(0.1)"
 
@@ -209,3 +211,42 @@ def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(proje
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "trainer", "namespace": "team"}]
     with pytest.raises(UsageError, match="here is not on Kubernetes: its provider is 'processes'"):
         call("rbac", "here")
+
+
+H100 = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"\nprice = "coreweave:hgx_h100_8x"'
+
+
+def test_the_price_of_a_machine_comes_from_a_list_and_counts_against_the_cap(project):
+    (project / "hooke.toml").write_text(toml(more=f"{H100}\nmax_usd_per_hour = 100"))
+    assert find_fleet(Project.find(project), "pool").usd_per_hour == 49.24
+    with pytest.raises(UsageError, match="may have at most 2 machines, not 3"):
+        call("scale", "3")
+    (project / "hooke.toml").write_text(toml(more=f"{H100}\nspot = true\nmax_usd_per_hour = 100"))
+    assert find_fleet(Project.find(project), "pool").usd_per_hour == 19.71
+
+
+def test_a_list_that_is_used_is_named_and_a_start_that_takes_longer_than_the_wait(project):
+    more = 'price = "coreweave:hgx_h100_8x"'
+    (project / "hooke.toml").write_text(toml(more=more))
+    told = CliRunner().invoke(hooke, ["fleet", "scale", "0"], obj=CommandSession(), standalone_mode=False)
+    assert (
+        "pool: price of one machine $49.24/h, of 2026-09-20: https://www.coreweave.com/pricing" in told.stderr
+    )
+    assert "such a machine takes 20m 00s to 30m 00s to start, longer than --wait 10m" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ('price = "coreweave:hgx_h10_8x"', "did you mean hgx_h100_8x"),
+        ('price = "coreweve:hgx_h100_8x"', "no price list 'coreweve'"),
+        ('price = "coreweave:l40_8x"\nspot = true', "has no spot price of it"),
+        ('price = "coreweave:hgx_b300_8x"', "has no on-demand price of it"),
+        ("spot = true", "there is no price"),
+        ('price = "coreweave:l40_8x"\nusd_per_hour = 2', "there is usd_per_hour as well"),
+    ],
+)
+def test_a_price_that_cannot_be_looked_up_is_refused(project, more, says):
+    (project / "hooke.toml").write_text(toml(more=more))
+    with pytest.raises(ConfigError, match=says):
+        call("scale", "1")

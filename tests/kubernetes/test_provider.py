@@ -29,6 +29,10 @@ def phases(provider):
     return {machine.id: machine.phase for machine in provider.list()}
 
 
+def whys(provider):
+    return {machine.id: machine.why for machine in provider.list()}
+
+
 def why(provider):
     """What is said of its one machine, once anything is."""
     return wait(lambda: next((each.why for each in provider.list() if each.why), ""))
@@ -104,6 +108,22 @@ def test_what_keeps_a_pod_from_starting_is_said(pods):
     gpus = pods("gpus", gpus=1)
     gpus.launch("one")
     assert "Insufficient nvidia.com/gpu" in why(gpus)
+
+
+def test_pods_of_an_instance_type_have_a_node_each(cluster, pods, admin):
+    """So the price of a node is that of a machine."""
+    label = {"metadata": {"labels": {"node.kubernetes.io/instance-type": "gd-8xh100ib-i128"}}}
+    provider = pods(instance="gd-8xh100ib-i128")
+    first = provider.launch("first")
+    assert "no node has room for it" in why(provider)  # no node is one of these
+    admin.patch("v1/Node", "node1", label)
+    wait(lambda: phases(provider)[first] == "ready")
+    second = provider.launch("second")
+    wait(lambda: "didn't match pod anti-affinity rules" in whys(provider)[second])
+    provider.release(first)
+    wait(lambda: phases(provider) == {second: "ready"})
+    label["metadata"]["labels"]["node.kubernetes.io/instance-type"] = None
+    admin.patch("v1/Node", "node1", label)
 
 
 def test_a_pod_that_uses_more_memory_than_its_limit_says_so(pods):

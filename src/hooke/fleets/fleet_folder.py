@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from inspect import isfunction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
 from hooke.providers.provider import Impossible, Provider
+
+if TYPE_CHECKING:
+    from hooke.scaling.catalog import Catalog, InstanceType
 
 __all__ = ["PROVIDERS", "FleetFolder", "close_provider", "find_fleet", "fleets_of", "line_of", "settle"]
 
@@ -71,6 +74,52 @@ class FleetFolder:
             lifetime_s=parse_seconds(self.settings.lifetime) if self.settings.lifetime else math.inf,
         )
 
+    @cached_property
+    def listed(self) -> tuple[Catalog, InstanceType] | None:
+        """The price list and the type of its machines that `price` names; None where it names none. Raises ConfigError."""
+        text = self.settings.price
+        if not text and self.settings.spot:
+            raise ConfigError(
+                f"[fleets.{self.name}] spot = true is about a price list, and there is no price",
+                fix='add price = "LIST:INSTANCE_TYPE", or set usd_per_hour and remove spot',
+            )
+        if not text:
+            return None
+        from hooke.planning.machines import read_catalogs  # NumPy, by way of the laws
+
+        where = f"[fleets.{self.name}] price = {text!r}"
+        if self.settings.usd_per_hour:
+            raise ConfigError(f"{where}: there is usd_per_hour as well", fix="remove one of the two")
+        try:
+            (catalog,) = read_catalogs(text.rpartition(":")[0])
+        except UsageError as error:
+            raise ConfigError(f"{where}: {error.what}", fix=error.fix) from error
+        machine = next(
+            (each for each in catalog.machines if f"{text.rpartition(':')[0]}:{each.name}" == text), None
+        )
+        if machine is None:
+            names = {each.name for each in catalog.machines}
+            raise ConfigError(
+                f"{where}: the list has no such machine",
+                fix=f"{did_you_mean(text.rpartition(':')[2], names)}use one of: {', '.join(sorted(names))}",
+            )
+        return catalog, machine
+
+    @property
+    def usd_per_hour(self) -> float:
+        """The price of one machine, as set or as listed; 0 where there is none. Raises ConfigError where the list has none for it."""
+        if self.listed is None:
+            return self.settings.usd_per_hour
+        _, machine = self.listed
+        usd = machine.spot_usd_per_hour if self.settings.spot else machine.usd_per_hour
+        if usd is None:
+            kind, other = ("spot", "false") if self.settings.spot else ("on-demand", "true")
+            raise ConfigError(
+                f"[fleets.{self.name}] price = {self.settings.price!r}: the list has no {kind} price of it",
+                fix=f"write spot = {other}, or usd_per_hour instead of price",
+            )
+        return usd
+
     def provider(self) -> Provider:
         """The provider of its machines. Raises ConfigError where the settings do not fit."""
         made = PROVIDERS.load(self.settings.provider)
@@ -78,7 +127,7 @@ class FleetFolder:
             provider: Provider = made(
                 str(self.path),
                 logs=self.path / "logs",
-                usd_per_hour=self.settings.usd_per_hour,
+                usd_per_hour=self.usd_per_hour,
                 **self._options(),
             )
         except UsageError as error:

@@ -124,6 +124,10 @@ class FleetSettings(_Section, frozen=True, kw_only=True):
     """The largest number of machines."""
     usd_per_hour: _Usd = 0.0
     """Price of one machine."""
+    price: str = ""
+    """`"coreweave:hgx_h100_8x"`: the price of one machine from a price list, instead of `usd_per_hour`."""
+    spot: bool = False
+    """Whether that price is the one of spot machines."""
     max_usd_per_hour: _Usd = 0.0
     """Limit for all machines together; 0 means no limit."""
     lifetime: str = ""

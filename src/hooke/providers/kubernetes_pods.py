@@ -40,6 +40,8 @@ from hooke.providers.provider import (
 __all__ = ["KubernetesPods"]
 
 FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
+INSTANCE_LABEL = "node.kubernetes.io/instance-type"
+"""Where clouds say what kind of machine a node is."""
 RELEASE_GRACE_S = 5.0
 """From SIGTERM to SIGKILL, for a pod that is ended and not retired."""
 WORKER = "worker"
@@ -272,6 +274,7 @@ def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
     cpus, memory = options.pop("cpus", 1), options.pop("memory", "1 GiB")
     gpus, drain = options.pop("gpus", 0), options.pop("drain", "1 h")
     priority, template = options.pop("priority", ""), options.pop("pod_template", {})
+    instance = options.pop("instance", "")
     if options:
         raise UsageError(f"unknown options: {', '.join(sorted(options))}", fix=f"valid: {', '.join(OPTIONS)}")
     nothing: Manifest = {}
@@ -298,7 +301,18 @@ def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
         "terminationGracePeriodSeconds": int(parse_seconds(drain)),
         "volumes": [{"name": "tmp", "emptyDir": nothing}],
     } | ({"priorityClassName": priority} if priority else {})
-    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}, template)
+    made = merged(spec, _whole_node(instance) if instance else {})
+    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": made}, template)
+
+
+def _whole_node(instance: str) -> dict[str, Any]:
+    """What keeps a pod to nodes of that type, one of a fleet to a node: so the price of a node is that of a machine."""
+    others = {"matchExpressions": [{"key": FLEET_LABEL, "operator": "Exists"}]}
+    apart = {"labelSelector": others, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "nodeSelector": {INSTANCE_LABEL: instance},
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
+    }
 
 
 OPTIONS = (
@@ -311,6 +325,7 @@ OPTIONS = (
     "gpus",
     "drain",
     "priority",
+    "instance",
     "pod_template",
 )
 

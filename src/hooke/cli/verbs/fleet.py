@@ -242,12 +242,13 @@ def scale(*, words: tuple[str, ...], wait: str, keep: bool, as_json: bool, proje
         raise UsageError(f"{' '.join(words)!r} is not a fleet and a number", fix="hooke fleet scale NAME 3")
     machines = int(words[-1])
     chosen = find_fleet(project, words[0] if len(words) == 2 else "")
-    most = chosen.caps.most(chosen.settings.usd_per_hour)
+    most = chosen.caps.most(chosen.usd_per_hour)
     if machines > most:
         raise UsageError(
             f"the fleet {chosen.name} may have at most {most} machines, not {machines}",
             fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{chosen.name}]",
         )
+    _tell_price(chosen, wait)
     return _do(
         chosen, lambda keeper: keeper.want(machines, "hooke fleet scale"), wait, as_json=as_json, keep=keep
     )
@@ -403,6 +404,24 @@ def _do(
     elif not quiet:
         click.echo(f"{chosen.name}: {wanted} machine{'s' * (wanted != 1)}")
     return 0
+
+
+def _tell_price(chosen: FleetFolder, wait: str) -> None:
+    """Where the price is from a list: which, of when; and how long a machine takes to start, where --wait is shorter."""
+    if chosen.listed is None:
+        return
+    catalog, machine = chosen.listed
+    kind = "spot price" if chosen.settings.spot else "price"
+    click.echo(
+        f"{chosen.name}: {kind} of one machine ${chosen.usd_per_hour:.4g}/h, of {catalog.date}: {catalog.source}",
+        err=True,
+    )
+    if machine.startup_s is not None and machine.startup_s[1] > parse_seconds(wait, name="--wait"):
+        low, high = (format_seconds(each) for each in machine.startup_s)
+        click.echo(
+            f"{chosen.name}: such a machine takes {low} to {high} to start, longer than --wait {wait}",
+            err=True,
+        )
 
 
 def _end_forgotten(keeper: FleetKeeper) -> None:
