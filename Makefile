@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-loaders check bench docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-loaders check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -42,6 +42,9 @@ campaigns: venv  ## run all campaigns in full, and record that they passed
 
 soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies, and record what is named
 	$(BIN)/python -m benchmarks.causes
+
+soak-kubernetes: kubernetes  ## have pods, nodes and the control plane of a cluster fail under a fleet for 20 minutes, and record it
+	$(BIN)/python -m tests.kubernetes.storm --seconds 1200 --seed 7 --record
 
 soak-loaders: venv  ## measure loaders of shuffled batches beside one another, and record it
 	$(BIN)/python -m benchmarks.loaders

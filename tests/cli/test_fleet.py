@@ -225,6 +225,16 @@ def test_the_price_of_a_machine_comes_from_a_list_and_counts_against_the_cap(pro
     assert find_fleet(Project.find(project), "pool").usd_per_hour == 19.71
 
 
+def test_a_price_list_of_the_project_is_found_from_any_folder(project, monkeypatch):
+    (project / "ours.csv").write_text(
+        "instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour\nbig,,0,8,32,0.5,\n"
+    )
+    (project / "hooke.toml").write_text(toml(more='price = "ours.csv:big"'))
+    (project / "below").mkdir()
+    monkeypatch.chdir(project / "below")
+    assert find_fleet(Project.find(project), "pool").usd_per_hour == 0.5
+
+
 def test_a_list_that_is_used_is_named_and_a_start_that_takes_longer_than_the_wait(project):
     more = 'price = "coreweave:hgx_h100_8x"'
     (project / "hooke.toml").write_text(toml(more=more))

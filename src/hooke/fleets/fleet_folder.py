@@ -90,20 +90,18 @@ class FleetFolder:
         where = f"[fleets.{self.name}] price = {text!r}"
         if self.settings.usd_per_hour:
             raise ConfigError(f"{where}: there is usd_per_hour as well", fix="remove one of the two")
+        name, _, kind = text.rpartition(":")
         try:
-            (catalog,) = read_catalogs(text.rpartition(":")[0])
+            (catalog,) = read_catalogs(str(self._project.root / name) if name.endswith(".csv") else name)
         except UsageError as error:
             raise ConfigError(f"{where}: {error.what}", fix=error.fix) from error
-        machine = next(
-            (each for each in catalog.machines if f"{text.rpartition(':')[0]}:{each.name}" == text), None
-        )
-        if machine is None:
-            names = {each.name for each in catalog.machines}
+        machines = {each.name: each for each in catalog.machines}
+        if kind not in machines:
             raise ConfigError(
                 f"{where}: the list has no such machine",
-                fix=f"{did_you_mean(text.rpartition(':')[2], names)}use one of: {', '.join(sorted(names))}",
+                fix=f"{did_you_mean(kind, machines)}use one of: {', '.join(machines)}",
             )
-        return catalog, machine
+        return catalog, machines[kind]
 
     @property
     def usd_per_hour(self) -> float:
