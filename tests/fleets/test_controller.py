@@ -115,6 +115,16 @@ def test_a_young_machine_that_was_taken_is_replaced_at_once_and_one_whose_progra
         assert bool([action for action in actions if isinstance(action, Launch)]) == keeps_ended
 
 
+def test_what_is_left_of_a_machine_that_ended_is_released_until_it_is_not_listed():
+    facts = ProviderFacts(name="keeps", keeps_ended=True)
+    ended = ProviderListing((Machine(id="m0", phase="ended"), Machine(id="unknown", phase="ended")))
+    fleet, _ = ready(1)
+    for _ in range(2):
+        fleet, actions = step(fleet, ended, 5000.0, caps=CAPS, facts=facts)
+        released = [action.machine for action in actions if isinstance(action, Release)]
+        assert released == ["m0", "unknown"]
+
+
 def test_the_intent_goes_before_each_launch_and_no_token_comes_twice():
     fleet, actions = after(ProviderListing(()), SetSize(3, "me"))
     assert [type(action) for action in actions] == [

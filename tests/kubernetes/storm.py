@@ -386,6 +386,9 @@ def rounds(storm: Storm, *, names: list[str], seconds: float, tell: Callable[[st
         if time.monotonic() >= until:
             break
     storm.scale(0)
+    storm.wait(
+        lambda: not storm.admin.list("v1/Pod", namespace=storm.namespace)[0]
+    )  # what has ended is on its way
 
 
 def record(storm: Storm, *, seed: int, seconds: float) -> dict:

@@ -57,7 +57,22 @@ def test_a_fleet_of_pods_grows_and_shrinks_and_one_that_dies_is_replaced(tmp_pat
         keeper = FleetKeeper("pool", pods(), ledger, caps=Caps(workers=3), clock=SystemClock())
         keeper.down("the test")
         wait(lambda: keeper.turn() is not None and keeper.fleet.settled)
-    assert admin.list("v1/Pod", namespace=restricted)[0] == []
+    wait(lambda: admin.list("v1/Pod", namespace=restricted)[0] == [])
+
+
+def test_a_fleet_that_is_ended_leaves_no_pod_whose_program_had_ended_before(
+    tmp_path, pods, admin, restricted
+):
+    with Ledger.open(tmp_path / "ledger", durable="none") as ledger:
+        keeper = FleetKeeper("pool", pods(code="pass"), ledger, caps=Caps(workers=3), clock=SystemClock())
+        keeper.want(2, "the test")
+        wait(lambda: keeper.turn() is not None and len(phases(pods())) == 2)
+        wait(lambda: set(phases(pods()).values()) == {"ended"})
+    with Ledger.open(tmp_path / "ledger", durable="none") as ledger:
+        keeper = FleetKeeper("pool", pods(), ledger, caps=Caps(workers=3), clock=SystemClock())
+        keeper.down("the test")
+        wait(lambda: keeper.turn() is not None and keeper.fleet.settled)
+    wait(lambda: admin.list("v1/Pod", namespace=restricted)[0] == [])
 
 
 def test_a_pod_finishes_its_work_when_it_is_retired(pods, admin, restricted):
@@ -78,6 +93,8 @@ def test_the_log_of_a_pod_that_ends_by_itself_outlives_it(pods, tmp_path, admin,
     provider = pods(code="print('worked'); raise SystemExit(3)")
     machine = provider.launch("one")
     assert why(provider) == "its container worker ended with 3; see its log"
+    assert phases(pods()) == {machine: "ended"}  # for each controller, until one has taken note
+    provider.release(machine)
     wait(lambda: not phases(provider))
     assert (tmp_path / "logs" / "one.log").read_text() == "worked\n"
     with pytest.raises(NotThere):

@@ -10,7 +10,7 @@ from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON, WORKS, wai
 from hooke.base.errors import HookeError
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
-from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.client import ApiForbidden, Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.rights import FLEET_RIGHTS, lacking_rights, role_manifests
 from hooke.providers.provider import NotAllowed
@@ -108,7 +108,7 @@ def test_a_fleet_lives_its_whole_life_with_the_role_that_is_printed(project, adm
     (left,) = wait(lambda: one(json.loads(call("ls", "--json"))))
     assert call("reap") == f"pool: {left['machine']} is wanted and stays\n"
     assert call("down") == "pool: 0 machines\n"
-    assert admin.list("v1/Pod", namespace=restricted)[0] == []
+    wait(lambda: admin.list("v1/Pod", namespace=restricted)[0] == [])
 
 
 def one(rows):
@@ -149,6 +149,43 @@ def test_without_any_one_right_a_fleet_says_which_and_what_to_do(
     log = (tmp_path / "logs" / "one.log").read_text()
     assert 'cannot get resource "pods/log"' in log
     assert "hooke fleet rbac" in log
+
+
+def test_where_an_account_may_not_ask_for_its_rights_each_call_says_what_it_lacks(
+    cluster, pods, admin, account, restricted, tmp_path
+):
+    for each in role_manifests(FLEET_RIGHTS, account=ACCOUNT, namespace=restricted):
+        admin.apply(each)
+    client = account()
+    grant(admin, client, [each for each in FLEET_RIGHTS if each.verb != "create"], restricted)
+    binding = admin.get("rbac.authorization.k8s.io/v1/ClusterRoleBinding", "system:basic-user")
+    admin.delete("rbac.authorization.k8s.io/v1/ClusterRoleBinding", "system:basic-user")
+    try:
+        wait(lambda: forbidden(client, restricted))
+        provider = pods(kubeconfig=str(tmp_path / "account.yaml"))
+        with pytest.raises(NotAllowed, match='cannot create resource "pods" in API'):
+            provider.launch("one")
+        for each in role_manifests(FLEET_RIGHTS, account=ACCOUNT, namespace=restricted):
+            admin.apply(each)
+        wait(lambda: launched(provider))
+    finally:
+        del binding["metadata"]["resourceVersion"], binding["metadata"]["uid"]
+        admin.create(binding)
+
+
+def forbidden(client, namespace):
+    try:
+        lacking_rights(client, FLEET_RIGHTS, namespace=namespace)
+    except ApiForbidden:
+        return True
+    return False
+
+
+def launched(provider):
+    try:
+        return provider.launch("one")
+    except NotAllowed:  # the API server has not seen the new Role yet
+        return None
 
 
 def test_a_machine_that_may_not_be_ended_is_told_at_once(project, admin, account, restricted):

@@ -377,6 +377,8 @@ class ControllerTurn:
         listed: set[str] = set()
         for machine in machines:
             ordered = self.members.get(machine.token)
+            if machine.phase == "ended" and self.facts.keeps_ended:
+                self.out.append(Release(machine.id))  # what is left of it; nobody works there any more
             if machine.phase == "ended" and machine.id not in by_id and (ordered is None or ordered.id):
                 continue  # it came and went between two listings
             member = by_id.get(machine.id) or self._recognised(machine)

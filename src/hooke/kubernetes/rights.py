@@ -75,7 +75,7 @@ def _allowed(client: Kubernetes, right: Right, namespace: str) -> bool:
         "subresource": part,
         "verb": right.verb,
     }
-    review = {
+    review: Manifest = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
         "metadata": {},

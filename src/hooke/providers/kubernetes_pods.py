@@ -103,8 +103,8 @@ class KubernetesPods:
         self._client = Kubernetes(find_access(config, context=context))
         self._may = False
         """Whether the account has all rights that a fleet needs."""
-        self._told: set[str] = set()
-        """Pods that have ended and were listed so: they are deleted at the next look."""
+        self._saved: set[str] = set()
+        """Pods that have ended and whose whole log is saved."""
 
     def launch(self, token: str) -> str:
         """Create the pod. Raises OverQuota where the namespace's quota is used up, Impossible where the cluster refuses such a pod.
@@ -134,21 +134,17 @@ class KubernetesPods:
         return name
 
     def list(self) -> Sequence[Machine]:
-        """All pods of the fleet. One that has ended is listed so once by each controller, and then deleted."""
+        """All pods of the fleet. One that has ended is listed so until it is released; its log is saved once."""
         with _reached():
             pods, _ = self._client.list(
                 "v1/Pod", namespace=self._namespace, labels=selector({FLEET_LABEL: self._fleet})
             )
             machines = [_machine(pod) for pod in pods]
-            for pod, machine in zip(pods, machines, strict=True):
-                if machine.phase != "ended":
-                    continue
-                if machine.id in self._told:
-                    self._delete(machine.id, RELEASE_GRACE_S, uid=pod["metadata"]["uid"])
-                else:
+            for machine in machines:
+                if machine.phase == "ended" and machine.id not in self._saved:
                     self._save_log(machine)
-                    self._told.add(machine.id)
-            self._told &= {machine.id for machine in machines}
+                    self._saved.add(machine.id)
+            self._saved &= {machine.id for machine in machines}
         return machines
 
     def retire(self, machine: str) -> None:
@@ -164,7 +160,8 @@ class KubernetesPods:
         with _reached():
             pod = self._found(machine)
             if pod is not None:
-                self._save_log(_machine(pod))
+                if machine not in self._saved:
+                    self._save_log(_machine(pod))
                 self._delete(machine, RELEASE_GRACE_S)
 
     def close(self) -> None:
@@ -185,15 +182,18 @@ class KubernetesPods:
             return None
         return pod if pod["metadata"].get("labels", {}).get(FLEET_LABEL) == self._fleet else None
 
-    def _delete(self, machine: str, grace_s: float | None, uid: str = "") -> None:
+    def _delete(self, machine: str, grace_s: float | None) -> None:
         with contextlib.suppress(NotThere):
-            self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s, uid=uid)
+            self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s)
 
     def _check_rights(self) -> None:
         if self._may:
             return
         with _reached():
-            lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
+            try:
+                lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
+            except ApiForbidden:  # accounts may not ask here; each call says what it lacks
+                lacking = []
         if lacking:
             namespace = self._namespace or self._client.access.namespace
             raise NotAllowed(

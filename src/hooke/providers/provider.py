@@ -70,7 +70,7 @@ class ProviderFacts:
     sure: bool = False
     """Whether a machine that is not listed after `visible_s` does not exist: listings are always complete and current."""
     keeps_ended: bool = False
-    """Whether a machine whose program ended is listed as `ended`: then somebody took away one that is not listed any more."""
+    """Whether a machine whose program ended is listed as `ended` until it is released. Then one that is not listed any more was taken away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
