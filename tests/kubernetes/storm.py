@@ -180,7 +180,7 @@ class Storm:
 
     def strike(self, name: str) -> Struck:
         """Have a fault happen, and wait until the fleet has its size again."""
-        self.wait(lambda: self.settled and len(self.pods()) == SIZE)
+        self.wait(lambda: self.settled and len(self.pods()) == SIZE and self._sees())
         since, began = len(self.records), time.monotonic()
         struck = Struck(name=name, proof=FAULTS[name](self))
         self.wait(lambda: self.settled and len(self.pods()) == SIZE and all(map(_runs, self.pods())))
@@ -188,6 +188,12 @@ class Storm:
         struck.said = self.said(since)
         self.struck.append(struck)
         return struck
+
+    def _sees(self) -> bool:
+        """Whether the watch goes on, and has seen all pods that are there."""
+        return self._watch.lost_at is None and {each["metadata"]["uid"] for each in self.pods()} <= {
+            *self.seen
+        }
 
     def any_pod(self) -> dict:
         return self.chance.choice(sorted(self.pods(), key=lambda each: each["metadata"]["name"]))

@@ -140,9 +140,9 @@ class KubernetesPods:
                 "v1/Pod", namespace=self._namespace, labels=selector({FLEET_LABEL: self._fleet})
             )
             machines = [_machine(pod) for pod in pods]
-            for machine in machines:
+            for pod, machine in zip(pods, machines, strict=True):
                 if machine.phase == "ended" and machine.id not in self._saved:
-                    self._save_log(machine)
+                    self._save_log(pod)
                     self._saved.add(machine.id)
             self._saved &= {machine.id for machine in machines}
         return machines
@@ -152,7 +152,7 @@ class KubernetesPods:
         with _reached():
             pod = self._found(machine)
             if pod is not None and not pod["metadata"].get("deletionTimestamp"):
-                self._save_log(_machine(pod))
+                self._save_log(pod)
                 self._delete(machine, None)
 
     def release(self, machine: str) -> None:
@@ -161,7 +161,7 @@ class KubernetesPods:
             pod = self._found(machine)
             if pod is not None:
                 if machine not in self._saved:
-                    self._save_log(_machine(pod))
+                    self._save_log(pod)
                 self._delete(machine, RELEASE_GRACE_S)
 
     def close(self) -> None:
@@ -202,9 +202,10 @@ class KubernetesPods:
             )
         self._may = True
 
-    def _save_log(self, machine: Machine) -> None:
+    def _save_log(self, pod: Manifest) -> None:
         """Write what the pod has written until now to its file; where it may not be read, that. A machine is ended also without its log."""
-        if machine.phase == "starting":
+        machine = _machine(pod)
+        if machine.phase == "starting" or _is_silent(pod):
             return
         try:
             with self._client.logs(machine.id, namespace=self._namespace, container=WORKER) as lines:
@@ -301,7 +302,7 @@ def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
         "terminationGracePeriodSeconds": int(parse_seconds(drain)),
         "volumes": [{"name": "tmp", "emptyDir": nothing}],
     } | ({"priorityClassName": priority} if priority else {})
-    made = merged(spec, _whole_node(instance) if instance else {})
+    made = merged(spec, _whole_node(instance)) if instance else spec
     return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": made}, template)
 
 
@@ -364,6 +365,14 @@ def _machine(pod: Manifest) -> Machine:
         healthy=phase != "ready" or conditions.get("Ready", "True") == "True",
         why=trouble_of(pod),
         taken=bool(_taken_by(status)) or "deletionTimestamp" in about,
+    )
+
+
+def _is_silent(pod: Manifest) -> bool:
+    """Whether its node says nothing: the cluster, not the node, says that it is not ready, and gives no reason. Its log would take 30 s to fail."""
+    return any(
+        each["type"] == "Ready" and each["status"] == "False" and not each.get("reason")
+        for each in pod.get("status", {}).get("conditions", ())
     )
 
 
