@@ -25,7 +25,7 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.kubeconfig import find_access
-from hooke.kubernetes.rights import FLEET_RIGHTS, lacking_rights
+from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
 from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.providers.provider import (
     Impossible,
@@ -189,11 +189,10 @@ class KubernetesPods:
     def _check_rights(self) -> None:
         if self._may:
             return
-        with _reached():
-            try:
-                lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
-            except ApiForbidden:  # accounts may not ask here; each call says what it lacks
-                lacking = []
+        lacking: Sequence[Right] = ()
+        # Accounts may not ask everywhere; there, each call says what it lacks.
+        with _reached(), contextlib.suppress(ApiForbidden):
+            lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
         if lacking:
             namespace = self._namespace or self._client.access.namespace
             raise NotAllowed(
