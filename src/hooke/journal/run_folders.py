@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +21,27 @@ from hooke.journal.events import Event
 from hooke.journal.reader import read
 from hooke.journal.segments import segment_files
 
-__all__ = ["DRIVER", "LOCK", "LogLine", "RunsFolder", "Transcript"]
+__all__ = ["DRIVER", "LOCK", "LogLine", "RunElsewhere", "RunsFolder", "Transcript"]
 
 DRIVER = "driver"
 """The segment of the process that drives the run."""
 LOCK = "driver.lock"
 STOP = "stop"
+ELSEWHERE = "cluster.json"
 MOST_NAMED = 10
 """How many run ids an error lists."""
+
+
+class RunElsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """A run whose journal is in a cluster: where it is, and what was known of it when it was sent there."""
+
+    place: str = ""
+    namespace: str = ""
+    job: str = ""
+    pipeline: str = ""
+    typed: tuple[str, ...] = ()
+    """The words after `hooke run`."""
+    started_at: float = 0.0
 
 
 class RunsFolder:
@@ -119,6 +133,25 @@ class RunsFolder:
             return (self.folder(run) / STOP).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+
+    def elsewhere(self, run: str) -> RunElsewhere | None:
+        """Where the run is, if its journal is not here. Raises JournalError for a damaged note."""
+        path = self.folder(run) / ELSEWHERE
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=RunElsewhere)
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError as error:
+            raise JournalError("where the run is cannot be read", where=str(path), why=str(error)) from error
+
+    def note_elsewhere(self, run: str, record: RunElsewhere) -> None:
+        """Note where a run is whose journal is not here. Raises OSError."""
+        self.create(run)
+        write_atomic(self.folder(run) / ELSEWHERE, msgspec.json.encode(record))
+
+    def forget_elsewhere(self, run: str) -> None:
+        """Remove what is here of a run that did not begin."""
+        shutil.rmtree(self.folder(run))
 
     def clear_stop(self, run: str) -> None:
         """Remove a stop request, before the run is resumed."""

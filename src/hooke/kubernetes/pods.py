@@ -12,13 +12,21 @@ from hooke.base.units import parse_bytes, parse_seconds
 from hooke.kubernetes.client import ApiError, ApiForbidden, Kubernetes, Manifest
 
 __all__ = [
+    "CLAIM_FIX",
+    "DRIVER",
+    "DRIVER_OPTIONS",
     "RELEASE_GRACE_S",
     "WORKER",
+    "DriverOptions",
+    "DriverPaths",
     "PodOptions",
     "Trouble",
+    "driver_job",
+    "is_driver_pod",
     "lacks_right",
     "log_of",
     "merged",
+    "owner_here",
     "pod_trouble",
     "refusal_of",
     "trouble_of",
@@ -282,3 +290,144 @@ def refusal_of(error: ApiError) -> Trouble:
 def lacks_right(error: ApiError) -> bool:
     """Whether the account may not do it; the message names the verb and the resource."""
     return error.code == 401 or " cannot " in error.what
+
+
+# -- the driver of a run as a pod ------------------------------------------------------------------
+
+DRIVER = "driver"
+"""The name of the container that drives a run; `driver_template` changes it by that."""
+DRIVER_OPTIONS = ("account", "home", "driver_template")
+"""Options of a place that only its drivers use."""
+DRIVER_ENDS_S = 60
+"""From SIGTERM to SIGKILL: a driver stops its tasks, writes what it knows and ends within seconds."""
+DRIVER_TRIES = 6
+"""How many pods a run may lose by its own fault, such as too little memory. The number is Kubernetes' own default."""
+DRIVER_KEPT_S = 86400
+"""How long an ended job is kept: a day, to read what it printed."""
+FINAL_CODES = (1, 2, 70, 130)
+"""Exit codes of a run that ended and is not to be repeated."""
+_POD_NAME, _POD_UID = "HOOKE_POD_NAME", "HOOKE_POD_UID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOptions:
+    """What `[places.NAME]` says of drivers that run in the cluster."""
+
+    account: str = "hooke"
+    """The service account of the driver's pod, which creates the pods of workers."""
+    home: str = ""
+    """The claim for the project's `.hooke`."""
+    driver_template: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Those of a place, the others ignored. Raises UsageError."""
+        given = {name: value for name, value in options.items() if name in DRIVER_OPTIONS}
+        for name, value in given.items():
+            valid, kind = (Mapping, "a table") if name == "driver_template" else (str, "a name")
+            if not isinstance(value, valid):
+                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+        made = cls(**given)
+        if not made.home:
+            raise UsageError(
+                "the driver's pod needs a claim for the run's folder, which outlives the pod",
+                fix=f'write home = "CLAIM" below the place in hooke.toml; {CLAIM_FIX}',
+            )
+        return made
+
+
+CLAIM_FIX = """a claim is made by `kubectl apply -f -` with
+    apiVersion: v1
+    kind: PersistentVolumeClaim
+    metadata: {name: CLAIM}
+    spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 10Gi}}}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverPaths:
+    """Where a driver's pod has the project, and its archive."""
+
+    project: str
+    code: str
+
+
+def driver_job(
+    name: str,
+    command: Sequence[str],
+    paths: DriverPaths,
+    *,
+    options: PodOptions,
+    own: DriverOptions,
+    drives: bool = True,
+) -> Manifest:
+    """A job of one pod with the project's folder; its archive is in the Secret of the same name. Pure.
+
+    One that `drives` a run has the rights of its account, and another pod takes the place of a lost one.
+    """
+    nothing: Manifest = {}
+    plain = PodOptions(
+        image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if drives else 1, priority=options.priority
+    )
+    pod = worker_pod(command, plain)
+    pod["spec"]["containers"][0]["name"] = DRIVER
+    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if drives else {}
+    environment: list[Manifest] = [
+        {"name": each, "valueFrom": {"fieldRef": {"fieldPath": path}}} for each, path in fields_of.items()
+    ]
+    environment.append({"name": "HOOKE_PROGRESS", "value": "lines"})
+    folder, _, file = paths.code.rpartition("/")
+    mounts = [
+        {"name": "hooke-project", "mountPath": paths.project},
+        {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"},
+        {"name": "hooke-code", "mountPath": folder, "readOnly": True},
+    ]
+    volumes = [
+        {"name": "hooke-project", "emptyDir": nothing},
+        {"name": "hooke-home", "persistentVolumeClaim": {"claimName": own.home}},
+        {
+            "name": "hooke-code",
+            "secret": {"secretName": name, "defaultMode": 0o444, "items": [{"key": file, "path": file}]},
+        },
+    ]
+    more: Manifest = {"containers": [{"name": DRIVER, "env": environment, "volumeMounts": mounts}]}
+    more["volumes"] = volumes
+    if drives:
+        more |= {"automountServiceAccountToken": True, "serviceAccountName": own.account}
+    pod = merged(merged(pod, {"spec": more}), own.driver_template)
+    labels = {"app.kubernetes.io/managed-by": "hooke"}
+    about = {"labels": {**pod["metadata"].get("labels", {}), **labels}}
+    spec = {
+        "backoffLimit": DRIVER_TRIES if drives else 0,
+        "podFailurePolicy": {"rules": _rules_of_failures()},
+        "ttlSecondsAfterFinished": DRIVER_KEPT_S if drives else 60,
+        "template": {"metadata": pod["metadata"] | about, "spec": pod["spec"]},
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": spec,
+    }
+
+
+def _rules_of_failures() -> list[Manifest]:
+    """A run that failed is not repeated; a pod that the cluster took away does not count."""
+    codes = {"containerName": DRIVER, "operator": "In", "values": [*FINAL_CODES]}
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
+    return [
+        {"action": "FailJob", "onExitCodes": codes},
+        {"action": "Ignore", "onPodConditions": [disrupted]},
+    ]
+
+
+def is_driver_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this process runs in a driver's pod: it is who the pod is, and workers reach it at the pod's address."""
+    return _POD_UID in environment
+
+
+def owner_here(environment: Mapping[str, str]) -> list[Manifest]:
+    """The driver's pod that this process runs in, as the owner of what it makes: the cluster removes it with the pod. Else none."""
+    if not is_driver_pod(environment):
+        return []
+    name, uid = environment[_POD_NAME], environment[_POD_UID]
+    return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from hooke.base.formats import readable
+from hooke.cli.in_cluster import look_in_cluster, run_in_cluster
 from hooke.cli.options import complete_run, in_project, run_and_task
 from hooke.cli.screens import command
 from hooke.journal.reader import SegmentReader
@@ -33,6 +34,9 @@ def logs(*, run: str, task: str, follow: bool, as_json: bool, project: Project) 
 
     Each line starts with the task, the item of a map, the attempt, and which try it is, if not the first.
     """
+    if (there := run_in_cluster(project, run)) is not None:
+        options = [*(["--follow"] if follow else []), *(["--json"] if as_json else [])]
+        return look_in_cluster(project, there, ["logs", there, *([task] if task else []), *options])
     name, only = run_and_task(project, run, task, verb="logs")
     transcript = Transcript(project.runs.folder(name) / "logs", only=only)
     count = 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hooke.cli.drive import DrivenRun
+from hooke.cli.in_cluster import resume_in_cluster
 from hooke.cli.options import backend_options, complete_run, in_project, json_option, worker_range
 from hooke.cli.screens import CommandSession
 from hooke.fleets.elastic import parse_wanted
@@ -49,6 +50,10 @@ def resume(  # noqa: PLR0913 - one per option
     result is printed. RUN may be a prefix of an id. --on moves the rest of it to another backend.
     """
     name = project.runs.find(run) if run else last_resumable(project)
+    if project.runs.elsewhere(name) is not None:
+        given = {"--on": backend, "--workers": workers, "--deadline": deadline, "--budget": budget}
+        options = [f"{option}={value}" for option, value in given.items() if value is not None]
+        return resume_in_cluster(project, name, options, as_json=as_json)
     _say_torn(project, name)
     earlier = view_of(project.runs, name)
     earlier.driver_alive(None)  # there will be one

@@ -21,6 +21,7 @@ import msgspec
 from hooke.base.errors import HookeError, JournalError, TraceError, UsageError
 from hooke.base.formats import did_you_mean
 from hooke.cli.drive import DrivenRun, load_pipeline, user_code
+from hooke.cli.in_cluster import attach_in_cluster, start_in_cluster
 from hooke.cli.options import (
     TYPED,
     backend_options,
@@ -34,7 +35,7 @@ from hooke.cli.parameters import Parameters
 from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, say_next
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.reader import follow
-from hooke.journal.run_folders import DRIVER
+from hooke.journal.run_folders import DRIVER, RunElsewhere
 from hooke.journal.run_view import view_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
@@ -315,9 +316,16 @@ def _detached(
     if asked.name:
         check_run_name(asked.name, said=f"--name {asked.name}")
     run_id = new_run_id(asked.name or pipeline.name, time.time())
+    debug = ["--debug"] if session.debug else []
+    if find_backend(asked.on, workers=None, places=project.settings.places).engine == "kubernetes":
+        words = [*debug, "run", f"--run-id={run_id}", *_given(ctx)]
+        record = RunElsewhere(
+            place=asked.on, pipeline=pipeline.name, typed=tuple(_given(ctx)), started_at=time.time()
+        )
+        return start_in_cluster(project, run_id, words, record=record, as_json=as_json)
     with tempfile.TemporaryDirectory(dir=project.create()) as folder:
         output, errors = Path(folder) / OUTPUT, Path(folder) / (ERRORS if as_json else OUTPUT)
-        words = [*(["--debug"] if session.debug else []), "run", f"--run-id={run_id}", *_given(ctx)]
+        words = [*debug, "run", f"--run-id={run_id}", *_given(ctx)]
         with output.open("ab") as out, errors.open("ab") as err:
             process = start_apart(python_module("hooke", *words), output=out, errors=err)
         try:
@@ -369,6 +377,8 @@ def attach(session: CommandSession, *, run: str, as_json: bool, project: Project
     The exit code is that of the run, as of hooke run. Ctrl-C leaves the run running.
     """
     name = project.runs.find(run) if run else _attachable(project)
+    if project.runs.elsewhere(name) is not None:
+        return attach_in_cluster(project, name, as_json=as_json)
     begun = view_of(project.runs, name).begun
     if begun is not None and begun.kind != "pipeline":
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,14 @@ import msgspec
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import aligned, format_seconds
+from hooke.cli.in_cluster import stop_in_cluster
 from hooke.cli.options import complete_run, in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected, values_hint
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
+from hooke.journal.run_folders import RunElsewhere
 from hooke.journal.run_view import RunRow, moment, view_of
 from hooke.project.folder import Project
 
@@ -29,6 +32,8 @@ __all__ = ["runs", "stop"]
 COLUMNS = ("run", "pipeline", "status", "started", "took", "done", "cached", "failed", "parameters")
 ASKED = ("run", "pipeline", "status", "started", "took")
 """The columns before the metrics."""
+IN_CLUSTER = "in the cluster"
+"""The status of a run whose journal is there: `hooke show` asks for more."""
 
 
 @click.command()
@@ -105,9 +110,9 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
 
 def _newest(
     project: Project, names: Sequence[str], limit: int, *, trials: bool
-) -> tuple[list[tuple[str, RunRow | HookeError]], int]:
+) -> tuple[list[tuple[str, RunRow | RunElsewhere | HookeError]], int]:
     """At most `limit` rows, and how many runs were read for them."""
-    rows: list[tuple[str, RunRow | HookeError]] = []
+    rows: list[tuple[str, RunRow | RunElsewhere | HookeError]] = []
     seen = 0
     for name in names:
         if len(rows) == limit:
@@ -173,18 +178,20 @@ def _read(project: Project) -> tuple[list[RunFacts], list[tuple[str, HookeError]
     return known, unreadable
 
 
-def _row(project: Project, name: str) -> RunRow | HookeError:
+def _row(project: Project, name: str) -> RunRow | RunElsewhere | HookeError:
     try:
+        if (elsewhere := project.runs.elsewhere(name)) is not None:
+            return elsewhere
         return view_of(project.runs, name).row(time.time())
     except HookeError as error:
         return error
 
 
-def _facts(name: str, row: RunRow | HookeError) -> dict[str, Any]:
+def _facts(name: str, row: RunRow | RunElsewhere | HookeError) -> dict[str, Any]:
     if isinstance(row, HookeError):
         return {"run": name, "status": "unreadable", "message": row.what}
     facts: dict[str, Any] = msgspec.to_builtins(row)
-    return facts | {"run": name}
+    return facts | {"run": name} | ({"status": IN_CLUSTER} if isinstance(row, RunElsewhere) else {})
 
 
 def _finite(cells: dict[str, float | None]) -> dict[str, float | str | None]:
@@ -198,7 +205,10 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _cells(name: str, row: RunRow | HookeError) -> tuple[str, ...]:
+def _cells(name: str, row: RunRow | RunElsewhere | HookeError) -> tuple[str, ...]:
+    if isinstance(row, RunElsewhere):
+        typed = shlex.join(row.typed)
+        return (name, row.pipeline, IN_CLUSTER, moment(row.started_at), "", "", "", "", typed)
     if isinstance(row, HookeError):
         return (name, "", "unreadable", "", "", "", "", "", row.what)
     if not row.run:
@@ -220,8 +230,8 @@ def _parameters(row: RunRow) -> str:
     return _pairs(row.parameters)
 
 
-def _tags(row: RunRow | HookeError) -> str:
-    return "" if isinstance(row, HookeError) else _pairs(row.tags)
+def _tags(row: RunRow | RunElsewhere | HookeError) -> str:
+    return "" if isinstance(row, (HookeError, RunElsewhere)) else _pairs(row.tags)
 
 
 def _pairs(values: Mapping[str, str]) -> str:
@@ -242,6 +252,8 @@ PATIENCE_S = 60.0
 def stop(*, run: str, as_json: bool, project: Project) -> int:
     """Stop RUN (by default the running one) like Ctrl-C in its terminal. A service drains; other runs can be resumed."""
     name = project.runs.find(run) if run else _running(project)
+    if project.runs.elsewhere(name) is not None:
+        return stop_in_cluster(project, name, as_json=as_json)
     if not project.runs.alive(name):
         status = view_of(project.runs, name).status
         raise UsageError(f"run {name} is not running: it is {status}", next=f"hooke show {name}")

@@ -16,6 +16,7 @@ import msgspec
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_bytes
 from hooke.base.observed import describe
+from hooke.cli.in_cluster import look_in_cluster
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.comparing.facts import facts_of
@@ -72,6 +73,8 @@ def show(session: CommandSession, *, run: str, file: Path | None, as_json: bool,
     its measurements. For a search of `hooke.search()`: its best trials. RUN may be a prefix of an id.
     """
     name = project.runs.find(run)
+    if project.runs.elsewhere(name) is not None and file is None:
+        return look_in_cluster(project, name, ["show", name, *(["--json"] if as_json else [])])
     if is_service(project.runs.folder(name)):
         return _show_service(project, name, file, as_json=as_json)
     if file is not None:

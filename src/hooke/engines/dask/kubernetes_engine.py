@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import itertools
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -35,8 +36,8 @@ from hooke.engines.remote.placement import Peer
 from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import BackendTrouble, Failure
 from hooke.kubernetes.client import Kubernetes
-from hooke.kubernetes.kubeconfig import find_access
-from hooke.kubernetes.pods import PodOptions, Trouble
+from hooke.kubernetes.kubeconfig import find_access, pod_access
+from hooke.kubernetes.pods import DRIVER_OPTIONS, PodOptions, Trouble, is_driver_pod
 from hooke.pipeline.engine import Call, EngineContext
 
 __all__ = ["KubernetesEngine", "PodCluster", "driver_security", "own_address", "parse_listen"]
@@ -140,7 +141,7 @@ class KubernetesEngine(DaskEngine):
         Raises UsageError for options that are not valid, HookeError where the cluster or the driver's own address cannot be used.
         """
         given = options or {}
-        pods = PodOptions.parse(given, more=("listen",))
+        pods = PodOptions.parse(given, more=("listen", *DRIVER_OPTIONS))
         self._memory = pods.memory
         self._unexplained: dict[str, float] = {}
         """Address of a worker that left -> until when its pod may say why."""
@@ -334,7 +335,10 @@ def _last_line(log: bytes) -> str:
 
 def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
     """A scheduler at an address that pods reach, with keys of its own. Raises UsageError, HookeError."""
-    access = find_access(options.kubeconfig, context=options.context)
+    if is_driver_pod(os.environ):
+        access, listen = pod_access(), ""  # the file and the address are those of the machine outside
+    else:
+        access = find_access(options.kubeconfig, context=options.context)
     client = Kubernetes(access)
     host, port = parse_listen(listen) if listen is not None else (own_address(client.address), 0)
     authority = Authority.make("run", now=time.time(), valid_s=VALID_S)

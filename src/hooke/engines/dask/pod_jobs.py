@@ -10,7 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
-import re
+import os
 import secrets
 import threading
 import time
@@ -39,6 +39,7 @@ from hooke.kubernetes.pods import (
     Trouble,
     log_of,
     merged,
+    owner_here,
     pod_trouble,
     refusal_of,
     worker_pod,
@@ -96,8 +97,8 @@ class PodJobs:
         self._threads = threads
         self._authority = authority
         self._driver = secrets.token_hex(4)
-        self._run = _label_of(run)
-        self._ended: set[int] = set()
+        self._owner = owner_here(os.environ)
+        self._run = run
         self._lock = threading.Lock()
         self._states: dict[int, PodState] = {}
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
@@ -238,7 +239,7 @@ class PodJobs:
         return {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": {"name": name, "labels": self._labels(number)},
+            "metadata": {"name": name, "labels": self._labels(number), "ownerReferences": self._owner},
             "spec": {
                 "backoffLimit": 0,
                 "ttlSecondsAfterFinished": REMOVED_S,
