@@ -8,11 +8,10 @@ import json
 import os
 import re
 import sysconfig
-import time
 
 import pytest
 from tests.kubernetes.manifests import namespace, wait
-from tests.kubernetes.test_runs import ROLE, STORE, Driver, toml
+from tests.kubernetes.test_runs import HOME, Driver, toml
 from tests.support import REPOSITORY
 
 from hooke.journal.events import AttemptFinished, RunStarted
@@ -125,6 +124,30 @@ class Laptop(Driver):
         found = [pod for pod in pods if pod["spec"]["containers"][0]["name"] == "driver"]
         return sorted(found, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
+    def job(self, run):
+        """The job of a run's driver."""
+        record = json.loads(self.host.path(f"{HOME}/.hooke/runs/{run}/cluster.json").read_text())
+        return self.admin.get("batch/v1/Job", record["job"], namespace=self.namespace)
+
+    def left(self):
+        """What is in the namespace but for jobs that have ended, which are kept to be read."""
+        jobs, _ = self.admin.list("batch/v1/Job", namespace=self.namespace)
+        ended = {
+            job["metadata"]["uid"]
+            for job in jobs
+            if any(
+                each["type"] in ("Complete", "Failed") for each in job.get("status", {}).get("conditions", ())
+            )
+        }
+        kinds = ("batch/v1/Job", "v1/Pod", "v1/Secret")
+        found = [each for kind in kinds for each in self.admin.list(kind, namespace=self.namespace)[0]]
+        return [
+            each["metadata"]["name"]
+            for each in found
+            if each["metadata"]["uid"] not in ended
+            and not any(owner["uid"] in ended for owner in each["metadata"].get("ownerReferences", ()))
+        ]
+
     def events(self, run):
         with contextlib.suppress(FileNotFoundError):
             return RunsFolder(self.host.path(f"{SHARED}/runs")).events(run)
@@ -160,3 +183,95 @@ def test_a_detached_run_ends_as_a_local_one_without_the_machine_that_began_it(la
     assert (code, "finished" in printed) == (0, True), said
     code, printed, said = laptop.hooke("runs")
     assert re.search(rf"{run} +squares +in the cluster", printed), said
+
+
+def test_a_driver_whose_pod_is_deleted_goes_on_in_another(laptop, admin):
+    run = laptop.detach("job.py:slowly", "--hold", "6")
+    follower = laptop.start("attach", run)
+    wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
+    [pod] = laptop.drivers()
+    admin.delete("v1/Pod", pod["metadata"]["name"], namespace=laptop.namespace, grace_s=0)
+    printed, said = follower.communicate(timeout=240)
+    assert follower.returncode == 0, said
+    assert printed == "5\n"
+    events = laptop.events(run)
+    starts = [event for event in events if isinstance(event, RunStarted)]
+    assert [event.resumed for event in starts] == [False, True]
+    assert laptop.drivers()[-1]["metadata"]["uid"] != pod["metadata"]["uid"]
+    # What was finished before the fault was not run again, so each of the five calls finished once.
+    assert sorted(laptop.finished(run)) == sorted(set(laptop.finished(run)))
+    assert len(laptop.finished(run)) == 5
+    assert said.count("started on pods") == 1
+
+
+def test_a_run_is_stopped_and_resumed_from_outside(laptop):
+    run = laptop.detach("job.py:slowly", "--hold", "5")
+    wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
+    code, printed, said = laptop.hooke("stop", run)
+    assert (code, printed) == (0, f"run {run}: stopped\n"), said
+    wait(lambda: not laptop.left(), within_s=60)
+    done = laptop.finished(run)
+    code, printed, said = laptop.hooke("stop", run)
+    assert code == 2
+    assert "is not running" in said
+    code, _, said = laptop.hooke("attach", run)
+    assert code == 130, said
+    assert f"hooke resume {run}" in said
+    code, printed, said = laptop.hooke("resume", run)
+    assert (code, printed) == (0, "5\n"), said
+    assert laptop.finished(run)[: len(done)] == done
+    assert sorted(laptop.finished(run)) == sorted(set(laptop.finished(run)))
+
+
+def test_a_run_that_fails_is_not_repeated(laptop, admin):
+    run = laptop.detach("job.py:fails")
+    code, _, said = laptop.hooke("attach", run)
+    assert code == 1
+    assert "no such table" in said
+    job = laptop.job(run)
+    wait(lambda: laptop.job(run).get("status", {}).get("failed"))
+    assert [each["type"] for each in laptop.job(run)["status"]["conditions"] if each["status"] == "True"]
+    pods, _ = admin.list("v1/Pod", namespace=laptop.namespace, labels=f"job-name={job['metadata']['name']}")
+    assert len(pods) == 1
+
+
+def test_the_deletion_of_its_job_ends_a_run_and_leaves_nothing(laptop, admin):
+    run = laptop.detach("job.py:slowly", "--hold", "60")
+    wait(lambda: len(laptop.finished(run)) >= 1, within_s=180)
+    name = laptop.job(run)["metadata"]["name"]
+    admin.delete("batch/v1/Job", name, namespace=laptop.namespace)
+    wait(lambda: not laptop.left(), within_s=90)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"home": "nowhere"}, "the claim 'nowhere' is not there"),
+        ({"account": "nobody"}, "the service account 'nobody' is not there"),
+    ],
+)
+def test_what_keeps_a_driver_from_starting_is_said(laptop, change, said):
+    before = {name: getattr(laptop, name) for name in change}
+    for name, value in change.items():
+        setattr(laptop, name, value)
+    laptop.configure()
+    try:
+        there = laptop.there("batch/v1/Job")
+        code, _, errors = laptop.hooke("run", "job.py:squares", "--on", "pods", "--detach")
+        assert code == 2
+        assert said in errors
+        assert laptop.there("batch/v1/Job") == there
+    finally:
+        for name, value in before.items():
+            setattr(laptop, name, value)
+        laptop.configure()
+
+
+def test_a_pipeline_with_an_error_is_said_before_the_command_returns(laptop):
+    code, _, said = laptop.hooke("run", "job.py:squares", "--n", "many", "--on", "pods", "--detach")
+    assert code == 2
+    assert "many" in said
+    laptop.put("broken.py", JOB + "\n@pipeline\ndef broken():\n    raise ValueError('no wheels')\n")
+    code, _, said = laptop.hooke("run", "broken.py:broken", "--on", "pods", "--detach")
+    assert code == 2
+    assert "no wheels" in said
