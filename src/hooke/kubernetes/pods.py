@@ -306,6 +306,8 @@ DRIVER_KEPT_S = 86400
 """How long an ended job is kept: a day, to read what it printed."""
 FINAL_CODES = (1, 2, 70, 130)
 """Exit codes of a run that ended and is not to be repeated."""
+RUN_NOTE = "hooke.dev/run"
+"""The annotation of a driver's job with the run's id; empty where it only looks at runs."""
 _POD_NAME, _POD_UID = "HOOKE_POD_NAME", "HOOKE_POD_UID"
 
 
@@ -358,19 +360,19 @@ def driver_job(
     *,
     options: PodOptions,
     own: DriverOptions,
-    drives: bool = True,
+    run: str = "",
 ) -> Manifest:
     """A job of one pod with the project's folder; its archive is in the Secret of the same name. Pure.
 
-    One that `drives` a run has the rights of its account, and another pod takes the place of a lost one.
+    One that drives a `run` has the rights of its account, and another pod takes the place of a lost one.
     """
     nothing: Manifest = {}
     plain = PodOptions(
-        image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if drives else 1, priority=options.priority
+        image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
     )
     pod = worker_pod(command, plain)
     pod["spec"]["containers"][0]["name"] = DRIVER
-    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if drives else {}
+    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if run else {}
     environment: list[Manifest] = [
         {"name": each, "valueFrom": {"fieldRef": {"fieldPath": path}}} for each, path in fields_of.items()
     ]
@@ -391,21 +393,21 @@ def driver_job(
     ]
     more: Manifest = {"containers": [{"name": DRIVER, "env": environment, "volumeMounts": mounts}]}
     more["volumes"] = volumes
-    if drives:
+    if run:
         more |= {"automountServiceAccountToken": True, "serviceAccountName": own.account}
     pod = merged(merged(pod, {"spec": more}), own.driver_template)
     labels = {"app.kubernetes.io/managed-by": "hooke"}
     about = {"labels": {**pod["metadata"].get("labels", {}), **labels}}
     spec = {
-        "backoffLimit": DRIVER_TRIES if drives else 0,
+        "backoffLimit": DRIVER_TRIES if run else 0,
         "podFailurePolicy": {"rules": _rules_of_failures()},
-        "ttlSecondsAfterFinished": DRIVER_KEPT_S if drives else 60,
+        "ttlSecondsAfterFinished": DRIVER_KEPT_S if run else 60,
         "template": {"metadata": pod["metadata"] | about, "spec": pod["spec"]},
     }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": labels, "annotations": {RUN_NOTE: run}},
         "spec": spec,
     }
 

@@ -187,46 +187,45 @@ class ClusterDrivers:
         command = ["python", "-P", "-m", "hooke.running.cluster_driver_process"]
         command.append(msgspec.json.encode(order).decode())
         paths = DriverPaths(project=str(PROJECT), code=str(CODE))
-        made = driver_job(
-            job.name, command, paths, options=self._options, own=self._own, drives=bool(order.run)
-        )
+        made = driver_job(job.name, command, paths, options=self._options, own=self._own, run=order.run)
         try:
             owner = self._client.create(made, namespace=self.namespace)["metadata"]["uid"]
+            self._client.create(_secret(made, owner, content), namespace=self.namespace)
         except Conflicting:
             raise UsageError(
                 f"run {order.run} has a driver in the cluster",
                 where=f"job {job.name}, namespace {self.namespace}",
                 next=f"hooke attach {order.run}",
             ) from None
-        except ApiError as error:
-            raise _refused("the driver's job cannot be made", error, self.namespace) from error
-        secret = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": job.name,
-                "labels": made["metadata"]["labels"],
-                "ownerReferences": [
-                    {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": owner}
-                ],
-            },
-            "data": {CODE.name: base64.b64encode(content).decode()},
-        }
-        try:
-            self._client.create(secret, namespace=self.namespace)
         except BaseException as error:
-            job.delete()
+            # Without an answer it may exist, too: a job whose Secret is not there would wait for ever.
+            with contextlib.suppress(ApiError, ApiUnreachable):
+                job.delete()
             if isinstance(error, ApiError):
-                raise _refused(
-                    "the project's files cannot be put into the cluster", error, self.namespace
-                ) from error
+                raise _refused("the driver's job cannot be made", error, self.namespace) from error
             raise
+
+
+def _secret(job: Manifest, owner: str, content: bytes) -> Manifest:
+    """The project's archive, which goes with its job."""
+    name = job["metadata"]["name"]
+    owned_by = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": owner}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": name,
+            "labels": job["metadata"]["labels"],
+            "ownerReferences": [owned_by],
+        },
+        "data": {CODE.name: base64.b64encode(content).decode()},
+    }
 
 
 def _refused(what: str, error: ApiError, namespace: str) -> UsageError:
     fix = refusal_of(error).fix
     if lacks_right(error):
-        fix = "ask the cluster's administrator for the rights of a run: see docs/how-to/kubernetes.md"
+        fix = "ask the cluster's administrator for that right: the guide on drivers in a cluster lists all that a run needs"
     return UsageError(what, where=f"namespace {namespace}", why=error.what, fix=fix)
 
 
@@ -334,7 +333,7 @@ class DriverJob:
                 kind="refused",
                 says=f"the service account {self.own.account!r} is not there: {said}",
                 fix=f"correct `account`, or make it: kubectl -n {self.namespace} create serviceaccount {self.own.account}; "
-                "its rights are in docs/how-to/kubernetes.md",
+                "the guide on drivers in a cluster has its rights",
             )
         return refusal_of(ApiForbidden(said))
 
@@ -374,10 +373,15 @@ class _Following:
 
     def _print(self, pod: Manifest) -> bool:
         """Show its lines until its log ends; whether to end with that."""
+        name, namespace = pod["metadata"]["name"], self._job.namespace
+        try:
+            lines = self._job.client.logs(name, namespace=namespace, container=DRIVER, follow=True)
+        except ApiError as error:
+            if error.code == 400 or error.code >= 500:  # its node does not answer
+                return False
+            raise
         count = 0
-        with self._job.client.logs(
-            pod["metadata"]["name"], namespace=self._job.namespace, container=DRIVER, follow=True
-        ) as lines:
+        with lines:
             for line in lines:
                 text = line.decode("utf-8", "replace")
                 if text == BEGUN:
@@ -399,7 +403,7 @@ class _Following:
         now = time.monotonic()
         since = now if self._trouble is None else self._trouble[1]
         if not self._until_begun and (self._trouble is None or self._trouble[0] != trouble.says):
-            self._show(f"the driver waits: {trouble}")
+            self._show(f"waiting for the pod of job {self._job.name}: {trouble}")
         self._trouble = trouble.says, since
         if self._until_begun and now - since > (
             0 if trouble.final else PATIENCE_S.get(trouble.kind, OTHERWISE_S)

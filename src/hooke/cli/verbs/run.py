@@ -129,7 +129,9 @@ class _RunCommand(click.Command):
     help="Parameters from a TOML, YAML or JSON file; those on the command line win.",
 )
 @click.option(
-    "--detach", is_flag=True, help="Return when the run has started; it goes on without this terminal."
+    "--detach",
+    is_flag=True,
+    help="Return when the run has started; it goes on without this terminal, on Kubernetes without this machine.",
 )
 @click.option("--run-id", default="", hidden=True)
 @json_option
