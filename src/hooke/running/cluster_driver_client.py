@@ -62,6 +62,8 @@ __all__ = ["ClusterDrivers", "DriverJob", "pack_project"]
 
 MOST_BYTES = 1_000_000
 """Of the archive: a Secret has 1 MiB at most."""
+MOST_RAW = 100 * MOST_BYTES
+"""Of one file, before it is compressed."""
 NAMED = 3
 """Files that the error names."""
 POLL_S = 0.3
@@ -89,7 +91,6 @@ def pack_project(project: Project) -> bytes:
             found[path.relative_to(root.resolve()).as_posix()] = path
     out = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=out, mtime=0) as compressed:
-        # The size is known when all is compressed; data of gigabytes is noticed before.
         _write(compressed, found, out)
     content = out.getvalue()
     if len(content) > MOST_BYTES:
@@ -104,6 +105,8 @@ def _write(compressed: gzip.GzipFile, found: Mapping[str, Path | None], out: io.
             with path.open("rb") as file:
                 entry = tarfile.TarInfo(name)
                 facts = path.stat()
+                if facts.st_size > MOST_RAW:  # to compress it takes long, and it would hardly fit
+                    raise _too_large(found)
                 entry.size, entry.mode = facts.st_size, 0o700 if facts.st_mode & 0o100 else 0o600
                 archive.addfile(entry, file)
             if out.tell() > MOST_BYTES:
