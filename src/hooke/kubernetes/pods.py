@@ -304,6 +304,8 @@ DRIVER_TRIES = 6
 """How many pods a run may lose by its own fault, such as too little memory. The number is Kubernetes' own default."""
 DRIVER_KEPT_S = 86400
 """How long an ended job is kept: a day, to read what it printed."""
+LOOK_KEPT_S = 60
+"""The same for a job that only looked: it is deleted when it was read."""
 FINAL_CODES = (1, 2, 70, 130)
 """Exit codes of a run that ended and is not to be repeated."""
 RUN_NOTE = "hooke.dev/run"
@@ -366,42 +368,25 @@ def driver_job(
 
     One that drives a `run` has the rights of its account, and another pod takes the place of a lost one.
     """
-    nothing: Manifest = {}
     plain = PodOptions(
         image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
     )
     pod = worker_pod(command, plain)
     pod["spec"]["containers"][0]["name"] = DRIVER
-    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if run else {}
-    environment: list[Manifest] = [
-        {"name": each, "valueFrom": {"fieldRef": {"fieldPath": path}}} for each, path in fields_of.items()
-    ]
-    environment.append({"name": "HOOKE_PROGRESS", "value": "lines"})
-    folder, _, file = paths.code.rpartition("/")
-    mounts = [
-        {"name": "hooke-project", "mountPath": paths.project},
-        {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"},
-        {"name": "hooke-code", "mountPath": folder, "readOnly": True},
-    ]
-    volumes = [
-        {"name": "hooke-project", "emptyDir": nothing},
-        {"name": "hooke-home", "persistentVolumeClaim": {"claimName": own.home}},
-        {
-            "name": "hooke-code",
-            "secret": {"secretName": name, "defaultMode": 0o444, "items": [{"key": file, "path": file}]},
-        },
-    ]
-    more: Manifest = {"containers": [{"name": DRIVER, "env": environment, "volumeMounts": mounts}]}
-    more["volumes"] = volumes
-    if run:
-        more |= {"automountServiceAccountToken": True, "serviceAccountName": own.account}
-    pod = merged(merged(pod, {"spec": more}), own.driver_template)
+    account = {"automountServiceAccountToken": True, "serviceAccountName": own.account} if run else {}
+    more = {
+        "containers": [
+            {"name": DRIVER, "env": _driver_environment(run), "volumeMounts": _driver_mounts(paths)}
+        ],
+        "volumes": _driver_volumes(name, paths, own.home),
+    }
+    pod = merged(merged(pod, {"spec": more | account}), own.driver_template)
     labels = {"app.kubernetes.io/managed-by": "hooke"}
     about = {"labels": {**pod["metadata"].get("labels", {}), **labels}}
     spec = {
         "backoffLimit": DRIVER_TRIES if run else 0,
         "podFailurePolicy": {"rules": _rules_of_failures()},
-        "ttlSecondsAfterFinished": DRIVER_KEPT_S if run else 60,
+        "ttlSecondsAfterFinished": DRIVER_KEPT_S if run else LOOK_KEPT_S,
         "template": {"metadata": pod["metadata"] | about, "spec": pod["spec"]},
     }
     return {
@@ -410,6 +395,33 @@ def driver_job(
         "metadata": {"name": name, "labels": labels, "annotations": {RUN_NOTE: run}},
         "spec": spec,
     }
+
+
+def _driver_environment(run: str) -> list[Manifest]:
+    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if run else {}
+    named = [
+        {"name": each, "valueFrom": {"fieldRef": {"fieldPath": path}}} for each, path in fields_of.items()
+    ]
+    return [*named, {"name": "HOOKE_PROGRESS", "value": "lines"}]
+
+
+def _driver_mounts(paths: DriverPaths) -> list[Manifest]:
+    return [
+        {"name": "hooke-project", "mountPath": paths.project},
+        {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"},
+        {"name": "hooke-code", "mountPath": paths.code.rpartition("/")[0], "readOnly": True},
+    ]
+
+
+def _driver_volumes(secret: str, paths: DriverPaths, claim: str) -> list[Manifest]:
+    nothing: Manifest = {}
+    file = paths.code.rpartition("/")[2]
+    code = {"secretName": secret, "defaultMode": 0o444, "items": [{"key": file, "path": file}]}
+    return [
+        {"name": "hooke-project", "emptyDir": nothing},
+        {"name": "hooke-home", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "hooke-code", "secret": code},
+    ]
 
 
 def _rules_of_failures() -> list[Manifest]:

@@ -318,16 +318,20 @@ def _detached(
     if asked.name:
         check_run_name(asked.name, said=f"--name {asked.name}")
     run_id = new_run_id(asked.name or pipeline.name, time.time())
-    debug = ["--debug"] if session.debug else []
+    typed = _given(ctx)
+    words = [*(["--debug"] if session.debug else []), "run", f"--run-id={run_id}", *typed]
     if find_backend(asked.on, workers=None, places=project.settings.places).engine == "kubernetes":
-        words = [*debug, "run", f"--run-id={run_id}", *_given(ctx)]
         record = RunElsewhere(
-            place=asked.on, pipeline=pipeline.name, typed=tuple(_given(ctx)), started_at=time.time()
+            place=asked.on, pipeline=pipeline.name, typed=tuple(typed), started_at=time.time()
         )
         return start_in_cluster(project, run_id, words, record=record, as_json=as_json)
+    return _start_here(project, run_id, words, as_json=as_json)
+
+
+def _start_here(project: Project, run_id: str, words: Sequence[str], *, as_json: bool) -> int:
+    """Start the driver in a session of its own on this machine."""
     with tempfile.TemporaryDirectory(dir=project.create()) as folder:
         output, errors = Path(folder) / OUTPUT, Path(folder) / (ERRORS if as_json else OUTPUT)
-        words = [*debug, "run", f"--run-id={run_id}", *_given(ctx)]
         with output.open("ab") as out, errors.open("ab") as err:
             process = start_apart(python_module("hooke", *words), output=out, errors=err)
         try:
