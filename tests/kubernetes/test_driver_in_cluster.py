@@ -187,7 +187,7 @@ def test_a_detached_run_ends_as_a_local_one_without_the_machine_that_began_it(la
 
 
 def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
-    run = laptop.detach("job.py:slowly", "--hold", "6")
+    run = laptop.detach("job.py:slowly", "--hold", "4")
     follower = laptop.start("attach", run)
     wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
     [deleted] = laptop.drivers(run)
@@ -207,7 +207,7 @@ def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
 
 
 def test_a_run_is_stopped_and_resumed_from_outside(laptop):
-    run = laptop.detach("job.py:slowly", "--hold", "5")
+    run = laptop.detach("job.py:slowly", "--hold", "4")
     wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
     code, printed, said = laptop.hooke("stop", run)
     assert (code, printed) == (0, f"run {run}: stopped\n"), said
