@@ -320,7 +320,8 @@ def _detached(
     run_id = new_run_id(asked.name or pipeline.name, time.time())
     typed = _given(ctx)
     words = [*(["--debug"] if session.debug else []), "run", f"--run-id={run_id}", *typed]
-    if find_backend(asked.on, workers=None, places=project.settings.places).engine == "kubernetes":
+    place = project.settings.places.get(asked.on)
+    if place is not None and place.engine == "kubernetes":
         record = RunElsewhere(
             place=asked.on, pipeline=pipeline.name, typed=tuple(typed), started_at=time.time()
         )

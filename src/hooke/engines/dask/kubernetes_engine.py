@@ -336,7 +336,7 @@ def _last_line(log: bytes) -> str:
 def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
     """A scheduler at an address that pods reach, with keys of its own. Raises UsageError, HookeError."""
     if is_driver_pod(os.environ):
-        access, listen = pod_access(), ""  # the file and the address are those of the machine outside
+        access, listen = pod_access(), None  # the file and the address are those of the machine outside
     else:
         access = find_access(options.kubeconfig, context=options.context)
     client = Kubernetes(access)
