@@ -181,10 +181,6 @@ class ClusterDrivers:
         self._make(job, DriverOrder(words=tuple(words)))
         return job
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     def _make(self, job: DriverJob, order: DriverOrder) -> None:
         content = pack_project(self._project)
         command = ["python", "-P", "-m", "hooke.running.cluster_driver_process"]
