@@ -207,7 +207,7 @@ def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
 
 
 def test_a_run_is_stopped_and_resumed_from_outside(laptop):
-    run = laptop.detach("job.py:slowly", "--hold", "4")
+    run = laptop.detach("job.py:slowly", "--hold", "4.5")  # no other test has stored these
     wait(lambda: len(laptop.finished(run)) >= 2, within_s=180)
     code, printed, said = laptop.hooke("stop", run)
     assert (code, printed) == (0, f"run {run}: stopped\n"), said
