@@ -462,15 +462,20 @@ class Cluster:
 
     def _import_images(self, host: Host) -> subprocess.Popen[Any]:
         """Before a kubelet asks for them: it would be told of no such image, or of one of another name."""
-        pause, python = (self._folder / f"{each}.tar" for each in ("pause", "python"))
+        pause, root, python = (self._folder / f"{each}.tar" for each in ("pause", "root", "python"))
         if not pause.exists():
             images.write_pause(pause, self._programs / "pause")
+            images.write_root(root, self._programs / "pause")
             images.write_python(python)
         ctr = "ctr --address /run/containerd/containerd.sock -n k8s.io"
         waits = f"until {ctr} version >/dev/null 2>&1; do sleep 0.1; done"
         with (self.logs / "import.log").open("ab") as log:
             return host.popen(
-                ["sh", "-ec", f"{waits}; for each in {pause} {python}; do {ctr} images import $each; done"],
+                [
+                    "sh",
+                    "-ec",
+                    f"{waits}; for each in {pause} {root} {python}; do {ctr} images import $each; done",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -15,10 +15,12 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["PAUSE", "PYTHON", "write_image", "write_pause", "write_python"]
+__all__ = ["PAUSE", "PYTHON", "ROOT", "write_image", "write_pause", "write_python", "write_root"]
 
 PAUSE = "hooke.test/pause:1"
 PYTHON = "hooke.test/python:1"
+ROOT = "hooke.test/root:1"
+"""Its program would run as root."""
 
 LEFT_OUT = {
     "__pycache__",
@@ -81,6 +83,11 @@ def write_image(
 def write_pause(archive: Path, program: Path) -> None:
     """What holds a pod's namespaces."""
     write_image(archive, PAUSE, {"/pause": program}, config={"Entrypoint": ["/pause"], "User": "65535:65535"})
+
+
+def write_root(archive: Path, program: Path) -> None:
+    """An image that names no user."""
+    write_image(archive, ROOT, {"/pause": program}, config={"Entrypoint": ["/pause"]})
 
 
 def write_python(archive: Path) -> None:

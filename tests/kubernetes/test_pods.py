@@ -108,6 +108,10 @@ TAKEN = {
             'is missing (i:1): secret "s" not found',
         ),
         (
+            waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"),
+            "its image runs as root, or names its user without a number (i:1): container has",
+        ),
+        (
             {"status": {"conditions": [UNSCHEDULABLE]}},
             "no node has room for it: 0/1 nodes are available; add nodes",
         ),

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import yaml
+from tests.kubernetes.images import ROOT
 from tests.kubernetes.manifests import POD_TEMPLATE, PULL, wait
 
 from hooke.base.clock import SystemClock
@@ -15,7 +16,6 @@ from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.kubernetes.client import NotThere
 from hooke.kubernetes.pods import merged
 from hooke.project.folder import Project
-from hooke.providers.kubernetes_pods import merged
 from hooke.providers.provider import Impossible, NotAllowed, OverQuota, Unreachable
 from hooke.testing import check_provider
 
@@ -141,6 +141,13 @@ def test_pods_of_an_instance_type_have_a_node_each(cluster, pods, admin):
     wait(lambda: phases(provider) == {second: "ready"})
     label["metadata"]["labels"]["node.kubernetes.io/instance-type"] = None
     admin.patch("v1/Node", "node1", label)
+
+
+@pytest.mark.usefixtures("cluster")  # whose nodes have such an image
+def test_an_image_that_runs_as_root_is_told_from_a_missing_secret(pods):
+    root = pods("root", image=ROOT)
+    root.launch("one")
+    assert "its image runs as root" in why(root)
 
 
 def test_a_pod_that_uses_more_memory_than_its_limit_says_so(pods):

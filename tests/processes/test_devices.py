@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hooke.base.errors import UsageError
-from hooke.processes.devices import ContainerMemory, Devices, devices_of_this_machine
+from hooke.processes.devices import ContainerMemory, Devices, devices_of_this_machine, machine_memory
 
 
 def test_whole_devices_are_exclusive():
@@ -60,6 +60,12 @@ def test_this_machine_and_its_variable():
     there = len(devices_of_this_machine({}))
     assert len(devices_of_this_machine({"CUDA_VISIBLE_DEVICES": ""})) == 0
     assert len(devices_of_this_machine({"CUDA_VISIBLE_DEVICES": "0"})) == min(there, 1)
+
+
+def test_the_memory_of_the_machine_is_what_psutil_says(tmp_path):
+    found = machine_memory()
+    assert found.total == psutil.virtual_memory().total == machine_memory(tmp_path / "none").total
+    assert 0 < found.available < found.total
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ __all__ = [
     "DRIVER",
     "DRIVER_OPTIONS",
     "RELEASE_GRACE_S",
+    "RIGHTS_FIX",
     "WORKER",
     "DriverOptions",
     "DriverPaths",
@@ -23,6 +24,7 @@ __all__ = [
     "Trouble",
     "driver_job",
     "is_driver_pod",
+    "is_taken",
     "lacks_right",
     "log_of",
     "merged",
@@ -39,6 +41,10 @@ WORKER = "worker"
 """The name of the container that works; a template changes it by that."""
 SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
 """The one folder of a pod that can be written to."""
+WORKER_LABEL = "hooke.dev/worker"
+"""Each pod that works for Hooke has it."""
+INSTANCE_LABEL = "node.kubernetes.io/instance-type"
+"""Where clouds say what kind of machine a node is."""
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -60,6 +66,8 @@ class PodOptions:
     drain_s: float = 3600.0
     """From SIGTERM to SIGKILL, for a pod that finishes its work."""
     priority: str = ""
+    instance: str = ""
+    """The type of the nodes; each node has one such pod."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -125,7 +133,19 @@ def worker_pod(command: Sequence[str], options: PodOptions) -> Manifest:
         "terminationGracePeriodSeconds": int(options.drain_s),
         "volumes": [{"name": "tmp", "emptyDir": nothing}],
     } | ({"priorityClassName": options.priority} if options.priority else {})
-    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": spec}, options.pod_template)
+    about = {"labels": {WORKER_LABEL: "true"}}
+    made = merged(spec, _whole_node(options.instance) if options.instance else {})
+    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": made}, options.pod_template)
+
+
+def _whole_node(instance: str) -> dict[str, Any]:
+    """What keeps a pod to nodes of that type, one to a node: so the price of a node is that of a machine."""
+    others = {"matchExpressions": [{"key": WORKER_LABEL, "operator": "Exists"}]}
+    apart = {"labelSelector": others, "topologyKey": "kubernetes.io/hostname"}
+    return {
+        "nodeSelector": {INSTANCE_LABEL: instance},
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
+    }
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,6 +231,8 @@ def trouble_of(pod: Manifest) -> str:
 def pod_trouble(pod: Manifest) -> Trouble | None:
     """What keeps a pod from its work, or has ended it. Pure."""
     status = pod.get("status", {})
+    if taken := _taken_by(status):
+        return taken
     if status.get("phase") in ("Failed", "Succeeded"):
         return _end_of(status)
     for each in status.get("conditions", ()):
@@ -224,25 +246,47 @@ def pod_trouble(pod: Manifest) -> Trouble | None:
                 says=f"no node has room for it: {each.get('message', '')}",
                 fix="add nodes, or ask for fewer cpus, memory or gpus",
             )
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waits = container.get("state", {}).get("waiting", {})
-        meant = _WAITS.get(waits.get("reason", ""))
-        if meant:
-            is_image = "image" in meant
-            return Trouble(
-                kind="image" if is_image else "container",
-                says=f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}",
-                fix=_IMAGE_FIX if is_image else "",
-                final=waits["reason"] in _HOPELESS,
-            )
-    return None
+    containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+    return next((found for each in containers if (found := _wait_of(each))), None)
 
 
-def _end_of(status: Manifest) -> Trouble:
+def _wait_of(container: Manifest) -> Trouble | None:
+    """Why a container waits; None where it does not, or only for a moment."""
+    waits = container.get("state", {}).get("waiting", {})
+    reason, message = waits.get("reason", ""), waits.get("message", waits.get("reason", ""))
+    meant = _WAITS.get(reason)
+    if meant is None:
+        return None
+    if reason == "CreateContainerConfigError" and "root" in message:
+        return Trouble(
+            kind="container",
+            says=f"its image runs as root, or names its user without a number ({container['image']}): {message}",
+            fix="give the image a user by its number, as `hooke image build` does, or set securityContext.runAsUser in pod_template",
+            final=True,
+        )
+    is_image = "image" in meant
+    return Trouble(
+        kind="image" if is_image else "container",
+        says=f"{meant} ({container['image']}): {message}",
+        fix=_IMAGE_FIX if is_image else "",
+        final=reason in _HOPELESS,
+    )
+
+
+def is_taken(pod: Manifest) -> bool:
+    """Whether the cluster takes a pod's place, or has taken it: an eviction, a preemption, a node that ends. Pure."""
+    return _taken_by(pod.get("status", {})) is not None
+
+
+def _taken_by(status: Manifest) -> Trouble | None:
     for each in status.get("conditions", ()):
         if each["type"] == "DisruptionTarget" and each["status"] == "True":
             says = f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}"
             return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
+    return None
+
+
+def _end_of(status: Manifest) -> Trouble:
     if status.get("reason"):
         return Trouble(kind="disrupted", says=f"{status['reason']}: {status.get('message', '')}")
     for container in status.get("containerStatuses", ()):
@@ -263,15 +307,19 @@ def _end_of(status: Manifest) -> Trouble:
 
 
 def log_of(client: Kubernetes, pod: str, *, namespace: str = "") -> bytes:
-    """What the working container has written until now; empty where its node is gone, or it never was."""
+    """What the working container has written until now; empty where its node is gone, or it never was. Where it may not be read, that."""
     try:
         with client.logs(pod, namespace=namespace, container=WORKER) as lines:
             return b"".join(line + b"\n" for line in lines)
+    except ApiForbidden as error:
+        return f"hooke: this log could not be read. {error.what}; {RIGHTS_FIX}\n".encode()
     except ApiError:
         return b""
 
 
 # -- refusals --------------------------------------------------------------------------------------
+
+RIGHTS_FIX = "have the cluster's administrator apply what `hooke fleet rbac` prints"
 
 
 def refusal_of(error: ApiError) -> Trouble:
@@ -282,8 +330,14 @@ def refusal_of(error: ApiError) -> Trouble:
         fix = "wait for other pods to end, or have the quota raised"
         return Trouble(kind="quota", says=error.what, fix=fix)
     fix = error.fix
-    if isinstance(error, ApiForbidden) and not lacks_right(error):
-        fix = "change what the cluster's rules refuse: pod_template, cpus, memory"
+    if isinstance(error, ApiForbidden):
+        fix = (
+            RIGHTS_FIX
+            if lacks_right(error)
+            else "change what the cluster's rules refuse: pod_template, cpus, memory"
+        )
+    if error.code == 401:
+        fix = "log in to the cluster again, or get a new kubeconfig"
     return Trouble(kind="refused", says=error.what, fix=fix, final=True)
 
 

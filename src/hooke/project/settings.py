@@ -288,6 +288,22 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
     return made
 
 
+_SECTIONS: dict[str, Callable[[Path, dict[str, Any]], Any]] = {
+    "store": _store,
+    "journal": lambda path, table: _section(path, "journal", table, JournalSettings),
+    "show": lambda path, table: _section(path, "show", table, ShowSettings),
+    "run": lambda path, table: _section(path, "run", table, RunSettings),
+    "plan": _plan,
+    "tracking": _tracking,
+}
+_ENTRIES: dict[str, Callable[[Path, str, Any], Any]] = {
+    "places": _place,
+    "services": _service,
+    "fleets": _fleet,
+}
+"""Tables whose keys are names that the user gives."""
+
+
 def _take_options(path: Path, name: str, table: dict[str, Any], kind: type[_Section]) -> dict[str, Any]:
     """Take the keys of a provider or an engine out of a table. Raises ConfigError for one that is nearly a key of `kind`."""
     own = _keys(kind)

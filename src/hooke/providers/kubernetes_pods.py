@@ -17,6 +17,7 @@ from typing import Any
 from hooke.base.files import write_atomic
 from hooke.kubernetes.client import (
     ApiError,
+    ApiForbidden,
     ApiUnreachable,
     Conflicting,
     Kubernetes,
@@ -25,6 +26,19 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.pods import (
+    RELEASE_GRACE_S,
+    RIGHTS_FIX,
+    WORKER,
+    PodOptions,
+    is_taken,
+    lacks_right,
+    log_of,
+    merged,
+    refusal_of,
+    trouble_of,
+    worker_pod,
+)
 from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
 from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.providers.provider import (
@@ -40,27 +54,6 @@ from hooke.providers.provider import (
 __all__ = ["KubernetesPods"]
 
 FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
-INSTANCE_LABEL = "node.kubernetes.io/instance-type"
-"""Where clouds say what kind of machine a node is."""
-RELEASE_GRACE_S = 5.0
-"""From SIGTERM to SIGKILL, for a pod that is ended and not retired."""
-WORKER = "worker"
-"""The name of the container that works; a template changes it by that."""
-SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
-"""The one folder of a pod that can be written to."""
-
-_WAITS = {
-    "CreateContainerConfigError": "a secret or a config map that it needs is missing",
-    "CreateContainerError": "its container cannot be made",
-    "ErrImageNeverPull": "the node does not have its image, and may not pull it",
-    "ErrImagePull": "its image cannot be pulled",
-    "ImagePullBackOff": "its image cannot be pulled",
-    "InvalidImageName": "its image's name is not valid",
-    "RunContainerError": "its program cannot be started",
-}
-"""Why a container waits -> what that means."""
-_RIGHTS_FIX = "have the cluster's administrator apply what `hooke fleet rbac` prints"
-_IMAGE_FIX = "correct `image`, or give the secret of its registry: imagePullSecrets in pod_template"
 
 
 class KubernetesPods:
@@ -96,11 +89,10 @@ class KubernetesPods:
         self._tag = tag
         self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
         self._logs = logs
-        config = options.pop("kubeconfig", None)
-        context = options.pop("context", "")
-        self._namespace = options.pop("namespace", "")
-        self._pod = _pod(list(command), image, options)
-        self._client = Kubernetes(find_access(config, context=context))
+        parsed = PodOptions.parse({"image": image, **options})
+        self._namespace = parsed.namespace
+        self._pod = worker_pod(command, parsed)
+        self._client = Kubernetes(find_access(parsed.kubeconfig, context=parsed.context))
         self._may = False
         """Whether the account has all rights that a fleet needs."""
         self._saved: set[str] = set()
@@ -197,7 +189,7 @@ class KubernetesPods:
             namespace = self._namespace or self._client.access.namespace
             raise NotAllowed(
                 f"the account may not {', '.join(map(str, lacking))} in the namespace {namespace}",
-                fix=_RIGHTS_FIX,
+                fix=RIGHTS_FIX,
             )
         self._may = True
 
@@ -206,12 +198,8 @@ class KubernetesPods:
         machine = _machine(pod)
         if machine.phase == "starting" or _is_silent(pod):
             return
-        try:
-            with self._client.logs(machine.id, namespace=self._namespace, container=WORKER) as lines:
-                content = b"".join(line + b"\n" for line in lines)
-        except ApiForbidden as error:
-            content = f"hooke: this log could not be read. {error.what}; {_RIGHTS_FIX}\n".encode()
-        except ApiError:  # its node is gone, or its container never was
+        content = log_of(self._client, machine.id, namespace=self._namespace)
+        if not content:
             return
         path = self._logs / f"{machine.token or machine.id}.log"
         try:
@@ -219,115 +207,6 @@ class KubernetesPods:
             write_atomic(path, content)
         except OSError as error:
             raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
-
-
-def trouble_of(pod: Manifest) -> str:
-    """What keeps a pod from its work, or has ended it, in a sentence with its fix; empty where nothing does. Pure."""
-    status = pod.get("status", {})
-    if taken := _taken_by(status):
-        return taken
-    if status.get("phase") in ("Failed", "Succeeded"):
-        return _end_of(status)
-    for each in status.get("conditions", ()):
-        if (
-            each["type"] == "PodScheduled"
-            and each["status"] == "False"
-            and each.get("reason") == "Unschedulable"
-        ):
-            return f"no node has room for it: {each.get('message', '')}; add nodes, or ask for fewer cpus, memory or gpus"
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waits = container.get("state", {}).get("waiting", {})
-        meant = _WAITS.get(waits.get("reason", ""))
-        if meant:
-            fix = f"; {_IMAGE_FIX}" if "image" in meant else ""
-            return f"{meant} ({container['image']}): {waits.get('message', waits['reason'])}{fix}"
-    return ""
-
-
-def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with a patch on it: entries of lists that have a name are merged by it, other lists are replaced, None removes. Pure."""
-    out = dict(base)
-    for key, value in patch.items():
-        before = out.get(key)
-        if value is None:
-            out.pop(key, None)
-        elif isinstance(value, Mapping):
-            out[key] = merged(before if isinstance(before, Mapping) else {}, value)
-        elif (
-            isinstance(value, list) and isinstance(before, list) and _are_named(value) and _are_named(before)
-        ):
-            named = {each["name"]: each for each in before}
-            for each in value:
-                named[each["name"]] = merged(named.get(each["name"], {}), each)
-            out[key] = list(named.values())
-        else:
-            out[key] = value
-    return out
-
-
-def _are_named(entries: Sequence[Any]) -> bool:
-    return all(isinstance(each, Mapping) and "name" in each for each in entries)
-
-
-def _pod(command: list[str], image: str, options: dict[str, Any]) -> Manifest:
-    """The pod of a fleet but for its name. Raises UsageError for an option that does not exist or is not valid."""
-    cpus, memory = options.pop("cpus", 1), options.pop("memory", "1 GiB")
-    gpus, drain = options.pop("gpus", 0), options.pop("drain", "1 h")
-    priority, template = options.pop("priority", ""), options.pop("pod_template", {})
-    instance = options.pop("instance", "")
-    if options:
-        raise UsageError(f"unknown options: {', '.join(sorted(options))}", fix=f"valid: {', '.join(OPTIONS)}")
-    nothing: Manifest = {}
-    limits = {"memory": str(parse_bytes(memory))} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
-    container = {
-        "name": WORKER,
-        "image": image,
-        "command": command,
-        "env": [{"name": "HOME", "value": SCRATCH}],
-        "resources": {"requests": {"cpu": str(cpus)} | limits, "limits": limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "volumeMounts": [{"name": "tmp", "mountPath": SCRATCH}],
-    }
-    spec = {
-        "automountServiceAccountToken": False,
-        "containers": [container],
-        "enableServiceLinks": False,
-        "restartPolicy": "Never",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "terminationGracePeriodSeconds": int(parse_seconds(drain)),
-        "volumes": [{"name": "tmp", "emptyDir": nothing}],
-    } | ({"priorityClassName": priority} if priority else {})
-    made = merged(spec, _whole_node(instance)) if instance else spec
-    return merged({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": made}, template)
-
-
-def _whole_node(instance: str) -> dict[str, Any]:
-    """What keeps a pod to nodes of that type, one of a fleet to a node: so the price of a node is that of a machine."""
-    others = {"matchExpressions": [{"key": FLEET_LABEL, "operator": "Exists"}]}
-    apart = {"labelSelector": others, "topologyKey": "kubernetes.io/hostname"}
-    return {
-        "nodeSelector": {INSTANCE_LABEL: instance},
-        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
-    }
-
-
-OPTIONS = (
-    "image",
-    "namespace",
-    "context",
-    "kubeconfig",
-    "cpus",
-    "memory",
-    "gpus",
-    "drain",
-    "priority",
-    "instance",
-    "pod_template",
-)
 
 
 @contextlib.contextmanager
@@ -341,14 +220,14 @@ def _reached() -> Iterator[None]:
         raise _refused(error) from error
 
 
-def _forbidden(error: ApiForbidden) -> ProviderError:
-    if "exceeded quota" in error.what:
-        return OverQuota(error.what, fix="wait for other pods to end, or have the quota raised")
-    if error.code == 401:
-        return NotAllowed(error.what, fix="log in to the cluster again, or get a new kubeconfig")
-    if " cannot " in error.what:
-        return NotAllowed(error.what, fix=_RIGHTS_FIX)
-    return Impossible(error.what, fix="change what the cluster's rules refuse: pod_template, cpus, memory")
+def _refused(error: ApiError) -> ProviderError:
+    trouble = refusal_of(error)
+    if trouble.kind == "busy":
+        return Unreachable(trouble.says)
+    if trouble.kind == "quota":
+        return OverQuota(trouble.says, fix=trouble.fix)
+    kind = NotAllowed if lacks_right(error) else Impossible
+    return kind(trouble.says, fix=trouble.fix)
 
 
 def _machine(pod: Manifest) -> Machine:
@@ -363,7 +242,7 @@ def _machine(pod: Manifest) -> Machine:
         started_at=datetime.datetime.fromisoformat(about["creationTimestamp"]).timestamp(),
         healthy=phase != "ready" or conditions.get("Ready", "True") == "True",
         why=trouble_of(pod),
-        taken=bool(_taken_by(status)) or "deletionTimestamp" in about,
+        taken=is_taken(pod) or "deletionTimestamp" in about,
     )
 
 
@@ -373,25 +252,3 @@ def _is_silent(pod: Manifest) -> bool:
         each["type"] == "Ready" and each["status"] == "False" and not each.get("reason")
         for each in pod.get("status", {}).get("conditions", ())
     )
-
-
-def _taken_by(status: Manifest) -> str:
-    """Why the cluster takes a pod's place or has taken it: an eviction, a preemption, a node that ends; empty where it does not."""
-    for each in status.get("conditions", ()):
-        if each["type"] == "DisruptionTarget" and each["status"] == "True":
-            return f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}; its work goes elsewhere"
-    return ""
-
-
-def _end_of(status: Manifest) -> str:
-    if status.get("reason"):
-        return f"{status['reason']}: {status.get('message', '')}"
-    for container in status.get("containerStatuses", ()):
-        ended = container.get("state", {}).get("terminated")
-        if not ended:
-            continue
-        if ended.get("reason") == "OOMKilled":
-            return f"its container {container['name']} used more memory than its limit (OOMKilled); raise `memory`"
-        if ended.get("exitCode"):
-            return f"its container {container['name']} ended with {ended['exitCode']}; see its log"
-    return "its program has ended"

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -98,7 +99,8 @@ class PodJobs:
         self._authority = authority
         self._driver = secrets.token_hex(4)
         self._owner = owner_here(os.environ)
-        self._run = run
+        self._run = _label_of(run)
+        self._ended: set[int] = set()
         self._lock = threading.Lock()
         self._states: dict[int, PodState] = {}
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
