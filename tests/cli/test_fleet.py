@@ -213,6 +213,22 @@ def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(proje
         call("rbac", "here")
 
 
+def test_the_rights_of_a_run_on_kubernetes_are_printed_for_its_place(project):
+    (project / "hooke.toml").write_text(
+        '[places.cluster]\nengine = "kubernetes"\nimage = "job:1"\nnamespace = "team"\naccount = "driver"\n[places.here]\nengine = "local"\n'
+    )
+    account, role, _ = yaml.safe_load_all(call("rbac", "cluster"))
+    assert account["metadata"] == {"name": "driver", "namespace": "team"}
+    assert {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list", "delete"]} in role[
+        "rules"
+    ]
+    with pytest.raises(UsageError, match="here is not on Kubernetes: its engine is 'local'"):
+        call("rbac", "here")
+    with pytest.raises(UsageError, match="there is no fleet or place 'claster'") as caught:
+        call("rbac", "claster")
+    assert "did you mean cluster" in caught.value.fix
+
+
 H100 = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"\nprice = "coreweave:hgx_h100_8x"'
 
 

@@ -28,20 +28,15 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.reader import read
+from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 STORE = "/var/tmp/store"
 HOME = "/var/tmp/driver"
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-ROLE = [
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list", "delete"]},
-    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "delete"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-]
-"""All that a run may do, as docs/how-to/kubernetes.md says."""
+ROLE = role_manifests(RUN_RIGHTS, account="runner", namespace="")[1]["rules"]
+"""All that a run may do, as `hooke fleet rbac` prints it."""
 
 JOB = """
 import os, socket, time

@@ -9,7 +9,7 @@ import yaml
 
 from hooke.kubernetes.client import Kubernetes, Manifest
 
-__all__ = ["FLEET_RIGHTS", "Right", "lacking_rights", "print_rights", "role_manifests"]
+__all__ = ["FLEET_RIGHTS", "RUN_RIGHTS", "Right", "lacking_rights", "print_rights", "role_manifests"]
 
 _RBAC = "rbac.authorization.k8s.io"
 
@@ -36,6 +36,25 @@ FLEET_RIGHTS = (
     Right(verb="get", resource="pods/log", needed_to="keep the log of a machine that ends"),
 )
 """What `hooke fleet` does in a namespace."""
+
+RUN_RIGHTS = (
+    Right(
+        verb="create", resource="jobs", group="batch", needed_to="start a worker, or a driver in the cluster"
+    ),
+    Right(
+        verb="list", resource="jobs", group="batch", needed_to="find what an earlier driver of the run left"
+    ),
+    Right(verb="delete", resource="jobs", group="batch", needed_to="end a worker, or a driver"),
+    Right(
+        verb="create", resource="secrets", needed_to="give a worker its certificate, and a driver its code"
+    ),
+    Right(verb="list", resource="pods", needed_to="know the run's pods"),
+    Right(verb="watch", resource="pods", needed_to="see what becomes of them"),
+    Right(verb="delete", resource="pods", needed_to="end the very pod that has finished its work"),
+    Right(verb="get", resource="pods/log", needed_to="keep the log of a pod that ends, and follow a driver"),
+    Right(verb="list", resource="events", needed_to="say which quota or rule forbids a pod"),
+)
+"""What a run on a place of the engine `kubernetes` does in its namespace, from outside and inside the cluster."""
 
 
 def role_manifests(rights: Iterable[Right], *, account: str, namespace: str) -> list[Manifest]:

@@ -331,8 +331,7 @@ class DriverJob:
             return Trouble(
                 kind="refused",
                 says=f"the service account {self.own.account!r} is not there: {said}",
-                fix=f"correct `account`, or make it: kubectl -n {self.namespace} create serviceaccount {self.own.account}; "
-                "the guide on drivers in a cluster has its rights",
+                fix="correct `account`, or have the cluster's administrator apply what `hooke fleet rbac PLACE` prints",
             )
         return refusal_of(ApiForbidden(said))
 

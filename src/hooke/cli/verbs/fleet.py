@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, UsageError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned, did_you_mean, format_seconds
 from hooke.base.units import parse_seconds
 from hooke.certificates.key_files import Address, CertificateFacts
 from hooke.certificates.tokens import Token
@@ -348,32 +348,44 @@ def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int
 @_name
 @click.option(
     "--account",
-    default="hooke",
-    show_default=True,
+    default="",
     metavar="NAME",
-    help="The service account that gets the rights.",
+    help="The service account that gets the rights: by default the place's, or hooke.",
 )
 @in_project
 def rbac(*, name: str, account: str, project: Project) -> int:
-    """Print the rights that the fleet NAME (by default the only one) needs on Kubernetes, as YAML.
+    """Print the rights on Kubernetes that the fleet or the place NAME needs (by default the only fleet), as YAML.
 
-    A service account, a Role with exactly these rights in the fleet's namespace, and the binding of both. An administrator of the
+    A service account, a Role with exactly these rights in its namespace, and the binding of both. An administrator of the
     cluster applies them: `hooke fleet rbac NAME | kubectl apply -f -`.
     """
     from hooke.kubernetes.kubeconfig import find_access
-    from hooke.kubernetes.rights import FLEET_RIGHTS, print_rights
+    from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS, print_rights
 
-    chosen = find_fleet(project, name)
-    if chosen.settings.provider != "kubernetes":
+    place, fleets = project.settings.places.get(name), {each.name for each in fleets_of(project)}
+    if name and place is None and name not in fleets:
+        valid = sorted({*project.settings.places, *fleets})
         raise UsageError(
-            f"the fleet {chosen.name} is not on Kubernetes: its provider is {chosen.settings.provider!r}",
-            fix='name a fleet with provider = "kubernetes"',
+            f"there is no fleet or place {name!r}",
+            fix=f"{did_you_mean(name, valid)}name one of: {', '.join(valid)}",
         )
-    options = chosen.settings.options
+    if place is not None and name not in fleets:
+        what, options, rights = f"engine is {place.engine!r}", place.options, RUN_RIGHTS
+        there = place.engine == "kubernetes"
+    else:
+        settings = find_fleet(project, name).settings
+        what, options, rights = f"provider is {settings.provider!r}", settings.options, FLEET_RIGHTS
+        there = settings.provider == "kubernetes"
+    if not there:
+        raise UsageError(
+            f"{name or 'the fleet'} is not on Kubernetes: its {what}",
+            fix='name a fleet with provider = "kubernetes", or a place with engine = "kubernetes"',
+        )
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )
-    click.echo(print_rights(FLEET_RIGHTS, account=account, namespace=namespace), nl=False)
+    chosen = account or options.get("account", "") or "hooke"
+    click.echo(print_rights(rights, account=chosen, namespace=namespace), nl=False)
     return 0
 
 
