@@ -1,16 +1,18 @@
-"""Modules are imported as they were kept, also where the file is another one, or gone."""
+"""Modules are imported as they were kept, also where the file is another one, or gone; all others as they are now."""
 
 import importlib
 import linecache
+import os
 import sys
 import textwrap
+import time
 import traceback
 import types
 from pathlib import Path
 
 import pytest
 
-from hooke.base.pinned_modules import LARGEST, import_pinned, pin_modules
+from hooke.base.pinned_modules import LARGEST, import_edited, import_pinned, pin_modules
 
 NAMES = ("kept_alone", "kept_package", "kept_package.inner")
 
@@ -134,3 +136,27 @@ def test_a_module_whose_file_is_no_file_is_not_kept(folder, monkeypatch, file):
     monkeypatch.setitem(sys.modules, "kept_alone", made)
     kept = pin_modules(lambda file: not Path(file).is_file() or Path(file).is_relative_to(folder))
     assert "kept_alone" not in [each.name for each in kept]
+
+
+@pytest.mark.parametrize("later_s", [0.3, 0.0])
+def test_an_edit_within_the_second_that_leaves_the_size_is_imported(tmp_path, monkeypatch, later_s):
+    """Python takes the bytecode of the former source: its second and its size are those of the edited one."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source, second_s = tmp_path / "edited_soon.py", int(time.time()) - 10
+    import_edited()
+
+    def imported(number, at_s):
+        source.write_text(f"N = {number}\n")
+        os.utime(source, (at_s, at_s))
+        sys.modules.pop("edited_soon", None)
+        return importlib.import_module("edited_soon").N
+
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    assert imported(1, second_s + 0.1) == 1
+    os.utime(compiled, (second_s + 0.2, second_s + 0.2))
+    assert imported(2, second_s + 0.2 + later_s) == 2
+    before = compiled.read_bytes()
+    assert imported(2, second_s + 0.2 + later_s) == 2
+    assert compiled.read_bytes() == before, "what was written anew is used"
+    sys.modules.pop("edited_soon")

@@ -1,4 +1,4 @@
-"""Pinned modules: a process that starts later imports the source as it was pinned, even if the file has changed."""
+"""Which source an import runs: pinned modules as they were when a run began, all others as their files are now."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import decode_source, find_spec, spec_from_file_location
+from importlib.util import cache_from_source, decode_source, find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 
-__all__ = ["LARGEST", "PinnedModule", "import_pinned", "pin_modules"]
+__all__ = ["LARGEST", "PinnedModule", "import_edited", "import_pinned", "pin_modules"]
 
 
 class PinnedModule(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,3 +292,29 @@ class _Loader(SourceFileLoader):
 
     def get_data(self, path: str) -> bytes:
         return self.kept.source if path == self.kept.file else super().get_data(path)
+
+
+# --- An edit within the second, which Python may miss: it takes bytecode for that of a source of the same size and the same second.
+
+TICK_S = 0.02
+"""File systems write times in steps of up to 10 ms."""
+_INSTALLED = (os.path.join(sys.prefix, "lib"), os.path.dirname(os.__file__))
+"""Nobody edits modules there within a second."""
+_path_stats = SourceFileLoader.path_stats
+
+
+def import_edited() -> None:
+    """From now on this process compiles a module anew whose source was written after its bytecode, and replaces that."""
+    SourceFileLoader.path_stats = _stats_for_bytecode  # pyrefly: ignore[method-assign]
+
+
+def _stats_for_bytecode(self: SourceFileLoader, path: str) -> Mapping[str, Any]:
+    """As of `SourceFileLoader`, with a size that no bytecode has where the source is the newer of the two."""
+    stats: Mapping[str, Any] = _path_stats(self, path)
+    if path.startswith(_INSTALLED):
+        return stats
+    try:
+        compiled = os.stat(cache_from_source(path)).st_mtime
+    except (OSError, NotImplementedError):  # there is none, or this Python keeps none
+        return stats
+    return {**stats, "size": -1} if stats["mtime"] > compiled - TICK_S else stats

@@ -20,6 +20,7 @@ import msgspec
 
 from hooke.base.errors import HookeError, NotFingerprintable, UsageError
 from hooke.base.formats import did_you_mean
+from hooke.base.pinned_modules import import_edited
 from hooke.base.user_code import shorten_path, user_frames
 from hooke.keys.fingerprint import fingerprint_code
 from hooke.pipeline.failures import missing_module_fix
@@ -107,6 +108,7 @@ _importing = threading.RLock()
 def load_file(text: str, what: str) -> tuple[ModuleType, Path, str]:
     """The module of `file.py` or `file.py:name`, its path as given, and the name. Raises UsageError as `load_entry` does."""
     path, name = file_of(text, what)
+    import_edited()
     with _importing:
         return _import(path.resolve()), path, name
 

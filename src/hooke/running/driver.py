@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
 from hooke.base.formats import did_you_mean, short_parameters, short_repr
-from hooke.base.pinned_modules import pin_modules
+from hooke.base.pinned_modules import import_edited, pin_modules
 from hooke.base.ref import Ref
 from hooke.base.this_process import RareCollections
 from hooke.base.user_code import is_users
@@ -657,6 +657,7 @@ def prepare(order: RunOrder, project: Project, *, clock: Clock | None = None) ->
     check_engine(place)
     check_wanted(order.wanted, place, resumed=order.run is not None)
     check_cost(place)
+    import_edited()
     clock = clock or SystemClock()
     _check_labels(order)
     run = order.run or order.new_id or new_run_id(order.name or order.pipeline.name, clock.now())

@@ -25,7 +25,7 @@ import msgspec
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import SystemClock
 from hooke.base.errors import EnvironmentMismatch
-from hooke.base.pinned_modules import import_pinned
+from hooke.base.pinned_modules import import_edited, import_pinned
 from hooke.base.ref import Ref
 from hooke.base.this_process import on_fork
 from hooke.engines.gang import GATHER
@@ -512,6 +512,7 @@ def _follow_driver(lifeline: int, fork_server: int) -> None:
 def main(fd: int, lifeline: int, tickets: int) -> None:
     """Serve attempts from the socket `fd`, each waiting one only with its ticket, until the driver ends the worker, or is gone."""
     faulthandler.enable(2, all_threads=False)  # a segfault leaves its Python stack in the log
+    import_edited()
     threading.Thread(target=_follow_driver, args=(lifeline, os.getppid()), daemon=True).start()
     with watched_environment():  # a module may read a variable when it is imported, before a task begins
         _Server(Channel(fd), lifeline, Tickets(tickets)).serve()
