@@ -801,9 +801,9 @@ class _Judge:
     def _check_passed(self, started: int) -> None:
         """No ready node is passed for ever by nodes that come after it. One whose claim is asked for has its slot already."""
         driver = self.driver
+        driver.passed.pop(started, None)
         if driver.asks:
             return
-        driver.passed.pop(started, None)
         mine = (-self.depths[started], started)
         for node in self._waiting_wide():
             if node == started or (-self.depths[node], node) > mine:
