@@ -334,7 +334,7 @@ TWO = """
         (
             "run two.py:missing --on lcoal",
             2,
-            ("no backend is called 'lcoal'", "fix: did you mean local? valid: dask, local"),
+            ("no backend is called 'lcoal'", "fix: did you mean local? valid: dask, kubernetes, local"),
         ),
         (
             "run two.py:missing --on serial",

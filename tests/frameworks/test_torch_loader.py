@@ -204,12 +204,16 @@ def test_weighted_losses_of_unequal_parts_average_to_that_of_the_global_batch():
 # --- Tensors.
 
 
-def test_arrays_become_tensors_without_a_copy():
-    from hooke.frameworks.torch import tensors_of
+def test_aligned_arrays_become_tensors_without_a_copy():
+    from hooke.frameworks.torch import ALIGNED_BYTES, tensors_of
 
     for kind in ("f4", "f8", "f2", "i1", "i4", "i8", "u1", "u2", "u8", "?", "c8"):
-        array = np.zeros((3, 2), kind)
-        assert np.shares_memory(tensors_of(array).numpy(), array), kind
+        memory = np.zeros(4 * ALIGNED_BYTES, "u1")
+        first = -memory.ctypes.data % ALIGNED_BYTES
+        size = 6 * np.dtype(kind).itemsize
+        aligned, other = (memory[at : at + size].view(kind).reshape(3, 2) for at in (first, first + 16))
+        assert np.shares_memory(tensors_of(aligned).numpy(), aligned), kind
+        assert tensors_of(other).data_ptr() % ALIGNED_BYTES == 0, kind
     assert tensors_of(np.array([1, 2], ">i4")).tolist() == [1, 2]
     assert tensors_of(np.arange(3)[::-1]).tolist() == [2, 1, 0]
     fixed = np.arange(3)

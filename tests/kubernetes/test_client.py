@@ -325,3 +325,11 @@ def test_calls_from_threads_share_connections(admin, namespace):
     assert 1 <= len(admin._idle) <= 8
     found, _ = admin.list("v1/ConfigMap", namespace=namespace, fields="metadata.name!=kube-root-ca.crt")
     assert [each["data"] for each in found] == [{"n": "9"}] * 8
+
+
+def test_a_connection_that_was_ended_while_it_was_idle_is_not_used_for_a_create(admin, namespace):
+    """A create is not sent twice, so it must not be lost on a connection that is known to be over."""
+    admin.get("v1/Namespace", namespace)
+    admin._idle[-1].cut()
+    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "once"}}
+    assert admin.create(made, namespace=namespace)["metadata"]["name"] == "once"

@@ -235,7 +235,7 @@ def test_hundreds_of_slow_large_bodies_take_no_more_memory_than_there_is_room_fo
             uploads.close()
         print(f"it grew by {(most - before) >> 20} MiB")
         # 300 bodies of 8 MiB are 2.4 GB. Beside the room there is what was read of those that wait, and of each before it was refused.
-        assert most - before < (32 << 20) + 64 * (640 << 10) + 300 * (160 << 10)
+        assert most - before < (32 << 20) + 64 * (640 << 10) + 300 * (192 << 10)
         while metric(port, "hooke_body_bytes")[()]:
             assert time.monotonic() < ends + LIMIT_S
         assert post(port, 12 << 20) == (200, 12 << 20)

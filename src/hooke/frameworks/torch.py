@@ -244,9 +244,12 @@ def _unchanged(batch: TrainingBatch) -> TrainingBatch:
 
 # --- Arrays and tables as tensors.
 
+ALIGNED_BYTES = 64
+"""As PyTorch aligns its own. Where data begin elsewhere, products of matrices may be rounded otherwise, so a resumed training would differ."""
+
 
 def tensors_of(batch: Any) -> Any:
-    """The batch with tensors for its arrays of numbers, without a copy where the array's memory can be used.
+    """The batch with tensors for its arrays of numbers, without a copy where the array's memory can be used: if that is aligned.
 
     A dict, and a pandas, Polars or Arrow table, becomes a dict by column. Arrays of text, dates or objects, lists and all else stay
     as they are.
@@ -266,4 +269,5 @@ def _tensor(array: NDArray[Any]) -> Any:
         array = array.astype(array.dtype.newbyteorder("="))
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # PyTorch's tensors can be written to
-    return torch.from_numpy(array)
+    made = torch.from_numpy(array)
+    return made.clone() if made.data_ptr() % ALIGNED_BYTES else made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -361,7 +362,7 @@ class Kubernetes:
             context = self._context[1]
             while self._idle:
                 connection = self._idle.pop()
-                if connection.context is context:
+                if connection.context is context and not connection.is_ended():
                     return connection, True
                 connection.close()
         return _Connection(self._address, context, self.access.server_name), False
@@ -437,6 +438,12 @@ class _Connection(http.client.HTTPSConnection):
             plain.close()
             raise
         self.patience(ANSWER_S)
+
+    def is_ended(self) -> bool:
+        """Whether the server has ended it while it was idle: what is to be read then is the end."""
+        waiting = select.poll()
+        waiting.register(self.sock, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def cut(self) -> None:
         """Have a read in another thread end."""

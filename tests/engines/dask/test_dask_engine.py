@@ -35,6 +35,7 @@ from hooke.running.resume import resume
 from hooke.running.run import Run
 from hooke.testing import engine_suite as suite
 from hooke.testing import engine_tasks as tasks
+from hooke.testing import short_call_suite
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
@@ -45,7 +46,7 @@ OURS = (
     suite.check_calls_and_maps_give_what_plain_python_gives,
     suite.check_thousands_of_small_calls,
     suite.check_a_killed_worker_is_told_and_harms_nobody_else,
-    suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    short_call_suite.check_short_calls_outlive_the_worker_that_they_wait_in,
     suite.check_gangs_begin_whole_or_not_at_all,
     suite.check_workers_are_added_and_retired_without_losing_work,
     suite.check_output_is_kept_by_attempt,
@@ -60,7 +61,7 @@ JOINED = [
     if check
     not in (
         suite.check_thousands_of_small_calls,
-        suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+        short_call_suite.check_short_calls_outlive_the_worker_that_they_wait_in,
     )
 ]
 """All but the two longest: they are run on a cluster of ours."""

@@ -30,6 +30,7 @@ from hooke.running.resume import resume
 from hooke.running.run import Run
 from hooke.testing import engine_suite as suite
 from hooke.testing import engine_tasks as tasks
+from hooke.testing import short_call_suite
 from hooke.testing.engine_bench import EngineBench
 from hooke.testing.engine_suite import ENGINE_CHECKS, EngineCheck, check_engine, name_of
 
@@ -63,9 +64,9 @@ ENDING = (
     suite.check_a_killed_worker_is_told_and_harms_nobody_else,
     suite.check_a_worker_that_exits_is_told_with_its_code,
     suite.check_a_chunk_dies_as_a_whole,
-    suite.check_short_calls_outlive_the_worker_that_they_wait_in,
+    short_call_suite.check_short_calls_outlive_the_worker_that_they_wait_in,
     suite.check_a_running_attempt_can_be_cancelled,
-    suite.check_short_calls_can_be_cancelled,
+    short_call_suite.check_short_calls_can_be_cancelled,
     *suite.GANG_CHECKS,
 )
 """They end workers, for which the engine starts others: they share one as well."""
