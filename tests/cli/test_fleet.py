@@ -217,6 +217,7 @@ def test_the_rights_of_a_run_on_kubernetes_are_printed_for_its_place(project):
     (project / "hooke.toml").write_text(
         '[places.cluster]\nengine = "kubernetes"\nimage = "job:1"\nnamespace = "team"\naccount = "driver"\n[places.here]\nengine = "local"\n'
     )
+    assert call("rbac") == call("rbac", "cluster"), "it is the only one on Kubernetes"
     account, role, _ = yaml.safe_load_all(call("rbac", "cluster"))
     assert account["metadata"] == {"name": "driver", "namespace": "team"}
     assert {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "list", "delete"]} in role[

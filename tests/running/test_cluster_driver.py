@@ -10,7 +10,8 @@ import tarfile
 import pytest
 
 from hooke.base.errors import UsageError
-from hooke.kubernetes.pods import DriverOptions, DriverPaths, PodOptions, driver_job, owner_here
+from hooke.kubernetes.driver_job import DriverOptions, DriverPaths, driver_job, owner_here
+from hooke.kubernetes.pods import PodOptions
 from hooke.project.folder import Project
 from hooke.running.cluster_driver_client import MOST_BYTES, pack_project
 

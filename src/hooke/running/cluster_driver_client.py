@@ -38,20 +38,16 @@ from hooke.kubernetes.client import (
     NotThere,
     selector,
 )
-from hooke.kubernetes.kubeconfig import find_access
-from hooke.kubernetes.pods import (
+from hooke.kubernetes.driver_job import (
     CLAIM_FIX,
     DRIVER,
     DRIVER_OPTIONS,
     DriverOptions,
     DriverPaths,
-    PodOptions,
-    Trouble,
     driver_job,
-    lacks_right,
-    pod_trouble,
-    refusal_of,
 )
+from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.pods import RIGHTS_FIX, PodOptions, Trouble, pod_trouble, refusal_of
 from hooke.kubernetes.watch import Watch
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project
@@ -201,7 +197,11 @@ class ClusterDrivers:
             with contextlib.suppress(ApiError, ApiUnreachable):
                 job.delete()
             if isinstance(error, ApiError):
-                raise _refused("the driver's job cannot be made", error, self.namespace) from error
+                where = f"namespace {self.namespace}"
+                fix = refusal_of(error).fix
+                raise UsageError(
+                    "the driver's job cannot be made", where=where, why=error.what, fix=fix
+                ) from error
             raise
 
 
@@ -219,13 +219,6 @@ def _secret(job: Manifest, owner: str, content: bytes) -> Manifest:
         },
         "data": {CODE.name: base64.b64encode(content).decode()},
     }
-
-
-def _refused(what: str, error: ApiError, namespace: str) -> UsageError:
-    fix = refusal_of(error).fix
-    if lacks_right(error):
-        fix = "ask the cluster's administrator for that right: the guide on drivers in a cluster lists all that a run needs"
-    return UsageError(what, where=f"namespace {namespace}", why=error.what, fix=fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +324,7 @@ class DriverJob:
             return Trouble(
                 kind="refused",
                 says=f"the service account {self.own.account!r} is not there: {said}",
-                fix="correct `account`, or have the cluster's administrator apply what `hooke fleet rbac PLACE` prints",
+                fix=f"correct `account`, or {RIGHTS_FIX}",
             )
         return refusal_of(ApiForbidden(said))
 

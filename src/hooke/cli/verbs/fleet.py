@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -354,7 +354,7 @@ def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int
 )
 @in_project
 def rbac(*, name: str, account: str, project: Project) -> int:
-    """Print the rights on Kubernetes that the fleet or the place NAME needs (by default the only fleet), as YAML.
+    """Print the rights on Kubernetes that the fleet or the place NAME needs (by default the only one there), as YAML.
 
     A service account, a Role with exactly these rights in its namespace, and the binding of both. An administrator of the
     cluster applies them: `hooke fleet rbac NAME | kubectl apply -f -`.
@@ -362,31 +362,39 @@ def rbac(*, name: str, account: str, project: Project) -> int:
     from hooke.kubernetes.kubeconfig import find_access
     from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS, print_rights
 
-    place, fleets = project.settings.places.get(name), {each.name for each in fleets_of(project)}
-    if name and place is None and name not in fleets:
-        valid = sorted({*project.settings.places, *fleets})
-        raise UsageError(
-            f"there is no fleet or place {name!r}",
-            fix=f"{did_you_mean(name, valid)}name one of: {', '.join(valid)}",
-        )
-    if place is not None and name not in fleets:
-        what, options, rights = f"engine is {place.engine!r}", place.options, RUN_RIGHTS
-        there = place.engine == "kubernetes"
-    else:
-        settings = find_fleet(project, name).settings
-        what, options, rights = f"provider is {settings.provider!r}", settings.options, FLEET_RIGHTS
-        there = settings.provider == "kubernetes"
-    if not there:
-        raise UsageError(
-            f"{name or 'the fleet'} is not on Kubernetes: its {what}",
-            fix='name a fleet with provider = "kubernetes", or a place with engine = "kubernetes"',
-        )
+    options, on_fleet = _on_kubernetes(project, name)
+    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )
-    chosen = account or options.get("account", "") or "hooke"
-    click.echo(print_rights(rights, account=chosen, namespace=namespace), nl=False)
+    account = account or options.get("account", "") or "hooke"
+    click.echo(print_rights(rights, account=account, namespace=namespace), nl=False)
     return 0
+
+
+def _on_kubernetes(project: Project, name: str) -> tuple[Mapping[str, Any], bool]:
+    """The options of the fleet or place of that name, and whether it is a fleet; without a name, of the only one on Kubernetes."""
+    fleets = {each.name: (each.settings.provider, each.settings.options) for each in fleets_of(project)}
+    places = {each: (place.engine, place.options) for each, place in project.settings.places.items()}
+    found = places | fleets
+    there = [each for each, (what, _) in found.items() if what == "kubernetes"]
+    chosen = there[0] if not name and len(there) == 1 else name
+    if chosen in there:
+        return found[chosen][1], chosen in fleets
+    if chosen in found:
+        what = f"{chosen} is not on Kubernetes: its {'provider' if chosen in fleets else 'engine'} is {found[chosen][0]!r}"
+    else:
+        what = (
+            f"there is no fleet or place {name!r}"
+            if name
+            else f"{len(there)} fleets and places are on Kubernetes"
+        )
+    raise UsageError(
+        what,
+        fix=f"{did_you_mean(name, there)}name one of: {', '.join(there)}"
+        if there
+        else 'write one into hooke.toml: a fleet with provider = "kubernetes", or a place with engine = "kubernetes"',
+    )
 
 
 def _do(

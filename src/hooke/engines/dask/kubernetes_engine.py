@@ -36,8 +36,9 @@ from hooke.engines.remote.placement import Peer
 from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import BackendTrouble, Failure
 from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.driver_job import DRIVER_OPTIONS, is_driver_pod
 from hooke.kubernetes.kubeconfig import find_access, pod_access
-from hooke.kubernetes.pods import DRIVER_OPTIONS, PodOptions, Trouble, is_driver_pod
+from hooke.kubernetes.pods import PodOptions, Trouble
 from hooke.pipeline.engine import Call, EngineContext
 
 __all__ = ["KubernetesEngine", "PodCluster", "driver_security", "own_address", "parse_listen"]

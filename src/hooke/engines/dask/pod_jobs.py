@@ -33,14 +33,15 @@ from hooke.kubernetes.client import (
     NotThere,
     selector,
 )
+from hooke.kubernetes.driver_job import owner_here
 from hooke.kubernetes.pods import (
     RELEASE_GRACE_S,
     WORKER,
+    WORKER_LABELS,
     PodOptions,
     Trouble,
     log_of,
     merged,
-    owner_here,
     pod_trouble,
     refusal_of,
     worker_pod,
@@ -49,7 +50,7 @@ from hooke.kubernetes.watch import Watch
 
 __all__ = ["PodJobs", "PodState"]
 
-RUN_LABEL, DRIVER_LABEL, NUMBER_LABEL = "hooke.dev/run", "hooke.dev/driver", "hooke.dev/worker"
+RUN_LABEL, DRIVER_LABEL, NUMBER_LABEL = "hooke.dev/run", "hooke.dev/driver", "hooke.dev/number"
 KEYS = "/run/hooke"
 """Where a pod finds its certificate."""
 REMOVED_S = 20
@@ -205,7 +206,7 @@ class PodJobs:
 
     def _labels(self, number: int) -> dict[str, str]:
         return {
-            "app.kubernetes.io/managed-by": "hooke",
+            **WORKER_LABELS,
             RUN_LABEL: self._run,
             DRIVER_LABEL: self._driver,
             NUMBER_LABEL: str(number),

@@ -1,0 +1,174 @@
+"""The driver of a run as a job: its options in hooke.toml, its manifest, and what a process knows that runs in one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from hooke.base.errors import UsageError
+from hooke.kubernetes.client import Manifest
+from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, worker_pod
+
+__all__ = [
+    "CLAIM_FIX",
+    "DRIVER",
+    "DRIVER_OPTIONS",
+    "DriverOptions",
+    "DriverPaths",
+    "driver_job",
+    "is_driver_pod",
+    "owner_here",
+]
+
+DRIVER = "driver"
+"""The name of the container that drives a run; `driver_template` changes it by that."""
+DRIVER_OPTIONS = ("account", "home", "driver_template")
+"""Options of a place that only its drivers use."""
+DRIVER_ENDS_S = 60
+"""From SIGTERM to SIGKILL: a driver stops its tasks, writes what it knows and ends within seconds."""
+DRIVER_TRIES = 6
+"""How many pods a run may lose by its own fault, such as too little memory. The number is Kubernetes' own default."""
+DRIVER_KEPT_S = 86400
+"""How long an ended job is kept: a day, to read what it printed."""
+LOOK_KEPT_S = 60
+"""The same for a job that only looked: it is deleted when it was read."""
+FINAL_CODES = (1, 2, 70, 130)
+"""Exit codes of a run that ended and is not to be repeated."""
+RUN_NOTE = "hooke.dev/run"
+"""The annotation of a driver's job with the run's id; empty where it only looks at runs."""
+_POD_NAME, _POD_UID = "HOOKE_POD_NAME", "HOOKE_POD_UID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverOptions:
+    """What `[places.NAME]` says of drivers that run in the cluster."""
+
+    account: str = "hooke"
+    """The service account of the driver's pod, which creates the pods of workers."""
+    home: str = ""
+    """The claim for the project's `.hooke`."""
+    driver_template: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Self:
+        """Those of a place, the others ignored. Raises UsageError."""
+        given = {name: value for name, value in options.items() if name in DRIVER_OPTIONS}
+        for name, value in given.items():
+            valid, kind = (Mapping, "a table") if name == "driver_template" else (str, "a name")
+            if not isinstance(value, valid):
+                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+        made = cls(**given)
+        if not made.home:
+            raise UsageError(
+                "the driver's pod needs a claim for the run's folder, which outlives the pod",
+                fix=f'write home = "CLAIM" below the place in hooke.toml; {CLAIM_FIX}',
+            )
+        return made
+
+
+CLAIM_FIX = """a claim is made by `kubectl apply -f -` with
+    apiVersion: v1
+    kind: PersistentVolumeClaim
+    metadata: {name: CLAIM}
+    spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 10Gi}}}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverPaths:
+    """Where a driver's pod has the project, and its archive."""
+
+    project: str
+    code: str
+
+
+def driver_job(
+    name: str,
+    command: Sequence[str],
+    paths: DriverPaths,
+    *,
+    options: PodOptions,
+    own: DriverOptions,
+    run: str = "",
+) -> Manifest:
+    """A job of one pod with the project's folder; its archive is in the Secret of the same name. Pure.
+
+    One that drives a `run` has the rights of its account, and another pod takes the place of a lost one.
+    """
+    plain = PodOptions(
+        image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
+    )
+    pod = worker_pod(command, plain)
+    pod["spec"]["containers"][0]["name"] = DRIVER
+    account = {"automountServiceAccountToken": True, "serviceAccountName": own.account} if run else {}
+    more = {
+        "containers": [
+            {"name": DRIVER, "env": _driver_environment(run), "volumeMounts": _driver_mounts(paths)}
+        ],
+        "volumes": _driver_volumes(name, paths, own.home),
+    }
+    pod = merged(merged(pod, {"spec": more | account}), own.driver_template)
+    labels = {MANAGED: "hooke", COMPONENT: DRIVER}
+    about = {"labels": {**pod["metadata"].get("labels", {}), **labels}}
+    spec = {
+        "backoffLimit": DRIVER_TRIES if run else 0,
+        "podFailurePolicy": {"rules": _rules_of_failures()},
+        "ttlSecondsAfterFinished": DRIVER_KEPT_S if run else LOOK_KEPT_S,
+        "template": {"metadata": pod["metadata"] | about, "spec": pod["spec"]},
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels, "annotations": {RUN_NOTE: run}},
+        "spec": spec,
+    }
+
+
+def _driver_environment(run: str) -> list[Manifest]:
+    fields_of = {_POD_NAME: "metadata.name", _POD_UID: "metadata.uid"} if run else {}
+    named = [
+        {"name": each, "valueFrom": {"fieldRef": {"fieldPath": path}}} for each, path in fields_of.items()
+    ]
+    return [*named, {"name": "HOOKE_PROGRESS", "value": "lines"}]
+
+
+def _driver_mounts(paths: DriverPaths) -> list[Manifest]:
+    return [
+        {"name": "hooke-project", "mountPath": paths.project},
+        {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"},
+        {"name": "hooke-code", "mountPath": paths.code.rpartition("/")[0], "readOnly": True},
+    ]
+
+
+def _driver_volumes(secret: str, paths: DriverPaths, claim: str) -> list[Manifest]:
+    nothing: Manifest = {}
+    file = paths.code.rpartition("/")[2]
+    code = {"secretName": secret, "defaultMode": 0o444, "items": [{"key": file, "path": file}]}
+    return [
+        {"name": "hooke-project", "emptyDir": nothing},
+        {"name": "hooke-home", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "hooke-code", "secret": code},
+    ]
+
+
+def _rules_of_failures() -> list[Manifest]:
+    """A run that failed is not repeated; a pod that the cluster took away does not count."""
+    codes = {"containerName": DRIVER, "operator": "In", "values": [*FINAL_CODES]}
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
+    return [
+        {"action": "FailJob", "onExitCodes": codes},
+        {"action": "Ignore", "onPodConditions": [disrupted]},
+    ]
+
+
+def is_driver_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this process runs in a driver's pod: it is who the pod is, and workers reach it at the pod's address."""
+    return _POD_UID in environment
+
+
+def owner_here(environment: Mapping[str, str]) -> list[Manifest]:
+    """The driver's pod that this process runs in, as the owner of what it makes: the cluster removes it with the pod. Else none."""
+    if not is_driver_pod(environment):
+        return []
+    name, uid = environment[_POD_NAME], environment[_POD_UID]
+    return [{"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}]
