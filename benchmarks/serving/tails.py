@@ -11,9 +11,10 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from benchmarks.serving.__main__ import MODEL, prepare, say
@@ -135,6 +136,24 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, flo
     half = float(stats.t.ppf((1 + LEVEL) / 2, logs.size - 1) * logs.std(ddof=1) / np.sqrt(logs.size))
     mean = float(logs.mean())
     return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """The record as a table of Markdown."""
+    lines = [
+        "| | requests a second | p99, ms | by bare | p99.9, ms | by bare |",
+        "|---|---:|---|---|---|---|",
+    ]
+    for one in record["compared"]:
+        for row in one["rows"]:
+            cells = [f"{one['kind']}, {row['share']:.0%} of what both bear", f"{row['rate']:,.0f}"]
+            for name in ("p99", "p99.9"):
+                tail = row[name]
+                ours, theirs = (float(np.median(tail["ms"][peer.title])) for peer in (HOOKE, BARE))
+                low, high = tail["interval"]
+                cells += [f"{ours:.1f}, bare {theirs:.1f}", f"{tail['ratio']:.2f} ({low:.2f} to {high:.2f})"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
