@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.slow_tests import TESTS, slow_tests
 
 import hooke
 import hooke.testing
@@ -53,6 +54,18 @@ def test_files_keep_one_subject(sources: list[Path], root: Path) -> None:
 
 def test_modules_are_few_and_full(sources: list[Path]) -> None:
     assert len(sources) < FILES, f"{len(sources)} files: widen a module before you add one"
+
+
+def test_each_slow_test_is_there() -> None:
+    texts = {
+        path: (TESTS / path).read_text("utf-8") for path in {name.partition("::")[0] for name in slow_tests()}
+    }
+    gone = []
+    for name in slow_tests():
+        path, *classes, function = name.split("::")
+        if not any(words in texts[path] for words in (f"def {function}(", *(f"{one} = " for one in classes))):
+            gone.append(name)
+    assert not gone, "python -m tests.support.slow_tests RESULTS.xml writes the list anew"
 
 
 def test_folders_can_be_read_at_a_glance(sources: list[Path], root: Path) -> None:
