@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hooke.fleets.controller import (
+from hooke.machines.controller import (
     ControllerTurn,
     FleetMember,
     Launch,

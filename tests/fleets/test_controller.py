@@ -3,7 +3,7 @@
 import pytest
 
 from hooke.base.errors import JournalError
-from hooke.fleets.controller import (
+from hooke.machines.controller import (
     Caps,
     Down,
     FleetState,
@@ -23,7 +23,7 @@ from hooke.fleets.controller import (
     restored,
     step,
 )
-from hooke.fleets.keeper import FleetKeeper, Ledger, records_of
+from hooke.machines.keeper import FleetKeeper, Ledger, records_of
 from hooke.journal.fleet_events import (
     FleetWanted,
     LaunchAnswered,
@@ -33,7 +33,7 @@ from hooke.journal.fleet_events import (
     ProviderAnswered,
     ProviderFailed,
 )
-from hooke.providers.provider import Machine, ProviderFacts
+from hooke.machines.provider import Machine, ProviderFacts
 
 CAPS = Caps(workers=4, dead_looks=3, dead_s=60.0)
 FACTS = ProviderFacts(name="fake", usd_per_hour=2.0, visible_s=10.0)

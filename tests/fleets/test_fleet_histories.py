@@ -7,7 +7,7 @@ from tests.fleets import planted
 from tests.support.campaigns import campaign
 from tests.support.simulation.fleet_histories import check_fleet, play_fleet
 
-from hooke.fleets.controller import step
+from hooke.machines.controller import step
 from hooke.testing.provider_suite import NO_PROVIDER_FAULTS
 
 CAMPAIGN = campaign(__name__)

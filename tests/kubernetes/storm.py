@@ -26,9 +26,9 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON, namespace, wait
 
 from hooke.base.clock import SystemClock
-from hooke.fleets.controller import Caps
+from hooke.machines.controller import Caps
 from hooke.fleets.fleet_folder import line_of
-from hooke.fleets.keeper import FleetKeeper, Ledger
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.journal.fleet_events import MachineGone, MachineReleased, ProviderAnswered, ProviderFailed
 from hooke.kubernetes.client import ApiError, ApiUnreachable, Kubernetes, NotThere
 from hooke.kubernetes.kubeconfig import find_access

@@ -13,7 +13,7 @@ from hooke.cli.screens import CommandSession
 from hooke.kubernetes.client import ApiForbidden, Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.rights import FLEET_RIGHTS, lacking_rights, role_manifests
-from hooke.providers.provider import NotAllowed
+from hooke.machines.provider import NotAllowed
 
 pytestmark = pytest.mark.heavy
 

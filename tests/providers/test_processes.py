@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from hooke.base.clock import SystemClock
-from hooke.fleets.controller import Caps
-from hooke.fleets.keeper import FleetKeeper, Ledger
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.providers.processes import Processes
-from hooke.providers.provider import Impossible, ProviderError
+from hooke.machines.provider import Impossible, ProviderError
 from hooke.testing import check_provider
 
 WORKS = """

@@ -1,5 +1,5 @@
-"""Machines that are rented and kept: the ledger, the controller, certificates of members, and the elastic size of a run.
+"""The fleets of a project: their settings and folders, certificates of members, what dead drivers left, and the elastic size of a run.
 
-`controller` (pure) decides, `keeper` performs what it returns and records it first. It knows nothing of a provider's
-library. Imports `autoscaling`, `providers`, `certificates`, `planning` and every folder below.
+Who decides on machines and keeps the ledger is in `machines`. It knows nothing of a provider's library. Imports `autoscaling`, `machines`,
+`providers`, `certificates`, `planning` and every folder below.
 """

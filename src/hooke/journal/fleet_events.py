@@ -60,6 +60,8 @@ class LaunchIntended(_Event, frozen=True, kw_only=True, tag="launch_intended"):
     token: str
     """The launch's unique name in the fleet, which the machine carries."""
     reason: str
+    usd_per_hour: float = 0.0
+    """What it costs, as far as the fleet was told; 0 in older ledgers."""
 
 
 class LaunchAnswered(_Event, frozen=True, kw_only=True, tag="launch_answered"):

@@ -15,7 +15,7 @@ import msgspec
 from distributed import Client
 
 from hooke.base.errors import UsageError
-from hooke.providers.provider import Impossible, Machine, ProviderError, ProviderFacts, Unreachable
+from hooke.machines.provider import Impossible, Machine, ProviderError, ProviderFacts, Unreachable
 
 __all__ = ["DaskCluster"]
 

@@ -10,15 +10,13 @@ import contextlib
 import datetime
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hooke.base.files import write_atomic
 from hooke.kubernetes.client import (
-    ApiError,
     ApiForbidden,
-    ApiUnreachable,
     Conflicting,
     Kubernetes,
     Manifest,
@@ -32,24 +30,15 @@ from hooke.kubernetes.pods import (
     WORKER,
     PodOptions,
     is_taken,
-    lacks_right,
     log_of,
     merged,
-    refusal_of,
     trouble_of,
     worker_pod,
 )
 from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
 from hooke.providers.processes import FLEET, MACHINE, check_command
-from hooke.providers.provider import (
-    Impossible,
-    Machine,
-    NotAllowed,
-    OverQuota,
-    ProviderError,
-    ProviderFacts,
-    Unreachable,
-)
+from hooke.machines.kubernetes_calls import reached
+from hooke.machines.provider import Machine, NotAllowed, ProviderError, ProviderFacts
 
 __all__ = ["KubernetesPods"]
 
@@ -121,13 +110,13 @@ class KubernetesPods:
             },
         }
         # After a connection that was lost the pod may exist already: it is this launch's.
-        with _reached(), contextlib.suppress(Conflicting):
+        with reached(), contextlib.suppress(Conflicting):
             self._client.create(merged(self._pod, own), namespace=self._namespace)
         return name
 
     def list(self) -> Sequence[Machine]:
         """All pods of the fleet. One that has ended is listed so until it is released; its log is saved once."""
-        with _reached():
+        with reached():
             pods, _ = self._client.list(
                 "v1/Pod", namespace=self._namespace, labels=selector({FLEET_LABEL: self._fleet})
             )
@@ -141,7 +130,7 @@ class KubernetesPods:
 
     def retire(self, machine: str) -> None:
         """Delete its pod: it gets SIGTERM and then as long as `drain` says. A pod that does not run yet is gone at once."""
-        with _reached():
+        with reached():
             pod = self._found(machine)
             if pod is not None and not pod["metadata"].get("deletionTimestamp"):
                 self._save_log(pod)
@@ -149,7 +138,7 @@ class KubernetesPods:
 
     def release(self, machine: str) -> None:
         """Delete its pod, with a few seconds between SIGTERM and SIGKILL, also where it was given longer before."""
-        with _reached():
+        with reached():
             pod = self._found(machine)
             if pod is not None:
                 if machine not in self._saved:
@@ -183,7 +172,7 @@ class KubernetesPods:
             return
         lacking: Sequence[Right] = ()
         # Accounts may not ask everywhere; there, each call says what it lacks.
-        with _reached(), contextlib.suppress(ApiForbidden):
+        with reached(), contextlib.suppress(ApiForbidden):
             lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
         if lacking:
             namespace = self._namespace or self._client.access.namespace
@@ -207,27 +196,6 @@ class KubernetesPods:
             write_atomic(path, content)
         except OSError as error:
             raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Errors of the API server as a provider's."""
-    try:
-        yield
-    except ApiUnreachable as error:
-        raise Unreachable(f"{error.what}: {error.why}") from error
-    except ApiError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: ApiError) -> ProviderError:
-    trouble = refusal_of(error)
-    if trouble.kind == "busy":
-        return Unreachable(trouble.says)
-    if trouble.kind == "quota":
-        return OverQuota(trouble.says, fix=trouble.fix)
-    kind = NotAllowed if lacks_right(error) else Impossible
-    return kind(trouble.says, fix=trouble.fix)
 
 
 def _machine(pod: Manifest) -> Machine:

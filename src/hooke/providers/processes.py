@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from hooke.base.errors import UsageError
-from hooke.providers.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
+from hooke.machines.provider import Impossible, Machine, NoCapacity, ProviderError, ProviderFacts
 
 __all__ = ["FLEET", "MACHINE", "Processes", "check_command"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from hooke.providers.provider import (
+from hooke.machines.provider import (
     Machine,
     NoCapacity,
     NotAllowed,
@@ -248,7 +248,7 @@ class FakeMachine:
 
 @dataclass(slots=True, kw_only=True)
 class FakeProvider:
-    """See `hooke.providers.provider.Provider`. `world` gives time and randomness; `machines` is the truth, for checks."""
+    """See `hooke.machines.provider.Provider`. `world` gives time and randomness; `machines` is the truth, for checks."""
 
     world: World
     faults: ProviderFaults = NO_PROVIDER_FAULTS

@@ -10,12 +10,12 @@ from typing import Self, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
-from hooke.fleets import controller
+from hooke.machines import controller
 from hooke.journal.fleet_events import LedgerRecord
 from hooke.journal.reader import read
 from hooke.journal.segments import TornTail
 from hooke.journal.writer import Journal
-from hooke.providers.provider import NotAllowed, Provider, ProviderError, Unreachable
+from hooke.machines.provider import NotAllowed, Provider, ProviderError, Unreachable
 
 __all__ = ["LEDGER", "FleetKeeper", "Ledger", "records_of"]
 

@@ -2,7 +2,7 @@
 
 Its rules: an action is written to the ledger before it is performed; a token is used once; every requested machine counts against the caps
 until it is known to be gone; a machine is retired, then released, and never ended with work on it, except by `Down` or when it is dead;
-it is dead only after several bad listings in a row and some time; a failed listing says nothing about any machine.
+one that its provider takes away counts as retired, so another one comes as soon as the caps allow it; it is dead only after several bad listings in a row and some time; a failed listing says nothing about any machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hooke.journal.fleet_events import (
     ProviderAnswered,
     ProviderFailed,
 )
-from hooke.providers.provider import Machine, ProviderFacts
+from hooke.machines.provider import Machine, ProviderFacts
 
 __all__ = [
     "Action",
@@ -412,6 +412,9 @@ class ControllerTurn:
         if machine.phase == "ended":
             self._gone(member, machine.why or "its provider says that it has ended", taken=machine.taken)
             return
+        if machine.taken and member.of_use and member.id:
+            self._retire(replace(member, seen=machine), machine.why or "its provider ends it")
+            member = self.members[member.token]
         phase = member.phase
         if phase is MachinePhase.STARTING and machine.phase == "ready":
             phase = MachinePhase.READY
@@ -487,7 +490,8 @@ class ControllerTurn:
         number = self.fleet.launches + 1
         self.fleet = replace(self.fleet, launches=number)
         token = f"{self.fleet.name}-{int(self.now * 1000):x}-{number}"  # also where a ledger was lost
-        self._note(LaunchIntended(at=self.now, token=token, reason=reason))
+        price = self.facts.usd_per_hour
+        self._note(LaunchIntended(at=self.now, token=token, reason=reason, usd_per_hour=price))
         self.members[token] = FleetMember(token=token, asked_at=self.now)
         self.out.append(Launch(token))
 
@@ -540,7 +544,8 @@ class ControllerTurn:
         """A machine has ended. The next launch waits where it ended by itself soon after its own: its program cannot work."""
         self._note(MachineGone(at=self.now, machine=member.id, token=member.token, how=how))
         self.members.pop(member.token, None)
-        if member.of_use and not taken and self.now - member.asked_at < SOON_S:
+        began = max(member.asked_at, member.seen.started_at if member.seen is not None else 0.0)
+        if member.of_use and not taken and self.now - began < SOON_S:
             self._wait_longer()
 
     def _note(self, event: LedgerRecord) -> None:
