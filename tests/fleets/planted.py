@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from hooke.journal.fleet_events import LaunchIntended
 from hooke.machines.controller import (
     ControllerTurn,
     FleetMember,
@@ -11,7 +12,6 @@ from hooke.machines.controller import (
     MachinePhase,
     ProviderListing,
 )
-from hooke.journal.fleet_events import LaunchIntended
 
 
 class LaunchesBeforeItWrites(ControllerTurn):

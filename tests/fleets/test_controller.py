@@ -3,6 +3,15 @@
 import pytest
 
 from hooke.base.errors import JournalError
+from hooke.journal.fleet_events import (
+    FleetWanted,
+    LaunchAnswered,
+    LaunchIntended,
+    MachineGone,
+    MachineRetired,
+    ProviderAnswered,
+    ProviderFailed,
+)
 from hooke.machines.controller import (
     Caps,
     Down,
@@ -24,15 +33,6 @@ from hooke.machines.controller import (
     step,
 )
 from hooke.machines.keeper import FleetKeeper, Ledger, records_of
-from hooke.journal.fleet_events import (
-    FleetWanted,
-    LaunchAnswered,
-    LaunchIntended,
-    MachineGone,
-    MachineRetired,
-    ProviderAnswered,
-    ProviderFailed,
-)
 from hooke.machines.provider import Machine, ProviderFacts
 
 CAPS = Caps(workers=4, dead_looks=3, dead_s=60.0)

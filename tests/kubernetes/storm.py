@@ -26,13 +26,13 @@ from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON, namespace, wait
 
 from hooke.base.clock import SystemClock
-from hooke.machines.controller import Caps
 from hooke.fleets.fleet_folder import line_of
-from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.journal.fleet_events import MachineGone, MachineReleased, ProviderAnswered, ProviderFailed
 from hooke.kubernetes.client import ApiError, ApiUnreachable, Kubernetes, NotThere
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.watch import Watch
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.providers.kubernetes_pods import KubernetesPods
 from hooke.providers.processes import FLEET, MACHINE
 

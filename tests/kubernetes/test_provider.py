@@ -10,13 +10,13 @@ from tests.kubernetes.manifests import POD_TEMPLATE, PULL, wait
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
-from hooke.machines.controller import Caps
 from hooke.fleets.fleet_folder import find_fleet, settle
-from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.kubernetes.client import NotThere
 from hooke.kubernetes.pods import merged
-from hooke.project.folder import Project
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.machines.provider import Impossible, NotAllowed, OverQuota, Unreachable
+from hooke.project.folder import Project
 from hooke.testing import check_provider
 
 pytestmark = pytest.mark.heavy

@@ -9,12 +9,12 @@ from tests.fleets import jobs
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import UsageError
+from hooke.journal.events import AttemptFailed, WorkerStarted, WorkerStopped
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import FleetKeeper, Ledger
-from hooke.journal.events import AttemptFailed, WorkerStarted, WorkerStopped
+from hooke.machines.provider import Impossible, Unreachable
 from hooke.project.folder import Project
 from hooke.providers.dask_cluster import DaskCluster
-from hooke.machines.provider import Impossible, Unreachable
 from hooke.running.driver import RunOrder, prepare
 from hooke.running.run import Run
 from hooke.testing import check_provider

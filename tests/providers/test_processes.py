@@ -12,8 +12,8 @@ import pytest
 from hooke.base.clock import SystemClock
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import FleetKeeper, Ledger
-from hooke.providers.processes import Processes
 from hooke.machines.provider import Impossible, ProviderError
+from hooke.providers.processes import Processes
 from hooke.testing import check_provider
 
 WORKS = """

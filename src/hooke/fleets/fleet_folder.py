@@ -19,13 +19,13 @@ from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.units import parse_seconds
+from hooke.journal import fleet_events
 from hooke.machines.controller import Caps, MachinePhase
 from hooke.machines.keeper import FleetKeeper, Ledger
-from hooke.journal import fleet_events
+from hooke.machines.provider import Impossible, Provider
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
-from hooke.machines.provider import Impossible, Provider
 
 if TYPE_CHECKING:
     from hooke.scaling.catalog import Catalog, InstanceType

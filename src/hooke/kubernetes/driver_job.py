@@ -14,6 +14,7 @@ __all__ = [
     "CLAIM_FIX",
     "DRIVER",
     "DRIVER_OPTIONS",
+    "PLACE_OPTIONS",
     "DriverOptions",
     "DriverPaths",
     "driver_job",
@@ -25,6 +26,8 @@ DRIVER = "driver"
 """The name of the container that drives a run; `driver_template` changes it by that."""
 DRIVER_OPTIONS = ("account", "home", "driver_template")
 """Options of a place that only its drivers use."""
+PLACE_OPTIONS = ("listen", "lifetime", *DRIVER_OPTIONS)
+"""Options of a place that are not of its pods."""
 DRIVER_ENDS_S = 60
 """From SIGTERM to SIGKILL: a driver stops its tasks, writes what it knows and ends within seconds."""
 DRIVER_TRIES = 6

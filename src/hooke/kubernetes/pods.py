@@ -13,9 +13,12 @@ from hooke.kubernetes.client import ApiError, ApiForbidden, Kubernetes, Manifest
 
 __all__ = [
     "COMPONENT",
+    "DRIVER_LABEL",
     "MANAGED",
     "RELEASE_GRACE_S",
     "RIGHTS_FIX",
+    "RUN_LABEL",
+    "TOKEN_NOTE",
     "WORKER",
     "WORKER_LABELS",
     "PodOptions",
@@ -39,6 +42,10 @@ SCRATCH = "/tmp"  # noqa: S108 - of a pod, which it has for itself
 MANAGED, COMPONENT = "app.kubernetes.io/managed-by", "app.kubernetes.io/component"
 WORKER_LABELS = {MANAGED: "hooke", COMPONENT: WORKER}
 """Each pod that works for Hooke has them, with Kubernetes' own names."""
+RUN_LABEL, DRIVER_LABEL = "hooke.dev/run", "hooke.dev/driver"
+"""Of all that works for a run: which one, and for which of its drivers."""
+TOKEN_NOTE = "hooke.dev/token"
+"""The annotation with the token of a machine's launch."""
 INSTANCE_LABEL = "node.kubernetes.io/instance-type"
 """Where clouds say what kind of machine a node is."""
 

@@ -11,7 +11,7 @@ from hooke.kubernetes.client import Kubernetes, Manifest
 
 __all__ = ["FLEET_RIGHTS", "RUN_RIGHTS", "Right", "lacking_rights", "print_rights", "role_manifests"]
 
-_RBAC = "rbac.authorization.k8s.io"
+_RBAC, _LEASES = "rbac.authorization.k8s.io", "coordination.k8s.io"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,10 @@ RUN_RIGHTS = (
         verb="create", resource="jobs", group="batch", needed_to="start a worker, or a driver in the cluster"
     ),
     Right(
-        verb="list", resource="jobs", group="batch", needed_to="find what an earlier driver of the run left"
+        verb="list",
+        resource="jobs",
+        group="batch",
+        needed_to="know the run's machines, also those that an earlier driver left",
     ),
     Right(verb="delete", resource="jobs", group="batch", needed_to="end a worker, or a driver"),
     Right(
@@ -53,6 +56,9 @@ RUN_RIGHTS = (
     Right(verb="delete", resource="pods", needed_to="end the very pod that has finished its work"),
     Right(verb="get", resource="pods/log", needed_to="keep the log of a pod that ends, and follow a driver"),
     Right(verb="list", resource="events", needed_to="say which quota or rule forbids a pod"),
+    Right(verb="create", resource="leases", group=_LEASES, needed_to="say that the driver lives"),
+    Right(verb="patch", resource="leases", group=_LEASES, needed_to="go on saying it"),
+    Right(verb="delete", resource="leases", group=_LEASES, needed_to="say that it has ended"),
 )
 """What a run on a place of the engine `kubernetes` does in its namespace, from outside and inside the cluster."""
 

@@ -10,11 +10,11 @@ from typing import Self, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
-from hooke.machines import controller
 from hooke.journal.fleet_events import LedgerRecord
 from hooke.journal.reader import read
 from hooke.journal.segments import TornTail
 from hooke.journal.writer import Journal
+from hooke.machines import controller
 from hooke.machines.provider import NotAllowed, Provider, ProviderError, Unreachable
 
 __all__ = ["LEDGER", "FleetKeeper", "Ledger", "records_of"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -191,6 +192,12 @@ class EngineContext:
     """Distribution (or `python`) -> version that the code uses, which workers elsewhere must have."""
     allow_mismatch: tuple[str, ...] = ()
     """Distributions whose versions may differ."""
+    usd_per_hour: float = 0.0
+    """Price of one worker, for an engine that keeps a ledger of its machines."""
+    max_usd_per_hour: float = inf
+    """Limit for all workers together."""
+    most_workers: int = 0
+    """Limit of their number, where `scale` may raise it."""
     sample_s: float = 0.0
     """How often workers write a sample of themselves beside their logs, for studies; 0: never."""
 

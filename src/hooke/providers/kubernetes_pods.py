@@ -27,6 +27,7 @@ from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import (
     RELEASE_GRACE_S,
     RIGHTS_FIX,
+    TOKEN_NOTE,
     WORKER,
     PodOptions,
     is_taken,
@@ -36,13 +37,13 @@ from hooke.kubernetes.pods import (
     worker_pod,
 )
 from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
-from hooke.providers.processes import FLEET, MACHINE, check_command
 from hooke.machines.kubernetes_calls import reached
 from hooke.machines.provider import Machine, NotAllowed, ProviderError, ProviderFacts
+from hooke.providers.processes import FLEET, MACHINE, check_command
 
 __all__ = ["KubernetesPods"]
 
-FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
+FLEET_LABEL, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/tag"
 
 
 class KubernetesPods:

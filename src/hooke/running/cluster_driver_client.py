@@ -41,7 +41,7 @@ from hooke.kubernetes.client import (
 from hooke.kubernetes.driver_job import (
     CLAIM_FIX,
     DRIVER,
-    DRIVER_OPTIONS,
+    PLACE_OPTIONS,
     DriverOptions,
     DriverPaths,
     driver_job,
@@ -138,7 +138,7 @@ class ClusterDrivers:
         except UsageError as error:
             error.where = f"[places.{place}] in {project.root / FILE}"
             raise
-        self._options = PodOptions.parse(options, more=("listen", *DRIVER_OPTIONS))
+        self._options = PodOptions.parse(options, more=PLACE_OPTIONS)
         self._client = Kubernetes(find_access(self._options.kubeconfig, context=self._options.context))
         self.namespace = self._options.namespace or self._client.access.namespace
 

@@ -496,6 +496,9 @@ class Driver(msgspec.Struct, kw_only=True):
             allow_mismatch=tuple(self.order.allow_mismatch),
             code=self._code(store),
             root=self.project.root,
+            usd_per_hour=self.place.usd_per_hour,
+            max_usd_per_hour=self.place.max_usd_per_hour,
+            most_workers=self.place.workers[1] if self.place.workers is not None else 0,
         )
 
     def _code(self, store: Store) -> Ref | None:

@@ -6,14 +6,16 @@ import time
 
 import pytest
 
+from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.certificates.authority import Authority
 from hooke.engines.dask.clusters import close_cluster
 from hooke.engines.dask.kubernetes_engine import PodCluster, driver_security, own_address, parse_listen
-from hooke.engines.dask.pod_jobs import PodJobs
+from hooke.engines.dask.pod_jobs import PodJobs, PodKeeper
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import Access, Credentials
 from hooke.kubernetes.pods import PodOptions
+from hooke.machines.controller import Caps
 from hooke.project.backends import find_backend
 from hooke.project.settings import read_settings
 
@@ -65,10 +67,15 @@ def heard(address, context):
         return tls.recv(1)
 
 
-def test_the_scheduler_takes_only_certificates_of_its_own_authority():
+def keeper_of(jobs, folder):
+    return PodKeeper(jobs, folder, caps=Caps(workers=1), clock=SystemClock())
+
+
+def test_the_scheduler_takes_only_certificates_of_its_own_authority(tmp_path):
     ours, theirs = (Authority.make("run", now=time.time(), valid_s=3600.0) for _ in range(2))
     jobs = jobs_of(ours)
-    cluster = PodCluster(jobs, driver_security(ours), host="127.0.0.1", port=0)
+    keeper = keeper_of(jobs, tmp_path)
+    cluster = PodCluster(keeper, driver_security(ours), host="127.0.0.1", port=0)
     try:
         address = cluster.scheduler_address
         keys = driver_security(ours).get_connection_args("client")["ssl_context"]
@@ -82,21 +89,21 @@ def test_the_scheduler_takes_only_certificates_of_its_own_authority():
                 heard(address, context)
     finally:
         close_cluster(cluster)
-        jobs.close()
+        keeper.close()
 
 
-def test_an_address_of_another_machine_is_refused():
+def test_an_address_of_another_machine_is_refused(tmp_path):
     authority = Authority.make("run", now=time.time(), valid_s=3600.0)
-    jobs = jobs_of(authority)
+    keeper = keeper_of(jobs_of(authority), tmp_path)
     with pytest.raises(HookeError, match=r"the driver cannot listen at 192\.0\.2\.1:8786") as caught:
-        PodCluster(jobs, driver_security(authority), host="192.0.2.1", port=8786)
+        PodCluster(keeper, driver_security(authority), host="192.0.2.1", port=8786)
     assert "`listen`" in caught.value.fix
-    jobs.close()
+    keeper.close()
 
 
 def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
     jobs = jobs_of(Authority.make("run", now=time.time(), valid_s=3600.0))
-    job = jobs.job("hooke-1-0", 0, "tls://10.0.0.5:1")
+    job = jobs.job("hooke-1-0", 0, "run-1-0")
     secret = jobs.secret("hooke-1-0", 0, "uid")
     assert secret["metadata"]["ownerReferences"][0]["uid"] == "uid"
     pod = job["spec"]["template"]

@@ -17,10 +17,10 @@ from typing import Any, Self
 from tests.support.simulation.checks import described, refuse
 from tests.support.simulation.sim_store import SimJournal
 
+from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
 from hooke.machines import controller
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import LEDGER, FleetKeeper, Ledger, records_of
-from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
 from hooke.testing.provider_suite import FakeProvider, ProviderFaults, draw_provider_faults
 from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Record, World
 

@@ -22,11 +22,11 @@ from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, fleets_of, line_of, settle
-from hooke.machines.keeper import FleetKeeper, records_of
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_view import moment
-from hooke.project.folder import Project
+from hooke.machines.keeper import FleetKeeper, records_of
 from hooke.machines.provider import Machine
+from hooke.project.folder import Project
 
 __all__ = ["VERBS", "fleet"]
 

@@ -7,7 +7,7 @@ attempt is a Dask task for one worker, which has a process of its own run it. Da
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from sys import maxsize
@@ -227,7 +227,10 @@ class DaskEngine(ClusterEngine):
             return
         for peer in idle:
             self._lose(peer)
-        names, addresses = [peer.name for peer in idle], [peer.address for peer in idle]
+        self._end_workers(idle)
+
+    def _end_workers(self, peers: Sequence[Peer]) -> None:
+        names, addresses = [peer.name for peer in peers], [peer.address for peer in peers]
         clusters.retire(self._cluster, self._link.client, names, addresses)
 
     def _greet_again(self, address: str) -> None:

@@ -1,44 +1,44 @@
 """The Kubernetes backend: a Dask cluster of the run's own, whose workers are pods and whose scheduler is in the driver's process.
 
-What runs where, retries, gangs and logs are the Dask engine's. Here are the cluster, and what pods are in trouble for.
+What runs where, retries, gangs and logs are the Dask engine's; how many pods there are, and which of them end, is decided by the controller of
+fleets. Here are the cluster, and what pods are in trouble for.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
-import itertools
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
 
 import dask.config
 from distributed import Security, SpecCluster
-from distributed.deploy.spec import ProcessInterface
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import write_atomic, writing
+from hooke.base.units import parse_seconds
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import Address
 from hooke.engines.dask import clusters
 from hooke.engines.dask.dask_engine import DaskEngine
-from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodState
-from hooke.engines.dask.worker_process import MOST_DEATHS, UNREACHED, in_a_row
+from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodKeeper, PodState
+from hooke.engines.dask.worker_process import UNREACHED
 from hooke.engines.remote.cluster_engine import CLUSTER
 from hooke.engines.remote.handshake import HandshakeReply
 from hooke.engines.remote.placement import Peer
 from hooke.engines.worker.worker_deaths import GONE
 from hooke.journal.events import BackendTrouble, Failure
 from hooke.kubernetes.client import Kubernetes
-from hooke.kubernetes.driver_job import DRIVER_OPTIONS, is_driver_pod
+from hooke.kubernetes.driver_job import PLACE_OPTIONS, is_driver_pod
 from hooke.kubernetes.kubeconfig import find_access, pod_access
 from hooke.kubernetes.pods import PodOptions, Trouble
+from hooke.machines.controller import Caps
 from hooke.pipeline.engine import Call, EngineContext
 
 __all__ = ["KubernetesEngine", "PodCluster", "driver_security", "own_address", "parse_listen"]
@@ -49,8 +49,8 @@ END_KNOWN_S = 6.0
 """How long after a worker has left its cluster may say why."""
 REACHES_S = 30.0
 """A worker joins within seconds of its start; after this time it is said that it has not. The pod itself gives up later."""
-AGAIN_S = 5.0
-"""Before a pod is made again that the cluster refused, or that ended early."""
+MOST_FAILURES = 4
+"""A run without any worker ends when so many pods in a row ended by themselves soon after their start. The pauses between them grow."""
 PATIENCE_S: Mapping[str, float] = {
     "busy": 300.0,
     "image": 60.0,
@@ -64,37 +64,17 @@ a successor, which is waited for."""
 FINAL_S = 2.0
 
 
-class PodWorker(ProcessInterface):
-    """A pod as Dask's `SpecCluster` handles it."""
-
-    def __init__(self, scheduler: str, *, name: int, jobs: PodJobs) -> None:
-        super().__init__(scheduler=scheduler, name=name)
-        self._scheduler, self._number, self._jobs = scheduler, name, jobs
-
-    async def start(self) -> None:
-        """Ask for the pod; its worker joins the scheduler when it runs."""
-        await asyncio.to_thread(self._jobs.launch, self._number, self._scheduler)
-        await super().start()
-
-    async def close(self) -> None:
-        """End the pod."""
-        await asyncio.to_thread(self._jobs.end, self._number)
-        await super().close()
-
-
 class PodCluster(SpecCluster):
-    """A scheduler in this process, and workers that are pods. Each pod has a number of its own: one that is lost is replaced by the next."""
+    """A scheduler in this process. Its workers are pods that join it: `keeper` has as many as are wanted."""
 
-    def __init__(self, jobs: PodJobs, security: Security, *, host: str, port: int) -> None:
+    def __init__(self, keeper: PodKeeper, security: Security, *, host: str, port: int) -> None:
         """Raises HookeError where the scheduler cannot listen there."""
-        self._numbers = itertools.count()
-        self.jobs = jobs
+        self.keeper = keeper
         try:
             _try_address(host, port)  # Dask would leave a socket open
             with dask.config.set({"distributed.scheduler.http.routes": []}):
                 super().__init__(
                     scheduler=clusters.scheduler_spec(security, host=host, port=port),
-                    worker={"cls": PodWorker, "options": {"jobs": jobs}},
                     security=security,
                     silence_logs=logging.CRITICAL,
                     scheduler_sync_interval=clusters.NEVER_S,
@@ -106,22 +86,9 @@ class PodCluster(SpecCluster):
                 fix='`listen` must be an address of this machine: listen = "10.0.0.5", or "10.0.0.5:8786"',
             ) from error
 
-    def replace(self, number: int) -> None:
-        """Have another pod instead of this one, if it is still wanted."""
-        loop: Any = self.loop
-        loop.add_callback(self._replace, number)
-
-    async def _replace(self, number: int) -> None:
-        if self.worker_spec.pop(number, None) is not None:
-            self.worker_spec.update(self.new_worker_spec())
-            await self._correct_state()
-
-    def _new_worker_name(self, worker_number: int) -> int:  # noqa: ARG002 - the signature is Dask's
-        return next(self._numbers)
-
-    def _update_worker_status(self, op: str, msg: Any) -> None:
-        # Not SpecCluster's, which forgets a worker that is lost: the engine replaces it.
-        super(SpecCluster, self)._update_worker_status(op, msg)
+    def scale(self, n: int = 0, memory: Any = None, cores: Any = None) -> None:  # noqa: ARG002 - the signature is Dask's
+        """Have so many pods."""
+        self.keeper.want(n)
 
 
 class KubernetesEngine(DaskEngine):
@@ -137,30 +104,40 @@ class KubernetesEngine(DaskEngine):
         workers: tuple[int, int] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`options` are those of `PodOptions` and `listen`, as in hooke.toml. Pods start after this returns.
+        """`options` are those of `PodOptions`, `listen` and `lifetime`, as in hooke.toml. Pods start after this returns.
 
         Raises UsageError for options that are not valid, HookeError where the cluster or the driver's own address cannot be used.
         """
         given = options or {}
-        pods = PodOptions.parse(given, more=("listen", *DRIVER_OPTIONS))
+        pods = PodOptions.parse(given, more=PLACE_OPTIONS)
         self._memory = pods.memory
         self._unexplained: dict[str, float] = {}
         """Address of a worker that left -> until when its pod may say why."""
-        self._again: dict[int, float] = {}
-        """Number of a pod -> when to make another instead."""
         self._joined_numbers: set[int] = set()
-        self._deaths = 0
+        self._idle_since: dict[int, float] = {}
         self._said: set[str] = set()
         self._trouble: tuple[PodState, Trouble, float] | None = None
         """The latest trouble, and since when there is any."""
-        cluster = _cluster(pods, given.get("listen"), run=context.run)
-        self._jobs = cluster.jobs
+        lifetime_s = parse_seconds(given["lifetime"], name="lifetime") if given.get("lifetime") else inf
+        workers = workers or (1, 1)
+        caps = Caps(
+            workers=max(context.most_workers, workers[1]),
+            usd_per_hour=context.max_usd_per_hour,
+            lifetime_s=lifetime_s,
+        )
+        cluster = _cluster(context, pods, given.get("listen"), caps)
+        self._keeper, self._jobs = cluster.keeper, cluster.keeper.jobs
         try:
-            super().__init__(context, workers=workers or (1, 1), at=cluster)
+            super().__init__(context, workers=workers, at=cluster)
         except BaseException:
+            self._keeper.end()
             clusters.close_cluster(cluster)
-            self._jobs.close()
+            self._keeper.close()
             raise
+
+    def scale(self, workers: int) -> None:
+        """Change the number of pods. The controller chooses those that end: first such that start, then the longest idle."""
+        self._keeper.want(workers)
 
     def _wait_for_workers(self) -> None:
         self._look()
@@ -172,17 +149,17 @@ class KubernetesEngine(DaskEngine):
         return super()._receive(min(timeout_s, LOOK_S))
 
     def _disconnect(self) -> None:
+        self._keeper.end()
         super()._disconnect()
-        self._jobs.close()
+        self._keeper.close()
 
     # -- pods --------------------------------------------------------------------------------------
 
     def _follow_pods(self, now: float) -> None:
         for state in self._jobs.news():
             self._pod_changed(state, now)
-        for number in [number for number, at in self._again.items() if now >= at]:
-            del self._again[number]
-            self._cluster.replace(number)
+        self._tell_idle(now)
+        self._drain_retiring()
         for address in list(self._unexplained):
             peer = self._peers.get(address)
             if peer is None:
@@ -194,27 +171,39 @@ class KubernetesEngine(DaskEngine):
 
     def _pod_changed(self, state: PodState, now: float) -> None:
         if state.ended and (trouble := state.trouble) is not None:
-            log = self._save_log(state)
+            self._save_log(state)
             if trouble.exit_code == UNREACHED:
                 state = replace(state, trouble=replace(self._unreached(), final=True))
             elif trouble.kind == "failed":
-                state = replace(state, trouble=replace(trouble, says=f"{trouble.says}{_last_line(log)}"))
-        wanted = state.number in self._cluster.worker_spec
-        if state.trouble is not None and wanted:
+                state = replace(
+                    state, trouble=replace(trouble, says=f"{trouble.says}{_last_line(state.log)}")
+                )
+        if state.trouble is not None and self._jobs.is_wanted(state.number):
             self._say(state, state.trouble, now)
         elif self._trouble is not None and self._trouble[0].number <= state.number:
             self._trouble = None  # that pod is in none any more, or its successor is on its way
-        if wanted and (state.ended or state.drains) and state.number not in self._again:
-            self._again[state.number] = now + self._pause(state, now)
 
-    def _pause(self, state: PodState, now: float) -> float:
-        """How long to wait before another pod is made instead of one that is gone."""
-        if state.number in self._joined_numbers:
-            self._deaths = 0
-            return 0.0
-        if state.trouble is not None and state.trouble.kind in ("container", "ended", "failed", "memory"):
-            self._deaths = in_a_row(self._deaths, lived_s=now - (state.runs_since or now))
-        return AGAIN_S if self._deaths < MOST_DEATHS else inf
+    def _tell_idle(self, now: float) -> None:
+        """Tell the controller which workers have nothing to do, and since when."""
+        idle = {peer.name for peer in self._peers.values() if not peer.calls}
+        self._idle_since = {name: self._idle_since.get(name, now) for name in idle}
+        self._jobs.idle(self._idle_since)
+
+    def _drain_retiring(self) -> None:
+        """Workers that are to finish get nothing more."""
+        numbers = self._jobs.retiring
+        new = [peer for peer in self._peers.values() if peer.name in numbers and not peer.draining]
+        for peer in new:
+            self._queue.drain(peer.address)
+        if new:
+            self._announce()
+        self._release_retired()
+
+    def _end_workers(self, peers: Sequence[Peer]) -> None:
+        """Move what others hold there to the rest; then the controller ends the pods."""
+        addresses = [peer.address for peer in peers]
+        self._link.client.retire_workers(addresses, close_workers=False, remove=False)
+        self._jobs.emptied([peer.name for peer in peers])
 
     def _say(self, state: PodState, trouble: Trouble, now: float) -> None:
         """Write a trouble into the journal, unless the same is there already."""
@@ -252,7 +241,7 @@ class KubernetesEngine(DaskEngine):
             return
         state, trouble, since = self._trouble
         patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, inf)
-        if now - since > patience_s or self._deaths >= MOST_DEATHS:
+        if now - since > patience_s or self._keeper.failures >= MOST_FAILURES:
             raise UsageError(
                 "no pod of this run works",
                 where=f"{state.shown}, namespace {self._jobs.namespace}",
@@ -261,13 +250,11 @@ class KubernetesEngine(DaskEngine):
                 next=f"hooke resume {self._context.run}",
             )
 
-    def _save_log(self, state: PodState) -> bytes:
+    def _save_log(self, state: PodState) -> None:
         """Write what a pod has written to the run's logs, where it is read last."""
-        content = self._jobs.log(state)
-        if content:
+        if state.log:
             with writing("the run's logs", self._context.logs):
-                write_atomic(self._context.logs / f"{state.pod}.log", content)
-        return content
+                write_atomic(self._context.logs / f"{state.pod}.log", state.log)
 
     # -- workers -----------------------------------------------------------------------------------
 
@@ -275,8 +262,9 @@ class KubernetesEngine(DaskEngine):
         super()._admit(address, reply)
         if (peer := self._peers.get(address)) is not None:
             self._joined_numbers.add(peer.name)
+            self._jobs.joined(peer.name)
             self._trouble = None
-            self._deaths = 0
+            self._drain_retiring()
 
     def _broke(self, address: str, attempt: int, error: BaseException | None) -> None:
         peer = self._peers.get(address)
@@ -334,7 +322,7 @@ def _last_line(log: bytes) -> str:
 # -- the cluster of a run --------------------------------------------------------------------------
 
 
-def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
+def _cluster(context: EngineContext, options: PodOptions, listen: Any, caps: Caps) -> PodCluster:
     """A scheduler at an address that pods reach, with keys of its own. Raises UsageError, HookeError."""
     if is_driver_pod(os.environ):
         access, listen = pod_access(), None  # the file and the address are those of the machine outside
@@ -343,13 +331,24 @@ def _cluster(options: PodOptions, listen: Any, *, run: str) -> PodCluster:
     client = Kubernetes(access)
     host, port = parse_listen(listen) if listen is not None else (own_address(client.address), 0)
     authority = Authority.make("run", now=time.time(), valid_s=VALID_S)
-    jobs = PodJobs(client, options, run=run, threads=max(1, int(options.cpus)), authority=authority)
-    jobs.start()
+    jobs = PodJobs(
+        client,
+        options,
+        run=context.run,
+        threads=max(1, int(options.cpus)),
+        authority=authority,
+        usd_per_hour=context.usd_per_hour,
+    )
+    folder = context.tracking or context.logs
+    keeper = PodKeeper(jobs, folder, caps=caps, clock=context.clock)
     try:
-        return PodCluster(jobs, driver_security(authority), host=host, port=port)
+        cluster = PodCluster(keeper, driver_security(authority), host=host, port=port)
+        jobs.scheduler = cluster.scheduler_address
+        keeper.start()
     except BaseException:
-        jobs.close()
+        keeper.close()
         raise
+    return cluster
 
 
 def _try_address(host: str, port: int) -> None:

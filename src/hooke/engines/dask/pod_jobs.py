@@ -1,13 +1,14 @@
-"""Jobs of a Kubernetes cluster, each of one pod that works for a run, and what becomes of the pods.
+"""The pods of a run as machines: each is a Job of a Kubernetes cluster, kept by the controller of fleets with a ledger of its own.
 
 A Job and not a bare pod, since the cluster removes a Job soon after its pod has ended, also when the driver is dead. Each pod has a
-certificate of its own in a Secret that its Job owns, so it goes with it.
+certificate of its own in a Secret that its Job owns, so it goes with it. A lease says that the driver lives; it owns the Jobs.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -15,11 +16,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import CA, MACHINE
@@ -34,8 +37,12 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.driver_job import owner_here
+from hooke.kubernetes.lease import Lease
 from hooke.kubernetes.pods import (
+    DRIVER_LABEL,
     RELEASE_GRACE_S,
+    RUN_LABEL,
+    TOKEN_NOTE,
     WORKER,
     WORKER_LABELS,
     PodOptions,
@@ -47,10 +54,14 @@ from hooke.kubernetes.pods import (
     worker_pod,
 )
 from hooke.kubernetes.watch import Watch
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
+from hooke.machines.kubernetes_calls import reached, refused_call
+from hooke.machines.provider import Machine, ProviderFacts
 
-__all__ = ["PodJobs", "PodState"]
+__all__ = ["PodJobs", "PodKeeper", "PodState"]
 
-RUN_LABEL, DRIVER_LABEL, NUMBER_LABEL = "hooke.dev/run", "hooke.dev/driver", "hooke.dev/number"
+NUMBER_LABEL = "hooke.dev/number"
 KEYS = "/run/hooke"
 """Where a pod finds its certificate."""
 REMOVED_S = 20
@@ -60,7 +71,9 @@ VALID_S = 365 * 86400.0
 LOOK_S = 1.0
 NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
-JOB = "batch/v1/Job"
+GONE_S = 10.0
+"""How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
+JOB, POD = "batch/v1/Job", "v1/Pod"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +82,14 @@ class PodState:
 
     number: int
     job: str
+    token: str = ""
+    """Of its launch."""
     pod: str = ""
     """Empty while there is none."""
     since: float = 0.0
     """When its Job was made (monotonic)."""
+    started_at: float = 0.0
+    """The same, seconds since the epoch."""
     runs_since: float | None = None
     trouble: Trouble | None = None
     """What keeps it from its work, or has ended it."""
@@ -80,6 +97,8 @@ class PodState:
     """Whether somebody ends it: it finishes what it does."""
     ended: bool = False
     """Whether it is gone, or its program has ended."""
+    log: bytes = b""
+    """What it had written when it ended by itself."""
 
     @property
     def shown(self) -> str:
@@ -87,100 +106,176 @@ class PodState:
         return f"pod {self.pod}" if self.pod else f"the pod of job {self.job}"
 
 
+# -- the provider ----------------------------------------------------------------------------------
+
+
 class PodJobs:
-    """Makes and ends the pods of one driver. Thread-safe."""
+    """The provider of one driver's pods, and of those that earlier drivers of its run left. Thread-safe.
+
+    The engine says which workers have joined and what they do (`joined`, `idle`, `emptied`), and takes work from those that are `retiring`.
+    """
 
     def __init__(
-        self, client: Kubernetes, options: PodOptions, *, run: str, threads: int, authority: Authority
+        self,
+        client: Kubernetes,
+        options: PodOptions,
+        *,
+        run: str,
+        threads: int,
+        authority: Authority,
+        usd_per_hour: float = 0.0,
     ) -> None:
+        # The list is read from the store of the cluster itself, and every pod is watched.
+        self.facts = ProviderFacts(
+            name="kubernetes",
+            usd_per_hour=usd_per_hour,
+            visible_s=5.0,
+            look_s=LOOK_S,
+            sure=True,
+            keeps_ended=True,
+        )
+        self.scheduler = ""
+        """The address that workers join."""
         self._client = client
         self._options = options
         self._namespace = options.namespace or client.access.namespace
         self._threads = threads
         self._authority = authority
         self._driver = secrets.token_hex(4)
-        self._owner = owner_here(os.environ)
         self._run = _label_of(run)
-        self._ended: set[int] = set()
+        about = {**WORKER_LABELS, RUN_LABEL: self._run, DRIVER_LABEL: self._driver}
+        self._owner = owner_here(os.environ)
+        name = f"hooke-{self._driver}"
+        self.lease = Lease(client, name, namespace=self._namespace, labels=about, owners=self._owner)
+        self._labels_of_all = about
         self._lock = threading.Lock()
-        self._states: dict[int, PodState] = {}
+        self._states: dict[str, PodState] = {}
+        """Name of the Job -> what is known of it."""
+        self._retiring: set[int] = set()
+        self._joined: set[int] = set()
+        self._emptied: set[int] = set()
+        self._idle_since: Mapping[int, float] = {}
+        self._unsure: set[str] = set()
+        """Jobs that may have been made only in part."""
+        self._deleted: set[str] = set()
+        self._logged: set[str] = set()
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
-        self._closed = threading.Event()
-        self._watch = Watch(
-            client, "v1/Pod", namespace=self._namespace, labels=selector({DRIVER_LABEL: self._driver})
+        self._watch = Watch(client, POD, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
+        self._follower = threading.Thread(
+            target=self._guarded, args=[self._follow], name="hooke-pods", daemon=True
         )
-        self._threads_of_mine = [
-            threading.Thread(target=self._guarded, args=[each], name="hooke-pods", daemon=True)
-            for each in (self._follow, self._look)
-        ]
 
     @property
     def namespace(self) -> str:
         """Where the pods are."""
         return self._namespace
 
-    def start(self) -> None:
-        """Remove what an earlier driver of this run left, and follow the pods from now on. Raises HookeError."""
-        found, _ = self._client.list(JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
-        for each in found:
-            self._delete(JOB, each["metadata"]["name"])
-        for thread in self._threads_of_mine:
-            thread.start()
+    # -- as a provider -----------------------------------------------------------------------------
 
-    def launch(self, number: int, scheduler: str) -> None:
-        """Make the Job of a worker that joins this scheduler. Where the cluster refuses, its state has ended and says why."""
+    def launch(self, token: str) -> str:
+        """Make the Job of a worker that joins the scheduler. Where the cluster refuses, its state has ended and says why, too."""
+        number = int(token.rpartition("-")[2])
         name = f"hooke-{self._driver}-{number}"
-        state = PodState(number=number, job=name, since=time.monotonic())
+        state = PodState(number=number, job=name, token=token, since=time.monotonic(), started_at=time.time())
         with self._lock:
-            self._states[number] = state
+            self._states[name] = state
+            self._unsure.add(name)
         try:
-            made = self._client.create(self.job(name, number, scheduler), namespace=self._namespace)
+            made = self._client.create(self.job(name, number, token), namespace=self._namespace)
             secret = self.secret(name, number, made["metadata"]["uid"])
             self._client.create(secret, namespace=self._namespace)
-        except (ApiError, ApiUnreachable) as error:
-            trouble = (
-                refusal_of(error)
-                if isinstance(error, ApiError)
-                else Trouble(kind="busy", says=f"{error.what}: {error.why}")
-            )
-            self.end(number)
-            self._put(replace(state, trouble=trouble, ended=True))
+        except ApiUnreachable as error:
+            raise refused_call(error) from error  # what was made of it is found by the next list
+        except ApiError as error:
+            self._put(replace(state, trouble=refusal_of(error), ended=True))
+            with reached():
+                self._delete(JOB, name)
+            raise refused_call(error) from error
+        with self._lock:
+            self._unsure.discard(name)
+        return name
 
-    def end(self, number: int) -> None:
+    def list(self) -> Sequence[Machine]:
+        """All pods of the run. One that has ended is listed so until it is released; its log is read once."""
+        with reached():
+            found, _ = self._client.list(
+                JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run})
+            )
+            self._read_logs()
+        jobs = {each["metadata"]["name"]: each for each in found}
+        with self._lock:
+            for name, job in jobs.items():
+                self._states.setdefault(name, _state_of(job))
+            for each in list(self._states.values()):
+                if each.job not in jobs and not each.pod and not each.ended:  # it was not made, or is deleted
+                    self._states[each.job] = replace(each, ended=True)
+                    self._logged.add(each.job)
+            there = [
+                each for each in self._states.values() if each.job in jobs or (each.pod and not each.ended)
+            ]
+            return [self._machine(each) for each in there]
+
+    def retire(self, machine: str) -> None:
+        """Have the engine give its worker nothing more."""
+        with self._lock:
+            if (state := self._states.get(machine)) is not None:
+                self._retiring.add(state.number)
+
+    def release(self, machine: str) -> None:
         """End a worker's pod, unless somebody else does and it finishes its work."""
         with self._lock:
-            state = self._states.get(number)
-            if state is None or number in self._ended:
+            state = self._states.get(machine)
+            if state is None or machine in self._deleted:
                 return
-            self._ended.add(number)
-        try:
-            self._delete(JOB, state.job)
+        with reached():
+            self._delete(JOB, machine)
             if state.pod and not (state.drains or state.ended):
-                self._delete("v1/Pod", state.pod, grace_s=RELEASE_GRACE_S)
-        except ApiError as error:
-            self._news.put(error)
-        except ApiUnreachable:
-            return  # its scheduler ends the worker, and the cluster removes a Job whose pod has ended
+                self._delete(POD, state.pod, grace_s=RELEASE_GRACE_S)
+        with self._lock:
+            if state.pod or machine in self._unsure:
+                self._deleted.add(machine)
+
+    # -- for the engine ----------------------------------------------------------------------------
+
+    @property
+    def retiring(self) -> set[int]:
+        """The numbers of workers that are to finish."""
+        with self._lock:
+            return set(self._retiring)
+
+    def joined(self, number: int) -> None:
+        """A worker has joined the scheduler."""
+        with self._lock:
+            self._joined.add(number)
+
+    def idle(self, since: Mapping[int, float]) -> None:
+        """The workers without work, and since when (monotonic)."""
+        with self._lock:
+            self._idle_since = since
+
+    def emptied(self, numbers: Sequence[int]) -> None:
+        """Workers that were to finish have done so, and hold nothing of others any more."""
+        with self._lock:
+            self._emptied.update(numbers)
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether a worker is to go on."""
+        with self._lock:
+            return number not in self._retiring and self._name(number) not in self._deleted
 
     def state(self, number: int) -> PodState | None:
         """What is known of a worker's pod."""
         with self._lock:
-            return self._states.get(number)
+            return self._states.get(self._name(number))
 
-    def states(self) -> list[PodState]:
-        """All that were made, in that order."""
+    def states(self) -> Sequence[PodState]:
+        """All of this driver, in the order of their launches."""
         with self._lock:
-            return list(self._states.values())
+            return [each for each in self._states.values() if self._is_mine(each.job)]
 
-    def log(self, state: PodState) -> bytes:
-        """What a pod has written until now."""
-        with contextlib.suppress(ApiUnreachable):
-            return log_of(self._client, state.pod, namespace=self._namespace) if state.pod else b""
-        return b""
-
-    def news(self) -> list[PodState]:
+    def news(self) -> Sequence[PodState]:
         """The pods that changed since the last call. Raises HookeError where they cannot be followed any more."""
-        found: list[PodState] = []
+        found = []
         with contextlib.suppress(Empty):
             while True:
                 each = self._news.get_nowait()
@@ -189,34 +284,34 @@ class PodJobs:
                 found.append(each)
         return found
 
+    def fail(self, error: HookeError) -> None:
+        """Have `news` raise it."""
+        self._news.put(error)
+
+    def start(self) -> None:
+        """Say that this driver lives, and follow its pods from now on. Raises HookeError."""
+        self.lease.hold()
+        self._follower.start()
+
     def close(self) -> None:
-        """End all that are left, and follow them no longer; idempotent."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
+        """Follow the pods no longer, and give up the lease: the cluster removes with it what is left; idempotent."""
         self._watch.stop()
-        for state in self.states():
-            self.end(state.number)
-        for thread in self._threads_of_mine:
-            if thread.ident is not None:
-                thread.join()
+        if self._follower.ident is not None:
+            self._follower.join()
+            with contextlib.suppress(ApiError, ApiUnreachable):  # `hooke fleet reap` finds it
+                self.lease.release()
         self._client.close()
 
     # -- what is made ------------------------------------------------------------------------------
 
     def _labels(self, number: int) -> dict[str, str]:
-        return {
-            **WORKER_LABELS,
-            RUN_LABEL: self._run,
-            DRIVER_LABEL: self._driver,
-            NUMBER_LABEL: str(number),
-        }
+        return {**self._labels_of_all, NUMBER_LABEL: str(number)}
 
-    def job(self, name: str, number: int, scheduler: str) -> Manifest:
+    def job(self, name: str, number: int, token: str) -> Manifest:
         """The Job of a worker."""
         machine = f"{KEYS}/{MACHINE}"
         order = {
-            "scheduler": scheduler,
+            "scheduler": self.scheduler,
             "name": number,
             "threads": self._threads,
             "memory": self._options.memory,
@@ -242,7 +337,12 @@ class PodJobs:
         return {
             "apiVersion": "batch/v1",
             "kind": "Job",
-            "metadata": {"name": name, "labels": self._labels(number), "ownerReferences": self._owner},
+            "metadata": {
+                "name": name,
+                "labels": self._labels(number),
+                "annotations": {TOKEN_NOTE: token},
+                "ownerReferences": self._owner or [self.lease.owner],
+            },
             "spec": {
                 "backoffLimit": 0,
                 "ttlSecondsAfterFinished": REMOVED_S,
@@ -269,6 +369,46 @@ class PodJobs:
         with contextlib.suppress(NotThere):
             self._client.delete(kind, name, namespace=self._namespace, grace_s=grace_s)
 
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _name(self, number: int) -> str:
+        return f"hooke-{self._driver}-{number}"
+
+    def _is_mine(self, job: str) -> bool:
+        return job.startswith(f"hooke-{self._driver}-")
+
+    def _machine(self, state: PodState) -> Machine:
+        """As the controller sees it."""
+        number, joined = state.number, state.number in self._joined
+        why = state.trouble.says if state.trouble is not None else ""
+        taken = state.drains or (state.trouble is not None and state.trouble.kind == "disrupted")
+        phase = "ready" if joined else "starting"
+        if number in self._retiring and (not joined or number in self._emptied):
+            phase = "retired"
+        if not self._is_mine(state.job) or state.job in self._unsure:
+            phase, taken = "retired", True
+            why = "its driver is gone" if state.job not in self._unsure else "it was made only in part"
+        idle = self._idle_since.get(number)
+        return Machine(
+            id=state.job,
+            token=state.token,
+            phase="ended" if state.ended else phase,
+            started_at=state.started_at,
+            idle_s=time.monotonic() - idle if idle is not None else None,
+            why=why,
+            taken=taken,
+        )
+
+    def _read_logs(self) -> None:
+        """Of pods that have ended by themselves, before their Jobs are deleted."""
+        with self._lock:
+            ended = [each for each in self._states.values() if each.ended and each.job not in self._logged]
+            self._logged.update(each.job for each in ended)
+        for each in ended:
+            if self._is_mine(each.job):
+                log = log_of(self._client, each.pod, namespace=self._namespace) if each.pod else b""
+                self._put(replace(each, log=log))
+
     # -- in threads of this object -----------------------------------------------------------------
 
     def _guarded(self, work: Any) -> None:
@@ -282,11 +422,12 @@ class PodJobs:
             self._changed(change.object, gone=change.how == "deleted")
 
     def _changed(self, pod: Manifest, *, gone: bool) -> None:
-        number = int(pod["metadata"]["labels"][NUMBER_LABEL])
+        labels = pod["metadata"]["labels"]
+        job = f"hooke-{labels[DRIVER_LABEL]}-{labels[NUMBER_LABEL]}"
         status: Mapping[str, Any] = pod.get("status", {})
         with self._lock:
-            before = self._states.get(number)
-            if before is None or before.ended:
+            before = self._states.get(job) or PodState(number=int(labels[NUMBER_LABEL]), job=job)
+            if before.ended:
                 return
             runs = status.get("phase") == "Running"
             found = pod_trouble(pod)
@@ -301,22 +442,25 @@ class PodJobs:
                 drains=bool(pod["metadata"].get("deletionTimestamp")),
                 ended=ended,
             )
-        if after != before:
+            self._states[job] = after
+            if gone:
+                self._logged.add(job)
+        if after != before and (gone or not ended):  # of one that has ended by itself when its log is read
             self._put(after)
 
     def _put(self, state: PodState) -> None:
         with self._lock:
-            self._states[state.number] = state
-        self._news.put(state)
+            self._states[state.job] = state
+        if self._is_mine(state.job):
+            self._news.put(state)
 
-    def _look(self) -> None:
-        """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
-        while not self._closed.wait(LOOK_S):
-            late = time.monotonic() - NO_POD_S
-            for state in self.states():
-                if not state.pod and not state.ended and state.since < late:
-                    with contextlib.suppress(ApiUnreachable):
-                        self._ask_why(state)
+    def ask_why(self) -> None:
+        """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell. Raises ApiError."""
+        late = time.monotonic() - NO_POD_S
+        for state in self.states():
+            if not state.pod and not state.ended and state.since < late:
+                with contextlib.suppress(ApiUnreachable):
+                    self._ask_why(state)
 
     def _ask_why(self, state: PodState) -> None:
         fields = f"involvedObject.kind=Job,involvedObject.name={state.job}"
@@ -324,10 +468,87 @@ class PodJobs:
         for said in _refusals(found):
             trouble = refusal_of(ApiForbidden(said))
             with self._lock:
-                before = self._states[state.number]
+                before = self._states[state.job]
                 if before.pod or before.ended or before.trouble == trouble:
                     return
             self._put(replace(before, trouble=trouble))
+
+
+def _state_of(job: Manifest) -> PodState:
+    """A Job that an earlier driver made, or this one without hearing of it."""
+    about = job["metadata"]
+    return PodState(
+        number=int(about["labels"][NUMBER_LABEL]),
+        job=about["name"],
+        token=about.get("annotations", {}).get(TOKEN_NOTE, ""),
+        since=time.monotonic(),
+        started_at=datetime.datetime.fromisoformat(about["creationTimestamp"]).timestamp(),
+    )
+
+
+# -- the keeper ------------------------------------------------------------------------------------
+
+
+class PodKeeper:
+    """Keeps a run at its wanted number of pods, in a thread: every launch and end is in the ledger before it is asked for."""
+
+    def __init__(self, jobs: PodJobs, folder: Path, *, caps: Caps, clock: Clock) -> None:
+        """`folder` gets the ledger, which goes on where the run is resumed. Raises JournalError."""
+        self.jobs = jobs
+        self._ledger = Ledger.open(folder, clock=clock)
+        self._keeper = FleetKeeper("run", jobs, self._ledger, caps=caps, clock=clock)
+        self._wanted = 0
+        self._ends = False
+        self._woken = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="hooke-keeper", daemon=True)
+
+    @property
+    def failures(self) -> int:
+        """How many pods in a row ended by themselves soon after their start, or were refused."""
+        return self._keeper.fleet.failures
+
+    def start(self) -> None:
+        """Follow the pods and keep their number. Raises HookeError."""
+        self.jobs.start()
+        self._thread.start()
+
+    def want(self, pods: int) -> None:
+        """Set the wanted number."""
+        self._wanted = pods
+        self._woken.set()
+
+    def end(self) -> None:
+        """End all pods; none is made any more."""
+        self._ends = True
+        self._woken.set()
+
+    def close(self) -> None:
+        """End all pods, and wait a few seconds until they are gone; idempotent."""
+        self.end()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.jobs.close()
+        self._ledger.close()
+
+    def _keep(self) -> None:
+        try:
+            while not self._ends:
+                self._woken.clear()
+                if self._wanted != self._keeper.fleet.wanted:
+                    self._keeper.want(self._wanted, "the run")
+                pause = self._keeper.turn()
+                self.jobs.ask_why()
+                with contextlib.suppress(ApiUnreachable):
+                    self.jobs.lease.renew()
+                self._woken.wait(max(pause, 0.02))
+            self._keeper.down("the end of the run")
+            until = time.monotonic() + GONE_S
+            pause = self._keeper.turn()
+            while self._keeper.fleet.members and time.monotonic() < until:
+                time.sleep(max(min(pause, 0.3), 0.02))
+                pause = self._keeper.turn()
+        except HookeError as error:
+            self.jobs.fail(error)
 
 
 def _label_of(run: str) -> str:
