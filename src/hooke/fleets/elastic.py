@@ -19,8 +19,9 @@ from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.fleets.remaining_work import RemainingWork, remaining_work
 from hooke.journal.events import CapacityChanged, Event, RunStarted
-from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.fleet_events import FleetDecided, LaunchIntended
 from hooke.journal.run_folders import RunsFolder
+from hooke.machines.keeper import cost_usd, records_of
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.run_state import RunState
@@ -35,6 +36,7 @@ __all__ = [
     "Elastic",
     "HistoryReader",
     "LawScope",
+    "LedgerMeter",
     "RunTargets",
     "TaskHistory",
     "check_cost",
@@ -93,6 +95,8 @@ class Elastic:
         self.target = max(limits.low, 1)
         """The wanted number of workers, with which the run begins."""
         self.spent_usd = 0.0
+        self.ledger: LedgerMeter | None = None
+        """What says what is spent, where the machines of the run have a ledger."""
         self._limits = limits
         self._price = price
         self._clock = clock
@@ -174,6 +178,9 @@ class Elastic:
         )
 
     def _pay(self, at: float, workers: int) -> None:
+        if self.ledger is not None:
+            self.spent_usd = self.ledger.usd(self._clock.now())
+            return
         self.spent_usd += workers * (at - self._paid_until) * self._price.usd_per_hour / 3600
         self._paid_until = at
 
@@ -424,6 +431,38 @@ def _of(law: Law | None, timings: Sequence[Timing], most: int) -> TaskHistory:
 
 
 # -- the cost of a run -----------------------------------------------------------------------------
+
+ORPHANS_S = 60.0
+"""How long machines of a driver that died may go on: the pods of a run notice it within this time."""
+
+
+class LedgerMeter:
+    """What the machines of a run have cost, by its ledger. The time between two drivers of it costs nothing."""
+
+    def __init__(self, runs: RunsFolder, run: str) -> None:
+        """Reads when drivers lived until now. Raises JournalError."""
+        self._folder = runs.folder(run)
+        signs = [each.at for each in (*runs.events(run), *records_of(self._folder))]
+        starts = [each.at for each in runs.events(run) if isinstance(each, RunStarted)]
+        self._spans: list[tuple[float, float]] = []
+        self._lives = runs.alive(run)
+        for began, ended in zip(starts, [*starts[1:], math.inf], strict=True):
+            last = max(sign for sign in signs if began <= sign < ended)
+            self._spans.append((began, min(last + ORPHANS_S, ended)))
+
+    def usd(self, now: float) -> float:
+        """US dollars until now; of a run that nobody drives, until a minute after its last sign of life."""
+        spans = list(self._spans)
+        if self._lives and spans:
+            spans[-1] = spans[-1][0], now
+        return cost_usd(records_of(self._folder), spans)
+
+    @property
+    def priced(self) -> bool:
+        """Whether the ledger has a price."""
+        return any(
+            isinstance(each, LaunchIntended) and each.usd_per_hour > 0 for each in records_of(self._folder)
+        )
 
 
 def spent_usd(events: Sequence[Event], signs: Sequence[float], *, least: int, usd_per_hour: float) -> float:

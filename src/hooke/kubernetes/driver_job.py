@@ -18,6 +18,7 @@ __all__ = [
     "DriverOptions",
     "DriverPaths",
     "driver_job",
+    "end_of_job",
     "is_driver_pod",
     "owner_here",
 ]
@@ -162,6 +163,15 @@ def _rules_of_failures() -> list[Manifest]:
         {"action": "FailJob", "onExitCodes": codes},
         {"action": "Ignore", "onPodConditions": [disrupted]},
     ]
+
+
+def end_of_job(job: Manifest) -> Mapping[str, Any] | None:
+    """The condition that says how a job ended; None while it goes on."""
+    for each in job.get("status", {}).get("conditions", ()):
+        if each["type"] in ("Complete", "Failed") and each["status"] == "True":
+            found: Mapping[str, Any] = each
+            return found
+    return None
 
 
 def is_driver_pod(environment: Mapping[str, str]) -> bool:

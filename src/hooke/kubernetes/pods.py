@@ -44,7 +44,7 @@ WORKER_LABELS = {MANAGED: "hooke", COMPONENT: WORKER}
 """Each pod that works for Hooke has them, with Kubernetes' own names."""
 RUN_LABEL, DRIVER_LABEL = "hooke.dev/run", "hooke.dev/driver"
 """Of all that works for a run: which one, and for which of its drivers."""
-TOKEN_NOTE = "hooke.dev/token"
+TOKEN_NOTE = "hooke.dev/token"  # noqa: S105 - the name of an annotation
 """The annotation with the token of a machine's launch."""
 INSTANCE_LABEL = "node.kubernetes.io/instance-type"
 """Where clouds say what kind of machine a node is."""

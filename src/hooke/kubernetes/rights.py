@@ -9,7 +9,15 @@ import yaml
 
 from hooke.kubernetes.client import Kubernetes, Manifest
 
-__all__ = ["FLEET_RIGHTS", "RUN_RIGHTS", "Right", "lacking_rights", "print_rights", "role_manifests"]
+__all__ = [
+    "FLEET_RIGHTS",
+    "REAP_RIGHTS",
+    "RUN_RIGHTS",
+    "Right",
+    "lacking_rights",
+    "print_rights",
+    "role_manifests",
+]
 
 _RBAC, _LEASES = "rbac.authorization.k8s.io", "coordination.k8s.io"
 
@@ -61,6 +69,18 @@ RUN_RIGHTS = (
     Right(verb="delete", resource="leases", group=_LEASES, needed_to="say that it has ended"),
 )
 """What a run on a place of the engine `kubernetes` does in its namespace, from outside and inside the cluster."""
+
+REAP_RIGHTS = (
+    Right(
+        verb="list",
+        resource="leases",
+        group=_LEASES,
+        needed_to="tell drivers that live from those that are gone",
+    ),
+    Right(verb="list", resource="secrets", needed_to="show that no certificate and no code is left"),
+    Right(verb="list", resource="services", needed_to="show that no service is left"),
+)
+"""What `hooke fleet reap` needs for a place beside the rights of its runs."""
 
 
 def role_manifests(rights: Iterable[Right], *, account: str, namespace: str) -> list[Manifest]:

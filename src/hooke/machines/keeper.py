@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
-from hooke.journal.fleet_events import LedgerRecord
+from hooke.journal.fleet_events import LaunchFailed, LaunchIntended, LedgerRecord, MachineGone
 from hooke.journal.reader import read
-from hooke.journal.segments import TornTail
+from hooke.journal.segments import SUFFIX, TornTail
 from hooke.journal.writer import Journal
 from hooke.machines import controller
 from hooke.machines.provider import NotAllowed, Provider, ProviderError, Unreachable
 
-__all__ = ["LEDGER", "FleetKeeper", "Ledger", "records_of"]
+__all__ = ["LEDGER", "FleetKeeper", "Ledger", "cost_usd", "has_ledger", "records_of"]
 
 
 LEDGER = "ledger"
@@ -62,13 +62,41 @@ class Ledger:
         self.close()
 
 
+def has_ledger(folder: Path) -> bool:
+    """Whether there is one, without reading it."""
+    return (folder / f"{LEDGER}{SUFFIX}").is_file()
+
+
 def records_of(folder: Path) -> list[LedgerRecord]:
     """All records of a ledger, in order; none where it does not exist. A torn end is omitted. Raises JournalError on damage."""
-    if not folder.is_dir():
+    if not has_ledger(folder):
         return []
     kinds = get_args(LedgerRecord)
     segments = read(folder, LEDGER)
     return [event for segment in segments for event in segment.events if isinstance(event, kinds)]
+
+
+def cost_usd(records: Iterable[LedgerRecord], spans: Sequence[tuple[float, float]]) -> float:
+    """What the machines of a ledger have cost in US dollars, each from the request for it until it was known to be gone. Pure.
+
+    Only time within `spans` counts, in seconds since the epoch: those in which somebody could see a machine end. They do not overlap.
+    """
+    began: dict[str, LaunchIntended] = {}
+    usd = 0.0
+    for record in records:
+        if isinstance(record, LaunchIntended):
+            began[record.token] = record
+        elif isinstance(record, LaunchFailed):
+            began.pop(record.token, None)
+        elif isinstance(record, MachineGone) and (launch := began.pop(record.token, None)) is not None:
+            usd += launch.usd_per_hour * _seconds_within(spans, launch.at, record.at) / 3600
+    return usd + sum(
+        each.usd_per_hour * _seconds_within(spans, each.at, math.inf) / 3600 for each in began.values()
+    )
+
+
+def _seconds_within(spans: Sequence[tuple[float, float]], begin: float, end: float) -> float:
+    return sum(max(min(end, last) - max(begin, first), 0.0) for first, last in spans)
 
 
 class FleetKeeper:

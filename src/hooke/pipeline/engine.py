@@ -64,6 +64,8 @@ class Capabilities:
     """`resize_gang` asks a running gang to end at its next checkpoint."""
     follows: bool = False
     """It takes calls that are to run `after` others, whose results they need."""
+    ledger: bool = False
+    """It keeps the ledger of its machines in the run's folder."""
     unshared: bool = False
     """Some of its workers may be on hosts that do not share the files of the driver's machine. Then it answers calls of the kind LOOK."""
 

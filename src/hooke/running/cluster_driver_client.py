@@ -45,6 +45,7 @@ from hooke.kubernetes.driver_job import (
     DriverOptions,
     DriverPaths,
     driver_job,
+    end_of_job,
 )
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import RIGHTS_FIX, PodOptions, Trouble, pod_trouble, refusal_of
@@ -256,7 +257,7 @@ class DriverJob:
     def is_active(self) -> bool:
         """Whether it is there and has not ended."""
         job = self.found()
-        return job is not None and _end_of(job) is None
+        return job is not None and end_of_job(job) is None
 
     def end(self) -> int | None:
         """Delete it, and wait until its driver has stopped. Returns the driver's exit code; None if it had no pod."""
@@ -407,7 +408,7 @@ class _Following:
             )
 
     def _ended(self, job: Manifest, pods: Sequence[Manifest]) -> bool:
-        how = _end_of(job)
+        how = end_of_job(job)
         if how is None:
             return False
         codes = [code for pod in pods if (code := _exit_code(pod)) is not None]
@@ -423,15 +424,6 @@ class _Following:
             if trouble is not None and trouble.kind == "memory"
             else "",
         )
-
-
-def _end_of(job: Manifest) -> Mapping[str, Any] | None:
-    """The condition that says how it ended."""
-    for each in job.get("status", {}).get("conditions", ()):
-        if each["type"] in ("Complete", "Failed") and each["status"] == "True":
-            found: Mapping[str, Any] = each
-            return found
-    return None
 
 
 def _state_of(pod: Manifest) -> Mapping[str, Any]:

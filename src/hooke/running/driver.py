@@ -23,6 +23,7 @@ from hooke.fleets.elastic import (
     Elastic,
     HistoryReader,
     LawScope,
+    LedgerMeter,
     RunTargets,
     check_cost,
     check_kept,
@@ -532,7 +533,10 @@ class Driver(msgspec.Struct, kw_only=True):
         assert self.place.workers is not None
         where = LawScope(entry=str(entry_of(self.order.pipeline)), place=self.place.name)
         past = HistoryReader(self.project.runs, self.graph, keys, where=where, most=self.place.workers[1])
-        return sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
+        made = sized_by(self.place, self.order.wanted, self.graph, past, self.clock)
+        if ENGINES.load(self.place.engine).capabilities.ledger:
+            made.ledger = LedgerMeter(self.project.runs, self.run)
+        return made
 
     def _stop_requested(self, interrupts: Interrupts, waiting: GangWait) -> str | None:
         if interrupts.asked():

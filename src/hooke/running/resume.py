@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from hooke.base.errors import JournalError, UsageError
-from hooke.fleets.elastic import RunTargets, spent_usd
+from hooke.fleets.elastic import LedgerMeter, RunTargets, spent_usd
 from hooke.journal.events import FINISHED, RunFinished, RunStarted, StudyStarted
 from hooke.journal.reader import SegmentReader
 from hooke.journal.segments import SUFFIX
@@ -92,6 +93,9 @@ def _order(started: RunStarted, project: Project, observers: tuple[Observer, ...
 
 def _spent(project: Project, run: str, place: BackendChoice) -> float:
     """US dollars that the run has spent. Workers' last events count, too, because the driver may have died before them."""
+    ledger = LedgerMeter(project.runs, run)
+    if ledger.priced:
+        return ledger.usd(time.time())
     folder = project.runs.folder(run)
     events = project.runs.events(run)
     signs = [last for path in folder.glob(f"*{SUFFIX}") if (last := _last(path)) is not None]

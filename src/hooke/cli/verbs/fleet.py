@@ -24,7 +24,7 @@ from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, fleets_of, line_of, settle
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_view import moment
-from hooke.machines.keeper import FleetKeeper, records_of
+from hooke.machines.keeper import FleetKeeper, cost_usd, records_of
 from hooke.machines.provider import Machine
 from hooke.project.folder import Project
 
@@ -221,8 +221,9 @@ def ls(*, name: str, as_json: bool, project: Project) -> int:
     lines = aligned(COLUMNS, [tuple(_cell(key, row) for key in COLUMNS) for row in rows], right=range(3, 5))
     click.echo("\n".join(lines) if rows else f"no machines in {', '.join(each.name for each in chosen)}")
     costs = sum(row["$/h"] for row in rows)
-    if costs:
-        click.echo(f"total ${costs:.4g}/h")
+    spent = sum(cost_usd(records_of(each.path), [(0.0, time.time())]) for each in chosen)
+    if costs or spent:
+        click.echo(f"total ${costs:.4g}/h, ${spent:.4g} so far")
     return 0
 
 
@@ -277,17 +278,28 @@ def down(*, name: str, wait: str, as_json: bool, project: Project) -> int:
 
 
 @fleet.command()
+@_name
 @_wait
 @json_option
 @in_project
-def reap(*, wait: str, as_json: bool, project: Project) -> int:
-    """End machines that no fleet of the project wants, and list those that remain.
+def reap(*, name: str, wait: str, as_json: bool, project: Project) -> int:
+    """End what nobody wants any more, and show by a list that nothing of it is left.
 
-    Every fleet is compared with its provider's list, even one that is no longer in hooke.toml. Wanted machines stay, and the others
-    are ended. Exit code 0 means that no other machine is left.
+    NAME is a fleet or a place on Kubernetes; by default all of them. A fleet is compared with its provider's list, even one that is no
+    longer in hooke.toml: wanted machines stay, and the others are ended. In the namespace of a place, the pods, jobs, Secrets, Services
+    and leases of drivers that are gone are removed. Whether a driver lives its lease says, which takes up to a minute. Exit code 0 means
+    that nothing unwanted is left.
     """
-    fleets = fleets_of(project)
+    fleets = [each for each in fleets_of(project) if name in ("", each.name)]
+    places = [each for each in _places(project) if name in ("", each)]
+    if name and not fleets and not places:
+        find_fleet(project, name)  # raises
     failed = False
+    left = [row for place in places for row in _reap_place(project, place, wait, as_json=as_json)]
+    if not fleets:
+        if as_json:
+            click.echo(json.dumps(left, indent=2))
+        return EXIT_FAILED if left else 0
     for each in fleets:
         forgotten = each.name not in project.settings.fleets
         ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
@@ -296,15 +308,54 @@ def reap(*, wait: str, as_json: bool, project: Project) -> int:
         except HookeError as error:  # go on: the others cost money, too
             click.echo(f"{each.name}: {error}", err=True)
             failed = True
-    left = [row for each in fleets for row in _machines(each)]
+    machines = [row for each in fleets for row in _machines(each)]
     if as_json:
-        click.echo(json.dumps(left, indent=2))
+        click.echo(json.dumps(left + machines, indent=2))
     else:
         click.echo(
-            "\n".join(f"{row['fleet']}: {row['machine']} is wanted and stays" for row in left)
+            "\n".join(f"{row['fleet']}: {row['machine']} is wanted and stays" for row in machines)
             or "no machines are left"
         )
-    return EXIT_FAILED if failed or any(row["state"] == "stranger" for row in left) else 0
+    return EXIT_FAILED if failed or left or any(row["state"] == "stranger" for row in machines) else 0
+
+
+def _places(project: Project) -> list[str]:
+    """The places whose runs have pods."""
+    return [name for name, each in project.settings.places.items() if each.engine == "kubernetes"]
+
+
+def _reap_place(project: Project, name: str, wait: str, *, as_json: bool) -> list[dict[str, Any]]:
+    """Remove what drivers that are gone left at a place, and say what was looked for; returns what is left of it."""
+    from hooke.fleets.leftovers import KINDS, Leftovers, close_ledgers, counted
+    from hooke.kubernetes.client import Kubernetes
+    from hooke.kubernetes.kubeconfig import find_access
+
+    options = project.settings.places[name].options
+    client = Kubernetes(find_access(options.get("kubeconfig"), context=options.get("context", "")))
+    namespace = options.get("namespace") or client.access.namespace
+    try:
+        there = Leftovers(client, namespace)
+        dead = there.dead()
+        before = there.found()
+        left = there.remove(dead, patience_s=parse_seconds(wait, name="--wait"))
+    finally:
+        client.close()
+    kinds = [each for each in KINDS if each not in there.unseen]
+    click.echo(f"{name}: looked in the namespace {namespace} for {', '.join(kinds)} of runs", err=True)
+    for what, refusal in there.unseen.items():
+        click.echo(f"{name}: {what} were not looked for: {refusal}", err=True)
+    for driver in sorted({each.driver for each in before}):
+        of_it = [each for each in before if each.driver == driver]
+        run = next((f" of run {each.run}" for each in of_it if each.run), "")
+        how = "is gone; it had left" if driver in dead else "lives; it keeps"
+        click.echo(f"{name}: the driver {driver}{run} {how} {counted(of_it)}", err=True)
+    gone = {each.run for each in before if each.driver in dead and each.run}
+    close_ledgers(project.runs, gone, lambda line: click.echo(f"{name}: {line}", err=True))
+    click.echo(f"{name}: of drivers that are gone there are {counted(left, kinds)}", err=as_json)
+    return [
+        {"place": name, "namespace": namespace, "what": each.what, "name": each.name, "run": each.run}
+        for each in left
+    ]
 
 
 @fleet.command()
@@ -320,24 +371,27 @@ def reap(*, wait: str, as_json: bool, project: Project) -> int:
 def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int:
     """Explain the number of workers of RUN (by default the last run), or of machines of the fleet NAME."""
     known = {each.name: each for each in fleets_of(project)}
-    records: list[FleetDecided] | list[LedgerRecord]
+    records: list[FleetDecided | LedgerRecord]
     if name in known:
-        records = records_of(known[name].path)
-        lines = [f"{moment(each.at)}  {line_of(each)}" for each in records]
+        records = [*records_of(known[name].path)]
         nothing = f"the fleet {name} has never had a request"
     else:
         run = project.runs.find(name)
         events = project.runs.events(run)
-        records = [event for event in events if isinstance(event, FleetDecided)]
+        decided = [event for event in events if isinstance(event, FleetDecided)]
+        records = sorted([*decided, *records_of(project.runs.folder(run))], key=lambda each: each.at)
         if save is not None:
             from hooke.fleets.fleet_picture import save_fleet  # NumPy and the charts
 
             save_fleet(events, save)
-        lines = [f"{moment(each.at)}  {each.reason}" for each in records]
         nothing = f"run {run} kept the number of workers that it began with"
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(records), indent=2))
         return 0
+    lines = [
+        f"{moment(each.at)}  {each.reason if isinstance(each, FleetDecided) else line_of(each)}"
+        for each in records
+    ]
     click.echo("\n".join(lines) or nothing)
     if not lines and name not in known:
         say_next("hooke run FILE.py --workers 1-8", project)
@@ -352,18 +406,21 @@ def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int
     metavar="NAME",
     help="The service account that gets the rights: by default the place's, or hooke.",
 )
+@click.option(
+    "--reap", "for_reap", is_flag=True, help="Also the rights that `hooke fleet reap` needs for a place."
+)
 @in_project
-def rbac(*, name: str, account: str, project: Project) -> int:
+def rbac(*, name: str, account: str, for_reap: bool, project: Project) -> int:
     """Print the rights on Kubernetes that the fleet or the place NAME needs (by default the only one there), as YAML.
 
     A service account, a Role with exactly these rights in its namespace, and the binding of both. An administrator of the
     cluster applies them: `hooke fleet rbac NAME | kubectl apply -f -`.
     """
     from hooke.kubernetes.kubeconfig import find_access
-    from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS, print_rights
+    from hooke.kubernetes.rights import FLEET_RIGHTS, REAP_RIGHTS, RUN_RIGHTS, print_rights
 
     options, on_fleet = _on_kubernetes(project, name)
-    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS
+    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS + (REAP_RIGHTS if for_reap else ())
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )

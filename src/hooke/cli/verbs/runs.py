@@ -21,10 +21,12 @@ from hooke.cli.options import complete_run, in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected, values_hint
+from hooke.fleets.elastic import LedgerMeter
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
 from hooke.journal.run_folders import RunElsewhere
 from hooke.journal.run_view import RunRow, moment, view_of
+from hooke.machines.keeper import has_ledger
 from hooke.project.folder import Project
 
 __all__ = ["runs", "stop"]
@@ -94,11 +96,14 @@ def runs(  # noqa: PLR0913 - one parameter for each option of the command
     if not rows:
         click.echo(f"no runs yet in {project.root}\nnext: hooke run FILE.py", err=True)
         return 0
-    tags = [_tags(row) for _, row in rows]
     cells = [_cells(name, row) for name, row in rows]
-    if any(tags):
-        cells = [(*own, text) for own, text in zip(cells, tags, strict=True)]
-    lines = aligned((*COLUMNS, "tags") if any(tags) else COLUMNS, cells, right=range(4, 8))
+    header = COLUMNS
+    more = {"cost": [_cost(project, name) for name, _ in rows], "tags": [_tags(row) for _, row in rows]}
+    for column, texts in more.items():
+        if any(texts):
+            header = (*header, column)
+            cells = [(*own, text) for own, text in zip(cells, texts, strict=True)]
+    lines = aligned(header, cells, right=range(4, 8))
     click.echo("\n".join(lines))
     if seen < len(names):
         click.echo(f"{len(names) - seen} older runs not shown: hooke runs --limit {len(names)}", err=True)
@@ -224,6 +229,15 @@ def _cells(name: str, row: RunRow | RunElsewhere | HookeError) -> tuple[str, ...
         str(row.failed),
         _parameters(row),
     )
+
+
+def _cost(project: Project, run: str) -> str:
+    """What its machines have cost, of a run whose ledger has a price."""
+    try:
+        meter = LedgerMeter(project.runs, run) if has_ledger(project.runs.folder(run)) else None
+        return f"${meter.usd(time.time()):.4g}" if meter is not None and meter.priced else ""
+    except HookeError:  # the row says that it is unreadable
+        return ""
 
 
 def _parameters(row: RunRow) -> str:

@@ -20,14 +20,16 @@ from hooke.cli.in_cluster import look_in_cluster
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.comparing.facts import facts_of
+from hooke.fleets.elastic import LedgerMeter
 from hooke.journal import events
-from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.fleet_events import FleetDecided, LaunchIntended
 from hooke.journal.occupancy import SkewedItem, skewed_items
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import RunView, is_service, moment, run_table
 from hooke.journal.study_records import SEARCH_PREFIX as SEARCH
 from hooke.journal.study_records import StudyRecord, read_study
+from hooke.machines.keeper import records_of
 from hooke.project.folder import Project
 from hooke.running.provenance import sentence
 from hooke.searching.search_result import Search
@@ -94,10 +96,14 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
     story = _read(where, name)
     if as_json:
         kept = [each | {"file": str(each["file"])} for each in _artifacts(where, name)]
-        more = {"artifacts": kept, "logged": tracking_facts(where, name)}
+        more = {"artifacts": kept, "logged": tracking_facts(where, name), "cost": _cost(where, name)}
         click.echo(json.dumps(_facts(session, story) | more, indent=2))
         return 0
     click.echo(run_table(story.view, name))
+    if cost := _cost(where, name):
+        click.echo(
+            f"\ncost so far ${cost['usd']:.4g}, of {cost['machines']} machines; their ledger: hooke fleet why {name}"
+        )
     if story.said:
         click.echo("\ndecisions")
         click.echo("\n".join(f"  {moment(at)}  {text}" for at, text in story.said[-MOST_SAID:]))
@@ -118,6 +124,16 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
         click.echo(f"\nthe journal ended with an incomplete record, which was cut: {story.torn}")
     say_next(_next(story.view, name), where)
     return 0
+
+
+def _cost(project: Project, run: str) -> dict[str, Any] | None:
+    """What the machines of a run have cost, and how many were asked for; None of a run that has no ledger, or no price."""
+    records = records_of(project.runs.folder(run))
+    meter = LedgerMeter(project.runs, run) if records else None
+    if meter is None or not meter.priced:
+        return None
+    asked = sum(isinstance(each, LaunchIntended) for each in records)
+    return {"usd": meter.usd(time.time()), "machines": asked}
 
 
 def _artifacts(project: Project, run: str) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ class PodCluster(SpecCluster):
 class KubernetesEngine(DaskEngine):
     """Runs attempts in pods, as many at once in each as it has cpus."""
 
-    capabilities = replace(CLUSTER, name="kubernetes")
+    capabilities = replace(CLUSTER, name="kubernetes", ledger=True)
     dedicated = True
 
     def __init__(
@@ -276,7 +276,8 @@ class KubernetesEngine(DaskEngine):
     def _lose(self, peer: Peer, what: str = GONE) -> None:
         """A worker is gone: its pod says why a moment later."""
         state = self._jobs.state(peer.name)
-        ends = peer.retiring or (peer.shut and not peer.calls and peer.address not in self._unexplained)
+        quiet = peer.retiring or (peer.shut and peer.address not in self._unexplained)
+        ends = quiet and not peer.calls
         if what == GONE and not ends and state is not None and not state.ended:
             until = self._unexplained.setdefault(peer.address, time.monotonic() + END_KNOWN_S)
             peer.shut = True
