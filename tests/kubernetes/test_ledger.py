@@ -70,7 +70,7 @@ def test_each_pod_is_in_the_ledger_before_it_is_asked_for_with_its_price_and_wit
     for each in answered:
         [before] = [intended for intended in asked if intended.token == each.token]
         assert records.index(before) < records.index(each)
-    assert not left(driver)
+    wait(lambda: not left(driver), within_s=60)  # their programs have ended; the cluster removes them
     ended = {each.token: each.at for each in gone}
     usd = sum(0.9 * (ended[each.token] - each.at) / 3600 for each in asked)
     _, shown, _ = driver.hooke("show", run)
@@ -87,15 +87,14 @@ def test_each_pod_is_in_the_ledger_before_it_is_asked_for_with_its_price_and_wit
 
 
 def test_pods_that_are_old_are_replaced_and_nothing_is_lost(driver):
-    driver.configure(workers="1", more='lifetime = "8 s"')
-    result = driver.result("job.py:squares", "--on", "pods", "--", "--n", "9", "--hold", "3.1")
-    run = result["run"]
+    driver.configure(workers="1", more='lifetime = "30 s"')
+    words = ("job.py:slowly", "--on", "pods", "--", "--n", "3", "--hold", "15.5")
+    run = driver.result(*words, within_s=400)["run"]
     reasons = [each.reason for each in of(ledger(driver, run), MachineRetired)]
-    assert "it is older than 8.0 s" in reasons, reasons
+    assert "it is older than 30.0 s" in reasons, reasons
     assert not events(driver, run, AttemptFailed)
-    numbers = [each.attempt for each in events(driver, run, AttemptFinished)]
-    assert len(numbers) == len(set(numbers)) == 10
-    assert not left(driver)
+    assert len(events(driver, run, AttemptFinished)) == 3
+    wait(lambda: not left(driver), within_s=60)
 
 
 def test_reap_removes_what_a_killed_driver_left_and_shows_that_nothing_is_left(driver):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache, cached_property
 from inspect import isfunction
 from pathlib import Path
@@ -19,9 +19,10 @@ from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.units import parse_seconds
+from hooke.fleets.cluster_keeper import KEEPER_NOTE, ClusterKeeper
 from hooke.journal import fleet_events
 from hooke.machines.controller import Caps, MachinePhase
-from hooke.machines.keeper import FleetKeeper, Ledger
+from hooke.machines.keeper import FleetKeeper, Ledger, records_of
 from hooke.machines.provider import Impossible, Provider
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import choose, load_file
@@ -145,12 +146,25 @@ class FleetFolder:
             options["cluster"] = _cluster(str(self._project.root / text))
         return options
 
+    @property
+    def detached(self) -> bool:
+        """Whether its keeper is in the cluster."""
+        return (self.path / KEEPER_NOTE).is_file()
+
+    def cluster_keeper(self) -> ClusterKeeper:
+        """Its keeper in the cluster, whether or not it is there. Raises UsageError where the fleet is not on Kubernetes."""
+        return ClusterKeeper(self.name, self.path, self.settings)
+
+    def records(self) -> list[fleet_events.LedgerRecord]:
+        """The fleet's ledger, which is in the cluster while its keeper is there. Raises JournalError, HookeError."""
+        if not self.detached:
+            return records_of(self.path)
+        with closing(self.cluster_keeper()) as keeper:
+            return keeper.records()
+
     @contextmanager
-    def kept(
-        self, tell: Callable[[fleet_events.LedgerRecord], None] = lambda _: None
-    ) -> Iterator[FleetKeeper]:
-        """The fleet's only controller. Raises UsageError where another process has one, ConfigError, JournalError."""
-        provider, clock = self.provider(), SystemClock()
+    def locked(self) -> Iterator[Ledger]:
+        """The fleet's ledger here, for one process at a time. Raises UsageError where another process has it, JournalError."""
         self._project.create()
         with writing("the fleet's folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -164,9 +178,35 @@ class FleetFolder:
         try:
             with Ledger.open(self.path) as ledger:
                 self._keep_settings()
-                yield FleetKeeper(self.name, provider, ledger, caps=self.caps, clock=clock, tell=tell)
+                yield ledger
         finally:
             lock.release()
+
+    @contextmanager
+    def kept(
+        self, tell: Callable[[fleet_events.LedgerRecord], None] = lambda _: None
+    ) -> Iterator[FleetKeeper]:
+        """The fleet's only controller; a keeper in the cluster ends. Raises UsageError where another process has one, ConfigError, JournalError."""
+        provider = self.provider()
+        try:
+            with self.locked() as ledger:
+                if self.detached:
+                    with closing(self.cluster_keeper()) as keeper:
+                        keeper.take_back(ledger, records_of(self.path))
+                yield FleetKeeper(self.name, provider, ledger, caps=self.caps, clock=SystemClock(), tell=tell)
+        finally:
+            close_provider(provider)
+
+    @contextmanager
+    def handed_over(self, machines: int) -> Iterator[tuple[ClusterKeeper, Provider]]:
+        """Have a keeper in the cluster keep the fleet at that size; it, and the provider to look with. Raises as `kept`."""
+        provider = self.provider()
+        try:
+            with self.locked(), closing(self.cluster_keeper()) as keeper:
+                manifest = keeper.manifest(machines, self.caps, self.usd_per_hour)
+                keeper.hand_over(manifest, records_of(self.path))
+                yield keeper, provider
+        finally:
             close_provider(provider)
 
     def _keep_settings(self) -> None:

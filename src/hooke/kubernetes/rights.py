@@ -11,9 +11,11 @@ from hooke.kubernetes.client import Kubernetes, Manifest
 
 __all__ = [
     "FLEET_RIGHTS",
+    "KEEPER_RIGHTS",
     "REAP_RIGHTS",
     "RUN_RIGHTS",
     "Right",
+    "as_yaml",
     "lacking_rights",
     "print_rights",
     "role_manifests",
@@ -44,6 +46,22 @@ FLEET_RIGHTS = (
     Right(verb="get", resource="pods/log", needed_to="keep the log of a machine that ends"),
 )
 """What `hooke fleet` does in a namespace."""
+
+KEEPER_RIGHTS = (
+    Right(verb="get", resource="configmaps", needed_to="read the ledger of a keeper in the cluster"),
+    Right(verb="create", resource="configmaps", needed_to="begin it"),
+    Right(verb="patch", resource="configmaps", needed_to="write to it"),
+    Right(verb="delete", resource="configmaps", needed_to="take it back"),
+    Right(verb="get", resource="leases", group=_LEASES, needed_to="see whether another keeper lives"),
+    Right(verb="create", resource="leases", group=_LEASES, needed_to="be the only keeper"),
+    Right(verb="patch", resource="leases", group=_LEASES, needed_to="stay it"),
+    Right(verb="delete", resource="leases", group=_LEASES, needed_to="end as a keeper"),
+    Right(verb="get", resource="deployments", group="apps", needed_to="see whether the keeper runs"),
+    Right(verb="create", resource="deployments", group="apps", needed_to="start the keeper"),
+    Right(verb="patch", resource="deployments", group="apps", needed_to="give the keeper another size"),
+    Right(verb="delete", resource="deployments", group="apps", needed_to="end the keeper"),
+)
+"""What `hooke fleet scale --detach` and the keeper do beside the rights of a fleet."""
 
 RUN_RIGHTS = (
     Right(
@@ -103,7 +121,12 @@ def print_rights(rights: Sequence[Right], *, account: str, namespace: str) -> st
     """The manifests as YAML for `kubectl apply -f -`; a comment says what needs each right. Pure."""
     reasons = "".join(f"# {right}: to {right.needed_to}\n" for right in rights)
     manifests = role_manifests(rights, account=account, namespace=namespace)
-    return reasons + "---\n".join(yaml.dump(each, Dumper=_Plain, sort_keys=False) for each in manifests)
+    return reasons + "---\n".join(map(as_yaml, manifests))
+
+
+def as_yaml(manifest: Manifest) -> str:
+    """A manifest for people to read. Pure."""
+    return str(yaml.dump(manifest, Dumper=_Plain, sort_keys=False))
 
 
 def lacking_rights(client: Kubernetes, rights: Iterable[Right], *, namespace: str) -> list[Right]:

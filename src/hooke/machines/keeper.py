@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Self, get_args
+from typing import Protocol, Self, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
@@ -17,7 +17,7 @@ from hooke.journal.writer import Journal
 from hooke.machines import controller
 from hooke.machines.provider import NotAllowed, Provider, ProviderError, Unreachable
 
-__all__ = ["LEDGER", "FleetKeeper", "Ledger", "cost_usd", "has_ledger", "records_of"]
+__all__ = ["LEDGER", "FleetKeeper", "Ledger", "LedgerStore", "cost_usd", "has_ledger", "records_of"]
 
 
 LEDGER = "ledger"
@@ -99,6 +99,16 @@ def _seconds_within(spans: Sequence[tuple[float, float]], begin: float, end: flo
     return sum(max(min(end, last) - max(begin, first), 0.0) for first, last in spans)
 
 
+class LedgerStore(Protocol):
+    """Where a fleet's ledger is. A record that `write` has returned for is durable; where it raises JournalError nothing may be done."""
+
+    def write(self, event: LedgerRecord) -> None:
+        """Write a record."""
+
+    def fleet(self, name: str) -> controller.FleetState:
+        """The fleet's state according to the ledger."""
+
+
 class FleetKeeper:
     """Keeps one fleet at the wanted size while `turn` is called repeatedly. Not thread-safe.
 
@@ -111,7 +121,7 @@ class FleetKeeper:
         self,
         name: str,
         provider: Provider,
-        ledger: Ledger,
+        ledger: LedgerStore,
         *,
         caps: controller.Caps,
         clock: Clock,

@@ -23,6 +23,7 @@ from hooke.kubernetes.client import (
     NotThere,
     selector,
 )
+from hooke.kubernetes.keeper_deployment import KEEPER_OPTIONS, fleet_id
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import (
     RELEASE_GRACE_S,
@@ -77,9 +78,9 @@ class KubernetesPods:
             keeps_ended=True,
         )
         self._tag = tag
-        self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
+        self._fleet = fleet_id(tag)
         self._logs = logs
-        parsed = PodOptions.parse({"image": image, **options})
+        parsed = PodOptions.parse({"image": image, **options}, more=KEEPER_OPTIONS)
         self._namespace = parsed.namespace
         self._pod = worker_pod(command, parsed)
         self._client = Kubernetes(find_access(parsed.kubeconfig, context=parsed.context))

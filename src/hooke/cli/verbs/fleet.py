@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -221,7 +222,7 @@ def ls(*, name: str, as_json: bool, project: Project) -> int:
     lines = aligned(COLUMNS, [tuple(_cell(key, row) for key in COLUMNS) for row in rows], right=range(3, 5))
     click.echo("\n".join(lines) if rows else f"no machines in {', '.join(each.name for each in chosen)}")
     costs = sum(row["$/h"] for row in rows)
-    spent = sum(cost_usd(records_of(each.path), [(0.0, time.time())]) for each in chosen)
+    spent = sum(cost_usd(each.records(), [(0.0, time.time())]) for each in chosen)
     if costs or spent:
         click.echo(f"total ${costs:.4g}/h, ${spent:.4g} so far")
     return 0
@@ -231,13 +232,28 @@ def ls(*, name: str, as_json: bool, project: Project) -> int:
 @click.argument("words", nargs=-1, required=True, metavar="[NAME] N")
 @_wait
 @click.option("--keep", is_flag=True, help="Keep running, and replace machines that die, until Ctrl-C.")
+@click.option(
+    "--detach", is_flag=True, help="Have a keeper in the Kubernetes cluster do that, also after this command."
+)
+@click.option(
+    "--print", "only_print", is_flag=True, help="With --detach: only print the keeper's Deployment."
+)
 @json_option
 @in_project
-def scale(*, words: tuple[str, ...], wait: str, keep: bool, as_json: bool, project: Project) -> int:
+def scale(  # noqa: PLR0913 - one parameter for each option of the command
+    *,
+    words: tuple[str, ...],
+    wait: str,
+    keep: bool,
+    detach: bool,
+    only_print: bool,
+    as_json: bool,
+    project: Project,
+) -> int:
     """Scale the fleet NAME (by default the only one) to N machines.
 
     Surplus machines finish their work and end. The command waits for that. Machines live on after the command, but only --keep
-    replaces those that die.
+    and --detach replace those that die. The next command without --detach ends the keeper in the cluster and takes up its ledger.
     """
     if len(words) > 2 or not words[-1].isdecimal():
         raise UsageError(f"{' '.join(words)!r} is not a fleet and a number", fix="hooke fleet scale NAME 3")
@@ -249,7 +265,15 @@ def scale(*, words: tuple[str, ...], wait: str, keep: bool, as_json: bool, proje
             f"the fleet {chosen.name} may have at most {most} machines, not {machines}",
             fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{chosen.name}]",
         )
+    if only_print:
+        from hooke.kubernetes.rights import as_yaml
+
+        with closing(chosen.cluster_keeper()) as keeper:
+            click.echo(as_yaml(keeper.manifest(machines, chosen.caps, chosen.usd_per_hour)), nl=False)
+        return 0
     _tell_price(chosen, wait)
+    if detach:
+        return _detach(chosen, machines, wait, as_json=as_json)
     return _do(
         chosen, lambda keeper: keeper.want(machines, "hooke fleet scale"), wait, as_json=as_json, keep=keep
     )
@@ -295,12 +319,16 @@ def reap(*, name: str, wait: str, as_json: bool, project: Project) -> int:
     if name and not fleets and not places:
         find_fleet(project, name)  # raises
     failed = False
+    kept = {each.name for each in fleets if each.detached and each.name in project.settings.fleets}
     left = [row for place in places for row in _reap_place(project, place, wait, as_json=as_json)]
     if not fleets:
         if as_json:
             click.echo(json.dumps(left, indent=2))
         return EXIT_FAILED if left else 0
     for each in fleets:
+        if each.name in kept:  # its keeper ends what is not wanted
+            click.echo(f"{each.name}: its keeper is in the cluster", err=True)
+            continue
         forgotten = each.name not in project.settings.fleets
         ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
         try:
@@ -371,9 +399,9 @@ def _reap_place(project: Project, name: str, wait: str, *, as_json: bool) -> lis
 def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int:
     """Explain the number of workers of RUN (by default the last run), or of machines of the fleet NAME."""
     known = {each.name: each for each in fleets_of(project)}
-    records: list[FleetDecided | LedgerRecord]
+    records: Sequence[FleetDecided | LedgerRecord]
     if name in known:
-        records = [*records_of(known[name].path)]
+        records = known[name].records()
         nothing = f"the fleet {name} has never had a request"
     else:
         run = project.runs.find(name)
@@ -409,18 +437,25 @@ def why(*, name: str, save: Path | None, as_json: bool, project: Project) -> int
 @click.option(
     "--reap", "for_reap", is_flag=True, help="Also the rights that `hooke fleet reap` needs for a place."
 )
+@click.option(
+    "--keeper",
+    "for_keeper",
+    is_flag=True,
+    help="Also the rights that a keeper in the cluster needs for a fleet.",
+)
 @in_project
-def rbac(*, name: str, account: str, for_reap: bool, project: Project) -> int:
+def rbac(*, name: str, account: str, for_reap: bool, for_keeper: bool, project: Project) -> int:
     """Print the rights on Kubernetes that the fleet or the place NAME needs (by default the only one there), as YAML.
 
     A service account, a Role with exactly these rights in its namespace, and the binding of both. An administrator of the
     cluster applies them: `hooke fleet rbac NAME | kubectl apply -f -`.
     """
     from hooke.kubernetes.kubeconfig import find_access
-    from hooke.kubernetes.rights import FLEET_RIGHTS, REAP_RIGHTS, RUN_RIGHTS, print_rights
+    from hooke.kubernetes.rights import FLEET_RIGHTS, KEEPER_RIGHTS, REAP_RIGHTS, RUN_RIGHTS, print_rights
 
     options, on_fleet = _on_kubernetes(project, name)
-    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS + (REAP_RIGHTS if for_reap else ())
+    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS
+    rights += KEEPER_RIGHTS if on_fleet and for_keeper else REAP_RIGHTS if for_reap and not on_fleet else ()
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )
@@ -452,6 +487,23 @@ def _on_kubernetes(project: Project, name: str) -> tuple[Mapping[str, Any], bool
         if there
         else 'write one into hooke.toml: a fleet with provider = "kubernetes", or a place with engine = "kubernetes"',
     )
+
+
+def _detach(chosen: FleetFolder, machines: int, wait: str, *, as_json: bool) -> int:
+    patience_s = parse_seconds(wait, name="--wait")
+    with chosen.handed_over(machines) as (keeper, provider):
+        keeper.wait(machines, provider, patience_s=patience_s)
+        facts = {"fleet": chosen.name, "machines": machines}
+        facts |= {"namespace": keeper.namespace, "deployment": keeper.deployment}
+    if as_json:
+        click.echo(json.dumps(facts))
+        return 0
+    click.echo(f"{chosen.name}: {machines} machine{'s' * (machines != 1)}")
+    click.echo(
+        f"{chosen.name}: the deployment {keeper.deployment} keeps them (namespace {keeper.namespace})",
+        err=True,
+    )
+    return 0
 
 
 def _do(
@@ -506,7 +558,7 @@ def _end_forgotten(keeper: FleetKeeper) -> None:
 
 
 def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
-    records = records_of(chosen.path)
+    records = chosen.records()
     # Of a launch whose answer was lost the token alone is known.
     known = {name for each in records for key in ("machine", "token") if (name := getattr(each, key, ""))}
     provider = chosen.provider()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import hashlib
 import json
 import os
@@ -88,9 +87,9 @@ class PodState:
     """Empty while there is none."""
     since: float = 0.0
     """When its Job was made (monotonic)."""
-    started_at: float = 0.0
-    """The same, seconds since the epoch."""
     runs_since: float | None = None
+    started_at: float = 0.0
+    """The same, seconds since the epoch; 0 before."""
     trouble: Trouble | None = None
     """What keeps it from its work, or has ended it."""
     drains: bool = False
@@ -176,7 +175,7 @@ class PodJobs:
         """Make the Job of a worker that joins the scheduler. Where the cluster refuses, its state has ended and says why, too."""
         number = int(token.rpartition("-")[2])
         name = f"hooke-{self._driver}-{number}"
-        state = PodState(number=number, job=name, token=token, since=time.monotonic(), started_at=time.time())
+        state = PodState(number=number, job=name, token=token, since=time.monotonic())
         with self._lock:
             self._states[name] = state
             self._unsure.add(name)
@@ -393,7 +392,7 @@ class PodJobs:
             id=state.job,
             token=state.token,
             phase="ended" if state.ended else phase,
-            started_at=state.started_at,
+            started_at=state.started_at or time.time(),  # it is not old before it runs
             idle_s=time.monotonic() - idle if idle is not None else None,
             why=why,
             taken=taken,
@@ -438,6 +437,7 @@ class PodJobs:
                 before,
                 pod=pod["metadata"]["name"],
                 runs_since=before.runs_since or (time.monotonic() if runs else None),
+                started_at=before.started_at or (time.time() if runs else 0.0),
                 trouble=found,
                 drains=bool(pod["metadata"].get("deletionTimestamp")),
                 ended=ended,
@@ -482,7 +482,6 @@ def _state_of(job: Manifest) -> PodState:
         job=about["name"],
         token=about.get("annotations", {}).get(TOKEN_NOTE, ""),
         since=time.monotonic(),
-        started_at=datetime.datetime.fromisoformat(about["creationTimestamp"]).timestamp(),
     )
 
 
