@@ -135,7 +135,12 @@ def test_a_fleet_is_kept_from_inside_the_cluster_through_the_loss_of_its_keeper_
     assert "total $1/h" in outside.fleet("ls", "pool")
     assert "pool: 1 machine\n" in outside.fleet("scale", "pool", "1", "--detach", "--wait", "3m")
     assert "its keeper is in the cluster" in outside.fleet("reap", "pool")
-    assert len(outside.machines()) == 1
+    [wanted] = outside.machines()
+    [deployment] = outside.there("apps/v1/Deployment")
+    outside.admin.delete("apps/v1/Deployment", deployment, namespace=outside.namespace)
+    wait(lambda: not outside.keepers())
+    assert f"pool: {wanted} is wanted and stays" in outside.fleet("reap", "pool")
+    assert outside.there(CONFIG_MAP) == ["kube-root-ca.crt"], "what the dead keeper left is gone"
     assert "pool: 0 machines" in outside.fleet("down", "pool")
     wait(lambda: not (outside.machines() or outside.keepers()))
     for kind in ("apps/v1/Deployment", LEASE):

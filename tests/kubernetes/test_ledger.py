@@ -112,6 +112,7 @@ def test_reap_removes_what_a_killed_driver_left_and_shows_that_nothing_is_left(d
     code, printed, said = driver.hooke("fleet", "reap", "pods")
     assert code != 0
     assert 'cannot list resource "leases"' in said, said
+    assert "hooke fleet rbac pods --reap" in said
     more = role_manifests((*RUN_RIGHTS, *REAP_RIGHTS), account="runner", namespace="")[1]["rules"]
     driver.admin.patch(ROLE, "runner", {"rules": more}, namespace=driver.namespace)
     try:

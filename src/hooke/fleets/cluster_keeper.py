@@ -122,6 +122,15 @@ class ClusterKeeper:
         with writing("the fleet's folder", self._folder):
             write_atomic(self._folder / KEEPER_NOTE, msgspec.json.encode(note))
 
+    def lives(self) -> bool:
+        """Whether its Deployment is there."""
+        with self._called():
+            try:
+                self._client.get(DEPLOYMENT, self.deployment, namespace=self.namespace)
+            except NotThere:
+                return False
+        return True
+
     def records(self) -> list[LedgerRecord]:
         """The ledger in the cluster; nothing where it was removed."""
         with self._called():

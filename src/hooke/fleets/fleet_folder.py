@@ -151,6 +151,13 @@ class FleetFolder:
         """Whether its keeper is in the cluster."""
         return (self.path / KEEPER_NOTE).is_file()
 
+    def is_kept(self) -> bool:
+        """Whether a keeper in the cluster lives. Raises HookeError."""
+        if not self.detached:
+            return False
+        with closing(self.cluster_keeper()) as keeper:
+            return keeper.lives()
+
     def cluster_keeper(self) -> ClusterKeeper:
         """Its keeper in the cluster, whether or not it is there. Raises UsageError where the fleet is not on Kubernetes."""
         return ClusterKeeper(self.name, self.path, self.settings)

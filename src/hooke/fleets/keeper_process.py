@@ -34,7 +34,7 @@ def keep(order: KeeperOrder, client: Kubernetes, stopped: threading.Event) -> No
     """Keep the fleet until `stopped`; the machines stay. Raises HookeError where another keeper has taken the ledger."""
     name, labels = keeper_name(order.tag), keeper_labels(order.tag)
     lease = Lease(client, name, namespace=order.namespace, labels=labels, lasts_s=KEEPER_LEASE_S)
-    lease.take(wait=stopped.wait)
+    lease.take()
     ledger = ClusterLedger.open(client, name, namespace=order.namespace, labels=labels)
     with tempfile.TemporaryDirectory() as folder:
         provider = KubernetesPods(

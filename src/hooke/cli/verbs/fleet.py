@@ -319,32 +319,36 @@ def reap(*, name: str, wait: str, as_json: bool, project: Project) -> int:
     if name and not fleets and not places:
         find_fleet(project, name)  # raises
     failed = False
-    kept = {each.name for each in fleets if each.detached and each.name in project.settings.fleets}
-    left = [row for place in places for row in _reap_place(project, place, wait, as_json=as_json)]
-    if not fleets:
-        if as_json:
-            click.echo(json.dumps(left, indent=2))
-        return EXIT_FAILED if left else 0
-    for each in fleets:
-        if each.name in kept:  # its keeper ends what is not wanted
-            click.echo(f"{each.name}: its keeper is in the cluster", err=True)
-            continue
-        forgotten = each.name not in project.settings.fleets
-        ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
+    left: list[dict[str, Any]] = []
+    for place in places:
         try:
-            _do(each, ask, wait, as_json=as_json, quiet=True)
+            left += _reap_place(project, place, wait, as_json=as_json)
         except HookeError as error:  # go on: the others cost money, too
+            click.echo(f"{place}: {error}", err=True)
+            failed = True
+    for each in fleets:
+        try:
+            _reap_fleet(project, each, wait)
+        except HookeError as error:
             click.echo(f"{each.name}: {error}", err=True)
             failed = True
     machines = [row for each in fleets for row in _machines(each)]
     if as_json:
         click.echo(json.dumps(left + machines, indent=2))
-    else:
-        click.echo(
-            "\n".join(f"{row['fleet']}: {row['machine']} is wanted and stays" for row in machines)
-            or "no machines are left"
-        )
+    elif fleets or not places:
+        lines = [f"{row['fleet']}: {row['machine']} is wanted and stays" for row in machines]
+        click.echo("\n".join(lines) or "no machines are left")
     return EXIT_FAILED if failed or left or any(row["state"] == "stranger" for row in machines) else 0
+
+
+def _reap_fleet(project: Project, chosen: FleetFolder, wait: str) -> None:
+    """End the machines of a fleet that are not wanted. A living keeper in the cluster does that itself."""
+    forgotten = chosen.name not in project.settings.fleets
+    if not forgotten and chosen.is_kept():
+        click.echo(f"{chosen.name}: its keeper is in the cluster", err=True)
+        return
+    ask: Callable[[FleetKeeper], None] = _end_forgotten if forgotten else FleetKeeper.freeze
+    _do(chosen, ask, wait, as_json=False, quiet=True)
 
 
 def _places(project: Project) -> list[str]:
@@ -355,7 +359,7 @@ def _places(project: Project) -> list[str]:
 def _reap_place(project: Project, name: str, wait: str, *, as_json: bool) -> list[dict[str, Any]]:
     """Remove what drivers that are gone left at a place, and say what was looked for; returns what is left of it."""
     from hooke.fleets.leftovers import KINDS, Leftovers, close_ledgers, counted
-    from hooke.kubernetes.client import Kubernetes
+    from hooke.kubernetes.client import ApiForbidden, Kubernetes
     from hooke.kubernetes.kubeconfig import find_access
 
     options = project.settings.places[name].options
@@ -366,6 +370,9 @@ def _reap_place(project: Project, name: str, wait: str, *, as_json: bool) -> lis
         dead = there.dead()
         before = there.found()
         left = there.remove(dead, patience_s=parse_seconds(wait, name="--wait"))
+    except ApiForbidden as error:
+        error.fix = f"have an administrator apply what `hooke fleet rbac {name} --reap` prints"
+        raise
     finally:
         client.close()
     kinds = [each for each in KINDS if each not in there.unseen]

@@ -183,8 +183,9 @@ class PodJobs:
             made = self._client.create(self.job(name, number, token), namespace=self._namespace)
             secret = self.secret(name, number, made["metadata"]["uid"])
             self._client.create(secret, namespace=self._namespace)
-        except ApiUnreachable as error:
-            raise refused_call(error) from error  # what was made of it is found by the next list
+        except ApiUnreachable as error:  # what was made of it is found by the next list
+            self._put(replace(state, trouble=Trouble(kind="busy", says=f"{error.what}: {error.why}")))
+            raise refused_call(error) from error
         except ApiError as error:
             self._put(replace(state, trouble=refusal_of(error), ended=True))
             with reached():
@@ -404,9 +405,12 @@ class PodJobs:
             ended = [each for each in self._states.values() if each.ended and each.job not in self._logged]
             self._logged.update(each.job for each in ended)
         for each in ended:
-            if self._is_mine(each.job):
+            if not self._is_mine(each.job):
+                continue
+            log = b""
+            with contextlib.suppress(ApiUnreachable):  # its end is told also without it
                 log = log_of(self._client, each.pod, namespace=self._namespace) if each.pod else b""
-                self._put(replace(each, log=log))
+            self._put(replace(each, log=log))
 
     # -- in threads of this object -----------------------------------------------------------------
 
