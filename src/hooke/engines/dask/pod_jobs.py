@@ -157,6 +157,8 @@ class PodJobs:
         self._unsure: set[str] = set()
         """Jobs that may have been made only in part."""
         self._deleted: set[str] = set()
+        self._surplus: set[int] = set()
+        """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
         self._watch = Watch(client, POD, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
@@ -227,6 +229,8 @@ class PodJobs:
             state = self._states.get(machine)
             if state is None or machine in self._deleted:
                 return
+            if not state.ended:
+                self._surplus.add(state.number)
         with reached():
             self._delete(JOB, machine)
             if state.pod and not (state.drains or state.ended):
@@ -259,9 +263,10 @@ class PodJobs:
             self._emptied.update(numbers)
 
     def is_wanted(self, number: int) -> bool:
-        """Whether a worker is to go on."""
+        """Whether a worker is to go on, or would if it had not ended by itself or by somebody else."""
         with self._lock:
-            return number not in self._retiring and self._name(number) not in self._deleted
+            state = self._states[self._name(number)]
+            return number not in self._surplus and (number not in self._retiring or _is_taken(state))
 
     def state(self, number: int) -> PodState | None:
         """What is known of a worker's pod."""
@@ -381,7 +386,7 @@ class PodJobs:
         """As the controller sees it."""
         number, joined = state.number, state.number in self._joined
         why = state.trouble.says if state.trouble is not None else ""
-        taken = state.drains or (state.trouble is not None and state.trouble.kind == "disrupted")
+        taken = _is_taken(state)
         phase = "ready" if joined else "starting"
         if number in self._retiring and (not joined or number in self._emptied):
             phase = "retired"
@@ -487,6 +492,10 @@ def _state_of(job: Manifest) -> PodState:
         token=about.get("annotations", {}).get(TOKEN_NOTE, ""),
         since=time.monotonic(),
     )
+
+
+def _is_taken(state: PodState) -> bool:
+    return state.drains or (state.trouble is not None and state.trouble.kind == "disrupted")
 
 
 # -- the keeper ------------------------------------------------------------------------------------
