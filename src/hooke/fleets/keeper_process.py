@@ -19,7 +19,7 @@ from hooke.fleets.fleet_folder import line_of
 from hooke.kubernetes.client import ApiUnreachable, Kubernetes
 from hooke.kubernetes.keeper_deployment import ORDER, keeper_labels, keeper_name
 from hooke.kubernetes.kubeconfig import pod_access
-from hooke.kubernetes.lease import Lease
+from hooke.kubernetes.lease import ClusterLease
 from hooke.machines.cluster_ledger import ClusterLedger
 from hooke.machines.keeper import FleetKeeper
 from hooke.providers.kubernetes_pods import KubernetesPods
@@ -33,7 +33,7 @@ KEEPER_LEASE_S = 15.0
 def keep(order: KeeperOrder, client: Kubernetes, stopped: threading.Event) -> None:
     """Keep the fleet until `stopped`; the machines stay. Raises HookeError where another keeper has taken the ledger."""
     name, labels = keeper_name(order.tag), keeper_labels(order.tag)
-    lease = Lease(client, name, namespace=order.namespace, labels=labels, lasts_s=KEEPER_LEASE_S)
+    lease = ClusterLease(client, name, namespace=order.namespace, labels=labels, lasts_s=KEEPER_LEASE_S)
     lease.take()
     ledger = ClusterLedger.open(client, name, namespace=order.namespace, labels=labels)
     with tempfile.TemporaryDirectory() as folder:

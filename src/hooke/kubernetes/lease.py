@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from hooke.kubernetes.client import Kubernetes, Manifest, NotThere
 
-__all__ = ["LEASE", "LEASE_S", "Lease", "lapsed"]
+__all__ = ["LEASE", "LEASE_S", "ClusterLease", "lapsed"]
 
 LEASE = "coordination.k8s.io/v1/Lease"
 LEASE_S = 60.0
@@ -20,7 +20,7 @@ RENEWALS = 6.0
 LOOK_S = 1.0
 
 
-class Lease:
+class ClusterLease:
     """One lease, of a name that nobody else takes, renewed while its holder lives. Not thread-safe.
 
     What it owns the cluster removes with it. All methods raise ApiError and ApiUnreachable.

@@ -36,7 +36,7 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.driver_job import owner_here
-from hooke.kubernetes.lease import Lease
+from hooke.kubernetes.lease import ClusterLease
 from hooke.kubernetes.pods import (
     DRIVER_LABEL,
     RELEASE_GRACE_S,
@@ -73,6 +73,8 @@ NO_POD_S = 1.0
 GONE_S = 10.0
 """How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
 JOB, POD = "batch/v1/Job", "v1/Pod"
+FACTS = ProviderFacts(name="kubernetes", visible_s=5.0, look_s=LOOK_S, sure=True, keeps_ended=True)
+"""The list is read from the store of the cluster itself, and every pod is watched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,15 +126,7 @@ class PodJobs:
         authority: Authority,
         usd_per_hour: float = 0.0,
     ) -> None:
-        # The list is read from the store of the cluster itself, and every pod is watched.
-        self.facts = ProviderFacts(
-            name="kubernetes",
-            usd_per_hour=usd_per_hour,
-            visible_s=5.0,
-            look_s=LOOK_S,
-            sure=True,
-            keeps_ended=True,
-        )
+        self.facts = replace(FACTS, usd_per_hour=usd_per_hour)
         self.scheduler = ""
         """The address that workers join."""
         self._client = client
@@ -145,7 +139,7 @@ class PodJobs:
         about = {**WORKER_LABELS, RUN_LABEL: self._run, DRIVER_LABEL: self._driver}
         self._owner = owner_here(os.environ)
         name = f"hooke-{self._driver}"
-        self.lease = Lease(client, name, namespace=self._namespace, labels=about, owners=self._owner)
+        self.lease = ClusterLease(client, name, namespace=self._namespace, labels=about, owners=self._owner)
         self._labels_of_all = about
         self._lock = threading.Lock()
         self._states: dict[str, PodState] = {}
