@@ -21,7 +21,7 @@ __all__ = ["CONFIG_MAP", "MOST_RECORDS", "ClusterLedger", "ledger_manifest", "re
 
 CONFIG_MAP = "v1/ConfigMap"
 MOST_RECORDS = 2000
-"""About 500 KB."""
+"""About 250 KB."""
 DROPPED = 500
 """How many old records are dropped at once."""
 AGAIN_S = 1.0
