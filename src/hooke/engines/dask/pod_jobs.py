@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from hooke.base.errors import HookeError
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import CA, MACHINE
 from hooke.engines.dask.worker_process import POD_ADDRESS
+from hooke.journal.fleet_events import LaunchAnswered
 from hooke.kubernetes.client import (
     ApiError,
     ApiForbidden,
@@ -36,7 +37,7 @@ from hooke.kubernetes.client import (
     selector,
 )
 from hooke.kubernetes.driver_job import owner_here
-from hooke.kubernetes.lease import ClusterLease
+from hooke.kubernetes.lease import LEASE, ClusterLease
 from hooke.kubernetes.pods import (
     DRIVER_LABEL,
     RELEASE_GRACE_S,
@@ -54,7 +55,7 @@ from hooke.kubernetes.pods import (
 )
 from hooke.kubernetes.watch import Watch
 from hooke.machines.controller import Caps
-from hooke.machines.keeper import FleetKeeper, Ledger
+from hooke.machines.keeper import FleetKeeper, Ledger, records_of
 from hooke.machines.kubernetes_calls import reached, refused_call
 from hooke.machines.provider import Machine, ProviderFacts
 
@@ -287,9 +288,11 @@ class PodJobs:
         """Have `news` raise it."""
         self._news.put(error)
 
-    def start(self) -> None:
-        """Say that this driver lives, and follow its pods from now on. Raises HookeError."""
+    def start(self, earlier: Iterable[str]) -> None:
+        """Say that this driver lives, and that the one of these `earlier` Jobs does not; follow the pods from now on. Raises HookeError."""
         self.lease.hold()
+        for lease in {each.rpartition("-")[0] for each in earlier}:
+            self._delete(LEASE, lease)
         self._follower.start()
 
     def close(self) -> None:
@@ -501,6 +504,8 @@ class PodKeeper:
     def __init__(self, jobs: PodJobs, folder: Path, *, caps: Caps, clock: Clock) -> None:
         """`folder` gets the ledger, which goes on where the run is resumed. Raises JournalError."""
         self.jobs = jobs
+        known = (each for each in records_of(folder) if isinstance(each, LaunchAnswered))
+        self._earlier = [each.machine for each in known]
         self._ledger = Ledger.open(folder, clock=clock)
         self._keeper = FleetKeeper("run", jobs, self._ledger, caps=caps, clock=clock)
         self._wanted = 0
@@ -515,7 +520,7 @@ class PodKeeper:
 
     def start(self) -> None:
         """Follow the pods and keep their number. Raises HookeError."""
-        self.jobs.start()
+        self.jobs.start(self._earlier)
         self._thread.start()
 
     def want(self, pods: int) -> None:
