@@ -18,7 +18,9 @@ from pathlib import Path
 __all__ = ["PROGRAMS", "SOURCES", "CannotBuild", "build", "folder", "version", "why_not"]
 
 HERE = Path(__file__).parent
-SOURCES = ("go.mod", "go.sum", "main.go", "pause/main.go")
+SOURCES = ("go.mod", "go.sum", "main.go", "pause/main.go", "kwok/go.mod", "kwok/go.sum")
+KWOK = "sigs.k8s.io/kwok/cmd/kwok"
+"""Plays nodes and their kubelets. A binary of its own: it needs a newer Kubernetes than the cluster's."""
 PROGRAMS = (
     "coredns",
     "etcd",
@@ -96,10 +98,10 @@ def go(into: Path) -> None:
     major, minor, _ = version().removeprefix("v").split(".")
     facts = {"gitVersion": version(), "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     told = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in facts.items())
-    for package, name in ((".", "kubernetes"), ("./pause", "pause")):
+    for below, package, name in ((".", ".", "kubernetes"), (".", "./pause", "pause"), ("kwok", KWOK, "kwok")):
         done = subprocess.run(
             [*GO_BUILD, "-ldflags", f"-s -w {told}", "-o", str(into / name), package],
-            cwd=HERE,
+            cwd=HERE / below,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"},
             check=False,
         )

@@ -124,12 +124,13 @@ def _key_pem(key: Any) -> bytes:
 class Cluster:
     """A control plane and `nodes` nodes, which share this machine's cores and memory. Leaving it ends all of it."""
 
-    def __init__(self, *, nodes: int = 1, silent_s: int = 0) -> None:
+    def __init__(self, *, nodes: int = 1, silent_s: int = 0, rate: int = 0, audited: str = "") -> None:
         """`silent_s`: a node that says nothing for so long is not ready; 0: as is the default, 50.
 
-        Raises NotStarted, and CannotBuild where its programs are not built.
+        `rate`: requests a second that the controllers and the scheduler may make, each; 0: as is the default, 20 and 50.
+        `audited`: a user whose requests are in the file `audit`. Raises NotStarted, and CannotBuild where its programs are not built.
         """
-        self._silent_s = silent_s
+        self._silent_s, self._rate, self._audited = silent_s, rate, audited
         self._programs = build.folder()
         if not self._programs.is_dir():
             raise build.CannotBuild("Kubernetes is not built; next: make kubernetes")
@@ -171,9 +172,35 @@ class Cluster:
         """Create an object, as its administrator."""
         self._asked("POST", path, json.dumps(manifest).encode())
 
+    @property
+    def audit(self) -> Path:
+        """A line of JSON for each request of the user that is audited."""
+        return self._control.path(_HOLD / "audit.jsonl")
+
+    def metrics(self) -> str:
+        """What the API server tells Prometheus."""
+        return self._asked("GET", "/metrics").decode()
+
     def log(self, program: str) -> str:
         """What a program wrote."""
         return (self.logs / f"{program}.log").read_text(errors="replace")
+
+    def simulate(self, nodes: int, labels: Mapping[str, str]) -> None:
+        """Add so many nodes with eight cores each that nobody runs: kwok plays them. Returns when all are ready."""
+        host = self._control
+        config = self._config_at(host, "kwok", "system:masters")
+        stages = self._put(host, "kwok.yaml", (Path(__file__).parent / "kwok" / "stages.yaml").read_text())
+        self._run(host, "kwok", f"--kubeconfig={config}", f"--config={stages}")
+        has = {"cpu": "8", "memory": "32Gi", "pods": "110"}
+        for number in range(nodes):
+            about = {"name": f"simulated-{number}", "labels": dict(labels)}
+            status = {"allocatable": has, "capacity": has}
+            self.create("/api/v1/nodes", {"metadata": about, "status": status})
+        self.await_that(f"{nodes} simulated nodes are ready", lambda: self._ready_nodes() == nodes)
+
+    def host(self, name: str) -> Host:
+        """Another host beside the control plane, for clients: they reach the API server at `inside`, with nothing in between."""
+        return self.lan.start(name)
 
     def kill(self, program: str) -> None:
         """End a program of the control plane at once: `etcd`, `kube-apiserver`."""
@@ -339,7 +366,20 @@ class Cluster:
             f"--service-account-key-file={self._put(host, 'accounts.pub', public)}",
             f"--service-account-signing-key-file={signing}",
             "--service-account-issuer=https://kubernetes.default.svc",
+            *self._audit(host),
         )
+
+    def _audit(self, host: Host) -> list[str]:
+        if not self._audited:
+            return []
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "users": [self._audited]}, {"level": "None"}],
+        }
+        file = self._put(host, "audit.yaml", yaml.safe_dump(policy))
+        return [f"--audit-policy-file={file}", f"--audit-log-path={_HOLD}/audit.jsonl"]
 
     def _start_controllers(self) -> None:
         host = self._control
@@ -353,6 +393,7 @@ class Cluster:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
+            *self._rates(),
             *(
                 [f"--node-monitor-grace-period={self._silent_s}s", "--node-monitor-period=1s"]
                 if self._silent_s
@@ -366,7 +407,11 @@ class Cluster:
             f"--kubeconfig={config}",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
+            *self._rates(),
         )
+
+    def _rates(self) -> list[str]:
+        return [f"--kube-api-qps={self._rate}", f"--kube-api-burst={self._rate}"] if self._rate else []
 
     def _start_dns(self) -> None:
         """CoreDNS, beside the API server, with the rights that it has in every cluster."""
@@ -507,10 +552,13 @@ class Cluster:
         return False
 
     def _nodes_ready(self) -> bool:
-        return len(self.nodes) == sum(
+        return len(self.nodes) == self._ready_nodes()
+
+    def _ready_nodes(self) -> int:
+        return sum(
             condition["status"] == "True"
             for node in self.get("/api/v1/nodes")["items"]
-            for condition in node["status"]["conditions"]
+            for condition in node["status"].get("conditions", ())
             if condition["type"] == "Ready"
         )
 

@@ -1,0 +1,139 @@
+"""Hooke's own side of `scale.py`, in a process of its own: a fleet or a run's pods, from none to many and back to none.
+
+    python -m tests.kubernetes.scale_client fleet --config FILE --namespace NAME --pods 100 --steady 5
+
+It prints a line of JSON when a phase has ended: its name, its seconds, the CPU time and the most memory of this process.
+"""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hooke.base.clock import SystemClock
+from hooke.certificates.authority import Authority
+from hooke.engines.dask.pod_jobs import VALID_S, PodJobs
+from hooke.fleets.controller import Caps
+from hooke.fleets.keeper import FleetKeeper, Ledger
+from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.pods import PodOptions
+from hooke.providers.kubernetes_pods import KubernetesPods
+
+IMAGE = "simulated:1"
+CPUS, MEMORY = 0.1, 64 << 20
+LOOK_S = 0.5
+"""How often the engine looks for news of its pods."""
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""As many as asyncio has, in which the engine starts and ends pods."""
+
+
+def fleet(given: argparse.Namespace) -> Iterator[str]:
+    """A keeper's fleet, as `hooke fleet scale` and `hooke fleet down` have it; the ledger as by default."""
+    provider = KubernetesPods(
+        "scale",
+        ["work"],
+        logs=Path(given.folder) / "logs",
+        image=IMAGE,
+        kubeconfig=given.config,
+        namespace=given.namespace,
+        cpus=CPUS,
+        memory=f"{MEMORY}",
+    )
+    with Ledger.open(Path(given.folder) / "ledger") as ledger:
+        keeper = FleetKeeper(
+            "scale", provider, ledger, caps=Caps(workers=given.pods), clock=SystemClock()
+        )
+        yield "start"
+        keeper.want(given.pods, "the test")
+        _turn_until(keeper, lambda: keeper.fleet.settled)
+        yield "up"
+        until = time.monotonic() + given.steady
+        _turn_until(keeper, lambda: time.monotonic() > until)
+        yield "steady"
+        keeper.down("the test")
+        _turn_until(keeper, lambda: keeper.fleet.settled and not keeper.fleet.members)
+        yield "down"
+    provider.close()
+
+
+def _turn_until(keeper: FleetKeeper, holds: Callable[[], object]) -> None:
+    while not holds():
+        time.sleep(max(keeper.turn(), 0.02))
+        if keeper.denied is not None or keeper.refused is not None:
+            raise keeper.denied or keeper.refused or AssertionError
+
+
+def run(given: argparse.Namespace) -> Iterator[str]:
+    """The pods of one run: jobs with their certificates, in as many threads as the engine has."""
+    client = Kubernetes(find_access(given.config))
+    options = PodOptions(image=IMAGE, namespace=given.namespace, cpus=CPUS, memory=MEMORY)
+    authority = Authority.make("run", now=time.time(), valid_s=VALID_S)
+    jobs = PodJobs(client, options, run="scale", threads=1, authority=authority)
+    yield "start"
+    jobs.start()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for each in [pool.submit(jobs.launch, number, "tls://10.0.0.1:1") for number in range(given.pods)]:
+            each.result()
+        running: set[int] = set()
+        _read_news(jobs, running, lambda: len(running) == given.pods)
+        yield "up"
+        until = time.monotonic() + given.steady
+        _read_news(jobs, running, lambda: time.monotonic() > until)
+        yield "steady"
+        for each in [pool.submit(jobs.end, state.number) for state in jobs.states()]:
+            each.result()
+        gone = threading.Event()
+        while not gone.wait(LOOK_S):
+            for state in jobs.news():
+                running -= {state.number} if state.ended else set()
+            if not running:
+                gone.set()
+    jobs.close()
+    yield "down"
+
+
+def _read_news(jobs: PodJobs, running: set[int], holds: Callable[[], object]) -> None:
+    while not holds():
+        for state in jobs.news():
+            if state.ended:
+                raise AssertionError(f"{state.shown} has ended: {state.trouble}")
+            if state.runs_since is not None:
+                running.add(state.number)
+        time.sleep(LOOK_S)
+
+
+def _told(name: str, began: float, cpu: float) -> dict[str, Any]:
+    return {
+        "phase": name,
+        "seconds": time.monotonic() - began,
+        "cpu_s": time.process_time() - cpu,
+        "most_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fleet", "run"))
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--pods", type=int, required=True)
+    parser.add_argument("--steady", type=float, required=True)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as given.folder:
+        began, cpu = time.monotonic(), time.process_time()
+        for name in {"fleet": fleet, "run": run}[given.what](given):
+            print(json.dumps(_told(name, began, cpu)), flush=True)
+            input()  # until the other side has read what it wants to know
+            began, cpu = time.monotonic(), time.process_time()
+
+
+if __name__ == "__main__":
+    main()
