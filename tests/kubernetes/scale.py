@@ -77,7 +77,14 @@ def measure(what: str, *, nodes: int, pods: int, steady_s: float) -> dict[str, A
         command += ["--namespace", USER, "--pods", str(pods), "--steady", str(steady_s)]
         log = (cluster.logs / "client.log").open("wb")
         with log:
-            process = host.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env={"PYTHONPATH": environment()["PYTHONPATH"]})
+            process = host.popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={"PYTHONPATH": environment()["PYTHONPATH"]},
+            )
         peaks = _Peaks(cluster)
         try:
             phases = _phases(cluster, process, peaks, pods)
@@ -237,7 +244,9 @@ def _versions() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--sizes", nargs="+", default=["10:100"], metavar="NODES:PODS", help="one a round; the order is drawn"
     )

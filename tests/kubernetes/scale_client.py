@@ -48,9 +48,7 @@ def fleet(given: argparse.Namespace) -> Iterator[str]:
         memory=f"{MEMORY}",
     )
     with Ledger.open(Path(given.folder) / "ledger") as ledger:
-        keeper = FleetKeeper(
-            "scale", provider, ledger, caps=Caps(workers=given.pods), clock=SystemClock()
-        )
+        keeper = FleetKeeper("scale", provider, ledger, caps=Caps(workers=given.pods), clock=SystemClock())
         yield "start"
         keeper.want(given.pods, "the test")
         _turn_until(keeper, lambda: keeper.fleet.settled)
@@ -120,7 +118,9 @@ def _told(name: str, began: float, cpu: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("fleet", "run"))
     parser.add_argument("--config", required=True)
     parser.add_argument("--namespace", required=True)

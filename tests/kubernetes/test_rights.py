@@ -128,7 +128,6 @@ def test_without_any_one_right_a_fleet_says_which_and_what_to_do(
     calls = {
         "list pods": provider.list,
         "create pods": lambda: provider.launch("two"),
-        "get pods": lambda: provider.retire(machine),
         "delete pods": lambda: provider.release(machine),
     }
     for right in FLEET_RIGHTS:

@@ -85,5 +85,7 @@ def node_labels(pod_template: Mapping[str, Any]) -> dict[str, str]:
     """The labels that pods with this template want their nodes to have, without those that Kubernetes and clouds set themselves. Pure."""
     wanted = pod_template.get("spec", {}).get("nodeSelector", {})
     return {
-        name: value for name, value in wanted.items() if not name.partition("/")[0].endswith(_THEIRS) or "/" not in name
+        name: value
+        for name, value in wanted.items()
+        if not name.partition("/")[0].endswith(_THEIRS) or "/" not in name
     }

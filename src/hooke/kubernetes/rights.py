@@ -41,7 +41,7 @@ class Right:
 FLEET_RIGHTS = (
     Right(verb="list", resource="pods", needed_to="know the fleet's machines"),
     Right(verb="create", resource="pods", needed_to="start a machine"),
-    Right(verb="get", resource="pods", needed_to="look whose a pod is before it is ended"),
+    Right(verb="watch", resource="pods", needed_to="see what becomes of them without listing all each time"),
     Right(verb="delete", resource="pods", needed_to="retire and end a machine"),
     Right(verb="get", resource="pods/log", needed_to="keep the log of a machine that ends"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -36,8 +36,16 @@ class Watch:
     """
 
     def __init__(
-        self, client: Kubernetes, kind: str, *, namespace: str = "", labels: str = "", fields: str = ""
+        self,
+        client: Kubernetes,
+        kind: str,
+        *,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        trim: Callable[[Manifest], Manifest] = lambda each: each,
     ) -> None:
+        """`trim` makes of each object what is kept and told of it; its name, UID and version must stay."""
         self.known: dict[tuple[str, str], Manifest] = {}
         """Namespace and name -> the object as it was seen last."""
         self.version = ""
@@ -49,6 +57,7 @@ class Watch:
         self._client = client
         self._kind = kind
         self._chosen = {"namespace": namespace, "labels": labels, "fields": fields}
+        self._trim = trim
         self._stopped = threading.Event()
         self._stream: Stream | None = None
 
@@ -69,6 +78,11 @@ class Watch:
                 self._stopped.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
+    @property
+    def follows(self) -> bool:
+        """Whether changes come at this moment: the server has begun to tell them, and the connection is not lost."""
+        return self._stream is not None and self.lost_at is None
+
     def stop(self) -> None:
         """End the iteration, from any thread."""
         self._stopped.set()
@@ -77,7 +91,7 @@ class Watch:
             stream.end()
 
     def _list(self) -> Iterator[Change]:
-        found, version = self._client.list(self._kind, **self._chosen)
+        found, version = self._client.list(self._kind, **self._chosen, trim=self._trim)
         self.lists += 1
         self.lost_at = None
         there = {key_of(each): each for each in found}
@@ -110,6 +124,7 @@ class Watch:
         self.version = _version(of)
         if how == "BOOKMARK":
             return
+        of = self._trim(of)
         if how == "DELETED":
             self.known.pop(key_of(of), None)
         else:

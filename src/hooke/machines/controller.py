@@ -30,6 +30,7 @@ from hooke.machines.provider import Machine, ProviderFacts
 
 __all__ = [
     "Action",
+    "CallResults",
     "Caps",
     "ControllerTurn",
     "Down",
@@ -200,12 +201,28 @@ class Unsure:
 
 
 @dataclass(frozen=True, slots=True)
+class CallResults:
+    """What came back of the calls of one step, in their order: the fleet is looked through once for all of them."""
+
+    results: tuple[LaunchReply | LaunchRefused | Unsure, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FleetTick:
     """Time has passed."""
 
 
 Event: TypeAlias = (
-    SetSize | Down | Frozen | ProviderListing | LookFailed | LaunchReply | LaunchRefused | Unsure | FleetTick
+    SetSize
+    | Down
+    | Frozen
+    | ProviderListing
+    | LookFailed
+    | LaunchReply
+    | LaunchRefused
+    | Unsure
+    | CallResults
+    | FleetTick
 )
 
 
@@ -330,6 +347,9 @@ class ControllerTurn:
                 self._refused(event)
             case LookFailed() | Unsure():
                 self._failed(event)
+            case CallResults():
+                for each in event.results:
+                    self.fold(each)
             case _:
                 pass
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, Self, get_args
+from typing import Self, TypeAlias, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
@@ -22,6 +23,7 @@ __all__ = ["LEDGER", "FleetKeeper", "Ledger", "LedgerStore", "cost_usd", "has_le
 
 LEDGER = "ledger"
 """The name of the ledger's journal segment."""
+_Call: TypeAlias = controller.Launch | controller.Retire | controller.Release
 
 
 class Ledger:
@@ -164,48 +166,74 @@ class FleetKeeper:
         return max(self._next_look - self._clock.monotonic(), 0.0)
 
     def _fold(self, event: controller.Event) -> None:
-        events: deque[controller.Event] = deque([event])
-        while events:
+        following: controller.Event | None = event
+        while following is not None:
             self.fleet, actions = self.step(
-                self.fleet, events.popleft(), self._clock.now(), caps=self._caps, facts=self._provider.facts
+                self.fleet, following, self._clock.now(), caps=self._caps, facts=self._provider.facts
             )
+            results = [
+                result
+                for call, answer in self._perform(actions)
+                if (result := self._result(call, answer)) is not None
+            ]
+            following = controller.CallResults(tuple(results)) if results else None
+
+    def _perform(
+        self, actions: Iterable[controller.Action]
+    ) -> list[tuple[_Call, str | ProviderError | None]]:
+        """Write and call in this order, as many calls at once as the provider takes: none begins before the records ahead of it are written."""
+        most = self._provider.facts.calls
+        pool, slots = ThreadPoolExecutor(most), threading.BoundedSemaphore(most)
+        calls: list[tuple[_Call, Future[str | ProviderError | None]]] = []
+        try:
             for action in actions:
-                result = self._do(action)
-                if result is not None:
-                    events.append(result)
+                if isinstance(action, controller.LedgerNote):
+                    self._ledger.write(action.event)
+                    self._tell(action.event)
+                    continue
+                made: Future[str | ProviderError | None] = Future()
+                if most == 1:  # in this thread: what a provider starts may be bound to it
+                    made.set_result(self._answer(action))
+                else:
+                    slots.acquire()
+                    made = pool.submit(self._answer, action)
+                    made.add_done_callback(lambda _: slots.release())
+                calls.append((action, made))
+            return [(call, each.result()) for call, each in calls]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _do(self, action: controller.Action) -> controller.Event | None:
-        match action:
-            case controller.LedgerNote(event):
-                self._ledger.write(event)
-                self._tell(event)
-            case controller.Launch(token):
-                return self._launch(token)
-            case controller.Retire(machine):
-                return self._call(lambda: self._provider.retire(machine))
-            case controller.Release(machine):
-                return self._call(lambda: self._provider.release(machine))
+    def _answer(self, call: _Call) -> str | ProviderError | None:
+        """What the provider says to a call: the new machine, nothing, or what went wrong."""
+        try:
+            match call:
+                case controller.Launch(token):
+                    return self._provider.launch(token)
+                case controller.Retire(machine):
+                    self._provider.retire(machine)
+                case controller.Release(machine):
+                    self._provider.release(machine)
+        except ProviderError as error:
+            return error
         return None
 
-    def _launch(self, token: str) -> controller.Event:
-        self.refused = None
-        try:
-            return controller.LaunchReply(token, self._provider.launch(token))
-        except Unreachable as error:
-            return controller.Unsure(error.what)
-        except ProviderError as error:
-            self.refused = error
-            self._denied(error)
-            return controller.LaunchRefused(token, error.kind, error.what)
-
-    def _call(self, call: Callable[[], None]) -> controller.Event | None:
-        """Call the provider; a failed call is repeated after the next listing."""
-        try:
-            call()
-        except ProviderError as error:
-            self._denied(error)
-            return controller.Unsure(error.what)
-        return None
+    def _result(
+        self, call: _Call, answer: str | ProviderError | None
+    ) -> controller.LaunchReply | controller.LaunchRefused | controller.Unsure | None:
+        """What the controller is told of it. A call that failed, and was no launch, is repeated after the next listing."""
+        launch = call if isinstance(call, controller.Launch) else None
+        if launch is not None:
+            self.refused = None
+        if isinstance(answer, str) and launch is not None:
+            return controller.LaunchReply(launch.token, answer)
+        if not isinstance(answer, ProviderError):
+            return None
+        if launch is None or isinstance(answer, Unreachable):
+            self._denied(answer)
+            return controller.Unsure(answer.what)
+        self.refused = answer
+        self._denied(answer)
+        return controller.LaunchRefused(launch.token, answer.kind, answer.what)
 
     def _denied(self, error: ProviderError) -> None:
         if isinstance(error, NotAllowed):

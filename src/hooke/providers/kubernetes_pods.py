@@ -10,7 +10,9 @@ import contextlib
 import datetime
 import hashlib
 import re
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hooke.kubernetes.client import (
     Kubernetes,
     Manifest,
     NotThere,
+    key_of,
     selector,
 )
 from hooke.kubernetes.keeper_deployment import KEEPER_OPTIONS, fleet_id
@@ -34,17 +37,20 @@ from hooke.kubernetes.pods import (
     is_taken,
     log_of,
     merged,
+    refusal_of,
+    trim_pod,
     trouble_of,
     worker_pod,
 )
 from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
-from hooke.machines.kubernetes_calls import reached
-from hooke.machines.provider import Machine, NotAllowed, ProviderError, ProviderFacts
+from hooke.kubernetes.watch import Watch
 from hooke.providers.processes import FLEET, MACHINE, check_command
 
 __all__ = ["KubernetesPods"]
 
-FLEET_LABEL, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/tag"
+LIST_AGAIN_S = 300.0
+"""After this time all pods are listed anew, whatever was seen of them."""
+FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
 
 
 class KubernetesPods:
@@ -75,10 +81,12 @@ class KubernetesPods:
             visible_s=5.0,
             look_s=1.0,
             sure=True,
+            calls=8,
             keeps_ended=True,
         )
         self._tag = tag
-        self._fleet = fleet_id(tag)
+        self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
+        self._prefix = f"hooke-{self._fleet}-"
         self._logs = logs
         parsed = PodOptions.parse({"image": image, **options}, more=KEEPER_OPTIONS)
         self._namespace = parsed.namespace
@@ -86,8 +94,16 @@ class KubernetesPods:
         self._client = Kubernetes(find_access(parsed.kubeconfig, context=parsed.context))
         self._may = False
         """Whether the account has all rights that a fleet needs."""
+        self._asking = threading.Lock()
         self._saved: set[str] = set()
         """Pods that have ended and whose whole log is saved."""
+        self._pods: dict[str, Manifest] | None = None
+        """By name, as they were listed last; None before the first time."""
+        self._new: set[str] = set()
+        """Pods that were launched and not listed yet."""
+        self._follower: _Follower | None = None
+        self._machines: dict[str, tuple[str, Machine]] = {}
+        """Name of a pod -> its version, and what that says of the machine."""
 
     def launch(self, token: str) -> str:
         """Create the pod. Raises OverQuota where the namespace's quota is used up, Impossible where the cluster refuses such a pod.
@@ -114,27 +130,31 @@ class KubernetesPods:
         # After a connection that was lost the pod may exist already: it is this launch's.
         with reached(), contextlib.suppress(Conflicting):
             self._client.create(merged(self._pod, own), namespace=self._namespace)
+        self._new.add(name)
         return name
 
     def list(self) -> Sequence[Machine]:
         """All pods of the fleet. One that has ended is listed so until it is released; its log is saved once."""
-        with reached():
-            pods, _ = self._client.list(
-                "v1/Pod", namespace=self._namespace, labels=selector({FLEET_LABEL: self._fleet})
-            )
-            machines = [_machine(pod) for pod in pods]
-            for pod, machine in zip(pods, machines, strict=True):
-                if machine.phase == "ended" and machine.id not in self._saved:
+        with _reached():
+            self._pods = self._known_pods()
+            before = dict(self._machines)
+            self._machines.clear()
+            for name, pod in self._pods.items():
+                version = pod["metadata"]["resourceVersion"]
+                known = before.get(name)
+                machine = known[1] if known is not None and known[0] == version else _machine(pod)
+                self._machines[name] = version, machine
+                if machine.phase == "ended" and name not in self._saved:
                     self._save_log(pod)
-                    self._saved.add(machine.id)
-            self._saved &= {machine.id for machine in machines}
-        return machines
+                    self._saved.add(name)
+            self._saved &= self._pods.keys()
+        return [machine for _, machine in self._machines.values()]
 
     def retire(self, machine: str) -> None:
         """Delete its pod: it gets SIGTERM and then as long as `drain` says. A pod that does not run yet is gone at once."""
         with reached():
             pod = self._found(machine)
-            if pod is not None and not pod["metadata"].get("deletionTimestamp"):
+            if pod is None or not pod["metadata"].get("deletionTimestamp"):
                 self._save_log(pod)
                 self._delete(machine, None)
 
@@ -142,36 +162,72 @@ class KubernetesPods:
         """Delete its pod, with a few seconds between SIGTERM and SIGKILL, also where it was given longer before."""
         with reached():
             pod = self._found(machine)
-            if pod is not None:
-                if machine not in self._saved:
-                    self._save_log(pod)
-                self._delete(machine, RELEASE_GRACE_S)
+            about = pod["metadata"] if pod is not None else {}
+            if (
+                about.get("deletionTimestamp")
+                and about.get("deletionGracePeriodSeconds", 0) <= RELEASE_GRACE_S
+            ):
+                return  # it is on its way already
+            if machine not in self._saved:
+                self._save_log(pod)
+            self._delete(machine, RELEASE_GRACE_S)
 
     def close(self) -> None:
         """Close the connections; the pods stay."""
+        if self._follower is not None:
+            self._follower.stop()
         self._client.close()
 
     # -- inside ------------------------------------------------------------------------------------
 
     def _name(self, token: str) -> str:
         plain = token if re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", token) and len(token) <= 40 else ""
-        return f"hooke-{self._fleet}-{plain or hashlib.blake2b(token.encode(), digest_size=8).hexdigest()}"
+        return f"{self._prefix}{plain or hashlib.blake2b(token.encode(), digest_size=8).hexdigest()}"
+
+    def _known_pods(self) -> dict[str, Manifest]:
+        """By name, from a watch where one follows them all; else from a list. One request that costs little tells whether the server answers."""
+        if self._follower is not None and (followed := self._follower.pods()) is not None:
+            self._new -= followed.keys()
+            if not self._new:
+                self._client.check_listing("v1/Pod", namespace=self._namespace, labels=self._labels)
+                return followed
+        new = set(self._new)
+        found, version = self._client.list(
+            "v1/Pod", namespace=self._namespace, labels=self._labels, trim=trim_pod
+        )
+        self._new -= new
+        if self._pods is not None and (
+            self._follower is None or self._follower.is_old
+        ):  # who looks once needs none
+            if self._follower is not None:
+                self._follower.stop()
+            watch = Watch(
+                self._client, "v1/Pod", namespace=self._namespace, labels=self._labels, trim=trim_pod
+            )
+            self._follower = _Follower(watch, found, version)
+        return {pod["metadata"]["name"]: pod for pod in found}
+
+    @property
+    def _labels(self) -> str:
+        return selector({FLEET_LABEL: self._fleet})
 
     def _found(self, machine: str) -> Manifest | None:
-        """The pod, if it is there and the fleet's."""
-        try:
-            pod = self._client.get("v1/Pod", machine, namespace=self._namespace)
-        except NotThere:
-            return None
-        return pod if pod["metadata"].get("labels", {}).get(FLEET_LABEL) == self._fleet else None
+        """The pod as it was listed last, if it was; all are listed where they were not yet."""
+        if self._pods is None:
+            self.list()
+        return (self._pods or {}).get(machine)
 
     def _delete(self, machine: str, grace_s: float | None) -> None:
-        with contextlib.suppress(NotThere):
-            self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s)
+        if machine.startswith(self._prefix):  # no other fleet's
+            with contextlib.suppress(NotThere):
+                self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s)
 
     def _check_rights(self) -> None:
-        if self._may:
-            return
+        with self._asking:  # launches run side by side, and one of them asks
+            if not self._may:
+                self._ask_rights()
+
+    def _ask_rights(self) -> None:
         lacking: Sequence[Right] = ()
         # Accounts may not ask everywhere; there, each call says what it lacks.
         with reached(), contextlib.suppress(ApiForbidden):
@@ -184,8 +240,10 @@ class KubernetesPods:
             )
         self._may = True
 
-    def _save_log(self, pod: Manifest) -> None:
+    def _save_log(self, pod: Manifest | None) -> None:
         """Write what the pod has written until now to its file; where it may not be read, that. A machine is ended also without its log."""
+        if pod is None:  # it was not listed yet, so it has not written anything that is known of
+            return
         machine = _machine(pod)
         if machine.phase == "starting" or _is_silent(pod):
             return
@@ -198,6 +256,66 @@ class KubernetesPods:
             write_atomic(path, content)
         except OSError as error:
             raise ProviderError(f"cannot write the log {path}: {error.strerror}") from error
+
+
+class _Follower:
+    """The pods of a list, and what a watch in a thread has told of them since."""
+
+    def __init__(self, watch: Watch, pods: Sequence[Manifest], version: str) -> None:
+        self._watch = watch
+        watch.known = {key_of(pod): pod for pod in pods}
+        watch.version = version
+        self._until = time.monotonic() + LIST_AGAIN_S
+        self._error: ApiError | None = None
+        self._thread = threading.Thread(target=self._follow, name="hooke-fleet", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_old(self) -> bool:
+        """Whether another one is to take its place."""
+        return time.monotonic() > self._until or not self._thread.is_alive()
+
+    def pods(self) -> dict[str, Manifest] | None:
+        """By name; None where the watch does not follow them now. Raises ApiError, once, where the server refuses it."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        if self.is_old or not self._watch.follows:
+            return None
+        return {pod["metadata"]["name"]: pod for pod in list(self._watch.known.values())}
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._watch.stop()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        try:
+            for _ in self._watch:
+                pass
+        except ApiError as error:
+            self._error = error
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Errors of the API server as a provider's."""
+    try:
+        yield
+    except ApiUnreachable as error:
+        raise Unreachable(f"{error.what}: {error.why}") from error
+    except ApiError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: ApiError) -> ProviderError:
+    trouble = refusal_of(error)
+    if trouble.kind == "busy":
+        return Unreachable(trouble.says)
+    if trouble.kind == "quota":
+        return OverQuota(trouble.says, fix=trouble.fix)
+    kind = NotAllowed if lacks_right(error) else Impossible
+    return kind(trouble.says, fix=trouble.fix)
 
 
 def _machine(pod: Manifest) -> Machine:

@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -51,6 +51,7 @@ from hooke.kubernetes.pods import (
     merged,
     pod_trouble,
     refusal_of,
+    trim_pod,
     worker_pod,
 )
 from hooke.kubernetes.watch import Watch
@@ -156,9 +157,13 @@ class PodJobs:
         """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
-        self._watch = Watch(client, POD, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
-        self._follower = threading.Thread(
-            target=self._guarded, args=[self._follow], name="hooke-pods", daemon=True
+        self._closed = threading.Event()
+        self._watch = Watch(
+            client,
+            "v1/Pod",
+            namespace=self._namespace,
+            labels=selector({DRIVER_LABEL: self._driver}),
+            trim=trim_pod,
         )
 
     @property
@@ -460,23 +465,28 @@ class PodJobs:
         if self._is_mine(state.job):
             self._news.put(state)
 
-    def ask_why(self) -> None:
-        """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell. Raises ApiError."""
-        late = time.monotonic() - NO_POD_S
-        for state in self.states():
-            if not state.pod and not state.ended and state.since < late:
+    def _look(self) -> None:
+        """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
+        while not self._closed.wait(LOOK_S):
+            since = time.monotonic() - NO_POD_S
+            late = [each for each in self.states() if not each.pod and not each.ended and each.since < since]
+            if late:
                 with contextlib.suppress(ApiUnreachable):
-                    self._ask_why(state)
+                    self._ask_why(late)
 
-    def _ask_why(self, state: PodState) -> None:
-        fields = f"involvedObject.kind=Job,involvedObject.name={state.job}"
+    def _ask_why(self, late: list[PodState]) -> None:
+        """One list for all of them: each event in it is a pod that could not be made."""
+        fields = "involvedObject.kind=Job,reason=FailedCreate"
         found, _ = self._client.list("v1/Event", namespace=self._namespace, fields=fields)
-        for said in _refusals(found):
-            trouble = refusal_of(ApiForbidden(said))
+        newest = {each["involvedObject"]["name"]: each for each in found}
+        for state in late:
+            if (event := newest.get(state.job)) is None:
+                continue
+            trouble = refusal_of(ApiForbidden(_refusal(event)))
             with self._lock:
                 before = self._states[state.job]
                 if before.pod or before.ended or before.trouble == trouble:
-                    return
+                    continue
             self._put(replace(before, trouble=trouble))
 
 
@@ -569,9 +579,7 @@ def _label_of(run: str) -> str:
     return hashlib.blake2b(run.encode(), digest_size=16).hexdigest()
 
 
-def _refusals(events: list[Manifest]) -> Iterator[str]:
-    """What the newest event says that no pod could be made for. Each try has a pod of another name, which is left out."""
-    failed = [each for each in events if each.get("reason") == "FailedCreate"]
-    for each in failed[-1:]:
-        said = str(each.get("message", "")).removeprefix("Error creating: ")
-        yield re.sub(r'^pods "[^"]*" is ', "a pod is ", said)
+def _refusal(event: Manifest) -> str:
+    """What an event says that no pod could be made for. Each try has a pod of another name, which is left out."""
+    said = str(event.get("message", "")).removeprefix("Error creating: ")
+    return re.sub(r'^pods "[^"]*" is ', "a pod is ", said)
