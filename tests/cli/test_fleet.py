@@ -205,7 +205,7 @@ def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(proje
     account, role, binding = yaml.safe_load_all(printed)
     assert account["metadata"] == role["metadata"] == {"name": "trainer", "namespace": "team"}
     assert role["rules"] == [
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "create", "get", "delete"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch", "create", "delete"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     ]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "trainer", "namespace": "team"}]
@@ -228,6 +228,81 @@ def test_the_rights_of_a_run_on_kubernetes_are_printed_for_its_place(project):
     with pytest.raises(UsageError, match="there is no fleet or place 'claster'") as caught:
         call("rbac", "claster")
     assert "did you mean cluster" in caught.value.fix
+
+
+NODES = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"\n'
+
+
+def test_a_node_pool_of_a_fleet_says_what_it_costs_and_how_long_a_node_takes(project):
+    more = 'instance = "gd-8xh100ib-i128"\nprice = "coreweave:hgx_h100_8x"\nmax_usd_per_hour = 150'
+    (project / "hooke.toml").write_text(toml(more=NODES + more))
+    printed = call("nodepool")
+    assert "# 3 nodes at $49.24/h each: $147.72/h\n" in printed
+    assert "# price of 2026-09-20: https://www.coreweave.com/pricing" in printed
+    assert "# a new node takes 20m 00s to 30m 00s: https://docs.coreweave.com/" in printed
+    pool = yaml.safe_load(printed)
+    assert pool["metadata"] == {"name": "pool"}
+    assert pool["spec"] == {"instanceType": "gd-8xh100ib-i128", "targetNodes": 3}
+    grows = yaml.safe_load(call("nodepool", "pool", "--nodes", "0-2", "--name", "gpus"))
+    assert grows["metadata"] == {"name": "gpus"}
+    assert grows["spec"] == pool["spec"] | {
+        "targetNodes": 0,
+        "autoscaling": True,
+        "minNodes": 0,
+        "maxNodes": 2,
+    }
+    with pytest.raises(
+        UsageError, match=r"4 nodes cost \$196.96/h, and max_usd_per_hour .* is 150"
+    ) as caught:
+        call("nodepool", "--nodes", "0-4")
+    assert "--nodes 3" in caught.value.fix
+
+
+def test_a_node_pool_of_spot_nodes_has_the_spot_price_and_the_labels_that_pods_want(project):
+    more = 'instance = "gd-8xh100ib-i128"\nprice = "coreweave:hgx_h100_8x"\nspot = true\n'
+    more += 'pod_template.spec.nodeSelector = {team = "blue", "node.kubernetes.io/zone" = "a"}'
+    (project / "hooke.toml").write_text(toml(more=NODES + more))
+    printed = call("nodepool")
+    assert "# 3 nodes at $19.71/h each: $59.13/h\n# spot price of" in printed
+    spec = yaml.safe_load(printed)["spec"]
+    assert spec["computeClass"] == "Spot"
+    assert spec["nodeLabels"] == {"team": "blue"}
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "says", "fix"),
+    [
+        ('instance = "gb200-4x"', [], "racks of 18 nodes, and 3 is not a multiple of 18", "--nodes 18"),
+        ('instance = "gb300-4x"', ["--nodes", "40"], "40 is not a multiple", "--nodes 36 or --nodes 54"),
+        ('instance = "gb200-4x"', ["--nodes", "0-18"], "does not autoscale gb200-4x", "--nodes 18"),
+        (
+            'instance = "gd-1xgh200"\nprice = "coreweave:hgx_h100_8x"\nspot = true',
+            [],
+            "no spot nodes",
+            "spot",
+        ),
+        ('instance = "gd-8xa100"', ["--nodes", "4-2"], "4-2 nodes are not valid", "--nodes 0-4"),
+        ('instance = "gd-8xa100"', ["--nodes", "-4"], "'-4' is not valid", "--nodes 4"),
+        ('instance = "gd-8xa100"', ["--name", "My_Pool"], "not a valid name", "lower-case"),
+        ("gpus = 1", [], "there is no `instance`", "instance ="),
+    ],
+)
+def test_a_node_pool_that_coreweave_does_not_have_is_refused(project, more, words, says, fix):
+    (project / "hooke.toml").write_text(toml(more=NODES + more))
+    with pytest.raises(UsageError, match=says) as caught:
+        call("nodepool", *words)
+    assert fix in caught.value.fix
+
+
+def test_a_rack_and_a_place_have_node_pools_too(project):
+    (project / "hooke.toml").write_text(
+        '[places.cluster]\nengine = "kubernetes"\nimage = "job:1"\ninstance = "gb200-4x"\n'
+    )
+    printed = call("nodepool", "--nodes", "36")
+    assert "# what a node costs is not known" in printed
+    assert yaml.safe_load(printed)["spec"] == {"instanceType": "gb200-4x", "targetNodes": 36}
+    with pytest.raises(UsageError, match="a place does not say how many nodes it needs"):
+        call("nodepool")
 
 
 H100 = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"\nprice = "coreweave:hgx_h100_8x"'

@@ -29,9 +29,11 @@ from tests.support import environment
 
 from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS, role_manifests
 
-__all__ = ["RECORD", "WHATS", "growths", "main", "measure"]
+__all__ = ["HEADING", "RECORD", "WHATS", "growths", "main", "measure", "table"]
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "kubernetes_scale.json"
+HEADING = "## Ten thousand pods"
+"""Of the page's section that shows the record."""
 WHATS = ("fleet", "run")
 USER = "hooke-scale"
 RATE = 500
@@ -223,7 +225,6 @@ def record(rounds: Sequence[Mapping[str, Any]], *, seed: int, steady_s: float) -
         "machine": {
             "cores": psutil.cpu_count(),
             "memory_gib": math.ceil(psutil.virtual_memory().total / 2**30),
-            "load_before": "each round's own: other work used the machine too",
         },
         "kubernetes": _versions(),
         "client_rate_of_controllers_and_scheduler": RATE,
@@ -232,6 +233,47 @@ def record(rounds: Sequence[Mapping[str, Any]], *, seed: int, steady_s: float) -
         "growth_with_pods": growths(rounds),
         "rounds": list(rounds),
     }
+
+
+def table(made: Mapping[str, Any]) -> list[str]:
+    """The rows of the page about it: medians of the rounds of each size."""
+    lines = [
+        "| what | nodes | pods | rounds | until all run | requests | until none is left | requests | watching | memory of Hooke | of the API server |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    sizes = sorted({(each["nodes"], each["pods"]) for each in made["rounds"]})
+    for what in WHATS:
+        for nodes, pods in sizes:
+            these = [
+                each
+                for each in made["rounds"]
+                if (each["what"], each["nodes"], each["pods"]) == (what, nodes, pods)
+            ]
+            if these:
+                lines.append(_row(what, nodes, pods, these))
+    return lines
+
+
+def _row(what: str, nodes: int, pods: int, these: Sequence[Mapping[str, Any]]) -> str:
+    def middle(phase: str, name: str) -> float:
+        return float(np.median([each["phases"][phase][name] for each in these]))
+
+    server = float(np.median([each["most_memory_mb"]["kube-apiserver"] for each in these]))
+    hooke = max(middle(phase, "most_memory_mb") for phase in ("up", "steady", "down"))
+    cells = [
+        f"a {what}",
+        f"{nodes:,}",
+        f"{pods:,}",
+        f"{len(these)}",
+        f"{middle('up', 'seconds'):.0f} s",
+        f"{middle('up', 'requests'):,.0f}",
+        f"{middle('down', 'seconds'):.0f} s",
+        f"{middle('down', 'requests'):,.0f}",
+        f"{middle('steady', 'requests_a_second'):.1f} requests/s",
+        f"{hooke:.0f} MB",
+        f"{server:.0f} MB",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.kubernetes.manifests import deployment, pod, wait
@@ -176,6 +177,49 @@ def test_a_disruption_budget_keeps_a_pod_from_being_evicted(admin, namespace):
     admin.delete("policy/v1/PodDisruptionBudget", "kept", namespace=namespace)
     admin.evict("kept", namespace=namespace, grace_s=0)
     wait(lambda: not admin.list("v1/Pod", namespace=namespace)[0])
+
+
+def test_requests_that_are_too_many_at_a_time_wait_as_the_server_says(cluster, admin, namespace):
+    user, kind = "hasty", "flowcontrol.apiserver.k8s.io/v1"
+    limit = {"nominalConcurrencyShares": 1, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}
+    level = {"metadata": {"name": user}, "spec": {"type": "Limited", "limited": limit}}
+    rule = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}
+    subject = {"kind": "User", "user": {"name": user}}
+    schema = {
+        "priorityLevelConfiguration": {"name": user},
+        "matchingPrecedence": 100,
+        "rules": [{"subjects": [subject], "resourceRules": [rule]}],
+    }
+    admin.create({"apiVersion": kind, "kind": "PriorityLevelConfiguration", **level})
+    admin.create({"apiVersion": kind, "kind": "FlowSchema", "metadata": {"name": user}, "spec": schema})
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}
+    about = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": user}}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
+    admin.create({**about, "roleRef": role, "subjects": subjects}, namespace=namespace)
+    file = cluster.logs / "hasty.kubeconfig"
+    file.write_text(cluster.config(user))
+    client = Kubernetes(find_access(file))
+    try:
+        wait(lambda: f'priority_level="{user}"' in cluster.metrics())
+        asked = 0
+        while not refused_at(cluster, user):
+            with ThreadPoolExecutor(24) as pool:
+                found = [pool.submit(client.list, "v1/ConfigMap", namespace=namespace) for _ in range(200)]
+                asked += sum(1 for each in found if each.result())
+        assert asked % 200 == 0  # none of them failed
+    finally:
+        client.close()
+        admin.delete(f"{kind}/FlowSchema", user)
+        admin.delete(f"{kind}/PriorityLevelConfiguration", user)
+
+
+def refused_at(cluster, level):
+    """How many requests of a priority level the API server has refused with 429."""
+    name = "apiserver_flowcontrol_rejected_requests_total{"
+    lines = [
+        line for line in cluster.metrics().splitlines() if line.startswith(name) and f'"{level}"' in line
+    ]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 # -- watches -------------------------------------------------------------------------------------

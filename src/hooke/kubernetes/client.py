@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import select
 import socket
 import ssl
@@ -337,7 +338,8 @@ class Kubernetes:
                 again = False  # the plug-in's answer or the file's token has ended before its time
             elif answer.status in (429, 503) and waits > 0 and delay.isdecimal():
                 waits -= 1
-                time.sleep(min(float(delay), 10.0))
+                # Not all at the same moment: they would be refused again.
+                time.sleep(min(float(delay), 10.0) * random.uniform(1.0, 1.5))  # noqa: S311
             else:
                 raise refused(answer.status, _status(said), path)
 

@@ -6,18 +6,20 @@ The fields are those of docs.coreweave.com, "Node Pool reference", "Autoscale No
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from hooke.base.errors import UsageError
 from hooke.kubernetes.client import Manifest
 
-__all__ = ["NODES_OF_A_RACK", "node_labels", "node_pool"]
+__all__ = ["NODES_OF_A_RACK", "node_labels", "node_pool", "print_node_pool"]
 
 NODES_OF_A_RACK = 18
 """CoreWeave rents GB200 and GB300 by the rack."""
-_RACKS = re.compile(r"\bgb[23]00\b|\bgb[23]00_", re.IGNORECASE)
-_SUPERCHIPS = re.compile(r"\bg[bh][23]00\b|\bg[bh][23]00_", re.IGNORECASE)
+_RACKS = re.compile(r"gb[23]00", re.IGNORECASE)
+_SUPERCHIPS = re.compile(r"g[bh][23]00", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _THEIRS = ("kubernetes.io", "k8s.io", "nvidia.com", "coreweave.com", "coreweave.cloud")
 """Domains of labels that nodes have without us."""
@@ -89,3 +91,8 @@ def node_labels(pod_template: Mapping[str, Any]) -> dict[str, str]:
         for name, value in wanted.items()
         if not name.partition("/")[0].endswith(_THEIRS) or "/" not in name
     }
+
+
+def print_node_pool(pool: Manifest, notes: Sequence[str]) -> str:
+    """The manifest as YAML for `kubectl apply -f -`, below the notes as comments. Pure."""
+    return "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(pool, sort_keys=False)

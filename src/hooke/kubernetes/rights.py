@@ -40,8 +40,8 @@ class Right:
 
 FLEET_RIGHTS = (
     Right(verb="list", resource="pods", needed_to="know the fleet's machines"),
-    Right(verb="create", resource="pods", needed_to="start a machine"),
     Right(verb="watch", resource="pods", needed_to="see what becomes of them without listing all each time"),
+    Right(verb="create", resource="pods", needed_to="start a machine"),
     Right(verb="delete", resource="pods", needed_to="retire and end a machine"),
     Right(verb="get", resource="pods/log", needed_to="keep the log of a machine that ends"),
 )

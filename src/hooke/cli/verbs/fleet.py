@@ -460,9 +460,8 @@ def rbac(*, name: str, account: str, for_reap: bool, for_keeper: bool, project: 
     from hooke.kubernetes.kubeconfig import find_access
     from hooke.kubernetes.rights import FLEET_RIGHTS, KEEPER_RIGHTS, REAP_RIGHTS, RUN_RIGHTS, print_rights
 
-    options, on_fleet = _on_kubernetes(project, name)
-    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS
-    rights += KEEPER_RIGHTS if on_fleet and for_keeper else REAP_RIGHTS if for_reap and not on_fleet else ()
+    _, options, chosen = _on_kubernetes(project, name)
+    rights = FLEET_RIGHTS if chosen is not None else RUN_RIGHTS
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )
@@ -471,15 +470,90 @@ def rbac(*, name: str, account: str, for_reap: bool, for_keeper: bool, project: 
     return 0
 
 
-def _on_kubernetes(project: Project, name: str) -> tuple[Mapping[str, Any], bool]:
-    """The options of the fleet or place of that name, and whether it is a fleet; without a name, of the only one on Kubernetes."""
-    fleets = {each.name: (each.settings.provider, each.settings.options) for each in fleets_of(project)}
+@fleet.command()
+@_name
+@click.option(
+    "--nodes",
+    metavar="N|MIN-MAX",
+    help="The number of nodes; MIN-MAX lets CoreWeave's autoscaler choose. By default as many as the fleet may have machines.",
+)
+@click.option("--name", "pool", metavar="POOL", help="The Node Pool's name; by default the fleet's.")
+@in_project
+def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project) -> int:
+    """Print a Node Pool of CoreWeave for the fleet or the place NAME (by default the only one on Kubernetes), as YAML.
+
+    It has nodes of the type that `instance` names, spot nodes where `spot` is set, and a comment says what they cost:
+    `hooke fleet nodepool NAME | kubectl apply -f -`. The nodes cost money until the Node Pool is deleted.
+    """
+    from hooke.kubernetes.node_pool import node_labels, node_pool, print_node_pool
+
+    found, options, chosen = _on_kubernetes(project, name)
+    if not options.get("instance"):
+        raise UsageError(
+            "a Node Pool has nodes of one type, and there is no `instance`",
+            fix='write instance = "gd-8xh100ib-i128", or another type of CoreWeave\'s, below the fleet or the place',
+        )
+    least, most = _nodes(nodes, chosen)
+    made = node_pool(
+        pool or found,
+        instance=options["instance"],
+        nodes=least,
+        most=most,
+        spot=chosen is not None and chosen.settings.spot,
+        labels=node_labels(options.get("pod_template", {})),
+    )
+    click.echo(print_node_pool(made, _costs(chosen, least, most)), nl=False)
+    return 0
+
+
+def _nodes(text: str | None, chosen: FleetFolder | None) -> tuple[int, int | None]:
+    """The least and the most nodes; None for a pool that keeps its size. Raises UsageError."""
+    if text is None:
+        if chosen is None:
+            raise UsageError("a place does not say how many nodes it needs", fix="--nodes 4")
+        return chosen.caps.most(chosen.usd_per_hour), None
+    least, dash, most = text.partition("-")
+    if not least.isdecimal() or bool(dash) != most.isdecimal():
+        raise UsageError(f"--nodes {text!r} is not valid", fix="--nodes 4, or --nodes 0-4 to autoscale")
+    return int(least), int(most) if dash else None
+
+
+def _costs(chosen: FleetFolder | None, least: int, most: int | None) -> list[str]:
+    """What so many nodes cost, from which list, and how long a new one takes. Raises UsageError where it is more than the fleet may cost."""
+    if chosen is None or not chosen.usd_per_hour:
+        return ["what a node costs is not known: set `price` or `usd_per_hour` of a fleet"]
+    largest = least if most is None else most
+    limit = chosen.caps.usd_per_hour
+    usd = chosen.usd_per_hour
+    if largest * usd > limit:
+        raise UsageError(
+            f"{largest} nodes cost ${largest * usd:.2f}/h, and max_usd_per_hour of the fleet {chosen.name} is {limit:g}",
+            fix=f"--nodes {chosen.caps.most(usd)}, or raise max_usd_per_hour",
+        )
+    shown = f"{least} to {most}" if most is not None else str(least)
+    lines = [
+        f"{shown} nodes at ${usd:.2f}/h each: ${largest * usd:.2f}/h{' at most' if most is not None else ''}"
+    ]
+    if chosen.listed is not None:
+        catalog, machine = chosen.listed
+        lines.append(
+            f"{'spot price' if chosen.settings.spot else 'price'} of {catalog.date}: {catalog.source}"
+        )
+        if machine.startup_s is not None:
+            low, high = (format_seconds(each) for each in machine.startup_s)
+            lines.append(f"a new node takes {low} to {high}: {catalog.startup_source}")
+    return lines
+
+
+def _on_kubernetes(project: Project, name: str) -> tuple[str, Mapping[str, Any], FleetFolder | None]:
+    """Name and options of the fleet or place of that name, and the fleet if it is one; without a name, of the only one on Kubernetes."""
+    fleets = {each.name: each for each in fleets_of(project)}
     places = {each: (place.engine, place.options) for each, place in project.settings.places.items()}
-    found = places | fleets
+    found = places | {each.name: (each.settings.provider, each.settings.options) for each in fleets.values()}
     there = [each for each, (what, _) in found.items() if what == "kubernetes"]
     chosen = there[0] if not name and len(there) == 1 else name
     if chosen in there:
-        return found[chosen][1], chosen in fleets
+        return chosen, found[chosen][1], fleets.get(chosen)
     if chosen in found:
         what = f"{chosen} is not on Kubernetes: its {'provider' if chosen in fleets else 'engine'} is {found[chosen][0]!r}"
     else:
