@@ -1,6 +1,6 @@
 """The controller step by step, and its ledger on a real disk."""
 
-from dataclasses import replace
+import threading
 
 import pytest
 
@@ -314,26 +314,64 @@ def test_a_clock_that_is_set_back_keeps_nobody_from_looking(tmp_path):
     assert provider.looks == 2
 
 
-def test_a_machine_that_somebody_ends_is_replaced_while_it_finishes_where_the_cap_allows_it():
-    for workers, launches in ((3, 1), (2, 0)):
-        fleet, _ = ready(2)
-        drained = ProviderListing((Machine(id="m0", taken=True, why="evicted"), Machine(id="m1")))
-        _, actions = after(drained, fleet=fleet, caps=replace(CAPS, workers=workers), start=2000.0)
-        notes = [action.event for action in actions if isinstance(action, LedgerNote)]
-        [retired] = [each for each in notes if isinstance(each, MachineRetired)]
-        assert (retired.machine, retired.reason) == ("m0", "evicted")
-        assert sum(isinstance(action, Launch) for action in actions) == launches
+class Counted(FleetKeeper):
+    """Counts the steps of its controller."""
+
+    steps = 0
+
+    def step(self, *event, **facts):
+        self.steps += 1
+        return step(*event, **facts)
 
 
-def test_the_cost_of_a_ledger_is_the_time_from_the_request_until_it_is_gone():
-    records = [
-        LaunchIntended(at=0.0, token="a", reason="", usd_per_hour=3.6),
-        LaunchIntended(at=10.0, token="b", reason="", usd_per_hour=3.6),
-        LaunchFailed(at=20.0, token="b", kind="quota", why=""),
-        LaunchIntended(at=100.0, token="c", reason="", usd_per_hour=36.0),
-        MachineGone(at=1000.0, machine="m", token="a", how=""),
-    ]
-    assert cost_usd(records, [(0.0, 1000.0)]) == pytest.approx(1.0 + 9.0)
-    # Nobody saw it end between two drivers: that time does not count.
-    assert cost_usd(records, [(0.0, 200.0), (900.0, 1000.0)]) == pytest.approx(0.3 + 2.0)
-    assert cost_usd(records, []) == 0.0
+class Together:
+    """A provider that takes four calls at a time, and answers none before there are four."""
+
+    def __init__(self):
+        self.facts = ProviderFacts(name="together", look_s=0.0, calls=4)
+        self.barrier = threading.Barrier(4, timeout=60.0)
+        self.launched = []
+
+    def launch(self, token):
+        self.launched.append(token)
+        self.barrier.wait()
+        return f"of {token}"
+
+    def list(self):
+        return []
+
+    def retire(self, machine):
+        raise NotImplementedError
+
+    release = retire
+
+
+def test_the_answers_of_all_launches_are_taken_in_one_step_and_four_launches_run_at_a_time(tmp_path):
+    provider, written = Together(), []
+    with Ledger.open(tmp_path) as ledger:
+        keeper = Counted("f", provider, ledger, caps=Caps(workers=40), clock=SetBack(), tell=written.append)
+        keeper.turn()
+        keeper.want(40, "the test")
+        assert keeper.steps == 3  # the listing, the wish with its launches, and their answers
+        assert {member.id for member in keeper.fleet.members.values()} == {
+            f"of {token}" for token in provider.launched
+        }
+    asked = [each.token for each in written if isinstance(each, LaunchIntended)]
+    assert asked == [each.token for each in written if isinstance(each, LaunchAnswered)]
+    assert sorted(provider.launched) == sorted(asked)
+
+
+def test_a_launch_begins_when_the_ledger_has_it_and_none_begins_far_ahead(tmp_path):
+    provider, seen = Together(), []
+    provider.barrier = threading.Barrier(1)
+
+    def tell(record):
+        if isinstance(record, LaunchIntended):
+            seen.append((record.token, len(provider.launched)))
+
+    with Ledger.open(tmp_path) as ledger:
+        keeper = FleetKeeper("f", provider, ledger, caps=Caps(workers=40), clock=SetBack(), tell=tell)
+        keeper.turn()
+        keeper.want(40, "the test")
+    for number, (_, launched) in enumerate(seen):
+        assert number - 5 <= launched <= number
