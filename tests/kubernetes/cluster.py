@@ -395,7 +395,10 @@ class Cluster:
             "--bind-address=127.0.0.1",
             *self._rates(),
             *(
-                [f"--node-monitor-grace-period={self._silent_s}s", "--node-monitor-period=1s"]
+                [
+                    f"--node-monitor-grace-period={self._silent_s}s",
+                    f"--node-monitor-period={1 if self._silent_s < 50 else 5}s",
+                ]
                 if self._silent_s
                 else []
             ),

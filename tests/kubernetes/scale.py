@@ -38,6 +38,8 @@ WHATS = ("fleet", "run")
 USER = "hooke-scale"
 RATE = 500
 """Requests a second that the controllers and the scheduler may make, each: by default they may 20 and 50."""
+SILENT_S = 300
+"""A simulated node that says nothing for so long is not ready: kwok shares its cores with all else."""
 COMPONENTS = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kwok")
 LOOK_S = 0.5
 GROWING = ("seconds", "hooke_cpu_s", "requests", "most_memory_mb")
@@ -71,7 +73,7 @@ class _Peaks:
 def measure(what: str, *, nodes: int, pods: int, steady_s: float) -> dict[str, Any]:
     """One time from no pod to none, on a cluster of its own."""
     busy = os.getloadavg()[0]
-    with Cluster(nodes=0, rate=RATE, audited=USER) as cluster:
+    with Cluster(nodes=0, silent_s=SILENT_S, rate=RATE, audited=USER) as cluster:
         cluster.simulate(nodes, {"type": "simulated"})
         config = _allow(cluster, FLEET_RIGHTS if what == "fleet" else RUN_RIGHTS)
         host = cluster.host("client")
@@ -138,9 +140,12 @@ def _phases(
             there = cluster.get(f"/api/v1/namespaces/{USER}/pods?limit=1")
             there = 1 + there["metadata"].get("remainingItemCount", 0)
             assert there == pods, f"{there} pods instead of {pods}"
+        asked = _requests(lines[read:])
+        if told["phase"] != "down" and (lost := asked["delete pods"]):
+            raise AssertionError(f"{lost} pods were lost while they were to run")
         if told["phase"] != "start":
             spent = {name: round(after[name] - cpu[name], 1) for name in COMPONENTS}
-            found[told["phase"]] = _phase(told, _requests(lines[read:]), all_after - all_before, spent)
+            found[told["phase"]] = _phase(told, asked, all_after - all_before, spent)
         cpu, all_before, read = after, all_after, len(lines)
         process.stdin.write("\n")
         process.stdin.flush()
@@ -228,6 +233,7 @@ def record(rounds: Sequence[Mapping[str, Any]], *, seed: int, steady_s: float) -
         },
         "kubernetes": _versions(),
         "client_rate_of_controllers_and_scheduler": RATE,
+        "node_is_silent_after_s": SILENT_S,
         "seed": seed,
         "steady_s": steady_s,
         "growth_with_pods": growths(rounds),
