@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-loaders check bench docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-kubernetes-scale soak-loaders check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -45,6 +45,10 @@ soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies
 
 soak-kubernetes: kubernetes  ## have pods, nodes and the control plane of a cluster fail under a fleet for 20 minutes, and record it
 	$(BIN)/python -m tests.kubernetes.storm --seconds 1200 --seed 7 --record
+
+soak-kubernetes-scale: kubernetes  ## have up to 10,000 pods on 1,000 simulated nodes, count what Hooke asks for, and record it
+	rm -f benchmarks/records/kubernetes_scale.json
+	$(BIN)/python -m tests.kubernetes.scale --sizes 10:100 10:100 10:100 100:1000 100:1000 1000:10000 --steady 20 --seed 7 --record benchmarks/records/kubernetes_scale.json
 
 soak-loaders: venv  ## measure loaders of shuffled batches beside one another, and record it
 	$(BIN)/python -m benchmarks.loaders

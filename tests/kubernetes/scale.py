@@ -1,7 +1,7 @@
 """Hooke's own side of Kubernetes at sizes that no test machine has: nodes and pods that kwok plays, on a real control plane.
 
     python -m tests.kubernetes.scale --sizes 10:100
-    make soak-kubernetes-scale     10, 100 and 1,000 nodes with ten pods each; writes benchmarks/records/kubernetes_scale.json
+    make soak-kubernetes-scale     10, 100 and 1,000 nodes with ten pods each, half an hour; writes benchmarks/records/kubernetes_scale.json
 
 What is under test is a fleet under its keeper, and the pods of a run, each as a process of its own whose account is no
 administrator's. It has no pods, then all, then watches them, then has none again. Requests are counted by the API server's
