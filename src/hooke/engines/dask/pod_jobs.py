@@ -72,11 +72,9 @@ VALID_S = 365 * 86400.0
 LOOK_S = 1.0
 NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
-GONE_S = 10.0
-"""How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
-JOB, POD = "batch/v1/Job", "v1/Pod"
-FACTS = ProviderFacts(name="kubernetes", visible_s=5.0, look_s=LOOK_S, sure=True, keeps_ended=True)
-"""The list is read from the store of the cluster itself, and every pod is watched."""
+MOST_EFFORT = 10
+"""Between two questions to the events passes so many times the time that the first took."""
+JOB = "batch/v1/Job"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,12 +465,17 @@ class PodJobs:
 
     def _look(self) -> None:
         """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
-        while not self._closed.wait(LOOK_S):
+        pause_s = LOOK_S
+        while not self._closed.wait(pause_s):
+            pause_s = LOOK_S
             since = time.monotonic() - NO_POD_S
             late = [each for each in self.states() if not each.pod and not each.ended and each.since < since]
             if late:
+                began = time.monotonic()
                 with contextlib.suppress(ApiUnreachable):
                     self._ask_why(late)
+                # The server reads all events of the namespace for it: with thousands of pods that takes seconds.
+                pause_s = max(LOOK_S, MOST_EFFORT * (time.monotonic() - began))
 
     def _ask_why(self, late: list[PodState]) -> None:
         """One list for all of them: each event in it is a pod that could not be made."""
