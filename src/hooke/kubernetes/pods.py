@@ -239,7 +239,7 @@ _KEPT = (
 
 
 def trim_pod(pod: Manifest) -> Manifest:
-    """What says who a pod is and what becomes of it, without what it is made of: a fifth of it. Pure."""
+    """What says who a pod is and what becomes of it, without what it is made of. Pure."""
     about = pod["metadata"]
     kept = {name: about[name] for name in _KEPT if name in about}
     return {name: pod[name] for name in ("apiVersion", "kind", "status") if name in pod} | {"metadata": kept}

@@ -95,6 +95,7 @@ class KubernetesPods:
         self._may = False
         """Whether the account has all rights that a fleet needs."""
         self._asking = threading.Lock()
+        """Calls run side by side, and one of them asks for what all need to know."""
         self._saved: set[str] = set()
         """Pods that have ended and whose whole log is saved."""
         self._pods: dict[str, Manifest] | None = None
@@ -213,8 +214,9 @@ class KubernetesPods:
 
     def _found(self, machine: str) -> Manifest | None:
         """The pod as it was listed last, if it was; all are listed where they were not yet."""
-        if self._pods is None:
-            self.list()
+        with self._asking:
+            if self._pods is None:
+                self.list()
         return (self._pods or {}).get(machine)
 
     def _delete(self, machine: str, grace_s: float | None) -> None:
@@ -223,7 +225,7 @@ class KubernetesPods:
                 self._client.delete("v1/Pod", machine, namespace=self._namespace, grace_s=grace_s)
 
     def _check_rights(self) -> None:
-        with self._asking:  # launches run side by side, and one of them asks
+        with self._asking:
             if not self._may:
                 self._ask_rights()
 
