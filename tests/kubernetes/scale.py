@@ -29,7 +29,7 @@ from tests.support import environment
 
 from hooke.kubernetes.rights import FLEET_RIGHTS, RUN_RIGHTS, role_manifests
 
-__all__ = ["HEADING", "RECORD", "WHATS", "growths", "main", "measure", "table"]
+__all__ = ["HEADING", "RECORD", "WHATS", "growth_table", "growths", "main", "measure", "table"]
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "kubernetes_scale.json"
 HEADING = "## Ten thousand pods"
@@ -40,6 +40,8 @@ RATE = 500
 """Requests a second that the controllers and the scheduler may make, each: by default they may 20 and 50."""
 SILENT_S = 300
 """A simulated node that says nothing for so long is not ready: kwok shares its cores with all else."""
+INTERVAL = 95
+"""Per cent, of an exponent's interval."""
 COMPONENTS = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kwok")
 LOOK_S = 0.5
 GROWING = ("seconds", "hooke_cpu_s", "requests", "most_memory_mb")
@@ -200,13 +202,17 @@ def _answered(cluster: Cluster) -> Counter[str]:
 
 
 def growths(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The exponent b of `a * pods ** b`, fitted to logarithms, with its 95 % interval, for each phase that changes the size."""
+    """The exponent b of `a * pods ** b`, fitted to logarithms, with its interval, of each phase. A round with a note was disturbed."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for what in WHATS:
         these = [each for each in rounds if each["what"] == what]
         for phase in ("up", "steady", "down"):
             for name in GROWING:
-                points = [(each["pods"], each["phases"][phase][name]) for each in these]
+                points = [
+                    (each["pods"], each["phases"][phase][name])
+                    for each in these
+                    if phase != "steady" or not each.get("note")
+                ]
                 if (phase == "steady" and name == "seconds") or len({pods for pods, _ in points}) < 3:
                     continue
                 found.setdefault(what, {}).setdefault(phase, {})[name] = _exponent(points)
@@ -216,7 +222,7 @@ def growths(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str
 def _exponent(points: Sequence[tuple[float, float]]) -> dict[str, float]:
     pods, values = np.array(points, dtype=float).T
     fit = stats.linregress(np.log(pods), np.log(np.maximum(values, 1e-3)))
-    half = float(stats.t.ppf(0.975, len(points) - 2)) * fit.stderr
+    half = float(stats.t.ppf(0.5 + INTERVAL / 200, len(points) - 2)) * fit.stderr
     return {
         "exponent": round(float(fit.slope), 2),
         "low": round(float(fit.slope) - half, 2),
@@ -236,6 +242,7 @@ def record(rounds: Sequence[Mapping[str, Any]], *, seed: int, steady_s: float) -
         "node_is_silent_after_s": SILENT_S,
         "seed": seed,
         "steady_s": steady_s,
+        "interval_percent": INTERVAL,
         "growth_with_pods": growths(rounds),
         "rounds": list(rounds),
     }
@@ -280,6 +287,25 @@ def _row(what: str, nodes: int, pods: int, these: Sequence[Mapping[str, Any]]) -
         f"{server:.0f} MB",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def growth_table(made: Mapping[str, Any]) -> list[str]:
+    """The exponents on the page, each with its interval."""
+    names = {
+        "seconds": "seconds",
+        "requests": "requests",
+        "hooke_cpu_s": "Hooke's processor time",
+        "most_memory_mb": "memory of Hooke",
+    }
+    lines = [f"| | {' | '.join(names.values())} |", f"|---|{'---|' * len(names)}"]
+    for what, phases in made["growth_with_pods"].items():
+        for phase, title in (("up", "gets its pods"), ("down", "ends them")):
+            cells = [
+                f"{each['exponent']} ({each['low']} to {each['high']})"
+                for each in (phases[phase][name] for name in names)
+            ]
+            lines.append(f"| a {what} {title} | {' | '.join(cells)} |")
+    return lines
 
 
 def _versions() -> dict[str, str]:
