@@ -271,6 +271,7 @@ def _row(what: str, nodes: int, pods: int, these: Sequence[Mapping[str, Any]]) -
     def middle(phase: str, name: str) -> float:
         return float(np.median([each["phases"][phase][name] for each in these]))
 
+    disturbed = any("delete pods" in each["phases"]["steady"]["requests_by_verb"] for each in these)
     server = float(np.median([each["most_memory_mb"]["kube-apiserver"] for each in these]))
     hooke = max(middle(phase, "most_memory_mb") for phase in ("up", "steady", "down"))
     cells = [
@@ -282,9 +283,9 @@ def _row(what: str, nodes: int, pods: int, these: Sequence[Mapping[str, Any]]) -
         f"{middle('up', 'requests'):,.0f}",
         f"{middle('down', 'seconds'):.0f} s",
         f"{middle('down', 'requests'):,.0f}",
-        f"{middle('steady', 'requests_a_second'):.1f} requests/s",
+        "disturbed" if disturbed else f"{middle('steady', 'requests_a_second'):.1f} requests/s",
         f"{hooke:.0f} MB",
-        f"{server:.0f} MB",
+        f"{server:,.0f} MB",
     ]
     return f"| {' | '.join(cells)} |"
 
