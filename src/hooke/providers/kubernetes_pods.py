@@ -101,7 +101,7 @@ class KubernetesPods:
         self._pods: dict[str, Manifest] | None = None
         """By name, as they were listed last; None before the first time."""
         self._new: set[str] = set()
-        """Pods that were launched and not listed yet."""
+        """Pods that were launched, or may have been, and are not listed yet."""
         self._follower: _Follower | None = None
         self._machines: dict[str, tuple[str, Machine]] = {}
         """Name of a pod -> its version, and what that says of the machine."""
@@ -129,9 +129,9 @@ class KubernetesPods:
             },
         }
         # After a connection that was lost the pod may exist already: it is this launch's.
-        with reached(), contextlib.suppress(Conflicting):
+        self._new.add(name)  # also where no answer comes
+        with _reached(), contextlib.suppress(Conflicting):
             self._client.create(merged(self._pod, own), namespace=self._namespace)
-        self._new.add(name)
         return name
 
     def list(self) -> Sequence[Machine]:
@@ -197,9 +197,8 @@ class KubernetesPods:
             "v1/Pod", namespace=self._namespace, labels=self._labels, trim=trim_pod
         )
         self._new -= new
-        if self._pods is not None and (
-            self._follower is None or self._follower.is_old
-        ):  # who looks once needs none
+        looks_again = self._pods is not None  # who looks once needs no watch
+        if looks_again and (self._follower is None or self._follower.is_old):
             if self._follower is not None:
                 self._follower.stop()
             watch = Watch(
