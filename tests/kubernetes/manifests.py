@@ -102,10 +102,10 @@ def phase(client, name, where):
     return client.get("v1/Pod", name, namespace=where)["status"].get("phase")
 
 
-def wait(condition, *, within_s=90.0):
+def wait(condition, *, within_s=90.0, every_s=0.1):
     """The condition's value once it holds."""
     until = time.monotonic() + within_s
     while not (found := condition()):
         assert time.monotonic() < until, condition
-        time.sleep(0.1)
+        time.sleep(every_s)
     return found

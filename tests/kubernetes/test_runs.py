@@ -120,6 +120,7 @@ def narrows(n: int = 20, wide: float = 4.0, hold: float = 30.0):
 TOML = """
 [store]
 url = "{store}"
+secret_file = "store.secret"
 
 [places.pods]
 engine = "kubernetes"
@@ -138,7 +139,7 @@ volumes = {volumes}
 [[places.pods.pod_template.spec.containers]]
 name = "worker"
 imagePullPolicy = "Never"
-env = [{{ name = "PYTHONPATH", value = "{path}" }}]
+env = {variables}
 volumeMounts = {mounts}
 """
 
@@ -163,18 +164,21 @@ def folders():
 class Driver:
     """Runs of a project on the cluster's node."""
 
-    def __init__(self, cluster, admin, where):
+    def __init__(self, cluster, admin, where, *, claims=(), variables=None):
+        """`claims`: folders of each node that pods have, too, besides the store; `variables`: of the driver and its pods."""
         self.cluster, self.admin, self.namespace = cluster, admin, where
         self.host = cluster.nodes["node1"]
+        self.variables = variables or {}
         for folder in (STORE, HOME):
             self.host.run(["sh", "-c", f"mkdir -p {folder} && chown 65534:65534 {folder}"])
         self.volumes = {
             f"{where}-{number}": (str(folder), True) for number, folder in enumerate(folders())
-        } | {f"{where}-store": (STORE, False)}
+        } | {f"{where}-{os.path.basename(each)}": (each, False) for each in (STORE, *claims)}
         for name, (path, _) in self.volumes.items():
             self._volume(name, path)
         self._role()
         self.put("kubeconfig", cluster.config(f"runner-{where}", server=cluster.inside))
+        self.put("store.secret", "a secret of sixteen bytes or more")
         self.put("job.py", JOB)
         self.configure()
 
@@ -227,15 +231,18 @@ class Driver:
             for number, (path, read_only) in enumerate(self.volumes.values())
         ]
         path = os.pathsep.join([sysconfig.get_path("purelib"), f"{REPOSITORY}/src"])
+        variables = [
+            {"name": name, "value": value} for name, value in ({"PYTHONPATH": path} | self.variables).items()
+        ]
         content = TOML.format(
             store=store, image=image, namespace=self.namespace, home=HOME, workers=workers, more=more,
-            volumes=toml(volumes), mounts=toml(mounts), path=path,
+            volumes=toml(volumes), mounts=toml(mounts), variables=toml(variables),
         )  # fmt: skip
         self.put("hooke.toml", content)
 
     def start(self, *words, **more):
         """`hooke WORDS` on the node, as nobody."""
-        environment = {"HOME": HOME, "HOOKE_SINKS": "none", "HOOKE_PROGRESS": "lines"}
+        environment = {"HOME": HOME, "HOOKE_SINKS": "none", "HOOKE_PROGRESS": "lines", **self.variables}
         command = [*NOBODY, sys.executable, "-m", "hooke", *words]
         return self.host.popen(
             command, cwd=HOME, env=environment, text=True,

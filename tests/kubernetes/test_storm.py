@@ -1,17 +1,18 @@
-"""A fleet of pods has its size again after each fault of pods, nodes and the control plane, and its ledger says what happened."""
+"""A fleet and a run have their size again after each fault of pods, nodes and the control plane; its ledger or journal says what happened."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-from tests.kubernetes.storm import FAULTS, MOST, RECORD, SIZE, Storm, record, rounds
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.storm import FAULTS, SILENT_S, SLOW, rounds
+from tests.kubernetes.storm_of_fleet import FleetStorm
+from tests.kubernetes.storm_of_run import RunStorm
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
-SLOW = ("API server frozen", "etcd away")
-"""Each takes as long as a client waits for an answer, 35 s: `make soak-kubernetes` has them."""
-SAYS = {
+FLEET_SAYS = {
     "deleted": r"is gone: it is not listed any more",
     "evicted": r"is gone: .*the cluster took its place \(EvictionByEvictionAPI\)",
     "killed for memory": r"is gone: .*used more memory than its limit \(OOMKilled\); raise `memory`",
@@ -20,25 +21,36 @@ SAYS = {
     "API server killed": r"the provider failed, and is asked again: .*\n.*the provider lists its machines again, after",
     "etcd restarted": "",  # a listing waits for it, and has its answer in time
 }
+RUN_SAYS = {
+    "deleted": r"WorkerDied: pod \S+, which ran it, is gone: it was deleted",
+    "evicted": r"",
+    "killed for memory": r"OutOfMemory: pod \S+, which ran it, is gone: .*\(OOMKilled\)",
+    "node drained": "",
+    "node cut off": r"",
+    "API server killed": "",  # pods and their driver go on without it
+    "etcd restarted": "",
+    "driver killed": "",
+}
 
 
-@pytest.mark.usefixtures(
-    "cluster"
-)  # in one process with the tests on that, and skipped where there can be none
-def test_a_fleet_outlives_what_happens_to_its_pods_its_nodes_and_the_control_plane(tmp_path):
-    names = [name for name in FAULTS if name not in SLOW]
-    with Storm(tmp_path, seed=7) as storm:
+@pytest.fixture(scope="module")
+def two_nodes(cluster):
+    with Cluster(nodes=2, silent_s=SILENT_S) as started:
+        yield started
+
+
+@pytest.mark.parametrize(("kind", "says"), [(FleetStorm, FLEET_SAYS), (RunStorm, RUN_SAYS)])
+def test_work_outlives_what_happens_to_its_pods_its_nodes_and_the_control_plane(two_nodes, kind, says):
+    with kind(two_nodes, seed=7) as storm:
+        names = [name for name in storm.faults if name not in SLOW]
         rounds(storm, names=names, seconds=0.0, tell=print)
-        made = record(storm, seed=7, seconds=0.0)
     assert sorted(each.name for each in storm.struck) == sorted(names)
     for each in storm.struck:
-        assert re.search(SAYS[each.name], "\n".join(each.said)), (each.name, each.said)
-    assert SIZE <= made["most_pods_at_once"] <= MOST
-    assert made["left_after_down"] == 0
+        assert re.search(says[each.name], "\n".join(each.said)), (each.name, each.said)
 
 
 def test_the_committed_record_is_of_all_faults_and_kept_the_cap():
-    made = json.loads(RECORD.read_text())
+    made = json.loads(FleetStorm.record.read_text())
     assert sorted(made["faults"]) == sorted(FAULTS)
     assert made["most_pods_at_once"] <= made["cap"]
     assert made["left_after_down"] == 0
