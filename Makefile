@@ -43,8 +43,9 @@ campaigns: venv  ## run all campaigns in full, and record that they passed
 soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies, and record what is named
 	$(BIN)/python -m benchmarks.causes
 
-soak-kubernetes: kubernetes  ## have pods, nodes and the control plane of a cluster fail under a fleet for 20 minutes, and record it
-	$(BIN)/python -m tests.kubernetes.storm --seconds 1200 --seed 7 --record
+soak-kubernetes: kubernetes  ## have pods, nodes and the control plane of a cluster fail under a fleet and a run, 20 minutes each, and record it
+	$(BIN)/python -m tests.kubernetes.storm --under fleet --seconds 1200 --seed 7 --record
+	$(BIN)/python -m tests.kubernetes.storm --under run --seconds 1200 --seed 7 --record
 
 soak-kubernetes-scale: kubernetes  ## have up to 10,000 pods on 1,000 simulated nodes, count what Hooke asks for, and record it
 	rm -f benchmarks/records/kubernetes_scale.json

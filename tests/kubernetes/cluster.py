@@ -159,10 +159,22 @@ class Cluster:
 
     # -- what tests use ----------------------------------------------------------------------------
 
+    @property
+    def control_address(self) -> str:
+        """Where its nodes find the API server, at port 6443."""
+        return self._control.address
+
     def config(self, name: str, group: str = "", *, server: str = "") -> str:
         """A kubeconfig of a new user, who finds the API server at `server`: by default as this process does."""
         certificate, key = self._authority.signed(name, group)
         return _kubeconfig(server or self.server, self._authority.pem, certificate, key)
+
+    def write_config(self, name: str) -> Path:
+        """A file with the kubeconfig of a new user, for this process."""
+        file = self._folder / f"{name}.yaml"
+        file.touch(mode=0o600)
+        file.write_text(self.config(name))
+        return file
 
     def get(self, path: str) -> dict[str, Any]:
         """What the API server answers to its administrator, in this process."""

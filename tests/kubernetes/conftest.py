@@ -127,3 +127,16 @@ def pods(kubeconfig, restricted, tmp_path):
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="module")
+def driver(cluster, admin):
+    """Runs of a project on the cluster's node, in a namespace of the module's own."""
+    from tests.kubernetes.manifests import namespace as in_namespace
+    from tests.kubernetes.manifests import wait
+    from tests.kubernetes.test_runs import Driver
+
+    name = admin.create(in_namespace("runs-"))["metadata"]["name"]
+    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])
+    yield Driver(cluster, admin, name)
+    admin.delete("v1/Namespace", name)

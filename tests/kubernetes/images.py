@@ -34,7 +34,17 @@ LEFT_OUT = {
     "turtledemo",
 }
 """Of Python's own library: what no pod of a test imports."""
-WHEELS = ("blake3", "cryptography", "msgspec", "numpy", "psutil", "tornado", "yaml")
+WHEELS = (
+    "_polars_runtime_32",
+    "blake3",
+    "cryptography",
+    "msgspec",
+    "numpy",
+    "psutil",
+    "sklearn",
+    "tornado",
+    "yaml",
+)
 """Packages with native code that pods import."""
 SHELL = ("/bin/sh", "/bin/cat", "/bin/sleep", "/usr/bin/env")
 

@@ -182,11 +182,11 @@ class RunStorm(Storm):
 
     # -- what it says ------------------------------------------------------------------------------
 
-    def _events(self, kind: Any, since: int = 0) -> list[Any]:
+    def _events(self, kind: Any, since: float = 0.0) -> list[Any]:
         if time.monotonic() > self._read_at + READ_S:
-            self._read = events(self.driver, self.run, object)
+            self._read = sorted(events(self.driver, self.run, object), key=lambda each: each.at)
             self._read_at = time.monotonic()
-        return [each for each in self._read[since:] if isinstance(each, kind)]
+        return [each for each in self._read if isinstance(each, kind) and each.at >= since]
 
     def starts(self) -> list[RunStarted]:
         """One for each driver."""
@@ -227,10 +227,10 @@ class RunStorm(Storm):
         names = {each["metadata"]["name"] for each in self.pods() if runs(each)}
         return len(names) == self.size and set(self._workers().values()) == names and bool(self._busy())
 
-    def mark(self) -> int:
-        return len(self._events(object))
+    def mark(self) -> float:
+        return time.time()
 
-    def said(self, since: int) -> list[str]:
+    def said(self, since: float) -> list[str]:
         found = self._events(AttemptFailed | BackendTrouble | WorkerStopped, since)
         return [
             each.failure.said if isinstance(each, AttemptFailed)
@@ -257,31 +257,31 @@ class RunStorm(Storm):
     def take_memory(self, pod: dict) -> None:
         self.cluster.nodes[pod["spec"]["nodeName"]].path(f"{MARKS}/greedy-{pod['metadata']['name']}").touch()
 
-    def says_gone(self, since: int, pod: dict) -> bool:
+    def says_gone(self, since: float, pod: dict) -> bool:
         """Whether none of the pod's workers counts any more."""
         name = pod["metadata"]["name"]
         stopped = {each.worker for each in self._events(WorkerStopped, since)}
         started = {each.worker for each in self._events(WorkerStarted) if each.host == name}
         return bool(started & stopped) and name not in self._workers().values()
 
-    def says_memory(self, since: int, pod: dict) -> bool:
+    def says_memory(self, since: float, pod: dict) -> bool:
         return self.says_gone(since, pod) and any(
             each.failure.kind == "OutOfMemory" for each in self._events(AttemptFailed, since)
         )
 
-    def says_cut_off(self, since: int, pods: list[dict]) -> bool:
+    def says_cut_off(self, since: float, pods: list[dict]) -> bool:
         return all(self.says_gone(since, each) for each in pods) and self._goes_on(since)
 
-    def _goes_on(self, since: int) -> bool:
+    def _goes_on(self, since: float) -> bool:
         """Whether results have become durable since; where all pods are on the node that fails, none can."""
         elsewhere = [each for each in self.pods() if each["spec"].get("nodeName") != FAILS]
         return not elsewhere or len(self._events(AttemptFinished, since)) >= 2
 
-    def says_away(self, since: int) -> bool:
+    def says_away(self, since: float) -> bool:
         """Pods and their driver need no control plane to go on."""
         return len(self._events(AttemptFinished, since)) >= 2
 
-    def says_back(self, since: int) -> bool:
+    def says_back(self, since: float) -> bool:
         return True
 
 

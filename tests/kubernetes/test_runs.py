@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.kubernetes.images import PYTHON
-from tests.kubernetes.manifests import namespace, wait
+from tests.kubernetes.manifests import wait
 from tests.support import REPOSITORY
 
 from hooke.journal.events import (
@@ -28,16 +28,15 @@ from hooke.journal.events import (
     WorkerStopped,
 )
 from hooke.journal.reader import read
-from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
+from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.rights import RUN_RIGHTS, lacking_rights, role_manifests
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 STORE = "/var/tmp/store"
 HOME = "/var/tmp/driver"
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-ROLE = role_manifests(RUN_RIGHTS, account="runner", namespace="")[1]["rules"]
-"""All that a run may do, as `hooke fleet rbac` prints it."""
-
 JOB = """
 import os, socket, time
 from hooke import pipeline, task
@@ -127,21 +126,20 @@ engine = "kubernetes"
 image = "{image}"
 namespace = "{namespace}"
 kubeconfig = "{home}/kubeconfig"
-cpus = 0.1
-memory = "500 MiB"
+cpus = {cpus}
+memory = "{memory}"
 drain = "60 s"
 workers = {workers}
 {more}
 
-[places.pods.pod_template.spec]
-volumes = {volumes}
-
-[[places.pods.pod_template.spec.containers]]
-name = "worker"
-imagePullPolicy = "Never"
-env = {variables}
-volumeMounts = {mounts}
+[places.pods.pod_template]
+spec = {spec}
 """
+
+
+def rules(rights):
+    """Those of a Role, as `hooke fleet rbac` prints it."""
+    return role_manifests(rights, account="runner", namespace="")[1]["rules"]
 
 
 def toml(value):
@@ -203,7 +201,9 @@ class Driver:
         about = {"name": "runner", "namespace": self.namespace}
         rbac = "rbac.authorization.k8s.io"
         subject = {"apiGroup": rbac, "kind": "User", "name": f"runner-{self.namespace}"}
-        self.admin.create({"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": about, "rules": ROLE})
+        self.admin.create(
+            {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": about, "rules": rules(RUN_RIGHTS)}
+        )
         self.admin.create(
             {
                 "apiVersion": f"{rbac}/v1",
@@ -214,6 +214,18 @@ class Driver:
             }
         )
 
+    def allow(self, rights):
+        """Have the driver's user have these rights and no others. Returns when the API server goes by that."""
+        role = "rbac.authorization.k8s.io/v1/Role"
+        self.admin.patch(role, "runner", {"rules": rules(rights)}, namespace=self.namespace)
+        user = f"runner-{self.namespace}"
+        client = Kubernetes(find_access(self.cluster.write_config(user)))
+        lacking = [each for each in RUN_RIGHTS if each not in rights]
+        try:
+            wait(lambda: lacking_rights(client, RUN_RIGHTS, namespace=self.namespace) == lacking)
+        finally:
+            client.close()
+
     def put(self, name, content):
         at = self.host.path(f"{HOME}/{name}")
         at.write_text(content)
@@ -221,7 +233,8 @@ class Driver:
         if name == "kubeconfig":
             at.chmod(0o600)
 
-    def configure(self, *, image=PYTHON, workers="[1, 3]", more="", store=STORE):
+    def pod_spec(self):
+        """What pods have beyond those of users: Hooke, its packages and the store from claims."""
         volumes = [
             {"name": f"v{number}", "persistentVolumeClaim": {"claimName": name}}
             for number, name in enumerate(self.volumes)
@@ -234,9 +247,15 @@ class Driver:
         variables = [
             {"name": name, "value": value} for name, value in ({"PYTHONPATH": path} | self.variables).items()
         ]
+        container = {
+            "name": "worker", "imagePullPolicy": "Never", "env": variables, "volumeMounts": mounts
+        }  # fmt: skip
+        return {"volumes": volumes, "containers": [container]}
+
+    def configure(self, *, image=PYTHON, workers="[1, 3]", more="", store=STORE, memory="500 MiB", cpus=0.1):
         content = TOML.format(
             store=store, image=image, namespace=self.namespace, home=HOME, workers=workers, more=more,
-            volumes=toml(volumes), mounts=toml(mounts), variables=toml(variables),
+            spec=toml(self.pod_spec()), memory=memory, cpus=cpus,
         )  # fmt: skip
         self.put("hooke.toml", content)
 
@@ -282,14 +301,6 @@ class Driver:
     def left(self):
         """What of runs is in the namespace."""
         return self.there("v1/Pod") + self.there("batch/v1/Job") + self.there("v1/Secret")
-
-
-@pytest.fixture(scope="module")
-def driver(cluster, admin):
-    name = admin.create(namespace("runs-"))["metadata"]["name"]
-    wait(lambda: admin.list("v1/ServiceAccount", namespace=name)[0])
-    yield Driver(cluster, admin, name)
-    admin.delete("v1/Namespace", name)
 
 
 def objects(host, store):
@@ -438,9 +449,19 @@ def test_what_keeps_a_run_from_its_pods_is_said(driver, admin):
     assert (
         "its worker has not reached the driver at tls://127.0.0.1:" in unreached and "`listen`" in unreached
     )
-    role = "rbac.authorization.k8s.io/v1/Role"
-    fewer = [rule for rule in ROLE if rule["resources"] != ["secrets"]]
-    admin.patch(role, "runner", {"rules": fewer}, namespace=driver.namespace)
-    assert 'cannot create resource "secrets"' in said()
-    admin.patch(role, "runner", {"rules": ROLE}, namespace=driver.namespace)
     assert not driver.left()
+
+
+def test_without_any_one_right_a_run_says_which_before_it_has_a_pod(driver, admin):
+    driver.configure()
+    pods = {each["metadata"]["uid"] for each in admin.list("v1/Pod", namespace=driver.namespace)[0]}
+    for right in RUN_RIGHTS:
+        driver.allow([each for each in RUN_RIGHTS if each != right])
+        code, _, complaint = driver.hooke("run", "job.py:squares", "--on", "pods", "--", "--n", "7")
+        assert code == 2, (right, complaint)
+        assert f"the account may not {right} in the namespace {driver.namespace}" in complaint, complaint
+        assert "hooke fleet rbac" in complaint
+    driver.allow(RUN_RIGHTS)
+    assert {each["metadata"]["uid"] for each in admin.list("v1/Pod", namespace=driver.namespace)[0]} <= pods
+    assert not driver.left()
+    assert driver.result("job.py:squares", "--on", "pods", "--", "--n", "7")["result"] == 91

@@ -184,10 +184,17 @@ class Host:
         return process
 
     def run(
-        self, command: Sequence[str], *, timeout_s: float = 60.0, env: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        timeout_s: float = 60.0,
+        env: Mapping[str, str] | None = None,
+        **how: Any,
     ) -> str:
-        """What the command printed there. Raises HookeError where it fails or takes longer."""
-        process = self.popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        """What the command printed there; `how` as for `popen`. Raises HookeError where it fails or takes longer."""
+        process = self.popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+        )
         try:
             printed, complained = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

@@ -304,7 +304,9 @@ def is_taken(pod: Manifest) -> bool:
 def _taken_by(status: Manifest) -> Trouble | None:
     for each in status.get("conditions", ()):
         if each["type"] == "DisruptionTarget" and each["status"] == "True":
-            says = f"the cluster took its place ({each.get('reason', '')}): {each.get('message', '')}"
+            reason = each.get("reason", "")
+            who = "a pod of higher priority" if reason == "PreemptionByScheduler" else "the cluster"
+            says = f"{who} took its place ({reason}): {each.get('message', '')}"
             return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
     return None
 

@@ -11,12 +11,10 @@ from hooke.kubernetes.client import Kubernetes, Manifest
 
 __all__ = [
     "FLEET_RIGHTS",
-    "KEEPER_RIGHTS",
-    "REAP_RIGHTS",
     "RUN_RIGHTS",
     "Right",
-    "as_yaml",
     "lacking_rights",
+    "lacking_text",
     "print_rights",
     "role_manifests",
 ]
@@ -132,6 +130,11 @@ def as_yaml(manifest: Manifest) -> str:
 def lacking_rights(client: Kubernetes, rights: Iterable[Right], *, namespace: str) -> list[Right]:
     """Those that the client's account does not have, as the API server says. Raises ApiError, ApiUnreachable."""
     return [right for right in rights if not _allowed(client, right, namespace)]
+
+
+def lacking_text(lacking: Iterable[Right], *, namespace: str) -> str:
+    """What an account may not do, in a sentence. Pure."""
+    return f"the account may not {', '.join(map(str, lacking))} in the namespace {namespace}"
 
 
 def _allowed(client: Kubernetes, right: Right, namespace: str) -> bool:

@@ -9,13 +9,25 @@ from dataclasses import dataclass
 
 import msgspec
 
-from hooke.kubernetes.client import ApiUnreachable, Kubernetes, Manifest, Stream, TooOld, key_of, refused
+from hooke.kubernetes.client import (
+    ApiError,
+    ApiForbidden,
+    ApiUnreachable,
+    Kubernetes,
+    Manifest,
+    Stream,
+    TooOld,
+    key_of,
+    refused,
+)
 
-__all__ = ["Change", "Watch"]
+__all__ = ["REFUSED_S", "Change", "Watch"]
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 """Between two tries to reach a server that does not answer."""
+REFUSED_S = 60.0
+"""How long a right that was there may be refused: an API server that has just started has not read all roles yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +43,7 @@ class Change:
 class Watch:
     """The objects that fit the selectors, and their changes while it is iterated, in one thread.
 
-    Where the connection is lost it goes on from the last version. Where the server has forgotten that version (410) it
+    Where the connection is lost, or the server is busy, it goes on from the last version. Where the server has forgotten that version (410) it
     lists anew, and what is different from what was known comes out as changes; several of one object are then one.
     """
 
@@ -53,7 +65,7 @@ class Watch:
         self.lists = 0
         """How often all were listed."""
         self.lost_at: float | None = None
-        """Since when, on the monotonic clock, the server does not answer; None while it does."""
+        """Since when, on the monotonic clock, the server does not answer, or refuses; None while it answers."""
         self._client = client
         self._kind = kind
         self._chosen = {"namespace": namespace, "labels": labels, "fields": fields}
@@ -62,7 +74,7 @@ class Watch:
         self._stream: Stream | None = None
 
     def __iter__(self) -> Iterator[Change]:
-        """Until `stop`. Raises ApiError where the server refuses, with what it has said before."""
+        """Until `stop`. Raises ApiError where the server refuses, and that does not pass."""
         pause = FIRST_PAUSE_S
         while not self._stopped.is_set():
             try:
@@ -72,9 +84,11 @@ class Watch:
                 pause = FIRST_PAUSE_S
             except TooOld:
                 self.version = ""
-            except ApiUnreachable:
+            except (ApiUnreachable, ApiError) as error:
                 if self.lost_at is None:
                     self.lost_at, pause = time.monotonic(), FIRST_PAUSE_S
+                if isinstance(error, ApiError) and not self._may_pass(error):
+                    raise
                 self._stopped.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
@@ -89,6 +103,13 @@ class Watch:
         stream = self._stream
         if stream is not None:
             stream.end()
+
+    def _may_pass(self, error: ApiError) -> bool:
+        """Whether the server, or what it stands on, is only busy or has just started."""
+        if isinstance(error, ApiForbidden):
+            lost_at = self.lost_at or 0.0
+            return self.lists > 0 and time.monotonic() - lost_at < REFUSED_S
+        return error.code == 429 or error.code >= 500
 
     def _list(self) -> Iterator[Change]:
         found, version = self._client.list(self._kind, **self._chosen, trim=self._trim)

@@ -42,8 +42,7 @@ from hooke.kubernetes.pods import (
     trouble_of,
     worker_pod,
 )
-from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights
-from hooke.kubernetes.watch import Watch
+from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights, lacking_text
 from hooke.providers.processes import FLEET, MACHINE, check_command
 
 __all__ = ["KubernetesPods"]
@@ -235,10 +234,7 @@ class KubernetesPods:
             lacking = lacking_rights(self._client, FLEET_RIGHTS, namespace=self._namespace)
         if lacking:
             namespace = self._namespace or self._client.access.namespace
-            raise NotAllowed(
-                f"the account may not {', '.join(map(str, lacking))} in the namespace {namespace}",
-                fix=RIGHTS_FIX,
-            )
+            raise NotAllowed(lacking_text(lacking, namespace=namespace), fix=RIGHTS_FIX)
         self._may = True
 
     def _save_log(self, pod: Manifest | None) -> None:

@@ -21,8 +21,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from hooke.base.clock import Clock
-from hooke.base.errors import HookeError
+from hooke.base.errors import HookeError, UsageError
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import CA, MACHINE
 from hooke.engines.dask.worker_process import POD_ADDRESS
@@ -41,8 +40,7 @@ from hooke.kubernetes.lease import LEASE, ClusterLease
 from hooke.kubernetes.pods import (
     DRIVER_LABEL,
     RELEASE_GRACE_S,
-    RUN_LABEL,
-    TOKEN_NOTE,
+    RIGHTS_FIX,
     WORKER,
     WORKER_LABELS,
     PodOptions,
@@ -54,11 +52,8 @@ from hooke.kubernetes.pods import (
     trim_pod,
     worker_pod,
 )
-from hooke.kubernetes.watch import Watch
-from hooke.machines.controller import Caps
-from hooke.machines.keeper import FleetKeeper, Ledger, records_of
-from hooke.machines.kubernetes_calls import reached, refused_call
-from hooke.machines.provider import Machine, ProviderFacts
+from hooke.kubernetes.rights import RUN_RIGHTS, lacking_rights, lacking_text
+from hooke.kubernetes.watch import REFUSED_S, Watch
 
 __all__ = ["PodJobs", "PodKeeper", "PodState"]
 
@@ -136,11 +131,9 @@ class PodJobs:
         self._authority = authority
         self._driver = secrets.token_hex(4)
         self._run = _label_of(run)
-        about = {**WORKER_LABELS, RUN_LABEL: self._run, DRIVER_LABEL: self._driver}
-        self._owner = owner_here(os.environ)
-        name = f"hooke-{self._driver}"
-        self.lease = ClusterLease(client, name, namespace=self._namespace, labels=about, owners=self._owner)
-        self._labels_of_all = about
+        self._ended: set[int] = set()
+        self._to_end: dict[int, float] = {}
+        """Those that could not be ended -> since when."""
         self._lock = threading.Lock()
         self._states: dict[str, PodState] = {}
         """Name of the Job -> what is known of it."""
@@ -169,7 +162,21 @@ class PodJobs:
         """Where the pods are."""
         return self._namespace
 
-    # -- as a provider -----------------------------------------------------------------------------
+    def start(self) -> None:
+        """Remove what an earlier driver of this run left, and follow the pods from now on.
+
+        Raises UsageError where the account lacks a right: a pod that cannot be ended would stay. Raises HookeError where the cluster cannot be used.
+        """
+        # Accounts may not ask everywhere; there, each call says what it lacks.
+        with contextlib.suppress(ApiForbidden):
+            lacking = lacking_rights(self._client, RUN_RIGHTS, namespace=self._namespace)
+            if lacking:
+                raise UsageError(lacking_text(lacking, namespace=self._namespace), fix=RIGHTS_FIX)
+        found, _ = self._client.list(JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
+        for each in found:
+            self._delete(JOB, each["metadata"]["name"])
+        for thread in self._threads_of_mine:
+            thread.start()
 
     def launch(self, token: str) -> str:
         """Make the Job of a worker that joins the scheduler. Where the cluster refuses, its state has ended and says why, too."""
@@ -232,39 +239,17 @@ class PodJobs:
         with reached():
             self._delete(JOB, machine)
             if state.pod and not (state.drains or state.ended):
-                self._delete(POD, state.pod, grace_s=RELEASE_GRACE_S)
-        with self._lock:
-            if state.pod or machine in self._unsure:
-                self._deleted.add(machine)
-
-    # -- for the engine ----------------------------------------------------------------------------
-
-    @property
-    def retiring(self) -> set[int]:
-        """The numbers of workers that are to finish."""
-        with self._lock:
-            return set(self._retiring)
-
-    def joined(self, number: int) -> None:
-        """A worker has joined the scheduler."""
-        with self._lock:
-            self._joined.add(number)
-
-    def idle(self, since: Mapping[int, float]) -> None:
-        """The workers without work, and since when (monotonic)."""
-        with self._lock:
-            self._idle_since = since
-
-    def emptied(self, numbers: Sequence[int]) -> None:
-        """Workers that were to finish have done so, and hold nothing of others any more."""
-        with self._lock:
-            self._emptied.update(numbers)
-
-    def is_wanted(self, number: int) -> bool:
-        """Whether a worker is to go on, or would if it had not ended by itself or by somebody else."""
-        with self._lock:
-            state = self._states[self._name(number)]
-            return number not in self._surplus and (number not in self._retiring or _is_taken(state))
+                self._delete("v1/Pod", state.pod, grace_s=RELEASE_GRACE_S)
+        except (ApiError, ApiUnreachable) as error:
+            # It is asked again. After the run nobody asks: its scheduler ends the worker, and the cluster removes a Job whose pod has ended.
+            with self._lock:
+                self._ended.discard(number)
+                since = self._to_end.setdefault(number, time.monotonic())
+            if isinstance(error, ApiForbidden) and time.monotonic() - since > REFUSED_S:
+                self._news.put(error)
+        else:
+            with self._lock:
+                self._to_end.pop(number, None)
 
     def state(self, number: int) -> PodState | None:
         """What is known of a worker's pod."""
@@ -464,18 +449,17 @@ class PodJobs:
             self._news.put(state)
 
     def _look(self) -> None:
-        """Say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
-        pause_s = LOOK_S
-        while not self._closed.wait(pause_s):
-            pause_s = LOOK_S
-            since = time.monotonic() - NO_POD_S
-            late = [each for each in self.states() if not each.pod and not each.ended and each.since < since]
-            if late:
-                began = time.monotonic()
-                with contextlib.suppress(ApiUnreachable):
-                    self._ask_why(late)
-                # The server reads all events of the namespace for it: with thousands of pods that takes seconds.
-                pause_s = max(LOOK_S, MOST_EFFORT * (time.monotonic() - began))
+        """End what could not be ended, and say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
+        while not self._closed.wait(LOOK_S):
+            with self._lock:
+                again = list(self._to_end)
+            for number in again:
+                self.end(number)
+            late = time.monotonic() - NO_POD_S
+            for state in self.states():
+                if not state.pod and not state.ended and state.since < late:
+                    with contextlib.suppress(ApiError, ApiUnreachable):  # the next look asks again
+                        self._ask_why(state)
 
     def _ask_why(self, late: list[PodState]) -> None:
         """One list for all of them: each event in it is a pod that could not be made."""

@@ -1,0 +1,162 @@
+"""Runs on pods as room comes and goes: from one pod to twenty to none, across a watch that is cut, and pods that make way for others."""
+
+import json
+import sys
+
+import pytest
+from tests.kubernetes.manifests import phase, pod, wait
+from tests.kubernetes.test_runs import STORE, events, running, unended
+
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    BackendTrouble,
+    CapacityChanged,
+)
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+
+MOST = 20
+"""Pods at one time: more wait for two cores than work on them, so their tasks only wait."""
+MANY = 160
+JOB = f"""
+import os, time
+from hooke import Temporary, pipeline, task
+
+@task
+def waits(x, hold, after=None):
+    time.sleep(hold)
+    return x
+
+@task(retries=1, observe=False)
+def later(parts, name, pause):
+    first = f"{STORE}/{{name}}"
+    if not os.path.exists(first):
+        with open(first, "w"):
+            raise Temporary("not yet", delay_s=pause)
+    return sum(parts)
+
+@pipeline
+def sizes(n: int = {MANY}, hold: float = 6.0, pause: float = 100.0):
+    first = waits(0, 1.0)
+    return later([waits(x, hold, first) for x in range(1, n)], "later", pause)
+
+@pipeline
+def few(n: int = 2, hold: float = 15.0):
+    return [waits(x, hold) for x in range(n)]
+"""
+RELAY = """
+import asyncio, socket, sys
+from tests.kubernetes.relay import serve
+asyncio.run(serve(socket.create_server(("127.0.0.1", 7443)), sys.argv[1], 6443))
+"""
+
+
+class Way:
+    """The driver's only way to the API server. Each end of it cuts all its connections."""
+
+    def __init__(self, driver):
+        self._host, self._to = driver.host, driver.cluster.control_address
+        self._process = None
+        self.open()
+        user = f"runner-{driver.namespace}"
+        driver.put("kubeconfig", driver.cluster.config(user, server="https://127.0.0.1:7443"))
+
+    def open(self):
+        self._process = self._host.popen([sys.executable, "-c", RELAY, self._to])
+
+    def cut(self):
+        self._host.end(self._process)
+
+
+def alive(driver):
+    """The pods of the namespace that work or begin to."""
+    return [
+        each
+        for each in driver.admin.list("v1/Pod", namespace=driver.namespace)[0]
+        if each["status"].get("phase") in ("Pending", "Running")
+        and not each["metadata"].get("deletionTimestamp")
+    ]
+
+
+def test_from_one_pod_to_twenty_to_none_across_a_watch_that_is_cut(driver, admin):
+    """The tasks wait, so that two cores bear twenty pods."""
+    way = Way(driver)
+    driver.put("job.py", JOB)
+    driver.configure(
+        workers=f"[0, {MOST}]", memory="300 MiB", cpus=0.05, more=f'listen = "{driver.host.address}"'
+    )
+    process = driver.start("run", "job.py:sizes", "--on", "pods", "--json")
+    [run] = wait(lambda: unended(driver))
+    wait(lambda: len(alive(driver)) == 1)
+    wait(lambda: len(alive(driver)) == MOST, within_s=400)
+    wait(lambda: max(each.workers for each in events(driver, run, CapacityChanged)) > 2, within_s=400)
+    # What happens while nobody watches is seen afterwards: a pod that is gone has a successor.
+    way.cut()
+    [lost, *_] = alive(driver)
+    admin.delete("v1/Pod", lost["metadata"]["name"], namespace=driver.namespace, grace_s=0)
+    before = {each["metadata"]["uid"] for each in alive(driver)}
+    way.open()
+    wait(lambda: {each["metadata"]["uid"] for each in alive(driver)} - before, within_s=200)
+    wait(lambda: len(events(driver, run, AttemptFinished)) == MANY, within_s=500)
+    wait(lambda: not alive(driver), within_s=60)
+    assert process.poll() is None, "the run waits for the time of its last task, without a pod"
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert json.loads(printed)["result"] == MANY * (MANY - 1) // 2
+    assert max(each.workers for each in events(driver, run, CapacityChanged)) <= MOST
+    wait(lambda: not driver.left(), within_s=60)
+    way.cut()
+
+
+@pytest.fixture
+def important(admin):
+    """A class of pods that go first."""
+    name = admin.create(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": "important"},
+            "value": 1000,
+        }
+    )["metadata"]["name"]
+    yield name
+    admin.delete("scheduling.k8s.io/v1/PriorityClass", name)
+
+
+def test_a_pod_of_higher_priority_takes_a_workers_place_and_the_run_goes_on_when_there_is_room(
+    driver, admin, important
+):
+    cpus = 0.6 * int(admin.get("v1/Node", "node1")["status"]["allocatable"]["cpu"])
+    driver.put("job.py", JOB)
+    driver.configure(workers="1", cpus=cpus)
+    process = driver.start("run", "job.py:few", "--on", "pods", "--json")
+    run = wait(lambda: running(driver, 1))
+    [worker] = alive(driver)
+    made = pod("first", "import time; time.sleep(600)", priorityClassName=important)
+    made["spec"]["containers"][0]["resources"] = {
+        "requests": {"cpu": str(cpus), "memory": "32Mi"},
+        "limits": {"memory": "64Mi"},
+    }
+    admin.create(made, namespace=driver.namespace)
+    wait(lambda: phase(admin, "first", driver.namespace) == "Running", within_s=200)
+    assert worker["metadata"]["name"] not in driver.there("v1/Pod")
+    # Its successor has to wait, and says that.
+    wait(lambda: [each for each in said(driver, run) if "no node has room for it" in each])
+    [taken] = [each for each in said(driver, run) if "PreemptionByScheduler" in each]
+    assert "a pod of higher priority took its place" in taken
+    finished = len(events(driver, run, AttemptFinished))
+    assert finished == len(events(driver, run, AttemptStarted)), "it finished what it did"
+    assert finished < 2, "the other task waits"
+    admin.delete("v1/Pod", "first", namespace=driver.namespace, grace_s=0)
+    printed, complaint = process.communicate(timeout=300)
+    assert process.returncode == 0, complaint
+    assert json.loads(printed)["result"] == [0, 1]
+    assert taken in complaint
+    assert not events(driver, run, AttemptFailed)
+    wait(lambda: not driver.left(), within_s=60)
+
+
+def said(driver, run):
+    return [each.message for each in events(driver, run, BackendTrouble)]
