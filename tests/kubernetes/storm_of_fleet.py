@@ -139,6 +139,9 @@ class FleetStorm(Storm):
             for pod in pods
         ) and len([each for each in self.pods() if runs(each)]) >= min(self.size, elsewhere)
 
+    def is_healed(self, pods: list[dict]) -> bool:
+        return all(map(self.gone, pods))
+
     def says_away(self, since: int) -> bool:
         return self._tells(since, ProviderFailed, "the provider failed, and is asked again: ")
 

@@ -16,6 +16,7 @@ from tests.support import REPOSITORY
 
 from hooke.journal.events import AttemptFinished, RunStarted
 from hooke.journal.run_folders import RunsFolder
+from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
@@ -264,6 +265,28 @@ def test_what_keeps_a_driver_from_starting_is_said(laptop, change, said):
     finally:
         for name, value in before.items():
             setattr(laptop, name, value)
+        laptop.configure()
+
+
+def test_a_driver_whose_account_lacks_a_right_says_which_before_it_has_a_worker(laptop, admin):
+    """The machine outside has all of them, so only the driver in the cluster can notice."""
+    rbac = "rbac.authorization.k8s.io"
+    where = laptop.namespace
+    fewer = [each for each in RUN_RIGHTS if str(each) != "delete pods"]
+    for each in role_manifests(fewer, account="lesser", namespace=where):
+        admin.create(each, namespace=where)
+    laptop.account = "lesser"
+    laptop.configure()
+    try:
+        run = laptop.detach("job.py:squares")
+        code, _, said = laptop.hooke("attach", run)
+        assert code == 2, said
+        assert f"the account may not delete pods in the namespace {where}" in said
+        assert "hooke fleet rbac" in said
+        assert not laptop.left()
+        admin.delete(f"{rbac}/v1/RoleBinding", "lesser", namespace=where)
+    finally:
+        laptop.account = "hooke"
         laptop.configure()
 
 

@@ -124,6 +124,8 @@ class Host:
         """Starts it, and joins it to the router. Raises HookeError where that fails."""
         self.name = name
         self.address = f"10.77.0.{number}"
+        self.addresses = [self.address]
+        """Its own, and the networks behind it."""
         self._lan = lan
         self._link = f"v{number}"
         self._limit: CpuLimit | None = None
@@ -240,8 +242,9 @@ class Host:
         self._lan.heal(self, other)
 
     def route(self, network: str) -> None:
-        """Send what is for these addresses to it, as to a router with a network of its own behind it."""
+        """Send what is for these addresses to it, as to a router with a network of its own behind it; `cut` parts that, too."""
         _in_network(self._lan.router, f"ip route add {network} via {self.address} dev {self._link}")
+        self.addresses.append(network)
 
     def freeze(self) -> None:
         """Stop every process of it (SIGSTOP). Its kernel still acknowledges what arrives, as that of a stalled machine."""
@@ -430,8 +433,13 @@ class Hosts:
 
 def _rules(one: Host, other: Host | None) -> list[str]:
     if other is None:
-        return [f"from {one.address}", f"to {one.address}"]
-    return [f"from {a.address} to {b.address}" for a, b in ((one, other), (other, one))]
+        return [f"{way} {each}" for each in one.addresses for way in ("from", "to")]
+    return [
+        f"from {a} to {b}"
+        for near, far in ((one, other), (other, one))
+        for a in near.addresses
+        for b in far.addresses
+    ]
 
 
 def _programs(keep: Sequence[str | Path]) -> list[str]:
