@@ -293,6 +293,40 @@ def reached(client, namespace):
         return None
 
 
+def test_a_watch_outlives_a_refusal_for_a_moment(cluster, admin, namespace):
+    """An API server that has just started refuses everything until it has read all roles."""
+    rbac = "rbac.authorization.k8s.io"
+    role = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "Role",
+        "metadata": {"name": "reader"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]}],
+    }
+    binding = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "reader"},
+        "subjects": [{"apiGroup": rbac, "kind": "User", "name": f"reader-{namespace}"}],
+    }
+    for each in (role, binding):
+        admin.create(each, namespace=namespace)
+    reader = Kubernetes(find_access(cluster.write_config(f"reader-{namespace}")))
+    wait(lambda: reached(reader, namespace) is not None)
+    with Following(reader, namespace) as following:
+        wait(lambda: following.watch.lists and following.watch._stream)
+        admin.delete(f"{rbac}/v1/RoleBinding", "reader", namespace=namespace)
+        wait(lambda: reached(reader, namespace) is None)
+        following.watch._stream.end()
+        wait(lambda: following.watch.lost_at)
+        admin.create(settings("one"), namespace=namespace)
+        admin.create(binding, namespace=namespace)
+        wait(lambda: following.of("one"))
+    assert following.error is None
+    assert following.watch.lost_at is None
+    reader.close()
+
+
 def test_a_bookmark_moves_the_version_on(admin, namespace):
     watch = Watch(admin, "v1/ConfigMap", namespace=namespace)
     seen = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "77"}}}
