@@ -13,6 +13,7 @@ import json
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ class Struck:
     """Until then."""
 
 
-class Storm:
+class Storm(ABC):
     """What is common to storms: a cluster of two nodes, a watch of all pods, and what a fault needs of what it strikes.
 
     `long`: outages last as long as in the full campaign. Leaving it ends all of it but the cluster.
@@ -105,60 +106,60 @@ class Storm:
 
     # -- what each kind of storm has of its own ----------------------------------------------------
 
+    @abstractmethod
     def begin(self) -> None:
         """Start the work, and wait until it has its size."""
-        raise NotImplementedError
 
     def spread(self, faults: int, seconds: float) -> None:
         """Have the work last for so many faults more, of so many seconds each."""
 
+    @abstractmethod
     def end(self) -> dict[str, Any]:
         """Let it end, check that nothing is left, and return what belongs into the record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self) -> None:
         """Raise what has ended the work too early."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self) -> bool:
         """Whether it has its size, and works."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mark(self) -> Any:
         """Where its ledger or journal stands, for `said`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def said(self, since: Any) -> list[str]:
         """Its sentences since a mark."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take_memory(self, pod: dict) -> None:
         """Have what runs in the pod take more memory than it may."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says_gone(self, since: Any, pod: dict) -> bool:
         """Whether it says that the pod is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says_memory(self, since: Any, pod: dict) -> bool:
         """Whether it says that the pod used too much memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says_cut_off(self, since: Any, pods: list[dict]) -> bool:
         """Whether it says that these are not to be reached, and goes on without them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_healed(self, pods: list[dict]) -> bool:
         """Whether nothing of the time when these were not to be reached is left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says_away(self, since: Any) -> bool:
         """Whether it bears a control plane that does not answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def says_back(self, since: Any) -> bool:
         """Whether it has noticed that it answers again."""
-        raise NotImplementedError
 
     def victim(self) -> dict:
         """A pod that works."""

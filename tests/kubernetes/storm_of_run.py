@@ -58,8 +58,14 @@ def part(x, last):
     mark("began", x)
     if told(f"greedy-{{socket.gethostname()}}"):
         with open("/proc/1/oom_score_adj", "w") as file:
-            file.write("1000")  # the pod's own program is the one to go
-        held = [bytearray(b"x" * (1 << 20)) for _ in range(2000)]
+            file.write("1000")
+        # Many small ones: the pod's own program is the largest, so the kernel ends that and with it the pod.
+        for _ in range(14):
+            if os.fork() == 0:
+                held = bytearray(os.urandom(1 << 20)) * 36
+                time.sleep(30)
+                os._exit(0)
+        time.sleep(30)
     until = time.monotonic() + pace()
     while not os.path.exists("{MARKS}/over") and (last or time.monotonic() < until):
         time.sleep(0.05)

@@ -6,6 +6,7 @@ import sys
 import pytest
 from tests.kubernetes.manifests import phase, pod, wait
 from tests.kubernetes.test_runs import STORE, events, running, unended
+from tests.support import REPOSITORY
 
 from hooke.journal.events import (
     AttemptFailed,
@@ -48,6 +49,7 @@ def few(n: int = 2, hold: float = 15.0):
 """
 RELAY = """
 import asyncio, socket, sys
+sys.path.insert(0, sys.argv[2])
 from tests.kubernetes.relay import serve
 asyncio.run(serve(socket.create_server(("127.0.0.1", 7443)), sys.argv[1], 6443))
 """
@@ -64,10 +66,17 @@ class Way:
         driver.put("kubeconfig", driver.cluster.config(user, server="https://127.0.0.1:7443"))
 
     def open(self):
-        self._process = self._host.popen([sys.executable, "-c", RELAY, self._to])
+        self._process = self._host.popen([sys.executable, "-c", RELAY, self._to, REPOSITORY])
 
     def cut(self):
         self._host.end(self._process)
+
+
+@pytest.fixture
+def way(driver):
+    made = Way(driver)
+    yield made
+    made.cut()
 
 
 def alive(driver):
@@ -78,36 +87,6 @@ def alive(driver):
         if each["status"].get("phase") in ("Pending", "Running")
         and not each["metadata"].get("deletionTimestamp")
     ]
-
-
-def test_from_one_pod_to_twenty_to_none_across_a_watch_that_is_cut(driver, admin):
-    """The tasks wait, so that two cores bear twenty pods."""
-    way = Way(driver)
-    driver.put("job.py", JOB)
-    driver.configure(
-        workers=f"[0, {MOST}]", memory="300 MiB", cpus=0.05, more=f'listen = "{driver.host.address}"'
-    )
-    process = driver.start("run", "job.py:sizes", "--on", "pods", "--json")
-    [run] = wait(lambda: unended(driver))
-    wait(lambda: len(alive(driver)) == 1)
-    wait(lambda: len(alive(driver)) == MOST, within_s=400)
-    wait(lambda: max(each.workers for each in events(driver, run, CapacityChanged)) > 2, within_s=400)
-    # What happens while nobody watches is seen afterwards: a pod that is gone has a successor.
-    way.cut()
-    [lost, *_] = alive(driver)
-    admin.delete("v1/Pod", lost["metadata"]["name"], namespace=driver.namespace, grace_s=0)
-    before = {each["metadata"]["uid"] for each in alive(driver)}
-    way.open()
-    wait(lambda: {each["metadata"]["uid"] for each in alive(driver)} - before, within_s=200)
-    wait(lambda: len(events(driver, run, AttemptFinished)) == MANY, within_s=500)
-    wait(lambda: not alive(driver), within_s=60)
-    assert process.poll() is None, "the run waits for the time of its last task, without a pod"
-    printed, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert json.loads(printed)["result"] == MANY * (MANY - 1) // 2
-    assert max(each.workers for each in events(driver, run, CapacityChanged)) <= MOST
-    wait(lambda: not driver.left(), within_s=60)
-    way.cut()
 
 
 @pytest.fixture
@@ -155,6 +134,34 @@ def test_a_pod_of_higher_priority_takes_a_workers_place_and_the_run_goes_on_when
     assert json.loads(printed) == [0, 1]
     assert taken in complaint
     assert not events(driver, run, AttemptFailed)
+    wait(lambda: not driver.left(), within_s=60)
+
+
+def test_from_one_pod_to_twenty_to_none_across_a_watch_that_is_cut(driver, admin, way):
+    """The tasks wait, so that two cores bear twenty pods."""
+    driver.put("job.py", JOB)
+    driver.configure(
+        workers=f"[0, {MOST}]", memory="300 MiB", cpus=0.05, more=f'listen = "{driver.host.address}"'
+    )
+    process = driver.start("run", "job.py:sizes", "--on", "pods", "--json")
+    [run] = wait(lambda: unended(driver))
+    wait(lambda: len(alive(driver)) == 1)
+    wait(lambda: len(alive(driver)) == MOST, within_s=400)
+    wait(lambda: max(each.workers for each in events(driver, run, CapacityChanged)) > 2, within_s=400)
+    # What happens while nobody watches is seen afterwards: a pod that is gone has a successor.
+    way.cut()
+    [lost, *_] = alive(driver)
+    admin.delete("v1/Pod", lost["metadata"]["name"], namespace=driver.namespace, grace_s=0)
+    before = {each["metadata"]["uid"] for each in alive(driver)}
+    way.open()
+    wait(lambda: {each["metadata"]["uid"] for each in alive(driver)} - before, within_s=200)
+    wait(lambda: len(events(driver, run, AttemptFinished)) == MANY, within_s=500)
+    wait(lambda: not alive(driver), within_s=60)
+    assert process.poll() is None, "the run waits for the time of its last task, without a pod"
+    printed, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert json.loads(printed)["result"] == MANY * (MANY - 1) // 2
+    assert max(each.workers for each in events(driver, run, CapacityChanged)) <= MOST
     wait(lambda: not driver.left(), within_s=60)
 
 
