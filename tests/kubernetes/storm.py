@@ -110,6 +110,7 @@ class Storm(ABC):
     def begin(self) -> None:
         """Start the work, and wait until it has its size."""
 
+    @abstractmethod
     def spread(self, faults: int, seconds: float) -> None:
         """Have the work last for so many faults more, of so many seconds each."""
 

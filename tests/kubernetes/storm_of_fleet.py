@@ -95,6 +95,9 @@ class FleetStorm(Storm):
     def begin(self) -> None:
         self._scale(self.size)
 
+    def spread(self, faults: int, seconds: float) -> None:
+        """Its machines work until they are ended."""
+
     def end(self) -> dict[str, Any]:
         self._scale(0)
         self.wait(lambda: not self.admin.list("v1/Pod", namespace=self.namespace)[0])  # what has ended goes
