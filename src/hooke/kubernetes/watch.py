@@ -43,8 +43,9 @@ class Change:
 class Watch:
     """The objects that fit the selectors, and their changes while it is iterated, in one thread.
 
-    Where the connection is lost, or the server is busy, it goes on from the last version. Where the server has forgotten that version (410) it
-    lists anew, and what is different from what was known comes out as changes; several of one object are then one.
+    Where the connection is lost, or the server is busy, it goes on from the last version. Where the server has forgotten
+    that version (410) it lists anew, and what is different from what was known comes out as changes; several of one
+    object are then one.
     """
 
     def __init__(

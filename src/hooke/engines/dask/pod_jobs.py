@@ -65,6 +65,8 @@ REMOVED_S = 20
 VALID_S = 365 * 86400.0
 """Of certificates: no run lasts as long. The authority's key is never written anywhere, and gone with the driver."""
 LOOK_S = 1.0
+ROLES_READ_S = 3.0
+"""An API server that has just started denies everything until it has read all roles, so a right that is lacking is asked for twice."""
 NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
 MOST_EFFORT = 10
@@ -170,6 +172,9 @@ class PodJobs:
         # Accounts may not ask everywhere; there, each call says what it lacks.
         with contextlib.suppress(ApiForbidden):
             lacking = lacking_rights(self._client, RUN_RIGHTS, namespace=self._namespace)
+            if lacking:
+                time.sleep(ROLES_READ_S)
+                lacking = lacking_rights(self._client, lacking, namespace=self._namespace)
             if lacking:
                 raise UsageError(lacking_text(lacking, namespace=self._namespace), fix=RIGHTS_FIX)
         found, _ = self._client.list(JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
