@@ -1,4 +1,4 @@
-"""Runs on pods as room comes and goes: from one pod to twenty to none, across a watch that is cut, and pods that make way for others."""
+"""Runs on pods as room comes and goes: from one pod to five to none, across a watch that is cut, and pods that make way for others."""
 
 import json
 import sys
@@ -18,9 +18,9 @@ from hooke.journal.events import (
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
-MOST = 20
-"""Pods at one time: more wait for two cores than work on them, so their tasks only wait."""
-MANY = 160
+MOST = 5
+"""Pods at one time. On two cores that others use as well, the programs of twenty took longer to start than a run waits for one."""
+MANY = 40
 JOB = f"""
 import os, time
 from hooke import Temporary, pipeline, task
@@ -39,7 +39,7 @@ def later(parts, name, pause):
     return sum(parts)
 
 @pipeline
-def sizes(n: int = {MANY}, hold: float = 6.0, pause: float = 100.0):
+def sizes(n: int = {MANY}, hold: float = 6.0, pause: float = 80.0):
     first = waits(0, 1.0)
     return later([waits(x, hold, first) for x in range(1, n)], "later", pause)
 
@@ -137,8 +137,8 @@ def test_a_pod_of_higher_priority_takes_a_workers_place_and_the_run_goes_on_when
     wait(lambda: not driver.left(), within_s=60)
 
 
-def test_from_one_pod_to_twenty_to_none_across_a_watch_that_is_cut(driver, admin, way):
-    """The tasks wait, so that two cores bear twenty pods."""
+def test_from_one_pod_to_five_to_none_across_a_watch_that_is_cut(driver, admin, way):
+    """The tasks wait, so that two cores bear their pods."""
     driver.put("job.py", JOB)
     driver.configure(
         workers=f"[0, {MOST}]", memory="300 MiB", cpus=0.05, more=f'listen = "{driver.host.address}"'
