@@ -56,7 +56,7 @@ def test_the_committed_record_is_of_all_faults_and_what_the_guide_says(kind):
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "fleets.md").read_text()
     for name, each in made["faults"].items():
         seconds = " | ".join(
-            f"{round(took, 2):g} s" for took in made["faults"][name]["seconds_until_its_size_again"].values()
+            f"{round(took, 2):g} s" for took in each["seconds_until_its_size_again"].values()
         )
         assert f"| {name} | {each['times']} | {seconds} |" in page, name
     if kind is FleetStorm:
