@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from tests.kubernetes.manifests import phase, pod, wait
-from tests.kubernetes.test_runs import STORE, events, running, unended
+from tests.kubernetes.test_runs import events, running, unended
 from tests.support import REPOSITORY
 
 from hooke.journal.events import (
@@ -22,26 +22,22 @@ MOST = 5
 """Pods at one time. On two cores that others use as well, the programs of twenty took longer to start than a run waits for one."""
 MANY = 40
 JOB = f"""
-import os, time
-from hooke import Temporary, pipeline, task
+import time
+from hooke import pipeline, task
 
 @task
 def waits(x, hold, after=None):
     time.sleep(hold)
     return x
 
-@task(retries=1, observe=False)
-def later(parts, name, pause):
-    first = f"{STORE}/{{name}}"
-    if not os.path.exists(first):
-        with open(first, "w"):
-            raise Temporary("not yet", delay_s=pause)
+@task
+def total(parts):
     return sum(parts)
 
 @pipeline
-def sizes(n: int = {MANY}, hold: float = 6.0, pause: float = 80.0):
+def sizes(n: int = {MANY}, hold: float = 6.0):
     first = waits(0, 1.0)
-    return later([waits(x, hold, first) for x in range(1, n)], "later", pause)
+    return total([waits(x, hold, first) for x in range(1, n)])
 
 @pipeline
 def few(n: int = 2, hold: float = 15.0):
@@ -155,11 +151,8 @@ def test_from_one_pod_to_five_to_none_across_a_watch_that_is_cut(driver, admin, 
     before = {each["metadata"]["uid"] for each in alive(driver)}
     way.open()
     wait(lambda: {each["metadata"]["uid"] for each in alive(driver)} - before, within_s=200)
-    wait(lambda: len(events(driver, run, AttemptFinished)) == MANY, within_s=500)
-    wait(lambda: not alive(driver), within_s=60)
-    assert process.poll() is None, "the run waits for the time of its last task, without a pod"
-    printed, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    printed, complaint = process.communicate(timeout=500)
+    assert process.returncode == 0, complaint
     assert json.loads(printed)["result"] == MANY * (MANY - 1) // 2
     assert max(each.workers for each in events(driver, run, CapacityChanged)) <= MOST
     wait(lambda: not driver.left(), within_s=60)
