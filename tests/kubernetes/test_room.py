@@ -25,7 +25,7 @@ JOB = f"""
 import time
 from hooke import pipeline, task
 
-@task
+@task(retries=2)
 def waits(x, hold, after=None):
     time.sleep(hold)
     return x
