@@ -15,7 +15,7 @@ from hooke.pipeline import execute
 from hooke.pipeline.execute import AttemptRunner, TaskUsage, WorkerCall
 from hooke.pipeline.isolation import ProcessState
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import pack
+from hooke.pipeline.references import Awaited, StoredValue, pack
 from hooke.store.store import Store
 from hooke.tracking.tracker import VARIABLE, Tracker
 
@@ -112,6 +112,44 @@ def test_a_plain_call_with_other_variables_is_surrounded_like_any_other(worker, 
 def test_globals_and_defaults_are_as_they_were_for_each_plain_call(worker):
     assert [result(worker, remembered, x) for x in range(3)] == [2, 2, 2]
     assert [result(worker, collected, x) for x in range(3)] == [1, 1, 1]
+
+
+def in_a_list(x: int) -> list[int]:
+    return [x]
+
+
+def same(x: object) -> object:
+    return x
+
+
+def test_a_call_that_gets_numbers_of_others_is_plain(worker, set_back):
+    made = [answer(worker, doubled, x).ref for x in range(3)]
+    set_back.clear()
+    assert [result(worker, doubled, StoredValue(ref), keys=bytes(16)) for ref in made] == [0, 4, 8]
+    assert result(worker, doubled, Awaited(), awaited=made[1], keys=bytes(16)) == 4
+    assert not set_back
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        pytest.param(lambda worker: StoredValue(answer(worker, in_a_list, 7).ref), id="a list"),
+        pytest.param(lambda worker: StoredValue(answer(worker, in_a_list, 7).ref, (0,)), id="a part"),
+        pytest.param(lambda worker: StoredValue(worker.store.put(7)), id="made elsewhere"),
+        pytest.param(lambda worker: [StoredValue(answer(worker, doubled, 7).ref)], id="within a list"),
+    ],
+)
+def test_a_call_that_gets_other_results_is_surrounded_like_any_other(worker, set_back, argument):
+    given = argument(worker)
+    set_back.clear()
+    result(worker, same, given, keys=bytes(16))
+    assert set_back
+
+
+def test_the_results_that_a_worker_remembers_are_bounded(worker):
+    for x in range(execute.MADE_KEPT + 10):
+        answer(worker, doubled, x)
+    assert len(worker.made) == execute.MADE_KEPT
 
 
 def test_what_a_plain_call_reads_is_an_input(worker, tmp_path):
@@ -220,11 +258,12 @@ def test_only_what_surely_changes_nothing_is_plain(tmp_path, monkeypatch):
     hooke.run(importlib.import_module("plain_kinds").all_kinds, on="serial")
     assert len(seen) == 7
     plain = [call for call in seen if call.plain]
-    assert [(call.image.name, call.shown) for call in plain] == [("adds", "x=1, y=1")], (
-        "the other one gets a result"
-    )
-    assert not plain[0].keys
-    assert plain[0].checkpoints is None
+    alone, gets_a_result = plain
+    assert (alone.image.name, alone.shown, gets_a_result.image.name) == ("adds", "x=1, y=1", "adds")
+    assert not alone.keys
+    assert alone.checkpoints is None
+    assert gets_a_result.keys, "its worker finds out whether the result is a number"
+    assert gets_a_result.checkpoints is not None
     assert all(call.keys for call in seen if not call.plain)
 
 

@@ -148,7 +148,8 @@ class CallMaker:
             payload = self._payload(node, submit)
         finally:
             self._awaited = -1
-        keys = b"" if plain else self._item_keys(node, submit)
+        # Only its worker knows whether the results of others that it gets are numbers and texts.
+        keys = b"" if plain and not node.uses else self._item_keys(node, submit)
         return Call(
             attempt=submit.attempt,
             node=submit.node,
@@ -251,11 +252,13 @@ class CallMaker:
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def _is_plain(self, node: Node) -> bool:
-        """Whether a call needs no seed, and its process nothing to be set back, as the items of a map whose code is certain."""
+        """Whether a call that gets numbers and texts needs no seed, and its process nothing to be set back, as the items of a map whose code is certain."""
         identity = id(node.task)
         if identity not in self._plain:
             self._plain[identity] = _changes_nothing(self._keys[node.id].code)
-        return self._plain[identity] and _are_plain(node.arguments.values())
+        return self._plain[identity] and _are_plain(
+            each for each in node.arguments.values() if not isinstance(each, Promise)
+        )
 
     def _owner(self, node: Node) -> CheckpointOwner:
         asked = node.task.resources

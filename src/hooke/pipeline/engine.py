@@ -128,7 +128,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str | None] = {}
     """Environment variables that it may read, with the driver's values; None for one that is not set."""
     plain: bool = False
-    """Whether it is a call that certainly draws no random numbers and changes nothing in its process."""
+    """Whether it is a call that certainly draws no random numbers and changes nothing in its process, if it gets only numbers and texts."""
     checkpoints: CheckpointOwner | None = None
     """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
 

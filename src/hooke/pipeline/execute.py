@@ -40,7 +40,7 @@ from hooke.pipeline.isolation import (
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import is_simple, is_small, pack, unpack
+from hooke.pipeline.references import is_simple, is_small, pack, unpack, unpack_known
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, raise_if_resized, using_checkpoints
 from hooke.store.codecs import encode
 from hooke.store.store import Store
@@ -170,6 +170,9 @@ def _peak(status: str) -> int | None:
 _KEPT = 4
 """How many functions and maps a worker remembers: chunks of one map come in a row."""
 
+MADE_KEPT = 256
+"""How many small results of its own a worker remembers: four times as many calls as wait in it."""
+
 
 class Log(Protocol):
     """The file of an attempt's output."""
@@ -214,7 +217,7 @@ class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str | None] = {}
     """As in the Call."""
     plain: bool = False
-    """As in the Call."""
+    """As in the Call. If it has results of others as arguments, these must be numbers and texts, too."""
     checkpoints: CheckpointOwner | None = None
     """As in the Call."""
 
@@ -241,6 +244,8 @@ class AttemptRunner:
     """The project's folder, below which files that a task writes and returns are stored; None stores none."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
+    made: dict[str, Any] = field(default_factory=dict)
+    """Digest -> number or short text, of the last results of this process."""
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
     _state: ProcessState = field(init=False)
     _files: list[File] = field(default_factory=list)
@@ -284,19 +289,20 @@ class AttemptRunner:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
         tracker, before = self.tracker, open_runs()
         self._open_before = before
+        given = unpack_known(work.payload, self.made, work.awaited) if work.plain else None
         if tracker is None:
             with logging_into(MUTED):
-                answer = self._run(work)
+                answer = self._run(work, given)
                 end_new_runs(before, None, failed=_has_failed(answer))
             return answer
         try:
             with self._scope or logging_into(tracker):
-                if work.plain:  # it starts no process, and imports no library
+                if given is not None:  # it starts no process, and imports no library
                     tracker.attempt, tracker.item = work.attempt, None
                 else:
                     tracker.move(work.attempt, None)
                     self._mlflow.enter()
-                answer = self._run(work)
+                answer = self._run(work, given)
                 end_new_runs(before, tracker, failed=_has_failed(answer))
             return answer
         finally:
@@ -319,7 +325,10 @@ class AttemptRunner:
         if self.observer is not None:
             self.observer.close()
 
-    def _run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
+    def _run(
+        self, work: WorkerCall, given: tuple[Sequence[Any], Mapping[str, Any]] | None
+    ) -> AttemptFinished | AttemptFailed:
+        """The same. `given` are the arguments if it certainly draws no random numbers and changes nothing in its process."""
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
         outcome = _Outcome()
@@ -327,9 +336,14 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         variables = _with_variables(work.variables)
         try:
-            if work.plain and variables is _NO_CHANGE and self._state.is_as_left and not self._may_change:
+            if (
+                given is not None
+                and variables is _NO_CHANGE
+                and self._state.is_as_left
+                and not self._may_change
+            ):
                 self._files = []
-                self._call(work, outcome, _plain_call)
+                self._call(work, outcome, _plain_call, given)
             else:
                 self._since_ns = file_clock_ns()
                 with (
@@ -409,10 +423,16 @@ class AttemptRunner:
         else:
             self._perform_map(work, outcome)
 
-    def _call(self, work: WorkerCall, outcome: _Outcome, call: Callable[..., Any]) -> None:
-        args, kwargs = unpack(work.payload, self.store, work.awaited)
+    def _call(
+        self,
+        work: WorkerCall,
+        outcome: _Outcome,
+        call: Callable[..., Any],
+        given: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
+    ) -> None:
+        args, kwargs = given or unpack(work.payload, self.store, work.awaited)
         self._provide()
-        if work.keys:
+        if work.keys and given is None:
             self._begin_item(work.keys)
         shared = self._shared_of(work, outcome, _NOTHING)
         shared.take()
@@ -531,7 +551,11 @@ class AttemptRunner:
 
     def _put(self, value: Any) -> Ref:
         if is_small(value):  # it has no files, and pickling it runs no code of the user's
-            return self.store.put(value)
+            ref = self.store.put(value)
+            self.made[ref.digest] = value
+            if len(self.made) > MADE_KEPT:
+                del self.made[next(iter(self.made))]
+            return ref
         self._state.may_differ = True
         if self._file_results is None:
             return self.store.put(value)

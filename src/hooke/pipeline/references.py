@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -29,6 +29,7 @@ __all__ = [
     "parts_of",
     "resolve",
     "unpack",
+    "unpack_known",
 ]
 
 Path: TypeAlias = tuple[Any, ...]
@@ -159,6 +160,34 @@ def unpack(data: bytes, store: Store, awaited: Ref | None = None) -> Any:
     if mark == _WITH_REFERENCES:
         return _resolved(pickle.loads(memoryview(data)[1:]), store, {}, awaited)
     return _Unpacker(data, store, awaited).load()
+
+
+def unpack_known(data: bytes, known: Mapping[str, Any], awaited: Ref | None = None) -> Any:
+    """The packed arguments of a call whose code is plain, if each is a number, a short text, or a whole result whose digest is `known`.
+
+    Else None: to unpack the others may run code of the user's.
+    """
+    if data[:1] == _NO_REFERENCE:
+        return pickle.loads(memoryview(data)[1:])
+    if data[:1] != _WITH_REFERENCES:
+        return None
+    args, kwargs = pickle.loads(memoryview(data)[1:])
+    try:
+        return [_known(each, known, awaited) for each in args], {
+            name: _known(each, known, awaited) for name, each in kwargs.items()
+        }
+    except KeyError:
+        return None
+
+
+def _known(value: Any, known: Mapping[str, Any], awaited: Ref | None) -> Any:
+    """The argument, or the known result that it stands for. Raises KeyError for anything else."""
+    if type(value) in _SIMPLE:
+        return value
+    if type(value) not in (StoredValue, Awaited) or value.path:
+        raise KeyError(value)
+    ref = value.ref if type(value) is StoredValue else awaited
+    return known["" if ref is None else ref.digest]
 
 
 def _simple(
