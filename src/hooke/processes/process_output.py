@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sys
@@ -31,23 +30,22 @@ class ProcessOutput:
             flush_output()
             os.dup2(self._fd, number)
             _open_stream(number, name)
-        self._streams = {name: getattr(sys, name) for name in _STREAMS.values()}
+        self._streams = {number: getattr(sys, name) for number, name in _STREAMS.items()}
 
     def position(self) -> int:
         """The number of bytes written so far. Undoes what a task did to the output."""
         flush_output()
         log = os.fstat(self._fd)
-        for number, name in _STREAMS.items():
+        for number, stream in enumerate((sys.stdout, sys.stderr), 1):
             if not _is(number, log):
                 os.dup2(self._fd, number)
-            if getattr(sys, name) is not self._streams[name] or self._streams[name].closed:
-                _open_stream(number, name)
-                self._streams[name] = getattr(sys, name)
+            if stream is not self._streams[number] or stream.closed:
+                _open_stream(number, _STREAMS[number])
+                self._streams[number] = getattr(sys, _STREAMS[number])
         return log.st_size
 
     def end(self) -> int:
-        """The same, where nobody else has changed the output since the last `position`."""
-        flush_output()
+        """The same, where nobody has replaced the output since the last `position`."""
         return os.fstat(self._fd).st_size
 
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
@@ -67,8 +65,10 @@ class ProcessOutput:
 def flush_output() -> None:
     """Write what is buffered, as far as possible: the disk may be full, the stream closed or missing."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:  # noqa: SIM105 - `suppress` takes longer than the flush, and each call of a task flushes
             stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
 
 
 def _is(number: int, log: os.stat_result) -> bool:
@@ -76,7 +76,7 @@ def _is(number: int, log: os.stat_result) -> bool:
         found = os.fstat(number)
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (log.st_dev, log.st_ino)
+    return found.st_ino == log.st_ino and found.st_dev == log.st_dev
 
 
 def _open_stream(number: int, name: str) -> None:

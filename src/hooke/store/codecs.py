@@ -38,6 +38,7 @@ __all__ = [
     "Reducer",
     "digest_of",
     "encode",
+    "encode_plain",
     "load",
     "read_layout",
     "reduce_known",
@@ -306,6 +307,9 @@ _WRITE = 64 << 20
 _PLAIN = (int, float, bool, str, bytes, type(None))
 """Types (without subclasses) for which the standard pickler is enough."""
 
+_SHORT = 1024
+"""Characters of a text that is surely stored inside its reference."""
+
 Buffer: TypeAlias = memoryview | Blob
 
 
@@ -346,14 +350,27 @@ class Encoded:
     def to_bytes(self, secret: bytes | None = None) -> tuple[bytes, bytes]:
         """The digest and the object."""
         if not self._buffers:
-            stream = b"".join(self._stream)
-            end = make_end([], stream=len(stream), table=len(HEADER) + len(stream))
-            body = b"".join((HEADER, stream, end))
-            hashed = blake3(body).digest()
-            return hashed, body + make_tail(end, hashed, secret)
+            return _whole(b"".join(self._stream), secret)
         pieces = _Pieces()
         digest, _ = self.write(pieces, secret)
         return digest, b"".join(pieces)
+
+
+def encode_plain(value: Any, secret: bytes | None = None) -> tuple[bytes, bytes] | None:
+    """What `encode(value).to_bytes(secret)` gives of a number or a short text; None of any other value."""
+    kind = type(value)
+    if kind not in _PLAIN or (kind in (str, bytes) and len(value) > _SHORT):
+        return None
+    return _whole(pickle.dumps(value, 5), secret)
+
+
+def _whole(stream: bytes, secret: bytes | None) -> tuple[bytes, bytes]:
+    """The digest, and the object of a pickle stream without buffers."""
+    table = len(HEADER) + len(stream)
+    end = _FIELDS.pack(len(stream), table, 0, table + _END_BYTES)
+    body = b"".join((HEADER, stream, end))
+    digest = blake3(body).digest()
+    return digest, body + make_tail(end, digest, secret)
 
 
 def encode(value: Any, reduce: Reducer | None = None) -> Encoded:

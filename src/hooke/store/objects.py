@@ -27,6 +27,7 @@ from hooke.store.codecs import (
     Reducer,
     digest_of,
     encode,
+    encode_plain,
     load,
     read_layout,
     signed,
@@ -292,6 +293,9 @@ class Objects:
     def put(self, value: Any, reduce: Reducer | None = None, *, inline_bytes: int | None = None) -> Ref:
         """See Store.put."""
         most = self._inline_bytes if inline_bytes is None else min(inline_bytes, self._inline_bytes)
+        plain = encode_plain(value, self._secret) if reduce is None else None
+        if plain is not None and len(plain[1]) <= most:
+            return Ref(plain[0].hex(), len(plain[1]), plain[1])
         with _encoding(value):
             encoded = encode(value, reduce)
             if encoded.size <= most:

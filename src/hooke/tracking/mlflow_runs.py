@@ -290,8 +290,13 @@ def _open(fluent: Any, start: Callable[..., Any], tracker: TaskLog, kwargs: dict
 # --- Runs that a task leaves open in MLflow, W&B or Comet: the next task of the process must not log into them.
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 def open_runs() -> frozenset[str]:
     """The ids of the runs that are open in this process. It imports none of these libraries."""
+    if not can_open_runs():
+        return _NONE
     found: set[str] = set()
     if (fluent := sys.modules.get(FLUENT)) is not None:
         found |= {run.info.run_id for stack in _stacks(fluent) for run in stack}

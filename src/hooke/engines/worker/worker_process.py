@@ -222,6 +222,9 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
     )
 
 
+_NOT_RESIZED = contextlib.nullcontext()
+"""A plain call is no gang's, and says nothing of checkpoints."""
+
 _messages = msgspec.msgpack.Decoder(Hello | WorkerTask | ResizeWanted)
 
 
@@ -410,7 +413,7 @@ class _Server:
         session.script.show(function)
         if task.uses_library:
             session.connect()
-        with resizing(self._leaves):
+        with _NOT_RESIZED if task.plain else resizing(self._leaves):
             answer = session.worker.run(work)
         self._say(answer)
         if isinstance(answer, AttemptFinished) and task.kind == "call":
