@@ -686,3 +686,20 @@ def test_a_store_that_closed_its_files_has_none_open_and_goes_on(tmp_path: Path)
     write(folder, "keys/aa/ab", b"2")
     assert [bytes(folder.read(name).data) for name in ("keys/aa/aa", "keys/aa/ab")] == [b"1", b"2"]
     assert len(list((tmp_path / "s/packs").glob("*.pack"))) == 1, "the own pack goes on"
+
+
+def test_a_large_pack_gets_its_index_when_its_writer_closes_it(tmp_path):
+    folder = FolderBackend(tmp_path / "s")
+    names = [f"keys/{number:04x}"[:7] + f"/{number:06x}" for number in range(400)]
+    with folder.together():
+        for name in names:
+            write(folder, name, name.encode() * 40)
+    folder.close_files()
+    packs = tmp_path / "s/packs"
+    assert len(list(packs.glob("*.index"))) == len(list(packs.glob("*.pack"))) == 1
+    write(folder, "keys/ff/more", b"1")
+    assert len(list(packs.glob("*.pack"))) == 2, "it never grows again"
+    for _ in range(3):  # so often that it keeps the first bits of its hashes
+        for name in names:
+            assert bytes(folder.read(name).data) == name.encode() * 40
+            assert folder.read(f"{name}0") is None

@@ -219,6 +219,16 @@ def _simple(
 
 
 def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | None) -> Any:
+    kind = type(value)
+    if kind in _SIMPLE:
+        return value
+    if kind is list:  # which may be long
+        return [
+            resolve(each, store, awaited)
+            if type(each) is StoredValue
+            else _resolved(each, store, packed, awaited)
+            for each in value
+        ]
     match value:
         case Packed():
             if value.number not in packed:
@@ -227,7 +237,7 @@ def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | N
         case StoredValue() | Element() | StoredItems() | Awaited():
             return resolve(value, store, awaited)
         case list() | tuple():
-            return type(value)(_resolved(each, store, packed, awaited) for each in value)
+            return kind([_resolved(each, store, packed, awaited) for each in value])
         case dict():
             return {key: _resolved(each, store, packed, awaited) for key, each in value.items()}
         case _:
@@ -237,13 +247,13 @@ def _resolved(value: Any, store: Store, packed: dict[int, Any], awaited: Ref | N
 def resolve(reference: Reference, store: Store, awaited: Ref | None = None) -> Any:
     """The value behind a reference. Raises MissingObject or CorruptObject."""
     match reference:
+        case StoredValue(ref):
+            value, pieces = store.get(ref), ((ref.digest, -1, 1),)
         case Packed():
             return unpack(reference.data, store)
         case Awaited(path):
             assert awaited is not None
             return resolve(StoredValue(awaited, path), store)
-        case StoredValue(ref):
-            value, pieces = store.get(ref), ((ref.digest, -1, 1),)
         case Element(ref, index):
             value, pieces = store.get(ref)[index], ((ref.digest, index, 1),)
         case StoredItems():

@@ -506,6 +506,8 @@ HEADER = _HEAD.pack(_MAGIC, VERSION, 0, 0)
 """The first bytes of every object."""
 _TAIL_BYTES = 32 + 32 + 8 + len(_END)
 _END_BYTES = _FIELDS.size + _TAIL_BYTES
+_DIGEST = slice(_FIELDS.size, _FIELDS.size + 32)
+_TAG = slice(_FIELDS.size + 32, _FIELDS.size + 64)
 _UNSIGNED = bytes(32)
 
 
@@ -561,9 +563,10 @@ def signed(layout: Layout, secret: bytes) -> bool:
 def read_layout(data: memoryview) -> Layout:
     """Find the parts of an object. Raises Damaged unless header, length, fields and table agree with one another."""
     size = len(data)
-    if size < len(HEADER) + _END_BYTES:
-        raise Damaged(f"expected at least {len(HEADER) + _END_BYTES} bytes, found {size}")
-    _check_header(bytes(data[: len(HEADER)]))
+    if size < _HEAD.size + _END_BYTES:
+        raise Damaged(f"expected at least {_HEAD.size + _END_BYTES} bytes, found {size}")
+    if data[: _HEAD.size] != HEADER:
+        _check_header(bytes(data[: _HEAD.size]))
     end = bytes(data[-_END_BYTES:])
     if end[-8:] != _END:
         raise Damaged(f"expected the end mark {_END!r}, found {end[-8:]!r}")
@@ -572,14 +575,14 @@ def read_layout(data: memoryview) -> Layout:
     stream, table, count, length = _FIELDS.unpack_from(end)
     if length != size:
         raise Damaged(f"expected {length} bytes, found {size}")
-    if table + count * _PAIR.size + _END_BYTES != size or len(HEADER) + stream > table:
+    if table + count * _PAIR.size + _END_BYTES != size or _HEAD.size + stream > table:
         raise Damaged("the offsets in its end lie outside the object")
     return Layout(
-        stream=data[len(HEADER) : len(HEADER) + stream],
-        buffers=_buffers(data, table, count) if count else [],
-        body=data[: size - _TAIL_BYTES],
-        digest=end[_FIELDS.size : _FIELDS.size + 32],
-        tag=end[_FIELDS.size + 32 : _FIELDS.size + 64],
+        data[_HEAD.size : _HEAD.size + stream],
+        _buffers(data, table, count) if count else [],
+        data[: size - _TAIL_BYTES],
+        end[_DIGEST],
+        end[_TAG],
     )
 
 
@@ -619,4 +622,6 @@ def load(layout: Layout) -> Any:
 
     Raises the exceptions of unpickling, such as ModuleNotFoundError if a class's module is missing.
     """
+    if not layout.buffers:
+        return pickle.loads(layout.stream)
     return pickle.loads(layout.stream, buffers=[buffer.toreadonly() for buffer in layout.buffers])

@@ -119,8 +119,19 @@ class Packs:
         """Names that no closed pack holds: these never get another record."""
 
     def close_files(self) -> None:
-        """Close the packs that nobody reads any more, and leave the own one to the next writer. They are opened again when needed."""
+        """Close the packs that nobody reads any more. They are opened again when needed.
+
+        The own one is left to the next writer if it is small. Else it gets its index here, where its names are known: whoever opens
+        it would read all of it for that.
+        """
         with self._lock:
+            own = self._own
+            if own is not None and own.end > SMALL_BYTES and own.is_there():
+                try:
+                    own.write_index()
+                except OSError as error:
+                    if error.errno not in NO_ROOM:
+                        raise
             self._forget()
 
     # -- which packs there are ----------------------------------------------------------------------

@@ -99,6 +99,8 @@ class WorkerLoop:
         self._say = say
         self._pinned = settings.pinned
         self._machine = settings.machine
+        self._kinds: dict[tuple[float, tuple[str, ...]], WorkerKind] = {}
+        """The kinds of workers that were asked for, by cpus and devices."""
         self._queue: deque[WorkerJob] = deque()
         self._workers: dict[int, Process] = {}
         self._selector = selectors.DefaultSelector()
@@ -366,15 +368,21 @@ class WorkerLoop:
         return self._start_worker(kind)
 
     def _kind(self, job: WorkerJob, devices: tuple[str, ...] = ()) -> WorkerKind:
-        return WorkerKind(threads=max(1, int(job.cpus)), devices=devices, pinned=self._pinned)
+        known = self._kinds.get((job.cpus, devices))
+        if known is None:
+            known = WorkerKind(threads=max(1, int(job.cpus)), devices=devices, pinned=self._pinned)
+            self._kinds[job.cpus, devices] = known
+        return known
 
     def _busy_with_alike(self, job: WorkerJob) -> Process | None:
         """The worker of this kind with the fewest calls, all short, behind which a short one may wait."""
         if not job.short or job.gpus:
             return None
-        now = self._clock.monotonic()
-        alike = [process for process in self._workers.values() if self._may_wait(process, job, now)]
-        return min(alike, key=lambda process: len(process.jobs), default=None)
+        now, found = self._clock.monotonic(), None
+        for process in self._workers.values():
+            if (found is None or len(process.jobs) < len(found.jobs)) and self._may_wait(process, job, now):
+                found = process
+        return found
 
     def _may_wait(self, process: Process, job: WorkerJob, now: float) -> bool:
         """Whether a short call may wait in this busy worker."""
@@ -418,8 +426,9 @@ class WorkerLoop:
         else:
             ticket = process.tickets.issue()
             process.waiting[ticket] = job
-            process.sent.append((ticket, _bytes_ahead(job)))
-            process.sent_bytes += process.sent[-1][1]
+            size = _bytes_ahead(job)
+            process.sent.append((ticket, size))
+            process.sent_bytes += size
             task = msgspec.structs.replace(task, ticket=ticket)
         process.channel.hold(msgspec.msgpack.encode(task))
 
@@ -662,8 +671,10 @@ class WorkerLoop:
 def _bytes_ahead(job: WorkerJob) -> int:
     """About how many bytes of a worker's socket an attempt fills."""
     task = job.task
-    variables = sum(len(name) + len(value or "") for name, value in task.variables.items())
-    return len(task.payload) + len(task.keys) + len(task.shown) + variables + FRAME_BYTES
+    size = len(task.payload) + len(task.keys) + len(task.shown) + FRAME_BYTES
+    if task.variables:
+        size += sum(len(name) + len(value or "") for name, value in task.variables.items())
+    return size
 
 
 def _has(process: Process, attempt: int) -> bool:
