@@ -15,7 +15,7 @@ from hooke.pipeline import execute
 from hooke.pipeline.execute import AttemptRunner, TaskUsage, WorkerCall
 from hooke.pipeline.isolation import ProcessState
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import Awaited, StoredValue, pack
+from hooke.pipeline.references import MADE_KEPT, Awaited, StoredValue, pack
 from hooke.store.store import Store
 from hooke.tracking.tracker import VARIABLE, Tracker
 
@@ -147,9 +147,9 @@ def test_a_call_that_gets_other_results_is_surrounded_like_any_other(worker, set
 
 
 def test_the_results_that_a_worker_remembers_are_bounded(worker):
-    for x in range(execute.MADE_KEPT + 10):
+    for x in range(MADE_KEPT + 10):
         answer(worker, doubled, x)
-    assert len(worker.made) == execute.MADE_KEPT
+    assert len(worker.made) == MADE_KEPT
 
 
 def test_what_a_plain_call_reads_is_an_input(worker, tmp_path):

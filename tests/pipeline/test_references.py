@@ -6,6 +6,7 @@ from hooke.base.errors import MissingObject
 from hooke.base.ref import Ref
 from hooke.pipeline.pipeline import pipeline
 from hooke.pipeline.references import (
+    Awaited,
     Element,
     Packed,
     StoredItems,
@@ -54,9 +55,29 @@ def test_what_was_packed_before_is_one_object_within_a_call_and_another_in_the_n
 
 def test_small_arguments_are_packed_as_all_are():
     for args, kwargs in [((), {}), ((1, "a", None, 2.5), {}), ((b"x",), {"by": range(3)})]:
-        assert pack_small(args, kwargs) == pack((list(args), kwargs), no_promise)
+        assert pack_small(args, kwargs, no_promise) == pack((list(args), kwargs), no_promise)
     for args, kwargs in [(([],), {}), ((1,), {"by": {}}), (("x" * 2000,), {}), ((True, object()), {})]:
-        assert pack_small(args, kwargs) is None
+        assert pack_small(args, kwargs, no_promise) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_small"),
+    [
+        (StoredValue(Ref("0" * 64, 100, b"x")), True),
+        (StoredValue(Ref("0" * 64, 100, b"x"), (0,)), True),
+        (Awaited(), True),
+        (StoredValue(Ref("0" * 64, 2000, b"x" * 2000)), False),
+        (Element(Ref("0" * 64, 100, b"x"), 1), False),
+    ],
+)
+def test_small_results_are_packed_as_all_are(reference, is_small):
+    @pipeline
+    def one_result():
+        return one(1)
+
+    args, kwargs = [trace(one_result).output], {"by": 2}
+    packed = pack_small(args, kwargs, lambda _: reference)
+    assert packed == (pack((args, kwargs), lambda _: reference) if is_small else None)
 
 
 def no_promise(promise):

@@ -81,22 +81,21 @@ class GroupSync:
             raise failed
 
     def close(self) -> None:
-        """End the thread and sync what is marked. Raises OSError like `sync`."""
+        """End the thread, without waiting for that, and sync what is marked. Raises OSError like `sync`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if (thread := self._thread) is not None:
-            thread.join()
         self.sync()
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._paths, IDLE_S)
+                if not self._closed and self._paths:
+                    self._changed.wait_for(lambda: self._closed, self._interval_s)
                 if self._closed or not self._paths:
                     self._thread = None
                     return
-                self._changed.wait_for(lambda: self._closed, self._interval_s)
             self._sync_marked()
 
     def _sync_marked(self) -> None:

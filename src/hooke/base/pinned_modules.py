@@ -44,15 +44,15 @@ def pin_modules(own: Callable[[str], bool]) -> tuple[PinnedModule, ...]:
     the working directory it would look like a file of the project. Raises OSError for a file that cannot be read.
     """
     found: dict[str, PinnedModule] = {}
-    for name, module in sorted(sys.modules.items()):
-        file, loader = getattr(module, "__file__", None), getattr(module, "__loader__", None)
-        if isinstance(loader, _Loader):
+    for name, module in list(sys.modules.items()):
+        loader = getattr(module, "__loader__", None)
+        if type(loader) is _Loader:
             found[name] = loader.kept
-        elif name != "__main__" and _is_source(file, own):
+        elif name != "__main__" and _is_source(file := getattr(module, "__file__", None), own):
             source, package = Path(file).read_bytes(), hasattr(module, "__path__")
             found[name] = PinnedModule(name=name, file=file, source=source, package=package)
-    later = _Unimported(own).below([*_script(own), *found.values()])
-    return tuple(found[name] for name in sorted(found)) + tuple(later)
+    imported = [found[name] for name in sorted(found)]
+    return (*imported, *_Unimported(own).below([*_script(own), *imported]))
 
 
 def _script(own: Callable[[str], bool]) -> Iterator[PinnedModule]:
@@ -234,9 +234,9 @@ def _beside(folder: str, package: str) -> Iterator[str]:
 
 def _is_source(file: object, own: Callable[[str], bool]) -> TypeGuard[str]:
     """Whether it is the path of a source file that is one's own. Most modules are others': only then is the disk asked."""
-    if not isinstance(file, str) or not file.endswith(".py") or not os.path.isabs(file):
+    if not isinstance(file, str) or not own(file):
         return False
-    return own(file) and os.path.isfile(file)
+    return file.endswith(".py") and os.path.isabs(file) and os.path.isfile(file)
 
 
 def import_pinned(modules: Iterable[PinnedModule]) -> None:

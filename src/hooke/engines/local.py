@@ -59,6 +59,8 @@ class LocalEngine:
         self._calls: dict[int, Call] = {}
         self._gang_calls: deque[Call] = deque()
         """Gangs that wait for room."""
+        self._has_gangs = False
+        """Whether there was any."""
         self._notes: deque[RankNote] = deque()
         """For the coordinator, from ranks."""
         self._loop = WorkerLoop(
@@ -84,8 +86,10 @@ class LocalEngine:
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Queue the attempts and hand each to a worker as soon as one is free."""
-        self._gang_calls.extend(call for call in calls if call.gang)
-        single = [call for call in calls if not call.gang]
+        gangs = [call for call in calls if call.gang]
+        self._gang_calls.extend(gangs)
+        self._has_gangs = self._has_gangs or bool(gangs)
+        single = [call for call in calls if not call.gang] if gangs else calls
         self._calls.update((call.attempt, call) for call in single)
         self._advance_gangs()
         self._loop.submit([job for call in single if (job := self._job(call)) is not None])
@@ -180,6 +184,8 @@ class LocalEngine:
 
     def _advance_gangs(self) -> None:
         """Pass on what ranks have reported, start gangs that have room, and hand out the rest of the room."""
+        if not self._has_gangs:
+            return
         self._pass_on()
         for _ in range(len(self._gang_calls)):
             call = self._gang_calls.popleft()

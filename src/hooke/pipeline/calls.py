@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import HookeError, NotPicklable, UsageError
-from hooke.base.formats import short_call, short_repr
+from hooke.base.formats import short_repr
 from hooke.base.observed import is_left_out, is_secret
 from hooke.base.ref import FileRef, Manifest, Ref
 from hooke.journal.events import MapExpanded
@@ -25,7 +25,7 @@ from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
-from hooke.pipeline.promise import MapPromise, Promise
+from hooke.pipeline.promise import MapPromise, Promise, shown_arguments
 from hooke.pipeline.references import (
     Awaited,
     Element,
@@ -335,7 +335,12 @@ class CallMaker:
             return self._pack(node, (node.task.name, recipe, list(node.iterables)))
         if node.kind == "call":
             args, kwargs = node.call_arguments()
-            return pack_small(args, kwargs) or self._pack_slim(
+            packed = pack_small(args, kwargs, self.refer)
+            if packed is not None:
+                return packed
+            self._read = []
+            self.files.clear()
+            return self._pack_slim(
                 node, lambda slim: ([slim(value) for value in args], {k: slim(v) for k, v in kwargs.items()})
             )
         if node.id not in self._constants:
@@ -435,7 +440,7 @@ class CallMaker:
             ) from error
 
     def _shown(self, node: Node, submit: Submit) -> str:
-        constants = short_call(node.arguments)
+        constants = ", ".join(f"{name}={text}" for name, text in shown_arguments(node.arguments).items())
         if node.kind == "call" or submit.expand:
             return constants
         if submit.hi - submit.lo > 1:

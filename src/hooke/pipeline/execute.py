@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -40,7 +40,7 @@ from hooke.pipeline.isolation import (
 from hooke.pipeline.native_readers import watch_libraries
 from hooke.pipeline.observation import Attempt, Observer
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import is_simple, is_small, pack, unpack, unpack_known
+from hooke.pipeline.references import MadeResults, is_simple, is_small, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, raise_if_resized, using_checkpoints
 from hooke.store.codecs import encode
 from hooke.store.store import Store
@@ -170,9 +170,6 @@ def _peak(status: str) -> int | None:
 _KEPT = 4
 """How many functions and maps a worker remembers: chunks of one map come in a row."""
 
-MADE_KEPT = 256
-"""How many small results of its own a worker remembers: four times as many calls as wait in it."""
-
 
 class Log(Protocol):
     """The file of an attempt's output."""
@@ -222,6 +219,7 @@ class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     """As in the Call."""
 
 
+_Given: TypeAlias = tuple[Sequence[Any], Mapping[str, Any]]
 _NOTHING = pack({}, lambda _: None)  # type: ignore[arg-type, return-value] - it has no promise
 
 
@@ -244,8 +242,7 @@ class AttemptRunner:
     """The project's folder, below which files that a task writes and returns are stored; None stores none."""
     replaced: str = ""
     """The name of code that the last attempt replaced: another one must not run in this process."""
-    made: dict[str, Any] = field(default_factory=dict)
-    """Digest -> number or short text, of the last results of this process."""
+    made: MadeResults = field(default_factory=MadeResults)
     _names: OrderedDict[int, tuple[Callable[..., Any], ReachedNames]] = field(default_factory=OrderedDict)
     _state: ProcessState = field(init=False)
     _files: list[File] = field(default_factory=list)
@@ -289,7 +286,7 @@ class AttemptRunner:
         """Run the attempt. An exception of the task becomes an AttemptFailed; Ctrl-C passes through."""
         tracker, before = self.tracker, open_runs()
         self._open_before = before
-        given = unpack_known(work.payload, self.made, work.awaited) if work.plain else None
+        given = self.made.arguments(work.payload, work.awaited) if work.plain else None
         if tracker is None:
             with logging_into(MUTED):
                 answer = self._run(work, given)
@@ -325,9 +322,7 @@ class AttemptRunner:
         if self.observer is not None:
             self.observer.close()
 
-    def _run(
-        self, work: WorkerCall, given: tuple[Sequence[Any], Mapping[str, Any]] | None
-    ) -> AttemptFinished | AttemptFailed:
+    def _run(self, work: WorkerCall, given: _Given | None) -> AttemptFinished | AttemptFailed:
         """The same. `given` are the arguments if it certainly draws no random numbers and changes nothing in its process."""
         started, log_from = time.perf_counter(), self._position()
         self.usage.reset()
@@ -336,12 +331,8 @@ class AttemptRunner:
             self._state.names = self._names_of(work.function)
         variables = _with_variables(work.variables)
         try:
-            if (
-                given is not None
-                and variables is _NO_CHANGE
-                and self._state.is_as_left
-                and not self._may_change
-            ):
+            left = self._state.is_as_left and not self._may_change
+            if given is not None and variables is _NO_CHANGE and left:
                 self._files = []
                 self._call(work, outcome, _plain_call, given)
             else:
@@ -424,11 +415,7 @@ class AttemptRunner:
             self._perform_map(work, outcome)
 
     def _call(
-        self,
-        work: WorkerCall,
-        outcome: _Outcome,
-        call: Callable[..., Any],
-        given: tuple[Sequence[Any], Mapping[str, Any]] | None = None,
+        self, work: WorkerCall, outcome: _Outcome, call: Callable[..., Any], given: _Given | None = None
     ) -> None:
         args, kwargs = given or unpack(work.payload, self.store, work.awaited)
         self._provide()
@@ -552,9 +539,7 @@ class AttemptRunner:
     def _put(self, value: Any) -> Ref:
         if is_small(value):  # it has no files, and pickling it runs no code of the user's
             ref = self.store.put(value)
-            self.made[ref.digest] = value
-            if len(self.made) > MADE_KEPT:
-                del self.made[next(iter(self.made))]
+            self.made.note(ref, value)
             return ref
         self._state.may_differ = True
         if self._file_results is None:

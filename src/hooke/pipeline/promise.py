@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn, TypeAlias, get_args, get_origin
 
 from hooke.base.errors import TraceError
+from hooke.base.formats import short_repr
 from hooke.base.user_code import SourceLine, user_place
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "needs_value_error",
     "no_attribute_error",
     "result_shape",
+    "shown_arguments",
     "shown_path",
 ]
 
@@ -235,6 +238,23 @@ def no_attribute_error(origin: PromiseOrigin, path: tuple[Any, ...], name: str) 
 def shown_path(path: tuple[Any, ...]) -> str:
     """A path as it is written behind a name: `[0]['key'][1:3]`."""
     return "".join(f"[{_shown_step(step)}]" for step in path)
+
+
+def shown_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> short text, of the arguments of a call."""
+    return {
+        name: _shown_result(value.hooke_origin.task)
+        if type(value) is Promise and not value.hooke_path
+        else short_repr(value)
+        for name, value in arguments.items()
+    }
+
+
+@cache
+def _shown_result(task: str) -> str:
+    """As `short_repr` of the result, which takes ten times as long, and may be an argument of each call."""
+    origin = PromiseOrigin(session=TraceSession(""), node=0, task=task, place=SourceLine("", 0))
+    return short_repr(Promise(origin))
 
 
 def _told(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -16,8 +16,10 @@ from hooke.store.by_value import ByValuePickler
 from hooke.store.store import Store
 
 __all__ = [
+    "MADE_KEPT",
     "Awaited",
     "Element",
+    "MadeResults",
     "Packed",
     "Reference",
     "StoredItems",
@@ -29,7 +31,6 @@ __all__ = [
     "parts_of",
     "resolve",
     "unpack",
-    "unpack_known",
 ]
 
 Path: TypeAlias = tuple[Any, ...]
@@ -90,6 +91,8 @@ _REFERENCES = (StoredValue, Element, StoredItems, Packed, Awaited)
 
 _SIMPLE = frozenset({int, float, complex, bool, str, bytes, type(None), range})
 _DEEPEST = 4
+_SMALL = 1024
+"""Bytes of a result, or characters of a text, that a reference would only make larger."""
 _NO_REFERENCE, _WITH_REFERENCES = b"=", b"&"
 """Prefixes of simple nestings, for which the standard pickler takes a tenth of the time. No pickle starts with them."""
 
@@ -134,17 +137,34 @@ def pack(value: Any, refer: Callable[[Promise], Reference]) -> bytes:
     return file.getvalue()
 
 
-def pack_small(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes | None:
-    """What `pack` gives for `(args, kwargs)`, if all of them are numbers or short texts; else None."""
-    if not all(map(is_small, args)) or (kwargs and not all(map(is_small, kwargs.values()))):
+def pack_small(
+    args: Sequence[Any], kwargs: dict[str, Any], refer: Callable[[Promise], Reference]
+) -> bytes | None:
+    """What `pack` gives for `(args, kwargs)`, if all of them are numbers, short texts or small results; else None."""
+    found: list[StoredValue | Awaited] = []
+
+    def small(value: Any) -> Any:
+        if is_small(value):
+            return value
+        reference = refer(value) if type(value) is Promise else None
+        if type(reference) is StoredValue and reference.ref.size > _SMALL:
+            raise _NotSimpleError
+        if type(reference) not in (StoredValue, Awaited):
+            raise _NotSimpleError
+        found.append(reference)
+        return reference
+
+    try:
+        made = [small(each) for each in args], {name: small(each) for name, each in kwargs.items()}
+    except _NotSimpleError:
         return None
-    return _NO_REFERENCE + pickle.dumps((list(args), kwargs), 5)
+    return (_WITH_REFERENCES if found else _NO_REFERENCE) + pickle.dumps(made, 5)
 
 
 def is_small(value: Any) -> bool:
     """Whether a value is a number or a short text, which a reference would only make larger."""
     kind = type(value)
-    return kind in _SIMPLE and (kind not in (str, bytes) or len(value) <= 1024)
+    return kind in _SIMPLE and (kind not in (str, bytes) or len(value) <= _SMALL)
 
 
 def is_simple(data: bytes) -> bool:
@@ -162,32 +182,48 @@ def unpack(data: bytes, store: Store, awaited: Ref | None = None) -> Any:
     return _Unpacker(data, store, awaited).load()
 
 
-def unpack_known(data: bytes, known: Mapping[str, Any], awaited: Ref | None = None) -> Any:
-    """The packed arguments of a call whose code is plain, if each is a number, a short text, or a whole result whose digest is `known`.
-
-    Else None: to unpack the others may run code of the user's.
-    """
-    if data[:1] == _NO_REFERENCE:
-        return pickle.loads(memoryview(data)[1:])
-    if data[:1] != _WITH_REFERENCES:
-        return None
-    args, kwargs = pickle.loads(memoryview(data)[1:])
-    try:
-        return [_known(each, known, awaited) for each in args], {
-            name: _known(each, known, awaited) for name, each in kwargs.items()
-        }
-    except KeyError:
-        return None
+MADE_KEPT = 256
+"""How many small results of its own a process remembers: four times as many calls as wait in a worker."""
 
 
-def _known(value: Any, known: Mapping[str, Any], awaited: Ref | None) -> Any:
-    """The argument, or the known result that it stands for. Raises KeyError for anything else."""
-    if type(value) in _SIMPLE:
-        return value
-    if type(value) not in (StoredValue, Awaited) or value.path:
-        raise KeyError(value)
-    ref = value.ref if type(value) is StoredValue else awaited
-    return known["" if ref is None else ref.digest]
+class MadeResults:
+    """The last numbers and short texts that this process has stored: calls get them without loading, so no code of the user's runs."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        """By digest, the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def note(self, ref: Ref, value: Any) -> None:
+        """Remember a small value that is stored as `ref`."""
+        self._values[ref.digest] = value
+        if len(self._values) > MADE_KEPT:
+            del self._values[next(iter(self._values))]
+
+    def arguments(self, data: bytes, awaited: Ref | None = None) -> tuple[list[Any], dict[str, Any]] | None:
+        """The packed arguments of a plain call, if each is a number, a text, or a whole result that is remembered; else None."""
+        if data[:1] == _NO_REFERENCE:
+            return pickle.loads(memoryview(data)[1:])
+        if data[:1] != _WITH_REFERENCES:
+            return None
+        args, kwargs = pickle.loads(memoryview(data)[1:])
+        try:
+            return [self._value(each, awaited) for each in args], {
+                name: self._value(each, awaited) for name, each in kwargs.items()
+            }
+        except KeyError:
+            return None
+
+    def _value(self, argument: Any, awaited: Ref | None) -> Any:
+        """Raises KeyError for what is neither."""
+        if type(argument) in _SIMPLE:
+            return argument
+        if type(argument) not in (StoredValue, Awaited) or argument.path:
+            raise KeyError(argument)
+        ref = argument.ref if type(argument) is StoredValue else awaited
+        return self._values["" if ref is None else ref.digest]
 
 
 def _simple(

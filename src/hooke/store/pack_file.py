@@ -191,6 +191,10 @@ class PackFile:
             return False
         return self.is_there()
 
+    def unlock(self) -> None:
+        """Let another process be the writer."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def is_there(self) -> bool:
         """Whether the file still has its name."""
         return self.size_there() >= 0

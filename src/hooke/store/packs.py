@@ -391,11 +391,10 @@ class Packs:
         for pack in list(self._packs.values()):
             if pack.closed:
                 continue
-            with suppress(FileNotFoundError):
-                taken = PackFile(pack.path)
-                if self._take(taken) and not os.path.exists(taken.index_path) and taken.end <= SMALL_BYTES:
-                    taken.cut()
-                    return taken
+            if self._take(pack) and not os.path.exists(pack.index_path) and pack.end <= SMALL_BYTES:
+                pack.cut()
+                return pack
+            pack.unlock()
         return self._new()
 
     def _new(self) -> PackFile:
