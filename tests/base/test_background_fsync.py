@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from hooke.base import background_fsync
 from hooke.base.background_fsync import ONE_BY_ONE, GroupSync
 
 
@@ -28,15 +27,14 @@ def test_marked_files_are_synced_soon(tmp_path, files):
     group.sync()
 
 
-def test_what_is_marked_after_a_while_is_synced_too_and_no_thread_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(background_fsync, "IDLE_S", 0.02)
+def test_what_is_marked_after_a_while_is_synced_too(tmp_path):
     group = GroupSync(tmp_path, interval_s=0.01)
     path = tmp_path / "a"
     path.write_bytes(b"x")
     until = time.monotonic() + 30
     for _ in range(20):
         group.mark(str(path))
-        while group.pending or group._thread is not None:
+        while group.pending:
             assert time.monotonic() < until
             time.sleep(0.001)
 
@@ -60,10 +58,6 @@ def test_closing_syncs_what_is_marked(tmp_path):
     group.mark(str(tmp_path / "a"))
     group.close()
     assert group.pending == 0
-    until = time.monotonic() + 30
-    while group._thread is not None:
-        assert time.monotonic() < until, "it need not be waited for, and ends at once"
-        time.sleep(0.001)
 
 
 def test_the_next_sync_raises_a_failure_once(tmp_path):

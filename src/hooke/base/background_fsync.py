@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from hooke.base.files import sync_path
+from hooke.base.later import LATER, LaterWork
 from hooke.base.this_process import on_fork
 
 __all__ = ["Durability", "GroupSync", "sync_files"]
@@ -23,9 +24,6 @@ In every mode, a killed process loses nothing that was written.
 
 ONE_BY_ONE = 16
 """Up to this many files are synced one by one. For more, one `syncfs` of the whole file system is cheaper."""
-
-IDLE_S = 5.0
-"""The thread ends when no file was marked for this long: a process may open many stores, one after another."""
 
 
 class GroupSync:
@@ -42,11 +40,13 @@ class GroupSync:
         on_fork(self)
 
     def after_fork(self) -> None:
-        """In a child: begin without marks; the thread and the marks are the parent's."""
+        """In a child: begin without marks; those that there are, are the parent's to sync."""
         self._paths: set[str] = set()
         self._syncing = threading.Lock()
-        self._changed = threading.Condition(threading.Lock())
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Lock()
+        self._later: LaterWork | None = None
+        self._is_due = False
+        """Whether `_later` is yet to take marks."""
         self._failed: OSError | None = None
         self._closed = False
 
@@ -61,13 +61,10 @@ class GroupSync:
         if path in self._paths:
             return
         with self._changed:
-            first = not self._paths
             self._paths.add(path)
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="hooke-group-sync", daemon=True)
-                self._thread.start()
-            if first:  # the thread waits for that alone, and each waking of it costs more than a mark
-                self._changed.notify_all()
+            if not (self._is_due or self._closed):
+                self._is_due = True
+                self._later = LATER.after(self._interval_s, self._sync_due, name="hooke-group-sync")
 
     def sync(self) -> None:
         """Return when all that was marked is on the disk. Raises OSError when this or an earlier sync in the background failed."""
@@ -81,22 +78,17 @@ class GroupSync:
             raise failed
 
     def close(self) -> None:
-        """End the thread, without waiting for that, and sync what is marked. Raises OSError like `sync`."""
+        """Sync what is marked; later marks wait for a `sync`. Raises OSError like `sync`."""
         with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+            self._closed, later = True, self._later
+        if later is not None:
+            later.cancel()
         self.sync()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._paths, IDLE_S)
-                if not self._closed and self._paths:
-                    self._changed.wait_for(lambda: self._closed, self._interval_s)
-                if self._closed or not self._paths:
-                    self._thread = None
-                    return
-            self._sync_marked()
+    def _sync_due(self) -> None:
+        with self._changed:
+            self._is_due = False
+        self._sync_marked()
 
     def _sync_marked(self) -> None:
         # One at a time: marks that the thread has taken may not be on the disk yet.

@@ -20,6 +20,7 @@ from typing import Any, Self
 from hooke.base.distributions import Plugins
 from hooke.base.errors import ConfigError, HookeError
 from hooke.base.files import FileLock
+from hooke.base.later import LATER, LaterWork
 from hooke.processes.start import python_module
 from hooke.project.folder import Project
 from hooke.project.settings import FILE, refuse_unknown
@@ -119,20 +120,22 @@ class Shipping:
         self._project = project
         self._folder = folder
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="hooke-shipping", daemon=True)
+        self._later: LaterWork | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._later = LATER.after(POLL_S, self._look, name="hooke-shipping")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        if self._later is not None:
+            self._later.cancel()
         ensure_shipper(self._project, self._folder)
 
     def _look(self) -> None:
-        while not self._ended.wait(POLL_S):
+        while not self._ended.is_set():
             ensure_shipper(self._project, self._folder)
+            self._ended.wait(POLL_S)
 
 
 def main(folder: Path) -> int:

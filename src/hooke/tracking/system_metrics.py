@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Self
 
+from hooke.base.later import LATER, LaterWork
 from hooke.tracking.tracker import Tracker
 
 __all__ = ["SEGMENT", "SystemMetrics"]
@@ -29,23 +30,21 @@ class SystemMetrics:
         self._tracker = tracker
         self._every_s = every_s
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._later: LaterWork | None = None
 
     def __enter__(self) -> Self:
         if self._every_s > 0:
-            self._thread = threading.Thread(target=self._watch, name="hooke-system-metrics", daemon=True)
-            self._thread.start()
+            begin_s = min(BEGIN_S, self._every_s / 2)
+            self._later = LATER.after(begin_s, self._watch, name="hooke-system-metrics")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._later is not None:
+            self._later.cancel()
         self._tracker.close()
 
     def _watch(self) -> None:
-        if self._ended.wait(min(BEGIN_S, self._every_s / 2)):
-            return
         import psutil
 
         psutil.cpu_percent()  # the next call counts from here
