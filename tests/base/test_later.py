@@ -71,3 +71,19 @@ def test_a_forked_child_begins_what_it_asked_for_itself(tmp_path):
         waiting.after(0.01, begun.set, name="child")
         os._exit(0 if begun.wait(30) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_where_no_thread_can_start_it_is_tried_again(monkeypatch):
+    monkeypatch.setattr(later, "AGAIN_S", 0.01)
+    refusals, begun, start = [], [], threading.Thread.start
+
+    def refused_twice(self):
+        if self.name == "refused" and len(refusals) < 2:
+            refusals.append(1)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refused_twice)
+    Later().after(0.0, lambda: begun.append(1), name="refused")
+    wait_until(lambda: begun)
+    assert len(refusals) == 2

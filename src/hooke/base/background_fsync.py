@@ -63,8 +63,8 @@ class GroupSync:
         with self._changed:
             self._paths.add(path)
             if not (self._is_due or self._closed):
-                self._is_due = True
                 self._later = LATER.after(self._interval_s, self._sync_due, name="hooke-group-sync")
+                self._is_due = True
 
     def sync(self) -> None:
         """Return when all that was marked is on the disk. Raises OSError when this or an earlier sync in the background failed."""

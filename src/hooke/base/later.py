@@ -15,14 +15,16 @@ __all__ = ["LATER", "Later", "LaterWork"]
 IDLE_S = 5.0
 """The thread that waits ends when nothing was asked for so long: a process may make many runs, one after another."""
 
+AGAIN_S = 1.0
+"""How long before the next try, if the system has no room for a thread."""
+
 
 class LaterWork:
-    """What is to begin at `due_s`, of `time.monotonic()`."""
+    """What is to begin later."""
 
-    __slots__ = ("_is_cancelled", "_lock", "_thread", "due_s", "name", "run")
+    __slots__ = ("_is_cancelled", "_lock", "_thread", "name", "run")
 
-    def __init__(self, due_s: float, run: Callable[[], None], name: str) -> None:
-        self.due_s = due_s
+    def __init__(self, run: Callable[[], None], name: str) -> None:
         self.run = run
         self.name = name
         self._lock = threading.Lock()
@@ -57,15 +59,15 @@ class Later:
 
     def after(self, seconds: float, run: Callable[[], None], *, name: str) -> LaterWork:
         """Have `run` begin in so many seconds, in a thread of this name. Raises RuntimeError if no thread can start."""
-        work = LaterWork(time.monotonic() + seconds, run, name)
+        work, due_s = LaterWork(run, name), time.monotonic() + seconds
         with self._changed:
-            heapq.heappush(self._waiting, (work.due_s, next(self._count), work))
+            heapq.heappush(self._waiting, (due_s, next(self._count), work))
             if self._thread is None:
                 on_fork(self)
                 thread = threading.Thread(target=self._wait, name="hooke-later", daemon=True)
                 thread.start()
                 self._thread = thread
-            elif work.due_s < self._awake_s:
+            elif due_s < self._awake_s:
                 self._changed.notify()
         return work
 
@@ -88,7 +90,13 @@ class Later:
                 while self._waiting and self._waiting[0][0] <= time.monotonic():
                     due.append(heapq.heappop(self._waiting)[2])
             for work in due:
-                work.begin()
+                try:
+                    work.begin()
+                except RuntimeError:  # the system has no room for a thread now
+                    with self._changed:
+                        heapq.heappush(
+                            self._waiting, (time.monotonic() + AGAIN_S, next(self._count), work)
+                        )
 
 
 LATER = Later()

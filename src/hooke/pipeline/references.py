@@ -141,15 +141,14 @@ def pack_small(
     args: Sequence[Any], kwargs: dict[str, Any], refer: Callable[[Promise], Reference]
 ) -> bytes | None:
     """What `pack` gives for `(args, kwargs)`, if all of them are numbers, short texts or small results; else None."""
-    found: list[StoredValue | Awaited] = []
+    found: list[Reference | None] = []
 
     def small(value: Any) -> Any:
         if is_small(value):
             return value
         reference = refer(value) if type(value) is Promise else None
-        if type(reference) is StoredValue and reference.ref.size > _SMALL:
-            raise _NotSimpleError
-        if type(reference) not in (StoredValue, Awaited):
+        is_stored = type(reference) is StoredValue and reference.ref.size <= _SMALL
+        if not (is_stored or type(reference) is Awaited):
             raise _NotSimpleError
         found.append(reference)
         return reference

@@ -60,7 +60,7 @@ _BLOCK = 4 << 20
 _GUESS = 2048
 """Bytes that a lookup reads at once: most records are shorter."""
 _SLOTS = 8
-"""Bytes of memory for each hash of an index in which many names are looked up."""
+"""At least so many bytes of memory for each hash of an index in which many names are looked up."""
 
 _NAME = re.compile(r"[A-Za-z0-9._/-]+")
 _INDEX_MARK = b"HkIndex1"

@@ -127,11 +127,8 @@ class Packs:
         with self._lock:
             own = self._own
             if own is not None and own.end > SMALL_BYTES and own.is_there():
-                try:
+                with suppress(OSError):  # then it has none, and whoever opens it next tries again
                     own.write_index()
-                except OSError as error:
-                    if error.errno not in NO_ROOM:
-                        raise
             self._forget()
 
     # -- which packs there are ----------------------------------------------------------------------
