@@ -94,9 +94,7 @@ class Later:
                     work.begin()
                 except RuntimeError:  # the system has no room for a thread now
                     with self._changed:
-                        heapq.heappush(
-                            self._waiting, (time.monotonic() + AGAIN_S, next(self._count), work)
-                        )
+                        heapq.heappush(self._waiting, (time.monotonic() + AGAIN_S, next(self._count), work))
 
 
 LATER = Later()
