@@ -25,7 +25,7 @@ from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Submit
-from hooke.pipeline.promise import MapPromise, Promise, shown_arguments
+from hooke.pipeline.promise import MapPromise, Promise, short_argument
 from hooke.pipeline.references import (
     Awaited,
     Element,
@@ -440,7 +440,7 @@ class CallMaker:
             ) from error
 
     def _shown(self, node: Node, submit: Submit) -> str:
-        constants = ", ".join(f"{name}={text}" for name, text in shown_arguments(node.arguments).items())
+        constants = ", ".join([f"{name}={short_argument(value)}" for name, value in node.arguments.items()])
         if node.kind == "call" or submit.expand:
             return constants
         if submit.hi - submit.lo > 1:

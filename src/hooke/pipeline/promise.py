@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn, TypeAlias, get_args, get_origin
@@ -36,7 +36,7 @@ __all__ = [
     "needs_value_error",
     "no_attribute_error",
     "result_shape",
-    "shown_arguments",
+    "short_argument",
     "shown_path",
 ]
 
@@ -240,14 +240,11 @@ def shown_path(path: tuple[Any, ...]) -> str:
     return "".join(f"[{_shown_step(step)}]" for step in path)
 
 
-def shown_arguments(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> short text, of the arguments of a call."""
-    return {
-        name: _shown_result(value.hooke_origin.task)
-        if type(value) is Promise and not value.hooke_path
-        else short_repr(value)
-        for name, value in arguments.items()
-    }
+def short_argument(value: Any) -> str:
+    """An argument of a call as short text."""
+    if type(value) is Promise and not value.hooke_path:
+        return _shown_result(value.hooke_origin.task)
+    return short_repr(value)
 
 
 @cache

@@ -141,7 +141,8 @@ def pack_small(
     args: Sequence[Any], kwargs: dict[str, Any], refer: Callable[[Promise], Reference]
 ) -> bytes | None:
     """What `pack` gives for `(args, kwargs)`, if all of them are numbers, short texts or small results; else None."""
-    found: list[Reference | None] = []
+    if all(map(is_small, args)) and (not kwargs or all(map(is_small, kwargs.values()))):
+        return _NO_REFERENCE + pickle.dumps((list(args), kwargs), 5)
 
     def small(value: Any) -> Any:
         if is_small(value):
@@ -150,14 +151,13 @@ def pack_small(
         is_stored = type(reference) is StoredValue and reference.ref.size <= _SMALL
         if not (is_stored or type(reference) is Awaited):
             raise _NotSimpleError
-        found.append(reference)
         return reference
 
     try:
         made = [small(each) for each in args], {name: small(each) for name, each in kwargs.items()}
     except _NotSimpleError:
         return None
-    return (_WITH_REFERENCES if found else _NO_REFERENCE) + pickle.dumps(made, 5)
+    return _WITH_REFERENCES + pickle.dumps(made, 5)
 
 
 def is_small(value: Any) -> bool:

@@ -58,7 +58,7 @@ from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys, NodeKey, data_of
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.promise import shown_arguments
+from hooke.pipeline.promise import short_argument
 from hooke.pipeline.references import pack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import CTRL_C, Runner, RunnerParts
@@ -640,7 +640,7 @@ class Driver(msgspec.Struct, kw_only=True):
             code=code,
             notes=key.code.notes,
             inputs=key.inputs,
-            shown=shown_arguments(node.arguments),
+            shown={name: short_argument(value) for name, value in node.arguments.items()},
             data=data,
             cpus=asked.cpus,
             memory=asked.memory,
