@@ -561,7 +561,7 @@ def test_a_result_that_read_nothing_does_not_count_beside_a_later_one_that_did(p
 
 def test_items_that_read_nothing_do_not_count_beside_later_ones_that_did(place):
     store, keys = place.stored(mapped)
-    old, names = store.put(["old", "old", "old"]), keys.items(0)
+    old, names = store.put(["old", "old", "old"]), keys.indexed(0)
     store.commit_items(keys[0].recipe, names, old, task="load", run="", seconds=1.0)
     assert place.run(mapped)[1] == "OLD|OLD|OLD"
     place.run(mapped, forced=("load",))

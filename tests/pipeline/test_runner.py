@@ -529,7 +529,7 @@ def test_what_a_failed_attempt_had_done_is_not_kept_while_another_at_its_items_g
     recorded = [item for event in driven.of(AttemptFinished) for item in range(event.lo, event.hi)]
     assert sorted(recorded) == list(range(40))
     assert driven.engine.cancelled == []
-    hits = driven.store.find_items(driven.keys[0].recipe, driven.keys.items(0))
+    hits = driven.store.find_items(driven.keys[0].recipe, driven.keys.indexed(0))
     found = [driven.store.get(hit.ref)[hit.start + at] for hit in hits for at in range(hit.hi - hit.lo)]
     assert sorted(found) == list(range(1, 41))
 

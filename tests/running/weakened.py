@@ -55,12 +55,13 @@ def files_by_name(patch: pytest.MonkeyPatch) -> None:
 
 def items_by_place(patch: pytest.MonkeyPatch) -> None:
     """The items of a map count by their number instead of their value."""
-    keys = node_keys.fingerprint_items
+    keys = node_keys.index_items
 
     def by_place(items: Any, *, label: str, **_: Any) -> bytes:
         return keys([(at,) for at, _ in enumerate(items)], label=label)
 
-    patch.setattr(node_keys, "fingerprint_items", by_place)
+    patch.setattr(node_keys, "own_keys", lambda column: by_place(column, label=""))
+    patch.setattr(node_keys, "index_items", by_place)
 
 
 def lists_by_code(patch: pytest.MonkeyPatch) -> None:

@@ -209,7 +209,7 @@ def _copied(node: Node, keys: GraphKeys, cache: Store, into: Store) -> bool:
             return False
         into.commit(msgspec.structs.replace(entry, ref=into.put(cache.get(entry.ref))))
         return True
-    items = keys.items(node.id)
+    items = keys.indexed(node.id)
     if items is None:  # the list of items is a result, which the run reads again
         return False
     recipe, found = keys[node.id].recipe, 0

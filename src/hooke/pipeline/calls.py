@@ -17,6 +17,7 @@ from hooke.base.formats import short_repr
 from hooke.base.observed import is_left_out, is_secret
 from hooke.base.ref import FileRef, Manifest, Ref
 from hooke.journal.events import MapExpanded
+from hooke.keys.fingerprint import item_keys
 from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
@@ -212,7 +213,7 @@ class CallMaker:
         }
 
     def _item_keys(self, node: Node, submit: Submit) -> bytes:
-        """The keys of the items `lo..hi`, for checkpoints and seeds; empty if they need neither.
+        """The keys by which the store finds the items `lo..hi`, for checkpoints and seeds; empty if they need neither.
 
         The recipe does not say what a tainted item reads, so its key names the results that it reads, too. The payload must
         have been made.
@@ -221,6 +222,7 @@ class CallMaker:
         if not keys or not self._state.is_tainted(node.id):
             return keys
         same = self._read if node.kind == "call" else self._constants_read[node.id]
+        keys = item_keys(keys, label=self._keys[node.id].recipe)
         return b"".join(
             bytes.fromhex(
                 combine(
@@ -248,7 +250,7 @@ class CallMaker:
             self._certain[node.id] = touches_nothing_global(code, node.arguments.values(), node.iterables)
         if self._certain[node.id]:
             return b""
-        keys = self._keys.items(node.id)
+        keys = self._keys.indexed(node.id)
         return b"" if keys is None else keys[KEY_BYTES * submit.lo : KEY_BYTES * submit.hi]
 
     def _is_plain(self, node: Node) -> bool:

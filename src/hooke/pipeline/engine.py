@@ -114,7 +114,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     after: int | None = None
     """The attempt whose result is the `Awaited` value in its payload; None if it waits for none. Only with `capabilities.follows`."""
     keys: bytes = b""
-    """Keys of the call or of each item, 16 bytes each, which seed the random generators. Empty seeds nothing."""
+    """The key of the call, or those by which the store finds each item, 16 bytes each: they seed the random generators. Empty seeds nothing."""
     inputs: Mapping[str, int] = {}
     """Digest -> size in bytes of the results that it reads from the store: it is cheapest where they were computed."""
     gang: int = 0

@@ -24,7 +24,7 @@ from hooke.base.ref import DataSetRead, ItemsObserved, Ref
 from hooke.base.this_process import variables_here
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
-from hooke.keys.fingerprint import fingerprint_code, fingerprint_items
+from hooke.keys.fingerprint import fingerprint_code, index_items, item_keys
 from hooke.keys.modules import module_title
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.file_results import FileResults, named_inputs
@@ -88,7 +88,7 @@ def expand(
             fix="give lists of equal length; pass a value that is the same for every item as a keyword",
         )
     items = list(zip(*lists, strict=True))
-    keys = store.put(fingerprint_items(items, label=recipe))
+    keys = store.put(index_items(items, label=recipe))
     block = _items_per_block(items)
     blocks = tuple((put or store.put)(items[at : at + block]) for at in range(0, len(items), block))
     return Expansion(items=len(items), keys=keys, blocks=blocks, block=block)
@@ -419,8 +419,8 @@ class AttemptRunner:
     ) -> None:
         args, kwargs = given or unpack(work.payload, self.store, work.awaited)
         self._provide()
-        if work.keys and given is None:
-            self._begin_item(work.keys)
+        if work.keys:
+            self._begin_item(work.keys, work.keys)
         shared = self._shared_of(work, outcome, _NOTHING)
         shared.take()
         try:
@@ -489,7 +489,7 @@ class AttemptRunner:
         rows = items if layout == "rows" else zip(*items, strict=True)
         if not is_simple(columns_data):
             rows = list(own_rows(rows))  # before the first call changes anything
-        function, tracker, keys, fixed = work.function, self.tracker, work.keys, shared.fixed
+        function, tracker, keys, fixed = work.function, self.tracker, _item_keys(work), shared.fixed
         results: list[Any] = []
         outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
@@ -509,17 +509,17 @@ class AttemptRunner:
                             tracker.item = item
                     if keys:
                         at = KEY_BYTES * (item - work.lo)
-                        self._begin_item(keys[at : at + KEY_BYTES])
+                        self._begin_item(keys[at : at + KEY_BYTES], work.keys[at : at + KEY_BYTES])
                     results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
 
-    def _begin_item(self, key: bytes) -> None:
+    def _begin_item(self, key: bytes, indexed: bytes) -> None:
         seed_from(key)
         if self._checkpoints is not None:
-            self._checkpoints.begin(key)
+            self._checkpoints.begin(key, indexed)
 
     def _provide(self) -> None:
         """See that the files among the inputs are as they were when their keys were made."""
@@ -646,6 +646,11 @@ class AttemptRunner:
 
 def _has_failed(answer: AttemptFinished | AttemptFailed) -> bool:
     return isinstance(answer, AttemptFailed) and not answer.resized
+
+
+def _item_keys(work: WorkerCall) -> bytes:
+    """The keys of the items, which no item of another map has."""
+    return work.keys if work.checkpoints is None else item_keys(work.keys, label=work.checkpoints.recipe)
 
 
 def _arguments(

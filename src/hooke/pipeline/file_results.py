@@ -209,7 +209,7 @@ class ProducedFiles:
     def _call(self, node: int, item: int) -> str:
         """What makes two calls the same: equal code and arguments."""
         key = self._keys[node]
-        items = self._keys.items(node) if self._graph.nodes[node].kind == "map" else None
+        items = self._keys.indexed(node) if self._graph.nodes[node].kind == "map" else None
         return key.key if items is None else key.recipe + items[16 * item : 16 * item + 16].hex()
 
     def _are_related(self, one: int, other: int) -> bool:

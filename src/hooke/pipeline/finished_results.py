@@ -508,7 +508,7 @@ class ResultWrites:
         seconds: float = 0.0,
     ) -> Callable[[], None]:
         """That of elements `first`.. of the stored list `ref` as items `lo..hi`, which took so many seconds together."""
-        keys = self._keys.items(node)
+        keys = self._keys.indexed(node)
         assert keys is not None
         off = first - lo
         return partial(

@@ -17,7 +17,14 @@ from blake3 import blake3
 
 from hooke.base.errors import NotFingerprintable, TraceError
 from hooke.keys.file import File
-from hooke.keys.fingerprint import SharedValueKeys, fingerprint_code, fingerprint_items, fingerprint_value
+from hooke.keys.fingerprint import (
+    SharedValueKeys,
+    fingerprint_code,
+    fingerprint_value,
+    index_items,
+    item_keys,
+    own_keys,
+)
 from hooke.keys.fingerprint_parts import CodePrint, combine, frame, frame_key
 from hooke.pipeline.arguments import LEAVES
 from hooke.pipeline.graph import Graph, Node
@@ -58,6 +65,7 @@ class GraphKeys:
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._frames: dict[str, bytes] = {}
         """Parameter -> its frame in recipes."""
+        self._indexed: dict[int, bytes] = {}
         self._items: dict[int, bytes] = {}
         self._values = SharedValueKeys(graph.shared)
         self.nodes: list[NodeKey] = []
@@ -72,17 +80,30 @@ class GraphKeys:
         return self.nodes[node]
 
     def items(self, node: int) -> bytes | None:
-        """The keys of a map's items, 16 bytes each; None while its list does not exist."""
+        """The keys of a map's items, 16 bytes each; None while its list does not exist.
+
+        They take a microsecond an item, which `indexed` saves a map of numbers.
+        """
         if node not in self._items:
-            keys = self._item_keys(self.graph.nodes[node], self.nodes[node].recipe)
+            keys = self.indexed(node)
             if keys is None:
                 return None
-            self._items[node] = keys
+            self._items[node] = item_keys(keys, label=self.nodes[node].recipe)
         return self._items[node]
 
+    def indexed(self, node: int) -> bytes | None:
+        """The keys by which the store finds a map's items, 16 bytes each, below the map's recipe; None while its list does not exist."""
+        if node not in self._indexed:
+            keys = self._index_keys(self.graph.nodes[node], self.nodes[node].recipe)
+            if keys is None:
+                return None
+            self._indexed[node] = keys
+        return self._indexed[node]
+
     def expanded(self, node: int, keys: bytes) -> None:
-        """Note the keys of a dynamic map's items, once its list exists."""
-        self._items[node] = keys
+        """Note the keys by which the store finds a dynamic map's items, once its list exists."""
+        self._indexed[node] = keys
+        self._items.pop(node, None)
 
     def of(self, value: object) -> str | None:
         """The key of a promise; None for anything else."""
@@ -98,10 +119,10 @@ class GraphKeys:
         return combine("part", key, fingerprint_value(path)) if path else key
 
     def _item_key(self, node: Node, index: int) -> str | None:
-        keys = self.items(node.id)
+        keys = self.indexed(node.id)
         if keys is None or not 0 <= index < len(keys) // 16:
             return None
-        return keys[16 * index : 16 * index + 16].hex()
+        return item_keys(keys[16 * index : 16 * index + 16], label=self.nodes[node.id].recipe).hex()
 
     def _key(self, node: Node) -> NodeKey:
         code = self._code_of(node)
@@ -122,9 +143,9 @@ class GraphKeys:
             recipe = combine("uncached", recipe, self.run, node.id)
         if node.kind == "call":
             return self._made(recipe, recipe, code, inputs)
-        items = self._item_keys(node, recipe)
-        if items is not None:
-            self._items[node.id] = items
+        indexed = self._index_keys(node, recipe)
+        if indexed is not None:
+            self._indexed[node.id] = indexed
         columns = self._column_keys(node)
         return self._made(combine("map", recipe, *columns.values()), recipe, code, inputs | columns)
 
@@ -157,8 +178,8 @@ class GraphKeys:
 
     def _column_keys(self, node: Node) -> dict[str, str]:
         """Column name -> the key of its promise, or one key of all item keys if they are known."""
-        if (items := self._items.get(node.id)) is not None:
-            return {"items": combine("items", items)}
+        if (indexed := self._indexed.get(node.id)) is not None:
+            return {"items": combine("items", indexed)}
         return {
             name: self.of(column)
             or self._values.key(
@@ -167,8 +188,12 @@ class GraphKeys:
             for name, column in zip(node.columns, node.iterables, strict=True)
         }
 
-    def _item_keys(self, node: Node, recipe: str) -> bytes | None:
-        """Keys of a map's items, if they are known without reading a list from the store."""
+    def _index_keys(self, node: Node, recipe: str) -> bytes | None:
+        """The keys by which the store finds a map's items, if they are known without reading a list from the store."""
+        if len(node.iterables) == 1 and isinstance(node.iterables[0], range | list | tuple):
+            own = own_keys(node.iterables[0])
+            if own is not None:
+                return own
         columns = [self._elements(column) for column in node.iterables]
         if node.is_dynamic or any(column is None for column in columns):
             return None
@@ -178,7 +203,7 @@ class GraphKeys:
         leaf = (
             self._leaf_of(node) if node.uses else None
         )  # calling it for each of a million numbers would double the time
-        return fingerprint_items(rows, label=recipe, leaf=leaf)
+        return index_items(rows, label=recipe, leaf=leaf)
 
     def _elements(self, column: Any) -> Sequence[Any] | bytes | None:
         return self.items(column.node) if isinstance(column, MapPromise) else column
@@ -219,7 +244,7 @@ def _rows(column: Sequence[Any] | bytes) -> Iterator[Any]:
 
 
 def _chained(recipe: str, columns: list[bytes]) -> bytes:
-    """Item keys of a map over other maps: those that `fingerprint_items` gives for values with these keys."""
+    """Item keys of a map over other maps: those that `index_items` gives for values with these keys."""
     out = bytearray()
     for at in range(0, len(columns[0]), 16):
         out += bytes.fromhex(combine(recipe, *(column[at : at + 16].hex() for column in columns)))

@@ -687,7 +687,7 @@ class Runner:
             return entry is not None
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
-        keys = self._parts.keys.items(node)
+        keys = self._parts.keys.indexed(node)
         if keys is None:
             return False
         return self._find_items(node, keys)

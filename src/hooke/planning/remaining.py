@@ -180,7 +180,7 @@ class Survey:
             if entry is not None:
                 _, item_keys, _, _ = store.get(entry.ref)
                 self._keys.expanded(node.id, store.get(item_keys))
-        found = self._keys.items(node.id) if node.items is None else None
+        found = self._keys.indexed(node.id) if node.items is None else None
         return len(found) // 16 if found is not None else node.items
 
     def _found(self, node: Node, size: int | None, store: Store) -> int:
@@ -191,7 +191,7 @@ class Survey:
             if entry is not None:
                 self._kept_bytes[node.id] = result_bytes(entry.ref)
             return 0 if entry is None else 1
-        item_keys = self._keys.items(node.id)
+        item_keys = self._keys.indexed(node.id)
         if item_keys is None:
             return 0
         hits = store.find_items(self._keys[node.id].recipe, item_keys, self._counts)

@@ -20,6 +20,7 @@ from hooke.base.ref import FileRef, Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, ItemsFound, ItemsSkipped, RunMadeOf
 from hooke.journal.run_view import RunView, view_of
 from hooke.keys.file import files_loaded
+from hooke.keys.fingerprint import item_keys
 from hooke.keys.fingerprint_parts import CHANCE, UNKEYED_WORDS, expansion_key, unkeyed_uses
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, EngineContext
@@ -159,6 +160,8 @@ def replay(project: Project, run: str, task: str, *, item: int | None = None) ->
         args, kwargs = _arguments(call.kind, call.payload, store)
     FileResults(project.root, store).provide(files)
     owner, key = call.checkpoints, call.keys
+    if owner is not None and owner.item:
+        key = item_keys(key, label=owner.recipe)
     return Replay(
         function=call.image.function,
         args=args,

@@ -73,6 +73,8 @@ class CheckpointOwner(msgspec.Struct, frozen=True, kw_only=True):
     cached: bool = True
     kept: bool = False
     """Whether folders stay when the result is durable."""
+    indexed: str = ""
+    """Of one item: the key by which the store finds it, if that is not its folder's."""
 
 
 class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -527,16 +529,17 @@ class TaskCheckpoints:
         self._owner = owner
         self._attempt = attempt
         self._key = b""
+        self._indexed = b""
         self._open: OpenCheckpoint | None = None
         self._used: list[OpenCheckpoint] = []
         self._done: list[OpenCheckpoint] = []
 
-    def begin(self, key: bytes) -> None:
-        """The next item, which has this key, begins."""
+    def begin(self, key: bytes, indexed: bytes = b"") -> None:
+        """The next item, which has this key, begins. `indexed` is that by which the store finds it."""
         if self._open is not None:
             self._done.append(self._open)
             self._release()
-        self._key = key
+        self._key, self._indexed = key, indexed
 
     def folder(self) -> Path:
         """The folder of the current item. Raises UsageError in a forked child that asks first."""
@@ -546,7 +549,10 @@ class TaskCheckpoints:
                     "checkpoint_dir() was first called in a forked process",
                     fix="call it in the task itself, and pass the path to the processes that it starts",
                 )
-            self._open = self._folders.open(self._key.hex(), self._owner, self._attempt)
+            owner = self._owner
+            if self._indexed not in (b"", self._key):
+                owner = msgspec.structs.replace(owner, indexed=self._indexed.hex())
+            self._open = self._folders.open(self._key.hex(), owner, self._attempt)
             self._used.append(self._open)
         return self._open.path
 

@@ -564,7 +564,9 @@ class Store:
         """When the newest result of a folder's key was stored; of an item infinite, for it is not known. None without a result."""
         if record.owner.item:
             found = self.find_items(
-                record.owner.recipe, bytes.fromhex(record.key), _any_inputs if any_inputs else None
+                record.owner.recipe,
+                bytes.fromhex(record.owner.indexed or record.key),
+                _any_inputs if any_inputs else None,
             )
             return math.inf if found else None
         content = self._records.read(_entry_name(record.key))

@@ -278,7 +278,7 @@ class _Play:
                 entry = self.store.find(key.key)
                 stored = [(value, self.store.get(entry.ref))] if entry is not None else []
             else:
-                keys = self.keys.items(node.id)
+                keys = self.keys.indexed(node.id)
                 whole = keys is not None and len(keys) == 16 * len(value)  # else the list lacked items itself
                 hits = self.store.find_items(key.recipe, keys) if whole and keys is not None else ()
                 stored = [
@@ -325,7 +325,7 @@ class _Play:
             )
             super(SimStore, self.store).commit(entry)
             return
-        keys = self.keys.items(node)
+        keys = self.keys.indexed(node)
         if keys is not None:
             taken = value[:some]
             super(SimStore, self.store).commit_items(

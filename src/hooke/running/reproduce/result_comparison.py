@@ -507,7 +507,7 @@ class ReproducedRun:
             entry = self.store.find(planned.key)
             if entry is not None:
                 found.record(0, 1, entry.ref)
-        elif (items := self.keys.items(planned.node)) is not None:
+        elif (items := self.keys.indexed(planned.node)) is not None:
             for hit in self.store.find_items(self.keys[planned.node].recipe, items):
                 found.record(hit.lo, hit.hi, hit.ref, hit.start)
         return found
