@@ -103,6 +103,7 @@ class ChunkSizer:
             for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
+        least = min(least, max(-(-remaining // max(1, slots)), _items(LEAST_CHUNK_S, mean_s, remaining)))
         grown = max(self._largest * GROWTH, as_order if order_s else 0)
         return max(1, min(by_time, max(fair, least), grown))
 
