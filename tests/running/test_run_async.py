@@ -170,5 +170,5 @@ def test_a_run_with_a_name_of_its_own_is_history_of_its_pipeline(shop):
     run = hooke.run(loaded(shop, "mapped"), on="serial", name="base")
     assert run.id.startswith("base-")
     known = expected_seconds(shop.project.runs, "mapped", besides="")
-    assert list(known) == ["one"] and set(known["one"]) <= {0, 1, 2}
+    assert list(known) == ["one"] and set(known["one"].items) <= {0, 1, 2}
     assert expected_seconds(shop.project.runs, "job", besides="") == {}

@@ -105,6 +105,7 @@ class SerialEngine:
             observe=call.observe,
             variables=call.variables,
             checkpoints=call.checkpoints,
+            limit_s=call.limit_s,
         )
         with _copied(self._log), contextlib.chdir("."):
             result = self._worker.run(work)

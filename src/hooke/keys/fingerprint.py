@@ -7,20 +7,20 @@ import sys
 import types
 from array import array
 from binascii import hexlify
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
 from blake3 import blake3
 
-from hooke.base.errors import NotFingerprintable
+from hooke.base.errors import EnvironmentMismatch, NotFingerprintable
 from hooke.keys.bytecode import listing
 from hooke.keys.callables import reach_class, reach_function
 from hooke.keys.code_walk import EVERYTHING, CodeWalk
 from hooke.keys.encoding import SCALARS, NoKey, integer, text
 from hooke.keys.fingerprint_parts import CodePart, CodePrint, FingerprintPart, Key, frame
 from hooke.keys.module_origin import library_of_method, origin_of
-from hooke.keys.modules import reach_module
+from hooke.keys.modules import module_title, reach_module
 from hooke.keys.value_walk import KeptEncodings, Leaf, ValuePrinter, unkeyable_error
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "CodePart",
     "CodePrint",
     "SharedValueKeys",
+    "check_code",
     "fingerprint_code",
     "fingerprint_items",
     "fingerprint_value",
@@ -106,6 +107,66 @@ def _reach_named_in(walk: CodeWalk, part: FingerprintPart, label: str, module: s
     else:
         walk.foreign(part, label, f"{module}.{name}", origin)
     return True
+
+
+# --- Whether a worker has the code that the driver keyed.
+
+
+def check_code(
+    function: Callable[..., Any],
+    *,
+    name: str,
+    parts: Mapping[str, str],
+    allowed: Collection[str] = (),
+    by_value: bool = False,
+) -> None:
+    """Raise EnvironmentMismatch if the code differs from the code that the driver keyed, except in `allowed` parts.
+
+    A worker imports modules itself. A file that was edited after the driver imported it, or a global that the
+    driver's script set after the import, would give results under a wrong key. A function that came `by_value` is
+    the driver's own; what it reaches may differ.
+    """
+    found = fingerprint_code(function).parts
+    mine = {part.name: part.digest for part in found}
+    if mine == dict(parts):
+        return
+    if by_value:
+        allowed = {found[0].name, *allowed}
+    differing = sorted(
+        name
+        for name in mine.keys() | parts.keys()
+        if mine.get(name) != parts.get(name)
+        and not _is_elsewhere(name, mine, parts)
+        and not _came_along(name)
+        and name not in allowed
+    )
+    if not differing:
+        return
+    raise EnvironmentMismatch(
+        "the worker's code differs from the code that this run was planned with",
+        task=name,
+        why="these parts differ: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
+        fix="if code, or a file that a module reads when it is imported, was edited since your script or notebook imported it, "
+        "start that again; if your script sets a global at run time (module.NAME = ...), pass the value as an argument instead",
+    )
+
+
+def _came_along(name: str) -> bool:
+    """Whether a part belongs to the script or notebook, which came with the function as the driver had it.
+
+    A class changes on the way (slots without their descriptors), so it could not be compared anyway.
+    """
+    return name.startswith(module_title(vars(sys.modules["__main__"])) + ".")
+
+
+def _is_elsewhere(name: str, mine: Mapping[str, str], parts: Mapping[str, str]) -> bool:
+    """Whether a part is a module that only one of the two processes imported, or its script.
+
+    If static analysis fails, every module that the driver imported is part of the code, even its script and tests. A
+    worker imports only what the task needs, and only that can be outdated.
+    """
+    one_sided = name not in mine or name not in parts
+    return name.endswith(" (source)") and (one_sided or name == "__main__ (source)")
 
 
 # --- Fingerprints of values.
@@ -221,8 +282,7 @@ def _little(words: array[int]) -> array[int]:
     return words
 
 
-# Many parameters: those of its two callers.
-def _keys_of_rows(  # noqa: PLR0913
+def _keys_of_rows(
     items: Iterable[tuple[object, ...]], *, label: str, leaf: Leaf | None, where: str, own: bool
 ) -> bytes:
     printer, keys, rows = _printer(leaf), bytearray(), iter(items)

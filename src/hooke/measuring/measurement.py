@@ -49,7 +49,7 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.task_facts import spread_in
 from hooke.processes.usage import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
-from hooke.running.driver import plan_of
+from hooke.running.driver import PastDurations, plan_of
 from hooke.scaling.measurements import ENOUGH
 from hooke.store.store import Store
 
@@ -343,8 +343,8 @@ class Bench:
     open_engine: OpenEngine
     pinned: bool
     stop_requested: Callable[[], str | None] = lambda: None
-    expected_s: dict[str, dict[int, float]] = field(default_factory=dict)
-    """Task -> item -> seconds, from the first run, so that the longest items go first, as in every later run."""
+    expected_s: dict[str, PastDurations] = field(default_factory=dict)
+    """Task -> seconds of its items, from the first run, so that the longest items go first, as in every later run."""
 
     def run(self, part: Excerpt, *, workers: int, segment: str) -> Ran:
         """Run the excerpt once; its events go to `segment`.
@@ -420,7 +420,9 @@ class Bench:
             if isinstance(event, AttemptFinished) and event.hi - event.lo == 1:
                 node = part.nodes[event.node]
                 if node.kind == "map":
-                    self.expected_s.setdefault(node.task.name, {})[event.lo] = event.seconds
+                    self.expected_s.setdefault(node.task.name, PastDurations()).items[event.lo] = (
+                        event.seconds
+                    )
 
     def _check(self, status: str, state: RunState, part: Excerpt) -> None:
         if status == "stopped":

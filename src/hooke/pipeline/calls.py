@@ -176,6 +176,7 @@ class CallMaker:
             results=node.task.resources.results,
             observe=node.task.resources.observe and not submit.expand,
             plain=plain,
+            limit_s=submit.limit_s,
             variables={} if submit.expand else self._variables(node),
         )
 

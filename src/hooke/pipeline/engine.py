@@ -115,6 +115,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt whose result is the `Awaited` value in its payload; None if it waits for none. Only with `capabilities.follows`."""
     keys: bytes = b""
     """The key of the call, or those by which the store finds each item, 16 bytes each: they seed the random generators. Empty seeds nothing."""
+    limit_s: float = 0.0
+    """Of several items: after so many seconds it ends with those that it has done, and the others run later. 0 for no limit."""
     inputs: Mapping[str, int] = {}
     """Digest -> size in bytes of the results that it reads from the store: it is cheapest where they were computed."""
     gang: int = 0

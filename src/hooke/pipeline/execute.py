@@ -8,15 +8,16 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import EnvironmentMismatch, InputChanged, UsageError
+from hooke.base.errors import InputChanged, UsageError
 from hooke.base.files import file_clock_ns
 from hooke.base.formats import short_repr
 from hooke.base.observed import DataSetsRead, as_unshared
@@ -24,8 +25,7 @@ from hooke.base.ref import DataSetRead, ItemsObserved, Ref
 from hooke.base.this_process import variables_here
 from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
-from hooke.keys.fingerprint import fingerprint_code, index_items, item_keys
-from hooke.keys.modules import module_title
+from hooke.keys.fingerprint import index_items, item_keys
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.file_results import FileResults, named_inputs
 from hooke.pipeline.isolation import (
@@ -47,7 +47,7 @@ from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowEnvironment, can_open_runs, end_new_runs, open_runs
 from hooke.tracking.tracker import MUTED, AttemptScope, Tracker, logging_into
 
-__all__ = ["AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "check_code", "expand"]
+__all__ = ["AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "expand"]
 
 
 # --- Reads the list of a dynamic map on a worker, so that the driver never holds its items.
@@ -214,7 +214,9 @@ class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str | None] = {}
     """As in the Call."""
     plain: bool = False
-    """As in the Call. If it has results of others as arguments, these must be numbers and texts, too."""
+    """As in the Call."""
+    limit_s: float = 0.0
+    """As in the Call."""
     checkpoints: CheckpointOwner | None = None
     """As in the Call."""
 
@@ -489,36 +491,46 @@ class AttemptRunner:
         rows = items if layout == "rows" else zip(*items, strict=True)
         if not is_simple(columns_data):
             rows = list(own_rows(rows))  # before the first call changes anything
-        function, tracker, keys, fixed = work.function, self.tracker, _item_keys(work), shared.fixed
+        function, keys, fixed = work.function, _item_keys(work), shared.fixed
         results: list[Any] = []
         outcome.results, outcome.failing = results, ""
         arguments: Sequence[Any] = ()
         call = self._state.call if keys or self._may_change else _plain_call
-        loaded, modules, opens = sys.modules, 0, False
+        batches = _in_time(iter(rows), work.hi - work.lo, work.limit_s)
         try:
             with self._observed(work, outcome, _arguments(layout, items, work.lo, shared)):
                 if call is _plain_call and fixed is not None:  # items that open no runs and log nothing
-                    for arguments in rows:
-                        results.append(function(*arguments, **fixed))
-                    return
-                for item, arguments in enumerate(rows, work.lo):
-                    if tracker is not None:
-                        if len(loaded) != modules:  # an item may import what opens runs
-                            modules, opens = len(loaded), can_open_runs()
-                        if opens and item > work.lo:
-                            end_new_runs(self._open_before, tracker, failed=False)
-                        if keys:
-                            tracker.move(work.attempt, item)
-                        else:  # it starts no process
-                            tracker.item = item
-                    if keys:
-                        at = KEY_BYTES * (item - work.lo)
-                        self._begin_item(keys[at : at + KEY_BYTES], work.keys[at : at + KEY_BYTES])
-                    results.append(call(function, *arguments, **(shared.take() if fixed is None else fixed)))
+                    for arguments in chain.from_iterable(batches):
+                        results.append(function(*arguments, **fixed))  # noqa: PERF401 - a failure keeps those before it
+                else:
+                    for arguments in self._each_begun(work, keys, chain.from_iterable(batches)):
+                        results.append(
+                            call(function, *arguments, **(shared.take() if fixed is None else fixed))
+                        )
         except BaseException:
             if work.hi - work.lo > 1:  # a chunk is shown as a range, so name the item that failed
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
+
+    def _each_begun(
+        self, work: WorkerCall, keys: bytes, rows: Iterable[Sequence[Any]]
+    ) -> Iterator[Sequence[Any]]:
+        """The rows, each after its item has begun."""
+        tracker, loaded, modules, opens = self.tracker, sys.modules, 0, False
+        for item, arguments in enumerate(rows, work.lo):
+            if tracker is not None:
+                if len(loaded) != modules:  # an item may import what opens runs
+                    modules, opens = len(loaded), can_open_runs()
+                if opens and item > work.lo:
+                    end_new_runs(self._open_before, tracker, failed=False)
+                if keys:
+                    tracker.move(work.attempt, item)
+                else:  # it starts no process
+                    tracker.item = item
+            if keys:
+                at = KEY_BYTES * (item - work.lo)
+                self._begin_item(keys[at : at + KEY_BYTES], work.keys[at : at + KEY_BYTES])
+            yield arguments
 
     def _begin_item(self, key: bytes, indexed: bytes) -> None:
         seed_from(key)
@@ -606,6 +618,8 @@ class AttemptRunner:
             ref = outcome.ref if outcome.expansion is None else outcome.expansion.keys
             assert ref is not None
             expanded = outcome.expansion.event(work.node) if outcome.expansion else None
+            if work.limit_s:
+                facts["hi"] = work.lo + outcome.done
             return AttemptFinished(ref=ref, expanded=expanded, checkpoints=outcome.checkpoints, **facts)
         tail = self.log.tail(log_from, 20) if self.log is not None else ()
         failure = failure_of(
@@ -627,7 +641,7 @@ class AttemptRunner:
     def _what_was_read(self, work: WorkerCall, outcome: _Outcome) -> tuple[ItemsObserved, ...]:
         if self.observer is None or outcome.record is None:
             return ()
-        hi = work.hi if outcome.error is None else work.lo + outcome.done
+        hi = work.hi if outcome.error is None and not work.limit_s else work.lo + outcome.done
         declared = [os.path.abspath(file.path) for file in self._files if file.key is not None]
         observed = self.observer.finish(outcome.record, hi=hi, declared=declared)
         outcome.data_read = _with_declared(outcome.data_read, self._files, outcome.record)
@@ -650,6 +664,21 @@ class AttemptRunner:
 
 def _has_failed(answer: AttemptFinished | AttemptFailed) -> bool:
     return isinstance(answer, AttemptFailed) and not answer.resized
+
+
+MOST_UNWATCHED = 64
+"""Items of a chunk with a limit that run between two looks at the clock: as few as have run before, at first one."""
+
+
+def _in_time(rows: Iterator[Sequence[Any]], count: int, limit_s: float) -> Iterator[Iterator[Sequence[Any]]]:
+    """`count` rows in batches, as many as begin within the limit. The first is there in any case."""
+    ends, many = time.perf_counter() + limit_s, 1 if limit_s else count
+    while count > 0:
+        yield islice(rows, many)
+        count -= many
+        many = min(2 * many, MOST_UNWATCHED)
+        if limit_s and time.perf_counter() >= ends:
+            return
 
 
 def _item_keys(work: WorkerCall) -> bytes:
@@ -746,60 +775,3 @@ def _with_declared(
     opened = dict.fromkeys(path for _, kind, path in record.events if kind == "read" and path in keys)
     there = {each.source for each in data}
     return (*known, *(DataSetRead(source=path, digest=keys[path]) for path in opened if path not in there))
-
-
-def check_code(
-    function: Callable[..., Any],
-    *,
-    name: str,
-    parts: Mapping[str, str],
-    allowed: Collection[str] = (),
-    by_value: bool = False,
-) -> None:
-    """Raise EnvironmentMismatch if the code differs from the code that the driver keyed, except in `allowed` parts.
-
-    A worker imports modules itself. A file that was edited after the driver imported it, or a global that the
-    driver's script set after the import, would give results under a wrong key. A function that came `by_value` is
-    the driver's own; what it reaches may differ.
-    """
-    found = fingerprint_code(function).parts
-    mine = {part.name: part.digest for part in found}
-    if mine == dict(parts):
-        return
-    if by_value:
-        allowed = {found[0].name, *allowed}
-    differing = sorted(
-        name
-        for name in mine.keys() | parts.keys()
-        if mine.get(name) != parts.get(name)
-        and not _is_elsewhere(name, mine, parts)
-        and not _came_along(name)
-        and name not in allowed
-    )
-    if not differing:
-        return
-    raise EnvironmentMismatch(
-        "the worker's code differs from the code that this run was planned with",
-        task=name,
-        why="these parts differ: " + ", ".join(differing[:8]) + (" ..." if len(differing) > 8 else ""),
-        fix="if code, or a file that a module reads when it is imported, was edited since your script or notebook imported it, "
-        "start that again; if your script sets a global at run time (module.NAME = ...), pass the value as an argument instead",
-    )
-
-
-def _came_along(name: str) -> bool:
-    """Whether a part belongs to the script or notebook, which came with the function as the driver had it.
-
-    A class changes on the way (slots without their descriptors), so it could not be compared anyway.
-    """
-    return name.startswith(module_title(vars(sys.modules["__main__"])) + ".")
-
-
-def _is_elsewhere(name: str, mine: Mapping[str, str], parts: Mapping[str, str]) -> bool:
-    """Whether a part is a module that only one of the two processes imported, or its script.
-
-    If static analysis fails, every module that the driver imported is part of the code, even its script and tests. A
-    worker imports only what the task needs, and only that can be outdated.
-    """
-    one_sided = name not in mine or name not in parts
-    return name.endswith(" (source)") and (one_sided or name == "__main__ (source)")

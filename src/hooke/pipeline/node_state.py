@@ -40,6 +40,9 @@ TARGET_S = 0.1
 CHUNKS_PER_SLOT = 3
 """At least this many chunks per slot remain, so that the last ones end together."""
 
+LIMIT_S = 2 * TARGET_S
+"""How long a chunk may take that was sized by an earlier run alone."""
+
 LEAST_CHUNK_S = 0.01
 """Less work than this is not split further: submitting it costs a tenth of it."""
 
@@ -91,11 +94,19 @@ class ChunkSizer:
         else:
             self._first_order_s = min(self._first_order_s, order_s)
 
-    def size(self, remaining: int, slots: int) -> int:
-        """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots."""
-        if not self._items:
+    @property
+    def has_measured(self) -> bool:
+        """Whether anything is known of this map's own items."""
+        return self._items > 0
+
+    def size(self, remaining: int, slots: int, *, under_way: int = 0, usual_s: float = 0.0) -> int:
+        """Items for the next chunk, at least 1, with `remaining` to do on `slots` slots beside those that are `under_way`.
+
+        `usual_s` is what an item took in an earlier run, 0 if that is not known. It counts until something is measured.
+        """
+        if not (self._items or usual_s):
             return 1
-        mean_s = self._seconds / self._items
+        mean_s = self._seconds / self._items if self._items else usual_s
         order_s = self._orders_s / self._orders if self._orders else self._first_order_s
         worth_s = TIMES_ITS_ORDER * order_s
         by_time, least, as_order = (
@@ -103,8 +114,10 @@ class ChunkSizer:
             for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
-        least = min(least, max(-(-remaining // max(1, slots)), _items(LEAST_CHUNK_S, mean_s, remaining)))
-        grown = max(self._largest * GROWTH, as_order if order_s else 0)
+        least = min(
+            least, max(-(-(remaining + under_way) // max(1, slots)), _items(LEAST_CHUNK_S, mean_s, remaining))
+        )
+        grown = max(self._largest * GROWTH, as_order if order_s else 0) if self._items else remaining
         return max(1, min(by_time, max(fair, least), grown))
 
     def longest(self, expected_s: Mapping[int, float], ready: IntervalSet) -> int | None:
@@ -148,6 +161,8 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether two attempts at the same items may run at once; False for a task that is declared impure."""
     expected_s: Mapping[int, float] = msgspec.field(default_factory=dict)
     """Item -> its seconds in an earlier run, if known."""
+    usual_s: float = 0.0
+    """Seconds of an item in the largest chunk of an earlier run; 0 if there was none."""
 
     @property
     def fewest(self) -> int:
@@ -178,6 +193,8 @@ class Submit(msgspec.Struct, frozen=True):
     """Whether it is expected to end within milliseconds, so it may wait in a worker behind similar attempts."""
     ranks: int = 0
     """Of a gang: the number of its ranks."""
+    limit_s: float = 0.0
+    """Of several items: seconds after which it ends with those that it has done. 0 for no limit."""
     after: int | None = None
     """The running attempt whose result it needs: it waits for that in the same worker."""
 
@@ -272,6 +289,8 @@ class RunningAttempt(msgspec.Struct):
     """How often other nodes had been preferred before it started."""
     twin: int | None = None
     """The other attempt at the same items, while both run."""
+    limit_s: float = 0.0
+    """As in Submit."""
     doubled: bool = False
     """Whether a second attempt was started; there is never a third."""
     asked: int = 0
@@ -406,10 +425,23 @@ class NodeState:
         if longest is not None:
             return longest, longest + 1
         one_by_one = self.plan.timeout_s is not None or self.plan.ranks > 0
-        most = 1 if one_by_one else self.sizer.size(self.open.count, slots)
+        most = (
+            1
+            if one_by_one
+            else self.sizer.size(
+                self.open.count, slots, under_way=self.taken.count, usual_s=self.plan.usual_s
+            )
+        )
         lo, hi = self.open.first(most)
         solo = next((start for start, _ in self.alone.within(lo, hi)), hi)
         return (lo, solo) if lo < solo else (lo, lo + 1)
+
+    def limit_s(self, items: int) -> float:
+        """Seconds after which an attempt at so many items is to end with those that it has done; 0 for no limit.
+
+        They may take longer than in the earlier run, by which alone such a chunk was sized.
+        """
+        return 0.0 if items < 2 or self.node.kind == "call" or self.sizer.has_measured else LIMIT_S
 
     def straggles_at(self, running: RunningAttempt, now: float) -> float | None:
         """When a running attempt becomes a straggler; None if it never does or must not have a second attempt."""

@@ -160,11 +160,13 @@ class RunState:
             self._unneeded.append(attempt.twin)
         if state.node.kind == "map":
             order_s = event.at - attempt.submitted - event.seconds
-            state.sizer.measured(attempt.hi - attempt.lo, event.seconds, order_s=order_s)
-            state.straggler_limit.measured(attempt.hi - attempt.lo, event.seconds)
+            state.sizer.measured(event.hi - event.lo, event.seconds, order_s=order_s)
+            state.straggler_limit.measured(event.hi - event.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
-        self._record(state, attempt.lo, attempt.hi, event.ref)
+        self._record(state, event.lo, event.hi, event.ref)
+        if event.hi < attempt.hi:  # it has ended at its limit
+            self._open(state, event.hi, attempt.hi)
         if state.announced:
             state.forget_work()
 
@@ -738,8 +740,8 @@ class RunState:
         self.running[attempt] = RunningAttempt(
             node, lo, hi, False, request, submitted=self._now, twin=first, doubled=True
         )
-        number = self.nodes[node].failures.get(lo, 0) + 1
-        return Submit(attempt, node, lo, hi, number, memory=request.memory or None, twin_of=first)
+        number, memory = self.nodes[node].failures.get(lo, 0) + 1, request.memory or None
+        return Submit(attempt, node, lo, hi, number, memory=memory, twin_of=first, limit_s=running.limit_s)
 
     def _request(self, state: NodeState, lo: int) -> ResourceRequest:
         memory = self.memory(state.node.id, lo) or 0
@@ -756,14 +758,13 @@ class RunState:
         state.open.remove(lo, hi)
         state.taken.add(lo, hi)
         known = state.elastic.get(lo) if state.plan.least_ranks else None
-        before_s = known.ran_s if known is not None else 0.0
-        self.running[attempt] = RunningAttempt(
-            node, lo, hi, False, request, submitted=self._now, skips=skips, before_s=before_s
-        )
+        before_s, limit_s = known.ran_s if known is not None else 0.0, state.limit_s(hi - lo)
+        self.running[attempt] = made = RunningAttempt(node, lo, hi, False, request, submitted=self._now)
+        made.skips, made.before_s, made.limit_s = skips, before_s, limit_s
         ranks = request.slots if state.plan.ranks else 0
         if short and self.follows and not (request.gpus or ranks):
             self._lines.begin(attempt)
-        return Submit(attempt, node, lo, hi, number, memory=memory, short=short, ranks=ranks)
+        return Submit(attempt, node, lo, hi, number, memory=memory, short=short, ranks=ranks, limit_s=limit_s)
 
     def _new_attempt(self) -> int:
         """An id that no engine has seen. Withdrawn ids are used first, so that at most one id a slot is unknown to the journal."""

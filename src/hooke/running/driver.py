@@ -88,6 +88,7 @@ __all__ = [
     "DRIVER",
     "Driver",
     "GangWait",
+    "PastDurations",
     "RunOrder",
     "check_gangs",
     "expected_seconds",
@@ -232,15 +233,25 @@ NAMED_READ = 50
 """Only a journal says of which pipeline a run with a name of its own is."""
 
 
-def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, dict[int, float]]:
-    """Task -> item -> seconds, from the pipeline's newest runs, for items that ran in an attempt of their own."""
-    expected: dict[str, dict[int, float]] = {}
+class PastDurations(msgspec.Struct, frozen=True):
+    """What the items of a task's maps took in earlier runs."""
+
+    items: dict[int, float] = msgspec.field(default_factory=dict)
+    """Item -> seconds, of items that ran in an attempt of their own."""
+    usual_s: float = 0.0
+    """Seconds of an item in the largest chunk; 0 if there was none."""
+
+
+def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, PastDurations]:
+    """Task -> what its items took, from the pipeline's newest runs."""
+    expected: dict[str, PastDurations] = {}
     for run in islice(_earlier(runs, pipeline, besides), RUNS_READ):
         journal = runs.folder(run) / "driver.journal"
         if not journal.is_file() or journal.stat().st_size > LARGEST_JOURNAL:
             continue
-        for task, items in _measured(runs, run).items():
-            expected[task] = items | expected.get(task, {})
+        for task, found in _measured(runs, run).items():
+            newer = expected.get(task, PastDurations())
+            expected[task] = PastDurations(found.items | newer.items, newer.usual_s or found.usual_s)
     return expected
 
 
@@ -261,9 +272,11 @@ def _pipeline_of(runs: RunsFolder, run: str) -> str:
     return begun.pipeline if isinstance(begun, RunStarted) else ""
 
 
-def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
+def _measured(runs: RunsFolder, run: str) -> dict[str, PastDurations]:
     tasks: dict[int, str] = {}
-    measured: dict[str, dict[int, float]] = {}
+    alone: dict[str, dict[int, float]] = {}
+    chunks: dict[str, tuple[int, float]] = {}
+    """Task -> how many items its largest chunk had, and what each took."""
     try:
         events = runs.events(run)
     except JournalError:  # damage in an old journal must not stop a new run
@@ -271,9 +284,16 @@ def _measured(runs: RunsFolder, run: str) -> dict[str, dict[int, float]]:
     for event in events:
         if isinstance(event, NodePlanned) and event.kind == "map":
             tasks[event.node] = event.task
-        elif isinstance(event, AttemptFinished) and event.hi - event.lo == 1 and event.node in tasks:
-            measured.setdefault(tasks[event.node], {})[event.lo] = event.seconds
-    return measured
+        elif isinstance(event, AttemptFinished) and event.hi > event.lo and event.node in tasks:
+            task, items = tasks[event.node], event.hi - event.lo
+            if items == 1:
+                alone.setdefault(task, {})[event.lo] = event.seconds
+            else:
+                chunks[task] = max(chunks.get(task, (0, 0.0)), (items, event.seconds / items))
+    return {
+        task: PastDurations(alone.get(task, {}), chunks.get(task, (0, 0.0))[1])
+        for task in alone.keys() | chunks.keys()
+    }
 
 
 DRIVER = "driver"
@@ -288,16 +308,18 @@ STOP_POLL_S = 0.1
 
 def plan_of(
     node: Node,
-    expected: Mapping[str, Mapping[int, float]],
+    expected: Mapping[str, PastDurations],
     *,
     repeatable: bool,
     retries: int | None = None,
 ) -> NodePlan:
-    """The plan of a graph node. `expected` is task -> item -> seconds; a slow attempt of a `repeatable` node gets a twin.
+    """The plan of a graph node. `expected` is task -> what its items took; a slow attempt of a `repeatable` node gets a twin.
 
     `retries` replaces the task's own.
     """
     asked = node.task.resources
+    past = expected.get(node.task.name) if node.kind == "map" else None
+    past = past or PastDurations()
     return NodePlan(
         cpus=asked.cpus,
         memory=asked.memory,
@@ -307,7 +329,8 @@ def plan_of(
         ranks=asked.gang,
         least_ranks=asked.least_ranks,
         repeatable=repeatable,
-        expected_s=expected.get(node.task.name, {}) if node.kind == "map" else {},
+        expected_s=past.items,
+        usual_s=past.usual_s,
     )
 
 

@@ -434,6 +434,7 @@ class SimEngine:
                     payload=call.payload,
                     shown=call.shown,
                     awaited=attempt.awaited,
+                    limit_s=1e-9 if call.limit_s and self._chance.random() < 0.5 else 0.0,
                 )
             )
         self._answer(attempt, event)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tests.support.simulation.checks import Story, broken, described, refuse
 from tests.support.simulation.fake_engine import SimEngine, Tries
 from tests.support.simulation.programs import (
@@ -140,7 +141,13 @@ class _Play:
         self.program = program = with_on_error(program, self.world.chance("on error"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))
-        self.plans = tuple(plan_of(node.task.resources) for node in self.graph.nodes)
+        usual_s = self.world.chance("usual").choice((0.0, 0.001, 1.0))  # of an earlier run
+        self.plans = tuple(
+            msgspec.structs.replace(
+                plan_of(node.task.resources), usual_s=usual_s if node.kind == "map" else 0.0
+            )
+            for node in self.graph.nodes
+        )
         self.store = SimStore(self.world)
         self.keys = GraphKeys(self.graph, run=RUN)
         self.store.claims.publish = self._publish

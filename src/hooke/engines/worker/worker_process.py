@@ -32,8 +32,9 @@ from hooke.engines.gang import GATHER
 from hooke.engines.worker.sampler import SAMPLES, Sampler
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
 from hooke.journal.events import AttemptFailed, AttemptFinished, Event, Failure
+from hooke.keys.fingerprint import check_code
 from hooke.pipeline.engine import Call
-from hooke.pipeline.execute import AttemptRunner, WorkerCall, check_code
+from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.isolation import folder_here, watched_environment
 from hooke.pipeline.observed_events import PathRules
@@ -141,6 +142,8 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     plain: bool = False
     ticket: int = 0
     """Its ticket if it waits behind another attempt: it begins only if the worker can still take it. 0: none needed."""
+    limit_s: float = 0.0
+    """As in the Call."""
     after: int | None = None
     """The attempt whose result it awaits, in this worker. If that has none, this one never begins, and has no answer."""
     awaited: Ref | None = None
@@ -218,6 +221,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         observe=call.observe,
         variables=dict(call.variables),
         plain=call.plain,
+        limit_s=call.limit_s,
         after=call.after,
     )
 
@@ -487,6 +491,7 @@ def _work(task: WorkerTask, function: Callable[..., Any]) -> WorkerCall:
         observe=task.observe,
         variables=task.variables,
         plain=task.plain,
+        limit_s=task.limit_s,
         awaited=task.awaited,
         checkpoints=task.checkpoints,
     )
