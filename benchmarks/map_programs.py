@@ -3,7 +3,7 @@ each as [seconds, CPU seconds of this process and all below it, the cluster's in
 
 SYSTEM is `dask` (a LocalCluster that the run joins), `dask-fleet` or `ray-fleet`, each of two workers that have run both before. By hand the same cluster
 gets the same items in CHUNKS pieces, from the same process. Its workers return their pieces pickled, since Dask takes a list apart into its elements.
-Hooke's store is new in each run: by hand nothing is kept.
+Hooke's store is new in each run: by hand nothing is kept. The journals of earlier runs stay, which say how long items take.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def measure(system: Any) -> dict[str, list[tuple[tuple[float, float], tuple[floa
     figures: dict[str, list[tuple[tuple[float, float], tuple[float, float]]]] = {name: [] for name in SIZES}
     for repeat in range(REPEATS + 1):
         for number, (name, (many, busy_s)) in enumerate(SIZES.items()):
-            shutil.rmtree(".hooke", ignore_errors=True)
+            shutil.rmtree(".hooke/store", ignore_errors=True)
             begin = 10_000_000 * repeat + 1_000_000 * number
             pair = timed(ours, begin, many, busy_s), timed(system.by_hand, begin, many, busy_s)
             if repeat:  # the first is not warm

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hooke.keys import combine, fingerprint_items, fingerprint_value
-from hooke.keys.fingerprint import BATCH
+from hooke.keys.fingerprint import BATCH, index_items, item_keys, own_keys
 
 FOLDER = pathlib.Path(__file__).parent
 if "shapes" not in sys.modules:
@@ -207,6 +207,29 @@ def test_a_long_column_agrees_with_single_keys():
     column = [*range(BATCH), *map(float, range(BATCH - 4)), True, "x", 1 << 70, [1], *map(str, range(10))]
     single = [combine("label", fingerprint_value(value)) for value in column]
     assert fingerprint_items(((value,) for value in column), label="label") == bytes.fromhex("".join(single))
+
+
+mixed = st.one_of(
+    st.integers(), st.integers(-(1 << 63), (1 << 63) - 1), st.booleans(), st.floats(), st.text()
+)
+
+
+@given(st.lists(st.tuples(mixed)) | st.lists(st.tuples(mixed, mixed)), st.text(max_size=3))
+def test_the_key_in_an_index_is_that_of_the_item_alone_and_gives_its_key_everywhere(items, label):
+    keys = index_items(items, label=label)
+    assert keys == b"".join(index_items([item], label=label) for item in items)
+    assert item_keys(keys, label=label) == fingerprint_items(items, label=label)
+
+
+def test_only_an_int_of_64_bits_alone_is_its_own_key():
+    edge = 1 << 63
+    own, longer = [-edge, -1, 0, 1, edge - 1], [-edge - 1, edge]
+    assert own_keys(own) == index_items([(x,) for x in own], label="any")
+    assert own_keys(range(-2, 9, 3)) == own_keys([-2, 1, 4, 7])
+    for column in ([True], [1.0], ["1"], [1, None], longer, range(edge, edge + 2)):
+        assert own_keys(column) is None
+    for item in ((True,), (1.0,), (1, 1), (edge,), (-edge - 1,)):
+        assert index_items([item], label="any") == fingerprint_items([item], label="any")
 
 
 parts = st.lists(st.one_of(st.text(max_size=3), st.integers(), st.binary(max_size=3)), max_size=4)

@@ -74,6 +74,26 @@ def test_a_chunk_grows_at_once_to_what_takes_as_long_as_its_order():
     assert sizer.size(200_000, 2) == int(TARGET_S * 2**17)
 
 
+def test_a_map_begins_with_chunks_by_what_its_items_took_in_an_earlier_run():
+    sizer = ChunkSizer()
+    assert sizer.size(200_000, 4, usual_s=0.0) == 1
+    assert sizer.size(200_000, 4, usual_s=1e-6) == 50_000  # a share of all: their orders cost as much
+    assert sizer.size(5000, 4, usual_s=0.001) == int(TARGET_S / 0.001)
+    assert sizer.size(5000, 4, usual_s=10.0) == 1
+    sizer.measured(50, 10.0)  # it was wrong
+    assert sizer.size(5000, 4, usual_s=1e-6) == 1
+
+
+@given(st.integers(1, 10**6), st.integers(1, 64), st.floats(1e-8, 10))
+def test_slots_that_are_free_at_once_get_equal_chunks(items, slots, usual_s):
+    sizer, left, chosen = ChunkSizer(), items, []
+    while left and len(chosen) < slots:
+        chosen.append(sizer.size(left, slots, under_way=items - left, usual_s=usual_s))
+        left -= chosen[-1]
+    share = -(-items // slots)
+    assert max(chosen) * usual_s <= max(share * usual_s, LEAST_CHUNK_S) * 1.001 or max(chosen) == 1
+
+
 def test_the_start_of_a_worker_is_no_price_of_orders():
     sizer = ChunkSizer()
     sizer.measured(1, 0.001, order_s=2.0)

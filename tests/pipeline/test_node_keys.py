@@ -96,6 +96,25 @@ def test_an_item_has_the_same_key_wherever_it_stands_and_however_the_list_is_giv
     assert items_of(keys_of(mapped, range(3)), 0) == items_of(keys_of(mapped, [0, 1, 2]), 0)
 
 
+def test_numbers_are_found_by_their_own_keys_wherever_the_list_is_from():
+    def mapped(items):
+        return one.map(items)
+
+    short, long = keys_of(mapped, range(3)), keys_of(mapped, [2, 1, 0, "x"])
+    assert short[0].recipe == long[0].recipe
+    assert short.indexed(0) == long.indexed(0)[32:48] + long.indexed(0)[16:32] + long.indexed(0)[:16]
+    assert short.items(0) != short.indexed(0)
+    assert keys_of(mapped, [0, 1, 2])[0].key == short[0].key
+    assert keys_of(mapped, [0, 1, 3])[0].key != short[0].key
+
+
+def test_one_item_of_a_map_of_numbers_has_the_key_of_its_task_too():
+    def picked(by):
+        return two(one.map([3, 4], by=by)[0])
+
+    assert keys_of(picked, 1)[1].key != keys_of(picked, 2)[1].key
+
+
 def test_constants_of_a_map_are_in_every_item():
     def mapped(by):
         return one.map(range(3), by=by)

@@ -2,6 +2,7 @@
 
 import sys
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -327,6 +328,20 @@ def test_chunks_grow_with_what_was_measured():
     assert max(sizes) > 10_000
     assert sum(sizes) == 100_000
     assert len(sizes) < 100
+
+
+def test_a_chunk_that_ends_at_its_limit_leaves_the_rest_to_others():
+    run = Played(mapped, 100, slots=2, plans={"one": NodePlan(usual_s=0.001)})
+    first, second = run.decide()
+    assert [(each.lo, each.hi) for each in (first, second)] == [(0, 50), (50, 100)]
+    assert first.limit_s == second.limit_s > 0
+    run.finish(msgspec.structs.replace(first, hi=3), seconds=3.0)
+    (third,) = run.decide()
+    assert (third.lo, third.hi, third.limit_s) == (3, 4, 0.0)  # what was measured counts from now on
+    run.finish(second, seconds=0.001)
+    run.finish(third)
+    assert [piece for piece in pieces(run.play_on()) if piece[:2] == (0, 4)]
+    assert run.state.status == "finished"
 
 
 def test_an_order_costs_what_passes_beyond_its_work():

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from hooke.base.clock import SystemClock
 from hooke.base.errors import CorruptObject, UsageError
+from hooke.keys.fingerprint import index_items
 from hooke.store import checkpoints
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.checkpoints import (
@@ -172,6 +173,19 @@ def test_a_sweep_knows_the_items_of_maps(store):
     store.commit_items("f" * 32, keys[:16], store.put([1]), task="fit", run="r", seconds=1.0)
     assert store.clear_checkpoints() == 1
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_a_sweep_finds_a_number_by_its_own_key(store):
+    """The folder has the key of the item, which the store's index does not have."""
+    indexed = index_items([(7,)], label="f" * 32)
+    used = TaskCheckpoints(store.checkpoints, owner(recipe="f" * 32, item=True), 1)
+    used.begin(bytes.fromhex(KEY), indexed)
+    folder = used.folder()
+    used.close(failed=True)
+    assert store.clear_checkpoints() == 0
+    store.commit_items("f" * 32, indexed, store.put([1]), task="fit", run="r", seconds=1.0)
+    assert store.clear_checkpoints() == 1
+    assert not folder.exists()
 
 
 def test_an_uncached_task_keeps_its_folder_until_its_run_has_finished(store):

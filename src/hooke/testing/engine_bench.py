@@ -141,12 +141,15 @@ class EngineBench:
         *,
         lo: int = 0,
         hi: int | None = None,
+        limit_s: float = 0.0,
         **constants: Any,
     ) -> int:
-        """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt. The function may be a task."""
+        """Submit items `lo..hi` of `function.map(*columns, **constants)` as one attempt, which ends early at the limit. The function may be a task."""
         until = len(columns[0]) if hi is None else hi
         task = function if isinstance(function, Task) else Task(function, name=function.__name__)
-        return self._make(lambda: task.map(*columns, **constants), Submit(0, 0, lo, until, 1))
+        return self._make(
+            lambda: task.map(*columns, **constants), Submit(0, 0, lo, until, 1, limit_s=limit_s)
+        )
 
     def submit_reading(self, function: Callable[..., Any], ref: Ref) -> int:
         """Submit the reading of the stored list `ref`, over which `function` is mapped."""
@@ -264,7 +267,9 @@ class EngineBench:
 
     def _known(self, event: AttemptStarted | AttemptFinished | AttemptFailed) -> None:
         call = self._submitted[event.attempt]
-        assert (event.node, event.lo, event.hi) == (call.node, call.lo, call.hi), f"{event} is not of {call}"
+        ends = isinstance(event, AttemptFinished) and call.limit_s > 0 and call.lo < event.hi < call.hi
+        assert (event.node, event.lo) == (call.node, call.lo), f"{event} is not of {call}"
+        assert ends or event.hi == call.hi, f"{event} is not of {call}"
 
 
 def _nothing() -> list[int]:

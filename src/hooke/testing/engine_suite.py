@@ -434,6 +434,15 @@ def check_what_a_failing_chunk_had_done_is_kept(bench: EngineBench) -> None:
     assert (first.done, first.ref) == (0, None)
 
 
+def check_a_chunk_ends_at_its_limit_with_what_it_has_done(bench: EngineBench) -> None:
+    early = bench.finished(bench.submit_map(tasks.sleep, [[0.05] * 100], lo=20, limit_s=0.02))
+    assert (early.lo, early.hi) == (20, 21)
+    assert bench.value(early.ref) == [tasks.sleep(0.05)]
+    whole = bench.finished(bench.submit_map(tasks.add, [range(100)], by=1, limit_s=60.0))
+    assert (whole.lo, whole.hi) == (0, 100)
+    assert bench.value(whole.ref) == [tasks.add(x, by=1) for x in range(100)]
+
+
 def check_tasks_may_raise_anything(bench: EngineBench) -> None:
     left, odd = bench.submit(tasks.leave_python), bench.submit(tasks.raise_base)
     assert "SystemExit" in bench.failed(left).failure.message
@@ -731,6 +740,7 @@ ENGINE_CHECKS: tuple[EngineCheck, ...] = (
     check_an_exception_is_told_with_the_users_frames,
     check_a_failure_says_whether_and_when_to_try_again,
     check_what_a_failing_chunk_had_done_is_kept,
+    check_a_chunk_ends_at_its_limit_with_what_it_has_done,
     check_tasks_may_raise_anything,
     check_a_result_that_cannot_be_stored_is_a_failure,
     check_a_function_that_cannot_travel_is_refused,
