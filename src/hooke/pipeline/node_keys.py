@@ -66,7 +66,9 @@ class GraphKeys:
         self._frames: dict[str, bytes] = {}
         """Parameter -> its frame in recipes."""
         self._indexed: dict[int, bytes] = {}
+        """Map -> the keys by which the store finds its items."""
         self._items: dict[int, bytes] = {}
+        """Map -> the keys of its items, where something needed them."""
         self._values = SharedValueKeys(graph.shared)
         self.nodes: list[NodeKey] = []
         for node in graph.nodes:
@@ -190,7 +192,7 @@ class GraphKeys:
 
     def _index_keys(self, node: Node, recipe: str) -> bytes | None:
         """The keys by which the store finds a map's items, if they are known without reading a list from the store."""
-        if len(node.iterables) == 1 and isinstance(node.iterables[0], range | list | tuple):
+        if len(node.iterables) == 1 and type(node.iterables[0]) in (range, list, tuple):
             own = own_keys(node.iterables[0])
             if own is not None:
                 return own
