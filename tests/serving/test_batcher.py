@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serving.simulated import World
 
-from hooke.serving.batcher import Batcher, BatchLimits, FixedPart, PendingRequest
+from hooke.serving.admission import BatchLaw
+from hooke.serving.batcher import Batcher, BatchLimits, PendingRequest
 
 LIMITS = st.builds(
     BatchLimits,
@@ -79,14 +80,14 @@ def test_a_free_model_waits_only_if_it_was_told_to(seed, limits):
     sizes=st.lists(st.integers(1, 64), min_size=2, max_size=80),
 )
 def test_the_fixed_part_of_a_law_is_found(a, b, sizes):
-    fixed = FixedPart()
+    law = BatchLaw()
     for rows in sizes:
-        fixed.add(rows, a * rows + b)
+        law.add(rows, a * rows + b)
     mean = sum(a * rows + b for rows in sizes) / len(sizes)
     if len(set(sizes)) > 1:
-        assert fixed.seconds == pytest.approx(b, rel=1e-3, abs=1e-3 * mean)
+        assert law.fixed_s == pytest.approx(b, rel=1e-3, abs=1e-3 * mean)
     else:
-        assert fixed.seconds == pytest.approx(mean)
+        assert law.fixed_s == pytest.approx(mean)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.1), st.integers(1, 9)), min_size=1, max_size=30))

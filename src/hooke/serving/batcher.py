@@ -6,6 +6,10 @@ until it is one request: that request alone is to blame.
 
 With `fill` a free model waits while it pays: until as many requests wait as were together with the last batches, and at
 most for the fixed time of a batch, which is what an avoided batch saves. A lone client never waits for others.
+
+Calls go before items of streams, and these before calls of low priority; what would miss its goal otherwise goes first if that makes
+nothing more urgent late. What can't be answered by its goal is refused on arrival. What was admitted and has become late is computed
+if nobody was refused for it, and shed otherwise: it would cost an answer in time.
 """
 
 from __future__ import annotations
@@ -13,16 +17,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Batch", "BatchLimits", "Batcher", "FixedPart", "PendingRequest"]
+from hooke.serving.admission import BatchLaw, SloMargin, Urgency
 
-FORGET = 0.98
-"""A batch's weight in the law after one more batch: some fifty batches determine it."""
+__all__ = ["Batch", "BatchLimits", "Batcher", "PendingRequest"]
+
 EMPTY = 10
 """After so many fixed times without a request, past batches say nothing about those to come."""
 RECENT = 0.2
-"""The newest batch's weight in the mean time of a row: a batch is forgotten after some five more."""
+"""The newest batch's weight in the mean number of requests together: a batch is forgotten after some five more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,10 @@ class BatchLimits:
     max_batch: int = 1
     """The most rows of a batch. A single request may have more: it runs alone."""
     max_waiting: int = 1024
-    """The most rows that wait. A single request may have more if nothing waits."""
+    """The most rows that wait at each urgency. A single request may have more if nothing waits."""
+    slo_s: float = math.inf
+    """The limit of the SLO, from which goals are made; infinity without one."""
+    slo_percent: float = 99.0
     wait_s: float = 0.0
     """How long a free model waits for more rows, counted from the oldest request's arrival."""
     fill: bool = False
@@ -47,8 +54,14 @@ class PendingRequest:
     rows: int
     arrived: float
     deadline: float
+    """After it no client waits."""
+    goal: float = math.inf
+    """When it is to be answered by the SLO."""
+    urgency: Urgency = Urgency.CALL
+    law: Hashable = None
+    """Requests of equal `law` take equally long."""
     left: bool = False
-    """No client waits for it: it was cancelled, or is past its deadline."""
+    """No client waits for it: it was cancelled, shed, or is past its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +77,34 @@ class Batch:
         return sum(request.rows for request in self.requests)
 
 
-class FixedPart:
-    """The fixed time of a batch: b of the law `a * rows + b`, by least squares over the last batches."""
+@dataclass(slots=True)
+class _Line:
+    """The waiting requests of one urgency."""
 
-    __slots__ = ("_weight", "_x", "_xx", "_xy", "_y")
+    requests: deque[PendingRequest] = field(default_factory=deque)
+    rows: int = 0
+    together: dict[Hashable, int] = field(default_factory=dict)
+    """Rows that may run together, by law."""
+    alone: dict[Hashable, int] = field(default_factory=dict)
+    """Requests that run alone, by law."""
 
-    def __init__(self) -> None:
-        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+    def add(self, request: PendingRequest, sign: int) -> None:
+        """Count it in (1), or out (-1)."""
+        self.rows += sign * request.rows
+        if request.group is None:
+            self.alone[request.law] = self.alone.get(request.law, 0) + sign
+        else:
+            self.together[request.law] = self.together.get(request.law, 0) + sign * request.rows
 
-    def add(self, rows: int, took_s: float) -> None:
-        """A batch ended."""
-        self._weight = self._weight * FORGET + 1.0
-        self._x = self._x * FORGET + rows
-        self._y = self._y * FORGET + took_s
-        self._xx = self._xx * FORGET + rows * rows
-        self._xy = self._xy * FORGET + rows * took_s
 
-    @property
-    def seconds(self) -> float:
-        """Between 0 and the mean. If all batches had one size, the parts cannot be told apart, and it is the mean."""
-        if not self._weight:
-            return 0.0
-        spread = self._xx - self._x * self._x / self._weight
-        # Below this, all batches had one size, up to rounding.
-        slope = (self._xy - self._x * self._y / self._weight) / spread if spread > 1e-6 * self._xx else 0.0
-        return max(0.0, (self._y - max(0.0, slope) * self._x) / self._weight)
+@dataclass(slots=True)
+class _Share:
+    """What recent requests of one law were: their number and rows, with the newest counting most."""
+
+    law: BatchLaw = field(default_factory=BatchLaw)
+    requests: float = 0.0
+    rows: float = 0.0
+    alone: bool = False
 
 
 class Batcher:
@@ -101,12 +117,18 @@ class Batcher:
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self.running: Batch | None = None
-        self._waiting: deque[PendingRequest] = deque()
+        self._lines = {urgency: _Line() for urgency in Urgency}
         self._halves: deque[tuple[PendingRequest, ...]] = deque()
         self._late: list[PendingRequest] = []
+        self._shed: list[PendingRequest] = []
         self._rows = 0
-        self._row_s = 0.0
-        self._fixed = FixedPart()
+        self._shares: dict[Hashable, _Share] = {}
+        self._margins = {urgency: SloMargin(limits.slo_s, limits.slo_percent) for urgency in Urgency}
+        self._refused = -math.inf
+        """When a request was refused last."""
+        self._refused_call = -math.inf
+        """When one was that is not of low priority."""
+        self._fixed_s = 0.0
         self._together = 0.0
         """Mean number of requests present when the last batches ended: those of the batch, and those that waited."""
         self._freed = 0.0
@@ -117,51 +139,148 @@ class Batcher:
         return self._rows
 
     def offer(self, request: PendingRequest, *, accepted: bool = False) -> bool:
-        """Admit a request. False if more than `max_waiting` rows would wait, or its answer would miss its deadline.
+        """Admit a request. False if too many rows would wait, or its answer would miss its goal or its deadline.
 
-        If nothing waits, it is admitted whatever its size. An `accepted` one continues something admitted, and is never refused.
+        Where nothing waits or runs it is admitted whatever its size. If even a free model would miss the goal, only the
+        deadline counts. An `accepted` one continues something admitted, and is never refused.
         """
-        if not accepted and self._rows > 0:
-            full = self._rows + request.rows > self.limits.max_waiting
-            if full or request.arrived + self._answered_in_s(request) > request.deadline:
-                return False
-        if self.running is None and request.arrived - self._freed > EMPTY * self._fixed.seconds:
+        if not accepted and not self._fits(request):
+            self._refused = request.arrived
+            if request.urgency is Urgency.CALL:
+                self._refused_call = request.arrived
+            return False
+        if self.running is None and request.arrived - self._freed > EMPTY * self._fixed_s:
             self._together = 0.0
-        self._waiting.append(request)
+        line = self._lines[request.urgency]
+        line.requests.append(request)
+        line.add(request, 1)
         self._rows += request.rows
         return True
 
     def backlog_s(self) -> float:
         """Seconds that the waiting rows will take, by the last batches."""
-        return self._rows * self._row_s
+        return self._waits_s(Urgency.LOW) if self._rows else 0.0
 
-    def _answered_in_s(self, request: PendingRequest) -> float:
-        """Time for the running batch, the waiting rows and the request: one that starts at its deadline is late."""
-        running = self.running.rows if self.running is not None else 0
-        return (running + self._rows + min(request.rows, self.limits.max_batch)) * self._row_s
+    def room(self) -> int | None:
+        """How many calls may be inside, waiting or running, so that all are answered by the goal; None if that can't be told.
+
+        It can't before a batch was measured, without an SLO, and if even a free model would miss the goal.
+        """
+        most, limit_s = self.limits.max_batch, self.limits.slo_s
+        requests = spent_s = 0.0
+        longest_s = 0.0
+        for share in self._shares.values():
+            if share.requests and share.law.measured:
+                rows = share.rows / share.requests
+                size = rows if share.alone else max(rows, float(most))
+                batch_s = share.law.seconds(size)
+                longest_s = max(longest_s, batch_s)
+                requests += share.requests
+                spent_s += share.rows / size * batch_s
+        if limit_s == math.inf or not spent_s or longest_s > limit_s:
+            return None
+        free_s = max(limit_s - self._margins[Urgency.CALL].seconds, 2 * longest_s)
+        return max(2, math.ceil(requests * free_s / spent_s))
+
+    def _fits(self, request: PendingRequest) -> bool:
+        line = self._lines[request.urgency]
+        low = request.urgency is Urgency.LOW
+        if low and request.arrived - self._refused_call < self.limits.slo_s < math.inf:
+            return False  # it would take the room of others, which are refused
+        if not self._rows and (self.running is None or request.goal == math.inf):
+            return True
+        if line.rows and line.rows + request.rows > self.limits.max_waiting:
+            return False
+        share = self._shares.get(request.law)
+        if share is None:
+            return True  # nothing is known of it
+        most = self.limits.max_batch
+        alone_s = share.law.seconds(min(request.rows, most) if request.group is not None else request.rows)
+        ends = request.arrived + self._left_s(request.arrived) + self._waits_s(request.urgency, request)
+        if ends > request.deadline and self._rows:
+            return False
+        if request.urgency is Urgency.ITEM or request.arrived + alone_s > request.goal:
+            return True  # streams are limited by their gaps
+        # The margin must not let the model run dry: who would be in the next batch is admitted without it.
+        next_one = request.group is not None and self._rows_before(request.urgency) + request.rows <= most
+        margin_s = 0.0 if next_one or not self._rows else self._margins[request.urgency].seconds
+        return ends + margin_s <= request.goal
+
+    def _rows_before(self, urgency: Urgency) -> int:
+        return sum(line.rows for other, line in self._lines.items() if other <= urgency)
+
+    def _left_s(self, now: float) -> float:
+        """Of the running batch."""
+        running = self.running
+        if running is None:
+            return 0.0
+        share = self._shares.get(running.requests[0].law)
+        if share is None:
+            return 0.0
+        return max(0.0, share.law.seconds(running.rows) - max(0.0, now - running.fired))
+
+    def _waits_s(self, urgency: Urgency, request: PendingRequest | None = None) -> float:
+        """Time for what waits at this urgency or a higher one, with the request."""
+        most, together, alone_s = self.limits.max_batch, dict[Hashable, int](), 0.0
+        if request is not None:
+            if request.group is None:
+                alone_s += self._shares[request.law].law.seconds(request.rows)
+            else:
+                together[request.law] = request.rows
+        for other, line in self._lines.items():
+            if other > urgency or not line.requests:
+                continue
+            for law, rows in line.together.items():
+                together[law] = together.get(law, 0) + rows
+            for law, count in line.alone.items():
+                share = self._shares.get(law)
+                if count and share is not None:
+                    alone_s += count * share.law.seconds(share.rows / share.requests)
+        return alone_s + sum(
+            self._shares[law].law.backlog_s(rows, most)
+            for law, rows in together.items()
+            if rows and law in self._shares
+        )
 
     def cancel(self, request: PendingRequest) -> None:
         """Remove a request whose client has gone. One that runs continues: it cannot be stopped."""
         if not request.left:
             request.left = True
-            if request in self._waiting:
-                self._waiting.remove(request)
-                self._rows -= request.rows
-        elif request in self._late:
-            self._late.remove(request)
+            line = self._lines[request.urgency]
+            if request in line.requests:
+                line.requests.remove(request)
+                self._count_out(request)
+        else:
+            for noted in (self._late, self._shed):
+                if request in noted:
+                    noted.remove(request)
 
     def inside(self) -> list[PendingRequest]:
         """All admitted requests that have not ended: running, halves of failed batches, waiting."""
         running = self.running.requests if self.running else ()
-        return [*running, *(one for half in self._halves for one in half), *self._waiting]
+        waiting = (one for line in self._lines.values() for one in line.requests)
+        return [*running, *(one for half in self._halves for one in half), *waiting]
 
     def expired(self, now: float) -> list[PendingRequest]:
         """Remove the requests past their deadline, waiting or running; each is returned once."""
-        for request in self.inside():
-            self._leave_if_late(request, now)
-        late = list(self._late)
-        self._late.clear()
+        begun = (
+            *(self.running.requests if self.running else ()),
+            *(one for half in self._halves for one in half),
+        )
+        for request in begun:
+            if now >= request.deadline and not request.left:
+                request.left = True
+                self._late.append(request)
+        for line in self._lines.values():
+            for request in tuple(line.requests):
+                self._leave_if_late(request, now)
+        late, self._late = self._late, []
         return late
+
+    def shed(self) -> list[PendingRequest]:
+        """The requests that `take` and `expired` dropped because they can't be answered by their goals; each is returned once."""
+        shed, self._shed = self._shed, []
+        return shed
 
     def take(self, now: float) -> Batch | None:
         """The batch to run now. None if the model is busy, nothing waits, or more rows are waited for."""
@@ -169,29 +288,45 @@ class Batcher:
             return None
         chosen = self._next_half(now)
         if not chosen:
-            while self._waiting and self._leave_if_late(self._waiting[0], now):
-                pass
-            if not self._waiting or now < self._ripe():
+            line = self._first_line(now)
+            while line is not None and self._leave_if_late(line.requests[0], now):
+                line = self._first_line(now)
+            if line is None or now < self._ripe(line.requests[0]):
                 return None
-            chosen = self._gather(now)
+            chosen = self._gather(line, now)
         self.running = Batch(chosen, now)
         return self.running
 
     def wakes(self) -> float:
         """When to call `take` again if nothing happens before; infinity if not at all."""
-        if self.running is not None or not self._waiting:
-            return math.inf
-        return self._ripe()
+        first = next((line.requests[0] for line in self._lines.values() if line.requests), None)
+        return math.inf if self.running is not None or first is None else self._ripe(first)
 
     def finished(self, now: float, took_s: float | None = None) -> None:
         """The running batch has its results. `took_s` is its duration, if known better than by these times."""
         batch = self._end()
         took = now - batch.fired if took_s is None else took_s
-        row_s = took / max(1, batch.rows)
-        self._row_s += (row_s - self._row_s) * (RECENT if self._row_s else 1.0)
-        self._fixed.add(batch.rows, took)
-        self._together += (len(batch.requests) + len(self._waiting) - self._together) * RECENT
+        self._measure(batch, took)
+        late = sum(now > one.goal for one in batch.requests)
+        self._margins[batch.requests[0].urgency].answered(late / len(batch.requests))
+        waiting = sum(len(line.requests) for line in self._lines.values())
+        if not waiting:
+            for margin in self._margins.values():
+                margin.calm()
+        self._together += (len(batch.requests) + waiting - self._together) * RECENT
         self._freed = now
+
+    def _measure(self, batch: Batch, took_s: float) -> None:
+        first = batch.requests[0]
+        share = self._shares.setdefault(first.law, _Share())
+        share.alone = first.group is None
+        share.law.add(batch.rows, took_s)
+        for other in self._shares.values():
+            other.requests *= 1 - RECENT / 4
+            other.rows *= 1 - RECENT / 4
+        share.requests += len(batch.requests)
+        share.rows += batch.rows
+        self._fixed_s = share.law.fixed_s
 
     def failed(self) -> PendingRequest | None:
         """The running batch raised. Returns the request to blame, or None if halves of it run first."""
@@ -212,11 +347,28 @@ class Batcher:
         return batch
 
     def _leave_if_late(self, request: PendingRequest, now: float) -> bool:
-        late = not request.left and now >= request.deadline
-        if late:
-            self._late.append(request)
-            self.cancel(request)
-        return late
+        if request.left:
+            return False
+        if now >= request.deadline:
+            noted = self._late
+        elif self._is_hopeless(request, now):
+            noted = self._shed
+        else:
+            return False
+        self.cancel(request)
+        noted.append(request)
+        return True
+
+    def _is_hopeless(self, request: PendingRequest, now: float) -> bool:
+        """Whether a waiting call would be late, and another had to be refused, or waits, that is not."""
+        if request.goal == math.inf or request.urgency is Urgency.ITEM:
+            return False
+        share = self._shares.get(request.law)
+        own_s = share.law.seconds(request.rows) if share is not None else 0.0
+        if now + own_s <= request.goal or request.arrived + own_s > request.goal:
+            return False
+        low = request.urgency is Urgency.LOW and bool(self._lines[Urgency.CALL].requests)
+        return low or self._refused >= request.arrived
 
     def _next_half(self, now: float) -> tuple[PendingRequest, ...]:
         while self._halves:
@@ -226,33 +378,66 @@ class Batcher:
                 return chosen
         return ()
 
-    def _ripe(self) -> float:
-        """When the oldest request has waited long enough: at once if there are enough rows, and in time for its deadline."""
-        first = self._waiting[0]
+    def _first_line(self, now: float) -> _Line | None:
+        """The waiting requests whose first one is next: the most urgent, unless a less urgent one is due and delays none of them too long."""
+        chosen: _Line | None = None
+        for line in self._lines.values():
+            if not line.requests:
+                continue
+            if chosen is None:
+                chosen = line
+            elif self._is_due(line.requests[0], chosen, now):
+                return line
+        return chosen
+
+    def _is_due(self, request: PendingRequest, before: _Line, now: float) -> bool:
+        """Whether it would be late after one more batch, and those `before` it in order have time for it."""
+        share = self._shares.get(request.law)
+        own_s = share.law.seconds(request.rows) if share is not None else 0.0
+        first, last = before.requests[0], before.requests[-1]
+        other = self._shares.get(first.law)
+        batch_s = other.law.seconds(self.limits.max_batch) if other is not None else 0.0
+        if now + own_s + batch_s < min(request.goal, request.deadline):
+            return False
+        if request.urgency is Urgency.ITEM:
+            return True
+        return now + own_s + batch_s <= first.goal and now + own_s + self._waits_s(first.urgency) <= last.goal
+
+    def _ripe(self, first: PendingRequest) -> float:
+        """When this one, the next, has waited long enough: at once if there are enough rows, and in time for its deadline."""
         if first.group is None or self._rows >= self.limits.max_batch:
             return first.arrived
         until = first.arrived + self.limits.wait_s
-        if self.limits.fill and len(self._waiting) < round(self._together):
-            until = max(until, max(first.arrived, self._freed) + self._fixed.seconds)
-        spare = first.deadline - self._rows * self._row_s
+        if self.limits.fill and sum(len(line.requests) for line in self._lines.values()) < round(
+            self._together
+        ):
+            until = max(until, max(first.arrived, self._freed) + self._fixed_s)
+        spare = min(first.deadline, first.goal) - self.backlog_s()
         return min(until, max(first.arrived, spare))
 
-    def _gather(self, now: float) -> tuple[PendingRequest, ...]:
-        """The oldest request and those that go with it; the others keep their order."""
-        first = self._waiting.popleft()
+    def _gather(self, line: _Line, now: float) -> tuple[PendingRequest, ...]:
+        """The first request of the line and those that go with it, the most urgent first; the others keep their order."""
+        first = line.requests.popleft()
+        self._count_out(first)
         chosen, rows = [first], first.rows
-        self._rows -= first.rows
-        passed: deque[PendingRequest] = deque()
-        while first.group is not None and rows < self.limits.max_batch and self._waiting:
-            request = self._waiting[0]
-            if self._leave_if_late(request, now):
-                continue
-            self._waiting.popleft()
-            if request.group == first.group and rows + request.rows <= self.limits.max_batch:
-                chosen.append(request)
-                rows += request.rows
-                self._rows -= request.rows
-            else:
-                passed.append(request)
-        self._waiting.extendleft(reversed(passed))
+        if first.group is None:
+            return (first,)
+        for other in (line, *(each for each in self._lines.values() if each is not line)):
+            passed: deque[PendingRequest] = deque()
+            while rows < self.limits.max_batch and other.requests:
+                request = other.requests[0]
+                if self._leave_if_late(request, now):
+                    continue
+                other.requests.popleft()
+                if request.group == first.group and rows + request.rows <= self.limits.max_batch:
+                    chosen.append(request)
+                    rows += request.rows
+                    self._count_out(request)
+                else:
+                    passed.append(request)
+            other.requests.extendleft(reversed(passed))
         return tuple(chosen)
+
+    def _count_out(self, request: PendingRequest) -> None:
+        self._lines[request.urgency].add(request, -1)
+        self._rows -= request.rows

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hooke.serving.admission import StreamLimit, Urgency
 from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
@@ -25,6 +26,11 @@ __all__ = ["Dispatch", "ModelRunner", "Tally"]
 QUEUE_BATCHES = 32
 """Waiting rows, in batches: with the model's time for a batch this bounds the time in the queue."""
 QUEUE_LEAST = 1024
+STREAMS = 1024
+"""The most open streams, and without an SLO their limit."""
+ITEM_S = 0.2
+"""Without an SLO: an item that has waited for so long goes before calls."""
+TOO_MANY = "too many requests wait to be answered in time"
 LEAST_WAIT_S = 0.001
 SLOWEST_SWEEP_S = 0.05
 """The delay of a deadline's check, and the time before a waiting request's connection is watched."""
@@ -83,18 +89,25 @@ class Dispatch:
         self.declared = declared
         self.tally = Tally()
         self._max_batch = declared.max_batch or 1
+        slo = declared.slo
+        self._slo_s, percent = (slo.limit_s, slo.percent) if slo is not None else (math.inf, 99.0)
         waiting = max(QUEUE_LEAST, QUEUE_BATCHES * self._max_batch)
         self.batcher = Batcher(
             BatchLimits(
-                max_batch=self._max_batch, max_waiting=waiting, wait_s=declared.wait_s, fill=declared.fill
+                max_batch=self._max_batch,
+                max_waiting=waiting,
+                slo_s=self._slo_s,
+                slo_percent=percent,
+                wait_s=declared.wait_s,
+                fill=declared.fill,
             )
         )
+        self.streams = StreamLimit(most=STREAMS, gap_s=self._slo_s, percent=percent)
+        """The open streams of all methods."""
         self._model = model
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
-        self.windows = StatsWindow(
-            self._loop.time(), limit_s=declared.slo.limit_s if declared.slo is not None else math.inf
-        )
+        self.windows = StatsWindow(self._loop.time(), limit_s=self._slo_s)
         self.shapes = RowShapes()
         self._fired = 0.0
         """When the running batch began. `perf_counter`, since uvloop counts milliseconds, and a batch may take less."""
@@ -104,7 +117,7 @@ class Dispatch:
         self._wake: asyncio.TimerHandle | None = None
         self._wakes = math.inf
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams = itertools.count(1)
+        self._numbers = itertools.count(1)
         model.on_available(self._pump)
 
     def call(
@@ -115,10 +128,11 @@ class Dispatch:
         gone: Gone | None = None,
         *,
         pass_on: bool = False,
+        low: bool = False,
     ) -> Awaitable[Any]:
         """The answer as JSON, or as `write` makes it. Raises Problem: 422, 429 if too much waits, 500, 503, 504.
 
-        `pass_on`: if too much waits, the proxy asks another replica, and nothing is counted here.
+        `pass_on`: if too much waits, the proxy asks another replica, and nothing is counted here. `low`: it may be shed first.
 
         The rows of a cancelled call leave, and so do those of a client that disconnects, as `gone` tells: CallerGone.
         """
@@ -135,13 +149,16 @@ class Dispatch:
                 contexts=CURRENT_REQUESTS.get(),
                 arrived=now,
                 deadline=now + self.declared.timeout_s,
+                goal=now + self._slo_s,
+                urgency=Urgency.LOW if low else Urgency.CALL,
+                law=method.name,
             ),
             pass_on=pass_on,
         )
 
     def stream(self) -> int:
         """The number of a new stream."""
-        return next(self._streams)
+        return next(self._numbers)
 
     async def item(
         self, stream: int, method: Method, arguments: dict[str, Any] | None, *, pass_on: bool = False
@@ -157,6 +174,9 @@ class Dispatch:
             contexts=contexts,
             arrived=now,
             deadline=now + self.declared.timeout_s,
+            goal=now + min(self._slo_s, ITEM_S),
+            urgency=Urgency.ITEM,
+            law=method.name,
             item=Item(stream=stream, method=method, arguments=arguments, contexts=contexts),
         )
         return await self._submit(call, accepted=arguments is None, pass_on=pass_on)
@@ -173,8 +193,7 @@ class Dispatch:
             raise unavailable
         if not self.batcher.offer(call, accepted=accepted):
             self.windows.full(passed_on=pass_on)
-            said = "too many requests wait to be answered in time"
-            raise too_many(said, retry_after_s=self.batcher.backlog_s(), pass_on=pass_on)
+            raise too_many(TOO_MANY, retry_after_s=self.batcher.backlog_s(), pass_on=pass_on)
         self._waiting += 1
         if self.batcher.running is None and not self._turning:
             # At the end of this turn of the loop: requests of other connections in the same turn join the batch.
@@ -204,6 +223,7 @@ class Dispatch:
         if self._model.unavailable() is not None:
             return
         batch = self.batcher.take(self._loop.time())
+        self._settle_shed()
         if batch is not None:
             self._fire(batch)
             return
@@ -311,6 +331,7 @@ class Dispatch:
             )
             self.windows.late += 1
             _settle(call, problem)
+        self._settle_shed()
         for call in self.batcher.inside():
             assert isinstance(call, _Call)
             # Only now: most are answered long before, and a task for each would cost more than its answer.
@@ -319,6 +340,14 @@ class Dispatch:
         self._sweeping = self._waiting > 0
         if self._sweeping:
             self._loop.call_later(self.sweep_s, self._sweep)
+
+    def _settle_shed(self) -> None:
+        """Answer what became late while it waited, and would take the time of others."""
+        for call in self.batcher.shed():
+            assert isinstance(call, _Call)
+            self.windows.refused += 1
+            said = f"it waited too long to be answered within the SLO, {self.declared.slo}"
+            _settle(call, Problem(503, said, retry_after_s=self.batcher.backlog_s(), reason="shed"))
 
     async def _listen(self, call: _Call, gone: Gone) -> None:
         await gone()

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
-from hooke.serving.problems import MEDIA_TYPE, REPEATABLE, RETRY_HEADER, STREAM_HEADER, Problem
+from hooke.serving.problems import (
+    MEDIA_TYPE,
+    PRIORITY_HEADER,
+    REPEATABLE,
+    RETRY_HEADER,
+    STREAM_HEADER,
+    Problem,
+)
 from hooke.serving.request_context import Gone, RequestContext, context_of, request_id_of
 
 __all__ = ["INFERENCE", "JSON", "Exchange", "HttpOptions", "Wire"]
@@ -19,6 +26,7 @@ INFERENCE = "/v2"
 ATTEMPT = b"x-envoy-attempt-count"
 """The number of times the proxy has sent this request."""
 _STREAM = STREAM_HEADER.encode()
+_PRIORITY = PRIORITY_HEADER.encode()
 _ONCE_MORE = (RETRY_HEADER.encode(), REPEATABLE.encode())
 _CLOSE = ((b"connection", b"close"),)
 _DIGITS = 4
@@ -105,6 +113,8 @@ class Exchange:
     """Bytes of body memory that it holds until it is answered."""
     status = 0
     """The answer's status, once it began."""
+    low_key = False
+    """Whether its key is one of low priority."""
     passed_on = False
     """Whether the proxy was made to ask another replica."""
     _read = False
@@ -157,6 +167,17 @@ class Exchange:
     def can_pass_on(self) -> bool:
         """Whether the proxy asks another replica if this one is full, and it is the first that was asked. Known once the body is read."""
         return self.headers.get(ATTEMPT) == b"1" and self._size < self.options.pass_on_bytes
+
+    @property
+    def is_low(self) -> bool:
+        """Whether its client says that it may be shed first. Raises Problem (400) for a priority that does not exist."""
+        said = self.headers.get(_PRIORITY)
+        if said is None or said == b"high":
+            return self.low_key
+        if said != b"low":
+            shown = said[:40].decode("latin-1")
+            raise Problem(400, f"{PRIORITY_HEADER}: {shown} is not a priority; send high or low")
+        return True
 
     @property
     def stream(self) -> bytes | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
+from hooke.serving.admission import StreamLimit
 from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange
 from hooke.serving.model_calls import Write
@@ -33,7 +34,7 @@ def items_of(
 ) -> AsyncGenerator[bytes]:
     """Each item as JSON, made when it is awaited. Raises Problem for what the generator raises, 429 as `Dispatch.call`, and 504.
 
-    Items of a plain generator are made where the model runs, in turn with its other work.
+    Items of a plain generator are made where the model runs, between its calls.
     """
     if method.kind is ResponseKind.ASYNC_STREAM:
         return _async_items(dispatch, method, arguments)
@@ -131,7 +132,9 @@ class MethodCalls:
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write | None
     ) -> Any:
         # It raises at once for what no method could answer, which is not counted.
-        work = self.dispatch.call(method, arguments, write, exchange.gone, pass_on=exchange.can_pass_on)
+        work = self.dispatch.call(
+            method, arguments, write, exchange.gone, pass_on=exchange.can_pass_on, low=exchange.is_low
+        )
         self.called += 1
         self.open_calls += 1
         try:
@@ -205,30 +208,44 @@ class MethodCalls:
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 
     async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
-        items = items_of(self.dispatch, method, arguments, pass_on=exchange.can_pass_on)
+        streams, pass_on = self.dispatch.streams, exchange.can_pass_on
+        if not streams.begin():
+            self.dispatch.windows.arrived += 1
+            self.dispatch.windows.full(passed_on=pass_on)
+            self.called += not pass_on
+            said = f"{streams.open} streams are open, as many as this replica can serve in time"
+            raise too_many(said, retry_after_s=1, pass_on=pass_on)
+        items = items_of(self.dispatch, method, arguments, pass_on=pass_on)
         self.called += 1
         self.open_calls += 1
         try:
-            await self._watched(_send_items(items, exchange), exchange, method, math.inf)
+            await self._watched(_send_items(items, exchange, streams), exchange, method, math.inf)
         except Problem as problem:
             self.called -= problem.reason == PASSED_ON
             if not exchange.status:
                 raise
         finally:
             self.open_calls -= 1
+            streams.end()
             await items.aclose()
 
 
-async def _send_items(items: AsyncIterator[bytes], exchange: Exchange) -> None:
+async def _send_items(items: AsyncIterator[bytes], exchange: Exchange, streams: StreamLimit) -> None:
     # The first item decides the status: an error before it is a plain refusal.
     data = await anext(items, None)
     await exchange.begin(200, (b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"))
+    made = time.perf_counter()
     try:
         while data is not None:
+            began = time.perf_counter()
             await exchange.piece(event(data))
+            made += time.perf_counter() - began  # a client that reads slowly is not the replica's fault
             # A generator that never waits would keep the loop from writing, and from noticing a disconnect.
             await asyncio.sleep(0)
             data = await anext(items, None)
+            now = time.perf_counter()
+            streams.gap(now, now - made)
+            made = now
         end = event(b"null", "end")
     except Problem as problem:
         end = event(problem.body(exchange.id.decode()), "error")

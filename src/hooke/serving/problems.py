@@ -15,6 +15,7 @@ from hooke.base.errors import Temporary, UsageError
 __all__ = [
     "MEDIA_TYPE",
     "PASSED_ON",
+    "PRIORITY_HEADER",
     "REPEATABLE",
     "RETRY_HEADER",
     "SANE_ID",
@@ -34,6 +35,8 @@ RETRY_HEADER = "x-hooke-again"
 """A header of a 429 or 503 that allows a proxy to ask another replica: UNTOUCHED or REPEATABLE."""
 SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
 """A pattern of the request ids that are accepted from clients: searchable in a log, and harmless to it."""
+PRIORITY_HEADER = "x-hooke-priority"
+"""A header of clients: `low` for a request that may be shed first, `high`, the default, for others."""
 STREAM_HEADER = "x-hooke-stream"
 """A header of the proxy's, equal for all tries of one request and for no other request."""
 UNTOUCHED = "untouched"
