@@ -22,7 +22,7 @@ from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
-from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints
+from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints, request_limits
 from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
 from hooke.serving.metrics import ProxyStats, UpstreamStats
 
@@ -241,6 +241,15 @@ class Proxy:
             lambda: self._admin.counters(f"^{name}$").get(name) == version, APPLY_S, "apply the replicas"
         )
 
+    def limit(self, most: int | None) -> None:
+        """Admit so many requests at once, and half as many more of low priority, and refuse others with 503; None: as the settings say.
+
+        In effect at once. Raises OSError and HookeError if Envoy does not answer.
+        """
+        whole = self.settings.most_requests
+        limits = request_limits(min(most or whole, whole), min(-(-most // 2) if most else whole, whole))
+        self._admin.order("/runtime_modify?" + "&".join(f"{key}={value}" for key, value in limits.items()))
+
     def settled(self, replica: Upstream, *, within_s: float) -> int:
         """Wait until an unpublished replica has answered its open requests; returns how many are left, 0 as a rule.
 
@@ -268,7 +277,7 @@ class Proxy:
         self._raise_if_dead()
         http, cluster = f"http.{STAT_PREFIX}.", f"cluster.{CLUSTER}."
         counted = self._admin.counters(
-            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)"
+            rf"^http\.{STAT_PREFIX}\.downstream_(rq|cx)_|^cluster\.{CLUSTER}\.(upstream_rq_retry|upstream_rq_pending_overflow|retry_or_shadow|outlier_detection\.ejections_(active|enforced_total)$)"
         )
         return ProxyStats(
             connections=counted.get(f"{http}downstream_cx_active", 0),
@@ -280,6 +289,7 @@ class Proxy:
             retries=counted.get(f"{cluster}upstream_rq_retry", 0),
             not_retried=counted.get(f"{cluster}upstream_rq_retry_overflow", 0)
             + counted.get(f"{cluster}retry_or_shadow_abandoned", 0),
+            shed=counted.get(f"{cluster}upstream_rq_pending_overflow", 0),
             ejected=counted.get(f"{cluster}outlier_detection.ejections_active", 0),
             ejections=counted.get(f"{cluster}outlier_detection.ejections_enforced_total", 0),
             memory_bytes=self._admin.heap_bytes(),

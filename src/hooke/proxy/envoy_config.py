@@ -20,9 +20,9 @@ from hooke.proxy.proxy_settings import (
     seconds,
     typed,
 )
-from hooke.serving.problems import RETRY_HEADER, SANE_ID, STREAM_HEADER
+from hooke.serving.problems import PRIORITY_HEADER, RETRY_HEADER, SANE_ID, STREAM_HEADER
 
-__all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies"]
+__all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies", "request_limits"]
 
 
 # --- The proxy's own answers, as the same problem documents (RFC 9457) that replicas send.
@@ -34,7 +34,7 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
         *_metrics(settings),
         _mapper(_flag("UH"), 503, "no replica is ready", retry_after_s=1),
         _mapper(_flag("UF"), 503, "no replica could be reached", retry_after_s=1),
-        _mapper(_flag("UO"), 503, "too many requests are in progress", retry_after_s=1),
+        _mapper(_flag("UO"), 503, TOO_MANY, retry_after_s=settings.drain_s),
         _mapper(_flag("OM"), 503, "the proxy is short of memory", retry_after_s=1),
         # 502 and not 503: unlike the ones above, the request may have been done.
         _mapper(_flag("UC"), 502, "the replica ended before its answer; the request may have been done"),
@@ -59,6 +59,9 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
     ]
     rest = {"status": "%RESPONSE_CODE%", "detail": "%RESPONSE_CODE_DETAILS%"}
     return {"mappers": [*flags, *statuses], "body_format": _format(rest)}
+
+
+TOO_MANY = "more requests are in progress than can be answered in time"
 
 
 def _metrics(settings: ProxySettings) -> list[dict[str, Any]]:
@@ -295,10 +298,15 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
                 "routes": [
                     *_metrics_route(settings),
                     *_with_sane_ids(
-                        [
-                            *streams,
-                            {"match": {"prefix": "/"}, "route": {"cluster": CLUSTER, "timeout": deadline}},
-                        ]
+                        _with_priorities(
+                            [
+                                *streams,
+                                {
+                                    "match": {"prefix": "/"},
+                                    "route": {"cluster": CLUSTER, "timeout": deadline},
+                                },
+                            ]
+                        )
                     ),
                 ],
             }
@@ -311,13 +319,29 @@ def _with_sane_ids(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     A replica would give them one for its log and its answer, and Envoy would answer with the client's own.
     """
-    sane = {"string_match": {"safe_regex": {"regex": SANE_ID}}, "invert_match": True}
+    insane = {
+        "name": "x-request-id",
+        "string_match": {"safe_regex": {"regex": SANE_ID}},
+        "invert_match": True,
+    }
     header = {"key": "x-request-id", "value": _UNIQUE}
     given = {"request_headers_to_add": [{"header": header, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}
     made: list[dict[str, Any]] = []
     for route in routes:
-        match = {**route["match"], "headers": [{"name": "x-request-id", **sane}]}
+        match = {**route["match"], "headers": [*route["match"].get("headers", ()), insane]}
         made += [{**route, "match": match, **given}, route]
+    return made
+
+
+def _with_priorities(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The routes for all requests, and before each the same for those of low priority: each of the two has a limit of requests in progress."""
+    low = {"name": PRIORITY_HEADER, "string_match": {"exact": "low"}}
+    made: list[dict[str, Any]] = []
+    for route in routes:
+        made += [
+            {**route, "match": {**route["match"], "headers": [low]}},
+            {**route, "route": {**route["route"], "priority": "HIGH"}},
+        ]
     return made
 
 
@@ -410,7 +434,9 @@ def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
                         "re2.max_program_size.error_level": 2000,
                         "re2.max_program_size.warn_level": 2000,
                     },
-                }
+                },
+                # The limits of requests in progress, which follow what the replicas can answer in time.
+                {"name": "measured", "admin_layer": {}},
             ]
         },
         # Only the counters that are read; nothing is sent anywhere.
@@ -475,7 +501,10 @@ def _cluster(settings: ProxySettings) -> dict[str, Any]:
             # A removal or ejection takes effect at once. By default such updates wait for up to a second.
             "update_merge_window": "0s",
         },
-        "circuit_breakers": {"thresholds": [_circuit(settings)]},
+        # Envoy's default priority is that of requests of low priority. The numbers are those before any batch is measured.
+        "circuit_breakers": {
+            "thresholds": [_circuit(settings, "DEFAULT"), _circuit(settings, "HIGH")],
+        },
         "outlier_detection": _outliers(),
         "typed_extension_protocol_options": _to_replicas(),
     }
@@ -502,9 +531,18 @@ def _least_request() -> dict[str, Any]:
     return {"policies": [{"typed_extension_config": {"name": "least_request", "typed_config": policy}}]}
 
 
-def _circuit(settings: ProxySettings) -> dict[str, Any]:
+def request_limits(most: int, most_low: int) -> dict[str, int]:
+    """Runtime values that limit the requests in progress in all replicas: of both priorities each, at once."""
+    return {
+        f"circuit_breakers.{CLUSTER}.high.max_requests": most,
+        f"circuit_breakers.{CLUSTER}.default.max_requests": most_low,
+    }
+
+
+def _circuit(settings: ProxySettings, priority: str) -> dict[str, Any]:
     most = settings.most_requests
     return {
+        "priority": priority,
         "max_connections": most,
         "max_pending_requests": most,
         "max_requests": most,

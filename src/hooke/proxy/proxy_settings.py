@@ -100,6 +100,8 @@ class ProxySettings:
     """Concurrent client connections. With one to a replica each, these are 8,192 file descriptors; 20,000 is a common limit."""
     most_requests: int = 16384
     """Concurrent requests in the replicas: above what all their queues hold, so that they refuse, with 429."""
+    drain_s: int = 1
+    """Seconds after which a refused client may come again: a full queue is answered by then."""
     rate_limit: int | None = None
     """Requests a second of all clients together, and the size of a burst."""
     headers_timeout_s: float = 10.0

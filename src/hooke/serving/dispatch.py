@@ -104,6 +104,8 @@ class Dispatch:
         )
         self.streams = StreamLimit(most=STREAMS, gap_s=self._slo_s, percent=percent)
         """The open streams of all methods."""
+        self.room: int | None = None
+        """How many calls can be inside and be answered within the SLO; as `Batcher.room`, for any thread."""
         self._model = model
         self._loop = asyncio.get_running_loop()
         self.sweep_s = min(SLOWEST_SWEEP_S, declared.timeout_s / 10)
@@ -324,6 +326,7 @@ class Dispatch:
 
     def _sweep(self) -> None:
         now = self._loop.time()
+        self.room = self.batcher.room()
         for call in self.batcher.expired(now):
             assert isinstance(call, _Call)
             problem = self._model.unavailable() or Problem(

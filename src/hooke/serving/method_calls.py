@@ -12,7 +12,7 @@ from hooke.serving.admission import StreamLimit
 from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange
 from hooke.serving.model_calls import Write
-from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode
+from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode, methods_of
 from hooke.serving.problems import PASSED_ON, Problem, problem_of, too_many
 from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
 
@@ -80,6 +80,9 @@ MOST_ASYNC = 1024
 """The most concurrent calls of `async def`."""
 
 
+_STREAMS = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
+
+
 class MethodCalls:
     """Calls the methods of one object. Lives on one event loop."""
 
@@ -94,6 +97,20 @@ class MethodCalls:
         """Calls in progress."""
         self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
+        kinds = [(method.kind, bool(method.rows)) for method in methods_of(self.declared).values()]
+        self._has_streams = any(kind in _STREAMS for kind, _ in kinds)
+        self._has_async = (ResponseKind.ASYNC, False) in kinds
+        self._has_calls = any(
+            kind not in _STREAMS and (kind, rows) != (ResponseKind.ASYNC, False) for kind, rows in kinds
+        )
+
+    @property
+    def room(self) -> int | None:
+        """How many requests can be in progress and be answered within the SLO; None if that is not known. Any thread may call this."""
+        if self.declared.slo is None or (self._has_calls and self.dispatch.room is None):
+            return None
+        streams = self.dispatch.streams.limit if self._has_streams else 0
+        return (self.dispatch.room or 0) + streams + MOST_ASYNC * self._has_async
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
         """Answer `POST /<method>`. Raises Problem, and CallerGone."""
@@ -105,7 +122,7 @@ class MethodCalls:
             arguments = await asyncio.to_thread(method.read, body)
         else:
             arguments = method.read(body)
-        if method.kind in (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM):
+        if method.kind in _STREAMS:
             await self._stream(method, arguments, exchange)
         else:
             answer = await self.call(method, arguments, exchange)

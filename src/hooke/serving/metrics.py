@@ -202,6 +202,8 @@ class ProxyStats:
     retries: int
     not_retried: int
     """Too many concurrent retries, or the body was too long to keep."""
+    shed: int
+    """Requests that it refused itself, because the replicas had as many as they can answer in time."""
     ejected: int
     """Replicas that could not be reached, and get no requests now."""
     ejections: int
@@ -411,6 +413,7 @@ def _proxy(core: Any, stats: ProxyStats | None) -> Iterator[Any]:
         (counter, "retries", "Requests retried on another replica.", stats.retries),
         (counter, "not_retried", not_retried, stats.not_retried),
         (counter, "ejections", "Ejections of replicas.", stats.ejections),
+        (counter, "shed", "Requests refused by Envoy itself: the replicas had enough.", stats.shed),
     ):
         yield kind(f"hooke_front_{name}", said, value=value)
     said = "Answers of replicas and of Envoy itself, by the class of their status."

@@ -17,6 +17,7 @@ from hooke.serving.metrics import Counts, ProxyStats
 
 __all__ = [
     "Control",
+    "LimitRequests",
     "ProxyDrainOrder",
     "ProxyDrainReply",
     "ProxyFailed",
@@ -42,6 +43,12 @@ class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """To the proxy: send new requests to these replicas, by name and port."""
 
     replicas: dict[str, int]
+
+
+class LimitRequests(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the proxy: admit so many requests at once; None: as its settings say."""
+
+    most: int | None
 
 
 class ProxyDrainOrder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -96,7 +103,7 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fix: str = ""
 
 
-ToFront: TypeAlias = Renew | PublishPorts | ProxyDrainOrder | StopProxy
+ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ProxyDrainOrder | StopProxy
 OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | ProxyDrainReply | ProxyFailed
 
 decode_for_proxy = msgspec.msgpack.Decoder(ToFront).decode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from hooke.serving.service import Service
 
 __all__ = ["ProxyChild", "make_proxy_settings"]
 
+LIMIT_EVERY_S, LIMIT_AGAIN_S = 0.2, 5.0
+"""Between two different limits of requests in progress, and between two equal ones: an Envoy that was restarted needs it again."""
+LIMIT_STEP = 0.05
+"""A smaller change is noise."""
 _KINDS = {"UsageError": UsageError, "MissingExtra": MissingExtra}
 
 
@@ -64,6 +69,7 @@ def make_proxy_settings(
         names_requests=declared.idempotent,
         metrics_path=METRICS,
         metrics_socket=metrics.resolve() if metrics is not None else None,
+        drain_s=max(1, math.ceil(declared.slo.limit_s)) if declared.slo is not None else 1,
         rate_limit=given.rate_limit,
         access_log=access_log.resolve() if access_log is not None else None,
         threads=given.proxy_threads,
@@ -100,6 +106,8 @@ class ProxyChild:
         self._say = say
         self._ports: dict[str, int] = {}
         self._acknowledged: tuple[str, ...] | None = None
+        self._most: int | None = None
+        self._limited = 0.0
         self._backoff = Backoff(first_s=0.1, cap_s=10.0)
         self._restart_at: float | None = None
         self._why: HookeError | None = None
@@ -134,6 +142,16 @@ class ProxyChild:
         self._ports = dict(ports)
         self._acknowledged = None
         self._send(messages.PublishPorts(replicas=self._ports), now)
+
+    def limit(self, most: int | None, now: float) -> None:
+        """Admit so many requests at once, if that differs enough from the last number, and from time to time in any case."""
+        before = self._most
+        same = most == before or (most and before and abs(most - before) <= LIMIT_STEP * before)
+        if now - self._limited < (LIMIT_AGAIN_S if same else LIMIT_EVERY_S):
+            return
+        self._most, self._limited = most, now
+        if self.up:
+            self._send(messages.LimitRequests(most=most), now)
 
     def drain(self, *, within_s: float, now: float) -> None:
         """Accept nothing new; `drained` becomes true, also if the proxy dies: then it is not restarted."""
@@ -176,6 +194,7 @@ class ProxyChild:
                     self._backoff.succeeded(now)
                     self._note(message.port)
                     self._send(messages.PublishPorts(replicas=self._ports), now)
+                    self._send(messages.LimitRequests(most=self._most), now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)

@@ -108,6 +108,14 @@ class _ProxyProcess:
             case messages.PublishPorts(replicas=replicas):
                 self._wanted, self._try_at = replicas, 0.0
                 self._publish()
+            case messages.LimitRequests(most=most):
+                try:
+                    self._proxy.limit(most)
+                except (
+                    HookeError,
+                    OSError,
+                ) as error:  # its death is noticed by `run`; the supervisor says it again
+                    _note(f"the limit of requests in progress cannot be set: {error}\n")
             case messages.ProxyDrainOrder(within_s=within_s):
                 # It may take longer than the lease lasts, which orders renew meanwhile.
                 self._drain = self._proxy.begin_drain(within_s=within_s)

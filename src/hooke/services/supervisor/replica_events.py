@@ -67,6 +67,8 @@ class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
     """Calls of the service's methods in progress, which are its load."""
     called: int = 0
     """Calls of the service's methods so far, as in `MethodCalls.called`."""
+    room: int | None = None
+    """How many requests it can have inside and answer all within the SLO; None if that is not known."""
     memory_bytes: int = 0
     loop_late_s: float = 0.0
     """How long its event loop has not turned."""

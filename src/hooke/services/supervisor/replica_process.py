@@ -111,6 +111,7 @@ class ReplicaReporter:
             answered=answered,
             open_calls=calls.open_calls if calls is not None else 0,
             called=calls.called if calls is not None else 0,
+            room=calls.room if calls is not None else None,
             memory_bytes=memory,
             loop_late_s=self._loop_late_s(now),
             batch_s=self._batch_s(now),

@@ -140,6 +140,15 @@ class Supervision:
         """Calls in progress in all replicas, by their last reports."""
         return sum(member.report.open_calls for member in self.members.values())
 
+    def room(self) -> int | None:
+        """How many requests all ready replicas can have inside and answer within the SLO; None if none knows.
+
+        One that has measured nothing yet counts as the mean of the others.
+        """
+        ready = [member.report.room for member in self.ready() if member.restarting_since is None]
+        known = [room for room in ready if room is not None]
+        return sum(known) * len(ready) // len(known) if known else None
+
     # -- events ------------------------------------------------------------------------------------
 
     def _begin(self, event: events.SupervisionBegan, now: float) -> None:

@@ -238,6 +238,7 @@ class Supervisor:
         scaled = self._autoscaler.decide(now, self.core, called=self._called)
         if scaled is not None:
             self._step(scaled)
+        self.proxy.limit(self.core.room(), now)
         while self._inbox:
             event = self._inbox.popleft()
             event() if callable(event) else self._step(event)
