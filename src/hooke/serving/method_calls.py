@@ -83,6 +83,11 @@ MOST_ASYNC = 1024
 _STREAMS = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
 
 
+def _growing(now_open: int) -> int:
+    """As many as are open, and as many more: those that are not in use must not admit calls of other methods instead."""
+    return 2 * max(now_open, 8)
+
+
 class MethodCalls:
     """Calls the methods of one object. Lives on one event loop."""
 
@@ -109,8 +114,11 @@ class MethodCalls:
         """How many requests can be in progress and be answered within the SLO; None if that is not known. Any thread may call this."""
         if self.declared.slo is None or (self._has_calls and self.dispatch.room is None):
             return None
-        streams = self.dispatch.streams.limit if self._has_streams else 0
-        return (self.dispatch.room or 0) + streams + MOST_ASYNC * self._has_async
+        streams = self.dispatch.streams
+        beside = min(streams.limit, _growing(streams.open)) if self._has_streams else 0
+        if self._has_async:
+            beside += min(MOST_ASYNC, _growing(self._async_calls))
+        return (self.dispatch.room or 0) + beside
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
         """Answer `POST /<method>`. Raises Problem, and CallerGone."""
