@@ -84,8 +84,8 @@ _STREAMS = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
 
 
 def _growing(now_open: int) -> int:
-    """As many as are open, and as many more: those that are not in use must not admit calls of other methods instead."""
-    return 2 * max(now_open, 8)
+    """Those that are open, and as many more: room for more would admit calls of other methods instead."""
+    return now_open + max(now_open, 2)
 
 
 class MethodCalls:

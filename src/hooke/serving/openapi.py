@@ -125,19 +125,19 @@ def _pydantic(kind: Any, named: dict[str, Any], *, answers: bool) -> dict[str, A
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _REFUSED: Mapping[int, str] = {
-    400: "The request is not valid HTTP or JSON, or has no unique Host.",
+    400: "The request is not valid HTTP or JSON, has no unique Host, or an unknown priority.",
     401: "The bearer token is missing or wrong.",
     403: "The Host or Origin does not belong to this service.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The content type is not JSON.",
     422: "A field is not valid; `errors` lists the fields.",
-    429: "Too many requests wait.",
+    429: "Too many requests wait to be answered in time, or too many streams are open.",
     426: "The request is not HTTP/1.1.",
     431: "The request has too many headers.",
     500: "The service raised an exception; its log has the traceback.",
     502: "The replica ended before its answer; the request may have been done.",
-    503: "The service is starting or draining, or asks for another try later.",
+    503: "The service is starting or draining, has more requests than it can answer in time, or asks for another try later.",
     504: "No answer within the service's timeout.",
 }
 _OF_ALL = (400, 401, 403, 426, 431)

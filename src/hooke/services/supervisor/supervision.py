@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -23,6 +24,9 @@ from hooke.processes.lease import Backoff
 from hooke.services.supervisor import replica_events as events
 
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
+
+ADMITTED = 0.9
+"""The part of the replicas' room that the proxy gives away."""
 
 
 # --- The replicas that the proxy sends to, or may yet: its acknowledgements come late, and may be older than the last order.
@@ -141,13 +145,16 @@ class Supervision:
         return sum(member.report.open_calls for member in self.members.values())
 
     def room(self) -> int | None:
-        """How many requests all ready replicas can have inside and answer within the SLO; None if none knows.
+        """How many requests the proxy admits at once, so that all are answered within the SLO; None if no replica knows.
 
-        One that has measured nothing yet counts as the mean of the others.
+        It is nine tenths of what the ready replicas have room for: what is too much then ends at the proxy, and does not cost them
+        the time of a refusal. One that has measured nothing yet counts as the mean of the others.
         """
         ready = [member.report.room for member in self.ready() if member.restarting_since is None]
         known = [room for room in ready if room is not None]
-        return sum(known) * len(ready) // len(known) if known else None
+        return (
+            max(math.ceil(ADMITTED * sum(known) / len(known) * len(ready)), 2 * len(ready)) if known else None
+        )
 
     # -- events ------------------------------------------------------------------------------------
 
