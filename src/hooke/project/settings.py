@@ -136,6 +136,23 @@ class FleetSettings(_Section, frozen=True, kw_only=True):
     """Further options of the provider, such as `command = ["python", "worker.py"]`."""
 
 
+class KeySettings(_Section, frozen=True, kw_only=True):
+    """`[services.NAME.keys.CLIENT]`: a bearer token of one client, beside the service's own."""
+
+    file: Annotated[
+        str, Meta(min_length=1, description='write file = "keys/client", one line with the token')
+    ]
+    """The file of the token, relative to the project's folder."""
+    rate: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="give requests a second, at least 1")
+    ] = None
+    """Requests a second, and the size of a burst; more get 429. None means no limit."""
+    priority: Annotated[
+        Literal["high", "low"], Meta(description='write priority = "low", or leave it out')
+    ] = "high"
+    """`low`: its requests are shed first in overload."""
+
+
 class ServiceSettings(_Section, frozen=True, kw_only=True):
     """`[services.NAME]`: a service, by the name of its class."""
 
@@ -153,6 +170,8 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     """Envoy's threads."""
     retry_body: int | None = None
     """Bytes of a body that Envoy keeps for a retry (`"1MiB"`). None means what 1 GiB allows for every connection: 128 KiB."""
+    keys: dict[str, KeySettings] = {}
+    """`[services.NAME.keys.CLIENT]`: further tokens, by the names of their clients."""
 
 
 class PlanSettings(_Section, frozen=True, kw_only=True):
@@ -272,7 +291,13 @@ def _service(path: Path, name: str, values: Any) -> ServiceSettings:
     table = _table(path, name, values)
     _parse(path, name, table, "body_memory", parse_bytes)
     _parse(path, name, table, "retry_body", parse_bytes)
-    return _section(path, name, table, ServiceSettings)
+    keys = {
+        client: _section(
+            path, f"{name}.keys.{client}", _table(path, f"{name}.keys.{client}", given), KeySettings
+        )
+        for client, given in _table(path, f"{name}.keys", table.pop("keys", {})).items()
+    }
+    return msgspec.structs.replace(_section(path, name, table, ServiceSettings), keys=keys)
 
 
 def _fleet(path: Path, name: str, values: Any) -> FleetSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import shlex
@@ -25,9 +26,9 @@ from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded
-from hooke.serving.auth import ensure_token, read_token
+from hooke.serving.auth import ApiKey, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
-from hooke.serving.limits import BODY_LIMIT, body_memory_bytes
+from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
 from hooke.serving.replica import Replica
 from hooke.serving.service import SETUP, Service, service_of
 
@@ -156,6 +157,26 @@ def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def api_keys(declared: Service, project: Project) -> tuple[ApiKey, ...]:
+    """The keys of a service's clients in `hooke.toml`. Raises UsageError for a file that holds no token or can be read by everybody, and ConfigError for two equal tokens."""
+    settings = project.settings.services.get(declared.name)
+    found: dict[str, ApiKey] = {}
+    for client, given in sorted(settings.keys.items() if settings is not None else ()):
+        token = read_token(project.root / given.file)
+        if token in found:
+            raise ConfigError(
+                f"{project.root / FILE}: services.{declared.name}.keys.{client} has the token of {found[token].client}",
+                fix="give each client a token of its own",
+            )
+        found[token] = ApiKey(client=client, token=token, rate=given.rate, low=given.priority == "low")
+    if len(found) > MOST_KEYS:
+        raise ConfigError(
+            f"{project.root / FILE}: services.{declared.name} has {len(found)} keys",
+            fix=f"at most {MOST_KEYS}",
+        )
+    return tuple(found.values())
+
+
 def body_room(declared: Service, project: Project, *, memory_bytes: int | None = None, among: int = 1) -> int:
     """Bytes of request bodies that a replica holds at once: from `hooke.toml`, or else from its memory. Raises ConfigError."""
     settings = project.settings.services.get(declared.name)
@@ -217,7 +238,8 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
         from hooke.serving.server.serve import bind, serve
     token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
-    replica = Replica(declared, auth=bind_config.make_auth(token), body_room=body_room(declared, project))
+    auth = dataclasses.replace(bind_config.make_auth(token), keys=api_keys(declared, project))
+    replica = Replica(declared, auth=auth, body_room=body_room(declared, project))
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     address = bind_config.url(listening.getsockname()[1])
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address))

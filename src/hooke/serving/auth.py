@@ -16,7 +16,7 @@ from hooke.base.files import write_all, writing
 from hooke.serving.http import Exchange
 from hooke.serving.problems import Problem
 
-__all__ = ["LOOPBACK", "Auth", "ensure_token", "read_token"]
+__all__ = ["LOOPBACK", "ApiKey", "Auth", "ensure_token", "read_token"]
 
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -36,6 +36,18 @@ _ONCE = frozenset(
 MOST_HEADERS = 128
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """The token of one client."""
+
+    client: str
+    token: str = field(repr=False)
+    rate: int | None = None
+    """Requests a second, and the size of a burst; None: no limit."""
+    low: bool = False
+    """Whether its requests are of low priority."""
+
+
 @dataclass(frozen=True, slots=True)
 class Auth:
     """Admits requests for these hosts only, from pages of the same origin only, and with this token only.
@@ -47,6 +59,8 @@ class Auth:
     hosts: frozenset[str] = LOOPBACK
     """In lower case, without ports; IPv6 addresses in brackets."""
     token: str | None = field(default=None, repr=False)
+    keys: tuple[ApiKey, ...] = ()
+    """Further tokens, by client."""
     _hosts: frozenset[bytes] = field(init=False, repr=False)
     _expected: bytes = field(init=False, repr=False)
 
@@ -75,16 +89,22 @@ class Auth:
             raise Problem(403, "this service does not accept that Origin", reason="origin")
 
     def has_token(self, exchange: Exchange) -> bool:
-        """Whether the request has the token, or the service needs none."""
+        """Whether the request has the token or one of the keys, or the service needs none."""
         if not self._expected:
             return True
         shown = exchange.headers.get(b"authorization", b"")
-        if hmac.compare_digest(shown, self._expected):
+        if hmac.compare_digest(shown, self._expected) or hmac.compare_digest(_bearer(shown), self._expected):
             return True
-        if shown[:7] != b"Bearer " or shown[7:8] == b" ":
-            scheme, _, rest = shown.partition(b" ")
-            shown = b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""
-        return hmac.compare_digest(shown, self._expected)
+        return self.key_of(exchange) is not None
+
+    def key_of(self, exchange: Exchange) -> ApiKey | None:
+        """The key of the request; None if it has none of `keys`."""
+        if not self.keys:
+            return None
+        shown = _bearer(exchange.headers.get(b"authorization", b""))
+        # All are compared, so that the time tells nothing.
+        found = [key for key in self.keys if hmac.compare_digest(shown, b"Bearer " + key.token.encode())]
+        return found[0] if found else None
 
     def refusal(self, exchange: Exchange) -> Problem:
         """The answer to a request without the token (401), by RFC 6750."""
@@ -93,6 +113,14 @@ class Auth:
         else:
             said, challenge = "the bearer token is missing; send authorization: Bearer TOKEN", "Bearer"
         return Problem(401, said, headers={"www-authenticate": challenge}, reason="token")
+
+
+def _bearer(shown: bytes) -> bytes:
+    """The header with its scheme written as we do; empty for another scheme."""
+    if shown[:7] == b"Bearer " and shown[7:8] != b" ":
+        return shown
+    scheme, _, rest = shown.partition(b" ")
+    return b"Bearer " + rest.strip() if scheme.lower() == b"bearer" else b""
 
 
 def _refuse_repeated(exchange: Exchange) -> None:

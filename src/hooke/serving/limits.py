@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import mmap
 import resource
+import struct
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,11 @@ from hooke.serving.problems import Problem
 
 __all__ = [
     "BODY_LIMIT",
+    "MOST_KEYS",
     "SMALL_BODY",
     "BodyMemory",
     "ConnectionLimits",
+    "KeyRates",
     "SecondTries",
     "body_memory_bytes",
 ]
@@ -201,3 +204,43 @@ class SecondTries:
 
 def _passed_on(mark: bytes) -> bytes:
     return bytes(byte ^ 0xFF for byte in mark)
+
+
+# --- Requests a second of each API key.
+
+MOST_KEYS = 512
+_TIME = struct.Struct("=d")
+
+
+class KeyRates:
+    """Limits the requests of each key, over all replicas of a service: they map the same file. Without one it is for one process.
+
+    The generic cell rate algorithm (ITU-T I.371): a request moves a key's time on by 1 / rate, and is refused if that is more
+    than a second ahead. Two replicas that write at the same moment count one request for both, which admits one too many.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Map the file. Raises OSError, and ValueError for a file of another size."""
+        self._times: bytearray | mmap.mmap = bytearray(MOST_KEYS * _TIME.size)
+        if path is not None:
+            with path.open("r+b") as file:
+                self._times = mmap.mmap(file.fileno(), MOST_KEYS * _TIME.size)
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Make the file, unless it is there. Raises OSError."""
+        if not path.exists() or path.stat().st_size != MOST_KEYS * _TIME.size:
+            path.write_bytes(bytes(MOST_KEYS * _TIME.size))
+
+    def wait_s(self, key: int, rate: int, now: float) -> float:
+        """0 if the request of this key, by its number, is admitted; else the seconds until one would be.
+
+        `now` is of the machine's monotonic clock, which all processes share.
+        """
+        (held,) = _TIME.unpack_from(self._times, key * _TIME.size)
+        # A time far ahead is of before the machine's start.
+        ahead = max(0.0, held - now) if held - now <= 2.0 else 0.0
+        if ahead + 1 / rate > 1.0 + 1e-9:
+            return ahead + 1 / rate - 1.0
+        _TIME.pack_into(self._times, key * _TIME.size, now + ahead + 1 / rate)
+        return 0.0

@@ -16,7 +16,14 @@ from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
 from hooke.serving.http import JSON, Exchange, HttpOptions, Wire
 from hooke.serving.inference.v2_routes import Inference
-from hooke.serving.limits import BODY_LIMIT, BodyMemory, ConnectionLimits, SecondTries, body_memory_bytes
+from hooke.serving.limits import (
+    BODY_LIMIT,
+    BodyMemory,
+    ConnectionLimits,
+    KeyRates,
+    SecondTries,
+    body_memory_bytes,
+)
 from hooke.serving.method_calls import MethodCalls
 from hooke.serving.metrics import (
     CLIENT_GONE,
@@ -73,6 +80,8 @@ class Replica:
         self._state = State.STARTING
         self.second_tries: SecondTries | None = None
         """The second tries of all replicas; None: no proxy sends requests again that were sent."""
+        self.key_rates = KeyRates()
+        """The requests of each API key, of all replicas."""
         self.arguments: Arguments = dict
         """The arguments of `setup`, for an ASGI server that sets it up."""
         self.active = 0
@@ -230,6 +239,8 @@ class Replica:
         try:
             if not wire.was_admitted:  # checks would only pass again
                 self._check(exchange)
+            if self._auth.keys:
+                self._count_key(exchange)
             route = self.routes.find(exchange) or self._no_route(exchange)
             meter = route.meter
             handler = route.verbs.get(exchange.verb)
@@ -283,6 +294,19 @@ class Replica:
             exchange.admitted()
         else:
             self._refuse_unless_open(exchange)
+
+    def _count_key(self, exchange: Exchange) -> None:
+        """Note the priority of the request's key. Raises Problem (429) if the key is over its rate."""
+        key = self._auth.key_of(exchange)
+        if key is None:
+            return
+        exchange.low_key = key.low
+        if key.rate is None or exchange.tried:
+            return
+        wait_s = self.key_rates.wait_s(self._auth.keys.index(key), key.rate, time.monotonic())
+        if wait_s:
+            said = f"more than {key.rate} requests a second with the key of {key.client}"
+            raise Problem(429, said, retry_after_s=wait_s, reason="rate of a key")
 
     def _refuse_unless_open(self, exchange: Exchange) -> None:
         route = self.routes.find(exchange)

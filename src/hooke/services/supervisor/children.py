@@ -25,7 +25,7 @@ from hooke.services.supervisor.generation import Generation, ServiceOptions, rea
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.services.supervisor.replica_process import ReplicaOrder
 from hooke.services.supervisor.service_folder import ChildRecord, ServiceFolder, is_alive
-from hooke.serving.limits import SecondTries
+from hooke.serving.limits import KeyRates, SecondTries
 from hooke.serving.server.serve import bind
 
 __all__ = ["LOG_BYTES", "Child", "Replicas", "adopt_child", "limit_log", "start_child"]
@@ -241,6 +241,7 @@ class Replicas:
         write_generation(self._folder.generation(serves.key), serves)  # the file may have been damaged since
         if self._idempotent:
             SecondTries.create(self._folder.second_tries)
+        KeyRates.create(self._folder.key_rates)
         with bind(0) as listening:
             port = listening.getsockname()[1]
 
@@ -256,6 +257,7 @@ class Replicas:
                     # The only replica would be asked again, and refuse again.
                     pass_on_bytes=self.kept_body if among > 1 else 0,
                     second_tries=str(self._folder.second_tries) if self._idempotent else "",
+                    key_rates=str(self._folder.key_rates),
                 )
                 return msgspec.json.encode(made).decode()
 

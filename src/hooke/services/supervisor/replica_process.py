@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -22,12 +23,12 @@ from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
-from hooke.services.serve_file import body_room, load_service, setup_arguments
+from hooke.services.serve_file import api_keys, body_room, load_service, setup_arguments
 from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
-from hooke.serving.limits import SecondTries
+from hooke.serving.limits import KeyRates, SecondTries
 from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
@@ -59,6 +60,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The proxy keeps so many bytes of a body, for another replica if this one is full. 0: there is no other."""
     second_tries: str = ""
     """The file of the `SecondTries` of an idempotent service."""
+    key_rates: str = ""
+    """The file of the `KeyRates`."""
 
 
 class ReplicaReporter:
@@ -170,7 +173,10 @@ def main(order: ReplicaOrder) -> int:
     declared, _ = load_service(generation.target)
     project = Project.at(Path(generation.project))
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
-    replica = Replica(declared, auth=generation.make_auth(), body_room=room)
+    auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
+    replica = Replica(declared, auth=auth, body_room=room)
+    if order.key_rates:
+        replica.key_rates = KeyRates(Path(order.key_rates))
     if order.second_tries:
         replica.second_tries = SecondTries(Path(order.second_tries))
     replica.pass_on(order.pass_on_bytes)

@@ -97,6 +97,11 @@ class ServiceFolder:
         """The `SecondTries` of an idempotent service."""
         return self.path / "second-tries"
 
+    @property
+    def key_rates(self) -> Path:
+        """The `KeyRates` of all replicas."""
+        return self.path / "key-rates"
+
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""
         with writing("the service's folder", self.path):

@@ -30,7 +30,14 @@ from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
 from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.reloader import Sources
-from hooke.services.serve_file import check_bindings, curl_example, serve_extra, shown_values, token_file_of
+from hooke.services.serve_file import (
+    api_keys,
+    check_bindings,
+    curl_example,
+    serve_extra,
+    shown_values,
+    token_file_of,
+)
 from hooke.services.service_report import event_line
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import Shares
@@ -547,6 +554,7 @@ def serve_several(
     """
     check_bindings(declared, given)
     options.bind_config.check()
+    api_keys(declared, project)  # a bad one is reported before anything starts
     with serve_extra():
         from hooke.serving.server.serve import bind
     project.create()
