@@ -38,11 +38,6 @@ class BatchLaw:
     def __init__(self) -> None:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
 
-    @property
-    def measured(self) -> bool:
-        """Whether a batch has ended."""
-        return self._weight > 0
-
     def add(self, rows: int, took_s: float) -> None:
         """A batch ended."""
         if self._weight:

@@ -105,6 +105,8 @@ class _Share:
     requests: float = 0.0
     rows: float = 0.0
     alone: bool = False
+    items: bool = False
+    """Whether they are items of streams."""
 
 
 class Batcher:
@@ -170,7 +172,7 @@ class Batcher:
         requests = spent_s = 0.0
         longest_s = 0.0
         for share in self._shares.values():
-            if share.requests and share.law.measured:
+            if share.requests and not share.items:
                 rows = share.rows / share.requests
                 size = rows if share.alone else max(rows, float(most))
                 batch_s = share.law.seconds(size)
@@ -274,12 +276,14 @@ class Batcher:
         for line in self._lines.values():
             for request in tuple(line.requests):
                 self._leave_if_late(request, now)
-        late, self._late = self._late, []
+        late = list(self._late)
+        self._late.clear()
         return late
 
     def shed(self) -> list[PendingRequest]:
         """The requests that `take` and `expired` dropped because they can't be answered by their goals; each is returned once."""
-        shed, self._shed = self._shed, []
+        shed = list(self._shed)
+        self._shed.clear()
         return shed
 
     def take(self, now: float) -> Batch | None:
@@ -291,7 +295,7 @@ class Batcher:
             line = self._first_line(now)
             while line is not None and self._leave_if_late(line.requests[0], now):
                 line = self._first_line(now)
-            if line is None or now < self._ripe(line.requests[0]):
+            if line is None or now < self._next_ripe():
                 return None
             chosen = self._gather(line, now)
         self.running = Batch(chosen, now)
@@ -299,8 +303,7 @@ class Batcher:
 
     def wakes(self) -> float:
         """When to call `take` again if nothing happens before; infinity if not at all."""
-        first = next((line.requests[0] for line in self._lines.values() if line.requests), None)
-        return math.inf if self.running is not None or first is None else self._ripe(first)
+        return math.inf if self.running is not None else self._next_ripe()
 
     def finished(self, now: float, took_s: float | None = None) -> None:
         """The running batch has its results. `took_s` is its duration, if known better than by these times."""
@@ -319,7 +322,7 @@ class Batcher:
     def _measure(self, batch: Batch, took_s: float) -> None:
         first = batch.requests[0]
         share = self._shares.setdefault(first.law, _Share())
-        share.alone = first.group is None
+        share.alone, share.items = first.group is None, first.urgency is Urgency.ITEM
         share.law.add(batch.rows, took_s)
         for other in self._shares.values():
             other.requests *= 1 - RECENT / 4
@@ -402,6 +405,11 @@ class Batcher:
         if request.urgency is Urgency.ITEM:
             return True
         return now + own_s + batch_s <= first.goal and now + own_s + self._waits_s(first.urgency) <= last.goal
+
+    def _next_ripe(self) -> float:
+        return min(
+            (self._ripe(line.requests[0]) for line in self._lines.values() if line.requests), default=math.inf
+        )
 
     def _ripe(self, first: PendingRequest) -> float:
         """When this one, the next, has waited long enough: at once if there are enough rows, and in time for its deadline."""
