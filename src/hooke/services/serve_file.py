@@ -26,7 +26,7 @@ from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded
-from hooke.serving.auth import ApiKey, ensure_token, read_token
+from hooke.serving.auth import ApiKey, Auth, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
 from hooke.serving.replica import Replica
@@ -215,6 +215,11 @@ def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None
         )
 
 
+def _replica(declared: Service, project: Project, auth: Auth) -> Replica:
+    with_keys = dataclasses.replace(auth, keys=api_keys(declared, project))
+    return Replica(declared, auth=with_keys, body_room=body_room(declared, project))
+
+
 def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
     declared: Service,
     project: Project,
@@ -238,8 +243,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
         from hooke.serving.server.serve import bind, serve
     token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
-    auth = dataclasses.replace(bind_config.make_auth(token), keys=api_keys(declared, project))
-    replica = Replica(declared, auth=auth, body_room=body_room(declared, project))
+    replica = _replica(declared, project, bind_config.make_auth(token))
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     address = bind_config.url(listening.getsockname()[1])
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address))

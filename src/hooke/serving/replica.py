@@ -81,12 +81,10 @@ class Replica:
         self.second_tries: SecondTries | None = None
         """The second tries of all replicas; None: no proxy sends requests again that were sent."""
         self.key_rates = KeyRates()
-        """The requests of each API key, of all replicas."""
         self.arguments: Arguments = dict
         """The arguments of `setup`, for an ASGI server that sets it up."""
-        self.active = 0
-        """Requests in progress."""
-        self.answered = 0
+        self.active = self.answered = 0
+        """Requests in progress, and those that ended."""
         self.refused: Refusals = {}
         self.unrouted = Meter()
         """Counts answers before a route was found."""
