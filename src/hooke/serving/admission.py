@@ -33,31 +33,46 @@ FEW = 3.0
 class BatchLaw:
     """The time of a batch, `a * rows + b` with both at least 0, by least squares over the last batches."""
 
-    __slots__ = ("_weight", "_x", "_xx", "_xy", "_y")
+    __slots__ = ("_fixed", "_mean", "_size", "_slope", "_weight", "_x", "_xx", "_xy", "_y")
 
     def __init__(self) -> None:
         self._weight = self._x = self._y = self._xx = self._xy = 0.0
+        self._slope: float | None = None
+        """None if all batches had one size, up to rounding."""
+        self._fixed = self._mean = 0.0
+        self._size = 1.0
+        """The mean one."""
 
     def add(self, rows: int, took_s: float) -> None:
         """A batch ended."""
         if self._weight:
-            mean, size = self._y / self._weight, rows * self._weight / self._x
+            size = rows / self._size
             if self._weight > FEW:
-                took_s = min(took_s, OUTLIER * mean * max(1.0, size))
-            elif took_s * OUTLIER < mean * min(1.0, size):  # the first ones loaded libraries
+                took_s = min(took_s, OUTLIER * self._mean * max(1.0, size))
+            elif took_s * OUTLIER < self._mean * min(1.0, size):  # the first ones loaded libraries
                 self._weight = self._x = self._y = self._xx = self._xy = 0.0
         self._weight = self._weight * FORGET + 1.0
         self._x = self._x * FORGET + rows
         self._y = self._y * FORGET + took_s
         self._xx = self._xx * FORGET + rows * rows
         self._xy = self._xy * FORGET + rows * took_s
+        self._fit()
+
+    def _fit(self) -> None:
+        """Once a batch: requests are many more."""
+        self._size, self._mean = self._x / self._weight, self._y / self._weight
+        spread = self._xx - self._x * self._size
+        if spread <= 1e-6 * self._xx:
+            self._slope, self._fixed = None, self._mean
+            return
+        slope = max(0.0, (self._xy - self._size * self._y) / spread)
+        fixed = self._mean - slope * self._size
+        self._slope, self._fixed = (slope, fixed) if fixed > 0 else (self._mean / self._size, 0.0)
 
     @property
     def fixed_s(self) -> float:
         """The fixed part. If all batches had one size, the parts cannot be told apart, and it is the mean."""
-        if not self._weight:
-            return 0.0
-        return max(0.0, (self._y - (self._slope() or 0.0) * self._x) / self._weight)
+        return self._fixed
 
     def seconds(self, rows: float) -> float:
         """The time of a batch of so many rows; 0 before the first one.
@@ -65,24 +80,14 @@ class BatchLaw:
         If all batches had one size, a smaller one is taken to be cheaper and a larger one not to be dearer: who is admitted by
         mistake teaches better, and who is refused by mistake teaches nothing.
         """
-        if not self._weight:
-            return 0.0
-        slope, mean = self._slope(), self._y / self._weight
-        if slope is None:
-            return mean * min(1.0, rows * self._weight / self._x)
-        fixed = (self._y - slope * self._x) / self._weight
-        return slope * rows + fixed if fixed > 0 else mean * rows * self._weight / self._x
+        if self._slope is None:
+            return self._mean * min(1.0, rows / self._size)
+        return self._slope * rows + self._fixed
 
     def backlog_s(self, rows: float, max_batch: int) -> float:
         """The time of so many rows in full batches and a rest."""
         full, rest = divmod(rows, max_batch)
         return full * self.seconds(max_batch) + (self.seconds(rest) if rest else 0.0)
-
-    def _slope(self) -> float | None:
-        spread = self._xx - self._x * self._x / self._weight
-        if spread <= 1e-6 * self._xx:  # all batches had one size, up to rounding
-            return None
-        return max(0.0, (self._xy - self._x * self._y / self._weight) / spread)
 
 
 STEP = 0.05

@@ -119,7 +119,7 @@ class Batcher:
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self.running: Batch | None = None
-        self._lines = {urgency: _Line() for urgency in Urgency}
+        self._lines = tuple(_Line() for _ in Urgency)
         self._halves: deque[tuple[PendingRequest, ...]] = deque()
         self._late: list[PendingRequest] = []
         self._shed: list[PendingRequest] = []
@@ -209,7 +209,7 @@ class Batcher:
         return ends + margin_s <= request.goal
 
     def _rows_before(self, urgency: Urgency) -> int:
-        return sum(line.rows for other, line in self._lines.items() if other <= urgency)
+        return sum(line.rows for line in self._lines[: urgency + 1])
 
     def _left_s(self, now: float) -> float:
         """Of the running batch."""
@@ -229,8 +229,8 @@ class Batcher:
                 alone_s += self._shares[request.law].law.seconds(request.rows)
             else:
                 together[request.law] = request.rows
-        for other, line in self._lines.items():
-            if other > urgency or not line.requests:
+        for line in self._lines[: urgency + 1]:
+            if not line.requests:
                 continue
             for law, rows in line.together.items():
                 together[law] = together.get(law, 0) + rows
@@ -260,7 +260,7 @@ class Batcher:
     def inside(self) -> list[PendingRequest]:
         """All admitted requests that have not ended: running, halves of failed batches, waiting."""
         running = self.running.requests if self.running else ()
-        waiting = (one for line in self._lines.values() for one in line.requests)
+        waiting = (one for line in self._lines for one in line.requests)
         return [*running, *(one for half in self._halves for one in half), *waiting]
 
     def expired(self, now: float) -> list[PendingRequest]:
@@ -273,7 +273,7 @@ class Batcher:
             if now >= request.deadline and not request.left:
                 request.left = True
                 self._late.append(request)
-        for line in self._lines.values():
+        for line in self._lines:
             for request in tuple(line.requests):
                 self._leave_if_late(request, now)
         late = list(self._late)
@@ -312,7 +312,7 @@ class Batcher:
         self._measure(batch, took)
         late = sum(now > one.goal for one in batch.requests)
         self._margins[batch.requests[0].urgency].answered(late / len(batch.requests))
-        waiting = sum(len(line.requests) for line in self._lines.values())
+        waiting = sum(len(line.requests) for line in self._lines)
         if not waiting:
             for margin in self._margins.values():
                 margin.calm()
@@ -384,7 +384,7 @@ class Batcher:
     def _first_line(self, now: float) -> _Line | None:
         """The waiting requests whose first one is next: the most urgent, unless a less urgent one is due and delays none of them too long."""
         chosen: _Line | None = None
-        for line in self._lines.values():
+        for line in self._lines:
             if not line.requests:
                 continue
             if chosen is None:
@@ -407,18 +407,14 @@ class Batcher:
         return now + own_s + batch_s <= first.goal and now + own_s + self._waits_s(first.urgency) <= last.goal
 
     def _next_ripe(self) -> float:
-        return min(
-            (self._ripe(line.requests[0]) for line in self._lines.values() if line.requests), default=math.inf
-        )
+        return min((self._ripe(line.requests[0]) for line in self._lines if line.requests), default=math.inf)
 
     def _ripe(self, first: PendingRequest) -> float:
         """When this one, the next, has waited long enough: at once if there are enough rows, and in time for its deadline."""
         if first.group is None or self._rows >= self.limits.max_batch:
             return first.arrived
         until = first.arrived + self.limits.wait_s
-        if self.limits.fill and sum(len(line.requests) for line in self._lines.values()) < round(
-            self._together
-        ):
+        if self.limits.fill and sum(len(line.requests) for line in self._lines) < round(self._together):
             until = max(until, max(first.arrived, self._freed) + self._fixed_s)
         spare = min(first.deadline, first.goal) - self.backlog_s()
         return min(until, max(first.arrived, spare))
@@ -430,7 +426,7 @@ class Batcher:
         chosen, rows = [first], first.rows
         if first.group is None:
             return (first,)
-        for other in (line, *(each for each in self._lines.values() if each is not line)):
+        for other in (line, *(each for each in self._lines if each is not line)):
             passed: deque[PendingRequest] = deque()
             while rows < self.limits.max_batch and other.requests:
                 request = other.requests[0]
