@@ -216,7 +216,7 @@ MOST_GROWTH = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """The minimum and maximum. There is always one replica: nothing else would hold requests."""
+    """The minimum and maximum. One replica is the least: `scale_to_zero` decides about the last one."""
 
     low: int
     high: int

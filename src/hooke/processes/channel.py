@@ -297,10 +297,12 @@ class ChannelServer:
                 self._read(source)
         return connected
 
-    def turn(self, timeout_s: float) -> bool:
-        """Wait at most so long for messages, and serve them; as `serve`."""
+    def turn(self, timeout_s: float, *, wakes: int | None = None) -> bool:
+        """Wait at most so long for messages, and serve them; as `serve`. The wait ends, too, when the descriptor `wakes` can be read."""
         with selectors.DefaultSelector() as selector:
             self.register(selector)
+            if wakes is not None:
+                selector.register(wakes, selectors.EVENT_READ)
             return self.serve([key.fileobj for key, _ in selector.select(timeout_s)])
 
     def send(self, message: bytes) -> None:

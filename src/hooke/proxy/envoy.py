@@ -102,6 +102,9 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _place(address: Mapping[str, Any]) -> str:
+    if "pipe" in address:
+        path: str = address["pipe"]["path"]
+        return path
     found = address["socket_address"]
     return f"{found['address']}:{found['port_value']}"
 

@@ -407,10 +407,11 @@ MOST_RETRIES = 1024
 def endpoints(replicas: Iterable[Upstream]) -> dict[str, Any]:
     """The file of the replicas (EDS), independent of their order. Its version is its digest.
 
-    There is one priority. An activator that holds requests while no replica is up would be an endpoint of the next one, with
-    `policy.overprovisioning_factor` 100000, so that nothing spills over to it while any replica is up.
+    The activator is in it only while no replica is, so there is one priority, and no request reaches it once a replica is published.
     """
-    found = [_endpoint(replica) for replica in sorted(set(replicas), key=lambda one: (one.host, one.port))]
+    found = [
+        _endpoint(one) for one in sorted(set(replicas), key=lambda one: (one.host, one.port, one.socket))
+    ]
     assignment = typed("config.endpoint.v3.ClusterLoadAssignment")
     assignment |= {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": found}] if found else []}
     version = hashlib.blake2b(json.dumps(assignment, sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -455,7 +456,9 @@ def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
 
 
 def _endpoint(replica: Upstream) -> dict[str, Any]:
-    address = {"socket_address": {"address": replica.host, "port_value": replica.port}}
+    address: dict[str, Any] = {"socket_address": {"address": replica.host, "port_value": replica.port}}
+    if replica.socket:
+        address = {"pipe": {"path": replica.socket}}  # relative to Envoy's working directory, its folder
     # A draining host gets nothing new, and its open requests stay visible; a removed host's would not.
     status = {"health_status": "DRAINING"} if replica.leaving else {}
     return {"endpoint": {"address": address}, **status}

@@ -47,14 +47,16 @@ CONNECTION_BUFFER = 64 << 10
 class Upstream:
     """A replica's address. A `leaving` one gets no new requests, and finishes its open ones."""
 
-    port: int
+    port: int = 0
     host: str = "127.0.0.1"
     leaving: bool = False
+    socket: str = ""
+    """A unix socket in the proxy's folder instead of host and port: the activator's."""
 
     @property
     def place(self) -> str:
         """The address as Envoy writes it."""
-        return f"{self.host}:{self.port}"
+        return self.socket or f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -283,6 +283,11 @@ def _lines(declared: Service, ask: str) -> tuple[str, ...]:
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     share = apply_share(declared)
     told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)
+    if not declared.replicas[0]:
+        told = (
+            *told,
+            f"replicas={declared.replicas}: one process serves here, and it does not scale to zero",
+        )
     return (*told, share) if share else told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import moment
 from hooke.journal.service_events import (
     BatchWindow,
+    ColdStart,
     ModelBack,
     ModelDied,
     ModelEvent,
@@ -47,6 +49,7 @@ from hooke.scaling.measurements import Estimate
 from hooke.services.service_runs import (
     ReplicaCount,
     TimeSlice,
+    cold_starts_s,
     replica_counts,
     scalings,
     start_times_s,
@@ -92,14 +95,23 @@ def event_line(event: ReplicaEvent) -> str:
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
         case ServiceScaled():
             return f"{event.before} -> {event.after} replicas: {event.reason}"
+        case ColdStart():
+            return _cold_start(event)
         case RollOutChanged():
-            what = {"began": "roll-out of", "done": "rolled out:", "back": "rolled back:"}[event.status]
-            to = (
-                f"{event.before} goes on instead of {event.generation}"
-                if event.status == "back"
-                else event.generation
-            )
-            return f"{what} {to}; {event.reason}"
+            return _rolled_out(event)
+
+
+def _rolled_out(event: RollOutChanged) -> str:
+    what = {"began": "roll-out of", "done": "rolled out:", "back": "rolled back:"}[event.status]
+    back = event.status == "back"
+    to = f"{event.before} goes on instead of {event.generation}" if back else event.generation
+    return f"{what} {to}; {event.reason}"
+
+
+def _cold_start(event: ColdStart) -> str:
+    lost = [f"{count} {how}" for count, how in ((event.refused, "refused"), (event.gone, "gone")) if count]
+    held = f"{_requests(event.held)} waited" + "".join(f", {one}" for one in lost)
+    return f"cold start: the first answer came {format_seconds(event.seconds)} after its request; {held}"
 
 
 def _ended(event: ReplicaEnded) -> str:
@@ -310,6 +322,7 @@ def service_facts(record: ServiceRecord, *, alive: bool) -> dict[str, Any]:
         **{name: getattr(whole, name) for name in counts},
         "laws": laws,
         "starts_s": start_times_s(record.replicas),
+        "cold_starts_s": cold_starts_s(record.replicas),
         "staff": [dataclasses.asdict(each) for each in record.staff],
         "replicas": [msgspec.to_builtins(event) for event in record.replicas],
         "windows": [msgspec.to_builtins(window) for window in record.windows],
@@ -396,6 +409,9 @@ def _staff_line(record: ServiceRecord) -> str | None:
         line += (
             f"; a start took {spans}, {len(starts)} of them" if len(starts) > 1 else f"; a start took {spans}"
         )
+    if cold := cold_starts_s(record.replicas):
+        middle, most = format_seconds(statistics.median(cold)), format_seconds(max(cold))
+        line += f"; {len(cold)} cold starts, the first answer after {middle} (median), {most} at most"
     return line
 
 

@@ -21,6 +21,7 @@ from hooke.base.errors import JournalError
 from hooke.journal.events import RunFinished, RunStarted
 from hooke.journal.service_events import (
     BatchWindow,
+    ColdStart,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaEvent,
@@ -136,6 +137,11 @@ def scalings(events: Iterable[ReplicaEvent]) -> list[ServiceScaled]:
 def start_times_s(events: Iterable[ReplicaEvent]) -> list[float]:
     """The duration of each start, from the order to the first answer."""
     return [event.seconds for event in events if isinstance(event, ReplicaReady)]
+
+
+def cold_starts_s(events: Iterable[ReplicaEvent]) -> list[float]:
+    """The seconds from the first request to its answer, for each time that there was no replica."""
+    return [event.seconds for event in events if isinstance(event, ColdStart)]
 
 
 def time_slice(

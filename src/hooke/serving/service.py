@@ -25,6 +25,8 @@ Middleware: TypeAlias = Callable[[Application], Application]
 SETUP = "setup"
 TIMEOUT_S = 30.0
 """Longer than most predictions, and shorter than the minute after which proxies give up."""
+START_TIMEOUT_S = 300.0
+"""Enough to read a model of many GB from a disk."""
 _MARK = "__hooke_service__"
 _REFUSED = (
     inspect.Parameter.VAR_POSITIONAL,
@@ -47,6 +49,8 @@ class Service:
     fill: bool = False
     """Whether a free model waits for more rows while it pays."""
     timeout_s: float = TIMEOUT_S
+    start_timeout_s: float = START_TIMEOUT_S
+    """From a replica's start until it is ready; a longer one is ended."""
     idempotent: bool = False
     cpus: int | None = None
     """Threads of a replica's libraries; None: its part of the cores."""
@@ -87,6 +91,7 @@ def service(
     max_batch: int | None = None,
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
+    start_timeout: str | float = START_TIMEOUT_S,
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
@@ -102,6 +107,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     max_batch: int | None = None,
     wait: str | float | None = None,
     timeout: str | float = TIMEOUT_S,
+    start_timeout: str | float = START_TIMEOUT_S,
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
@@ -114,9 +120,9 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     answer. A plain method runs in the service's own thread, one call at a time; `async def` runs on the event loop; a generator
     streams. An optional `setup(self, ...)` is called once, in the same thread, before the first request.
 
-    `replicas` is the number of processes, or the fewest and the most (one always runs); `slo` the promise (`"p99 < 50ms"`); `idempotent`
+    `replicas` is the number of processes, or the fewest and the most: `(0, 8)` runs none while there are no calls, and the next call waits for the first one; `slo` the promise (`"p99 < 50ms"`); `idempotent`
     whether an unanswered request may be sent again. After `timeout` (seconds, or text such as `"2s"`) a request is
-    answered with 504; for a generator it is the time to each item.
+    answered with 504; for a generator it is the time to each item. A replica whose `setup` takes longer than `start_timeout` is ended.
 
     `max_batch` is the most rows that a method takes at once. Parameters annotated `list[...]`, `Sequence[...]` or
     `np.ndarray` then hold rows of several requests, and the method returns one row for each, or a dict of such columns; other
@@ -148,6 +154,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         _check_where(model, middleware)
         fill = wait == "auto" or (wait is None and bounds[1] > 1)
         timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
+        start_timeout_s = _timeout_s(start_timeout, name="start_timeout")
 
     def declare(made: C) -> C:
         declared = Service(
@@ -158,6 +165,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             wait_s=wait_s,
             fill=fill,
             timeout_s=timeout_s,
+            start_timeout_s=start_timeout_s,
             idempotent=bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
@@ -222,10 +230,10 @@ def _check_where(value: str, middleware: object) -> None:
         )
 
 
-def _timeout_s(value: str | float) -> float:
+def _timeout_s(value: str | float, *, name: str = "timeout") -> float:
     timeout_s = parse_seconds(value)
     if not timeout_s:
-        raise UsageError("timeout=0 leaves no time for an answer", fix='write timeout="2s"')
+        raise UsageError(f"{name}=0 leaves no time", fix=f'write {name}="2s"')
     return timeout_s
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.units import parse_bytes
+from hooke.base.units import parse_bytes, parse_seconds
 from hooke.cli.options import debug_option
 from hooke.cli.parameters import bindings
 from hooke.cli.screens import EXIT_FAILED, CommandSession, say_next
@@ -94,10 +94,15 @@ _REPLICA_OPTIONS = (
     click.option(
         "--replicas",
         metavar="N|LOW:HIGH",
-        help="Number of processes behind Envoy; LOW:HIGH scales with the load. Default: what the class declares.",
+        help="Number of processes behind Envoy; LOW:HIGH scales with the load, 0:HIGH down to none. Default: what the class declares.",
     ),
     click.option(
         "--memory", metavar="SIZE", help="Replace a replica that uses more memory than this (1GiB)."
+    ),
+    click.option(
+        "--keep-alive",
+        metavar="TIME",
+        help="With a minimum of 0: end the last replica after so long without a call (10m). Default: by the gaps between calls.",
     ),
     click.option(
         "--threads",
@@ -116,7 +121,7 @@ def replica_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> Any:
-        names = ("replicas", "memory", "threads", "lease_s", "healthy_s", "poll_s")
+        names = ("replicas", "memory", "keep_alive", "threads", "lease_s", "healthy_s", "poll_s")
         several = {name: given.pop(name) for name in names}
         return function(*args, several=several, **given)
 
@@ -130,10 +135,10 @@ def replica_range(text: str, *, name: str) -> tuple[int, int]:
     low, colon, high = text.partition(":")
     bounds = (low, high if colon else low)
     numbers = [int(bound) for bound in bounds if bound.isascii() and bound.isdigit()]
-    if len(numbers) < 2 or not 1 <= numbers[0] <= numbers[1]:
+    if len(numbers) < 2 or not numbers[0] <= numbers[1] or not numbers[1]:
         raise UsageError(
             f"{name} {text}: not a valid number of replicas",
-            fix="write 3, or the minimum and the maximum: 1:8; the minimum is at least 1",
+            fix="write 3, or the minimum and the maximum: 1:8; 0:8 runs none while there are no calls",
         )
     return numbers[0], numbers[1]
 
@@ -142,11 +147,18 @@ def service_options(
     declared: Service, bind_config: BindConfig, several: Mapping[str, Any]
 ) -> ServiceOptions | None:
     """The options of a supervised service; None if one process serves without a supervisor."""
-    asked, memory = several["replicas"], several["memory"]
-    if asked is None and memory is None and declared.replicas == (1, 1):
+    asked, memory, keep_alive = several["replicas"], several["memory"], several["keep_alive"]
+    replicas = replica_range(asked, name="--replicas") if asked is not None else declared.replicas
+    if keep_alive is not None and replicas[0]:
+        raise UsageError(
+            f"--keep-alive {keep_alive}: at least {replicas[0]} of {declared.name}'s replicas always run",
+            fix=f"add --replicas 0:{replicas[1]}, or leave out --keep-alive",
+        )
+    if asked is None and memory is None and replicas == (1, 1):
         return None
     return ServiceOptions(
-        replicas=replica_range(asked, name="--replicas") if asked is not None else declared.replicas,
+        replicas=replicas,
+        keep_alive_s=parse_seconds(keep_alive) if keep_alive is not None else None,
         bind_config=bind_config,
         memory_bytes=parse_bytes(memory, name="--memory") if memory is not None else None,
         lease_s=several["lease_s"],
@@ -247,8 +259,9 @@ def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
             f"--dev with --replicas {several['replicas']}: it runs a single process",
             fix="leave out --replicas, or --dev",
         )
-    if several["memory"] is not None:
-        raise UsageError("--dev with --memory: it has no supervisor", fix="leave out --memory, or --dev")
+    for name, given in (("--memory", several["memory"]), ("--keep-alive", several["keep_alive"])):
+        if given is not None:
+            raise UsageError(f"--dev with {name}: it has no supervisor", fix=f"leave out {name}, or --dev")
     bind_config.check()
     if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(

@@ -267,12 +267,23 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
     lines.append(f"  {_proxy_line(facts['front'])}")
+    if facts["zero"] is not None:
+        lines.append(f"  {_zero_line(facts['zero'])}")
     if facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
     rows = [_cells(one) for one in facts["replicas"]]
     lines += ["", *aligned(COLUMNS, rows, right=range(2, 10))] if rows else []
     lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
     return lines
+
+
+def _zero_line(zero: dict[str, Any]) -> str:
+    count, last = zero["cold_starts"], zero["last_cold_start_s"]
+    cold = (
+        "no cold start yet" if last is None else f"{count} cold starts, the last took {format_seconds(last)}"
+    )
+    waiting = f"{zero['held']} requests wait; " if zero["held"] else ""
+    return f"{waiting}{cold}; the last replica stays {format_seconds(zero['keep_alive_s'])} without a call: {zero['keep_alive_why']}"
 
 
 def _proxy_line(proxy: dict[str, Any] | None) -> str:

@@ -57,8 +57,16 @@ class Autoscaler:
         """A replica took so long to start."""
         self._starts.append(seconds)
 
-    def decide(self, now: float, core: Supervision, *, called: int) -> Scale | None:
-        """A different number of replicas with the reason; None if the number stays. `called`: calls of methods so far."""
+    @property
+    def start_s(self) -> float:
+        """The time that a start is expected to take."""
+        return max(self._starts, default=ASSUMED_START_S)
+
+    def decide(self, now: float, core: Supervision, *, called: int, held: int = 0) -> Scale | None:
+        """A different number of replicas with the reason; None if the number stays.
+
+        `called`: calls of methods so far; `held`: those that wait for the first replica.
+        """
         if self._staffing is None or now - self._decided < EVERY_S or not core.ever_ready:
             return None
         self._decided = now
@@ -68,9 +76,9 @@ class Autoscaler:
         seen = ServiceSnapshot(
             ready=ready,
             starting=starting + len(core.ready()) - ready,  # a model that is being set up again comes back
-            in_flight=core.open_calls(),
+            in_flight=core.open_calls() + held,
             arrived=called,
-            start_s=max(self._starts, default=ASSUMED_START_S),
+            start_s=self.start_s,
             capacity=self._capacity,
         )
         decision = self._staffing.decide(now, seen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -12,12 +14,13 @@ import msgspec
 from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.channel import ChannelServer
 from hooke.processes.lease import Lease
+from hooke.proxy.activator import HoldFacts
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.metrics import Counts, ProxyStats
 
 __all__ = [
     "Control",
-    "LimitRequests",
+    "FirstAnswer",
     "ProxyDrainOrder",
     "ProxyDrainReply",
     "ProxyFailed",
@@ -40,9 +43,10 @@ class Renew(msgspec.Struct, frozen=True, tag=True):
 
 
 class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """To the proxy: send new requests to these replicas, by name and port."""
+    """To the proxy: send new requests to these replicas, by name and port. `hold` them where there is none."""
 
     replicas: dict[str, int]
+    hold: bool = False
 
 
 class LimitRequests(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -79,12 +83,22 @@ class ProxyUp(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Envoy's own."""
     stats: ProxyStats | None = None
     """Its counters, at most a second old; None if Envoy did not give them."""
+    activator: HoldFacts = HoldFacts()
 
 
 class ProxyPublished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """From the proxy: new requests go to these replicas only."""
 
     names: tuple[str, ...]
+
+
+class FirstAnswer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """From the proxy: the first answer after a time without a replica; as `ColdStart`."""
+
+    seconds: float
+    held: int
+    refused: int
+    gone: int
 
 
 class ProxyDrainReply(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -103,8 +117,8 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fix: str = ""
 
 
-ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ProxyDrainOrder | StopProxy
-OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | ProxyDrainReply | ProxyFailed
+ToFront: TypeAlias = Renew | PublishPorts | ProxyDrainOrder | StopProxy
+OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | FirstAnswer | ProxyDrainReply | ProxyFailed
 
 decode_for_proxy = msgspec.msgpack.Decoder(ToFront).decode
 decode_from_child = msgspec.msgpack.Decoder(OfChild).decode
@@ -139,6 +153,9 @@ class Control:
         self._expired: Callable[[], None] | None = expired
         self._closed = False
         self._reported_at = 0.0
+        self._wakes, self._wake = os.pipe()
+        os.set_blocking(self._wakes, False)
+        os.set_blocking(self._wake, False)
 
     def serve(self) -> None:
         """Run until `close`."""
@@ -147,8 +164,11 @@ class Control:
 
     def turn(self, timeout_s: float) -> None:
         """Pass on the orders that arrive within this time, then report if it is time."""
-        if self._server.turn(timeout_s):
+        if self._server.turn(timeout_s, wakes=self._wakes):
             self._reported_at = 0.0
+        with contextlib.suppress(BlockingIOError):
+            if os.read(self._wakes, 4096):
+                self._reported_at = 0.0
         now = time.monotonic()
         if self._expired is not None and self._lease.expired(now):
             expired, self._expired = self._expired, None
@@ -163,9 +183,15 @@ class Control:
         """Send to all supervisors. Disconnects one that does not read."""
         self._server.send(message)
 
+    def report_soon(self) -> None:
+        """Report at once, from any thread: the state has changed."""
+        with contextlib.suppress(BlockingIOError):  # it is to be woken already
+            os.write(self._wake, b"x")
+
     def close(self) -> None:
         """End `serve`, from any thread."""
         self._closed = True
+        self.report_soon()
 
     def _receive(self, message: bytes) -> None:
         self._lease.renew(time.monotonic())

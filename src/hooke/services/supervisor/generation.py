@@ -235,6 +235,8 @@ class ServiceOptions:
     """A replica above this is replaced."""
     lease_s: float = LEASE_S
     healthy_s: float = 10.0
+    keep_alive_s: float | None = None
+    """How long the last replica stays without a call, where none is allowed; None: by the gaps between calls."""
     poll_s: float = 5.0
     """Between two lookups of an alias: a query of one row."""
 
@@ -242,6 +244,7 @@ class ServiceOptions:
         """The rules for replicas of that service."""
         return Rules(
             timeout_s=declared.timeout_s,
+            ready_s=declared.start_timeout_s,
             healthy_s=self.healthy_s,
             memory_bytes=self.memory_bytes,
             idempotent=declared.idempotent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hooke.base.files import writing
 from hooke.processes.lease import Backoff
 from hooke.project.folder import Project
 from hooke.project.settings import ServiceSettings
+from hooke.proxy.activator import HoldFacts
 from hooke.proxy.proxy_settings import ProxySettings, ProxyTls
 from hooke.services.supervisor import control_channel as messages
 from hooke.services.supervisor.children import Child, adopt_child, start_child
@@ -81,7 +82,7 @@ def make_proxy_settings(
 class ProxyChild:
     """The proxy of a service. `port` is 0 until it accepts requests."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a proxy, each by name
         self,
         folder: ServiceFolder,
         settings: ProxySettings,
@@ -89,22 +90,29 @@ class ProxyChild:
         lease_s: float,
         log: str,
         say: Callable[[str], None],
+        hold: bool = False,
+        token_file: str = "",
     ) -> None:
+        """`hold`: whether requests are held where there is no replica; they then need the token in `token_file`."""
         self.port = 0
         self.pid = 0
         """Envoy's own."""
         self.stats: ProxyStats | None = None
         """Its last counters; None while it does not run."""
         self.child: Child | None = None
+        self.activator = HoldFacts()
+        self.first_answers: deque[messages.FirstAnswer] = deque()
+        """Not taken yet."""
         self.drained = False
         self._draining = False
         self._folder = folder
         self._settings = settings
-        self._key = _key_of(settings)
+        self._key = _key_of(settings, token_file)
         self._lease_s = lease_s
         self._log = log
         self._say = say
-        self._ports: dict[str, int] = {}
+        self._token_file = token_file
+        self._order = messages.PublishPorts(replicas={}, hold=hold)
         self._acknowledged: tuple[str, ...] | None = None
         self._most: int | None = None
         self._limited = 0.0
@@ -139,9 +147,16 @@ class ProxyChild:
 
     def publish(self, ports: Mapping[str, int], now: float) -> None:
         """Send new requests to these replicas; `acknowledged` tells when that is in effect."""
-        self._ports = dict(ports)
-        self._acknowledged = None
-        self._send(messages.PublishPorts(replicas=self._ports), now)
+        self._publish(messages.PublishPorts(replicas=dict(ports), hold=self._order.hold), now)
+
+    def hold(self, hold: bool, now: float) -> None:  # noqa: FBT001 - a switch
+        """Whether requests are held where there is no replica."""
+        if hold != self._order.hold:
+            self._publish(messages.PublishPorts(replicas=self._order.replicas, hold=hold), now)
+
+    def _publish(self, order: messages.PublishPorts, now: float) -> None:
+        self._order, self._acknowledged = order, None
+        self._send(order, now)
 
     def limit(self, most: int | None, now: float) -> None:
         """Admit so many requests at once, if that differs enough from the last number, and from time to time in any case."""
@@ -193,13 +208,15 @@ class ProxyChild:
                 if not self.port:
                     self._backoff.succeeded(now)
                     self._note(message.port)
-                    self._send(messages.PublishPorts(replicas=self._ports), now)
-                    self._send(messages.LimitRequests(most=self._most), now)
+                    self._send(self._order, now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
+                self.activator = message.activator
                 # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)
             case messages.ProxyPublished():
                 self._acknowledged = message.names
+            case messages.FirstAnswer():
+                self.first_answers.append(message)
             case messages.ProxyDrainReply():
                 self.drained = True
             case messages.ProxyFailed():
@@ -225,7 +242,7 @@ class ProxyChild:
         self._folder.forget_child(PROXY)
         child.cut(now)
         self.child = None
-        was_up, self.port, self.stats = bool(self.port), 0, None
+        was_up, self.port, self.stats, self.activator = bool(self.port), 0, None, HoldFacts()
         why = self._why or HookeError("the proxy ended", why="\n".join(child.tail()))
         self._why = None
         if self._draining and not self.drained:
@@ -245,7 +262,12 @@ class ProxyChild:
 
         def order(control: int) -> str:
             made = ProxyProcessOrder(
-                control=control, lease_s=self._lease_s, settings=self._settings, replicas=self._ports
+                control=control,
+                lease_s=self._lease_s,
+                settings=self._settings,
+                replicas=self._order.replicas,
+                hold=self._order.hold,
+                token_file=self._token_file,
             )
             return msgspec.json.encode(made, enc_hook=str).decode()
 
@@ -262,7 +284,7 @@ class ProxyChild:
             self.child.send(messages.encode(message), now)
 
 
-def _key_of(settings: ProxySettings) -> str:
+def _key_of(settings: ProxySettings, token_file: str) -> str:
     """Equal for proxies that differ only in their port."""
-    said = msgspec.json.encode(dataclasses.replace(settings, port=0), enc_hook=str)
+    said = msgspec.json.encode((dataclasses.replace(settings, port=0), token_file), enc_hook=str)
     return hashlib.blake2b(said, digest_size=6).hexdigest()

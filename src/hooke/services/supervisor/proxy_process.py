@@ -1,24 +1,30 @@
 """The process that runs Envoy under a lease: `python -m hooke.services.supervisor.proxy_process ORDER`.
 
-Envoy outlives a killed supervisor, so that another one can take over, but no longer than the lease.
+Envoy outlives a killed supervisor, so that another one can take over, but no longer than the lease. The activator lives here, too: what
+it holds came through Envoy, and ends with it in any case, and at zero replicas no further process is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with, with_parent
+from hooke.proxy.activator import ACTIVATOR_SOCKET, Activator, HoldFacts
 from hooke.proxy.envoy import Drain, Proxy
+from hooke.proxy.held_requests import HoldLimits
 from hooke.proxy.proxy_settings import ProxySettings, Upstream
 from hooke.services.supervisor import control_channel as messages
+from hooke.serving.auth import read_token
 from hooke.serving.metrics import ProxyStats
 
 __all__ = ["ProxyProcessOrder", "main"]
@@ -39,14 +45,21 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     settings: ProxySettings
     replicas: dict[str, int] = {}
     """Ports by name for its first requests: those of its predecessor, which died."""
+    hold: bool = False
+    """Whether requests are held where there is no replica."""
+    token_file: str = ""
+    """The file of the bearer token, without which no request starts a replica; empty without auth."""
 
 
 class _ProxyProcess:
     def __init__(self, order: ProxyProcessOrder) -> None:
         self._proxy = Proxy(order.settings, prefix=with_parent())
-        self._first = order.replicas
-        self._wanted: dict[str, int] | None = None
+        self._first = messages.PublishPorts(replicas=order.replicas, hold=order.hold)
+        self._last = self._first
+        self._wanted: messages.PublishPorts | None = None
         """The replicas that Envoy does not have yet."""
+        self._token_file = order.token_file
+        self._activator: Activator | None = None
         self._try_at = 0.0
         self._warned = False
         self._drain: Drain | None = None
@@ -69,7 +82,7 @@ class _ProxyProcess:
         """Run until an order to stop, Envoy's death, or the end of the lease."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            self._proxy.start(Upstream(port=port) for port in self._first.values())
+            self._proxy.start(self._upstreams(self._first))
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S if self._drain is None else DRAIN_TURN_S)
@@ -83,15 +96,23 @@ class _ProxyProcess:
             return 1
         finally:
             self._proxy.stop()
+            if self._activator is not None:
+                self._activator.close()
         return 0
 
     def _state(self) -> bytes | None:
         """Sent repeatedly: a later supervisor needs it, too."""
         if not self._up:
             return None
+        activator = self._activator
+        for cold in activator.take_cold_starts() if activator is not None else ():
+            self._control.send(messages.encode(messages.FirstAnswer(**dataclasses.asdict(cold))))
         return messages.encode(
             messages.ProxyUp(
-                port=self._proxy.settings.port, pid=self._proxy.pid or 0, stats=self._stats_now()
+                port=self._proxy.settings.port,
+                pid=self._proxy.pid or 0,
+                stats=self._stats_now(),
+                activator=activator.facts() if activator is not None else HoldFacts(),
             )
         )
 
@@ -104,9 +125,10 @@ class _ProxyProcess:
         return self._stats
 
     def _obey(self, message: bytes) -> None:
-        match messages.decode_for_proxy(message):
-            case messages.PublishPorts(replicas=replicas):
-                self._wanted, self._try_at = replicas, 0.0
+        order = messages.decode_for_proxy(message)
+        match order:
+            case messages.PublishPorts():
+                self._wanted, self._try_at = order, 0.0
                 self._publish()
             case messages.LimitRequests(most=most):
                 try:
@@ -130,7 +152,7 @@ class _ProxyProcess:
         if self._wanted is None or now < self._try_at:
             return
         try:
-            self._proxy.publish(Upstream(port=port) for port in self._wanted.values())
+            self._proxy.publish(self._upstreams(self._wanted))
         except (HookeError, OSError) as error:
             self._try_at = now + AGAIN_S
             if not self._warned:
@@ -138,12 +160,38 @@ class _ProxyProcess:
             self._warned = True
             return
         self._warned = False
-        names, self._wanted = tuple(self._wanted), None
+        names, self._wanted = tuple(self._wanted.replicas), None
         self._control.send(messages.encode(messages.ProxyPublished(names=names)))
+
+    def _upstreams(self, order: messages.PublishPorts) -> list[Upstream]:
+        """The replicas, or the activator where there is none. What it holds goes to the replicas at once."""
+        self._last, ports = order, list(order.replicas.values())
+        if order.hold and self._activator is None:
+            self._activator = self._started_activator()
+        if self._activator is not None:
+            self._activator.serve(ports, holding=order.hold)
+        if order.hold and not ports:
+            return [Upstream(socket=ACTIVATOR_SOCKET)]
+        return [Upstream(port=port) for port in ports]
+
+    def _started_activator(self) -> Activator:
+        settings = self._proxy.settings
+        settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = Activator(
+            settings.folder,
+            HoldLimits(timeout_s=settings.timeout_s),
+            token=lambda: read_token(Path(self._token_file)) if self._token_file else None,
+            changed=self._control.report_soon,
+        )
+        made.start()
+        return made
 
     def _expired(self) -> None:
         _note("no supervisor renewed the lease: the proxy answers its open requests, and ends\n")
         self._orphaned = True
+        if self._activator is not None:
+            ports = list(self._last.replicas.values())
+            self._activator.serve(ports, holding=False, why="the supervisor is gone, and starts no replica")
         self._drain = self._drain or self._proxy.begin_drain(within_s=self._within_s)
 
     def _look_at_drain(self) -> None:

@@ -192,11 +192,16 @@ def main(order: ReplicaOrder) -> int:
     thread.start()
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
+
+    def ready() -> None:
+        reporter.began()
+        control.report_soon()  # requests may wait for this
+
     cut = serve(
         replica,
         partial(setup_arguments, project, generation.values()),
         listening,
-        ready=reporter.began,
+        ready=ready,
         windows=reporter.window,
         say=reporter.say,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from hooke.journal.service_events import ReplicaEnded, ReplicaEvent
+from hooke.journal.service_events import ColdStart, ReplicaEnded, ReplicaEvent
 from hooke.services.supervisor.children import Child
 from hooke.services.supervisor.replica_events import RESTARTING, ReplicaMember, ReplicaPhase
 from hooke.services.supervisor.supervision import Supervision
@@ -64,6 +64,7 @@ class SupervisorView:
         self._events: Counter[str] = Counter()
         self._states: Mapping[str, int] = {}
         self._wanted = 0
+        self._cold_start_s: float | None = None
         self.proxy: ProxyStats | None = None
         """The proxy's last counters; None while it does not run."""
 
@@ -82,6 +83,8 @@ class SupervisorView:
         self._events[str(type(event).__struct_config__.tag)] += 1
         if isinstance(event, ReplicaEnded):
             self._ends[event.kind] += 1
+        if isinstance(event, ColdStart):
+            self._cold_start_s = event.seconds
 
     def update(self, core: Supervision, proxy: ProxyStats | None) -> None:
         """Take the current states."""
@@ -108,6 +111,10 @@ class SupervisorView:
             "rate": found.rate() if found is not None else None,
             "p99_s": found.p99_s() if found is not None else None,
         }
+
+    def cold_starts(self) -> dict[str, object]:
+        """Their number and the last one's seconds, for `hooke serve status`."""
+        return {"cold_starts": self._events["cold_start"], "last_cold_start_s": self._cold_start_s}
 
     def proxy_facts(self) -> dict[str, object] | None:
         """The proxy's counters, for `hooke serve status`."""
@@ -143,13 +150,21 @@ def status_of(core: Supervision, children: Mapping[str, Child], view: Supervisor
             }
         )
     return {
-        "state": "draining" if core.closing else "serving" if core.ready() else "starting",
+        "state": _service_state(core),
         "wanted": core.wanted,
         "generation": core.generation,
         "rolling_out": core.rolling.generation if core.rolling is not None else None,
         "front": view.proxy_facts(),
         "replicas": replicas,
     }
+
+
+def _service_state(core: Supervision) -> str:
+    if core.closing:
+        return "draining"
+    if core.ready():
+        return "serving"
+    return "starting" if core.wanted else "idle"
 
 
 def _state_of(member: ReplicaMember) -> str:

@@ -136,6 +136,18 @@ class Supervision:
         """The generation that is to be served in the end."""
         return self.rolling.generation if self.rolling else self.generation
 
+    @property
+    def needed(self) -> int:
+        """Replicas that are to serve: as many as are wanted, and one to prove a new generation."""
+        return max(self.wanted, 1) if self.rolling else self.wanted
+
+    def starts(self) -> int:
+        """Replicas that start, or whose model is being set up again."""
+        return sum(
+            one.phase is events.ReplicaPhase.STARTING or (one.serves and one.restarting_since is not None)
+            for one in self.members.values()
+        )
+
     def ready(self) -> list[events.ReplicaMember]:
         """Replicas that get new requests, unless they cannot answer at this moment and others can."""
         return [member for member in self.members.values() if member.phase is events.ReplicaPhase.READY]
@@ -362,7 +374,7 @@ class Supervision:
         new = self._serving(rolling.generation)
         if rolling.deaths >= self.rules.roll_out_tries:
             self._roll_back(f"{rolling.deaths} of its replicas failed; the last: {rolling.cause}", now)
-        elif len(new) >= self.wanted and all(
+        elif len(new) >= self.needed and all(
             member.healthy(now, self.rules) and member.restarting_since is None for member in new
         ):
             self.rolling = None
@@ -387,7 +399,7 @@ class Supervision:
 
     def _start_missing(self, now: float) -> None:
         target = self.target
-        self._start(target, self.wanted - len(self._serving(target)) - len(self._starting(target)), now)
+        self._start(target, self.needed - len(self._serving(target)) - len(self._starting(target)), now)
         if self.rolling is not None:
             # The old ones serve until the new ones do: a dead one is replaced meanwhile.
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
@@ -420,12 +432,12 @@ class Supervision:
                 self._end_start(member, now)
         target = self.target
         served = len(self._serving(target))
-        self._end_starts(target, served + len(self._starting(target)) - self.wanted, now)
+        self._end_starts(target, served + len(self._starting(target)) - self.needed, now)
         if self.rolling is not None:
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
             self._end_starts(self.generation, old + served - self.wanted, now)
         for member, reason in self._surplus(kept):
-            if len(self.ready()) <= self.wanted:
+            if len(self.ready()) <= self.needed:
                 break
             self._leave(member, reason, now)
 
@@ -440,7 +452,7 @@ class Supervision:
                 yield member, "another generation is served now"
         for generation in kept:
             able_first = sorted(self._serving(generation), key=lambda one: one.restarting_since is not None)
-            for member in reversed(able_first[self.wanted :]):
+            for member in reversed(able_first[self.needed :]):
                 yield member, f"{self.wanted} wanted"
 
     def _end_starts(self, generation: str, count: int, now: float) -> None:
@@ -454,7 +466,8 @@ class Supervision:
     def _close(self, now: float) -> None:
         for member in list(self.members.values()):
             if member.phase is events.ReplicaPhase.STARTING:
-                self._end_start(member, now)
+                if self._proxy_drained or self.ready():  # else requests may be held for it
+                    self._end_start(member, now)
             elif member.phase is events.ReplicaPhase.READY and self._proxy_drained:
                 self._leave(member, self.closing, now)
         if not self.members and self._proxy_drained and not self._done:

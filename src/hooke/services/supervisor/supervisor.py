@@ -17,9 +17,11 @@ from typing import Any
 
 import msgspec
 
+from hooke.autoscaling.scale_to_zero import ZeroPolicy, ZeroSnapshot
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.pinned_modules import pin_modules
 from hooke.journal.service_events import (
+    ColdStart,
     ReplicaAdopted,
     ReplicaEnded,
     ReplicaEvent,
@@ -44,7 +46,7 @@ from hooke.services.shares import Shares
 from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaling_loop import Autoscaler
 from hooke.services.supervisor.children import LOG_BYTES, Child, Replicas, limit_log
-from hooke.services.supervisor.control_channel import ReplicaUpdate, decode_from_child
+from hooke.services.supervisor.control_channel import FirstAnswer, ReplicaUpdate, decode_from_child
 from hooke.services.supervisor.generation import (
     AliasWatcher,
     Generation,
@@ -76,12 +78,6 @@ def _ending() -> list[signal.Signals]:
     """The signals that ask for the end: a closed terminal, too, unless that is to be ignored (nohup)."""
     hung_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
     return [signal.SIGINT, signal.SIGTERM, *hung_up]
-
-
-def _tell_least(options: ServiceOptions, tell: Callable[[str], None]) -> None:
-    low, high = options.replicas
-    if not low:
-        tell(f"replicas=({low}, {high}): at least 1 runs, since nothing else would hold requests")
 
 
 class SupervisionEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +119,6 @@ class Supervisor:
         self.replicas = Replicas(folder, self._logs, shares, options)
         self._say = tell
         tell(str(shares))
-        _tell_least(options, tell)
         self._source = source
         self._view = SupervisorView()
         self._scrape = MetricsEndpoint(
@@ -135,6 +130,7 @@ class Supervisor:
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared)
+        self._zero = ZeroPolicy(fixed_s=options.keep_alive_s)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
@@ -159,6 +155,8 @@ class Supervisor:
             lease_s=self.options.lease_s * PROXY_LEASE,
             log=str(self._logs / "front.log"),
             say=self._say,
+            hold=not self.bounds[0],
+            token_file=self._source.token_file,
         )
 
     def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
@@ -210,18 +208,22 @@ class Supervisor:
         self._scrape.start(listen_at(self.folder.metrics_socket))
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
-        self.proxy.begin(records.pop(PROXY, None))
+        proxy = records.pop(PROXY, None)
+        self.proxy.begin(proxy)
         self._write_record()
         adopted = self._adopt(list(records.values()))
         low, high = self.bounds
-        self.core.wanted = min(max(len(adopted), self.core.wanted), high)
-        self._set_bounds(max(low, 1), high)
+        # The first replica shows that the service works. A service that is taken over may be at zero, and stays there.
+        least = low or (1 if proxy is None else 0)
+        self.core.wanted = min(max(len(adopted), least), high)
+        self._set_bounds(low, high)
         self._aliases.start()
         self._step(events.SupervisionBegan(adopted=adopted))
 
     def _set_bounds(self, low: int, high: int) -> None:
         self.bounds = (low, high)
-        self._autoscaler.between(low, high, now_wanted=self.core.wanted)
+        self.proxy.hold(not low, time.monotonic())
+        self._autoscaler.between(max(low, 1), high, now_wanted=self.core.wanted)
 
     def _turn(self) -> None:
         self._wait()
@@ -242,7 +244,12 @@ class Supervisor:
         self._renew(now)
         self._look_for_stop(now)
         self._limit_logs(now)
-        scaled = self._autoscaler.decide(now, self.core, called=self._called)
+        while self.proxy.first_answers:
+            self._note_cold_start(self.proxy.first_answers.popleft())
+        scaled = self._decide_zero(now)
+        if scaled is None and self.core.wanted:
+            held = self.proxy.activator.held
+            scaled = self._autoscaler.decide(now, self.core, called=self._called, held=held)
         if scaled is not None:
             self._step(scaled)
         self.proxy.limit(self.core.room(), now)
@@ -251,6 +258,33 @@ class Supervisor:
             event() if callable(event) else self._step(event)
         self._step(events.SupervisionTick(listened=now))
         self._view.update(self.core, self.proxy.stats)
+
+    def _decide_zero(self, now: float) -> events.Scale | None:
+        """Between no replica and one, where none is allowed."""
+        if self.bounds[0] or self.core.closing:
+            return None
+        seen = ZeroSnapshot(
+            wanted=self.core.wanted,
+            starting=self.core.starts(),
+            open_calls=self.core.open_calls(),
+            called=self._called,
+            held=self.proxy.activator.held,
+            start_s=self._autoscaler.start_s,
+        )
+        decision = self._zero.decide(now, seen)
+        return None if decision is None else events.Scale(decision.target, decision.reason)
+
+    def _note_cold_start(self, answer: FirstAnswer) -> None:
+        replica = max(self.core.ready(), key=lambda one: one.ready_at or 0.0, default=None)
+        self._record_event(
+            ColdStart(
+                seconds=answer.seconds,
+                held=answer.held,
+                refused=answer.refused,
+                gone=answer.gone,
+                replica=replica.name if replica is not None else "",
+            )
+        )
 
     def _wait(self) -> None:
         selector = selectors.DefaultSelector()
@@ -394,7 +428,7 @@ class Supervisor:
     def _record_event(self, event: ReplicaEvent) -> None:
         self._run.say(event)
         self._view.record(event)
-        if isinstance(event, ReplicaReady):
+        if isinstance(event, ReplicaReady | ColdStart):
             self._autoscaler.started(event.seconds)
         if isinstance(event, ReplicaEnded) and self.core.closing:
             self._cut += event.in_flight
@@ -404,6 +438,8 @@ class Supervisor:
         wanted = self.core.wanted
         more = f"{len(names)} replicas answer, {wanted} wanted"
         said = more if len(names) > wanted else f"{len(names)} of {wanted} replicas answer"
+        if not wanted and not names:
+            said = "no replica runs: the next request starts one"
         if said == self._said or self.core.closing or not (names or self._said):
             return
         if not self._said:
@@ -485,7 +521,16 @@ class Supervisor:
             "front_pid": self.proxy.pid,
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
+            "zero": self._zero_facts(),
         } | status_of(self.core, self.replicas.children, self._view)
+
+    def _zero_facts(self) -> dict[str, object] | None:
+        """What `hooke serve status` says of a service that may have no replica; None of others."""
+        if self.bounds[0]:
+            return None
+        keep = self._zero.keep_alive(self._autoscaler.start_s)
+        facts = {"keep_alive_s": keep.seconds, "keep_alive_why": keep.reason}
+        return facts | msgspec.to_builtins(self.proxy.activator) | self._view.cold_starts()
 
     # -- the end -----------------------------------------------------------------------------------
 
