@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -102,7 +103,7 @@ class Activator:
     def serve(self, ports: Sequence[int], *, holding: bool, why: str = "no replica is ready") -> None:
         """Replicas answer at these ports; without any, hold requests, or refuse them and say why."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._serve, tuple(ports), holding, why)
+            self._loop.call_soon_threadsafe(partial(self._serve, tuple(ports), holding=holding, why=why))
 
     def facts(self) -> HoldFacts:
         """Its state."""
@@ -121,7 +122,7 @@ class Activator:
         for request in list(self._requests.values()):
             request.cut()
 
-    def _serve(self, ports: tuple[int, ...], holding: bool, why: str) -> None:
+    def _serve(self, ports: tuple[int, ...], *, holding: bool, why: str) -> None:
         self._published = bool(ports)
         self._perform(self._core.serve(ports, holding=holding, why=why))
 

@@ -93,6 +93,12 @@ def event_line(event: ReplicaEvent) -> str:
         case StartDelayed():
             row = "" if event.failures == 1 else f", {event.failures} in a row"
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
+        case ServiceScaled() | ColdStart() | RollOutChanged():
+            return _of_service(event)
+
+
+def _of_service(event: ServiceScaled | ColdStart | RollOutChanged) -> str:
+    match event:
         case ServiceScaled():
             return f"{event.before} -> {event.after} replicas: {event.reason}"
         case ColdStart():
