@@ -165,7 +165,8 @@ class State(enum.Enum):
 
 _STATE = {
     "type": "object",
-    "properties": {"state": {"enum": [state.value for state in State]}},
+    # A service without a replica is `idle`: the proxy says so, and the next call starts one.
+    "properties": {"state": {"enum": [*(state.value for state in State), "idle"]}},
     "required": ["state"],
 }
 

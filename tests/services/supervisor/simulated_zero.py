@@ -8,6 +8,7 @@ import itertools
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Self
 
 from hooke.autoscaling.scale_to_zero import ZeroPolicy, ZeroSnapshot
 from hooke.journal.service_events import ReplicaReady, ServiceScaled
@@ -75,8 +76,8 @@ class ZeroWorld:
         self.cold: list[tuple[float, float]] = []
         """Of each cold start: its seconds, and the start-up time of the replica."""
         self.cycles = 0
-        self.passed = 0
-        """Requests that reached the activator while replicas were published and acknowledged."""
+        self.had = 0
+        """Requests in flight on what was killed."""
         self.processes: dict[str, Process] = {}
         self.pending: dict[int, float] = {}
         """Requests without an outcome, by their deadline."""
@@ -233,8 +234,9 @@ class ZeroWorld:
 
     def fail_somewhere(self) -> None:
         """Kill one of the three, in whatever state they are."""
-        victim = self.chance.choice(FAULTS)
+        victim = self.chance.choice(FAULTS if self.processes else FAULTS[1:])
         self.done[f"{victim}, {self.state()}"] += 1
+        self.had += len(self.pending) if victim != "supervisor" else 0
         if victim == "supervisor":
             self.supervise()
         elif victim == "proxy":
@@ -246,7 +248,7 @@ class ZeroWorld:
             self.acks, self.routed = [], ()
             self.tell(Published(()))
             self.proxy_back = self.now + PROXY_AWAY_S
-        elif self.processes:
+        else:
             process = self.processes.pop(self.chance.choice(sorted(self.processes)))
             for number in process.work:
                 self.end(number, "killed")
@@ -276,6 +278,12 @@ class ZeroWorld:
             assert self.now - before < 8000, (
                 f"seed {self.seed}: it does not come to rest: {self.core.members}"
             )
+
+    def lived(self, cycles: int) -> Self:
+        """Itself, after so many cycles."""
+        while self.cycles < cycles:
+            self.cycle()
+        return self
 
     def leave(self, number: int) -> None:
         """A client goes. A replica works on."""

@@ -1,33 +1,28 @@
-"""Ten thousand times from no replica to one and back, under a virtual clock: no request is lost, and nothing is stuck."""
+"""A thousand times from no replica to one and back, under a virtual clock: no request is lost, and nothing is stuck.
 
-import pytest
+`make soak-zero` does it ten thousand times.
+"""
+
+from collections import Counter
+
 from tests.services.supervisor.simulated_zero import FAULTS, ZeroWorld
-
-CYCLES = 10_000
-
-
-def lived(seed, cycles, *, faults):
-    world = ZeroWorld(seed, faults=faults)
-    while world.cycles < cycles:
-        world.cycle()
-    return world
 
 
 def test_without_faults_each_request_is_answered_unless_there_is_no_room_or_no_time():
-    world = lived(1, 1000, faults=False)
+    world = ZeroWorld(1, faults=False).lived(300)
     assert set(world.outcomes) == {"answered", "no room", "late", "gone"}
-    assert world.outcomes["answered"] > 2000
+    assert world.outcomes["answered"] > 500
     assert not world.pending
-    assert len(world.cold) > 500
+    assert len(world.cold) > 150
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_ten_thousand_cycles_with_kills_in_each_state(seed):
-    world = lived(seed, CYCLES // 4, faults=True)
-    assert not world.pending
-    assert set(world.outcomes) <= {"answered", "no room", "late", "gone", "killed", "no proxy"}
-    killed = sum(count for what, count in world.done.items() if "supervisor" not in what)
-    assert world.outcomes["killed"] <= 7 * killed, "a kill costs what was in flight on the killed one"
+def test_a_kill_in_any_state_costs_what_was_in_flight_on_the_killed_one_and_no_more():
+    worlds = [ZeroWorld(seed).lived(200) for seed in range(4)]
+    done = sum((world.done for world in worlds), Counter())
+    for world in worlds:
+        assert not world.pending
+        assert set(world.outcomes) <= {"answered", "no room", "late", "gone", "killed", "no proxy"}
+        assert world.outcomes["killed"] <= world.had
     for victim in FAULTS:
-        for state in ("zero", "starting", "serving"):
-            assert world.done[f"{victim}, {state}"], (victim, state)
+        for state in ("starting", "serving"):
+            assert done[f"{victim}, {state}"], (victim, state)

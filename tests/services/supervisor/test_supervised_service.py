@@ -84,13 +84,6 @@ def test_values_that_no_proxy_can_have_are_refused_with_their_place(folder, line
     assert said in done.stderr
 
 
-def test_a_least_number_of_zero_is_said_to_be_one(supervised, folder):
-    (folder / "idle.py").write_text(SERVICE.replace("max_batch=8", "max_batch=8, replicas=(0, 2)"))
-    service = supervised(file="idle.py")
-    service.until("replicas=\\(0, 2\\): at least 1 runs, since nothing else would hold requests")
-    assert service.until_ready(1)["replicas_low"] == 1
-
-
 def test_ctrl_c_under_load_answers_what_was_asked(supervised, load):
     service = supervised("--replicas", "2")
     service.until_ready(2)

@@ -18,9 +18,11 @@ from hooke.processes.lease import Backoff, Lease
 from hooke.services.supervisor.replica_events import (
     Adopted,
     Announce,
+    DrainService,
     Exited,
     GiveUp,
     KillReplica,
+    ProxyDrained,
     Publish,
     Published,
     RecordEvent,
@@ -509,3 +511,35 @@ def test_a_roll_out_is_not_done_while_a_new_model_is_away():
     assert core.rolling is not None
     core.step(Reported("2", ReplicaReport(state="ready")), 8.0)
     assert core.generation == "b"
+
+
+def test_a_new_generation_is_proved_where_no_replica_is_wanted_and_its_replica_leaves_then():
+    core = Supervision(RULES, generation="a", wanted=0)
+    assert not core.step(SupervisionBegan(), 0.0)[1:], "no replica is published, and none started"
+    (start,) = [each for each in core.step(RollOut("b", "moved"), 1.0) if isinstance(each, StartReplica)]
+    assert start.generation == "b"
+    core.step(Reported(start.name, ReplicaReport(state="ready")), 2.0)
+    assert core.generation == "a"
+    core.step(Reported(start.name, ReplicaReport(state="ready")), 2.0 + RULES.healthy_s)
+    assert (core.generation, core.rolling, core.needed) == ("b", None, 0)
+    assert core.members[start.name].phase is ReplicaPhase.LEAVING
+
+
+def test_one_that_fails_is_rolled_back_where_no_replica_is_wanted():
+    core = Supervision(RULES, generation="a", wanted=0)
+    core.step(SupervisionBegan(), 0.0)
+    core.step(RollOut("b", "moved"), 1.0)
+    for number in range(1, RULES.roll_out_tries + 1):
+        core.step(Exited(name=str(number), exit_code=1), 60.0 * number)
+        core.step(SupervisionTick(), 60.0 * number + 30.0)
+    assert (core.generation, core.refused, core.rolling) == ("a", "b", None)
+    assert not core.members
+
+
+def test_while_it_drains_a_start_goes_on_for_requests_that_wait_and_ends_if_none_do():
+    core = Supervision(RULES, generation="a", wanted=1)
+    core.step(SupervisionBegan(), 0.0)
+    assert not any(isinstance(each, Terminate) for each in core.step(DrainService("the end"), 1.0))
+    assert [each for each in core.step(ProxyDrained(), 2.0) if isinstance(each, Terminate)] == [
+        Terminate("1")
+    ]
