@@ -28,9 +28,11 @@ def idle(supervised, folder):
 
 
 def until_idle(service):
+    assert service.url
     ends = time.monotonic() + LIMIT_S
     while (facts := service.status())["state"] != "idle" or facts["replicas"]:
         assert time.monotonic() < ends, (facts, service.text)
+        time.sleep(0.5)
     return facts
 
 
@@ -163,15 +165,20 @@ def test_an_orphaned_proxy_refuses_at_once_and_ends(idle, folder):
     assert gone(pids)
 
 
-def test_a_roll_out_at_zero_proves_the_new_model_before_it_is_served(idle, folder):
+def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_model(idle):
     first = idle("--keep-alive", "1s", "--lease", "60")
     until_idle(first)
     first.process.kill()
     first.process.wait()
-    second = idle("--keep-alive", "1s", "--lease", "60", "--with", "factor=5")
-    facts = until_idle(second)
-    assert "factor=5" in facts["generation"]
-    assert post(second, "/predict", {"rows": [3]}) == [15]
+    second = idle("--keep-alive", "1s", "--lease", "60")
+    until_idle(second)
+    assert "starts (pid" not in second.text
+    second.process.kill()
+    second.process.wait()
+    third = idle("--keep-alive", "1s", "--lease", "60", "--with", "factor=5")
+    third.until(r"replica \d+ starts \(.*\): 1 wanted")
+    third.until("no replica runs")
+    assert post(third, "/predict", {"rows": [3]}) == [15]
 
 
 def test_bounds_change_while_it_runs(idle, folder):

@@ -206,6 +206,7 @@ class Supervisor:
     def _begin(self) -> None:
         self._control.open()
         self._scrape.start(listen_at(self.folder.metrics_socket))
+        known = self.folder.generation(self._first.key).exists()
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
         proxy = records.pop(PROXY, None)
@@ -213,8 +214,8 @@ class Supervisor:
         self._write_record()
         adopted = self._adopt(list(records.values()))
         low, high = self.bounds
-        # The first replica shows that the service works. A service that is taken over may be at zero, and stays there.
-        least = low or (1 if proxy is None else 0)
+        # The first replica shows that the service works. One that is taken over, and was served before, stays at zero.
+        least = low or (0 if proxy is not None and known else 1)
         self.core.wanted = min(max(len(adopted), least), high)
         self._set_bounds(low, high)
         self._aliases.start()
