@@ -417,7 +417,7 @@ def _staff_line(record: ServiceRecord) -> str | None:
         )
     if cold := cold_starts_s(record.replicas):
         middle, most = format_seconds(statistics.median(cold)), format_seconds(max(cold))
-        line += f"; {len(cold)} cold starts, the first answer after {middle} (median), {most} at most"
+        line += f"; {len(cold)} cold start{'s' if len(cold) > 1 else ''}, the first answer after {middle} (median), {most} at most"
     return line
 
 

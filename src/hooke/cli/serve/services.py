@@ -280,7 +280,9 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
 def _zero_line(zero: dict[str, Any]) -> str:
     count, last = zero["cold_starts"], zero["last_cold_start_s"]
     cold = (
-        "no cold start yet" if last is None else f"{count} cold starts, the last took {format_seconds(last)}"
+        "no cold start yet"
+        if last is None
+        else f"{count} cold start{'s' if count > 1 else ''}, the last took {format_seconds(last)}"
     )
     waiting = f"{zero['held']} requests wait; " if zero["held"] else ""
     return f"{waiting}{cold}; the last replica stays {format_seconds(zero['keep_alive_s'])} without a call: {zero['keep_alive_why']}"
