@@ -273,7 +273,6 @@ class Zero:
         found = [
             (event.at, event.seconds)
             for run in (self.folder / ".hooke" / "runs").iterdir()
-            if (run / "driver").exists() or run.is_dir()
             for event in read_service(runs.folder(run.name)).replicas
             if isinstance(event, ReplicaReady)
         ]

@@ -239,8 +239,8 @@ class _Request(asyncio.Protocol):
             self._activator.grew(self, len(data))
         else:
             self._look_at_head()
-        if len(self.read) >= HEAD_LIMIT:
-            self._transport.pause_reading()
+        if len(self.read) >= HEAD_LIMIT and not self._refused:
+            self._transport.pause_reading()  # `connected` or `reply` goes on
 
     def eof_received(self) -> bool:
         return False  # Envoy closes a whole connection: the client has gone

@@ -91,12 +91,6 @@ class HeldRequests:
     def __len__(self) -> int:
         return len(self._held)
 
-    @property
-    def first_deadline(self) -> float | None:
-        """When the oldest request has been held for too long; None without any."""
-        oldest = min((held.since for held in self._held.values()), default=None)
-        return None if oldest is None else oldest + self.limits.timeout_s
-
     def arrive(self, request: int, size: int, now: float) -> list[HoldAction]:
         """A request arrived, with so many bytes."""
         self.arrived += 1
