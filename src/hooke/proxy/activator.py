@@ -21,7 +21,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.processes.channel import listen_at
-from hooke.proxy.held_requests import ColdStart, Forward, HeldRequests, HoldAction, HoldLimits, Refuse
+from hooke.proxy.held_requests import Forward, HeldAnswer, HeldRequests, HoldAction, HoldLimits, Refuse
 from hooke.serving.problems import MEDIA_TYPE, Problem
 
 __all__ = ["ACTIVATOR_SOCKET", "Activator", "HoldFacts"]
@@ -73,7 +73,7 @@ class Activator:
         self._requests: dict[int, _Request] = {}
         self._last = 0
         self._passed = 0
-        self._cold: deque[ColdStart] = deque()
+        self._cold: deque[HeldAnswer] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begun = threading.Event()
         self._ended = asyncio.Event()
@@ -109,7 +109,7 @@ class Activator:
         """Its state."""
         return HoldFacts(held=len(self._core), arrived=self._core.arrived, passed=self._passed)
 
-    def take_cold_starts(self) -> list[ColdStart]:
+    def take_cold_starts(self) -> list[HeldAnswer]:
         """The cold starts since the last call."""
         return [self._cold.popleft() for _ in range(len(self._cold))]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["ColdStart", "Forward", "HeldRequests", "HoldAction", "HoldLimits", "Refuse"]
+__all__ = ["Forward", "HeldAnswer", "HeldRequests", "HoldAction", "HoldLimits", "Refuse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ HoldAction: TypeAlias = Forward | Refuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColdStart:
+class HeldAnswer:
     """The first answer after a time without a replica."""
 
     seconds: float
@@ -161,14 +161,14 @@ class HeldRequests:
                 late.append(self._refuse(request, 504, said))
         return [*late, *self._release()] if self._ports else late
 
-    def answer(self, request: int, now: float) -> ColdStart | None:
+    def answer(self, request: int, now: float) -> HeldAnswer | None:
         """The first byte of an answer came; returns the cold start if it is the first one after a time without a replica."""
         since = self._waited.get(request)
         if since is None:
             return None
         self._waited.clear()
         self._last_start_s = now - since
-        return ColdStart(seconds=now - since, held=self._most, refused=self._refused, gone=self._gone)
+        return HeldAnswer(seconds=now - since, held=self._most, refused=self._refused, gone=self._gone)
 
     def _release(self) -> list[HoldAction]:
         forwarded: list[HoldAction] = [self._forward(request) for request in self._held]

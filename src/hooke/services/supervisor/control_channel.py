@@ -93,7 +93,7 @@ class ProxyPublished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class FirstAnswer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """From the proxy: the first answer after a time without a replica; as `ColdStart`."""
+    """From the proxy: the first answer after a time without a replica; as `HeldAnswer`."""
 
     seconds: float
     held: int
