@@ -87,11 +87,12 @@ def simulate_requests(
         target = int(min(max(int(family.decide(seen)[0]), low), high))
         servers.set(second, target, station.start_s if second else 0.0)
         ready, before = len(servers.free), servers.replica_s
+        left_s = sum(free - second for free in servers.free if free > second)
         servers.replica_s = 0.0
         if second >= begin:
             paid += target + before
         waiting.extend(range(bounds[second], bounds[second + 1]))
-        free, end, busy = servers.free, second + 1.0, 0.0
+        free, end, busy = servers.free, second + 1.0, left_s
         while waiting and free:
             at = max(times[waiting[0]], free[0])
             if at >= end:
@@ -102,7 +103,7 @@ def simulate_requests(
             if times[one] >= begin:
                 requests += 1
                 late += at - times[one] > station.wait_s
-        busy = min(busy, float(ready))
+        busy -= sum(until - end for until in free if until > end)
     left = sum(times[one] >= begin for one in waiting)
     return RequestOutcome(requests=requests + left, late=late + left, replica_s=paid)
 

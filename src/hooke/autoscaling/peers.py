@@ -21,20 +21,21 @@ from hooke.autoscaling.replay import (
     Station,
     constants,
     least_numbers,
+    staffing_grid,
 )
 from hooke.base.formats import format_seconds
 
 __all__ = [
+    "CONSTANT",
+    "OURS",
     "PEERS",
     "Hpa",
     "Knative",
+    "Peer",
     "PeerSetting",
     "RayServe",
-    "constant_rules",
-    "hpa",
-    "keda",
-    "knative",
-    "ray_serve",
+    "SideBySide",
+    "all_families",
 ]
 
 Floats = NDArray[np.float64]
@@ -214,60 +215,95 @@ class RayServe:
 # --- The settings that are compared: what a careful user would try.
 
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Targets, as parts of what a busy replica does."""
 
 
-def _settings(
-    counts: NDArray[np.int64],
-    station: Station,
-    high: int,
-    unit: float,
-    downs: Sequence[float],
-    up_s: float = 30.0,
-) -> list[PeerSetting]:
-    return [
-        PeerSetting(target=share * unit, down_s=down, low=low, up_s=up_s)
-        for share in SHARES
-        for down in downs
-        for low in least_numbers(counts, station, low=1, high=high)
-    ]
+def _hpa(settings: Sequence[PeerSetting]) -> Hpa:
+    """On the busy share of the pods, as a mean of the 15 s that metrics-server sees."""
+    return Hpa(settings, lambda seen: seen.busy, mean_s=15)
 
 
-def hpa(counts: NDArray[np.int64], station: Station, high: int) -> Hpa:
-    """The HPA on the busy share of the pods, as a mean of the 15 s that metrics-server sees."""
-    return Hpa(_settings(counts, station, high, 1.0, (60.0, 300.0, 900.0)), lambda seen: seen.busy, mean_s=15)
-
-
-def keda(counts: NDArray[np.int64], station: Station, high: int) -> Hpa:
-    """KEDA's Prometheus trigger: an HPA on requests a second, `rate(...[1m])`."""
-    settings = _settings(counts, station, high, station.rate, (60.0, 300.0, 900.0))
+def _keda(settings: Sequence[PeerSetting]) -> Hpa:
+    """Its Prometheus trigger: an HPA on requests a second, `rate(...[1m])`."""
     return Hpa(settings, lambda seen: np.full(len(settings), float(seen.arrived)), mean_s=60)
 
 
-def knative(counts: NDArray[np.int64], station: Station, high: int) -> Knative:
-    """The KPA with a target of a replica's concurrency."""
-    return Knative(_settings(counts, station, high, station.in_service, (0.0, 60.0, 300.0, 900.0)))
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An autoscaler of others."""
+
+    name: str
+    make: Callable[[Sequence[PeerSetting]], RuleFamily]
+    unit: Callable[[Station], float]
+    """What a busy replica has of what the target counts."""
+    downs: tuple[float, ...]
+    ups: tuple[float, ...] = (30.0,)
+
+    def settings(self, counts: Ints, station: Station, *, low: int, high: int) -> list[PeerSetting]:
+        """What is compared for such traffic: each with the least numbers that our own rules get, too."""
+        return [
+            PeerSetting(target=share * self.unit(station), down_s=down, low=least, up_s=up_s)
+            for share in SHARES
+            for down in self.downs
+            for up_s in self.ups
+            for least in least_numbers(counts, station, low=low, high=high)
+        ]
 
 
-def ray_serve(counts: NDArray[np.int64], station: Station, high: int) -> RayServe:
-    """Ray Serve with its default upscale delay of 30 s, and one of 2 s."""
-    settings = [
-        one
-        for up_s in (2.0, 30.0)
-        for one in _settings(counts, station, high, station.in_service, (60.0, 300.0, 600.0), up_s)
-    ]
-    return RayServe(settings)
+def _busy(_: Station) -> float:
+    return 1.0
 
 
-def constant_rules(counts: NDArray[np.int64], station: Station, high: int) -> StaffingRules:
-    """Constant numbers of replicas."""
-    return StaffingRules(counts, station, [StaffingRule(least=count) for count in constants(1, high)])
+PEERS = (
+    Peer("Kubernetes HPA", _hpa, _busy, (60.0, 300.0, 900.0)),
+    Peer("Knative KPA", Knative, lambda station: station.in_service, (0.0, 60.0, 300.0, 900.0)),
+    Peer("KEDA", _keda, lambda station: station.rate, (60.0, 300.0, 900.0)),
+    Peer("Ray Serve", RayServe, lambda station: station.in_service, (60.0, 300.0, 600.0), (2.0, 30.0)),
+)
+OURS, CONSTANT = "Hooke", "constant"
 
 
-PEERS: dict[str, Callable[[NDArray[np.int64], Station, int], RuleFamily]] = {
-    "Kubernetes HPA": hpa,
-    "Knative KPA": knative,
-    "KEDA": keda,
-    "Ray Serve": ray_serve,
-    "constant": constant_rules,
-}
-"""Each family by its name, made for arrivals (seconds,), a replica and the greatest number."""
+class SideBySide:
+    """Several families as one, so that a single replay serves all."""
+
+    def __init__(self, families: dict[str, RuleFamily]) -> None:
+        self._families = list(families.values())
+        self.settings = [one for each in self._families for one in each.settings]
+        self.slices: dict[str, slice] = {}
+        """Where each family's settings are."""
+        at = 0
+        for name, each in families.items():
+            self.slices[name] = slice(at, at := at + len(each.settings))
+
+    def decide(self, seen: LoadSecond) -> Ints:
+        """What each family decides of its own replicas."""
+        return np.concatenate(
+            [
+                each.decide(
+                    LoadSecond(
+                        seen.second,
+                        seen.arrived,
+                        seen.in_flight[part],
+                        seen.waiting[part],
+                        seen.busy[part],
+                        seen.ready[part],
+                    )
+                )
+                for each, part in zip(self._families, self.slices.values(), strict=True)
+            ]
+        )
+
+
+def all_families(
+    counts: Ints, station: Station, *, low: int, high: int, first: int = 0, past: slice = slice(None)
+) -> SideBySide:
+    """Ours, constants and those of others, for arrivals (seconds,); their settings are made for the `past` part of these."""
+    grid = staffing_grid(counts[past], station, low=low, high=high)
+    same = [StaffingRule(least=count) for count in constants(low, high)]
+    families: dict[str, RuleFamily] = {
+        OURS: StaffingRules(counts, station, grid, first=first),
+        CONSTANT: StaffingRules(counts, station, same, first=first),
+    }
+    for peer in PEERS:
+        families[peer.name] = peer.make(peer.settings(counts[past], station, low=low, high=high))
+    return SideBySide(families)

@@ -105,42 +105,36 @@ def _duration(seconds: int) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds / 60:.3g} min"
 
 
-BETAS = (0.1, 0.4, 1.2, 3.0)
-WINDOWS_S = (2, 8, 30)
-HOLDS_S = (10, 60, 400, 2400)
-FLOORS: tuple[tuple[float, tuple[int, ...]], ...] = (
-    (0.0, ()),
-    (0.7, (1, 2, 3)),
-    (1.0, (1, 2, 3)),
-    (1.0, (7,)),
-)
+BETAS = (0.0, 0.1, 0.4, 1.2, 3.5, 10.0)
+WINDOWS_S = (2, 8, 30, 120)
+HOLDS_S = (10, 60, 300, 900, 2400)
+CALM_BETAS, CALM_WINDOWS_S = BETAS[:4], WINDOWS_S[1:]
+"""With floors and least numbers: these do what a large beta or a short window is for."""
+FLOORS: tuple[tuple[float, tuple[int, ...]], ...] = ((0.7, (1, 2, 3)), (1.0, (1, 2, 3)), (1.0, (7,)))
 LEAST_SHARES = (0.25, 0.5, 0.75, 1.0)
 """Least numbers, as parts of what the greatest minute needs."""
 MOST_CONSTANTS = 64
 
 
-def staffing_grid(
-    counts: NDArray[np.int64], station: Station, *, low: int, high: int
-) -> tuple[StaffingRule, ...]:
-    """The rules that are compared: 192 that follow the load, 48 with each of some least numbers, and constants."""
+def staffing_grid(counts: Ints, station: Station, *, low: int, high: int) -> tuple[StaffingRule, ...]:
+    """The rules that are compared: some that follow the load, calm ones of these with floors or least numbers, and constants."""
     following = [
-        StaffingRule(beta=beta, window_s=window, hold_s=hold, floor=floor, days=days)
+        StaffingRule(beta=beta, window_s=window, hold_s=hold)
         for beta in BETAS
         for window in WINDOWS_S
         for hold in HOLDS_S
-        for floor, days in FLOORS
     ]
-    with_least = [
-        replace(one, least=least)
-        for one in following
-        if not one.floor
-        for least in least_numbers(counts, station, low=low, high=high)
-        if least > low
-    ]
-    return (*following, *with_least, *(StaffingRule(least=count) for count in constants(low, high)))
+    calm = [one for one in following if one.beta in CALM_BETAS and one.window_s in CALM_WINDOWS_S]
+    numbers = least_numbers(counts, station, low=low, high=high)
+    return (
+        *following,
+        *(replace(one, floor=floor, days=days) for one in calm for floor, days in FLOORS),
+        *(replace(one, least=least) for one in calm for least in numbers if least > low),
+        *(StaffingRule(least=count) for count in constants(low, high)),
+    )
 
 
-def least_numbers(counts: NDArray[np.int64], station: Station, *, low: int, high: int) -> list[int]:
+def least_numbers(counts: Ints, station: Station, *, low: int, high: int) -> list[int]:
     """Least numbers that are worth comparing: `low`, and parts of what the greatest minute needs."""
     minutes = np.add.reduceat(counts, np.arange(0, len(counts), 60)) / 60 if len(counts) else np.zeros(1)
     peak = float(minutes.max(initial=0.0)) / station.rate
@@ -161,7 +155,7 @@ SEASON_S = 300
 # --- Series of a second each. Index t is what is known when second t begins.
 
 
-def trailing_mean(counts: NDArray[np.int64], window_s: int) -> Floats:
+def trailing_mean(counts: Ints, window_s: int) -> Floats:
     """The mean of the `window_s` seconds before each second, or of as many as there are; (seconds + 1,)."""
     sums = np.concatenate(([0.0], np.cumsum(counts, dtype=np.float64)))
     at = np.arange(len(sums))
@@ -179,7 +173,7 @@ def trailing_max(values: Ints, length: int) -> Ints:
     return out
 
 
-def needs(counts: NDArray[np.int64], station: Station, beta: float, window_s: int) -> Ints:
+def needs(counts: Ints, station: Station, beta: float, window_s: int) -> Ints:
     """ceil(rho + beta sqrt(rho)) at the start of each second, and after the last one; (seconds + 1,)."""
     rho = trailing_mean(counts, window_s) / station.rate
     return np.ceil(rho + beta * np.sqrt(rho) - 1e-9).astype(np.int64)
@@ -236,7 +230,7 @@ class StaffingRules:
 
     def __init__(
         self,
-        counts: NDArray[np.int64],
+        counts: Ints,
         station: Station,
         settings: Sequence[StaffingRule],
         *,
@@ -363,8 +357,8 @@ WARM_S = 1800
 """A replay begins so long before what is judged, so that the service is in its stride."""
 
 
-def replay(
-    counts: NDArray[np.int64],
+def replay(  # noqa: PLR0913 - the parts of an experiment
+    counts: Ints,
     station: Station,
     family: RuleFamily,
     *,
@@ -380,7 +374,7 @@ def replay(
     ends = tuple(ends) or (len(counts),)
     since = max(begin - WARM_S, 0)
     state = _Fluid(counts, station, family, low, high)
-    tally = _Tally(counts, station, ends, begin, since, len(family.settings), high)
+    tally = _Tally(counts, station, ends, begin=begin, since=since, settings=len(family.settings), high=high)
     for first in range(since, ends[-1], BLOCK_S):
         tally.take(*state.run(first, min(first + BLOCK_S, ends[-1])))
     tally.close(state.waiting)
@@ -392,9 +386,7 @@ def replay(
 class _Fluid:
     """Requests in the system, and replicas that are ready: those that were desired for a whole start."""
 
-    def __init__(
-        self, counts: NDArray[np.int64], station: Station, family: RuleFamily, low: int, high: int
-    ) -> None:
+    def __init__(self, counts: Ints, station: Station, family: RuleFamily, low: int, high: int) -> None:
         self._counts, self._station, self._family = counts, station, family
         self._low, self._high = low, high
         settings = len(family.settings)
@@ -431,11 +423,12 @@ class _Fluid:
 class _Tally:
     """Late requests: those of a second that the queue serves only after more than the wait, by arrivals and backlog alone, or by chance."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it is made in one place
         self,
-        counts: NDArray[np.int64],
+        counts: Ints,
         station: Station,
         ends: Sequence[int],
+        *,
         begin: int,
         since: int,
         settings: int,
@@ -562,7 +555,7 @@ def pick(result: ReplayResult, budget: float) -> tuple[int, bool]:
     return int(np.lexsort((hours, late))[0]), False
 
 
-def choose(counts: NDArray[np.int64], station: Station, *, low: int, high: int) -> RuleChoice:
+def choose(counts: Ints, station: Station, *, low: int, high: int) -> RuleChoice:
     """The best rule on recorded arrivals (seconds,), constants included."""
     begin, ends = blocks_of(len(counts), station)
     grid = staffing_grid(counts[begin:], station, low=low, high=high)
