@@ -5,7 +5,7 @@
     python -m benchmarks.replay --page                the page from the record
 
 Nothing is real but the traffic. Hour-long traces are tuned on their first half and judged on the second, request by request.
-Rates of days generate arrivals of a stated dispersion: the last day is judged, the day or the three days before it tune.
+Rates of days generate arrivals of a stated dispersion: the last hours are judged, the hours before them tune.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tests.autoscaling.request_simulation import simulate_requests, spread_in_se
 
 from hooke.autoscaling.peers import CONSTANT, OURS, PEERS, all_families
 from hooke.autoscaling.replay import (
-    DAY_S,
     WARM_S,
     ReplayResult,
     RuleFamily,
@@ -46,6 +45,7 @@ GOALS = (95.0, 98.0, 99.0, 99.5, 99.9)
 """Each autoscaler is tuned for each of these: its frontier."""
 STARTS_S = (1.0, 5.0, 30.0, 120.0)
 SEEDS, REQUEST_SEEDS = 20, 5
+HOUR_S = 3600
 Ints = NDArray[np.int64]
 
 
@@ -56,8 +56,9 @@ class Traffic:
     name: str
     station: Station
     counts: Callable[[int], Ints]
-    past_days: int = 0
-    """0 for an hour-long trace that is cut in half."""
+    past_s: int = 0
+    """What tunes; 0 for an hour-long trace, which is cut in half."""
+    judged_s: int = 0
     starts: tuple[float, ...] = STARTS_S
     seeds: int = SEEDS
     high: int = 40
@@ -78,22 +79,21 @@ def generated(rates: NDArray[np.float64], step_s: int, dispersion: float, seed: 
 
 
 def servegen(seed: int) -> Ints:
-    """The days up to the judged one, which is the 9th to 13th."""
+    """More than a week, up to another hour for each seed."""
     rates = numbers("servegen_m_large_per_10min.txt")
-    return generated(rates[: (9 + seed % 5) * 144 + 1], 600, 1.5, seed)
+    return generated(rates[: 8 * 144 + seed * 7 * 6 + 1], 600, 1.5, seed)
 
 
 def taxi(seed: int) -> Ints:
-    """Nine days, from another day of eight weeks for each seed, at twenty times the rate."""
+    """More than a week, from another day and up to another hour for each seed, at twenty times the rate."""
     rates = numbers("nyc_taxi_per_30min.txt") / 1800 * 20
-    first = (seed * 2 % 50) * 48
-    return generated(rates[first : first + 9 * 48 + 1], 1800, 1.5, seed)
+    first = seed * 2 * 48
+    return generated(rates[first : first + 8 * 48 + seed * 7 * 2 + 1], 1800, 1.5, seed)
 
 
 def weeks(seed: int) -> Ints:
-    """Eleven days or more: a day's wave, quiet weekends, and a peak at nine o'clock that begins within a minute."""
-    days = 11 + seed % 7
-    minute = np.arange(days * 1440 + 1)
+    """Two weeks, up to noon of another day for each seed: a day's wave, quiet weekends, and a peak at nine that begins within a minute."""
+    minute = np.arange((14 + seed % 7) * 1440 + 721)
     wave = 1 + 0.6 * np.sin((minute % 1440 / 1440 - 0.3) * 2 * np.pi)
     weekday = np.where(minute // 1440 % 7 >= 5, 0.5, 1.0)
     morning = np.where((minute % 1440 >= 540) & (minute % 1440 < 555), 1.8, 1.0)
@@ -131,9 +131,24 @@ TRAFFICS = (
         seeds=REQUEST_SEEDS,
         high=80,
     ),
-    Traffic(name="ServeGen m-large", station=Station(**SHORT), counts=servegen, past_days=1),
-    Traffic(name="New York taxi", station=Station(**SHORT), counts=taxi, past_days=1),
-    Traffic(name="generated weeks", station=Station(**SHORT), counts=weeks, past_days=3, starts=(30.0,)),
+    Traffic(
+        name="ServeGen m-large",
+        station=Station(**SHORT),
+        counts=servegen,
+        past_s=6 * HOUR_S,
+        judged_s=3 * HOUR_S,
+    ),
+    Traffic(
+        name="New York taxi", station=Station(**SHORT), counts=taxi, past_s=6 * HOUR_S, judged_s=3 * HOUR_S
+    ),
+    Traffic(
+        name="generated weeks",
+        station=Station(**SHORT),
+        counts=weeks,
+        past_s=24 * HOUR_S,
+        judged_s=6 * HOUR_S,
+        starts=(30.0,),
+    ),
 )
 
 
@@ -147,18 +162,11 @@ def experiment(traffic: Traffic, start_s: float, seed: int) -> dict[str, Any]:
     )
     counts = traffic.counts(seed)
     seconds = len(counts)
-    if traffic.past_days:
-        cut = seconds - DAY_S
-        begin, ends = (
-            cut - traffic.past_days * DAY_S,
-            tuple(cut - k * DAY_S for k in range(traffic.past_days - 1, -1, -1)),
-        )
-    else:
-        cut = seconds // 2
-        begin, ends = 300, (cut,)
+    cut = seconds - traffic.judged_s if traffic.past_s else seconds // 2
+    begin = cut - traffic.past_s if traffic.past_s else 300
     first = max(begin - WARM_S, 0)
     every = all_families(counts, station, low=1, high=traffic.high, first=first, past=slice(begin, cut))
-    result = replay(counts, station, every, high=traffic.high, ends=(*ends, seconds), begin=begin)
+    result = replay(counts, station, every, high=traffic.high, ends=(cut, seconds), begin=begin)
     families = {
         name: _judge(traffic, station, counts, name, _part(result, part), cut, seed)
         for name, part in every.slices.items()
@@ -200,7 +208,7 @@ def _judge(  # noqa: PLR0913, PLR0917 - one family in one experiment
         at, _ = pick(past, 1 - goal / 100)
         if at not in known:
             known[at] = float(late[at]), float(hours[at])
-            if not traffic.past_days:
+            if not traffic.past_s:
                 known[at] = _by_requests(station, traffic.high, counts, name, result.settings[at], cut, seed)
         picks.append(known[at])
     keeps = late <= station.budget

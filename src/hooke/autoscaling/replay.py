@@ -342,10 +342,11 @@ class StationQueue:
         """(seconds, settings), for rates (seconds,) of arrivals."""
         one, horizon = self.station, self.horizon_s
         columns = np.rint(rates / self._step).astype(np.int64)[:, None]
-        capacity = ready * one.rate
-        room = np.maximum(one.wait_s * capacity - waiting, 0.0)
-        spare = (capacity - rates[:, None]) * horizon
-        variance = np.maximum(rates * horizon * (1 + one.variability), 1e-9)[:, None]
+        rates = rates.astype(np.float32)
+        capacity = ready.astype(np.float32) * np.float32(one.rate)
+        room = np.maximum(np.float32(max(one.wait_s, 0.0)) * capacity - waiting, 0.0)
+        spare = (capacity - rates[:, None]) * np.float32(horizon)
+        variance = np.maximum(rates * np.float32(horizon * (1 + one.variability)), np.float32(1e-9))[:, None]
         with np.errstate(under="ignore"):
             tail = np.exp(np.minimum(-2 * room * (room + spare) / variance, 0.0))
         return np.where(ready > 0, self._waits[ready, columns] * tail, 1.0)
@@ -400,7 +401,11 @@ class _Fluid:
     def run(self, first: int, last: int) -> tuple[Ints, Floats, Ints]:
         """Desired, waiting and ready at the start of each second; each (last - first, settings)."""
         shape = (last - first, len(self._inside))
-        desired, waiting, ready = np.empty(shape, np.int64), np.empty(shape), np.empty(shape, np.int64)
+        desired, waiting, ready = (
+            np.empty(shape, np.int32),
+            np.empty(shape, np.float32),
+            np.empty(shape, np.int32),
+        )
         rate, long = self._station.rate, self._station.rate < 1
         for row, second in enumerate(range(first, last)):
             arrived = int(self._counts[second - 1]) if second else 0
@@ -442,7 +447,7 @@ class _Tally:
         sums = np.concatenate(([0], np.cumsum(padded)))
         at = np.arange(len(counts) + 1)
         later = sums[at + self._whole] * (1 - self._part) + sums[at + self._whole + 1] * self._part
-        self._meanwhile = (later - sums[at]).astype(np.float64)
+        self._meanwhile = (later - sums[at]).astype(np.float32)
         """Arrivals within the wait after the start of each second."""
         horizon = math.ceil(max(1.0, 1 / station.rate))
         self._rates = trailing_mean(counts, horizon)[1:]
@@ -453,8 +458,8 @@ class _Tally:
         )
         self.late = np.zeros((len(ends), settings))
         self.replica_s = np.zeros((len(ends), settings))
-        self._waiting = np.empty((0, settings))
-        self._ready = np.empty((0, settings), dtype=np.int64)
+        self._waiting = np.empty((0, settings), dtype=np.float32)
+        self._ready = np.empty((0, settings), dtype=np.int32)
         self._second = since
 
     def take(self, desired: Ints, waiting: Floats, ready: Ints) -> None:
@@ -472,7 +477,7 @@ class _Tally:
         left = len(self._waiting)
         drained = self._ready[-1] * self._chance.station.rate
         after = [np.maximum(waiting - drained * k, 0.0) for k in range(self._ahead)]
-        self._waiting = np.concatenate((self._waiting, np.array(after)))
+        self._waiting = np.concatenate((self._waiting, np.array(after, dtype=np.float32)))
         self._judge(left)
 
     def _judge(self, count: int) -> None:
@@ -481,17 +486,17 @@ class _Tally:
         at = slice(self._second, self._second + count)
         whole, part = self._whole, self._part
         backlog = self._waiting
-        later = backlog[whole : whole + count + 1] * (1 - part)
-        later = later + backlog[whole + 1 : whole + count + 2] * part
+        later = backlog[whole : whole + count + 1] * np.float32(1 - part)
+        later = later + backlog[whole + 1 : whole + count + 2] * np.float32(part)
         over = later - self._meanwhile[self._second : self._second + count + 1, None]
         above, below = np.maximum(over, 0.0), np.maximum(-over, 0.0)
         above, below = above[:-1] + above[1:], below[:-1] + below[1:]
         steady = above / np.maximum(above + below, 1e-12)
         by_chance = self._chance.late(self._rates[at], self._ready[:count], backlog[:count])
-        late = np.maximum(steady, by_chance) * self._counts[at, None]
+        late = np.maximum(steady, by_chance) * self._counts[at, None].astype(np.float32)
         seconds = np.arange(at.start, at.stop)
         for block, (begin, end) in enumerate(zip((self._begin, *self._ends[:-1]), self._ends, strict=True)):
-            self.late[block] += late[(seconds >= begin) & (seconds < end)].sum(axis=0)
+            self.late[block] += late[(seconds >= begin) & (seconds < end)].sum(axis=0, dtype=np.float64)
         self._waiting, self._ready = backlog[count:], self._ready[count:]
         self._second += count
 
