@@ -257,12 +257,17 @@ def clairvoyant_s(counts: Ints, cut: int, station: Station) -> float:
 
 
 def plan(seeds: int, names: Sequence[str]) -> Iterator[tuple[int, float, int]]:
-    """Seed by seed, so that what is done is balanced whenever it ends."""
-    for seed in range(seeds):
-        for number, traffic in enumerate(TRAFFICS):
-            if seed < traffic.seeds and (not names or traffic.name in names):
-                for start_s in traffic.starts:
-                    yield number, start_s, seed
+    """Traces first, then the others seed by seed, so that what is done is balanced whenever it ends."""
+    for generates in (False, True):
+        for seed in range(seeds):
+            for number, traffic in enumerate(TRAFFICS):
+                if (
+                    bool(traffic.past_s) == generates
+                    and seed < traffic.seeds
+                    and (not names or traffic.name in names)
+                ):
+                    for start_s in traffic.starts:
+                        yield number, start_s, seed
 
 
 def _one(what: tuple[int, float, int]) -> dict[str, Any]:

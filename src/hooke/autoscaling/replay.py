@@ -506,6 +506,8 @@ class _Tally:
 BUDGET_SHARE = 0.5
 """The part of the budget of late requests that a rule may use on the past: the future is not the past."""
 GUARD_S = 10
+"""The load of so many seconds is compared with the greatest that was replayed."""
+HOPELESS = 0.5
 JUDGED_DAYS = 3
 """A rule is judged by the worst of so many last days."""
 
@@ -522,6 +524,8 @@ class RuleChoice:
     kept: bool
     """Whether it kept half of the budget; otherwise it is the one with the fewest late requests."""
     compared: int
+    floors: tuple[int, ...] = ()
+    """The floor of each minute of about a day from now on."""
     greatest_load: float
     """The greatest mean of GUARD_S seconds in the judged time, in requests a second."""
 
@@ -551,13 +555,20 @@ def blocks_of(seconds: int, station: Station) -> tuple[int, tuple[int, ...]]:
 
 
 def pick(result: ReplayResult, budget: float) -> tuple[int, bool]:
-    """The cheapest setting whose worst block keeps half of the budget, and True; or the one with the fewest late requests, and False."""
+    """The cheapest setting whose worst block keeps half of the budget, and True; or the one with the fewest late requests, and False.
+
+    Where most are late by each setting, more of them does not tell apart how far each is behind: then it is the most replicas.
+    """
     keeps = result.worst <= BUDGET_SHARE * budget
     hours = result.hours
     if keeps.any():
         return int(np.where(keeps, hours, np.inf).argmin()), True
-    late = np.round(result.worst, 4)
-    return int(np.lexsort((hours, late))[0]), False
+    worst = result.worst
+    fewest = float(worst.min())
+    alike = worst <= fewest + 1e-4
+    if fewest > HOPELESS:
+        return int(np.where(alike, hours, -1.0).argmax()), False
+    return int(np.where(alike, hours, np.inf).argmin()), False
 
 
 def choose(counts: Ints, station: Station, *, low: int, high: int) -> RuleChoice:
@@ -569,6 +580,7 @@ def choose(counts: Ints, station: Station, *, low: int, high: int) -> RuleChoice
     at, kept = pick(result, station.budget)
     return RuleChoice(
         rule=grid[at],
+        floors=_floors_ahead(counts, station, grid[at]),
         attained=float(result.attained[at]),
         hours=float(result.hours[at]),
         judged_s=ends[-1] - begin,
@@ -576,3 +588,12 @@ def choose(counts: Ints, station: Station, *, low: int, high: int) -> RuleChoice
         compared=len(grid),
         greatest_load=float(trailing_mean(counts, GUARD_S)[begin:].max(initial=0.0)),
     )
+
+
+def _floors_ahead(counts: Ints, station: Station, rule: StaffingRule) -> tuple[int, ...]:
+    if not rule.floor:
+        return ()
+    need = needs(counts, station, rule.beta, rule.window_s)
+    ahead = DAY_S - 2 * SEASON_S
+    floors = season_floor(need, rule.floor, rule.days, len(counts), len(counts) + ahead)
+    return tuple(floors.reshape(-1, 60).max(axis=1).tolist())

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from hooke.autoscaling.replay import Station
 from hooke.base.errors import NotEnoughData
 from hooke.base.formats import format_seconds
 from hooke.journal.service_events import BatchWindow
@@ -28,6 +29,7 @@ __all__ = [
     "capacity_of_batches",
     "capacity_of_calls",
     "law_of",
+    "station_of",
     "stretches",
 ]
 
@@ -130,19 +132,70 @@ def capacity_of(windows: Sequence[BatchWindow], *, max_batch: int | None, slo: S
     It is None, too, if several methods share the model, or `async def` does all the work.
     """
     whole = merge_windows(windows)
-    busy = {each.method: sum(size.seconds for size in each.sizes) for each in whole.methods}
-    if not busy or max(busy.values()) < MAIN_SHARE * whole.busy_s:
+    method = _main_method(whole)
+    if method is None:
         return None
     terms = {"limit_s": slo.limit_s if slo else None, "percent": slo.percent if slo else 99.0}
     if max_batch is None:
         seconds = _mean_call(windows)
         return None if seconds is None else capacity_of_calls(seconds, **terms)
     try:
-        law = law_of(windows, max(busy, key=busy.__getitem__), max_batch=max_batch)
+        law = law_of(windows, method, max_batch=max_batch)
     except NotEnoughData:
         return None
     rows = max(whole.rows / max(whole.requests, 1), 1.0)
     return capacity_of_batches(law.a.interval[1], law.b.interval[1], max_batch=max_batch, rows=rows, **terms)
+
+
+def _main_method(whole: BatchWindow) -> str | None:
+    """The method that does nearly all of the model's work."""
+    busy = {each.method: sum(size.seconds for size in each.sizes) for each in whole.methods}
+    if not busy or max(busy.values()) < MAIN_SHARE * whole.busy_s:
+        return None
+    return max(busy, key=busy.__getitem__)
+
+
+def station_of(
+    windows: Sequence[BatchWindow], *, max_batch: int | None, slo: Slo, start_s: float
+) -> Station | None:
+    """A replica as a server of the queue of all, for replays, at the pessimistic end; None where `capacity_of` is None, or no wait keeps the SLO.
+
+    Of a batched method, a full batch that two in a row keep the limit with counts as that many requests, one after another.
+    """
+    whole = merge_windows(windows)
+    method = _main_method(whole)
+    if method is None:
+        return None
+    if max_batch is None:
+        seconds = _mean_call(windows)
+        if seconds is None or slo.limit_s <= seconds:
+            return None
+        sizes = [size for each in whole.methods if each.method == method for size in each.sizes]
+        squares = sum(size.squares for size in sizes) / max(sum(size.batches for size in sizes), 1)
+        return Station(
+            rate=1 / seconds,
+            wait_s=slo.limit_s - seconds,
+            variability=max(squares / seconds**2 - 1, 0.0),
+            percent=slo.percent,
+            start_s=start_s,
+        )
+    try:
+        law = law_of(windows, method, max_batch=max_batch)
+    except NotEnoughData:
+        return None
+    a, b = law.a.interval[1], law.b.interval[1]
+    most = min(float(max_batch), (slo.limit_s / 2 - b) / a if a > 0 else math.inf)
+    if most < 1:
+        return None
+    rows = max(whole.rows / max(whole.requests, 1), 1.0)
+    full_s = a * most + b
+    return Station(
+        rate=most / full_s / rows,
+        wait_s=slo.limit_s - 2 * full_s + full_s / most,
+        percent=slo.percent,
+        start_s=start_s,
+        in_service=max(2 * most / rows, 1.0),
+    )
 
 
 def _mean_call(windows: Sequence[BatchWindow]) -> float | None:

@@ -116,6 +116,7 @@ VERBS = {
     "models": "List registered models and their versions; trust a version.",
     "serve": "Serve a class over HTTP: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
     "bench": "Load-test a service, and find the highest rate within its SLO.",
+    "replay": "Replay a service's arrivals: what each autoscaler would have kept and cost.",
     "ui": "Open MLflow's web pages for the project.",
     "fleet": "List, scale, drain and terminate machines, explain sizes, and let machines join.",
     "stop": "Stop a run cleanly from another terminal.",

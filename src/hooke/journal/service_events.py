@@ -21,6 +21,7 @@ __all__ = [
     "ReplicaReady",
     "ReplicaStarted",
     "RollOutChanged",
+    "RuleChosen",
     "ServiceBegan",
     "ServiceEvent",
     "ServiceScaled",
@@ -105,18 +106,13 @@ class ServiceScaled(_Event, frozen=True, kw_only=True, tag="service_scaled"):
     reason: str
 
 
-class ColdStart(_Event, frozen=True, kw_only=True, tag="cold_start"):
-    """The first answer of a service that had no replica, `seconds` after its request arrived."""
+class RuleChosen(_Event, frozen=True, kw_only=True, tag="rule_chosen"):
+    """A replay of the arrivals chose another rule by which the service scales; `reason` says why."""
 
-    seconds: float
-    replica: str = ""
-    """The newest ready replica then."""
-    held: int = 0
-    """The most requests that waited at once."""
-    refused: int = 0
-    """Requests for which there was no room, or no time."""
-    gone: int = 0
-    """Requests whose clients left before that."""
+    rule: str
+    before: str = ""
+    """The rule until then; empty for the reactive policy."""
+    reason: str
 
 
 class RollOutChanged(_Event, frozen=True, kw_only=True, tag="roll_out_changed"):
@@ -167,7 +163,7 @@ ReplicaEvent: TypeAlias = (
     | ReplicaEnded
     | StartDelayed
     | ServiceScaled
-    | ColdStart
+    | RuleChosen
     | RollOutChanged
     | ModelEvent
 )

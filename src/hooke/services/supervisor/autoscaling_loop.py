@@ -1,15 +1,25 @@
-"""The autoscaler of a running service: feeds load, starts and the law of one replica to the policy, once a second."""
+"""The autoscaler of a running service: feeds load, starts and the law of one replica to the policy, once a second.
+
+A thread of its own fits laws, keeps the log of arrivals, and replays it: a few minutes after the first arrivals, then whenever
+there is a quarter more of them, and once a day in the end.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 
+from hooke.autoscaling.replay import DAY_S, RuleChoice, Station, choose
+from hooke.autoscaling.replayed_policy import BudgetSpent, ReplayedPolicy
 from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
-from hooke.journal.service_events import BatchWindow
+from hooke.journal.service_events import BatchWindow, RuleChosen
+from hooke.services.arrival_log import ArrivalLog, ServiceFacts, read_arrivals
 from hooke.services.supervisor.replica_events import ReplicaPhase, Scale
 from hooke.services.supervisor.supervision import Supervision
 from hooke.serving.service import Service
+from hooke.serving.stats_windows import merge_windows
 
 __all__ = ["Autoscaler"]
 
@@ -22,54 +32,75 @@ STARTS = 3
 """The assumed start time is the longest of so many."""
 ASSUMED_START_S = 5.0
 """Until a start has been seen."""
+LEAST_HISTORY_S, LEAST_ARRIVALS = 600, 1000
+"""Enough to choose a rule by."""
+SHARE, LEAST_EVERY_S = 0.25, 300.0
+"""A rule is chosen anew when there is a quarter more to choose by, after five minutes at least, and each day."""
+MORE_EVERY_S = 60.0
+HISTORY_S = 10 * DAY_S
+"""Three days to judge by, and a week before them for floors."""
+FACTS_EVERY_S = 300.0
 
 
 class Autoscaler:
-    """Scales one service between `low` and `high` replicas; if these are equal it never decides anything."""
+    """Scales one service between `low` and `high` replicas; if these are equal it only keeps the log of arrivals."""
 
-    def __init__(self, declared: Service) -> None:
+    def __init__(self, declared: Service, log: ArrivalLog, say: Callable[[str], None]) -> None:
+        """`say` is called in the thread of the log when it cannot be written."""
         self._declared = declared
-        self._staffing: ReplicaPolicy | None = None
+        self._policy: ReplayedPolicy | None = None
+        self._bounds = (1, 1)
         self._windows: deque[BatchWindow] = deque(maxlen=WINDOWS)
         self._starts: deque[float] = deque(maxlen=STARTS)
         self._decided = 0.0
         self._capacity: Capacity | None = None
+        self._station: Station | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._spent = BudgetSpent()
+        self._keeper = _Keeper(log, say)
+        self._called = 0
+        self._due = 0.0
+        self._new: RuleChoice | None = None
+        """What the thread has chosen, until the loop takes it."""
+        self.choice: RuleChoice | None = None
 
     def between(self, low: int, high: int, *, now_wanted: int) -> None:
         """Set the bounds."""
-        self._staffing = None
+        self._policy = None
+        self._bounds, self._due = (low, high), 0.0
+        self._new = self.choice = None
         if low < high:
             # Half a batch waits or runs while a model still has time to spare.
             assumed = max(2.0, (self._declared.max_batch or 1) / 2)
-            self._staffing = ReplicaPolicy(Bounds(low=low, high=high, assumed_in_flight=assumed))
-            self._staffing.target = min(max(now_wanted, low), high)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._fit, name="hooke-laws", daemon=True)
-                self._thread.start()
+            reactive = ReplicaPolicy(Bounds(low=low, high=high, assumed_in_flight=assumed))
+            reactive.target = min(max(now_wanted, low), high)
+            self._policy = ReplayedPolicy(reactive)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._learn, name="hooke-laws", daemon=True)
+            self._thread.start()
 
     def window(self, window: BatchWindow) -> None:
         """A replica reported a window."""
         self._windows.append(window)
+        self._keeper.windows.append(window)
+        late = window.over_slo + window.failed + window.refused + window.late + window.gone_over_slo
+        self._spent.add(time.monotonic(), window.ended, late)
 
     def started(self, seconds: float) -> None:
         """A replica took so long to start."""
         self._starts.append(seconds)
+        self._keeper.starts.append(seconds)
 
-    @property
-    def start_s(self) -> float:
-        """The time that a start is expected to take."""
-        return max(self._starts, default=ASSUMED_START_S)
-
-    def decide(self, now: float, core: Supervision, *, called: int, held: int = 0) -> Scale | None:
-        """A different number of replicas with the reason; None if the number stays.
-
-        `called`: calls of methods so far; `held`: those that wait for the first replica.
-        """
-        if self._staffing is None or now - self._decided < EVERY_S or not core.ever_ready:
+    def decide(self, now: float, core: Supervision, *, called: int) -> Scale | None:
+        """A different number of replicas with the reason; None if the number stays. `called`: calls of methods so far."""
+        if now - self._decided < EVERY_S:
             return None
         self._decided = now
+        self._keeper.arrivals.append((int(time.time()), called - self._called))
+        self._called = called
+        if self._policy is None or not core.ever_ready:
+            return None
         members = core.members.values()
         ready = sum(member.restarting_since is None for member in core.ready())
         starting = sum(member.phase is ReplicaPhase.STARTING for member in members)
@@ -78,24 +109,117 @@ class Autoscaler:
             starting=starting + len(core.ready()) - ready,  # a model that is being set up again comes back
             in_flight=core.open_calls() + held,
             arrived=called,
-            start_s=self.start_s,
+            start_s=self._start_s,
             capacity=self._capacity,
         )
-        decision = self._staffing.decide(now, seen)
+        slo = self._declared.slo
+        spent = self._spent.share(1 - slo.percent / 100) if slo is not None else 0.0
+        decision = self._policy.decide(now, seen, spent=spent)
         if decision.target == core.wanted:
             return None
         return Scale(decision.target, decision.reason.partition(": ")[2] or decision.reason)
 
-    def close(self) -> None:
-        """Stop the thread that fits laws."""
-        self._ended.set()
+    def chosen(self, now: float) -> RuleChosen | None:
+        """Take over what the replay has chosen; the event, where it is another rule."""
+        new, self._new = self._new, None
+        if new is None or self._policy is None:
+            return None
+        before, self.choice = self.choice, new
+        if before is not None and before.rule == new.rule and before.floors == new.floors:
+            return None
+        self._policy.follow(new, self._station, now)
+        if before is not None and before.rule == new.rule:
+            return None
+        return RuleChosen(
+            rule=str(new.rule), before=str(before.rule) if before is not None else "", reason=new.reason
+        )
 
-    def _fit(self) -> None:
-        """In its own thread: importing SciPy takes half a second, and children must not wait for it."""
-        from hooke.autoscaling.service_policy import capacity_of
+    def close(self) -> None:
+        """Stop the thread, which writes the rest of the log first."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(5.0)
+
+    @property
+    def _start_s(self) -> float:
+        return max(self._starts, default=ASSUMED_START_S)
+
+    def _learn(self) -> None:
+        """In its own thread: importing SciPy takes half a second, a replay seconds, and children must not wait for it."""
+        from hooke.autoscaling.service_policy import capacity_of, station_of
 
         while not self._ended.wait(LAW_EVERY_S):
             windows = list(self._windows)
+            declared = self._declared
             if windows:
-                declared = self._declared
                 self._capacity = capacity_of(windows, max_batch=declared.max_batch, slo=declared.slo)
+                if declared.slo is not None:
+                    self._station = station_of(
+                        windows, max_batch=declared.max_batch, slo=declared.slo, start_s=self._start_s
+                    )
+            self._keeper.keep(time.time())
+            if self._policy is not None and self._station is not None:
+                self._replay(self._station)
+        self._keeper.keep(time.time(), ends=True)
+
+    def _replay(self, station: Station) -> None:
+        now, bounds = time.monotonic(), self._bounds
+        if now < self._due:
+            return
+        first, counts = read_arrivals(self._keeper.log.folder, since=time.time() - HISTORY_S)
+        known_s = time.time() - first
+        if len(counts) < LEAST_HISTORY_S or counts.sum() < LEAST_ARRIVALS:
+            self._due = now + MORE_EVERY_S
+            return
+        choice = choose(counts, station, low=bounds[0], high=bounds[1])
+        self._due = now + min(max(SHARE * known_s, LEAST_EVERY_S), DAY_S)
+        if bounds == self._bounds:
+            self._new = choice
+
+
+class _Keeper:
+    """What the log gets: filled by the loop, written by the thread."""
+
+    def __init__(self, log: ArrivalLog, say: Callable[[str], None]) -> None:
+        self.log, self._say = log, say
+        self.arrivals: deque[tuple[int, int]] = deque()
+        self.windows: deque[BatchWindow] = deque()
+        self.starts: deque[float] = deque()
+        self._facts_at = time.time()
+        self._trouble = ""
+
+    def keep(self, now: float, *, ends: bool = False) -> None:
+        """Write what is complete, or everything at the end."""
+        while self.arrivals:
+            self.log.add(*self.arrivals.popleft())
+        if ends:
+            self.log.end_block()
+        if self.windows and (ends or now - self._facts_at >= FACTS_EVERY_S):
+            self.log.facts(self._facts(now))
+            self._facts_at = now
+        try:
+            self.log.flush()
+        except OSError as error:
+            if str(error) != self._trouble:
+                self._say(f"arrivals cannot be written; they are kept in memory for a day: {error}")
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+
+    def _facts(self, now: float) -> ServiceFacts:
+        several = [self.windows.popleft() for _ in range(len(self.windows))]
+        starts = tuple(self.starts.popleft() for _ in range(len(self.starts)))
+        whole = merge_windows(several, side_by_side=True)
+        sizes = [size for each in whole.methods for size in each.sizes]
+        return ServiceFacts(
+            at=now,
+            seconds=now - self._facts_at,
+            requests=whole.requests,
+            batches=whole.batches,
+            rows=whole.rows,
+            batch_s=sum(size.seconds for size in sizes),
+            squares=sum(size.squares for size in sizes),
+            request_s=whole.request_s,
+            over_slo=whole.over_slo,
+            starts_s=starts,
+        )

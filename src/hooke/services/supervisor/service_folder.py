@@ -98,9 +98,9 @@ class ServiceFolder:
         return self.path / "second-tries"
 
     @property
-    def key_rates(self) -> Path:
-        """The `KeyRates` of all replicas."""
-        return self.path / "key-rates"
+    def arrivals(self) -> Path:
+        """The `ArrivalLog`."""
+        return self.path / "arrivals"
 
     def create(self) -> None:
         """Create it, for its owner alone. Raises HookeError."""

@@ -30,6 +30,7 @@ from hooke.journal.service_events import (
 )
 from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
+from hooke.services.arrival_log import ArrivalLog
 from hooke.services.control_socket import ControlServer, ServiceCommand
 from hooke.services.reload.reloader import Sources
 from hooke.services.serve_file import (
@@ -129,8 +130,9 @@ class Supervisor:
         self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
-        self._autoscaler = Autoscaler(declared)
-        self._zero = ZeroPolicy(fixed_s=options.keep_alive_s)
+        self._autoscaler = Autoscaler(
+            declared, ArrivalLog(folder.arrivals), lambda why: self._run_in_loop(lambda: self._say(why))
+        )
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
@@ -245,12 +247,10 @@ class Supervisor:
         self._renew(now)
         self._look_for_stop(now)
         self._limit_logs(now)
-        while self.proxy.first_answers:
-            self._note_cold_start(self.proxy.first_answers.popleft())
-        scaled = self._decide_zero(now)
-        if scaled is None and self.core.wanted:
-            held = self.proxy.activator.held
-            scaled = self._autoscaler.decide(now, self.core, called=self._called, held=held)
+        chosen = self._autoscaler.chosen(now)
+        if chosen is not None:
+            self._record_event(chosen)
+        scaled = self._autoscaler.decide(now, self.core, called=self._called)
         if scaled is not None:
             self._step(scaled)
         self.proxy.limit(self.core.room(), now)
@@ -522,7 +522,7 @@ class Supervisor:
             "front_pid": self.proxy.pid,
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
-            "zero": self._zero_facts(),
+            "scaling": self._autoscaler.choice.reason if self._autoscaler.choice is not None else None,
         } | status_of(self.core, self.replicas.children, self._view)
 
     def _zero_facts(self) -> dict[str, object] | None:
