@@ -10,10 +10,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.staffing_peers import Hpa, Knative, RayServe
+import numpy as np
 from tests.autoscaling.traffic import Ours, Outcome, Shape, poisson, recorded, simulate, spike
 
-from hooke.autoscaling.service_policy import Bounds, capacity_of_batches
+from hooke.autoscaling.peers import Hpa, Knative, PeerSetting, RayServe
+from hooke.autoscaling.replay import LoadSecond, RuleFamily
+from hooke.autoscaling.service_policy import Bounds, ServiceSnapshot, capacity_of_batches
 
 DATA = Path(__file__).parents[1] / "tests" / "autoscaling" / "data"
 HIGH = 30
@@ -32,17 +34,46 @@ def traffics() -> dict[str, tuple[Shape, list[float]]]:
     }
 
 
+class Peer:
+    """A family of one setting, asked with snapshots."""
+
+    def __init__(self, family: RuleFamily) -> None:
+        self._family, self._second = family, 0
+
+    def __call__(self, _: float, seen: ServiceSnapshot) -> int:
+        self._second += 1
+        in_flight, ready = np.array([float(seen.in_flight)]), np.array([seen.ready])
+        busy = np.minimum(in_flight, ready)
+        decided = self._family.decide(LoadSecond(self._second, 0, in_flight, in_flight - busy, busy, ready))
+        return int(min(max(decided[0], 1), HIGH))
+
+
+def hpa(target: float) -> Peer:
+    """On requests in flight."""
+    return Peer(Hpa([PeerSetting(target=target)], lambda seen: seen.in_flight, mean_s=1))
+
+
+def knative(target: float) -> Peer:
+    """Of which 70 % are used."""
+    return Peer(Knative([PeerSetting(target=0.7 * target, down_s=0.0)]))
+
+
+def ray_serve(target: float) -> Peer:
+    """With its default delays."""
+    return Peer(RayServe([PeerSetting(target=target, down_s=600.0)]))
+
+
 def policies(shape: Shape) -> dict[str, tuple[Callable[..., int], bool]]:
     well = 2.0 * shape.max_batch
     return {
         "Hooke, with the law": (Ours(Bounds(low=1, high=HIGH, assumed_in_flight=well)), True),
         "Hooke, no law yet": (Ours(Bounds(low=1, high=HIGH, assumed_in_flight=well)), False),
-        "Ray Serve, target 2": (RayServe(1, HIGH), False),
-        f"Ray Serve, target {well:g}": (RayServe(1, HIGH, target=well), False),
-        "Knative, target 100": (Knative(1, HIGH), False),
-        f"Knative, target {well:g}": (Knative(1, HIGH, target=well), False),
-        "HPA, target 2": (Hpa(1, HIGH), False),
-        f"HPA, target {well:g}": (Hpa(1, HIGH, target=well), False),
+        "Ray Serve, target 2": (ray_serve(2.0), False),
+        f"Ray Serve, target {well:g}": (ray_serve(well), False),
+        "Knative, target 100": (knative(100.0), False),
+        f"Knative, target {well:g}": (knative(well), False),
+        "HPA, target 2": (hpa(2.0), False),
+        f"HPA, target {well:g}": (hpa(well), False),
     }
 
 

@@ -79,7 +79,7 @@ def test_the_fluid_queue_is_the_exact_one_within_a_few_percent(name: str) -> Non
             arrivals, services.tolist(), station, StaffingRules(counts, station, [rule]), high=HIGH
         )
         assert made.attained[at] == pytest.approx(exact.attained, abs=near), rule
-        assert made.replica_s[0, at] == pytest.approx(exact.replica_s, rel=0.02), rule
+        assert made.replica_s[0, at] == pytest.approx(exact.replica_s, rel=0.05), rule
 
 
 def test_an_exact_queue_of_one_server_is_that_of_lindley() -> None:
