@@ -14,7 +14,7 @@ from hooke.project.folder import Project
 from hooke.services.arrival_log import ArrivalLog
 from hooke.services.service_runs import ServiceRun
 from hooke.services.supervisor.service_folder import ServiceDescriptor, ServiceFolder
-from hooke.serving.service import service_of
+from hooke.serving.service import service, service_of
 
 pytestmark = pytest.mark.heavy
 NAMES = ["Hooke", "constant", "Kubernetes HPA", "Knative KPA", "KEDA", "Ray Serve"]
@@ -43,11 +43,12 @@ def test_a_trace_of_a_stranger(desk: Desk) -> None:
 
 
 def test_the_arrivals_of_a_service(desk: Desk) -> None:
+    @service
     class Slow:
         def predict(self, x: int) -> int:
             return x
 
-    project = Project(desk.folder)
+    project = Project.find(desk.write("slow.py", ""))
     project.create()
     declared = service_of(Slow)
     with ServiceRun(project, declared, entry="slow.py:Slow", shown={}, replicas=(1, 8)) as run:

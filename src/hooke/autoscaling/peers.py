@@ -31,7 +31,7 @@ __all__ = [
     "PEERS",
     "Hpa",
     "Knative",
-    "Peer",
+    "PeerAutoscaler",
     "PeerSetting",
     "RayServe",
     "SideBySide",
@@ -229,7 +229,7 @@ def _keda(settings: Sequence[PeerSetting]) -> Hpa:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class PeerAutoscaler:
     """An autoscaler of others."""
 
     name: str
@@ -255,10 +255,12 @@ def _busy(_: Station) -> float:
 
 
 PEERS = (
-    Peer("Kubernetes HPA", _hpa, _busy, (60.0, 300.0, 900.0)),
-    Peer("Knative KPA", Knative, lambda station: station.in_service, (0.0, 60.0, 300.0, 900.0)),
-    Peer("KEDA", _keda, lambda station: station.rate, (60.0, 300.0, 900.0)),
-    Peer("Ray Serve", RayServe, lambda station: station.in_service, (60.0, 300.0, 600.0), (2.0, 30.0)),
+    PeerAutoscaler("Kubernetes HPA", _hpa, _busy, (60.0, 300.0, 900.0)),
+    PeerAutoscaler("Knative KPA", Knative, lambda station: station.in_service, (0.0, 60.0, 300.0, 900.0)),
+    PeerAutoscaler("KEDA", _keda, lambda station: station.rate, (60.0, 300.0, 900.0)),
+    PeerAutoscaler(
+        "Ray Serve", RayServe, lambda station: station.in_service, (60.0, 300.0, 600.0), (2.0, 30.0)
+    ),
 )
 OURS, CONSTANT = "Hooke", "constant"
 
