@@ -130,9 +130,7 @@ class Supervisor:
         self._inbox: deque[events.Event | Callable[[], None]] = deque()
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
-        self._autoscaler = Autoscaler(
-            declared, ArrivalLog(folder.arrivals), lambda why: self._run_in_loop(lambda: self._say(why))
-        )
+        self._autoscaler = Autoscaler(declared, ArrivalLog(folder.arrivals), self._say_soon)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
@@ -168,6 +166,10 @@ class Supervisor:
         return AliasWatcher(
             source, first, every_s=self.options.poll_s, moved=self._alias_moved, unknown=unknown
         )
+
+    def _say_soon(self, text: str) -> None:
+        """Say it in the loop, from any thread."""
+        self._run_in_loop(lambda: self._say(text))
 
     @property
     def url(self) -> str:
