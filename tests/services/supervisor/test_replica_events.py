@@ -12,6 +12,7 @@ from tests.serving.answers import wait_until
 from tests.serving.services import Kinds, Rows, Slow
 
 from hooke.cli.serve import services
+from hooke.services.arrival_log import ArrivalLog
 from hooke.services.supervisor import replica_events as events
 from hooke.services.supervisor.autoscaling_loop import Autoscaler
 from hooke.services.supervisor.children import Child, limit_log, start_child
@@ -184,9 +185,9 @@ class TestLoad:
                 thread.join()
         assert (report.called, report.open_calls, report.in_flight) == (3, 3, 3)
 
-    def test_the_autoscaler_takes_calls_and_nothing_else(self):
+    def test_the_autoscaler_takes_calls_and_nothing_else(self, tmp_path):
         def decided(report):
-            scaler = Autoscaler(service_of(Rows))
+            scaler = Autoscaler(service_of(Rows), ArrivalLog(tmp_path), print)
             scaler.between(1, 6, now_wanted=1)
             core = Supervision(events.Rules(), generation="a", wanted=1)
             core.step(events.SupervisionBegan(), 0.0)
