@@ -42,8 +42,8 @@ __all__ = [
     "trailing_mean",
 ]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
 DAY_S = 86_400
 
 
@@ -215,7 +215,10 @@ class LoadSecond:
 class RuleFamily(Protocol):
     """Rules of one kind with several settings. It is asked once for each second, in order."""
 
-    settings: Sequence[object]
+    @property
+    def settings(self) -> Sequence[object]:
+        """What it is asked for all at once."""
+        ...
 
     def decide(self, seen: LoadSecond) -> Ints:
         """The desired number of replicas by each setting."""
@@ -342,11 +345,11 @@ class StationQueue:
         """(seconds, settings), for rates (seconds,) of arrivals."""
         one, horizon = self.station, self.horizon_s
         columns = np.rint(rates / self._step).astype(np.int64)[:, None]
-        rates = rates.astype(np.float32)
+        rate = rates.astype(np.float32)
         capacity = ready.astype(np.float32) * np.float32(one.rate)
         room = np.maximum(np.float32(max(one.wait_s, 0.0)) * capacity - waiting, 0.0)
-        spare = (capacity - rates[:, None]) * np.float32(horizon)
-        variance = np.maximum(rates * np.float32(horizon * (1 + one.variability)), np.float32(1e-9))[:, None]
+        spare = (capacity - rate[:, None]) * np.float32(horizon)
+        variance = np.maximum(rate * np.float32(horizon * (1 + one.variability)), np.float32(1e-9))[:, None]
         with np.errstate(under="ignore"):
             tail = np.exp(np.minimum(-2 * room * (room + spare) / variance, 0.0))
         return np.where(ready > 0, self._waits[ready, columns] * tail, 1.0)
@@ -458,8 +461,8 @@ class _Tally:
         )
         self.late = np.zeros((len(ends), settings))
         self.replica_s = np.zeros((len(ends), settings))
-        self._waiting = np.empty((0, settings), dtype=np.float32)
-        self._ready = np.empty((0, settings), dtype=np.int32)
+        self._waiting: Floats = np.empty((0, settings), dtype=np.float32)
+        self._ready: Ints = np.empty((0, settings), dtype=np.int32)
         self._second = since
 
     def take(self, desired: Ints, waiting: Floats, ready: Ints) -> None:
