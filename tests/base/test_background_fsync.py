@@ -1,11 +1,14 @@
 """Marked files are synced soon, in groups, and failures are kept for the owner."""
 
 import os
+import threading
 import time
 
 import pytest
 
+from hooke.base import background_fsync
 from hooke.base.background_fsync import ONE_BY_ONE, GroupSync
+from hooke.base.later import Later
 
 
 def wait_until_synced(group):
@@ -37,6 +40,23 @@ def test_what_is_marked_after_a_while_is_synced_too(tmp_path):
         while group.pending:
             assert time.monotonic() < until
             time.sleep(0.001)
+
+
+def test_a_mark_without_a_thread_is_synced_after_the_next_one(tmp_path, monkeypatch):
+    group, start = GroupSync(tmp_path, interval_s=0.01), threading.Thread.start
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(background_fsync, "LATER", Later())
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        group.mark(str(path))
+    monkeypatch.setattr(threading.Thread, "start", start)
+    group.mark(str(path))
+    wait_until_synced(group)
 
 
 def test_a_failure_in_the_background_is_kept_and_ends_nothing(tmp_path):

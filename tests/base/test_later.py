@@ -87,3 +87,35 @@ def test_where_no_thread_can_start_it_is_tried_again(monkeypatch):
     Later().after(0.0, lambda: begun.append(1), name="refused")
     wait_until(lambda: begun)
     assert len(refusals) == 2
+
+
+def test_what_could_not_start_can_be_cancelled(monkeypatch):
+    monkeypatch.setattr(later, "AGAIN_S", 60.0)
+    refused, begun, start = threading.Event(), [], threading.Thread.start
+
+    def refuse(self):
+        if self.name == "refused":
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    work = Later().after(0.0, lambda: begun.append(1), name="refused")
+    assert refused.wait(30)
+    work.cancel()
+    assert begun == []
+
+
+def test_work_for_which_no_thread_could_wait_never_begins(monkeypatch):
+    waiting, begun, start = Later(), [], threading.Thread.start
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        waiting.after(0.0, lambda: begun.append("refused"), name="refused")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    waiting.after(0.01, lambda: begun.append("other"), name="other")
+    wait_until(lambda: "other" in begun)
+    assert begun == ["other"]

@@ -56,9 +56,9 @@ class GroupSync:
         return len(self._paths)
 
     def mark(self, path: str) -> None:
-        """Have the file at `path` synced soon."""
+        """Have the file at `path` synced soon. Raises RuntimeError if no thread can start; the next mark tries again."""
         # Without the lock: a set that is being swapped out is synced after the swap, so it covers this write.
-        if path in self._paths:
+        if self._is_due and path in self._paths:
             return
         with self._changed:
             self._paths.add(path)

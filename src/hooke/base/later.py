@@ -1,4 +1,4 @@
-"""Work that begins later, in a thread of its own, which is not even started if it is cancelled before: most runs are short."""
+"""Work that begins later, each in a thread of its own. No thread starts for work that is cancelled before: most runs are short."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class LaterWork:
         """Start its thread, unless it was cancelled. Raises RuntimeError if no thread can start."""
         with self._lock:
             if not self._is_cancelled:
-                self._thread = threading.Thread(target=self.run, name=self.name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self.run, name=self.name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def cancel(self) -> None:
         """See that it does not begin. If it has begun, wait for its end."""
@@ -58,16 +59,16 @@ class Later:
         self._thread: threading.Thread | None = None
 
     def after(self, seconds: float, run: Callable[[], None], *, name: str) -> LaterWork:
-        """Have `run` begin in so many seconds, in a thread of this name. Raises RuntimeError if no thread can start."""
+        """Have `run` begin in so many seconds, in a thread of this name. Raises RuntimeError if no thread can wait for it; then it never begins."""
         work, due_s = LaterWork(run, name), time.monotonic() + seconds
         with self._changed:
-            heapq.heappush(self._waiting, (due_s, next(self._count), work))
             if self._thread is None:
                 on_fork(self)
                 thread = threading.Thread(target=self._wait, name="hooke-later", daemon=True)
                 thread.start()
                 self._thread = thread
-            elif due_s < self._awake_s:
+            heapq.heappush(self._waiting, (due_s, next(self._count), work))
+            if due_s < self._awake_s:
                 self._changed.notify()
         return work
 
