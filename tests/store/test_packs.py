@@ -703,3 +703,16 @@ def test_a_large_pack_gets_its_index_when_its_writer_closes_it(tmp_path):
         for name in names:
             assert bytes(folder.read(name).data) == name.encode() * 40
             assert folder.read(f"{name}0") is None
+
+
+def test_a_large_pack_that_was_cut_gets_no_index_when_its_writer_closes_it(tmp_path):
+    folder = FolderBackend(tmp_path / "s")
+    with folder.together():
+        for number in range(400):
+            write(folder, f"keys/aa/{number:06x}", b"x" * 400)
+    (pack,) = (tmp_path / "s/packs").glob("*.pack")
+    os.truncate(pack, 10_000)
+    folder.close_files()
+    assert not list((tmp_path / "s/packs").glob("*.index"))
+    assert folder.read("keys/aa/000000") is not None
+    assert folder.read("keys/aa/00018f") is None

@@ -126,7 +126,8 @@ class Packs:
         """
         with self._lock:
             own = self._own
-            if own is not None and own.end > SMALL_BYTES and own.is_there():
+            # Reading the mapped file behind its end would kill the process, so not if something has cut it.
+            if own is not None and own.size_there() >= own.end > SMALL_BYTES:
                 with suppress(OSError):  # then it has none, and whoever opens it next tries again
                     own.write_index()
             self._forget()
