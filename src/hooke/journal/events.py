@@ -428,6 +428,7 @@ class AttemptFinished(_Event, frozen=True, kw_only=True, tag="attempt_finished")
     node: int
     lo: int
     hi: int
+    """May be less than in its AttemptStarted: then it ended at a time limit, and the items from `hi` on have not run."""
     ref: Ref
     worker: str = ""
     seconds: float = 0.0

@@ -45,7 +45,7 @@ class ProcessOutput:
         return log.st_size
 
     def end(self) -> int:
-        """The same, where nobody has replaced the output since the last `position`."""
+        """The size of the file: as `position`, if nothing was printed and no output replaced since that was called. It flushes nothing."""
         return os.fstat(self._fd).st_size
 
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
