@@ -73,14 +73,15 @@ def test_a_forked_child_begins_what_it_asked_for_itself(tmp_path):
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_where_no_thread_can_start_it_is_tried_again(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_where_no_thread_can_start_it_is_tried_again(monkeypatch, error):
     monkeypatch.setattr(later, "AGAIN_S", 0.01)
     refusals, begun, start = [], [], threading.Thread.start
 
     def refused_twice(self):
         if self.name == "refused" and len(refusals) < 2:
             refusals.append(1)
-            raise RuntimeError("can't start new thread")
+            raise error("can't start new thread")
         start(self)
 
     monkeypatch.setattr(threading.Thread, "start", refused_twice)

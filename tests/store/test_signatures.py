@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hooke.base.errors import CorruptObject, StoreError, UsageError
 from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed
 from hooke.pipeline.failures import failure_of, task_failed
+from hooke.store.codecs import encode, encode_plain
 from hooke.store.entries import Entry
 from hooke.store.objects import VerifiedObjects, name_of
 from hooke.store.store import Store
@@ -174,3 +177,11 @@ def test_an_exception_that_is_not_signed_is_not_unpickled(tmp_path):
         assert error.__cause__ is None
         assert "KeyError" in str(error)
     assert not canary.exists()
+
+
+short = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.binary(max_size=9)
+
+
+@given(short | st.sampled_from([-0.0, 10**5000, "x" * 1024, b"x" * 1024]), st.sampled_from([None, b"s" * 32]))
+def test_a_number_or_short_text_has_the_object_that_every_value_has_signed_or_not(value, secret):
+    assert encode_plain(value, secret) == encode(value).to_bytes(secret)

@@ -32,7 +32,7 @@ class LaterWork:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Start its thread, unless it was cancelled. Raises RuntimeError if no thread can start."""
+        """Start its thread, unless it was cancelled. Raises RuntimeError or MemoryError if no thread can start."""
         with self._lock:
             if not self._is_cancelled:
                 thread = threading.Thread(target=self.run, name=self.name, daemon=True)
@@ -93,7 +93,7 @@ class Later:
             for work in due:
                 try:
                     work.begin()
-                except RuntimeError:  # the system has no room for a thread now
+                except (RuntimeError, MemoryError):  # the system has no room for a thread now
                     with self._changed:
                         heapq.heappush(self._waiting, (time.monotonic() + AGAIN_S, next(self._count), work))
 
