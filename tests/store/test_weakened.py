@@ -485,7 +485,7 @@ def each_is_a_group(patch):
 
 
 def no_group_is_synced(patch):
-    patch.setattr(GroupSync, "_run", lambda _self: None)
+    patch.setattr(GroupSync, "_sync_due", lambda _self: None)
 
 
 def errors_are_swallowed(patch):
@@ -507,12 +507,13 @@ def errors_are_swallowed(patch):
 
 
 def errors_in_the_background_are_forgotten(patch):
-    def run(self):
-        time.sleep(0.5)
-        self._sync_marked()
-        self._failed = self._thread = None
+    sync_due = GroupSync._sync_due
 
-    patch.setattr(GroupSync, "_run", run)
+    def forgetful(self):
+        sync_due(self)
+        self._failed = None
+
+    patch.setattr(GroupSync, "_sync_due", forgetful)
 
 
 @pytest.mark.parametrize(
