@@ -213,6 +213,7 @@ class Engine(Protocol):
       attempt with exactly one AttemptFinished or AttemptFailed, unless it was cancelled or the engine closed; at
       most one AttemptStarted comes before.
     - An AttemptFinished means that its result is durable: in the store, or inline in its Ref.
+    - A call with a limit (`Call.limit_s`) ends as finished after at least its first item; `hi` of the answer says how far it came.
     - The death of a worker gives an AttemptFailed for each of its attempts (kind `WorkerDied`), with the facts that
       the engine knows, and a WorkerStopped. The engine itself retries nothing.
     - The first event is a CapacityChanged; another follows each change. More attempts than `slots`
