@@ -100,7 +100,9 @@ class KubernetesPods:
         self._pods: dict[str, Manifest] | None = None
         """By name, as they were listed last; None before the first time."""
         self._new: set[str] = set()
-        """Pods that were launched, or may have been, and are not listed yet."""
+        """Pods that were launched, or may have been, and that the watch has not told yet."""
+        self._gone: set[str] = set()
+        """Pods that a list did not have any more, and that the watch still has: their names never come again."""
         self._follower: _Follower | None = None
         self._machines: dict[str, tuple[str, Machine]] = {}
         """Name of a pod -> its version, and what that says of the machine."""
@@ -142,7 +144,9 @@ class KubernetesPods:
             for name, pod in self._pods.items():
                 version = pod["metadata"]["resourceVersion"]
                 known = before.get(name)
-                machine = known[1] if known is not None and known[0] == version else _machine(pod)
+                # What has ended stays so, also where a watch that is behind still has it running.
+                same = known is not None and (known[0] == version or known[1].phase == "ended")
+                machine = known[1] if known is not None and same else _machine(pod)
                 self._machines[name] = version, machine
                 if machine.phase == "ended" and name not in self._saved:
                     self._save_log(pod)
@@ -185,17 +189,23 @@ class KubernetesPods:
         return f"{self._prefix}{plain or hashlib.blake2b(token.encode(), digest_size=8).hexdigest()}"
 
     def _known_pods(self) -> dict[str, Manifest]:
-        """By name, from a watch where one follows them all; else from a list. One request that costs little tells whether the server answers."""
+        """By name, from a watch where one follows them all; else from a list. One request that costs little tells whether the server answers.
+
+        A watch may be behind a list. So what a list had and the watch has not told yet is listed until it has, and what a list
+        lacked does not come back.
+        """
         if self._follower is not None and (followed := self._follower.pods()) is not None:
             self._new -= followed.keys()
+            self._gone &= followed.keys()
             if not self._new:
                 self._client.check_listing("v1/Pod", namespace=self._namespace, labels=self._labels)
-                return followed
-        new = set(self._new)
+                return {name: pod for name, pod in followed.items() if name not in self._gone}
         found, version = self._client.list(
             "v1/Pod", namespace=self._namespace, labels=self._labels, trim=trim_pod
         )
-        self._new -= new
+        there = {pod["metadata"]["name"]: pod for pod in found}
+        self._new &= there.keys()
+        self._gone |= (self._pods or {}).keys() - there.keys()
         looks_again = self._pods is not None  # who looks once needs no watch
         if looks_again and (self._follower is None or self._follower.is_old):
             if self._follower is not None:
@@ -204,7 +214,8 @@ class KubernetesPods:
                 self._client, "v1/Pod", namespace=self._namespace, labels=self._labels, trim=trim_pod
             )
             self._follower = _Follower(watch, found, version)
-        return {pod["metadata"]["name"]: pod for pod in found}
+            self._gone.clear()
+        return there
 
     @property
     def _labels(self) -> str:
