@@ -7,21 +7,16 @@ It prints a line of JSON when a phase has ended: its name, its seconds, the CPU 
 
 import argparse
 import json
-import os
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hooke.base.clock import SystemClock
 from hooke.certificates.authority import Authority
-from hooke.engines.dask.pod_jobs import VALID_S, PodJobs
-from hooke.fleets.controller import Caps
-from hooke.fleets.keeper import FleetKeeper, Ledger
+from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodKeeper
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import PodOptions
@@ -31,8 +26,6 @@ IMAGE = "simulated:1"
 CPUS, MEMORY = 0.1, 64 << 20
 LOOK_S = 0.5
 """How often the engine looks for news of its pods."""
-THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""As many as asyncio has, in which the engine starts and ends pods."""
 
 
 def fleet(given: argparse.Namespace) -> Iterator[str]:
@@ -70,31 +63,27 @@ def _turn_until(keeper: FleetKeeper, holds: Callable[[], object]) -> None:
 
 
 def run(given: argparse.Namespace) -> Iterator[str]:
-    """The pods of one run: jobs with their certificates, in as many threads as the engine has."""
+    """The pods of one run: jobs with their certificates, kept as a run's driver keeps them."""
     client = Kubernetes(find_access(given.config))
     options = PodOptions(image=IMAGE, namespace=given.namespace, cpus=CPUS, memory=MEMORY)
     authority = Authority.make("run", now=time.time(), valid_s=VALID_S)
     jobs = PodJobs(client, options, run="scale", threads=1, authority=authority)
+    jobs.scheduler = "tls://10.0.0.1:1"
+    keeper = PodKeeper(jobs, Path(given.folder), caps=Caps(workers=given.pods), clock=SystemClock())
     yield "start"
-    jobs.start()
-    with ThreadPoolExecutor(THREADS) as pool:
-        for each in [pool.submit(jobs.launch, number, "tls://10.0.0.1:1") for number in range(given.pods)]:
-            each.result()
-        running: set[int] = set()
-        _read_news(jobs, running, lambda: len(running) == given.pods)
-        yield "up"
-        until = time.monotonic() + given.steady
-        _read_news(jobs, running, lambda: time.monotonic() > until)
-        yield "steady"
-        for each in [pool.submit(jobs.end, state.number) for state in jobs.states()]:
-            each.result()
-        gone = threading.Event()
-        while not gone.wait(LOOK_S):
-            for state in jobs.news():
-                running -= {state.number} if state.ended else set()
-            if not running:
-                gone.set()
-    jobs.close()
+    keeper.start()
+    keeper.want(given.pods)
+    running: set[int] = set()
+    _read_news(jobs, running, lambda: len(running) == given.pods)
+    yield "up"
+    until = time.monotonic() + given.steady
+    _read_news(jobs, running, lambda: time.monotonic() > until)
+    yield "steady"
+    keeper.end()
+    while running:
+        time.sleep(LOOK_S)
+        running -= {state.number for state in jobs.news() if state.ended}
+    keeper.close()
     yield "down"
 
 
