@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -21,7 +22,7 @@ LOOK_S = 1.0
 
 
 class ClusterLease:
-    """One lease, of a name that nobody else takes, renewed while its holder lives. Not thread-safe.
+    """One lease, of a name that nobody else takes, renewed while its holder lives: by one thread at a time.
 
     What it owns the cluster removes with it. All methods raise ApiError and ApiUnreachable.
     """
@@ -88,11 +89,12 @@ class ClusterLease:
             self.hold()
 
     def release(self) -> None:
-        """Give it up, with what it owns."""
-        try:
-            self._client.delete(LEASE, self.name, namespace=self._namespace)
-        except NotThere:
+        """Give it up, with what it owns; nothing where it is not held."""
+        if not self._uid:
             return
+        with contextlib.suppress(NotThere):
+            self._client.delete(LEASE, self.name, namespace=self._namespace)
+        self._uid = ""
 
 
 def _me() -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import threading
 import time
 
 import pytest
@@ -12,10 +13,11 @@ from hooke.certificates.authority import Authority
 from hooke.engines.dask.clusters import close_cluster
 from hooke.engines.dask.kubernetes_engine import PodCluster, driver_security, own_address, parse_listen
 from hooke.engines.dask.pod_jobs import PodJobs, PodKeeper
-from hooke.kubernetes.client import Kubernetes
+from hooke.kubernetes.client import ApiUnreachable, Kubernetes
 from hooke.kubernetes.kubeconfig import Access, Credentials
 from hooke.kubernetes.pods import PodOptions
 from hooke.machines.controller import Caps
+from hooke.machines.provider import Unreachable
 from hooke.project.backends import find_backend
 from hooke.project.settings import read_settings
 
@@ -115,3 +117,75 @@ def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
     assert not any(secret["data"][file] in str(container) for file in secret["data"])
     assert "PRIVATE" not in str(job)
     assert pod["metadata"]["labels"]["hooke.dev/run"] == "run-1"
+
+
+class SlowServer:
+    """An API server that takes long: a Job is made when `until` is set."""
+
+    def __init__(self, access):
+        self.access = access
+        self.until = threading.Event()
+        self.renewals = 0
+        self.deleted = []
+        self.made = lambda name: None
+
+    def create(self, manifest, **_):
+        if manifest["kind"] == "Job":
+            self.made(manifest["metadata"]["name"])
+            assert self.until.wait(120)
+            raise ApiUnreachable("it does not answer", why="too slow")
+        return {"status": {"allowed": True}}
+
+    def apply(self, manifest, **_):
+        self.renewals += 1
+        if self.renewals == 4:
+            self.until.set()
+        return {"metadata": {"uid": "1"}}
+
+    def list(self, kind, **_):
+        return [], "1"
+
+    def watch_from(self, *_, **__):
+        raise ApiUnreachable("it does not answer", why="too slow")
+
+    def delete(self, kind, name, **_):
+        self.deleted.append(kind)
+
+    def close(self):
+        pass
+
+
+def slow_jobs():
+    jobs = jobs_of(Authority.make("run", now=time.time(), valid_s=3600.0))
+    jobs._client = jobs._watch._client = jobs.lease._client = SlowServer(jobs._client.access)
+    return jobs, jobs._client
+
+
+def test_a_driver_renews_its_lease_while_it_waits_for_the_server(tmp_path):
+    jobs, server = slow_jobs()
+    jobs.lease._lasts_s = 0.6
+    keeper = keeper_of(jobs, tmp_path)
+    keeper.start()
+    keeper.want(1)
+    assert server.until.wait(120), "nobody renewed it while a pod was asked for"
+    keeper.close()
+    assert "coordination.k8s.io/v1/Lease" in server.deleted
+
+
+def test_what_a_watch_tells_while_a_launch_has_no_answer_is_kept():
+    jobs, server = slow_jobs()
+    server.until.set()
+    labels = {"hooke.dev/driver": jobs._driver, "hooke.dev/number": "7"}
+
+    def runs(name):
+        about = {"name": f"{name}-x", "labels": labels}
+        jobs._changed({"metadata": about, "status": {"phase": "Running"}}, gone=False)
+
+    server.made = runs
+    with pytest.raises(Unreachable):
+        jobs.launch("run-1-7")
+    state = jobs.state(7)
+    assert state.pod.endswith("-7-x")
+    assert state.runs_since is not None
+    assert state.trouble.kind == "busy"
+    assert [each.trouble is None for each in jobs.news()] == [True, False], "in the order of what happened"

@@ -96,7 +96,7 @@ class PodState:
     ended: bool = False
     """Whether it is gone, or its program has ended."""
     log: bytes = b""
-    """What it had written when it ended by itself."""
+    """What it had written when it ended by itself: in the news of its end alone."""
 
     @property
     def shown(self) -> str:
@@ -196,10 +196,10 @@ class PodJobs:
             secret = self.secret(name, number, made["metadata"]["uid"])
             self._client.create(secret, namespace=self._namespace)
         except ApiUnreachable as error:  # what was made of it is found by the next list
-            self._put(replace(state, trouble=Trouble(kind="busy", says=f"{error.what}: {error.why}")))
+            self._change(name, trouble=Trouble(kind="busy", says=f"{error.what}: {error.why}"))
             raise refused_call(error) from error
         except ApiError as error:
-            self._put(replace(state, trouble=refusal_of(error), ended=True))
+            self._change(name, trouble=refusal_of(error), ended=True)
             with reached():
                 self._delete(JOB, name)
             raise refused_call(error) from error
@@ -217,7 +217,9 @@ class PodJobs:
         jobs = {each["metadata"]["name"]: each for each in found}
         with self._lock:
             for name, job in jobs.items():
-                self._states.setdefault(name, _state_of(job))
+                known = self._states.setdefault(name, _state_of(job))
+                if not known.token:  # its pod was seen before it
+                    self._states[name] = replace(known, token=_state_of(job).token)
             for each in list(self._states.values()):
                 if each.job not in jobs and not each.pod and not each.ended:  # it was not made, or is deleted
                     self._states[each.job] = replace(each, ended=True)
@@ -293,8 +295,8 @@ class PodJobs:
         self._watch.stop()
         if self._follower.ident is not None:
             self._follower.join()
-            with contextlib.suppress(ApiError, ApiUnreachable):  # `hooke fleet reap` finds it
-                self.lease.release()
+        with contextlib.suppress(ApiError, ApiUnreachable):  # `hooke fleet reap` finds it
+            self.lease.release()
         self._client.close()
 
     # -- what is made ------------------------------------------------------------------------------
@@ -405,7 +407,7 @@ class PodJobs:
             log = b""
             with contextlib.suppress(ApiUnreachable):  # its end is told also without it
                 log = log_of(self._client, each.pod, namespace=self._namespace) if each.pod else b""
-            self._put(replace(each, log=log))
+            self._tell(replace(each, log=log))
 
     # -- in threads of this object -----------------------------------------------------------------
 
@@ -444,12 +446,17 @@ class PodJobs:
             self._states[job] = after
             if gone:
                 self._logged.add(job)
-        if after != before and (gone or not ended):  # of one that has ended by itself when its log is read
-            self._put(after)
+            if after != before and (
+                gone or not ended
+            ):  # of one that has ended by itself when its log is read
+                self._tell(after)
 
-    def _put(self, state: PodState) -> None:
+    def _change(self, job: str, **facts: Any) -> None:
         with self._lock:
-            self._states[state.job] = state
+            self._states[job] = after = replace(self._states[job], **facts)
+            self._tell(after)
+
+    def _tell(self, state: PodState) -> None:
         if self._is_mine(state.job):
             self._news.put(state)
 
@@ -479,7 +486,8 @@ class PodJobs:
                 before = self._states[state.job]
                 if before.pod or before.ended or before.trouble == trouble:
                     continue
-            self._put(replace(before, trouble=trouble))
+                self._states[state.job] = after = replace(before, trouble=trouble)
+                self._tell(after)
 
 
 def _state_of(job: Manifest) -> PodState:
@@ -514,6 +522,8 @@ class PodKeeper:
         self._ends = False
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="hooke-keeper", daemon=True)
+        self._closed = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name="hooke-lease", daemon=True)
 
     @property
     def failures(self) -> int:
@@ -523,6 +533,7 @@ class PodKeeper:
     def start(self) -> None:
         """Follow the pods and keep their number. Raises HookeError."""
         self.jobs.start(self._earlier)
+        self._renewer.start()
         self._thread.start()
 
     def want(self, pods: int) -> None:
@@ -540,6 +551,9 @@ class PodKeeper:
         self.end()
         if self._thread.ident is not None:
             self._thread.join()
+        self._closed.set()
+        if self._renewer.ident is not None:
+            self._renewer.join()
         self.jobs.close()
         self._ledger.close()
 
@@ -550,9 +564,7 @@ class PodKeeper:
                 if self._wanted != self._keeper.fleet.wanted:
                     self._keeper.want(self._wanted, "the run")
                 pause = self._keeper.turn()
-                self.jobs.ask_why()
-                with contextlib.suppress(ApiUnreachable):
-                    self.jobs.lease.renew()
+                self._bear(self.jobs.ask_why)
                 self._woken.wait(max(pause, 0.02))
             self._keeper.down("the end of the run")
             until = time.monotonic() + GONE_S
@@ -560,6 +572,14 @@ class PodKeeper:
             while self._keeper.fleet.members and time.monotonic() < until:
                 time.sleep(max(min(pause, 0.3), 0.02))
                 pause = self._keeper.turn()
+        except HookeError as error:
+            self.jobs.fail(error)
+
+    def _renew(self) -> None:
+        """In a thread of its own: to start thousands of pods, or to wait for a server, may take longer than the lease lasts."""
+        try:
+            while not self._closed.wait(LOOK_S):
+                self._bear(self.jobs.lease.renew)
         except HookeError as error:
             self.jobs.fail(error)
 
