@@ -2,9 +2,12 @@
 
 import pytest
 
-from hooke.fleets.elastic import spent_usd
+from hooke.fleets.elastic import ORPHANS_S, LedgerMeter, spent_usd
 from hooke.journal.events import RunStarted
-from hooke.journal.fleet_events import FleetDecided
+from hooke.journal.fleet_events import FleetDecided, LaunchIntended
+from hooke.journal.run_folders import RunsFolder
+from hooke.journal.writer import Journal
+from hooke.machines.keeper import Ledger
 
 
 def started(at: float) -> RunStarted:
@@ -33,3 +36,14 @@ def test_the_time_between_two_drivers_is_not_paid():
     assert spent(events, [15.0, 5007.0]) == pytest.approx(30 + 7)
     later = [*events, decided(5010.0, 2, 40.0)]
     assert spent(later, [15.0, 5020.0]) == pytest.approx(40 + 2 * 10)
+
+
+def test_a_driver_whose_clock_is_behind_that_of_the_one_before(tmp_path):
+    runs = RunsFolder(tmp_path)
+    folder = runs.create("r")
+    with Journal.create(folder, "driver") as journal:
+        for at in (1000.0, 400.0):
+            journal.append(started(at))
+    with Ledger.open(folder) as ledger:
+        ledger.write(LaunchIntended(at=1000.0, token="r-1", reason="", usd_per_hour=3600.0))
+    assert LedgerMeter(runs, "r").usd(2000.0) == pytest.approx(ORPHANS_S)

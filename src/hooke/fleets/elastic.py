@@ -443,11 +443,12 @@ class LedgerMeter:
         """Reads when drivers lived until now. Raises JournalError."""
         self._folder = runs.folder(run)
         signs = [each.at for each in (*runs.events(run), *records_of(self._folder))]
-        starts = [each.at for each in runs.events(run) if isinstance(each, RunStarted)]
+        # In order also where a driver on another machine, whose clock is behind, has resumed the run.
+        starts = sorted(each.at for each in runs.events(run) if isinstance(each, RunStarted))
         self._spans: list[tuple[float, float]] = []
         self._lives = runs.alive(run)
         for began, ended in zip(starts, [*starts[1:], math.inf], strict=True):
-            last = max(sign for sign in signs if began <= sign < ended)
+            last = max((sign for sign in signs if began <= sign < ended), default=began)
             self._spans.append((began, min(last + ORPHANS_S, ended)))
 
     def usd(self, now: float) -> float:
