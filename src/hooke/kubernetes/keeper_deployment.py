@@ -78,7 +78,8 @@ def keeper_deployment(tag: str, order: str, *, image: str, own: KeeperOptions) -
         "automountServiceAccountToken": True,
         "serviceAccountName": own.account,
         "restartPolicy": "Always",
-        "containers": [{"name": KEEPER, "env": [{"name": ORDER, "value": order}]}],
+        # Kubernetes puts variables in place of `$(NAME)`, and `$` in place of `$$`.
+        "containers": [{"name": KEEPER, "env": [{"name": ORDER, "value": order.replace("$", "$$")}]}],
     }
     pod = merged(merged(pod, {"spec": more}), own.keeper_template)
     labels = keeper_labels(tag)

@@ -21,7 +21,9 @@ __all__ = ["CONFIG_MAP", "MOST_RECORDS", "ClusterLedger", "ledger_manifest", "re
 
 CONFIG_MAP = "v1/ConfigMap"
 MOST_RECORDS = 2000
-"""About 250 KB."""
+"""About 250 KB, where their reasons are short."""
+MOST_BYTES = 750_000
+"""Reasons may be long. The rest up to 1 MiB is for records of machines that are there, which are never dropped."""
 DROPPED = 500
 """How many old records are dropped at once."""
 AGAIN_S = 1.0
@@ -31,7 +33,7 @@ AGAIN_S = 1.0
 def ledger_manifest(name: str, records: Sequence[LedgerRecord], *, labels: Mapping[str, str]) -> Manifest:
     """The ConfigMap of a ledger that begins with these records, or the newest of them that fit. Pure."""
     kept = dict(enumerate(records, start=1))
-    for number in _droppable(kept, len(kept) - MOST_RECORDS):
+    for number in _droppable(kept, _surplus(kept)):
         del kept[number]
     data = {_key(number): _text(record) for number, record in kept.items()}
     about = {"name": name, "labels": dict(labels)}
@@ -59,6 +61,7 @@ class ClusterLedger:
         self._namespace = namespace
         self._version = config_map["metadata"]["resourceVersion"]
         self._records = _numbered(config_map)
+        self._bytes = sum(map(_size, self._records.values()))
         self._wait = wait
 
     @classmethod
@@ -71,9 +74,10 @@ class ClusterLedger:
         return cls(client, found, namespace=namespace)
 
     def write(self, event: LedgerRecord) -> None:
-        """Write a record, and wait while the API server does not answer. Raises JournalError where another keeper has written."""
+        """Write a record, and wait while the API server does not answer or is busy. Raises JournalError where another keeper has written."""
         number = max(self._records, default=0) + 1
-        gone = _droppable(self._records, DROPPED) if len(self._records) >= MOST_RECORDS else []
+        full = len(self._records) >= MOST_RECORDS or self._bytes + _size(event) > MOST_BYTES
+        gone = _droppable(self._records, DROPPED) if full else []
         data: Manifest = {_key(each): None for each in gone} | {_key(number): _text(event)}
         change = {"metadata": {"resourceVersion": self._version}, "data": data}
         while True:
@@ -88,12 +92,16 @@ class ClusterLedger:
                 self._wait(AGAIN_S)  # whether it was written shows when the next try conflicts
                 continue
             except ApiError as error:
+                if error.code == 429 or error.code >= 500:  # its database may be away
+                    self._wait(AGAIN_S)
+                    continue
                 raise JournalError(f"cannot write to the ledger {self._name}", why=error.what) from error
             break
         self._version = made["metadata"]["resourceVersion"]
         for each in gone:
-            del self._records[each]
+            self._bytes -= _size(self._records.pop(each))
         self._records[number] = event
+        self._bytes += _size(event)
 
     def fleet(self, name: str) -> FleetState:
         """The fleet's state according to the ledger."""
@@ -104,6 +112,17 @@ class ClusterLedger:
         found = self._client.get(CONFIG_MAP, self._name, namespace=self._namespace)
         data = found.get("data") or {}
         return found if max(data, default="") == _key(number) and data[_key(number)] == _text(event) else None
+
+
+def _surplus(records: Mapping[int, LedgerRecord]) -> int:
+    """How many of the oldest records are too many. Pure."""
+    kept = size = 0
+    for record in reversed(list(records.values())):
+        size += _size(record)
+        if kept == MOST_RECORDS or size > MOST_BYTES:
+            break
+        kept += 1
+    return len(records) - kept
 
 
 def _droppable(records: Mapping[int, LedgerRecord], count: int) -> list[int]:
@@ -129,6 +148,10 @@ def _numbered(config_map: Manifest) -> dict[int, LedgerRecord]:
 
 def _key(number: int) -> str:
     return f"{number:09d}"
+
+
+def _size(record: LedgerRecord) -> int:
+    return len(msgspec.json.encode(record))
 
 
 def _text(record: LedgerRecord) -> str:
