@@ -17,6 +17,7 @@ from hooke.base.formats import format_seconds
 from hooke.journal.fleet_events import LedgerRecord
 from hooke.kubernetes.client import (
     ApiError,
+    ApiForbidden,
     ApiUnreachable,
     Conflicting,
     Kubernetes,
@@ -112,15 +113,26 @@ class ClusterKeeper:
         return keeper_deployment(self._tag, text, image=options["image"], own=self._own)
 
     def hand_over(self, manifest: Manifest, records: Sequence[LedgerRecord]) -> None:
-        """Have the cluster keep the fleet, whose ledger begins with these records where the cluster has none yet."""
-        ledger = ledger_manifest(self.deployment, records, labels=keeper_labels(self._tag))
-        with self._called():
-            with contextlib.suppress(Conflicting):
-                self._client.create(ledger, namespace=self.namespace)
-            self._client.apply(manifest, namespace=self.namespace, force=True)
+        """Have the cluster keep the fleet, whose ledger begins with these records where the cluster has none yet.
+
+        That there may be a keeper is noted here before it is asked for, so no later command acts beside one.
+        """
+        file, is_first = self._folder / KEEPER_NOTE, not (self._folder / KEEPER_NOTE).exists()
         note = {"namespace": self.namespace, "deployment": self.deployment}
         with writing("the fleet's folder", self._folder):
-            write_atomic(self._folder / KEEPER_NOTE, msgspec.json.encode(note))
+            write_atomic(file, msgspec.json.encode(note))
+        ledger = ledger_manifest(self.deployment, records, labels=keeper_labels(self._tag))
+        with self._called():
+            try:
+                with contextlib.suppress(Conflicting):
+                    self._client.create(ledger, namespace=self.namespace)
+                self._client.apply(manifest, namespace=self.namespace, force=True)
+            except ApiForbidden:  # there is no keeper, and whoever may not make one may not end one
+                if is_first:
+                    with contextlib.suppress(ApiError):
+                        self._delete(CONFIG_MAP)
+                    file.unlink()
+                raise
 
     def lives(self) -> bool:
         """Whether its Deployment is there."""

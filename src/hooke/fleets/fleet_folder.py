@@ -148,7 +148,7 @@ class FleetFolder:
 
     @property
     def detached(self) -> bool:
-        """Whether its keeper is in the cluster."""
+        """Whether its keeper is in the cluster, or may be."""
         return (self.path / KEEPER_NOTE).is_file()
 
     def is_kept(self) -> bool:
@@ -167,7 +167,7 @@ class FleetFolder:
         if not self.detached:
             return records_of(self.path)
         with closing(self.cluster_keeper()) as keeper:
-            return keeper.records()
+            return keeper.records() or records_of(self.path)  # a keeper that was refused has none
 
     @contextmanager
     def locked(self) -> Iterator[Ledger]:
