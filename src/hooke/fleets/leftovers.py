@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hooke.fleets.fleet_folder import line_of
 from hooke.journal.fleet_events import MachineGone
 from hooke.journal.run_folders import RunsFolder
-from hooke.kubernetes.client import ApiForbidden, Kubernetes, Manifest, NotThere, selector
+from hooke.kubernetes.client import ApiForbidden, Conflicting, Kubernetes, Manifest, NotThere, selector
 from hooke.kubernetes.driver_job import DRIVER, end_of_job
 from hooke.kubernetes.lease import LEASE, lapsed
 from hooke.kubernetes.pods import COMPONENT, DRIVER_LABEL, MANAGED, RELEASE_GRACE_S, RUN_LABEL
@@ -116,7 +116,7 @@ class Leftovers:
 
     def _delete(self, each: Leftover) -> None:
         grace_s = RELEASE_GRACE_S if each.what == "pods" else None
-        with contextlib.suppress(NotThere):
+        with contextlib.suppress(NotThere, Conflicting):  # it is another one of that name now
             self._client.delete(
                 KINDS[each.what], each.name, namespace=self._namespace, grace_s=grace_s, uid=each.uid
             )

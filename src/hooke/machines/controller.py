@@ -120,7 +120,7 @@ class FleetState:
     looked: bool = False
     """Whether this controller has had a listing; it launches nothing before."""
     failures: int = 0
-    """How many launches in a row were refused."""
+    """How many launches in a row were refused, or gave a machine that ended by itself soon after."""
     not_before: float = -math.inf
     """No launch until then."""
     frozen: bool = False

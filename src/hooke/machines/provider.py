@@ -70,7 +70,7 @@ class ProviderFacts:
     sure: bool = False
     """Whether a machine that is not listed after `visible_s` does not exist: listings are always complete and current."""
     calls: int = 1
-    """How many of its calls may run at one time, each in a thread."""
+    """How many of `launch`, `retire` and `release` may run at one time, each in a thread. `list` runs alone."""
     keeps_ended: bool = False
     """Whether a machine whose program ended is listed as `ended` until it is released. Then one that is not listed any more was taken away."""
 
