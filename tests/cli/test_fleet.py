@@ -197,6 +197,18 @@ def test_one_fleet_that_cannot_be_reaped_does_not_keep_the_others(project):
     assert (project / ".hooke" / "fleets" / "other" / "fleet.json").is_file()
 
 
+def test_one_fleet_that_cannot_be_listed_does_not_hide_the_others(project):
+    away = f'provider = "kubernetes"\nimage = "worker:1"\nkubeconfig = "{project}/nowhere"'
+    (project / "hooke.toml").write_text(toml(more=away) + toml(name="other"))
+    call("scale", "other", "1")
+    done = CliRunner().invoke(hooke, ["fleet", "reap"], obj=CommandSession(), standalone_mode=False)
+    assert done.return_value == 1
+    assert done.stdout.startswith("other: ")
+    assert done.stdout.endswith(" is wanted and stays\n")
+    assert "nowhere" in done.stderr
+    call("down", "other")
+
+
 def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(project):
     more = 'provider = "kubernetes"\nimage = "worker:1"\nnamespace = "team"'
     (project / "hooke.toml").write_text(toml(more=more) + toml(name="here"))
@@ -211,6 +223,10 @@ def test_the_rights_of_a_fleet_on_kubernetes_are_printed_for_its_namespace(proje
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "trainer", "namespace": "team"}]
     with pytest.raises(UsageError, match="here is not on Kubernetes: its provider is 'processes'"):
         call("rbac", "here")
+    with pytest.raises(UsageError, match="--reap is for a place"):
+        call("rbac", "pool", "--reap")
+    with pytest.raises(UsageError, match="--keep and --detach exclude one another"):
+        call("scale", "pool", "1", "--keep", "--detach")
 
 
 def test_the_rights_of_a_run_on_kubernetes_are_printed_for_its_place(project):
@@ -225,6 +241,8 @@ def test_the_rights_of_a_run_on_kubernetes_are_printed_for_its_place(project):
     ]
     with pytest.raises(UsageError, match="here is not on Kubernetes: its engine is 'local'"):
         call("rbac", "here")
+    with pytest.raises(UsageError, match="--keeper is for a fleet"):
+        call("rbac", "cluster", "--keeper")
     with pytest.raises(UsageError, match="there is no fleet or place 'claster'") as caught:
         call("rbac", "claster")
     assert "did you mean cluster" in caught.value.fix

@@ -130,7 +130,9 @@ class FleetFolder:
                 **self._options(),
             )
         except UsageError as error:
-            raise ConfigError(f"[fleets.{self.name}]: {error.what}", fix=error.fix) from error
+            raise ConfigError(
+                f"[fleets.{self.name}]: {error.what}", where=error.where, why=error.why, fix=error.fix
+            ) from error
         except TypeError as error:
             raise ConfigError(
                 f"[fleets.{self.name}] lacks settings of the provider {self.settings.provider!r}",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -271,6 +271,11 @@ def scale(  # noqa: PLR0913 - one parameter for each option of the command
         with closing(chosen.cluster_keeper()) as keeper:
             click.echo(as_yaml(keeper.manifest(machines, chosen.caps, chosen.usd_per_hour)), nl=False)
         return 0
+    if keep and detach:
+        raise UsageError(
+            "--keep and --detach exclude one another",
+            fix="--keep has this command keep the fleet, --detach a keeper in the cluster",
+        )
     _tell_price(chosen, wait)
     if detach:
         return _detach(chosen, machines, wait, as_json=as_json)
@@ -318,27 +323,37 @@ def reap(*, name: str, wait: str, as_json: bool, project: Project) -> int:
     places = [each for each in _places(project) if name in ("", each)]
     if name and not fleets and not places:
         find_fleet(project, name)  # raises
-    failed = False
+    failed: list[str] = []
     left: list[dict[str, Any]] = []
+    machines: list[dict[str, Any]] = []
     for place in places:
-        try:
+        with _going_on(place, failed):
             left += _reap_place(project, place, wait, as_json=as_json)
-        except HookeError as error:  # go on: the others cost money, too
-            click.echo(f"{place}: {error}", err=True)
-            failed = True
     for each in fleets:
-        try:
+        with _going_on(each.name, failed):
             _reap_fleet(project, each, wait)
-        except HookeError as error:
-            click.echo(f"{each.name}: {error}", err=True)
-            failed = True
-    machines = [row for each in fleets for row in _machines(each)]
+        with _going_on(each.name, failed):
+            machines += _machines(each)
+    lines = [f"{row['fleet']}: {row['machine']} {_stays(row)}" for row in machines]
     if as_json:
         click.echo(json.dumps(left + machines, indent=2))
-    elif fleets or not places:
-        lines = [f"{row['fleet']}: {row['machine']} is wanted and stays" for row in machines]
+    elif lines or (not failed and (fleets or not places)):
         click.echo("\n".join(lines) or "no machines are left")
     return EXIT_FAILED if failed or left or any(row["state"] == "stranger" for row in machines) else 0
+
+
+@contextmanager
+def _going_on(name: str, failed: list[str]) -> Iterator[None]:
+    """Say what fails of one place or fleet, and go on: the others cost money, too."""
+    try:
+        yield
+    except HookeError as error:
+        click.echo(f"{name}: {error}", err=True)
+        failed.append(name)
+
+
+def _stays(row: Mapping[str, Any]) -> str:
+    return "is left, and no fleet has asked for it" if row["state"] == "stranger" else "is wanted and stays"
 
 
 def _reap_fleet(project: Project, chosen: FleetFolder, wait: str) -> None:
@@ -385,6 +400,7 @@ def _reap_place(project: Project, name: str, wait: str, *, as_json: bool) -> lis
         how = "is gone; it had left" if driver in dead else "lives; it keeps"
         click.echo(f"{name}: the driver {driver}{run} {how} {counted(of_it)}", err=True)
     gone = {each.run for each in before if each.driver in dead and each.run}
+    gone -= {each.run for each in left}
     close_ledgers(project.runs, gone, lambda line: click.echo(f"{name}: {line}", err=True))
     click.echo(f"{name}: of drivers that are gone there are {counted(left, kinds)}", err=as_json)
     return [
@@ -461,7 +477,15 @@ def rbac(*, name: str, account: str, for_reap: bool, for_keeper: bool, project: 
     from hooke.kubernetes.rights import FLEET_RIGHTS, KEEPER_RIGHTS, REAP_RIGHTS, RUN_RIGHTS, print_rights
 
     _, options, chosen = _on_kubernetes(project, name)
-    rights = FLEET_RIGHTS if chosen is not None else RUN_RIGHTS
+    on_fleet = chosen is not None
+    if for_keeper and not on_fleet:
+        raise UsageError("--keeper is for a fleet, and this is a place", fix="remove --keeper")
+    if for_reap and on_fleet:
+        raise UsageError(
+            "--reap is for a place, and this is a fleet", fix="remove --reap: a fleet needs no more"
+        )
+    rights = FLEET_RIGHTS if on_fleet else RUN_RIGHTS
+    rights += (KEEPER_RIGHTS if for_keeper else ()) + (REAP_RIGHTS if for_reap else ())
     namespace = options.get("namespace") or (
         find_access(options.get("kubeconfig"), context=options.get("context", "")).namespace
     )
