@@ -56,6 +56,15 @@ def test_a_clock_that_goes_back_loses_no_request(tmp_path: Path) -> None:
     assert read_arrivals(tmp_path)[1].sum() == 31
 
 
+def test_what_a_wrong_clock_has_dated_far_away_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, [1, 2, 3])
+    write(tmp_path, [4], first=600)
+    write(tmp_path, [5], first=2 * NOON)
+    first, read = read_arrivals(tmp_path, until=NOON + 60.0)
+    assert first == NOON
+    assert read.tolist() == [1, 2, 3]
+
+
 def test_a_torn_tail_costs_its_block_alone(tmp_path: Path) -> None:
     write(tmp_path, [5] * 120)
     path = next(tmp_path.iterdir())

@@ -8,6 +8,7 @@ replicas tell: service times, batches, queueing and starts.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zlib
@@ -101,18 +102,22 @@ class ArrivalLog:
                     old.unlink(missing_ok=True)
 
 
-def read_arrivals(folder: Path, *, since: float = 0.0) -> tuple[int, NDArray[np.int64]]:
+def read_arrivals(
+    folder: Path, *, since: float = 0.0, until: float = math.inf
+) -> tuple[int, NDArray[np.int64]]:
     """The first second since the epoch, and the arrivals of each second from it on; seconds without a service count as 0.
 
-    Empty if there are none. A file of another time that is damaged as a whole is as one that is missing.
+    Empty if there are none. What a wrong clock has dated after `until`, or more than a year before the rest, is left out. A file of another time that is damaged as a whole is as one that is missing.
     """
     found = [
         (second, _counts(payload, seconds))
         for kind, second, seconds, payload in _blocks(folder, since)
-        if kind == COUNTS and second + seconds > since
+        if kind == COUNTS and second + seconds > since and second <= until
     ]
     if not found:
         return 0, np.zeros(0, dtype=np.int64)
+    newest = max(second for second, _ in found)
+    found = [each for each in found if each[0] > newest - FILES * FILE_S]
     first = min(second for second, _ in found)
     out = np.zeros(max(second + len(counts) for second, counts in found) - first, dtype=np.int64)
     for second, counts in found:

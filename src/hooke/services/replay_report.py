@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,7 +126,7 @@ def station_of_service(
             fix="let it answer more requests, or allow more time: --slo",
             next=f"hooke show {descriptor.run}",
         )
-    _, counts = read_arrivals(folder.arrivals)
+    _, counts = read_arrivals(folder.arrivals, until=time.time())
     return station, counts[-HISTORY_S:], declared.replicas
 
 
