@@ -73,9 +73,9 @@ def replica():
 def activator(tmp_path):
     made = []
 
-    def start(token=lambda: TOKEN, **limits):
+    def start(tokens=lambda: [TOKEN], **limits):
         given = {"timeout_s": LIMIT_S} | limits
-        made.append(Activator(tmp_path, HoldLimits(**given), token=token, changed=lambda: None))
+        made.append(Activator(tmp_path, HoldLimits(**given), tokens=tokens, changed=lambda: None))
         made[-1].start()
         return made[-1]
 
@@ -190,6 +190,14 @@ def test_who_lacks_the_token_starts_nothing(activator, tmp_path):
     assert found.facts().arrived == 0
 
 
+def test_a_key_of_a_client_is_as_good_as_the_token(activator, replica, tmp_path):
+    found = activator(lambda: ["another-token-0123", TOKEN])
+    asked = send(tmp_path, request())
+    until(lambda: found.facts().held == 1)
+    found.serve([replica.port], holding=True)
+    assert answer(asked) == replica.answer
+
+
 def test_a_token_that_cannot_be_read_is_said(activator, tmp_path):
     def unreadable():
         raise UsageError("the token is away")
@@ -223,7 +231,7 @@ def test_a_replica_that_ends_before_its_answer_ends_the_connection_so_that_envoy
 def test_a_replica_that_cannot_be_reached_is_tried_until_there_is_another(activator, replica, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    found = activator(token=lambda: None)
+    found = activator(tokens=lambda: None)
     asked = send(tmp_path, request())
     found.serve([port], holding=True)
     time.sleep(0.2)

@@ -61,13 +61,13 @@ class Activator:
         folder: Path,
         limits: HoldLimits,
         *,
-        token: Callable[[], str | None],
+        tokens: Callable[[], Sequence[str] | None],
         changed: Callable[[], None],
     ) -> None:
-        """`token` returns the bearer token without which a request starts no replica, or None; it may raise HookeError."""
+        """`tokens` returns the bearer tokens without one of which a request starts no replica, or None; it may raise HookeError."""
         self._path = folder / ACTIVATOR_SOCKET
         self._limits = limits
-        self._token = token
+        self._tokens = tokens
         self._changed = changed
         self._core = HeldRequests(limits)
         self._requests: dict[int, _Request] = {}
@@ -159,15 +159,17 @@ class Activator:
             self._changed()
 
     def _refusal(self, request: _Request) -> Problem | None:
-        """The answer to a request without the token. Its file may be another one since the last replica."""
+        """The answer to a request without one of the tokens. Their files may be other ones since the last replica."""
         try:
-            token = self._token()
+            tokens = self._tokens()
         except HookeError:
-            return Problem(503, "the token of the service cannot be read", retry_after_s=5)
+            return Problem(503, "the tokens of the service cannot be read", retry_after_s=5)
         scheme, _, shown = request.headers.get(b"authorization", b"").partition(b" ")
-        if token is None or (
-            scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), token.encode())
-        ):
+        if tokens is None:
+            return None
+        # All are compared, so that the time tells nothing.
+        equal = [hmac.compare_digest(shown.strip(), token.encode()) for token in tokens]
+        if scheme.lower() == b"bearer" and any(equal):
             return None
         return Problem(
             401,
@@ -301,9 +303,9 @@ class _Request(asyncio.Protocol):
             replica.cut()
             return
         self._replica = replica
+        self._transport.resume_reading()  # before the write, which pauses it again if the replica does not keep up
         replica.write(bytes(self.read))
         self.read.clear()
-        self._transport.resume_reading()
 
     def refuse(self, problem: Problem) -> None:
         """Answer with a problem."""
