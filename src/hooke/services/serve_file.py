@@ -38,6 +38,7 @@ __all__ = [
     "body_room",
     "check_bindings",
     "curl_example",
+    "key_files",
     "load_service",
     "serve_extra",
     "serve_here",
@@ -175,6 +176,16 @@ def api_keys(declared: Service, project: Project) -> tuple[ApiKey, ...]:
             fix=f"at most {MOST_KEYS}",
         )
     return tuple(found.values())
+
+
+def key_files(declared: Service, project: Project) -> list[Path]:
+    """The files of the tokens of a service's clients."""
+    settings = project.settings.services.get(declared.name)
+    return (
+        [(project.root / one.file).resolve() for one in settings.keys.values()]
+        if settings is not None
+        else []
+    )
 
 
 def body_room(declared: Service, project: Project, *, memory_bytes: int | None = None, among: int = 1) -> int:

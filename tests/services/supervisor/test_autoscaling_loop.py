@@ -24,6 +24,18 @@ class Model:
         return x
 
 
+def test_what_the_proxy_refused_is_load_and_late(tmp_path: Path) -> None:
+    scaler = Autoscaler(
+        Service(made_by=Model, replicas=(1, 8), slo=Slo(99.0, 0.5)), ArrivalLog(tmp_path), print
+    )
+    scaler.between(1, 8, now_wanted=1)
+    core = Supervision(Rules(), generation="one", wanted=1)
+    scaler.decide(10.0, core, called=5)
+    scaler.decide(20.0, core, called=10, shed=45)
+    scaler.close()
+    assert read_arrivals(tmp_path)[1].sum() == 55
+
+
 def test_a_rule_is_chosen_from_the_log_and_what_arrives_is_added_to_it(tmp_path: Path) -> None:
     now = int(time.time())
     log = ArrivalLog(tmp_path)

@@ -96,6 +96,18 @@ def test_it_ends_its_last_replica_starts_the_first_and_says_so_everywhere(idle, 
     assert "1 cold start, the first answer after" in service_text(record, alive=False)
 
 
+def test_the_key_of_a_client_starts_the_first_replica(idle, folder):
+    (folder / "hooke.toml").write_text('[services.Delay.keys.shop]\nfile = "shop"\n')
+    (folder / "shop").write_text("the-token-of-the-shop\n")
+    (folder / "shop").chmod(0o600)
+    service = idle("--keep-alive", "1s")
+    until_idle(service)
+    headers = {"content-type": "application/json", "authorization": "Bearer the-token-of-the-shop"}
+    asking = urllib.request.Request(service.url + "/predict", b'{"rows": [3]}', headers)
+    with urllib.request.urlopen(asking, timeout=LIMIT_S) as answer:
+        assert json.loads(answer.read()) == [6]
+
+
 def test_once_a_replica_is_published_no_request_passes_the_activator(idle):
     service = idle("--keep-alive", "60s", "--replicas", "0:1")
     service.until("1 of 1 replicas answer")

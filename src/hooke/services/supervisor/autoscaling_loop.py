@@ -46,7 +46,7 @@ class Autoscaler:
     """Scales one service between `low` and `high` replicas; if these are equal it only keeps the log of arrivals."""
 
     def __init__(self, declared: Service, log: ArrivalLog, say: Callable[[str], None]) -> None:
-        """`say` is called in the thread of the log when it cannot be written."""
+        """`say` is called in the thread of the log when it cannot be written or read."""
         self._declared = declared
         self._policy: ReplayedPolicy | None = None
         self._bounds = (1, 1)
@@ -59,10 +59,11 @@ class Autoscaler:
         self._thread: threading.Thread | None = None
         self._spent = BudgetSpent()
         self._keeper = _Keeper(log, say)
-        self._called = 0
+        self._say = say
+        self._arrived = self._shed = 0
         self._due = 0.0
-        self._new: RuleChoice | None = None
-        """What the thread has chosen, until the loop takes it."""
+        self._new: tuple[tuple[int, int], RuleChoice] | None = None
+        """What the thread has chosen, and between which bounds, until the loop takes it."""
         self.choice: RuleChoice | None = None
 
     def between(self, low: int, high: int, *, now_wanted: int) -> None:
@@ -92,14 +93,28 @@ class Autoscaler:
         self._starts.append(seconds)
         self._keeper.starts.append(seconds)
 
-    def decide(self, now: float, core: Supervision, *, called: int) -> Scale | None:
-        """A different number of replicas with the reason; None if the number stays. `called`: calls of methods so far."""
+    @property
+    def start_s(self) -> float:
+        """The time that a start is expected to take."""
+        return max(self._starts, default=ASSUMED_START_S)
+
+    def decide(
+        self, now: float, core: Supervision, *, called: int, held: int = 0, shed: int = 0
+    ) -> Scale | None:
+        """A different number of replicas with the reason; None if the number stays.
+
+        `called`: calls of methods so far; `held`: those that wait for the first replica; `shed`: those that the proxy refused so far,
+        which no replica has counted: more replicas would have answered them.
+        """
         if now - self._decided < EVERY_S:
             return None
         self._decided = now
-        self._keeper.arrivals.append((int(time.time()), called - self._called))
-        self._called = called
-        if self._policy is None or not core.ever_ready:
+        arrived = called + shed
+        self._keeper.arrivals.append((int(time.time()), arrived - self._arrived))
+        if shed > self._shed:
+            self._spent.add(now, shed - self._shed, shed - self._shed)
+        self._arrived, self._shed = arrived, shed
+        if self._policy is None or not core.ever_ready or not core.wanted:
             return None
         members = core.members.values()
         ready = sum(member.restarting_since is None for member in core.ready())
@@ -108,8 +123,8 @@ class Autoscaler:
             ready=ready,
             starting=starting + len(core.ready()) - ready,  # a model that is being set up again comes back
             in_flight=core.open_calls() + held,
-            arrived=called,
-            start_s=self._start_s,
+            arrived=arrived,
+            start_s=self.start_s,
             capacity=self._capacity,
         )
         slo = self._declared.slo
@@ -121,9 +136,10 @@ class Autoscaler:
 
     def chosen(self, now: float) -> RuleChosen | None:
         """Take over what the replay has chosen; the event, where it is another rule."""
-        new, self._new = self._new, None
-        if new is None or self._policy is None:
+        made, self._new = self._new, None
+        if made is None or self._policy is None or made[0] != self._bounds:
             return None
+        new = made[1]
         before, self.choice = self.choice, new
         if before is not None and before.rule == new.rule and before.floors == new.floors:
             return None
@@ -166,15 +182,22 @@ class Autoscaler:
         now, bounds = time.monotonic(), self._bounds
         if now < self._due:
             return
-        first, counts = read_arrivals(self._keeper.log.folder, since=time.time() - HISTORY_S)
-        known_s = time.time() - first
+        clock = time.time()
+        try:
+            first, counts = read_arrivals(self._keeper.log.folder, since=clock - HISTORY_S, until=clock)
+        except OSError as error:
+            self._say(f"arrivals cannot be read, so no rule is chosen by them now: {error}")
+            self._due = now + LEAST_EVERY_S
+            return
+        known_s = clock - first
         if len(counts) < LEAST_HISTORY_S or counts.sum() < LEAST_ARRIVALS:
             self._due = now + MORE_EVERY_S
             return
-        choice = choose(counts, station, low=bounds[0], high=bounds[1])
-        self._due = now + min(max(SHARE * known_s, LEAST_EVERY_S), DAY_S)
-        if bounds == self._bounds:
-            self._new = choice
+        self._new = bounds, choose(counts, station, low=bounds[0], high=bounds[1])
+        every_s = min(max(SHARE * known_s, LEAST_EVERY_S), DAY_S)
+        self._due = (
+            now + every_s if bounds == self._bounds else 0.0
+        )  # a choice between former bounds is of no use
 
 
 class _Keeper:

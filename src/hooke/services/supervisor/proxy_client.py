@@ -91,14 +91,18 @@ class ProxyChild:
         log: str,
         say: Callable[[str], None],
         hold: bool = False,
-        token_file: str = "",
+        token_files: tuple[str, ...] = (),
     ) -> None:
-        """`hold`: whether requests are held where there is no replica; they then need the token in `token_file`."""
+        """`hold`: whether requests are held where there is no replica; they then need the token in one of `token_files`."""
         self.port = 0
         self.pid = 0
         """Envoy's own."""
         self.stats: ProxyStats | None = None
         """Its last counters; None while it does not run."""
+        self.shed = 0
+        """Requests that Envoy refused itself because the replicas had enough, while this supervisor heard of it."""
+        self._shed_before: int | None = None
+        """The last counter of the Envoy that runs; None until an adopted one has reported."""
         self.child: Child | None = None
         self.activator = HoldFacts()
         self.first_answers: deque[messages.FirstAnswer] = deque()
@@ -107,11 +111,11 @@ class ProxyChild:
         self._draining = False
         self._folder = folder
         self._settings = settings
-        self._key = _key_of(settings, token_file)
+        self._key = _key_of(settings, token_files)
         self._lease_s = lease_s
         self._log = log
         self._say = say
-        self._token_file = token_file
+        self._token_files = token_files
         self._order = messages.PublishPorts(replicas={}, hold=hold)
         self._acknowledged: tuple[str, ...] | None = None
         self._most: int | None = None
@@ -211,6 +215,7 @@ class ProxyChild:
                     self._send(self._order, now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 self.activator = message.activator
+                self._count_shed(message)
                 # A restart uses the same port.
                 self._settings = dataclasses.replace(self._settings, port=message.port)
             case messages.ProxyPublished():
@@ -224,6 +229,12 @@ class ProxyChild:
                 self._why = _KINDS.get(message.kind, HookeError)(message.what, **facts)
             case _:
                 pass
+
+    def _count_shed(self, report: messages.ProxyUp) -> None:
+        if report.stats is not None:
+            before = report.stats.shed if self._shed_before is None else self._shed_before
+            self.shed += max(0, report.stats.shed - before)
+            self._shed_before = report.stats.shed
 
     def _note(self, port: int) -> None:
         """Record its port for a later supervisor."""
@@ -241,7 +252,7 @@ class ProxyChild:
             return
         self._folder.forget_child(PROXY)
         child.cut(now)
-        self.child = None
+        self.child, self._shed_before = None, 0
         was_up, self.port, self.stats, self.activator = bool(self.port), 0, None, HoldFacts()
         why = self._why or HookeError("the proxy ended", why="\n".join(child.tail()))
         self._why = None
@@ -267,7 +278,7 @@ class ProxyChild:
                 settings=self._settings,
                 replicas=self._order.replicas,
                 hold=self._order.hold,
-                token_file=self._token_file,
+                token_files=self._token_files,
             )
             return msgspec.json.encode(made, enc_hook=str).decode()
 
@@ -284,7 +295,7 @@ class ProxyChild:
             self.child.send(messages.encode(message), now)
 
 
-def _key_of(settings: ProxySettings, token_file: str) -> str:
+def _key_of(settings: ProxySettings, token_files: tuple[str, ...]) -> str:
     """Equal for proxies that differ only in their port."""
-    said = msgspec.json.encode((dataclasses.replace(settings, port=0), token_file), enc_hook=str)
+    said = msgspec.json.encode((dataclasses.replace(settings, port=0), token_files), enc_hook=str)
     return hashlib.blake2b(said, digest_size=6).hexdigest()

@@ -47,8 +47,8 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Ports by name for its first requests: those of its predecessor, which died."""
     hold: bool = False
     """Whether requests are held where there is no replica."""
-    token_file: str = ""
-    """The file of the bearer token, without which no request starts a replica; empty without auth."""
+    token_files: tuple[str, ...] = ()
+    """The files of the bearer tokens, without one of which no request starts a replica; none without auth."""
 
 
 class _ProxyProcess:
@@ -58,7 +58,7 @@ class _ProxyProcess:
         self._last = self._first
         self._wanted: messages.PublishPorts | None = None
         """The replicas that Envoy does not have yet."""
-        self._token_file = order.token_file
+        self._token_files = tuple(Path(file) for file in order.token_files)
         self._activator: Activator | None = None
         self._try_at = 0.0
         self._warned = False
@@ -180,7 +180,7 @@ class _ProxyProcess:
         made = Activator(
             settings.folder,
             HoldLimits(timeout_s=settings.timeout_s),
-            token=lambda: read_token(Path(self._token_file)) if self._token_file else None,
+            tokens=lambda: [read_token(file) for file in self._token_files] or None,
             changed=self._control.report_soon,
         )
         made.start()

@@ -37,6 +37,7 @@ from hooke.services.serve_file import (
     api_keys,
     check_bindings,
     curl_example,
+    key_files,
     serve_extra,
     shown_values,
     token_file_of,
@@ -156,8 +157,13 @@ class Supervisor:
             log=str(self._logs / "front.log"),
             say=self._say,
             hold=not self.bounds[0],
-            token_file=self._source.token_file,
+            token_files=self._token_files(),
         )
+
+    def _token_files(self) -> tuple[str, ...]:
+        """Of the service's own token and of its keys; none without auth."""
+        own = self._source.token_file
+        return (own, *map(str, key_files(self.declared, self._project))) if own else ()
 
     def _aliases_of(self, source: ServiceSource, first: Generation) -> AliasWatcher:
         def unknown(why: str) -> None:
@@ -252,7 +258,10 @@ class Supervisor:
         chosen = self._autoscaler.chosen(now)
         if chosen is not None:
             self._record_event(chosen)
-        scaled = self._autoscaler.decide(now, self.core, called=self._called)
+        decided = self._autoscaler.decide(
+            now, self.core, called=self._called, held=self.proxy.activator.held, shed=self.proxy.shed
+        )
+        scaled = self._decide_zero(now) or decided
         if scaled is not None:
             self._step(scaled)
         self.proxy.limit(self.core.room(), now)
