@@ -143,6 +143,20 @@ def test_what_a_stall_made_late_is_computed_unless_someone_was_refused_for_it():
     assert shed
 
 
+def test_a_method_that_was_not_called_for_long_is_still_forecast():
+    batcher = measured(0.1)
+    for at in range(16_000):
+        batcher.offer(
+            PendingRequest(group=None, rows=1, arrived=at, deadline=at + 30, goal=at + 1, law="other")
+        )
+        batcher.take(at)
+        batcher.finished(at + 0.001)
+    batcher.offer(call(16_000))
+    assert batcher.take(16_000) is not None
+    batcher.offer(call(16_000))
+    assert batcher.backlog_s() == pytest.approx(0.1, rel=0.01)
+
+
 def test_calls_go_before_items_of_streams_and_an_item_waits_no_longer_than_its_goal():
     batcher = measured(0.1)
     for _ in range(3):

@@ -70,6 +70,11 @@ class BatchLaw:
         self._slope, self._fixed = (slope, fixed) if fixed > 0 else (self._mean / self._size, 0.0)
 
     @property
+    def mean_s(self) -> float:
+        """The mean time of a batch."""
+        return self._mean
+
+    @property
     def fixed_s(self) -> float:
         """The fixed part. If all batches had one size, the parts cannot be told apart, and it is the mean."""
         return self._fixed

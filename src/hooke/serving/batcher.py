@@ -223,26 +223,23 @@ class Batcher:
 
     def _waits_s(self, urgency: Urgency, request: PendingRequest | None = None) -> float:
         """Time for what waits at this urgency or a higher one, with the request."""
-        most, together, alone_s = self.limits.max_batch, dict[Hashable, int](), 0.0
-        if request is not None:
-            if request.group is None:
-                alone_s += self._shares[request.law].law.seconds(request.rows)
-            else:
-                together[request.law] = request.rows
-        for line in self._lines[: urgency + 1]:
-            if not line.requests:
-                continue
-            for law, rows in line.together.items():
-                together[law] = together.get(law, 0) + rows
-            for law, count in line.alone.items():
-                share = self._shares.get(law)
-                if count and share is not None:
-                    alone_s += count * share.law.seconds(share.rows / share.requests)
-        return alone_s + sum(
-            self._shares[law].law.backlog_s(rows, most)
-            for law, rows in together.items()
-            if rows and law in self._shares
-        )
+        waits_s, most, lines = 0.0, self.limits.max_batch, self._lines[: urgency + 1]
+        for law, share in self._shares.items():
+            together = alone = 0
+            for line in lines:
+                if line.requests:
+                    together += line.together.get(law, 0)
+                    alone += line.alone.get(law, 0)
+            if request is not None and request.law == law:
+                if request.group is None:
+                    waits_s += share.law.seconds(request.rows)
+                else:
+                    together += request.rows
+            if together:
+                waits_s += share.law.backlog_s(together, most)
+            if alone:
+                waits_s += alone * share.law.mean_s  # each of them was a batch of its own
+        return waits_s
 
     def cancel(self, request: PendingRequest) -> None:
         """Remove a request whose client has gone. One that runs continues: it cannot be stopped."""
