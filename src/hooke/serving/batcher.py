@@ -203,10 +203,11 @@ class Batcher:
             return False
         if request.urgency is Urgency.ITEM or request.arrived + alone_s > request.goal:
             return True  # streams are limited by their gaps
+        if not self._rows or ends + self._margins[request.urgency].seconds <= request.goal:
+            return ends <= request.goal
         # The margin must not let the model run dry: who would be in the next batch is admitted without it.
         next_one = request.group is not None and self._rows_before(request.urgency) + request.rows <= most
-        margin_s = 0.0 if next_one or not self._rows else self._margins[request.urgency].seconds
-        return ends + margin_s <= request.goal
+        return next_one and ends <= request.goal
 
     def _rows_before(self, urgency: Urgency) -> int:
         return sum(line.rows for line in self._lines[: urgency + 1])
@@ -363,12 +364,13 @@ class Batcher:
         """Whether a waiting call would be late, and another had to be refused, or waits, that is not."""
         if request.goal == math.inf or request.urgency is Urgency.ITEM:
             return False
+        if self._refused < request.arrived and not (
+            request.urgency is Urgency.LOW and self._lines[Urgency.CALL].requests
+        ):
+            return False
         share = self._shares.get(request.law)
         own_s = share.law.seconds(request.rows) if share is not None else 0.0
-        if now + own_s <= request.goal or request.arrived + own_s > request.goal:
-            return False
-        low = request.urgency is Urgency.LOW and bool(self._lines[Urgency.CALL].requests)
-        return low or self._refused >= request.arrived
+        return request.arrived + own_s <= request.goal < now + own_s
 
     def _next_half(self, now: float) -> tuple[PendingRequest, ...]:
         while self._halves:
