@@ -8,7 +8,7 @@ through a fluid queue in steps of a second; `choose` takes the cheapest that kep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -244,19 +244,25 @@ class StaffingRules:
         self._least = np.array([one.least for one in settings])
         self._varies = np.array([one.window_s > 0 for one in settings])
         loads = sorted({(one.beta, one.window_s) for one in settings if one.window_s})
-        known = {load: needs(counts, station, *load) for load in loads}
-        held = {(*load, one.hold_s) for load in loads for one in settings if (one.beta, one.window_s) == load}
-        floors = {(one.beta, one.window_s, one.floor, one.days) for one in settings if one.floor}
-        nothing = np.zeros(len(counts) + 1 - first, dtype=np.int64)
+        known = {load: needs(counts, station, *load).astype(np.int32) for load in loads}
+
+        def held(beta: float, window_s: int, hold_s: int) -> Ints:
+            since = max(first - hold_s, 0)
+            return trailing_max(known[beta, window_s][since:], hold_s)[first - since :]
+
+        def floor(beta: float, window_s: int, part: float, days: tuple[int, ...]) -> Ints:
+            return season_floor(known[beta, window_s], part, days, first, len(counts) + 1)
+
+        seconds = len(counts) + 1 - first
         self._held, self._held_at = _columns_of(
-            [one[:3] if (one := (each.beta, each.window_s, each.hold_s))[1] else None for each in settings],
-            {key: trailing_max(known[key[:2]], key[2])[first:] for key in sorted(held)},
-            nothing,
+            [(one.beta, one.window_s, one.hold_s) if one.window_s else None for one in settings],
+            held,
+            seconds,
         )
         self._floor, self._floor_at = _columns_of(
             [(one.beta, one.window_s, one.floor, one.days) if one.floor else None for one in settings],
-            {key: season_floor(known[key[:2]], *key[2:], first, len(counts) + 1) for key in sorted(floors)},
-            nothing,
+            floor,
+            seconds,
         )
 
     def decide(self, seen: LoadSecond) -> Ints:
@@ -272,11 +278,17 @@ class StaffingRules:
 
 
 def _columns_of(
-    keys: Sequence[tuple[object, ...] | None], series: dict[Any, Ints], nothing: Ints
+    keys: Sequence[tuple[Any, ...] | None], make: Callable[..., Ints], seconds: int
 ) -> tuple[NDArray[np.int32], Ints]:
-    """Each distinct series once, as columns after one of zeros, and the column of each key."""
-    at = {key: number for number, key in enumerate(series, start=1)}
-    table = np.stack([nothing, *series.values()], axis=1).astype(np.int32)
+    """The series of each distinct key once, as columns after one of zeros, and the column of each key.
+
+    One is made at a time: all series of ten days together take more than a gigabyte.
+    """
+    distinct = sorted({key for key in keys if key is not None})
+    at = {key: number for number, key in enumerate(distinct, start=1)}
+    table = np.zeros((seconds, len(distinct) + 1), dtype=np.int32)
+    for key, column in at.items():
+        table[:, column] = make(*key)
     return table, np.array([0 if key is None else at[key] for key in keys], dtype=np.int64)
 
 
