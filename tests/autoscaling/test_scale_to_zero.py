@@ -59,11 +59,11 @@ def test_a_start_of_half_an_hour_is_not_given_up_and_its_replica_stays_for_a_who
     assert policy.decide(1809.5, snapshot()).target == 0
 
 
-def test_several_replicas_are_not_its_business():
-    policy = ZeroPolicy(fixed_s=1.0)
-    policy.decide(0.0, snapshot(wanted=3))
-    assert policy.decide(100.0, snapshot(wanted=3)) is None
-    assert policy.decide(101.0, snapshot(wanted=1)).target == 0
+def test_several_replicas_that_a_rule_keeps_end_as_well():
+    policy = ZeroPolicy(fixed_s=10.0)
+    assert policy.decide(0.0, snapshot(wanted=3)) is None
+    assert policy.decide(9.0, snapshot(wanted=3)) is None
+    assert policy.decide(10.0, snapshot(wanted=3)).target == 0
 
 
 @given(st.floats(0.01, 1000))

@@ -103,7 +103,7 @@ class ZeroSnapshot:
 class ZeroPolicy:
     """Decides about the last replica, and about the first. All times are seconds of one monotonic clock.
 
-    A start under way is never given up: the keep-alive begins when it has ended.
+    Where a rule for the load keeps several without a call, such as a constant number, all of them end with the keep-alive. A start under way is never given up: the keep-alive begins when it has ended.
     """
 
     def __init__(self, *, fixed_s: float | None = None) -> None:
@@ -138,7 +138,7 @@ class ZeroPolicy:
             self._idle_since = self._kept_since = now
         if seen.starting:
             self._kept_since = now
-        if seen.wanted != 1 or seen.starting:
+        if not seen.wanted or seen.starting:
             return None
         keep = self.keep_alive(seen.start_s)
         if now - self._kept_since < keep.seconds:
