@@ -50,6 +50,18 @@ def test_an_answer_has_one_id_which_its_problem_and_the_log_of_the_replica_have_
     assert len(others) == (1 if answered["x-request-id"] == given else 3)
 
 
+def test_health_checks_are_answered_while_calls_have_reached_their_limit(tmp_path):
+    with standing(tmp_path, replicas=1) as stand:
+        stand.front.limit(1)
+        slow = threading.Thread(target=ask, args=(stand.port, "/echo", {"n": 1, "s": 4.0}))
+        slow.start()
+        until(lambda: stand.front.stats().active == 1)
+        assert ask(stand.port, "/echo", {"n": 2})[0] == 503
+        for path in ("/-/health", "/-/ready"):
+            assert ask(stand.port, path, verb="GET")[0] == 200
+        slow.join()
+
+
 def test_it_listens_where_it_says_and_nowhere_else(stand):
     listening = [
         one

@@ -61,6 +61,7 @@ def local_replies(settings: ProxySettings) -> dict[str, Any]:
     return {"mappers": [*flags, *statuses], "body_format": _format(rest)}
 
 
+HEALTH_CHECKS = "/-/(health|ready)|/v2/health/(live|ready)"
 TOO_MANY = "more requests are in progress than can be answered in time"
 
 
@@ -298,19 +299,30 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
                 "routes": [
                     *_metrics_route(settings),
                     *_with_sane_ids(
-                        _with_priorities(
-                            [
-                                *streams,
-                                {
-                                    "match": {"prefix": "/"},
-                                    "route": {"cluster": CLUSTER, "timeout": deadline},
-                                },
-                            ]
-                        )
+                        [
+                            _health_checks(deadline),
+                            *_with_priorities(
+                                [
+                                    *streams,
+                                    {
+                                        "match": {"prefix": "/"},
+                                        "route": {"cluster": CLUSTER, "timeout": deadline},
+                                    },
+                                ]
+                            ),
+                        ]
                     ),
                 ],
             }
         ],
+    }
+
+
+def _health_checks(deadline: str) -> dict[str, Any]:
+    """Health checks count with the requests of low priority: a service whose limit is reached by others is well, and says so."""
+    return {
+        "match": {"safe_regex": {"regex": HEALTH_CHECKS}},
+        "route": {"cluster": CLUSTER, "timeout": deadline},
     }
 
 
