@@ -157,6 +157,21 @@ def test_a_method_that_was_not_called_for_long_is_still_forecast():
     assert batcher.backlog_s() == pytest.approx(0.1, rel=0.01)
 
 
+def test_one_slow_call_of_another_method_does_not_end_the_forecast_of_room_for_long():
+    batcher = measured(0.1)
+    assert batcher.room() is not None
+    slow = PendingRequest(group=None, rows=1, arrived=1.0, deadline=60.0, goal=2.0, law="slow")
+    batcher.offer(slow)
+    batcher.take(1.0)
+    batcher.finished(11.0)
+    assert batcher.room() is None
+    for at in range(20, 80):
+        batcher.offer(call(at))
+        batcher.take(at)
+        batcher.finished(at + 0.1)
+    assert batcher.room() in (10, 11)
+
+
 def test_calls_go_before_items_of_streams_and_an_item_waits_no_longer_than_its_goal():
     batcher = measured(0.1)
     for _ in range(3):

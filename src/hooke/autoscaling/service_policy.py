@@ -168,7 +168,7 @@ def station_of(
         return None
     if max_batch is None:
         seconds = _mean_call(windows)
-        if seconds is None or slo.limit_s <= seconds:
+        if not seconds or slo.limit_s <= seconds:
             return None
         sizes = [size for each in whole.methods if each.method == method for size in each.sizes]
         squares = sum(size.squares for size in sizes) / max(sum(size.batches for size in sizes), 1)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.autoscaling.peers import all_families
-from hooke.autoscaling.replay import WARM_S, ReplayResult, Station, blocks_of, pick, replay
+from hooke.autoscaling.replay import DAY_S, WARM_S, ReplayResult, Station, blocks_of, pick, replay
 from hooke.autoscaling.service_policy import station_of
 from hooke.base.errors import UsageError
 from hooke.journal.service_events import ReplicaReady
@@ -35,7 +35,8 @@ __all__ = [
 
 GOALS = (95.0, 99.0, 99.9)
 """Beside the SLO's own percentage."""
-HISTORY_S = 10 * 86_400
+HISTORY_S = 10 * DAY_S
+"""Three days to judge by, and a week before them for floors."""
 ASSUMED_START_S = 5.0
 
 
@@ -66,7 +67,8 @@ class Frontier:
 
 
 def replay_frontier(counts: NDArray[np.int64], station: Station, *, low: int, high: int) -> Frontier:
-    """Replay arrivals (seconds,) with all rules and settings. Raises UsageError where there are too few."""
+    """Replay the last ten days of arrivals (seconds,) with all rules and settings. Raises UsageError where there are too few."""
+    counts = counts[-HISTORY_S:]
     if len(counts) < 120 or not counts.any():
         raise UsageError(
             f"{len(counts)} seconds with {int(counts.sum())} requests are too few to replay",
@@ -127,7 +129,7 @@ def station_of_service(
             next=f"hooke show {descriptor.run}",
         )
     _, counts = read_arrivals(folder.arrivals, until=time.time())
-    return station, counts[-HISTORY_S:], declared.replicas
+    return station, counts, declared.replicas
 
 
 def read_trace(path: Path) -> NDArray[np.int64]:
@@ -151,6 +153,10 @@ def read_trace(path: Path) -> NDArray[np.int64]:
                     times.append(at)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(
+            f"{path} is not a CSV: {error}", fix="write text in UTF-8, a line for each request"
+        ) from error
     if not times:
         raise UsageError(f"{path} has no arrivals", fix="a line for each request, its time first")
     seconds = np.array(times)

@@ -28,6 +28,9 @@ EMPTY = 10
 RECENT = 0.2
 """The newest batch's weight in the mean number of requests together: a batch is forgotten after some five more."""
 
+RARE = 0.01
+"""A law of fewer of the recent requests says nothing about how many have room."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
@@ -166,13 +169,15 @@ class Batcher:
     def room(self) -> int | None:
         """How many calls may be inside, waiting or running, so that all are answered by the goal; None if that can't be told.
 
-        It can't before a batch was measured, without an SLO, and if even a free model would miss the goal.
+        It can't before a batch was measured, without an SLO, and if even a free model would miss the goal of a law that is not rare.
         """
         most, limit_s = self.limits.max_batch, self.limits.slo_s
         requests = spent_s = 0.0
         longest_s = 0.0
-        for share in self._shares.values():
-            if share.requests and not share.items:
+        calls = [share for share in self._shares.values() if not share.items]
+        least = RARE * sum(share.requests for share in calls)
+        for share in calls:
+            if share.requests > least:
                 rows = share.rows / share.requests
                 size = rows if share.alone else max(rows, float(most))
                 batch_s = share.law.seconds(size)

@@ -158,7 +158,7 @@ def service_options(
         return None
     return ServiceOptions(
         replicas=replicas,
-        keep_alive_s=parse_seconds(keep_alive) if keep_alive is not None else None,
+        keep_alive_s=parse_seconds(keep_alive, name="--keep-alive") if keep_alive is not None else None,
         bind_config=bind_config,
         memory_bytes=parse_bytes(memory, name="--memory") if memory is not None else None,
         lease_s=several["lease_s"],
