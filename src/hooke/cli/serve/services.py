@@ -63,7 +63,7 @@ def status(*, service: str, as_json: bool, project: Project) -> int:
 
     SERVICE may be left out if only one is running. A single process without a supervisor shows its totals. Exit code 1 if the supervisor is gone and replicas are left.
     """
-    folder = find_service(project, service, verb="status")
+    folder = find_service(project, service, verb="serve status")
     if not folder.supervised():
         single = folder.single_processes()
         if single and not folder.living():
@@ -88,7 +88,7 @@ def logs(*, service: str, replica: str, follow: bool, project: Project) -> int:
 
     Each line starts with its replica. It works for an ended service, too.
     """
-    folder = find_service(project, service, verb="logs", running=False)
+    folder = find_service(project, service, verb="serve logs", running=False)
     record = folder.record()
     if record is None and folder.single_processes():
         raise _by_itself(folder)
@@ -166,7 +166,7 @@ def down(*, service: str, project: Project) -> int:
 
     Also ends the processes that a killed supervisor left behind. `drain` waits for answers.
     """
-    folder = find_service(project, service, verb="down")
+    folder = find_service(project, service, verb="serve down")
     if folder.supervised():
         folder.send("down")
         code = _wait(folder)
@@ -186,7 +186,7 @@ def down(*, service: str, project: Project) -> int:
 
 def _supervised(project: Project, name: str, verb: str) -> ServiceFolder:
     """A supervised service. Raises UsageError."""
-    folder = find_service(project, name, verb=verb)
+    folder = find_service(project, name, verb=f"serve {verb}")
     if not folder.supervised() and folder.single_processes() and not folder.living():
         raise _by_itself(folder)
     if not folder.supervised():

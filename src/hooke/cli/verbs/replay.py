@@ -75,7 +75,7 @@ def replay(  # noqa: PLR0913 - one parameter an option
         counts, declared = read_trace(trace), (1, 40)
     else:
         where = the_project(session, project)
-        folder = find_service(where, service, verb="status", running=False)
+        folder = find_service(where, service, verb="replay", running=False)
         station, counts, declared = station_of_service(where, folder, promise)
     low, high = limits or declared
     found = replay_frontier(counts, station, low=max(low, 1), high=high)

@@ -187,7 +187,10 @@ def service_folders(project: Project) -> list[ServiceFolder]:
 
 
 def find_service(project: Project, name: str, *, verb: str, running: bool = True) -> ServiceFolder:
-    """The service of this name, or the only running one. Raises UsageError that lists the services."""
+    """The service of this name, or the only one that fits: a running one, or any. `verb` is the command that asks, after `hooke`.
+
+    Raises UsageError that lists the services.
+    """
     known = service_folders(project)
     fitting = [folder for folder in known if not running or folder.running()]
     if name:
@@ -203,20 +206,20 @@ def find_service(project: Project, name: str, *, verb: str, running: bool = True
         raise UsageError(
             f"no service is called {name!r}",
             where=str(project.root),
-            fix=f"{meant}running services: {listed}",
+            fix=f"{meant}{'running services' if running else 'services'}: {listed}",
         )
     if not fitting:
         raise UsageError(
-            "no service is running",
+            "no service is running" if running else "no service was served here yet",
             where=str(project.root),
             next="hooke serve FILE.py",
         )
     if len(fitting) > 1:
         names = ", ".join(folder.name for folder in fitting)
         raise UsageError(
-            f"{len(fitting)} services are running",
+            f"{len(fitting)} services are running" if running else f"there are {len(fitting)} services",
             fix=f"name one of: {names}",
-            next=f"hooke serve {verb} {fitting[0].name}",
+            next=f"hooke {verb} {fitting[0].name}",
         )
     return fitting[0]
 
