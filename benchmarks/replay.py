@@ -168,7 +168,7 @@ def experiment(traffic: Traffic, start_s: float, seed: int) -> dict[str, Any]:
     every = all_families(counts, station, low=1, high=traffic.high, first=first, past=slice(begin, cut))
     result = replay(counts, station, every, high=traffic.high, ends=(cut, seconds), begin=begin)
     families = {
-        name: _judge(traffic, station, counts, name, _part(result, part), cut, seed)
+        name: _judge(traffic, station, counts, name, result.part(part), cut, seed)
         for name, part in every.slices.items()
     }
     return {
@@ -180,15 +180,6 @@ def experiment(traffic: Traffic, start_s: float, seed: int) -> dict[str, Any]:
         "clairvoyant_hours": round(clairvoyant_s(counts, cut, station) / 3600, 4),
         "families": families,
     }
-
-
-def _part(result: ReplayResult, part: slice) -> ReplayResult:
-    return ReplayResult(
-        settings=result.settings[part],
-        requests=result.requests,
-        late=result.late[:, part],
-        replica_s=result.replica_s[:, part],
-    )
 
 
 def _judge(  # noqa: PLR0913, PLR0917 - one family in one experiment

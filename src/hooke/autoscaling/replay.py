@@ -21,6 +21,7 @@ __all__ = [
     "BUDGET_SHARE",
     "DAY_S",
     "GUARD_S",
+    "HISTORY_S",
     "LoadSecond",
     "ReplayResult",
     "RuleChoice",
@@ -314,6 +315,15 @@ class ReplayResult:
     replica_s: Floats
     """Replica seconds, starts included; (blocks, settings)."""
 
+    def part(self, which: slice) -> ReplayResult:
+        """Of these settings."""
+        return replace(
+            self,
+            settings=self.settings[which],
+            late=self.late[:, which],
+            replica_s=self.replica_s[:, which],
+        )
+
     @property
     def attained(self) -> Floats:
         """The share of all requests within the limit."""
@@ -525,6 +535,8 @@ GUARD_S = 10
 HOPELESS = 0.5
 JUDGED_DAYS = 3
 """A rule is judged by the worst of so many last days."""
+HISTORY_S = (JUDGED_DAYS + 7) * DAY_S
+"""What is worth reading: the judged days, and a week before them for floors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hooke.autoscaling.peers import all_families
-from hooke.autoscaling.replay import DAY_S, WARM_S, ReplayResult, Station, blocks_of, pick, replay
+from hooke.autoscaling.replay import HISTORY_S, WARM_S, ReplayResult, Station, blocks_of, pick, replay
 from hooke.autoscaling.service_policy import station_of
 from hooke.base.errors import UsageError
 from hooke.journal.service_events import ReplicaReady
@@ -35,8 +35,6 @@ __all__ = [
 
 GOALS = (95.0, 99.0, 99.9)
 """Beside the SLO's own percentage."""
-HISTORY_S = 10 * DAY_S
-"""Three days to judge by, and a week before them for floors."""
 ASSUMED_START_S = 5.0
 
 
@@ -89,12 +87,7 @@ def replay_frontier(counts: NDArray[np.int64], station: Station, *, low: int, hi
 def _points(slices: dict[str, slice], result: ReplayResult, goals: list[float]) -> Iterator[FrontierPoint]:
     for goal in goals:
         for name, part in slices.items():
-            own = ReplayResult(
-                settings=result.settings[part],
-                requests=result.requests,
-                late=result.late[:, part],
-                replica_s=result.replica_s[:, part],
-            )
+            own = result.part(part)
             at, kept = pick(own, 1 - goal / 100)
             yield FrontierPoint(
                 autoscaler=name,

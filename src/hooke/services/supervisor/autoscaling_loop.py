@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hooke.autoscaling.replay import DAY_S, RuleChoice, Station, choose
+from hooke.autoscaling.replay import DAY_S, HISTORY_S, RuleChoice, Station, choose
 from hooke.autoscaling.replayed_policy import BudgetSpent, ReplayedPolicy
 from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
 from hooke.journal.service_events import BatchWindow, RuleChosen
@@ -37,8 +37,6 @@ LEAST_HISTORY_S, LEAST_ARRIVALS = 600, 1000
 SHARE, LEAST_EVERY_S = 0.25, 300.0
 """A rule is chosen anew when there is a quarter more to choose by, after five minutes at least, and each day."""
 MORE_EVERY_S = 60.0
-HISTORY_S = 10 * DAY_S
-"""Three days to judge by, and a week before them for floors."""
 FACTS_EVERY_S = 300.0
 
 
