@@ -103,7 +103,8 @@ class ZeroSnapshot:
 class ZeroPolicy:
     """Decides about the last replica, and about the first. All times are seconds of one monotonic clock.
 
-    Where a rule for the load keeps several without a call, such as a constant number, all of them end with the keep-alive. A start under way is never given up: the keep-alive begins when it has ended.
+    A start under way is never given up: the keep-alive begins when it has ended. Where a rule for the load keeps several replicas
+    without a call, such as a constant number, all of them end after the keep-alive.
     """
 
     def __init__(self, *, fixed_s: float | None = None) -> None:

@@ -107,7 +107,8 @@ def read_arrivals(
 ) -> tuple[int, NDArray[np.int64]]:
     """The first second since the epoch, and the arrivals of each second from it on; seconds without a service count as 0.
 
-    Empty if there are none. What a wrong clock has dated after `until`, or more than a year before the rest, is left out. A file of another time that is damaged as a whole is as one that is missing.
+    Empty if there are none. What a wrong clock has dated after `until`, or more than a year before the rest, is left out. A file of
+    another time that is damaged as a whole is as one that is missing.
     """
     found = [
         (second, _counts(payload, seconds))

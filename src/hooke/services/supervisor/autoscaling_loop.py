@@ -193,9 +193,8 @@ class Autoscaler:
             return
         self._new = bounds, choose(counts, station, low=bounds[0], high=bounds[1])
         every_s = min(max(SHARE * known_s, LEAST_EVERY_S), DAY_S)
-        self._due = (
-            now + every_s if bounds == self._bounds else 0.0
-        )  # a choice between former bounds is of no use
+        # A choice between former bounds is of no use: those of now get theirs at once.
+        self._due = now + every_s if bounds == self._bounds else 0.0
 
 
 class _Keeper:
