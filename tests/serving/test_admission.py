@@ -143,6 +143,19 @@ def test_what_a_stall_made_late_is_computed_unless_someone_was_refused_for_it():
     assert shed
 
 
+def test_what_is_late_is_not_dropped_for_requests_of_low_priority():
+    batcher = measured(0.1)
+    batcher.offer(call(0.1))
+    assert batcher.take(0.1) is not None
+    batcher.offer(call(0.1))
+    assert not all(batcher.offer(call(0.2, urgency=Urgency.LOW)) for _ in range(20))
+    batcher.finished(3.0)
+    batch = batcher.take(3.0)
+    assert batch is not None
+    assert batch.requests[0].urgency is Urgency.CALL
+    assert [one.urgency for one in batcher.shed()] == []
+
+
 def test_a_method_that_was_not_called_for_long_is_still_forecast():
     batcher = measured(0.1)
     for at in range(16_000):

@@ -366,12 +366,12 @@ class Batcher:
         return True
 
     def _is_hopeless(self, request: PendingRequest, now: float) -> bool:
-        """Whether a waiting call would be late, and another had to be refused, or waits, that is not."""
+        """Whether a waiting call would be late, and another of no lower priority had to be refused, or waits, that is not."""
         if request.goal == math.inf or request.urgency is Urgency.ITEM:
             return False
-        if self._refused < request.arrived and not (
-            request.urgency is Urgency.LOW and self._lines[Urgency.CALL].requests
-        ):
+        low = request.urgency is Urgency.LOW
+        refused = self._refused if low else self._refused_call
+        if refused < request.arrived and not (low and self._lines[Urgency.CALL].requests):
             return False
         share = self._shares.get(request.law)
         own_s = share.law.seconds(request.rows) if share is not None else 0.0
