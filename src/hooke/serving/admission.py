@@ -46,10 +46,11 @@ class BatchLaw:
     def add(self, rows: int, took_s: float) -> None:
         """A batch ended."""
         if self._weight:
-            size = rows / self._size
             if self._weight > FEW:
-                took_s = min(took_s, OUTLIER * self._mean * max(1.0, size))
-            elif took_s * OUTLIER < self._mean * min(1.0, size):  # the first ones loaded libraries
+                took_s = min(took_s, OUTLIER * max(self._mean, self.seconds(rows)))
+            elif took_s * OUTLIER < self._mean * min(
+                1.0, rows / self._size
+            ):  # the first ones loaded libraries
                 self._weight = self._x = self._y = self._xx = self._xy = 0.0
         self._weight = self._weight * FORGET + 1.0
         self._x = self._x * FORGET + rows
