@@ -1,6 +1,7 @@
 """The controller step by step, and its ledger on a real disk."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -312,6 +313,31 @@ def test_a_clock_that_is_set_back_keeps_nobody_from_looking(tmp_path):
         clock.passed, clock.off = FACTS.look_s, 3600.0
         assert keeper.turn() == FACTS.look_s
     assert provider.looks == 2
+
+
+def test_a_machine_that_somebody_ends_is_replaced_while_it_finishes_where_the_cap_allows_it():
+    for workers, launches in ((3, 1), (2, 0)):
+        fleet, _ = ready(2)
+        drained = ProviderListing((Machine(id="m0", taken=True, why="evicted"), Machine(id="m1")))
+        _, actions = after(drained, fleet=fleet, caps=replace(CAPS, workers=workers), start=2000.0)
+        notes = [action.event for action in actions if isinstance(action, LedgerNote)]
+        [retired] = [each for each in notes if isinstance(each, MachineRetired)]
+        assert (retired.machine, retired.reason) == ("m0", "evicted")
+        assert sum(isinstance(action, Launch) for action in actions) == launches
+
+
+def test_the_cost_of_a_ledger_is_the_time_from_the_request_until_it_is_gone():
+    records = [
+        LaunchIntended(at=0.0, token="a", reason="", usd_per_hour=3.6),
+        LaunchIntended(at=10.0, token="b", reason="", usd_per_hour=3.6),
+        LaunchFailed(at=20.0, token="b", kind="quota", why=""),
+        LaunchIntended(at=100.0, token="c", reason="", usd_per_hour=36.0),
+        MachineGone(at=1000.0, machine="m", token="a", how=""),
+    ]
+    assert cost_usd(records, [(0.0, 1000.0)]) == pytest.approx(1.0 + 9.0)
+    # Nobody saw it end between two drivers: that time does not count.
+    assert cost_usd(records, [(0.0, 200.0), (900.0, 1000.0)]) == pytest.approx(0.3 + 2.0)
+    assert cost_usd(records, []) == 0.0
 
 
 class Counted(FleetKeeper):

@@ -20,6 +20,8 @@ from hooke.engines.dask.pod_jobs import VALID_S, PodJobs, PodKeeper
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.pods import PodOptions
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.providers.kubernetes_pods import KubernetesPods
 
 IMAGE = "simulated:1"

@@ -12,10 +12,10 @@ from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON
 from tests.kubernetes.storm import RECORDS, Storm, runs
 
 from hooke.base.clock import SystemClock
-from hooke.fleets.controller import Caps
 from hooke.fleets.fleet_folder import line_of
-from hooke.fleets.keeper import FleetKeeper, Ledger
 from hooke.journal.fleet_events import MachineGone, MachineReleased, ProviderAnswered, ProviderFailed
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger
 from hooke.providers.kubernetes_pods import KubernetesPods
 from hooke.providers.processes import FLEET, MACHINE
 

@@ -106,6 +106,20 @@ class ServiceScaled(_Event, frozen=True, kw_only=True, tag="service_scaled"):
     reason: str
 
 
+class ColdStart(_Event, frozen=True, kw_only=True, tag="cold_start"):
+    """The first answer of a service that had no replica, `seconds` after its request arrived."""
+
+    seconds: float
+    replica: str = ""
+    """The newest ready replica then."""
+    held: int = 0
+    """The most requests that waited at once."""
+    refused: int = 0
+    """Requests for which there was no room, or no time."""
+    gone: int = 0
+    """Requests whose clients left before that."""
+
+
 class RuleChosen(_Event, frozen=True, kw_only=True, tag="rule_chosen"):
     """A replay of the arrivals chose another rule by which the service scales; `reason` says why."""
 
@@ -163,6 +177,7 @@ ReplicaEvent: TypeAlias = (
     | ReplicaEnded
     | StartDelayed
     | ServiceScaled
+    | ColdStart
     | RuleChosen
     | RollOutChanged
     | ModelEvent

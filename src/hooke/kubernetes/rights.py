@@ -11,8 +11,11 @@ from hooke.kubernetes.client import Kubernetes, Manifest
 
 __all__ = [
     "FLEET_RIGHTS",
+    "KEEPER_RIGHTS",
+    "REAP_RIGHTS",
     "RUN_RIGHTS",
     "Right",
+    "as_yaml",
     "lacking_rights",
     "lacking_text",
     "print_rights",

@@ -21,7 +21,7 @@ from hooke.kubernetes.client import (
     refused,
 )
 
-__all__ = ["REFUSED_S", "Change", "Watch"]
+__all__ = ["Change", "Watch", "passes"]
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -88,7 +88,7 @@ class Watch:
             except (ApiUnreachable, ApiError) as error:
                 if self.lost_at is None:
                     self.lost_at, pause = time.monotonic(), FIRST_PAUSE_S
-                if isinstance(error, ApiError) and not self._may_pass(error):
+                if isinstance(error, ApiError) and not (self.lists and passes(error, self.lost_at)):
                     raise
                 self._stopped.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -104,13 +104,6 @@ class Watch:
         stream = self._stream
         if stream is not None:
             stream.end()
-
-    def _may_pass(self, error: ApiError) -> bool:
-        """Whether the server, or what it stands on, is only busy or has just started."""
-        if isinstance(error, ApiForbidden):
-            lost_at = self.lost_at or 0.0
-            return self.lists > 0 and time.monotonic() - lost_at < REFUSED_S
-        return error.code == 429 or error.code >= 500
 
     def _list(self) -> Iterator[Change]:
         found, version = self._client.list(self._kind, **self._chosen, trim=self._trim)
@@ -152,6 +145,13 @@ class Watch:
         else:
             self.known[key_of(of)] = of
         yield Change(how=how.lower(), object=of)
+
+
+def passes(error: ApiError, since: float) -> bool:
+    """Whether the server, or what it stands on, may only be busy or have just started; `since` when it refuses, on the monotonic clock."""
+    if isinstance(error, ApiForbidden):
+        return time.monotonic() - since < REFUSED_S
+    return error.code == 429 or error.code >= 500
 
 
 def _uid(of: Manifest) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeAlias, get_args
+from typing import Protocol, Self, TypeAlias, get_args
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock

@@ -214,7 +214,7 @@ class WorkerCall(msgspec.Struct, frozen=True, kw_only=True):
     variables: Mapping[str, str | None] = {}
     """As in the Call."""
     plain: bool = False
-    """As in the Call."""
+    """As in the Call. If it has results of others as arguments, these must be numbers and texts, too."""
     limit_s: float = 0.0
     """As in the Call."""
     checkpoints: CheckpointOwner | None = None
@@ -421,7 +421,7 @@ class AttemptRunner:
     ) -> None:
         args, kwargs = given or unpack(work.payload, self.store, work.awaited)
         self._provide()
-        if work.keys:
+        if work.keys and given is None:
             self._begin_item(work.keys, work.keys)
         shared = self._shared_of(work, outcome, _NOTHING)
         shared.take()

@@ -12,12 +12,13 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hooke.base.files import write_atomic
 from hooke.kubernetes.client import (
+    ApiError,
     ApiForbidden,
     Conflicting,
     Kubernetes,
@@ -37,19 +38,21 @@ from hooke.kubernetes.pods import (
     is_taken,
     log_of,
     merged,
-    refusal_of,
     trim_pod,
     trouble_of,
     worker_pod,
 )
 from hooke.kubernetes.rights import FLEET_RIGHTS, Right, lacking_rights, lacking_text
+from hooke.kubernetes.watch import Watch
+from hooke.machines.kubernetes_calls import reached
+from hooke.machines.provider import Machine, NotAllowed, ProviderError, ProviderFacts
 from hooke.providers.processes import FLEET, MACHINE, check_command
 
 __all__ = ["KubernetesPods"]
 
 LIST_AGAIN_S = 300.0
 """After this time all pods are listed anew, whatever was seen of them."""
-FLEET_LABEL, TOKEN_NOTE, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/token", "hooke.dev/tag"
+FLEET_LABEL, TAG_NOTE = "hooke.dev/fleet", "hooke.dev/tag"
 
 
 class KubernetesPods:
@@ -84,7 +87,7 @@ class KubernetesPods:
             keeps_ended=True,
         )
         self._tag = tag
-        self._fleet = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
+        self._fleet = fleet_id(tag)
         self._prefix = f"hooke-{self._fleet}-"
         self._logs = logs
         parsed = PodOptions.parse({"image": image, **options}, more=KEEPER_OPTIONS)
@@ -131,13 +134,13 @@ class KubernetesPods:
         }
         # After a connection that was lost the pod may exist already: it is this launch's.
         self._new.add(name)  # also where no answer comes
-        with _reached(), contextlib.suppress(Conflicting):
+        with reached(), contextlib.suppress(Conflicting):
             self._client.create(merged(self._pod, own), namespace=self._namespace)
         return name
 
     def list(self) -> Sequence[Machine]:
         """All pods of the fleet. One that has ended is listed so until it is released; its log is saved once."""
-        with _reached():
+        with reached():
             self._pods = self._known_pods()
             before = dict(self._machines)
             self._machines.clear()
@@ -303,27 +306,6 @@ class _Follower:
                 pass
         except ApiError as error:
             self._error = error
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Errors of the API server as a provider's."""
-    try:
-        yield
-    except ApiUnreachable as error:
-        raise Unreachable(f"{error.what}: {error.why}") from error
-    except ApiError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: ApiError) -> ProviderError:
-    trouble = refusal_of(error)
-    if trouble.kind == "busy":
-        return Unreachable(trouble.says)
-    if trouble.kind == "quota":
-        return OverQuota(trouble.says, fix=trouble.fix)
-    kind = NotAllowed if lacks_right(error) else Impossible
-    return kind(trouble.says, fix=trouble.fix)
 
 
 def _machine(pod: Manifest) -> Machine:

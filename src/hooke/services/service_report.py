@@ -94,8 +94,18 @@ def event_line(event: ReplicaEvent) -> str:
         case StartDelayed():
             row = "" if event.failures == 1 else f", {event.failures} in a row"
             return f"the next start waits {format_seconds(event.seconds)}: it died soon after its start{row}"
-        case RuleChosen() | ServiceScaled():
-            return _scaling(event)
+        case RuleChosen() | ServiceScaled() | ColdStart() | RollOutChanged():
+            return _of_service(event)
+
+
+def _of_service(event: RuleChosen | ServiceScaled | ColdStart | RollOutChanged) -> str:
+    match event:
+        case RuleChosen():
+            return f"scaling by: {event.reason}"
+        case ServiceScaled():
+            return f"{event.before} -> {event.after} replicas: {event.reason}"
+        case ColdStart():
+            return _cold_start(event)
         case RollOutChanged():
             return _rolled_out(event)
 
@@ -111,12 +121,6 @@ def _cold_start(event: ColdStart) -> str:
     lost = [f"{count} {how}" for count, how in ((event.refused, "refused"), (event.gone, "gone")) if count]
     held = f"{_requests(event.held)} waited" + "".join(f", {one}" for one in lost)
     return f"cold start: the first answer came {format_seconds(event.seconds)} after its request; {held}"
-
-
-def _scaling(event: RuleChosen | ServiceScaled) -> str:
-    if isinstance(event, RuleChosen):
-        return f"scaling by: {event.reason}"
-    return f"{event.before} -> {event.after} replicas: {event.reason}"
 
 
 def _ended(event: ReplicaEnded) -> str:

@@ -267,6 +267,8 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         f"  it serves {facts['generation']}; run {facts['run']}, supervisor pid {facts['pid']}, Envoy pid {facts['front_pid']}",
     ]
     lines.append(f"  {_proxy_line(facts['front'])}")
+    if facts["zero"] is not None:
+        lines.append(f"  {_zero_line(facts['zero'])}")
     if facts.get("scaling"):
         lines.append(f"  scaling by: {facts['scaling']}")
     if facts["rolling_out"]:

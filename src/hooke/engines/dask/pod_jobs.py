@@ -15,12 +15,13 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from hooke.base.clock import Clock
 from hooke.base.errors import HookeError, UsageError
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import CA, MACHINE
@@ -41,6 +42,8 @@ from hooke.kubernetes.pods import (
     DRIVER_LABEL,
     RELEASE_GRACE_S,
     RIGHTS_FIX,
+    RUN_LABEL,
+    TOKEN_NOTE,
     WORKER,
     WORKER_LABELS,
     PodOptions,
@@ -53,7 +56,11 @@ from hooke.kubernetes.pods import (
     worker_pod,
 )
 from hooke.kubernetes.rights import RUN_RIGHTS, lacking_rights, lacking_text
-from hooke.kubernetes.watch import REFUSED_S, Watch
+from hooke.kubernetes.watch import Watch, passes
+from hooke.machines.controller import Caps
+from hooke.machines.keeper import FleetKeeper, Ledger, records_of
+from hooke.machines.kubernetes_calls import reached, refused_call
+from hooke.machines.provider import Machine, ProviderFacts
 
 __all__ = ["PodJobs", "PodKeeper", "PodState"]
 
@@ -69,9 +76,13 @@ ROLES_READ_S = 3.0
 """An API server that has just started denies everything until it has read all roles, so a right that is lacking is asked for twice."""
 NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
+GONE_S = 10.0
+"""How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
 MOST_EFFORT = 10
 """Between two questions to the events passes so many times the time that the first took."""
-JOB = "batch/v1/Job"
+JOB, POD = "batch/v1/Job", "v1/Pod"
+FACTS = ProviderFacts(name="kubernetes", visible_s=5.0, look_s=LOOK_S, sure=True, keeps_ended=True)
+"""The list is read from the store of the cluster itself, and every pod is watched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +144,11 @@ class PodJobs:
         self._authority = authority
         self._driver = secrets.token_hex(4)
         self._run = _label_of(run)
-        self._ended: set[int] = set()
-        self._to_end: dict[int, float] = {}
-        """Those that could not be ended -> since when."""
+        about = {**WORKER_LABELS, RUN_LABEL: self._run, DRIVER_LABEL: self._driver}
+        self._owner = owner_here(os.environ)
+        name = f"hooke-{self._driver}"
+        self.lease = ClusterLease(client, name, namespace=self._namespace, labels=about, owners=self._owner)
+        self._labels_of_all = about
         self._lock = threading.Lock()
         self._states: dict[str, PodState] = {}
         """Name of the Job -> what is known of it."""
@@ -149,14 +162,12 @@ class PodJobs:
         self._surplus: set[int] = set()
         """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
+        self._ask_again = 0.0
         self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
-        self._closed = threading.Event()
-        self._watch = Watch(
-            client,
-            "v1/Pod",
-            namespace=self._namespace,
-            labels=selector({DRIVER_LABEL: self._driver}),
-            trim=trim_pod,
+        labels = selector({RUN_LABEL: self._run})
+        self._watch = Watch(client, POD, namespace=self._namespace, labels=labels, trim=trim_pod)
+        self._follower = threading.Thread(
+            target=self._guarded, args=[self._follow], name="hooke-pods", daemon=True
         )
 
     @property
@@ -164,24 +175,7 @@ class PodJobs:
         """Where the pods are."""
         return self._namespace
 
-    def start(self) -> None:
-        """Remove what an earlier driver of this run left, and follow the pods from now on.
-
-        Raises UsageError where the account lacks a right: a pod that cannot be ended would stay. Raises HookeError where the cluster cannot be used.
-        """
-        # Accounts may not ask everywhere; there, each call says what it lacks.
-        with contextlib.suppress(ApiForbidden):
-            lacking = lacking_rights(self._client, RUN_RIGHTS, namespace=self._namespace)
-            if lacking:
-                time.sleep(ROLES_READ_S)
-                lacking = lacking_rights(self._client, lacking, namespace=self._namespace)
-            if lacking:
-                raise UsageError(lacking_text(lacking, namespace=self._namespace), fix=RIGHTS_FIX)
-        found, _ = self._client.list(JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run}))
-        for each in found:
-            self._delete(JOB, each["metadata"]["name"])
-        for thread in self._threads_of_mine:
-            thread.start()
+    # -- as a provider -----------------------------------------------------------------------------
 
     def launch(self, token: str) -> str:
         """Make the Job of a worker that joins the scheduler. Where the cluster refuses, its state has ended and says why, too."""
@@ -246,17 +240,39 @@ class PodJobs:
         with reached():
             self._delete(JOB, machine)
             if state.pod and not (state.drains or state.ended):
-                self._delete("v1/Pod", state.pod, grace_s=RELEASE_GRACE_S)
-        except (ApiError, ApiUnreachable) as error:
-            # It is asked again. After the run nobody asks: its scheduler ends the worker, and the cluster removes a Job whose pod has ended.
-            with self._lock:
-                self._ended.discard(number)
-                since = self._to_end.setdefault(number, time.monotonic())
-            if isinstance(error, ApiForbidden) and time.monotonic() - since > REFUSED_S:
-                self._news.put(error)
-        else:
-            with self._lock:
-                self._to_end.pop(number, None)
+                self._delete(POD, state.pod, grace_s=RELEASE_GRACE_S)
+        with self._lock:
+            if state.pod or machine in self._unsure:
+                self._deleted.add(machine)
+
+    # -- for the engine ----------------------------------------------------------------------------
+
+    @property
+    def retiring(self) -> set[int]:
+        """The numbers of workers that are to finish."""
+        with self._lock:
+            return set(self._retiring)
+
+    def joined(self, number: int) -> None:
+        """A worker has joined the scheduler."""
+        with self._lock:
+            self._joined.add(number)
+
+    def idle(self, since: Mapping[int, float]) -> None:
+        """The workers without work, and since when (monotonic)."""
+        with self._lock:
+            self._idle_since = since
+
+    def emptied(self, numbers: Sequence[int]) -> None:
+        """Workers that were to finish have done so, and hold nothing of others any more."""
+        with self._lock:
+            self._emptied.update(numbers)
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether a worker is to go on, or would if it had not ended by itself or by somebody else."""
+        with self._lock:
+            state = self._states[self._name(number)]
+            return number not in self._surplus and (number not in self._retiring or _is_taken(state))
 
     def state(self, number: int) -> PodState | None:
         """What is known of a worker's pod."""
@@ -284,11 +300,26 @@ class PodJobs:
         self._news.put(error)
 
     def start(self, earlier: Iterable[str]) -> None:
-        """Say that this driver lives, and that the one of these `earlier` Jobs does not; follow the pods from now on. Raises HookeError."""
+        """Say that this driver lives, and that the one of these `earlier` Jobs does not; follow the pods from now on.
+
+        Raises UsageError where the account lacks a right: a pod that cannot be ended would stay. Raises HookeError where the cluster cannot be used.
+        """
+        self._check_rights()
         self.lease.hold()
         for lease in {each.rpartition("-")[0] for each in earlier}:
             self._delete(LEASE, lease)
         self._follower.start()
+
+    def _check_rights(self) -> None:
+        with contextlib.suppress(
+            ApiForbidden
+        ):  # accounts may not ask everywhere; there, each call says what it lacks
+            lacking = lacking_rights(self._client, RUN_RIGHTS, namespace=self._namespace)
+            if lacking:
+                time.sleep(ROLES_READ_S)
+                lacking = lacking_rights(self._client, lacking, namespace=self._namespace)
+            if lacking:
+                raise UsageError(lacking_text(lacking, namespace=self._namespace), fix=RIGHTS_FIX)
 
     def close(self) -> None:
         """Follow the pods no longer, and give up the lease: the cluster removes with it what is left; idempotent."""
@@ -460,20 +491,18 @@ class PodJobs:
         if self._is_mine(state.job):
             self._news.put(state)
 
-    def _look(self) -> None:
-        """End what could not be ended, and say why a Job has no pod: a quota, or rules of the cluster, which only its events tell."""
-        while not self._closed.wait(LOOK_S):
-            with self._lock:
-                again = list(self._to_end)
-            for number in again:
-                self.end(number)
-            late = time.monotonic() - NO_POD_S
-            for state in self.states():
-                if not state.pod and not state.ended and state.since < late:
-                    with contextlib.suppress(ApiError, ApiUnreachable):  # the next look asks again
-                        self._ask_why(state)
+    def ask_why(self) -> None:
+        """Say why Jobs have no pods: a quota, or rules of the cluster, which only their events tell. Raises ApiError, ApiUnreachable."""
+        now = time.monotonic()
+        since = now - NO_POD_S
+        late = [each for each in self.states() if not each.pod and not each.ended and each.since < since]
+        if not late or now < self._ask_again:
+            return
+        self._ask_why(late)
+        # The server reads all events of the namespace for it: with thousands of pods that takes seconds.
+        self._ask_again = now + (1 + MOST_EFFORT) * (time.monotonic() - now)
 
-    def _ask_why(self, late: list[PodState]) -> None:
+    def _ask_why(self, late: Sequence[PodState]) -> None:
         """One list for all of them: each event in it is a pod that could not be made."""
         fields = "involvedObject.kind=Job,reason=FailedCreate"
         found, _ = self._client.list("v1/Event", namespace=self._namespace, fields=fields)
@@ -520,6 +549,8 @@ class PodKeeper:
         self._keeper = FleetKeeper("run", jobs, self._ledger, caps=caps, clock=clock)
         self._wanted = 0
         self._ends = False
+        self._refused: dict[str, float] = {}
+        """Name of a call that is refused -> since when, on the monotonic clock."""
         self._woken = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="hooke-keeper", daemon=True)
         self._closed = threading.Event()
@@ -556,6 +587,19 @@ class PodKeeper:
             self._renewer.join()
         self.jobs.close()
         self._ledger.close()
+
+    def _bear(self, call: Callable[[], None]) -> None:
+        """A call without which pods work on, for as long as the server may be away, or has just started. Raises ApiError."""
+        try:
+            call()
+        except ApiUnreachable:
+            return
+        except ApiError as error:
+            since = self._refused.setdefault(call.__name__, time.monotonic())
+            if not passes(error, since):
+                raise
+        else:
+            self._refused.pop(call.__name__, None)
 
     def _keep(self) -> None:
         try:

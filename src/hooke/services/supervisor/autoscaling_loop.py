@@ -154,10 +154,6 @@ class Autoscaler:
         if self._thread is not None:
             self._thread.join(5.0)
 
-    @property
-    def _start_s(self) -> float:
-        return max(self._starts, default=ASSUMED_START_S)
-
     def _learn(self) -> None:
         """In its own thread: importing SciPy takes half a second, a replay seconds, and children must not wait for it."""
         from hooke.autoscaling.service_policy import capacity_of, station_of
@@ -169,7 +165,7 @@ class Autoscaler:
                 self._capacity = capacity_of(windows, max_batch=declared.max_batch, slo=declared.slo)
                 if declared.slo is not None:
                     self._station = station_of(
-                        windows, max_batch=declared.max_batch, slo=declared.slo, start_s=self._start_s
+                        windows, max_batch=declared.max_batch, slo=declared.slo, start_s=self.start_s
                     )
             self._keeper.keep(time.time())
             if self._policy is not None and self._station is not None:

@@ -21,6 +21,7 @@ from hooke.serving.metrics import Counts, ProxyStats
 __all__ = [
     "Control",
     "FirstAnswer",
+    "LimitRequests",
     "ProxyDrainOrder",
     "ProxyDrainReply",
     "ProxyFailed",
@@ -117,7 +118,7 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     fix: str = ""
 
 
-ToFront: TypeAlias = Renew | PublishPorts | ProxyDrainOrder | StopProxy
+ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ProxyDrainOrder | StopProxy
 OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | FirstAnswer | ProxyDrainReply | ProxyFailed
 
 decode_for_proxy = msgspec.msgpack.Decoder(ToFront).decode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -213,6 +214,7 @@ class ProxyChild:
                     self._backoff.succeeded(now)
                     self._note(message.port)
                     self._send(self._order, now)
+                    self._send(messages.LimitRequests(most=self._most), now)
                 self.port, self.pid, self.stats = message.port, message.pid, message.stats
                 self.activator = message.activator
                 self._count_shed(message)

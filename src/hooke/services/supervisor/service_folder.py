@@ -98,6 +98,11 @@ class ServiceFolder:
         return self.path / "second-tries"
 
     @property
+    def key_rates(self) -> Path:
+        """The `KeyRates` of all replicas."""
+        return self.path / "key-rates"
+
+    @property
     def arrivals(self) -> Path:
         """The `ArrivalLog`."""
         return self.path / "arrivals"

@@ -132,6 +132,7 @@ class Supervisor:
         self._wake_reader, self._wake_writer = os.pipe()
         self._aliases = self._aliases_of(source, first)
         self._autoscaler = Autoscaler(declared, ArrivalLog(folder.arrivals), self._say_soon)
+        self._zero = ZeroPolicy(fixed_s=options.keep_alive_s)
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
@@ -255,6 +256,8 @@ class Supervisor:
         self._renew(now)
         self._look_for_stop(now)
         self._limit_logs(now)
+        while self.proxy.first_answers:
+            self._note_cold_start(self.proxy.first_answers.popleft())
         chosen = self._autoscaler.chosen(now)
         if chosen is not None:
             self._record_event(chosen)
@@ -533,6 +536,7 @@ class Supervisor:
             "front_pid": self.proxy.pid,
             "replicas_low": self.bounds[0],
             "replicas_high": self.bounds[1],
+            "zero": self._zero_facts(),
             "scaling": self._autoscaler.choice.reason if self._autoscaler.choice is not None else None,
         } | status_of(self.core, self.replicas.children, self._view)
 
