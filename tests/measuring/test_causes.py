@@ -1,6 +1,6 @@
 """Causes that are planted in real workers, so that a busy machine changes no answer: with sleeps and sockets, or in one worker."""
 
-import gc
+import faulthandler
 import json
 import os
 import sys
@@ -170,7 +170,11 @@ def alone(study):
 def test_threads_that_compute_one_at_a_time_wait_for_the_gil(workshop, kind):
     study = study_of(workshop, "threading_", "threads", workers=[1, 2], repeats=1, kind=kind)
     cause = cause_of([alone(study)], cores=2)
-    assert cause is not None and cause.name == "GIL", cause
+    assert cause is not None
+    if cause.name == "cores taken":
+        assert alone(study).load.others >= TAKEN
+        return
+    assert cause.name == "GIL", cause
     assert cause.sentence.startswith(f"waits for the GIL in {workshop.file.name}:")
 
 
@@ -206,28 +210,22 @@ def test_threads_that_end_or_begin_at_the_moment_of_a_sample(threads, beginning,
     assert found == (wait, "here.py:3")
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="collects between byte codes only")
-def test_nothing_is_collected_while_frames_are_listed():
-    """Before Python 3.11.9, that may stop a worker for good (CPython issue 106883)."""
-    within: list[str] = []
-
-    def note(phase: str, _: object) -> None:
-        if phase == "start":
-            within.append(sys._getframe(1).f_code.co_name)
-
-    usual, enabled = gc.get_threshold(), gc.isenabled()
-    gc.callbacks.append(note)
-    gc.set_threshold(1)
-    gc.enable()
-    try:
-        for _ in range(100):
-            assert threading.get_ident() in sampler._frames()
-    finally:
-        if not enabled:
-            gc.disable()
-        gc.set_threshold(*usual)
-        gc.callbacks.remove(note)
-    assert within and "_frames" not in within
+def test_the_stack_of_a_thread_is_read_from_what_faulthandler_writes(tmp_path):
+    begun, end = threading.Event(), threading.Event()
+    code = "def outer():\n    inner()\ndef inner():\n    begun.set()\n    end.wait()\nouter()\n"
+    file = "/tmp/\xdcbung \u4e00 \U0001f600/x.py"
+    thread = threading.Thread(target=exec, args=[compile(code, file, "exec"), {"begun": begun, "end": end}])
+    thread.start()
+    begun.wait(60)
+    with open(tmp_path / "stacks", "w+b") as written:
+        faulthandler.dump_traceback(written.fileno(), all_threads=True)
+        written.seek(0)
+        stack = sampler._stacks_of(written.read().decode("ascii"))[thread.ident]
+    end.set()
+    thread.join()
+    own = [place for place in stack if place[0] == file]
+    assert own[-2:] == [(file, 2), (file, 6)]
+    assert own[0][1] in (4, 5)
 
 
 def test_a_place_is_that_of_the_moment_of_the_sample(tmp_path, monkeypatch):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import gc
+import faulthandler
 import linecache
 import os
 import re
 import resource
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import msgspec
@@ -74,6 +72,10 @@ _RUNTIME_BYTES = 1 << 20
 """More than the interpreter's state takes."""
 _LIBC = ctypes.PyDLL(None)
 """Keeps the interpreter lock during a call: whoever gives it up for a read of 2 us may wait 5 ms for it."""
+_THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+).*\n((?:  .*\n)*)", re.MULTILINE)
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in ', re.MULTILINE)
+_ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))")
+"""What is not ASCII in a file's name."""
 _Stack = list[tuple[str, int]]
 """File and line of each frame, the innermost first."""
 
@@ -111,6 +113,7 @@ class Sampler:
         self._main = threading.main_thread()
         self._every_s = every_s
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._told = os.memfd_create("hooke-stacks", os.MFD_CLOEXEC)
         self._lock = _interpreter_lock()
         self._ended = threading.Event()
         self._before: dict[int, int] = {}
@@ -123,6 +126,7 @@ class Sampler:
         self._ended.set()
         self._thread.join()
         os.close(self._file)
+        os.close(self._told)
 
     def _follow(self) -> None:
         last = time.monotonic()
@@ -178,16 +182,22 @@ class Sampler:
 
     def _look(self, main: int, since_s: float, *, held: bool) -> tuple[dict[int, _Thread], int]:
         """The threads that run Python, and how many have not begun."""
-        frames = _frames()
-        known, beginning = {main: frames.get(self._main.ident or 0)}, 0
+        os.ftruncate(self._told, 0)
+        os.lseek(self._told, 0, os.SEEK_SET)
+        # One call that keeps the interpreter lock. Frame objects of threads that run on can end the process (CPython issue 111363).
+        faulthandler.dump_traceback(self._told, all_threads=True)
+        known, beginning = {main: self._main.ident}, 0
         for thread in threading.enumerate():
             if thread.native_id is None:  # to begin, it needs the interpreter lock
                 beginning += 1
             elif thread not in (self._main, self._thread):
-                known[thread.native_id] = frames.get(thread.ident or 0)
-        # Before anything lets go of the interpreter lock: then frames move on.
+                known[thread.native_id] = thread.ident
+        # Before anything lets go of the interpreter lock: then threads run on.
         told = {thread: _system_call(thread) for thread in known}
-        stacks = {thread: _stack_of(frame) for thread, frame in known.items()}
+        found_stacks = _stacks_of(
+            os.pread(self._told, os.fstat(self._told).st_size, 0).decode("ascii", "replace")
+        )
+        stacks = {thread: found_stacks.get(ident or 0, []) for thread, ident in known.items()}
         ran = {thread: _scheduled(thread)[0] - self._before.get(thread, 0) for thread in known}
         found = {}
         for thread, stack in stacks.items():
@@ -265,16 +275,16 @@ def _attempt_waits(
     return max(chosen, key=chosen.__getitem__)
 
 
-def _frames() -> dict[int, FrameType]:
-    """Thread -> its innermost frame."""
-    # Before Python 3.11.9, a garbage collection within stops the process for good (CPython issue 106883).
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return sys._current_frames()  # noqa: SLF001 - documented, for this purpose
-    finally:
-        if collects:
-            gc.enable()
+def _stacks_of(text: str) -> dict[int, _Stack]:
+    """Thread -> its lines, from what faulthandler writes: at most a hundred frames of each."""
+    return {
+        int(thread, 16): [(_plain(file), int(line)) for file, line in _FRAME.findall(frames)]
+        for thread, frames in _THREAD.findall(text)
+    }
+
+
+def _plain(file: str) -> str:
+    return _ESCAPED.sub(lambda found: chr(int(found[found.lastindex or 0], 16)), file)
 
 
 def _interpreter_lock() -> range:
@@ -361,14 +371,6 @@ def _io() -> dict[str, int]:
     except OSError:
         return {}
     return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
-
-
-def _stack_of(frame: FrameType | None) -> _Stack:
-    lines = []
-    while frame is not None:
-        lines.append((frame.f_code.co_filename, frame.f_lineno))
-        frame = frame.f_back
-    return lines
 
 
 def _place_of(stack: _Stack) -> str:
