@@ -333,7 +333,7 @@ def test_chunks_grow_with_what_was_measured():
 def test_a_chunk_that_ends_at_its_limit_leaves_the_rest_to_others():
     run = Played(mapped, 100, slots=2, plans={"one": NodePlan(usual_s=0.001)})
     first, second = run.decide()
-    assert [(each.lo, each.hi) for each in (first, second)] == [(0, 50), (50, 100)]
+    assert [(each.lo, each.hi) for each in (first, second)] == [(0, 17), (17, 31)]
     assert first.limit_s == second.limit_s > 0
     run.finish(msgspec.structs.replace(first, hi=3), seconds=3.0)
     (third,) = run.decide()
@@ -342,6 +342,17 @@ def test_a_chunk_that_ends_at_its_limit_leaves_the_rest_to_others():
     run.finish(third)
     assert [piece for piece in pieces(run.play_on()) if piece[:2] == (0, 4)]
     assert run.state.status == "finished"
+
+
+def test_orders_of_first_chunks_may_have_started_a_worker():
+    """Else the rest of a short map would be one chunk for each slot."""
+    run = Played(mapped, 240, slots=4, plans={"one": NodePlan(usual_s=0.01)})
+    run.now += 0.3
+    for submit in run.decide():
+        run.finish(submit, 0.01 * (submit.hi - submit.lo))
+    sizes = [submit.hi - submit.lo for submit in run.decide()]
+    assert len(sizes) == 4
+    assert max(sizes) <= 10
 
 
 def test_an_order_costs_what_passes_beyond_its_work():

@@ -50,7 +50,7 @@ TIMES_ITS_ORDER = 5
 """Nor is less work than so many times what its order costs: the way to a worker and back, during which the slot may idle."""
 
 FIRST_ORDER_S = 0.02
-"""What the first orders, each of one item, count for at most: they may have started a worker."""
+"""What the first orders count for at most: they may have started a worker."""
 
 MOST_ORDER_S = 0.2
 """What others count for at most: a chunk that dies runs again, so it stays below a second of work."""
@@ -79,8 +79,11 @@ class ChunkSizer:
         self._orders_s = 0.0
         self._order: list[int] | None = None  # the longest last
 
-    def measured(self, items: int, seconds: float, *, order_s: float = 0.0) -> None:
-        """Note that `items` items took `seconds`, and that their attempt took `order_s` more until its answer arrived."""
+    def measured(self, items: int, seconds: float, *, order_s: float = 0.0, first: bool = False) -> None:
+        """Note that `items` items took `seconds`, and that their attempt took `order_s` more until its answer arrived.
+
+        `first`: it was sized before anything was measured, so it may have started a worker.
+        """
         if items >= GROWTH * self._largest:
             # So far it was mostly first calls, which import and fill caches.
             self._items, self._seconds = 0, 0.0
@@ -88,7 +91,7 @@ class ChunkSizer:
         self._seconds += seconds
         self._largest = max(self._largest, items)
         order_s = max(order_s, 0.0)
-        if items > 1:
+        if items > 1 and not first:
             self._orders += 1
             self._orders_s += min(order_s, MOST_ORDER_S)
         else:
@@ -107,7 +110,8 @@ class ChunkSizer:
         if not (self._items or usual_s):
             return 1
         mean_s = self._seconds / self._items if self._items else usual_s
-        order_s = self._orders_s / self._orders if self._orders else self._first_order_s
+        first_s = self._first_order_s if self._items else 0.0
+        order_s = self._orders_s / self._orders if self._orders else first_s
         worth_s = TIMES_ITS_ORDER * order_s
         by_time, least, as_order = (
             _items(seconds, mean_s, remaining)

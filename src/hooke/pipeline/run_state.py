@@ -160,7 +160,8 @@ class RunState:
             self._unneeded.append(attempt.twin)
         if state.node.kind == "map":
             order_s = event.at - attempt.submitted - event.seconds
-            state.sizer.measured(event.hi - event.lo, event.seconds, order_s=order_s)
+            first = attempt.limit_s > 0
+            state.sizer.measured(event.hi - event.lo, event.seconds, order_s=order_s, first=first)
             state.straggler_limit.measured(event.hi - event.lo, event.seconds)
         self._short.measured(state.node, event.seconds)
         state.taken.remove(attempt.lo, attempt.hi)
