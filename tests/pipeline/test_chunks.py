@@ -77,7 +77,9 @@ def test_a_chunk_grows_at_once_to_what_takes_as_long_as_its_order():
 def test_a_map_begins_with_chunks_by_what_its_items_took_in_an_earlier_run():
     sizer = ChunkSizer()
     assert sizer.size(200_000, 4, usual_s=0.0) == 1
-    assert sizer.size(200_000, 4, usual_s=1e-6) == 16_667  # a third of a share: what an order costs is not known yet
+    assert (
+        sizer.size(200_000, 4, usual_s=1e-6) == 16_667
+    )  # a third of a share: what an order costs is not known yet
     assert sizer.size(5000, 4, usual_s=0.001) == int(TARGET_S / 0.001)
     assert sizer.size(5000, 4, usual_s=10.0) == 1
     sizer.measured(50, 10.0)  # it was wrong

@@ -115,7 +115,7 @@ class KubernetesEngine(DaskEngine):
         """Address of a worker that left -> until when its pod may say why."""
         self._joined_numbers: set[int] = set()
         self._idle_since: dict[int, float] = {}
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         self._trouble: tuple[PodState, Trouble, float] | None = None
         """The latest trouble, and since when there is any."""
         lifetime_s = parse_seconds(given["lifetime"], name="lifetime") if given.get("lifetime") else inf
@@ -206,11 +206,12 @@ class KubernetesEngine(DaskEngine):
         self._jobs.emptied([peer.name for peer in peers])
 
     def _say(self, state: PodState, trouble: Trouble, now: float) -> None:
-        """Write a trouble into the journal, unless the same is there already."""
+        """Write a trouble into the journal, unless the same is there already: of this pod, where the cluster took its place."""
         since = now if self._trouble is None else self._trouble[2]
         self._trouble = state, trouble, since
-        if trouble.says not in self._said:
-            self._said.add(trouble.says)
+        about = state.job if trouble.kind == "disrupted" else "", trouble.says
+        if about not in self._said:
+            self._said.add(about)
             self._queue.events.append(BackendTrouble(at=self._now(), about=state.shown, message=str(trouble)))
 
     def _find_unreached(self, now: float) -> None:

@@ -21,6 +21,7 @@ from hooke.autoscaling.scale_to_zero import ZeroPolicy, ZeroSnapshot
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.pinned_modules import pin_modules
 from hooke.journal.service_events import (
+    BatchWindow,
     ColdStart,
     ReplicaAdopted,
     ReplicaEnded,
@@ -70,6 +71,7 @@ __all__ = ["SupervisionEnded", "Supervisor", "serve_several"]
 TURN_S = 0.05
 STOP_LOOK_S = 0.5
 LOGS_LOOK_S = 10.0
+SHED_EVERY_S = 1.0
 SOON_S = 0.003
 """Between two looks at a child whose channel has ended."""
 PROXY_LEASE = 5 / 6
@@ -136,6 +138,7 @@ class Supervisor:
         self._signals = 0
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
+        self._shed, self._shed_noted = 0, time.monotonic()
         self._said = self._unlimited = ""
         """What was said last of the runs, and why a log could not be limited."""
         self._runs = project.runs
@@ -264,6 +267,7 @@ class Supervisor:
         decided = self._autoscaler.decide(
             now, self.core, called=self._called, held=self.proxy.activator.held, shed=self.proxy.shed
         )
+        self._note_shed(now)
         scaled = self._decide_zero(now) or decided
         if scaled is not None:
             self._step(scaled)
@@ -273,6 +277,16 @@ class Supervisor:
             event() if callable(event) else self._step(event)
         self._step(events.SupervisionTick(listened=now))
         self._view.update(self.core, self.proxy.stats)
+
+    def _note_shed(self, now: float) -> None:
+        """Record what Envoy refused itself, which no replica counts."""
+        seconds = now - self._shed_noted
+        if seconds < SHED_EVERY_S:
+            return
+        shed = self.proxy.shed - self._shed
+        self._shed, self._shed_noted = self.proxy.shed, now
+        if shed:
+            self._run.window(BatchWindow(replica="proxy", seconds=seconds, arrived=shed, refused=shed))
 
     def _decide_zero(self, now: float) -> events.Scale | None:
         """Between no replica and one, where none is allowed."""
