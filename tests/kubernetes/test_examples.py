@@ -48,10 +48,12 @@ with Client(sys.argv[1], security=tls) as client:
 
 
 def results(driver, run, home):
-    """Key -> digest of each call's result. Maps are left out: which items share a chunk depends on how long they take."""
-    calls = {
-        each.node: each.key for each in events(driver, run, NodePlanned, home=home) if each.kind == "call"
-    }
+    """Key -> digest of each call's result.
+
+    Maps are left out: which items share a chunk depends on how long they take. So are models: pickles of equal ones may differ.
+    """
+    planned = events(driver, run, NodePlanned, home=home)
+    calls = {each.node: each.key for each in planned if each.kind == "call" and each.task != "fit"}
     finished = events(driver, run, AttemptFinished, home=home)
     return {calls[each.node]: each.ref.digest for each in finished if each.node in calls}
 
