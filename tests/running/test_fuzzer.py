@@ -31,8 +31,10 @@ def smallest(found: Played, *, most: int = 400) -> Played:
     """The smallest program with the same kind of fault, after at most `most` trials."""
 
     def fails(taken: Sequence[int]) -> bool:
-        fault = played(Choices(given=taken)).fault
-        return fault is not None and found.fault is not None and fault.kind == found.fault.kind
+        assert found.fault is not None
+        # Some faults depend on what happens first, which a busy machine changes.
+        tried = (played(Choices(given=taken)).fault for _ in range(2))
+        return any(fault is not None and fault.kind == found.fault.kind for fault in tried)
 
     return played(Choices(given=shrink(found.choices, fails, most=most)))
 

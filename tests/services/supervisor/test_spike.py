@@ -68,7 +68,7 @@ def test_the_journal_says_what_the_client_saw(spike):
     kept = sum(int((each.answered & (each.latency <= limit_s)).sum()) for each in outcomes)
     # The client counts from when a request was due, on a machine that others use: it is the later one.
     assert kept / sum(map(len, outcomes)) == pytest.approx(
-        (whole.requests - whole.over_slo) / whole.ended, abs=0.05
+        (whole.requests - whole.over_slo) / whole.ended, abs=0.1
     )
     for each in spike.seen:  # of a busy machine windows end late, and their borders move by that
         assert each.journal.asked == pytest.approx(len(each.client), abs=100)
