@@ -53,21 +53,24 @@ def pace():
     with open("{MARKS}/pace") as file:
         return float(file.read())
 
+def take_memory():
+    with open("/proc/1/oom_score_adj", "w") as file:
+        file.write("1000")
+    # Many small ones: the pod's own program is the largest, so the kernel ends that and with it the pod.
+    for _ in range(14):
+        if os.fork() == 0:
+            held = bytearray(os.urandom(1 << 20)) * 36
+            time.sleep(30)
+            os._exit(0)
+    time.sleep(30)
+
 @task(retries=9, observe=False)
 def part(x, last):
     mark("began", x)
-    if told(f"greedy-{{socket.gethostname()}}"):
-        with open("/proc/1/oom_score_adj", "w") as file:
-            file.write("1000")
-        # Many small ones: the pod's own program is the largest, so the kernel ends that and with it the pod.
-        for _ in range(14):
-            if os.fork() == 0:
-                held = bytearray(os.urandom(1 << 20)) * 36
-                time.sleep(30)
-                os._exit(0)
-        time.sleep(30)
     until = time.monotonic() + pace()
     while not os.path.exists("{MARKS}/over") and (last or time.monotonic() < until):
+        if told(f"greedy-{{socket.gethostname()}}"):  # also one of the last, which goes on
+            take_memory()
         time.sleep(0.05)
     mark("ended", x)
     return x * x
