@@ -183,8 +183,8 @@ class SchedulerLink:
 
     def busy(self, addresses: list[str]) -> set[str]:
         """Those of these workers that have tasks, anybody's."""
-        has: dict[str, Any] = self._client.processing(addresses)
-        return {address for address, keys in has.items() if keys}
+        has: dict[str, Any] = self._client.processing()  # asked for one that has just left, the scheduler raises KeyError
+        return {address for address in addresses if has.get(address)}
 
     def ask_last_seen(self) -> None:
         """Ask when the scheduler last heard of each worker; WorkersLastSeen follows, unless the scheduler is gone."""
