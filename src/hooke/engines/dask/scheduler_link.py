@@ -183,7 +183,8 @@ class SchedulerLink:
 
     def busy(self, addresses: list[str]) -> set[str]:
         """Those of these workers that have tasks, anybody's."""
-        has: dict[str, Any] = self._client.processing()  # asked for one that has just left, the scheduler raises KeyError
+        # Asked for one that has just left, the scheduler raises KeyError.
+        has: dict[str, Any] = self._client.processing()
         return {address for address in addresses if has.get(address)}
 
     def ask_last_seen(self) -> None:
