@@ -124,6 +124,13 @@ TAKEN = {
             "its program cannot be started: no python; correct `image`",
         ),
         ({"status": {"phase": "Succeeded", "containerStatuses": ended(exitCode=0)}}, "its program has ended"),
+        (
+            {
+                "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"phase": "Failed", "containerStatuses": ended(reason="Error", exitCode=143)},
+            },
+            "it was deleted; its work goes elsewhere",
+        ),
     ],
 )
 def test_what_keeps_a_pod_from_its_work_is_said_in_a_sentence(pod, says):

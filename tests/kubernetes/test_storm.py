@@ -22,7 +22,7 @@ FLEET_SAYS = {
     "etcd restarted": "",  # a listing waits for it, and has its answer in time
 }
 RUN_SAYS = {
-    "deleted": r"it was deleted|its program has ended",  # as seen first: its end, or its deletion
+    "deleted": r"it was deleted",  # with a task, or between two
     "evicted": r"the cluster took its place \(EvictionByEvictionAPI\)",
     "killed for memory": r"OutOfMemory: pod \S+, which ran it, is gone: .*\(OOMKilled\)",
     "node drained": r"the cluster took its place \(EvictionByEvictionAPI\)",

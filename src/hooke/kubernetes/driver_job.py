@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from hooke.base.errors import UsageError
 from hooke.kubernetes.client import Manifest
-from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, worker_pod
+from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, options_of, worker_pod
 
 __all__ = [
     "CLAIM_FIX",
@@ -57,12 +57,7 @@ class DriverOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Those of a place, the others ignored. Raises UsageError."""
-        given = {name: value for name, value in options.items() if name in DRIVER_OPTIONS}
-        for name, value in given.items():
-            valid, kind = (Mapping, "a table") if name == "driver_template" else (str, "a name")
-            if not isinstance(value, valid):
-                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
-        made = cls(**given)
+        made = cls(**options_of(options, DRIVER_OPTIONS, table="driver_template"))
         if not made.home:
             raise UsageError(
                 "the driver's pod needs a claim for the run's folder, which outlives the pod",

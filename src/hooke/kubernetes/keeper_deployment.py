@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hooke.base.errors import UsageError
 from hooke.kubernetes.client import Manifest
-from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, worker_pod
+from hooke.kubernetes.pods import COMPONENT, MANAGED, PodOptions, merged, options_of, worker_pod
 
 __all__ = [
     "KEEPER",
@@ -45,12 +44,7 @@ class KeeperOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Self:
         """Those of a fleet, the others ignored. Raises UsageError."""
-        given = {name: value for name, value in options.items() if name in KEEPER_OPTIONS}
-        for name, value in given.items():
-            valid, kind = (Mapping, "a table") if name == "keeper_template" else (str, "a name")
-            if not isinstance(value, valid):
-                raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
-        return cls(**given)
+        return cls(**options_of(options, KEEPER_OPTIONS, table="keeper_template"))
 
 
 def fleet_id(tag: str) -> str:

@@ -13,6 +13,7 @@ from hooke.kubernetes.client import ApiError, ApiForbidden, Kubernetes, Manifest
 
 __all__ = [
     "COMPONENT",
+    "DELETED",
     "DRIVER_LABEL",
     "MANAGED",
     "RELEASE_GRACE_S",
@@ -27,6 +28,7 @@ __all__ = [
     "lacks_right",
     "log_of",
     "merged",
+    "options_of",
     "pod_trouble",
     "refusal_of",
     "trim_pod",
@@ -102,6 +104,16 @@ class PodOptions:
         if "drain" in given:
             given["drain_s"] = parse_seconds(given.pop("drain"))
         return cls(**given)
+
+
+def options_of(options: Mapping[str, Any], names: Sequence[str], *, table: str) -> dict[str, Any]:
+    """Those of these names, each a text; the one named `table` is a table. Raises UsageError."""
+    given = {name: value for name, value in options.items() if name in names}
+    for name, value in given.items():
+        valid, kind = (Mapping, "a table") if name == table else (str, "a name")
+        if not isinstance(value, valid):
+            raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+    return given
 
 
 def _negative(value: Any) -> bool:
@@ -225,6 +237,9 @@ class Trouble:
         return f"{self.says}; {self.fix}" if self.fix else self.says
 
 
+DELETED = Trouble(kind="disrupted", says="it was deleted", fix="its work goes elsewhere")
+
+
 _KEPT = (
     "annotations",
     "creationTimestamp",
@@ -257,7 +272,9 @@ def pod_trouble(pod: Manifest) -> Trouble | None:
     if taken := _taken_by(status):
         return taken
     if status.get("phase") in ("Failed", "Succeeded"):
-        return _end_of(status)
+        end = _end_of(status)
+        # Its end may be seen before it is gone.
+        return DELETED if end.kind == "ended" and "deletionTimestamp" in pod.get("metadata", {}) else end
     for each in status.get("conditions", ()):
         if (
             each["type"] == "PodScheduled"

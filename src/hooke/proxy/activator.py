@@ -208,10 +208,47 @@ class Activator:
             self._perform(())
 
 
-class _Request(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
+    """A connection whose other side is written to as fast as it reads."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written to."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send a part."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        """The other side does not read."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The other side reads again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def cut(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Request(_Connection):
     """A connection from Envoy, with its one request."""
 
     def __init__(self, activator: Activator) -> None:
+        super().__init__()
         self.number = 0
         self.since = time.monotonic()
         self.read = bytearray()
@@ -221,13 +258,8 @@ class _Request(asyncio.Protocol):
         self._activator = activator
         self._head = False
         self._refused = False
-        self._transport: asyncio.Transport | None = None
         self._replica: _Answer | None = None
         self._connecting: asyncio.Task[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
@@ -299,11 +331,11 @@ class _Request(asyncio.Protocol):
 
     def connected(self, replica: _Answer) -> None:
         """The replica can be reached."""
-        if self._transport is None or self._transport.is_closing():
+        if not self.is_open:
             replica.cut()
             return
         self._replica = replica
-        self._transport.resume_reading()  # before the write, which pauses it again if the replica does not keep up
+        self.resume()  # before the write, which pauses it again if the replica does not keep up
         replica.write(bytes(self.read))
         self.read.clear()
 
@@ -332,43 +364,26 @@ class _Request(asyncio.Protocol):
 
     def answered(self, data: bytes, *, first: bool) -> None:
         """A part of the answer."""
-        if self._transport is not None and not self._transport.is_closing():
-            if first:
-                self._activator.answers(self)
-            self._transport.write(data)
+        if self.is_open and first:
+            self._activator.answers(self)
+        self.write(data)
 
     def ended(self, error: Exception | None) -> None:
         """The replica's connection has ended: with the answer, or before it."""
         if self._transport is not None:
             self._transport.abort() if error is not None else self._transport.close()
 
-    def pause(self) -> None:
-        """The replica does not read."""
-        if self._transport is not None:
-            self._transport.pause_reading()
 
-    def resume(self) -> None:
-        """The replica reads again."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def cut(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class _Answer(asyncio.Protocol):
+class _Answer(_Connection):
     """The connection to a replica."""
 
     def __init__(self, request: _Request) -> None:
+        super().__init__()
         self._request = request
-        self._transport: asyncio.Transport | None = None
         self._first = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        super().connection_made(transport)
         self._request.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -383,23 +398,3 @@ class _Answer(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._request.resume()
-
-    def write(self, data: bytes) -> None:
-        """Send a part of the request."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def pause(self) -> None:
-        """The client does not read."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """The client reads again."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def cut(self) -> None:
-        """The client has gone."""
-        if self._transport is not None:
-            self._transport.abort()

@@ -189,3 +189,15 @@ def test_what_a_watch_tells_while_a_launch_has_no_answer_is_kept():
     assert state.runs_since is not None
     assert state.trouble.kind == "busy"
     assert [each.trouble is None for each in jobs.news()] == [True, False], "in the order of what happened"
+
+
+def test_what_ends_a_thread_is_raised_in_the_drivers(authority):
+    """Nobody would miss the thread, and the run would wait for ever."""
+    jobs = jobs_of(authority)
+
+    def breaks():
+        raise ValueError("of a thread")
+
+    jobs.guarded(breaks)
+    with pytest.raises(ValueError, match="of a thread"):
+        jobs.news()

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from hooke.base.clock import Clock
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import UsageError
 from hooke.certificates.authority import Authority, new_key, pem_of
 from hooke.certificates.key_files import CA, MACHINE
 from hooke.engines.dask.worker_process import POD_ADDRESS
@@ -39,6 +39,7 @@ from hooke.kubernetes.client import (
 from hooke.kubernetes.driver_job import owner_here
 from hooke.kubernetes.lease import LEASE, ClusterLease
 from hooke.kubernetes.pods import (
+    DELETED,
     DRIVER_LABEL,
     RELEASE_GRACE_S,
     RIGHTS_FIX,
@@ -163,11 +164,11 @@ class PodJobs:
         """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
         self._ask_again = 0.0
-        self._news: SimpleQueue[PodState | HookeError] = SimpleQueue()
+        self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
         labels = selector({RUN_LABEL: self._run})
         self._watch = Watch(client, POD, namespace=self._namespace, labels=labels, trim=trim_pod)
         self._follower = threading.Thread(
-            target=self._guarded, args=[self._follow], name="hooke-pods", daemon=True
+            target=self.guarded, args=[self._follow], name="hooke-pods", daemon=True
         )
 
     @property
@@ -285,19 +286,22 @@ class PodJobs:
             return [each for each in self._states.values() if self._is_mine(each.job)]
 
     def news(self) -> Sequence[PodState]:
-        """The pods that changed since the last call. Raises HookeError where they cannot be followed any more."""
+        """The pods that changed since the last call. Raises what ended a thread, such as an ApiError of the watch."""
         found = []
         with contextlib.suppress(Empty):
             while True:
                 each = self._news.get_nowait()
-                if isinstance(each, HookeError):
+                if isinstance(each, Exception):
                     raise each
                 found.append(each)
         return found
 
-    def fail(self, error: HookeError) -> None:
-        """Have `news` raise it."""
-        self._news.put(error)
+    def guarded(self, work: Callable[[], None]) -> None:
+        """Do a thread's work. What ends it early, `news` raises: nobody would miss the thread, and the run would wait."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - raised in the driver's thread
+            self._news.put(error)
 
     def start(self, earlier: Iterable[str]) -> None:
         """Say that this driver lives, and that the one of these `earlier` Jobs does not; follow the pods from now on.
@@ -442,12 +446,6 @@ class PodJobs:
 
     # -- in threads of this object -----------------------------------------------------------------
 
-    def _guarded(self, work: Any) -> None:
-        try:
-            work()
-        except HookeError as error:
-            self._news.put(error)
-
     def _follow(self) -> None:
         for change in self._watch:
             self._changed(change.object, gone=change.how == "deleted")
@@ -464,7 +462,7 @@ class PodJobs:
             found = pod_trouble(pod)
             ended = gone or status.get("phase") in ("Failed", "Succeeded")
             if ended and found is None:
-                found = Trouble(kind="disrupted", says="it was deleted", fix="its work goes elsewhere")
+                found = DELETED
             after = replace(
                 before,
                 pod=pod["metadata"]["name"],
@@ -552,9 +550,13 @@ class PodKeeper:
         self._refused: dict[str, float] = {}
         """Name of a call that is refused -> since when, on the monotonic clock."""
         self._woken = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="hooke-keeper", daemon=True)
+        self._thread = threading.Thread(
+            target=jobs.guarded, args=[self._keep], name="hooke-keeper", daemon=True
+        )
         self._closed = threading.Event()
-        self._renewer = threading.Thread(target=self._renew, name="hooke-lease", daemon=True)
+        self._renewer = threading.Thread(
+            target=jobs.guarded, args=[self._renew], name="hooke-lease", daemon=True
+        )
 
     @property
     def failures(self) -> int:
@@ -602,30 +604,24 @@ class PodKeeper:
             self._refused.pop(call.__name__, None)
 
     def _keep(self) -> None:
-        try:
-            while not self._ends:
-                self._woken.clear()
-                if self._wanted != self._keeper.fleet.wanted:
-                    self._keeper.want(self._wanted, "the run")
-                pause = self._keeper.turn()
-                self._bear(self.jobs.ask_why)
-                self._woken.wait(max(pause, 0.02))
-            self._keeper.down("the end of the run")
-            until = time.monotonic() + GONE_S
+        while not self._ends:
+            self._woken.clear()
+            if self._wanted != self._keeper.fleet.wanted:
+                self._keeper.want(self._wanted, "the run")
             pause = self._keeper.turn()
-            while self._keeper.fleet.members and time.monotonic() < until:
-                time.sleep(max(min(pause, 0.3), 0.02))
-                pause = self._keeper.turn()
-        except HookeError as error:
-            self.jobs.fail(error)
+            self._bear(self.jobs.ask_why)
+            self._woken.wait(max(pause, 0.02))
+        self._keeper.down("the end of the run")
+        until = time.monotonic() + GONE_S
+        pause = self._keeper.turn()
+        while self._keeper.fleet.members and time.monotonic() < until:
+            time.sleep(max(min(pause, 0.3), 0.02))
+            pause = self._keeper.turn()
 
     def _renew(self) -> None:
         """In a thread of its own: to start thousands of pods, or to wait for a server, may take longer than the lease lasts."""
-        try:
-            while not self._closed.wait(LOOK_S):
-                self._bear(self.jobs.lease.renew)
-        except HookeError as error:
-            self.jobs.fail(error)
+        while not self._closed.wait(LOOK_S):
+            self._bear(self.jobs.lease.renew)
 
 
 def _label_of(run: str) -> str:
