@@ -237,6 +237,8 @@ class Trouble:
         return f"{self.says}; {self.fix}" if self.fix else self.says
 
 
+_SIGNALLED = (137, 143)
+"""Exit codes of a program that SIGKILL or SIGTERM ended."""
 DELETED = Trouble(kind="disrupted", says="it was deleted", fix="its work goes elsewhere")
 
 
@@ -273,8 +275,9 @@ def pod_trouble(pod: Manifest) -> Trouble | None:
         return taken
     if status.get("phase") in ("Failed", "Succeeded"):
         end = _end_of(status)
-        # Its end may be seen before it is gone.
-        return DELETED if end.kind == "ended" and "deletionTimestamp" in pod.get("metadata", {}) else end
+        # The end that a deletion brings may be seen before the pod is gone.
+        by_signal = end.kind == "ended" or end.exit_code in _SIGNALLED
+        return DELETED if by_signal and "deletionTimestamp" in pod.get("metadata", {}) else end
     for each in status.get("conditions", ()):
         if (
             each["type"] == "PodScheduled"

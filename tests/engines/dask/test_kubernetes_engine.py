@@ -191,9 +191,9 @@ def test_what_a_watch_tells_while_a_launch_has_no_answer_is_kept():
     assert [each.trouble is None for each in jobs.news()] == [True, False], "in the order of what happened"
 
 
-def test_what_ends_a_thread_is_raised_in_the_drivers(authority):
+def test_what_ends_a_thread_is_raised_in_the_drivers():
     """Nobody would miss the thread, and the run would wait for ever."""
-    jobs = jobs_of(authority)
+    jobs, _ = slow_jobs()
 
     def breaks():
         raise ValueError("of a thread")
