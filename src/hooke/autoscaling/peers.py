@@ -56,7 +56,8 @@ class PeerSetting:
     """Ray Serve's upscale delay."""
 
     def __str__(self) -> str:
-        return f"target {self.target:.3g}, down after {format_seconds(self.down_s)}, at least {self.low}"
+        down = f"down after {format_seconds(self.down_s)}" if self.down_s else "down at once"
+        return f"target {self.target:.3g}, {down}, at least {self.low}"
 
 
 class _Means:

@@ -61,7 +61,8 @@ class ReplayedPolicy:
 
     def decide(self, now: float, seen: ServiceSnapshot, *, spent: float = 0.0) -> ServiceDecision:
         """The number of replicas needed now; `spent` is the part of the day's budget of late requests that is used up."""
-        self.reactive.target = self.reactive.target if self._choice is not None else self.target
+        if self._choice is None:
+            self.reactive.target = self.target
         reactive = self.reactive.decide(now, seen)
         self._seen.append((now, seen.arrived))
         keep_s = max(GUARD_S, self._choice.rule.window_s if self._choice is not None else 0)

@@ -16,7 +16,7 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
 from hooke.fleets.cluster_keeper import KeeperOrder
 from hooke.fleets.fleet_folder import line_of
-from hooke.kubernetes.client import ApiUnreachable, Kubernetes
+from hooke.kubernetes.client import ApiError, ApiUnreachable, Kubernetes
 from hooke.kubernetes.keeper_deployment import ORDER, keeper_labels, keeper_name
 from hooke.kubernetes.kubeconfig import pod_access
 from hooke.kubernetes.lease import ClusterLease
@@ -58,9 +58,8 @@ def keep(order: KeeperOrder, client: Kubernetes, stopped: threading.Event) -> No
             pause = keeper.turn()
             try:
                 lease.renew()
-            except (
-                ApiUnreachable
-            ) as error:  # who takes it meanwhile writes to the ledger, and this keeper ends
+            except (ApiError, ApiUnreachable) as error:
+                # Whoever takes it meanwhile writes to the ledger, and this keeper ends at its next write.
                 _say(f"the lease was not renewed: {error.what}")
             stopped.wait(max(pause, 0.05))
         provider.close()
