@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.replay_page import page
 from numpy.typing import NDArray
 from tests.autoscaling.request_simulation import simulate_requests, spread_in_seconds
+from tests.autoscaling.traffic import numbers
 
 from hooke.autoscaling.peers import CONSTANT, OURS, PEERS, all_families
 from hooke.autoscaling.replay import (
@@ -38,7 +39,6 @@ from hooke.autoscaling.replay import (
 )
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "tests" / "autoscaling" / "data"
 RECORD = ROOT / "benchmarks" / "records" / "replay.jsonl"
 PAGE = ROOT / "docs" / "explanation" / "autoscaling.md"
 GOALS = (90.0, 95.0, 97.0, 98.0, 99.0, 99.3, 99.5, 99.7, 99.9)
@@ -65,11 +65,6 @@ class Traffic:
     """The greatest number of replicas."""
 
 
-def numbers(name: str) -> NDArray[np.float64]:
-    """The numbers of a file of data, after its first line."""
-    return np.array((DATA / name).read_text(encoding="utf-8").partition("\n")[2].split(), dtype=np.float64)
-
-
 def generated(rates: NDArray[np.float64], step_s: int, dispersion: float, seed: int) -> Ints:
     """Arrivals a second by rates of each `step_s`, joined by lines, with this variance over the mean (Poisson, of gamma rates)."""
     at = np.arange((len(rates) - 1) * step_s)
@@ -78,10 +73,14 @@ def generated(rates: NDArray[np.float64], step_s: int, dispersion: float, seed: 
     return chance.poisson(chance.gamma(mean / (dispersion - 1), dispersion - 1)).astype(np.int64)
 
 
-def servegen(seed: int) -> Ints:
-    """More than a week, up to another hour for each seed."""
-    rates = numbers("servegen_m_large_per_10min.txt")
-    return generated(rates[: 8 * 144 + seed * 7 * 6 + 1], 600, 1.5, seed)
+def servegen(model: str, share: float = 1.0) -> Callable[[int], Ints]:
+    """More than a week of a model, at a share of its rate, up to another hour for each seed."""
+
+    def counts(seed: int) -> Ints:
+        rates = numbers(f"servegen_{model}_per_10min.txt") * share
+        return generated(rates[: 8 * 144 + seed * 7 * 6 + 1], 600, 1.5, seed)
+
+    return counts
 
 
 def taxi(seed: int) -> Ints:
@@ -98,6 +97,21 @@ def weeks(seed: int) -> Ints:
     weekday = np.where(minute // 1440 % 7 >= 5, 0.5, 1.0)
     morning = np.where((minute % 1440 >= 540) & (minute % 1440 < 555), 1.8, 1.0)
     return generated(120.0 * wave * weekday * morning, 60, 2.0, seed)
+
+
+def resampled(name: str, episode_s: float = 300.0) -> Callable[[int], Ints]:
+    """Nine hours of episodes of a recorded hour, in random order and of random length: a stationary bootstrap (Politis & Romano 1994)."""
+
+    def counts(seed: int) -> Ints:
+        recorded_counts = numbers(f"{name}_per_second.txt").astype(np.int64)
+        chance, seconds = np.random.default_rng(seed), 9 * HOUR_S
+        begins = chance.random(seconds) < 1 / episode_s
+        begins[0] = True
+        since = np.arange(seconds) - np.maximum.accumulate(np.where(begins, np.arange(seconds), 0))
+        first = chance.integers(0, len(recorded_counts), int(begins.sum()))[np.cumsum(begins) - 1]
+        return recorded_counts[(first + since) % len(recorded_counts)]
+
+    return counts
 
 
 SHORT = {"rate": 20.0, "wait_s": 0.45}
@@ -134,7 +148,7 @@ TRAFFICS = (
     Traffic(
         name="ServeGen m-large",
         station=Station(**SHORT),
-        counts=servegen,
+        counts=servegen("m_large"),
         past_s=6 * HOUR_S,
         judged_s=3 * HOUR_S,
     ),
@@ -149,7 +163,30 @@ TRAFFICS = (
         judged_s=6 * HOUR_S,
         starts=(30.0,),
     ),
+    Traffic(
+        name="ServeGen m-small",
+        station=Station(**SHORT),
+        counts=servegen("m_small", 1 / 6),
+        past_s=6 * HOUR_S,
+        judged_s=3 * HOUR_S,
+    ),
+    Traffic(
+        name="ServeGen m-mid",
+        station=Station(**SHORT),
+        counts=servegen("m_mid", 1 / 9),
+        past_s=6 * HOUR_S,
+        judged_s=3 * HOUR_S,
+    ),
+    Traffic(
+        name="Azure code, resampled",
+        station=Station(**CODE),
+        counts=resampled("azure_code"),
+        past_s=6 * HOUR_S,
+        judged_s=3 * HOUR_S,
+        high=80,
+    ),
 )
+"""The last three were added when the grid of rules and the comparison were final, and run once."""
 
 
 # --- One experiment.
@@ -275,6 +312,7 @@ def main() -> None:
     parser.add_argument(
         "--within", type=float, default=float("inf"), help="begin nothing after so many seconds"
     )
+    parser.add_argument("--more", action="store_true", help="keep what the record has, and run the rest")
     parser.add_argument("--print", action="store_true", help="print the page and write nothing")
     parser.add_argument("--page", action="store_true", help="write the page from the record")
     given = parser.parse_args()
@@ -283,10 +321,17 @@ def main() -> None:
             page([json.loads(line) for line in RECORD.read_text().splitlines()]), encoding="utf-8"
         )
         return
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = (
+        [json.loads(line) for line in RECORD.read_text().splitlines()] if given.more else []
+    )
+    known = {(row["traffic"], row["start_s"], row["seed"]) for row in rows}
     until = time.monotonic() + given.within
     with ProcessPoolExecutor(given.processes) as pool:
-        todo = plan(given.seeds, given.traffic)
+        todo = (
+            each
+            for each in plan(given.seeds, given.traffic)
+            if (TRAFFICS[each[0]].name, *each[1:]) not in known
+        )
         while time.monotonic() < until and (
             some := [one for _, one in zip(range(2 * given.processes), todo, strict=False)]
         ):

@@ -290,3 +290,9 @@ def test_the_budget_is_that_of_a_day() -> None:
         spent.add(hour * 3600.0, 1000, 20 if hour < 10 else 0)
     # Of the last 24 hours, six to nine are the first ones; those before are forgotten.
     assert spent.share(0.01) == pytest.approx(0.4, abs=0.1)
+
+
+def test_one_late_request_of_a_new_service_is_not_the_budget_of_its_day() -> None:
+    spent = BudgetSpent()
+    spent.add(0.0, 20, 1)
+    assert spent.share(0.01) < 0.2

@@ -3,13 +3,15 @@
 import math
 import random
 from itertools import pairwise
-from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.autoscaling.request_simulation import simulate_requests
 from tests.autoscaling.traffic import Ours, Shape, poisson, recorded, simulate, spike
 
+from hooke.autoscaling.replay import StaffingRule, StaffingRules, Station
 from hooke.autoscaling.service_policy import (
     FORGET_HOLDS,
     HOLD_STARTS,
@@ -20,9 +22,9 @@ from hooke.autoscaling.service_policy import (
     ServiceSnapshot,
     capacity_of_batches,
     capacity_of_calls,
+    shared_replicas,
 )
 
-DATA = Path(__file__).parent / "data"
 SHAPE = Shape()
 CAPACITY = capacity_of_batches(SHAPE.a, SHAPE.b, max_batch=SHAPE.max_batch, limit_s=SHAPE.limit_s)
 BOUNDS = Bounds(low=1, high=30, assumed_in_flight=2.0 * SHAPE.max_batch)
@@ -211,8 +213,41 @@ def test_recorded_traffic():
     """Conversations of the Azure trace: the SLO is kept, by a third of the replicas that would bear its peak all the time."""
     shape = Shape(a=0.05, b=0.15, max_batch=8, limit_s=2.0, timeout_s=30.0, start_s=20.0, max_waiting=256)
     capacity = capacity_of_batches(shape.a, shape.b, max_batch=8, limit_s=2.0)
-    arrivals = recorded(DATA / "azure_conv_per_second.txt", 10, random.Random(1))
+    arrivals = recorded("azure_conv_per_second.txt", 10, random.Random(1))
     made = simulate(arrivals, Ours(Bounds(low=1, high=30)), shape, capacity=capacity)
     assert made.attained > 0.99
     assert made.turns <= 5
     assert made.replica_s < 0.5 * 30 * arrivals[-1]
+
+
+@pytest.mark.parametrize(
+    ("load", "wait_s", "variability"), [(4.0, 0.2, 0.0), (40.0, 0.2, 0.5), (73.0, 0.2, 0.0), (70.0, 1.0, 1.0)]
+)
+def test_as_many_as_share_a_load_are_enough_and_as_many_as_are_busy_are_not(load, wait_s, variability):
+    station = Station(rate=5.0, wait_s=wait_s, variability=variability, start_s=0.0)
+    chance = random.Random(3)
+    arrivals = np.cumsum([chance.expovariate(load) for _ in range(int(load * 600))])
+    services = [
+        chance.gammavariate(1 / variability, variability / 5.0) if variability else 0.2 for _ in arrivals
+    ]
+    count = shared_replicas(load, station)
+
+    def late(replicas):
+        always = StaffingRules(
+            np.zeros(int(arrivals[-1]) + 1, dtype=np.int64), station, [StaffingRule(least=replicas)]
+        )
+        return 1 - simulate_requests(arrivals, services, station, always, high=replicas).attained
+
+    assert late(count) <= 1.5 * station.budget
+    assert load / 5.0 < count < load / capacity_of_calls(0.2, limit_s=wait_s + 0.2).rate
+    assert late(math.ceil(load / 5.0)) > station.budget
+
+
+def test_replicas_that_share_a_load_are_not_asked_for_as_if_each_had_its_own():
+    station = Station(rate=5.0, wait_s=0.2, start_s=0.0)
+    alone = capacity_of_calls(0.2, limit_s=0.4)
+    capacity = Capacity(rate=alone.rate, in_flight=alone.in_flight, station=station)
+    made = at_even_rates([(30, 73, 15)], Bounds(low=1, high=300), capacity=capacity, ready=20)
+    assert shared_replicas(73.0 - math.sqrt(73.0), station) <= made[-1]
+    assert made[-1] <= shared_replicas(73.0 + math.sqrt(73.0), station) < 30
+    assert 73 / alone.rate > 100

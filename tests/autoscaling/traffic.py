@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hooke.autoscaling.service_policy import Bounds, Capacity, ReplicaPolicy, ServiceSnapshot
 
-__all__ = ["Fleet", "Ours", "Outcome", "Shape", "poisson", "recorded", "simulate", "spike"]
+__all__ = ["Fleet", "Ours", "Outcome", "Shape", "numbers", "poisson", "recorded", "simulate", "spike"]
 
 Policy = Callable[[float, ServiceSnapshot], int]
 
@@ -206,10 +209,17 @@ def spike(seed: int = 0, *, rate: float = 200.0, times: float = 10.0) -> list[fl
     return list(poisson(chance, lambda at: rate * (times if 120 <= at < 180 else 1), rate * times, 420.0))
 
 
-def recorded(path: Path, times: int, chance: random.Random) -> list[float]:
+DATA = Path(__file__).parent / "data"
+
+
+def numbers(name: str) -> NDArray[np.float64]:
+    """The numbers of a file of data, after its first line."""
+    return np.array((DATA / name).read_text(encoding="utf-8").partition("\n")[2].split(), dtype=np.float64)
+
+
+def recorded(name: str, times: int, chance: random.Random) -> list[float]:
     """Arrivals by a file of counts per second, `times` as many, each somewhere in its second."""
-    text = path.read_text(encoding="utf-8").partition("\n")[2]
-    counts = [int(count) for count in text.split()]
+    counts = numbers(name).astype(int).tolist()
     return sorted(
         second + chance.random() for second, count in enumerate(counts) for _ in range(times * count)
     )

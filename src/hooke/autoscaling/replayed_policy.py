@@ -12,6 +12,8 @@ __all__ = ["BudgetSpent", "ReplayedPolicy"]
 
 RUNNING_OUT = 0.75
 """From this part of the day's late requests on, the reactive policy may raise the number."""
+FEWEST = 1000
+"""A day has at least so many requests: the few that a new service has had do not say what a day's budget is."""
 
 
 class BudgetSpent:
@@ -35,7 +37,7 @@ class BudgetSpent:
     def share(self, budget: float) -> float:
         """The spent part of what may be late."""
         ended = sum(step[1] for step in self._steps)
-        return sum(step[2] for step in self._steps) / max(ended * budget, 1.0)
+        return sum(step[2] for step in self._steps) / max(max(ended, FEWEST) * budget, 1.0)
 
 
 class ReplayedPolicy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from hooke.autoscaling.replay import Station
@@ -29,6 +29,7 @@ __all__ = [
     "capacity_of_batches",
     "capacity_of_calls",
     "law_of",
+    "shared_replicas",
     "station_of",
     "stretches",
 ]
@@ -48,6 +49,25 @@ class Capacity:
     rate: float
     """Requests a second."""
     in_flight: float
+    station: Station | None = None
+    """Where each call is for one request: the replica as a server of the queue of all. Several bear more than the sum of what each bears alone."""
+
+
+def shared_replicas(load: float, station: Station) -> int:
+    """The fewest replicas that share this load, in requests a second, so that no more are late than may be.
+
+    Erlang's C for the probability of a wait, and an exponential tail of it (Kingman 1962; exact for exponential service times).
+    """
+    busy = load / station.rate
+    blocked, count = 1.0, 0
+    while True:
+        count += 1
+        blocked = busy * blocked / (count + busy * blocked)
+        if count > busy:
+            waits = count * blocked / (count - busy * (1 - blocked))
+            spare = 2 * (count - busy) * station.rate * station.wait_s / (1 + station.variability)
+            if waits * math.exp(-spare) <= station.budget:
+                return count
 
 
 def capacity_of_batches(
@@ -138,7 +158,10 @@ def capacity_of(windows: Sequence[BatchWindow], *, max_batch: int | None, slo: S
     terms = {"limit_s": slo.limit_s if slo else None, "percent": slo.percent if slo else 99.0}
     if max_batch is None:
         seconds = _mean_call(windows)
-        return None if seconds is None else capacity_of_calls(seconds, **terms)
+        if seconds is None:
+            return None
+        station = station_of(windows, max_batch=None, slo=slo, start_s=0.0) if slo else None
+        return replace(capacity_of_calls(seconds, **terms), station=station)
     try:
         law = law_of(windows, method, max_batch=max_batch)
     except NotEnoughData:
@@ -410,15 +433,21 @@ class ReplicaPolicy:
         said = f"{_count(load)} requests/s, and one replica does {_count(capacity.rate)}/s within the SLO"
         if not capacity.rate:
             return seen.ready, f"{_count(load)} requests/s; no number of replicas keeps the SLO"
-        bears = load / capacity.rate
+        bears, rate = load / capacity.rate, capacity.rate
+        if capacity.station is not None and bears > 1:
+            rate = capacity.station.rate
+            shared = shared_replicas(load, capacity.station)
+            if shared < bears:
+                bears = shared
+                said = f"{_count(load)} requests/s keep {_count(load / rate)} busy, and {shared} together keep the SLO"
         working = max(seen.ready, 1)
         over = seen.in_flight - working * capacity.in_flight
         if over <= 0 or not backlog:
             return math.ceil(bears - 1e-9), said
         # Until another has started, those on their way start: on average, half of that time.
-        after = working * capacity.rate, (working + seen.starting) * capacity.rate
-        gathers = sum((load - rate) * seen.start_s / 2 for rate in after)
-        drains = max(over + gathers, 0.0) / (capacity.rate * max(DRAIN_STARTS * seen.start_s, LEAST_LOOK_S))
+        after = working * rate, (working + seen.starting) * rate
+        gathers = sum((load - each) * seen.start_s / 2 for each in after)
+        drains = max(over + gathers, 0.0) / (rate * max(DRAIN_STARTS * seen.start_s, LEAST_LOOK_S))
         return math.ceil(bears + drains - 1e-9), f"{said}; {seen.in_flight} wait or run, {over:.0f} too many"
 
     def _by_in_flight(self, seen: ServiceSnapshot) -> tuple[int, str]:
