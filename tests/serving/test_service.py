@@ -93,6 +93,7 @@ def class_with(**members):
         (class_with(f=lambda self: 1), {"replicas": True}, "not a valid number of replicas"),
         (class_with(f=lambda self: 1), {"max_batch": 0}, "not a valid number of rows"),
         (class_with(f=lambda self: 1), {"timeout": 0}, "leaves no time"),
+        (class_with(f=lambda self: 1), {"standby": True, "gpus": 1}, "would hold a GPU"),
         (class_with(f=lambda self: 1), {"wait": "soon"}, "not a duration"),
     ],
 )

@@ -56,6 +56,8 @@ class Service:
     """Threads of a replica's libraries; None: its part of the cores."""
     gpus: float = 0.0
     """GPUs of a replica: whole ones, or a share of one."""
+    standby: bool = False
+    """Whether a process is kept in reserve that has imported the file of the class."""
     model: Where = "thread"
     """Where the class's own code runs: a thread of the replica, or a process of its own."""
     middleware: Middleware | None = None
@@ -95,6 +97,7 @@ def service(
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
+    standby: bool = False,
     model: Where = "thread",
     middleware: Middleware | None = None,
 ) -> Callable[[C], C]: ...
@@ -111,6 +114,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     idempotent: bool = False,
     cpus: int | None = None,
     gpus: float = 0,
+    standby: bool = False,
     model: Where = "thread",
     middleware: Middleware | None = None,
 ) -> Any:
@@ -137,7 +141,8 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     some 0.1 ms a batch. `async def` methods are refused: they run on the event loop, where the object is not.
 
     `cpus` is the number of threads for a replica's libraries (BLAS, OpenMP, PyTorch, Polars): by default the cores divided
-    by the most replicas. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
+    by the most replicas. `standby=True` keeps a process in reserve that has imported the class's file, but holds no model: the next replica starts
+    from there, and needs only its `setup`. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
@@ -151,6 +156,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         _check_whole(max_batch, "max_batch", "rows")
         _check_whole(cpus, "cpus", "threads")
         _check_gpus(gpus)
+        _check_standby(standby=standby, gpus=gpus)
         _check_where(model, middleware)
         fill = wait == "auto" or (wait is None and bounds[1] > 1)
         timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
@@ -169,6 +175,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             idempotent=bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
+            standby=bool(standby),
             model=model,
             middleware=middleware,
         )
@@ -217,6 +224,14 @@ def _check_gpus(value: float) -> None:
     if number < 0 or (number > 1 and number != int(number)):
         raise UsageError(
             f"gpus={value!r} is not a valid number of GPUs", fix="write gpus=1, or a share of one: gpus=0.5"
+        )
+
+
+def _check_standby(*, standby: bool, gpus: float) -> None:
+    if standby and gpus:
+        raise UsageError(
+            "standby=True does not go with gpus: the process in reserve would hold a GPU and do nothing",
+            fix="leave standby out",
         )
 
 

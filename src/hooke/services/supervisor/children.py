@@ -20,7 +20,13 @@ from hooke.processes.channel import Channel, connect_to, listen_at
 from hooke.processes.exit_report import death_tail
 from hooke.processes.start import python_module, start_apart
 from hooke.services.shares import Share, Shares
-from hooke.services.supervisor.control_channel import Renew, ReplicaUpdate, decode_from_child, encode
+from hooke.services.supervisor.control_channel import (
+    BeginReplica,
+    Renew,
+    ReplicaUpdate,
+    decode_from_child,
+    encode,
+)
 from hooke.services.supervisor.generation import Generation, ServiceOptions, read_generation, write_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.services.supervisor.replica_process import ReplicaOrder
@@ -200,6 +206,9 @@ def adopt_child(folder: ServiceFolder, record: ChildRecord) -> Child | None:
 ADOPT_S = 2.0
 """An adopted child reports within so long, or is ended."""
 
+STANDBY = "standby"
+"""The name of the process in reserve, until it is a replica. Replicas have numbers."""
+
 
 class Replicas:
     """The running replicas by name, and the generations that they may serve."""
@@ -215,6 +224,11 @@ class Replicas:
         """Bytes of a body that the proxy keeps for another replica."""
         self._idempotent = shares.declared.idempotent
         self._generations: dict[str, Generation] = {}
+        self.standby: Child | None = None
+        """The process in reserve: it has imported the service's file, and waits."""
+        self._standby_share: Share | None = None
+        self._standby_ended_for = ""
+        """The generation for which it ended by itself: it is not started again before the next replica."""
 
     def add(self, generation: Generation) -> None:
         """Allow a generation to be served. Raises HookeError if it cannot be written."""
@@ -229,14 +243,16 @@ class Replicas:
         Raises OSError, also if no GPU is free, and UsageError if no port is free.
         """
         share = self._shares.take(name, among=among)
+        self._standby_ended_for = ""
         try:
-            self.children[name] = child = self._start(name, generation, share, among)
+            child = self._begun(name, generation, share, among) or self._start(name, generation, share, among)
+            self.children[name] = child
         except BaseException:
             self._shares.release(name)
             raise
         return child
 
-    def _start(self, name: str, generation: str, share: Share, among: int) -> Child:
+    def _start(self, name: str, generation: str, share: Share, among: int, *, waits: bool = False) -> Child:
         serves = self._generations[generation]
         write_generation(self._folder.generation(serves.key), serves)  # the file may have been damaged since
         if self._idempotent:
@@ -254,30 +270,97 @@ class Replicas:
                     lease_s=self._lease_s,
                     memory_bytes=self._memory_bytes,
                     among=among,
-                    # The only replica would be asked again, and refuse again.
-                    pass_on_bytes=self.kept_body if among > 1 else 0,
+                    pass_on_bytes=self._pass_on(among),
                     second_tries=str(self._folder.second_tries) if self._idempotent else "",
                     key_rates=str(self._folder.key_rates),
+                    waits=waits,
                 )
                 return msgspec.json.encode(made).decode()
 
-            log = str(self._logs / f"replica-{name}.log")
             return start_child(
                 self._folder,
                 "hooke.services.supervisor.replica_process",
                 order,
                 record=ChildRecord(
-                    name=name, port=port, generation=generation, log=log, devices=share.devices
+                    name=name,
+                    port=port,
+                    generation=generation,
+                    log=self._log(name),
+                    devices=share.devices,
                 ),
                 cwd=serves.folder,
                 descriptors=[listening.fileno()],
                 environment=share.environment,
             )
 
+    def _pass_on(self, among: int) -> int:
+        """The only replica would be asked again, and refuse again."""
+        return self.kept_body if among > 1 else 0
+
+    def _log(self, name: str) -> str:
+        return str(self._logs / f"replica-{name}.log")
+
+    def prepare(self, generation: str) -> None:
+        """Have a process in reserve for this generation, which asks for no GPU. Raises OSError, and UsageError if no port is free."""
+        if self.standby is not None and self.standby.record.generation != generation:
+            self.end_standby()
+        if self.standby is None and generation != self._standby_ended_for:
+            share = self._shares.take(STANDBY)
+            self._shares.release(STANDBY)
+            self.standby = self._start(STANDBY, generation, share, among=1, waits=True)
+            self._standby_share = share
+
+    def hear_standby(self, now: float) -> tuple[str, ...] | None:
+        """Look at the process in reserve; the end of its log if it has ended."""
+        standby = self.standby
+        if standby is None:
+            return None
+        standby.take(now)
+        if standby.ended(now) is None:
+            return None
+        self._standby_ended_for = standby.record.generation
+        self.end_standby()
+        return standby.tail()
+
+    def end_standby(self) -> None:
+        """End the process in reserve."""
+        standby, self.standby = self.standby, None
+        if standby is not None:
+            standby.kill()
+            standby.cut(time.monotonic())
+            if standby.process is not None:
+                standby.process.wait()
+            self._folder.forget_child(STANDBY)
+
+    def _begun(self, name: str, generation: str, share: Share, among: int) -> Child | None:
+        """The process in reserve as this replica; None if there is none that fits."""
+        child = self.standby
+        if (
+            child is None
+            or child.record.generation != generation
+            or child.ended(time.monotonic()) is not None
+            or share != self._standby_share
+        ):
+            return None
+        self.standby = None
+        before, after = child.record.log, self._log(name)
+        record = msgspec.structs.replace(child.record, name=name, log=after, started_at=time.time())
+        self._folder.rename_child(child.record, record)
+        os.replace(before, after)
+        child.record, child.log_from = record, 0
+        child.send(
+            encode(BeginReplica(name=name, among=among, pass_on_bytes=self._pass_on(among))), time.monotonic()
+        )
+        return child
+
     def adopt(self, records: Iterable[ChildRecord]) -> Iterator[tuple[ChildRecord, ReplicaReport | None]]:
         """Adopt children of an earlier supervisor; yields each with its report. One that does not report, or whose generation is unknown, is ended and has None."""
         known = self._kept()
         for record in records:
+            if record.name == STANDBY:
+                Child(record=record, channel=None).kill()
+                self._folder.forget_child(STANDBY)
+                continue
             child = adopt_child(self._folder, record)
             report = _first_report(child) if child is not None else None
             if child is None or report is None or record.generation not in known:

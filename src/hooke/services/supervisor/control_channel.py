@@ -19,6 +19,7 @@ from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.metrics import Counts, ProxyStats
 
 __all__ = [
+    "BeginReplica",
     "Control",
     "FirstAnswer",
     "LimitRequests",
@@ -32,6 +33,7 @@ __all__ = [
     "ReplicaUpdate",
     "StopProxy",
     "decode_for_proxy",
+    "decode_for_replica",
     "decode_from_child",
     "encode",
 ]
@@ -41,6 +43,14 @@ encode = msgspec.msgpack.Encoder().encode
 
 class Renew(msgspec.Struct, frozen=True, tag=True):
     """To a child: renew the lease."""
+
+
+class BeginReplica(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """To the process in reserve: be the replica of this name; the fields are those of `ReplicaOrder`."""
+
+    name: str
+    among: int
+    pass_on_bytes: int
 
 
 class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -119,9 +129,11 @@ class ProxyFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 ToFront: TypeAlias = Renew | PublishPorts | LimitRequests | ProxyDrainOrder | StopProxy
+ToReplica: TypeAlias = Renew | BeginReplica
 OfChild: TypeAlias = ReplicaUpdate | ProxyUp | ProxyPublished | FirstAnswer | ProxyDrainReply | ProxyFailed
 
 decode_for_proxy = msgspec.msgpack.Decoder(ToFront).decode
+decode_for_replica = msgspec.msgpack.Decoder(ToReplica).decode
 decode_from_child = msgspec.msgpack.Decoder(OfChild).decode
 
 

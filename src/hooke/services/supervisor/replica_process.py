@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -24,7 +25,13 @@ from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.serve_file import api_keys, body_room, load_service, setup_arguments
-from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
+from hooke.services.supervisor.control_channel import (
+    BeginReplica,
+    Control,
+    ReplicaUpdate,
+    decode_for_replica,
+    encode,
+)
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
@@ -62,6 +69,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The file of the `SecondTries` of an idempotent service."""
     key_rates: str = ""
     """The file of the `KeyRates`."""
+    waits: bool = False
+    """Whether it waits for a `BeginReplica` once it has imported the service's file."""
 
 
 class ReplicaReporter:
@@ -163,6 +172,31 @@ class ReplicaReporter:
         return now - self._batch_since if running is not None else 0.0
 
 
+class _Supervised:
+    """What the control thread does for the main one."""
+
+    def __init__(self) -> None:
+        self.reporter: ReplicaReporter | None = None
+        self._begins: queue.SimpleQueue[BeginReplica] = queue.SimpleQueue()
+
+    def message(self) -> bytes | None:
+        """The next report; none before there is a replica."""
+        return None if self.reporter is None else self.reporter.message()
+
+    def obey(self, message: bytes) -> None:
+        """Take an order."""
+        order = decode_for_replica(message)
+        if isinstance(order, BeginReplica):
+            self._begins.put(order)
+
+    def begun(self, order: ReplicaOrder) -> ReplicaOrder:
+        """Wait to be made a replica. A lease that expires ends the process meanwhile."""
+        begin = self._begins.get()
+        return msgspec.structs.replace(
+            order, name=begin.name, among=begin.among, pass_on_bytes=begin.pass_on_bytes
+        )
+
+
 def main(order: ReplicaOrder) -> int:
     """Serve until SIGTERM, or until the lease expires; returns the exit code: 0 drained, 1 requests were cut or setup failed."""
     from hooke.serving.server.serve import serve
@@ -172,6 +206,18 @@ def main(order: ReplicaOrder) -> int:
     import_pinned(generation.modules)
     declared, _ = load_service(generation.target)
     project = Project.at(Path(generation.project))
+    supervised = _Supervised()
+    control = Control(
+        socket.socket(fileno=order.control),
+        Lease(seconds=order.lease_s, renewed=time.monotonic()),
+        report=supervised.message,
+        obey=supervised.obey,
+        expired=lambda: _expired(order.lease_s),
+    )
+    thread = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
+    thread.start()
+    if order.waits:
+        order = supervised.begun(order)
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
     replica = Replica(declared, auth=auth, body_room=room)
@@ -180,16 +226,7 @@ def main(order: ReplicaOrder) -> int:
     if order.second_tries:
         replica.second_tries = SecondTries(Path(order.second_tries))
     replica.pass_on(order.pass_on_bytes)
-    reporter = ReplicaReporter(replica, order.name)
-    control = Control(
-        socket.socket(fileno=order.control),
-        Lease(seconds=order.lease_s, renewed=time.monotonic()),
-        report=reporter.message,
-        obey=lambda _message: None,
-        expired=lambda: _expired(order.lease_s),
-    )
-    thread = threading.Thread(target=control.serve, name="hooke-control", daemon=True)
-    thread.start()
+    supervised.reporter = reporter = ReplicaReporter(replica, order.name)
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
 

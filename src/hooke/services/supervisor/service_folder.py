@@ -134,6 +134,12 @@ class ServiceFolder:
         """Record a child. Raises OSError."""
         write_atomic(self._child(record.name), msgspec.json.encode(record))
 
+    def rename_child(self, before: ChildRecord, after: ChildRecord) -> None:
+        """Record a child by another name. Raises OSError."""
+        os.replace(self.child_socket(before.name), self.child_socket(after.name))
+        self.write_child(after)
+        self._child(before.name).unlink(missing_ok=True)
+
     def forget_child(self, name: str) -> None:
         """Forget a child that is gone."""
         self._child(name).unlink(missing_ok=True)

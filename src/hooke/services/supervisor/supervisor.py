@@ -139,8 +139,8 @@ class Supervisor:
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
         self._shed, self._shed_noted = 0, time.monotonic()
-        self._said = self._unlimited = ""
-        """What was said last of the runs, and why a log could not be limited."""
+        self._said = self._unlimited = self._no_standby = ""
+        """What was said last of the runs, why a log could not be limited, and why no process is kept in reserve."""
         self._runs = project.runs
         self._said_up = self._draining = self._done = False
         self._answered = self._called = self._cut = 0
@@ -200,6 +200,7 @@ class Supervisor:
             while not self._done:
                 self._turn()
             self._end_proxy()
+            self.replicas.end_standby()
         except BaseException:
             self._kill_all()
             raise
@@ -259,6 +260,7 @@ class Supervisor:
         self._renew(now)
         self._look_for_stop(now)
         self._limit_logs(now)
+        self._keep_standby(now)
         while self.proxy.first_answers:
             self._note_cold_start(self.proxy.first_answers.popleft())
         chosen = self._autoscaler.chosen(now)
@@ -277,6 +279,23 @@ class Supervisor:
             event() if callable(event) else self._step(event)
         self._step(events.SupervisionTick(listened=now))
         self._view.update(self.core, self.proxy.stats)
+
+    def _keep_standby(self, now: float) -> None:
+        """Have a process in reserve whenever all wanted replicas answer. It holds no model."""
+        log = self.replicas.hear_standby(now)
+        if log is not None:
+            self._say(f"the process in reserve has ended: {' '.join(log[-1:]) or 'it said nothing'}")
+        core = self.core
+        if not self.declared.standby or core.closing or not core.ever_ready or core.rolling is not None:
+            return
+        if core.starts() or len(core.ready()) < core.wanted:
+            return
+        try:
+            self.replicas.prepare(core.generation)
+        except (OSError, HookeError) as error:
+            if str(error) != self._no_standby:
+                self._no_standby = str(error)
+                self._say(f"no process can be kept in reserve: {error}")
 
     def _note_shed(self, now: float) -> None:
         """Record what Envoy refused itself, which no replica counts."""
@@ -565,8 +584,8 @@ class Supervisor:
     # -- the end -----------------------------------------------------------------------------------
 
     def _all_children(self) -> list[Child]:
-        proxy = [self.proxy.child] if self.proxy.child is not None else []
-        return [*self.replicas.children.values(), *proxy]
+        others = [child for child in (self.proxy.child, self.replicas.standby) if child is not None]
+        return [*self.replicas.children.values(), *others]
 
     def _end_proxy(self) -> None:
         self.proxy.drained = True
