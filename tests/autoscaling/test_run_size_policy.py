@@ -283,6 +283,17 @@ def test_idle_workers_go_at_once_when_nothing_comes_that_they_could_do():
     assert decide(0.0, fleet(8, (), idle=8)).target == 1
 
 
+def test_workers_go_at_once_when_it_is_known_that_nothing_can_run_for_two_starts():
+    last = TaskWork(task="sleep", waiting=9, seconds=2.0, measured=20)
+    seen = fleet(8, (last,), idle=8, start_s=30.0, low=0)
+    assert decide(0.0, replace(seen, rest_s=59.0)).target == 8
+    made = decide(0.0, replace(seen, rest_s=60.0))
+    assert made.target == 0
+    assert made.reason.endswith("and 8 had nothing to do for the next 1m 00s, until a retry")
+    coming = replace(seen, workers=seen.workers[:3], rest_s=60.0)
+    assert decide(0.0, coming).target == 0, "also those that have not come yet"
+
+
 def test_with_a_deadline_fewer_do_when_work_goes_faster_than_feared():
     far = fleet(8, (SLEEPS,), deadline=1000.0)
     made = decide(0.0, far)

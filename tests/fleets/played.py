@@ -8,9 +8,11 @@ from hooke.autoscaling.observation import FleetLimits, Price
 from hooke.base.ref import Ref
 from hooke.fleets.elastic import Elastic
 from hooke.journal.events import (
+    AttemptFailed,
     AttemptFinished,
     AttemptStarted,
     CapacityChanged,
+    Failure,
     WorkerStarted,
     WorkerStopped,
 )
@@ -65,6 +67,9 @@ class Place:
     knee: float = float("inf")
     seconds: float = 1.0
     gather_s: float = 5.0
+    retry_s: float = 0.0
+    """The first attempt at the last task fails, and the next one is due after this time; 0: it does not fail."""
+    failed_at: float = 0.0
     coming: list = field(default_factory=list)
     workers: dict = field(default_factory=dict)
     """Worker -> None, or the attempt that it does and what is left of it, in seconds."""
@@ -114,6 +119,10 @@ class Place:
 
     def _finished(self, now, worker, work):
         submit, _, began = work
+        if submit.node and self.retry_s and not self.failed_at:
+            self.failed_at = now
+            failure = Failure(kind="TaskError", message="not yet", delay_s=self.retry_s)
+            return AttemptFailed(at=now, attempt=submit.attempt, node=submit.node, lo=submit.lo, hi=submit.hi, failure=failure)
         return AttemptFinished(
             at=now,
             attempt=submit.attempt,
@@ -155,7 +164,7 @@ def play(items, place, limits, *, told=None, usd_per_hour=0.0, deadline_s=None, 
         clock=clock,
         past=Known(told or {}, clock, decides_s),
     )
-    state = RunState(graph, [NodePlan(timeout_s=1e6), NodePlan()])
+    state = RunState(graph, [NodePlan(timeout_s=1e6), NodePlan(retries=1)])
     played = Played()
     place.scale(clock.time, elastic.target)
 

@@ -34,6 +34,18 @@ def test_one_worker_becomes_eight_and_one_again():
     assert set(last) == {1}
 
 
+def test_while_all_waits_for_a_retry_nobody_does_and_one_is_back_in_time():
+    place = Place(start_s=10.0, retry_s=100.0)
+    played = play(8, place, FleetLimits(low=0, high=8))
+    failed = place.failed_at - 1000.0
+    resting = [at for at, workers, _ in played.steps if failed < at < failed + 100.0 and not workers]
+    assert resting[0] < failed + 3.0
+    assert failed + 85.0 < resting[-1]
+    assert played.seconds == pytest.approx(failed + 100.0 + place.gather_s, abs=1.0), "nobody is waited for"
+    [ended] = [each for each in played.decisions if "until a retry" in each.reason]
+    assert (ended.before, ended.after) == (1, 0)
+
+
 def test_a_planted_knee_is_where_it_stops_and_it_says_why():
     law = Scaling(speedup=(1, 2, 3, 4, 5, 5, 5, 5), knee=4.9, family="hard_knee")
     played = play(64, Place(knee=5.0), UP_TO_8, told={"sleep": TaskHistory(scaling=law)})

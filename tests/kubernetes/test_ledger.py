@@ -2,10 +2,11 @@
 
 import json
 import re
+import time
 
 import pytest
 from tests.kubernetes.manifests import namespace, wait
-from tests.kubernetes.test_runs import HOME, Driver, events, running, unended
+from tests.kubernetes.test_runs import HOME, STORE, Driver, events, running, unended
 
 from hooke.journal.events import AttemptFailed, AttemptFinished, BackendTrouble
 from hooke.journal.fleet_events import (
@@ -93,6 +94,43 @@ def test_pods_that_are_old_are_replaced_and_nothing_is_lost(driver):
     assert "it is older than 30.0 s" in reasons, reasons
     assert not events(driver, run, AttemptFailed)
     assert len(events(driver, run, AttemptFinished)) == 3
+    wait(lambda: not left(driver), within_s=60)
+
+
+AGAIN = """
+import os, time
+from hooke import Temporary, pipeline, task
+
+@task(retries=1)
+def twice(marks, began):
+    try:
+        os.close(os.open(f"{marks}/tried", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return True
+    raise Temporary("not yet", delay_s=3 * (time.time() - began))
+
+@task
+def after(done):
+    return done
+
+@pipeline
+def rests(marks: str, began: float):
+    return after(twice(marks, began))
+"""
+
+
+def test_a_run_that_can_do_nothing_until_a_retry_has_no_pod_until_shortly_before(driver):
+    driver.configure(workers="[0, 2]", more="usd_per_hour = 0.9")
+    driver.put("again.py", AGAIN)
+    """The retry comes after three times as long as it took until the first pod worked, so a slow machine tests the same."""
+    words = ("again.py:rests", "--on", "pods", "--", "--marks", STORE, "--began", str(time.time()))
+    result = driver.result(*words, within_s=500)
+    run, records = result["run"], ledger(driver, result["run"])
+    [failed] = events(driver, run, AttemptFailed)
+    first, second = of(records, LaunchIntended)
+    gone = of(records, MachineGone)[0]
+    assert gone.at < failed.at + 60
+    assert gone.at < second.at < failed.at + failed.failure.delay_s, "it is asked for before the retry"
     wait(lambda: not left(driver), within_s=60)
 
 

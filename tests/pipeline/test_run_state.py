@@ -435,6 +435,9 @@ def test_a_retry_waits_for_its_time():
     run.fail(*run.decide(), delay_s=30.0)
     assert run.decide() == []
     assert run.state.next_due() == 30.0
+    (left, after) = remaining_work(run.state, 10.0)
+    assert (left.ready, left.waiting, left.retry_s) == (0, 1, [20.0])
+    assert (after.waiting, after.retry_s) == (1, [])
     run.now = 30.0
     assert len(run.decide()) == 1
 

@@ -136,6 +136,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since more workers were last requested."""
     look_s: float = 1.0
     """Seconds until the next decision."""
+    rest_s: float = 0.0
+    """Seconds until anything can run, where nothing can now and that time is known: all that is left waits for retries."""
 
     @property
     def have(self) -> int:

@@ -19,6 +19,9 @@ from hooke.base.formats import format_seconds
 __all__ = ["CAUTION", "FleetDecision", "Forecast", "decide"]
 
 
+LONG_REST = 2.0
+"""Starts that fit into a rest that is known: then workers end at once. With less, one that starts sooner than usual might end again."""
+
 # -- the forecast ----------------------------------------------------------------------------------
 
 CAUTION = 2.0
@@ -311,7 +314,10 @@ class _Choice:
         coming = max(target - self.seen.have, 0)
         absent = coming if self.seen.asked_s >= 2 * patience else 0
         idle = [w.idle_s for w in self.seen.workers if w.idle_s is not None and not w.holds]
-        if self.later:
+        if self.seen.rest_s >= LONG_REST * patience:
+            gone = len(idle) // self.seen.slots + coming
+            why = f"nothing to do for the next {format_seconds(self.seen.rest_s)}, until a retry"
+        elif self.later:
             gone = absent + sum(1 for seconds in idle if seconds >= patience) // self.seen.slots
             why = f"nothing to do for {format_seconds(patience)}, in which another could be started"
         else:

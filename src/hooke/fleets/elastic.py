@@ -125,7 +125,9 @@ class Elastic:
         past = self._past.histories() if at >= self._next_look else None
         if past is None or self._capacity is None:
             return None
-        seen = self._observation(at, remaining_work(state, now), past)
+        left = remaining_work(state, now)
+        rest_s = 0.0 if state.waits_for_others else _rest_s(left)
+        seen = self._observation(at, left, past, rest_s=rest_s)
         made = decide(now, seen)
         # The decision guards a budget until the next look, so its own time delays only the one after.
         self._took_s = self._clock.monotonic() - at
@@ -155,7 +157,12 @@ class Elastic:
         )
 
     def _observation(
-        self, at: float, left: list[RemainingWork], past: Mapping[str, TaskHistory]
+        self,
+        at: float,
+        left: list[RemainingWork],
+        past: Mapping[str, TaskHistory],
+        *,
+        rest_s: float,
     ) -> Observation:
         assert self._capacity is not None
         workers = self._watch.workers(at)
@@ -163,18 +170,22 @@ class Elastic:
         slots = max(self._capacity.slots // self._capacity.workers, 1) if self._capacity.workers else 1
         self._pay(at, max(-(-len(workers) // slots), self.target))
         start_s = self._watch.start_s
+        look_s = max(
+            min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE
+        )
         return Observation(
             target=self.target,
             workers=workers,
             slots=slots,
-            works=tuple(self._work(each, past.get(each.task, _NOTHING)) for each in left),
+            works=tuple(
+                self._work(each, past.get(each.task, _NOTHING), within_s=start_s + look_s) for each in left
+            ),
             limits=replace(self._limits, gang=min(gangs, self._limits.high)),
             price=replace(self._price, start_s=start_s),
             spent_usd=self.spent_usd,
             asked_s=at - self._rose,
-            look_s=max(
-                min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE
-            ),
+            look_s=look_s,
+            rest_s=rest_s,
         )
 
     def _pay(self, at: float, workers: int) -> None:
@@ -184,13 +195,15 @@ class Elastic:
         self.spent_usd += workers * (at - self._paid_until) * self._price.usd_per_hour / 3600
         self._paid_until = at
 
-    def _work(self, left: RemainingWork, told: TaskHistory) -> TaskWork:
+    def _work(self, left: RemainingWork, told: TaskHistory, *, within_s: float) -> TaskWork:
+        """Retries that are due `within_s` count as ready: a worker that is asked for now is there in time for them."""
         mean, spread, measured = self._durations(left, told)
+        soon = sum(1 for seconds in left.retry_s if seconds <= within_s)
         return TaskWork(
             task=left.task,
             running=left.running,
-            ready=left.ready,
-            waiting=left.waiting,
+            ready=left.ready + soon,
+            waiting=max(left.waiting - soon, 0),
             open_ended=left.open_ended,
             seconds=mean,
             spread=spread,
@@ -223,6 +236,13 @@ class Elastic:
         )
         fitting = [max(int(total / amount + 1e-9), 1) for amount, total in asked if amount and total]
         return min(fitting, default=None)
+
+
+def _rest_s(left: Sequence[RemainingWork]) -> float:
+    """Seconds until anything can run, where all that is left waits for retries, or for what they make; else 0. Pure."""
+    if any(each.running or each.ready for each in left):
+        return 0.0
+    return min((seconds for each in left for seconds in each.retry_s), default=0.0)
 
 
 # -- deadline and budget ---------------------------------------------------------------------------

@@ -30,6 +30,8 @@ class RemainingWork(msgspec.Struct, kw_only=True):
     waiting: int = 0
     open_ended: bool = False
     running_s: list[tuple[float, int]] = msgspec.field(default_factory=list)
+    retry_s: list[float] = msgspec.field(default_factory=list)
+    """Seconds until items that have failed run again, one for each slot that they need; until then they are among those that wait."""
     expected_s: list[float] = msgspec.field(default_factory=list)
     """Seconds that remaining items took in earlier runs, if known."""
 
@@ -47,6 +49,12 @@ def remaining_work(state: RunState, now: float) -> list[RemainingWork]:
         left = tasks.setdefault(name, RemainingWork(task=name, depth=depths[node]))
         left.depth = max(left.depth, depths[node])
         _add(left, each, running.get(node, []), ranks.get(node, 0))
+    for due, node in state.retries_due():
+        each = state.nodes[node]
+        if (found := tasks.get(each.node.task.name)) is not None and not state.is_over(node):
+            found.retry_s += [max(due - now, 0.0)] * max(1, each.plan.ranks)
+            if each.items is None:  # its list is not to be read before
+                found.ready = max(found.ready - 1, 0)
     return sorted(tasks.values(), key=lambda left: left.depth)
 
 

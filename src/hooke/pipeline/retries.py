@@ -150,6 +150,10 @@ class Retries:
         """When the next retry is due; None if there is none."""
         return self._waiting[0][0] if self._waiting else None
 
+    def planned(self) -> list[tuple[float, int]]:
+        """When each retry is due, with its node."""
+        return [(due, node) for due, node, _ in self._waiting]
+
     def _again(self, state: NodeState, item: int, due: float, reason: str, *, counted: int = 0) -> None:
         heapq.heappush(self._waiting, (due, state.node.id, item))
         if item >= 0:

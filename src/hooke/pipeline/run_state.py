@@ -475,6 +475,15 @@ class RunState:
         for a, b in ranges:
             self._open(child, a, b)
 
+    def retries_due(self) -> list[tuple[float, int]]:
+        """When items that have failed run again, each with its node."""
+        return self._retries.planned()
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether another process computes something that is needed, which may be there at any moment."""
+        return bool(self._held)
+
     # -- decisions out -----------------------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
