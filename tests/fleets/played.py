@@ -122,7 +122,9 @@ class Place:
         if submit.node and self.retry_s and not self.failed_at:
             self.failed_at = now
             failure = Failure(kind="TaskError", message="not yet", delay_s=self.retry_s)
-            return AttemptFailed(at=now, attempt=submit.attempt, node=submit.node, lo=submit.lo, hi=submit.hi, failure=failure)
+            return AttemptFailed(
+                at=now, attempt=submit.attempt, node=submit.node, lo=submit.lo, hi=submit.hi, failure=failure
+            )
         return AttemptFinished(
             at=now,
             attempt=submit.attempt,

@@ -170,9 +170,7 @@ class Elastic:
         slots = max(self._capacity.slots // self._capacity.workers, 1) if self._capacity.workers else 1
         self._pay(at, max(-(-len(workers) // slots), self.target))
         start_s = self._watch.start_s
-        look_s = max(
-            min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE
-        )
+        look_s = max(min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE)
         return Observation(
             target=self.target,
             workers=workers,

@@ -73,6 +73,10 @@ REMOVED_S = 20
 VALID_S = 365 * 86400.0
 """Of certificates: no run lasts as long. The authority's key is never written anywhere, and gone with the driver."""
 LOOK_S = 1.0
+LIST_AGAIN_S = 60.0
+"""After this time all Jobs of the run are listed anew, whatever the watch of its pods has told."""
+CHECK_S = 5.0
+"""How often a server is asked for one Job, while the watch tells of all pods: whether it answers, and lets them be listed."""
 ROLES_READ_S = 3.0
 """An API server that has just started denies everything until it has read all roles, so a right that is lacking is asked for twice."""
 NO_POD_S = 1.0
@@ -80,7 +84,7 @@ NO_POD_S = 1.0
 GONE_S = 10.0
 """How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
 MOST_EFFORT = 10
-"""Between two questions to the events passes so many times the time that the first took."""
+"""Between two questions to the events, or two lists of Jobs that wait for their pods, passes so many times the time that the first took."""
 JOB, POD = "batch/v1/Job", "v1/Pod"
 FACTS = ProviderFacts(name="kubernetes", visible_s=5.0, look_s=LOOK_S, sure=True, keeps_ended=True)
 """The list is read from the store of the cluster itself, and every pod is watched."""
@@ -164,6 +168,9 @@ class PodJobs:
         """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
         self._ask_again = 0.0
+        self._jobs: set[str] = set()
+        """Names of Jobs that were made or listed, and not deleted since."""
+        self._list_by = self._list_again = self._check_again = 0.0
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
         labels = selector({RUN_LABEL: self._run})
         self._watch = Watch(client, POD, namespace=self._namespace, labels=labels, trim=trim_pod)
@@ -200,29 +207,56 @@ class PodJobs:
             raise refused_call(error) from error
         with self._lock:
             self._unsure.discard(name)
+            self._jobs.add(name)
         return name
 
     def list(self) -> Sequence[Machine]:
         """All pods of the run. One that has ended is listed so until it is released; its log is read once."""
         with reached():
-            found, _ = self._client.list(
-                JOB, namespace=self._namespace, labels=selector({RUN_LABEL: self._run})
-            )
+            now, labels = time.monotonic(), selector({RUN_LABEL: self._run})
+            if self._has_to_list(now):
+                found, _ = self._client.list(JOB, namespace=self._namespace, labels=labels, trim=_trim_job)
+                self._listed(found)
+                self._list_by = now + LIST_AGAIN_S
+                self._list_again = now + (1 + MOST_EFFORT) * (time.monotonic() - now)
+                self._check_again = now + CHECK_S
+            elif now >= self._check_again:
+                self._client.check_listing(JOB, namespace=self._namespace, labels=labels)
+                self._check_again = now + CHECK_S
             self._read_logs()
-        jobs = {each["metadata"]["name"]: each for each in found}
         with self._lock:
-            for name, job in jobs.items():
-                known = self._states.setdefault(name, _state_of(job))
-                if not known.token:  # its pod was seen before it
-                    self._states[name] = replace(known, token=_state_of(job).token)
-            for each in list(self._states.values()):
-                if each.job not in jobs and not each.pod and not each.ended:  # it was not made, or is deleted
-                    self._states[each.job] = replace(each, ended=True)
-                    self._logged.add(each.job)
             there = [
-                each for each in self._states.values() if each.job in jobs or (each.pod and not each.ended)
+                each
+                for each in self._states.values()
+                if each.job in self._jobs or (each.pod and not each.ended)
             ]
             return [self._machine(each) for each in there]
+
+    def _has_to_list(self, now: float) -> bool:
+        """Whether Jobs may be there, or gone, of which the watch of the pods does not tell."""
+        if now >= self._list_by or not self._watch.follows:
+            return True
+        waits_on = now >= self._list_again
+        with self._lock:
+            return any(
+                not each.token or each.job in self._unsure or (waits_on and not each.pod)
+                for each in self._states.values()
+                if not each.ended
+            )
+
+    def _listed(self, found: Sequence[Manifest]) -> None:
+        """All Jobs of the run, as they are now."""
+        with self._lock:
+            self._jobs = {each["metadata"]["name"] for each in found}
+            for job in found:
+                state = _state_of(job)
+                known = self._states.setdefault(state.job, state)
+                if not known.token:  # its pod was seen before it
+                    self._states[state.job] = replace(known, token=state.token)
+            for each in list(self._states.values()):
+                if each.job not in self._jobs and not (each.pod or each.ended):  # not made, or deleted
+                    self._states[each.job] = replace(each, ended=True)
+                    self._logged.add(each.job)
 
     def retire(self, machine: str) -> None:
         """Have the engine give its worker nothing more."""
@@ -243,6 +277,7 @@ class PodJobs:
             if state.pod and not (state.drains or state.ended):
                 self._delete(POD, state.pod, grace_s=RELEASE_GRACE_S)
         with self._lock:
+            self._jobs.discard(machine)
             if state.pod or machine in self._unsure:
                 self._deleted.add(machine)
 
@@ -515,6 +550,17 @@ class PodJobs:
                     continue
                 self._states[state.job] = after = replace(before, trouble=trouble)
                 self._tell(after)
+
+
+def _trim_job(job: Manifest) -> Manifest:
+    """Who a Job is, without what it is made of."""
+    return {
+        "metadata": {
+            name: job["metadata"][name]
+            for name in ("annotations", "labels", "name")
+            if name in job["metadata"]
+        }
+    }
 
 
 def _state_of(job: Manifest) -> PodState:
