@@ -5,6 +5,7 @@ The driver is a process on the cluster's node, so pods reach it; it is nobody, a
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from hooke.journal.events import (
 from hooke.journal.reader import read
 from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
+from hooke.kubernetes.lease import LEASE
 from hooke.kubernetes.rights import RUN_RIGHTS, lacking_rights, role_manifests
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -393,6 +395,27 @@ def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
     assert code == 0, said
     assert json.loads(printed)["result"] == [1, 2, 3]
     wait(lambda: not driver.left(), within_s=60)
+
+
+def test_a_run_ends_although_the_api_server_is_frozen_and_says_what_may_be_left(driver, admin):
+    """It would wait 35 s for each of its requests, of which there are two for each pod."""
+    driver.configure(workers="3")
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "3", "--hold", "9")
+    run = wait(lambda: running(driver, 3))
+    driver.cluster.freeze("kube-apiserver")
+    try:
+        printed, said = process.communicate(timeout=150)
+    finally:
+        driver.cluster.thaw("kube-apiserver")
+    assert process.returncode == 0, said
+    assert json.loads(printed)["result"] == [1, 2, 3]
+    assert re.search(
+        r"3 pods and the lease hooke-\w+ may be left in the namespace .* nothing for 20 s\)?\.", said
+    ), said
+    assert [each.status for each in events(driver, run, RunFinished)] == ["finished"]
+    [lease] = driver.there(LEASE)
+    admin.delete(LEASE, lease, namespace=driver.namespace)  # Jobs, pods and Secrets go with it
+    wait(lambda: not driver.left(), within_s=150)
 
 
 def test_a_task_that_uses_too_much_memory_a_gang_and_dask_inside_a_task(driver):

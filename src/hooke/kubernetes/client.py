@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import random
 import select
 import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -117,6 +119,10 @@ class Kubernetes:
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._context: tuple[bytes, ssl.SSLContext] | None = None
+        self._made: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._silence_s = math.inf
+        self._answered_at = 0.0
+        self._closed = threading.Event()
         self._kinds: dict[str, dict[str, tuple[str, bool]]] = {}
         """Group and version -> kind -> its plural, and whether it is namespaced."""
 
@@ -255,8 +261,30 @@ class Kubernetes:
         }
         return self._stream(f"{self._kind(kind, namespace)}?{urlencode(asked)}")
 
+    def limit_silence(self, seconds: float) -> None:
+        """From now on give up where the server has not answered anything for so long: requests that run end, and later ones fail at once."""
+        with self._lock:
+            if self._silence_s < math.inf:
+                return
+            self._answered_at, self._silence_s = time.monotonic(), seconds
+        threading.Thread(target=self._end_silent, name="hooke-silence", daemon=True).start()
+
+    def _end_silent(self) -> None:
+        while (left := self._patience_s()) > 0:
+            if self._closed.wait(left):
+                return
+        with self._lock:
+            made = list(self._made)
+        for each in made:
+            each.cut()
+
+    def _patience_s(self) -> float:
+        """How long the server may go on to answer nothing."""
+        return self._answered_at + self._silence_s - time.monotonic()
+
     def close(self) -> None:
         """Close the connections that are not in use."""
+        self._closed.set()
         with self._lock:
             idle = list(self._idle)
             self._idle.clear()
@@ -339,7 +367,8 @@ class Kubernetes:
             elif answer.status in (429, 503) and waits > 0 and delay.isdecimal():
                 waits -= 1
                 # Not all at the same moment: they would be refused again.
-                time.sleep(min(float(delay), 10.0) * random.uniform(1.0, 1.5))  # noqa: S311
+                pause = min(float(delay), 10.0) * random.uniform(1.0, 1.5)  # noqa: S311
+                time.sleep(min(pause, max(self._patience_s(), 0.0)))
             else:
                 raise refused(answer.status, _status(said), path)
 
@@ -359,10 +388,14 @@ class Kubernetes:
             headers["Content-Type"] = content
             encoded = msgspec.json.encode(body)
         while True:
+            if self._patience_s() <= 0:
+                raise _lost(self.access.server, TimeoutError(f"nothing for {self._silence_s:g} s"))
             connection, used = self._take(certificate, key)
             try:
                 connection.request(method, self._path + path, encoded, headers)
-                return connection, connection.getresponse()
+                answer = connection.getresponse()
+                self._answered_at = time.monotonic()
+                return connection, answer
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 # A server closes connections that were idle; then the request was not read, or does no harm twice.
@@ -381,7 +414,10 @@ class Kubernetes:
                 if connection.context is context and not connection.is_ended():
                     return connection, True
                 connection.close()
-        return _Connection(self._address, context, self.access.server_name), False
+            within_s = min(CONNECT_S, max(self._patience_s(), 0.1))
+            made = _Connection(self._address, context, self.access.server_name, within_s)
+            self._made.add(made)
+        return made, False
 
     def _give_back(self, connection: _Connection, answer: http.client.HTTPResponse) -> None:
         whole = answer.isclosed() and not answer.will_close
@@ -431,13 +467,16 @@ class Stream:
 class _Connection(http.client.HTTPSConnection):
     """One that notices a machine that is gone, also while it only listens."""
 
-    def __init__(self, address: tuple[str, int], context: ssl.SSLContext, server_name: str) -> None:
-        super().__init__(*address, context=context, timeout=CONNECT_S)
+    def __init__(
+        self, address: tuple[str, int], context: ssl.SSLContext, server_name: str, within_s: float
+    ) -> None:
+        super().__init__(*address, context=context, timeout=within_s)
+        self._within_s = within_s
         self.context = context
         self._server_name = server_name or address[0]
 
     def connect(self) -> None:
-        plain = socket.create_connection((self.host, self.port), CONNECT_S)
+        plain = socket.create_connection((self.host, self.port), self._within_s)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (

@@ -151,6 +151,9 @@ class SlowServer:
     def delete(self, kind, name, **_):
         self.deleted.append(kind)
 
+    def limit_silence(self, seconds):
+        pass
+
     def close(self):
         pass
 

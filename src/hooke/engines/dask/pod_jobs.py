@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -65,6 +66,8 @@ from hooke.machines.provider import Machine, ProviderFacts
 
 __all__ = ["PodJobs", "PodKeeper", "PodState"]
 
+_log = logging.getLogger("hooke")
+
 NUMBER_LABEL = "hooke.dev/number"
 KEYS = "/run/hooke"
 """Where a pod finds its certificate."""
@@ -83,6 +86,8 @@ NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
 GONE_S = 10.0
 """How long the end of a run waits until its pods are gone and the ledger says so. They have 5 s, and most end within two."""
+SILENT_END_S = 20.0
+"""How long the end of a run waits for a server that answers nothing, over all its requests: pods end by themselves, too."""
 MOST_EFFORT = 10
 """Between two questions to the events, or two lists of Jobs that wait for their pods, passes so many times the time that the first took."""
 JOB, POD = "batch/v1/Job", "v1/Pod"
@@ -360,14 +365,25 @@ class PodJobs:
             if lacking:
                 raise UsageError(lacking_text(lacking, namespace=self._namespace), fix=RIGHTS_FIX)
 
-    def close(self) -> None:
-        """Follow the pods no longer, and give up the lease: the cluster removes with it what is left; idempotent."""
+    def hurry(self) -> None:
+        """The run ends: wait no longer for a server that does not answer."""
+        self._client.limit_silence(SILENT_END_S)
+
+    def close(self) -> ApiError | ApiUnreachable | None:
+        """Follow the pods no longer, and give up the lease: the cluster removes with it what is left; idempotent.
+
+        Returns why the lease may be left.
+        """
         self._watch.stop()
         if self._follower.ident is not None:
             self._follower.join()
-        with contextlib.suppress(ApiError, ApiUnreachable):  # `hooke fleet reap` finds it
+        kept = None
+        try:
             self.lease.release()
+        except (ApiError, ApiUnreachable) as error:  # `hooke fleet reap` finds it
+            kept = error
         self._client.close()
+        return kept
 
     # -- what is made ------------------------------------------------------------------------------
 
@@ -599,6 +615,7 @@ class PodKeeper:
         self._thread = threading.Thread(
             target=jobs.guarded, args=[self._keep], name="hooke-keeper", daemon=True
         )
+        self._is_closed = False
         self._closed = threading.Event()
         self._renewer = threading.Thread(
             target=jobs.guarded, args=[self._renew], name="hooke-lease", daemon=True
@@ -623,17 +640,23 @@ class PodKeeper:
     def end(self) -> None:
         """End all pods; none is made any more."""
         self._ends = True
+        self.jobs.hurry()
         self._woken.set()
 
     def close(self) -> None:
-        """End all pods, and wait a few seconds until they are gone; idempotent."""
+        """End all pods, and wait a few seconds until they are gone; idempotent. What may be left is logged as a warning."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.end()
         if self._thread.ident is not None:
             self._thread.join()
         self._closed.set()
         if self._renewer.ident is not None:
             self._renewer.join()
-        self.jobs.close()
+        left = len(self._keeper.fleet.members)
+        if (why := self.jobs.close()) is not None:
+            _log.warning("%s", _left_text(left, self.jobs, why))
         self._ledger.close()
 
     def _bear(self, call: Callable[[], None]) -> None:
@@ -668,6 +691,16 @@ class PodKeeper:
         """In a thread of its own: to start thousands of pods, or to wait for a server, may take longer than the lease lasts."""
         while not self._closed.wait(LOOK_S):
             self._bear(self.jobs.lease.renew)
+
+
+def _left_text(pods: int, jobs: PodJobs, why: ApiError | ApiUnreachable) -> str:
+    """What the end of a run could not remove."""
+    said = f"{why.what}: {why.why}" if why.why else why.what
+    these = f"{pods} {'pod' if pods == 1 else 'pods'} and " if pods else ""
+    return (
+        f"{these}the lease {jobs.lease.name} may be left in the namespace {jobs.namespace}: {said}. "
+        "Pods that work end by themselves within a minute; `hooke fleet reap NAME` removes the rest, NAME being the place"
+    )
 
 
 def _label_of(run: str) -> str:
