@@ -173,9 +173,9 @@ class ClusterKeeper:
     def take_back(self, ledger: Ledger, known: Sequence[LedgerRecord]) -> None:
         """End the keeper, and take up its ledger; then nothing of it is left in the cluster, and the machines stay."""
         with self._called():
-            self._delete(DEPLOYMENT)
+            self._delete(DEPLOYMENT, owned_first=True)
             until = time.monotonic() + GONE_S
-            while self._pods():
+            while self._is_deployed() or self._pods():
                 if time.monotonic() > until:
                     raise HookeError(
                         f"the keeper of the fleet {self._name} does not end",
@@ -212,9 +212,19 @@ class ClusterKeeper:
         except ApiUnreachable as error:
             raise HookeError(error.what, why=error.why, next=f"hooke fleet ls {self._name}") from error
 
-    def _delete(self, kind: str) -> None:
+    def _delete(self, kind: str, *, owned_first: bool = False) -> None:
         with contextlib.suppress(NotThere):
-            self._client.delete(kind, self.deployment, namespace=self.namespace)
+            self._client.delete(
+                kind, self.deployment, namespace=self.namespace, owned_first=owned_first
+            )
+
+    def _is_deployed(self) -> bool:
+        """Whether the Deployment is there, or something of what it owns: its ReplicaSet, and that one's pod."""
+        try:
+            self._client.get(DEPLOYMENT, self.deployment, namespace=self.namespace)
+        except NotThere:
+            return False
+        return True
 
     def _pods(self) -> Sequence[Manifest]:
         labels = selector(keeper_labels(self._tag))

@@ -194,10 +194,21 @@ class Kubernetes:
         )
 
     def delete(
-        self, kind: str, name: str, *, namespace: str = "", grace_s: float | None = None, uid: str = ""
+        self,
+        kind: str,
+        name: str,
+        *,
+        namespace: str = "",
+        grace_s: float | None = None,
+        uid: str = "",
+        owned_first: bool = False,
     ) -> None:
-        """Delete an object and, after it, what it owns; with a `uid`, that very one or none."""
-        how: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        """Delete an object and, after it, what it owns; with a `uid`, that very one or none.
+
+        With `owned_first` it stays until what it owns is gone.
+        """
+        order = "Foreground" if owned_first else "Background"
+        how: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": order}
         if grace_s is not None:
             how["gracePeriodSeconds"] = int(grace_s)
         if uid:

@@ -11,11 +11,17 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import ConfigError, HookeError, UsageError
 from hooke.certificates.authority import Authority
 from hooke.engines.dask.clusters import close_cluster
-from hooke.engines.dask.kubernetes_engine import PodCluster, driver_security, own_address, parse_listen
+from hooke.engines.dask.kubernetes_engine import (
+    PodCluster,
+    driver_security,
+    is_hopeless,
+    own_address,
+    parse_listen,
+)
 from hooke.engines.dask.pod_jobs import PodJobs, PodKeeper
 from hooke.kubernetes.client import ApiUnreachable, Kubernetes
 from hooke.kubernetes.kubeconfig import Access, Credentials
-from hooke.kubernetes.pods import PodOptions
+from hooke.kubernetes.pods import PodOptions, Trouble
 from hooke.machines.controller import Caps
 from hooke.machines.provider import Unreachable
 from hooke.project.backends import find_backend
@@ -117,6 +123,20 @@ def test_a_pod_finds_its_certificate_in_a_secret_that_its_job_owns():
     assert not any(secret["data"][file] in str(container) for file in secret["data"])
     assert "PRIVATE" not in str(job)
     assert pod["metadata"]["labels"]["hooke.dev/run"] == "run-1"
+
+
+def test_how_long_a_run_without_a_worker_waits():
+    """A quota refuses each Job: the fourth time comes after 35 s, and other pods may end within the minute."""
+
+    def ends(kind, for_s, failures=0, *, final=False):
+        return is_hopeless(Trouble(kind=kind, says="", final=final), for_s=for_s, failures=failures)
+
+    assert not ends("quota", 59.0, failures=4)
+    assert ends("quota", 61.0)
+    assert ends("refused", 3.0, final=True)
+    assert not ends("failed", 300.0, failures=3)
+    assert ends("failed", 35.0, failures=4)
+    assert not ends("unschedulable", 599.0)
 
 
 class SlowServer:

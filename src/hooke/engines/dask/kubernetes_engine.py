@@ -41,7 +41,7 @@ from hooke.kubernetes.pods import PodOptions, Trouble
 from hooke.machines.controller import Caps
 from hooke.pipeline.engine import Call, EngineContext
 
-__all__ = ["KubernetesEngine", "PodCluster", "driver_security", "own_address", "parse_listen"]
+__all__ = ["KubernetesEngine", "PodCluster", "driver_security", "is_hopeless", "own_address", "parse_listen"]
 
 LOOK_S = 0.5
 """How often to look what became of pods."""
@@ -50,7 +50,8 @@ END_KNOWN_S = 6.0
 REACHES_S = 30.0
 """A worker joins within seconds of its start; after this time it is said that it has not. The pod itself gives up later."""
 MOST_FAILURES = 4
-"""A run without any worker ends when so many pods in a row ended by themselves soon after their start. The pauses between them grow."""
+"""A run without any worker ends when so many pods in a row ended by themselves soon after their start. The pauses between them grow. It is
+not for a trouble that may pass, such as a quota that refuses each Job: that one has its time."""
 PATIENCE_S: Mapping[str, float] = {
     "busy": 300.0,
     "image": 60.0,
@@ -241,8 +242,7 @@ class KubernetesEngine(DaskEngine):
         if self._trouble is None or self._peers:
             return
         state, trouble, since = self._trouble
-        patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, inf)
-        if now - since > patience_s or self._keeper.failures >= MOST_FAILURES:
+        if is_hopeless(trouble, for_s=now - since, failures=self._keeper.failures):
             raise UsageError(
                 "no pod of this run works",
                 where=f"{state.shown}, namespace {self._jobs.namespace}",
@@ -313,6 +313,12 @@ class KubernetesEngine(DaskEngine):
             )
 
         return failure
+
+
+def is_hopeless(trouble: Trouble, *, for_s: float, failures: int) -> bool:
+    """Whether a run without any worker ends: it is in trouble `for_s`, and so many launches in a row have failed or were refused. Pure."""
+    patience_s = FINAL_S if trouble.final else PATIENCE_S.get(trouble.kind, inf)
+    return for_s > patience_s or (failures >= MOST_FAILURES and trouble.kind not in PATIENCE_S)
 
 
 def _last_line(log: bytes) -> str:
