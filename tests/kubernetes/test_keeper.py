@@ -143,8 +143,11 @@ def test_a_fleet_is_kept_from_inside_the_cluster_through_the_loss_of_its_keeper_
     assert outside.there(CONFIG_MAP) == ["kube-root-ca.crt"], "what the dead keeper left is gone"
     assert "pool: 0 machines" in outside.fleet("down", "pool")
     wait(lambda: not (outside.machines() or outside.keepers()))
-    for kind in ("apps/v1/Deployment", LEASE):
+    outside.fleet("scale", "pool", "1", "--detach", "--wait", "3m")
+    outside.fleet("scale", "pool", "0")  # from a keeper that lives
+    for kind in ("apps/v1/Deployment", "apps/v1/ReplicaSet", LEASE):
         assert not outside.there(kind)
+    assert not (outside.machines() or outside.keepers())
     assert outside.there(CONFIG_MAP) == ["kube-root-ca.crt"]
     [*_, last] = records = records_of(outside.host.path(f"{HOME}/.hooke/fleets/pool"))
     assert records[: len(after)] == after

@@ -1,19 +1,34 @@
 """The Role that `hooke fleet rbac` prints is enough for a fleet, and nothing of it is too much; and what its pods may not do."""
 
 import json
+import time
 
 import pytest
 import yaml
 from click.testing import CliRunner
-from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON, WORKS, wait
+from tests.kubernetes.manifests import POD_TEMPLATE, PROGRAM, PYTHON, WORKS, job, wait
 
 from hooke.base.errors import HookeError
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
+from hooke.fleets.cluster_keeper import KEEPER_NOTE, ClusterKeeper
+from hooke.journal.fleet_events import FleetWanted
 from hooke.kubernetes.client import ApiForbidden, Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
-from hooke.kubernetes.rights import FLEET_RIGHTS, lacking_rights, role_manifests
+from hooke.kubernetes.lease import LEASE, ClusterLease
+from hooke.kubernetes.pods import DRIVER_LABEL, MANAGED, RUN_LABEL
+from hooke.kubernetes.rights import (
+    FLEET_RIGHTS,
+    KEEPER_RIGHTS,
+    REAP_RIGHTS,
+    RUN_RIGHTS,
+    lacking_rights,
+    role_manifests,
+)
+from hooke.machines.cluster_ledger import ClusterLedger
+from hooke.machines.controller import Caps
 from hooke.machines.provider import NotAllowed
+from hooke.project.settings import read_settings
 
 pytestmark = pytest.mark.heavy
 
@@ -82,13 +97,26 @@ def account(admin, kubeconfig, restricted, tmp_path):
         each.close()
 
 
-def grant(admin, client, rights, namespace):
-    """Have the account have these rights and no others. Returns when the API server goes by that."""
+def grant(admin, client, rights, namespace, *, of=FLEET_RIGHTS):
+    """Have the account have these rights and no others, as far as they are `of` these. Returns when the API server goes by that."""
     for each in role_manifests(rights, account=ACCOUNT, namespace=namespace):
         admin.apply(each)
-    lacking = [each for each in FLEET_RIGHTS if each not in rights]
+    lacking = [each for each in of if each not in rights]
     # Each process of an API server learns of a Role by a watch of its own.
-    wait(lambda: lacking_rights(client, FLEET_RIGHTS, namespace=namespace) == lacking)
+    wait(lambda: lacking_rights(client, of, namespace=namespace) == lacking)
+
+
+def without_each(rights, admin, client, namespace, *, beside=()):
+    """Each of these rights, while the account has all others, and those `beside`."""
+    all_of_them = (*rights, *beside)
+    for right in rights:
+        grant(admin, client, [each for each in all_of_them if each != right], namespace, of=all_of_them)
+        yield right
+
+
+def refusal(right):
+    """What the API server says where it is lacking."""
+    return f'cannot {right.verb} resource "{right.resource}" in API group "{right.group}"'
 
 
 def test_a_fleet_lives_its_whole_life_with_the_role_that_is_printed(project, admin, account, restricted):
@@ -148,6 +176,88 @@ def test_without_any_one_right_a_fleet_says_which_and_what_to_do(
     log = (tmp_path / "logs" / "one.log").read_text()
     assert 'cannot get resource "pods/log"' in log
     assert "hooke fleet rbac" in log
+
+
+def test_without_any_one_right_of_a_keeper_it_is_not_asked_for_and_the_command_says_which(
+    project, admin, account, restricted
+):
+    for each in role_manifests((), account=ACCOUNT, namespace=restricted):
+        admin.apply(each)
+    for right in without_each(KEEPER_RIGHTS, admin, account(), restricted, beside=FLEET_RIGHTS):
+        with pytest.raises(HookeError, match=f"the account may not {right} in the namespace") as caught:
+            call("scale", "1", "--detach")
+        assert "hooke fleet rbac pool --keeper" in caught.value.fix
+    for kind in ("v1/Pod", "apps/v1/Deployment", LEASE):
+        assert not admin.list(kind, namespace=restricted)[0]
+    assert not (project / ".hooke" / "fleets" / "pool" / KEEPER_NOTE).exists()
+
+
+def test_each_right_of_a_keeper_is_needed(project, admin, account, restricted, tmp_path):
+    """What it does with a right is refused where that is lacking, so the Role has none that nothing needs."""
+    for each in role_manifests((), account=ACCOUNT, namespace=restricted):
+        admin.apply(each)
+    client = account()
+    grant(admin, client, KEEPER_RIGHTS, restricted, of=KEEPER_RIGHTS)
+    keeper = ClusterKeeper("pool", project, read_settings(project).fleets["pool"])
+    name, place = keeper.deployment, {"namespace": restricted}
+    lease = ClusterLease(client, name, labels={"app": "test"}, **place)
+    lease.hold()
+    ledger = ClusterLedger.open(client, name, labels={"app": "test"}, **place)
+    record = FleetWanted(at=1.0, before=0, after=1, by="the test")
+    deployment = keeper.manifest(1, Caps(workers=1), 0.0)
+    deployment["spec"]["replicas"] = 0  # no pod is needed for this
+    admin.apply(deployment, **place)
+    other = {**deployment, "metadata": {**deployment["metadata"], "name": "another"}}
+    calls = {
+        "get configmaps": keeper.records,
+        "create configmaps": lambda: ClusterLedger.open(client, "another", labels={}, **place),
+        "patch configmaps": lambda: ledger.write(record),
+        "delete configmaps": lambda: keeper.take_back(None, ()),
+        "get leases": lease.take,
+        "create leases": ClusterLease(client, "another", labels={}, **place).hold,
+        "patch leases": lease.hold,
+        "delete leases": lease.release,
+        "get deployments": keeper.lives,
+        "create deployments": lambda: client.apply(other, **place),
+        "patch deployments": lambda: client.apply(deployment, **place),
+        "delete deployments": lambda: keeper.take_back(None, ()),
+    }
+    assert [*calls] == [str(each) for each in KEEPER_RIGHTS]
+    for right in without_each(KEEPER_RIGHTS, admin, client, restricted, beside=FLEET_RIGHTS):
+        with pytest.raises(HookeError) as caught:
+            calls[str(right)]()
+        assert refusal(right) in caught.value.what + caught.value.why, right
+        admin.apply(deployment, **place)
+    keeper.close()
+
+
+def test_without_any_one_right_reap_says_which_and_looks_for_the_rest(project, admin, account, restricted):
+    with (project / "hooke.toml").open("a") as settings:
+        options = f'image = "none:1"\nnamespace = "{restricted}"\nkubeconfig = "{project}/account.yaml"'
+        settings.write(f'\n[places.pods]\nengine = "kubernetes"\n{options}\n')
+    for each in role_manifests((), account=ACCOUNT, namespace=restricted):
+        admin.apply(each)
+    needed = [each for each in RUN_RIGHTS if str(each) in ("list jobs", "delete jobs", "list pods")]
+
+    def reap():
+        # What a driver left that has no lease any more: a Job that does not start.
+        left = job(f"left-{time.monotonic_ns()}", "pass", suspend=True)
+        left["metadata"]["labels"] = {MANAGED: "hooke", RUN_LABEL: "run-1", DRIVER_LABEL: "dead"}
+        admin.create(left, namespace=restricted)
+        words = ["fleet", "reap", "pods", "--wait", "5s"]
+        done = CliRunner().invoke(hooke, words, obj=CommandSession(), standalone_mode=False)
+        return done.return_value, done.stderr
+
+    for right in without_each((*REAP_RIGHTS, *needed), admin, account(), restricted):
+        code, said = reap()
+        assert refusal(right) in said, said
+        if right.resource in ("secrets", "services"):
+            assert code == 0, said
+            assert f"{right.resource} were not looked for: " in said
+            assert not admin.list("batch/v1/Job", namespace=restricted)[0], "the rest is removed all the same"
+        else:
+            assert code != 0, right
+            assert "hooke fleet rbac pods --reap" in said
 
 
 def test_where_an_account_may_not_ask_for_its_rights_each_call_says_what_it_lacks(

@@ -35,6 +35,7 @@ from hooke.kubernetes.keeper_deployment import (
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.kubernetes.lease import LEASE
 from hooke.kubernetes.pods import refusal_of, trouble_of
+from hooke.kubernetes.rights import FLEET_RIGHTS, KEEPER_RIGHTS, lacking_rights, lacking_text
 from hooke.machines.cluster_ledger import CONFIG_MAP, ledger_manifest, records_in
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import Ledger
@@ -115,8 +116,10 @@ class ClusterKeeper:
     def hand_over(self, manifest: Manifest, records: Sequence[LedgerRecord]) -> None:
         """Have the cluster keep the fleet, whose ledger begins with these records where the cluster has none yet.
 
-        That there may be a keeper is noted here before it is asked for, so no later command acts beside one.
+        That there may be a keeper is noted here before it is asked for, so no later command acts beside one. Raises UsageError
+        where the account lacks a right: a keeper that cannot be ended would stay.
         """
+        self._check_rights()
         file, is_first = self._folder / KEEPER_NOTE, not (self._folder / KEEPER_NOTE).exists()
         note = {"namespace": self.namespace, "deployment": self.deployment}
         with writing("the fleet's folder", self._folder):
@@ -134,8 +137,15 @@ class ClusterKeeper:
                     file.unlink()
                 raise
 
+    def _check_rights(self) -> None:
+        rights = (*FLEET_RIGHTS, *KEEPER_RIGHTS)
+        with self._called(), contextlib.suppress(ApiForbidden):  # not all accounts may ask
+            if lacking := lacking_rights(self._client, rights, namespace=self.namespace):
+                fix = f"have the cluster's administrator apply what `hooke fleet rbac {self._name} --keeper` prints"
+                raise UsageError(lacking_text(lacking, namespace=self.namespace), fix=fix)
+
     def lives(self) -> bool:
-        """Whether its Deployment is there."""
+        """Whether its Deployment is there, or what it owns."""
         with self._called():
             try:
                 self._client.get(DEPLOYMENT, self.deployment, namespace=self.namespace)
@@ -175,7 +185,7 @@ class ClusterKeeper:
         with self._called():
             self._delete(DEPLOYMENT, owned_first=True)
             until = time.monotonic() + GONE_S
-            while self._is_deployed() or self._pods():
+            while self.lives() or self._pods():  # it stays until its ReplicaSet and its pod are gone
                 if time.monotonic() > until:
                     raise HookeError(
                         f"the keeper of the fleet {self._name} does not end",
@@ -214,17 +224,7 @@ class ClusterKeeper:
 
     def _delete(self, kind: str, *, owned_first: bool = False) -> None:
         with contextlib.suppress(NotThere):
-            self._client.delete(
-                kind, self.deployment, namespace=self.namespace, owned_first=owned_first
-            )
-
-    def _is_deployed(self) -> bool:
-        """Whether the Deployment is there, or something of what it owns: its ReplicaSet, and that one's pod."""
-        try:
-            self._client.get(DEPLOYMENT, self.deployment, namespace=self.namespace)
-        except NotThere:
-            return False
-        return True
+            self._client.delete(kind, self.deployment, namespace=self.namespace, owned_first=owned_first)
 
     def _pods(self) -> Sequence[Manifest]:
         labels = selector(keeper_labels(self._tag))

@@ -405,14 +405,15 @@ class Kubernetes:
             try:
                 connection.request(method, self._path + path, encoded, headers)
                 answer = connection.getresponse()
-                self._answered_at = time.monotonic()
-                return connection, answer
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 # A server closes connections that were idle; then the request was not read, or does no harm twice.
                 if used and method != "POST" and not isinstance(error, TimeoutError):
                     continue
                 raise _lost(self.access.server, error) from error
+            else:
+                self._answered_at = time.monotonic()
+                return connection, answer
 
     def _take(self, certificate: bytes, key: bytes) -> tuple[_Connection, bool]:
         """A connection, and whether it was used before."""
