@@ -100,6 +100,27 @@ def important(admin):
     admin.delete("scheduling.k8s.io/v1/PriorityClass", name)
 
 
+def goes_first(admin, namespace, important, cpus):
+    made = pod("first", "import time; time.sleep(600)", priorityClassName=important)
+    made["spec"]["containers"][0]["resources"] = {
+        "requests": {"cpu": str(cpus), "memory": "32Mi"},
+        "limits": {"memory": "64Mi"},
+    }
+    admin.create(made, namespace=namespace)
+
+
+def test_a_fleet_names_the_pod_that_has_a_machines_place(pods, admin, important, restricted):
+    cpus = 0.6 * int(admin.get("v1/Node", "node1")["status"]["allocatable"]["cpu"])
+    provider = pods(cpus=cpus)
+    provider.launch("one")
+    wait(lambda: [each for each in provider.list() if each.phase == "ready"])
+    goes_first(admin, restricted, important, cpus)
+    whys = set()
+    wait(lambda: whys.update(each.why for each in provider.list()) or not provider.list())
+    named = f"the pod {restricted}/first, of higher priority, took its place (PreemptionByScheduler)"
+    assert any(named in each for each in whys), whys
+
+
 def test_a_pod_of_higher_priority_takes_a_workers_place_and_the_run_goes_on_when_there_is_room(
     driver, admin, important
 ):
@@ -109,18 +130,13 @@ def test_a_pod_of_higher_priority_takes_a_workers_place_and_the_run_goes_on_when
     process = driver.start("run", "job.py:few", "--on", "pods")
     run = wait(lambda: running(driver, 1))
     [worker] = alive(driver)
-    made = pod("first", "import time; time.sleep(600)", priorityClassName=important)
-    made["spec"]["containers"][0]["resources"] = {
-        "requests": {"cpu": str(cpus), "memory": "32Mi"},
-        "limits": {"memory": "64Mi"},
-    }
-    admin.create(made, namespace=driver.namespace)
+    goes_first(admin, driver.namespace, important, cpus)
     wait(lambda: phase(admin, "first", driver.namespace) == "Running", within_s=200)
     assert worker["metadata"]["name"] not in driver.there("v1/Pod")
     # Its successor has to wait, and says that.
     wait(lambda: [each for each in said(driver, run) if "no node has room for it" in each])
     [taken] = [each for each in said(driver, run) if "PreemptionByScheduler" in each]
-    assert "a pod of higher priority took its place" in taken
+    assert f"the pod {driver.namespace}/first, of higher priority, took its place" in taken
     finished = len(events(driver, run, AttemptFinished))
     assert finished == len(events(driver, run, AttemptStarted)), "it finished what it did"
     assert finished < 2, "the other task waits"

@@ -24,12 +24,14 @@ __all__ = [
     "WORKER_LABELS",
     "PodOptions",
     "Trouble",
+    "is_preempted",
     "is_taken",
     "lacks_right",
     "log_of",
     "merged",
     "options_of",
     "pod_trouble",
+    "preemptors_in",
     "refusal_of",
     "trim_pod",
     "trouble_of",
@@ -262,16 +264,16 @@ def trim_pod(pod: Manifest) -> Manifest:
     return {name: pod[name] for name in ("apiVersion", "kind", "status") if name in pod} | {"metadata": kept}
 
 
-def trouble_of(pod: Manifest) -> str:
+def trouble_of(pod: Manifest, *, preemptor: str = "") -> str:
     """What keeps a pod from its work, or has ended it, in a sentence with its fix; empty where nothing does. Pure."""
-    found = pod_trouble(pod)
+    found = pod_trouble(pod, preemptor=preemptor)
     return str(found) if found else ""
 
 
-def pod_trouble(pod: Manifest) -> Trouble | None:
-    """What keeps a pod from its work, or has ended it. Pure."""
+def pod_trouble(pod: Manifest, *, preemptor: str = "") -> Trouble | None:
+    """What keeps a pod from its work, or has ended it. `preemptor`: as `preemptors_in` names it. Pure."""
     status = pod.get("status", {})
-    if taken := _taken_by(status):
+    if taken := _taken_by(status, preemptor):
         return taken
     if status.get("phase") in ("Failed", "Succeeded"):
         end = _end_of(status)
@@ -318,16 +320,41 @@ def _wait_of(container: Manifest) -> Trouble | None:
 
 def is_taken(pod: Manifest) -> bool:
     """Whether the cluster takes a pod's place, or has taken it: an eviction, a preemption, a node that ends. Pure."""
-    return _taken_by(pod.get("status", {})) is not None
+    return _disruption(pod.get("status", {})) is not None
 
 
-def _taken_by(status: Manifest) -> Trouble | None:
-    for each in status.get("conditions", ()):
-        if each["type"] == "DisruptionTarget" and each["status"] == "True":
-            reason = each.get("reason", "")
-            who = "a pod of higher priority" if reason == "PreemptionByScheduler" else "the cluster"
-            says = f"{who} took its place ({reason}): {each.get('message', '')}"
-            return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
+def is_preempted(pod: Manifest) -> bool:
+    """Whether a pod of higher priority takes its place, or has taken it. Pure."""
+    found = _disruption(pod.get("status", {}))
+    return found is not None and found.get("reason") == _PREEMPTED
+
+
+def preemptors_in(client: Kubernetes, *, namespace: str) -> dict[str, str]:
+    """UID of each pod that was preempted -> namespace and name of the pod that has its place, as events tell. Raises ApiError, ApiUnreachable."""
+    fields = "involvedObject.kind=Pod,reason=Preempted"
+    found, _ = client.list("v1/Event", namespace=namespace, fields=fields)
+    return {
+        each["involvedObject"]["uid"]: f"{by.get('namespace', namespace)}/{by['name']}"
+        for each in found
+        if (by := each.get("related"))
+    }
+
+
+_PREEMPTED = "PreemptionByScheduler"
+
+
+def _disruption(status: Manifest) -> Manifest | None:
+    conditions = status.get("conditions", ())
+    return next((x for x in conditions if x["type"] == "DisruptionTarget" and x["status"] == "True"), None)
+
+
+def _taken_by(status: Manifest, preemptor: str) -> Trouble | None:
+    if (each := _disruption(status)) is not None:
+        reason = each.get("reason", "")
+        pod = f"the pod {preemptor}, of higher priority," if preemptor else "a pod of higher priority"
+        who = pod if reason == _PREEMPTED else "the cluster"
+        says = f"{who} took its place ({reason}): {each.get('message', '')}"
+        return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
     return None
 
 

@@ -12,7 +12,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from hooke.kubernetes.pods import (
     TOKEN_NOTE,
     WORKER,
     PodOptions,
+    is_preempted,
     is_taken,
     log_of,
     merged,
+    preemptors_in,
     trim_pod,
     trouble_of,
     worker_pod,
@@ -106,6 +108,9 @@ class KubernetesPods:
         """Pods that were launched, or may have been, and that the watch has not told yet."""
         self._gone: set[str] = set()
         """Pods that a list did not have any more, and that the watch still has: their names never come again."""
+        self._preemptors: dict[str, str] = {}
+        """UID of a pod that was preempted -> by which one."""
+        self._may_list_events = True
         self._follower: _Follower | None = None
         self._machines: dict[str, tuple[str, Machine]] = {}
         """Name of a pod -> its version, and what that says of the machine."""
@@ -142,14 +147,16 @@ class KubernetesPods:
         """All pods of the fleet. One that has ended is listed so until it is released; its log is saved once."""
         with reached():
             self._pods = self._known_pods()
+            self._name_preemptors(self._pods.values())
             before = dict(self._machines)
             self._machines.clear()
             for name, pod in self._pods.items():
-                version = pod["metadata"]["resourceVersion"]
+                preemptor = self._preemptors.get(pod["metadata"]["uid"], "")
+                version = pod["metadata"]["resourceVersion"] + preemptor
                 known = before.get(name)
                 # What has ended stays so, also where a watch that is behind still has it running.
                 same = known is not None and (known[0] == version or known[1].phase == "ended")
-                machine = known[1] if known is not None and same else _machine(pod)
+                machine = known[1] if known is not None and same else _machine(pod, preemptor)
                 self._machines[name] = version, machine
                 if machine.phase == "ended" and name not in self._saved:
                     self._save_log(pod)
@@ -251,6 +258,17 @@ class KubernetesPods:
             raise NotAllowed(lacking_text(lacking, namespace=namespace), fix=RIGHTS_FIX)
         self._may = True
 
+    def _name_preemptors(self, pods: Iterable[Manifest]) -> None:
+        """Find out which pods have the places of those that were preempted. A fleet works without the right to list events, and then says it without a name."""
+        uids = [each["metadata"]["uid"] for each in pods if is_preempted(each)]
+        if self._may_list_events and any(uid not in self._preemptors for uid in uids):
+            try:
+                by = preemptors_in(self._client, namespace=self._namespace)
+            except ApiForbidden:
+                self._may_list_events = False
+            else:
+                self._preemptors = {uid: by[uid] for uid in uids if uid in by}
+
     def _save_log(self, pod: Manifest | None) -> None:
         """Write what the pod has written until now to its file; where it may not be read, that. A machine is ended also without its log."""
         if pod is None:  # it was not listed yet, so it has not written anything that is known of
@@ -308,7 +326,7 @@ class _Follower:
             self._error = error
 
 
-def _machine(pod: Manifest) -> Machine:
+def _machine(pod: Manifest, preemptor: str = "") -> Machine:
     about, status = pod["metadata"], pod.get("status", {})
     notes = about.get("annotations", {})
     conditions = {each["type"]: each["status"] for each in status.get("conditions", ())}
@@ -319,7 +337,7 @@ def _machine(pod: Manifest) -> Machine:
         phase=phase,
         started_at=datetime.datetime.fromisoformat(about["creationTimestamp"]).timestamp(),
         healthy=phase != "ready" or conditions.get("Ready", "True") == "True",
-        why=trouble_of(pod),
+        why=trouble_of(pod, preemptor=preemptor),
         taken=is_taken(pod) or "deletionTimestamp" in about,
     )
 

@@ -50,9 +50,11 @@ from hooke.kubernetes.pods import (
     WORKER_LABELS,
     PodOptions,
     Trouble,
+    is_preempted,
     log_of,
     merged,
     pod_trouble,
+    preemptors_in,
     refusal_of,
     trim_pod,
     worker_pod,
@@ -82,6 +84,8 @@ CHECK_S = 5.0
 """How often a server is asked for one Job, while the watch tells of all pods: whether it answers, and lets them be listed."""
 ROLES_READ_S = 3.0
 """An API server that has just started denies everything until it has read all roles, so a right that is lacking is asked for twice."""
+NAMED_S = 3.0
+"""How long after a preemption an event may say by which pod."""
 NO_POD_S = 1.0
 """A Job has its pod at once; where it has none after this time, its events say why."""
 GONE_S = 10.0
@@ -175,6 +179,9 @@ class PodJobs:
         self._ask_again = 0.0
         self._jobs: set[str] = set()
         """Names of Jobs that were made or listed, and not deleted since."""
+        self._unnamed: dict[str, tuple[float, Manifest]] = {}
+        """UID of a pod that was preempted, and of which it is not told by which pod -> since when, and the pod."""
+        self._preemptors: dict[str, str] = {}
         self._list_by = self._list_again = self._check_again = 0.0
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
         labels = selector({RUN_LABEL: self._run})
@@ -502,16 +509,21 @@ class PodJobs:
             self._changed(change.object, gone=change.how == "deleted")
 
     def _changed(self, pod: Manifest, *, gone: bool) -> None:
-        labels = pod["metadata"]["labels"]
-        job = f"hooke-{labels[DRIVER_LABEL]}-{labels[NUMBER_LABEL]}"
+        job, number = _job_of(pod), int(pod["metadata"]["labels"][NUMBER_LABEL])
         status: Mapping[str, Any] = pod.get("status", {})
         with self._lock:
-            before = self._states.get(job) or PodState(number=int(labels[NUMBER_LABEL]), job=job)
+            before = self._states.get(job) or PodState(number=number, job=job)
             if before.ended:
                 return
             runs = status.get("phase") == "Running"
-            found = pod_trouble(pod)
+            uid = pod["metadata"].get("uid", "")
+            found = pod_trouble(pod, preemptor=self._preemptors.get(uid, ""))
             ended = gone or status.get("phase") in ("Failed", "Succeeded")
+            is_unnamed = is_preempted(pod) and uid not in self._preemptors and not ended
+            if is_unnamed:
+                self._unnamed[uid] = self._unnamed.get(uid, (time.monotonic(),))[0], pod
+            else:
+                self._unnamed.pop(uid, None)
             if ended and found is None:
                 found = DELETED
             after = replace(
@@ -526,9 +538,8 @@ class PodJobs:
             self._states[job] = after
             if gone:
                 self._logged.add(job)
-            if after != before and (
-                gone or not ended
-            ):  # of one that has ended by itself when its log is read
+            # Of one that has ended by itself when its log is read.
+            if after != before and (gone or not ended) and not is_unnamed:
                 self._tell(after)
 
     def _change(self, job: str, **facts: Any) -> None:
@@ -539,6 +550,27 @@ class PodJobs:
     def _tell(self, state: PodState) -> None:
         if self._is_mine(state.job):
             self._news.put(state)
+
+    def name_preemptors(self) -> None:
+        """Tell of pods that were preempted, with the pods that have their places, as events say a moment later."""
+        with self._lock:
+            waiting = dict(self._unnamed)
+        if not waiting:
+            return
+        by: dict[str, str] = {}
+        with contextlib.suppress(ApiError, ApiUnreachable):  # it is told also without a name
+            by = preemptors_in(self._client, namespace=self._namespace)
+        for uid, (since, pod) in waiting.items():
+            if uid not in by and time.monotonic() - since < NAMED_S:
+                continue
+            job = _job_of(pod)
+            with self._lock:
+                self._preemptors[uid] = by.get(uid, "")
+                if self._unnamed.pop(uid, None) is None or self._states[job].ended:
+                    continue
+                found = pod_trouble(pod, preemptor=self._preemptors[uid])
+                self._states[job] = after = replace(self._states[job], trouble=found)
+                self._tell(after)
 
     def ask_why(self) -> None:
         """Say why Jobs have no pods: a quota, or rules of the cluster, which only their events tell. Raises ApiError, ApiUnreachable."""
@@ -588,6 +620,11 @@ def _state_of(job: Manifest) -> PodState:
         token=about.get("annotations", {}).get(TOKEN_NOTE, ""),
         since=time.monotonic(),
     )
+
+
+def _job_of(pod: Manifest) -> str:
+    labels = pod["metadata"]["labels"]
+    return f"hooke-{labels[DRIVER_LABEL]}-{labels[NUMBER_LABEL]}"
 
 
 def _is_taken(state: PodState) -> bool:
@@ -678,6 +715,7 @@ class PodKeeper:
             if self._wanted != self._keeper.fleet.wanted:
                 self._keeper.want(self._wanted, "the run")
             pause = self._keeper.turn()
+            self.jobs.name_preemptors()
             self._bear(self.jobs.ask_why)
             self._woken.wait(max(pause, 0.02))
         self._keeper.down("the end of the run")
