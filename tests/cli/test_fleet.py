@@ -15,6 +15,7 @@ from hooke.base.files import FileLock
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
 from hooke.fleets.fleet_folder import find_fleet
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 
 SLEEPER = "import time\nwhile True: time.sleep(0.1)"
@@ -353,6 +354,27 @@ def test_a_list_that_is_used_is_named_and_a_start_that_takes_longer_than_the_wai
         "pool: price of one machine $49.24/h, of 2026-09-20: https://www.coreweave.com/pricing" in told.stderr
     )
     assert "such a machine takes 20m 00s to 30m 00s to start, longer than --wait 10m" in told.stderr
+
+
+def test_a_list_alone_means_the_row_of_the_instance_type(project):
+    rows = "gd-8xh100ib-i128,H100,8,128,2048,49.24,19.71\n"
+    (project / "ours.csv").write_text(
+        f"instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour\n{rows}"
+    )
+    (project / "hooke.toml").write_text(
+        '[places.cluster]\nengine = "kubernetes"\nimage = "job:1"\nprice = "ours.csv"\nspot = true\n'
+        'instance = "gd-8xh100ib-i128"\n[places.other]\nprice = "ours.csv"\n'
+        '[places.listed]\nprice = "coreweave:hgx_h100_8x"\n'
+    )
+    places = Project.find(project).settings.places
+
+    def usd(name):
+        return find_backend(name, workers=None, places=places).usd_per_hour
+
+    assert (usd("cluster"), usd("listed")) == (19.71, 49.24)
+    with pytest.raises(ConfigError, match="the list has no machine without a name") as caught:
+        usd("other")
+    assert 'ours.csv:ROW" with one of: gd-8xh100ib-i128' in caught.value.fix
 
 
 @pytest.mark.parametrize(

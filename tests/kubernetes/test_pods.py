@@ -118,6 +118,11 @@ TAKEN = {
         (failed(containerStatuses=ended(reason="OOMKilled", exitCode=137)), "(OOMKilled); raise `memory`"),
         (failed(containerStatuses=ended(reason="Error", exitCode=3)), "worker ended with 3; see its log"),
         (failed(reason="Evicted", message="low on memory"), "Evicted: low on memory"),
+        (
+            {"spec": {"nodeName": "n7"}}
+            | failed(reason="Terminated", conditions=[TAKEN | {"reason": "TerminationByKubelet"}]),
+            "its node n7 ended, or was taken back (TerminationByKubelet): preempting; its work goes",
+        ),
         (failed(reason="Evicted", conditions=[TAKEN]), "took its place (PreemptionByScheduler): preempting"),
         (
             failed(containerStatuses=ended(reason="StartError", exitCode=128, message="no python")),

@@ -143,6 +143,36 @@ def test_pods_of_an_instance_type_have_a_node_each(cluster, pods, admin):
     admin.patch("v1/Node", "node1", label)
 
 
+SPOT = "cloud.google.com/gke-spot"
+
+
+def taint_node(admin, *taints):
+    made = [{"key": key, "value": "true", "effect": effect} for key, effect in taints]
+    admin.patch("v1/Node", "node1", {"spec": {"taints": made or None}})
+
+
+def test_pods_go_to_spot_nodes_which_others_keep_off_and_say_when_their_node_is_taken_back(
+    cluster, pods, admin
+):
+    provider = pods(nodes=f"{SPOT}=true")
+    provider.launch("one")
+    assert "no node has room for it" in why(provider)  # no node has the label
+    admin.patch("v1/Node", "node1", {"metadata": {"labels": {SPOT: "true"}}})
+    taint_node(admin, (SPOT, "NoSchedule"))
+    try:
+        wait(lambda: list(phases(provider).values()) == ["ready"])
+        elsewhere = pods("other")
+        elsewhere.launch("one")
+        assert "untolerated taint" in why(elsewhere)
+        taint_node(admin, (SPOT, "NoSchedule"), ("reclaimed", "NoExecute"))
+        said = "its node node1 ended, or was taken back (DeletionByTaintManager)"
+        wait(lambda: any(said in each for each in whys(provider).values()))
+        assert all(each.taken for each in provider.list()), "a successor comes at once"
+    finally:
+        taint_node(admin)
+        admin.patch("v1/Node", "node1", {"metadata": {"labels": {SPOT: None}}})
+
+
 @pytest.mark.usefixtures("cluster")  # whose nodes have such an image
 def test_an_image_that_runs_as_root_is_told_from_a_missing_secret(pods):
     root = pods("root", image=ROOT)

@@ -25,13 +25,13 @@ from hooke.journal.events import (
 from hooke.journal.writer import Journal
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.trace import trace
-from hooke.planning.machines import read_catalogs
 from hooke.planning.pipeline_plan import PlanQuestion, make_plan, measure_command, plan_limits
 from hooke.planning.remaining import Survey
 from hooke.planning.task_facts import Levels, PastJournals, law_of_levels, levels_of, pooled
 from hooke.planning.timings import MOST_BYTES, past_runs, run_times
 from hooke.processes.devices import cpus_here
 from hooke.project.pipeline_file import load_entry
+from hooke.project.price_lists import read_catalogs
 from hooke.scaling.workload import CallNeed
 
 REF = Ref("0" * 64, 1, b"x")

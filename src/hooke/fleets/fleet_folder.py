@@ -29,7 +29,7 @@ from hooke.project.pipeline_file import choose, load_file
 from hooke.project.settings import FleetSettings
 
 if TYPE_CHECKING:
-    from hooke.scaling.catalog import Catalog, InstanceType
+    from hooke.project.price_lists import MachinePrice
 
 __all__ = ["PROVIDERS", "FleetFolder", "close_provider", "find_fleet", "fleets_of", "line_of", "settle"]
 
@@ -76,48 +76,16 @@ class FleetFolder:
         )
 
     @cached_property
-    def listed(self) -> tuple[Catalog, InstanceType] | None:
-        """The price list and the type of its machines that `price` names; None where it names none. Raises ConfigError."""
-        text = self.settings.price
-        if not text and self.settings.spot:
-            raise ConfigError(
-                f"[fleets.{self.name}] spot = true is about a price list, and there is no price",
-                fix='add price = "LIST:INSTANCE_TYPE", or set usd_per_hour and remove spot',
-            )
-        if not text:
-            return None
-        from hooke.planning.machines import read_catalogs  # NumPy, by way of the laws
+    def price(self) -> MachinePrice:
+        """What one machine costs. Raises ConfigError where the list that `price` names has none for it."""
+        from hooke.project.price_lists import machine_price  # NumPy, by way of the laws
 
-        where = f"[fleets.{self.name}] price = {text!r}"
-        if self.settings.usd_per_hour:
-            raise ConfigError(f"{where}: there is usd_per_hour as well", fix="remove one of the two")
-        name, _, kind = text.rpartition(":")
-        try:
-            (catalog,) = read_catalogs(str(self._project.root / name) if name.endswith(".csv") else name)
-        except UsageError as error:
-            raise ConfigError(f"{where}: {error.what}", fix=error.fix) from error
-        machines = {each.name: each for each in catalog.machines}
-        if kind not in machines:
-            raise ConfigError(
-                f"{where}: the list has no such machine",
-                fix=f"{did_you_mean(kind, machines)}use one of: {', '.join(machines)}",
-            )
-        return catalog, machines[kind]
+        return machine_price(self.settings, where=f"[fleets.{self.name}]")
 
     @property
     def usd_per_hour(self) -> float:
-        """The price of one machine, as set or as listed; 0 where there is none. Raises ConfigError where the list has none for it."""
-        if self.listed is None:
-            return self.settings.usd_per_hour
-        _, machine = self.listed
-        usd = machine.spot_usd_per_hour if self.settings.spot else machine.usd_per_hour
-        if usd is None:
-            kind, other = ("spot", "false") if self.settings.spot else ("on-demand", "true")
-            raise ConfigError(
-                f"[fleets.{self.name}] price = {self.settings.price!r}: the list has no {kind} price of it",
-                fix=f"write spot = {other}, or usd_per_hour instead of price",
-            )
-        return usd
+        """The price of one machine; 0 where there is none. Raises ConfigError as `price` does."""
+        return self.price.usd_per_hour
 
     def provider(self) -> Provider:
         """The provider of its machines. Raises ConfigError where the settings do not fit."""

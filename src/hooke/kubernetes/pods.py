@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
@@ -76,6 +77,8 @@ class PodOptions:
     priority: str = ""
     instance: str = ""
     """The type of the nodes; each node has one such pod."""
+    nodes: str = ""
+    """`KEY=VALUE`: only nodes with this label. A taint of the same key is tolerated, so that spot nodes can keep others away."""
     pod_template: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -101,6 +104,11 @@ class PodOptions:
             ):
                 kind = "a table" if valid is Mapping else "a number"
                 raise UsageError(f"{name} = {value!r} is not valid", fix=f"write {kind}")
+        if given.get("nodes") and not re.fullmatch(r"[^=\s]+=[^=\s]*", str(given["nodes"])):
+            raise UsageError(
+                f"nodes = {given['nodes']!r} is not valid",
+                fix='write a label of the nodes: nodes = "cloud.google.com/gke-spot=true"',
+            )
         if "memory" in given:
             given["memory"] = parse_bytes(given["memory"])
         if "drain" in given:
@@ -153,6 +161,7 @@ def worker_pod(command: Sequence[str], options: PodOptions) -> Manifest:
     } | ({"priorityClassName": options.priority} if options.priority else {})
     about = {"labels": WORKER_LABELS}
     made = merged(spec, _whole_node(options.instance) if options.instance else {})
+    made = merged(made, _labelled_nodes(options.nodes) if options.nodes else {})
     return merged({"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": made}, options.pod_template)
 
 
@@ -163,6 +172,11 @@ def _whole_node(instance: str) -> dict[str, Any]:
         "nodeSelector": {INSTANCE_LABEL: instance},
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
     }
+
+
+def _labelled_nodes(label: str) -> dict[str, Any]:
+    key, _, value = label.partition("=")
+    return {"nodeSelector": {key: value}, "tolerations": [{"key": key, "operator": "Exists"}]}
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,10 +272,12 @@ _KEPT = (
 
 
 def trim_pod(pod: Manifest) -> Manifest:
-    """What says who a pod is and what becomes of it, without what it is made of. Pure."""
+    """What says who and where a pod is, and what becomes of it, without what it is made of. Pure."""
     about = pod["metadata"]
     kept = {name: about[name] for name in _KEPT if name in about}
-    return {name: pod[name] for name in ("apiVersion", "kind", "status") if name in pod} | {"metadata": kept}
+    node = {"nodeName": pod.get("spec", {}).get("nodeName", "")}
+    trimmed = {name: pod[name] for name in ("apiVersion", "kind", "status") if name in pod}
+    return trimmed | {"metadata": kept, "spec": node}
 
 
 def trouble_of(pod: Manifest, *, preemptor: str = "") -> str:
@@ -273,7 +289,7 @@ def trouble_of(pod: Manifest, *, preemptor: str = "") -> str:
 def pod_trouble(pod: Manifest, *, preemptor: str = "") -> Trouble | None:
     """What keeps a pod from its work, or has ended it. `preemptor`: as `preemptors_in` names it. Pure."""
     status = pod.get("status", {})
-    if taken := _taken_by(status, preemptor):
+    if taken := _taken_by(pod, preemptor):
         return taken
     if status.get("phase") in ("Failed", "Succeeded"):
         end = _end_of(status)
@@ -341,6 +357,10 @@ def preemptors_in(client: Kubernetes, *, namespace: str) -> dict[str, str]:
 
 
 _PREEMPTED = "PreemptionByScheduler"
+_NODE_ENDS = ("DeletionByPodGC", "DeletionByTaintManager")
+"""Reasons of a disruption: a node that is gone, or that a taint empties, as spot nodes are before they are taken back."""
+_SHUTDOWN = "Terminated"
+"""The reason of a pod's status whose kubelet ended it since its machine shuts down."""
 
 
 def _disruption(status: Manifest) -> Manifest | None:
@@ -348,14 +368,19 @@ def _disruption(status: Manifest) -> Manifest | None:
     return next((x for x in conditions if x["type"] == "DisruptionTarget" and x["status"] == "True"), None)
 
 
-def _taken_by(status: Manifest, preemptor: str) -> Trouble | None:
-    if (each := _disruption(status)) is not None:
-        reason = each.get("reason", "")
-        pod = f"the pod {preemptor}, of higher priority," if preemptor else "a pod of higher priority"
-        who = pod if reason == _PREEMPTED else "the cluster"
-        says = f"{who} took its place ({reason}): {each.get('message', '')}"
-        return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
-    return None
+def _taken_by(pod: Manifest, preemptor: str) -> Trouble | None:
+    status = pod.get("status", {})
+    if (each := _disruption(status)) is None:
+        return None
+    reason = each.get("reason", "")
+    who = "the cluster took its place"
+    if reason == _PREEMPTED:
+        by = f"the pod {preemptor}, of higher priority," if preemptor else "a pod of higher priority"
+        who = f"{by} took its place"
+    elif reason in _NODE_ENDS or status.get("reason") == _SHUTDOWN:
+        who = f"its node {pod.get('spec', {}).get('nodeName', '')} ended, or was taken back"
+    says = f"{who} ({reason}): {each.get('message', '')}"
+    return Trouble(kind="disrupted", says=says, fix="its work goes elsewhere")
 
 
 def _end_of(status: Manifest) -> Trouble:

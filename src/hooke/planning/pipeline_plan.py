@@ -21,7 +21,7 @@ from hooke.journal.study_records import StudyRecord
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
-from hooke.planning.machines import Catalogs, configurations, given, read_catalogs, this_machine
+from hooke.planning.machines import configurations, given, this_machine
 from hooke.planning.prediction import Prediction, TaskShare, plan_facts, plan_html, plan_text, planned_row
 from hooke.planning.remaining import Survey, Times
 from hooke.planning.task_facts import KnownFacts, PastJournals, known_facts
@@ -29,6 +29,7 @@ from hooke.planning.timings import speeds
 from hooke.processes.devices import cpus_here, memory_here
 from hooke.project.folder import Project, new_run_id, project_of
 from hooke.project.pipeline_file import entry_of
+from hooke.project.price_lists import Catalogs, read_catalogs
 from hooke.scaling.call_times import LEVEL
 from hooke.scaling.pareto import Advice, PlanLimits, first_measurement, recommend
 from hooke.scaling.time_and_price import MOST_EXTRAPOLATED, Planner, Row

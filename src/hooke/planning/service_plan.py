@@ -16,11 +16,12 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
 from hooke.journal.service_events import LoadMeasured
 from hooke.journal.study_records import STUDY_PREFIX, StudyRecord, find_studies
-from hooke.planning.machines import INSTANCES, Catalogs, given, read_catalogs, this_machine
+from hooke.planning.machines import INSTANCES, given, this_machine
 from hooke.planning.prediction import filled, lacking
 from hooke.processes.devices import cpus_here
 from hooke.project.folder import Project
 from hooke.project.pipeline_file import code_of
+from hooke.project.price_lists import Catalogs, read_catalogs
 from hooke.scaling import provision
 from hooke.scaling.catalog import Catalog, InstanceType
 from hooke.scaling.measurements import Estimate

@@ -176,7 +176,7 @@ def find_backend(
 ) -> BackendChoice:
     """The backend that `name` means: an engine, `engine:N`, an address, a name in hooke.toml, or a Dask cluster or client.
 
-    Raises UsageError with the valid names, and for an unencrypted address on another machine, also that of a cluster or client.
+    Raises UsageError with the valid names, ConfigError where a price list has no price for it, and for an unencrypted address on another machine, also that of a cluster or client.
     """
     if not isinstance(name, str):
         return _object_backend(name, workers, places)
@@ -195,7 +195,7 @@ def find_backend(
                 at=at,
                 keys=_keys_of(name, settings),
                 options=settings.options or None,
-                usd_per_hour=settings.usd_per_hour,
+                usd_per_hour=_usd_per_hour(name, settings),
                 max_usd_per_hour=settings.max_usd_per_hour or math.inf,
             ),
             places,
@@ -212,6 +212,14 @@ def find_backend(
         count = parse_workers(int(counted["workers"]))
         return _checked(BackendChoice(name=name, engine=counted["engine"], workers=workers or count), places)
     return _checked(BackendChoice(name=name, engine=name, workers=workers), places)
+
+
+def _usd_per_hour(name: str, settings: BackendSettings) -> float:
+    if not (settings.price or settings.spot):
+        return settings.usd_per_hour
+    from hooke.project.price_lists import machine_price  # NumPy, by way of the laws
+
+    return machine_price(settings, where=f"[places.{name}]").usd_per_hour
 
 
 def _object_backend(

@@ -98,6 +98,10 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     """A number, or a range such as `[1, 8]`, within which the number follows the work."""
     usd_per_hour: _Usd = 0.0
     """Price of one worker; budgets are computed with it."""
+    price: str = ""
+    """`"coreweave:hgx_h100_8x"`: the price of one worker from a price list, instead of `usd_per_hour`; `"coreweave"` alone: of `instance`."""
+    spot: bool = False
+    """Whether that price is the one of spot machines."""
     max_usd_per_hour: _Usd = 0.0
     """Limit for all workers together; 0 means no limit."""
     address: str = ""
@@ -125,7 +129,7 @@ class FleetSettings(_Section, frozen=True, kw_only=True):
     usd_per_hour: _Usd = 0.0
     """Price of one machine."""
     price: str = ""
-    """`"coreweave:hgx_h100_8x"`: the price of one machine from a price list, instead of `usd_per_hour`."""
+    """`"coreweave:hgx_h100_8x"`: the price of one machine from a price list, instead of `usd_per_hour`; `"coreweave"` alone: of `instance`."""
     spot: bool = False
     """Whether that price is the one of spot machines."""
     max_usd_per_hour: _Usd = 0.0
@@ -272,7 +276,7 @@ def _place(path: Path, name: str, values: Any) -> BackendSettings:
     ends = made.workers if isinstance(made.workers, list) else [made.workers or 0] * 2
     if made.workers is not None and not (len(ends) == 2 and 0 <= ends[0] <= ends[1] >= 1):
         raise ConfigError(f"{path}: {name}.workers = {made.workers!r}", fix=_RANGE)
-    return msgspec.structs.replace(made, **files)
+    return msgspec.structs.replace(made, price=_price(path, made.price), **files)
 
 
 def _keys_of(path: Path, name: str, fleet: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,7 +314,13 @@ def _fleet(path: Path, name: str, values: Any) -> FleetSettings:
     options = _take_options(path, name, table, FleetSettings)
     made = _section(path, name, table, FleetSettings, options=options)
     _parse(path, name, table, "lifetime", lambda text: parse_seconds(text or 0))
-    return made
+    return msgspec.structs.replace(made, price=_price(path, made.price))
+
+
+def _price(path: Path, text: str) -> str:
+    """A price whose list is a file of the project, with the file's whole path."""
+    name = text if text.endswith(".csv") else text.rpartition(":")[0]
+    return str(path.parent / text) if name.endswith(".csv") else text
 
 
 _SECTIONS: dict[str, Callable[[Path, dict[str, Any]], Any]] = {

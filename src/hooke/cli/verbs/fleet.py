@@ -510,6 +510,7 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
     `hooke fleet nodepool NAME | kubectl apply -f -`. The nodes cost money until the Node Pool is deleted.
     """
     from hooke.kubernetes.node_pool import node_labels, node_pool, print_node_pool
+    from hooke.kubernetes.pods import merged
 
     found, options, chosen = _on_kubernetes(project, name)
     if not options.get("instance"):
@@ -518,13 +519,15 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
             fix='write instance = "gd-8xh100ib-i128", or another type of CoreWeave\'s, below the fleet or the place',
         )
     least, most = _nodes(nodes, chosen)
+    key, _, value = str(options.get("nodes", "")).partition("=")
+    label = {"spec": {"nodeSelector": {key: value}}} if key else {}
     made = node_pool(
         pool or found,
         instance=options["instance"],
         nodes=least,
         most=most,
-        spot=chosen is not None and chosen.settings.spot,
-        labels=node_labels(options.get("pod_template", {})),
+        spot=(chosen.settings if chosen is not None else project.settings.places[found]).spot,
+        labels=node_labels(merged(label, options.get("pod_template", {}))),
     )
     click.echo(print_node_pool(made, _costs(chosen, least, most)), nl=False)
     return 0
@@ -558,8 +561,8 @@ def _costs(chosen: FleetFolder | None, least: int, most: int | None) -> list[str
     lines = [
         f"{shown} nodes at ${usd:.2f}/h each: ${largest * usd:.2f}/h{' at most' if most is not None else ''}"
     ]
-    if chosen.listed is not None:
-        catalog, machine = chosen.listed
+    if chosen.price.listed is not None:
+        catalog, machine = chosen.price.listed
         lines.append(
             f"{'spot price' if chosen.settings.spot else 'price'} of {catalog.date}: {catalog.source}"
         )
@@ -642,9 +645,9 @@ def _do(
 
 def _tell_price(chosen: FleetFolder, wait: str) -> None:
     """Where the price is from a list: which, of when; and how long a machine takes to start, where --wait is shorter."""
-    if chosen.listed is None:
+    if chosen.price.listed is None:
         return
-    catalog, machine = chosen.listed
+    catalog, machine = chosen.price.listed
     kind = "spot price" if chosen.settings.spot else "price"
     click.echo(
         f"{chosen.name}: {kind} of one machine ${chosen.usd_per_hour:.4g}/h, of {catalog.date}: {catalog.source}",
