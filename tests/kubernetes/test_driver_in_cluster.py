@@ -8,13 +8,14 @@ import json
 import os
 import re
 import sysconfig
+import time
 
 import pytest
 from tests.kubernetes.manifests import namespace, wait
 from tests.kubernetes.test_runs import HOME, Driver, toml
 from tests.support import REPOSITORY
 
-from hooke.journal.events import AttemptFinished, RunStarted
+from hooke.journal.events import AttemptFinished, AttemptStarted, RunStarted
 from hooke.journal.run_folders import RunsFolder
 from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
 
@@ -63,6 +64,10 @@ def slowly(n: int = 4, hold: float = 6.0):
     for _ in range(n):
         done = slow(done, hold)
     return done
+
+@pipeline
+def many(n: int = 75, hold: float = 2.0):
+    return total([slow(x, hold) for x in range(n)])
 
 @task
 def refuses():
@@ -159,6 +164,11 @@ class Laptop(Driver):
         """The nodes of finished attempts."""
         return [event.node for event in self.events(run) if isinstance(event, AttemptFinished)]
 
+    def started(self, run, *, since):
+        """The nodes of attempts that began after that time."""
+        found = [event for event in self.events(run) if isinstance(event, AttemptStarted)]
+        return [event.node for event in found if event.at > since]
+
 
 @pytest.fixture(scope="module")
 def laptop(cluster, admin):
@@ -205,6 +215,32 @@ def test_a_driver_whose_pod_is_lost_goes_on_in_another(laptop, admin):
     # What was finished before a fault was not run again: each of the five calls finished once.
     assert len(laptop.finished(run)) == len(set(laptop.finished(run))) == 5
     assert [said.count(f"run {run} {how}") for how in ("started on pods", "resumed on pods")] == [1, 2]
+
+
+def test_a_storm_around_a_driver_in_the_cluster(laptop, cluster, admin):
+    """The API server is away for half a minute, in which its workers go on; then its own pod is deleted."""
+    run = laptop.detach("job.py:many")
+    wait(lambda: len(laptop.finished(run)) >= 3, within_s=180)
+    before, finished = cluster.pid("kube-apiserver"), len(laptop.finished(run))
+    cluster.kill("kube-apiserver")
+    try:
+        time.sleep(30.0)
+        wait(lambda: len(laptop.finished(run)) >= finished + 5, within_s=180)
+    finally:
+        cluster.start("kube-apiserver")
+    assert cluster.pid("kube-apiserver") != before
+    assert len(laptop.starts(run)) == 1, "its driver has borne it"
+    [deleted] = laptop.drivers(run)
+    durable = set(laptop.finished(run))
+    assert len(durable) < 75, "it goes on"
+    admin.delete("v1/Pod", deleted["metadata"]["name"], namespace=laptop.namespace, grace_s=0)
+    code, printed, said = laptop.hooke("attach", run, within_s=400)
+    assert (code, printed) == (0, f"{sum(range(1, 76))}\n"), said
+    assert [event.resumed for event in laptop.starts(run)] == [False, True]
+    again = [each for each in laptop.started(run, since=laptop.starts(run)[1].at) if each in durable]
+    assert not again, "nothing durable runs again"
+    assert len(laptop.finished(run)) == len(set(laptop.finished(run))) == 76
+    wait(lambda: not laptop.left(), within_s=90)
 
 
 def test_a_run_is_stopped_and_resumed_from_outside(laptop):
