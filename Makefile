@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-kubernetes-scale soak-loaders soak-zero check bench docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-loaders soak-zero check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -46,6 +46,9 @@ soak-causes: venv  ## plant ten causes of lost time in real workers, 120 studies
 soak-kubernetes: kubernetes  ## have pods, nodes and the control plane of a cluster fail under a fleet and a run, 20 minutes each, and record it
 	$(BIN)/python -m tests.kubernetes.storm --under fleet --seconds 1200 --seed 7 --record
 	$(BIN)/python -m tests.kubernetes.storm --under run --seconds 1200 --seed 7 --record
+
+soak-kubernetes-room: kubernetes  ## have a run's pods go from one to twenty to none and back, ten minutes, and record it
+	$(BIN)/python -m tests.kubernetes.room --most 20 --record
 
 soak-kubernetes-scale: kubernetes  ## have up to 10,000 pods on 1,000 simulated nodes, count what Hooke asks for, and record it
 	rm -f benchmarks/records/kubernetes_scale.json

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -25,9 +26,13 @@ from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, fleets_of, line_of, settle
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
 from hooke.journal.run_view import moment
+from hooke.machines.controller import Caps
 from hooke.machines.keeper import FleetKeeper, cost_usd, records_of
 from hooke.machines.provider import Machine
 from hooke.project.folder import Project
+
+if TYPE_CHECKING:
+    from hooke.project.price_lists import MachinePrice
 
 __all__ = ["VERBS", "fleet"]
 
@@ -511,6 +516,7 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
     """
     from hooke.kubernetes.node_pool import node_labels, node_pool, print_node_pool
     from hooke.kubernetes.pods import merged
+    from hooke.project.price_lists import machine_price  # NumPy, by way of the laws
 
     found, options, chosen = _on_kubernetes(project, name)
     if not options.get("instance"):
@@ -519,6 +525,8 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
             fix='write instance = "gd-8xh100ib-i128", or another type of CoreWeave\'s, below the fleet or the place',
         )
     least, most = _nodes(nodes, chosen)
+    settings = chosen.settings if chosen is not None else project.settings.places[found]
+    price = machine_price(settings, where=found)
     key, _, value = str(options.get("nodes", "")).partition("=")
     label = {"spec": {"nodeSelector": {key: value}}} if key else {}
     made = node_pool(
@@ -526,10 +534,12 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
         instance=options["instance"],
         nodes=least,
         most=most,
-        spot=(chosen.settings if chosen is not None else project.settings.places[found]).spot,
+        spot=settings.spot,
         labels=node_labels(merged(label, options.get("pod_template", {}))),
     )
-    click.echo(print_node_pool(made, _costs(chosen, least, most)), nl=False)
+    limit = Caps(workers=max(least, most or 0), usd_per_hour=settings.max_usd_per_hour or math.inf)
+    costs = _costs(price, least, most, limit=limit, kind="spot price" if settings.spot else "price")
+    click.echo(print_node_pool(made, costs), nl=False)
     return 0
 
 
@@ -545,27 +555,22 @@ def _nodes(text: str | None, chosen: FleetFolder | None) -> tuple[int, int | Non
     return int(least), int(most) if dash else None
 
 
-def _costs(chosen: FleetFolder | None, least: int, most: int | None) -> list[str]:
-    """What so many nodes cost, from which list, and how long a new one takes. Raises UsageError where it is more than the fleet may cost."""
-    if chosen is None or not chosen.usd_per_hour:
-        return ["what a node costs is not known: set `price` or `usd_per_hour` of a fleet"]
-    largest = least if most is None else most
-    limit = chosen.caps.usd_per_hour
-    usd = chosen.usd_per_hour
-    if largest * usd > limit:
+def _costs(price: MachinePrice, least: int, most: int | None, *, limit: Caps, kind: str) -> list[str]:
+    """What so many nodes cost, from which list, and how long a new one takes. Raises UsageError where it is more than the limit."""
+    usd, largest = price.usd_per_hour, limit.workers
+    if not usd:
+        return ["what a node costs is not known: set `price` or `usd_per_hour`"]
+    if largest * usd > limit.usd_per_hour:
         raise UsageError(
-            f"{largest} nodes cost ${largest * usd:.2f}/h, and max_usd_per_hour of the fleet {chosen.name} is {limit:g}",
-            fix=f"--nodes {chosen.caps.most(usd)}, or raise max_usd_per_hour",
+            f"{largest} nodes cost ${largest * usd:.2f}/h, and max_usd_per_hour is {limit.usd_per_hour:g}",
+            fix=f"--nodes {limit.most(usd)}, or raise max_usd_per_hour",
         )
     shown = f"{least} to {most}" if most is not None else str(least)
-    lines = [
-        f"{shown} nodes at ${usd:.2f}/h each: ${largest * usd:.2f}/h{' at most' if most is not None else ''}"
-    ]
-    if chosen.price.listed is not None:
-        catalog, machine = chosen.price.listed
-        lines.append(
-            f"{'spot price' if chosen.settings.spot else 'price'} of {catalog.date}: {catalog.source}"
-        )
+    at_most = " at most" if most is not None else ""
+    lines = [f"{shown} nodes at ${usd:.2f}/h each: ${largest * usd:.2f}/h{at_most}"]
+    if price.listed is not None:
+        catalog, machine = price.listed
+        lines.append(f"{kind} of {catalog.date}: {catalog.source}")
         if machine.startup_s is not None:
             low, high = (format_seconds(each) for each in machine.startup_s)
             lines.append(f"a new node takes {low} to {high}: {catalog.startup_source}")

@@ -31,8 +31,8 @@ from hooke.processes.start import StartedProcess, start_with_socket
 
 __all__ = ["ForkRefused", "ForkServer", "ForkedWorker"]
 
-START_S = 60.0
-"""How long a loaded machine may take to start an interpreter."""
+START_S = 300.0
+"""How long a server that lives may take to answer. It imports first: twenty in pods that share two cores took longer than a minute."""
 
 SOCKET_BYTES = 200 << 10
 """What a worker's socket takes before it is full: Linux's own default; elsewhere that is less than waiting calls need."""
