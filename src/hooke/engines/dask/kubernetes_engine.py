@@ -229,8 +229,9 @@ class KubernetesEngine(DaskEngine):
             return
         there = {facts["name"] for facts in self._link.workers().values()}
         for state in late:
-            if state.number not in there:
-                self._say(state, self._unreached(), now)
+            if state.number not in there:  # the pod itself knows better, and ends with UNREACHED
+                says = f"it runs, and its worker has not joined: it is still starting, or does not reach the driver at {self._link.address}"
+                self._say(state, replace(self._unreached(), says=says), now)
 
     def _unreached(self) -> Trouble:
         says = f"it runs, and its worker has not reached the driver at {self._link.address}"
