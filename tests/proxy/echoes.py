@@ -39,6 +39,9 @@ class Held:
             time.sleep(0.01)
         return rows.sum(axis=1)
 
+    async def echo(self, n: int) -> int:
+        return n
+
 
 if __name__ == "__main__":
     listening = bind(0)

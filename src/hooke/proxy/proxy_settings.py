@@ -115,6 +115,10 @@ class ProxySettings:
 
     threads: int = 1
     access_log: Path | None = None
+    low_key_files: tuple[Path, ...] = ()
+    """The files of the tokens whose requests are of low priority."""
+    key_files: tuple[Path, ...] = ()
+    """The files of all other tokens."""
 
     def __post_init__(self) -> None:
         if not _is_loopback(self.address) and self.tls is None:

@@ -163,9 +163,18 @@ class Dispatch:
         return next(self._numbers)
 
     async def item(
-        self, stream: int, method: Method, arguments: dict[str, Any] | None, *, pass_on: bool = False
+        self,
+        stream: int,
+        method: Method,
+        arguments: dict[str, Any] | None,
+        *,
+        pass_on: bool = False,
+        low: bool = False,
     ) -> Any:
-        """The next item of a stream, the first with `arguments`. A stream that has begun is never refused for lack of room."""
+        """The next item of a stream, the first with `arguments`. A stream that has begun is never refused for lack of room.
+
+        `low`: the first item waits behind all calls, and may be shed.
+        """
         now, contexts = self._loop.time(), CURRENT_REQUESTS.get()
         call = _Call(
             method=method,
@@ -177,7 +186,7 @@ class Dispatch:
             arrived=now,
             deadline=now + self.declared.timeout_s,
             goal=now + min(self._slo_s, ITEM_S),
-            urgency=Urgency.ITEM,
+            urgency=Urgency.LOW if low else Urgency.ITEM,
             law=method.name,
             item=Item(stream=stream, method=method, arguments=arguments, contexts=contexts),
         )

@@ -30,23 +30,28 @@ def event(data: bytes, name: str = "") -> bytes:
 
 
 def items_of(
-    dispatch: Dispatch, method: Method, arguments: dict[str, Any], *, pass_on: bool = False
+    dispatch: Dispatch,
+    method: Method,
+    arguments: dict[str, Any],
+    *,
+    pass_on: bool = False,
+    low: bool = False,
 ) -> AsyncGenerator[bytes]:
     """Each item as JSON, made when it is awaited. Raises Problem for what the generator raises, 429 as `Dispatch.call`, and 504.
 
-    Items of a plain generator are made where the model runs, between its calls.
+    Items of a plain generator are made where the model runs, between its calls; with `low`, the first one is made after them.
     """
     if method.kind is ResponseKind.ASYNC_STREAM:
         return _async_items(dispatch, method, arguments)
-    return _plain_items(dispatch, method, arguments, pass_on=pass_on)
+    return _plain_items(dispatch, method, arguments, pass_on=pass_on, low=low)
 
 
 async def _plain_items(
-    dispatch: Dispatch, method: Method, arguments: dict[str, Any], *, pass_on: bool
+    dispatch: Dispatch, method: Method, arguments: dict[str, Any], *, pass_on: bool, low: bool
 ) -> AsyncGenerator[bytes]:
     stream = dispatch.stream()
     try:
-        data: bytes | None = await dispatch.item(stream, method, arguments, pass_on=pass_on)
+        data: bytes | None = await dispatch.item(stream, method, arguments, pass_on=pass_on, low=low)
         while data is not None:
             yield data
             data = await dispatch.item(stream, method, None)
@@ -77,7 +82,11 @@ async def _async_items(
 
 
 MOST_ASYNC = 1024
-"""The most concurrent calls of `async def`."""
+
+
+def _share(most: int, *, low: bool) -> int:
+    """How many may be open when one more begins. Those of low priority leave half of the room to others, as at Envoy."""
+    return -(-most // 2) if low else most
 
 
 _STREAMS = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
@@ -100,6 +109,8 @@ class MethodCalls:
         """Calls so far, with those that were refused because too much was in progress. Not counted: requests that were passed on to another replica, or that no method could answer, such as one with a wrong field."""
         self.open_calls = 0
         """Calls in progress."""
+        self.most_async = MOST_ASYNC
+        """The most concurrent calls of `async def`."""
         self._watches = DeadlineWatch(dispatch.sweep_s)
         self._async_calls = 0
         kinds = [(method.kind, bool(method.rows)) for method in methods_of(self.declared).values()]
@@ -117,7 +128,7 @@ class MethodCalls:
         streams = self.dispatch.streams
         beside = min(streams.limit, _growing(streams.open)) if self._has_streams else 0
         if self._has_async:
-            beside += min(MOST_ASYNC, _growing(self._async_calls))
+            beside += min(self.most_async, _growing(self._async_calls))
         return (self.dispatch.room or 0) + beside
 
     async def answer(self, method: Method, exchange: Exchange) -> None:
@@ -176,13 +187,13 @@ class MethodCalls:
     async def _call_async(
         self, method: Method, arguments: dict[str, Any], exchange: Exchange, write: Write
     ) -> Any:
-        windows = self.dispatch.windows
+        windows, most = self.dispatch.windows, _share(self.most_async, low=exchange.is_low)
         windows.arrived += 1
-        if self._async_calls >= MOST_ASYNC:
+        if self._async_calls >= most:
             pass_on = exchange.can_pass_on
             windows.full(passed_on=pass_on)
             self.called += not pass_on
-            said = f"{MOST_ASYNC} calls of {method.name} are already running"
+            said = f"{self._async_calls} calls are already running, as many as this replica admits"
             raise too_many(said, retry_after_s=1, pass_on=pass_on)
         self.called += 1
         self.open_calls += 1
@@ -233,14 +244,14 @@ class MethodCalls:
             raise Problem(503, f"{self.declared.name} ended before the answer", retry_after_s=1) from None
 
     async def _stream(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
-        streams, pass_on = self.dispatch.streams, exchange.can_pass_on
-        if not streams.begin():
+        streams, pass_on, low = self.dispatch.streams, exchange.can_pass_on, exchange.is_low
+        if (low and streams.open >= _share(streams.limit, low=True)) or not streams.begin():
             self.dispatch.windows.arrived += 1
             self.dispatch.windows.full(passed_on=pass_on)
             self.called += not pass_on
             said = f"{streams.open} streams are open, as many as this replica can serve in time"
             raise too_many(said, retry_after_s=1, pass_on=pass_on)
-        items = items_of(self.dispatch, method, arguments, pass_on=pass_on)
+        items = items_of(self.dispatch, method, arguments, pass_on=pass_on, low=low)
         self.called += 1
         self.open_calls += 1
         try:

@@ -77,7 +77,22 @@ def make_proxy_settings(
         threads=given.proxy_threads,
         retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
+        **_files_of_keys(given, bind_config, project),
     )
+
+
+def _files_of_keys(
+    given: ServiceSettings, bind_config: BindConfig, project: Project | None
+) -> dict[str, tuple[Path, ...]]:
+    """By priority; none unless a key has a low one."""
+    if project is None or not any(key.priority == "low" for key in given.keys.values()):
+        return {}
+    files: dict[str, list[Path]] = {"low": [], "high": []}
+    for key in given.keys.values():
+        files[key.priority].append((project.root / key.file).resolve())
+    if bind_config.token_file is not None:
+        files["high"].append(bind_config.token_file.resolve())
+    return {"low_key_files": tuple(files["low"]), "key_files": tuple(files["high"])}
 
 
 class ProxyChild:
