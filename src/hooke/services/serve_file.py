@@ -29,7 +29,7 @@ from hooke.services.single_process import recorded
 from hooke.serving.auth import ApiKey, Auth, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
-from hooke.serving.replica import Replica
+from hooke.serving.replica import DOCS, Replica
 from hooke.serving.service import SETUP, Service, service_of
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "body_room",
     "check_bindings",
     "curl_example",
+    "docs_line",
     "key_files",
     "load_service",
     "serve_extra",
@@ -76,6 +77,11 @@ def curl_example(declared: Service, bind_config: BindConfig, token_file: Path | 
         "" if token_file is not None else "--no-auth: every program on this machine can call the service; "
     )
     return f"{warned}try: {' '.join(words)}"
+
+
+def docs_line(address: str) -> str:
+    """Where a person reads how to call the service."""
+    return f"docs: {address}{DOCS}"
 
 
 def _short(path: Path) -> str:
@@ -255,9 +261,12 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     token_file = token_file_of(declared, project, bind_config)
     token = None if token_file is None else read_token(token_file)
     replica = _replica(declared, project, bind_config.make_auth(token))
+    replica.scheme = "https" if bind_config.tls else "http"
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     address = bind_config.url(listening.getsockname()[1])
-    lines = _lines(declared, curl_example(declared, bind_config, token_file, address))
+    lines = _lines(
+        declared, curl_example(declared, bind_config, token_file, address), docs_line(address)
+    )
     _tell_unused(declared, project, tell)
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")
@@ -289,11 +298,11 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     )
 
 
-def _lines(declared: Service, ask: str) -> tuple[str, ...]:
+def _lines(declared: Service, ask: str, docs: str) -> tuple[str, ...]:
     """The lines that say that it answers; this process takes its share of the machine."""
     paths = ", ".join(f"POST /{name}" for name in declared.methods())
     share = apply_share(declared)
-    told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask)
+    told = (f"{declared.name} answers: {paths}; Ctrl-C drains and ends it", ask, docs)
     if not declared.replicas[0]:
         told = (
             *told,

@@ -93,15 +93,22 @@ class Auth:
         if not self._expected:
             return True
         shown = exchange.headers.get(b"authorization", b"")
-        if hmac.compare_digest(shown, self._expected) or hmac.compare_digest(_bearer(shown), self._expected):
-            return True
-        return self.key_of(exchange) is not None
+        return hmac.compare_digest(shown, self._expected) or self.accepts(shown)
+
+    def accepts(self, authorization: bytes) -> bool:
+        """Whether this value of the header has the token or one of the keys, or the service needs none."""
+        shown = _bearer(authorization)
+        return (
+            not self._expected or hmac.compare_digest(shown, self._expected) or self._key(shown) is not None
+        )
 
     def key_of(self, exchange: Exchange) -> ApiKey | None:
         """The key of the request; None if it has none of `keys`."""
         if not self.keys:
             return None
-        shown = _bearer(exchange.headers.get(b"authorization", b""))
+        return self._key(_bearer(exchange.headers.get(b"authorization", b"")))
+
+    def _key(self, shown: bytes) -> ApiKey | None:
         # All are compared, so that the time tells nothing.
         found = [key for key in self.keys if hmac.compare_digest(shown, b"Bearer " + key.token.encode())]
         return found[0] if found else None

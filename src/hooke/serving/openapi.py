@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import math
 import operator
 import re
 import types
@@ -211,6 +212,9 @@ def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
     given = parameters if method.fields else []
     schemas, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])
     properties = {parameter.name: schema for parameter, schema in zip(given, schemas, strict=True)}
+    for parameter in given:
+        if _is_plain(parameter.default):
+            properties[parameter.name] = {**properties[parameter.name], "default": parameter.default}
     for name in method.rows:  # a request without rows is refused
         properties[name] = {**properties[name], "minItems": max(1, properties[name].get("minItems", 0))}
     body = {
@@ -220,6 +224,11 @@ def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
         "additionalProperties": False,
     }
     return body, named
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can show it as it is."""
+    return type(value) in (str, int, bool, type(None)) or (type(value) is float and math.isfinite(value))
 
 
 def _method(method: Method, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 
 from hooke.base.errors import HookeError
 from hooke.journal.service_events import ModelEvent
@@ -14,6 +15,7 @@ from hooke.processes.devices import anonymous_bytes
 from hooke.serving.asgi import Application, AsgiWire, Receive, Send
 from hooke.serving.auth import Auth
 from hooke.serving.dispatch import Dispatch, Tally
+from hooke.serving.docs_page import PAGE_HEADERS, docs_page, token_page
 from hooke.serving.http import JSON, Exchange, HttpOptions, Wire
 from hooke.serving.inference.v2_routes import Inference
 from hooke.serving.limits import (
@@ -45,13 +47,18 @@ from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
 from hooke.serving.routes import Handler, Route, Routes
 from hooke.serving.service import Service
 
-__all__ = ["HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
+__all__ = ["DOCS", "HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
 
 HEALTH = "/-/health"
 READY = "/-/ready"
 METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
+DOCS = "/-/docs"
 """No method of a service has such a path."""
+DOCS_ALIAS = "/docs"
+"""Where people look for the page; a method of this name has the path for itself."""
+MOST_FORM = 8 << 10
+"""Bytes of the form that asks for the token: it is read before the token is known."""
 
 
 class Replica:
@@ -83,6 +90,8 @@ class Replica:
         self.key_rates = KeyRates()
         self.arguments: Arguments = dict
         """The arguments of `setup`, for an ASGI server that sets it up."""
+        self.scheme = "http"
+        """How clients reach it: `http` or `https`."""
         self.active = self.answered = 0
         """Requests in progress, and those that ended."""
         self.refused: Refusals = {}
@@ -97,7 +106,7 @@ class Replica:
         self._options = HttpOptions(body_limit=body_limit, timeout_s=declared.timeout_s, bodies=self.bodies)
         self._methods = methods_of(declared)
         self._model: ModelThread | ModelProcess | None = None
-        self._document: bytes | None = None
+        self._document: dict[str, Any] | None = None
         self._inference = Inference(declared, self._methods, lambda: self.ready)
         self.routes = Routes(
             [
@@ -110,6 +119,10 @@ class Replica:
             ]
         )
         """All routes."""
+        self._described = tuple(self.routes)
+        self.routes.add(Route(DOCS, {"GET": self._get_docs, "POST": self._post_docs}, open=True))
+        if DOCS_ALIAS[1:] not in self._methods:
+            self.routes.add(Route(DOCS_ALIAS, {"GET": self._to_docs}, open=True))
 
     @property
     def application(self) -> Application:
@@ -278,7 +291,7 @@ class Replica:
             tries.end(stream)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
-        self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
+        self._count_refusal(problem.reason)
         if problem.reason == PASSED_ON:
             exchange.passed_on = True
             if self.second_tries is not None and exchange.stream is not None:
@@ -325,11 +338,44 @@ class Replica:
         await exchange.answer(200, prometheus_text(self.counts(process_counts())), (b"content-type", TEXT))
 
     async def _get_openapi(self, exchange: Exchange) -> None:
+        await exchange.answer(200, encode(self._openapi()), JSON)
+
+    def _openapi(self) -> dict[str, Any]:
         if self._document is None:
             with_token = self._auth.token is not None
-            made = document(self.declared.made_by, self._methods, self.routes, with_token=with_token)
-            self._document = encode(made)
-        await exchange.answer(200, self._document, JSON)
+            self._document = document(
+                self.declared.made_by, self._methods, self._described, with_token=with_token
+            )
+        return self._document
+
+    async def _get_docs(self, exchange: Exchange) -> None:
+        # A browser sends no token with an address, so the page without one is a form that asks for it.
+        await self._show_docs(exchange, shown=self._auth.has_token(exchange))
+
+    async def _post_docs(self, exchange: Exchange) -> None:
+        length = exchange.headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in exchange.headers or not length.isdigit() or int(length) > MOST_FORM:
+            raise Problem(413, f"the form is larger than {MOST_FORM} bytes, or does not say its length")
+        token = parse_qs((await exchange.body()).decode("latin-1")).get("token", [""])[0].strip()
+        shown = self._auth.accepts(b"Bearer " + token.encode())
+        await self._show_docs(exchange, shown=shown, wrong=not shown)
+
+    async def _show_docs(self, exchange: Exchange, *, shown: bool, wrong: bool = False) -> None:
+        if shown:
+            address = f"{self.scheme}://{exchange.headers[b'host'].decode('latin-1')}"
+            await exchange.answer(200, docs_page(self._openapi(), address=address), *PAGE_HEADERS)
+        elif wrong:
+            self._count_refusal("token")
+            challenge = (b"www-authenticate", b'Bearer error="invalid_token"')
+            await exchange.answer(401, token_page(wrong=True), challenge, *PAGE_HEADERS)
+        else:
+            await exchange.answer(200, token_page(), *PAGE_HEADERS)
+
+    async def _to_docs(self, exchange: Exchange) -> None:
+        await exchange.answer(308, b"", (b"location", DOCS.encode()))
+
+    def _count_refusal(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
 
     async def _get_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503

@@ -220,6 +220,8 @@ class Replicas:
         self._shares = shares
         self._lease_s = options.lease_s
         self._memory_bytes = options.memory_bytes
+        self.scheme = "http"
+        """How clients reach the proxy."""
         self.kept_body = 0
         """Bytes of a body that the proxy keeps for another replica."""
         self._idempotent = shares.declared.idempotent
@@ -273,7 +275,7 @@ class Replicas:
                     pass_on_bytes=self._pass_on(among),
                     second_tries=str(self._folder.second_tries) if self._idempotent else "",
                     key_rates=str(self._folder.key_rates),
-                    waits=waits,
+                    scheme=self.scheme,
                 )
                 return msgspec.json.encode(made).decode()
 

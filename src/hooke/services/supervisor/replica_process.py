@@ -69,8 +69,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The file of the `SecondTries` of an idempotent service."""
     key_rates: str = ""
     """The file of the `KeyRates`."""
-    waits: bool = False
-    """Whether it waits for a `BeginReplica` once it has imported the service's file."""
+    scheme: str = "http"
+    """How clients reach the proxy."""
 
 
 class ReplicaReporter:
@@ -221,6 +221,7 @@ def main(order: ReplicaOrder) -> int:
     room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
     auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
     replica = Replica(declared, auth=auth, body_room=room)
+    replica.scheme = order.scheme
     if order.key_rates:
         replica.key_rates = KeyRates(Path(order.key_rates))
     if order.second_tries:

@@ -38,6 +38,7 @@ from hooke.services.serve_file import (
     api_keys,
     check_bindings,
     curl_example,
+    docs_line,
     key_files,
     serve_extra,
     shown_values,
@@ -154,6 +155,7 @@ class Supervisor:
             project=self._project,
         )
         self.replicas.kept_body = settings.kept_body
+        self.replicas.scheme = settings.scheme
         return ProxyChild(
             self.folder,
             settings,
@@ -495,6 +497,7 @@ class Supervisor:
             self._say(f"{self.declared.name} answers: {paths}; Ctrl-C drains and ends it")
             token_file = Path(self._source.token_file) if self._source.token_file else None
             self._say(curl_example(self.declared, self.options.bind_config, token_file, self.url))
+            self._say(docs_line(self.url))
         self._said = said
         self._say(said)
 
