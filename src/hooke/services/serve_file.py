@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hooke.base.annotations import annotations_of, kind_shown
 from hooke.base.distributions import install_command
 from hooke.base.errors import ConfigError, MissingExtra, UsageError
@@ -29,11 +31,15 @@ from hooke.services.single_process import recorded
 from hooke.serving.auth import ApiKey, Auth, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
+from hooke.serving.observing.observer import SLOW_S, RequestObserver
+from hooke.serving.observing.request_log import RequestLog, RequestLogOptions
+from hooke.serving.observing.tracing import TraceSettings, start_tracing
 from hooke.serving.replica import DOCS, Replica
 from hooke.serving.service import SETUP, Service, service_of
 
 __all__ = [
     "InheritedSocket",
+    "ObserveOptions",
     "ServeOutcome",
     "body_room",
     "check_bindings",
@@ -41,11 +47,14 @@ __all__ = [
     "docs_line",
     "key_files",
     "load_service",
+    "make_observer",
+    "pinned",
     "serve_extra",
     "serve_here",
     "setup_arguments",
     "shown_values",
     "token_file_of",
+    "version_label",
 ]
 
 
@@ -88,6 +97,27 @@ def _short(path: Path) -> str:
     """Relative to the working directory if the path is below it."""
     seen = os.path.relpath(path)
     return str(path) if seen.startswith("..") else seen
+
+
+class ObserveOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a service tells of each request."""
+
+    log: RequestLogOptions | None = None
+    trace: bool = False
+    """Whether it sends spans, as OpenTelemetry's environment variables say."""
+
+
+def make_observer(
+    declared: Service, options: ObserveOptions, *, version: str, replica: str = ""
+) -> RequestObserver | None:
+    """What writes the request log and the spans; None for neither. Called once the service is imported. Raises as `RequestLog` and `start_tracing`."""
+    log = RequestLog(options.log) if options.log is not None else None
+    settings = TraceSettings(service=declared.name, version=version, replica=replica)
+    tracing = start_tracing(settings) if options.trace else None
+    if log is None and tracing is None:
+        return None
+    slow_s = declared.slo.limit_s if declared.slo is not None else SLOW_S
+    return RequestObserver(log=log, tracing=tracing, version=version, replica=replica, slow_s=slow_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +192,22 @@ def shown_values(given: Mapping[str, Any]) -> dict[str, str]:
         name: str(value) if isinstance(value, VersionQuery) else short_repr(value)
         for name, value in given.items()
     }
+
+
+def pinned(project: Project, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `setup` with the numbers of the versions that aliases name now. Raises as `find`."""
+    made = dict(given)
+    for name, value in given.items():
+        if isinstance(value, VersionQuery):
+            found = find(registry_of(project), value)
+            made[name] = VersionQuery(name=found.name, number=found.number)
+    return made
+
+
+def version_label(given: Mapping[str, Any]) -> str:
+    """The registered models of these arguments: `model=flights:3`; empty without one."""
+    models = {name: value for name, value in sorted(given.items()) if isinstance(value, VersionQuery)}
+    return ", ".join(f"{name}={value}" for name, value in models.items())
 
 
 def api_keys(declared: Service, project: Project) -> tuple[ApiKey, ...]:
@@ -246,6 +292,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     tell: Callable[[str], None],
     entry: str = "",
     handed: InheritedSocket | None = None,
+    observe: ObserveOptions | None = None,
 ) -> ServeOutcome:
     """Serve until SIGTERM or Ctrl-C, then drain. `tell` gets a line when the service listens, and two when it answers.
 
@@ -262,11 +309,12 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     token = None if token_file is None else read_token(token_file)
     replica = _replica(declared, project, bind_config.make_auth(token))
     replica.scheme = "https" if bind_config.tls else "http"
+    if observe is not None:
+        given = pinned(project, given)
+        replica.observer = make_observer(declared, observe, version=version_label(given))
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
     address = bind_config.url(listening.getsockname()[1])
-    lines = _lines(
-        declared, curl_example(declared, bind_config, token_file, address), docs_line(address)
-    )
+    lines = _lines(declared, curl_example(declared, bind_config, token_file, address), docs_line(address))
     _tell_unused(declared, project, tell)
     if handed is None:
         tell(f"{declared.name} is being set up, on {address}")

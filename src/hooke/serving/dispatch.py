@@ -7,13 +7,17 @@ import itertools
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from hooke.serving.admission import StreamLimit, Urgency
 from hooke.serving.batcher import Batch, Batcher, BatchLimits, PendingRequest
 from hooke.serving.metrics import size_bucket
 from hooke.serving.model_calls import Drop, Item, MethodRun, ModelLost, OnDone, Work, Write
+from hooke.serving.observing.observer import RequestObserver
 from hooke.serving.payloads import Method, ResponseKind
 from hooke.serving.problems import Problem, too_many
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone, ContextSource, Gone
@@ -85,8 +89,11 @@ class _Call(PendingRequest):
 class Dispatch:
     """One service's model and its waiting requests. Lives on one event loop."""
 
-    def __init__(self, declared: Service, model: ModelRunner) -> None:
+    def __init__(
+        self, declared: Service, model: ModelRunner, observer: RequestObserver | None = None
+    ) -> None:
         self.declared = declared
+        self._observer = observer
         self.tally = Tally()
         self._max_batch = declared.max_batch or 1
         slo = declared.slo
@@ -206,6 +213,8 @@ class Dispatch:
             self.windows.full(passed_on=pass_on)
             raise too_many(TOO_MANY, retry_after_s=self.batcher.backlog_s(), pass_on=pass_on)
         self._waiting += 1
+        if self._observer is not None:
+            self._observer.queued(call.contexts)
         if self.batcher.running is None and not self._turning:
             # At the end of this turn of the loop: requests of other connections in the same turn join the batch.
             self._turning = True
@@ -256,27 +265,30 @@ class Dispatch:
     def _fire(self, batch: Batch) -> None:
         calls: list[Any] = list(batch.requests)
         self._fired = time.perf_counter()
-        if calls[0].method.kind is ResponseKind.ASYNC:
-            task = self._loop.create_task(self._run_async(batch, calls))
+        work: MethodRun | Item = calls[0].item or _run_of(calls, self._max_batch)
+        if self._observer is not None:
+            is_item = calls[0].item is not None
+            scope = self._observer.fired(work.method.name, work.contexts, batch.rows, item=is_item)
+            if scope is not None:
+                work = msgspec.structs.replace(work, scope=scope)
+        if isinstance(work, MethodRun) and work.method.kind is ResponseKind.ASYNC:
+            task = self._loop.create_task(self._run_async(batch, calls, work))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        self._model.submit(
-            calls[0].item or _run_of(calls, self._max_batch),
-            lambda result, error: self._done(batch, calls, result, error),
-        )
+        self._model.submit(work, lambda result, error: self._done(batch, calls, result, error))
 
-    async def _run_async(self, batch: Batch, calls: list[_Call]) -> None:
-        run = _run_of(calls, self._max_batch)
+    async def _run_async(self, batch: Batch, calls: list[_Call], run: MethodRun) -> None:
         method = run.method
         CURRENT_REQUESTS.set(run.contexts)
         try:
-            answers = run.shared(
-                [
-                    results_of(method, await method.function(**arguments), rows)
-                    for arguments, rows in run.pieces()
-                ]
-            )
+            with nullcontext() if run.scope is None else run.scope.entered():
+                answers = run.shared(
+                    [
+                        results_of(method, await method.function(**arguments), rows)
+                        for arguments, rows in run.pieces()
+                    ]
+                )
         except (Exception, asyncio.CancelledError, SystemExit) as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -289,6 +301,8 @@ class Dispatch:
         self, batch: Batch, calls: list[_Call], answers: list[Any] | None, error: BaseException | None
     ) -> None:
         now = self._loop.time()
+        if self._observer is not None:
+            self._observer.done(error)
         took, name = time.perf_counter() - self._fired, calls[0].method.name
         self.tally.batches += 1
         self.tally.busy_s += took

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hooke.serving.limits import PART, SMALL_BODY, BodyMemory
 from hooke.serving.problems import (
@@ -117,6 +119,21 @@ class Exchange:
     """Whether its key is one of low priority."""
     passed_on = False
     """Whether the proxy was made to ask another replica."""
+    client = ""
+    """The name of the client whose key it has."""
+    refused_for = ""
+    """The reason of its refusal."""
+    bytes_out = 0
+    """Of the answer's body."""
+    begun_s: float | None = None
+    """When an answer in parts began, after its head."""
+    span: Any = None
+    """Its span, if it is traced; `traceparent` is that span for others."""
+    traceparent: str | None = None
+    queued_at = waited_s = 0.0
+    """When it began to wait for the model (`perf_counter`), and for how long."""
+    batch_rows: int | None = None
+    """Rows of the batch that it was in."""
     _read = False
     _size = 0
 
@@ -128,6 +145,7 @@ class Exchange:
         self.id = request_id_of(self.headers)
         """The request's id, which its answer carries."""
         self.options = options
+        self.since = time.perf_counter()
         self._wire = wire
 
     @property
@@ -138,11 +156,22 @@ class Exchange:
     @property
     def context(self) -> RequestContext:
         """Its id and trace context."""
-        if b"traceparent" not in self.headers:
-            return RequestContext(id=self.id.decode())
-        # A long `tracestate` may come in several headers.
-        state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
-        return context_of(self.id, {**self.headers, b"tracestate": state})
+        made = RequestContext(id=self.id.decode())
+        if b"traceparent" in self.headers:
+            # A long `tracestate` may come in several headers.
+            state = b",".join(value for name, value in self.raw_headers if name == b"tracestate")
+            made = context_of(self.id, {**self.headers, b"tracestate": state})
+        return made if self.traceparent is None else dataclasses.replace(made, traceparent=self.traceparent)
+
+    def trace_headers(self) -> dict[str, str]:
+        """The W3C headers of the client's trace, empty ones if they are not acceptable."""
+        context = self.context
+        return {"traceparent": context.traceparent or "", "tracestate": context.tracestate or ""}
+
+    @property
+    def bytes_in(self) -> int:
+        """Of the body, as far as it was read."""
+        return self._size
 
     def admitted(self) -> None:
         """It has the token, or needs none: its connection is not closed to make room for others."""
@@ -243,7 +272,7 @@ class Exchange:
 
     def answer_now(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> bool:
         """Send the whole answer, if it needs no waiting; returns whether it is sent."""
-        self.status = status
+        self.status, self.bytes_out = status, len(body)
         return self._wire.answer(status, self._answer_headers(body, headers), body)
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -263,16 +292,18 @@ class Exchange:
 
     async def begin(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Send status and headers; `piece` and `end` send the body."""
-        self.status = status
+        self.status, self.begun_s = status, time.perf_counter() - self.since
         sent = [*headers, (b"x-request-id", self.id), *self._closing()]
         await self._wire.begin(status, sent)
 
     async def piece(self, data: bytes) -> None:
         """Send a part of the body."""
+        self.bytes_out += len(data)
         await self._wire.send(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part of the body."""
+        self.bytes_out += len(data)
         await self._wire.send(data, more=False)
 
     async def _take_room(self, size: int) -> None:

@@ -83,6 +83,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     ready_at: float | None = None
     """When it was set up, in seconds since 1970; None: not yet."""
+    unseen: dict[str, int] = {}
+    """Lines of the request log and spans that were lost."""
 
     def requests(self) -> int:
         """Answers on the service's own routes, without health checks and unknown paths."""
@@ -113,6 +115,7 @@ def add_counts(one: Counts, other: Counts) -> Counts:
         sizes=_sum_lists([one.sizes, other.sizes]),
         rows=one.rows + other.rows,
         busy_s=one.busy_s + other.busy_s,
+        unseen=_sum(one.unseen, other.unseen),
         process=ProcessCounts(cpu_s=cpu_s),
     )
 
@@ -374,6 +377,8 @@ def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Seque
     took = core.HistogramMetricFamily("hooke_request_duration_seconds", said, labels=[*label, "route"])
     said = "Refused requests and connections, by reason."
     refused = core.CounterMetricFamily("hooke_refused", said, labels=[*label, "reason"])
+    said = "Lines of the request log, and spans, that could not be written."
+    unseen = core.CounterMetricFamily("hooke_unseen", said, labels=[*label, "what"])
     sizes = core.HistogramMetricFamily("hooke_batch_rows", "Rows of finished batches.", labels=label)
     for which, counts in every:
         for path, route in counts.routes.items():
@@ -382,10 +387,12 @@ def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Seque
             took.add_metric([*which, path], _buckets(BOUNDS_S, route.buckets), route.seconds)
         for reason, count in sorted(counts.refused.items()):
             refused.add_metric([*which, reason], count)
+        for what, count in counts.unseen.items():
+            unseen.add_metric([*which, what], count)
         if counts.sizes:
             bounds = [float(2**power) for power in range(len(counts.sizes) - 1)]
             sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
-    yield from (total, took, refused, sizes)
+    yield from (total, took, refused, unseen, sizes)
 
 
 def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:

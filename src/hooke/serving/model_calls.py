@@ -11,6 +11,7 @@ import queue
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.base.user_code import user_frames
+from hooke.serving.observing.tracing import BatchScope
 from hooke.serving.payloads import Method, encode
 from hooke.serving.problems import REPEATABLE, RETRY_HEADER, Problem
 from hooke.serving.request_context import CURRENT_REQUESTS, ContextSource
@@ -69,6 +71,7 @@ class MethodRun(msgspec.Struct, frozen=True, kw_only=True):
     most: int
     contexts: tuple[ContextSource, ...] = ()
     """For whom."""
+    scope: BatchScope | None = None
 
     def pieces(self) -> Iterator[tuple[dict[str, Any], int]]:
         """The arguments and the number of rows of each actual call."""
@@ -96,6 +99,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     method: Method
     arguments: dict[str, Any] | None = None
     contexts: tuple[ContextSource, ...] = ()
+    scope: BatchScope | None = None
 
 
 class Drop(msgspec.Struct, frozen=True):
@@ -143,7 +147,8 @@ class ServiceObject:
             return []
         before = CURRENT_REQUESTS.set(work.contexts)
         try:
-            return [self._next(work)] if isinstance(work, Item) else self._run(work)
+            with nullcontext() if work.scope is None else work.scope.entered():
+                return [self._next(work)] if isinstance(work, Item) else self._run(work)
         finally:
             CURRENT_REQUESTS.reset(before)
 

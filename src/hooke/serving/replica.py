@@ -40,6 +40,7 @@ from hooke.serving.metrics import (
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
 from hooke.serving.model_calls import Arguments, ModelThread
 from hooke.serving.model_process.model_client import ModelProcess
+from hooke.serving.observing.observer import RequestObserver
 from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import PASSED_ON, Problem, problem_of
@@ -90,6 +91,8 @@ class Replica:
         self.key_rates = KeyRates()
         self.arguments: Arguments = dict
         """The arguments of `setup`, for an ASGI server that sets it up."""
+        self.observer: RequestObserver | None = None
+        """Is told of each request, and each batch; to be set before `start`."""
         self.scheme = "http"
         """How clients reach it: `http` or `https`."""
         self.active = self.answered = 0
@@ -183,6 +186,7 @@ class Replica:
             waiting_rows=dispatch.batcher.waiting_rows if dispatch is not None else 0,
             ready=self.ready,
             ready_at=self.ready_at,
+            unseen=self.observer.lost() if self.observer is not None else {},
         )
 
     async def start(self, arguments: Arguments) -> None:
@@ -191,14 +195,16 @@ class Replica:
         It is called there, so for a process it must be picklable. Raises HookeError for an exception of `setup`.
         """
         if self.declared.model == "process":
-            self._model = unavailable = ModelProcess(self.declared, self.say)
-            await unavailable.start(arguments)
+            tracing = self.observer.tracing if self.observer is not None else None
+            trace = tracing.settings if tracing is not None else None
+            self._model = process = ModelProcess(self.declared, self.say, trace)
+            await process.start(arguments)
             bound = self._methods
         else:
             self._model = thread = ModelThread()
             made = await thread.start(self.declared, self._methods, arguments)
             self.made, bound = made.object, made.methods
-        self.calls = MethodCalls(Dispatch(self.declared, self._model))
+        self.calls = MethodCalls(Dispatch(self.declared, self._model, self.observer))
         for name, method in bound.items():
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
@@ -214,6 +220,8 @@ class Replica:
         """End the model's thread or process. Called on the event loop, or when that has ended."""
         if self._model is not None:
             self._model.close()
+        if self.observer is not None:
+            self.observer.close()
 
     def memory_bytes(self) -> int:
         """Its memory that no file backs, with the model's own process."""
@@ -244,16 +252,17 @@ class Replica:
     async def serve(self, wire: Wire) -> None:
         """Answer one request. Called in a context of its own."""
         self.active += 1
-        began, meter = time.perf_counter(), self.unrouted
-        exchange = Exchange(wire, self._options)
+        exchange, meter, found = Exchange(wire, self._options), self.unrouted, None
         CURRENT_REQUESTS.set((exchange,))
+        if self.observer is not None:
+            self.observer.began(exchange)
         try:
             if not wire.was_admitted:  # checks would only pass again
                 self._check(exchange)
             if self._auth.keys:
                 self._count_key(exchange)
             route = self.routes.find(exchange) or self._no_route(exchange)
-            meter = route.meter
+            meter, found = route.meter, route.path
             handler = route.verbs.get(exchange.verb)
             if handler is None:
                 raise Problem(405, f"{route.path} takes {route.allow}", headers={"allow": route.allow})
@@ -272,8 +281,14 @@ class Replica:
                 self.bodies.give(exchange.held)
             self.active -= 1
             self.answered += 1
-            if not exchange.passed_on:
-                meter.done(exchange.status or CLIENT_GONE, time.perf_counter() - began)
+            self._ended(exchange, meter, found)
+
+    def _ended(self, exchange: Exchange, meter: Meter, route: str | None) -> None:
+        took_s = time.perf_counter() - exchange.since
+        if not exchange.passed_on:
+            meter.done(exchange.status or CLIENT_GONE, took_s)
+        if self.observer is not None:
+            self.observer.ended(exchange, route, took_s)
 
     async def _answer_again(self, handler: Handler, exchange: Exchange, tries: SecondTries) -> None:
         """Answer a request that was sent to another replica before, unless a second one has ended with it."""
@@ -292,6 +307,7 @@ class Replica:
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self._count_refusal(problem.reason)
+        exchange.refused_for = problem.reason
         if problem.reason == PASSED_ON:
             exchange.passed_on = True
             if self.second_tries is not None and exchange.stream is not None:
@@ -311,7 +327,7 @@ class Replica:
         key = self._auth.key_of(exchange)
         if key is None:
             return
-        exchange.low_key = key.low
+        exchange.low_key, exchange.client = key.low, key.client
         if key.rate is None or exchange.tried:
             return
         wait_s = self.key_rates.wait_s(self._auth.keys.index(key), key.rate, time.monotonic())

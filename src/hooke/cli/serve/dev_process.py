@@ -21,7 +21,7 @@ from hooke.processes.start import exit_with
 from hooke.project.folder import Project
 from hooke.services.reload import handover
 from hooke.services.reload.reloader import Sources
-from hooke.services.serve_file import InheritedSocket, load_service, serve_here
+from hooke.services.serve_file import InheritedSocket, ObserveOptions, load_service, serve_here
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.request_context import log_with_ids
 
@@ -42,6 +42,7 @@ class DevChildOrder(msgspec.Struct, frozen=True, kw_only=True):
     listening: int
     channel: int
     debug: bool
+    observe: ObserveOptions
 
     def argument(self) -> str:
         """The argument for the command."""
@@ -108,6 +109,7 @@ def main(order: DevChildOrder) -> int:
             tell=lambda _line: None,
             entry=f"{path}:{declared.name}",
             handed=InheritedSocket(listening, ready),
+            observe=order.observe,
         )
     except HookeError as error:
         if order.debug:

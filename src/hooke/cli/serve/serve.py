@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import ipaddress
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +28,11 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import file_of
 from hooke.project.settings import Settings
 from hooke.services.reload.reloader import Reloader, Sources
-from hooke.services.serve_file import load_service, serve_extra, serve_here
+from hooke.services.serve_file import ObserveOptions, load_service, serve_extra, serve_here
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.bind_config import BindConfig, TlsFiles
+from hooke.serving.observing.request_log import STDOUT, RequestLogOptions, check_writable, parse_sample
 from hooke.serving.request_context import log_with_ids
 from hooke.serving.service import Service
 
@@ -130,6 +132,50 @@ def replica_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+# --- The request log and tracing.
+
+_OBSERVE_OPTIONS = (
+    click.option(
+        "--request-log",
+        "request_log",
+        metavar="FILE|-",
+        help="Log requests as lines of JSON; - is stdout.",
+    ),
+    click.option(
+        "--request-log-sample",
+        "request_log_sample",
+        metavar="SHARE",
+        help="Log this share of them (1%); errors and slow ones are always logged.",
+    ),
+    click.option(
+        "--trace",
+        is_flag=True,
+        help="Send spans by OpenTelemetry, to OTEL_EXPORTER_OTLP_ENDPOINT; its other OTEL_ variables hold, too.",
+    ),
+)
+
+
+def observe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that the function gets as `observe`. Raises UsageError for a share that is none, or without a log."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **given: Any) -> Any:
+        path, sample, trace = (given.pop(name) for name in ("request_log", "request_log_sample", "trace"))
+        if sample is not None and path is None:
+            raise UsageError(
+                "--request-log-sample without --request-log", fix="add --request-log requests.jsonl"
+            )
+        log = None
+        if path is not None:
+            share = parse_sample(sample) if sample is not None else 1.0
+            log = RequestLogOptions(path=path if path == STDOUT else os.path.abspath(path), sample=share)
+        return function(*args, observe=ObserveOptions(log=log, trace=trace), **given)
+
+    for option in reversed(_OBSERVE_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
 def replica_range(text: str, *, name: str) -> tuple[int, int]:
     """`3` or `1:8`. Raises UsageError."""
     low, colon, high = text.partition(":")
@@ -144,7 +190,7 @@ def replica_range(text: str, *, name: str) -> tuple[int, int]:
 
 
 def service_options(
-    declared: Service, bind_config: BindConfig, several: Mapping[str, Any]
+    declared: Service, bind_config: BindConfig, several: Mapping[str, Any], observe: ObserveOptions
 ) -> ServiceOptions | None:
     """The options of a supervised service; None if one process serves without a supervisor."""
     asked, memory, keep_alive = several["replicas"], several["memory"], several["keep_alive"]
@@ -156,7 +202,15 @@ def service_options(
         )
     if asked is None and memory is None and replicas == (1, 1):
         return None
+    if observe.log is not None:
+        if observe.log.path == STDOUT:
+            raise UsageError(
+                "--request-log -: several replicas have no stdout of their own",
+                fix="give a file, and follow it: --request-log requests.jsonl, tail -F requests.jsonl",
+            )
+        check_writable(observe.log)  # before anything starts
     return ServiceOptions(
+        observe=observe,
         replicas=replicas,
         keep_alive_s=parse_seconds(keep_alive, name="--keep-alive") if keep_alive is not None else None,
         bind_config=bind_config,
@@ -211,6 +265,7 @@ def serve_reloading(
     bind_config: BindConfig,
     given: Sequence[str],
     several: Mapping[str, Any],
+    observe: ObserveOptions,
 ) -> int:
     """Serve the current version until Ctrl-C; returns the exit code. Raises UsageError, MissingExtra."""
     _check(bind_config, several)
@@ -230,6 +285,7 @@ def serve_reloading(
             listening=listens,
             channel=tells,
             debug=session.debug,
+            observe=observe,
         )
         return python_module("hooke.cli.serve.dev_process", order.argument())
 
@@ -293,16 +349,18 @@ class _Unnamed(click.Command):
     "Overrides [services.CLASS.with] of hooke.toml.",
 )
 @replica_options
+@observe_options
 @click.option("--dev", is_flag=True, help="Reload when its file, an import of it or hooke.toml changes.")
 @debug_option
 @click.pass_obj
-def serve(
+def serve(  # noqa: PLR0913 - the options of the command, each by name
     session: CommandSession,
     *,
     target: str,
     bind_config: BindConfig,
     given: tuple[str, ...],
     several: dict[str, Any],
+    observe: ObserveOptions,
     dev: bool,
 ) -> int:
     """Serve the class of FILE.py (its only service), or the named one, on this machine.
@@ -315,7 +373,7 @@ def serve(
     if dev and several["threads"]:
         raise UsageError("--dev and --threads exclude each other", fix="declare it: @service(cpus=2)")
     if dev:
-        return serve_reloading(session, target, bind_config, given, several)
+        return serve_reloading(session, target, bind_config, given, several, observe)
     log_with_ids()
     with contextlib.redirect_stdout(sys.stderr):
         declared, path = load_service(target)
@@ -323,7 +381,7 @@ def serve(
         declared = dataclasses.replace(declared, cpus=several["threads"])
     session.project = project = Project.find(path)
     bound = bindings(declared, given, project)
-    options = service_options(declared, bind_config, several)
+    options = service_options(declared, bind_config, several, observe)
     if options is not None:
         return serve_replicas(declared, path, project, bound, options)
     done = serve_here(
@@ -333,6 +391,7 @@ def serve(
         bind_config=bind_config,
         tell=lambda line: click.echo(line, err=True),
         entry=f"{path}:{declared.name}",
+        observe=observe,
     )
     mean = f", mean batch {done.rows / done.batches:.1f} rows" if done.batches and declared.max_batch else ""
     click.echo(f"drained: {done.answered} requests answered{mean}", err=True)

@@ -24,6 +24,7 @@ from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project
 from hooke.registry.loaded_models import registry_of
+from hooke.services.serve_file import ObserveOptions
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.auth import Auth, read_token
 from hooke.serving.bind_config import BindConfig
@@ -56,6 +57,8 @@ class ServiceSource(msgspec.Struct, frozen=True, kw_only=True):
     """Other hosts that replicas accept."""
     token_file: str = ""
     """The file of the bearer token; empty without auth."""
+    observe: ObserveOptions = ObserveOptions()
+    """What replicas tell of requests."""
     modules: tuple[PinnedModule, ...] = ()
     """The file and its imports from the project, as they were at the start."""
 
@@ -79,6 +82,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     names: tuple[str, ...]
     token_file: str
+    observe: ObserveOptions = ObserveOptions()
     modules: tuple[PinnedModule, ...] = ()
 
     def make_auth(self) -> Auth:
@@ -106,7 +110,7 @@ def pin_generation(source: ServiceSource) -> Generation:
         source.target.encode(),
         *(part for each in source.modules for part in (each.name.encode(), each.source)),
         HOOKE_VERSION.encode(),
-        repr((source.host, source.names, source.token_file)).encode(),
+        repr((source.host, source.names, source.token_file, source.observe)).encode(),
     ]
     for name, value in sorted(source.given.items()):
         if isinstance(value, VersionQuery):
@@ -132,6 +136,7 @@ def pin_generation(source: ServiceSource) -> Generation:
         host=source.host,
         names=source.names,
         token_file=source.token_file,
+        observe=source.observe,
         modules=source.modules,
     )
 
@@ -231,6 +236,8 @@ class ServiceOptions:
     """The fewest and the most."""
     bind_config: BindConfig = field(default_factory=BindConfig)
     """The address, the names, the token and TLS."""
+    observe: ObserveOptions = field(default_factory=ObserveOptions)
+    """What replicas tell of requests."""
     memory_bytes: int | None = None
     """A replica above this is replaced."""
     lease_s: float = LEASE_S

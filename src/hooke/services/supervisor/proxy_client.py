@@ -59,6 +59,7 @@ def make_proxy_settings(
         with writing("the access log", access_log):
             access_log.parent.mkdir(parents=True, exist_ok=True)
             access_log.touch()
+    low_keys, keys = _files_of_keys(given, bind_config, project)
     streams = (ResponseKind.STREAM, ResponseKind.ASYNC_STREAM)
     return ProxySettings(
         service=declared.name,
@@ -77,22 +78,23 @@ def make_proxy_settings(
         threads=given.proxy_threads,
         retry_body_limit=given.retry_body,
         streams=tuple(f"/{name}" for name, method in methods_of(declared).items() if method.kind in streams),
-        **_files_of_keys(given, bind_config, project),
+        low_key_files=low_keys,
+        key_files=keys,
     )
 
 
 def _files_of_keys(
     given: ServiceSettings, bind_config: BindConfig, project: Project | None
-) -> dict[str, tuple[Path, ...]]:
-    """By priority; none unless a key has a low one."""
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Those of low priority, and the others; none unless a key has a low one."""
     if project is None or not any(key.priority == "low" for key in given.keys.values()):
-        return {}
+        return (), ()
     files: dict[str, list[Path]] = {"low": [], "high": []}
     for key in given.keys.values():
         files[key.priority].append((project.root / key.file).resolve())
     if bind_config.token_file is not None:
         files["high"].append(bind_config.token_file.resolve())
-    return {"low_key_files": tuple(files["low"]), "key_files": tuple(files["high"])}
+    return tuple(files["low"]), tuple(files["high"])
 
 
 class ProxyChild:

@@ -24,14 +24,15 @@ from hooke.journal.service_events import BatchWindow, ModelEvent
 from hooke.processes.lease import Lease
 from hooke.processes.start import exit_with
 from hooke.project.folder import Project
-from hooke.services.serve_file import api_keys, body_room, load_service, setup_arguments
-from hooke.services.supervisor.control_channel import (
-    BeginReplica,
-    Control,
-    ReplicaUpdate,
-    decode_for_replica,
-    encode,
+from hooke.services.serve_file import (
+    api_keys,
+    body_room,
+    load_service,
+    make_observer,
+    setup_arguments,
+    version_label,
 )
+from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
 from hooke.services.supervisor.generation import read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
@@ -222,6 +223,8 @@ def main(order: ReplicaOrder) -> int:
     auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
     replica = Replica(declared, auth=auth, body_room=room)
     replica.scheme = order.scheme
+    label = version_label(generation.values())
+    replica.observer = make_observer(declared, generation.observe, version=label, replica=order.name)
     if order.key_rates:
         replica.key_rates = KeyRates(Path(order.key_rates))
     if order.second_tries:

@@ -675,6 +675,7 @@ def serve_several(
             host=options.bind_config.host,
             names=options.bind_config.names,
             token_file=str(token_file.resolve()) if token_file is not None else "",
+            observe=options.observe,
             modules=pin_modules(lambda file: bool(own([file]))),
         )
         first = pin_generation(source)

@@ -43,6 +43,7 @@ from hooke.serving.model_process.model_main import (
     RunSent,
 )
 from hooke.serving.model_process.wire import WireLink
+from hooke.serving.observing.tracing import TraceSettings
 from hooke.serving.payloads import Method
 from hooke.serving.problems import RETRY_HEADER, UNTOUCHED, Problem
 from hooke.serving.rows import merge_requests
@@ -283,8 +284,12 @@ _log = logging.getLogger("hooke")
 class ModelProcess:
     """Does the work of one service in a process, and restarts it after its end. Belongs to one event loop."""
 
-    def __init__(self, declared: Service, say: Callable[[ModelEvent], None]) -> None:
+    def __init__(
+        self, declared: Service, say: Callable[[ModelEvent], None], trace: TraceSettings | None = None
+    ) -> None:
+        """With `trace`, the process sends spans of its own, too."""
         self._declared = declared
+        self._trace = trace
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._defaults: dict[str, dict[str, Any]] = {}
@@ -305,7 +310,7 @@ class ModelProcess:
 
     async def start(self, arguments: Arguments) -> None:
         """Start it and set the service up. Raises HookeError for an exception of `setup`, and if it ends meanwhile."""
-        self._begin = _begin(self._declared, arguments)
+        self._begin = msgspec.structs.replace(_begin(self._declared, arguments), trace=self._trace)
         try:
             self._start()
         except OSError as error:
@@ -497,14 +502,15 @@ class ModelProcess:
         for each in work.contexts:
             context = each.context
             contexts.append((context.id, context.traceparent, context.tracestate))
+        span = work.scope.traceparent if work.scope is not None else None
         sent: RunSent | ItemSent | DropSent
         if isinstance(work, Item):
             given = None if work.arguments is None else self._sent(method, work.arguments)
-            sent = (method.name, work.stream, given, contexts)
+            sent = (method.name, work.stream, given, contexts, span)
         else:
             together = merge_requests(method, work.arguments) if method.rows else work.arguments[0]
             arguments = [self._sent(method, together)]
-            sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, contexts)
+            sent = (method.name, arguments, list(work.rows), list(work.writes), work.most, contexts, span)
         return running.link.packed(sent)
 
     def _sent(self, method: Method, arguments: dict[str, Any]) -> dict[str, Any]:

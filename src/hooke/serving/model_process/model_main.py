@@ -20,6 +20,7 @@ from hooke.base.errors import HookeError, Temporary, UsageError
 from hooke.base.pinned_modules import PinnedModule, import_pinned
 from hooke.processes.start import end_with, exit_with
 from hooke.serving.model_calls import (
+    Arguments,
     Drop,
     Item,
     MethodRun,
@@ -30,6 +31,7 @@ from hooke.serving.model_calls import (
     make_object,
 )
 from hooke.serving.model_process.wire import WireLink
+from hooke.serving.observing.tracing import TraceSettings, Tracing, start_tracing
 from hooke.serving.payloads import methods_of
 from hooke.serving.problems import Problem, ServiceRaised
 from hooke.serving.request_context import RequestContext, log_with_ids
@@ -56,14 +58,16 @@ class ModelSetup(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[PinnedModule, ...]
     """The modules as they were when the replica was started."""
     what: bytes
+    trace: TraceSettings | None = None
+    """None: no spans."""
 
 
 Facts = tuple[str, str | None, str | None]
 """Of a request: id, traceparent, tracestate."""
-RunSent = tuple[str, list[dict[str, Any]], list[int], list[Any], int, list[Facts]]
-ItemSent = tuple[str, int, dict[str, Any] | None, list[Facts]]
+RunSent = tuple[str, list[dict[str, Any]], list[int], list[Any], int, list[Facts], str | None]
+ItemSent = tuple[str, int, dict[str, Any] | None, list[Facts], str | None]
 DropSent = int
-"""Work in transit: plain tuples are pickled in a tenth of the time of objects."""
+"""Work in transit: plain tuples are pickled in a tenth of the time of objects. The last text is the span of the work."""
 
 
 class _SentContext:
@@ -89,21 +93,37 @@ def main(order: ModelProcessOrder) -> int:
     with socket.socket(fileno=order.socket) as channel:
         link = WireLink(order.outgoing, order.incoming)
         messages = _messages(channel, link)
-        made = _set_up(channel, link, messages)
+        made, tracing = _set_up(channel, link, messages)
         if made is None:
             return 1
         for frame in messages:
             work = None
             try:
-                work = _work(link.read(frame), made)
-                sent = link.packed((made.do(work), None))
+                work = _work(link.read(frame), made, tracing)
+                sent = link.packed((_done(work, made), None))
             except BaseException as error:  # noqa: BLE001 - exit() in a service's code is a failed request, too
                 sent = link.packed((None, _portable(error)))
             if os.getpid() != own:
                 os._exit(1)  # a fork of the service's code came back: its answer would go to the next caller
             if not isinstance(work, Drop):
                 channel.sendall(sent)
+        if tracing is not None:
+            tracing.close()
     return 0
+
+
+def _done(work: Work, made: ServiceObject) -> list[Any]:
+    """The answers of the work. Its span here ends with it."""
+    scope = None if isinstance(work, Drop) else work.scope
+    if scope is None:
+        return made.do(work)
+    try:
+        answers = made.do(work)
+    except BaseException as error:
+        scope.end(error)
+        raise
+    scope.end(None)
+    return answers
 
 
 def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
@@ -113,22 +133,28 @@ def _messages(channel: socket.socket, link: WireLink) -> Iterator[Any]:
             yield from link.feed(data)
 
 
-def _set_up(channel: socket.socket, link: WireLink, messages: Iterator[Any]) -> ServiceObject | None:
-    """The object after setup; None if the replica is gone, or was told why setup failed."""
+def _set_up(
+    channel: socket.socket, link: WireLink, messages: Iterator[Any]
+) -> tuple[ServiceObject | None, Tracing | None]:
+    """The object after setup, and what sends its spans; None if the replica is gone, or was told why setup failed."""
     frame = next(messages, None)
     if frame is None:
-        return None
-    made, error = None, None
+        return None, None
+    made = tracing = error = None
     try:
-        made = _make_object(link.read(frame))
+        setup: ModelSetup = link.read(frame)
+        declared, arguments = _imported(setup)
+        # After the import: the service's own code may have set a provider.
+        tracing = start_tracing(setup.trace) if setup.trace is not None else None
+        made = make_object(declared, methods_of(declared), arguments)
         freeze_objects()
     except BaseException as raised:  # noqa: BLE001 - whatever it is, the replica reports it
         error = raised
     channel.sendall(link.packed((None, None if error is None else _portable_setup_error(error))))
-    return made
+    return made, tracing
 
 
-def _make_object(setup: ModelSetup) -> ServiceObject:
+def _imported(setup: ModelSetup) -> tuple[Service, Arguments]:
     sys.path[:] = setup.sys_path
     import_pinned(setup.modules)
     try:
@@ -142,19 +168,24 @@ def _make_object(setup: ModelSetup) -> ServiceObject:
             why="".join(traceback.format_exception(error)),
             fix="the file is imported a second time there, so its import must work twice",
         ) from error
-    return make_object(declared, methods_of(declared), arguments)
+    return declared, arguments
 
 
-def _work(sent: Any, made: ServiceObject) -> Work:
+def _work(sent: Any, made: ServiceObject, tracing: Tracing | None) -> Work:
     if isinstance(sent, int):
         return Drop(sent)
-    if len(sent) == 4:
-        name, stream, arguments, contexts = sent
-        method = made.methods[name]
+    name, span = sent[0], sent[-1]
+    scope = tracing.remote(span, f"process {name}") if tracing is not None and span is not None else None
+    if len(sent) == 5:
+        _, stream, arguments, contexts, _ = sent
         return Item(
-            stream=stream, method=method, arguments=arguments, contexts=tuple(map(_SentContext, contexts))
+            stream=stream,
+            method=made.methods[name],
+            arguments=arguments,
+            contexts=tuple(map(_SentContext, contexts)),
+            scope=scope,
         )
-    name, arguments, rows, writes, most, contexts = sent
+    _, arguments, rows, writes, most, contexts, _ = sent
     return MethodRun(
         method=made.methods[name],
         arguments=arguments,
@@ -162,6 +193,7 @@ def _work(sent: Any, made: ServiceObject) -> Work:
         writes=writes,
         most=most,
         contexts=tuple(map(_SentContext, contexts)),
+        scope=scope,
     )
 
 
