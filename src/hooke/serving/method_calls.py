@@ -12,9 +12,11 @@ from hooke.serving.admission import StreamLimit
 from hooke.serving.dispatch import Dispatch
 from hooke.serving.http import JSON, Exchange
 from hooke.serving.model_calls import Write
+from hooke.serving.models_by_name.model_loads import ModelLoads
 from hooke.serving.payloads import DECODE_ON_LOOP, Method, ResponseKind, encode, methods_of
 from hooke.serving.problems import PASSED_ON, Problem, problem_of, too_many
 from hooke.serving.request_context import CallerGone, DeadlinePassed, DeadlineWatch, EagerCoroutine
+from hooke.serving.service import MODEL_FIELD
 
 __all__ = ["MethodCalls", "event", "items_of"]
 
@@ -100,8 +102,10 @@ def _growing(now_open: int) -> int:
 class MethodCalls:
     """Calls the methods of one object. Lives on one event loop."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, models: ModelLoads | None = None) -> None:
+        """`models` are those that requests name."""
         self.dispatch = dispatch
+        self.models = models
         self.declared = dispatch.declared
         self.cut = 0
         """Calls that the end of the process left unanswered."""
@@ -141,6 +145,18 @@ class MethodCalls:
             arguments = await asyncio.to_thread(method.read, body)
         else:
             arguments = method.read(body)
+        if method.by_name and self.models is not None:
+            name = arguments[MODEL_FIELD]
+            if not self.models.acquire_now(name):
+                await self._watched(self.models.acquire(name), exchange, method)
+            try:
+                await self._answer(method, arguments, exchange)
+            finally:
+                self.models.release(name)
+        else:
+            await self._answer(method, arguments, exchange)
+
+    async def _answer(self, method: Method, arguments: dict[str, Any], exchange: Exchange) -> None:
         if method.kind in _STREAMS:
             await self._stream(method, arguments, exchange)
         else:

@@ -22,6 +22,7 @@ __all__ = [
     "Counts",
     "GatheredCounts",
     "Meter",
+    "ModelUse",
     "ProcessCounts",
     "ProxyStats",
     "Refusals",
@@ -62,6 +63,18 @@ class ProcessCounts(msgspec.Struct, frozen=True):
     open_files: int = 0
 
 
+class ModelUse(msgspec.Struct, kw_only=True):
+    """The counts of a model that requests name."""
+
+    requests: int = 0
+    loads: int = 0
+    load_s: float = 0.0
+    """Of all its loads together."""
+    evictions: int = 0
+    bytes: int = 0
+    """Its size; 0 while it is not loaded."""
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """The counters of a replica. Its totals remain after its end."""
 
@@ -85,6 +98,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """When it was set up, in seconds since 1970; None: not yet."""
     unseen: dict[str, int] = {}
     """Lines of the request log and spans that were lost."""
+    models: dict[str, ModelUse] = {}
+    """The models that requests named."""
 
     def requests(self) -> int:
         """Answers on the service's own routes, without health checks and unknown paths."""
@@ -116,6 +131,7 @@ def add_counts(one: Counts, other: Counts) -> Counts:
         rows=one.rows + other.rows,
         busy_s=one.busy_s + other.busy_s,
         unseen=_sum(one.unseen, other.unseen),
+        models={name: _use_of_both(one, other, name) for name in {**one.models, **other.models}},
         process=ProcessCounts(cpu_s=cpu_s),
     )
 
@@ -164,6 +180,16 @@ def _of_both(one: RouteCounts | None, other: RouteCounts | None) -> RouteCounts:
         statuses = _sum(statuses, route.statuses)
     buckets = _sum_lists(route.buckets for route in there)
     return RouteCounts(statuses, buckets, sum(route.seconds for route in there))
+
+
+def _use_of_both(one: Counts, other: Counts, name: str) -> ModelUse:
+    uses = [counts.models[name] for counts in (one, other) if name in counts.models]
+    return ModelUse(
+        requests=sum(use.requests for use in uses),
+        loads=sum(use.loads for use in uses),
+        load_s=sum(use.load_s for use in uses),
+        evictions=sum(use.evictions for use in uses),
+    )
 
 
 def _sum(one: dict[K, int], other: dict[K, int]) -> dict[K, int]:
@@ -393,6 +419,32 @@ def _labelled(core: Any, every: Sequence[tuple[list[str], Counts]], label: Seque
             bounds = [float(2**power) for power in range(len(counts.sizes) - 1)]
             sizes.add_metric(which, _buckets(bounds, counts.sizes), counts.rows)
     yield from (total, took, refused, unseen, sizes)
+    if any(counts.models for _, counts in every):
+        yield from _models(core, every, label)
+
+
+_OF_MODELS: Mapping[str, tuple[str, Callable[[ModelUse], float]]] = {
+    "requests": ("Requests that named the model.", lambda use: use.requests),
+    "loads": ("Loads of the model.", lambda use: use.loads),
+    "load_seconds": ("Seconds of its loads.", lambda use: use.load_s),
+    "evictions": ("How often it gave way to another one.", lambda use: use.evictions),
+}
+
+
+def _models(core: Any, every: Sequence[tuple[list[str], Counts]], label: Sequence[str]) -> Iterator[Any]:
+    """Counts of the models that requests name."""
+    labels = [*label, "model"]
+    sizes = core.GaugeMetricFamily("hooke_model_bytes", "The size of a loaded model.", labels=labels)
+    for which, counts in every:
+        for name, use in counts.models.items():
+            sizes.add_metric([*which, name], use.bytes)
+    yield sizes
+    for kind, (said, value) in _OF_MODELS.items():
+        family = core.CounterMetricFamily(f"hooke_model_{kind}", said, labels=labels)
+        for which, counts in every:
+            for name, use in counts.models.items():
+                family.add_metric([*which, name], value(use))
+        yield family
 
 
 def _supervisor(core: Any, metrics: ReplicaSetMetrics) -> Iterator[Any]:

@@ -216,11 +216,11 @@ class ModelThread:
     One thread for the service's whole life: objects bound to a thread (SQLite, CUDA contexts) work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "hooke-model") -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], OnDone] | None] = queue.SimpleQueue()
         # A model that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="hooke-model", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
         self._made: ServiceObject | None = None
 
@@ -234,14 +234,18 @@ class ModelThread:
             if not future.done():
                 future.set_exception(error) if error is not None else future.set_result(result)
 
-        self._jobs.put((lambda: make_object(declared, methods, arguments), done))
+        self.run(lambda: make_object(declared, methods, arguments), done)
         self._made = await future
         return self._made
 
     def submit(self, work: Work, done: OnDone) -> None:
         """Do a piece of work; `done` is called on the event loop."""
         assert self._made is not None, "it is set up before"
-        self._jobs.put((partial(self._made.do, work), done))
+        self.run(partial(self._made.do, work), done)
+
+    def run(self, job: Callable[[], Any], done: OnDone) -> None:
+        """Call this in the thread; `done` is called on the event loop."""
+        self._jobs.put((job, done))
 
     def unavailable(self) -> Problem | None:
         """Always None: the thread ends only with this process."""

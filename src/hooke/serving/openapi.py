@@ -16,8 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import numpy as np
 
-from hooke.serving.payloads import Method, ResponseKind, dtype_of, is_array, rank_of
+from hooke.serving.payloads import Method, ModelName, ResponseKind, dtype_of, is_array, rank_of
 from hooke.serving.routes import Route
+from hooke.serving.service import MODEL_FIELD
 
 __all__ = ["COMPONENTS", "State", "body_of", "document", "schemas_of"]
 
@@ -208,6 +209,8 @@ def document(
 def body_of(method: Method) -> tuple[dict[str, Any], dict[str, Any]]:
     """The schema of a method's body, and the named schemas that it refers to, at COMPONENTS."""
     hints = get_type_hints(method.function, include_extras=True)
+    if method.by_name:
+        hints[MODEL_FIELD] = ModelName
     parameters = list(inspect.signature(method.function).parameters.values())[-len(method.fields) :]
     given = parameters if method.fields else []
     schemas, named = schemas_of([hints.get(parameter.name, Any) for parameter in given])

@@ -13,14 +13,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
 
 from hooke.base.errors import UsageError
 from hooke.serving.problems import FieldError, Problem
-from hooke.serving.service import Service
+from hooke.serving.service import MODEL_FIELD, Service
 
 __all__ = [
     "DECODE_ON_LOOP",
@@ -447,6 +447,8 @@ class Method:
     decoder: msgspec.json.Decoder[Any]
     large: _LargeBodies
     has_dataclasses: bool
+    by_name: bool = False
+    """Whether its parameter `model` is the name of a model that is loaded for it."""
 
     def read(self, body: bytes) -> dict[str, Any]:
         """The arguments in the body. Raises Problem: 400 for invalid JSON, 422 for values that do not fit the annotations."""
@@ -469,6 +471,13 @@ class Method:
         return arguments
 
 
+ModelName: TypeAlias = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$", max_length=128, description="The name of a model."
+    ),
+]
+"""No slash: a name may become a part of a path."""
 _ROWS = (list, Sequence)
 
 
@@ -507,6 +516,9 @@ _ENCODER = msgspec.json.Encoder(enc_hook=encode_other)
 def _method(declared: Service, name: str, function: Callable[..., Any]) -> Method:
     where = f"{declared.name}.{name}"
     hints = hints_of(where, function)
+    by_name = declared.model_memory is not None and MODEL_FIELD in inspect.signature(function).parameters
+    if by_name:
+        hints[MODEL_FIELD] = ModelName
     parameters = dict(list(inspect.signature(function).parameters.items())[1:])
     kind = _kind(function)
     # An optional parameter does not hold rows: it may be absent.
@@ -525,6 +537,7 @@ def _method(declared: Service, name: str, function: Callable[..., Any]) -> Metho
         decoder=decoder,
         large=_LargeBodies(list(parameters.values()), hints, decoder),
         has_dataclasses=has_dataclasses(decoder.type),
+        by_name=by_name,
     )
 
 

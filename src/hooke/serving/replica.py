@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import parse_qs
+
+import msgspec
 
 from hooke.base.errors import HookeError
 from hooke.journal.service_events import ModelEvent
@@ -38,15 +41,16 @@ from hooke.serving.metrics import (
     prometheus_text,
 )
 from hooke.serving.metrics import MEDIA_TYPE as TEXT
-from hooke.serving.model_calls import Arguments, ModelThread
+from hooke.serving.model_calls import Arguments, ModelThread, ServiceObject
 from hooke.serving.model_process.model_client import ModelProcess
+from hooke.serving.models_by_name.model_loads import ModelLoads
 from hooke.serving.observing.observer import RequestObserver
 from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import PASSED_ON, Problem, problem_of
 from hooke.serving.request_context import CURRENT_REQUESTS, CallerGone
 from hooke.serving.routes import Handler, Route, Routes
-from hooke.serving.service import Service
+from hooke.serving.service import LOAD, Service
 
 __all__ = ["DOCS", "HEALTH", "METRICS", "OPENAPI", "READY", "Replica", "State"]
 
@@ -93,6 +97,8 @@ class Replica:
         """The arguments of `setup`, for an ASGI server that sets it up."""
         self.observer: RequestObserver | None = None
         """Is told of each request, and each batch; to be set before `start`."""
+        self.models: ModelLoads | None = None
+        """The models that requests name."""
         self.scheme = "http"
         """How clients reach it: `http` or `https`."""
         self.active = self.answered = 0
@@ -186,6 +192,9 @@ class Replica:
             waiting_rows=dispatch.batcher.waiting_rows if dispatch is not None else 0,
             ready=self.ready,
             ready_at=self.ready_at,
+            models={name: msgspec.structs.replace(use) for name, use in dict(self.models.uses).items()}
+            if self.models is not None
+            else {},
             unseen=self.observer.lost() if self.observer is not None else {},
         )
 
@@ -204,12 +213,28 @@ class Replica:
             self._model = thread = ModelThread()
             made = await thread.start(self.declared, self._methods, arguments)
             self.made, bound = made.object, made.methods
-        self.calls = MethodCalls(Dispatch(self.declared, self._model, self.observer))
+            self._load_by_name(made)
+        self.calls = MethodCalls(Dispatch(self.declared, self._model, self.observer), self.models)
         for name, method in bound.items():
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
         self.ready_at = time.time()
         self._state = State.READY
+
+    def _load_by_name(self, made: ServiceObject) -> None:
+        """Have methods with a parameter `model` called with the model of its name."""
+        budget = self.declared.model_memory
+        if budget is not None:
+            self.models = models = ModelLoads(
+                getattr(made.object, LOAD), budget, where=f"{self.declared.name}.{LOAD}"
+            )
+            made.methods.update(
+                {
+                    name: dataclasses.replace(method, function=models.resolving(method))
+                    for name, method in made.methods.items()
+                    if method.by_name
+                }
+            )
 
     def drain(self) -> None:
         """From now on it is not ready, and each answer ends its connection; requests are still answered."""
@@ -220,6 +245,8 @@ class Replica:
         """End the model's thread or process. Called on the event loop, or when that has ended."""
         if self._model is not None:
             self._model.close()
+        if self.models is not None:
+            self.models.close()
         if self.observer is not None:
             self.observer.close()
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 from hooke.base.errors import UsageError
-from hooke.base.units import parse_seconds
+from hooke.base.units import parse_bytes, parse_seconds
 from hooke.base.user_code import user_place
 from hooke.serving.asgi import Application
 from hooke.serving.slo import Slo, parse_slo
 
-__all__ = ["SETUP", "Service", "service", "service_of"]
+__all__ = ["LOAD", "MODEL_FIELD", "SETUP", "Service", "service", "service_of"]
 
 C = TypeVar("C", bound=type)
 Where: TypeAlias = Literal["thread", "process"]
@@ -23,6 +23,10 @@ Middleware: TypeAlias = Callable[[Application], Application]
 """Wraps an ASGI application in another one."""
 
 SETUP = "setup"
+LOAD = "load"
+"""With `model_memory`, the method that loads a model by its name."""
+MODEL_FIELD = "model"
+"""And the parameter of other methods that is a model."""
 TIMEOUT_S = 30.0
 """Longer than most predictions, and shorter than the minute after which proxies give up."""
 START_TIMEOUT_S = 300.0
@@ -61,6 +65,8 @@ class Service:
     model: Where = "thread"
     """Where the class's own code runs: a thread of the replica, or a process of its own."""
     middleware: Middleware | None = None
+    model_memory: int | None = None
+    """Bytes of all models that `load` returns; None: the service has no such models."""
 
     @property
     def name(self) -> str:
@@ -68,12 +74,13 @@ class Service:
         return self.made_by.__name__
 
     def methods(self) -> dict[str, Callable[..., Any]]:
-        """The methods that answer requests, by name: public methods of the object, without `setup`."""
+        """The methods that answer requests, by name: public methods of the object, without `setup`, and `load` with `model_memory`."""
+        own = {SETUP, LOAD} if self.model_memory is not None else {SETUP}
         found: dict[str, Callable[..., Any]] = {}
         for kind in reversed(self.made_by.__mro__[:-1]):
             for name, value in vars(kind).items():
                 found.pop(name, None)  # an attribute that hides a method is served instead, or nothing is
-                if inspect.isfunction(value) and not name.startswith("_") and name != SETUP:
+                if inspect.isfunction(value) and not name.startswith("_") and name not in own:
                     found[name] = value
         return found
 
@@ -100,6 +107,7 @@ def service(
     standby: bool = False,
     model: Where = "thread",
     middleware: Middleware | None = None,
+    model_memory: str | int | None = None,
 ) -> Callable[[C], C]: ...
 def service(  # noqa: PLR0913 - the options of a service, each by name
     made: Any = None,
@@ -117,6 +125,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     standby: bool = False,
     model: Where = "thread",
     middleware: Middleware | None = None,
+    model_memory: str | int | None = None,
 ) -> Any:
     """Declare that a class answers requests. The class is returned unchanged, and its objects are ordinary ones.
 
@@ -144,6 +153,10 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     by the most replicas. `standby=True` keeps a process in reserve that has imported the class's file, but holds no model: the next replica starts
     from there, and needs only its `setup`. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
+    `model_memory` (`"2GiB"`) is the memory for models that requests name. The class then has a method `load(self, name)`, and a parameter
+    called `model` of another method is a name in the request, and in the method what `load` returned for it. A model is loaded
+    when it is first asked for, beside requests for others. If there is no room, the one gives way that was used least recently.
+
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
 
@@ -158,6 +171,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         _check_gpus(gpus)
         _check_standby(standby=standby, gpus=gpus)
         _check_where(model, middleware)
+        budget = parse_bytes(model_memory, name="model_memory") if model_memory is not None else None
         fill = wait == "auto" or (wait is None and bounds[1] > 1)
         timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
         start_timeout_s = _timeout_s(start_timeout, name="start_timeout")
@@ -178,8 +192,10 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             standby=bool(standby),
             model=model,
             middleware=middleware,
+            model_memory=budget,
         )
         _check(declared)
+        _check_load(declared)
         setattr(made, _MARK, declared)
         return made
 
@@ -308,6 +324,30 @@ def _check(declared: Service) -> None:
                 where=where,
                 fix="write def: waiting in a process of its own delays no other request; or leave model= out",
             )
+
+
+def _check_load(declared: Service) -> None:
+    if declared.model_memory is None:
+        return
+    where, load = str(user_place()), getattr(declared.made_by, LOAD, None)
+    if not inspect.isfunction(load) or _is_async(load) or len(inspect.signature(load).parameters) != 2:
+        raise UsageError(
+            f"@service(model_memory=): {declared.name} has no method load(self, name)",
+            where=where,
+            fix="add def load(self, name: str), which returns the model of that name; it runs in a thread",
+        )
+    if declared.model == "process":
+        raise UsageError(
+            f'@service(model_memory=, model="process"): {declared.name} loads models beside its requests, which a process of its own does not',
+            where=where,
+            fix="leave out one of them",
+        )
+    if not any(MODEL_FIELD in inspect.signature(one).parameters for one in declared.methods().values()):
+        raise UsageError(
+            f"@service(model_memory=): no method of {declared.name} has a parameter {MODEL_FIELD}",
+            where=where,
+            fix=f"add it: def predict(self, {MODEL_FIELD}, rows)",
+        )
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

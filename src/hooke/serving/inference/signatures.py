@@ -345,7 +345,11 @@ def models_of(
     found: dict[str, TensorModel] = {}
     refused: dict[str, str] = {}
     for name, function in declared.methods().items():
-        made = _model(declared, methods[name], function)
+        made = (
+            "its model is chosen by a name, which no tensor is"
+            if methods[name].by_name
+            else _model(declared, methods[name], function)
+        )
         if isinstance(made, str):
             refused[f"{declared.name}.{name}"] = made
         else:
