@@ -1,5 +1,6 @@
 """The front as a process: started, told, asked, killed, drained."""
 
+import dataclasses
 import http.client
 import json
 import os
@@ -313,3 +314,33 @@ def test_a_key_that_is_not_the_certificates_is_said_by_envoy_itself(tmp_path, ce
         front.start()
     assert "private key" in raised.value.why
     assert front.pid is None
+
+
+def counts_of(stand, replicas, requests, **headers):
+    """How many of so many requests each replica gets."""
+    before = {place: one.requests for place, one in stand.front.stats().replicas.items()}
+    for number in range(requests):
+        assert ask(stand.port, "/echo", {"n": number}, headers=headers)[2] == b"%d" % number
+    after = stand.front.stats().replicas
+    return [after[one.place].requests - before.get(one.place, 0) if one.place in after else 0 for one in replicas]
+
+
+def test_versions_share_requests_by_weight_by_header_and_as_copies(tmp_path):
+    with standing(tmp_path, replicas=3, idempotent=True) as stand:
+        first, second, third = (one.upstream for one in stand.serving)
+        old = [dataclasses.replace(one, version="a") for one in (first, second)]
+        new = dataclasses.replace(third, version="b", new=True)
+        every = [*old, new]
+        stand.front.publish(every, share=0.1)
+        assert counts_of(stand, every, 100)[2] in (9, 10, 11)
+        version = "x-hooke-version"
+        assert counts_of(stand, every, 20, **{version: "new"}) == [0, 0, 20]
+        assert counts_of(stand, every, 20, **{version: "old"})[2] == 0
+        stand.front.publish(old)
+        assert counts_of(stand, every, 20, **{version: "new"})[2] == 0, "there is none, so others answer"
+        stand.front.publish(old, mirrored=[new], mirror=0.5)
+        assert counts_of(stand, old, 60)[0] > 0
+        until(lambda: 15 < stand.front.mirrored()[new.place] < 45)
+        stand.front.publish(every, share=0.5)
+        stand.serving[2].end()
+        assert counts_of(stand, old, 40)[0] > 0, "a retry goes to the other version"

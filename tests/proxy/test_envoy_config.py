@@ -69,27 +69,13 @@ def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_do
         assert idle_s < scrape.idle_s
 
 
-tokens = st.text("ab-._~+/", min_size=16, max_size=40)
-
-
-@given(low=st.lists(tokens, min_size=1, max_size=4), high=st.lists(tokens, max_size=4))
-def test_the_pattern_of_low_keys_matches_each_of_them_and_no_other_key(low, high):
-    high = [token for token in high if token not in low]
-    pattern = re.compile(low_keys_pattern(low, high))
-    assert all(pattern.fullmatch(f"Bearer {token}") for token in low)
-    assert all(pattern.fullmatch(f"bEARER  {token}") for token in low)
-    assert not any(pattern.fullmatch(f"Bearer {token}") for token in high)
-    assert not pattern.fullmatch(f"Basic {low[0]}")
-
-
-def test_the_pattern_of_low_keys_tells_no_whole_token_without_need():
-    low, high = "nightly-0123456789-0123456789", "nightly-0123-other-0123"
-    assert low[: KEY_START + 1] not in low_keys_pattern([low], []).replace("\\", "")
-    assert low not in low_keys_pattern([low], [high]).replace("\\", "")
-    assert low_keys_pattern([], [high]) == ""
-
-
-places = st.builds(Upstream, port=st.integers(1, 65535), leaving=st.booleans())
+places = st.builds(
+    Upstream,
+    port=st.integers(1, 65535),
+    leaving=st.booleans(),
+    version=st.sampled_from("ab"),
+    new=st.just(False),
+)
 
 
 @given(st.lists(places, unique_by=lambda one: one.port), st.randoms(use_true_random=False))
@@ -109,6 +95,16 @@ def test_the_file_of_the_replicas_is_the_same_in_any_order(replicas, chance):
 @given(st.sets(places, max_size=3), st.sets(places, max_size=3))
 def test_its_version_tells_two_of_them_apart(some, others):
     assert (endpoints(some)["version_info"] == endpoints(others)["version_info"]) == (some == others)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.01, 0.5))
+def test_a_version_has_its_share_whatever_the_numbers_of_replicas(old, new, share):
+    replicas = [Upstream(port=1 + at, version="ab"[at % 2]) for at in range(old)]
+    replicas += [Upstream(port=100 + at, version="c", new=True) for at in range(new)]
+    replicas += [Upstream(port=200, version="a", leaving=True)]
+    groups = endpoints(replicas, share)["resources"][0]["endpoints"]
+    weights = {group["locality"]["region"]: group["load_balancing_weight"] for group in groups}
+    assert weights["c"] / sum(weights.values()) == pytest.approx(share, abs=0.001)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +166,9 @@ def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_
         metrics_socket=tmp_path.parent / "metrics.sock" if has_log else None,
         **given,
     )
-    made.endpoints_file.parent.mkdir(exist_ok=True)
-    made.endpoints_file.write_text(json.dumps(endpoints([Upstream(port=8001)])))
+    for file in (made.endpoints_file, made.mirror_file):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(endpoints([Upstream(port=8001)])))
     told = tmp_path / "envoy.json"
     told.write_text(json.dumps(bootstrap(made, tmp_path / "admin.sock")))
     checked = subprocess.run(

@@ -23,9 +23,8 @@ from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, MissingExtra, UsageError
 from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
-from hooke.proxy.envoy_config import STAT_PREFIX, bootstrap, endpoints, request_limits
-from hooke.proxy.proxy_settings import CLUSTER, ProxySettings, Upstream
-from hooke.serving.auth import read_token
+from hooke.proxy.envoy_config import MIRROR_SHARE, STAT_PREFIX, bootstrap, endpoints, request_limits
+from hooke.proxy.proxy_settings import CLUSTER, MIRROR_CLUSTER, ProxySettings, Upstream
 from hooke.serving.metrics import ProxyStats, UpstreamStats
 
 __all__ = ["Admin", "Drain", "Proxy", "envoy_path"]
@@ -177,6 +176,9 @@ class Proxy:
         self._short_folder: tempfile.TemporaryDirectory[str] | None = None
         self._published: dict[str, Upstream] = {}
         self._leaving: dict[str, Upstream] = {}
+        self._share: float | None = None
+        self._mirrored: tuple[Upstream, ...] = ()
+        self._mirror_percent = 0
         self._log_from = 0
 
     @property
@@ -191,16 +193,19 @@ class Proxy:
         """None where it does not run."""
         return self._process.pid if self._process is not None else None
 
-    def start(self, replicas: Iterable[Upstream] = ()) -> None:
+    def start(self, replicas: Iterable[Upstream] = (), *, share: float | None = None) -> None:
         """Start Envoy with these replicas, and return when it accepts requests; after its death again on the same port.
 
+        `share` as in `publish`. Nothing is mirrored until then.
         Raises MissingExtra without the package, UsageError if the port is taken, HookeError if Envoy does not start.
         """
         program, settings = envoy_path(), self.settings
-        settings.endpoints_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for file in (settings.endpoints_file, settings.mirror_file):
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._place_admin()
         self._published = {replica.place: replica for replica in replicas}
-        self._leaving = {}
+        self._leaving, self._share = {}, share
+        self._mirrored, self._mirror_percent = (), 0
         self._write()
         told = settings.folder / "envoy.json"
         made = bootstrap(
@@ -224,10 +229,18 @@ class Proxy:
             raise
         self.settings = dataclasses.replace(settings, port=port)
 
-    def publish(self, replicas: Iterable[Upstream]) -> None:
+    def publish(
+        self,
+        replicas: Iterable[Upstream],
+        *,
+        share: float | None = None,
+        mirrored: Iterable[Upstream] = (),
+        mirror: float = 0.0,
+    ) -> None:
         """Spread new requests over these replicas only, and return when that is in effect.
 
-        Raises HookeError if Envoy died or does not apply it; the file is written, and `start` reads it.
+        `share`: the part of them for the new replicas; None: by their number. `mirror`: the part of which `mirrored` replicas get a
+        copy, in whole percent. Raises HookeError if Envoy died or does not apply it; the file is written, and `start` reads it.
         """
         if self._process is None:
             self._raise_if_dead()
@@ -246,11 +259,16 @@ class Proxy:
             for place, replica in left.items()
             if place not in self._published
         }
-        version = self._write()
-        name = f"cluster.{CLUSTER}.version_text"
-        self._until(
-            lambda: self._admin.counters(f"^{name}$").get(name) == version, APPLY_S, "apply the replicas"
-        )
+        self._share, self._mirrored = share, tuple(mirrored)
+        versions = self._write()
+        names = rf"^cluster\.({CLUSTER}|{MIRROR_CLUSTER})\.version_text$"
+        self._until(lambda: self._admin.counters(names) == versions, APPLY_S, "apply the replicas")
+        self._mirror(round(100 * mirror) if self._mirrored else 0)
+
+    def _mirror(self, percent: int) -> None:
+        if percent != self._mirror_percent:
+            self._admin.order(f"/runtime_modify?{MIRROR_SHARE}={percent}")
+            self._mirror_percent = percent
 
     def limit(self, most: int | None) -> None:
         """Admit so many requests at once, and half as many more of low priority, and refuse others with 503; None: as the settings say.
@@ -316,6 +334,11 @@ class Proxy:
             },
         )
 
+    def mirrored(self) -> dict[str, int]:
+        """How many copies each mirrored replica got, by `Upstream.place`. Raises as `publish`."""
+        self._raise_if_dead()
+        return {place: host["rq_total"] for place, host in self._admin.hosts(MIRROR_CLUSTER).items()}
+
     def died(self) -> HookeError | None:
         """The error if it died, with the end of its log; None while it runs, and if it was never started."""
         process = self._process
@@ -369,12 +392,18 @@ class Proxy:
         path.unlink(missing_ok=True)
         self._admin = Admin(path)
 
-    def _write(self) -> str:
-        """Write the file of the replicas atomically; returns its version."""
-        content = endpoints([*self._published.values(), *self._leaving.values()])
-        write_atomic(self.settings.endpoints_file, msgspec.json.encode(content))
-        version: str = content["version_info"]
-        return version
+    def _write(self) -> dict[str, str]:
+        """Write the files of the replicas atomically; returns their versions, as Envoy's statistics have them."""
+        replicas = [*self._published.values(), *self._leaving.values()]
+        versions: dict[str, str] = {}
+        for file, content in (
+            (self.settings.endpoints_file, endpoints(replicas, self._share)),
+            (self.settings.mirror_file, endpoints(self._mirrored, cluster=MIRROR_CLUSTER)),
+        ):
+            write_atomic(file, msgspec.json.encode(content))
+            (assignment,) = content["resources"]
+            versions[f"cluster.{assignment['cluster_name']}.version_text"] = content["version_info"]
+        return versions
 
     def _until(self, holds: Callable[[], bool], within_s: float, what: str) -> None:
         ends = time.monotonic() + within_s

@@ -15,21 +15,22 @@ from hooke.proxy.proxy_settings import (
     CLUSTER,
     CONNECTION_BUFFER,
     METRICS_CLUSTER,
+    MIRROR_CLUSTER,
     ProxySettings,
     ProxyTls,
     Upstream,
     seconds,
     typed,
 )
-from hooke.serving.problems import PRIORITY_HEADER, RETRY_HEADER, SANE_ID, STREAM_HEADER
+from hooke.serving.problems import PRIORITY_HEADER, RETRY_HEADER, SANE_ID, STREAM_HEADER, VERSION_HEADER
 
 __all__ = [
+    "MIRROR_SHARE",
     "STAT_PREFIX",
     "bootstrap",
     "endpoints",
     "listener",
     "local_replies",
-    "low_keys_pattern",
     "request_limits",
 ]
 
@@ -274,7 +275,18 @@ def _filters(settings: ProxySettings) -> list[dict[str, Any]]:
     router = typed(
         "extensions.filters.http.router.v3.Router", suppress_envoy_headers=True, dynamic_stats=False
     )
-    return [*limit, {"name": "body", "typed_config": body}, {"name": "router", "typed_config": router}]
+    # Envoy chooses among the endpoints whose metadata has this value, or among all if none has.
+    rule = {
+        "header": VERSION_HEADER,
+        "on_header_present": {"metadata_namespace": "envoy.lb", "key": "version", "type": "STRING"},
+    }
+    version = typed("extensions.filters.http.header_to_metadata.v3.Config", request_rules=[rule])
+    return [
+        *limit,
+        {"name": "body", "typed_config": body},
+        {"name": "version", "typed_config": version},
+        {"name": "router", "typed_config": router},
+    ]
 
 
 def _rate_limit(rate: int) -> dict[str, Any]:
@@ -318,7 +330,7 @@ def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
                                     *streams,
                                     {
                                         "match": {"prefix": "/"},
-                                        "route": {"cluster": CLUSTER, "timeout": deadline},
+                                        "route": {"cluster": CLUSTER, "timeout": deadline, **_mirror()},
                                     },
                                 ],
                                 low_keys,
@@ -329,6 +341,22 @@ def _routes(settings: ProxySettings, low_keys: str) -> dict[str, Any]:
             }
         ],
     }
+
+
+MIRROR_SHARE = "hooke.mirror_percent"
+"""The runtime value of the percentage of requests of which the mirrored replicas get a copy."""
+
+
+def _mirror() -> dict[str, Any]:
+    """Copies, whose answers nobody gets. Streams and health checks have none."""
+    none = {"numerator": 0, "denominator": "HUNDRED"}
+    policy = {
+        "cluster": MIRROR_CLUSTER,
+        "runtime_fraction": {"default_value": none, "runtime_key": MIRROR_SHARE},
+        # The replicas check the Host.
+        "disable_shadow_host_suffix_append": True,
+    }
+    return {"request_mirror_policies": [policy]}
 
 
 def _health_checks(deadline: str) -> dict[str, Any]:
@@ -450,16 +478,46 @@ MOST_RETRIES = 1024
 """At once. A budget of 20 % of the requests instead lost 33,819 of 89,940: a dead replica fails fast, and uses it up."""
 
 
-def endpoints(replicas: Iterable[Upstream]) -> dict[str, Any]:
+WHOLE = 10_000
+"""The sum of the weights of two versions: a share is precise to a hundredth of a percent."""
+ALWAYS = 100_000
+"""As an over-provisioning factor in percent: a version keeps its share of the requests while one in a thousand of its replicas can take them."""
+
+
+def endpoints(
+    replicas: Iterable[Upstream], share: float | None = None, cluster: str = CLUSTER
+) -> dict[str, Any]:
     """The file of the replicas (EDS), independent of their order. Its version is its digest.
 
-    The activator is in it only while no replica is, so there is one priority, and no request reaches it once a replica is published.
+    `share` is the part of the requests that the new ones get; None: each replica gets as many as any other. Each version is a
+    locality of Envoy's. A request draws its locality by weight, then the least busy of some replicas; a retry draws anew, so it may
+    go to the other version. The activator is listed only while no replica is, and no request reaches it once a replica is published.
     """
+    versions: dict[str, list[Upstream]] = {}
+    for one in sorted(set(replicas), key=lambda one: (one.host, one.port, one.socket)):
+        versions.setdefault(one.version, []).append(one)
+    serving = [one for each in versions.values() for one in each if not one.leaving]
+    weights: dict[str, int] = {}
+    for one in serving:
+        part = 1.0
+        if share is not None:
+            part = WHOLE * (share if one.new else 1 - share) / sum(one.new == each.new for each in serving)
+        weights[one.version] = weights.get(one.version, 0) + max(1, round(part))
     found = [
-        _endpoint(one) for one in sorted(set(replicas), key=lambda one: (one.host, one.port, one.socket))
+        {
+            "locality": {"region": version},
+            **({"load_balancing_weight": weights[version]} if version in weights else {}),
+            "lb_endpoints": [_endpoint(one) for one in versions[version]],
+        }
+        for version in sorted(versions)
     ]
     assignment = typed("config.endpoint.v3.ClusterLoadAssignment")
-    assignment |= {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": found}] if found else []}
+    assignment |= {
+        "cluster_name": cluster,
+        "endpoints": found,
+        # Replicas that leave must not take from the share of those that stay.
+        "policy": {"overprovisioning_factor": ALWAYS},
+    }
     version = hashlib.blake2b(json.dumps(assignment, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {"version_info": version, "resources": [assignment]}
 
@@ -496,6 +554,7 @@ def bootstrap(
                 "inclusion_list": {
                     "patterns": [
                         {"prefix": f"cluster.{CLUSTER}."},
+                        {"exact": f"cluster.{MIRROR_CLUSTER}.version_text"},
                         {"prefix": f"http.{STAT_PREFIX}."},
                         {"prefix": "listener"},
                     ]
@@ -510,12 +569,17 @@ def _endpoint(replica: Upstream) -> dict[str, Any]:
     if replica.socket:
         address = {"pipe": {"path": replica.socket}}  # relative to Envoy's working directory, its folder
     # A draining host gets nothing new, and its open requests stay visible; a removed host's would not.
-    status = {"health_status": "DRAINING"} if replica.leaving else {}
-    return {"endpoint": {"address": address}, **status}
+    if replica.leaving:
+        return {"endpoint": {"address": address}, "health_status": "DRAINING"}
+    metadata = {"filter_metadata": {"envoy.lb": {"version": "new" if replica.new else "old"}}}
+    return {"endpoint": {"address": address}, "metadata": metadata}
 
 
 def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
-    made = [_cluster(settings)]
+    made = [
+        _cluster(settings, CLUSTER, settings.endpoints_file),
+        _cluster(settings, MIRROR_CLUSTER, settings.mirror_file),
+    ]
     if settings.metrics_socket is not None:
         # Relative to Envoy's working directory, its folder: an absolute path may be too long for a socket.
         path = os.path.relpath(settings.metrics_socket, settings.folder)
@@ -533,21 +597,20 @@ def _clusters(settings: ProxySettings) -> list[dict[str, Any]]:
     return made
 
 
-def _cluster(settings: ProxySettings) -> dict[str, Any]:
-    folder = settings.endpoints_file.parent
-    file = {"path": str(settings.endpoints_file), "watched_directory": {"path": str(folder)}}
+def _cluster(settings: ProxySettings, name: str, endpoints_file: Path) -> dict[str, Any]:
+    file = {"path": str(endpoints_file), "watched_directory": {"path": str(endpoints_file.parent)}}
     return {
-        "name": CLUSTER,
+        "name": name,
         "type": "EDS",
         # The folder is watched: the file is replaced by a rename, which a watch on the old file would miss.
         "eds_cluster_config": {
-            "service_name": CLUSTER,
+            "service_name": name,
             "eds_config": {"resource_api_version": "V3", "path_config_source": file},
         },
         # Otherwise a removed host keeps its traffic until a health check of Envoy's own fails, and there is none.
         "ignore_health_on_host_removal": True,
         "connect_timeout": CONNECT_TIMEOUT,
-        "load_balancing_policy": _least_request(),
+        "load_balancing_policy": _by_version(_least_request()),
         "common_lb_config": {
             # Never to a replica that is known to be bad: by default all get some if less than half are good.
             "healthy_panic_threshold": {"value": 0},
@@ -579,9 +642,21 @@ def _least_request() -> dict[str, Any]:
     policy = typed(
         "extensions.load_balancing_policies.least_request.v3.LeastRequest",
         choice_count=DRAWN,
-        locality_lb_config={},
+        locality_lb_config={"locality_weighted_lb_config": {}},
     )
     return {"policies": [{"typed_extension_config": {"name": "least_request", "typed_config": policy}}]}
+
+
+def _by_version(within: dict[str, Any]) -> dict[str, Any]:
+    """The policy `within` the version that a request names, or among all replicas."""
+    policy = typed(
+        "extensions.load_balancing_policies.subset.v3.Subset",
+        fallback_policy="ANY_ENDPOINT",
+        subset_selectors=[{"keys": ["version"]}],
+        locality_weight_aware=True,
+        subset_lb_policy=within,
+    )
+    return {"policies": [{"typed_extension_config": {"name": "subset", "typed_config": policy}}]}
 
 
 def request_limits(most: int, most_low: int) -> dict[str, int]:

@@ -13,6 +13,7 @@ __all__ = [
     "CLUSTER",
     "CONNECTION_BUFFER",
     "METRICS_CLUSTER",
+    "MIRROR_CLUSTER",
     "ProxySettings",
     "ProxyTls",
     "Upstream",
@@ -27,6 +28,8 @@ CLUSTER = "replicas"
 """Envoy's name for all replicas."""
 METRICS_CLUSTER = "metrics"
 """And for the supervisor's metrics."""
+MIRROR_CLUSTER = "mirrored"
+"""And for replicas that get copies of requests."""
 
 
 def typed(name: str, **fields: Any) -> dict[str, Any]:
@@ -52,6 +55,10 @@ class Upstream:
     leaving: bool = False
     socket: str = ""
     """A unix socket in the proxy's folder instead of host and port: the activator's."""
+    version: str = ""
+    """Replicas of one version share its part of the requests."""
+    new: bool = False
+    """Whether its version is on trial: requests with the header `x-hooke-version: new` go to it."""
 
     @property
     def place(self) -> str:
@@ -169,6 +176,11 @@ class ProxySettings:
     def endpoints_file(self) -> Path:
         """The file of the replicas, in a folder of its own, which Envoy watches: other files must not wake it."""
         return self.folder / "endpoints" / "replicas.json"
+
+    @property
+    def mirror_file(self) -> Path:
+        """The file of the replicas that get copies, in a folder of its own, too."""
+        return self.folder / "mirrored" / "replicas.json"
 
     @property
     def log(self) -> Path:

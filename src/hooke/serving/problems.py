@@ -21,6 +21,7 @@ __all__ = [
     "SANE_ID",
     "STREAM_HEADER",
     "UNTOUCHED",
+    "VERSION_HEADER",
     "FieldError",
     "Problem",
     "ServiceRaised",
@@ -37,6 +38,8 @@ SANE_ID = "[A-Za-z0-9._~:/+=@-]{1,128}"
 """A pattern of the request ids that are accepted from clients: searchable in a log, and harmless to it."""
 PRIORITY_HEADER = "x-hooke-priority"
 """A header of clients: `low` for a request that may be shed first, `high`, the default, for others."""
+VERSION_HEADER = "x-hooke-version"
+"""A header of clients: `new` or `old` for the one or the other version while a new one is on trial."""
 STREAM_HEADER = "x-hooke-stream"
 """A header of the proxy's, equal for all tries of one request and for no other request."""
 UNTOUCHED = "untouched"
