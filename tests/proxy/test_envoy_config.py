@@ -12,8 +12,15 @@ from tests.serving.certificates import make_certificate
 
 from hooke.base.errors import UsageError
 from hooke.proxy.envoy import envoy_path
-from hooke.proxy.envoy_config import KEY_START, bootstrap, endpoints, low_keys_pattern
-from hooke.proxy.proxy_settings import CONNECTION_BUFFER, ProxySettings, ProxyTls, Upstream
+from hooke.proxy.envoy_config import bootstrap, endpoints
+from hooke.proxy.proxy_settings import (
+    CLUSTER,
+    CONNECTION_BUFFER,
+    MIRROR_CLUSTER,
+    ProxySettings,
+    ProxyTls,
+    Upstream,
+)
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.server.metrics_endpoint import MetricsEndpoint
 
@@ -166,9 +173,9 @@ def test_any_settings_make_what_envoy_accepts(tmp_path, certificate, given, has_
         metrics_socket=tmp_path.parent / "metrics.sock" if has_log else None,
         **given,
     )
-    for file in (made.endpoints_file, made.mirror_file):
+    for file, cluster in ((made.endpoints_file, CLUSTER), (made.mirror_file, MIRROR_CLUSTER)):
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(endpoints([Upstream(port=8001)])))
+        file.write_text(json.dumps(endpoints([Upstream(port=8001)], cluster=cluster)))
     told = tmp_path / "envoy.json"
     told.write_text(json.dumps(bootstrap(made, tmp_path / "admin.sock")))
     checked = subprocess.run(

@@ -73,6 +73,14 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.services.supervisor.test_canary",
+            tests=1,
+            unit="trials",
+            sample=20,
+            full=600,
+            seconds=30,
+        ),
+        Campaign(
             module="tests.fleets.test_fleet_histories",
             tests=20,
             unit="histories",

@@ -478,8 +478,8 @@ MOST_RETRIES = 1024
 """At once. A budget of 20 % of the requests instead lost 33,819 of 89,940: a dead replica fails fast, and uses it up."""
 
 
-WHOLE = 10_000
-"""The sum of the weights of two versions: a share is precise to a hundredth of a percent."""
+WHOLE = 1_000_000
+"""The sum of the weights of two versions."""
 ALWAYS = 100_000
 """As an over-provisioning factor in percent: a version keeps its share of the requests while one in a thousand of its replicas can take them."""
 
@@ -497,16 +497,16 @@ def endpoints(
     for one in sorted(set(replicas), key=lambda one: (one.host, one.port, one.socket)):
         versions.setdefault(one.version, []).append(one)
     serving = [one for each in versions.values() for one in each if not one.leaving]
-    weights: dict[str, int] = {}
+    weights: dict[str, float] = {}
     for one in serving:
         part = 1.0
         if share is not None:
             part = WHOLE * (share if one.new else 1 - share) / sum(one.new == each.new for each in serving)
-        weights[one.version] = weights.get(one.version, 0) + max(1, round(part))
+        weights[one.version] = weights.get(one.version, 0.0) + part
     found = [
         {
             "locality": {"region": version},
-            **({"load_balancing_weight": weights[version]} if version in weights else {}),
+            **({"load_balancing_weight": max(1, round(weights[version]))} if version in weights else {}),
             "lb_endpoints": [_endpoint(one) for one in versions[version]],
         }
         for version in sorted(versions)

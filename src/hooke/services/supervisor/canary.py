@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -138,16 +138,15 @@ def share_bounds(failed: int, answered: int, alpha: float) -> tuple[float, float
     seen = failed / answered
 
     def likely(share: float) -> bool:
-        parts = ((failed, share), (well, 1 - share))
-        return sum(count * math.log(part) for count, part in parts if count and part > 0) >= least and all(
-            part > 0 or not count for count, part in parts
+        parts = [(count, part) for count, part in ((failed, share), (well, 1 - share)) if count]
+        return all(part > 0 for _, part in parts) and (
+            sum(count * math.log(part) for count, part in parts) >= least
         )
 
     return _edge(likely, seen, 0.0), _edge(likely, seen, 1.0)
 
 
-def _edge(likely: object, inside: float, outside: float) -> float:
-    assert callable(likely)
+def _edge(likely: Callable[[float], bool], inside: float, outside: float) -> float:
     if likely(outside):
         return outside
     for _ in range(40):
@@ -163,9 +162,6 @@ SLOW = 1
 """The position of the quantile that the acceptance looks at."""
 LEAST_KNOWN = 20
 """Answers of the old version before its quantiles are used."""
-MOST_BATCH_S = 1.0
-LARGE = 400
-"""Answers of a batch that is not waited for longer."""
 
 
 @dataclass(slots=True)
@@ -205,7 +201,6 @@ class Trial:
         self._errors = EProcess(rules.tolerated_errors)
         self._slow = [EProcess(rules.tolerated_slow) for _ in QUANTILES]
         self._last: float | None = None
-        self._closed = 0.0
 
     @property
     def share(self) -> float:
@@ -241,15 +236,13 @@ class Trial:
             self.exposed_s += now - self._last
         self._last = now
         new, old = self._batch
-        both = new.answered + old.answered
         # The end of a batch depends on how many answers came, not on what they were.
-        enough = new.answered and old.answered and both >= 1 / self.share
-        if enough and (both >= LARGE or now - self._closed >= MOST_BATCH_S or both < 4 / self.share):
-            self._close(now)
+        if new.answered and old.answered and new.answered + old.answered >= 1 / self.share:
+            self._close()
 
-    def _close(self, now: float) -> None:
+    def _close(self) -> None:
         new, old = self._batch
-        self._batch, self._closed = (_Seen(), _Seen()), now
+        self._batch = (_Seen(), _Seen())
         self._errors.add(new.answered, old.answered, new_failed=new.failed, old_failed=old.failed)
         for at, one in enumerate(self._slow):
             one.add(new.timed, old.timed, new_failed=new.slow[at], old_failed=old.slow[at])
@@ -288,9 +281,8 @@ class Trial:
 
     def _at_the_limit(self) -> Verdict:
         new, old = self._all(0), self._all(1)
-        rate = [one.failed / one.answered if one.answered else 0.0 for one in (new, old)]
-        bad = new.failed > 0 and rate[0] > rate[1] + self.rules.error_margin
-        few = f"too few requests in {format_seconds(self.rules.limit_s)} to be certain: {self._said_errors()}"
+        bad = 2 * new.failed > new.answered and 2 * old.failed <= old.answered
+        few = f"not certain after {format_seconds(self.rules.limit_s)}: {self._said_errors()}"
         return Verdict(accepted=not bad, reason=few + (self._said_raised() if bad else ""))
 
     def _all(self, which: int) -> _Seen:
