@@ -322,7 +322,9 @@ def counts_of(stand, replicas, requests, **headers):
     for number in range(requests):
         assert ask(stand.port, "/echo", {"n": number}, headers=headers)[2] == b"%d" % number
     after = stand.front.stats().replicas
-    return [after[one.place].requests - before.get(one.place, 0) if one.place in after else 0 for one in replicas]
+    return [
+        after[one.place].requests - before.get(one.place, 0) if one.place in after else 0 for one in replicas
+    ]
 
 
 def test_versions_share_requests_by_weight_by_header_and_as_copies(tmp_path):

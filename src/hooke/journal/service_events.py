@@ -130,7 +130,7 @@ class RuleChosen(_Event, frozen=True, kw_only=True, tag="rule_chosen"):
 
 
 class RollOutChanged(_Event, frozen=True, kw_only=True, tag="roll_out_changed"):
-    """A roll-out `began`, is `done`, or was rolled `back`; `reason` says why."""
+    """A roll-out `began`, its trial was passed (`accepted`), it is `done`, or it was rolled `back`; `reason` says why."""
 
     generation: str
     before: str

@@ -21,7 +21,7 @@ REPLY_S = 10
 
 
 class ServiceCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """A command: `status`, `scale`, `replace`, `drain` or `down`. `by` names the sender."""
+    """A command: `status`, `scale`, `replace`, `accept`, `reject`, `drain` or `down`. `by` names the sender."""
 
     verb: str
     low: int = 0

@@ -111,7 +111,12 @@ def _of_service(event: RuleChosen | ServiceScaled | ColdStart | RollOutChanged) 
 
 
 def _rolled_out(event: RollOutChanged) -> str:
-    what = {"began": "roll-out of", "done": "rolled out:", "back": "rolled back:"}[event.status]
+    what = {
+        "began": "roll-out of",
+        "accepted": "trial passed:",
+        "done": "rolled out:",
+        "back": "rolled back:",
+    }[event.status]
     back = event.status == "back"
     to = f"{event.before} goes on instead of {event.generation}" if back else event.generation
     return f"{what} {to}; {event.reason}"

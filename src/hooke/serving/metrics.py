@@ -82,6 +82,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, RouteCounts] = {}
     """By path of the routes that were called; '' counts answers before a route was found."""
     refused: dict[str, int] = {}
+    raised: dict[str, int] = {}
+    """Exceptions of the service's code, by method, type and line; at most `replica.MOST_RAISED` different ones."""
     sizes: list[int] = []
     """Finished batches, as in `dispatch.Tally`."""
     rows: int = 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import re
+import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.errors import Temporary, UsageError
+from hooke.base.user_code import is_users
 
 __all__ = [
     "MEDIA_TYPE",
@@ -87,6 +91,8 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s
         self.reason = reason or self.title.lower()
+        self.raised = ""
+        """What the service's code raised, and where: its type and line without its text, which may be confidential."""
         self._headers = headers or {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -157,4 +163,16 @@ def problem_of(error: BaseException, method: str, request_id: str | None = None)
     extra = {"request_id": request_id} if request_id is not None else None
     _log.error("%s raised", method, exc_info=error, extra=extra)
     kind = error.kind if isinstance(error, ServiceRaised) else type(error).__name__
-    return Problem(500, f"{method} raised {kind}; the log of the service has its traceback")
+    problem = Problem(500, f"{method} raised {kind}; the log of the service has its traceback")
+    problem.raised = f"{method} raised {kind}{_place_of(error)}"
+    return problem
+
+
+def _place_of(error: BaseException) -> str:
+    """The last line of user code that it passed through, as ` (file.py, line 3)`; empty if none is known."""
+    if isinstance(error, ServiceRaised):
+        found = re.findall(r'File "([^"]+)", line (\d+)', error.text)
+    else:
+        found = [(frame.filename, str(frame.lineno)) for frame in traceback.extract_tb(error.__traceback__)]
+    users = [(file, line) for file, line in found if is_users(file)]
+    return f" ({os.path.basename(users[-1][0])}, line {users[-1][1]})" if users else ""

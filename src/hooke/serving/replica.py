@@ -60,10 +60,8 @@ METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
 DOCS = "/-/docs"
 """No method of a service has such a path."""
-DOCS_ALIAS = "/docs"
-"""Where people look for the page; a method of this name has the path for itself."""
-MOST_FORM = 8 << 10
-"""Bytes of the form that asks for the token: it is read before the token is known."""
+MOST_RAISED = 16
+"""Different exceptions of the service's code that are counted."""
 
 
 class Replica:
@@ -104,6 +102,8 @@ class Replica:
         self.active = self.answered = 0
         """Requests in progress, and those that ended."""
         self.refused: Refusals = {}
+        self.raised: dict[str, int] = {}
+        """As in `Counts`."""
         self.unrouted = Meter()
         """Counts answers before a route was found."""
         self.ready_at: float | None = None
@@ -182,6 +182,7 @@ class Replica:
                 if meter.statuses
             },
             refused=dict(self.refused),
+            raised=dict(self.raised),
             sizes=list(tally.sizes),
             rows=tally.rows,
             busy_s=tally.busy_s,
@@ -333,8 +334,9 @@ class Replica:
             tries.end(stream)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
-        self._count_refusal(problem.reason)
-        exchange.refused_for = problem.reason
+        self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
+        if problem.raised and (problem.raised in self.raised or len(self.raised) < MOST_RAISED):
+            self.raised[problem.raised] = self.raised.get(problem.raised, 0) + 1
         if problem.reason == PASSED_ON:
             exchange.passed_on = True
             if self.second_tries is not None and exchange.stream is not None:

@@ -202,6 +202,10 @@ class StatsWindow:
         failed[2] += blamed
         failed[3] += took * active
 
+    def latencies(self) -> tuple[tuple[int, int], ...]:
+        """The answer times of this window so far, as in `BatchWindow`. Any thread may call this."""
+        return nonzero_counts(self._latencies)
+
     def take(self, now: float) -> BatchWindow:
         """End the window and begin the next one."""
         sums = [each for sizes in self._sizes.values() for each in sizes.values()]

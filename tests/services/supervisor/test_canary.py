@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from tests.support.campaigns import campaign
 
 from hooke.services.supervisor.canary import CanaryRules, EProcess, Outcomes, Trial, share_bounds
+from hooke.serving.stats_windows import latency_bin
 
 CAMPAIGN = campaign(__name__)
 RULES = CanaryRules()
-BUCKETS = 16
+USUAL, SLOW = latency_bin(0.02), latency_bin(0.05)
 
 
-def answers(chance, count, *, fails, slow_at=4, p_slow=0.0):
-    """So many answers with these chances of a failure, and of a bucket above the usual one."""
+def answers(chance, count, *, fails, p_slow=0.0):
+    """So many answers with these chances of a failure, and of taking two and a half times as long as usual."""
     failed = sum(chance.random() < fails for _ in range(count))
-    buckets = [0] * BUCKETS
-    for _ in range(count):
-        buckets[slow_at + 2 if chance.random() < p_slow else slow_at] += 1
+    slow = sum(chance.random() < p_slow for _ in range(count))
     raised = {"predict raised ValueError (times.py, line 14)": failed} if failed else {}
-    return Outcomes(answered=count, failed=failed, buckets=tuple(buckets), raised=raised)
+    latencies = ((USUAL, count - slow), (SLOW, slow))
+    return Outcomes(answered=count, failed=failed, latencies=latencies, raised=raised)
 
 
 def tried(seed, *, new, old, rate=50.0, rules=RULES, most_s=700.0, drift=1.0):
@@ -44,7 +44,9 @@ def test_a_version_that_fails_always_goes_back_after_a_few_requests():
         verdict, trial = tried(seed, new={"fails": 1.0}, old={"fails": 0.0})
         assert not verdict.accepted
         assert trial.new.failed <= 12
-        assert "to the old version; most often predict raised ValueError (times.py, line 14), " in verdict.reason
+        assert (
+            "to the old version; most often predict raised ValueError (times.py, line 14), " in verdict.reason
+        )
 
 
 def test_a_good_version_is_accepted_once_that_is_certain():

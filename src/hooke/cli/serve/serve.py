@@ -28,7 +28,8 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import file_of
 from hooke.project.settings import Settings
 from hooke.services.reload.reloader import Reloader, Sources
-from hooke.services.serve_file import ObserveOptions, load_service, serve_extra, serve_here
+from hooke.services.serve_file import load_service, serve_extra, serve_here
+from hooke.services.supervisor.canary import CanaryRules
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.bind_config import BindConfig, TlsFiles
@@ -107,6 +108,16 @@ _REPLICA_OPTIONS = (
         help="With a minimum of 0: end the last replica after so long without a call (10m). Default: by the gaps between calls.",
     ),
     click.option(
+        "--canary",
+        metavar="SHARE|off",
+        help="The share of the requests that a new version gets first, until it has proved to be as good as the old one. Default: 5%.",
+    ),
+    click.option(
+        "--mirror",
+        metavar="SHARE",
+        help="Instead of a canary: a new version gets copies of this share of the requests. Only where a call has no side effects.",
+    ),
+    click.option(
         "--threads",
         type=click.IntRange(1),
         metavar="N",
@@ -114,6 +125,7 @@ _REPLICA_OPTIONS = (
     ),
     click.option("--lease", "lease_s", default=LEASE_S, type=float, hidden=True),
     click.option("--healthy", "healthy_s", default=Rules().healthy_s, type=float, hidden=True),
+    click.option("--canary-limit", "limit_s", default=CanaryRules().limit_s, type=float, hidden=True),
     click.option("--poll", "poll_s", default=ServiceOptions().poll_s, type=float, hidden=True),
 )
 
@@ -123,7 +135,8 @@ def replica_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **given: Any) -> Any:
-        names = ("replicas", "memory", "keep_alive", "threads", "lease_s", "healthy_s", "poll_s")
+        kept = ("lease_s", "healthy_s", "limit_s", "poll_s")
+        names = ("replicas", "memory", "keep_alive", "canary", "mirror", "threads", *kept)
         several = {name: given.pop(name) for name in names}
         return function(*args, several=several, **given)
 
@@ -201,6 +214,7 @@ def service_options(
             fix=f"add --replicas 0:{replicas[1]}, or leave out --keep-alive",
         )
     if asked is None and memory is None and replicas == (1, 1):
+        _refuse_trials(several, f"a single process serves {declared.name}, and rolls nothing out")
         return None
     if observe.log is not None:
         if observe.log.path == STDOUT:
@@ -215,10 +229,48 @@ def service_options(
         keep_alive_s=parse_seconds(keep_alive, name="--keep-alive") if keep_alive is not None else None,
         bind_config=bind_config,
         memory_bytes=parse_bytes(memory, name="--memory") if memory is not None else None,
+        canary=canary_rules(several),
         lease_s=several["lease_s"],
         healthy_s=several["healthy_s"],
         poll_s=several["poll_s"],
     )
+
+
+def canary_rules(several: Mapping[str, Any]) -> CanaryRules | None:
+    """How a new version is tried; None if it is not. Raises UsageError."""
+    canary, mirror = several["canary"], several["mirror"]
+    if canary is not None and mirror is not None:
+        raise UsageError(
+            "--canary and --mirror exclude each other",
+            fix="--canary sends requests to a new version, --mirror copies of them: choose one",
+        )
+    if canary == "off":
+        return None
+    rules = CanaryRules(limit_s=several["limit_s"])
+    if mirror is not None:
+        return dataclasses.replace(rules, share=_share(mirror, "--mirror", 1.0), mirror=True)
+    share = rules.share if canary is None else _share(canary, "--canary", rules.most_share)
+    return dataclasses.replace(rules, share=share)
+
+
+def _share(text: str, name: str, most: float) -> float:
+    percent = text.removesuffix("%").strip()
+    share = float(percent) / 100 if percent.replace(".", "", 1).isdecimal() else 0.0
+    if not text.endswith("%") or not 0.01 <= share <= most:
+        off = "; off tries nothing" if name == "--canary" else ""
+        raise UsageError(
+            f"{name} {text}: not a valid share of the requests", fix=f"write 1% to {100 * most:g}%{off}"
+        )
+    return share
+
+
+def _refuse_trials(several: Mapping[str, Any], why: str) -> None:
+    """Raises UsageError for options of trials where there is none."""
+    for name in ("canary", "mirror"):
+        if several[name] is not None:
+            raise UsageError(
+                f"--{name} {several[name]}: {why}", fix=f"add --replicas 1, or leave out --{name}"
+            )
 
 
 def show_law(declared: Service, project: Project, run: str) -> None:
@@ -318,6 +370,7 @@ def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
     for name, given in (("--memory", several["memory"]), ("--keep-alive", several["keep_alive"])):
         if given is not None:
             raise UsageError(f"--dev with {name}: it has no supervisor", fix=f"leave out {name}, or --dev")
+    _refuse_trials(several, "--dev serves the new version at once")
     bind_config.check()
     if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`hooke serve FILE.py`, and the commands for a running service: status, logs, scale, drain, down."""
+"""`hooke serve FILE.py`, and the commands for a running service: status, logs, scale, rollout, drain, down."""
 
 from __future__ import annotations
 
@@ -142,6 +142,37 @@ def scale(*, words: tuple[str, ...], as_json: bool, project: Project) -> int:
 
 @services.command()
 @_service
+@click.option(
+    "--accept/--reject", "accept", default=None, help="End the trial: serve the new version, or not."
+)
+@in_project
+def rollout(*, service: str, accept: bool | None, project: Project) -> int:
+    """Show the version of SERVICE that is on trial, or end its trial.
+
+    A new version gets a share of the requests until it is accepted, or rolled back. Exit code 1 if none is on trial.
+    """
+    folder = _supervised(project, service, "rollout")
+    if accept is not None:
+        verb = "accept" if accept else "reject"
+        folder.send(verb, by=f"hooke serve rollout --{verb}")
+        click.echo(f"{folder.name}: the trial is over; the new version is {verb}ed")
+        return 0
+    facts = folder.send("status")
+    if facts["trial"] is None:
+        said = (
+            f"{facts['rolling_out']} has passed its trial"
+            if facts["rolling_out"]
+            else "no version is on trial"
+        )
+        click.echo(f"{folder.name}: {said}")
+        return 0 if facts["rolling_out"] else EXIT_FAILED
+    click.echo(f"{folder.name}: {_trial_line(facts)}")
+    say_next(f"hooke serve rollout {folder.name} --accept, or --reject", project)
+    return 0
+
+
+@services.command()
+@_service
 @click.option("--replica", default="", metavar="N", help="Only this one, after another has taken its place.")
 @in_project
 def drain(*, service: str, replica: str, project: Project) -> int:
@@ -271,12 +302,27 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         lines.append(f"  {_zero_line(facts['zero'])}")
     if facts.get("scaling"):
         lines.append(f"  scaling by: {facts['scaling']}")
-    if facts["rolling_out"]:
+    if facts["trial"] is not None:
+        lines.append(f"  {_trial_line(facts)}")
+    elif facts["rolling_out"]:
         lines.append(f"  rolling out {facts['rolling_out']}")
     rows = [_cells(one) for one in facts["replicas"]]
     lines += ["", *aligned(COLUMNS, rows, right=range(2, 10))] if rows else []
     lines += [f"  replica {one['replica']}: {one['why']}" for one in facts["replicas"] if one["why"]]
     return lines
+
+
+def _trial_line(facts: dict[str, Any]) -> str:
+    trial = facts["trial"]
+    what = "copies of" if trial["mirror"] else ""
+    gets = " ".join(filter(None, ("it gets", what, f"{100 * trial['share']:g} % of the requests")))
+    new, old = trial["new"], trial["old"]
+    failed = f"{new['failed']} of {new['answered']} failed, and {old['failed']} of {old['answered']} of the old version"
+    evidence = max(trial["evidence"])
+    return (
+        f"rolling out {facts['rolling_out']}, on trial for {format_seconds(trial['seconds'])}: {gets}; {failed};"
+        f" evidence against it {evidence:.2g}, at {trial['evidence_needed']:g} it goes back"
+    )
 
 
 def _zero_line(zero: dict[str, Any]) -> str:

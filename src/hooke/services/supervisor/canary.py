@@ -6,7 +6,8 @@ both, and Fisher's noncentral hypergeometric with odds ratio `w` if the new one 
 batches of the ratio of the two, averaged over a few `w`, is an e-process: while the odds ratio is at most `tolerated`, it reaches
 `1/alpha` with probability at most alpha, however often one looks (Ville 1939; Shafer 2021, "Testing by betting"; for 2x2 tables
 Turner, Ly and Gruenwald 2024). The likelihood ratio is monotone in the count, so a smaller odds ratio than `tolerated` only helps.
-Latencies are tested in the same way, by the answers slower than the old version's own median, 90 % and 99 % quantile so far.
+Latencies are tested in the same way, by the answers of the old version beyond its own median, 90 % and 99 % quantile so far, and
+those of the new one that are beyond one and a half times as much.
 
 **For the new version.** Confidence sequences of both failure shares, by Robbins' beta mixture (1970), hold at all times together. The
 version is accepted when the new one's upper bound is within a margin of the old one's lower bound.
@@ -18,13 +19,12 @@ for latencies the stated probability holds only about; `tolerated` odds leave ro
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from hooke.base.formats import format_seconds
+from hooke.serving.stats_windows import latency_bin, merge_counts, quantile_s
 
 __all__ = ["CanaryRules", "EProcess", "Outcomes", "Trial", "Verdict", "share_bounds"]
 
@@ -54,6 +54,9 @@ class CanaryRules:
     """Times the odds of a failure that count as equal: in millions of requests some difference is always certain."""
     tolerated_slow: float = 2.0
     """And of a slow answer."""
+    slower_times: float = 1.5
+    slower_s: float = 0.002
+    """A slow answer takes longer than so many times the old version's quantile, and so many seconds: less is the machine's doing."""
     warm_up: int = 10
     """The first answers of a new replica say nothing of its latencies."""
 
@@ -64,8 +67,8 @@ class Outcomes:
 
     answered: int = 0
     failed: int = 0
-    buckets: tuple[int, ...] = ()
-    """Answers by the bounds of `hooke.serving.metrics`, not cumulative; empty: unknown, or of a replica that warms up."""
+    latencies: tuple[tuple[int, int], ...] = ()
+    """Results by their times, as in `BatchWindow`; none while a replica warms up."""
     raised: Mapping[str, int] = field(default_factory=dict)
     """What the service's code raised, as text, and how often."""
 
@@ -194,10 +197,11 @@ class Trial:
         self.ordered: Verdict | None = None
         """What a person decided."""
         self._batch = (_Seen(), _Seen())
-        self._known: list[int] = []
-        """Buckets of the old version in earlier batches."""
-        self._coming: list[int] = []
-        self._bounds = [-1] * len(QUANTILES)
+        self._known: tuple[tuple[int, int], ...] = ()
+        """Answer times of the old version in earlier batches, and in this one."""
+        self._coming: tuple[tuple[int, int], ...] = ()
+        self._bounds: list[tuple[int, int]] = []
+        """The last bin that is not slow, for the new and the old version, of each quantile."""
         self._errors = EProcess(rules.tolerated_errors)
         self._slow = [EProcess(rules.tolerated_slow) for _ in QUANTILES]
         self._last: float | None = None
@@ -223,12 +227,12 @@ class Trial:
         if new:
             self.raised.update(outcomes.raised)
         else:
-            self._coming = _summed(self._coming, outcomes.buckets)
-        if sum(self._known) >= LEAST_KNOWN and outcomes.buckets:
-            timed = sum(outcomes.buckets)
-            made.timed += timed
-            for at, bound in enumerate(self._bounds):
-                made.slow[at] += sum(outcomes.buckets[bound + 1 :])
+            self._coming = merge_counts([self._coming, outcomes.latencies])
+        if self._bounds:
+            made.timed += sum(count for _, count in outcomes.latencies)
+            for at, bounds in enumerate(self._bounds):
+                bound = bounds[0 if new else 1]
+                made.slow[at] += sum(count for each, count in outcomes.latencies if each > bound)
 
     def advance(self, now: float, *, exposed: bool) -> None:
         """Time has passed; `exposed`: both versions can answer."""
@@ -248,10 +252,15 @@ class Trial:
             one.add(new.timed, old.timed, new_failed=new.slow[at], old_failed=old.slow[at])
         self.new.add(new)
         self.old.add(old)
-        self._known, self._coming = _summed(self._known, self._coming), []
-        if self._known:
-            whole, sums = sum(self._known), list(accumulate(self._known))
-            self._bounds = [bisect_left(sums, quantile * whole) for quantile in QUANTILES]
+        self._known, self._coming = merge_counts([self._known, self._coming]), ()
+        known = dict(self._known)
+        if sum(known.values()) >= LEAST_KNOWN:
+            rules = self.rules
+            limits = [quantile_s(known, 100 * quantile) or 0.0 for quantile in QUANTILES]
+            self._bounds = [
+                (latency_bin(rules.slower_times * limit + rules.slower_s), latency_bin(limit))
+                for limit in limits
+            ]
 
     def verdict(self) -> Verdict | None:
         """The verdict; None while there is none."""
@@ -299,10 +308,10 @@ class Trial:
     def _said_slow(self) -> str:
         at = max(range(len(QUANTILES)), key=lambda which: self._slow[which].value)
         new, old = self.new, self.old
-        slower = [f"{100 * one.slow[at] / max(one.timed, 1):.0f} %" for one in (new, old)]
+        known = f"the old version's p{100 * QUANTILES[at]:g}"
         return (
-            f"it is slower: {slower[0]} of its {new.timed} answers, and {slower[1]} of {old.timed} of the old version,"
-            f" took longer than the old version's p{100 * QUANTILES[at]:g}"
+            f"it is slower: {new.slow[at]} of its {new.timed} answers took longer than {self.rules.slower_times:g} times"
+            f" {known}, and {old.slow[at]} of {old.timed} of the old version longer than that p{100 * QUANTILES[at]:g}"
         )
 
     def _said_raised(self) -> str:
@@ -323,9 +332,3 @@ class Trial:
             "evidence": [min(value, 1e9) for value in self.evidence],
             "evidence_needed": 2 / self.rules.alpha,
         }
-
-
-def _summed(known: Sequence[int], more: Sequence[int]) -> list[int]:
-    if not known or not more:
-        return list(known or more)
-    return [one + other for one, other in zip(known, more, strict=True)]

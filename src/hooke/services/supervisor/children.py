@@ -239,6 +239,10 @@ class Replicas:
             write_generation(path, generation)
         self._generations[generation.name] = generation
 
+    def keys(self) -> dict[str, str]:
+        """The keys of the generations, by name."""
+        return {name: generation.key for name, generation in self._generations.items()}
+
     def start(self, name: str, generation: str, *, among: int) -> Child:
         """Start a replica on a loopback port of its own; the cores are shared among `among` replicas.
 

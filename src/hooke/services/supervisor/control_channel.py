@@ -58,6 +58,12 @@ class PublishPorts(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     replicas: dict[str, int]
     hold: bool = False
+    versions: dict[str, str] = {}
+    """The version of each, by name."""
+    new: dict[str, int] = {}
+    """Those of a version on trial, by name and port; some of `replicas`, or others that get copies of requests only."""
+    share: float | None = None
+    """The part of the requests, or of the copies, for these; None: each replica gets as many as any other."""
 
 
 class LimitRequests(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -83,6 +89,8 @@ class ReplicaUpdate(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     windows: tuple[BatchWindow, ...] = ()
     counts: Counts | None = None
     """None: unchanged."""
+    latencies: tuple[tuple[int, int], ...] = ()
+    """With `counts`: all its answer times so far, as (bin, count) of `BatchWindow.latencies`."""
     events: tuple[ModelEvent, ...] = ()
 
 

@@ -24,7 +24,7 @@ from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project
 from hooke.registry.loaded_models import registry_of
-from hooke.services.serve_file import ObserveOptions
+from hooke.services.supervisor.canary import CanaryRules
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.auth import Auth, read_token
 from hooke.serving.bind_config import BindConfig
@@ -244,6 +244,8 @@ class ServiceOptions:
     healthy_s: float = 10.0
     keep_alive_s: float | None = None
     """How long the last replica stays without a call, where none is allowed; None: by the gaps between calls."""
+    canary: CanaryRules | None = field(default_factory=CanaryRules)
+    """How a new version is tried; None: it only has to stay ready."""
     poll_s: float = 5.0
     """Between two lookups of an alias: a query of one row."""
 
@@ -253,6 +255,7 @@ class ServiceOptions:
             timeout_s=declared.timeout_s,
             ready_s=declared.start_timeout_s,
             healthy_s=self.healthy_s,
+            canary=self.canary,
             memory_bytes=self.memory_bytes,
             idempotent=declared.idempotent,
         )

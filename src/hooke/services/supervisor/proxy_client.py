@@ -167,14 +167,25 @@ class ProxyChild:
         if self.child is None:
             self._start()
 
-    def publish(self, ports: Mapping[str, int], now: float) -> None:
-        """Send new requests to these replicas; `acknowledged` tells when that is in effect."""
-        self._publish(messages.PublishPorts(replicas=dict(ports), hold=self._order.hold), now)
+    def publish(
+        self,
+        ports: Mapping[str, int],
+        now: float,
+        *,
+        versions: Mapping[str, str],
+        new: Mapping[str, int],
+        share: float | None,
+    ) -> None:
+        """Send new requests to these replicas; `acknowledged` tells when that is in effect. Other options as in `PublishPorts`."""
+        order = messages.PublishPorts(
+            replicas=dict(ports), versions=dict(versions), new=dict(new), share=share, hold=self._order.hold
+        )
+        self._publish(order, now)
 
     def hold(self, hold: bool, now: float) -> None:  # noqa: FBT001 - a switch
         """Whether requests are held where there is no replica."""
         if hold != self._order.hold:
-            self._publish(messages.PublishPorts(replicas=self._order.replicas, hold=hold), now)
+            self._publish(msgspec.structs.replace(self._order, hold=hold), now)
 
     def _publish(self, order: messages.PublishPorts, now: float) -> None:
         self._order, self._acknowledged = order, None
@@ -295,8 +306,7 @@ class ProxyChild:
                 control=control,
                 lease_s=self._lease_s,
                 settings=self._settings,
-                replicas=self._order.replicas,
-                hold=self._order.hold,
+                first=self._order,
                 token_files=self._token_files,
             )
             return msgspec.json.encode(made, enc_hook=str).decode()

@@ -43,10 +43,8 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
     control: int
     lease_s: float
     settings: ProxySettings
-    replicas: dict[str, int] = {}
-    """Ports by name for its first requests: those of its predecessor, which died."""
-    hold: bool = False
-    """Whether requests are held where there is no replica."""
+    first: messages.PublishPorts
+    """Where its first requests go: as those of its predecessor, which died."""
     token_files: tuple[str, ...] = ()
     """The files of the bearer tokens, without one of which no request starts a replica; none without auth."""
 
@@ -54,8 +52,7 @@ class ProxyProcessOrder(msgspec.Struct, frozen=True, kw_only=True):
 class _ProxyProcess:
     def __init__(self, order: ProxyProcessOrder) -> None:
         self._proxy = Proxy(order.settings, prefix=with_parent())
-        self._first = messages.PublishPorts(replicas=order.replicas, hold=order.hold)
-        self._last = self._first
+        self._last = self._first = order.first
         self._wanted: messages.PublishPorts | None = None
         """The replicas that Envoy does not have yet."""
         self._token_files = tuple(Path(file) for file in order.token_files)
@@ -82,7 +79,7 @@ class _ProxyProcess:
         """Run until an order to stop, Envoy's death, or the end of the lease."""
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         try:
-            self._proxy.start(self._upstreams(self._first))
+            self._proxy.start(self._upstreams(self._first), share=_share_of(self._first))
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S if self._drain is None else DRAIN_TURN_S)
@@ -152,7 +149,14 @@ class _ProxyProcess:
         if self._wanted is None or now < self._try_at:
             return
         try:
-            self._proxy.publish(self._upstreams(self._wanted))
+            order = self._wanted
+            copies = {name: port for name, port in order.new.items() if name not in order.replicas}
+            self._proxy.publish(
+                self._upstreams(order),
+                share=_share_of(order),
+                mirrored=[Upstream(port=port) for port in copies.values()],
+                mirror=(order.share or 0.0) if copies else 0.0,
+            )
         except (HookeError, OSError) as error:
             self._try_at = now + AGAIN_S
             if not self._warned:
@@ -172,7 +176,10 @@ class _ProxyProcess:
             self._activator.serve(ports, holding=order.hold)
         if order.hold and not ports:
             return [Upstream(socket=ACTIVATOR_SOCKET)]
-        return [Upstream(port=port) for port in ports]
+        return [
+            Upstream(port=port, version=order.versions.get(name, ""), new=name in order.new)
+            for name, port in order.replicas.items()
+        ]
 
     def _started_activator(self) -> Activator:
         settings = self._proxy.settings
@@ -211,6 +218,11 @@ class _ProxyProcess:
         message = messages.encode(messages.ProxyFailed(kind=type(error).__name__, **facts))
         self._control.turn(1.0)  # a supervisor may have connected, and not been accepted yet
         self._control.send(message)
+
+
+def _share_of(order: messages.PublishPorts) -> float | None:
+    """The part of the requests for the new replicas, if they get any."""
+    return order.share if order.new.keys() & order.replicas.keys() else None
 
 
 def _note(text: str) -> None:

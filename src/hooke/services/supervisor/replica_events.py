@@ -16,6 +16,7 @@ from hooke.journal.service_events import (
     ServiceScaled,
     StartDelayed,
 )
+from hooke.services.supervisor.canary import CanaryRules, Outcomes
 
 __all__ = [
     "DRAINING",
@@ -31,7 +32,9 @@ __all__ = [
     "Event",
     "Exited",
     "GiveUp",
+    "JudgeRollOut",
     "KillReplica",
+    "Observed",
     "ProxyDrained",
     "Publish",
     "Published",
@@ -104,6 +107,8 @@ class Rules:
     """If so many replicas die before any was ready, the service is given up: the service itself is wrong."""
     roll_out_tries: int = 2
     """If so many of the new replicas die, a roll-out is rolled back: one may have been killed by chance."""
+    canary: CanaryRules | None = None
+    """How a new version is tried before it gets all requests; None: it only has to stay ready."""
     most_starting: int = 4
     """Starts at once: each reads a model and needs a core."""
     memory_bytes: int | None = None
@@ -241,9 +246,15 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisionBegan:
-    """The first event: the replicas that run already."""
+    """The first event: the replicas that run already, and the roll-out that an earlier supervisor had not ended."""
 
     adopted: tuple[Adopted, ...] = ()
+    serving: str = ""
+    """The generation that is served, if the new one is on trial or was rolled back; empty: no such roll-out is known."""
+    refused: bool = False
+    """Whether the new one was rolled back."""
+    accepted: bool = False
+    """Whether its trial is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +263,14 @@ class Reported:
 
     name: str
     report: ReplicaReport
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What became of the requests to a replica since its last report."""
+
+    name: str
+    outcomes: Outcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +313,14 @@ class RollOut:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeRollOut:
+    """A person ends the trial of a new generation."""
+
+    accept: bool
+    by: str
+
+
 @dataclass(frozen=True, slots=True)
 class DrainService:
     """The service is to end when its open requests are answered."""
@@ -326,11 +353,13 @@ class SupervisionTick:
 Event: TypeAlias = (
     SupervisionBegan
     | Reported
+    | Observed
     | Published
     | Exited
     | Replace
     | Scale
     | RollOut
+    | JudgeRollOut
     | DrainService
     | ProxyDrained
     | CutService
@@ -352,6 +381,12 @@ class Publish:
     """Send new requests to these replicas only, before any other action of the step; `Published` follows."""
 
     names: tuple[str, ...]
+    new: tuple[str, ...] = ()
+    """Those on trial, in a mirrored trial beside `names`."""
+    share: float | None = None
+    """The part of the requests for the new ones; None: each replica gets as many as any other."""
+    mirror: bool = False
+    """Whether the new ones get copies only."""
 
 
 @dataclass(frozen=True, slots=True)

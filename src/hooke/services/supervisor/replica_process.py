@@ -40,6 +40,7 @@ from hooke.serving.limits import KeyRates, SecondTries
 from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
+from hooke.serving.stats_windows import merge_counts
 
 __all__ = ["ReplicaOrder", "ReplicaReporter", "main"]
 
@@ -91,6 +92,8 @@ class ReplicaReporter:
         self._counted: int | None = None
         """The number of answers at the last report of counts."""
         self._windows: list[BatchWindow] = []
+        self._latencies: tuple[tuple[int, int], ...] = ()
+        """Those of all windows that have ended."""
         self._events: list[ModelEvent] = []
         self._lock = threading.Lock()
 
@@ -102,6 +105,7 @@ class ReplicaReporter:
         """Add a window; called on its event loop."""
         with self._lock:
             self._windows.append(msgspec.structs.replace(window, replica=self._name, at=time.time()))
+            self._latencies = merge_counts([self._latencies, window.latencies])
 
     def say(self, event: ModelEvent) -> None:
         """Add an event of its model; called on its event loop."""
@@ -112,7 +116,7 @@ class ReplicaReporter:
         """The next report."""
         now = time.monotonic()
         with self._lock:
-            windows, events = tuple(self._windows), tuple(self._events)
+            windows, events, ended = tuple(self._windows), tuple(self._events), self._latencies
             self._windows.clear()
             self._events.clear()
         answered, looked = self._replica.answered, self._memory_at
@@ -130,7 +134,15 @@ class ReplicaReporter:
             batch_s=self._batch_s(now),
         )
         counts = self._counts(answered, anew=looked != self._memory_at)
-        return encode(ReplicaUpdate(report=report, windows=windows, counts=counts, events=events))
+        dispatch = self._replica.dispatch
+        latencies = (
+            merge_counts([ended, dispatch.windows.latencies()])
+            if counts is not None and dispatch is not None
+            else ()
+        )
+        return encode(
+            ReplicaUpdate(report=report, windows=windows, counts=counts, latencies=latencies, events=events)
+        )
 
     def _counts(self, answered: int, *, anew: bool) -> Counts | None:
         """The counts, at once after each answer: if the replica is killed, only the last moment is missing."""

@@ -130,6 +130,11 @@ class ServiceFolder:
         """The record of the current or last supervisor; None if there was none, or the file is damaged."""
         return _read(self.path / SERVICE, ServiceDescriptor)
 
+    @property
+    def roll_out(self) -> Path:
+        """The `RollOutRecord`."""
+        return self.path / "roll-out.json"
+
     def write_child(self, record: ChildRecord) -> None:
         """Record a child. Raises OSError."""
         write_atomic(self._child(record.name), msgspec.json.encode(record))

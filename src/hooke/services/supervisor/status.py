@@ -154,6 +154,7 @@ def status_of(core: Supervision, children: Mapping[str, Child], view: Supervisor
         "wanted": core.wanted,
         "generation": core.generation,
         "rolling_out": core.rolling.generation if core.rolling is not None else None,
+        "trial": core.trial.facts() if core.trial is not None else None,
         "front": view.proxy_facts(),
         "replicas": replicas,
     }

@@ -22,6 +22,7 @@ from hooke.journal.service_events import (
 from hooke.processes.exit_report import ended_by
 from hooke.processes.lease import Backoff
 from hooke.services.supervisor import replica_events as events
+from hooke.services.supervisor.canary import Outcomes, Trial, Verdict
 
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
 
@@ -64,6 +65,10 @@ class Rolling:
     deaths: int = 0
     cause: str = ""
     """Of the last death."""
+    trial: Trial | None = None
+    """Its trial with some of the requests; None without one, and once it is passed."""
+    proven: bool = False
+    """Whether a replica of it has been ready for a while."""
 
 
 class Supervision:
@@ -71,7 +76,8 @@ class Supervision:
 
     Its invariants: by its own decision there are never fewer ready replicas than wanted, so one leaves only when its successor
     is ready; a replica leaves the proxy, then finishes its open requests (or runs out of time), then gets SIGTERM, and SIGKILL only
-    after its deadline; a new generation takes over when all of it has been ready for a while, else the old one stays.
+    after its deadline; a new generation takes over when it has passed its trial and all of it has been ready for a while, else the
+    old one stays. The old one keeps all its replicas until the trial is over.
     """
 
     def __init__(self, rules: events.Rules, *, generation: str, wanted: int) -> None:
@@ -90,7 +96,7 @@ class Supervision:
         self._proxy_drained = False
         self._done = False
         self._last_name = 0
-        self._published: tuple[str, ...] | None = None
+        self._published: events.Publish | None = None
         self._routes = ProxyRoutes()
         self._listened: float | None = None
         self._backoffs: dict[str, Backoff] = {}
@@ -99,11 +105,13 @@ class Supervision:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             events.SupervisionBegan: self._begin,
             events.Reported: self._reported,
+            events.Observed: self._observed,
             events.Published: self._is_published,
             events.Exited: self._exited,
             events.Replace: self._replace,
             events.Scale: self._scale,
             events.RollOut: self._roll_out,
+            events.JudgeRollOut: self._judge,
             events.DrainService: self._drain,
             events.ProxyDrained: self._proxy_is_drained,
             events.CutService: self._cut,
@@ -138,8 +146,29 @@ class Supervision:
 
     @property
     def needed(self) -> int:
-        """Replicas that are to serve: as many as are wanted, and one to prove a new generation."""
-        return max(self.wanted, 1) if self.rolling else self.wanted
+        """Replicas of the target that are to serve: as many as are wanted, on trial enough for its share, and one to prove it."""
+        if self.rolling is None:
+            return self.wanted
+        if self.rolling.trial is None:
+            return max(self.wanted, 1)
+        if not self.wanted:
+            return 0 if self.rolling.proven else 1
+        return max(1, math.ceil(self.rolling.trial.share * self.wanted - 1e-9))
+
+    @property
+    def trial(self) -> Trial | None:
+        """The trial under way."""
+        return self.rolling.trial if self.rolling is not None else None
+
+    def mirrored(self, name: str) -> bool:
+        """Whether a replica gets copies of requests only, which are no load of the service's."""
+        member = self.members.get(name)
+        return (
+            self.trial is not None
+            and self.trial.rules.mirror
+            and member is not None
+            and member.generation == self.target
+        )
 
     def starts(self) -> int:
         """Replicas that start, or whose model is being set up again."""
@@ -154,7 +183,9 @@ class Supervision:
 
     def open_calls(self) -> int:
         """Calls in progress in all replicas, by their last reports."""
-        return sum(member.report.open_calls for member in self.members.values())
+        return sum(
+            member.report.open_calls for name, member in self.members.items() if not self.mirrored(name)
+        )
 
     def room(self) -> int | None:
         """How many requests the proxy admits at once, so that all are answered within the SLO; None if no replica knows.
@@ -162,7 +193,10 @@ class Supervision:
         It is nine tenths of what the ready replicas have room for: what is too much then ends at the proxy, and does not cost them
         the time of a refusal. One that has measured nothing yet counts as the mean of the others.
         """
-        ready = [member.report.room for member in self.ready() if member.restarting_since is None]
+        able = [member for member in self.ready() if member.restarting_since is None]
+        if self.trial is not None:  # the new ones get their share only
+            able = [member for member in able if member.generation == self.generation] or able
+        ready = [member.report.room for member in able]
         known = [room for room in ready if room is not None]
         return (
             max(math.ceil(ADMITTED * sum(known) / len(known) * len(ready)), 2 * len(ready)) if known else None
@@ -186,15 +220,35 @@ class Supervision:
                     True,
                 )
             self._take(member, one.report, now)
-        others = [member.generation for member in self.ready() if member.generation != self.generation]
-        if others:
-            new, self.generation = self.generation, others[0]
-            self._roll_out(events.RollOut(new, "this supervisor was started with it"), now)
+        new = self.generation
+        others = [member.generation for member in self.ready() if member.generation != new]
+        if event.serving:
+            self.generation = event.serving
+        elif others:
+            self.generation = others[0]
+        if event.refused:
+            self.refused = new
+        self._roll_out(events.RollOut(new, "this supervisor was started with it"), now)
+        if event.accepted and self.rolling is not None:
+            self.rolling.trial = None
 
     def _reported(self, event: events.Reported, now: float) -> None:
         member = self.members.get(event.name)
         if member is not None:
             self._take(member, event.report, now)
+
+    def _observed(self, event: events.Observed, _now: float) -> None:
+        member = self.members.get(event.name)
+        if member is not None:
+            self._try(member, event.outcomes)
+
+    def _try(self, member: events.ReplicaMember, outcomes: Outcomes) -> None:
+        if self.trial is not None and member.generation in (self.target, self.generation):
+            self.trial.observe(outcomes, new=member.generation == self.target)
+
+    def _judge(self, event: events.JudgeRollOut, _now: float) -> None:
+        if self.trial is not None:
+            self.trial.ordered = Verdict(accepted=event.accept, reason=f"as ordered by {event.by}")
 
     def _tick(self, event: events.SupervisionTick, now: float) -> None:
         self._listened = now if event.listened is None else event.listened
@@ -260,6 +314,8 @@ class Supervision:
                 log_tail=() if expected else event.log_tail,
             )
         )
+        if alive and lost:
+            self._try(member, Outcomes(answered=lost, failed=lost))
         if alive and not self.closing:
             self._failed(member, cause, now, event.log_tail)
 
@@ -274,7 +330,8 @@ class Supervision:
         if self.rolling is not None:
             self._roll_back("another generation was ordered", now, refuse=False)
         if event.generation != self.generation:
-            self.rolling = Rolling(generation=event.generation, reason=event.reason)
+            trial = Trial(self.rules.canary) if self.rules.canary is not None else None
+            self.rolling = Rolling(generation=event.generation, reason=event.reason, trial=trial)
             self._record_roll_out(event.generation, "began", event.reason)
 
     def _drain(self, event: events.DrainService, _now: float) -> None:
@@ -374,6 +431,9 @@ class Supervision:
         new = self._serving(rolling.generation)
         if rolling.deaths >= self.rules.roll_out_tries:
             self._roll_back(f"{rolling.deaths} of its replicas failed; the last: {rolling.cause}", now)
+        elif rolling.trial is not None:
+            rolling.proven = rolling.proven or any(member.healthy(now, self.rules) for member in new)
+            self._advance_trial(rolling, rolling.trial, now)
         elif len(new) >= self.needed and all(
             member.healthy(now, self.rules) and member.restarting_since is None for member in new
         ):
@@ -383,6 +443,22 @@ class Supervision:
             self._record(
                 RollOutChanged(generation=self.generation, before=before, status="done", reason=reason)
             )
+
+    def _advance_trial(self, rolling: Rolling, trial: Trial, now: float) -> None:
+        names = {self.members[name].generation for name in self._names_on_trial(now)}
+        exposed = bool(self.wanted) and {rolling.generation, self.generation} <= names
+        trial.advance(now, exposed=exposed)
+        verdict = trial.verdict()
+        if verdict is None:
+            return
+        if not verdict.accepted:
+            self._roll_back(verdict.reason, now)
+            return
+        rolling.trial = None
+        self._record_roll_out(rolling.generation, "accepted", verdict.reason)
+
+    def _names_on_trial(self, now: float) -> list[str]:
+        return [one.name for one in self._able(self._silence_ends(now))]
 
     def _roll_back(self, reason: str, now: float, *, refuse: bool = True) -> None:
         """Drop the new generation; the old one is still there."""
@@ -403,7 +479,11 @@ class Supervision:
         if self.rolling is not None:
             # The old ones serve until the new ones do: a dead one is replaced meanwhile.
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
-            self._start(self.generation, self.wanted - old - len(self._serving(target)), now)
+            self._start(self.generation, self.wanted - old - self._substitutes(), now)
+
+    def _substitutes(self) -> int:
+        """New replicas that may take the place of old ones: none on trial."""
+        return len(self._serving(self.target)) if self.trial is None else 0
 
     def _start(self, generation: str, count: int, now: float) -> None:
         if now < self._backoff(generation).not_before:
@@ -435,11 +515,18 @@ class Supervision:
         self._end_starts(target, served + len(self._starting(target)) - self.needed, now)
         if self.rolling is not None:
             old = len(self._serving(self.generation)) + len(self._starting(self.generation))
-            self._end_starts(self.generation, old + served - self.wanted, now)
+            self._end_starts(self.generation, old + self._substitutes() - self.wanted, now)
         for member, reason in self._surplus(kept):
-            if len(self.ready()) <= self.needed:
-                break
-            self._leave(member, reason, now)
+            if self._can_spare(member):
+                self._leave(member, reason, now)
+
+    def _can_spare(self, member: events.ReplicaMember) -> bool:
+        if self.trial is None:
+            return len(self.ready()) > self.needed
+        if member.generation not in (self.generation, self.target):
+            return True
+        ready = sum(one.generation == member.generation for one in self.ready())
+        return ready > (self.needed if member.generation == self.target else self.wanted)
 
     def _surplus(self, kept: set[str]) -> Iterable[tuple[events.ReplicaMember, str]]:
         """Surplus ready replicas, in the order in which they are to leave."""
@@ -452,7 +539,8 @@ class Supervision:
                 yield member, "another generation is served now"
         for generation in kept:
             able_first = sorted(self._serving(generation), key=lambda one: one.restarting_since is not None)
-            for member in reversed(able_first[self.needed :]):
+            most = self.needed if generation == self.target or self.trial is None else self.wanted
+            for member in reversed(able_first[most:]):
                 yield member, f"{self.wanted} wanted"
 
     def _end_starts(self, generation: str, count: int, now: float) -> None:
@@ -477,7 +565,8 @@ class Supervision:
     def _leave(self, member: events.ReplicaMember, reason: str, now: float) -> None:
         member.enter(events.ReplicaPhase.LEAVING, now)
         member.idle_since = None
-        member.unrouted = member.name not in (self._published or ()) and not self._routes.reaches(member.name)
+        published = self._published.names if self._published is not None else ()
+        member.unrouted = member.name not in published and not self._routes.reaches(member.name)
         self._record_left(member, reason)
 
     def _terminate(self, member: events.ReplicaMember, now: float) -> None:
@@ -490,20 +579,44 @@ class Supervision:
             self._out.append(events.KillReplica(member.name))
 
     def _publish(self, heard_by: float) -> None:
+        able = self._able(heard_by)
+        names = _sorted_names(able)
+        order, trial = events.Publish(names), self.trial
+        if trial is not None:
+            new = _sorted_names(one for one in able if one.generation == self.target)
+            mirror = trial.rules.mirror
+            kept = tuple(name for name in names if name not in new) if mirror else names
+            # One replica of many is not given a share that it cannot bear.
+            share = min(trial.share, 1.0 if mirror else len(new) / max(self.wanted, 1))
+            order = events.Publish(kept, new=new, share=share, mirror=mirror) if new else order
+        if order != self._published:
+            self._announce_unresponsive([one for one in self.ready() if one not in able], heard_by)
+            self._published = order
+            self._routes.published(order.names)
+            self._out.insert(0, order)
+
+    def _able(self, heard_by: float) -> list[events.ReplicaMember]:
+        """The ready replicas that can answer, as far as is known."""
         ready = self.ready()
+        if self.trial is not None and (not self.wanted or self._old_comes()):
+            ready = [one for one in ready if one.generation != self.target]
         turning = [one for one in ready if self._turns(one, heard_by)] or ready
         # A replica whose model is away answers 503 at once, and so looks least busy; it gets requests only if there is no other.
-        able = [one for one in turning if one.restarting_since is None] or turning
-        names = tuple(sorted((one.name for one in able), key=_number))
-        if names != self._published:
-            self._announce_unresponsive([one for one in ready if one not in turning], heard_by)
-            self._published = names
-            self._routes.published(names)
-            self._out.insert(0, events.Publish(names))
+        return [one for one in turning if one.restarting_since is None] or turning
+
+    def _old_comes(self) -> bool:
+        """Whether the service comes from zero, and no old replica is ready yet: a version on trial does not answer alone."""
+        old = [one for one in self.members.values() if one.generation == self.generation]
+        return (
+            not any(one.phase is events.ReplicaPhase.READY for one in old)
+            and any(one.phase is events.ReplicaPhase.STARTING for one in old)
+            and not self._backoff(self.generation).failures
+        )
 
     def _announce_unresponsive(self, still: Iterable[events.ReplicaMember], heard_by: float) -> None:
+        published = self._published.names if self._published is not None else ()
         for one in still:
-            if one.name in (self._published or ()):
+            if one.name in published and not self._turns(one, heard_by):
                 shown = format_seconds(one.unresponsive_s(heard_by))
                 text = (
                     f"replica {one.name} has not responded for {shown}: others get new requests until it does"
@@ -551,6 +664,10 @@ class Supervision:
         event: ReplicaReady | ReplicaLeft | ReplicaEnded | StartDelayed | ServiceScaled | RollOutChanged,
     ) -> None:
         self._out.append(events.RecordEvent(event))
+
+
+def _sorted_names(members: Iterable[events.ReplicaMember]) -> tuple[str, ...]:
+    return tuple(sorted((one.name for one in members), key=_number))
 
 
 def _number(name: str) -> int:

@@ -28,6 +28,7 @@ from hooke.journal.service_events import (
     ReplicaEvent,
     ReplicaReady,
     ReplicaStarted,
+    RollOutChanged,
 )
 from hooke.processes.channel import listen_at
 from hooke.project.folder import Project
@@ -59,6 +60,7 @@ from hooke.services.supervisor.generation import (
     pin_generation,
 )
 from hooke.services.supervisor.proxy_client import ProxyChild, make_proxy_settings
+from hooke.services.supervisor.roll_out_record import OutcomeReader, RollOutRecord, generation_before
 from hooke.services.supervisor.service_folder import PROXY, ChildRecord, ServiceDescriptor, ServiceFolder
 from hooke.services.supervisor.status import SupervisorView, status_of
 from hooke.services.supervisor.supervision import Supervision
@@ -126,6 +128,7 @@ class Supervisor:
         tell(str(shares))
         self._source = source
         self._view = SupervisorView()
+        self._outcomes = OutcomeReader(options.canary.warm_up if options.canary is not None else 0)
         self._scrape = MetricsEndpoint(
             first.make_auth(), lambda: service_prometheus_text(self._view.metrics())
         )
@@ -229,14 +232,35 @@ class Supervisor:
         proxy = records.pop(PROXY, None)
         self.proxy.begin(proxy)
         self._write_record()
+        # With --canary off a version that was rolled back is served all the same.
+        last = RollOutRecord.read(self.folder) if self.options.canary is not None else None
+        before = generation_before(self.folder, last, self._first)
+        if before is not None:
+            self.replicas.add(before)
         adopted = self._adopt(list(records.values()))
+        serving = [one for one in adopted if before is None or one.generation == before.name]
         low, high = self.bounds
         # The first replica shows that the service works. One that is taken over, and was served before, stays at zero.
         least = low or (0 if proxy is not None and known else 1)
-        self.core.wanted = min(max(len(adopted), least), high)
+        self.core.wanted = min(max(len(serving), least), high)
         self._set_bounds(low, high)
         self._aliases.start()
-        self._step(events.SupervisionBegan(adopted=adopted))
+        self._step(self._began(adopted, before, last))
+
+    def _began(
+        self, adopted: tuple[events.Adopted, ...], before: Generation | None, last: RollOutRecord | None
+    ) -> events.SupervisionBegan:
+        if before is None or last is None:
+            return events.SupervisionBegan(adopted=adopted)
+        refused = last.refused and before is not self._first
+        if refused:
+            self._say(
+                f"{self._first.name} was rolled back: {last.reason}; {before.name} is served. To serve the new one: --canary off"
+            )
+        accepted = last.status == "accepted"
+        return events.SupervisionBegan(
+            adopted=adopted, serving=before.name, refused=refused, accepted=accepted
+        )
 
     def _set_bounds(self, low: int, high: int) -> None:
         self.bounds = (low, high)
@@ -364,20 +388,26 @@ class Supervisor:
             if ended is not None:
                 self.replicas.forget(child, now)
                 self._view.end(child.name)
+                self._outcomes.forget(child.name)
                 self._step(events.Exited(name=child.name, exit_code=ended[0], log_tail=child.tail()))
 
     def _take_update(self, child: Child, update: ReplicaUpdate) -> None:
-        for window in update.windows:
+        copies = self.core.mirrored(child.name)
+        for window in () if copies else update.windows:
             self._run.window(window)
             self._autoscaler.window(window)
         if update.counts is not None:
             self._view.take(child.name, update.counts, time.monotonic())
+        outcomes = self._outcomes.take(child.name, update, adopted=child.process is None)
+        if outcomes is not None and self.core.trial is not None:
+            self._step(events.Observed(child.name, outcomes))
         for event in update.events:
             self._record_event(event)
         member = self.core.members.get(child.name)
         before = member.report if member is not None else events.ReplicaReport()
-        self._answered += max(0, update.report.answered - before.answered)
-        self._called += max(0, update.report.called - before.called)
+        if not copies:
+            self._answered += max(0, update.report.answered - before.answered)
+            self._called += max(0, update.report.called - before.called)
         self._step(events.Reported(child.name, update.report))
 
     def _look_for_stop(self, now: float) -> None:
@@ -417,8 +447,8 @@ class Supervisor:
         match action:
             case events.StartReplica():
                 self._start(action)
-            case events.Publish(names):
-                self.proxy.publish({name: self.replicas.children[name].record.port for name in names}, now)
+            case events.Publish():
+                self._publish(action, now)
             case events.Terminate(name) | events.KillReplica(name):
                 self._end(name, by_force=isinstance(action, events.KillReplica))
             case events.DrainProxy():
@@ -433,6 +463,16 @@ class Supervisor:
                 self._given_up = action
             case events.SupervisionDone():
                 self._done = True
+
+    def _publish(self, order: events.Publish, now: float) -> None:
+        records = {name: self.replicas.children[name].record for name in {*order.names, *order.new}}
+        self.proxy.publish(
+            {name: records[name].port for name in order.names},
+            now,
+            versions={name: record.generation for name, record in records.items()},
+            new={name: records[name].port for name in order.new},
+            share=order.share,
+        )
 
     def _end(self, name: str, *, by_force: bool) -> None:
         child = self.replicas.children.get(name)
@@ -476,6 +516,8 @@ class Supervisor:
         return tuple(found)
 
     def _record_event(self, event: ReplicaEvent) -> None:
+        if isinstance(event, RollOutChanged):  # first: another supervisor must not serve what was rolled back
+            self._keep_roll_out(event)
         self._run.say(event)
         self._view.record(event)
         if isinstance(event, ReplicaReady | ColdStart):
@@ -483,6 +525,12 @@ class Supervisor:
         if isinstance(event, ReplicaEnded) and self.core.closing:
             self._cut += event.in_flight
         self._say(event_line(event))
+
+    def _keep_roll_out(self, event: RollOutChanged) -> None:
+        try:
+            RollOutRecord.after(event, self.replicas.keys()).write(self.folder)
+        except OSError as error:
+            self._say(f"the roll-out's record cannot be written: a later supervisor would try again: {error}")
 
     def _say_answering(self, names: tuple[str, ...]) -> None:
         wanted = self.core.wanted
@@ -560,6 +608,13 @@ class Supervisor:
                     fix="hooke serve status shows the states",
                 )
             self._step(events.Replace(command.replica, by))
+        elif command.verb in ("accept", "reject"):
+            if self.core.trial is None:
+                raise HookeError(
+                    f"no version of {self.declared.name} is on trial",
+                    fix="hooke serve status shows a roll-out under way",
+                )
+            self._step(events.JudgeRollOut(accept=command.verb == "accept", by=by))
         elif command.verb == "drain":
             self._step(events.DrainService(by))
         elif command.verb == "down":
