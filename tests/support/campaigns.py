@@ -77,8 +77,8 @@ CAMPAIGNS = {
             tests=1,
             unit="trials",
             sample=20,
-            full=600,
-            seconds=30,
+            full=400,
+            seconds=40,
         ),
         Campaign(
             module="tests.fleets.test_fleet_histories",

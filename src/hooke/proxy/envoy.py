@@ -204,7 +204,8 @@ class Proxy:
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._place_admin()
         self._published = {replica.place: replica for replica in replicas}
-        self._leaving, self._share = {}, share
+        self._leaving = {}
+        self._share = share
         self._mirrored, self._mirror_percent = (), 0
         self._write()
         told = settings.folder / "envoy.json"

@@ -1,8 +1,10 @@
 """A supervision under a virtual clock: a seed is a whole history of starts, loads, hangs, deaths, scalings and roll-outs."""
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
+from hooke.services.supervisor.canary import Outcomes
 from hooke.services.supervisor.replica_events import (
     Action,
     CutService,
@@ -11,6 +13,7 @@ from hooke.services.supervisor.replica_events import (
     Exited,
     GiveUp,
     KillReplica,
+    Observed,
     ProxyDrained,
     Publish,
     Published,
@@ -83,6 +86,12 @@ class World:
     processes: dict[str, Process] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     """Generations whose replicas die at their start."""
+    failing: set[str] = field(default_factory=set)
+    """Those that come up, and fail each request."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """Failed requests of clients, by generation."""
+    order: Publish = field(default_factory=lambda: Publish(()))
+    """The last one."""
     said: list[tuple[float, object]] = field(default_factory=list)
     starts: list[tuple[float, StartReplica]] = field(default_factory=list)
     published: tuple[str, ...] = ()
@@ -109,8 +118,14 @@ class World:
     def check(self, _event: object, before: set[str], _ready: int) -> None:
         """No voluntary step leaves fewer ready than wanted."""
         left = [name for name in before if name in self.core.members and self.members_left(name)]
-        if left and not self.core.closing:
-            assert len(self.core.ready()) >= self.core.wanted, (self.seed, left)
+        if not left or self.core.closing:
+            return
+        assert len(self.core.ready()) >= self.core.wanted, (self.seed, left)
+        if self.core.trial is not None and any(
+            self.core.members[name].generation == self.core.generation for name in left
+        ):
+            old = [one for one in self.core.ready() if one.generation == self.core.generation]
+            assert len(old) >= self.core.wanted, (self.seed, left)
 
     def members_left(self, name: str) -> bool:
         member = self.core.members[name]
@@ -127,7 +142,10 @@ class World:
                 for name in set(self.published) - set(names):
                     if name in self.processes:
                         self.processes[name].left_at = now
-                self.published = names
+                self.published, self.order = names, action
+                trial = self.core.trial
+                assert not action.new or (trial is not None and action.share is not None)
+                assert not (action.mirror and set(action.new) & set(names))
                 self.acks = [*self.acks, (now + self.chance.choice([0.0, 0.25, 1.0]), names)]
             case Terminate(name):
                 process = self.processes[name]
@@ -190,6 +208,7 @@ class World:
         for process in list(self.processes.values()):
             if process.name in self.routed and process.published_at is None:
                 process.published_at = self.now
+            self.serve(process)
             if process.name in self.routed:
                 process.in_flight = self.chance.randint(0, 3)
             elif process.in_flight and self.chance.random() < 0.3:
@@ -201,6 +220,18 @@ class World:
             elif (report := process.report(self.now)) is not None:
                 self.tell(Reported(process.name, report))
         self.tell(SupervisionTick())
+
+    def serve(self, process: Process) -> None:
+        """What becomes of the requests of a step; a version on trial gets its share of them."""
+        copies = self.order.mirror and process.name in self.order.new
+        if self.now < process.ready_at or not (process.name in self.routed or copies):
+            return
+        share = self.order.share if self.order.share is not None and process.name in self.order.new else 1.0
+        count = sum(self.chance.random() < share for _ in range(20))
+        failed = count if process.generation in self.failing else 0
+        if not copies:
+            self.failed[process.generation] += failed
+        self.tell(Observed(process.name, Outcomes(answered=count, failed=failed, latencies=((40, count),))))
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -217,7 +248,9 @@ class World:
             elif drawn < 0.05:
                 new = next(generations)
                 if self.chance.random() < 0.4:
-                    self.bad.add(new)
+                    (
+                        self.bad if self.rules.canary is None or self.chance.random() < 0.5 else self.failing
+                    ).add(new)
                 self.tell(RollOut(new, "drawn"))
             self.live()
 

@@ -45,7 +45,7 @@ def test_a_new_supervisor_of_another_file_rolls_that_out_also_where_paths_are_lo
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     (folder / "delays.py").write_text(SERVICE)
-    words = ("--replicas", "1", "--lease", "20", "--healthy", "1")
+    words = ("--replicas", "1", "--lease", "20", "--healthy", "1", "--canary", "50%")
     first, second = Supervised(folder, *words), None
     try:
         first.until_ready(1)
@@ -81,7 +81,8 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
 
     register(2)
     service = supervised(
-        "--replicas", "2", "--poll", "0.3", "--with", "model=times@champion", file="serves.py"
+        *("--replicas", "2", "--poll", "0.3", "--canary", "50%", "--with", "model=times@champion"),
+        file="serves.py",
     )
     service.until_ready(2)
     asking = load(service, factors="2,3")
@@ -117,7 +118,8 @@ def test_a_moved_alias_rolls_out_and_goes_back_where_the_new_model_does_not_come
     ]
     assert "what happened to replicas" in shown[0]
     told = [event for event in json.loads(shown[1])["replicas"] if event["event"] == "roll_out_changed"]
-    assert [event["status"] for event in told] == ["began", "done", "began", "back"], service.text
+    statuses = [event["status"] for event in told]
+    assert statuses == ["began", "accepted", "done", "began", "back"], service.text
 
 
 def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, folder):
@@ -143,3 +145,89 @@ def test_an_edit_reaches_no_replica_of_a_service_that_runs(supervised, load, fol
     assert counted["failed"] == {}
     assert counted["right"] > 50
     assert service.end() == 0
+
+
+RAISES = SERVICE.replace("        return [row *", "        raise KeyError(rows)\n        return [row *")
+SLOW = SERVICE.replace("time.sleep(0.002)", "time.sleep(0.05)")
+
+
+def deployed(folder, first, text, *words):
+    """Another supervisor, which serves this version: the first one is killed."""
+    first.process.kill()
+    first.process.wait()
+    (folder / "delays.py").write_text(text)
+    return Supervised(folder, "--healthy", "1", "--replicas", "2", *words)
+
+
+def refused_by(folder):
+    """What the last roll-out of the folder's service was rolled back for."""
+    return json.loads((folder / ".hooke/services/Delay/roll-out.json").read_text())["reason"]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Two replicas under load, whose answers are all right."""
+    folder = tmp_path_factory.mktemp("loaded")
+    (folder / "delays.py").write_text(SERVICE)
+    service = Supervised(folder, "--healthy", "1", "--replicas", "2")
+    started = [service]
+    try:
+        service.until_ready(2)
+        yield folder, started
+    finally:
+        for one in started:
+            one.process.kill()
+            one.process.wait()
+        end_all(folder)
+
+
+def test_a_version_that_raises_goes_back_after_a_few_requests_and_stays_back(loaded, load):
+    folder, started = loaded
+    asking = load(started[-1])
+    started.append(deployed(folder, started[-1], RAISES))
+    back = started[-1].until(r"rolled back: delays.py:Delay .*")[0][0]
+    assert "requests to it failed, and 0 of " in back
+    assert "most often predict raised KeyError (delays.py, line 16)" in back
+    started.append(deployed(folder, started[-1], RAISES))
+    started[-1].until(r"delays.py:Delay .* was rolled back: .*; delays.py:Delay .* is served")
+    assert started[-1].until_ready(2)["rolling_out"] is None
+    counted = asking.end()
+    assert all("predict raised KeyError" in reason for reason in counted["failed"])
+    assert sum(counted["failed"].values()) <= 12
+    assert counted["right"] > 100
+    done = hooke(folder, "rollout")
+    assert (done.returncode, done.stdout) == (1, "Delay: no version is on trial\n")
+
+
+def test_a_slower_version_goes_back(loaded, load):
+    folder, started = loaded
+    asking = load(started[-1])
+    started.append(deployed(folder, started[-1], SLOW, "--canary", "25%"))
+    back = started[-1].until(r"rolled back: delays.py:Delay .*")[0][0]
+    assert "; it is slower: " in back
+    assert asking.end()["failed"] == {}
+
+
+def test_no_client_sees_a_version_that_gets_copies_only(loaded, load):
+    folder, started = loaded
+    asking = load(started[-1])
+    started.append(deployed(folder, started[-1], RAISES + "\n", "--mirror", "50%"))
+    started[-1].until(r"rolled back: delays.py:Delay .* requests to it failed")
+    started[-1].until_ready(2)
+    assert asking.end()["failed"] == {}
+
+
+def test_a_person_chooses_the_version_by_a_header_and_accepts_it(loaded):
+    folder, started = loaded
+    new = SERVICE.replace("row * self.factor", "row * (self.factor + 1)")
+    started.append(deployed(folder, started[-1], new))
+    service = started[-1]
+    service.until(r"3 replicas answer, 2 wanted")
+    for version, answer in (("new", 3), ("old", 2)):
+        assert post(service, "/predict", {"rows": [1]}, {"x-hooke-version": version}) == [answer]
+    shown = hooke(folder, "rollout").stdout
+    assert "on trial for" in shown and "it gets 5 % of the requests; 0 of 1 failed" in shown
+    assert hooke(folder, "rollout", "--accept").returncode == 0
+    service.until(r"rolled out: delays.py:Delay")
+    service.until_ready(2)
+    assert post(service, "/predict", {"rows": [1]}) == [3]

@@ -22,7 +22,7 @@ from hooke.journal.service_events import (
 from hooke.processes.exit_report import ended_by
 from hooke.processes.lease import Backoff
 from hooke.services.supervisor import replica_events as events
-from hooke.services.supervisor.canary import Outcomes, Trial, Verdict
+from hooke.services.supervisor.canary import Trial, Verdict
 
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
 
@@ -238,13 +238,9 @@ class Supervision:
             self._take(member, event.report, now)
 
     def _observed(self, event: events.Observed, _now: float) -> None:
-        member = self.members.get(event.name)
-        if member is not None:
-            self._try(member, event.outcomes)
-
-    def _try(self, member: events.ReplicaMember, outcomes: Outcomes) -> None:
-        if self.trial is not None and member.generation in (self.target, self.generation):
-            self.trial.observe(outcomes, new=member.generation == self.target)
+        member, trial = self.members.get(event.name), self.trial
+        if trial is not None and member is not None and member.generation in (self.target, self.generation):
+            trial.observe(event.outcomes, new=member.generation == self.target)
 
     def _judge(self, event: events.JudgeRollOut, _now: float) -> None:
         if self.trial is not None:
@@ -314,8 +310,6 @@ class Supervision:
                 log_tail=() if expected else event.log_tail,
             )
         )
-        if alive and lost:
-            self._try(member, Outcomes(answered=lost, failed=lost))
         if alive and not self.closing:
             self._failed(member, cause, now, event.log_tail)
 
@@ -521,12 +515,17 @@ class Supervision:
                 self._leave(member, reason, now)
 
     def _can_spare(self, member: events.ReplicaMember) -> bool:
-        if self.trial is None:
-            return len(self.ready()) > self.needed
-        if member.generation not in (self.generation, self.target):
-            return True
-        ready = sum(one.generation == member.generation for one in self.ready())
-        return ready > (self.needed if member.generation == self.target else self.wanted)
+        """Whether enough are ready without it. One on trial stands in for none, and none for it."""
+        ready = self.ready()
+        if self.trial is not None:
+            on_trial = [one for one in ready if one.generation == self.target]
+            if member in on_trial:
+                return len(on_trial) > self.needed
+            ready = [one for one in ready if one not in on_trial]
+            if member.generation == self.generation:
+                ready = [one for one in ready if one.generation == self.generation]
+            return len(ready) > self.wanted
+        return len(ready) > self.needed
 
     def _surplus(self, kept: set[str]) -> Iterable[tuple[events.ReplicaMember, str]]:
         """Surplus ready replicas, in the order in which they are to leave."""
