@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-loaders soak-zero check bench docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-kubernetes soak-kubernetes-scale soak-loaders soak-zero check bench docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -56,6 +56,9 @@ soak-kubernetes-scale: kubernetes  ## have up to 10,000 pods on 1,000 simulated 
 
 soak-loaders: venv  ## measure loaders of shuffled batches beside one another, and record it
 	$(BIN)/python -m benchmarks.loaders
+
+soak-canary: venv  ## roll out good and bad versions of a service with kills in each state, and record it
+	$(BIN)/python -m benchmarks.serving.canary --record
 
 soak-zero: venv  ## go from no replica to one and back 200 times with kills in each state, and record it
 	$(BIN)/python -m benchmarks.serving.zero --record

@@ -42,6 +42,8 @@ WORDS = (
     "30",
     "--memory",
     MEMORY,
+    "--canary",
+    "50%",  # at 5 % and some 60 requests a second a trial takes minutes
     "--with",
     "model=factor@champion",
 )

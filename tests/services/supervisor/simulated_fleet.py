@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from hooke.services.supervisor.canary import Outcomes
+from hooke.services.supervisor.canary import ReplicaOutcomes
 from hooke.services.supervisor.replica_events import (
     Action,
     CutService,
@@ -13,7 +13,7 @@ from hooke.services.supervisor.replica_events import (
     Exited,
     GiveUp,
     KillReplica,
-    Observed,
+    OutcomesReported,
     ProxyDrained,
     Publish,
     Published,
@@ -231,7 +231,11 @@ class World:
         failed = count if process.generation in self.failing else 0
         if not copies:
             self.failed[process.generation] += failed
-        self.tell(Observed(process.name, Outcomes(answered=count, failed=failed, latencies=((40, count),))))
+        self.tell(
+            OutcomesReported(
+                process.name, ReplicaOutcomes(answered=count, failed=failed, latencies=((40, count),))
+            )
+        )
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.campaigns import campaign
 
-from hooke.services.supervisor.canary import CanaryRules, EProcess, Outcomes, Trial, share_bounds
+from hooke.services.supervisor.canary import CanaryRules, CanaryTrial, EProcess, ReplicaOutcomes, share_bounds
 from hooke.serving.stats_windows import latency_bin
 
 CAMPAIGN = campaign(__name__)
@@ -21,12 +21,12 @@ def answers(chance, count, *, fails, p_slow=0.0):
     slow = sum(chance.random() < p_slow for _ in range(count))
     raised = {"predict raised ValueError (times.py, line 14)": failed} if failed else {}
     latencies = ((USUAL, count - slow), (SLOW, slow))
-    return Outcomes(answered=count, failed=failed, latencies=latencies, raised=raised)
+    return ReplicaOutcomes(answered=count, failed=failed, latencies=latencies, raised=raised)
 
 
 def tried(seed, *, new, old, rate=50.0, rules=RULES, most_s=700.0, drift=1.0):
     """A trial until its verdict, at some requests a second; `drift` multiplies the failures of both in every other minute."""
-    chance, trial, now = random.Random(seed), Trial(rules), 0.0
+    chance, trial, now = random.Random(seed), CanaryTrial(rules), 0.0
     while (verdict := trial.verdict()) is None:
         assert now < most_s
         now += 1.0
@@ -94,8 +94,10 @@ def test_what_fails_in_both_says_nothing_against_the_new_one():
 
 @pytest.mark.parametrize(("failed", "accepted"), [(0, True), (2, False)])
 def test_at_the_limit_what_was_seen_decides(failed, accepted):
-    trial = Trial(RULES)
-    trial.observe(Outcomes(answered=3, failed=failed, raised={"say raised KeyError": failed}), new=True)
+    trial = CanaryTrial(RULES)
+    trial.observe(
+        ReplicaOutcomes(answered=3, failed=failed, raised={"say raised KeyError": failed}), new=True
+    )
     for second in range(int(RULES.limit_s) + 1):
         assert trial.verdict() is None
         trial.advance(float(second), exposed=True)
@@ -106,13 +108,13 @@ def test_at_the_limit_what_was_seen_decides(failed, accepted):
 
 
 def test_the_share_doubles_and_time_counts_only_while_both_can_answer():
-    trial, seen = Trial(RULES), []
+    trial, seen = CanaryTrial(RULES), []
     for second in range(0, 360, 2):
         trial.advance(float(second), exposed=second % 4 < 2)
         seen.append(trial.share)
     assert trial.exposed_s == pytest.approx(180.0, abs=2)
     assert sorted(set(seen)) == [0.05, 0.1, 0.2]
-    assert Trial(CanaryRules(share=0.8, mirror=True)).share == 0.8
+    assert CanaryTrial(CanaryRules(share=0.8, mirror=True)).share == 0.8
 
 
 batches = st.lists(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from benchmarks.serving.canary import soak
 from tests.services.supervisor.supervised import (
     SERVICE,
     Supervised,
@@ -15,6 +16,14 @@ from tests.services.supervisor.supervised import (
 )
 
 pytestmark = pytest.mark.heavy
+
+KILLS = (
+    ("bad", "on trial", "supervisor"),
+    ("good", "on trial", "new replica"),
+    ("good", "accepted", "Envoy"),
+    ("bad", "going back", "proxy"),
+)
+"""`make soak-canary` has all."""
 
 
 TIMES = """
@@ -231,3 +240,10 @@ def test_a_person_chooses_the_version_by_a_header_and_accepts_it(loaded):
     service.until(r"rolled out: delays.py:Delay")
     service.until_ready(2)
     assert post(service, "/predict", {"rows": [1]}) == [3]
+
+
+def test_a_kill_in_the_middle_of_a_roll_out_changes_neither_its_end_nor_an_answer(tmp_path):
+    counts = soak(tmp_path, KILLS)
+    assert (counts.lost, counts.stuck, counts.wrong) == ([], [], [])
+    assert dict(counts.blows) == {", ".join(kill): 1 for kill in KILLS}
+    assert counts.right > 500

@@ -214,7 +214,8 @@ def service_options(
             fix=f"add --replicas 0:{replicas[1]}, or leave out --keep-alive",
         )
     if asked is None and memory is None and replicas == (1, 1):
-        _refuse_trials(several, f"a single process serves {declared.name}, and rolls nothing out")
+        said = f"a single process serves {declared.name}, and rolls nothing out"
+        _refuse_trials(several, said, "add --replicas 1")
         return None
     if observe.log is not None:
         if observe.log.path == STDOUT:
@@ -264,13 +265,11 @@ def _share(text: str, name: str, most: float) -> float:
     return share
 
 
-def _refuse_trials(several: Mapping[str, Any], why: str) -> None:
+def _refuse_trials(several: Mapping[str, Any], why: str, fix: str) -> None:
     """Raises UsageError for options of trials where there is none."""
     for name in ("canary", "mirror"):
         if several[name] is not None:
-            raise UsageError(
-                f"--{name} {several[name]}: {why}", fix=f"add --replicas 1, or leave out --{name}"
-            )
+            raise UsageError(f"--{name} {several[name]}: {why}", fix=f"{fix}, or leave out --{name}")
 
 
 def show_law(declared: Service, project: Project, run: str) -> None:
@@ -370,7 +369,7 @@ def _check(bind_config: BindConfig, several: Mapping[str, Any]) -> None:
     for name, given in (("--memory", several["memory"]), ("--keep-alive", several["keep_alive"])):
         if given is not None:
             raise UsageError(f"--dev with {name}: it has no supervisor", fix=f"leave out {name}, or --dev")
-    _refuse_trials(several, "--dev serves the new version at once")
+    _refuse_trials(several, "--dev serves a new version at once", "leave out --dev")
     bind_config.check()
     if not ipaddress.ip_address(bind_config.host.replace("localhost", "127.0.0.1")).is_loopback:
         raise UsageError(

@@ -167,7 +167,7 @@ def rollout(*, service: str, accept: bool | None, project: Project) -> int:
         click.echo(f"{folder.name}: {said}")
         return 0 if facts["rolling_out"] else EXIT_FAILED
     click.echo(f"{folder.name}: {_trial_line(facts)}")
-    say_next(f"hooke serve rollout {folder.name} --accept, or --reject", project)
+    say_next(f"hooke serve rollout {folder.name} --accept", project)
     return 0
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from hooke.base.formats import format_seconds
 from hooke.serving.stats_windows import latency_bin, merge_counts, quantile_s
 
-__all__ = ["CanaryRules", "EProcess", "Outcomes", "Trial", "Verdict", "share_bounds"]
+__all__ = ["CanaryRules", "CanaryTrial", "CanaryVerdict", "EProcess", "ReplicaOutcomes", "share_bounds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class CanaryRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcomes:
+class ReplicaOutcomes:
     """Answers of one replica since its last report, or of a version."""
 
     answered: int = 0
@@ -74,7 +74,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CanaryVerdict:
     """Whether the new version takes over, and why in one sentence."""
 
     accepted: bool
@@ -168,7 +168,7 @@ LEAST_KNOWN = 20
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Answers:
     """Answers of one version."""
 
     answered: int = 0
@@ -177,26 +177,26 @@ class _Seen:
     slow: list[int] = field(default_factory=lambda: [0] * len(QUANTILES))
     """Of the `timed` ones, those beyond each quantile of the old version."""
 
-    def add(self, other: _Seen) -> None:
+    def add(self, other: _Answers) -> None:
         self.answered += other.answered
         self.failed += other.failed
         self.timed += other.timed
         self.slow = [one + more for one, more in zip(self.slow, other.slow, strict=True)]
 
 
-class Trial:
+class CanaryTrial:
     """The trial of one version, from `observe` and `advance` to a verdict."""
 
     def __init__(self, rules: CanaryRules) -> None:
         self.rules = rules
         self.exposed_s = 0.0
         """How long both versions could answer."""
-        self.new, self.old = _Seen(), _Seen()
+        self.new, self.old = _Answers(), _Answers()
         """All answers."""
         self.raised: Counter[str] = Counter()
-        self.ordered: Verdict | None = None
+        self.ordered: CanaryVerdict | None = None
         """What a person decided."""
-        self._batch = (_Seen(), _Seen())
+        self._batch = (_Answers(), _Answers())
         self._known: tuple[tuple[int, int], ...] = ()
         """Answer times of the old version in earlier batches, and in this one."""
         self._coming: tuple[tuple[int, int], ...] = ()
@@ -219,7 +219,7 @@ class Trial:
         """Against the new version: by its errors, and by its latencies."""
         return self._errors.value, sum(one.value for one in self._slow) / len(self._slow)
 
-    def observe(self, outcomes: Outcomes, *, new: bool) -> None:
+    def observe(self, outcomes: ReplicaOutcomes, *, new: bool) -> None:
         """Answers of a replica of one of the versions."""
         made = self._batch[0 if new else 1]
         made.answered += outcomes.answered
@@ -246,7 +246,7 @@ class Trial:
 
     def _close(self) -> None:
         new, old = self._batch
-        self._batch = (_Seen(), _Seen())
+        self._batch = (_Answers(), _Answers())
         self._errors.add(new.answered, old.answered, new_failed=new.failed, old_failed=old.failed)
         for at, one in enumerate(self._slow):
             one.add(new.timed, old.timed, new_failed=new.slow[at], old_failed=old.slow[at])
@@ -262,18 +262,18 @@ class Trial:
                 for limit in limits
             ]
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> CanaryVerdict | None:
         """The verdict; None while there is none."""
         if self.ordered is not None:
             return self.ordered
         errors, slow = self.evidence
         least = 2 / self.rules.alpha
         if errors >= least:
-            return Verdict(accepted=False, reason=f"{self._said_errors()}{self._said_raised()}")
+            return CanaryVerdict(accepted=False, reason=f"{self._said_errors()}{self._said_raised()}")
         if slow >= least:
-            return Verdict(accepted=False, reason=self._said_slow())
+            return CanaryVerdict(accepted=False, reason=self._said_slow())
         if self._is_good():
-            return Verdict(accepted=True, reason=f"{self._said_errors()}, and it is not slower")
+            return CanaryVerdict(accepted=True, reason=f"{self._said_errors()}, and it is not slower")
         if self.exposed_s >= self.rules.limit_s:
             return self._at_the_limit()
         return None
@@ -288,15 +288,15 @@ class Trial:
         (most, least) = (share_bounds(*pair, self.rules.beta / 2) for pair in pairs)
         return most[1] <= least[0] + margin
 
-    def _at_the_limit(self) -> Verdict:
+    def _at_the_limit(self) -> CanaryVerdict:
         new, old = self._all(0), self._all(1)
         bad = 2 * new.failed > new.answered and 2 * old.failed <= old.answered
         few = f"not certain after {format_seconds(self.rules.limit_s)}: {self._said_errors()}"
-        return Verdict(accepted=not bad, reason=few + (self._said_raised() if bad else ""))
+        return CanaryVerdict(accepted=not bad, reason=few + (self._said_raised() if bad else ""))
 
-    def _all(self, which: int) -> _Seen:
+    def _all(self, which: int) -> _Answers:
         """Also the answers of the batch that is not complete."""
-        made = _Seen()
+        made = _Answers()
         made.add((self.new, self.old)[which])
         made.add(self._batch[which])
         return made

@@ -16,7 +16,7 @@ from hooke.journal.service_events import (
     ServiceScaled,
     StartDelayed,
 )
-from hooke.services.supervisor.canary import CanaryRules, Outcomes
+from hooke.services.supervisor.canary import CanaryRules, ReplicaOutcomes
 
 __all__ = [
     "DRAINING",
@@ -34,7 +34,7 @@ __all__ = [
     "GiveUp",
     "JudgeRollOut",
     "KillReplica",
-    "Observed",
+    "OutcomesReported",
     "ProxyDrained",
     "Publish",
     "Published",
@@ -266,11 +266,11 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class OutcomesReported:
     """What became of the requests to a replica since its last report."""
 
     name: str
-    outcomes: Outcomes
+    outcomes: ReplicaOutcomes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,7 +353,7 @@ class SupervisionTick:
 Event: TypeAlias = (
     SupervisionBegan
     | Reported
-    | Observed
+    | OutcomesReported
     | Published
     | Exited
     | Replace

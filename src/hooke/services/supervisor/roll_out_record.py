@@ -10,7 +10,7 @@ import msgspec
 from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.journal.service_events import RollOutChanged
-from hooke.services.supervisor.canary import Outcomes
+from hooke.services.supervisor.canary import ReplicaOutcomes
 from hooke.services.supervisor.control_channel import ReplicaUpdate
 from hooke.services.supervisor.generation import Generation, read_generation
 from hooke.services.supervisor.service_folder import ServiceFolder
@@ -89,7 +89,7 @@ class OutcomeReader:
         self._counts: dict[str, Counts] = {}
         self._latencies: dict[str, dict[int, int]] = {}
 
-    def take(self, name: str, update: ReplicaUpdate, *, adopted: bool) -> Outcomes | None:
+    def take(self, name: str, update: ReplicaUpdate, *, adopted: bool) -> ReplicaOutcomes | None:
         """The outcomes since its last report; None if it has none. The first report of an adopted replica tells from where to count."""
         after = update.counts
         if after is None:
@@ -119,7 +119,7 @@ class OutcomeReader:
         return tuple((at, more) for at, count in after.items() if (more := count - before.get(at, 0)))
 
 
-def outcomes_between(before: Counts, after: Counts) -> Outcomes:
+def outcomes_between(before: Counts, after: Counts) -> ReplicaOutcomes:
     """What happened between two counts of one replica, without its answer times.
 
     A failure is a status of 400 or above. That includes the clients' own faults, which both versions get alike: a version that
@@ -138,4 +138,4 @@ def outcomes_between(before: Counts, after: Counts) -> Outcomes:
     raised = {
         text: more for text, count in after.raised.items() if (more := count - before.raised.get(text, 0))
     }
-    return Outcomes(answered=answered, failed=failed, raised=raised)
+    return ReplicaOutcomes(answered=answered, failed=failed, raised=raised)

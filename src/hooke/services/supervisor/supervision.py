@@ -22,7 +22,7 @@ from hooke.journal.service_events import (
 from hooke.processes.exit_report import ended_by
 from hooke.processes.lease import Backoff
 from hooke.services.supervisor import replica_events as events
-from hooke.services.supervisor.canary import Trial, Verdict
+from hooke.services.supervisor.canary import CanaryTrial, CanaryVerdict
 
 __all__ = ["ProxyRoutes", "Rolling", "Supervision"]
 
@@ -65,7 +65,7 @@ class Rolling:
     deaths: int = 0
     cause: str = ""
     """Of the last death."""
-    trial: Trial | None = None
+    trial: CanaryTrial | None = None
     """Its trial with some of the requests; None without one, and once it is passed."""
     proven: bool = False
     """Whether a replica of it has been ready for a while."""
@@ -105,7 +105,7 @@ class Supervision:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             events.SupervisionBegan: self._begin,
             events.Reported: self._reported,
-            events.Observed: self._observed,
+            events.OutcomesReported: self._observed,
             events.Published: self._is_published,
             events.Exited: self._exited,
             events.Replace: self._replace,
@@ -156,7 +156,7 @@ class Supervision:
         return max(1, math.ceil(self.rolling.trial.share * self.wanted - 1e-9))
 
     @property
-    def trial(self) -> Trial | None:
+    def trial(self) -> CanaryTrial | None:
         """The trial under way."""
         return self.rolling.trial if self.rolling is not None else None
 
@@ -237,14 +237,14 @@ class Supervision:
         if member is not None:
             self._take(member, event.report, now)
 
-    def _observed(self, event: events.Observed, _now: float) -> None:
+    def _observed(self, event: events.OutcomesReported, _now: float) -> None:
         member, trial = self.members.get(event.name), self.trial
         if trial is not None and member is not None and member.generation in (self.target, self.generation):
             trial.observe(event.outcomes, new=member.generation == self.target)
 
     def _judge(self, event: events.JudgeRollOut, _now: float) -> None:
         if self.trial is not None:
-            self.trial.ordered = Verdict(accepted=event.accept, reason=f"as ordered by {event.by}")
+            self.trial.ordered = CanaryVerdict(accepted=event.accept, reason=f"as ordered by {event.by}")
 
     def _tick(self, event: events.SupervisionTick, now: float) -> None:
         self._listened = now if event.listened is None else event.listened
@@ -324,7 +324,7 @@ class Supervision:
         if self.rolling is not None:
             self._roll_back("another generation was ordered", now, refuse=False)
         if event.generation != self.generation:
-            trial = Trial(self.rules.canary) if self.rules.canary is not None else None
+            trial = CanaryTrial(self.rules.canary) if self.rules.canary is not None else None
             self.rolling = Rolling(generation=event.generation, reason=event.reason, trial=trial)
             self._record_roll_out(event.generation, "began", event.reason)
 
@@ -438,7 +438,7 @@ class Supervision:
                 RollOutChanged(generation=self.generation, before=before, status="done", reason=reason)
             )
 
-    def _advance_trial(self, rolling: Rolling, trial: Trial, now: float) -> None:
+    def _advance_trial(self, rolling: Rolling, trial: CanaryTrial, now: float) -> None:
         names = {self.members[name].generation for name in self._names_on_trial(now)}
         exposed = bool(self.wanted) and {rolling.generation, self.generation} <= names
         trial.advance(now, exposed=exposed)

@@ -400,7 +400,7 @@ class Supervisor:
             self._view.take(child.name, update.counts, time.monotonic())
         outcomes = self._outcomes.take(child.name, update, adopted=child.process is None)
         if outcomes is not None and self.core.trial is not None:
-            self._step(events.Observed(child.name, outcomes))
+            self._step(events.OutcomesReported(child.name, outcomes))
         for event in update.events:
             self._record_event(event)
         member = self.core.members.get(child.name)
