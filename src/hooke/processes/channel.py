@@ -279,6 +279,11 @@ class ChannelServer:
         self._answer = answer
         self._channels: list[Channel] = []
 
+    @property
+    def connected(self) -> bool:
+        """Whether anybody is connected."""
+        return bool(self._channels)
+
     def register(self, selector: selectors.BaseSelector) -> None:
         """Let a selector wait for connections and messages."""
         for source in (self._listening, *self._channels):

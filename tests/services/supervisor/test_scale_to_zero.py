@@ -174,7 +174,7 @@ def test_an_orphaned_proxy_refuses_at_once_and_ends(idle, folder):
     assert gone(pids)
 
 
-def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_model(idle):
+def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_model_and_tries_it(idle):
     first = idle("--keep-alive", "1s", "--lease", "60")
     until_idle(first)
     first.process.kill()
@@ -184,10 +184,13 @@ def test_a_supervisor_that_takes_over_at_zero_starts_a_replica_only_for_another_
     assert "starts (pid" not in second.text
     second.process.kill()
     second.process.wait()
-    third = idle("--keep-alive", "1s", "--lease", "60", "--with", "factor=5")
-    third.until(r"replica \d+ starts \(.*\): 1 wanted")
-    third.until("no replica runs")
-    assert post(third, "/predict", {"rows": [3]}) == [15]
+    third = idle("--keep-alive", "5s", "--lease", "60", "--with", "factor=5")
+    third.until(r"replica \d+ starts \(.*\): roll-out: ")
+    third.until(r"replica \d+ ended")
+    assert until_idle(third)["rolling_out"], "it waits for requests"
+    assert post(third, "/predict", {"rows": [3]}) == [6]
+    third.until("2 replicas answer, 1 wanted")
+    assert post(third, "/predict", {"rows": [3]}, {"x-hooke-version": "new"}) == [15]
 
 
 def test_bounds_change_while_it_runs(idle, folder):

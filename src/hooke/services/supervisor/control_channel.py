@@ -178,6 +178,15 @@ class Control:
         os.set_blocking(self._wakes, False)
         os.set_blocking(self._wake, False)
 
+    @property
+    def connected(self) -> bool:
+        """Whether a supervisor is connected: one that dies is not, at once."""
+        return self._server.connected
+
+    def silent(self, now: float) -> bool:
+        """Whether no supervisor has sent anything for half of the lease, as one that is stopped."""
+        return self._lease.left_s(now) < self._lease.seconds / 2
+
     def serve(self) -> None:
         """Run until `close`."""
         while not self._closed:

@@ -55,6 +55,8 @@ class _ProxyProcess:
         self._last = self._first = order.first
         self._wanted: messages.PublishPorts | None = None
         """The replicas that Envoy does not have yet."""
+        self._paused: messages.PublishPorts | None = None
+        """The order whose trial is paused while its supervisor says nothing."""
         self._token_files = tuple(Path(file) for file in order.token_files)
         self._activator: Activator | None = None
         self._try_at = 0.0
@@ -83,6 +85,7 @@ class _ProxyProcess:
             self._up = True
             while not self._ended:
                 self._control.turn(TURN_S if self._drain is None else DRAIN_TURN_S)
+                self._pause_trial()
                 self._publish()
                 self._look_at_drain()
                 died = self._proxy.died()
@@ -125,7 +128,7 @@ class _ProxyProcess:
         order = messages.decode_for_proxy(message)
         match order:
             case messages.PublishPorts():
-                self._wanted, self._try_at = order, 0.0
+                self._wanted, self._try_at, self._paused = order, 0.0, None
                 self._publish()
             case messages.LimitRequests(most=most):
                 try:
@@ -166,6 +169,17 @@ class _ProxyProcess:
         self._warned = False
         names, self._wanted = tuple(self._wanted.replicas), None
         self._control.send(messages.encode(messages.ProxyPublished(names=names)))
+
+    def _pause_trial(self) -> None:
+        """No supervisor judges: a version on trial gets nothing until one does. Another supervisor publishes anew."""
+        silent, connected = self._control.silent(time.monotonic()), self._control.connected
+        if self._paused is not None and not silent:
+            self._wanted, self._paused = self._paused, None
+        elif self._last.new and self._wanted is None and (silent or not connected):
+            old = {name: port for name, port in self._last.replicas.items() if name not in self._last.new}
+            if old:
+                self._paused = self._last if connected else None
+                self._wanted = msgspec.structs.replace(self._last, replicas=old, new={}, share=None)
 
     def _upstreams(self, order: messages.PublishPorts) -> list[Upstream]:
         """The replicas, or the activator where there is none. What it holds goes to the replicas at once."""

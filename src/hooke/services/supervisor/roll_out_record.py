@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hooke.base.errors import HookeError
 from hooke.base.files import write_atomic
 from hooke.journal.service_events import RollOutChanged
 from hooke.services.supervisor.canary import ReplicaOutcomes
@@ -24,14 +23,14 @@ HEALTH_PATHS = ("/-/", "/v2/health/")
 
 
 class RollOutRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The last roll-out. Generations are named by their keys."""
+    """What is served, and the last roll-out. Generations are named by their keys."""
 
     serving: str
     """The generation that is served."""
     candidate: str = ""
     """The one that is to take its place, or was rolled back; empty: none."""
     status: str = ""
-    """As in `RollOutChanged`."""
+    """As in `RollOutChanged`; empty: there was none."""
     reason: str = ""
 
     @classmethod
@@ -46,10 +45,13 @@ class RollOutRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Keep it for the next supervisor. Raises OSError."""
         write_atomic(folder.roll_out, msgspec.json.encode(self))
 
-    @property
-    def refused(self) -> bool:
-        """Whether the candidate was rolled back."""
-        return self.status == "back"
+    def refuses(self, key: str) -> bool:
+        """Whether this generation was rolled back last."""
+        return self.status == "back" and self.candidate == key
+
+    def accepts(self, key: str) -> bool:
+        """Whether this generation has passed its trial, and did not take over yet."""
+        return self.status == "accepted" and self.candidate == key
 
     @classmethod
     def after(cls, event: RollOutChanged, keys: Mapping[str, str]) -> RollOutRecord:
@@ -65,18 +67,21 @@ class RollOutRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def generation_before(
-    folder: ServiceFolder, record: RollOutRecord | None, first: Generation
+    folder: ServiceFolder, record: RollOutRecord | None, first: Generation, *, alive: bool
 ) -> Generation | None:
-    """The generation to serve beside or instead of `first`, which the names mean now; None if the record does not say."""
+    """The generation to serve beside or instead of `first`, which the names mean now; None if that is served without a trial.
+
+    `alive`: the service was not ended, only its supervisor.
+    """
     if record is None:
         return None
     if record.serving == first.key:
         return first
-    if record.candidate != first.key:
+    if not alive and record.candidate != first.key:
         return None
     try:
         return read_generation(folder.generation(record.serving))
-    except (OSError, msgspec.MsgspecError, HookeError):  # it cannot be served: the names mean another one now
+    except (OSError, msgspec.MsgspecError):  # nothing can be served by it: the names mean another one now
         return None
 
 

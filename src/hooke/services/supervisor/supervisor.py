@@ -226,7 +226,7 @@ class Supervisor:
     def _begin(self) -> None:
         self._control.open()
         self._scrape.start(listen_at(self.folder.metrics_socket))
-        known = self.folder.generation(self._first.key).exists()
+        known = self.folder.generation(self._first.key).exists()  # asked before it is written
         self.replicas.add(self._first)
         records = {record.name: record for record in self.folder.living()}
         proxy = records.pop(PROXY, None)
@@ -234,32 +234,36 @@ class Supervisor:
         self._write_record()
         # With --canary off a version that was rolled back is served all the same.
         last = RollOutRecord.read(self.folder) if self.options.canary is not None else None
-        before = generation_before(self.folder, last, self._first)
+        before = generation_before(self.folder, last, self._first, alive=proxy is not None)
         if before is not None:
             self.replicas.add(before)
         adopted = self._adopt(list(records.values()))
         serving = [one for one in adopted if before is None or one.generation == before.name]
         low, high = self.bounds
         # The first replica shows that the service works. One that is taken over, and was served before, stays at zero.
-        least = low or (0 if proxy is not None and known else 1)
+        least = low or (0 if proxy is not None and (known or before is not None) else 1)
         self.core.wanted = min(max(len(serving), least), high)
         self._set_bounds(low, high)
         self._aliases.start()
         self._step(self._began(adopted, before, last))
+        if self.core.rolling is None and not self.core.refused:
+            self._keep_roll_out(RollOutRecord(serving=self.replicas.keys()[self.core.generation]))
 
     def _began(
         self, adopted: tuple[events.Adopted, ...], before: Generation | None, last: RollOutRecord | None
     ) -> events.SupervisionBegan:
         if before is None or last is None:
             return events.SupervisionBegan(adopted=adopted)
-        refused = last.refused and before is not self._first
+        refused = last.refuses(self._first.key)
         if refused:
             self._say(
                 f"{self._first.name} was rolled back: {last.reason}; {before.name} is served. To serve the new one: --canary off"
             )
-        accepted = last.status == "accepted"
         return events.SupervisionBegan(
-            adopted=adopted, serving=before.name, refused=refused, accepted=accepted
+            adopted=adopted,
+            serving=before.name,
+            refused=refused,
+            accepted=last.accepts(self._first.key),
         )
 
     def _set_bounds(self, low: int, high: int) -> None:
@@ -517,7 +521,7 @@ class Supervisor:
 
     def _record_event(self, event: ReplicaEvent) -> None:
         if isinstance(event, RollOutChanged):  # first: another supervisor must not serve what was rolled back
-            self._keep_roll_out(event)
+            self._keep_roll_out(RollOutRecord.after(event, self.replicas.keys()))
         self._run.say(event)
         self._view.record(event)
         if isinstance(event, ReplicaReady | ColdStart):
@@ -526,9 +530,9 @@ class Supervisor:
             self._cut += event.in_flight
         self._say(event_line(event))
 
-    def _keep_roll_out(self, event: RollOutChanged) -> None:
+    def _keep_roll_out(self, record: RollOutRecord) -> None:
         try:
-            RollOutRecord.after(event, self.replicas.keys()).write(self.folder)
+            record.write(self.folder)
         except OSError as error:
             self._say(f"the roll-out's record cannot be written: a later supervisor would try again: {error}")
 
