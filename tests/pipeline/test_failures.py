@@ -8,12 +8,16 @@ import threading
 import traceback
 
 import msgspec
+import numpy as np
 import pytest
 from tblib.pickling_support import pickle_exception
 
+from hooke.base.clock import SystemClock
 from hooke.base.errors import Permanent, TaskError, TaskFailed
 from hooke.journal.events import AttemptFailed, Failure
+from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.failures import failure_of, task_failed
+from hooke.pipeline.isolation import KEY_BYTES
 from hooke.store.backends.memory import MemoryBackend
 from hooke.store.store import Store
 
@@ -199,3 +203,36 @@ def test_a_message_too_long_for_the_journal_is_whole_in_the_log():
         raise OSError(28, "No space left on device")
 
     assert not failure_of(raised(ValueError(text)), arguments="", log=full).in_log
+
+
+class Unseeded(np.random.PCG64):
+    """`numpy.random.seed` makes a new one with the seed as its argument."""
+
+    def __init__(self) -> None:
+        super().__init__(7)
+
+
+def leave_a_generator_that_cannot_be_seeded(x):
+    np.random.set_bit_generator(Unseeded())
+    return x
+
+
+@pytest.fixture
+def bit_generator():
+    before = np.random.get_bit_generator()
+    yield
+    np.random.set_bit_generator(before)
+
+
+@pytest.mark.usefixtures("bit_generator")
+def test_an_item_that_cannot_begin_is_named_with_its_own_arguments(tmp_path):
+    worker = AttemptRunner(name="w", store=Store.open(tmp_path / "store"), clock=SystemClock(), alone=True)
+    items = [10, 11, 12]
+    payload = pickle.dumps((pickle.dumps({}), pickle.dumps(("columns", [items]))))
+    keys = b"".join(bytes([x]) * KEY_BYTES for x in items)
+    where = {"attempt": 1, "node": 0, "lo": 4, "hi": 4 + len(items), "shown": "", "keys": keys}
+    function = leave_a_generator_that_cannot_be_seeded
+    done = worker.run(WorkerCall(kind="map", function=function, payload=payload, **where))
+    assert isinstance(done, AttemptFailed)
+    assert "takes 1 positional argument but 2 were given" in done.failure.message
+    assert (done.done, done.failure.arguments) == (1, "item 5: 11")

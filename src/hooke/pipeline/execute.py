@@ -503,7 +503,9 @@ class AttemptRunner:
                     for arguments in chain.from_iterable(batches):
                         results.append(function(*arguments, **fixed))  # noqa: PERF401 - a failure keeps those before it
                 else:
-                    for arguments in self._each_begun(work, keys, chain.from_iterable(batches)):
+                    begin = self._beginner(work, keys)
+                    for item, arguments in enumerate(chain.from_iterable(batches), work.lo):
+                        begin(item)  # with its arguments at hand: this may fail, too
                         results.append(
                             call(function, *arguments, **(shared.take() if fixed is None else fixed))
                         )
@@ -512,12 +514,12 @@ class AttemptRunner:
                 outcome.failing = f"item {work.lo + len(results)}: {', '.join(map(short_repr, arguments))}"
             raise
 
-    def _each_begun(
-        self, work: WorkerCall, keys: bytes, rows: Iterable[Sequence[Any]]
-    ) -> Iterator[Sequence[Any]]:
-        """The rows, each after its item has begun."""
+    def _beginner(self, work: WorkerCall, keys: bytes) -> Callable[[int], None]:
+        """What begins an item of the chunk; called for each in turn."""
         tracker, loaded, modules, opens = self.tracker, sys.modules, 0, False
-        for item, arguments in enumerate(rows, work.lo):
+
+        def begin(item: int) -> None:
+            nonlocal modules, opens
             if tracker is not None:
                 if len(loaded) != modules:  # an item may import what opens runs
                     modules, opens = len(loaded), can_open_runs()
@@ -530,7 +532,8 @@ class AttemptRunner:
             if keys:
                 at = KEY_BYTES * (item - work.lo)
                 self._begin_item(keys[at : at + KEY_BYTES], work.keys[at : at + KEY_BYTES])
-            yield arguments
+
+        return begin
 
     def _begin_item(self, key: bytes, indexed: bytes) -> None:
         seed_from(key)
