@@ -3,10 +3,12 @@
 import pytest
 
 from hooke.base.errors import HookeError, NotEnoughData, TaskError, UsageError
+from hooke.journal.events import AttemptFinished, AttemptStarted
 from hooke.journal.reader import read
 from hooke.journal.study_records import find_studies
 from hooke.journal.writer import Journal
 from hooke.measuring.studies import Study, measure
+from hooke.pipeline.node_state import WORTH_ORDERING_S
 from hooke.project.pipeline_file import load_entry
 from hooke.scaling import fit
 
@@ -283,6 +285,19 @@ def test_the_attempts_behind_each_measurement_are_kept(workshop):
     segments = {segment.name for segment in read(study.folder)}
     (record,) = find_studies(workshop.project.runs)
     assert {each.segment for each in record.measured} < segments
+
+
+def test_a_map_begins_with_chunks_of_the_size_that_the_warm_up_suggests(workshop):
+    workshop.write(NAPS)
+    study = take(workshop, task="nap", n=300, seconds=0.0, repeats=1)
+    warm, measured, _ = ([*each.events] for each in read(study.folder) if each.name.startswith("attempts-"))
+    begun = [
+        each for each in measured if isinstance(each, AttemptStarted)
+    ]  # all of nap: start's results are kept
+    done = (each for each in warm if isinstance(each, AttemptFinished) and each.node == begun[0].node)
+    alone = {each.lo for each in done if each.hi - each.lo == 1 and each.seconds >= WORTH_ORDERING_S}
+    first = next(each for each in begun if each.lo not in alone)
+    assert first.hi - first.lo > 1
 
 
 def test_names_of_ours_are_refused_where_it_is_not_clear_whose_they_are(workshop):

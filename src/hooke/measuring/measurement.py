@@ -49,7 +49,7 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.task_facts import spread_in
 from hooke.processes.usage import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
-from hooke.running.driver import PastDurations, plan_of
+from hooke.running.driver import PastDurations, durations_in, plan_of
 from hooke.scaling.measurements import ENOUGH
 from hooke.store.store import Store
 
@@ -344,7 +344,7 @@ class Bench:
     pinned: bool
     stop_requested: Callable[[], str | None] = lambda: None
     expected_s: dict[str, PastDurations] = field(default_factory=dict)
-    """Task -> seconds of its items, from the first run, so that the longest items go first, as in every later run."""
+    """Task -> what its items took in the first run: as in every later run, the longest go first, and others in chunks of a known size."""
 
     def run(self, part: Excerpt, *, workers: int, segment: str) -> Ran:
         """Run the excerpt once; its events go to `segment`.
@@ -415,14 +415,9 @@ class Bench:
             raise KeyboardInterrupt(f"study {self.study} was stopped")
 
     def learn(self, ran: Ran, part: Excerpt) -> None:
-        """Use the durations of single items as expected durations."""
-        for event in ran.events:
-            if isinstance(event, AttemptFinished) and event.hi - event.lo == 1:
-                node = part.nodes[event.node]
-                if node.kind == "map":
-                    self.expected_s.setdefault(node.task.name, PastDurations()).items[event.lo] = (
-                        event.seconds
-                    )
+        """Expect of maps from now on what their items took in this run."""
+        maps = {node.id: node.task.name for node in part.nodes if node.kind == "map"}
+        self.expected_s = durations_in(ran.events, maps)
 
     def _check(self, status: str, state: RunState, part: Excerpt) -> None:
         if status == "stopped":

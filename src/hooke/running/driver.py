@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import islice
 from typing import Any
@@ -91,6 +91,7 @@ __all__ = [
     "PastDurations",
     "RunOrder",
     "check_gangs",
+    "durations_in",
     "expected_seconds",
     "plan_of",
     "prepare",
@@ -273,19 +274,22 @@ def _pipeline_of(runs: RunsFolder, run: str) -> str:
 
 
 def _measured(runs: RunsFolder, run: str) -> dict[str, PastDurations]:
-    tasks: dict[int, str] = {}
-    alone: dict[str, dict[int, float]] = {}
-    chunks: dict[str, tuple[int, float]] = {}
-    """Task -> how many items its largest chunk had, and what each took."""
     try:
         events = runs.events(run)
     except JournalError:  # damage in an old journal must not stop a new run
         return {}
+    planned = (event for event in events if isinstance(event, NodePlanned))
+    return durations_in(events, {event.node: event.task for event in planned if event.kind == "map"})
+
+
+def durations_in(events: Iterable[Event], maps: Mapping[int, str]) -> dict[str, PastDurations]:
+    """Task -> what its items took, by the events of one run. `maps` is the node of each map -> its task."""
+    alone: dict[str, dict[int, float]] = {}
+    chunks: dict[str, tuple[int, float]] = {}
+    """Task -> how many items its largest chunk had, and what each took."""
     for event in events:
-        if isinstance(event, NodePlanned) and event.kind == "map":
-            tasks[event.node] = event.task
-        elif isinstance(event, AttemptFinished) and event.hi > event.lo and event.node in tasks:
-            task, items = tasks[event.node], event.hi - event.lo
+        if isinstance(event, AttemptFinished) and event.hi > event.lo and event.node in maps:
+            task, items = maps[event.node], event.hi - event.lo
             if items == 1:
                 alone.setdefault(task, {})[event.lo] = event.seconds
             else:
