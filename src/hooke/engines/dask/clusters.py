@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import threading
@@ -15,10 +16,13 @@ import psutil
 from distributed import Client, Scheduler, Security, SpecCluster
 
 from hooke.base.errors import HookeError, UsageError
+from hooke.base.later import LATER, LaterWork
+from hooke.base.this_process import on_fork
 from hooke.engines.dask.worker_process import WorkerProcess
 from hooke.processes.devices import devices_of_this_machine
 
 __all__ = [
+    "CONNECTIONS",
     "DaskFleet",
     "OurCluster",
     "WorkersInUse",
@@ -122,6 +126,9 @@ class RunClient(Client):
     that it was about to send when the connection broke.
     """
 
+    place: tuple[str, Any] = "", None
+    """The scheduler's address, and what this process has shown to be let in."""
+
     async def _ensure_connected(self, timeout: Any = None) -> None:  # noqa: ASYNC109 - the signature is Dask's
         await super()._ensure_connected(timeout)
         if self.scheduler_comm is not None:
@@ -134,6 +141,60 @@ class RunClient(Client):
         self.futures.clear()
 
 
+class IdleConnections:
+    """Connections of this process that no run uses at the moment: the next run at the same scheduler needs not connect. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[RunClient, LaterWork] = {}
+
+    def take(self, place: tuple[str, Any]) -> RunClient | None:
+        """A live connection that is for the taker alone, or None."""
+        with self._lock:
+            found = [client for client in self._idle if client.place == place]
+            ends = {client: self._idle.pop(client) for client in found[-1:] if client.status == "running"}
+        for client, end in ends.items():
+            end.cancel()
+            return client
+        return None
+
+    def put(self, client: RunClient) -> None:
+        """Keep a connection for a while. Whoever puts it back has left nothing there: no subscription, no task."""
+        end = LATER.after(IDLE_S, lambda: self._end([client]), name="hooke-dask-idle")
+        with self._lock:
+            if not self._idle:
+                atexit.register(self.close)
+                on_fork(self)
+            self._idle[client] = end
+
+    def close(self, address: str = "") -> None:
+        """End the idle connections to this scheduler, or all of them."""
+        with self._lock:
+            ended = [client for client in self._idle if address in ("", client.place[0])]
+        self._end(ended)
+
+    def after_fork(self) -> None:
+        """In a child: they are the parent's."""
+        self.__init__()  # type: ignore[misc]
+
+    def _end(self, clients: Sequence[RunClient]) -> None:
+        with self._lock:
+            ended = [client for client in clients if self._idle.pop(client, None) is not None]
+            if not self._idle:
+                atexit.unregister(self.close)
+        for client in ended:
+            with contextlib.suppress(OSError, TimeoutError):  # its scheduler may have ended before
+                client.close(timeout=CLOSE_S)
+
+
+IDLE_S = 30.0
+"""How long an idle connection is kept: to connect and to close takes 16 ms, as long as a small map."""
+
+CLOSE_S = 5.0
+
+CONNECTIONS = IdleConnections()
+
+
 def _of_others(record: logging.LogRecord) -> bool:
     """False for what Dask logs of the connection of a run: Hooke reports its loss."""
     return not (
@@ -144,12 +205,20 @@ def _of_others(record: logging.LogRecord) -> bool:
 logging.getLogger("distributed.batched").addFilter(_of_others)
 
 
-def connect(place: Any, keys: tuple[str, str, str] | None = None) -> Client:
-    """A new client for an address, a cluster or the user's client; it does not become Dask's default.
+def connect(place: Any, keys: tuple[str, str, str] | None = None) -> RunClient:
+    """A client for an address, a cluster or the user's client; it does not become Dask's default. A kept one where there is one.
 
     `keys` are files: the authority's certificate, the driver's, and its key. Raises UsageError where no scheduler answers.
     """
     address, security = _whereabouts(place)
+    client = CONNECTIONS.take((address, keys or security))
+    if client is None:
+        client = _connect(address, security, keys)
+        client.place = address, keys or security
+    return client
+
+
+def _connect(address: str, security: Any, keys: tuple[str, str, str] | None) -> RunClient:
     if keys is not None:
         for name, file in zip(("tls_ca", "tls_cert", "tls_key"), keys, strict=True):
             if not Path(file).is_file():
@@ -284,4 +353,5 @@ class DaskFleet:
         """End the cluster."""
         for each in self._clients:
             each.close()
+        CONNECTIONS.close(self.at.scheduler_address)
         close_cluster(self.at)

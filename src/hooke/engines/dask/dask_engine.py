@@ -168,11 +168,11 @@ class DaskEngine(ClusterEngine):
             self._link.greet(address)
 
     def _admit(self, address: str, reply: HandshakeReply) -> None:
-        name = self._link.admit(address, reply.report.id)
-        if name is None:
-            return
-        shut = not self._link.takes(address)
-        peer = Peer(address=address, name=name, report=reply.report, shares=self._shares, shut=shut)
+        there = self._link.admit(address, reply.report.id)
+        if there is None or address not in self._in_use.addresses:
+            return  # it left meanwhile
+        name, takes = there
+        peer = Peer(address=address, name=name, report=reply.report, shares=self._shares, shut=not takes)
         self._joined(peer, reply, label=address)
 
     def _requires(self, address: str) -> bool:
@@ -257,7 +257,8 @@ class DaskEngine(ClusterEngine):
 
     def _disconnect(self) -> None:
         self._in_use.give_back(set(self._in_use.addresses))
-        self._link.close()
+        ends = self._owned or self.dedicated
+        self._link.close(keep=not ends)
         self._end_cluster()
 
     def _end_cluster(self) -> None:

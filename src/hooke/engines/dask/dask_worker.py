@@ -113,7 +113,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
     probe: Probe | None = None
     """None for a worker that the driver started on its own machine."""
     topic: str
-    """Where to publish what happens: the client's id, so that Dask forgets the topic with the client."""
+    """Where to publish what happens: the client's id, so that Dask forgets the topic with the client. Later runs may use the same client."""
 
 
 async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
@@ -177,11 +177,11 @@ async def _tend(key: _Key, worker: Worker, topic: str) -> None:
 def _send_files(host: JoinedHost, worker: Any, topic: str) -> None:
     """Publish the new parts of files that the driver cannot see."""
     for piece in host.log_sync.take() if host.log_sync is not None else ():
-        _publish(worker, topic, HostUpdate(pieces=[piece]))
+        _publish(host, worker, topic, HostUpdate(pieces=[piece]))
 
 
-def _publish(worker: Any, topic: str, update: HostUpdate) -> None:
-    worker.log_event(topic, [worker.address, msgspec.msgpack.encode(update)])
+def _publish(host: JoinedHost, worker: Any, topic: str, update: HostUpdate) -> None:
+    worker.log_event(topic, [worker.address, host.workers.session.id, msgspec.msgpack.encode(update)])
 
 
 async def speak(session: str, word: bytes, *, dask_worker: Worker) -> None:
@@ -218,7 +218,7 @@ def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
     update = HostUpdate(answers=[msgspec.msgpack.encode(answer)])
     if len(update.answers[0]) > LARGEST_PUBLISHED:
         return msgspec.msgpack.encode(update)
-    _publish(worker, topic, update)
+    _publish(host, worker, topic, update)
     return None
 
 
@@ -235,9 +235,11 @@ def _given_up(worker: Any, key: Any) -> Callable[[], bool]:
 def _teller(worker: Any, key: _Key, topic: str) -> Callable[[list[Note]], None]:
     def tell(notes: list[Note]) -> None:
         host = _hosts.get(key)
-        if host is not None and any(isinstance(note, RanksEnded) for note in notes):
+        if host is None:
+            return  # the run is over
+        if any(isinstance(note, RanksEnded) for note in notes):
             _send_files(host, worker, topic)  # the output of ranks arrives before the answer of their gang
-        _publish(worker, topic, HostUpdate(notes=notes))
+        _publish(host, worker, topic, HostUpdate(notes=notes))
 
     return tell
 

@@ -17,13 +17,13 @@ from types import NoneType
 from typing import Any, TypeAlias
 
 import msgspec
-from distributed import Client, Future
+from distributed import Future
 from distributed.client import done_callback
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import HookeError, UsageError
 from hooke.engines.dask import dask_worker
-from hooke.engines.dask.clusters import workers_of
+from hooke.engines.dask.clusters import CONNECTIONS, RunClient, workers_of
 from hooke.engines.dask.dask_worker import ELSEWHERE, FORGOTTEN, Greeting
 from hooke.engines.gang import GangCommand, pack_command
 from hooke.engines.remote.handshake import HandshakeReply, Probe
@@ -125,7 +125,7 @@ Message: TypeAlias = (
 class SchedulerLink:
     """The transport of a Dask cluster: one client of its scheduler. Used from one thread; `close` leaves the user's workers as they were."""
 
-    def __init__(self, client: Client, session: HostSession, probe: Probe | None) -> None:
+    def __init__(self, client: RunClient, session: HostSession, probe: Probe | None) -> None:
         self._client: Any = client  # its annotations do not tell what it returns
         self._session = session.id
         self._topic: str = client.id
@@ -197,17 +197,16 @@ class SchedulerLink:
         self._client.subscribe_topic(address, partial(self._on_worker_event, address))
         self._ask(self._requests, self._greet, address)
 
-    def admit(self, address: str, worker_id: str) -> Any:
-        """Allow attempts for a worker that is ready; returns its name, or None where it left meanwhile."""
-        facts = self.workers().get(address)
+    def admit(self, address: str, worker_id: str) -> tuple[Any, bool] | None:
+        """Allow attempts for a worker that is ready. Returns its name, and whether it took tasks when the scheduler was asked last; None where it had left.
+
+        WorkersChanged or WorkerAvailability follows where that changes: `greet` has asked for it.
+        """
+        facts = self._workers.get(address)
         if facts is None:
             return None
         self._admitted[address] = worker_id, dict(facts["resources"] or {})
-        return facts["name"]
-
-    def takes(self, address: str) -> bool:
-        """Whether a worker takes tasks now."""
-        return self.workers().get(address, {}).get("status", RUNNING) == RUNNING
+        return facts["name"], facts.get("status", RUNNING) == RUNNING
 
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
         """Send attempts to a worker; HostUpdated, RunForgotten or AttemptBroke follows for each."""
@@ -227,8 +226,7 @@ class SchedulerLink:
             )
             self._futures[address, order.task.attempt] = future
             self._client.loop.add_callback(self._follow, address, order.task.attempt, future)
-        while not self._spent.empty():
-            self._spent.get().release()
+        self._release_spent()
 
     def withdraw(self, address: str, attempts: list[int]) -> None:
         """Take back attempts that wait in a worker; AttemptsWithdrawn follows, unless the worker is gone."""
@@ -244,29 +242,40 @@ class SchedulerLink:
         if future is not None:
             future.cancel(force=True)
 
-    def close(self) -> None:
-        """Give up all attempts, and end this run's processes on the workers."""
+    def close(self, *, keep: bool) -> None:
+        """Give up all attempts, and end this run's processes on the workers. `keep` the connection for the next run."""
         for pool in (self._requests, self._withdrawals):
             pool.shutdown(wait=False, cancel_futures=True)
         if self.lives:
-            self._client.unsubscribe_topic("all")
-            for topic in (self._topic, *self._greeted):
+            for topic in ("all", self._topic, *self._greeted):
                 self._client.unsubscribe_topic(topic)
             if self._futures:
                 self._client.cancel(list(self._futures.values()), force=True)
-            there = self._greeted & self.workers().keys()
-            if there:
-                with contextlib.suppress(TimeoutError):
-                    self._client.run(
-                        dask_worker.leave,
-                        self._session,
-                        workers=sorted(there),
-                        on_error="ignore",
-                        callback_timeout=LEAVE_S,
-                    )
+            self._leave()
         # A client that is closed while it connects once more, as it does for several requests at once, leaves that socket open.
-        futures.wait(self._asked, timeout=LEAVE_S)
-        self._client.close(timeout=LEAVE_S)
+        unanswered = futures.wait(self._asked, timeout=LEAVE_S).not_done
+        if keep and self.lives and not unanswered:
+            self._futures.clear()
+            self._release_spent()
+            CONNECTIONS.put(self._client)
+        else:
+            self._client.close(timeout=LEAVE_S)
+
+    def _leave(self) -> None:
+        there = self._greeted & self.workers().keys()
+        if there:
+            with contextlib.suppress(TimeoutError):
+                self._client.run(
+                    dask_worker.leave,
+                    self._session,
+                    workers=sorted(there),
+                    on_error="ignore",
+                    callback_timeout=LEAVE_S,
+                )
+
+    def _release_spent(self) -> None:
+        while not self._spent.empty():
+            self._spent.get().release()
 
     def _ask(self, pool: ThreadPoolExecutor, function: Callable[..., None], *arguments: Any) -> None:
         future = pool.submit(function, *arguments)
@@ -286,8 +295,9 @@ class SchedulerLink:
     def _on_our_event(self, event: tuple[float, Any]) -> None:
         if isinstance(event[1], dict):
             return  # the scheduler's own entry on what the client did
-        address, data = event[1]
-        self._inbox.put(_updated(address, data))
+        address, session, data = event[1]
+        if session == self._session:  # else of a run that used the connection before
+            self._inbox.put(_updated(address, data))
 
     async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
         message: Message | None = None

@@ -16,8 +16,9 @@ import stat
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 from blake3 import blake3
@@ -112,12 +113,12 @@ MOST_BYTES = 64 << 20
 _SKIPPED = {"__pycache__", "node_modules"}
 
 
-def pack_code() -> bytes:
-    """The archive of the project's code, the same for the same files. Raises UsageError where it is too large."""
+def pack_code(tops: Iterable[TopName] | None = None) -> bytes:
+    """The archive of the project's code, of this process's `top_names`; the same for the same files. Raises UsageError where it is too large."""
     out = io.BytesIO()
     size = 0
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, path in sorted(_files().items()):
+        for name, path in sorted(_files(top_names() if tops is None else tops).items()):
             data = path.read_bytes()
             size += len(data)
             if size > MOST_BYTES:
@@ -164,9 +165,9 @@ def private_folder(name: str) -> Path:
     return folder
 
 
-def _files() -> dict[str, Path]:
+def _files(tops: Iterable[TopName]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for top, folder in _tops():
+    for top, folder in tops:
         if top and (folder / top).is_dir():
             found |= {path.relative_to(folder).as_posix(): path for path in _below(folder / top)}
         else:
@@ -174,9 +175,13 @@ def _files() -> dict[str, Path]:
     return found
 
 
-def _tops() -> set[tuple[str, Path]]:
-    """Top-level names of the project's modules that this process has, with the folders that they were found in."""
-    tops: set[tuple[str, Path]] = set()
+TopName: TypeAlias = tuple[str, Path]
+"""A top-level name, with the folder that it was found in."""
+
+
+def top_names() -> set[TopName]:
+    """Those of the project's modules that this process has. It looks at all modules, a millisecond for two thousand."""
+    tops: set[TopName] = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not file or not str(file).endswith(".py") or not origin_of(name, file).local:
@@ -195,12 +200,12 @@ def _on_path(folder: Path) -> bool:
     return str(folder) in {os.path.realpath(each) for each in sys.path}
 
 
-def packages_below(root: Path | None) -> dict[str, str]:
-    """The packages in the archive that lie below `root`: name -> folder, relative to `root`. What tasks read in a copy is a file of the project."""
+def packages_below(root: Path | None, tops: Iterable[TopName]) -> dict[str, str]:
+    """The packages in the archive of `tops` that lie below `root`: name -> folder, relative to `root`. What tasks read in a copy is a file of the project."""
     if root is None:
         return {}
     top = os.path.realpath(root)
-    folders = {name: str(folder / name) for name, folder in _tops() if name and (folder / name).is_dir()}
+    folders = {name: str(folder / name) for name, folder in tops if name and (folder / name).is_dir()}
     return {
         name: name_of(folder, top) for name, folder in folders.items() if folder.startswith(f"{top}{os.sep}")
     }
@@ -345,15 +350,15 @@ class DriverHandshake:
         with writing("the run's logs", context.logs):
             context.logs.mkdir(parents=True, exist_ok=True)
             self._file.write_text(nonce, encoding="ascii")
-        store = context.store
+        store, tops = context.store, top_names()
         self.probe = Probe(
             file=str(self._file),
             nonce=nonce,
             stored=store.put(probe_bytes(store.place)),
-            code=store.put(pack_code()),
+            code=store.put(pack_code(tops)),
             environment=environment_here(),
             names=tuple(self._wanted),
-            packages=packages_below(context.root),
+            packages=packages_below(context.root, tops),
         )
 
     def check(self, worker: str, answer: ProbeAnswer) -> None:
