@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.later import LATER, LaterWork
 from hooke.base.this_process import on_fork
 from hooke.engines.dask.worker_process import WorkerProcess
+from hooke.engines.remote.handshake import KnownHosts
 from hooke.processes.devices import devices_of_this_machine
 
 __all__ = [
@@ -128,6 +130,17 @@ class RunClient(Client):
 
     place: tuple[str, Any] = "", None
     """The scheduler's address, and what this process has shown to be let in."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As `Client`."""
+        self.known = KnownHosts()
+        super().__init__(*args, **options)
+
+    @cached_property
+    def scheduler_address(self) -> str:
+        """As the scheduler itself gives it, whatever name it was reached by."""
+        address: str = self.scheduler_info(n_workers=0)["address"]
+        return address
 
     async def _ensure_connected(self, timeout: Any = None) -> None:  # noqa: ASYNC109 - the signature is Dask's
         await super()._ensure_connected(timeout)

@@ -88,6 +88,7 @@ class DaskEngine(ClusterEngine):
                 clusters.connect(self._cluster if owned else at, keys), self._session, self._probe
             )
             self._in_use = clusters.WorkersInUse(self._link.address)
+            self._known = self._link.client.known
         except BaseException:
             self._end_cluster()
             raise
@@ -147,8 +148,8 @@ class DaskEngine(ClusterEngine):
                 self._detect_failures(last_seen)
             case scheduler_link.WorkerAvailability(address, available):
                 self._availability(address, available=available)
-            case scheduler_link.WorkerReady(address, reply):
-                self._admit(address, reply)
+            case scheduler_link.WorkerReady(address, reply, known):
+                self._admit(address, reply, known=known)
             case scheduler_link.WorkerRefused(address, error):
                 self._leave_out(address, error)
 
@@ -165,15 +166,20 @@ class DaskEngine(ClusterEngine):
             self._lose(self._peers[address])
         self._in_use.give_back(self._in_use.addresses - there.keys())
         for address in self._in_use.take(there, most=self._most):
-            self._link.greet(address)
+            known = None
+            if self._handshake is not None and self._context.ready_for is None:
+                known = self._known.of(address, self._handshake, time.monotonic())
+            self._link.greet(address, known=known)
 
-    def _admit(self, address: str, reply: HandshakeReply) -> None:
+    def _admit(self, address: str, reply: HandshakeReply, *, known: bool) -> None:
         there = self._link.admit(address, reply.report.id)
         if there is None or address not in self._in_use.addresses:
             return  # it left meanwhile
         name, takes = there
         peer = Peer(address=address, name=name, report=reply.report, shares=self._shares, shut=not takes)
         self._joined(peer, reply, label=address)
+        if self._handshake is not None and not known and address in self._peers:
+            self._known.note(address, self._handshake, reply, time.monotonic())
 
     def _requires(self, address: str) -> bool:
         return address in self._founders or not self._peers
@@ -234,7 +240,8 @@ class DaskEngine(ClusterEngine):
         clusters.retire(self._cluster, self._link.client, names, addresses)
 
     def _greet_again(self, address: str) -> None:
-        """A worker that got no attempt for long took this driver for dead, and has forgotten the run."""
+        """A worker that got no attempt for long took this driver for dead, and has forgotten the run; or it is not the one that was known."""
+        self._known.forget(address)
         peer = self._peers.pop(address, None)
         if peer is not None:
             self._queue.returned(address, list(peer.calls), self._now(), lacks=True)

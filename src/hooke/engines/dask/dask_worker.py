@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +18,7 @@ from distributed import worker as dask_worker
 from distributed.core import Status
 
 from hooke.engines.gang import RanksEnded, unpack_command
-from hooke.engines.remote.handshake import Probe, answer_probe
+from hooke.engines.remote.handshake import Probe, ProbeAnswer, answer_probe
 from hooke.engines.remote.host import JoinedHost
 from hooke.engines.remote.worker_protocol import AttemptOrder, HostSession, HostUpdate, Note
 from hooke.engines.worker.pool import shared_pool
@@ -104,6 +106,9 @@ _Key: TypeAlias = tuple[str, str]
 
 _hosts: dict[_Key, JoinedHost] = {}
 _tending: set[asyncio.Task[None]] = set()
+_taking_in = threading.Lock()
+_left: deque[_Key] = deque(maxlen=64)
+"""The last sessions that ended here: an attempt of theirs that arrives late begins none anew."""
 
 
 class Greeting(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +116,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True):
 
     session: HostSession
     probe: Probe | None = None
-    """None for a worker that the driver started on its own machine."""
+    """None for a worker that the driver started on its own machine, or knows."""
     topic: str
     """Where to publish what happens: the client's id, so that Dask forgets the topic with the client. Later runs may use the same client."""
 
@@ -120,24 +125,34 @@ async def greet(data: bytes, *, dask_worker: Worker) -> bytes:
     """Get ready for a run's attempts; returns an encoded HandshakeReply."""
     greeting = msgspec.msgpack.decode(data, type=Greeting)
     session, answer = await asyncio.to_thread(answer_probe, greeting.session, greeting.probe)
-    key = session.id, dask_worker.id
-    if key not in _hosts:
-        _hosts[key] = JoinedHost(
-            msgspec.structs.replace(session, library=library_of(dask_worker)),
-            answer,
-            name=_name(dask_worker),
-            slots=dask_worker.state.nthreads,
-            tell=_teller(dask_worker, key, greeting.topic),
-            address=dask_worker.ip,
-        )
-        _in_background(_tend(key, dask_worker, greeting.topic))
+    host = _take_in(dask_worker, session, greeting.topic, answer=answer)
     memory = dask_worker.memory_manager.memory_limit
-    reply = await asyncio.to_thread(_hosts[key].reply, dask_worker.id, memory=memory)
+    reply = await asyncio.to_thread(host.reply, dask_worker.id, memory=memory)
     return msgspec.msgpack.encode(reply)
 
 
-def _in_background(work: Coroutine[Any, Any, None]) -> None:
-    _tending.add(task := asyncio.create_task(work))
+def _take_in(
+    worker: Worker, session: HostSession, topic: str, *, answer: ProbeAnswer | None = None
+) -> JoinedHost:
+    """This worker's part in the run. `answer` is what it has found of the driver's probe; None if the driver knows that."""
+    key = session.id, worker.id
+    with _taking_in:  # attempts of the same run may begin in several threads
+        host = _hosts.get(key)
+        if host is None:
+            host = _hosts[key] = JoinedHost(
+                msgspec.structs.replace(session, library=library_of(worker)),
+                answer,
+                name=_name(worker),
+                slots=worker.state.nthreads,
+                tell=_teller(worker, key, topic),
+                address=worker.ip,
+            )
+            worker.loop.add_callback(_in_background, _tend, key, worker, topic)
+    return host
+
+
+def _in_background(work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+    _tending.add(task := asyncio.create_task(work(*arguments)))
     task.add_done_callback(_tending.discard)
 
 
@@ -147,13 +162,14 @@ async def leave(session: str, *, dask_worker: Worker) -> None:
 
 
 async def _leave(key: _Key) -> None:
+    _left.append(key)
     host = _hosts.pop(key, None)
     if host is None:
         return
     await asyncio.to_thread(host.close)
     kept_s = host.workers.session.kept_s
     if kept_s and math.isfinite(kept_s):
-        _in_background(_rest(kept_s))
+        _in_background(_rest, kept_s)
     elif not (_hosts or kept_s):
         await asyncio.to_thread(shared_pool().close)
 
@@ -197,14 +213,19 @@ def withdraw(session: str, attempts: list[int], *, dask_worker: Worker) -> list[
     return [] if host is None else host.workers.withdraw(attempts)
 
 
-def attempt(data: bytes, worker_id: str, topic: str) -> bytes | None:
-    """Run an attempt for the worker of this id. Returns an encoded HostUpdate (None: it was published), ELSEWHERE or FORGOTTEN."""
+def attempt(data: bytes, worker_id: str, topic: str, greeting: bytes | None) -> bytes | None:
+    """Run an attempt for the worker of this id. Returns an encoded HostUpdate (None: it was published), ELSEWHERE or FORGOTTEN.
+
+    A driver that knows this worker sends its greeting here, and waits for no answer to it.
+    """
     order = msgspec.msgpack.decode(data, type=AttemptOrder)
     worker: Any = get_worker()
     if worker.id != worker_id:
         return ELSEWHERE
     key = order.session, worker_id
     host = _hosts.get(key)
+    if host is None and greeting is not None and key not in _left:
+        host = _take_in(worker, msgspec.msgpack.decode(greeting, type=Greeting).session, topic)
     if host is None:
         return FORGOTTEN
     if order.task.uses_library:

@@ -260,8 +260,8 @@ class KubernetesEngine(DaskEngine):
 
     # -- workers -----------------------------------------------------------------------------------
 
-    def _admit(self, address: str, reply: HandshakeReply) -> None:
-        super()._admit(address, reply)
+    def _admit(self, address: str, reply: HandshakeReply, *, known: bool) -> None:
+        super()._admit(address, reply, known=known)
         if (peer := self._peers.get(address)) is not None:
             self._joined_numbers.add(peer.name)
             self._jobs.joined(peer.name)

@@ -83,6 +83,8 @@ class WorkerReady:
 
     address: str
     reply: HandshakeReply
+    known: bool = False
+    """Whether this is what it answered to an earlier run. It learns of this one with its first attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class WorkerRefused:
 
 @dataclass(frozen=True, slots=True)
 class RunForgotten:
-    """A worker no longer knows the run."""
+    """A worker no longer knows the run, or is not the one that answered an earlier run."""
 
     address: str
 
@@ -125,11 +127,13 @@ Message: TypeAlias = (
 class SchedulerLink:
     """The transport of a Dask cluster: one client of its scheduler. Used from one thread; `close` leaves the user's workers as they were."""
 
-    def __init__(self, client: RunClient, session: HostSession, probe: Probe | None) -> None:
+    def __init__(self, client: RunClient, session: HostSession, probe: Callable[[], Probe | None]) -> None:
+        """`probe` makes what workers are to find, if one must be asked."""
         self._client: Any = client  # its annotations do not tell what it returns
         self._session = session.id
         self._topic: str = client.id
-        self._greeting = msgspec.msgpack.encode(Greeting(session=session, probe=probe, topic=self._topic))
+        self._greeting = Greeting(session=session, topic=self._topic)
+        self._make_probe = probe
         self._inbox: SimpleQueue[Message] = SimpleQueue()
         self._futures: dict[tuple[str, int], Future[bytes]] = {}
         self._admitted: dict[str, tuple[str, dict[str, float]]] = {}
@@ -141,6 +145,10 @@ class SchedulerLink:
         """Separate, since a worker that does not answer must not hold up a new one."""
         self._asked: set[futures.Future[None]] = set()
         self._greeted: set[str] = set()
+        self._unaware: dict[str, bytes] = {}
+        """Address -> the greeting that goes with attempts, until that worker has said something of this run."""
+        self._visited: set[str] = set()
+        """Workers that may know of this run."""
         self._workers: dict[str, dict[str, Any]] = {}
         client.subscribe_topic("all", self._on_cluster_event)
         client.subscribe_topic(self._topic, self._on_our_event)
@@ -153,7 +161,7 @@ class SchedulerLink:
     @property
     def address(self) -> str:
         """The scheduler's address."""
-        return self._client.scheduler_info(n_workers=0)["address"]
+        return self._client.scheduler_address
 
     @property
     def lives(self) -> bool:
@@ -191,11 +199,21 @@ class SchedulerLink:
         """Ask when the scheduler last heard of each worker; WorkersLastSeen follows, unless the scheduler is gone."""
         self._ask(self._requests, self._ask_last_seen)
 
-    def greet(self, address: str) -> None:
-        """Start the handshake with a worker; WorkerReady or WorkerRefused follows."""
+    def greet(self, address: str, *, known: HandshakeReply | None = None) -> None:
+        """Start the handshake with a worker; WorkerReady or WorkerRefused follows. The worker is not asked what is `known`.
+
+        Raises UsageError and StoreError as the probe does.
+        """
         self._greeted.add(address)
         self._client.subscribe_topic(address, partial(self._on_worker_event, address))
-        self._ask(self._requests, self._greet, address)
+        if known is not None:
+            self._unaware[address] = msgspec.msgpack.encode(self._greeting)
+            self._inbox.put(WorkerReady(address, known, known=True))
+            return
+        self._unaware.pop(address, None)
+        self._visited.add(address)
+        greeting = msgspec.structs.replace(self._greeting, probe=self._make_probe())
+        self._ask(self._requests, self._greet, address, msgspec.msgpack.encode(greeting))
 
     def admit(self, address: str, worker_id: str) -> tuple[Any, bool] | None:
         """Allow attempts for a worker that is ready. Returns its name, and whether it took tasks when the scheduler was asked last; None where it had left.
@@ -211,12 +229,14 @@ class SchedulerLink:
     def ship(self, address: str, orders: list[AttemptOrder]) -> None:
         """Send attempts to a worker; HostUpdated, RunForgotten or AttemptBroke follows for each."""
         worker_id, counted = self._admitted[address]
+        self._visited.add(address)
         for order in orders:
             future = self._client.submit(
                 dask_worker.attempt,
                 msgspec.msgpack.encode(order),
                 worker_id,
                 self._topic,
+                self._unaware.get(address),
                 key=f"{order.task.name}-{uuid.uuid4().hex}",
                 workers=[address],
                 allow_other_workers=False,
@@ -262,7 +282,7 @@ class SchedulerLink:
             self._client.close(timeout=LEAVE_S)
 
     def _leave(self) -> None:
-        there = self._greeted & self.workers().keys()
+        there = self._visited and self._visited & self.workers().keys()
         if there:
             with contextlib.suppress(TimeoutError):
                 self._client.run(
@@ -297,6 +317,7 @@ class SchedulerLink:
             return  # the scheduler's own entry on what the client did
         address, session, data = event[1]
         if session == self._session:  # else of a run that used the connection before
+            self._unaware.pop(address, None)
             self._inbox.put(_updated(address, data))
 
     async def _follow(self, address: str, attempt: int, future: Future[bytes]) -> None:
@@ -305,7 +326,7 @@ class SchedulerLink:
             await done_callback(future, _ignore)
             if future.status != "finished" or future.type is not NoneType:  # else its answer was published
                 [data] = await self._client.gather([future], asynchronous=True)
-                message = _answer(address, attempt, data)
+                message = self._answer(address, attempt, data)
         except BaseException as error:  # noqa: BLE001 - whatever Dask raises, the attempt has no answer
             message = AttemptBroke(address, attempt, error)
         if self._futures.get((address, attempt)) is not future:
@@ -314,6 +335,14 @@ class SchedulerLink:
         if message is not None:
             self._inbox.put(message)
         self._spent.put(future)
+
+    def _answer(self, address: str, attempt: int, data: bytes) -> Message:
+        """The message for what an attempt's Dask task returned."""
+        if data == FORGOTTEN or (data == ELSEWHERE and address in self._unaware):
+            return RunForgotten(address)
+        if data == ELSEWHERE:
+            return AttemptBroke(address, attempt, None)
+        return _updated(address, data)
 
     # -- in threads of this object -----------------------------------------------------------------
 
@@ -329,9 +358,9 @@ class SchedulerLink:
         )
         return found
 
-    def _greet(self, address: str) -> None:
+    def _greet(self, address: str, greeting: bytes) -> None:
         try:
-            found = self._run(address, dask_worker.greet, self._greeting, on_error="return")
+            found = self._run(address, dask_worker.greet, greeting, on_error="return")
         except Exception as error:  # noqa: BLE001 - Dask does not document what it raises
             self._inbox.put(WorkerRefused(address, _unfit(address, error)))
             return
@@ -351,15 +380,6 @@ class SchedulerLink:
         with contextlib.suppress(TimeoutError):
             found = self._run(address, dask_worker.withdraw, self._session, attempts, on_error="ignore")
             self._inbox.put(AttemptsWithdrawn(host=address, attempts=found.get(address, [])))
-
-
-def _answer(address: str, attempt: int, data: bytes) -> Message:
-    """The message for what an attempt's Dask task returned."""
-    if data == FORGOTTEN:
-        return RunForgotten(address)
-    if data == ELSEWHERE:
-        return AttemptBroke(address, attempt, None)
-    return _updated(address, data)
 
 
 def _updated(address: str, data: bytes) -> HostUpdated:

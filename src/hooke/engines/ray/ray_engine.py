@@ -61,7 +61,7 @@ class RayEngine(ClusterEngine):
         self._bridge = fleet.take() if fleet else Bridge(address=at if isinstance(at, str) else "")
         self._release = fleet.give if fleet else Bridge.end
         self._bridge.open_run(
-            self._session, self._probe, hosts=self._hosts, threads=threads, silent_s=silent_s
+            self._session, self._probe(), hosts=self._hosts, threads=threads, silent_s=silent_s
         )
         self._use(self._bridge)
         wanted = 1 if self._hosts is None else min(1, self._hosts)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hooke.base.errors import HookeError
-from hooke.engines.remote.handshake import DriverHandshake, HandshakeReply
+from hooke.engines.remote.handshake import DriverHandshake, HandshakeReply, Probe
 from hooke.engines.remote.placement import Peer
 from hooke.engines.remote.remote_queue import RemoteQueue
 from hooke.engines.remote.worker_protocol import AttemptsWithdrawn, HostUpdated, Transport, session_of
@@ -55,7 +55,10 @@ class ClusterEngine(ABC):
         self._closed = False
         self._session = session_of(context, kept_s=kept_s)
         self._handshake = None if owned else DriverHandshake(context, self._session.id)
-        self._probe = None if self._handshake is None else self._handshake.probe
+
+    def _probe(self) -> Probe | None:
+        """What hosts are to find. Raises UsageError and StoreError as `DriverHandshake.probe`."""
+        return None if self._handshake is None else self._handshake.probe
 
     def _use(self, transport: Transport, *, library: frozenset[str] = frozenset()) -> None:
         """Send attempts over this transport. `library` is as in `RemoteQueue`."""

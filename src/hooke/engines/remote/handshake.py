@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -38,6 +39,7 @@ from hooke.tracking.tracker import ARTIFACTS, PREFIX
 __all__ = [
     "DriverHandshake",
     "HandshakeReply",
+    "KnownHosts",
     "Probe",
     "ProbeAnswer",
     "answer_probe",
@@ -342,16 +344,19 @@ class DriverHandshake:
     """Checks machines that the driver did not start. `close` removes the probe's file."""
 
     def __init__(self, context: EngineContext, session: str) -> None:
-        """Raises UsageError where the project's code is too large to send, StoreError where the store cannot be written."""
         self._context = context
         self._wanted = {DISTRIBUTION: HOOKE_VERSION, **context.requires}
-        nonce = secrets.token_hex(16)
         self._file = context.logs / f".{session}.probe"
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What machines are to find. Raises UsageError where the project's code is too large to send, StoreError where the store cannot be written."""
+        context, nonce = self._context, secrets.token_hex(16)
         with writing("the run's logs", context.logs):
             context.logs.mkdir(parents=True, exist_ok=True)
             self._file.write_text(nonce, encoding="ascii")
         store, tops = context.store, top_names()
-        self.probe = Probe(
+        return Probe(
             file=str(self._file),
             nonce=nonce,
             stored=store.put(probe_bytes(store.place)),
@@ -360,6 +365,17 @@ class DriverHandshake:
             names=tuple(self._wanted),
             packages=packages_below(context.root, tops),
         )
+
+    @property
+    def scope(self) -> tuple[object, ...]:
+        """What an answer is about, beside the versions: a run of the same scope would get the same one."""
+        context = self._context
+        return context.store.place, context.secret, context.folder, context.root, context.logs.parents[1]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The distributions whose versions are checked."""
+        return frozenset(self._wanted)
 
     def check(self, worker: str, answer: ProbeAnswer) -> None:
         """Raise UsageError where the machine cannot use the run's store, EnvironmentMismatch where its versions differ."""
@@ -393,4 +409,35 @@ class DriverHandshake:
 
     def close(self) -> None:
         """Remove the probe's file."""
-        Path(self._file).unlink(missing_ok=True)
+        if "probe" in self.__dict__:
+            self._file.unlink(missing_ok=True)
+
+
+KNOWN_S = 60.0
+"""How long an answer counts for later runs of this process. What it says changes when somebody changes a machine's libraries or mounts."""
+
+
+class KnownHosts:
+    """What hosts like the driver have answered lately: the next run that asks them the same goes without it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[object, ...], float, HandshakeReply]] = {}
+
+    def note(self, address: str, handshake: DriverHandshake, reply: HandshakeReply, now_s: float) -> None:
+        """Remember an answer that has passed the check. That of a host with folders or code of its own is of no use to another run."""
+        if reply.answer is not None and reply.answer.alike:
+            answer = msgspec.structs.replace(reply.answer, stored=None)
+            kept = msgspec.structs.replace(reply, answer=answer, notes=[])
+            self._known[address] = handshake.scope, now_s + KNOWN_S, kept
+
+    def of(self, address: str, handshake: DriverHandshake, now_s: float) -> HandshakeReply | None:
+        """The host's answer, if it is known. Its versions are not checked yet."""
+        scope, until_s, reply = self._known.get(address, ((), 0.0, None))
+        if reply is None or scope != handshake.scope or now_s >= until_s:
+            return None
+        assert reply.answer is not None
+        return reply if handshake.names <= reply.answer.versions.keys() else None
+
+    def forget(self, address: str) -> None:
+        """Ask this host again."""
+        self._known.pop(address, None)
