@@ -9,6 +9,8 @@ from hooke.pipeline.node_state import (
     LEAST_CHUNK_S,
     LOOK_AHEAD,
     MOST_ORDER_S,
+    MOST_TARGET_S,
+    TARGET_ORDERS,
     TARGET_S,
     TIMES_ITS_ORDER,
     ChunkSizer,
@@ -71,7 +73,13 @@ def test_a_chunk_grows_at_once_to_what_takes_as_long_as_its_order():
     sizer.measured(1, 2**-17, order_s=2**-6)
     assert sizer.size(200_000, 2) == 2**11
     sizer.measured(2**11, 2**-6, order_s=2**-6)
-    assert sizer.size(200_000, 2) == int(TARGET_S * 2**17)
+    assert sizer.size(200_000, 2) == GROWTH * 2**11
+
+
+def test_a_chunk_is_so_much_work_that_its_order_hardly_counts_as_long_as_there_is_enough():
+    assert max(sizes(0.005, each_s=2**-10, items=10_000)) == int(TARGET_ORDERS * 0.005 * 2**10)
+    assert max(sizes(0.1, each_s=2**-10, items=100_000)) == int(MOST_TARGET_S * 2**10)
+    assert sizes(0.01, each_s=0.0004, items=5000)[-1] * 0.0004 < 0.1, "the last ones balance the load"
 
 
 def test_a_map_begins_with_chunks_by_what_its_items_took_in_an_earlier_run():

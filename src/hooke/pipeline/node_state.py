@@ -37,6 +37,12 @@ __all__ = [
 TARGET_S = 0.1
 """Seconds of work in one attempt, more where an order costs much: a thousand times the cost of submitting it here, and short enough to balance the load."""
 
+MOST_TARGET_S = 0.5
+"""At most so many, whatever an order costs: a chunk that dies runs again."""
+
+TARGET_ORDERS = 40
+"""So many times what its order costs, as long as there is enough: while an order is on its way, its slot is idle, and the machine works for it."""
+
 CHUNKS_PER_SLOT = 3
 """At least this many chunks per slot remain, so that the last ones end together."""
 
@@ -113,9 +119,10 @@ class ChunkSizer:
         first_s = self._first_order_s if self._items else 0.0
         order_s = self._orders_s / self._orders if self._orders else first_s
         worth_s = TIMES_ITS_ORDER * order_s
+        target_s = max(TARGET_S, worth_s, min(TARGET_ORDERS * order_s, MOST_TARGET_S))
         by_time, least, as_order = (
             _items(seconds, mean_s, remaining)
-            for seconds in (max(TARGET_S, worth_s), max(LEAST_CHUNK_S, worth_s), order_s)
+            for seconds in (target_s, max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
         least = min(

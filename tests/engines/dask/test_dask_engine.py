@@ -152,7 +152,7 @@ def test_a_client_is_closed_when_its_questions_are_answered(
     """A client that is closed while it connects leaves a socket open."""
     client = connect(cluster.scheduler_address)
     session = HostSession(id="s", store=str(tmp_path), logs=str(tmp_path), folder=str(tmp_path), sys_path=[])
-    link = SchedulerLink(client, session, None)
+    link = SchedulerLink(client, session, lambda: None)
     asks, found = threading.Event(), []
 
     def ask_slowly() -> None:
@@ -163,7 +163,7 @@ def test_a_client_is_closed_when_its_questions_are_answered(
     monkeypatch.setattr(link, "_ask_last_seen", ask_slowly)
     link.ask_last_seen()
     assert asks.wait(60)
-    link.close()
+    link.close(keep=False)
     assert found == [("running", len(cluster.workers))]
     assert client.status == "closed"
 

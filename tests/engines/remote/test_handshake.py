@@ -26,6 +26,7 @@ from hooke.engines.remote.handshake import (
     check_environment,
     pack_code,
     packages_below,
+    top_names,
     unpack_code,
     versions_here,
 )
@@ -214,12 +215,12 @@ def test_packages_go_whole_and_modules_with_those_beside_them(project: Path):
 
 
 def test_the_folders_of_packages_are_named_by_the_project(project: Path):
-    found = packages_below(project)
+    found = packages_below(project, top_names())
     assert found["sent_package"] == "sent_package"
     assert "sent_alone" not in found, "no data travels with a module"
-    assert packages_below(project.parent)["sent_package"] == "project/sent_package"
-    assert "sent_package" not in packages_below(project / "sent_package" / "deep")
-    assert packages_below(None) == {}
+    assert packages_below(project.parent, top_names())["sent_package"] == "project/sent_package"
+    assert "sent_package" not in packages_below(project / "sent_package" / "deep", top_names())
+    assert packages_below(None, top_names()) == {}
 
 
 def test_metadata_beside_the_source_does_not_keep_it_from_being_sent(project: Path):

@@ -167,14 +167,14 @@ class DaskEngine(ClusterEngine):
         self._in_use.give_back(self._in_use.addresses - there.keys())
         for address in self._in_use.take(there, most=self._most):
             known = None
-            if self._handshake is not None and self._context.ready_for is None:
+            if self._handshake is not None and self._context.warm and self._context.ready_for is None:
                 known = self._known.of(address, self._handshake, time.monotonic())
             self._link.greet(address, known=known)
 
     def _admit(self, address: str, reply: HandshakeReply, *, known: bool) -> None:
         there = self._link.admit(address, reply.report.id)
-        if there is None or address not in self._in_use.addresses:
-            return  # it left meanwhile
+        if there is None:
+            return
         name, takes = there
         peer = Peer(address=address, name=name, report=reply.report, shares=self._shares, shut=not takes)
         self._joined(peer, reply, label=address)
@@ -265,7 +265,7 @@ class DaskEngine(ClusterEngine):
     def _disconnect(self) -> None:
         self._in_use.give_back(set(self._in_use.addresses))
         ends = self._owned or self.dedicated
-        self._link.close(keep=not ends)
+        self._link.close(keep=self._context.warm and not ends)
         self._end_cluster()
 
     def _end_cluster(self) -> None:

@@ -216,11 +216,10 @@ class SchedulerLink:
         self._ask(self._requests, self._greet, address, msgspec.msgpack.encode(greeting))
 
     def admit(self, address: str, worker_id: str) -> tuple[Any, bool] | None:
-        """Allow attempts for a worker that is ready. Returns its name, and whether it took tasks when the scheduler was asked last; None where it had left.
-
-        WorkersChanged or WorkerAvailability follows where that changes: `greet` has asked for it.
-        """
+        """Allow attempts for a worker that is ready. Returns its name and whether it takes tasks now; None where it left meanwhile."""
         facts = self._workers.get(address)
+        if address not in self._unaware or facts is None or facts.get("status", RUNNING) != RUNNING:
+            facts = self.workers().get(address)  # the last answer is older than the handshake
         if facts is None:
             return None
         self._admitted[address] = worker_id, dict(facts["resources"] or {})

@@ -48,6 +48,7 @@ __all__ = [
     "pack_code",
     "packages_below",
     "private_folder",
+    "top_names",
     "unpack_code",
     "versions_here",
 ]
