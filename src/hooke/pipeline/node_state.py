@@ -121,8 +121,7 @@ class ChunkSizer:
         worth_s = TIMES_ITS_ORDER * order_s
         target_s = max(TARGET_S, worth_s, min(TARGET_ORDERS * order_s, MOST_TARGET_S))
         by_time, least, as_order = (
-            _items(seconds, mean_s, remaining)
-            for seconds in (target_s, max(LEAST_CHUNK_S, worth_s), order_s)
+            _items(seconds, mean_s, remaining) for seconds in (target_s, max(LEAST_CHUNK_S, worth_s), order_s)
         )
         fair = -(-remaining // (CHUNKS_PER_SLOT * max(1, slots)))
         least = min(
