@@ -267,3 +267,66 @@ def test_a_generator_that_is_slower_than_the_slo_on_its_own_is_not_limited_for_i
         limit.gap(turn * 0.02, 0.1)
     assert limit.limit >= 10 * 0.8
     assert limit.begin() is (limit.open < limit.limit) or pytest.fail("the limit is not kept")
+
+
+class Careful(Batcher):
+    """Takes no short cut: to it, each batch may last forever."""
+
+    def _measure(self, batch, took_s):
+        super()._measure(batch, took_s)
+        self._longest_s = math.inf
+
+
+def short_history(seed):
+    """What is done, step by step: an arrival, the time of the batch that ends, or None for a batch to begin."""
+    chance = random.Random(seed)
+    base_s, groups = chance.choice([0.01, 0.05]), chance.choice([[None], ["a"], [None, "a", "b"]])
+    for _ in range(150):
+        kind = chance.random()
+        if kind < 0.2:
+            yield base_s * chance.choice([1.0, 1.0, 1.0, 2.0])
+        elif kind < 0.4:
+            yield None
+        else:
+            yield {
+                "group": chance.choice(groups),
+                "rows": chance.choice([1, 1, 2, 6]),
+                "urgency": chance.choice(list(Urgency)),
+                "law": chance.choice("xy"),
+                "patience": base_s * chance.uniform(1, 20),
+                "goal": chance.choice([base_s * chance.uniform(1, 8), math.inf]),
+            }
+
+
+@pytest.mark.parametrize("slo_s", [0.2, math.inf])
+@pytest.mark.parametrize("first", range(0, 100, 50))
+def test_short_cuts_change_no_decision(first, slo_s):
+    for seed in range(first, first + 50):
+        decisions = [
+            decided(kind(BatchLimits(max_batch=4, max_waiting=40, slo_s=slo_s)), seed)
+            for kind in (Batcher, Careful)
+        ]
+        assert decisions[0] == decisions[1], seed
+
+
+def decided(batcher, seed):
+    """All that a batcher says in such a history."""
+    now, said, names = 0.0, [], {}
+    for number, step in enumerate(short_history(seed)):
+        now += 0.001
+        if isinstance(step, float):
+            now += step
+            if batcher.running is not None:
+                batcher.finished(now, step)
+        elif step is None:
+            batch = batcher.take(now)
+            said.append(batch and ([names[one] for one in batch.requests], batch.rows))
+        else:
+            times = {"arrived": now, "deadline": now + step.pop("patience"), "goal": now + step.pop("goal")}
+            made = PendingRequest(**times, **step)
+            names[made] = number
+            said.append(batcher.offer(made))
+        if number % 10 == 9:
+            said.append([names[one] for one in (*batcher.shed(), *batcher.expired(now))])
+        said.append((batcher.waiting_rows, batcher.room(), batcher.backlog_s()))
+    return said

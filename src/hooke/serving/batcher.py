@@ -73,11 +73,8 @@ class Batch:
 
     requests: tuple[PendingRequest, ...]
     fired: float
-
-    @property
-    def rows(self) -> int:
-        """Rows of all requests."""
-        return sum(request.rows for request in self.requests)
+    rows: int
+    """Of all requests."""
 
 
 @dataclass(slots=True)
@@ -93,11 +90,16 @@ class _Line:
 
     def add(self, request: PendingRequest, sign: int) -> None:
         """Count it in (1), or out (-1)."""
-        self.rows += sign * request.rows
         if request.group is None:
+            self.rows += sign * request.rows
             self.alone[request.law] = self.alone.get(request.law, 0) + sign
         else:
-            self.together[request.law] = self.together.get(request.law, 0) + sign * request.rows
+            self.add_rows(request.law, sign * request.rows)
+
+    def add_rows(self, law: Hashable, rows: int) -> None:
+        """Count rows that may run together in, or out if negative."""
+        self.rows += rows
+        self.together[law] = self.together.get(law, 0) + rows
 
 
 @dataclass(slots=True)
@@ -134,6 +136,10 @@ class Batcher:
         self._refused_call = -math.inf
         """When one was that is not of low priority."""
         self._fixed_s = 0.0
+        self._longest_s = 0.0
+        """The time of a full batch by the slowest law: a bound that is made once a batch, where requests are many more."""
+        self._alone = 0
+        """Waiting requests that run alone."""
         self._together = 0.0
         """Mean number of requests present when the last batches ended: those of the batch, and those that waited."""
         self._freed = 0.0
@@ -149,7 +155,7 @@ class Batcher:
         Where nothing waits or runs it is admitted whatever its size. If even a free model would miss the goal, only the
         deadline counts. An `accepted` one continues something admitted, and is never refused.
         """
-        if not accepted and not self._fits(request):
+        if not (accepted or self._surely_fits(request) or self._fits(request)):
             self._refused = request.arrived
             if request.urgency is Urgency.CALL:
                 self._refused_call = request.arrived
@@ -160,6 +166,7 @@ class Batcher:
         line.requests.append(request)
         line.add(request, 1)
         self._rows += request.rows
+        self._alone += request.group is None
         return True
 
     def backlog_s(self) -> float:
@@ -188,6 +195,20 @@ class Batcher:
             return None
         free_s = max(limit_s - self._margins[Urgency.CALL].seconds, 2 * longest_s)
         return max(2, math.ceil(requests * free_s / spent_s))
+
+    def _surely_fits(self, request: PendingRequest) -> bool:
+        """Whether it fits even if each law's waiting rows, each lone request, the running batch and its own one take as long as the slowest full batch."""
+        urgency, rows, most = request.urgency, request.rows, self.limits.max_batch
+        if (
+            urgency is Urgency.LOW
+            or rows > most
+            or self._lines[urgency].rows + rows > self.limits.max_waiting
+        ):
+            return False
+        running = self.running
+        batches = 1 + (self._rows + rows) // most + len(self._shares) + self._alone
+        ends = request.arrived + batches * self._longest_s + self._margins[urgency].seconds
+        return (running is None or running.rows <= most) and ends <= request.goal and ends <= request.deadline
 
     def _fits(self, request: PendingRequest) -> bool:
         line = self._lines[request.urgency]
@@ -301,7 +322,7 @@ class Batcher:
             if line is None or now < self._next_ripe():
                 return None
             chosen = self._gather(line, now)
-        self.running = Batch(chosen, now)
+        self.running = Batch(chosen, now, sum(one.rows for one in chosen))
         return self.running
 
     def wakes(self) -> float:
@@ -313,8 +334,9 @@ class Batcher:
         batch = self._end()
         took = now - batch.fired if took_s is None else took_s
         self._measure(batch, took)
-        late = sum(now > one.goal for one in batch.requests)
-        self._margins[batch.requests[0].urgency].answered(late / len(batch.requests))
+        if self.limits.slo_s < math.inf:
+            late = sum(now > one.goal for one in batch.requests)
+            self._margins[batch.requests[0].urgency].answered(late / len(batch.requests))
         waiting = sum(len(line.requests) for line in self._lines)
         if not waiting:
             for margin in self._margins.values():
@@ -333,6 +355,8 @@ class Batcher:
         share.requests += len(batch.requests)
         share.rows += batch.rows
         self._fixed_s = share.law.fixed_s
+        most = self.limits.max_batch
+        self._longest_s = max(max(one.law.seconds(most), one.law.mean_s) for one in self._shares.values())
 
     def failed(self) -> PendingRequest | None:
         """The running batch raised. Returns the request to blame, or None if halves of it run first."""
@@ -427,25 +451,36 @@ class Batcher:
         """The first request of the line and those that go with it, the most urgent first; the others keep their order."""
         first = line.requests.popleft()
         self._count_out(first)
-        chosen, rows = [first], first.rows
+        chosen, rows, most = [first], first.rows, self.limits.max_batch
         if first.group is None:
             return (first,)
+        safe = now + self._longest_s
+        """What is to be answered later than this is not late."""
         for other in (line, *(each for each in self._lines if each is not line)):
             passed: deque[PendingRequest] = deque()
-            while rows < self.limits.max_batch and other.requests:
-                request = other.requests[0]
-                if self._leave_if_late(request, now):
+            alike, requests = 0, other.requests
+            while rows < most and requests:
+                request = requests[0]
+                doubtful = safe >= request.goal or now >= request.deadline or request.rows > most
+                if doubtful and self._leave_if_late(request, now):
                     continue
-                other.requests.popleft()
-                if request.group == first.group and rows + request.rows <= self.limits.max_batch:
-                    chosen.append(request)
-                    rows += request.rows
-                    self._count_out(request)
-                else:
+                requests.popleft()
+                if request.group != first.group or rows + request.rows > most:
                     passed.append(request)
-            other.requests.extendleft(reversed(passed))
+                    continue
+                chosen.append(request)
+                rows += request.rows
+                if request.law == first.law:
+                    alike += request.rows
+                else:
+                    self._count_out(request)
+            requests.extendleft(reversed(passed))
+            if alike:
+                other.add_rows(first.law, -alike)
+                self._rows -= alike
         return tuple(chosen)
 
     def _count_out(self, request: PendingRequest) -> None:
         self._lines[request.urgency].add(request, -1)
         self._rows -= request.rows
+        self._alone -= request.group is None
