@@ -31,6 +31,7 @@ from benchmarks.serving.peers import BARE, FLOOR, HOOKE, ROOT
 HERE = Path(__file__).parent
 RECORD = HERE / "records" / "costs.json"
 SYSTEMS = ("dask", "dask-fleet", "ray-fleet")
+PEERS = {"hooke": "Hooke", "pool": "ProcessPoolExecutor", "loky": "loky", "dask": "Dask", "ray": "Ray"}
 KINDS = ("echo", "predict")
 SHELL_REPEATS = 9
 LS_REPEATS = 5
@@ -107,6 +108,19 @@ def maps(folder: Path) -> Section:
     return {"pairs": found}
 
 
+def peers(folder: Path) -> Section:
+    """Tasks, links, items and 100 MB handed on, by `engine_programs.py`, one system after the other."""
+    found: Section = {}
+    for system in PEERS:
+        own = folder / system
+        own.mkdir()
+        shutil.copy(HERE / "engine_programs.py", own)
+        found[system] = _json_of(
+            [sys.executable, "engine_programs.py", system], own, preexec_fn=enter_private_network
+        )
+    return {"values": found}
+
+
 def requests(folder: Path) -> Section:
     """The CPU of servers for a request, in turns."""
     comparison = Comparison(ROUNDS, folder, only=["none"])
@@ -140,21 +154,27 @@ SECTIONS: Mapping[str, Callable[[Path], Section]] = {
     "shell": shell,
     "hand": partial(program, "hand"),
     "maps": maps,
+    "peers": peers,
     "items": partial(program, "items"),
-    "graph": graph,
     "requests": requests,
+    "graph": graph,
 }
 
 
-def measured(names: Sequence[str]) -> dict[str, Section]:
-    """Section -> what was measured."""
-    found: dict[str, Section] = {}
-    for name in names:
-        load, start = os.getloadavg()[0], time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="costs", ignore_cleanup_errors=True) as folder:
-            found[name] = {"load": round(load, 1), **SECTIONS[name](Path(folder))}
-        print(f"{name}: {time.perf_counter() - start:.0f} s, load {load:.1f}", file=sys.stderr, flush=True)
+def measured(name: str) -> Section:
+    """A section, in a folder of its own."""
+    load, start = os.getloadavg()[0], time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="costs", ignore_cleanup_errors=True) as folder:
+        found = {"load": round(load, 1), **SECTIONS[name](Path(folder))}
+    print(f"{name}: {time.perf_counter() - start:.0f} s, load {load:.1f}", file=sys.stderr, flush=True)
     return found
+
+
+def recorded(name: str, section: Section) -> dict[str, Any]:
+    """The record with this section anew."""
+    known = json.loads(RECORD.read_text("utf-8"))["sections"] if RECORD.exists() else {}
+    known[name] = section
+    return {"machine": machine(), "sections": {each: known[each] for each in SECTIONS if each in known}}
 
 
 def machine() -> dict[str, Any]:
@@ -258,6 +278,28 @@ def _requests(section: Mapping[str, Any]) -> list[list[str]]:
     return found
 
 
+FIGURES = {
+    "task": ("one of 1,000 empty tasks", "us"),
+    "link": ("a link of a chain of 200", "us"),
+    "item": ("an item of a map", "us"),
+    "hand": ("100 MB from one task to the next", "ms"),
+}
+
+
+def beside_peers(record: Mapping[str, Any]) -> str:
+    """Seconds of a task, a link, an item and a hand-over, in Hooke and in others."""
+    values = record["sections"]["peers"]["values"]
+    rows = [
+        [what, *(_figure(median(values[system][name]), unit) for system in PEERS)]
+        for name, (what, unit) in FIGURES.items()
+    ]
+    return _table(["", *PEERS.values()], rows)
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value:,.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+
+
 def on_clusters(record: Mapping[str, Any]) -> str:
     """Maps on Dask and Ray beside chunks by hand."""
     rows = []
@@ -291,16 +333,12 @@ def main() -> None:
     given = asked.parse_args()
     if unknown := set(given.sections) - SECTIONS.keys():
         asked.error(f"{', '.join(sorted(unknown))}: not among {', '.join(SECTIONS)}")
-    found = measured(given.sections or list(SECTIONS))
-    known = json.loads(RECORD.read_text("utf-8"))["sections"] if RECORD.exists() else {}
-    sections = {name: (known | found)[name] for name in SECTIONS if name in known | found}
-    record = {"machine": machine(), "sections": sections}
-    if given.record:
-        RECORD.write_text(json.dumps(record) + "\n", "utf-8")
-    else:
-        print(json.dumps(found))
-    if sections.keys() == SECTIONS.keys():
-        print("\n".join(write(record) for write in (bars, on_clusters, conditions)))
+    for name in given.sections or SECTIONS:
+        section = measured(name)
+        if given.record:
+            RECORD.write_text(json.dumps(recorded(name, section)) + "\n", "utf-8")
+        else:
+            print(json.dumps({name: section}), flush=True)
 
 
 if __name__ == "__main__":
