@@ -172,7 +172,8 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=20)
     parser.add_argument("--tasks", type=int, default=240)
     parser.add_argument("--hold", type=float, default=10.0, metavar="SECONDS")
-    parser.add_argument("--rest", type=float, default=180.0, metavar="SECONDS")
+    # Pods end at once where it is two starts or longer, and twenty starts at the same time take minutes.
+    parser.add_argument("--rest", type=float, default=450.0, metavar="SECONDS")
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
     given = parser.parse_args()
     load = psutil.getloadavg()[0]

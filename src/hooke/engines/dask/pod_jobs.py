@@ -176,16 +176,15 @@ class PodJobs:
         self._surplus: set[int] = set()
         """Pods that were ended while they could have gone on."""
         self._logged: set[str] = set()
-        self._ask_again = 0.0
         self._jobs: set[str] = set()
         """Names of Jobs that were made or listed, and not deleted since."""
         self._unnamed: dict[str, tuple[float, Manifest]] = {}
         """UID of a pod that was preempted, and of which it is not told by which pod -> since when, and the pod."""
         self._preemptors: dict[str, str] = {}
-        self._list_by = self._list_again = self._check_again = 0.0
+        self._list_by = self._list_again = self._check_again = self._ask_again = 0.0
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
-        labels = selector({RUN_LABEL: self._run})
-        self._watch = Watch(client, POD, namespace=self._namespace, labels=labels, trim=trim_pod)
+        self._of_run = {"namespace": self._namespace, "labels": selector({RUN_LABEL: self._run})}
+        self._watch = Watch(client, POD, **self._of_run, trim=trim_pod)
         self._follower = threading.Thread(
             target=self.guarded, args=[self._follow], name="hooke-pods", daemon=True
         )
@@ -225,15 +224,15 @@ class PodJobs:
     def list(self) -> Sequence[Machine]:
         """All pods of the run. One that has ended is listed so until it is released; its log is read once."""
         with reached():
-            now, labels = time.monotonic(), selector({RUN_LABEL: self._run})
+            now = time.monotonic()
             if self._has_to_list(now):
-                found, _ = self._client.list(JOB, namespace=self._namespace, labels=labels, trim=_trim_job)
+                found, _ = self._client.list(JOB, **self._of_run, trim=_trim_job)
                 self._listed(found)
                 self._list_by = now + LIST_AGAIN_S
                 self._list_again = now + (1 + MOST_EFFORT) * (time.monotonic() - now)
                 self._check_again = now + CHECK_S
             elif now >= self._check_again:
-                self._client.check_listing(JOB, namespace=self._namespace, labels=labels)
+                self._client.check_listing(JOB, **self._of_run)
                 self._check_again = now + CHECK_S
             self._read_logs()
         with self._lock:
