@@ -185,9 +185,7 @@ class PodJobs:
         self._news: SimpleQueue[PodState | Exception] = SimpleQueue()
         self._of_run = {"namespace": self._namespace, "labels": selector({RUN_LABEL: self._run})}
         self._watch = Watch(client, POD, **self._of_run, trim=trim_pod)
-        self._follower = threading.Thread(
-            target=self.guarded, args=[self._follow], name="hooke-pods", daemon=True
-        )
+        self._follower = self.thread(self._follow, "hooke-pods")
 
     @property
     def namespace(self) -> str:
@@ -341,6 +339,10 @@ class PodJobs:
                     raise each
                 found.append(each)
         return found
+
+    def thread(self, work: Callable[[], None], name: str) -> threading.Thread:
+        """One that does this work, guarded."""
+        return threading.Thread(target=self.guarded, args=[work], name=name, daemon=True)
 
     def guarded(self, work: Callable[[], None]) -> None:
         """Do a thread's work. What ends it early, `news` raises: nobody would miss the thread, and the run would wait."""
@@ -648,14 +650,10 @@ class PodKeeper:
         self._refused: dict[str, float] = {}
         """Name of a call that is refused -> since when, on the monotonic clock."""
         self._woken = threading.Event()
-        self._thread = threading.Thread(
-            target=jobs.guarded, args=[self._keep], name="hooke-keeper", daemon=True
-        )
+        self._thread = jobs.thread(self._keep, "hooke-keeper")
         self._is_closed = False
         self._closed = threading.Event()
-        self._renewer = threading.Thread(
-            target=jobs.guarded, args=[self._renew], name="hooke-lease", daemon=True
-        )
+        self._renewer = jobs.thread(self._renew, "hooke-lease")
 
     @property
     def failures(self) -> int:
