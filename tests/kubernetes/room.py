@@ -26,7 +26,7 @@ from hooke.kubernetes.client import Kubernetes
 from hooke.kubernetes.kubeconfig import find_access
 from hooke.machines.keeper import records_of
 
-__all__ = ["JOB", "RECORD", "Way", "alive", "grow", "main"]
+__all__ = ["JOB", "RECORD", "Way", "alive", "grow", "main", "table"]
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "kubernetes_room.json"
 JOB = """
@@ -162,6 +162,23 @@ def _rest(driver, run):
         "seconds_from_the_last_task_until_no_pod": round(gone - failed.at, 1),
         "seconds_from_the_next_request_until_the_retry": round(due - next_one, 1),
     }
+
+
+def table(made: dict[str, Any]) -> str:
+    """The record as a page has it."""
+    rows = {
+        "pods allowed": made["cap"],
+        "most pods at one time, by the ledger": made["pods_at_once"],
+        "most workers that took tasks at one time": made["workers_at_once"],
+        "from the start of the command until twenty pods were there": f"{made['seconds_until_all_pods']:g} s",
+        "until twenty workers took tasks": f"{made['seconds_until_enough_work']:g} s",
+        "from the last task until no pod was left": f"{made['seconds_from_the_last_task_until_no_pod']:g} s",
+        "from the request for the next pod until its retry was due": f"{made['seconds_from_the_next_request_until_the_retry']:g} s",
+        "pods in all, with the one that was deleted": made["pods"],
+        "left after the run": made["left"],
+        "load of the machine before, on two cores": made["load_before"],
+    }
+    return "".join(["| | |\n|---|---|\n", *(f"| {name} | {value} |\n" for name, value in rows.items())])
 
 
 def main() -> None:
