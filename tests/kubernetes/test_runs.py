@@ -170,7 +170,10 @@ class Driver:
         self.host = cluster.nodes["node1"]
         self.variables = variables or {}
         for folder in (STORE, HOME):
-            self.host.run(["sh", "-c", f"mkdir -p {folder} && chown 65534:65534 {folder}"])
+            # Runs of another module that were not to end are none of this one's.
+            self.host.run(
+                ["sh", "-c", f"rm -rf {folder}/.hooke && mkdir -p {folder} && chown 65534:65534 {folder}"]
+            )
         self.volumes = {
             f"{where}-{number}": (str(folder), True) for number, folder in enumerate(folders())
         } | {f"{where}-{os.path.basename(each)}": (each, False) for each in (STORE, *claims)}
