@@ -478,5 +478,5 @@ def _tokens(files: Iterable[Path]) -> list[str]:
         try:
             found.append(read_token(file))
         except UsageError as error:
-            _log.warning("Envoy counts the requests of a key as those of high priority: %s", error.what)
+            _log.warning("Envoy may count the requests of a key with the wrong priority: %s", error.what)
     return found

@@ -309,10 +309,11 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     token = None if token_file is None else read_token(token_file)
     replica = _replica(declared, project, bind_config.make_auth(token))
     replica.scheme = "https" if bind_config.tls else "http"
-    if observe is not None:
-        given = pinned(project, given)
-        replica.observer = make_observer(declared, observe, version=version_label(given))
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
+    loaded = given
+    if observe is not None and (observe.log is not None or observe.trace):
+        loaded = pinned(project, given)  # what is told is what is loaded
+        replica.observer = make_observer(declared, observe, version=version_label(loaded))
     address = bind_config.url(listening.getsockname()[1])
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address), docs_line(address))
     _tell_unused(declared, project, tell)
@@ -332,7 +333,7 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     ):
         cut = serve(
             replica,
-            partial(setup_arguments, project, given),
+            partial(setup_arguments, project, loaded),
             listening,
             ready=ready,
             tls=bind_config.tls,

@@ -209,6 +209,11 @@ class Exchange:
         return True
 
     @property
+    def says_low(self) -> bool:
+        """Whether it has the header of low priority."""
+        return self.headers.get(_PRIORITY) == b"low"
+
+    @property
     def stream(self) -> bytes | None:
         """Names the request for all its tries; None if it did not come from the proxy of an idempotent service."""
         return self.headers.get(_STREAM)

@@ -151,7 +151,7 @@ def _line(
         replica=replica,
         bytes_in=exchange.bytes_in,
         bytes_out=exchange.bytes_out,
-        low=exchange.low_key or exchange.headers.get(b"x-hooke-priority") == b"low",
+        low=exchange.low_key or exchange.says_low,
         trace=exchange.traceparent[3:35] if exchange.traceparent else None,
         sample=share if share < 1 else None,
     )
