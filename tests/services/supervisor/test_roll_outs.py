@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 from benchmarks.serving.canary import soak
 from tests.services.supervisor.supervised import (
+    LIMIT_S,
     SERVICE,
     Supervised,
     end_all,
@@ -28,6 +30,7 @@ KILLS = (
 
 TIMES = """
 import sys
+import time
 from sklearn.linear_model import LinearRegression
 import hooke
 
@@ -226,7 +229,7 @@ def test_no_client_sees_a_version_that_gets_copies_only(loaded, load):
     assert asking.end()["failed"] == {}
 
 
-def test_a_person_chooses_the_version_by_a_header_and_accepts_it(loaded):
+def test_a_person_chooses_the_version_by_a_header_and_accepts_it_in_spite_of_a_kill(loaded):
     folder, started = loaded
     new = SERVICE.replace("row * self.factor", "row * (self.factor + 1)")
     started.append(deployed(folder, started[-1], new))
@@ -234,6 +237,15 @@ def test_a_person_chooses_the_version_by_a_header_and_accepts_it(loaded):
     service.until(r"3 replicas answer, 2 wanted")
     for version, answer in (("new", 3), ("old", 2)):
         assert post(service, "/predict", {"rows": [1]}, {"x-hooke-version": version}) == [answer]
+    service.process.kill()
+    service.process.wait()
+    ends = time.monotonic() + LIMIT_S
+    while post(service, "/predict", {"rows": [1]}, {"x-hooke-version": "new"}) != [2]:
+        assert time.monotonic() < ends, "no supervisor judges it, so it gets nothing"
+    started.append(deployed(folder, service, new))
+    service = started[-1]
+    service.until(r"3 replicas answer, 2 wanted")
+    assert post(service, "/predict", {"rows": [1]}, {"x-hooke-version": "new"}) == [3]
     shown = hooke(folder, "rollout").stdout
     assert "on trial for" in shown and "it gets 5 % of the requests; 0 of 1 failed" in shown
     assert hooke(folder, "rollout", "--accept").returncode == 0
