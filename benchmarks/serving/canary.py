@@ -2,7 +2,7 @@
 
 `python -m benchmarks.serving.canary --record` from the repository's root (`make soak-canary`): three rounds of all kills, a quarter of an hour;
 it writes `benchmarks/records/canary.json`. Each cycle serves an edited file under a load whose every answer is checked, kills one process in one
-state of the roll-out, and waits until the service is at rest. A good version must then be served, and a bad one, which raises on each third
+state of the roll-out, and waits until the service is at rest. A good version must then be served, and a bad one, which raises on each sixth
 request, must not. A request counts as lost if it fails although neither the bad version nor what was killed had it: Envoy and the proxy's
 process, in which the activator lives, have all open requests; the others none, since the service is idempotent.
 """
@@ -52,7 +52,7 @@ class Canary:
         {fault}
         return [row * {factor} for row in rows]
 """
-FAULT = 'if len(rows) == 2 and next(calls) % 3 == 0: raise KeyError("weights")'
+FAULT = 'if len(rows) == 2 and next(calls) % 6 == 0: raise KeyError("weights")'
 VICTIMS = ("supervisor", "proxy", "Envoy", "new replica", "old replica")
 STATES = {
     "bad": ("starting", "on trial", "going back"),
@@ -312,7 +312,7 @@ def main() -> None:
         "minutes": round((time.monotonic() - began) / 60, 1),
         **vars(counts),
     }
-    print(json.dumps(record, indent=1))
+    print(json.dumps(record, indent=1), flush=True)
     if given.record:
         RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
 

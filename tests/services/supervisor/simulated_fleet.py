@@ -118,6 +118,7 @@ class World:
     def check(self, _event: object, before: set[str], _ready: int) -> None:
         """No voluntary step leaves fewer ready than wanted."""
         left = [name for name in before if name in self.core.members and self.members_left(name)]
+        left = [name for name in left if self.core.members[name].generation != self.core.refused]
         if not left or self.core.closing:
             return
         assert len(self.core.ready()) >= self.core.wanted, (self.seed, left)

@@ -9,6 +9,7 @@ from hooke.journal.service_events import RollOutChanged
 from hooke.services.supervisor.canary import CanaryRules
 from hooke.services.supervisor.replica_events import (
     Adopted,
+    Exited,
     JudgeRollOut,
     ReplicaReport,
     RollOut,
@@ -73,10 +74,19 @@ def test_a_version_that_fails_always_goes_back_before_many_clients_see_it(mirror
     assert world.core.target == "c"
 
 
+def test_a_version_that_went_back_gets_nothing_more_though_an_old_replica_is_missing():
+    world = world_of()
+    until(world, lambda: world.order.new)
+    del world.processes["1"]
+    world.tell(Exited(name="1", exit_code=-9))
+    world.tell(JudgeRollOut(accept=False, by="me"))
+    assert world.order.names == ("2",)
+
+
 def test_whatever_happens_a_version_that_fails_always_is_never_served():
-    for seed in range(12):
+    for seed in range(8):
         world = World(seed, rules=WITH_TRIALS)
-        world.random_life(400)
+        world.random_life(300)
         assert world.core.generation not in world.failing, seed
         world.end()
 

@@ -515,8 +515,10 @@ class Supervision:
                 self._leave(member, reason, now)
 
     def _can_spare(self, member: events.ReplicaMember) -> bool:
-        """Whether enough are ready without it. One on trial stands in for none, and none for it."""
-        ready = self.ready()
+        """Whether enough are ready without it. One on trial stands in for none, and none for it; one that was rolled back leaves for any other."""
+        ready = [one for one in self.ready() if one.generation != self.refused]
+        if member.generation == self.refused:
+            return bool(ready)
         if self.trial is not None:
             on_trial = [one for one in ready if one.generation == self.target]
             if member in on_trial:
