@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import Any, NoReturn
@@ -35,7 +36,6 @@ from hooke.serving.metrics import (
     Counts,
     Meter,
     ProcessCounts,
-    Refusals,
     RouteCounts,
     process_counts,
     prometheus_text,
@@ -101,9 +101,7 @@ class Replica:
         """How clients reach it: `http` or `https`."""
         self.active = self.answered = 0
         """Requests in progress, and those that ended."""
-        self.refused: Refusals = {}
-        self.raised: dict[str, int] = {}
-        """As in `Counts`."""
+        self.refused, self.raised = Counter[str](), Counter[str]()
         self.unrouted = Meter()
         """Counts answers before a route was found."""
         self.ready_at: float | None = None
@@ -334,9 +332,9 @@ class Replica:
             tries.end(stream)
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
-        self.refused[problem.reason] = self.refused.get(problem.reason, 0) + 1
+        self.refused[problem.reason] += 1
         if problem.raised and (problem.raised in self.raised or len(self.raised) < MOST_RAISED):
-            self.raised[problem.raised] = self.raised.get(problem.raised, 0) + 1
+            self.raised[problem.raised] += 1
         if problem.reason == PASSED_ON:
             exchange.passed_on = True
             if self.second_tries is not None and exchange.stream is not None:
