@@ -247,7 +247,7 @@ def test_a_person_chooses_the_version_by_a_header_and_accepts_it_in_spite_of_a_k
     service.until(r"3 replicas answer, 2 wanted")
     assert post(service, "/predict", {"rows": [1]}, {"x-hooke-version": "new"}) == [3]
     shown = hooke(folder, "rollout").stdout
-    assert "on trial for" in shown and "it gets 5 % of the requests; 0 of 1 failed" in shown
+    assert "on trial for" in shown and "it gets 5 % of the requests; 0 of " in shown
     assert hooke(folder, "rollout", "--accept").returncode == 0
     service.until(r"rolled out: delays.py:Delay")
     service.until_ready(2)
