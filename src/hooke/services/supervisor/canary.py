@@ -204,6 +204,8 @@ class CanaryTrial:
         """The last bin that is not slow, for the new and the old version, of each quantile."""
         self._errors = EProcess(rules.tolerated_errors)
         self._slow = [EProcess(rules.tolerated_slow) for _ in QUANTILES]
+        self._good = False
+        """Whether it is certain that the new version is within the margins; looked at after each batch."""
         self._last: float | None = None
 
     @property
@@ -252,6 +254,7 @@ class CanaryTrial:
             one.add(new.timed, old.timed, new_failed=new.slow[at], old_failed=old.slow[at])
         self.new.add(new)
         self.old.add(old)
+        self._good = self._is_good()
         self._known, self._coming = merge_counts([self._known, self._coming]), ()
         known = dict(self._known)
         if sum(known.values()) >= LEAST_KNOWN:
@@ -272,7 +275,7 @@ class CanaryTrial:
             return CanaryVerdict(accepted=False, reason=f"{self._said_errors()}{self._said_raised()}")
         if slow >= least:
             return CanaryVerdict(accepted=False, reason=self._said_slow())
-        if self._is_good():
+        if self._good:
             return CanaryVerdict(accepted=True, reason=f"{self._said_errors()}, and it is not slower")
         if self.exposed_s >= self.rules.limit_s:
             return self._at_the_limit()

@@ -173,6 +173,8 @@ class _ProxyProcess:
     def _pause_trial(self) -> None:
         """No supervisor judges: a version on trial gets nothing until one does. Another supervisor publishes anew."""
         silent, connected = self._control.silent(time.monotonic()), self._control.connected
+        if not connected:
+            self._paused = None
         if self._paused is not None and not silent:
             self._wanted, self._paused = self._paused, None
         elif self._last.new and self._wanted is None and (silent or not connected):

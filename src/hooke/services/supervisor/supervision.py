@@ -439,8 +439,8 @@ class Supervision:
             )
 
     def _advance_trial(self, rolling: Rolling, trial: CanaryTrial, now: float) -> None:
-        names = {self.members[name].generation for name in self._names_on_trial(now)}
-        exposed = bool(self.wanted) and {rolling.generation, self.generation} <= names
+        answering = {one.generation for one in self._able(self._silence_ends(now))}
+        exposed = bool(self.wanted) and {rolling.generation, self.generation} <= answering
         trial.advance(now, exposed=exposed)
         verdict = trial.verdict()
         if verdict is None:
@@ -450,9 +450,6 @@ class Supervision:
             return
         rolling.trial = None
         self._record_roll_out(rolling.generation, "accepted", verdict.reason)
-
-    def _names_on_trial(self, now: float) -> list[str]:
-        return [one.name for one in self._able(self._silence_ends(now))]
 
     def _roll_back(self, reason: str, now: float, *, refuse: bool = True) -> None:
         """Drop the new generation; the old one is still there."""
