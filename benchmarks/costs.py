@@ -213,28 +213,65 @@ class Pairs:
 
 
 def bars(record: Mapping[str, Any]) -> str:
-    """Each cost beside what it is compared with, and what it is to stay below."""
+    """Each cost beside what it is compared with, and what it is to stay below; without sections that were not measured."""
     of = record["sections"]
-    pool = "`ProcessPoolExecutor`"
-    calls = of["calls"]
-    rows: list[list[str]] = []
-    for place, what in ((1, "CPU"), (0, "time")):
-        cells = Pairs(calls["pairs"], place, each=calls["calls"]).cells(1e6, "us")
-        rows.append(
-            [f"one of {calls['calls']:,} calls that do nothing, {what}", *_beside(cells, pool), "1.0x"]
-        )
-    links = of["chain"]
-    cells = Pairs(links["pairs"], 0, each=links["links"]).cells(1e6, "us")
-    rows.append([f"a link of a chain of {links['links']}, with its run, time", *_beside(cells, pool), "1.5x"])
-    again = 1e6 * median(of["cached"]["cpu_s"]) / of["cached"]["nodes"]
-    rows.append(["a node of a cached re-run, with tracing, CPU", f"{again:.0f} us", "", "20 us"])
-    rows.append(
-        ["`hooke run` of three small tasks, time", f"{median(of['shell']['seconds']):.2f} s", "", "0.2 s"]
-    )
-    given = [([ours], [bare]) for ours, bare in of["hand"]["pairs"]]
-    cells = Pairs(given, 0).cells(1e3, "ms")
-    rows.append(["100 MB from a task to the next, time", *_beside(cells, "write, map, BLAKE3"), "1.3x"])
-    return _table(["", "Hooke", "beside", "to stay below"], [*rows, *_scale(of), *_requests(of["requests"])])
+    rows = [row for name, cells in ROWS.items() if name in of for row in cells(of[name])]
+    return _table(["", "Hooke", "beside", "to stay below"], rows)
+
+
+def _of_calls(section: Section) -> list[list[str]]:
+    what = f"one of {section['calls']:,} calls that do nothing"
+    found = [Pairs(section["pairs"], place, each=section["calls"]).cells(1e6, "us") for place in (1, 0)]
+    return [
+        [f"{what}, {name}", *_beside(cells, POOL), "1.0x"]
+        for name, cells in zip(("CPU", "time"), found, strict=True)
+    ]
+
+
+def _of_chain(section: Section) -> list[list[str]]:
+    cells = Pairs(section["pairs"], 0, each=section["links"]).cells(1e6, "us")
+    return [[f"a link of a chain of {section['links']}, with its run, time", *_beside(cells, POOL), "1.5x"]]
+
+
+def _of_cached(section: Section) -> list[list[str]]:
+    again = 1e6 * median(section["cpu_s"]) / section["nodes"]
+    return [["a node of a cached re-run, with tracing, CPU", f"{again:.0f} us", "", "20 us"]]
+
+
+def _of_shell(section: Section) -> list[list[str]]:
+    return [["`hooke run` of three small tasks, time", f"{median(section['seconds']):.2f} s", "", "0.2 s"]]
+
+
+def _of_hand(section: Section) -> list[list[str]]:
+    cells = Pairs([([ours], [bare]) for ours, bare in section["pairs"]], 0).cells(1e3, "ms")
+    return [["100 MB from a task to the next, time", *_beside(cells, "write, map, BLAKE3"), "1.3x"]]
+
+
+def _of_items(section: Section) -> list[list[str]]:
+    cost = f"{section['cost'][0]:.0f} s, driver {section[PEAK]:.0f} MB"
+    return [[f"a map of {section['items']:,} items", cost, "", "60 s, 500 MB"]]
+
+
+def _of_graph(section: Section) -> list[list[str]]:
+    few = median(cost[1] for cost in section["costs of few"]) / section["few"]
+    many = section["cost of many"][1] / section["many"]
+    seconds, mb = (median(each[what] for each in section["cache ls"]) for what in ("seconds", "peak MB"))
+    beside = f"in one of {section['few']:,}: {1e6 * few:.0f} us: {many / few:.2f}x"
+    return [
+        [f"a graph of {section['many']:,} calls: CPU a call", f"{1e6 * many:.0f} us", beside, "1.2x"],
+        ["the same: the driver's memory", f"{section[PEAK] / 1000:.2f} GB", "", "3 GB"],
+        ["`hooke cache ls` of its results", f"{seconds:.2f} s, {mb:.0f} MB", "", "1 s, 100 MB"],
+    ]
+
+
+def _of_requests(section: Section) -> list[list[str]]:
+    found = []
+    for kind, peer, bar in (("echo", FLOOR, "2.0x"), ("predict", BARE, "1.15x")):
+        ours, theirs = (section["us"][kind][each.title] for each in (HOOKE, peer))
+        ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
+        cells = [f"{median(ours):.1f} us", f"{peer.title} {median(theirs):.1f} us: {ratio:.2f}x"]
+        found.append([f"a request, {kind}: CPU", *cells, bar])
+    return found
 
 
 def _beside(cells: Sequence[str], what: str) -> list[str]:
@@ -242,40 +279,18 @@ def _beside(cells: Sequence[str], what: str) -> list[str]:
     return [ours, f"{what} {theirs}: {ratio}x"]
 
 
-def _scale(of: Mapping[str, Any]) -> list[list[str]]:
-    graph, items = of["graph"], of["items"]
-    few = median(cost[1] for cost in graph["costs of few"]) / graph["few"]
-    many = graph["cost of many"][1] / graph["many"]
-    listed = [median(each[what] for each in graph["cache ls"]) for what in ("seconds", "peak MB")]
-    return [
-        [
-            f"a graph of {graph['many']:,} calls: CPU a call",
-            f"{1e6 * many:.0f} us",
-            f"in one of {graph['few']:,}: {1e6 * few:.0f} us: {many / few:.2f}x",
-            "1.2x",
-        ],
-        ["the same: the driver's memory", f"{graph[PEAK] / 1000:.2f} GB", "", "3 GB"],
-        ["`hooke cache ls` of its results", f"{listed[0]:.2f} s, {listed[1]:.0f} MB", "", "1 s, 100 MB"],
-        [
-            f"a map of {items['items']:,} items",
-            f"{items['cost'][0]:.0f} s, driver {items[PEAK]:.0f} MB",
-            "",
-            "60 s, 500 MB",
-        ],
-    ]
-
-
+ROWS: Mapping[str, Callable[[Section], list[list[str]]]] = {
+    "calls": _of_calls,
+    "chain": _of_chain,
+    "cached": _of_cached,
+    "shell": _of_shell,
+    "hand": _of_hand,
+    "items": _of_items,
+    "graph": _of_graph,
+    "requests": _of_requests,
+}
+POOL = "`ProcessPoolExecutor`"
 PEAK = "driver's peak MB"
-
-
-def _requests(section: Mapping[str, Any]) -> list[list[str]]:
-    found = []
-    for kind, peer, bar in (("echo", FLOOR, "2.0x"), ("predict", BARE, "1.15x")):
-        ours, theirs = (section["us"][kind][each.title] for each in (HOOKE, peer))
-        ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-        cells = [f"{median(ours):.1f} us", f"{peer.title}: {median(theirs):.1f} us: {ratio:.2f}x"]
-        found.append([f"a request, {kind}: CPU", *cells, bar])
-    return found
 
 
 FIGURES = {
@@ -288,15 +303,16 @@ FIGURES = {
 
 def beside_peers(record: Mapping[str, Any]) -> str:
     """Seconds of a task, a link, an item and a hand-over, in Hooke and in others."""
-    values = record["sections"]["peers"]["values"]
+    values = record["sections"].get("peers", {"values": {}})["values"]
     rows = [
-        [what, *(_figure(median(values[system][name]), unit) for system in PEERS)]
+        [what, *(_figure(values[system][name], unit) if system in values else "" for system in PEERS)]
         for name, (what, unit) in FIGURES.items()
     ]
     return _table(["", *PEERS.values()], rows)
 
 
-def _figure(value: float, unit: str) -> str:
+def _figure(values: Sequence[float], unit: str) -> str:
+    value = median(values)
     return f"{value:,.1f} {unit}" if value < 10 else f"{value:,.0f} {unit}"
 
 
