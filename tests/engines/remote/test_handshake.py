@@ -9,6 +9,7 @@ import sys
 import tarfile
 import textwrap
 import venv
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from hooke.base.files import write_atomic
 from hooke.engines.remote import handshake as project_code
 from hooke.engines.remote.handshake import (
     DriverHandshake,
+    HandshakeReply,
+    KnownHosts,
     ProbeAnswer,
     check_environment,
     pack_code,
@@ -31,7 +34,7 @@ from hooke.engines.remote.handshake import (
     versions_here,
 )
 from hooke.engines.remote.log_sync import LEFT, FilePiece, LogSync, write_piece
-from hooke.engines.remote.worker_protocol import HostSession, session_of
+from hooke.engines.remote.worker_protocol import HostReport, HostSession, session_of
 from hooke.keys.module_origin import PYTHON
 from hooke.pipeline.engine import EngineContext
 from hooke.store.store import Store
@@ -124,6 +127,38 @@ def answered(
 
 def _installed() -> list[str]:
     return [each for each in sys.path if each.endswith("site-packages")]
+
+
+def test_what_a_host_has_answered_counts_for_a_minute(driver):
+    context, handshake = driver
+    facts = {
+        "pid": 1,
+        "host": "h",
+        "python": PYTHON,
+        "hooke": HOOKE_VERSION,
+        "threads": 1,
+        "memory": None,
+        "gpus": 0,
+    }
+    answer = ProbeAnswer(shares=True, alike=True, versions=dict.fromkeys(handshake.names, "1.0"))
+    reply = HandshakeReply(report=HostReport(id="w", **facts), answer=answer)
+    known = KnownHosts()
+    known.note("a", handshake, reply, 10.0)
+    known.note(
+        "b",
+        handshake,
+        msgspec.structs.replace(reply, answer=msgspec.structs.replace(answer, alike=False)),
+        10.0,
+    )
+    assert known.of("a", handshake, 69.9) == reply
+    assert known.of("a", handshake, 70.0) is None
+    assert known.of("b", handshake, 20.0) is None, "it has folders of its own"
+    more = replace(context, requires={"shade": "1.0", "glass": "1.0"})
+    assert known.of("a", DriverHandshake(more, "s"), 20.0) is None, "it has not told that version"
+    elsewhere = replace(context, logs=context.folder / "others" / "run" / "logs")
+    assert known.of("a", DriverHandshake(elsewhere, "s"), 20.0) is None, "it may not see that folder"
+    known.forget("a")
+    assert known.of("a", handshake, 20.0) is None
 
 
 def installed(folder: Path, version: str) -> None:

@@ -173,7 +173,11 @@ class IdleConnections:
 
     def put(self, client: RunClient) -> None:
         """Keep a connection for a while. Whoever puts it back has left nothing there: no subscription, no task."""
-        end = LATER.after(IDLE_S, lambda: self._end([client]), name="hooke-dask-idle")
+        try:
+            end = LATER.after(IDLE_S, lambda: self._end([client]), name="hooke-dask-idle")
+        except RuntimeError:  # the system has no room for the thread that would end it
+            client.close(timeout=CLOSE_S)
+            return
         with self._lock:
             if not self._idle:
                 atexit.register(self.close)
