@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Protocol, Self
 from weakref import WeakSet
@@ -14,6 +15,7 @@ from hooke.base.clock import Clock
 
 __all__ = [
     "MOST_RANKS",
+    "NO_CHANGE",
     "ForkAware",
     "RareCollections",
     "keep_imports",
@@ -21,6 +23,7 @@ __all__ = [
     "on_fork",
     "set_variables",
     "variables_here",
+    "with_variables",
 ]
 
 
@@ -71,6 +74,37 @@ def set_variables(variables: Mapping[bytes, bytes | None]) -> None:
         elif data.get(name) != value:
             os.putenv(name, value)
             data[name] = value
+
+
+NO_CHANGE: AbstractContextManager[None] = nullcontext()
+
+
+def with_variables(variables: Mapping[str, str | None]) -> AbstractContextManager[None]:
+    """Inside, these variables have these values; None for one that is not set. It is NO_CHANGE if they have them already."""
+    here = variables_here()
+    for name, value in variables.items():
+        if here.get(os.fsencode(name)) != (None if value is None else os.fsencode(value)):
+            return _changed_variables(variables)
+    return NO_CHANGE
+
+
+@contextmanager
+def _changed_variables(variables: Mapping[str, str | None]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    differing = {name for name, value in variables.items() if before[name] != value}
+    _put_variables({name: variables[name] for name in differing})
+    try:
+        yield
+    finally:
+        _put_variables({name: before[name] for name in differing})
+
+
+def _put_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 # --- Garbage collection: after imports, and while a run is traced and driven.

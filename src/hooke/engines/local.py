@@ -17,7 +17,7 @@ from hooke.engines.worker.pool import LocalPool, shared_pool
 from hooke.engines.worker.script import module_path, script_of_this_process
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
 from hooke.engines.worker.worker_process import Begun, Hello, WorkerJob, task_of
-from hooke.journal.events import AttemptFailed, AttemptFinished, CapacityChanged
+from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished, CapacityChanged
 from hooke.pipeline.engine import Call, Capabilities, EngineContext, EngineEvent
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices, cpus_here, memory_here
@@ -39,6 +39,7 @@ class LocalEngine:
         gangs=True,
         resizes_gangs=True,
         follows=True,
+        groups=True,
     )
 
     def __init__(
@@ -90,7 +91,8 @@ class LocalEngine:
         self._gang_calls.extend(gangs)
         self._has_gangs = self._has_gangs or bool(gangs)
         single = [call for call in calls if not call.gang] if gangs else calls
-        self._calls.update((call.attempt, call) for call in single)
+        for call in single:
+            self._calls.update(dict.fromkeys(call.attempts, call))
         self._advance_gangs()
         self._loop.submit([job for call in single if (job := self._job(call)) is not None])
 
@@ -100,9 +102,10 @@ class LocalEngine:
         if call.after is None or call.after in self._calls:
             return job
         for event in self._events:  # it has ended since the driver decided
-            if isinstance(event, AttemptFinished) and event.attempt == call.after:
-                task = msgspec.structs.replace(job.task, awaited=event.ref.without_files())
-                return msgspec.structs.replace(job, task=task)
+            for each in event.singly() if isinstance(event, CallsFinished) else (event,):
+                if isinstance(each, AttemptFinished) and each.attempt == call.after:
+                    task = msgspec.structs.replace(job.task, awaited=each.ref.without_files())
+                    return msgspec.structs.replace(job, task=task)
         return None
 
     def wait(self, timeout_s: float) -> list[EngineEvent]:
@@ -174,11 +177,15 @@ class LocalEngine:
     def _say(self, event: LoopEvent | EngineEvent) -> None:
         if isinstance(event, Begun):
             if call := self._calls.get(event.attempt):  # else it was cancelled
-                self._events.append(call.began(event.at, worker=event.worker))
+                single = next(each for each in call.singly() if each.attempt == event.attempt)
+                self._events.append(single.began(event.at, worker=event.worker))
         elif isinstance(event, RankNote):
             self._notes.append(event)
         else:
-            if isinstance(event, (AttemptFinished, AttemptFailed)):
+            if isinstance(event, CallsFinished):
+                for attempt in event.attempts:
+                    self._calls.pop(attempt, None)
+            elif isinstance(event, (AttemptFinished, AttemptFailed)):
                 self._calls.pop(event.attempt, None)
             self._events.append(event)
 

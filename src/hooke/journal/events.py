@@ -7,6 +7,8 @@ a field is never renamed, removed or given another meaning.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 import msgspec
@@ -27,6 +29,7 @@ __all__ = [
     "AttemptFinished",
     "AttemptStarted",
     "BackendTrouble",
+    "CallsFinished",
     "CapacityChanged",
     "CodeSeen",
     "DataSetsOpened",
@@ -490,6 +493,34 @@ class AttemptFailed(_Event, frozen=True, kw_only=True, tag="attempt_failed"):
         return self.failure.kind == GANG_RESIZED
 
 
+class CallsFinished(_Event, frozen=True, kw_only=True, tag="calls_finished"):
+    """Calls of one task that a worker ran right behind one another: each is an attempt of its own, and its first one.
+
+    They printed nothing, read nothing but their arguments, and their results are inside of the refs. The first has an
+    AttemptStarted; the others began when the one before ended, and the last ended at `at`. Readers of a journal get `singly`.
+    """
+
+    attempts: tuple[int, ...]
+    nodes: tuple[int, ...]
+    refs: tuple[Ref, ...]
+    seconds: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    worker: str = ""
+
+    def singly(self) -> Iterator[AttemptStarted | AttemptFinished]:
+        """The same as events of each call."""
+        at = [*accumulate((-each for each in reversed(self.seconds)), initial=self.at)][::-1]
+        worker = self.worker
+        columns = zip(
+            self.attempts, self.nodes, self.refs, self.seconds, self.cpu_s, pairwise(at), strict=True
+        )
+        for attempt, node, ref, seconds, cpu_s, (began, ended) in columns:
+            facts = {"attempt": attempt, "node": node, "lo": 0, "hi": 1, "worker": worker}
+            if attempt != self.attempts[0]:
+                yield AttemptStarted(at=began, **facts)
+            yield AttemptFinished(at=ended, ref=ref, seconds=seconds, cpu_s=cpu_s, **facts)
+
+
 class DataSetsOpened(_Event, frozen=True, kw_only=True, tag="data_sets_opened"):
     """A script began to read data sets."""
 
@@ -738,6 +769,7 @@ Event: TypeAlias = (
     | AttemptStarted
     | AttemptFinished
     | AttemptFailed
+    | CallsFinished
     | DataSetsOpened
     | RetryPlanned
     | StopRequested

@@ -17,7 +17,7 @@ import msgspec
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import JournalError
-from hooke.journal.events import VERSION, Event
+from hooke.journal.events import VERSION, CallsFinished, Event
 from hooke.journal.segments import (
     HEADER_BYTES,
     SUFFIX,
@@ -56,15 +56,34 @@ class SegmentReader:
         self.version: int | None = None
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._scan = RecordScan(self._fd, offset)
+        self._rest: deque[Event] = deque()
+        """Events of the last record that were not read yet."""
+        self._rest_from = offset
 
     @property
     def offset(self) -> int:
-        """The end of the last event that was read. An iteration may stop at any event; the next one continues there."""
-        return self._scan.offset
+        """The end of the last event that was read. An iteration may stop at any event; the next one continues there.
+
+        Among events that are one record, a CallsFinished, it is the beginning of that.
+        """
+        return self._rest_from if self._rest else self._scan.offset
 
     def __iter__(self) -> Iterator[Event]:
+        yield from self._the_rest()
+        before = self._scan.offset
         for payload in self._payloads():
-            yield self._decode(payload)
+            event = self._decode(payload)
+            if isinstance(event, CallsFinished):
+                self._rest_from = before
+                self._rest.extend(event.singly())
+                yield from self._the_rest()
+            else:
+                yield event
+            before = self._scan.offset
+
+    def _the_rest(self) -> Iterator[Event]:
+        while self._rest:
+            yield self._rest.popleft()
 
     def _payloads(self) -> Iterator[bytes]:
         if self.version is None:
@@ -79,7 +98,8 @@ class SegmentReader:
     def last(self) -> Event | None:
         """The last new event, without decoding the others; None if there is none. Raises as an iteration does."""
         latest = deque(self._payloads(), maxlen=1)
-        return self._decode(latest[0]) if latest else None
+        event = self._decode(latest[0]) if latest else None
+        return [*event.singly()][-1] if isinstance(event, CallsFinished) else event
 
     @property
     def torn(self) -> TornTail | None:

@@ -18,7 +18,7 @@ from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import JournalError, UsageError
 from hooke.base.files import sync_data, write_all
 from hooke.base.this_process import on_fork
-from hooke.journal.events import Event
+from hooke.journal.events import CallsFinished, Event
 from hooke.journal.segments import (
     HEADER_BYTES,
     SUFFIX,
@@ -42,8 +42,8 @@ class Journal:
     nothing may act on a held event before that.
 
     `torn` says what was cut off an existing segment when it was opened. `observers` are called after each write, in
-    the order of the journal and one at a time; they may append. An observer's exception passes through `append` and `flush`,
-    although the event is written.
+    the order of the journal and one at a time, with the events that a reader gets; they may append. An observer's exception
+    passes through `append` and `flush`, although the event is written.
     """
 
     def __init__(self, folder: Path, segment: str, *, durable: Durability, clock: Clock) -> None:
@@ -163,8 +163,11 @@ class Journal:
         try:
             while self._unobserved:
                 event = self._unobserved.popleft()
-                for observer in self.observers:
-                    observer(event)
+                for each in (
+                    event.singly() if isinstance(event, CallsFinished) and self.observers else (event,)
+                ):
+                    for observer in self.observers:
+                        observer(each)
         finally:
             self._observing = False
 

@@ -21,7 +21,7 @@ from hooke.keys.fingerprint import item_keys
 from hooke.keys.fingerprint_parts import CodePrint, combine
 from hooke.keys.reached_code import reached_code
 from hooke.pipeline.arguments import promises_in
-from hooke.pipeline.engine import LOOK, Call, FunctionImage
+from hooke.pipeline.engine import LOOK, AlsoCall, Call, FunctionImage
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.isolation import KEY_BYTES
 from hooke.pipeline.node_keys import GraphKeys
@@ -179,6 +179,34 @@ class CallMaker:
             limit_s=submit.limit_s,
             variables={} if submit.expand else self._variables(node),
         )
+
+    def may_join(self, submit: Submit) -> bool:
+        """Whether the attempt may be one of a group: a first try at a plain call with small arguments, and without limits."""
+        node, plan = self._graph.nodes[submit.node], self._state.nodes[submit.node].plan
+        return (
+            submit.short
+            and submit.number == 1
+            and submit.memory is submit.after is plan.timeout_s is None
+            and not (node.uses or plan.gpus)
+            and self._is_plain(node)
+            and all(map(is_small, node.arguments.values()))
+        )
+
+    def groups(self, submits: Sequence[Submit]) -> Iterator[Call]:
+        """The calls of attempts that may be in groups: of each task, in groups that are as large as the scheduler says."""
+        by_task: dict[tuple[int, float], list[Submit]] = {}
+        for submit in submits:
+            task, plan = self._graph.nodes[submit.node].task, self._state.nodes[submit.node].plan
+            by_task.setdefault((id(task), plan.cpus), []).append(submit)
+        for alike in by_task.values():
+            size = self._state.together(alike[0].node, len(alike))
+            for at in range(0, len(alike), size):
+                first = self.make(alike[at])
+                yield msgspec.structs.replace(first, also=tuple(map(self._also, alike[at + 1 : at + size])))
+
+    def _also(self, submit: Submit) -> AlsoCall:
+        node = self._graph.nodes[submit.node]
+        return AlsoCall(submit.attempt, submit.node, self._payload(node, submit), self._shown(node, submit))
 
     def look(self, attempt: int, node: int, inputs: Manifest) -> Call:
         """The call that looks at inputs of the node's results, on a host where it can run."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
@@ -18,6 +19,7 @@ from hooke.journal.events import (
     AttemptFinished,
     AttemptStarted,
     BackendTrouble,
+    CallsFinished,
     CapacityChanged,
     Failure,
     WorkerStarted,
@@ -27,7 +29,17 @@ from hooke.store.checkpoints import CheckpointOwner
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowPlace
 
-__all__ = ["LOOK", "Call", "Capabilities", "Engine", "EngineContext", "EngineEvent", "FunctionImage"]
+__all__ = [
+    "LOOK",
+    "AlsoCall",
+    "Call",
+    "Capabilities",
+    "Engine",
+    "EngineContext",
+    "EngineEvent",
+    "FunctionImage",
+    "QuietCalls",
+]
 
 LOOK = "look"
 """The kind of a Call that only looks at inputs."""
@@ -40,6 +52,7 @@ EngineEvent: TypeAlias = (
     | AttemptStarted
     | AttemptFinished
     | AttemptFailed
+    | CallsFinished
 )
 
 
@@ -64,6 +77,8 @@ class Capabilities:
     """`resize_gang` asks a running gang to end at its next checkpoint."""
     follows: bool = False
     """It takes calls that are to run `after` others, whose results they need."""
+    groups: bool = False
+    """It takes groups of calls (`Call.also`)."""
     ledger: bool = False
     """It keeps the ledger of its machines in the run's folder."""
     unshared: bool = False
@@ -83,6 +98,15 @@ class FunctionImage:
     """The object itself, for engines that run in the driver's process."""
     pickle: Callable[[], bytes]
     """By reference if the worker can import it, else by value. Raises NotPicklable."""
+
+
+class AlsoCall(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A further call of a group: what differs from the first one."""
+
+    attempt: int
+    node: int
+    payload: bytes
+    shown: str
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +157,22 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is a call that certainly draws no random numbers and changes nothing in its process, if it gets only numbers and texts."""
     checkpoints: CheckpointOwner | None = None
     """Whose folders `checkpoint_dir()` gives; None if the items certainly ask for none."""
+    also: tuple[AlsoCall, ...] = ()
+    """Further calls of the same task, each an attempt of its own: short and `plain`, and all that is not said here is as in this one.
+    One worker begins them behind this one, in order, as long as no other worker is free for them. Only with `capabilities.groups`."""
+
+    @property
+    def attempts(self) -> list[int]:
+        """Its attempt, and those of the group that it stands for."""
+        return [self.attempt, *(each.attempt for each in self.also)]
+
+    def singly(self) -> list[Call]:
+        """The calls of the group, each for itself."""
+        rest = [
+            replace(self, attempt=a.attempt, node=a.node, payload=a.payload, shown=a.shown, also=())
+            for a in self.also
+        ]
+        return [replace(self, also=()), *rest] if rest else [self]
 
     def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
         """The event that a worker began it. For a gang, the worker of rank 0, and the `workers` of all ranks."""
@@ -206,6 +246,53 @@ class EngineContext:
     """How often workers write a sample of themselves beside their logs, for studies; 0: never."""
 
 
+ANSWER_S = 0.005
+"""How long a result may wait for those of the calls behind it: thirty times what an answer costs."""
+
+
+class QuietCalls:
+    """The calls of a group that have ended and left nothing but small results, until they are told of together."""
+
+    __slots__ = ("_calls", "_clock", "_cpu_s", "_name", "_refs", "_say", "_seconds", "_since_s")
+
+    def __init__(self, worker: str, clock: Clock, say: Callable[[CallsFinished], None]) -> None:
+        self._name, self._clock, self._say = worker, clock, say
+        self._clear()
+
+    def _clear(self) -> None:
+        self._calls: list[AlsoCall] = []
+        self._refs: list[Ref] = []
+        self._seconds: list[float] = []
+        self._cpu_s: list[float] = []
+        self._since_s = 0.0
+
+    def add(self, call: AlsoCall, ref: Ref, seconds: float, cpu_s: float) -> None:
+        """One more has ended."""
+        self._calls.append(call)
+        self._refs.append(ref)
+        self._seconds.append(seconds)
+        self._cpu_s.append(cpu_s)
+        self._since_s += seconds
+        if self._since_s > ANSWER_S:
+            self.say()
+
+    def say(self) -> None:
+        """Tell of those that are not told of yet."""
+        if not self._calls:
+            return
+        answer = CallsFinished(
+            at=self._clock.now(),
+            attempts=tuple([call.attempt for call in self._calls]),
+            nodes=tuple([call.node for call in self._calls]),
+            refs=tuple(self._refs),
+            seconds=tuple(self._seconds),
+            cpu_s=tuple(self._cpu_s),
+            worker=self._name,
+        )
+        self._clear()
+        self._say(answer)
+
+
 class Engine(Protocol):
     """A backend that runs ready attempts.
 
@@ -225,6 +312,8 @@ class Engine(Protocol):
     - A call that is to run `after` an attempt, which was submitted before, begins when that one has finished, and the answer of that
       one comes before all events of it. At most one follows each attempt. If that one fails or is cancelled, what follows it never
       begins, and has no answer; the scheduler cancels it.
+    - A group (`Call.also`) is answered as if its calls had been submitted one by one, but for this: those that end well, one behind another, may
+      be answered together with a CallsFinished, whose first call alone has an AttemptStarted. Each is cancelled by its own number.
     - Calls come from one thread. `close` is idempotent and ends every process that the engine started, except
       idle workers if the context is `warm`; those end with the driver.
     """

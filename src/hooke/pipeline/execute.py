@@ -17,15 +17,16 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from hooke.base.clock import Clock
-from hooke.base.errors import InputChanged, UsageError
+from hooke.base.errors import InputChanged
 from hooke.base.files import file_clock_ns
 from hooke.base.formats import short_repr
 from hooke.base.observed import DataSetsRead, as_unshared
 from hooke.base.ref import DataSetRead, ItemsObserved, Ref
-from hooke.base.this_process import variables_here
-from hooke.journal.events import AttemptFailed, AttemptFinished, LogSpan, MapExpanded
+from hooke.base.this_process import NO_CHANGE, with_variables
+from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished, LogSpan
 from hooke.keys.file import File, check_unchanged, files_loaded, paths_keyed
-from hooke.keys.fingerprint import index_items, item_keys
+from hooke.keys.fingerprint import item_keys
+from hooke.pipeline.engine import AlsoCall, QuietCalls
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.file_results import FileResults, named_inputs
 from hooke.pipeline.isolation import (
@@ -38,81 +39,15 @@ from hooke.pipeline.isolation import (
     seed_from,
 )
 from hooke.pipeline.native_readers import watch_libraries
-from hooke.pipeline.observation import Attempt, Observer
+from hooke.pipeline.observation import Attempt, Observer, memos_kept
 from hooke.pipeline.observed_events import PathRules
-from hooke.pipeline.references import MadeResults, is_simple, is_small, pack, unpack
+from hooke.pipeline.references import Expansion, MadeResults, expand, is_simple, is_small, pack, unpack
 from hooke.store.checkpoints import CheckpointOwner, TaskCheckpoints, raise_if_resized, using_checkpoints
-from hooke.store.codecs import encode
 from hooke.store.store import Store
 from hooke.tracking.mlflow_runs import MlflowEnvironment, can_open_runs, end_new_runs, open_runs
 from hooke.tracking.tracker import MUTED, AttemptScope, Tracker, logging_into
 
-__all__ = ["AttemptRunner", "Expansion", "Log", "TaskUsage", "WorkerCall", "expand"]
-
-
-# --- Reads the list of a dynamic map on a worker, so that the driver never holds its items.
-
-MOST_IN_BLOCK, BLOCK_BYTES = 4096, 1 << 20
-"""Items per stored block, at most, and about how large it is. An attempt reads only the blocks of its items, each as a whole."""
-SAMPLED = 5
-MOST_BLOCKS = 10_000
-
-
-class Expansion(msgspec.Struct, frozen=True, kw_only=True):
-    """The items of a dynamic map: how many, a stored `bytes` of 16 per item, and lists of argument tuples in blocks."""
-
-    items: int
-    keys: Ref
-    blocks: tuple[Ref, ...]
-    block: int
-    """Items in each of them; fewer in the last."""
-
-    def event(self, node: int) -> MapExpanded:
-        """The journal's event for it."""
-        return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=self.block)
-
-
-def expand(
-    payload: tuple[str, str, Sequence[Any]], store: Store, put: Callable[[Any], Ref] | None = None
-) -> Expansion:
-    """Zip the columns of `(task, recipe, columns)`, key each item and store both, the items by `put`.
-
-    Raises UsageError if they cannot be zipped.
-    """
-    task, recipe, columns = payload
-    lists = [_as_list(task, column) for column in columns]
-    lengths = {len(column) for column in lists}
-    if len(lengths) > 1:
-        raise UsageError(
-            f"{task}.map got lists of different lengths: {', '.join(map(str, sorted(lengths)))}",
-            fix="give lists of equal length; pass a value that is the same for every item as a keyword",
-        )
-    items = list(zip(*lists, strict=True))
-    keys = store.put(index_items(items, label=recipe))
-    block = _items_per_block(items)
-    blocks = tuple((put or store.put)(items[at : at + block]) for at in range(0, len(items), block))
-    return Expansion(items=len(items), keys=keys, blocks=blocks, block=block)
-
-
-def _items_per_block(items: Sequence[tuple[Any, ...]]) -> int:
-    """How many of such items take about BLOCK_BYTES, by the median of a few of them."""
-    try:
-        sizes = [encode(item).size for item in items[:: max(1, -(-len(items) // SAMPLED))]]
-    except Exception:  # noqa: BLE001 - anything may fail to pickle, which storing the items reports
-        return MOST_IN_BLOCK
-    median = sorted(sizes)[len(sizes) // 2] if sizes else 1
-    fitting = BLOCK_BYTES // max(median, 1)
-    return max(1, min(MOST_IN_BLOCK, fitting), -(-len(items) // MOST_BLOCKS))
-
-
-def _as_list(task: str, column: Any) -> Sequence[Any]:
-    try:
-        return list(column)
-    except TypeError as error:
-        raise UsageError(
-            f"{task}.map got a {type(column).__name__}, which cannot be iterated",
-            fix="return a list from the task before it",
-        ) from error
+__all__ = ["AttemptRunner", "Log", "TaskUsage", "WorkerCall"]
 
 
 # --- Measures CPU seconds and peak memory of an attempt.
@@ -133,23 +68,28 @@ class TaskUsage:
     Linux: the peak is VmHWM, reset by writing 5 to /proc/self/clear_refs (see proc(5)).
     """
 
-    __slots__ = ("_cpu_s", "_fd")
+    __slots__ = ("_cpu_s", "_fd", "_was_reset")
 
     def __init__(self) -> None:
         self._cpu_s = 0.0
         self._fd = _opened(os.getpid())
+        self._was_reset = False
 
     def reset(self) -> None:
         """Begin to measure."""
         if self._fd is not None:
             os.write(self._fd, b"5")
-        self._cpu_s = time.process_time()
+        self._cpu_s, self._was_reset = time.process_time(), True
+
+    def count_from(self, cpu_s: float) -> None:
+        """Measure the CPU since this time of the process, and no peak."""
+        self._cpu_s, self._was_reset = cpu_s, False
 
     def measure(self, seconds: float) -> tuple[float, int | None]:
         """(CPU seconds, peak bytes) since `reset`, `seconds` ago."""
         cpu_s = time.process_time() - self._cpu_s
         interrupted = seconds < _WAITED_S and cpu_s < _LEAST_CPU_S
-        if self._fd is None or seconds < _WORTH_READING_S or interrupted:
+        if not self._was_reset or self._fd is None or seconds < _WORTH_READING_S or interrupted:
             return cpu_s, None
         return cpu_s, _peak(_STATUS.read_text())
 
@@ -272,7 +212,10 @@ class AttemptRunner:
     def observe(self, rules: PathRules) -> None:
         """Record what tasks read: files that count by these rules, and variables."""
         watch_libraries()
-        boundaries = (ProcessState.call, _plain_call, AttemptRunner._call, AttemptRunner._perform_items)
+        boundaries = (
+            *(ProcessState.call, _plain_call, AttemptRunner._call),
+            *(AttemptRunner._perform_items, AttemptRunner._run_quiet_calls),
+        )
         self.observer = Observer(rules, alone=self.alone, boundaries=[each.__code__ for each in boundaries])
         if self.store.checkpoints.root is not None:
             rules.exclude(self.store.checkpoints.root)
@@ -281,7 +224,7 @@ class AttemptRunner:
         """What this process keeps in memory for the function and is not so any more: then another process must run the attempt."""
         if self.observer is None or not work.observe:
             return ""
-        with _with_variables(work.variables):
+        with with_variables(work.variables):
             return self.observer.outdated(work.function)
 
     def run(self, work: WorkerCall) -> AttemptFinished | AttemptFailed:
@@ -309,6 +252,82 @@ class AttemptRunner:
             if not self.alone:
                 self.leave()
 
+    # -- groups of plain calls -----------------------------------------------------------------------
+
+    def goes_plainly(self, work: WorkerCall) -> bool:
+        """Whether a plain call of this function needs nothing around it now, nor do those behind it: see `run_calls`."""
+        self._state.names = self._names_of(work.function)
+        if not self._state.is_as_left or self._may_change or with_variables(work.variables) is not NO_CHANGE:
+            return False
+        shared = self._shared_of(work, _Outcome(), _NOTHING)
+        return shared.fixed is not None and not shared.compares and not memos_kept()
+
+    def run_calls(
+        self,
+        work: WorkerCall,
+        calls: Iterator[AlsoCall],
+        say: Callable[[CallsFinished | AttemptFinished | AttemptFailed], None],
+    ) -> None:
+        """Run plain calls behind one another, until one needs something around it, which is not taken from `calls`.
+
+        `say` gets the answers: one for all calls that leave nothing but a small result, their own for others. The first call
+        must go plainly; `work` is what all have in common.
+        """
+        tracker = self.tracker
+        self._files, before = [], open_runs()
+        quiet = QuietCalls(self.name, self.clock, say)
+        try:
+            with logging_into(MUTED) if tracker is None else self._scope or logging_into(tracker):
+                while True:
+                    answer = self._run_quiet_calls(work, calls, quiet)
+                    end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))
+                    quiet.say()
+                    if answer is None:
+                        return
+                    say(answer)
+                    if not self.goes_plainly(work):
+                        return
+        finally:
+            if tracker is not None:
+                tracker.attempt = tracker.item = None
+
+    def _run_quiet_calls(
+        self, work: WorkerCall, calls: Iterator[AlsoCall], quiet: QuietCalls
+    ) -> AttemptFinished | AttemptFailed | None:
+        """Run calls up to the first that leaves more than a small result; returns its answer, None if there is no such call."""
+        outcome, tracker, function, log = _Outcome(), self.tracker, work.function, self.log
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        log_from, call, result = self._position(), None, None
+        began, cpu_s = time.perf_counter(), time.process_time()
+        with self._observed(work, outcome, lambda _: [args, kwargs]):
+            for call in calls:
+                if tracker is not None:
+                    tracker.attempt = call.attempt
+                try:
+                    args, kwargs = unpack(call.payload, self.store)
+                    result = function(*args, **kwargs)
+                except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit included
+                    outcome.error = error
+                    break
+                printed = log is not None and log.position() != log_from
+                if printed or not (is_small(result) and self._state.is_as_left and outcome.has_read_nothing):
+                    break
+                ended, ended_cpu_s = time.perf_counter(), time.process_time()
+                quiet.add(call, self._put(result), ended - began, ended_cpu_s - cpu_s)
+                began, cpu_s = ended, ended_cpu_s
+            else:
+                return None
+        self.usage.count_from(cpu_s)
+        work = msgspec.structs.replace(work, attempt=call.attempt, node=call.node, shown=call.shown)
+        try:
+            outcome.ref = self._put(result) if outcome.error is None else None
+        except BaseException as error:  # noqa: BLE001 - pickling runs code of the user's
+            outcome.error = error
+        self.replaced = self._state.names.replaced() if self._state.names is not None else ""
+        outcome.observed = self._what_was_read(work, outcome)
+        return self._report(work, outcome, time.perf_counter() - began, log_from)
+
     def leave(self) -> None:
         """Set back the variables by which trackers find the task's run. A worker keeps them from one attempt to the next."""
         self._mlflow.leave()
@@ -331,10 +350,10 @@ class AttemptRunner:
         outcome = _Outcome()
         if self.alone and work.kind in ("call", "map"):
             self._state.names = self._names_of(work.function)
-        variables = _with_variables(work.variables)
+        variables = with_variables(work.variables)
         try:
             left = self._state.is_as_left and not self._may_change
-            if given is not None and variables is _NO_CHANGE and left:
+            if given is not None and variables is NO_CHANGE and left:
                 self._files = []
                 self._call(work, outcome, _plain_call, given)
             else:
@@ -445,7 +464,7 @@ class AttemptRunner:
     ) -> contextlib.AbstractContextManager[Any]:
         """To surround the calls of an attempt, and nothing else: what Hooke reads is no input."""
         if self.observer is None or not work.observe:
-            return _NO_CHANGE
+            return NO_CHANGE
         outcome.record = self.observer.attempt(
             work.function, lo=work.lo, arguments=arguments, baseline=self._state.environment
         )
@@ -702,37 +721,6 @@ def _arguments(
     return of
 
 
-_NO_CHANGE = contextlib.nullcontext()
-
-
-def _with_variables(variables: Mapping[str, str | None]) -> contextlib.AbstractContextManager[None]:
-    """Inside, these variables have the driver's values."""
-    here = variables_here()
-    for name, value in variables.items():
-        if here.get(os.fsencode(name)) != (None if value is None else os.fsencode(value)):
-            return _variables_of_driver(variables)
-    return _NO_CHANGE
-
-
-@contextlib.contextmanager
-def _variables_of_driver(variables: Mapping[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    differing = {name for name, value in variables.items() if before[name] != value}
-    _set_variables({name: variables[name] for name in differing})
-    try:
-        yield
-    finally:
-        _set_variables({name: before[name] for name in differing})
-
-
-def _set_variables(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
 def _changed_at(path: str) -> float:
     """When a file was changed; never if it is gone, for which its result counts in this run only."""
     try:
@@ -762,6 +750,11 @@ class _Outcome(msgspec.Struct):
     observed: tuple[ItemsObserved, ...] = ()
     data: DataSetsRead = msgspec.field(default_factory=DataSetsRead)
     data_read: tuple[DataSetRead, ...] = ()
+
+    @property
+    def has_read_nothing(self) -> bool:
+        """Whether nothing was observed so far."""
+        return self.record is None or not (self.record.events or self.record.trouble)
 
 
 def _with_declared(

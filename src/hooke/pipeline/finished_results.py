@@ -19,6 +19,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    CallsFinished,
     CapacityChanged,
     Event,
     InputsChanged,
@@ -494,6 +495,17 @@ class ResultWrites:
             return (self.call(event.node, ref, event.seconds, made_from=made_from),)
         hi = event.lo + count
         return (self.items(event.node, event.lo, hi, ref, seconds=event.seconds, pieces=pieces),)
+
+    def of_calls(self, event: CallsFinished) -> Callable[[], None]:
+        """That of the calls of a group, which were made from nothing but what their keys name."""
+        now, nodes, keys = self._clock.now(), self._graph.nodes, self._keys
+        ended = zip(event.nodes, event.refs, event.seconds, strict=True)
+        entries = [
+            Entry(key=keys[at].key, ref=ref, task=nodes[at].task.name, run=self._run, seconds=seconds, at=now)
+            for at, ref, seconds in ended
+            if nodes[at].task.resources.cache
+        ]
+        return partial(self._store.commit_all, entries)
 
     # Many parameters: which items of which list, and the facts of their entry.
     def items(  # noqa: PLR0913

@@ -577,6 +577,11 @@ def _variable_callers() -> tuple[types.CodeType, ...]:
     return _callers() or ()
 
 
+def memos_kept() -> bool:
+    """Whether something was read in this process for code that may keep it in memory."""
+    return bool(_memos)
+
+
 # --- An attempt.
 
 

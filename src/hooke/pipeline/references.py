@@ -1,4 +1,4 @@
-"""Values by reference: in a pickled argument, the value of another node is a reference into the store."""
+"""Values by reference: in a pickled argument, the value of another node is a reference into the store. Lists of maps are stored in blocks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from hooke.base.errors import UsageError
 from hooke.base.observed import StoredPart, note_result
 from hooke.base.ref import Ref
+from hooke.journal.events import MapExpanded
+from hooke.keys.fingerprint import index_items
 from hooke.pipeline.promise import Promise
 from hooke.store.by_value import ByValuePickler
+from hooke.store.codecs import encode
 from hooke.store.store import Store
 
 __all__ = [
     "MADE_KEPT",
     "Awaited",
     "Element",
+    "Expansion",
     "MadeResults",
     "Packed",
     "Reference",
     "StoredItems",
     "StoredValue",
+    "expand",
     "is_simple",
     "is_small",
     "pack",
@@ -314,3 +320,68 @@ def parts_of(value: Any, path: Sequence[Any]) -> Any:
             )
             raise
     return value
+
+
+# --- Reads the list of a dynamic map on a worker, so that the driver never holds its items.
+
+MOST_IN_BLOCK, BLOCK_BYTES = 4096, 1 << 20
+"""Items per stored block, at most, and about how large it is. An attempt reads only the blocks of its items, each as a whole."""
+SAMPLED = 5
+MOST_BLOCKS = 10_000
+
+
+class Expansion(msgspec.Struct, frozen=True, kw_only=True):
+    """The items of a dynamic map: how many, a stored `bytes` of 16 per item, and lists of argument tuples in blocks."""
+
+    items: int
+    keys: Ref
+    blocks: tuple[Ref, ...]
+    block: int
+    """Items in each of them; fewer in the last."""
+
+    def event(self, node: int) -> MapExpanded:
+        """The journal's event for it."""
+        return MapExpanded(node=node, items=self.items, keys=self.keys, blocks=self.blocks, block=self.block)
+
+
+def expand(
+    payload: tuple[str, str, Sequence[Any]], store: Store, put: Callable[[Any], Ref] | None = None
+) -> Expansion:
+    """Zip the columns of `(task, recipe, columns)`, key each item and store both, the items by `put`.
+
+    Raises UsageError if they cannot be zipped.
+    """
+    task, recipe, columns = payload
+    lists = [_as_list(task, column) for column in columns]
+    lengths = {len(column) for column in lists}
+    if len(lengths) > 1:
+        raise UsageError(
+            f"{task}.map got lists of different lengths: {', '.join(map(str, sorted(lengths)))}",
+            fix="give lists of equal length; pass a value that is the same for every item as a keyword",
+        )
+    items = list(zip(*lists, strict=True))
+    keys = store.put(index_items(items, label=recipe))
+    block = _items_per_block(items)
+    blocks = tuple((put or store.put)(items[at : at + block]) for at in range(0, len(items), block))
+    return Expansion(items=len(items), keys=keys, blocks=blocks, block=block)
+
+
+def _items_per_block(items: Sequence[tuple[Any, ...]]) -> int:
+    """How many of such items take about BLOCK_BYTES, by the median of a few of them."""
+    try:
+        sizes = [encode(item).size for item in items[:: max(1, -(-len(items) // SAMPLED))]]
+    except Exception:  # noqa: BLE001 - anything may fail to pickle, which storing the items reports
+        return MOST_IN_BLOCK
+    median = sorted(sizes)[len(sizes) // 2] if sizes else 1
+    fitting = BLOCK_BYTES // max(median, 1)
+    return max(1, min(MOST_IN_BLOCK, fitting), -(-len(items) // MOST_BLOCKS))
+
+
+def _as_list(task: str, column: Any) -> Sequence[Any]:
+    try:
+        return list(column)
+    except TypeError as error:
+        raise UsageError(
+            f"{task}.map got a {type(column).__name__}, which cannot be iterated",
+            fix="return a list from the task before it",
+        ) from error

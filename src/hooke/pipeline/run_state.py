@@ -24,6 +24,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    CallsFinished,
     CapacityChanged,
     Event,
     ItemsFound,
@@ -122,6 +123,9 @@ class RunState:
         match event:
             case AttemptFinished():
                 self._finished(event)
+            case CallsFinished():
+                for attempt, ref, seconds in zip(event.attempts, event.refs, event.seconds, strict=True):
+                    self._call_finished(attempt, ref, seconds)
             case AttemptFailed():
                 self._failed(event)
             case AttemptStarted():
@@ -168,6 +172,18 @@ class RunState:
         self._record(state, event.lo, event.hi, event.ref)
         if event.hi < attempt.hi:  # it has ended at its limit
             self._open(state, event.hi, attempt.hi)
+        if state.announced:
+            state.forget_work()
+
+    def _call_finished(self, attempt: int, ref: Ref, seconds: float) -> None:
+        """The same of an attempt at a call of a group, which has no twin."""
+        running = self._pop_running(attempt)
+        if running is None:
+            return
+        state = self.nodes[running.node]
+        self._short.measured(state.node, seconds)
+        state.taken.remove(0, 1)
+        self._record(state, 0, 1, ref)
         if state.announced:
             state.forget_work()
 
@@ -557,6 +573,10 @@ class RunState:
     def _comes(self, node: int) -> bool:
         state = self.nodes[node]
         return state.looked_up and node not in self._pruned and self._short.ahead(state.node) > 0
+
+    def together(self, node: int, count: int) -> int:
+        """How many of `count` short attempts at calls like this node one worker is given as a group."""
+        return self._short.together(self.nodes[node].node, count, max(1, self._room.capacity.slots))
 
     def memory(self, node: int, item: int) -> int | None:
         """Bytes that an attempt which begins with this item may use; None for no limit."""

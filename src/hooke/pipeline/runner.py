@@ -27,6 +27,7 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    CallsFinished,
     Event,
     Failure,
     ItemsFound,
@@ -120,7 +121,10 @@ class Runner:
         """Key -> nodes that wait for its claim. If this run itself has it, for another node, they need not wait longer than that."""
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
+        self._joining: list[Submit] = []
+        """The same of those that go to workers in groups."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
+        self._uncommitted_calls: list[CallsFinished] = []
         self._checkpointed: list[str] = []
         """Keys whose checkpoint folders go once the results that are uncommitted now are durable."""
         self._submitted: dict[int, Submit] = {}
@@ -258,6 +262,9 @@ class Runner:
         if not self._claim(submit):
             return False
         self._submitted[submit.attempt] = submit
+        if self._parts.engine.capabilities.groups and self._calls.may_join(submit):
+            self._joining.append(submit)
+            return True
         try:
             call = self._calls.make(submit)
         except HookeError as error:
@@ -277,6 +284,9 @@ class Runner:
         """Submit all calls of this turn together, which costs less than one by one."""
         if self._next_looks:
             self._make_looks()
+        if self._joining:
+            self._unsubmitted += self._calls.groups(self._joining)
+            self._joining.clear()
         if self._unsubmitted:
             self._parts.journal.flush()
             self._parts.engine.submit(self._unsubmitted)
@@ -444,6 +454,9 @@ class Runner:
 
     def _handle(self, event: EngineEvent) -> None:
         """Journal an engine's event and apply it. Late and duplicate answers are not journalled."""
+        if isinstance(event, CallsFinished):
+            self._handle_calls(event)
+            return
         if isinstance(event, AttemptFinished | AttemptFailed):
             if event.attempt not in self._state.running:
                 self._state.apply(event)
@@ -469,6 +482,19 @@ class Runner:
         elif isinstance(event, AttemptFailed) and event.done and event.ref is not None:
             self._uncommitted.append((event, event.ref, event.done))
             self._checkpointed += event.checkpoints
+
+    def _handle_calls(self, event: CallsFinished) -> None:
+        """Journal and apply what a group's calls have come to, all of it together: nothing else is to be said of any of them."""
+        running = self._state.running.keys()
+        if not running >= set(event.attempts):
+            for each in event.singly():
+                self._handle(each)
+            return
+        for attempt in event.attempts:
+            self._submitted.pop(attempt, None)
+        self._workers.pop(event.attempts[0], None)
+        self._record(event)
+        self._uncommitted_calls.append(event)
 
     def _make_durable(self, event: EngineEvent) -> None:
         """Sync the results that the journal will call finished, or begin to: with "group", their worker does not."""
@@ -543,12 +569,14 @@ class Runner:
         New work is submitted before, so it need not wait.
         """
         over = [node for node in self._claims if node not in self._unlooked and self._state.is_over(node)]
-        if self._uncommitted or over:
+        if self._uncommitted or self._uncommitted_calls or over:
             self._parts.journal.flush()
             writes = [write for each in self._uncommitted for write in self._writes.of_attempt(*each)]
+            writes += map(self._writes.of_calls, self._uncommitted_calls)
             refs = [ref for _, ref, _ in self._uncommitted]
             then = Committed(over, refs, tuple(self._checkpointed))
             self._uncommitted.clear()
+            self._uncommitted_calls.clear()
             self._checkpointed.clear()
             for node in over:
                 self._claimed_ahead.pop(node, None)

@@ -117,6 +117,12 @@ class ShortTasks:
         fitting = BEHIND_S / max(self._mean_s[node.task.name], BEHIND_S / MOST_BEHIND)
         return max(LEAST_BEHIND, int(fitting))
 
+    def together(self, node: Node, count: int, slots: int) -> int:
+        """How many of `count` attempts like this short one go to a worker as a group: all slots get as much."""
+        most = self.behind(node)
+        rounds = -(-count // (most * slots))
+        return max(1, -(-count // (rounds * slots)))
+
     def ahead(self, node: Node) -> int:
         """How many attempts like this one each slot will begin soon; 0 if they are long, or if nothing is known of them."""
         mean_s = self._mean_s.get(node.task.name) if node.kind == "call" else None

@@ -369,6 +369,12 @@ class Store:
             entry = msgspec.structs.replace(entry, older=tuple(older[: MOST_VARIANTS - 1]))
         self._records.write(name, msgspec.msgpack.encode(entry))
 
+    def commit_all(self, entries: Iterable[Entry]) -> None:
+        """Commit entries whose results were made from nothing but what their keys name. Raises StoreFull."""
+        encode = msgspec.msgpack.Encoder().encode
+        for entry in entries:
+            self._records.write(_entry_name(entry.key), encode(entry))
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, what this thread commits is kept, and at the end it is written at once, for others to find. Raises StoreFull."""

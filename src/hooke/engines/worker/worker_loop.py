@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,14 +20,14 @@ from hooke.base.clock import Clock
 from hooke.base.errors import HookeError
 from hooke.base.files import writing
 from hooke.base.ref import Ref
-from hooke.engines.gang import RankNote, unpack_answer
+from hooke.engines.gang import RankNote
 from hooke.engines.worker.fork_server import ForkEnded
 from hooke.engines.worker.fork_server_client import ForkRefused
 from hooke.engines.worker.gang_ranks import RankGroups
 from hooke.engines.worker.pool import LocalPool, Process, WorkerKind
 from hooke.engines.worker.worker_deaths import code_and_signal, exit_failure, host_failed, how_it_ended
 from hooke.engines.worker.worker_process import READY, STALE, Begun, Hello, WorkerJob
-from hooke.journal.events import AttemptFailed, AttemptFinished, WorkerStarted, WorkerStopped
+from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished, WorkerStarted, WorkerStopped
 from hooke.pipeline.failures import failure_of
 from hooke.processes.devices import Devices
 from hooke.processes.exit_report import last_lines
@@ -50,13 +50,19 @@ AHEAD_BYTES = 48 << 10
 FRAME_BYTES = 512
 """About what a call takes there beside its arguments, keys and variables."""
 
+ALSO_BYTES = 32
+"""The same of each further call of a group."""
+
 POLL_S = 0.002
 """How often to look at workers in which calls wait. To be woken by each of their answers costs more than a short call."""
 
 STUCK_S = 0.02
 """If a call runs this long, those that wait behind it go to workers that are free, and no more are sent there."""
 
-LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | AttemptFinished | AttemptFailed | RankNote
+Answer: TypeAlias = AttemptFinished | AttemptFailed | CallsFinished
+LoopEvent: TypeAlias = Begun | WorkerStarted | WorkerStopped | Answer | RankNote
+
+_answers = msgspec.msgpack.Decoder(Answer)
 
 
 class LoopSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +148,7 @@ class WorkerLoop:
                 self._read(process)  # it may have ended
                 if self.has(process) and _has(process, attempt):
                     self._recall(process)
-        self._queue = deque(job for job in self._queue if job.attempt != attempt)
+        self._queue = deque(part for job in self._queue for part in _without(job, {attempt}))
         self._drop_followers(attempt)
         job = self._apart.pop(attempt, None)
         if job is not None:
@@ -312,7 +318,7 @@ class WorkerLoop:
 
     def _give(self, process: Process, job: WorkerJob) -> None:
         process.jobs.append(job)
-        self._process_of[job.attempt] = process
+        self._process_of.update(dict.fromkeys(job.attempts, process))
         if process.ready:
             self._hand_over(process, job)
 
@@ -380,7 +386,7 @@ class WorkerLoop:
             return None
         now, found = self._clock.monotonic(), None
         for process in self._workers.values():
-            if (found is None or len(process.jobs) < len(found.jobs)) and self._may_wait(process, job, now):
+            if (found is None or _load(process) < _load(found)) and self._may_wait(process, job, now):
                 found = process
         return found
 
@@ -390,7 +396,7 @@ class WorkerLoop:
             process.ready
             and process.kind == self._kind(job)
             and process.memory == job.task.memory
-            and len(process.jobs) <= MOST_AHEAD
+            and _load(process) <= MOST_AHEAD
             and process.sent_bytes + _bytes_ahead(job) <= AHEAD_BYTES
             and job.task.digest in process.known
             and process.jobs[0].short
@@ -414,22 +420,28 @@ class WorkerLoop:
             task = job.task if job.task.digest in process.known else job.with_function()
         except HookeError as error:
             process.jobs.remove(job)
-            del self._process_of[job.attempt]
+            for attempt in job.attempts:
+                del self._process_of[attempt]
             self._devices.release(process.kind.devices, job.gpus)
             self._refuse(job, error)
             return
         process.known.add(task.digest)
         process.used.add(task.digest)
         self._pool.limit(process, task.memory)
-        if process.jobs[0] is job:
+        begins = process.jobs[0] is job
+        if begins:
             self._say_begun(process, self._clock.now())
-        else:
-            ticket = process.tickets.issue()
-            process.waiting[ticket] = job
+        tickets = [process.tickets.issue() for _ in range(job.count - begins)]
+        if tickets:
+            process.waiting.update(dict.fromkeys(tickets, job))
+            first = tickets[0]
+            task = msgspec.structs.replace(
+                task, ticket=0 if begins else first, also_ticket=first + (not begins)
+            )
+        if not begins:
             size = _bytes_ahead(job)
-            process.sent.append((ticket, size))
+            process.sent.append((tickets[-1], size))
             process.sent_bytes += size
-            task = msgspec.structs.replace(task, ticket=ticket)
         process.channel.hold(msgspec.msgpack.encode(task))
 
     def _say_begun(self, process: Process, at: float) -> None:
@@ -474,7 +486,9 @@ class WorkerLoop:
     def _may_begin_elsewhere(self, process: Process) -> bool:
         """Whether something waits in a worker that does not follow what runs there."""
         running = process.jobs[0] if process.jobs else None
-        return any(job is not running and not self._follows(job) for job in process.waiting.values())
+        return any(
+            job.count > 1 if job is running else not self._follows(job) for job in process.waiting.values()
+        )
 
     def _follows(self, job: WorkerJob) -> bool:
         """Whether it needs the result of an attempt that has not ended."""
@@ -483,21 +497,23 @@ class WorkerLoop:
     def _recall(self, process: Process) -> int:
         """Take back what waits in a worker; returns how many attempts. They go first in the queue."""
         tickets = process.tickets.take_back()
-        recalled = [job for ticket, job in process.waiting.items() if ticket in tickets]
-        if recalled:
-            gone = set(recalled)
-            process.jobs = deque(job for job in process.jobs if job not in gone)
-            self._requeue(recalled)
-            process.waiting = {
-                ticket: job for ticket, job in process.waiting.items() if ticket not in tickets
-            }
-        return len(recalled)
+        back = Counter(job for ticket, job in process.waiting.items() if ticket in tickets)
+        if not back:
+            return 0
+        parts = [job.part(job.count - many) for job, many in back.items()]
+        for job, many in back.items():
+            job.recalled += many
+        process.jobs = deque(job for job in process.jobs if job.count)
+        process.waiting = {ticket: job for ticket, job in process.waiting.items() if ticket not in tickets}
+        self._requeue(parts)
+        return back.total()
 
     def _requeue(self, jobs: Sequence[WorkerJob]) -> None:
         """These have left their worker without having begun. They go first in the queue; those that follow go where the ones before go."""
         first: list[WorkerJob] = []
-        for job in jobs:
-            self._process_of.pop(job.attempt, None)
+        for job in [each.part() for each in jobs]:
+            for attempt in job.attempts:
+                self._process_of.pop(attempt, None)
             if self._follows(job):
                 self._apart[job.attempt] = job
             else:
@@ -522,19 +538,21 @@ class WorkerLoop:
                     ticket: waiting for ticket, waiting in process.waiting.items() if waiting is not job
                 }
 
-    def _advance_follower(self, answer: AttemptFinished) -> None:
+    def _advance_follower(self, attempt: int, ref: Ref) -> None:
         """An attempt has its result: what follows it may begin, in its worker or in any other one."""
-        job = self._followers.pop(answer.attempt, None)
+        job = self._followers.pop(attempt, None)
         if job is None:
             return
-        self._awaited[job.attempt] = answer.ref.without_files()
+        self._awaited[job.attempt] = ref.without_files()
         if self._apart.pop(job.attempt, None) is not None:
             self._queue.append(self._with_awaited(job))
 
     def _refuse(self, job: WorkerJob, error: HookeError) -> None:
-        failure = failure_of(error, arguments=job.task.shown)
-        self._drop_followers(job.attempt)
-        self._say(job.task.failed(self._clock.now(), failure))
+        for call in job.part().task.calls():
+            task = job.task.of(call)
+            failure = failure_of(error, arguments=task.shown)
+            self._drop_followers(task.attempt)
+            self._say(task.failed(self._clock.now(), failure))
 
     # -- what workers say --------------------------------------------------------------------------------
 
@@ -571,19 +589,30 @@ class WorkerLoop:
                     self._begun.add(job.attempt)
                 self._requeue([job])
         else:
-            self._answered(process, unpack_answer(data))
+            self._answered(process, _answers.decode(data))
 
-    def _answered(self, process: Process, answer: AttemptFinished | AttemptFailed) -> None:
+    def _answered(self, process: Process, answer: Answer) -> None:
         """Attempts are answered in the order in which they were handed over."""
-        self._freed(process)
-        self._awaited.pop(answer.attempt, None)
-        self._say(answer)
-        if isinstance(answer, AttemptFinished):
-            self._advance_follower(answer)
+        many = len(answer.attempts) if isinstance(answer, CallsFinished) else 1
+        job = process.jobs[0]
+        if many < job.count:
+            self._forget_attempts(job.attempts[:many])
+            job.ended += many
         else:
-            self._drop_followers(answer.attempt)
-        if answer.log is not None:
-            process.log_from = answer.log.end
+            self._freed(process)
+        self._say(answer)
+        if isinstance(answer, CallsFinished):
+            for attempt, ref in zip(answer.attempts, answer.refs, strict=True):
+                self._awaited.pop(attempt, None)
+                self._advance_follower(attempt, ref)
+        else:
+            self._awaited.pop(answer.attempt, None)
+            if isinstance(answer, AttemptFinished):
+                self._advance_follower(answer.attempt, answer.ref)
+            else:
+                self._drop_followers(answer.attempt)
+            if answer.log is not None:
+                process.log_from = answer.log.end
         if process.jobs:
             self._say_begun(process, answer.at)
         else:
@@ -595,17 +624,19 @@ class WorkerLoop:
         begun = job is not None and job.attempt in self._begun
         if self._recall(process) and job not in process.jobs:
             job = None  # it died between two attempts, and the later one is in the queue again
-        self._freed(process)
+        running = self._freed_running(process) if job is not None else None
         ended = self.lost(process)
-        if job is None:
+        if job is None or running is None:
             return
-        if begun:
-            failure = exit_failure(process, ended, job.task)
-            self._awaited.pop(job.attempt, None)
-            self._drop_followers(job.attempt)
-            self._say(job.task.failed(self._clock.now(), failure, process.name))
-        else:
+        if not begun:
             self._take_back(process, job)
+            return
+        if running.attempt != job.attempt:
+            self._say(Begun(self._clock.now(), running.attempt, process.name))
+        failure = exit_failure(process, ended, running.task)
+        self._awaited.pop(running.attempt, None)
+        self._drop_followers(running.attempt)
+        self._say(running.task.failed(self._clock.now(), failure, process.name))
 
     def _take_back(self, process: Process, job: WorkerJob) -> None:
         """Requeue the attempt that a worker did not begin; not without end, should workers be unable to start."""
@@ -623,28 +654,44 @@ class WorkerLoop:
 
     def _end_if_cancelled(self, process: Process) -> None:
         """An attempt that was cancelled while it waited ends its worker when it comes to run."""
-        if process.jobs and process.jobs[0].attempt in self._cancelled:
-            self._freed(process)
+        if self._cancelled and process.jobs and process.jobs[0].attempts[-1] in self._cancelled:
+            self._freed_running(process)
             self.end(process, "its attempt was cancelled")
 
+    def _freed_running(self, process: Process) -> WorkerJob:
+        """Take the attempt that runs from a worker, the last of its group. Those before it have ended, and nobody knows how: they go back to the queue."""
+        job = process.jobs[0]
+        begun = job.attempt in self._begun
+        self._freed(process)
+        if begun and job.count > 1:
+            self._begun.add(job.attempt)
+            self._requeue([job.part(0, job.count - 1)])
+            return job.part(job.count - 1)
+        return job
+
     def _freed(self, process: Process) -> WorkerJob | None:
-        """Take the first attempt from a worker."""
+        """Take the first attempt, or group of them, from a worker."""
         job = process.jobs.popleft() if process.jobs else None
         if job is not None:
-            self._cancelled.discard(job.attempt)
-            self._begun.discard(job.attempt)
-            self._process_of.pop(job.attempt, None)
+            self._forget_attempts(job.attempts)
             self._devices.release(process.kind.devices, job.gpus)
             self._has_read(process, job)
         return job
 
+    def _forget_attempts(self, attempts: Sequence[int]) -> None:
+        self._cancelled.difference_update(attempts)
+        self._begun.difference_update(attempts)
+        for attempt in attempts:
+            self._process_of.pop(attempt, None)
+
     def _has_read(self, process: Process, job: WorkerJob) -> None:
         """An attempt has left a worker: what was sent before it does not lie in the socket any more."""
         ticket = next(iter(process.waiting), 0)
-        if process.waiting.get(ticket) is job:
+        while process.waiting.get(ticket) is job:
             del process.waiting[ticket]
             while process.sent and process.sent[0][0] <= ticket:
                 process.sent_bytes -= process.sent.popleft()[1]
+            ticket = next(iter(process.waiting), 0)
         if not process.jobs:  # it waits for more, or reads the rest of what was taken back
             process.sent.clear()
             process.sent_bytes = 0
@@ -659,9 +706,11 @@ class WorkerLoop:
         process.waiting.clear()
         jobs, process.jobs = process.jobs, deque[WorkerJob]()
         for job in jobs:
-            self._process_of.pop(job.attempt, None)
-        self._requeue([job for job in jobs if job.attempt not in self._cancelled])
-        self._cancelled.difference_update(job.attempt for job in jobs)
+            for attempt in job.attempts:
+                self._process_of.pop(attempt, None)
+        self._requeue([part for job in jobs for part in _without(job, self._cancelled)])
+        for job in jobs:
+            self._cancelled.difference_update(job.attempts)
 
     def _shrink(self) -> None:
         for process in self._idle()[: max(0, self._running - self.slots)]:
@@ -672,10 +721,26 @@ def _bytes_ahead(job: WorkerJob) -> int:
     """About how many bytes of a worker's socket an attempt fills."""
     task = job.task
     size = len(task.payload) + len(task.keys) + len(task.shown) + FRAME_BYTES
+    size += sum([len(call.payload) + len(call.shown) + ALSO_BYTES for call in task.also])
     if task.variables:
         size += sum(len(name) + len(value or "") for name, value in task.variables.items())
     return size
 
 
 def _has(process: Process, attempt: int) -> bool:
-    return any(job.attempt == attempt for job in process.jobs)
+    return any(attempt in job.attempts for job in process.jobs)
+
+
+def _load(process: Process) -> int:
+    """How many attempts it has."""
+    return sum([job.count for job in process.jobs])
+
+
+def _without(job: WorkerJob, attempts: Collection[int]) -> list[WorkerJob]:
+    """The job without these attempts: as it is, or in parts."""
+    numbers = job.attempts
+    gone = [at for at, attempt in enumerate(numbers) if attempt in attempts]
+    if not gone:
+        return [job]
+    bounds = zip([0, *(at + 1 for at in gone)], [*gone, len(numbers)], strict=True)
+    return [job.part(lo, hi) for lo, hi in bounds if lo < hi]

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from hooke.base.this_process import on_fork
 from hooke.engines.gang import GATHER
 from hooke.engines.worker.sampler import SAMPLES, Sampler
 from hooke.engines.worker.script import ImportedFiles, Script, StandIn
-from hooke.journal.events import AttemptFailed, AttemptFinished, Event, Failure
+from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished, Failure
 from hooke.keys.fingerprint import check_code
-from hooke.pipeline.engine import Call
+from hooke.pipeline.engine import AlsoCall, Call
 from hooke.pipeline.execute import AttemptRunner, WorkerCall
 from hooke.pipeline.failures import failure_of
 from hooke.pipeline.isolation import folder_here, watched_environment
@@ -148,6 +149,28 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The attempt whose result it awaits, in this worker. If that has none, this one never begins, and has no answer."""
     awaited: Ref | None = None
     """That result, where it is known when the attempt is sent."""
+    also: tuple[AlsoCall, ...] = ()
+    """As in the Call."""
+    also_ticket: int = 0
+    """The ticket of the first of these; the others have the numbers behind it."""
+
+    def of(self, call: AlsoCall) -> WorkerTask:
+        """The task of one call of the group."""
+        return msgspec.structs.replace(
+            self,
+            attempt=call.attempt,
+            node=call.node,
+            payload=call.payload,
+            shown=call.shown,
+            also=(),
+            ticket=0,
+            also_ticket=0,
+        )
+
+    def calls(self) -> Iterator[AlsoCall]:
+        """All calls of the group."""
+        yield AlsoCall(self.attempt, self.node, self.payload, self.shown)
+        yield from self.also
 
     def failed(self, now: float, failure: Failure, worker: str = "") -> AttemptFailed:
         """The answer where no worker gave one."""
@@ -163,8 +186,8 @@ class WorkerTask(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         )
 
 
-class WorkerJob(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """An attempt for the workers of a machine, and the resources it needs."""
+class WorkerJob(msgspec.Struct, kw_only=True, eq=False):
+    """An attempt for the workers of a machine, or a group of them, and the resources it needs."""
 
     task: WorkerTask
     """Without its function."""
@@ -174,11 +197,39 @@ class WorkerJob(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cpus: float
     gpus: float
     short: bool = False
+    ended: int = 0
+    """How many attempts of the group have ended."""
+    recalled: int = 0
+    """How many of its last ones have been taken back from a worker, and are part of other jobs now."""
 
     @property
     def attempt(self) -> int:
-        """Its number."""
-        return self.task.attempt
+        """The number of its first attempt that has not ended."""
+        return self.task.also[self.ended - 1].attempt if self.ended else self.task.attempt
+
+    @property
+    def count(self) -> int:
+        """How many of its attempts have not ended."""
+        return 1 + len(self.task.also) - self.ended - self.recalled
+
+    @property
+    def attempts(self) -> list[int]:
+        """Those attempts."""
+        if not self.task.also:
+            return [self.task.attempt]
+        return [call.attempt for call in self._calls()]
+
+    def _calls(self) -> list[AlsoCall]:
+        calls = [*self.task.calls()]
+        return calls[self.ended : len(calls) - self.recalled]
+
+    def part(self, lo: int = 0, hi: int | None = None) -> WorkerJob:
+        """A job of its own with some of its attempts that have not ended: those from `lo` up to `hi`."""
+        if not self.task.also:
+            return self
+        calls = self._calls()[lo:hi]
+        task = msgspec.structs.replace(self.task.of(calls[0]), also=tuple(calls[1:]))
+        return msgspec.structs.replace(self, task=task, ended=0, recalled=0)
 
     def with_function(self) -> WorkerTask:
         """The task for a worker that does not have its function."""
@@ -223,6 +274,7 @@ def task_of(call: Call, image: bytes | None = None, *, uses_library: bool = Fals
         plain=call.plain,
         limit_s=call.limit_s,
         after=call.after,
+        also=call.also,
     )
 
 
@@ -341,7 +393,9 @@ class _Server:
             elif isinstance(message, WorkerTask):
                 self._used.add(message.digest)  # the driver counts on it, even for what it takes back
                 # After STALE the driver ends this process, and what waits here runs elsewhere.
-                if not self._stale and (not message.ticket or self._tickets.take(message.ticket)):
+                if message.also:
+                    self._perform_group(message)
+                elif not self._stale and (not message.ticket or self._tickets.take(message.ticket)):
                     self._follow(message)
 
     def _follow(self, task: WorkerTask) -> None:
@@ -352,6 +406,40 @@ class _Server:
                 return
             task = msgspec.structs.replace(task, awaited=self._results[task.after])
         self._perform(task, self._session)
+
+    def _perform_group(self, task: WorkerTask) -> None:
+        """Run the calls of a group: behind one another with nothing in between, as long as nothing is needed there."""
+        assert self._session is not None
+        session, begun = self._session, self._begun(task)
+        while not self._stale and (call := next(begun, None)) is not None:
+            single = task.of(call)
+            work = self._prepared(single, session)
+            if work is None:
+                continue
+            if session.worker.goes_plainly(work):
+                session.worker.run_calls(work, chain([call], begun), self._say_of_group)
+            else:
+                self._say_of_group(session.worker.run(work))
+
+    def _begun(self, task: WorkerTask) -> Iterator[AlsoCall]:
+        """The calls of a group, each as it begins; not those that were taken back."""
+        tickets = chain([task.ticket], range(task.also_ticket, task.also_ticket + len(task.also)))
+        for ticket, call in zip(tickets, task.calls(), strict=True):
+            if ticket and not self._tickets.take(ticket):
+                return
+            yield call
+
+    def _say_of_group(self, answer: CallsFinished | AttemptFinished | AttemptFailed) -> None:
+        self._say(answer)
+        if isinstance(answer, CallsFinished):
+            self._results.update(zip(answer.attempts, answer.refs, strict=True))
+        elif isinstance(answer, AttemptFinished):
+            self._results[answer.attempt] = answer.ref.without_files()
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        while len(self._results) > MOST_KEPT:
+            del self._results[next(iter(self._results))]
 
     def _leaves(self) -> bool:
         """Whether this rank was asked to end at a checkpoint. If so, the driver learns that it does, before the other ranks lose it."""
@@ -394,10 +482,22 @@ class _Server:
         )
 
     def _perform(self, task: WorkerTask, session: _Session) -> None:
+        work = self._prepared(task, session)
+        if work is None:
+            return
+        with _NOT_RESIZED if task.plain else resizing(self._leaves):
+            answer = session.worker.run(work)
+        self._say(answer)
+        if isinstance(answer, AttemptFinished) and task.kind == "call":
+            self._results[task.attempt] = answer.ref.without_files()
+            self._forget_results()
+
+    def _prepared(self, task: WorkerTask, session: _Session) -> WorkerCall | None:
+        """The attempt, with all that it needs in this process; None if it cannot run here, which the driver knows then."""
         gathers = task.kind == GATHER  # Hooke's own code, in a process that ends with its gang
         if session.worker.replaced and not gathers:
             self._say_stale()
-            return
+            return None
         try:
             function = self._function(task, session.allowed)
         except EnvironmentMismatch as error:
@@ -407,23 +507,17 @@ class _Server:
                 failure = failure_of(error, arguments=task.shown)
                 worker = session.worker
                 self._say(task.failed(worker.clock.now(), failure, worker.name))
-            return
+            return None
         session.enter_folder()
         work = _work(task, function)
         if not gathers and session.worker.outdated(work):
             self._say_stale()
-            return
+            return None
         self._bound(task.memory)
         session.script.show(function)
         if task.uses_library:
             session.connect()
-        with _NOT_RESIZED if task.plain else resizing(self._leaves):
-            answer = session.worker.run(work)
-        self._say(answer)
-        if isinstance(answer, AttemptFinished) and task.kind == "call":
-            self._results[task.attempt] = answer.ref.without_files()
-            if len(self._results) > MOST_KEPT:
-                del self._results[next(iter(self._results))]
+        return work
 
     def _function(self, task: WorkerTask, allowed: tuple[str, ...]) -> Callable[..., Any]:
         if task.digest not in self._functions:
@@ -458,7 +552,7 @@ class _Server:
         self._stale = True
         self._send(STALE)
 
-    def _say(self, event: Event) -> None:
+    def _say(self, event: CallsFinished | AttemptFinished | AttemptFailed) -> None:
         self._send(msgspec.msgpack.encode(event))
 
     def _send(self, data: bytes) -> None:
