@@ -127,6 +127,8 @@ class CallMaker:
         self._certain: dict[int, bool] = {}
         self._plain: dict[int, bool] = {}
         """Identity of a task -> whether its code certainly changes nothing in its process."""
+        self._joining: dict[tuple[int, float], list[Submit]] = {}
+        """Attempts that may be groups, by what those of one group have in common: task and cpus."""
         self._named: dict[int, list[str]] = {}
         self.variables_read: set[str] = set()
         """Variables that results of this graph's tasks were made from."""
@@ -180,10 +182,10 @@ class CallMaker:
             variables={} if submit.expand else self._variables(node),
         )
 
-    def may_join(self, submit: Submit) -> bool:
-        """Whether the attempt may be one of a group: a first try at a plain call with small arguments, and without limits."""
+    def join(self, submit: Submit) -> bool:
+        """Keep the attempt for `groups`, if it may be in one: a first try at a plain call with small arguments, and without limits."""
         node, plan = self._graph.nodes[submit.node], self._state.nodes[submit.node].plan
-        return (
+        joins = (
             submit.short
             and submit.number == 1
             and submit.memory is submit.after is plan.timeout_s is None
@@ -191,18 +193,18 @@ class CallMaker:
             and self._is_plain(node)
             and all(map(is_small, node.arguments.values()))
         )
+        if joins:
+            self._joining.setdefault((id(node.task), plan.cpus), []).append(submit)
+        return joins
 
-    def groups(self, submits: Sequence[Submit]) -> Iterator[Call]:
-        """The calls of attempts that may be in groups: of each task, in groups that are as large as the scheduler says."""
-        by_task: dict[tuple[int, float], list[Submit]] = {}
-        for submit in submits:
-            task, plan = self._graph.nodes[submit.node].task, self._state.nodes[submit.node].plan
-            by_task.setdefault((id(task), plan.cpus), []).append(submit)
-        for alike in by_task.values():
+    def groups(self) -> Iterator[Call]:
+        """The calls of the attempts that were kept, those of each task in groups that are as large as the scheduler says."""
+        joining, self._joining = self._joining, {}
+        for alike in joining.values():
             size = self._state.together(alike[0].node, len(alike))
             for at in range(0, len(alike), size):
-                first = self.make(alike[at])
-                yield msgspec.structs.replace(first, also=tuple(map(self._also, alike[at + 1 : at + size])))
+                also = tuple(map(self._also, alike[at + 1 : at + size]))
+                yield msgspec.structs.replace(self.make(alike[at]), also=also)
 
     def _also(self, submit: Submit) -> AlsoCall:
         node = self._graph.nodes[submit.node]

@@ -274,7 +274,8 @@ class AttemptRunner:
         must go plainly; `work` is what all have in common.
         """
         tracker = self.tracker
-        self._files, before = [], open_runs()
+        before = open_runs()
+        self._files = []
         quiet = QuietCalls(self.name, self.clock, say)
         try:
             with logging_into(MUTED) if tracker is None else self._scope or logging_into(tracker):

@@ -25,10 +25,10 @@ from hooke.base.errors import (
 )
 from hooke.base.formats import clip, readable, short_repr
 from hooke.base.user_code import is_hooke
-from hooke.journal.events import GANG_RESIZED, AttemptFailed, Failure
+from hooke.journal.events import GANG_RESIZED, AttemptFailed, AttemptFinished, Failure
 from hooke.store.store import Store
 
-__all__ = ["failure_of", "missing_module_fix", "task_failed", "user_traceback"]
+__all__ = ["failed_instead", "failure_of", "missing_module_fix", "task_failed", "user_traceback"]
 
 _LONGEST_TEXT = 16 * 1024
 """Characters of a message or a traceback that a journal keeps."""
@@ -74,6 +74,14 @@ def failure_of(
         if own or store is None
         else _sealed(error, store),  # the fields above say everything about Hooke's own errors
     )
+
+
+_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log", "logs")
+
+
+def failed_instead(event: AttemptFinished | AttemptFailed, failure: Failure) -> AttemptFailed:
+    """The event that an attempt has failed so, instead of what its worker said."""
+    return AttemptFailed(failure=failure, **{name: getattr(event, name) for name in _FACTS})
 
 
 def _fix(error: BaseException) -> str:

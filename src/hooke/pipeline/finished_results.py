@@ -379,6 +379,12 @@ class Recovered(msgspec.Struct, kw_only=True):
     abandoned before it began.
     """
 
+    def has_list(self, key: str, now: MapExpanded) -> bool:
+        """Whether the dynamic map with this key had the same list as `now`."""
+        known = self.known.get(key)
+        was = known.expansion.keys if known is not None and known.expansion is not None else None
+        return was is not None and now.keys is not None and was.digest == now.keys.digest
+
 
 def recover(events: Iterable[Event], *, tainted: bool = False) -> Recovered:
     """Fold a driver's journal. Nodes are matched by key, because an edit may have renumbered them.

@@ -18,7 +18,18 @@ import msgspec
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
-__all__ = ["Graph", "Need", "Node", "Use", "Waiters", "need_of", "needs_of", "pruned_nodes", "waiters_of"]
+__all__ = [
+    "Graph",
+    "Need",
+    "Node",
+    "Use",
+    "Waiters",
+    "list_maker",
+    "need_of",
+    "needs_of",
+    "pruned_nodes",
+    "waiters_of",
+]
 
 
 class Use(msgspec.Struct, frozen=True, gc=False):
@@ -269,3 +280,14 @@ def pruned_nodes(graph: Graph, roots: Collection[int], complete: Callable[[int],
         if node not in roots and all(consumer in pruned or complete(consumer) for consumer in consumers):
             pruned.add(node)
     return pruned
+
+
+def list_maker(graph: Graph, node: int) -> int | None:
+    """The dynamic map whose list decides what the items of this map are; None if they are known without one."""
+    nodes = graph.nodes
+    while not nodes[node].is_dynamic:
+        above = [use.node for use in nodes[node].uses if use.elementwise and nodes[use.node].items is None]
+        if nodes[node].items is not None or not above:
+            return None
+        node = above[0]
+    return node

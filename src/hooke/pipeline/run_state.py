@@ -121,11 +121,8 @@ class RunState:
     def apply(self, event: Event | LookedUp) -> None:
         """Fold one event. Other events are ignored; late and duplicate answers are counted."""
         match event:
-            case AttemptFinished():
+            case AttemptFinished() | CallsFinished():
                 self._finished(event)
-            case CallsFinished():
-                for attempt, ref, seconds in zip(event.attempts, event.refs, event.seconds, strict=True):
-                    self._call_finished(attempt, ref, seconds)
             case AttemptFailed():
                 self._failed(event)
             case AttemptStarted():
@@ -151,7 +148,12 @@ class RunState:
             running = self.running[event.attempt]
             running.started, running.wish, running.wished = event.at, running.request.slots, event.at
 
-    def _finished(self, event: AttemptFinished) -> None:
+    def _finished(self, event: AttemptFinished | CallsFinished) -> None:
+        if isinstance(event, CallsFinished):
+            for number, ref, seconds in zip(event.attempts, event.refs, event.seconds, strict=True):
+                if (attempt := self._pop_running(number)) is not None:
+                    self._done(attempt, 1, ref, seconds)
+            return
         attempt = self._pop_running(event.attempt)
         if attempt is None:
             return
@@ -164,26 +166,18 @@ class RunState:
             self._unneeded.append(attempt.twin)
         if state.node.kind == "map":
             order_s = event.at - attempt.submitted - event.seconds
-            first = attempt.limit_s > 0
-            state.sizer.measured(event.hi - event.lo, event.seconds, order_s=order_s, first=first)
-            state.straggler_limit.measured(event.hi - event.lo, event.seconds)
-        self._short.measured(state.node, event.seconds)
-        state.taken.remove(attempt.lo, attempt.hi)
-        self._record(state, event.lo, event.hi, event.ref)
-        if event.hi < attempt.hi:  # it has ended at its limit
-            self._open(state, event.hi, attempt.hi)
-        if state.announced:
-            state.forget_work()
+            items, first = event.hi - event.lo, attempt.limit_s > 0
+            state.sizer.measured(items, event.seconds, order_s=order_s, first=first)
+            state.straggler_limit.measured(items, event.seconds)
+        self._done(attempt, event.hi, event.ref, event.seconds)
 
-    def _call_finished(self, attempt: int, ref: Ref, seconds: float) -> None:
-        """The same of an attempt at a call of a group, which has no twin."""
-        running = self._pop_running(attempt)
-        if running is None:
-            return
-        state = self.nodes[running.node]
+    def _done(self, attempt: RunningAttempt, hi: int, ref: Ref, seconds: float) -> None:
+        state = self.nodes[attempt.node]
         self._short.measured(state.node, seconds)
-        state.taken.remove(0, 1)
-        self._record(state, 0, 1, ref)
+        state.taken.remove(attempt.lo, attempt.hi)
+        self._record(state, attempt.lo, hi, ref)
+        if hi < attempt.hi:  # it has ended at its limit
+            self._open(state, hi, attempt.hi)
         if state.announced:
             state.forget_work()
 
@@ -216,10 +210,8 @@ class RunState:
 
     def _pop_running(self, attempt: int) -> RunningAttempt | None:
         """Remove and return a running attempt; None (and counted) for a late or duplicate answer."""
-        if attempt in self.running:
-            return self._remove(attempt)
-        self.ignored += 1
-        return None
+        self.ignored += attempt not in self.running
+        return self._remove(attempt) if attempt in self.running else None
 
     def _remove(self, attempt: int) -> RunningAttempt:
         running = self.running.pop(attempt)

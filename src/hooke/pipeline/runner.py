@@ -38,10 +38,10 @@ from hooke.journal.writer import Journal
 from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
-from hooke.pipeline.failures import failure_of
+from hooke.pipeline.failures import failed_instead, failure_of
 from hooke.pipeline.file_results import ProducedFiles
 from hooke.pipeline.finished_results import Lineage, Look, Recovered, ResultWrites
-from hooke.pipeline.graph import Graph
+from hooke.pipeline.graph import Graph, list_maker
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Resize, Submit
 from hooke.pipeline.run_state import RunState, Sizing
@@ -56,9 +56,6 @@ __all__ = ["CTRL_C", "Runner", "RunnerParts"]
 
 CTRL_C = "Ctrl-C"
 _log = logging.getLogger("hooke")
-
-_FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "peak_bytes", "log", "logs")
-"""What an AttemptFinished and an AttemptFailed of the same attempt have in common."""
 
 LONGEST_WAIT_S = 0.25
 """How long a stop request may go unseen."""
@@ -121,8 +118,6 @@ class Runner:
         """Key -> nodes that wait for its claim. If this run itself has it, for another node, they need not wait longer than that."""
         self._unsubmitted: list[Call] = []
         """Calls of this turn that the engine does not have yet."""
-        self._joining: list[Submit] = []
-        """The same of those that go to workers in groups."""
         self._uncommitted: list[tuple[AttemptFinished | AttemptFailed, Ref, int]] = []
         self._uncommitted_calls: list[CallsFinished] = []
         self._checkpointed: list[str] = []
@@ -183,6 +178,8 @@ class Runner:
         for event in self._parts.engine.wait(self._wait_s()):
             if isinstance(event, AttemptFinished | AttemptFailed) and event.attempt in self._looks:
                 self._looked(event)
+            elif isinstance(event, CallsFinished):
+                self._handle_calls(event)
             else:
                 self._handle(event)
         self._parts.journal.flush()
@@ -262,15 +259,13 @@ class Runner:
         if not self._claim(submit):
             return False
         self._submitted[submit.attempt] = submit
-        if self._parts.engine.capabilities.groups and self._calls.may_join(submit):
-            self._joining.append(submit)
+        if self._parts.engine.capabilities.groups and self._calls.join(submit):
             return True
         try:
-            call = self._calls.make(submit)
+            self._unsubmitted.append(self._calls.make(submit))
         except HookeError as error:
             self._fail(submit, failure_of(error, arguments=self._shown(submit.node)))
             return False
-        self._unsubmitted.append(call)
         return True
 
     def _may_follow(self, submit: Submit) -> bool:
@@ -284,9 +279,7 @@ class Runner:
         """Submit all calls of this turn together, which costs less than one by one."""
         if self._next_looks:
             self._make_looks()
-        if self._joining:
-            self._unsubmitted += self._calls.groups(self._joining)
-            self._joining.clear()
+        self._unsubmitted += self._calls.groups()
         if self._unsubmitted:
             self._parts.journal.flush()
             self._parts.engine.submit(self._unsubmitted)
@@ -454,9 +447,6 @@ class Runner:
 
     def _handle(self, event: EngineEvent) -> None:
         """Journal an engine's event and apply it. Late and duplicate answers are not journalled."""
-        if isinstance(event, CallsFinished):
-            self._handle_calls(event)
-            return
         if isinstance(event, AttemptFinished | AttemptFailed):
             if event.attempt not in self._state.running:
                 self._state.apply(event)
@@ -484,9 +474,8 @@ class Runner:
             self._checkpointed += event.checkpoints
 
     def _handle_calls(self, event: CallsFinished) -> None:
-        """Journal and apply what a group's calls have come to, all of it together: nothing else is to be said of any of them."""
-        running = self._state.running.keys()
-        if not running >= set(event.attempts):
+        """The same of calls of a group, all of it together. They have no inputs of which anything else is to be said."""
+        if not self._state.running.keys() >= set(event.attempts):  # some are late
             for each in event.singly():
                 self._handle(each)
             return
@@ -508,9 +497,8 @@ class Runner:
         self, event: AttemptFinished | AttemptFailed
     ) -> AttemptFinished | AttemptFailed:
         """The event; a failed attempt whose twin still runs loses its partial results."""
-        if isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None:
-            return msgspec.structs.replace(event, ref=None)
-        return event
+        loses = isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None
+        return msgspec.structs.replace(event, ref=None) if loses else event
 
     def _with_lineage(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
         """The event, with what its results were made from."""
@@ -537,9 +525,7 @@ class Runner:
         try:
             self._produced.note(event.node, (event.lo, hi, event.ref, 0))
         except UsageError as error:
-            failure = failure_of(error, arguments=self._shown(event.node))
-            facts = {name: getattr(event, name) for name in _FACTS}
-            return AttemptFailed(failure=failure, **facts)
+            return failed_instead(event, failure_of(error, arguments=self._shown(event.node)))
         return event
 
     def _expand(self, event: MapExpanded, *, seconds: float) -> None:
@@ -572,7 +558,7 @@ class Runner:
         if self._uncommitted or self._uncommitted_calls or over:
             self._parts.journal.flush()
             writes = [write for each in self._uncommitted for write in self._writes.of_attempt(*each)]
-            writes += map(self._writes.of_calls, self._uncommitted_calls)
+            writes += [self._writes.of_calls(each) for each in self._uncommitted_calls]
             refs = [ref for _, ref, _ in self._uncommitted]
             then = Committed(over, refs, tuple(self._checkpointed))
             self._uncommitted.clear()
@@ -679,7 +665,7 @@ class Runner:
                 self._recall_expansion(known.expansion, node)
         if self._state.nodes[node].items is None:
             return False  # the list must be read again, and another lookup follows
-        segments = list(known.segments_now(self._lineage.manifests)) if self._same_list(node) else []
+        segments = list(known.segments_now(self._lineage.manifests)) if self._has_same_list(node) else []
         if self._is_in_doubt:
             return False
         self._recalled.add(node)
@@ -688,20 +674,10 @@ class Runner:
             self._record(self._found(node, segment, source="journal", made_from=made_from))
         return any(kept)
 
-    def _same_list(self, node: int) -> bool:
+    def _has_same_list(self, node: int) -> bool:
         """Whether a map has the same items as in the journal, if a dynamic list decides what they are."""
-        nodes = self._parts.graph.nodes
-        while not nodes[node].is_dynamic:
-            above = [
-                use.node for use in nodes[node].uses if use.elementwise and nodes[use.node].items is None
-            ]
-            if nodes[node].items is not None or not above:
-                return True
-            node = above[0]
-        known = self._parts.recovered.known.get(self._parts.keys[node].key)
-        was = known.expansion.keys if known is not None and known.expansion is not None else None
-        now = self._calls.expansions[node].keys
-        return was is not None and now is not None and was.digest == now.digest
+        at, past = list_maker(self._parts.graph, node), self._parts.recovered
+        return at is None or past.has_list(self._parts.keys[at].key, self._calls.expansions[at])
 
     def _from_store(self, node: int) -> bool:
         state = self._state.nodes[node]

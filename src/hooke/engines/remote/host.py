@@ -29,7 +29,7 @@ from hooke.engines.worker.pool import LocalPool, shared_pool
 from hooke.engines.worker.worker_deaths import host_failed
 from hooke.engines.worker.worker_loop import LoopEvent, LoopSettings, WorkerLoop
 from hooke.engines.worker.worker_process import Hello, WorkerJob, WorkerTask
-from hooke.journal.events import AttemptFailed, AttemptFinished
+from hooke.journal.events import AttemptFailed, AttemptFinished, CallsFinished
 from hooke.pipeline.engine import LOOK
 from hooke.pipeline.failures import failure_of
 
@@ -237,6 +237,7 @@ class WorkerHost:
         )
 
     def _say(self, event: LoopEvent) -> None:
+        assert not isinstance(event, CallsFinished)  # a host is given attempts singly
         if isinstance(event, (AttemptFinished, AttemptFailed)):
             if answers := self._answers.get(event.attempt):
                 answers.put(event)
