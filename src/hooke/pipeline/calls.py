@@ -199,8 +199,9 @@ class CallMaker:
 
     def groups(self) -> Iterator[Call]:
         """The calls of the attempts that were kept, those of each task in groups that are as large as the scheduler says."""
-        joining, self._joining = self._joining, {}
-        for alike in joining.values():
+        joining = [*self._joining.values()]
+        self._joining.clear()
+        for alike in joining:
             size = self._state.together(alike[0].node, len(alike))
             for at in range(0, len(alike), size):
                 also = tuple(map(self._also, alike[at + 1 : at + size]))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from threading import Event, Lock
+from typing import Any, Protocol, Self, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
 
 from hooke.base.background_fsync import Durability
 from hooke.base.clock import Clock
+from hooke.base.later import LATER, LaterWork
 from hooke.base.ref import Ref
 from hooke.journal.events import (
     AttemptFailed,
@@ -247,17 +250,45 @@ class EngineContext:
 
 
 ANSWER_S = 0.005
-"""How long a result may wait for those of the calls behind it: thirty times what an answer costs."""
+"""How long a result waits for those of the calls behind it: thirty times what an answer costs."""
+
+LATE_S = 0.02
+"""How long if the call behind it takes long."""
 
 
 class QuietCalls:
-    """The calls of a group that have ended and left nothing but small results, until they are told of together."""
+    """The calls of a group that have ended and left nothing but small results, until they are told of together. Use it in `with`."""
 
-    __slots__ = ("_calls", "_clock", "_cpu_s", "_name", "_refs", "_say", "_seconds", "_since_s")
+    __slots__ = (
+        "_calls",
+        "_clock",
+        "_cpu_s",
+        "_late",
+        "_lock",
+        "_name",
+        "_over",
+        "_refs",
+        "_say",
+        "_seconds",
+        "_since_s",
+    )
 
     def __init__(self, worker: str, clock: Clock, say: Callable[[CallsFinished], None]) -> None:
+        """`say` is called by one thread at a time, and by none after the `with`."""
         self._name, self._clock, self._say = worker, clock, say
+        self._lock, self._over = Lock(), Event()
+        self._late: LaterWork | None = None
         self._clear()
+
+    def __enter__(self) -> Self:
+        with suppress(RuntimeError):  # without a thread, results wait for those behind them
+            self._late = LATER.after(LATE_S, self._say_late, name="hooke-late-answers")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._late is not None:
+            self._late.cancel()
 
     def _clear(self) -> None:
         self._calls: list[AlsoCall] = []
@@ -266,31 +297,39 @@ class QuietCalls:
         self._cpu_s: list[float] = []
         self._since_s = 0.0
 
+    def _say_late(self) -> None:
+        while not self._over.is_set():
+            self.say()
+            self._over.wait(LATE_S)
+
     def add(self, call: AlsoCall, ref: Ref, seconds: float, cpu_s: float) -> None:
         """One more has ended."""
-        self._calls.append(call)
-        self._refs.append(ref)
-        self._seconds.append(seconds)
-        self._cpu_s.append(cpu_s)
-        self._since_s += seconds
-        if self._since_s > ANSWER_S:
+        with self._lock:
+            self._calls.append(call)
+            self._refs.append(ref)
+            self._seconds.append(seconds)
+            self._cpu_s.append(cpu_s)
+            self._since_s += seconds
+            is_late = self._since_s > ANSWER_S
+        if is_late:
             self.say()
 
     def say(self) -> None:
         """Tell of those that are not told of yet."""
-        if not self._calls:
-            return
-        answer = CallsFinished(
-            at=self._clock.now(),
-            attempts=tuple([call.attempt for call in self._calls]),
-            nodes=tuple([call.node for call in self._calls]),
-            refs=tuple(self._refs),
-            seconds=tuple(self._seconds),
-            cpu_s=tuple(self._cpu_s),
-            worker=self._name,
-        )
-        self._clear()
-        self._say(answer)
+        with self._lock:
+            if not self._calls:
+                return
+            answer = CallsFinished(
+                at=self._clock.now(),
+                attempts=tuple([call.attempt for call in self._calls]),
+                nodes=tuple([call.node for call in self._calls]),
+                refs=tuple(self._refs),
+                seconds=tuple(self._seconds),
+                cpu_s=tuple(self._cpu_s),
+                worker=self._name,
+            )
+            self._clear()
+            self._say(answer)
 
 
 class Engine(Protocol):

@@ -278,7 +278,7 @@ class AttemptRunner:
         self._files = []
         quiet = QuietCalls(self.name, self.clock, say)
         try:
-            with logging_into(MUTED) if tracker is None else self._scope or logging_into(tracker):
+            with logging_into(MUTED) if tracker is None else self._scope or logging_into(tracker), quiet:
                 while True:
                     answer = self._run_quiet_calls(work, calls, quiet)
                     end_new_runs(before, tracker, failed=isinstance(answer, AttemptFailed))

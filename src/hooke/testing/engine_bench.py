@@ -20,11 +20,12 @@ from hooke.journal.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
+    CallsFinished,
     CapacityChanged,
     WorkerStarted,
 )
 from hooke.pipeline.calls import CallMaker
-from hooke.pipeline.engine import LOOK, Call, Engine, EngineContext, EngineEvent
+from hooke.pipeline.engine import LOOK, AlsoCall, Call, Engine, EngineContext, EngineEvent
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan, RunningAttempt, Submit
 from hooke.pipeline.pipeline import Pipeline
@@ -102,6 +103,7 @@ class EngineBench:
         self._started: set[int] = set()
         self._submitted: dict[int, Call] = {}
         self._given_up: set[int] = set()
+        self._gathered: list[Call] | None = None
 
     def next_run(self) -> None:
         """A new engine on the same store: an engine serves one run."""
@@ -159,6 +161,26 @@ class EngineBench:
 
         return self._make(body, Submit(0, 1, 0, 0, 1, expand=True), known=ref)
 
+    def submit_group(self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> list[int]:
+        """Submit `function(*row)` for each row as a group of short plain calls; returns their numbers."""
+        task = Task(function, name=function.__name__)
+        with self._gathering() as calls:
+            for row in rows:
+                self._make(lambda row=row: task(*row), Submit(0, 0, 0, 1, 1, short=True))
+        first, *rest = calls
+        also = [AlsoCall(each.attempt, each.node, each.payload, each.shown) for each in rest]
+        self.engine.submit([msgspec.structs.replace(first, plain=True, also=tuple(also))])
+        return [call.attempt for call in calls]
+
+    @contextmanager
+    def _gathering(self) -> Iterator[list[Call]]:
+        """Inside, calls are made and not submitted."""
+        self._gathered = []
+        try:
+            yield self._gathered
+        finally:
+            self._gathered = None
+
     def _make(self, body: Callable[[], Any], wanted: Submit, *, known: Ref | None = None) -> int:
         def suite() -> Any:
             return body()
@@ -175,7 +197,10 @@ class EngineBench:
         submit = msgspec.structs.replace(wanted, attempt=attempt)
         call = CallMaker(graph, GraphKeys(graph, run="suite"), state, self.store).make(submit)
         self._submitted[attempt] = call
-        self.engine.submit([call])
+        if self._gathered is None:
+            self.engine.submit([call])
+        else:
+            self._gathered.append(call)
         return attempt
 
     def look(self, inputs: Manifest) -> int:
@@ -199,7 +224,8 @@ class EngineBench:
         """The new events, after they were checked."""
         events = self.engine.wait(timeout_s)
         for event in events:
-            self._look(event)
+            for each in event.singly() if isinstance(event, CallsFinished) else (event,):
+                self._look(each)
         return events
 
     def until(self, condition: Callable[[], bool], what: str) -> None:

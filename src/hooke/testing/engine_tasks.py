@@ -34,6 +34,7 @@ __all__ = [
     "leave_python",
     "listed",
     "noisy",
+    "one_of_many",
     "ones",
     "raise_base",
     "sleep",
@@ -50,6 +51,17 @@ class Odd(BaseException):
 def add(item: int, other: int = 10, *, by: int = 0) -> int:
     """Arithmetic."""
     return item + other + by
+
+
+def one_of_many(item: int, what: str = "", path: str = "") -> Any:
+    """What a short call may do: `print`, `fail`, `wait` for a file, return what is `large`, or nothing but arithmetic."""
+    if what == "print":
+        sys.stdout.write(f"item {item}\n")
+    elif what == "fail":
+        raise Permanent(f"item {item} is bad")
+    elif what == "wait":
+        wait_for_file(path)
+    return [item] if what == "large" else item + 10
 
 
 def total(items: list[int]) -> int:

@@ -1,4 +1,4 @@
-"""The part of the engines' conformance suite that is about short calls: they wait in workers, and follow one another there."""
+"""The part of the engines' conformance suite that is about short calls: they wait in workers, follow one another there, and come in groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from hooke.journal.events import AttemptStarted, WorkerStarted
+from hooke.journal.events import AttemptFailed, AttemptStarted, WorkerStarted
 from hooke.testing import engine_tasks as tasks
 from hooke.testing.engine_bench import EngineBench
 
@@ -145,6 +145,84 @@ def _blocked_chains(bench: EngineBench) -> tuple[Path, list[list[int]]]:
     return go, chains
 
 
+# -- groups ------------------------------------------------------------------------------------------
+
+GROUP = 40
+
+
+def check_each_call_of_a_group_has_its_own_end(bench: EngineBench) -> None:
+    if not bench.capabilities.groups:
+        return
+    bench.finished(bench.submit(tasks.add, 0, short=True))
+    kinds = {3: "print", 4: "fail", 11: "large", 12: "print", 20: "fail", 39: "fail"}
+    attempts = bench.submit_group(tasks.one_of_many, [(i, kinds.get(i, "")) for i in range(GROUP)])
+    for i, attempt in enumerate(attempts):
+        what = kinds.get(i, "")
+        answer = bench.answer(attempt)
+        assert isinstance(answer, AttemptFailed) == (what == "fail")
+        if isinstance(answer, AttemptFailed):
+            assert answer.failure.message == f"item {i} is bad"
+        else:
+            assert bench.value(answer.ref) == ([i] if what == "large" else i + 10)
+        assert (answer.log is not None) == (what == "print")
+        if answer.log is not None:
+            text = (bench.folder / "logs" / answer.log.name).read_bytes()[answer.log.start : answer.log.end]
+            assert text == b"item %d\n" % i
+
+
+def check_what_waits_behind_a_long_call_of_a_group_runs_elsewhere(bench: EngineBench) -> None:
+    if not bench.capabilities.groups:
+        return
+    go, attempts, blocked = _blocked_group(bench)
+    for attempt in [*attempts[:5], *attempts[6:]]:
+        bench.finished(attempt)
+    assert blocked not in bench.answers
+    go.touch()
+    assert [bench.value(bench.finished(each).ref) for each in attempts] == [i + 10 for i in range(GROUP)]
+
+
+def check_a_group_outlives_its_worker(bench: EngineBench) -> None:
+    if not (bench.capabilities.groups and bench.capabilities.isolated):
+        return
+    go, attempts, blocked = _blocked_group(bench, busy=True)
+    pids = {started.worker: started.pid for started in bench.of(WorkerStarted)}
+    workers = {started.attempt: started.worker for started in bench.of(AttemptStarted)}
+    psutil.Process(pids[workers[attempts[0]]]).kill()
+    failure = bench.failed(blocked).failure
+    assert failure.kind == "WorkerDied"
+    assert "wait" in failure.arguments, "what it was about, though others were told of first"
+    go.touch()
+    for attempt in attempts:
+        assert attempt == blocked or bench.finished(attempt)
+
+
+def check_calls_of_a_group_can_be_cancelled(bench: EngineBench) -> None:
+    if not (bench.capabilities.groups and bench.capabilities.cancels):
+        return
+    go, attempts, blocked = _blocked_group(bench, busy=True)
+    given_up = [attempts[7], attempts[20], attempts[-1], blocked]
+    for attempt in given_up:
+        bench.cancel(attempt)
+    go.touch()
+    for attempt in {*attempts} - {*given_up}:
+        bench.finished(attempt)
+    assert bench.answers.keys().isdisjoint(given_up)
+    assert bench.value(bench.finished(bench.submit(tasks.add, 1, short=True)).ref) == 11
+
+
+def _blocked_group(bench: EngineBench, *, busy: bool = False) -> tuple[Path, list[int], int]:
+    """A file, and a group whose sixth call waits for that, which the worker has begun. `busy`: the other workers are, too."""
+    go = bench.folder / "go"
+    others = bench.workers - 1
+    first = [bench.submit(tasks.wait_for_file, str(go), short=True) for _ in range(others * busy)]
+    bench.finished(bench.submit(tasks.add, 0, short=True))
+    bench.until(lambda: all(map(bench.is_running, first)), "the other workers to be busy")
+    calls = [(i, "wait" if i == 5 else "", f"{go}" if i == 5 else "") for i in range(GROUP)]
+    attempts = bench.submit_group(tasks.one_of_many, calls)
+    bench.until(lambda: attempts[4] in bench.answers, "the results before the long call")
+    return go, attempts, attempts[5]
+
+
 SHORT_CALL_CHECKS: tuple[Callable[[EngineBench], None], ...] = (
     check_short_calls_outlive_the_worker_that_they_wait_in,
     check_short_calls_can_be_cancelled,
@@ -153,5 +231,9 @@ SHORT_CALL_CHECKS: tuple[Callable[[EngineBench], None], ...] = (
     check_what_follows_a_failure_never_begins,
     check_what_follows_a_dead_one_never_begins,
     check_calls_that_follow_can_be_cancelled,
+    check_each_call_of_a_group_has_its_own_end,
+    check_what_waits_behind_a_long_call_of_a_group_runs_elsewhere,
+    check_a_group_outlives_its_worker,
+    check_calls_of_a_group_can_be_cancelled,
 )
 """All of them."""

@@ -500,10 +500,13 @@ class WorkerLoop:
         back = Counter(job for ticket, job in process.waiting.items() if ticket in tickets)
         if not back:
             return 0
-        parts = [job.part(job.count - many) for job, many in back.items()]
+        parts: list[WorkerJob] = []
+        whole = {job for job, many in back.items() if many == job.count}
         for job, many in back.items():
-            job.recalled += many
-        process.jobs = deque(job for job in process.jobs if job.count)
+            parts.append(job if job in whole else job.part(job.count - many))
+            if job not in whole:
+                job.recalled += many
+        process.jobs = deque(job for job in process.jobs if job not in whole)
         process.waiting = {ticket: job for ticket, job in process.waiting.items() if ticket not in tickets}
         self._requeue(parts)
         return back.total()
@@ -667,7 +670,7 @@ class WorkerLoop:
             self._begun.add(job.attempt)
             self._requeue([job.part(0, job.count - 1)])
             return job.part(job.count - 1)
-        return job
+        return job.part()
 
     def _freed(self, process: Process) -> WorkerJob | None:
         """Take the first attempt, or group of them, from a worker."""
