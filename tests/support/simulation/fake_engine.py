@@ -21,6 +21,7 @@ from hooke.journal.events import (
     GANG_RESIZED,
     AttemptFailed,
     AttemptFinished,
+    CallsFinished,
     CapacityChanged,
     Failure,
     WorkerStarted,
@@ -94,7 +95,7 @@ class Tries:
         return [*bad, "permanent"] if chance.random() < faults.hopeless else bad
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Attempt:
     call: Call
     worker: str = ""
@@ -105,6 +106,13 @@ class _Attempt:
     """The ranks with which it is to go on from its next checkpoint."""
     awaited: Ref | None = None
     """The result of the attempt that it followed."""
+    grouped: bool = False
+    said: bool = False
+    """Whether the driver knows that it has begun."""
+    rest: list[_Attempt] = field(default_factory=list)
+    """Those behind it in its group."""
+    quiet: list[tuple[_Attempt, AttemptFinished]] = field(default_factory=list)
+    """Those before it that have ended, of which the driver does not know yet."""
 
 
 class _NoUsage:
@@ -161,6 +169,7 @@ class SimEngine:
         gangs=True,
         resizes_gangs=True,
         follows=True,
+        groups=True,
     )
     widest: int = 1
     """Of the gangs that it is to run, the ranks: so many workers it has in the end, whatever happens before."""
@@ -195,8 +204,11 @@ class SimEngine:
     def submit(self, calls: Sequence[Call]) -> None:
         """See Engine."""
         for call in calls:
-            self.world.note("submit", _facts(call))
-            attempt = self._attempts[call.attempt] = _Attempt(call)
+            group = [_Attempt(each, grouped=bool(call.also)) for each in call.singly()]
+            for each in group:
+                self.world.note("submit", _facts(each.call))
+                self._attempts[each.call.attempt] = each
+            attempt, *attempt.rest = group
             if call.after is not None:
                 self._submit_behind(attempt, call.after)
             else:
@@ -214,15 +226,21 @@ class SimEngine:
         events = list(self._out)
         self._out.clear()
         for event in (mixed := self._mixed(events)):
-            self.world.note("deliver", event)
+            for each in event.singly() if isinstance(event, CallsFinished) else (event,):
+                self.world.note("deliver", each)
         return mixed
 
     def cancel(self, attempt: int) -> None:
         """See Engine."""
         self.world.note("cancel", attempt)
         known = self._attempts[attempt]
+        for each in [*self._queue, *self._busy.values()]:
+            if known in each.rest:
+                each.rest.remove(known)
         if known in self._queue:
             self._queue.remove(known)
+        if not known.over:
+            self._take_back(known)
         known.over = True
         self._drop_followers(known)
         for before in [before for before, each in self._followers.items() if each is known]:
@@ -313,7 +331,8 @@ class SimEngine:
             return
         attempt.began = self.world.clock.time
         self._out.append(WorkerStarted(at=self.world.clock.time, worker=attempt.worker))
-        self._out.append(call.began(self.world.clock.time, worker=attempt.worker))
+        if not attempt.quiet:
+            self._say_begun(attempt)
         seconds, deadly, item = self._fate(call)
         if deadly == "hang":
             self._later(_HANG_S, lambda: self._end(attempt))
@@ -372,6 +391,8 @@ class SimEngine:
         call = attempt.call
         if deadly is not None and call.hi - call.lo <= 1:
             self.tries.spend(call, item, deadly)  # found out only when it is alone
+        self._take_back(attempt)
+        self._say_begun(attempt)
         attempt.over = True
         kind = "OutOfMemory" if deadly == "oom" else "WorkerDied"
         rank = call.gang - 1 if call.gang else None
@@ -401,6 +422,9 @@ class SimEngine:
             return
         attempt.over = True
         event = self._compute(attempt)
+        if attempt.grouped:
+            self._end_in_group(attempt, event)
+            return
         if isinstance(event, AttemptFinished):
             self._advance_follower(attempt, event.ref)
         else:
@@ -408,6 +432,73 @@ class SimEngine:
         if self._chance.random() < self.world.faults.doubles:
             self._later(self._chance.expovariate(0.5), lambda: self._out.append(event))
         self._free(attempt)
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    def _say_begun(self, attempt: _Attempt) -> None:
+        if not attempt.said:
+            attempt.said = True
+            self._out.append(attempt.call.began(attempt.began, worker=attempt.worker))
+
+    def _end_in_group(self, attempt: _Attempt, event: EngineEvent) -> None:
+        """An attempt of a group has ended, whose answer comes last: the next one begins in its worker, if it is not taken back."""
+        self._out.pop()
+        if isinstance(event, AttemptFinished):
+            attempt.quiet.append((attempt, event))
+        if not isinstance(event, AttemptFinished) or not attempt.rest or self._chance.random() < 0.3:
+            self._tell(attempt.quiet)
+            attempt.quiet = []
+        if not isinstance(event, AttemptFinished):
+            self._say_begun(attempt)
+            self._out.append(event)
+            self._drop_followers(attempt)
+        if not attempt.rest or self._chance.random() < 0.1:
+            self._tell(attempt.quiet)
+            attempt.quiet = []
+            self._take_back(attempt)
+            self._free(attempt)
+            return
+        following, *following.rest = attempt.rest
+        following.quiet, following.worker = attempt.quiet, attempt.worker
+        attempt.rest, attempt.quiet = [], []
+        self._busy[following.worker] = following
+        self._start(following)
+
+    def _tell(self, quiet: list[tuple[_Attempt, AttemptFinished]]) -> None:
+        """What these attempts, which ran behind one another, have come to is one answer."""
+        if not quiet:
+            return
+        ended = [event for _, event in quiet]
+        event = CallsFinished(
+            at=ended[-1].at,
+            attempts=tuple(each.attempt for each in ended),
+            nodes=tuple(each.node for each in ended),
+            refs=tuple(each.ref for each in ended),
+            seconds=tuple(each.seconds for each in ended),
+            cpu_s=tuple(each.cpu_s for each in ended),
+            worker=ended[-1].worker,
+        )
+        self._out.append(event)
+        if self._chance.random() < self.world.faults.doubles:
+            self._later(self._chance.expovariate(0.5), lambda: self._out.append(event))
+        for attempt, each in quiet:
+            self._finished[each.attempt] = each.ref
+            if (follower := self._followers.pop(each.attempt, None)) is not None:
+                follower.awaited = each.ref
+                self._lines[f"of {follower.call.attempt}"] = attempt.worker
+                self._queue.append(follower)
+
+    def _take_back(self, attempt: _Attempt) -> None:
+        """What its group has beside it begins elsewhere: those behind it, and those before it of which nobody was told."""
+        others = [*(each for each, _ in attempt.quiet), *attempt.rest]
+        attempt.quiet, attempt.rest = [], []
+        if not others:
+            return
+        for each in others:
+            each.over = False
+        first, *first.rest = others
+        self._lines[f"of {first.call.attempt}"] = attempt.worker
+        self._queue.appendleft(first)
 
     def _answer_late(self, attempt: _Attempt) -> None:
         self._compute(attempt)

@@ -25,6 +25,7 @@ from tests.support.simulation.programs import (
     pipeline_of,
     with_chains,
     with_elastic_gangs,
+    with_fans,
     with_gangs,
     with_on_error,
 )
@@ -138,6 +139,7 @@ class _Play:
         program = with_gangs(draw_program(self.world.chance("program")), self.world.chance("gangs"))
         program = with_elastic_gangs(program, self.world.chance("elastic"))
         program = with_chains(program, self.world.chance("chains"))
+        program = with_fans(program, self.world.chance("fans"))
         self.program = program = with_on_error(program, self.world.chance("on error"))
         expected = pipeline_of(self.values.append)(program)
         self.graph = trace(pipeline_of(), (program,))

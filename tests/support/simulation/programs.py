@@ -22,6 +22,7 @@ __all__ = [
     "pipeline_of",
     "with_chains",
     "with_elastic_gangs",
+    "with_fans",
     "with_gangs",
     "with_on_error",
 ]
@@ -30,6 +31,7 @@ GIB = 2**30
 GANGS = 1 / 3
 GOES_ON = 1 / 3
 CHAINS = 1 / 7
+FANS = 1 / 7
 MAPS = frozenset({"static", "constants", "step", "columns"})
 _MODULUS = 10_007
 
@@ -42,6 +44,11 @@ def mix(*values: Any) -> int:
     for value in values:
         total = (total * 31 + (value if isinstance(value, int) else mix(*value))) % _MODULUS
     return total
+
+
+def leaf(value: int) -> int:
+    """A result of a number alone."""
+    return mix(value)
 
 
 def pair(value: Any) -> tuple[int, int]:
@@ -288,6 +295,18 @@ def with_chains(program: Program, random: Random) -> Program:
             steps.append(Step("call", task, tuple(inputs), constant))
         ends.append(before)
     return Program(steps=tuple(steps), returned=(*program.returned, *ends))
+
+
+def with_fans(program: Program, random: Random) -> Program:
+    """The program with many calls of one task that need nothing in one history of seven: short ones go to workers in groups."""
+    if random.random() > FANS:
+        return program
+    asked = Resources(retries=random.choice((0, 1, 2)), cache=random.random() < 0.8)
+    task, many = Task(leaf, name="leaf", resources=asked), random.choice((12, 40, 90))
+    leaves = [Step("call", task, (), constant) for constant in range(many)]
+    first = len(program.steps)
+    together = Step("call", Task(mix, name="tree"), tuple((first + at, ()) for at in range(many)))
+    return Program(steps=(*program.steps, *leaves, together), returned=(*program.returned, first + many))
 
 
 def with_gangs(program: Program, random: Random) -> Program:
