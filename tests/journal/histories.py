@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterable
 from functools import cache
+from itertools import chain
 from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from hypothesis import strategies as st
 
 from hooke.base.ref import Ref
-from hooke.journal.events import AttemptFinished, AttemptStarted, Event, NodePlanned, RunStarted
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallsFinished,
+    Event,
+    NodePlanned,
+    RunStarted,
+)
 
-__all__ = ["any_event", "call_event", "ref", "small_events"]
+__all__ = ["any_event", "as_read", "call_event", "ref", "small_events"]
 
 _LEAVES: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**63), 2**63 - 1),
@@ -30,9 +39,25 @@ def any_event() -> st.SearchStrategy[Event]:
     return st.one_of(*[_of(kind) for kind in get_args(Event)])
 
 
+def _calls_finished(calls: list[tuple[Any, ...]], at: float, worker: str) -> CallsFinished:
+    attempts, nodes, refs, seconds, cpu_s = zip(*calls, strict=True)
+    facts = {"attempts": attempts, "nodes": nodes, "refs": refs, "seconds": seconds, "cpu_s": cpu_s}
+    return CallsFinished(at=at, worker=worker, **facts)
+
+
+def as_read(events: Iterable[Event]) -> list[Event]:
+    """The events that a reader of the journal gets."""
+    singly = (each.singly() if isinstance(each, CallsFinished) else (each,) for each in events)
+    return [*chain.from_iterable(singly)]
+
+
 def _of(kind: Any) -> st.SearchStrategy[Any]:
     if kind in _LEAVES:
         return _LEAVES[kind]
+    if kind is CallsFinished:
+        seconds = st.floats(0, 1e6)
+        call = st.tuples(_of(int), _of(int), _of(Ref), seconds, seconds)
+        return st.builds(_calls_finished, st.lists(call, min_size=1, max_size=3), st.floats(0, 1e9), _of(str))
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return st.builds(kind, **{field.name: _of(field.type) for field in msgspec.structs.fields(kind)})
     origin, args = get_origin(kind), get_args(kind)

@@ -8,12 +8,19 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.journal.histories import any_event, call_event, small_events
+from tests.journal.histories import any_event, as_read, call_event, ref, small_events
 
 from hooke.base.errors import JournalError, UsageError
 from hooke.base.ref import Ref
 from hooke.journal import events, segments
-from hooke.journal.events import Failure, RunFinished, StopRequested
+from hooke.journal.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallsFinished,
+    Failure,
+    RunFinished,
+    StopRequested,
+)
 from hooke.journal.reader import SegmentReader, last_event, read
 from hooke.journal.writer import Journal
 
@@ -26,7 +33,7 @@ def test_what_is_appended_is_read_back(written, durable):
             for event in written:
                 journal.append(event)
         (segment,) = read(folder)
-        assert list(segment.events) == [stamped(event) for event in written]
+        assert list(segment.events) == as_read(stamped(event) for event in written)
         assert segment.name == "driver"
         assert segment.torn is None
         assert last_event(folder, "driver") == (segment.events[-1] if written else None)
@@ -48,6 +55,46 @@ class Hand:
 
 def stamped(event):
     return event if event.at else msgspec.structs.replace(event, at=5.0)
+
+
+GROUP = CallsFinished(
+    at=10.0,
+    attempts=(4, 7, 5),
+    nodes=(1, 2, 3),
+    refs=(ref(1), ref(2), ref(3)),
+    seconds=(1.0, 0.5, 2.0),
+    cpu_s=(0.5, 0.25, 1.0),
+    worker="w1",
+)
+
+
+def test_calls_that_were_answered_together_are_read_one_by_one(tmp_path):
+    seen = []
+    with Journal.create(tmp_path, "driver") as journal:
+        journal.observers.append(seen.append)
+        journal.append(GROUP)
+        journal.append(call_event(9))
+    first, second, third, fourth, fifth, last = seen
+    assert [each.attempt for each in seen] == [4, 7, 7, 5, 5, 9]
+    assert [type(each) for each in seen[:3]] == [AttemptFinished, AttemptStarted, AttemptFinished]
+    assert [each.at for each in (first, second, third, fourth, fifth)] == [7.5, 7.5, 8.0, 8.0, 10.0]
+    assert (third.node, third.ref, third.seconds, third.cpu_s, third.worker) == (2, ref(2), 0.5, 0.25, "w1")
+    (segment,) = read(tmp_path)
+    assert list(segment.events) == seen
+    assert last == last_event(tmp_path, "driver")
+
+
+def test_a_reader_may_stop_among_calls_that_were_answered_together(tmp_path):
+    with Journal.create(tmp_path, "driver") as journal:
+        journal.append(call_event(2))
+        journal.append(GROUP)
+        journal.append(call_event(9))
+    with SegmentReader(tmp_path / "driver.journal") as reader:
+        events = iter(reader)
+        before = [next(events) for _ in range(4)]
+        with SegmentReader(tmp_path / "driver.journal", reader.offset) as other:
+            assert [*other] == [*as_read([GROUP]), call_event(9)], "the whole record again"
+        assert [*before, *reader] == as_read([call_event(2), GROUP, call_event(9)])
 
 
 def test_a_segment_goes_on_where_it_ended(tmp_path):
