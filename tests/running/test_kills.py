@@ -36,12 +36,17 @@ JOB = """
         return bytes([block[0] + 1]) * 1000
 
     @task
-    def total(blocks: list) -> int:
-        return sum(block[0] for block in blocks)
+    def thrice(x: int) -> int:  # goes to a worker with others, and they are answered together
+        return 3 * x
+
+    @task
+    def total(blocks: list, numbers: list) -> int:
+        return sum(block[0] for block in blocks) + sum(numbers)
 
     @pipeline
     def job():
-        return total([next_to(twice(x)) for x in range({calls})])
+        calls = range({calls})
+        return total([next_to(twice(x)) for x in calls], [thrice(x) for x in calls])
 """
 
 
@@ -55,7 +60,7 @@ class Folder:
         (folder / "secret").write_text("a secret of sixteen bytes or more")
         at = f'[store]\nurl = "{store}/{folder.name}"\nsecret_file = "secret"\n' if store else ""
         (folder / "hooke.toml").write_text(at)
-        self.right = sum(2 * x % 251 + 1 for x in range(calls))
+        self.right = sum(2 * x % 251 + 1 + 3 * x for x in range(calls))
 
     def drive(self, finished=10**9, calls=1, part="after"):
         """`(exit code, items that it called finished)`."""
@@ -92,7 +97,7 @@ class Folder:
         project = Project.find(self.folder)
         assert [each.status for each in self.events() if isinstance(each, RunFinished)][-1] == "finished"
         there = {each.node for each in self.events() if isinstance(each, (AttemptFinished, ItemsFound))}
-        assert there == set(range(2 * self.calls + 1))
+        assert there == set(range(3 * self.calls + 1))
         assert Run(project, project.runs.names()[0]).result() == self.right
         _, said = self.drive()
         assert said == [], "a second run computes nothing"

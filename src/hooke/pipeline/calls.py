@@ -190,7 +190,7 @@ class CallMaker:
             and submit.number == 1
             and submit.memory is submit.after is plan.timeout_s is None
             and not (node.uses or plan.gpus)
-            and self._is_plain(node)
+            and self._has_plain_code(node)
             and all(map(is_small, node.arguments.values()))
         )
         if joins:
@@ -287,12 +287,15 @@ class CallMaker:
 
     def _is_plain(self, node: Node) -> bool:
         """Whether a call that gets numbers and texts needs no seed, and its process nothing to be set back, as the items of a map whose code is certain."""
+        return self._has_plain_code(node) and _are_plain(
+            each for each in node.arguments.values() if not isinstance(each, Promise)
+        )
+
+    def _has_plain_code(self, node: Node) -> bool:
         identity = id(node.task)
         if identity not in self._plain:
             self._plain[identity] = _changes_nothing(self._keys[node.id].code)
-        return self._plain[identity] and _are_plain(
-            each for each in node.arguments.values() if not isinstance(each, Promise)
-        )
+        return self._plain[identity]
 
     def _owner(self, node: Node) -> CheckpointOwner:
         asked = node.task.resources

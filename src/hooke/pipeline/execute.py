@@ -124,6 +124,10 @@ class Log(Protocol):
         """The same, where nothing has been done to the output since the last `position`."""
         ...
 
+    def flushed(self) -> int:
+        """The same, where nothing but printing has been done to it."""
+        ...
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last lines written since `start`."""
         ...
@@ -311,7 +315,7 @@ class AttemptRunner:
                 except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit included
                     outcome.error = error
                     break
-                printed = log is not None and log.position() != log_from
+                printed = log is not None and log.flushed() != log_from
                 if printed or not (is_small(result) and self._state.is_as_left and outcome.has_read_nothing):
                     break
                 ended, ended_cpu_s = time.perf_counter(), time.process_time()

@@ -332,6 +332,9 @@ _MADE_WHEN_READ: dict[str, Callable[[], Any]] = {
 }
 
 
+_WORK = ("open", "taken", "failures")
+
+
 @dataclass(slots=True, eq=False)
 class NodeState:
     """The state of a node. `done`, `left_out`, `taken` and `open` are disjoint.
@@ -394,7 +397,7 @@ class NodeState:
 
     def forget_work(self) -> None:
         """Let go of what a node that has run and is complete needs no more, for the memory."""
-        for name in ("open", "taken", "failures", "elastic"):
+        for name in ("open", "taken", "failures", "elastic") if self.plan.least_ranks else _WORK:
             if not getattr(self, name):
                 delattr(self, name)
 

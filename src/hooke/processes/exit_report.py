@@ -87,6 +87,10 @@ class LogFile:
         """The same."""
         return self.position()
 
+    def flushed(self) -> int:
+        """The same."""
+        return self.position()
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last `lines` lines written since byte `start`."""
         return last_lines(self.path, start, lines)

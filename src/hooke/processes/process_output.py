@@ -48,6 +48,11 @@ class ProcessOutput:
         """The size of the file: as `position`, if nothing was printed and no output replaced since that was called. It flushes nothing."""
         return os.fstat(self._fd).st_size
 
+    def flushed(self) -> int:
+        """As `position`, if no output was replaced since that was called."""
+        flush_output()
+        return os.fstat(self._fd).st_size
+
     def tail(self, start: int, lines: int) -> tuple[str, ...]:
         """The last lines written since `start`."""
         return last_lines(self.path, start, lines)
