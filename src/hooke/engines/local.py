@@ -177,8 +177,7 @@ class LocalEngine:
     def _say(self, event: LoopEvent | EngineEvent) -> None:
         if isinstance(event, Begun):
             if call := self._calls.get(event.attempt):  # else it was cancelled
-                single = next(each for each in call.singly() if each.attempt == event.attempt)
-                self._events.append(single.began(event.at, worker=event.worker))
+                self._events.append(call.of(event.attempt).began(event.at, worker=event.worker))
         elif isinstance(event, RankNote):
             self._notes.append(event)
         else:

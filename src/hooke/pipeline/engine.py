@@ -171,11 +171,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     def singly(self) -> list[Call]:
         """The calls of the group, each for itself."""
-        rest = [
-            replace(self, attempt=a.attempt, node=a.node, payload=a.payload, shown=a.shown, also=())
-            for a in self.also
-        ]
-        return [replace(self, also=()), *rest] if rest else [self]
+        return [self.of(attempt) for attempt in self.attempts]
+
+    def of(self, attempt: int) -> Call:
+        """The call of this attempt, which is one of the group, for itself."""
+        if attempt == self.attempt:
+            return replace(self, also=()) if self.also else self
+        also = next(each for each in self.also if each.attempt == attempt)
+        return replace(self, attempt=attempt, node=also.node, payload=also.payload, shown=also.shown, also=())
 
     def began(self, now: float, *, worker: str, workers: tuple[str, ...] = ()) -> AttemptStarted:
         """The event that a worker began it. For a gang, the worker of rank 0, and the `workers` of all ranks."""
@@ -263,6 +266,7 @@ class QuietCalls:
         "_calls",
         "_clock",
         "_cpu_s",
+        "_ended_at",
         "_late",
         "_lock",
         "_name",
@@ -296,6 +300,7 @@ class QuietCalls:
         self._seconds: list[float] = []
         self._cpu_s: list[float] = []
         self._since_s = 0.0
+        self._ended_at = 0.0
 
     def _say_late(self) -> None:
         while not self._over.is_set():
@@ -310,6 +315,7 @@ class QuietCalls:
             self._seconds.append(seconds)
             self._cpu_s.append(cpu_s)
             self._since_s += seconds
+            self._ended_at = self._clock.now()
             is_late = self._since_s > ANSWER_S
         if is_late:
             self.say()
@@ -320,7 +326,7 @@ class QuietCalls:
             if not self._calls:
                 return
             answer = CallsFinished(
-                at=self._clock.now(),
+                at=self._ended_at,
                 attempts=tuple([call.attempt for call in self._calls]),
                 nodes=tuple([call.node for call in self._calls]),
                 refs=tuple(self._refs),

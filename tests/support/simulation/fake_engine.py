@@ -460,7 +460,8 @@ class SimEngine:
             return
         following, *following.rest = attempt.rest
         following.quiet, following.worker = attempt.quiet, attempt.worker
-        attempt.rest, attempt.quiet = [], []
+        attempt.rest = []
+        attempt.quiet = []
         self._busy[following.worker] = following
         self._start(following)
 
@@ -491,7 +492,8 @@ class SimEngine:
     def _take_back(self, attempt: _Attempt) -> None:
         """What its group has beside it begins elsewhere: those behind it, and those before it of which nobody was told."""
         others = [*(each for each, _ in attempt.quiet), *attempt.rest]
-        attempt.quiet, attempt.rest = [], []
+        attempt.quiet = []
+        attempt.rest = []
         if not others:
             return
         for each in others:
