@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 import hooke
 from hooke.base.clock import SystemClock
 from hooke.engines.serial import SerialEngine
-from hooke.journal.events import AttemptFinished
+from hooke.journal.events import AttemptFinished, AttemptStarted, CallsFinished
 from hooke.pipeline import execute
+from hooke.pipeline.engine import AlsoCall
 from hooke.pipeline.execute import AttemptRunner, TaskUsage, WorkerCall
 from hooke.pipeline.isolation import ProcessState
 from hooke.pipeline.observed_events import PathRules
@@ -192,6 +194,109 @@ def test_attempts_of_two_runs_in_one_process_leave_its_variables_as_they_were(tm
     thread.join()
     assert str(tmp_path / "b") in seen[0], "the other one goes on"
     assert os.environ[VARIABLE] == "of the outside"
+
+
+# --- Groups of plain calls.
+
+
+def grouped(worker, function, rows):
+    """What a worker says of a group, and how many of its calls it left to others."""
+    calls = [
+        AlsoCall(10 + at, at, pack((list(row), {}), lambda promise: pytest.fail(f"{promise}")), f"{row}")
+        for at, row in enumerate(rows)
+    ]
+    work = WorkerCall(
+        attempt=10, node=0, kind="call", lo=0, hi=1, function=function, payload=b"", shown="", plain=True
+    )
+    answer(worker, function, *rows[0])  # a worker's first attempt notes how its process is
+    assert worker.goes_plainly(work)
+    said, rest = [], iter(calls)
+    worker.run_calls(work, rest, said.append)
+    together = {attempt for each in said if isinstance(each, CallsFinished) for attempt in each.attempts}
+    return as_ended(said), together, len([*rest])
+
+
+def as_ended(said):
+    """The end of each call."""
+    singly = [each.singly() if isinstance(each, CallsFinished) else [each] for each in said]
+    return [each for events in singly for each in events if not isinstance(each, AttemptStarted)]
+
+
+def halved(x: int) -> float:
+    return 1 / x if x > 0 else x
+
+
+def importing(x: int) -> int:
+    if x == 2:
+        import colorsys  # noqa: F401 - this is what the test is about
+    return x
+
+
+def test_calls_that_leave_small_results_are_answered_together(worker):
+    ended, together, left = grouped(worker, doubled, [(x,) for x in range(5)])
+    assert left == 0
+    assert together == {10, 11, 12, 13, 14}
+    assert [(each.attempt, each.node) for each in ended] == [(10 + x, x) for x in range(5)]
+    assert [worker.store.get(each.ref) for each in ended] == [0, 2, 4, 6, 8]
+    assert all(each.seconds > 0 for each in ended)
+    assert worker.made.arguments(pack(([StoredValue(ended[3].ref)], {}), lambda _: None)) == ([6], {})
+
+
+def test_a_call_that_fails_is_answered_alone_and_others_go_on(worker):
+    ended, together, left = grouped(worker, halved, [(1,), (2,), ("text",), (4,), (5,)])
+    assert left == 0
+    assert [each.attempt for each in ended] == [10, 11, 12, 13, 14]
+    assert together == {10, 11, 13, 14}
+    assert (ended[2].node, ended[2].failure.arguments) == (2, "('text',)")
+    assert ended[2].failure.error_type == "TypeError"
+
+
+def test_a_call_that_reads_is_answered_alone(worker, tmp_path):
+    (tmp_path / "project" / "d.txt").write_text("abc")
+    ended, together, _ = grouped(worker, read, [("d.txt",), ("d.txt",)])
+    assert not together
+    assert [each.attempt for each in ended] == [10, 11]
+    for each in ended:
+        assert [each.name for piece in each.observed for each in piece.inputs] == ["d.txt"]
+
+
+def test_after_an_import_the_rest_of_a_group_is_left(worker, monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    ended, together, left = grouped(worker, importing, [(x,) for x in range(6)])
+    assert [each.attempt for each in ended] == [10, 11, 12]
+    assert together == {10, 11}
+    assert left == 3
+
+
+@pytest.mark.parametrize("function", [remembered, collected])
+def test_functions_that_keep_something_are_not_called_in_a_group(worker, function):
+    answer(worker, function, 1)
+    work = WorkerCall(
+        attempt=1, node=0, kind="call", lo=0, hi=1, function=function, payload=b"", shown="", plain=True
+    )
+    assert not worker.goes_plainly(work)
+
+
+def test_results_wait_no_longer_for_a_call_that_takes_long(worker):
+    released, said = threading.Event(), []
+
+    def waiting(x):
+        assert x < 3 or released.wait(20)
+        return x
+
+    def say(event):
+        said.append(event)
+        if 2 in event.attempts:
+            released.set()
+
+    answer(worker, waiting, 0)
+    calls = [AlsoCall(x, x, pack(([x], {}), lambda _: None), "") for x in range(1, 6)]
+    work = WorkerCall(
+        attempt=1, node=1, kind="call", lo=0, hi=1, function=waiting, payload=b"", shown="", plain=True
+    )
+    worker.run_calls(work, iter(calls), say)
+    assert 3 not in said[0].attempts, "told while the third one ran, or before"
+    assert [each.attempt for each in as_ended(said)] == [1, 2, 3, 4, 5]
 
 
 # --- Which calls are plain.
