@@ -10,7 +10,7 @@ import hooke
 from hooke.base.errors import TaskError, UsageError
 from hooke.journal.run_view import view_of
 from hooke.project.pipeline_file import load_entry
-from hooke.running.driver import expected_seconds
+from hooke.running.past_durations import expected_seconds
 from hooke.running.resume import resume
 
 JOB = """

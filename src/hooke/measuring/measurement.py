@@ -49,7 +49,8 @@ from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.planning.task_facts import spread_in
 from hooke.processes.usage import CoreTimes, ProcessTreeUsage, frequency_here, runnable_here
-from hooke.running.driver import PastDurations, durations_in, plan_of
+from hooke.running.driver import plan_of
+from hooke.running.past_durations import PastDurations, durations_in
 from hooke.scaling.measurements import ENOUGH
 from hooke.store.store import Store
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -32,7 +31,6 @@ from hooke.journal.events import (
     MapExpanded,
     StopRequested,
 )
-from hooke.journal.fleet_events import FleetDecided
 from hooke.pipeline.graph import Graph, Need, needs_of, pruned_nodes, waiters_of
 from hooke.pipeline.node_state import (
     Abandon,
@@ -49,7 +47,7 @@ from hooke.pipeline.node_state import (
 from hooke.pipeline.retries import Retries, held_until, is_items_own, is_of_unknown_item
 from hooke.pipeline.slots import MOST_AHEAD_IN_ALL, FollowLines, ResourceRequest, ShortTasks, SlotRoom
 
-__all__ = ["RunState", "Sizing"]
+__all__ = ["RunState"]
 
 
 SKIPS_BEFORE_RESERVING = 4
@@ -794,14 +792,3 @@ class RunState:
             return heapq.heappop(self._withdrawn)
         self._next_attempt += 1
         return self._next_attempt - 1
-
-
-class Sizing(Protocol):
-    """Decides how many workers a run has. It observes the journal."""
-
-    def decide(self, now: float, state: RunState) -> FleetDecided | None:
-        """Called often, in the runner's thread; None if nothing changes. `now` is the scheduler's time.
-
-        The runner journals the decision, scales the engine, and ends the run if the decision says `stop`.
-        """
-        ...

@@ -34,6 +34,7 @@ from hooke.journal.events import (
     MapExpanded,
     StopRequested,
 )
+from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.writer import Journal
 from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
@@ -44,7 +45,7 @@ from hooke.pipeline.finished_results import Lineage, Look, Recovered, ResultWrit
 from hooke.pipeline.graph import Graph, list_maker
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import Abandon, Effect, Finish, LookedUp, Lookup, Resize, Submit
-from hooke.pipeline.run_state import RunState, Sizing
+from hooke.pipeline.run_state import RunState
 from hooke.processes.exit_report import last_lines
 from hooke.store.backend import Learnt, joined
 from hooke.store.claims import Claim
@@ -85,8 +86,8 @@ class RunnerParts(msgspec.Struct, frozen=True, kw_only=True):
     stop_requested: Callable[[], str | None] = lambda: None
     forced: frozenset[int] = frozenset()
     """Nodes that run although the store has their results; what this run has done itself counts."""
-    sizing: Sizing | None = None
-    """Decides how many workers there are; None leaves the number as it is."""
+    sizing: Callable[[float, RunState], FleetDecided | None] | None = None
+    """Decides how many workers there are, and whether the run ends, by the scheduler's time; None leaves the number as it is."""
     aside: Aside | None = None
     """Makes claims and commits; None leaves them to threads where they take long, and else to the runner's own."""
 
@@ -185,7 +186,7 @@ class Runner:
         self._parts.journal.flush()
 
     def _resize(self) -> None:
-        decided = self._parts.sizing.decide(self._now(), self._state) if self._parts.sizing else None
+        decided = self._parts.sizing(self._now(), self._state) if self._parts.sizing else None
         if decided is None:
             return
         self._parts.journal.hold(decided)

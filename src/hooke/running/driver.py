@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from itertools import islice
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from hooke.base.clock import Clock, SystemClock
-from hooke.base.errors import HookeError, JournalError, NotPicklable, StoreError, UsageError
+from hooke.base.errors import HookeError, NotPicklable, StoreError, UsageError
 from hooke.base.formats import did_you_mean, short_parameters, short_repr
 from hooke.base.pinned_modules import import_edited, pin_modules
 from hooke.base.ref import Ref
@@ -43,8 +42,7 @@ from hooke.journal.events import (
     RunFinished,
     RunStarted,
 )
-from hooke.journal.reader import first_event
-from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import RunView
 from hooke.journal.study_records import check
 from hooke.journal.writer import Journal
@@ -75,6 +73,7 @@ from hooke.project.backends import (
 )
 from hooke.project.folder import Project, check_run_name, lock_run, new_run_id, open_run
 from hooke.project.pipeline_file import entry_of
+from hooke.running.past_durations import PastDurations, expected_seconds
 from hooke.running.provenance import ProvenanceRecorder
 from hooke.store import by_value
 from hooke.store.store import Store
@@ -85,14 +84,10 @@ from hooke.tracking.system_metrics import SystemMetrics
 from hooke.tracking.tracker import Tracker, logging_into
 
 __all__ = [
-    "DRIVER",
     "Driver",
     "GangWait",
-    "PastDurations",
     "RunOrder",
     "check_gangs",
-    "durations_in",
-    "expected_seconds",
     "plan_of",
     "prepare",
 ]
@@ -221,87 +216,6 @@ def _most(place: BackendChoice) -> int | None:
 def _workers(count: int) -> str:
     return "worker" if count == 1 else "workers"
 
-
-# --- How long items took in earlier runs, so that the longest go first.
-
-LARGEST_JOURNAL = 16 * 1024 * 1024
-"""Bytes: reading more would cost the seconds that it saves."""
-
-RUNS_READ = 3
-"""More than one, because a cached run measures nothing."""
-
-NAMED_READ = 50
-"""Only a journal says of which pipeline a run with a name of its own is."""
-
-
-class PastDurations(msgspec.Struct, frozen=True):
-    """What the items of a task's maps took in earlier runs."""
-
-    items: dict[int, float] = msgspec.field(default_factory=dict)
-    """Item -> seconds, of items that ran in an attempt of their own."""
-    usual_s: float = 0.0
-    """Seconds of an item in the largest chunk; 0 if there was none."""
-
-
-def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[str, PastDurations]:
-    """Task -> what its items took, from the pipeline's newest runs."""
-    expected: dict[str, PastDurations] = {}
-    for run in islice(_earlier(runs, pipeline, besides), RUNS_READ):
-        journal = runs.folder(run) / "driver.journal"
-        if not journal.is_file() or journal.stat().st_size > LARGEST_JOURNAL:
-            continue
-        for task, found in _measured(runs, run).items():
-            newer = expected.get(task, PastDurations())
-            expected[task] = PastDurations(found.items | newer.items, newer.usual_s or found.usual_s)
-    return expected
-
-
-def _earlier(runs: RunsFolder, pipeline: str, besides: str) -> Iterator[str]:
-    """The pipeline's other runs, the newest first; of those with a name of their own only the newest of all."""
-    for index, run in enumerate(runs.names()):
-        if run != besides and (
-            run.rsplit("-", 3)[0] == pipeline or (index < NAMED_READ and _pipeline_of(runs, run) == pipeline)
-        ):
-            yield run
-
-
-def _pipeline_of(runs: RunsFolder, run: str) -> str:
-    try:
-        begun = first_event(runs.folder(run), DRIVER)
-    except HookeError:  # damage in an old journal must not stop a new run
-        return ""
-    return begun.pipeline if isinstance(begun, RunStarted) else ""
-
-
-def _measured(runs: RunsFolder, run: str) -> dict[str, PastDurations]:
-    try:
-        events = runs.events(run)
-    except JournalError:  # damage in an old journal must not stop a new run
-        return {}
-    planned = (event for event in events if isinstance(event, NodePlanned))
-    return durations_in(events, {event.node: event.task for event in planned if event.kind == "map"})
-
-
-def durations_in(events: Iterable[Event], maps: Mapping[int, str]) -> dict[str, PastDurations]:
-    """Task -> what its items took, by the events of one run. `maps` is the node of each map -> its task."""
-    alone: dict[str, dict[int, float]] = {}
-    chunks: dict[str, tuple[int, float]] = {}
-    """Task -> how many items its largest chunk had, and what each took."""
-    for event in events:
-        if isinstance(event, AttemptFinished) and event.hi > event.lo and event.node in maps:
-            task, items = maps[event.node], event.hi - event.lo
-            if items == 1:
-                alone.setdefault(task, {})[event.lo] = event.seconds
-            else:
-                chunks[task] = max(chunks.get(task, (0, 0.0)), (items, event.seconds / items))
-    return {
-        task: PastDurations(alone.get(task, {}), chunks.get(task, (0, 0.0))[1])
-        for task in alone.keys() | chunks.keys()
-    }
-
-
-DRIVER = "driver"
-"""The segment that the run state's events are in."""
 
 PLANNED_TOGETHER = 1000
 """Nodes whose plans are one write: a write for each takes as long as to make them."""
@@ -503,7 +417,7 @@ class Driver(msgspec.Struct, kw_only=True):
                 recovered=recovered,
                 forced=self._forced(),
                 stop_requested=lambda: self._stop_requested(interrupts, waiting),
-                sizing=sizing if engine.capabilities.elastic else None,
+                sizing=sizing.decide if sizing is not None and engine.capabilities.elastic else None,
             )
             with interrupts:
                 return Runner(parts).run()
