@@ -28,7 +28,7 @@ from hooke.registry.loaded_models import load_version, registry_of
 from hooke.services.service_runs import ServiceRun
 from hooke.services.shares import apply_share
 from hooke.services.single_process import recorded
-from hooke.serving.auth import ApiKey, Auth, ensure_token, read_token
+from hooke.serving.auth import ApiKey, ensure_token, read_token
 from hooke.serving.bind_config import BindConfig
 from hooke.serving.limits import BODY_LIMIT, MOST_KEYS, body_memory_bytes
 from hooke.serving.observing.observer import SLOW_S, RequestObserver
@@ -278,9 +278,14 @@ def _tell_unused(declared: Service, project: Project, tell: Callable[[str], None
         )
 
 
-def _replica(declared: Service, project: Project, auth: Auth) -> Replica:
-    with_keys = dataclasses.replace(auth, keys=api_keys(declared, project))
-    return Replica(declared, auth=with_keys, body_room=body_room(declared, project))
+def _replica(
+    declared: Service, project: Project, bind_config: BindConfig, token_file: Path | None
+) -> Replica:
+    token = None if token_file is None else read_token(token_file)
+    auth = dataclasses.replace(bind_config.make_auth(token), keys=api_keys(declared, project))
+    replica = Replica(declared, auth=auth, body_room=body_room(declared, project))
+    replica.scheme = "https" if bind_config.tls else "http"
+    return replica
 
 
 def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, each by name
@@ -294,11 +299,9 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     handed: InheritedSocket | None = None,
     observe: ObserveOptions | None = None,
 ) -> ServeOutcome:
-    """Serve until SIGTERM or Ctrl-C, then drain. `tell` gets a line when the service listens, and two when it answers.
+    """Serve until SIGTERM or Ctrl-C, then drain. `tell` gets a line when the service listens, and some when it answers.
 
-    On an inherited socket (`handed`) it accepts nothing before it is set up.
-
-    The run's journal records what it did; `entry` is what the run says it serves.
+    On an inherited socket (`handed`) it accepts nothing before it is set up. The run's journal records what it did; `entry` is what the run says it serves.
     Raises UsageError if the port is taken or `bind_config` is not safe, MissingExtra, and what loading a model or `setup` raises.
     """
     check_bindings(declared, given)
@@ -306,14 +309,9 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     with serve_extra():
         from hooke.serving.server.serve import bind, serve
     token_file = token_file_of(declared, project, bind_config)
-    token = None if token_file is None else read_token(token_file)
-    replica = _replica(declared, project, bind_config.make_auth(token))
-    replica.scheme = "https" if bind_config.tls else "http"
+    replica = _replica(declared, project, bind_config, token_file)
     listening = bind(bind_config.port, bind_config.host) if handed is None else handed.listening
-    loaded = given
-    if observe is not None and (observe.log is not None or observe.trace):
-        loaded = pinned(project, given)  # what is told is what is loaded
-        replica.observer = make_observer(declared, observe, version=version_label(loaded))
+    loaded = _observed(replica, project, given, observe or ObserveOptions())
     address = bind_config.url(listening.getsockname()[1])
     lines = _lines(declared, curl_example(declared, bind_config, token_file, address), docs_line(address))
     _tell_unused(declared, project, tell)
@@ -327,10 +325,8 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
         for line in lines:
             tell(line)
 
-    with (
-        ServiceRun(project, declared, entry=entry, shown=shown_values(given)) as run,
-        recorded(run, replica, url=address, target=entry),
-    ):
+    about = ServiceRun(project, declared, entry=entry, shown=shown_values(given))
+    with about as run, recorded(run, replica, url=address, target=entry):
         cut = serve(
             replica,
             partial(setup_arguments, project, loaded),
@@ -345,6 +341,17 @@ def serve_here(  # noqa: PLR0913 - the service, its project and its listeners, e
     return ServeOutcome(
         run=run.id, answered=replica.answered, cut=cut, batches=tally.batches, rows=tally.rows
     )
+
+
+def _observed(
+    replica: Replica, project: Project, given: Mapping[str, Any], observe: ObserveOptions
+) -> Mapping[str, Any]:
+    """Have it tell of its requests; returns the arguments of `setup`, of the version that it tells."""
+    if observe.log is None and not observe.trace:
+        return given
+    loaded = pinned(project, given)
+    replica.observer = make_observer(replica.declared, observe, version=version_label(loaded))
+    return loaded
 
 
 def _lines(declared: Service, ask: str, docs: str) -> tuple[str, ...]:

@@ -115,21 +115,8 @@ class Replica:
         self._model: ModelThread | ModelProcess | None = None
         self._document: dict[str, Any] | None = None
         self._inference = Inference(declared, self._methods, lambda: self.ready)
-        self.routes = Routes(
-            [
-                *(Route(f"/{name}", {"POST": self._still_starting}) for name in self._methods),
-                Route(HEALTH, {"GET": self._get_health}, open=True),
-                Route(READY, {"GET": self._get_ready}, open=True),
-                Route(METRICS, {"GET": self._get_metrics}),
-                Route(OPENAPI, {"GET": self._get_openapi}),
-                *self._inference.routes(),
-            ]
-        )
+        self.routes = self._all_routes()
         """All routes."""
-        self._described = tuple(self.routes)
-        self.routes.add(Route(DOCS, {"GET": self._get_docs, "POST": self._post_docs}, open=True))
-        if DOCS_ALIAS[1:] not in self._methods:
-            self.routes.add(Route(DOCS_ALIAS, {"GET": self._to_docs}, open=True))
 
     @property
     def application(self) -> Application:
@@ -219,6 +206,24 @@ class Replica:
         self._inference.start(self.calls, bound)
         self.ready_at = time.time()
         self._state = State.READY
+
+    def _all_routes(self) -> Routes:
+        """Those of the methods, of the protocol and of the service itself; a path of the last is of no method."""
+        routes = Routes(
+            [
+                *(Route(f"/{name}", {"POST": self._still_starting}) for name in self._methods),
+                Route(HEALTH, {"GET": self._get_health}, open=True),
+                Route(READY, {"GET": self._get_ready}, open=True),
+                Route(METRICS, {"GET": self._get_metrics}),
+                Route(OPENAPI, {"GET": self._get_openapi}),
+                *self._inference.routes(),
+            ]
+        )
+        self._described = tuple(routes)
+        routes.add(Route(DOCS, {"GET": self._get_docs, "POST": self._post_docs}, open=True))
+        if DOCS_ALIAS[1:] not in self._methods:
+            routes.add(Route(DOCS_ALIAS, {"GET": self._to_docs}, open=True))
+        return routes
 
     def _load_by_name(self, made: ServiceObject) -> None:
         """Have methods with a parameter `model` called with the model of its name."""

@@ -153,9 +153,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     by the most replicas. `standby=True` keeps a process in reserve that has imported the class's file, but holds no model: the next replica starts
     from there, and needs only its `setup`. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
-    `model_memory` (`"2GiB"`) is the memory for models that requests name. The class then has a method `load(self, name)`, and a parameter
-    called `model` of another method is a name in the request, and in the method what `load` returned for it. A model is loaded
-    when it is first asked for, beside requests for others. If there is no room, the one gives way that was used least recently.
+    `model_memory` (`"2GiB"`) is the memory for models that requests name: a method `load(self, name)` returns a model, and the parameter `model` of another method is a name in the request and that model in the method. The one that was used least recently gives way.
 
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
@@ -164,17 +162,13 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     """
     with _placed():
         _check_class(made)
-        bounds = _replicas(replicas)
-        promised = parse_slo(slo) if slo is not None else None
-        _check_whole(max_batch, "max_batch", "rows")
-        _check_whole(cpus, "cpus", "threads")
-        _check_gpus(gpus)
-        _check_standby(standby=standby, gpus=gpus)
+        bounds, promised = _replicas(replicas), parse_slo(slo) if slo is not None else None
+        _check_sizes(max_batch, cpus, gpus)
         _check_where(model, middleware)
         budget = parse_bytes(model_memory, name="model_memory") if model_memory is not None else None
         fill = wait == "auto" or (wait is None and bounds[1] > 1)
         timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
-        start_timeout_s = _timeout_s(start_timeout, name="start_timeout")
+        starts_s = _timeout_s(start_timeout, name="start_timeout")
 
     def declare(made: C) -> C:
         declared = Service(
@@ -185,7 +179,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             wait_s=wait_s,
             fill=fill,
             timeout_s=timeout_s,
-            start_timeout_s=start_timeout_s,
+            start_timeout_s=starts_s,
             idempotent=bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
@@ -195,7 +189,6 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             model_memory=budget,
         )
         _check(declared)
-        _check_load(declared)
         setattr(made, _MARK, declared)
         return made
 
@@ -226,6 +219,12 @@ def _check_class(made: object) -> None:
             f"@service got {getattr(made, '__qualname__', made)!r}, which is not a class",
             fix="write @service or @service(max_batch=64) above a class with a method",
         )
+
+
+def _check_sizes(max_batch: int | None, cpus: int | None, gpus: float) -> None:
+    _check_whole(max_batch, "max_batch", "rows")
+    _check_whole(cpus, "cpus", "threads")
+    _check_gpus(gpus)
 
 
 def _check_whole(value: int | None, name: str, what: str) -> None:
@@ -324,11 +323,11 @@ def _check(declared: Service) -> None:
                 where=where,
                 fix="write def: waiting in a process of its own delays no other request; or leave model= out",
             )
+    if declared.model_memory is not None:
+        _check_load(declared)
 
 
 def _check_load(declared: Service) -> None:
-    if declared.model_memory is None:
-        return
     where, load = str(user_place()), getattr(declared.made_by, LOAD, None)
     if not inspect.isfunction(load) or _is_async(load) or len(inspect.signature(load).parameters) != 2:
         raise UsageError(
