@@ -1,6 +1,6 @@
 """Roll-outs with real processes, good and bad ones, with kills in each state of them.
 
-`python -m benchmarks.serving.canary --record` from the repository's root (`make soak-canary`): three rounds of all kills, a quarter of an hour;
+`python -m benchmarks.serving.canary --record` from the repository's root (`make soak-canary`): each kill in each state, twelve minutes;
 it writes `benchmarks/records/canary.json`. Each cycle serves an edited file under a load whose every answer is checked, kills one process in one
 state of the roll-out, and waits until the service is at rest. A good version must then be served, and a bad one, which raises on each sixth
 request, must not. A request counts as lost if it fails although neither the bad version nor what was killed had it: Envoy and the proxy's
@@ -35,7 +35,7 @@ from hooke.project.folder import Project
 from hooke.services.supervisor.service_folder import PROXY, ServiceFolder
 
 RECORD = ROOT / "benchmarks" / "records" / "canary.json"
-ROUNDS = 3
+ROUNDS = 1
 LOOK_S = 0.01
 WORDS = ("--replicas", "2", "--lease", "120", "--healthy", "0.3", "--canary", "50%")
 """A half, so that a cycle takes seconds."""
