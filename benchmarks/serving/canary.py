@@ -276,20 +276,24 @@ def soak(folder: Path, blows: tuple[tuple[str, str, str], ...], *, most_s: float
 
 def table(record: Mapping[str, Any]) -> str:
     """The record as a table of Markdown."""
-    lines = ["| version | while | killed | times | requests that failed with it |", "|---|---|---|---:|---:|"]
-    for kind, state, victim in BLOWS:
-        name = f"{kind}, {state}, {victim}"
-        lines.append(
-            f"| {kind} | {state} | {victim} | {record['blows'].get(name, 0)} | {record['cost'].get(name, 0)} |"
-        )
+    lines = [
+        "| version | while | killed, each | requests that failed with the proxy or Envoy | with supervisor or replica |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for kind, state in ((kind, state) for kind, states in STATES.items() for state in states):
+        names = {victim: f"{kind}, {state}, {victim}" for victim in VICTIMS}
+        cost = {victim: record["cost"].get(name, 0) for victim, name in names.items()}
+        front = cost["proxy"] + cost["Envoy"]
+        times = min(record["blows"].get(name, 0) for name in names.values())
+        lines.append(f"| {kind} | {state} | {times} | {front} | {sum(cost.values()) - front} |")
     errors = sorted(record["errors"])
     lines.append(
-        f"| in all | {record['cycles']} roll-outs, {record['right']:,} right answers | | {sum(record['blows'].values())} |"
-        f" {sum(record['cost'].values())}; lost: {len(record['lost'])}, stuck: {len(record['stuck'])},"
-        f" with the wrong end: {len(record['wrong'])} |"
+        f"| in all | {record['cycles']} rollouts, {record['right']:,} right answers | {sum(record['blows'].values())} kills |"
+        f" {sum(record['cost'].values())}; lost: {len(record['lost'])}, stuck: {len(record['stuck'])} |"
+        f" wrong end: {len(record['wrong'])} |"
     )
     lines.append(
-        f"| bad | errors that clients saw | | {len(errors)} roll-outs | median {errors[len(errors) // 2]}, most {errors[-1]} |"
+        f"| bad | errors of it that clients saw | {len(errors)} rollouts | median {errors[len(errors) // 2]}, most {errors[-1]} | |"
     )
     return "\n".join(lines) + "\n"
 
