@@ -19,9 +19,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from blake3 import blake3
 
 from hooke import pipeline, run, task
 
@@ -42,6 +40,8 @@ def inc(x: int) -> int:
 
 
 def make(_: int) -> tuple[Any, float]:
+    import numpy as np  # here, since other programs measure their memory
+
     array = np.ones(LARGE)
     return array, time.time()
 
@@ -158,6 +158,9 @@ def cached() -> dict[str, Any]:
 
 def hand() -> dict[str, Any]:
     """To pages that are free at once: the system gives those of a deleted file out again, fresh ones it may have to get first."""
+    import numpy as np
+    from blake3 import blake3
+
     data, path = memoryview(np.ones(LARGE)).cast("B"), Path("bare")
 
     def bare() -> None:
