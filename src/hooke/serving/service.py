@@ -153,7 +153,9 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     by the most replicas. `standby=True` keeps a process in reserve that has imported the class's file, but holds no model: the next replica starts
     from there, and needs only its `setup`. `gpus` is the number of GPUs of each replica, or a share of one; it sees no others.
 
-    `model_memory` (`"2GiB"`) is the memory for models that requests name: a method `load(self, name)` returns a model, and the parameter `model` of another method is a name in the request and that model in the method. The one that was used least recently gives way.
+    `model_memory` (`"2GiB"`) is the memory for models that requests name. The class then has a method `load(self, name)`, and a parameter
+    called `model` of another method is a name in the request, and in the method what `load` returned for it. A model is loaded
+    when it is first asked for, beside requests for others. If there is no room, the one gives way that was used least recently.
 
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
@@ -163,12 +165,10 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     with _placed():
         _check_class(made)
         bounds, promised = _replicas(replicas), parse_slo(slo) if slo is not None else None
-        _check_sizes(max_batch, cpus, gpus)
-        _check_where(model, middleware)
+        _check_options(max_batch, cpus, gpus, model, middleware, standby=standby)
         budget = parse_bytes(model_memory, name="model_memory") if model_memory is not None else None
         fill = wait == "auto" or (wait is None and bounds[1] > 1)
-        timeout_s, wait_s = _timeout_s(timeout), _wait_s(wait)
-        starts_s = _timeout_s(start_timeout, name="start_timeout")
+        times = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout"), _wait_s(wait)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -176,10 +176,10 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             replicas=bounds,
             slo=promised,
             max_batch=max_batch,
-            wait_s=wait_s,
+            timeout_s=times[0],
+            start_timeout_s=times[1],
+            wait_s=times[2],
             fill=fill,
-            timeout_s=timeout_s,
-            start_timeout_s=starts_s,
             idempotent=bool(idempotent),
             cpus=cpus,
             gpus=float(gpus),
@@ -221,10 +221,18 @@ def _check_class(made: object) -> None:
         )
 
 
-def _check_sizes(max_batch: int | None, cpus: int | None, gpus: float) -> None:
+def _check_options(  # noqa: PLR0913, PLR0917 - of a service
+    max_batch: int | None, cpus: int | None, gpus: float, model: str, middleware: object, *, standby: bool
+) -> None:
     _check_whole(max_batch, "max_batch", "rows")
     _check_whole(cpus, "cpus", "threads")
     _check_gpus(gpus)
+    _check_where(model, middleware)
+    if standby and gpus:
+        raise UsageError(
+            "standby=True does not go with gpus: the process in reserve would hold a GPU and do nothing",
+            fix="leave standby out",
+        )
 
 
 def _check_whole(value: int | None, name: str, what: str) -> None:

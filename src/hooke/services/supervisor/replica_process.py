@@ -32,14 +32,21 @@ from hooke.services.serve_file import (
     setup_arguments,
     version_label,
 )
-from hooke.services.supervisor.control_channel import Control, ReplicaUpdate, encode
-from hooke.services.supervisor.generation import read_generation
+from hooke.services.supervisor.control_channel import (
+    BeginReplica,
+    Control,
+    ReplicaUpdate,
+    decode_for_replica,
+    encode,
+)
+from hooke.services.supervisor.generation import Generation, read_generation
 from hooke.services.supervisor.replica_events import ReplicaReport
 from hooke.serving.batcher import Batch
 from hooke.serving.limits import KeyRates, SecondTries
 from hooke.serving.metrics import Counts, ProcessCounts, process_counts
 from hooke.serving.replica import Replica
 from hooke.serving.request_context import log_with_ids
+from hooke.serving.service import Service
 from hooke.serving.stats_windows import merge_counts
 
 __all__ = ["ReplicaOrder", "ReplicaReporter", "main"]
@@ -231,17 +238,7 @@ def main(order: ReplicaOrder) -> int:
     thread.start()
     if order.waits:
         order = supervised.begun(order)
-    room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
-    auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
-    replica = Replica(declared, auth=auth, body_room=room)
-    replica.scheme = order.scheme
-    label = version_label(generation.values())
-    replica.observer = make_observer(declared, generation.observe, version=label, replica=order.name)
-    if order.key_rates:
-        replica.key_rates = KeyRates(Path(order.key_rates))
-    if order.second_tries:
-        replica.second_tries = SecondTries(Path(order.second_tries))
-    replica.pass_on(order.pass_on_bytes)
+    replica = _make_replica(order, generation, declared, project)
     supervised.reporter = reporter = ReplicaReporter(replica, order.name)
     listening = socket.socket(fileno=order.listening)
     listening.setblocking(False)
@@ -262,6 +259,23 @@ def main(order: ReplicaOrder) -> int:
     thread.join(LAST_S)
     control.send(reporter.message())  # the answers since its last report
     return 1 if cut else 0
+
+
+def _make_replica(
+    order: ReplicaOrder, generation: Generation, declared: Service, project: Project
+) -> Replica:
+    room = body_room(declared, project, memory_bytes=order.memory_bytes, among=order.among)
+    auth = dataclasses.replace(generation.make_auth(), keys=api_keys(declared, project))
+    replica = Replica(declared, auth=auth, body_room=room)
+    replica.scheme = order.scheme
+    label = version_label(generation.values())
+    replica.observer = make_observer(declared, generation.observe, version=label, replica=order.name)
+    if order.key_rates:
+        replica.key_rates = KeyRates(Path(order.key_rates))
+    if order.second_tries:
+        replica.second_tries = SecondTries(Path(order.second_tries))
+    replica.pass_on(order.pass_on_bytes)
+    return replica
 
 
 def _expired(lease_s: float) -> None:
