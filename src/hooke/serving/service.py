@@ -221,7 +221,7 @@ def _check_class(made: object) -> None:
         )
 
 
-def _check_options(  # noqa: PLR0913, PLR0917 - of a service
+def _check_options(
     max_batch: int | None, cpus: int | None, gpus: float, model: str, middleware: object, *, standby: bool
 ) -> None:
     _check_whole(max_batch, "max_batch", "rows")
