@@ -127,6 +127,8 @@ def test_a_run_that_can_do_nothing_until_a_retry_has_no_pod_until_shortly_before
     result = driver.result(*words, within_s=500)
     run, records = result["run"], ledger(driver, result["run"])
     [failed] = events(driver, run, AttemptFailed)
+    decided = [event.reason for event in events(driver, run, FleetDecided)]
+    assert len(of(records, LaunchIntended)) == 2, (failed, decided, records)
     first, second = of(records, LaunchIntended)
     gone = of(records, MachineGone)[0]
     assert gone.at < failed.at + 60

@@ -292,7 +292,11 @@ class Driver:
     def alone(self, *words):
         """The keys of a run on this machine alone, and what it stores in a store of its own."""
         self.host.run(
-            ["sh", "-ec", f"mkdir /var/tmp/alone && cp {HOME}/job.py {HOME}/store.secret /var/tmp/alone"]
+            [
+                "sh",
+                "-ec",
+                f"rm -rf /var/tmp/alone && mkdir /var/tmp/alone && cp {HOME}/job.py {HOME}/store.secret /var/tmp/alone",
+            ]
         )
         self.host.path("/var/tmp/alone/hooke.toml").write_text('[store]\nsecret_file = "store.secret"\n')
         command = [sys.executable, "-m", "hooke", "run", "--on", "local:8", *words]

@@ -38,7 +38,12 @@ class Listed:
         self.lists = 0
 
     def change(self, name, phase, version):
-        about = {"name": name, "resourceVersion": version, "creationTimestamp": "2026-11-30T00:00:00Z"}
+        about = {
+            "name": name,
+            "uid": name,
+            "resourceVersion": version,
+            "creationTimestamp": "2026-11-30T00:00:00Z",
+        }
         self.pods = {**self.pods, name: {"metadata": about, "status": {"phase": phase}}}
 
     def list(self, kind, **_):

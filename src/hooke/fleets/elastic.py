@@ -51,8 +51,9 @@ __all__ = [
 LEAST_LOOK_S, MOST_LOOK_S = 0.1, 5.0
 LOOKS_A_START = 4.0
 """Decisions within the time of one worker start: no start could follow faster changes."""
-MOST_SHARE = 0.02
-"""The share of the driver's time that decisions may take."""
+MOST_SHARE, LARGEST_SHARE = 0.02, 0.1
+"""The share of the driver's time that decisions may take; the second where two of them would be further apart than half of a start. On a
+busy machine a decision takes as long as it waits for a core, and a run that can do nothing is to be seen before its rest is over."""
 
 
 class TaskHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,7 +171,9 @@ class Elastic:
         slots = max(self._capacity.slots // self._capacity.workers, 1) if self._capacity.workers else 1
         self._pay(at, max(-(-len(workers) // slots), self.target))
         start_s = self._watch.start_s
-        look_s = max(min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S), self._took_s / MOST_SHARE)
+        usual_s = min(max(start_s / LOOKS_A_START, LEAST_LOOK_S), MOST_LOOK_S)
+        rare_s = min(self._took_s / MOST_SHARE, max(start_s / 2, self._took_s / LARGEST_SHARE))
+        look_s = max(usual_s, rare_s)
         return Observation(
             target=self.target,
             workers=workers,

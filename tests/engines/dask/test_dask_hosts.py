@@ -273,7 +273,7 @@ def test_a_store_that_workers_do_not_reach_is_refused_with_the_mend() -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_until(lambda: list(here.driver.project.glob(".hooke/runs/squares*/logs/.*.probe")), "a driver")
+        wait_until(lambda: list(here.driver.project.glob(".hooke/runs/squares*/driver.journal")), "a driver")
         here.join("one")
         _, complained = running.communicate(timeout=200)
         assert running.returncode == 2, complained
