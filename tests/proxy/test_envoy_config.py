@@ -12,7 +12,7 @@ from tests.serving.certificates import make_certificate
 
 from hooke.base.errors import UsageError
 from hooke.proxy.envoy import envoy_path
-from hooke.proxy.envoy_config import bootstrap, endpoints
+from hooke.proxy.envoy_config import KEY_START, bootstrap, endpoints, low_keys_pattern
 from hooke.proxy.proxy_settings import (
     CLUSTER,
     CONNECTION_BUFFER,
@@ -74,6 +74,26 @@ def test_the_front_closes_a_connection_that_nobody_uses_before_the_supervisor_do
         (options,) = cluster["typed_extension_protocol_options"].values()
         idle_s = float(options["common_http_protocol_options"]["idle_timeout"].removesuffix("s"))
         assert idle_s < scrape.idle_s
+
+
+tokens = st.text("ab-._~+/", min_size=16, max_size=40)
+
+
+@given(low=st.lists(tokens, min_size=1, max_size=4), high=st.lists(tokens, max_size=4))
+def test_the_pattern_of_low_keys_matches_each_of_them_and_no_other_key(low, high):
+    high = [token for token in high if token not in low]
+    pattern = re.compile(low_keys_pattern(low, high))
+    assert all(pattern.fullmatch(f"Bearer {token}") for token in low)
+    assert all(pattern.fullmatch(f"bEARER  {token}") for token in low)
+    assert not any(pattern.fullmatch(f"Bearer {token}") for token in high)
+    assert not pattern.fullmatch(f"Basic {low[0]}")
+
+
+def test_the_pattern_of_low_keys_tells_no_whole_token_without_need():
+    low, high = "nightly-0123456789-0123456789", "nightly-0123-other-0123"
+    assert low[: KEY_START + 1] not in low_keys_pattern([low], []).replace("\\", "")
+    assert low not in low_keys_pattern([low], [high]).replace("\\", "")
+    assert low_keys_pattern([], [high]) == ""
 
 
 places = st.builds(

@@ -25,6 +25,7 @@ from hooke.base.files import write_atomic
 from hooke.processes.start import start_apart
 from hooke.proxy.envoy_config import MIRROR_SHARE, STAT_PREFIX, bootstrap, endpoints, request_limits
 from hooke.proxy.proxy_settings import CLUSTER, MIRROR_CLUSTER, ProxySettings, Upstream
+from hooke.serving.auth import read_token
 from hooke.serving.metrics import ProxyStats, UpstreamStats
 
 __all__ = ["Admin", "Drain", "Proxy", "envoy_path"]

@@ -31,6 +31,7 @@ __all__ = [
     "endpoints",
     "listener",
     "local_replies",
+    "low_keys_pattern",
     "request_limits",
 ]
 

@@ -40,7 +40,12 @@ def expected_seconds(runs: RunsFolder, pipeline: str, *, besides: str) -> dict[s
         journal = runs.folder(run) / "driver.journal"
         if not journal.is_file() or journal.stat().st_size > LARGEST_JOURNAL:
             continue
-        for task, found in _measured(runs, run).items():
+        try:
+            events = runs.events(run)
+        except JournalError:  # damage in an old journal must not stop a new run
+            continue
+        planned = (event for event in events if isinstance(event, NodePlanned) and event.kind == "map")
+        for task, found in durations_in(events, {node.node: node.task for node in planned}).items():
             newer = expected.get(task, PastDurations())
             expected[task] = PastDurations(found.items | newer.items, newer.usual_s or found.usual_s)
     return expected
@@ -61,15 +66,6 @@ def _pipeline_of(runs: RunsFolder, run: str) -> str:
     except HookeError:  # damage in an old journal must not stop a new run
         return ""
     return begun.pipeline if isinstance(begun, RunStarted) else ""
-
-
-def _measured(runs: RunsFolder, run: str) -> dict[str, PastDurations]:
-    try:
-        events = runs.events(run)
-    except JournalError:  # damage in an old journal must not stop a new run
-        return {}
-    planned = (event for event in events if isinstance(event, NodePlanned))
-    return durations_in(events, {event.node: event.task for event in planned if event.kind == "map"})
 
 
 def durations_in(events: Iterable[Event], maps: Mapping[int, str]) -> dict[str, PastDurations]:

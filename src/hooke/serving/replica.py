@@ -60,6 +60,10 @@ METRICS = "/-/metrics"
 OPENAPI = "/-/openapi.json"
 DOCS = "/-/docs"
 """No method of a service has such a path."""
+DOCS_ALIAS = "/docs"
+"""Where people look for the page; a method of this name has the path for itself."""
+MOST_FORM = 8 << 10
+"""Bytes of the form that asks for the token: it is read before the token is known."""
 MOST_RAISED = 16
 """Different exceptions of the service's code that are counted."""
 
@@ -338,6 +342,7 @@ class Replica:
 
     async def _refuse(self, exchange: Exchange, problem: Problem) -> None:
         self.refused[problem.reason] += 1
+        exchange.refused_for = problem.reason
         if problem.raised and (problem.raised in self.raised or len(self.raised) < MOST_RAISED):
             self.raised[problem.raised] += 1
         if problem.reason == PASSED_ON:
@@ -413,7 +418,7 @@ class Replica:
             address = f"{self.scheme}://{exchange.headers[b'host'].decode('latin-1')}"
             await exchange.answer(200, docs_page(self._openapi(), address=address), *PAGE_HEADERS)
         elif wrong:
-            self._count_refusal("token")
+            self.refused["token"] += 1
             challenge = (b"www-authenticate", b'Bearer error="invalid_token"')
             await exchange.answer(401, token_page(wrong=True), challenge, *PAGE_HEADERS)
         else:
@@ -421,9 +426,6 @@ class Replica:
 
     async def _to_docs(self, exchange: Exchange) -> None:
         await exchange.answer(308, b"", (b"location", DOCS.encode()))
-
-    def _count_refusal(self, reason: str) -> None:
-        self.refused[reason] = self.refused.get(reason, 0) + 1
 
     async def _get_ready(self, exchange: Exchange) -> None:
         status = 200 if self.ready else 503

@@ -250,14 +250,6 @@ def _check_gpus(value: float) -> None:
         )
 
 
-def _check_standby(*, standby: bool, gpus: float) -> None:
-    if standby and gpus:
-        raise UsageError(
-            "standby=True does not go with gpus: the process in reserve would hold a GPU and do nothing",
-            fix="leave standby out",
-        )
-
-
 def _check_where(value: str, middleware: object) -> None:
     if value not in get_args(Where):
         raise UsageError(f"model={value!r} is not valid", fix='write model="process", or leave it out')

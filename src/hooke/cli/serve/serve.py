@@ -28,7 +28,7 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import file_of
 from hooke.project.settings import Settings
 from hooke.services.reload.reloader import Reloader, Sources
-from hooke.services.serve_file import load_service, serve_extra, serve_here
+from hooke.services.serve_file import ObserveOptions, load_service, serve_extra, serve_here
 from hooke.services.supervisor.canary import CanaryRules
 from hooke.services.supervisor.generation import ServiceOptions
 from hooke.services.supervisor.replica_events import Rules

@@ -279,6 +279,7 @@ class Replicas:
                     pass_on_bytes=self._pass_on(among),
                     second_tries=str(self._folder.second_tries) if self._idempotent else "",
                     key_rates=str(self._folder.key_rates),
+                    waits=waits,
                     scheme=self.scheme,
                 )
                 return msgspec.json.encode(made).decode()

@@ -24,6 +24,7 @@ from hooke.models.registry_protocol import RegisteredVersion, VersionQuery, find
 from hooke.processes.lease import LEASE_S
 from hooke.project.folder import Project
 from hooke.registry.loaded_models import registry_of
+from hooke.services.serve_file import ObserveOptions
 from hooke.services.supervisor.canary import CanaryRules
 from hooke.services.supervisor.replica_events import Rules
 from hooke.serving.auth import Auth, read_token

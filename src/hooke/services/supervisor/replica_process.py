@@ -78,6 +78,8 @@ class ReplicaOrder(msgspec.Struct, frozen=True, kw_only=True):
     """The file of the `SecondTries` of an idempotent service."""
     key_rates: str = ""
     """The file of the `KeyRates`."""
+    waits: bool = False
+    """Whether it waits for a `BeginReplica` once it has imported the service's file."""
     scheme: str = "http"
     """How clients reach the proxy."""
 

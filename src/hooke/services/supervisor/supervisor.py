@@ -143,8 +143,8 @@ class Supervisor:
         self._given_up: events.GiveUp | None = None
         self._renewed = self._looked = self._logs_looked = 0.0
         self._shed, self._shed_noted = 0, time.monotonic()
-        self._said = self._unlimited = ""
-        """What was said last of the runs, and why a log could not be limited."""
+        self._said = self._unlimited = self._no_standby = ""
+        """What was said last of the runs, why a log could not be limited, and why no process is kept in reserve."""
         self._said_up = self._draining = self._done = False
         self._answered = self._called = self._cut = 0
 
