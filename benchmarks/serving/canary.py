@@ -28,9 +28,8 @@ from typing import Any, Self
 
 import psutil
 from benchmarks.serving.peers import ROOT
-from tests.services.supervisor.supervised import LIMIT_S, Load, Supervised, end_all, kill, post
+from tests.services.supervisor.supervised import LIMIT_S, Load, Supervised, end_all, facts_of, kill, post
 
-from hooke.base.errors import HookeError
 from hooke.project.folder import Project
 from hooke.services.supervisor.service_folder import PROXY, ServiceFolder
 
@@ -119,10 +118,8 @@ class Canaries:
         self.supervisor = Supervised(self.folder, *WORDS, file="canary.py")
 
     def facts(self) -> Facts | None:
-        """As `hooke serve status --json`; None where no supervisor answers."""
-        with contextlib.suppress(HookeError, OSError):
-            return ServiceFolder.of(Project.find(self.folder), "Canary").send("status")
-        return None
+        """Its state; None where no supervisor answers."""
+        return facts_of(self.folder, "Canary")
 
     def until(self, what: str, holds: Callable[[Facts], bool]) -> Facts | None:
         """Wait for that; None, and a note, if it does not come."""

@@ -31,9 +31,8 @@ from typing import Any, Self
 import psutil
 from benchmarks.serving.peers import ROOT
 from tests.services.supervisor.simulated_zero import ZeroWorld
-from tests.services.supervisor.supervised import LIMIT_S, Supervised, end_all, kill
+from tests.services.supervisor.supervised import LIMIT_S, Supervised, end_all, facts_of, kill
 
-from hooke.base.errors import HookeError
 from hooke.journal.service_events import ReplicaReady
 from hooke.project.folder import Project
 from hooke.services.service_report import read_service
@@ -132,10 +131,8 @@ class Zero:
         self.supervisor = Supervised(self.folder, "--keep-alive", KEEP_S, "--lease", LEASE_S, file="zero.py")
 
     def facts(self) -> Facts | None:
-        """As `hooke serve status --json`; None where no supervisor answers."""
-        with contextlib.suppress(HookeError, OSError):
-            return ServiceFolder.of(Project.find(self.folder), "Zero").send("status")
-        return None
+        """Its state; None where no supervisor answers."""
+        return facts_of(self.folder, "Zero")
 
     def until(self, what: str, holds: Callable[[Facts], bool]) -> Facts | None:
         """Wait for that; None, and a note, if it does not come."""

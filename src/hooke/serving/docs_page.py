@@ -42,7 +42,8 @@ tbody,thead{width:100%}
 th{text-align:left;color:var(--dim);font-weight:600}
 th,td{padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 .verb{display:inline-block;min-width:3.4rem;margin-right:.5rem;padding:.05rem .4rem;border-radius:4px;background:var(--accent);color:var(--page);font-size:.75rem;font-weight:700;text-align:center;vertical-align:.1em}
-nav a{margin-right:1rem;white-space:nowrap}
+nav{display:flex;flex-wrap:wrap;gap:0 1rem}
+nav a{white-space:nowrap}
 .bad{color:var(--bad)}
 input,button{font:inherit;color:inherit;background:var(--soft);border:1px solid var(--line);border-radius:6px;padding:.4rem .7rem}
 input{width:min(28rem,100%)}

@@ -167,8 +167,8 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
         bounds, promised = _replicas(replicas), parse_slo(slo) if slo is not None else None
         _check_options(max_batch, cpus, gpus, model, middleware, standby=standby)
         budget = parse_bytes(model_memory, name="model_memory") if model_memory is not None else None
-        fill = wait == "auto" or (wait is None and bounds[1] > 1)
-        times = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout"), _wait_s(wait)
+        timeout_s, starts_s = _timeout_s(timeout), _timeout_s(start_timeout, name="start_timeout")
+        waits_s, fill = _wait_s(wait), wait == "auto" or (wait is None and bounds[1] > 1)
 
     def declare(made: C) -> C:
         declared = Service(
@@ -176,9 +176,9 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             replicas=bounds,
             slo=promised,
             max_batch=max_batch,
-            timeout_s=times[0],
-            start_timeout_s=times[1],
-            wait_s=times[2],
+            timeout_s=timeout_s,
+            start_timeout_s=starts_s,
+            wait_s=waits_s,
             fill=fill,
             idempotent=bool(idempotent),
             cpus=cpus,

@@ -1,5 +1,6 @@
 """`hooke serve --replicas` as a process, what it said, and a load beside it; everything is ended at the end, whatever happens."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from hooke.base.errors import HookeError
+from hooke.project.folder import Project
+from hooke.services.supervisor.service_folder import ServiceFolder
 
 LIMIT_S = 150.0
 """A busy machine may take long; nothing here takes longer without being broken."""
@@ -147,6 +152,13 @@ class Load:
     def end(self) -> dict:
         out, _ = self.process.communicate("", timeout=LIMIT_S)
         return json.loads(out)
+
+
+def facts_of(folder: Path, service: str) -> dict[str, Any] | None:
+    """As `hooke serve status --json`, from the supervisor itself; None where none answers."""
+    with contextlib.suppress(HookeError, OSError):
+        return ServiceFolder.of(Project.find(folder), service).send("status")
+    return None
 
 
 def post(service: Supervised, path: str, value: object, more: Mapping[str, str] | None = None) -> Any:

@@ -349,11 +349,16 @@ class Replicas:
             or share != self._standby_share
         ):
             return None
-        self.standby = None
         before, after = child.record.log, self._log(name)
         record = msgspec.structs.replace(child.record, name=name, log=after, started_at=time.time())
-        self._folder.rename_child(child.record, record)
-        os.replace(before, after)
+        try:
+            self._folder.rename_child(child.record, record)
+            os.replace(before, after)
+        except OSError:  # half renamed, no supervisor could find it
+            self.end_standby()
+            self._folder.forget_child(name)
+            raise
+        self.standby = None
         child.record, child.log_from = record, 0
         child.send(
             encode(BeginReplica(name=name, among=among, pass_on_bytes=self._pass_on(among))), time.monotonic()
