@@ -4,6 +4,7 @@ import http.server
 import json
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -247,3 +248,19 @@ def test_the_sqlite_file_says_what_mlflow_says(shop):
 @pytest.mark.filterwarnings("ignore")
 def test_the_server_says_what_mlflow_says(server, tmp_path):
     same_answers(server, RestRegistry(server, {}, elsewhere=nowhere), tmp_path)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_all_who_give_a_new_alias_at_the_same_moment_succeed(server, tmp_path):
+    from hooke.models.registries.mlflow_client import MlflowRegistry
+
+    filled(server, tmp_path)
+    registry = MlflowRegistry(server)
+    version = registry.versions("flights")[0]
+    aliases = [f"alias-{number}" for number in range(12)]
+    with ThreadPoolExecutor(8) as pool:
+        for alias in aliases:
+            list(pool.map(lambda _, alias=alias: registry.give(version, alias), range(8)))
+    assert {*aliases} <= {*registry.versions("flights")[0].aliases}

@@ -452,10 +452,12 @@ def _all_found(store: Store, keys: Sequence[str]) -> dict[str, Any]:
 def _each_key_is_computed_once(place: StorePlace) -> None:
     """Of several processes that claim, look up, compute, commit and release, one computes each key."""
     computed: list[str] = []
+    together = threading.Barrier(3)
 
     def work(store: Store) -> None:
         for number in range(15):
             key = f"{number:032x}"
+            together.wait(60)
             while store.find(key) is None:
                 claim = store.claim(key)
                 if claim is None:
@@ -464,6 +466,7 @@ def _each_key_is_computed_once(place: StorePlace) -> None:
                 with ExitStack() as held:
                     held.callback(claim.release)
                     if store.find(key) is None:
+                        time.sleep(0.01)  # to compute takes longer than to ask
                         computed.append(key)
                         store.commit(_entry(key, store.put(_value(number))))
 

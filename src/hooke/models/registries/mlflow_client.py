@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
+import random
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 from mlflow import MlflowClient
@@ -24,7 +25,8 @@ from hooke.tracking.mlflow_runs import RUN_TAG, run_filter
 __all__ = ["MlflowRegistry"]
 
 TRIES = 20
-"""Attempts to create a version, because several processes may request the same number at once."""
+"""Attempts to create a version or an alias, because several processes may request the same at once."""
+T = TypeVar("T")
 
 
 class MlflowRegistry:
@@ -130,8 +132,16 @@ class MlflowRegistry:
             raise self._refused(error) from error
 
     def give(self, version: RegisteredVersion, alias: str) -> None:
-        """Move an alias to this version."""
-        self._asked("set_registered_model_alias", version.name, alias, str(version.number))
+        """Move an alias to this version.
+
+        MLflow refuses all but one of those who give a new alias at the same moment: it looks whether the alias is there, and then adds it.
+        """
+        try:
+            _again(
+                lambda: self._client.set_registered_model_alias(version.name, alias, str(version.number))
+            )
+        except (MlflowException, OSError) as error:
+            raise self._refused(error) from error
 
     def _ensure(self, name: str) -> None:
         try:
@@ -141,17 +151,12 @@ class MlflowRegistry:
                 raise
 
     def _numbered(self, name: str, model: str, run: str, tags: Mapping[str, str]) -> RegisteredVersion:
-        for left in reversed(range(TRIES)):
-            try:
-                made = self._client.create_model_version(
-                    name, f"models:/{model}", run_id=run or None, tags=dict(tags), model_id=model
-                )
-                return _version(made, ())
-            except MlflowException:
-                if not left:
-                    raise
-                time.sleep(0.1)
-        raise AssertionError
+        made = _again(
+            lambda: self._client.create_model_version(
+                name, f"models:/{model}", run_id=run or None, tags=dict(tags), model_id=model
+            )
+        )
+        return _version(made, ())
 
     def _asked(self, method: str, *arguments: Any, **named: Any) -> Any:
         try:
@@ -166,6 +171,16 @@ class MlflowRegistry:
             why=_first_line(error),
             fix="check that it is running and that you may write there",
         )
+
+
+def _again(request: Callable[[], T]) -> T:
+    """Repeat a request that MLflow refuses because another came at the same moment."""
+    for _ in range(TRIES - 1):
+        try:
+            return request()
+        except MlflowException:
+            time.sleep(0.1 + random.random() / 10)
+    return request()
 
 
 def _first_line(error: Exception) -> str:
