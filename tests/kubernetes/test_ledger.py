@@ -140,36 +140,42 @@ def test_a_run_that_can_do_nothing_until_a_retry_has_no_pod_until_shortly_before
 def test_reap_removes_what_a_killed_driver_left_and_shows_that_nothing_is_left(driver):
     """Its pod cannot start, so nothing else would ever end it; a run beside it goes on."""
     driver.configure(workers="1")
-    living, beside = started_in(
-        driver, "job.py:slowly", "--on", "pods", "--json", "--", "--n", "8", "--hold", "12"
-    )
-    wait(lambda: running(driver, 1) and driver.there("v1/Pod"))
-    driver.configure(workers="1", more="gpus = 1")
-    killed, run = started_in(driver, "job.py:squares", "--on", "pods", "--", "--n", "6")
-    wait(lambda: events(driver, run, BackendTrouble))
-    driver.host.end(killed)
-    killed.communicate()
-    role = role_manifests(RUN_RIGHTS, account="runner", namespace="")[1]["rules"]
-    code, printed, said = driver.hooke("fleet", "reap", "pods")
-    assert code != 0
-    assert 'cannot list resource "leases"' in said, said
-    assert "hooke fleet rbac pods --reap" in said
-    more = role_manifests((*RUN_RIGHTS, *REAP_RIGHTS), account="runner", namespace="")[1]["rules"]
-    driver.admin.patch(ROLE, "runner", {"rules": more}, namespace=driver.namespace)
-    try:
-        code, printed, said = driver.hooke("fleet", "reap", "pods", within_s=180)
-        assert code == 0, said
-        assert printed == (
-            "pods: of drivers that are gone there are 0 pods, 0 jobs, 0 secrets, 0 services, 0 leases\n"
+    with driver.held():
+        living, beside = started_in(
+            driver, "job.py:slowly", "--on", "pods", "--json", "--", "--n", "2", "--hold", "1"
         )
-        assert f"looked in the namespace {driver.namespace} for pods, jobs, secrets, services, leases" in said
-        assert re.search(rf"of run {run} is gone; it had left 1 pod, 1 job, 1 secret, 1 lease", said), said
-        assert re.search(rf"of run {beside} lives; it keeps 1 pod, 1 job, 1 secret, 1 lease", said), said
-        assert of(ledger(driver, run), MachineGone), "its ledger says so, too"
-        here = f"hooke-{driver_of(driver, beside)}"
-        assert all(name.startswith(here) for name in left(driver)), left(driver)
-    finally:
-        driver.admin.patch(ROLE, "runner", {"rules": role}, namespace=driver.namespace)
+        wait(lambda: running(driver, 1) and driver.there("v1/Pod"))
+        driver.configure(workers="1", more="gpus = 1")
+        killed, run = started_in(driver, "job.py:squares", "--on", "pods", "--", "--n", "6")
+        wait(lambda: events(driver, run, BackendTrouble))
+        driver.host.end(killed)
+        killed.communicate()
+        role = role_manifests(RUN_RIGHTS, account="runner", namespace="")[1]["rules"]
+        code, printed, said = driver.hooke("fleet", "reap", "pods")
+        assert code != 0
+        assert 'cannot list resource "leases"' in said, said
+        assert "hooke fleet rbac pods --reap" in said
+        more = role_manifests((*RUN_RIGHTS, *REAP_RIGHTS), account="runner", namespace="")[1]["rules"]
+        driver.admin.patch(ROLE, "runner", {"rules": more}, namespace=driver.namespace)
+        try:
+            code, printed, said = driver.hooke("fleet", "reap", "pods", within_s=180)
+            assert code == 0, said
+            assert printed == (
+                "pods: of drivers that are gone there are 0 pods, 0 jobs, 0 secrets, 0 services, 0 leases\n"
+            )
+            assert (
+                f"looked in the namespace {driver.namespace} for pods, jobs, secrets, services, leases"
+                in said
+            )
+            assert re.search(rf"of run {run} is gone; it had left 1 pod, 1 job, 1 secret, 1 lease", said), (
+                said
+            )
+            assert re.search(rf"of run {beside} lives; it keeps 1 pod, 1 job, 1 secret, 1 lease", said), said
+            assert of(ledger(driver, run), MachineGone), "its ledger says so, too"
+            here = f"hooke-{driver_of(driver, beside)}"
+            assert all(name.startswith(here) for name in left(driver)), left(driver)
+        finally:
+            driver.admin.patch(ROLE, "runner", {"rules": role}, namespace=driver.namespace)
     printed, said = living.communicate(timeout=240)
     assert living.returncode == 0, said
     assert not events(driver, beside, AttemptFailed)

@@ -3,6 +3,7 @@
 The driver is a process on the cluster's node, so pods reach it; it is nobody, as pods are, so both can write to the store, a claim.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -56,9 +57,11 @@ def total(parts):
 def squares(n: int = 12, hold: float = 0.05):
     return total([square(x, hold) for x in range(n)])
 
-@task(retries=2)
+@task(retries=2, observe=False)
 def slow(x, hold):
     time.sleep(hold)
+    while os.path.exists("/var/tmp/store/held"):
+        time.sleep(0.1)
     return x + 1
 
 @pipeline
@@ -306,6 +309,16 @@ class Driver:
         planned = events(self, run, NodePlanned, home="/var/tmp/alone")
         return [each.key for each in planned], objects(self.host, "/var/tmp/alone/.hooke/store")
 
+    @contextlib.contextmanager
+    def held(self):
+        """No task `slow` that has begun inside ends there: pods start one after the other, and far apart on busy cores."""
+        file = self.host.path(f"{STORE}/held")
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
+
     def there(self, kind):
         return [each["metadata"]["name"] for each in self.admin.list(kind, namespace=self.namespace)[0]]
 
@@ -375,11 +388,13 @@ def test_pods_that_are_no_longer_needed_are_deleted_while_the_run_goes_on(driver
 
 def test_work_of_a_pod_that_is_deleted_or_evicted_goes_on_elsewhere(driver, admin):
     driver.configure(workers="2")
-    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "2", "--hold", "12")
-    run = wait(lambda: running(driver, 2))
-    first, second = driver.there("v1/Pod")
-    admin.delete("v1/Pod", first, namespace=driver.namespace, grace_s=0)
-    admin.evict(second, namespace=driver.namespace)
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "2", "--hold", "1")
+    with driver.held():
+        run = wait(lambda: running(driver, 2))
+        first, second = driver.there("v1/Pod")
+        admin.delete("v1/Pod", first, namespace=driver.namespace, grace_s=0)
+        admin.evict(second, namespace=driver.namespace)
+        wait(lambda: events(driver, run, AttemptFailed))
     printed, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     assert json.loads(printed)["result"] == [1, 2]
@@ -393,9 +408,10 @@ def test_work_of_a_pod_that_is_deleted_or_evicted_goes_on_elsewhere(driver, admi
 
 def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
     driver.configure(workers="2")
-    process = driver.start("run", "job.py:slowly", "--on", "pods", "--", "--n", "3", "--hold", "11")
-    run = wait(lambda: running(driver, 2))
-    driver.host.end(process)
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--", "--n", "3", "--hold", "1.5")
+    with driver.held():
+        run = wait(lambda: running(driver, 2))
+        driver.host.end(process)
     process.communicate()
     wait(lambda: not driver.left(), within_s=110)
     code, printed, said = driver.hooke("resume", run, "--json")
@@ -407,9 +423,10 @@ def test_pods_end_when_their_driver_is_killed_and_the_run_is_resumed(driver):
 def test_a_run_ends_although_the_api_server_is_frozen_and_says_what_may_be_left(driver, admin):
     """It would wait 35 s for each of its requests, of which there are two for each pod."""
     driver.configure(workers="3")
-    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "3", "--hold", "9")
-    run = wait(lambda: running(driver, 3))
-    driver.cluster.freeze("kube-apiserver")
+    process = driver.start("run", "job.py:slowly", "--on", "pods", "--json", "--", "--n", "3", "--hold", "2")
+    with driver.held():
+        run = wait(lambda: running(driver, 3))
+        driver.cluster.freeze("kube-apiserver")
     try:
         printed, said = process.communicate(timeout=150)
     finally:
