@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -137,9 +136,7 @@ class MlflowRegistry:
         MLflow refuses all but one of those who give a new alias at the same moment: it looks whether the alias is there, and then adds it.
         """
         try:
-            _again(
-                lambda: self._client.set_registered_model_alias(version.name, alias, str(version.number))
-            )
+            _again(lambda: self._client.set_registered_model_alias(version.name, alias, str(version.number)))
         except (MlflowException, OSError) as error:
             raise self._refused(error) from error
 
@@ -179,7 +176,7 @@ def _again(request: Callable[[], T]) -> T:
         try:
             return request()
         except MlflowException:
-            time.sleep(0.1 + random.random() / 10)
+            time.sleep(0.1)
     return request()
 
 
