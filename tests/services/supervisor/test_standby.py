@@ -79,6 +79,20 @@ def test_one_that_is_killed_is_missed_by_nobody(prepared):
     assert in_reserve(service, other_than=spare)
 
 
+def test_one_whose_log_cannot_be_renamed_is_ended_and_another_replica_starts(prepared):
+    service = prepared()
+    (first,) = pids(service, 1)
+    spare = in_reserve(service)
+    imported(service, spare)
+    for log in service.folder.rglob(f"replica-{STANDBY}.log"):
+        log.unlink()
+    assert hooke(service.folder, "scale", "2").returncode == 0
+    (other,) = set(pids(service, 2)) - {first}
+    assert other != spare
+    assert gone([spare])
+    assert in_reserve(service, other_than=spare)
+
+
 def test_a_supervisor_that_takes_over_ends_that_of_the_one_before(prepared):
     service = prepared()
     (first,) = pids(service, 1)
