@@ -91,8 +91,6 @@ class Graph:
     output: Any = None
     shared: Mapping[int, Any] = field(default_factory=dict, repr=False)
     """Identity -> a value that several nodes have as an argument or in one. Nothing changes it, so it is keyed and stored once."""
-    output_uses: tuple[Use, ...] = field(init=False)
-    """The distinct uses of nodes in `output`."""
     _parents: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
     _children: array[int] = field(init=False, repr=False)
     """Those of node 0, then those of node 1, and so on: a list for each node takes ten times the memory."""
@@ -103,15 +101,20 @@ class Graph:
     def __post_init__(self) -> None:
         parents = tuple([_used_by(node) for node in self.nodes])
         first_child, children = _turned(parents)
-        uses = dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output))
-        wanted = {use.node for use in uses}
+        wanted = {promise.node for promise in promises_in(self.output)}
         has_none = map(operator.eq, first_child, first_child[1:])
-        roots = [node for node, childless in enumerate(has_none) if childless or node in wanted]
-        object.__setattr__(self, "output_uses", tuple(uses))
+        # Not numbers of its own: a list of a million others takes 28 MB more.
+        numbers = map(operator.attrgetter("id"), self.nodes)
+        roots = [node for node, childless in zip(numbers, has_none, strict=True) if childless or node in wanted]
         object.__setattr__(self, "_parents", parents)
         object.__setattr__(self, "_children", children)
         object.__setattr__(self, "_first_child", first_child)
         object.__setattr__(self, "_roots", tuple(roots))
+
+    @property
+    def output_uses(self) -> tuple[Use, ...]:
+        """The distinct uses of nodes in `output`."""
+        return tuple(dict.fromkeys(Use(promise.node, promise.path) for promise in promises_in(self.output)))
 
     def parents(self, node: int) -> tuple[int, ...]:
         """Nodes whose results `node` uses, ascending."""

@@ -133,7 +133,7 @@ class Runner:
         self._unsettled = {""}
         """Why results must not be reused, as far as it was said."""
         self._renewed: set[str] = set()
-        """Keys of forced nodes that have run: another node with the same key uses the result."""
+        """Keys of nodes that have run, if any are forced: another node with the same key uses the result."""
         self._looks: dict[int, Look] = {}
         """Number of a call, below zero -> what it is part of."""
         self._next_looks: dict[float, Look] = {}
@@ -576,7 +576,7 @@ class Runner:
         if done.checkpoints:
             self._writes.remove_checkpoints(done.refs, done.checkpoints, self._parts.journal)
         for node in done.nodes:
-            if self._state.nodes[node].whole:
+            if self._parts.forced and self._state.nodes[node].whole:
                 self._renewed.add(self._parts.keys[node].key)
             self._look_again(node)
 
