@@ -158,9 +158,9 @@ class History:
 class Anew:
     """A task's counts, each from all its nodes."""
 
-    def __init__(self, task: TaskView) -> None:
+    def __init__(self, view: RunView, task: TaskView) -> None:
         self.task = task
-        self.nodes = list(task.nodes.values())
+        self.nodes = [node for node in view.nodes.values() if node.task is task]
         self.firsts = [started for node in self.nodes for started in node.firsts]
 
     def sum(self, name: str) -> int:
@@ -247,7 +247,7 @@ def run_row(view: RunView, now: float) -> dict:
 def remaining(view: RunView, now: float) -> tuple | None:
     if view.status != "running":
         return None
-    tasks = {name: Anew(task) for name, task in view.tasks.items()}
+    tasks = {name: Anew(view, task) for name, task in view.tasks.items()}
     works = {name: task.work_s(now) for name, task in tasks.items()}
     untimed = tuple(name for name, work in works.items() if work is None)
     slots = max(view.capacity.slots if view.capacity else 0, view.busy, 1)
@@ -284,7 +284,7 @@ def test_rows_are_what_all_nodes_say(seed):
             continue
         now = view.last_at + 0.1 * (at % 4)
         for row, task in zip(view.rows(now), view.tasks.values(), strict=True):
-            expected = Anew(task).row(now)
+            expected = Anew(view, task).row(now)
             assert {name: getattr(row, name) for name in expected} == expected
         expected, row = run_row(view, now), view.row(now)
         left = row.remaining and (row.remaining.seconds, row.remaining.untimed)
@@ -292,6 +292,29 @@ def test_rows_are_what_all_nodes_say(seed):
         # Equal sums of other orders differ in the last bit.
         assert left == (wanted and (pytest.approx(wanted[0], rel=1e-12), wanted[1]))
         assert {name: getattr(row, name) for name in expected} == expected
+
+
+@given(st.integers(0, 2**64))
+@settings(max_examples=200)
+def test_a_view_for_rows_alone_says_what_one_of_all_nodes_says(seed):
+    chance = random.Random(seed)
+    whole, lean = RunView(), RunView()
+    lean.only_rows = True
+    for event in History(chance).events:
+        node = whole.nodes.get(event.node) if hasattr(event, "node") else None
+        late = node is not None and (isinstance(event, NodePlanned) or node.complete)
+        if late or (isinstance(event, RunStarted) and whole.begun):  # a driver's view gets no such events
+            continue
+        for view in (whole, lean):
+            view.apply(event)
+        if chance.random() < 0.5:
+            now = whole.last_at + 0.1
+            assert snapshot_of(lean, now) == snapshot_of(whole, now)
+        if isinstance(event, AttemptFinished) and node is not None and node.planned.kind == "call":
+            assert (event.node in lean.nodes) == (not node.complete or bool(node.running))
+    assert {number: node.level for number, node in lean.nodes.items()} == {
+        number: node.level for number, node in whole.nodes.items() if number in lean.nodes
+    }
 
 
 # --- What it costs.

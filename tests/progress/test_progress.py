@@ -18,6 +18,7 @@ from hooke.journal.events import (
     AttemptStarted,
     CapacityChanged,
     Failure,
+    ItemsFound,
     NodePlanned,
     RunFinished,
     RunStarted,
@@ -135,14 +136,17 @@ def test_events_that_nobody_draws_yet_do_not_pile_up(monkeypatch):
             assert len(shown._unread) < 100
 
 
-def test_the_arguments_of_calls_are_not_kept():
-    """Those of a million calls are as large as all else that a display knows of them."""
-    planned = NodePlanned(node=0, task="t", key="k", inputs={"x": "key of x"}, shown={"x": "1"})
+def test_calls_share_a_plan_and_are_forgotten_once_they_are_over():
+    """A display of a million calls would take as much memory as all else that their driver knows of them."""
     with Drawn(Recorder, delay_s=3600.0) as shown:
-        shown.observe(planned)
-        (kept,) = shown._unread
-    assert (kept.inputs, kept.shown, kept.key) == ({}, {}, "k")
-    assert planned.shown == {"x": "1"}, "others see it as it was"
+        for node in range(3):
+            shown.observe(NodePlanned(node=node, task="t", key=str(node), shown={"x": str(node)}))
+        shown.observe(ItemsFound(node=1, lo=0, hi=1, ref=Ref("r", 0)))
+        (task,) = shown._snapshot().tasks
+        assert (task.nodes, task.cached, task.waiting) == (3, 1, 2)
+        first, last = shown._view.nodes.values()
+    assert first.planned is last.planned
+    assert (first.number, last.number) == (0, 2)
 
 
 @pytest.mark.heavy

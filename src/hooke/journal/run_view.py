@@ -193,6 +193,9 @@ class RunView:
     `status` is `new`, `running`, `finished`, `finished with failures`, `failed`, `stopped`, or `lost`: not finished, and
     `driver_alive(False)` was said. `nodes` are the graph's, `tasks` the same by task name in the order of the graph, `workers` those that
     are up. After a resume nodes are matched by key, so that what was done stays done and edited nodes begin anew.
+
+    With `only_rows`, calls that have their results are not among the nodes any more, and the others have the plan of a call of their
+    task: a million nodes take a tenth of the memory, and no row tells more of them.
     """
 
     def __init__(self) -> None:
@@ -219,6 +222,9 @@ class RunView:
         self._since: float | None = None
         self._spent_s = 0.0
         self._slot_use = SlotUse()
+        self.only_rows = False
+        self._alike: dict[tuple[object, ...], NodePlanned] = {}
+        """What rows and failures tell of a call's plan -> the plan of the first such call."""
         self._chain: _Chain | None = None
         """When the longest chain was found, and its seconds."""
         self._folds: dict[type[Any], Callable[[Any], None]] = {
@@ -444,7 +450,7 @@ class RunView:
             own = item_s[node.planned.task]
             if node.running and not node.waiting_count:  # its last items run already
                 own = max(0.0, own - (now - max(started.at for started in node.firsts)))
-            ends[number] = own + max((ends.get(parent, 0.0) for parent in node.planned.parents), default=0.0)
+            ends[number] = own + max((ends.get(parent, 0.0) for parent in node.parents), default=0.0)
         return max(ends.values(), default=0.0)
 
     # -- one fold per event ------------------------------------------------------------------------
@@ -502,12 +508,25 @@ class RunView:
 
     def _node_planned(self, event: NodePlanned) -> None:
         former = self._former.get(event.key)
-        node = NodeView(event, self._task(event.task))
+        node = NodeView(event, self._task(event.task), planned=self._plan_alike(event))
         if former:
             node.take_over(former.pop(0))
+        before = self.nodes.get(event.node)
         self.nodes[event.node] = node
         open_child(self.nodes, node)
-        node.task.add(node)
+        node.task.add(node, before)
+
+    def _plan_alike(self, event: NodePlanned) -> NodePlanned | None:
+        if not self.only_rows or event.kind != "call":
+            return None
+        told = (event.task, event.cpus, event.memory, event.retries, event.gang, event.least_ranks)
+        return self._alike.setdefault(told, event)
+
+    def _over(self, node: NodeView) -> None:
+        """A node may have become complete. Its task counts it once more, and may keep it until then."""
+        close_node(self.nodes, node)
+        if self.only_rows and node.complete and node.planned.kind == "call" and not node.running:
+            del self.nodes[node.number]
 
     def _task(self, name: str) -> TaskView:
         task = self.tasks.get(name)
@@ -537,7 +556,7 @@ class RunView:
             if node.found(event):
                 node.task.saved_s += event.seconds
             node.count_again()
-            close_node(self.nodes, node)
+            self._over(node)
 
     def _items_skipped(self, event: ItemsSkipped) -> None:
         node = self.nodes.get(event.node)
@@ -585,7 +604,7 @@ class RunView:
             self._map_expanded(event.expanded)
         node.task.ended(event, new)
         node.count_again()
-        close_node(self.nodes, node)
+        self._over(node)
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         node = self.nodes.get(event.node)
@@ -613,7 +632,7 @@ class RunView:
     def _size_from_parents(self, node: NodeView) -> None:
         """Set the length of maps that follow this map item by item, which have no event of their own for it."""
         if node.items is None:
-            parents = [self.nodes[parent] for parent in node.planned.parents if parent in self.nodes]
+            parents = [self.nodes[parent] for parent in node.parents if parent in self.nodes]
             sizes = {parent.items for parent in parents if parent.planned.kind == "map"} - {None}
             node.items = sizes.pop() if len(sizes) == 1 else None
 

@@ -89,7 +89,9 @@ class NodeView:
         "items",
         "level",
         "needed",
+        "number",
         "open_children",
+        "parents",
         "planned",
         "results",
         "running",
@@ -103,8 +105,11 @@ class NodeView:
         "unsettled",
     )
 
-    def __init__(self, planned: NodePlanned, task: TaskView) -> None:
-        self.planned = planned
+    def __init__(self, event: NodePlanned, task: TaskView, *, planned: NodePlanned | None = None) -> None:
+        """With `planned`, the plan of another node stands for its own, but for its number and its parents."""
+        self.number = event.node
+        self.parents = event.parents
+        self.planned = planned = planned or event
         self.task = task
         self.level = 0
         self.counted = NOTHING
@@ -210,7 +215,7 @@ class NodeView:
             self.twins_won,
             bool(self.running),
             is_open,
-            len(self.planned.parents) if is_open else 0,
+            len(self.parents) if is_open else 0,
         )
 
     def count_again(self) -> None:
@@ -397,7 +402,7 @@ def close_node(nodes: Mapping[int, NodeView], node: NodeView) -> None:
 
 
 def _parents(nodes: Mapping[int, NodeView], node: NodeView) -> list[NodeView]:
-    return [nodes[parent] for parent in set(node.planned.parents) if parent in nodes]
+    return [nodes[parent] for parent in set(node.parents) if parent in nodes]
 
 
 RATE_WINDOW_S = 30.0
@@ -506,7 +511,8 @@ class TaskView:
 
     def begin_anew(self) -> None:
         """A new driver resumes the run: it plans the nodes again, and the rate starts again."""
-        self.nodes: dict[int, NodeView] = {}
+        self._nodes = 0
+        self._first: NodePlanned | None = None
         self.changed: set[NodeView] = set()
         self.levels: set[int] = set()
         """Of its nodes: a path through the graph has at most one node of each."""
@@ -516,14 +522,14 @@ class TaskView:
         self._firsts: list[AttemptStarted] | None = None
         self._weight = 0.0
 
-    def add(self, node: NodeView) -> None:
-        """A node was planned, perhaps in place of one with the same number."""
-        number = node.planned.node
-        former = self.nodes.get(number)
-        if former is not None:
+    def add(self, node: NodeView, former: NodeView | None = None) -> None:
+        """A node was planned, perhaps in place of the `former` one with the same number."""
+        if former is not None and former.task is self:
             self.changed.discard(former)
             node.counted = former.counted
-        self.nodes[number] = node
+        else:
+            self._nodes += 1
+        self._first = self._first or node.planned
         self.levels.add(node.level)
         self.changed.add(node)
 
@@ -553,7 +559,7 @@ class TaskView:
             before.append(node.counted)
             after.append(counts)
             node.counted = counts
-            number = node.planned.node
+            number = node.number
             for kept, belongs in ((self._busy, counts.busy), (self._open, counts.open)):
                 if belongs:
                     kept[number] = node
@@ -702,12 +708,13 @@ class TaskView:
 
     def row(self, now: float) -> TaskRow:
         """The task at `now`."""
-        counts, first = self.counts, next(iter(self.nodes.values())).planned
+        counts, first = self.counts, self._first
+        assert first is not None  # a task is in a view from its first node on
         return TaskRow(
             task=self.name,
             state=self.state,
             kind=self.kind,
-            nodes=len(self.nodes),
+            nodes=self._nodes,
             items=self.items,
             waiting=self.waiting,
             running=self.running,

@@ -105,7 +105,9 @@ class Graph:
         has_none = map(operator.eq, first_child, first_child[1:])
         # Not numbers of its own: a list of a million others takes 28 MB more.
         numbers = map(operator.attrgetter("id"), self.nodes)
-        roots = [node for node, childless in zip(numbers, has_none, strict=True) if childless or node in wanted]
+        roots = [
+            node for node, childless in zip(numbers, has_none, strict=True) if childless or node in wanted
+        ]
         object.__setattr__(self, "_parents", parents)
         object.__setattr__(self, "_children", children)
         object.__setattr__(self, "_first_child", first_child)

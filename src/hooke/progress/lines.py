@@ -28,6 +28,7 @@ class Lines(AbstractContextManager["Lines"]):
     def __init__(self, out: TextIO, earlier: RunView | None = None) -> None:
         self._out = out
         self._view = RunView() if earlier is None else earlier
+        self._view.only_rows = True
         self._said: dict[str, str] = {}
         self._said_at: dict[str, float] = {}
         self._troubles: dict[str, int] = {}

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
-import msgspec
-
 from hooke.base.this_process import on_fork
-from hooke.journal.events import Event, NodePlanned
+from hooke.journal.events import Event
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display, RunSnapshot, snapshot_of
 
@@ -84,7 +82,6 @@ WATCH = ProgressClock()
 """The clock of this process: one thread for all runs, so only one draws at a time."""
 
 
-_NO_TEXTS: dict[str, str] = {}
 MOST_UNREAD = 10_000
 """At most so many events wait for the drawing thread; then the run's thread folds them, which bounds memory."""
 
@@ -122,6 +119,7 @@ class Drawn(AbstractContextManager["Drawn"]):
         self._due = 0.0
         self._unread: deque[Event] = deque()
         self._view = RunView() if earlier is None else earlier
+        self._view.only_rows = True
         self._folding = threading.Lock()  # never held while writing
         self._drawing = threading.Lock()
         self._display: Display | None = None
@@ -147,9 +145,6 @@ class Drawn(AbstractContextManager["Drawn"]):
 
     def observe(self, event: Event) -> None:
         """Queue the event for the next frame."""
-        if isinstance(event, NodePlanned):
-            # No frame shows the arguments, and those of a million nodes take as much memory as all else that is known of them.
-            event = msgspec.structs.replace(event, inputs=_NO_TEXTS, shown=_NO_TEXTS)
         self._unread.append(event)
         if len(self._unread) >= MOST_UNREAD:
             self._fold()
