@@ -149,8 +149,8 @@ class LastComesFirst(RunState):
 
     def _push(self, state):
         node = state.node.id
-        if node not in self._queued:
-            self._queued.add(node)
+        if not self._queued[node]:
+            self._queued[node] = 1
             self._ready.append((self._depth[node], node))
             self._ready.sort()
 

@@ -273,7 +273,7 @@ class _Run:
                     parents=graph.parents(node.id),
                     recipe=key.recipe if node.kind == "map" else "",
                     code={part.name: part.digest for part in key.code.parts},
-                    inputs=key.inputs,
+                    inputs=keys.inputs(node.id),
                     shown={name: repr(value) for name, value in node.arguments.items()},
                 )
             )

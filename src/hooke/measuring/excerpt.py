@@ -172,7 +172,7 @@ def _first_of(node: Node, count: int) -> int:
 def _first(column: Any, count: int) -> Sequence[Any]:
     """The first items of a column; for the results of another map, references to them."""
     if isinstance(column, MapPromise):
-        return [Promise(column.hooke_origin, (index,)) for index in range(count)]
+        return [Promise(column.hooke_origin, column.hooke_node, (index,)) for index in range(count)]
     shortened: Sequence[Any] = column[:count]
     return shortened
 

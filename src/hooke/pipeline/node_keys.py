@@ -34,21 +34,12 @@ __all__ = ["GraphKeys", "NodeKey", "data_bytes", "data_of"]
 
 
 class NodeKey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The key of a node and its ingredients."""
+    """The key of a node, and of what it is made with the keys of its inputs."""
 
     key: str
     recipe: str
     """For a map: the key of its code and constants, under which its items are stored."""
     code: CodePrint
-    names: tuple[str, ...]
-    """The parameters, in one tuple for all calls of a task."""
-    values: tuple[str, ...]
-    """The keys of their values."""
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Parameter -> key of its value."""
-        return dict(zip(self.names, self.values, strict=True))
 
 
 class GraphKeys:
@@ -63,6 +54,9 @@ class GraphKeys:
         self._begun: dict[tuple[int, str], bytes] = {}
         """Task and kind of node -> how the content of its recipes begins."""
         self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        """The parameters, in one tuple for all calls of a task."""
+        self._inputs: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+        """Of each node, its parameters and the keys of their values."""
         self._frames: dict[str, bytes] = {}
         """Parameter -> its frame in recipes."""
         self._indexed: dict[int, bytes] = {}
@@ -80,6 +74,14 @@ class GraphKeys:
 
     def __getitem__(self, node: int) -> NodeKey:
         return self.nodes[node]
+
+    def inputs(self, node: int) -> dict[str, str]:
+        """Parameter -> key of its value, until they are dropped."""
+        return dict(zip(*self._inputs[node], strict=True))
+
+    def drop_inputs(self) -> None:
+        """The journal has the inputs of all nodes: the keys of a million arguments take 150 MB."""
+        self._inputs.clear()
 
     def items(self, node: int) -> bytes | None:
         """The keys of a map's items, 16 bytes each; None while its list does not exist.
@@ -153,8 +155,8 @@ class GraphKeys:
 
     def _made(self, key: str, recipe: str, code: CodePrint, inputs: dict[str, str]) -> NodeKey:
         names = tuple(inputs)
-        names = self._names.setdefault(names, names)
-        return NodeKey(key=key, recipe=recipe, code=code, names=names, values=tuple(inputs.values()))
+        self._inputs.append((self._names.setdefault(names, names), tuple(inputs.values())))
+        return NodeKey(key=key, recipe=recipe, code=code)
 
     def _input(self, node: Node, name: str, value: object) -> str:
         where = f"argument `{name}` of `{node.task.name}`"

@@ -215,10 +215,9 @@ class TraceSession:
 # Not frozen, which would take four times as long for each call; nor a struct, since `import hooke` does without msgspec.
 @dataclass(slots=True, kw_only=True, eq=False)
 class PromiseOrigin:
-    """The call behind a promise: the graph node, its task, the line, and the known shape of its result."""
+    """What calls of a task on a line have in common: the task, the line, and the known shape of a result."""
 
     session: TraceSession
-    node: int
     task: str
     place: SourceLine
     shape: Shape | None = None
@@ -250,8 +249,8 @@ def short_argument(value: Any) -> str:
 @cache
 def _shown_result(task: str) -> str:
     """As `short_repr` of the result, which takes ten times as long, and may be an argument of each call."""
-    origin = PromiseOrigin(session=TraceSession(""), node=0, task=task, place=SourceLine("", 0))
-    return short_repr(Promise(origin))
+    origin = PromiseOrigin(session=TraceSession(""), task=task, place=SourceLine("", 0))
+    return short_repr(Promise(origin, 0))
 
 
 def _told(origin: PromiseOrigin, path: tuple[Any, ...], needs: str, fix: str) -> dict[str, str]:
@@ -281,14 +280,18 @@ class Promise:
     itself reads names that begin with `hooke_`.
     """
 
-    __slots__ = ("hooke_origin", "hooke_path", "hooke_shape")
+    __slots__ = ("hooke_node", "hooke_origin", "hooke_path", "hooke_shape")
 
     hooke_origin: PromiseOrigin
+    hooke_node: int
     hooke_path: tuple[Any, ...]
     hooke_shape: Shape | None
 
-    def __init__(self, origin: PromiseOrigin, path: tuple[Any, ...] = (), shape: Shape | None = None) -> None:
+    def __init__(
+        self, origin: PromiseOrigin, node: int, path: tuple[Any, ...] = (), shape: Shape | None = None
+    ) -> None:
         object.__setattr__(self, "hooke_origin", origin)
+        object.__setattr__(self, "hooke_node", node)
         object.__setattr__(self, "hooke_path", path)
         object.__setattr__(self, "hooke_shape", shape)
 
@@ -297,7 +300,7 @@ class Promise:
         """The graph node whose result this is."""
         if self.hooke_origin.session.is_open:
             raise no_attribute_error(self.hooke_origin, self.hooke_path, "node")
-        return self.hooke_origin.node
+        return self.hooke_node
 
     @property
     def path(self) -> tuple[Any, ...]:
@@ -310,7 +313,8 @@ class Promise:
         return f"<result of task {self.hooke_origin.task!r}{shown_path(self.hooke_path)}, not run yet>"
 
     def __getitem__(self, step: Any) -> Any:
-        return Promise(self.hooke_origin, (*self.hooke_path, _checked_step(self, step)), self._shape_at(step))
+        path = (*self.hooke_path, _checked_step(self, step))
+        return Promise(self.hooke_origin, self.hooke_node, path, self._shape_at(step))
 
     def __len__(self) -> int:
         if self.hooke_shape is None:
@@ -357,9 +361,9 @@ class MapPromise(Promise):
     hooke_partial: bool
 
     def __init__(
-        self, origin: PromiseOrigin, items: int | None, length_from: int, *, partial: bool = False
+        self, origin: PromiseOrigin, node: int, items: int | None, length_from: int, *, partial: bool = False
     ) -> None:
-        super().__init__(origin)
+        super().__init__(origin, node)
         object.__setattr__(self, "hooke_items", items)
         object.__setattr__(self, "hooke_length_from", length_from)
         object.__setattr__(self, "hooke_partial", partial)
@@ -392,7 +396,7 @@ class MapPromise(Promise):
             raise _refusal(self, f"the part {shown_path((checked,))}", PARTIAL)
         if self.hooke_items is None:
             shape = self.hooke_origin.shape if isinstance(checked, int) else None
-            return Promise(self.hooke_origin, (checked,), shape)
+            return Promise(self.hooke_origin, self.hooke_node, (checked,), shape)
         if isinstance(checked, slice):
             return [self._item(index) for index in range(self.hooke_items)[checked]]
         if not isinstance(checked, int):
@@ -405,7 +409,7 @@ class MapPromise(Promise):
             ) from None
 
     def _item(self, index: int) -> Promise:
-        return Promise(self.hooke_origin, (index,), self.hooke_origin.shape)
+        return Promise(self.hooke_origin, self.hooke_node, (index,), self.hooke_origin.shape)
 
     def _known(self, needs: str) -> int:
         if self.hooke_partial:

@@ -103,7 +103,8 @@ class RunState:
         """Node -> how often another process was found computing it."""
         self._retries = Retries(seed)
         self._ready: list[tuple[int, int]] = []
-        self._queued: set[int] = set()
+        self._queued = bytearray(len(graph.nodes))
+        """1 for a node that is in `_ready`."""
         self._depth = graph.depths()
         self._waiters = waiters_of(graph, [state.needs for state in self.nodes])
         self._unfinished_roots = set(graph.roots())
@@ -422,14 +423,14 @@ class RunState:
     def _push_first(self, state: NodeState) -> None:
         """A gang that has ended to go on with another number of ranks goes before all others: it had its room."""
         node = state.node.id
-        if node not in self._queued:
-            self._queued.add(node)
+        if not self._queued[node]:
+            self._queued[node] = 1
             heapq.heappush(self._ready, (-len(self.nodes) - 1, node))
 
     def _push(self, state: NodeState) -> None:
         node = state.node.id
-        if node not in self._queued:
-            self._queued.add(node)
+        if not self._queued[node]:
+            self._queued[node] = 1
             heapq.heappush(self._ready, (-self._depth[node], node))
 
     def _announce_done(self, state: NodeState, lo: int, hi: int) -> None:
@@ -634,7 +635,7 @@ class RunState:
             entry = heapq.heappop(self._ready)
             state = self.nodes[entry[1]]
             if not state.startable or entry[1] in self._pruned:
-                self._queued.discard(entry[1])
+                self._queued[entry[1]] = 0
                 continue
             lo, hi = (-1, -1) if state.items is None else state.choose(self._room.capacity.slots)
             request = self._request(state, lo)
@@ -655,7 +656,7 @@ class RunState:
             if state.open:
                 heapq.heappush(self._ready, entry)
             else:
-                self._queued.discard(entry[1])
+                self._queued[entry[1]] = 0
         for entry in passed:
             heapq.heappush(self._ready, entry)
         return effects

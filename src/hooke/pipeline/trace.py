@@ -100,6 +100,8 @@ class GraphTracer:
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
         self._places: dict[tuple[str, types.CodeType, int], SourceLine] = {}
+        self._origins: dict[tuple[int, int], PromiseOrigin] = {}
+        """One for the calls of a task on a line, by the identities of both."""
 
     def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a pipeline's body and record its calls."""
@@ -113,8 +115,8 @@ class GraphTracer:
         """Record a call."""
         binder = task.binder
         arguments, uses = self._taken(binder.subject, binder.bind(args, kwargs))
-        origin = self._add(task, arguments=arguments, uses=uses)
-        return Promise(origin, shape=task.shape)
+        node, origin = self._add(task, arguments=arguments, uses=uses)
+        return Promise(origin, node, shape=task.shape)
 
     def map(
         self,
@@ -136,7 +138,7 @@ class GraphTracer:
             raise _unpaired(task.name)
         partial = on_error == "continue" or follows_partial
         taken = [self._taken_column(subject, column, is_in_step=is_in_step) for column in columns]
-        origin = self._add(
+        node, origin = self._add(
             task,
             kind="map",
             arguments=arguments,
@@ -147,9 +149,9 @@ class GraphTracer:
             partial=partial,
             uses=(*uses, *chain.from_iterable(more for _, more in taken)),
         )
-        self._columns[origin.node] = [column for column, _ in taken]
-        length_from = origin.node if in_step_with is None else in_step_with
-        return MapPromise(origin, items, length_from, partial=partial)
+        self._columns[node] = [column for column, _ in taken]
+        length_from = node if in_step_with is None else in_step_with
+        return MapPromise(origin, node, items, length_from, partial=partial)
 
     def finish(self) -> None:
         """The body has ended: see that each call has its arguments as they were."""
@@ -176,17 +178,19 @@ class GraphTracer:
         for promise in promises:
             if promise.hooke_origin.session is not self.session:
                 raise _foreign(promise, self.session)
-        return tuple(Use(promise.hooke_origin.node, promise.hooke_path) for promise in promises)
+        return tuple(Use(promise.hooke_node, promise.hooke_path) for promise in promises)
 
     def _taken_column(
         self, subject: str, column: Any, *, is_in_step: bool
     ) -> tuple[dict[str, Any], tuple[Use, ...]]:
         taken, uses = self._taken(subject, {"": column})
         if is_in_step and isinstance(column, MapPromise):
-            uses = (Use(column.hooke_origin.node, elementwise=True),)
+            uses = (Use(column.hooke_node, elementwise=True),)
         return taken, uses
 
-    def _add(self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any) -> PromiseOrigin:
+    def _add(
+        self, task: Task[..., Any], *, uses: tuple[Use, ...], **fields: Any
+    ) -> tuple[int, PromiseOrigin]:
         place = user_place(self._places)
         node = Node(
             id=len(self.nodes),
@@ -196,9 +200,11 @@ class GraphTracer:
             **fields,
         )
         self.nodes.append(node)
-        return PromiseOrigin(
-            session=self.session, node=node.id, task=task.name, place=place, shape=task.shape
-        )
+        origin = self._origins.get((id(task), id(place)))
+        if origin is None:
+            origin = PromiseOrigin(session=self.session, task=task.name, place=place, shape=task.shape)
+            self._origins[id(task), id(place)] = origin
+        return node.id, origin
 
 
 def _returned(tracer: GraphTracer, output: Any) -> Any:

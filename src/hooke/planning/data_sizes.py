@@ -151,7 +151,7 @@ class DataSizes:
             self._check()
 
     def _add(self, node: Node, items: int | None) -> None:
-        own, names = self._past.own(node, self._keys[node.id].inputs, items)
+        own, names = self._past.own(node, self._keys.inputs(node.id), items)
         self.names.append(names)
         if items is None and self._scale is not None:
             items = self._past_items(node, own)

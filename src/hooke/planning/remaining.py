@@ -135,15 +135,15 @@ class Survey:
         return wanted
 
     def _left(self, node: Node) -> RemainingNode:
-        size, key = self._sizes[node.id], self._keys[node.id]
+        size, inputs = self._sizes[node.id], self._keys.inputs(node.id)
         parents = [(self._graph.nodes[at].kind, self._sizes[at]) for at in self._graph.parents(node.id)]
         return RemainingNode(
             node=node,
             items=None if size is None else size - self._stored[node.id],
             reads=reads_of(node.kind, size, parents),
-            code={part.name: part.digest for part in key.code.parts},
+            code={part.name: part.digest for part in self._keys[node.id].code.parts},
             constants={
-                name: key.inputs[name]
+                name: inputs[name]
                 for name, value in node.arguments.items()
                 if name not in self.data.names[node.id] and not promises_in(value)
             },

@@ -53,7 +53,7 @@ from hooke.pipeline.engine import EngineContext
 from hooke.pipeline.file_results import FileResults
 from hooke.pipeline.finished_results import Recovered, recover
 from hooke.pipeline.graph import Graph, Node
-from hooke.pipeline.node_keys import GraphKeys, NodeKey, data_of
+from hooke.pipeline.node_keys import GraphKeys, data_of
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.promise import short_argument
@@ -562,13 +562,16 @@ class Driver(msgspec.Struct, kw_only=True):
                     if part.digest not in seen:
                         seen.add(part.digest)
                         journal.hold(_seen(part))
-            journal.hold(self._planned(node, key, code[id(key.code)], data_of(node, sizes)))
+            journal.hold(self._planned(node, keys, code[id(key.code)], data_of(node, sizes)))
             if node.id % PLANNED_TOGETHER == 0:
                 journal.flush()
         journal.flush()
+        keys.drop_inputs()
 
-    def _planned(self, node: Node, key: NodeKey, code: dict[str, str], data: dict[str, int]) -> NodePlanned:
-        asked, is_map = node.task.resources, node.kind == "map"
+    def _planned(
+        self, node: Node, keys: GraphKeys, code: dict[str, str], data: dict[str, int]
+    ) -> NodePlanned:
+        key, asked, is_map = keys[node.id], node.task.resources, node.kind == "map"
         return NodePlanned(
             at=self.clock.now(),
             node=node.id,
@@ -580,7 +583,7 @@ class Driver(msgspec.Struct, kw_only=True):
             parents=self.graph.parents(node.id),
             code=code,
             notes=key.code.notes,
-            inputs=key.inputs,
+            inputs=keys.inputs(node.id),
             shown={name: short_argument(value) for name, value in node.arguments.items()},
             data=data,
             cpus=asked.cpus,

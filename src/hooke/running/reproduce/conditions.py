@@ -202,7 +202,7 @@ def _around_the_difference(was: str, now: str) -> tuple[str, str]:
 def _inputs(planned: NodePlanned, graph: Graph, keys: GraphKeys, node: int) -> Iterator[RunCondition]:
     arguments = graph.nodes[node].arguments
     for name, key in planned.inputs.items():
-        other = keys[node].inputs.get(name, "")
+        other = keys.inputs(node).get(name, "")
         if key == other:
             continue
         was = planned.shown.get(name, "")
