@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hooke.base.intervals import IntervalSet, OneSegment, SegmentMap
+from hooke.base.intervals import IntervalSet, OneItem, OneSegment, SegmentMap
 from hooke.base.ref import Ref
 
 TOP = 40
@@ -133,6 +133,30 @@ def test_a_map_of_one_item_is_as_a_map_of_many(steps: list[tuple[str, int, int]]
         assert list(real) == list(model)
         assert len(real) == len(model)
         assert list(real.items) == list(model.items)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("add", "remove", "contains", "within", "gaps")),
+            st.integers(0, 1),
+            st.integers(0, 2),
+        )
+    )
+)
+def test_a_set_of_one_item_is_as_a_set_of_many(steps: list[tuple[str, int, int]]) -> None:
+    real, model = OneItem(), IntervalSet()
+    for step, lo, hi in steps:
+        if step == "add":
+            hi = min(hi, 1)
+        assert getattr(real, step)(lo, hi) == getattr(model, step)(lo, hi)
+        assert (list(real), bool(real), real.count) == (list(model), bool(model), model.count)
+        assert not real or real.first(1) == model.first(1)
+
+
+def test_a_set_of_one_item_has_no_other() -> None:
+    with pytest.raises(ValueError, match="items 0..2 of one item"):
+        OneItem().add(0, 2)
 
 
 def test_a_map_of_one_item_has_no_other() -> None:

@@ -167,7 +167,7 @@ class TriesForEver(RunState):
     """Retries without end: failures of an item are not counted."""
 
     def _retry_or_fail(self, state, event, *, item):
-        state.failures.pop(item, None)
+        state.failures = None
         super()._retry_or_fail(state, event, item=item)
 
 

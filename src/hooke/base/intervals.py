@@ -9,7 +9,7 @@ import msgspec
 
 from hooke.base.ref import ItemsMadeFrom, MadeFrom, Ref
 
-__all__ = ["NO_ITEMS", "IntervalSet", "OneSegment", "Segment", "SegmentMap", "put_pieces", "split"]
+__all__ = ["NO_ITEMS", "IntervalSet", "OneItem", "OneSegment", "Segment", "SegmentMap", "put_pieces", "split"]
 
 Segment = tuple[int, int, Ref, int]
 """Items `lo..hi` are elements `start..` of the stored object: `(lo, hi, ref, start)`."""
@@ -133,6 +133,50 @@ class _FixedSet(IntervalSet):
         """Raises TypeError if it has items."""
         if self.count:
             raise TypeError(f"items {lo}..{hi} are removed from a set that others have")
+
+
+class OneItem(IntervalSet):
+    """A set of the one item of a call, for a third of the time."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(((0, 1),) if self.count else ())
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, lo: int, hi: int) -> None:
+        """As in IntervalSet. Raises ValueError for another item than 0."""
+        if lo < hi:
+            if (lo, hi) != (0, 1):
+                raise ValueError(f"items {lo}..{hi} of one item")
+            self.count = 1
+
+    def remove(self, lo: int, hi: int) -> None:
+        """As in IntervalSet."""
+        if lo <= 0 < hi:
+            self.count = 0
+
+    def contains(self, lo: int, hi: int) -> bool:
+        """As in IntervalSet."""
+        return lo >= hi or (self.count > 0 and (lo, hi) == (0, 1))
+
+    def within(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """As in IntervalSet."""
+        return [(0, 1)] if self.count and lo <= 0 < hi else []
+
+    def gaps(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """As in IntervalSet."""
+        lo += self.count > 0 and lo == 0
+        return [(lo, hi)] if lo < hi else []
+
+    def first(self, most: int) -> tuple[int, int]:  # noqa: ARG002 - of one item
+        """As in IntervalSet."""
+        return 0, 1
 
 
 NO_ITEMS = _FixedSet(0, 0)

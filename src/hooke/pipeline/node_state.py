@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from hooke.base.intervals import IntervalSet, OneSegment, SegmentMap
+from hooke.base.intervals import IntervalSet, OneItem, OneSegment, SegmentMap
 from hooke.journal.events import CapacityChanged, ItemsSkipped, RetryPlanned
 from hooke.pipeline.graph import Need, Node
 from hooke.pipeline.slots import ResourceRequest, SlotRoom, exceeds, memory_after
@@ -325,14 +325,16 @@ class ElasticItem(msgspec.Struct):
 
 
 _MADE_WHEN_READ: dict[str, Callable[[], Any]] = {
+    "done": SegmentMap,
     **dict.fromkeys(("left_out", "open", "taken", "alone"), IntervalSet),
-    **dict.fromkeys(("failures", "growths", "elastic"), dict),
+    **dict.fromkeys(("growths", "elastic"), dict),
     "sizer": ChunkSizer,
     "straggler_limit": StragglerLimit,
 }
 
 
-_WORK = ("open", "taken", "failures")
+_OF_CALLS: dict[str, Callable[[], Any]] = {"done": OneSegment, "open": OneItem, "taken": OneItem}
+_WORK = ("open", "taken")
 
 
 @dataclass(slots=True, eq=False)
@@ -367,7 +369,8 @@ class NodeState:
     open: IntervalSet = field(init=False, repr=False)
     taken: IntervalSet = field(init=False, repr=False)
     alone: IntervalSet = field(init=False, repr=False)
-    failures: dict[int, int] = field(init=False, repr=False)
+    failures: dict[int, int] | None = None
+    """Item -> how many attempts at it have failed; None if none has."""
     growths: dict[int, int] = field(init=False, repr=False)
     """Item -> how often its memory was doubled."""
     elastic: dict[int, ElasticItem] = field(init=False, repr=False)
@@ -377,11 +380,9 @@ class NodeState:
     def __getattr__(self, name: str) -> Any:
         """What most nodes never need is made when it is first read."""
         make = _MADE_WHEN_READ.get(name)
-        if name == "done":
-            make = OneSegment if self.node.kind == "call" else SegmentMap
         if make is None:
             raise AttributeError(f"a NodeState has no {name!r}")
-        made = make()
+        made = _OF_CALLS.get(name, make)() if self.node.kind == "call" else make()
         setattr(self, name, made)
         return made
 
@@ -397,9 +398,13 @@ class NodeState:
 
     def forget_work(self) -> None:
         """Let go of what a node that has run and is complete needs no more, for the memory."""
-        for name in ("open", "taken", "failures", "elastic") if self.plan.least_ranks else _WORK:
+        for name in ("open", "taken", "elastic") if self.plan.least_ranks else _WORK:
             if not getattr(self, name):
                 delattr(self, name)
+
+    def number(self, item: int) -> int:
+        """Of the next attempt at the item: 1 for the first, and one more for each that has failed."""
+        return 1 if self.failures is None else self.failures.get(item, 0) + 1
 
     def leave_out(self, lo: int, hi: int) -> None:
         """Items `lo..hi`, none of which is left out yet, get no result."""

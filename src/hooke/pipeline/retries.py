@@ -110,7 +110,10 @@ class Retries:
     def plan(self, state: NodeState, event: AttemptFailed, item: int, place: CapacityChanged) -> bool:
         """Plan a retry of a failed item (-1: the list of a map); False if there is none."""
         failure = event.failure
-        failures = state.failures[item] = state.failures.get(item, 0) + 1
+        failures = state.number(item)
+        if state.failures is None:
+            state.failures = {}
+        state.failures[item] = failures
         counted = failures - state.growths.get(item, 0) - _lost_hosts(state, item)
         if failure.kind == "OutOfMemory" and _grow(state, item, place):
             more = format_bytes(state.memory(item, place) or 0)
@@ -159,7 +162,7 @@ class Retries:
         if item >= 0:
             state.taken.add(item, item + 1)
             state.alone.add(item, item + 1)
-        number = state.failures[item] + 1
+        number = state.number(item)
         self.note(state, (item, item + 1), number=number, due=due, reason=reason, counted=counted)
 
 

@@ -120,6 +120,8 @@ class RunState:
     def apply(self, event: Event | LookedUp) -> None:
         """Fold one event. Other events are ignored; late and duplicate answers are counted."""
         match event:
+            case LookedUp():
+                self._lookup_answered(event)
             case AttemptFinished() | CallsFinished():
                 self._finished(event)
             case AttemptFailed():
@@ -133,8 +135,6 @@ class RunState:
             case MapExpanded():
                 self.nodes[event.node].tainted |= event.tainted
                 self._expanded(self.nodes[event.node], event.items)
-            case LookedUp():
-                self._lookup_answered(event)
             case CapacityChanged():
                 self._room.capacity = event
             case StopRequested():
@@ -761,7 +761,7 @@ class RunState:
         self.running[attempt] = RunningAttempt(
             node, lo, hi, False, request, submitted=self._now, twin=first, doubled=True
         )
-        number, memory = self.nodes[node].failures.get(lo, 0) + 1, request.memory or None
+        number, memory = self.nodes[node].number(lo), request.memory or None
         return Submit(attempt, node, lo, hi, number, memory=memory, twin_of=first, limit_s=running.limit_s)
 
     def _request(self, state: NodeState, lo: int) -> ResourceRequest:
@@ -770,7 +770,7 @@ class RunState:
 
     def _start(self, state: NodeState, lo: int, hi: int, request: ResourceRequest, *, short: bool) -> Submit:
         attempt, node = self._new_attempt(), state.node.id
-        number, memory = state.failures.get(lo, 0) + 1, request.memory or None
+        number, memory = state.number(lo), request.memory or None
         skips, state.skips = state.skips, 0
         if state.items is None:
             state.expanding = True
