@@ -349,15 +349,14 @@ def a_turn_begins_as_the_one_before_ended(patch):
 
 
 def what_was_missing_stays_missing(patch):
-    lacks = Packs.lacks
+    lacking = Packs.lacking
 
-    def remembered(self, name):
+    def remembered(self, names):
         missing = self.__dict__.setdefault("missing", set())
-        if lacks(self, name):
-            missing.add(name)
-        return name in missing
+        missing.update(itertools.compress(names, lacking(self, names)))
+        return [name in missing for name in names]
 
-    patch.setattr(Packs, "lacks", remembered)
+    patch.setattr(Packs, "lacking", remembered)
 
 
 def what_is_claimed_together_is_claimed_alone(patch):

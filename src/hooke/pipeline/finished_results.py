@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import msgspec
 
@@ -378,6 +378,11 @@ class Recovered(msgspec.Struct, kw_only=True):
     For each slot these are: one that had not begun, those that waited behind it, and a second attempt that was
     abandoned before it began.
     """
+
+    def lacking(self, calls: Mapping[int, str], store: Store) -> set[int]:
+        """Which of these calls, by their keys, certainly have no result, neither here nor in the store: one look for all of them."""
+        lacking = compress(calls.items(), store.lacking([*calls.values()]))
+        return {node for node, key in lacking if key not in self.known}
 
     def has_list(self, key: str, now: MapExpanded) -> bool:
         """Whether the dynamic map with this key had the same list as `now`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -74,6 +74,15 @@ class GraphKeys:
 
     def __getitem__(self, node: int) -> NodeKey:
         return self.nodes[node]
+
+    def of_calls(self, nodes: Iterable[int]) -> dict[int, str]:
+        """The keys of those of the nodes that are calls whose results are reused."""
+        known = self.graph.nodes
+        return {
+            node: self.nodes[node].key
+            for node in nodes
+            if known[node].kind == "call" and known[node].task.resources.cache
+        }
 
     def inputs(self, node: int) -> dict[str, str]:
         """Parameter -> key of its value, until they are dropped."""

@@ -113,6 +113,8 @@ class Runner:
         """So many of them, or fewer, are too few."""
         self._unlooked: set[int] = set()
         """Nodes that were claimed by this decision and are to be looked up again."""
+        self._lacking: set[int] = set()
+        """Calls of this decision that certainly have no result, by one look at the store for all of them."""
         self._refused: set[int] = set()
         """Nodes that this decision would start, and another process, or another node of this run, has the claim."""
         self._waiting_for_claim: dict[str, set[int]] = {}
@@ -226,8 +228,10 @@ class Runner:
             return []
         lookups = [effect.node for effect in effects if isinstance(effect, Lookup)]
         with self._parts.store.read_ahead((key for node in lookups for key in self._asked_for(node)), learnt):
+            calls = self._parts.keys.of_calls([*lookups, *self._unlooked])
+            self._lacking = self._parts.recovered.lacking(calls, self._parts.store)
             under_way = [self._perform(effect) for effect in effects]
-        self._refused.clear()
+        self._refused, self._lacking = set(), set()
         self._release(self._unlooked)  # those that need no attempt any more, or not yet
         self._unlooked.clear()
         return under_way
@@ -273,8 +277,8 @@ class Runner:
         """Whether the engine has what it follows, and nothing is stored for it that may count once that has its result."""
         if submit.attempt not in self._state.running or submit.after not in self._submitted:
             return False
-        store = self._parts.store
-        return all(store.lacks(k) or not store.find(k, lambda _: True) for k in self._asked_for(submit.node))
+        store, keys = self._parts.store, self._asked_for(submit.node)
+        return all(store.lacking(keys)) or not any(store.find(key, lambda _: True) for key in keys)
 
     def _submit_made(self) -> None:
         """Submit all calls of this turn together, which costs less than one by one."""
@@ -383,7 +387,7 @@ class Runner:
             return False
         if node in self._unlooked:
             self._unlooked.discard(node)
-            found = self._look_up(node)
+            found = node not in self._lacking and self._look_up(node)
             if self._asks_workers(node):
                 self._state.apply(LookedUp(node, asked=True, attempt=submit.attempt))
                 return False
@@ -596,10 +600,10 @@ class Runner:
 
     def _look_up_or_ask(self, node: int) -> None:
         """Answer a Lookup; later, if only a worker can say which results count."""
-        if node in self._waiting_for_look:
-            return
-        self._look_up(node)
-        self._state.apply(LookedUp(node, asked=self._asks_workers(node)))
+        if node not in self._waiting_for_look:
+            if node not in self._lacking:
+                self._look_up(node)
+            self._state.apply(LookedUp(node, asked=self._asks_workers(node)))
 
     @property
     def _is_in_doubt(self) -> bool:
@@ -693,9 +697,7 @@ class Runner:
         if state.items is None and state.node.is_dynamic:
             self._find_expansion(node)
         keys = self._parts.keys.indexed(node)
-        if keys is None:
-            return False
-        return self._find_items(node, keys)
+        return keys is not None and self._find_items(node, keys)
 
     def _asked_for(self, node: int) -> list[str]:
         """The keys that a lookup of the node asks the store for; those of items are found by their map's."""
@@ -710,8 +712,6 @@ class Runner:
 
     def _find(self, node: int, key: str, *, listed: bool = False) -> Entry | None:
         """A stored result that counts. One that counts by the results it was computed from is committed with what those were made from."""
-        if self._parts.store.lacks(key):
-            return None
         entry = self._parts.store.find(key, self._counts(node, listed=listed))
         if self._is_in_doubt:
             return None

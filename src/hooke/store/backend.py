@@ -170,8 +170,8 @@ class Refreshing(Protocol):
         """Inside, this thread finds what was there at the beginning, and what it writes itself; what others write later it may not."""
         ...
 
-    def lacks(self, name: str) -> bool:
-        """Whether the name certainly has no bytes. False where `read` must say, as outside of `refreshed`."""
+    def lacking(self, names: Sequence[str]) -> list[bool]:
+        """Whether each name certainly has no bytes. False where `read` must say, as outside of `refreshed`."""
         ...
 
 

@@ -406,7 +406,9 @@ class PackFile:
             found = self.record(offset) if offset is not None else None
             return found if found is not None and found.state != DEAD else None
         best = None
-        for offset in self._indexed(hashed) if self._may_hold(hashed) else ():
+        if not self._may_hold(hashed):
+            return None
+        for offset in self._indexed(hashed):
             found = self.record(offset)
             if found is None or found.name != name or found.state == DEAD:
                 continue
@@ -480,9 +482,11 @@ class PackFile:
         os.fsync(self._fd)
         pairs: list[tuple[int, int]] = []
         content = map_file(self._fd, self.end) if self.end else memoryview(b"")
-        for name in self._names:
-            for offset in self.offsets(name, 0):
-                if _state(content[offset + _STATE_AT]) != DEAD:
+        older = self._older
+        for name, newest in self._names.items():
+            for offset in (*older[name], newest) if name in older else (newest,):
+                state = content[offset + _STATE_AT]
+                if state == LIVE or _state(state) != DEAD:
                     pairs.append((hash_of(name), offset))
                     if (group := _group(name)) is not None:
                         pairs.append((hash_of(group), offset))

@@ -224,16 +224,23 @@ class Packs:
         finally:
             self._looking.depth -= 1
 
-    def lacks(self, name: str) -> bool:
-        """Inside of `refreshed`: whether the name has no record, and no file."""
-        if not self._looking.depth or name not in self._absent:
-            return False
+    def lacking(self, names: Sequence[str]) -> list[bool]:
+        """Inside of `refreshed`: whether each name has no record, and no file."""
+        if not self._looking.depth or self._listed is None:
+            return [False] * len(names)
         with self._lock:
-            # Again: another thread may have learned meanwhile that there are other packs.
-            known = name in self._absent
-            for pack in self._open:
-                known = known and not pack.knows(name)
-        return known and not self.may_be_file(name)
+            return [
+                (name in self._absent or self._find_closed(name) is None)
+                and not self._is_in_open(name)
+                and not (self._files and self.may_be_file(name))
+                for name in names
+            ]
+
+    def _is_in_open(self, name: str) -> bool:
+        for pack in self._open:  # noqa: SIM110 - any() takes twice as long
+            if pack.knows(name):
+                return True
+        return False
 
     def find(self, name: str, *, fresh: bool = False) -> PackRecord | None:
         """The newest record of the name that is not removed; with `fresh`, as of now in any case."""
@@ -343,31 +350,31 @@ class Packs:
 
     # -- writing ---------------------------------------------------------------------------------------
 
-    def append(self, records: Sequence[tuple[str, bytes]]) -> list[PackRecord]:
-        """Write the records with one append. Raises OSError; then none of them is there."""
+    def append(self, records: Sequence[tuple[str, bytes]]) -> PackRecord:
+        """Write the records with one append, and return the last of them. Raises OSError; then none of them is there."""
         with self._lock:
             self._refresh()
             own = self._writable()
             used, offset = int(time.time()) + 1, own.end
-            made: list[PackRecord] = []
+            places: list[tuple[int, str]] = []
             pieces: list[bytes] = []
             for name, data in records:
-                former = self._find(name)
+                is_new = name in self._absent and not self._is_in_open(name)
+                former = None if is_new else self._find(name)
                 self._last = max(
                     time.time_ns(), self._last + 1, former.sequence + 1 if former is not None else 0
                 )
                 pieces.append(packed(own.salt, name, data, sequence=self._last, used=used))
-                made.append(
-                    PackRecord(own, offset, LIVE, used, self._last, name, len(data), memoryview(data))
-                )
+                places.append((offset, name))
                 offset += len(pieces[-1])
             own.append(b"".join(pieces))
-            for record in made:
-                own.learn(record.offset, record.name)
+            for place in places:
+                own.learn(*place)
             own.end = own.size = offset
             if own.end >= FULL_BYTES:
                 self._retire(own)
-            return made
+            name, data = records[-1]
+            return PackRecord(own, places[-1][0], LIVE, used, self._last, name, len(data), memoryview(data))
 
     def _writable(self) -> PackFile:
         """This process's pack, whose end is that of its file."""

@@ -330,8 +330,6 @@ class Store:
         Of results that were made from observed inputs it is the newest that `counts`; without that, none does.
         """
         name = _entry_name(key)
-        if self._lacks(name):
-            return None
         content = self._records.read(name)
         if content is None:
             return None
@@ -344,12 +342,11 @@ class Store:
                 return each
         return None
 
-    def lacks(self, key: str) -> bool:
-        """Inside of `read_ahead`: whether `find` certainly has nothing for the key, whatever counts; False if it must be asked."""
-        return self._lacks(_entry_name(key))
-
-    def _lacks(self, name: str) -> bool:
-        return self._refreshing is not None and self._refreshing.lacks(name)
+    def lacking(self, keys: Sequence[str]) -> list[bool]:
+        """Inside of `read_ahead`: whether `find` certainly has nothing for each key, whatever counts; False if it must be asked."""
+        if self._refreshing is None:
+            return [False] * len(keys)
+        return self._refreshing.lacking([_entry_name(key) for key in keys])
 
     def commit(self, entry: Entry) -> None:
         """Make `find(entry.key)` return `entry`, in all processes. Raises StoreFull.

@@ -407,6 +407,9 @@ def _what_is_asked_together_is_asked_now(place: StorePlace) -> None:
         other.release([claim for claim in claims if claim is not None])
         with other.read_ahead(keys):
             for _ in range(2):  # what is remembered from the first time is as true
+                assert not any(other.lacking(keys)[:turn]), (
+                    "what was committed before is not said to be missing at the beginning"
+                )
                 assert [other.find(each) is not None for each in keys[: turn + 1]] == [True] * turn + [
                     False
                 ], "what was committed before is found at the beginning"
@@ -416,6 +419,7 @@ def _what_is_asked_together_is_asked_now(place: StorePlace) -> None:
             own = "f" * 31 + f"{turn:x}"
             other.commit(_entry(own, other.put(_value(turn))))
             assert other.find(own) is not None, "what it commits itself it finds"
+            assert other.lacking([own]) == [False], "and it is not said to be missing"
             with one.together():
                 one.commit(_entry(key, one.put(_value(turn))))
                 one.commit_items(_MAP, bytes.fromhex(key), one.put([turn]), task="m", run="r", seconds=1.0)
@@ -468,6 +472,7 @@ def _each_key_is_computed_once(place: StorePlace) -> None:
                     if store.find(key) is None:
                         time.sleep(0.01)  # to compute takes longer than to ask
                         computed.append(key)
+                        time.sleep(0.001)  # without a claim, the others come here now
                         store.commit(_entry(key, store.put(_value(number))))
 
     with ThreadPoolExecutor(3) as pool:

@@ -98,19 +98,19 @@ class FolderBackend:
         if self._waiting.depth:
             self._waiting.records[name] = data
             return b""
-        (record,) = self._append_all([(name, data)])
-        return _packed_stamp(record)
+        return _packed_stamp(self._append_all([(name, data)]))
 
-    def _append_all(self, records: Sequence[tuple[str, bytes]]) -> list[PackRecord]:
+    def _append_all(self, records: Sequence[tuple[str, bytes]]) -> PackRecord:
+        """Returns the last of them."""
         try:
-            made = self._packs.append(records)
+            last = self._packs.append(records)
         except OSError as error:
             raise self._explained(error, sum(len(data) for _, data in records)) from error
-        self._sync([made[-1].pack.path], wait=False)
+        self._sync([last.pack.path], wait=False)
         for name, _ in records:
             if self._packs.may_be_file(name):
                 self._replace_file(name)
-        return made
+        return last
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -127,9 +127,12 @@ class FolderBackend:
         """See Refreshing. Files beside the packs are always as they are now."""
         return self._packs.refreshed()
 
-    def lacks(self, name: str) -> bool:
+    def lacking(self, names: Sequence[str]) -> list[bool]:
         """See Refreshing."""
-        return self._packs.lacks(name) and name not in self._waiting.records
+        lacking = self._packs.lacking(names)
+        if waiting := self._waiting.records:
+            return [each and name not in waiting for each, name in zip(lacking, names, strict=True)]
+        return lacking
 
     def _flush(self) -> None:
         """Write what this thread has kept back."""
