@@ -317,6 +317,21 @@ def test_a_view_for_rows_alone_says_what_one_of_all_nodes_says(seed):
     }
 
 
+def test_a_view_for_rows_alone_matches_nodes_by_their_own_keys_after_a_resume():
+    view = RunView()
+    view.only_rows = True
+    resumed = RunStarted(run="r", pipeline="p", entry="f.py:p", resumed=True)
+    for event in (
+        BEGUN,
+        *[NodePlanned(node=node, task="t", key=f"k{node}") for node in range(2)],
+        AttemptStarted(node=0, attempt=1, lo=0, hi=1, worker="w"),
+        resumed,
+        *[NodePlanned(node=node, task="t", key=f"k{1 - node}") for node in range(2)],
+    ):
+        view.apply(event)
+    assert [node.attempts for node in view.nodes.values()] == [0, 1]
+
+
 # --- What it costs.
 
 

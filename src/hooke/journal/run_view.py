@@ -474,7 +474,7 @@ class RunView:
         self._former = {}
         for node in self.nodes.values():
             node.no_longer_runs()
-            self._former.setdefault(node.planned.key, []).append(node)
+            self._former.setdefault(node.key, []).append(node)
         self._former_tasks = dict(self.tasks)
         self.nodes.clear()
         self.tasks.clear()

@@ -87,6 +87,7 @@ class NodeView:
         "failure",
         "failures",
         "items",
+        "key",
         "level",
         "needed",
         "number",
@@ -106,9 +107,8 @@ class NodeView:
     )
 
     def __init__(self, event: NodePlanned, task: TaskView, *, planned: NodePlanned | None = None) -> None:
-        """With `planned`, the plan of another node stands for its own, but for its number and its parents."""
-        self.number = event.node
-        self.parents = event.parents
+        """With `planned`, the plan of another node stands for its own, but for its number, its key and its parents."""
+        self.number, self.key, self.parents = event.node, event.key, event.parents
         self.planned = planned = planned or event
         self.task = task
         self.level = 0
