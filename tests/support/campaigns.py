@@ -89,6 +89,17 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.providers.test_lambda_cloud",
+            tests=8,
+            unit="histories",
+            sample=160,
+            full=2000,
+            seconds=110,
+        ),
+        Campaign(
+            module="tests.providers.test_lambda_kills", tests=1, unit="kills", sample=8, full=50, seconds=100
+        ),
+        Campaign(
             module="tests.running.test_concurrent_runs",
             tests=1,
             unit="trials",

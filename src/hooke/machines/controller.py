@@ -497,7 +497,8 @@ class ControllerTurn:
         if len(known) > aim:
             self._give_up(known, len(known) - aim)
         elif self.now >= self.not_before:
-            for _ in range(min(aim - len(of_use), most - len(self.members))):
+            missing = min(aim - len(of_use), most - len(self.members))
+            for _ in range(min(missing, 1) if self.facts.launch_s else missing):
                 self._launch(f"{len(of_use)} of {self.fleet.wanted} are there")
 
     def _end_all(self, by: str) -> None:
@@ -513,6 +514,7 @@ class ControllerTurn:
         price = self.facts.usd_per_hour
         self._note(LaunchIntended(at=self.now, token=token, reason=reason, usd_per_hour=price))
         self.members[token] = FleetMember(token=token, asked_at=self.now)
+        self.not_before = max(self.not_before, self.now + self.facts.launch_s)
         self.out.append(Launch(token))
 
     def _give_up(self, of_use: list[FleetMember], count: int) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "ProviderFacts",
+    "RateLimited",
     "Unreachable",
 ]
 
@@ -51,6 +52,12 @@ class Impossible(ProviderError):
     kind = "impossible"
 
 
+class RateLimited(ProviderError):
+    """The provider has had too many requests; nothing was done."""
+
+    kind = "rate"
+
+
 class Unreachable(ProviderError):
     """No answer, or one that asks for a retry: the call may or may not have taken effect."""
 
@@ -67,6 +74,8 @@ class ProviderFacts:
     """A machine is listed within this time after its launch, or never."""
     look_s: float = 1.0
     """Time between two listings."""
+    launch_s: float = 0.0
+    """Time between two launches, where the provider limits their rate."""
     sure: bool = False
     """Whether a machine that is not listed after `visible_s` does not exist: listings are always complete and current."""
     calls: int = 1
