@@ -20,6 +20,7 @@ from hooke.base.files import FileLock, write_atomic, writing
 from hooke.base.formats import did_you_mean, format_seconds
 from hooke.base.units import parse_seconds
 from hooke.fleets.cluster_keeper import KEEPER_NOTE, ClusterKeeper
+from hooke.fleets.renting import RentOptions, user_data_of
 from hooke.journal import fleet_events
 from hooke.machines.controller import Caps, MachinePhase
 from hooke.machines.keeper import FleetKeeper, Ledger, records_of
@@ -38,10 +39,14 @@ PROVIDERS = Plugins(
     {
         "dask": "hooke.providers.dask_cluster:DaskCluster",
         "kubernetes": "hooke.providers.kubernetes_pods:KubernetesPods",
+        "lambda": "hooke.providers.lambda_cloud:LambdaCloud",
         "processes": "hooke.providers.processes:Processes",
     },
     {"dask": "dask"},
 )
+
+HEAD = "up"
+"""Exists while a `hooke fleet up` runs."""
 
 KEPT = "fleet.json"
 """The settings of the fleet's machines, with which they can be ended even when hooke.toml no longer has the fleet."""
@@ -53,8 +58,11 @@ _ELSE = "; other keys of [fleets.NAME]: " + ", ".join(
 _FIXES = {
     "dask": f'cluster = "clusters.py:ours", a function that returns a Dask cluster{_ELSE}',
     "kubernetes": f'image = "REGISTRY/NAME:TAG", command = ["dask", "worker", "tls://HOST:PORT"]{_ELSE}',
+    "lambda": f'instance = "gpu_1x_a10", ssh_key = "NAME", join = "HOST:8788"{_ELSE}',
     "processes": f'command = ["python", "worker.py"]{_ELSE}',
 }
+RENTED = {"lambda"}
+"""Providers of machines that join by certificate; their options are those of `RentOptions`, too."""
 
 
 class FleetFolder:
@@ -112,9 +120,22 @@ class FleetFolder:
     def _options(self) -> dict[str, Any]:
         """The provider's own options; `cluster` names a function by file and name, which is called."""
         options = dict(self.settings.options)
+        if self.settings.provider in RENTED:
+            rent, options = RentOptions.split(options)
+            options["user_data"] = user_data_of(self._project, self.name, rent)
         if self.settings.provider == "dask" and isinstance(text := options.get("cluster"), str):
             options["cluster"] = _cluster(str(self._project.root / text))
         return options
+
+    @property
+    def rent(self) -> RentOptions:
+        """The options of a rented fleet. Raises UsageError where its machines are not rented."""
+        if self.settings.provider not in RENTED:
+            raise UsageError(
+                f"the machines of the fleet {self.name} are not rented: its provider is {self.settings.provider!r}",
+                fix=f"hooke fleet scale {self.name} N; or provider = {' or '.join(map(repr, sorted(RENTED)))} in hooke.toml",
+            )
+        return RentOptions.split(self.settings.options)[0]
 
     @property
     def detached(self) -> bool:
@@ -186,6 +207,34 @@ class FleetFolder:
         finally:
             close_provider(provider)
 
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks a `hooke fleet up` of this fleet to end all machines."""
+        return self.path / "stop"
+
+    def ask_to_stop(self, patience_s: float) -> None:
+        """Have a `hooke fleet up` of this fleet end, where one is running, and wait for it. Raises UsageError where it has not ended by then."""
+        lock = FileLock(self.path / "controller.lock")
+        if not (self.path / HEAD).exists() or not lock.taken():
+            return
+        self.stop_file.touch()
+        deadline = time.monotonic() + patience_s
+        while lock.taken():
+            if time.monotonic() > deadline:
+                raise UsageError(f"hooke fleet up of the fleet {self.name} has not ended yet", fix="wait longer: --wait")
+            time.sleep(0.1)
+
+    @contextmanager
+    def headed(self) -> Iterator[None]:
+        """Mark that a `hooke fleet up` keeps this fleet, which `ask_to_stop` ends. Only while the fleet is `kept`."""
+        self.stop_file.unlink(missing_ok=True)
+        (self.path / HEAD).touch()
+        try:
+            yield
+        finally:
+            for file in (self.path / HEAD, self.stop_file):
+                file.unlink(missing_ok=True)
+
     def _keep_settings(self) -> None:
         file, facts = self.path / KEPT, msgspec.json.encode(self.settings)
         if not file.is_file() or file.read_bytes() != facts:
@@ -244,14 +293,17 @@ def find_fleet(project: Project, name: str) -> FleetFolder:
     raise UsageError(what, fix=f"{did_you_mean(name, found)}name one of: {', '.join(found)}")
 
 
-def settle(keeper: FleetKeeper, *, patience_s: float, logs: Path) -> None:
+def settle(
+    keeper: FleetKeeper, *, patience_s: float, logs: Path, check: Callable[[], object] = lambda: None
+) -> None:
     """Turn until the fleet has the wanted size. Raises HookeError where it has not after `patience_s`; the request stays in force.
 
-    Raises it at once where the machine is impossible, or the account lacks a right.
+    Raises it at once where the machine is impossible, or the account lacks a right. `check` is called in each turn; what it raises goes on.
     """
     deadline = time.monotonic() + patience_s
     pause = keeper.turn()
     while not keeper.fleet.settled:
+        check()
         if isinstance(keeper.refused, Impossible):
             raise HookeError(
                 f"the fleet {keeper.fleet.name} cannot get a machine",

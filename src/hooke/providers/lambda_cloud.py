@@ -437,7 +437,8 @@ class LambdaCloud:
         """Terminate it."""
         self._api.terminate(machine)
 
-    def _region(self) -> str:
+    def offer(self) -> InstanceOffer:
+        """The fleet's instance type as it is offered now. Raises Impossible where it does not exist or costs more than the fleet was told."""
         name = self._options.instance
         offers = {each.name: each for each in self._api.offers()}
         offer = offers.get(name)
@@ -451,12 +452,17 @@ class LambdaCloud:
                 f"{name} costs ${offer.usd_per_hour:.2f}/h now, more than the ${self.facts.usd_per_hour:.2f}/h of the fleet's price",
                 fix=f"write usd_per_hour = {offer.usd_per_hour:.2f} instead of price, or update the price list: hooke prices update FILE",
             )
+        return offer
+
+    def _region(self) -> str:
+        """A region with capacity. Raises NoCapacity."""
+        offer = self.offer()
         allowed = self._options.regions or offer.regions
         found = next((region for region in allowed if region in offer.regions), None)
         if found is None:
             where = f" in {', '.join(allowed)}" if self._options.regions else ""
             elsewhere = f"there is in {', '.join(offer.regions)}" if offer.regions else "nor is there anywhere"
-            raise NoCapacity(f"Lambda Cloud has no {name}{where} now", why=elsewhere)
+            raise NoCapacity(f"Lambda Cloud has no {offer.name}{where} now", why=elsewhere)
         return found
 
     def _name(self, token: str) -> str:

@@ -22,6 +22,7 @@ from hooke.certificates.tokens import Token
 from hooke.cli.entry import Commands
 from hooke.cli.options import in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
+from hooke.cli.verbs.fleet_up import up
 from hooke.fleets import membership
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, fleets_of, line_of, settle
 from hooke.journal.fleet_events import FleetDecided, LedgerRecord
@@ -206,7 +207,7 @@ def fleet() -> None:
     """Manage billable machines ([fleets.NAME] in hooke.toml) and the certificates of fleets."""
 
 
-for _verb in VERBS:
+for _verb in (*VERBS, up):
     fleet.add_command(_verb)
 
 
@@ -306,8 +307,9 @@ def drain(*, name: str, wait: str, as_json: bool, project: Project) -> int:
 @json_option
 @in_project
 def down(*, name: str, wait: str, as_json: bool, project: Project) -> int:
-    """End every machine of the fleet NAME now, even a busy one."""
+    """End every machine of the fleet NAME now, even a busy one. A `hooke fleet up` that keeps the fleet ends, too."""
     chosen = find_fleet(project, name)
+    chosen.ask_to_stop(parse_seconds(wait, name="--wait"))
     return _do(chosen, lambda keeper: keeper.down("hooke fleet down"), wait, as_json=as_json)
 
 

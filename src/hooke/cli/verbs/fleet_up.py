@@ -1,0 +1,174 @@
+"""`hooke fleet up`: a plan with its price, consent, rented machines that have joined and run a first task, and their end."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from hooke.base.clock import SystemClock
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.units import parse_seconds, parse_usd
+from hooke.cli.options import in_project
+from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, line_of, settle
+from hooke.fleets.renting import FleetEnd, FleetHead, RentBudget, check_by_tasks, keep_rented
+from hooke.machines.keeper import FleetKeeper
+from hooke.project.folder import Project
+
+if TYPE_CHECKING:
+    from hooke.providers.lambda_cloud import InstanceOffer
+
+__all__ = ["up"]
+
+
+@click.command()
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
+@click.option("--machines", type=click.IntRange(min=1), metavar="N", help="By default as many as the fleet may have.")
+@click.option("--budget", metavar="USD", help="End all machines before they have cost this much: 20, or '$20'.")
+@click.option("--yes", is_flag=True, help="Rent without a question, as in a script.")
+@click.option(
+    "--wait",
+    default="30m",
+    show_default=True,
+    metavar="TIME",
+    help="How long the machines may take to come, and to end.",
+)
+@in_project
+def up(
+    *,
+    name: str,
+    command: tuple[str, ...],
+    machines: int | None,
+    budget: str | None,
+    yes: bool,
+    wait: str,
+    project: Project,
+) -> int:
+    """Rent machines for the fleet NAME, and keep them until COMMAND or the work ends.
+
+    It shows the price and the limits, and asks for consent. Then it runs the admission and Dask's scheduler here, rents the machines, waits
+    until they have joined, and runs a first task on each. It ends all machines when COMMAND ends, without work for the time `idle`, before
+    the budget is spent, at Ctrl-C, and when `hooke fleet down NAME` is called. Its exit code is that of COMMAND.
+    """
+    chosen = find_fleet(project, name)
+    rent, usd = chosen.rent, parse_usd(budget) if budget is not None else math.inf
+    most = chosen.caps.most(chosen.usd_per_hour)
+    count = most if machines is None else machines
+    if not 1 <= count <= most:
+        raise UsageError(
+            f"the fleet {name} may have at most {most} machines, not {count}",
+            fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{name}]",
+        )
+    _say_plan(chosen, count, usd)
+    _ask(yes=yes)
+    patience_s = parse_seconds(wait, name="--wait")
+    with (
+        FleetHead(project, name, rent, logs=chosen.path / "logs") as head,
+        chosen.kept(lambda record: click.echo(f"{name}: {line_of(record)}", err=True)) as keeper,
+        chosen.headed(),
+        _sigterm_as_interrupt(),
+    ):
+        spent = RentBudget(usd, price=chosen.usd_per_hour, records=chosen.records, clock=SystemClock())
+        try:
+            _rent(project, chosen, keeper, spent, count, patience_s)
+            end = keep_rented(keeper, head, spent, stop=chosen.stop_file, command=command)
+        except KeyboardInterrupt:
+            end = FleetEnd(why="it was interrupted", code=130)
+        except HookeError as error:
+            _end(chosen, keeper, spent, patience_s, FleetEnd(why=error.what))
+            raise
+        _end(chosen, keeper, spent, patience_s, end)
+    return end.code
+
+
+def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
+    """What would be rented, at which price, within which limits. Raises HookeError where the provider does not offer it so."""
+    provider = chosen.provider()
+    try:
+        offer: InstanceOffer = provider.offer()  # type: ignore[attr-defined]
+    finally:
+        close_provider(provider)
+    settings, name, price = chosen.settings, chosen.name, chosen.usd_per_hour
+    together = f"${machines * price:.4g}/h together"
+    click.echo(f"{name}: {machines} x {offer.name} at ${price:.4g}/h: {together}")
+    where = ", ".join(offer.regions) or "nowhere: the launches wait for it"
+    click.echo(f"  {settings.provider} offers it at ${offer.usd_per_hour:.4g}/h now; capacity in {where}")
+    limits = [f"{settings.machines} machines"]
+    if settings.max_usd_per_hour:
+        limits.append(f"${settings.max_usd_per_hour:.4g}/h")
+    if not math.isinf(budget_usd):
+        limits.append(f"${budget_usd:.4g} in all")
+    if settings.lifetime:
+        limits.append(f"{settings.lifetime} for one machine")
+    click.echo(f"  never more than {', '.join(limits)}")
+    click.echo(f"  all end after {chosen.rent.idle} without work, at Ctrl-C, and by: hooke fleet down {name}")
+
+
+def _ask(*, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "nobody can be asked whether to rent these machines: there is no terminal",
+            fix="if the price above is right, add --yes",
+        )
+    if not click.confirm("rent them?", err=True):
+        raise UsageError("nothing was rented")
+
+
+def _rent(
+    project: Project, chosen: FleetFolder, keeper: FleetKeeper, budget: RentBudget, machines: int, patience_s: float
+) -> None:
+    """Rent the machines, and wait until each has run a task. Raises HookeError."""
+
+    def check() -> None:
+        budget.check(len(keeper.fleet.members))
+        if chosen.stop_file.exists():
+            raise HookeError("`hooke fleet down` was called")
+
+    def turn() -> None:
+        keeper.turn()
+        check()
+
+    keeper.want(machines, "hooke fleet up")
+    settle(keeper, patience_s=patience_s, logs=chosen.path / "logs", check=check)
+    workers = check_by_tasks(project, chosen.name, chosen.rent, machines, patience_s=patience_s, turn=turn)
+    click.echo(f"{chosen.name}: {workers} workers at {chosen.rent.scheduler} have run a first task")
+    click.echo(
+        f"{chosen.name}: they cost ${machines * chosen.usd_per_hour:.4g}/h; to stop the bill: Ctrl-C, or hooke fleet down {chosen.name}"
+    )
+
+
+def _end(
+    chosen: FleetFolder, keeper: FleetKeeper, budget: RentBudget, patience_s: float, end: FleetEnd
+) -> None:
+    """End all machines, and say what they have cost. Raises HookeError where one is left."""
+    click.echo(f"{chosen.name}: {end.why}; all machines are ended", err=True)
+    keeper.down("hooke fleet up")
+    try:
+        settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
+    except KeyboardInterrupt:
+        click.echo(f"{chosen.name}: machines may be left and cost money; end them: hooke fleet down {chosen.name}", err=True)
+        raise
+    click.echo(f"{chosen.name}: no machines are left; they have cost ${budget.spent():.4g}")
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the machines as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,330 @@
+"""Rented fleets: what a machine runs first (its user data), what this machine runs for them, and how they are kept until they end.
+
+A rented machine joins with a single-use token, and its certificate is short-lived. This is the switch against forgotten machines: when
+nobody here renews certificates, the command of the machine is ended before its certificate expires, and the machine powers itself off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hooke.base.clock import Clock
+from hooke.base.errors import HookeError, UsageError
+from hooke.base.formats import format_seconds
+from hooke.base.units import parse_seconds
+from hooke.certificates.key_files import Address
+from hooke.fleets import membership
+from hooke.journal.fleet_events import LedgerRecord
+from hooke.machines.keeper import FleetKeeper, cost_usd
+from hooke.processes.start import with_parent
+from hooke.project.folder import Project
+
+__all__ = [
+    "FleetEnd",
+    "FleetHead",
+    "RentBudget",
+    "RentOptions",
+    "check_by_tasks",
+    "keep_rented",
+    "machine_script",
+    "user_data_of",
+]
+
+JOIN_OPEN_S = 3600.0
+"""How long a machine's token can be used: an instance boots for up to 15 minutes, and `setup` installs what it needs."""
+JOIN_TRIES, JOIN_PAUSE_S = 20, 15
+"""Of a machine, where this one does not answer."""
+READY_S = 60.0
+"""For the scheduler and the admission on this machine to listen."""
+END_USD_S = 120.0
+"""The end of a fleet costs at most so much of its time: it begins before the budget is spent."""
+ANSWER_S = 60.0
+LOOK_S = 0.5
+
+
+class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a rented fleet in hooke.toml, beside those of its provider."""
+
+    join: str
+    """`HOST:PORT` of this machine, where rented machines get their certificates."""
+    scheduler: str = ""
+    """`tls://HOST:PORT` of Dask's scheduler, which `hooke fleet up` runs here. Empty means port 8786 of the host in `join`."""
+    command: tuple[str, ...] = ()
+    """What a machine runs with its certificate. Empty means `dask worker SCHEDULER`."""
+    setup: tuple[str, ...] = ()
+    """Shell lines that a machine runs first, as root: they install Python and Hooke."""
+    certificate: str = "1h"
+    """How long a machine's certificate is valid, and so the longest that a machine works after nobody renews it."""
+    idle: str = "15m"
+    """`hooke fleet up` ends all machines after this time without work."""
+
+    @classmethod
+    def split(cls, options: Mapping[str, Any]) -> tuple[RentOptions, dict[str, Any]]:
+        """These options, and the others. Raises UsageError."""
+        mine = {name: each for name, each in options.items() if name in cls.__struct_fields__}
+        try:
+            made = msgspec.convert(mine, cls)
+        except msgspec.ValidationError as error:
+            raise UsageError(
+                f"a rented fleet lacks a setting, or one is not valid: {error}",
+                fix='join = "HOST:8788", an address of this machine that the rented ones can reach',
+            ) from error
+        host = Address.parse(made.join).host
+        made = msgspec.structs.replace(made, scheduler=made.scheduler or f"tls://{host}:8786")
+        for name in ("certificate", "idle"):
+            if parse_seconds(getattr(made, name), name=name) < 1:
+                raise UsageError(f"{name} = {getattr(made, name)!r} is too short", fix=f'{name} = "1h"')
+        if urlsplit(made.scheduler).scheme != "tls" or not urlsplit(made.scheduler).port:
+            raise UsageError(f"scheduler = {made.scheduler!r} is not valid", fix='scheduler = "tls://HOST:8786"')
+        return made, {name: each for name, each in options.items() if name not in mine}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command of a machine."""
+        return self.command or ("dask", "worker", self.scheduler)
+
+
+# -- what a machine runs first ---------------------------------------------------------------------
+
+
+def user_data_of(project: Project, fleet: str, options: RentOptions) -> Callable[[str], str]:
+    """Makes the user data of a launch, with a token to join with. Raises UsageError where this machine has no authority of the fleet."""
+
+    def made(launch: str) -> str:
+        token = membership.make_token(
+            project, fleet, open_s=JOIN_OPEN_S, valid_s=parse_seconds(options.certificate)
+        )
+        return machine_script(fleet, launch, token.text, options)
+
+    return made
+
+
+def machine_script(fleet: str, launch: str, token: str, options: RentOptions) -> str:
+    """A shell script for cloud-init: join, work, and power off whatever happens. It has no key of the provider. Pure."""
+    machine = launch[-30:].lstrip("-")
+    setup = "".join(f"{line} || exit 1\n" for line in options.setup)
+    return f"""#!/bin/sh
+# A machine of Hooke's fleet {fleet}, launch {launch}. It powers itself off when its work or its certificate ends.
+umask 077
+trap 'shutdown -h now || poweroff' EXIT
+cd "$(mktemp -d)" || exit 1
+(sleep {int(JOIN_OPEN_S)}; [ -e joined ] || shutdown -h now || poweroff) &
+{setup}cat > token <<'END'
+{token}
+END
+tries=0
+until hooke fleet join {shlex.quote(options.join)} --token-file token --as {machine}; do
+    tries=$((tries + 1))
+    [ $tries -lt {JOIN_TRIES} ] || exit 1
+    sleep {JOIN_PAUSE_S}
+done
+rm token
+touch joined
+HOOKE_MACHINE={shlex.quote(launch)} hooke fleet exec {fleet} -- {shlex.join(options.words)}
+"""
+
+
+# -- what this machine runs for them ---------------------------------------------------------------
+
+
+class FleetHead:
+    """Admits machines and runs Dask's scheduler, as two processes that end with this one. Their output is in `logs`."""
+
+    def __init__(self, project: Project, fleet: str, options: RentOptions, *, logs: Path) -> None:
+        """Makes the fleet's authority where there is none. Raises UsageError, MissingExtra, HookeError."""
+        if not membership.keys_of(project, fleet).folder.is_dir():
+            membership.make_authority(project, fleet, valid_s=parse_seconds("365d"))
+        membership.admission_of(project, fleet)
+        self._options = options
+        self._logs = logs
+        at = urlsplit(options.scheduler)
+        here = [sys.executable, "-m", "hooke", "fleet"]
+        root = ["--project", str(project.root)]
+        dask = [sys.executable, "-m", "dask", "scheduler", "--host", str(at.hostname), "--port", str(at.port)]
+        dask += ["--dashboard-address", "127.0.0.1:0", "--idle-timeout", f"{parse_seconds(options.idle):g} seconds"]
+        self._commands = {
+            "admit": [*here, "admit", fleet, "--listen", options.join, "--for", "3650d", *root],
+            "scheduler": [*here, "exec", fleet, *root, "--", *dask],
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name, command in self._commands.items():
+            with (self._logs / f"{name}.log").open("wb") as log:
+                self._processes[name] = subprocess.Popen(
+                    [*with_parent(), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C is for this process, which then ends the machines first
+                )
+        try:
+            self._await_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End both."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def ended(self) -> str:
+        """Which of them has ended; empty while both live. The scheduler ends after the time without work."""
+        return next((name for name, process in self._processes.items() if process.poll() is not None), "")
+
+    def log(self, name: str) -> str:
+        """The last lines of one's output."""
+        lines = (self._logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
+        return "\n".join(lines[-5:])
+
+    def was_idle(self) -> bool:
+        """Whether the scheduler has ended because there was no work."""
+        return "after being idle" in (self._logs / "scheduler.log").read_text("utf-8", "replace")
+
+    def _await_ready(self) -> None:
+        at = urlsplit(self._options.scheduler)
+        waiting = [Address.parse(self._options.join), Address(str(at.hostname), at.port or 0)]
+        deadline = time.monotonic() + READY_S
+        while waiting:
+            if (name := self.ended()) or time.monotonic() > deadline:
+                name = name or "scheduler"
+                raise HookeError(
+                    f"this machine cannot run what the fleet needs: {self._commands[name][3:5]} ended or does not listen",
+                    why=self.log(name),
+                    fix="check join and scheduler of the fleet: both are addresses of this machine with free ports",
+                )
+            with contextlib.suppress(OSError), socket.create_connection((waiting[0].host, waiting[0].port), 1.0):
+                waiting.pop(0)
+                continue
+            time.sleep(0.1)
+
+
+def check_by_tasks(
+    project: Project, fleet: str, options: RentOptions, machines: int, *, patience_s: float, turn: Callable[[], object]
+) -> int:
+    """Run one task on each worker, once at least as many as machines have come; returns the number of workers.
+
+    `turn` is called meanwhile. Raises HookeError where they have not come after `patience_s`, or a task has no answer.
+    """
+    from hooke.engines.dask.clusters import CONNECTIONS, connect, workers_of
+
+    keys = membership.keys_of(project, fleet)
+    client = connect(options.scheduler, (str(keys.ca), str(keys.machine), str(keys.machine)))
+    deadline = time.monotonic() + patience_s
+    try:
+        while len(found := workers_of(client)) < machines:
+            if time.monotonic() > deadline:
+                raise HookeError(
+                    f"after {format_seconds(patience_s)} {len(found)} of {machines} machines have joined",
+                    why="their setup has not ended, or they cannot reach this machine",
+                    fix=f"look at /var/log/cloud-init-output.log on one of them (ssh), and check that {options.join} and "
+                    f"{options.scheduler} can be reached from there",
+                )
+            turn()
+            time.sleep(LOOK_S)
+        answers = [client.submit(math.sqrt, 4.0, workers=[each], pure=False) for each in found]
+        for address, answer in zip(found, answers, strict=True):
+            try:
+                answer.result(timeout=ANSWER_S)
+            except TimeoutError as error:
+                raise HookeError(
+                    f"the machine at {address} has joined, and did not run a first task within {ANSWER_S:g} s"
+                ) from error
+        return len(found)
+    finally:
+        client.close()
+        CONNECTIONS.close(options.scheduler)
+
+
+# -- until they end --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetEnd:
+    """Why the machines of a rented fleet are ended, and the exit code of the command that rented them."""
+
+    why: str
+    code: int = 0
+
+
+class RentBudget:
+    """What the machines of a fleet cost from now on, by its ledger, against what they may cost."""
+
+    def __init__(
+        self, usd: float, *, price: float, records: Callable[[], Sequence[LedgerRecord]], clock: Clock
+    ) -> None:
+        """`price` is that of one machine in US dollars an hour."""
+        self.usd = usd
+        self._price = price
+        self._records = records
+        self._clock = clock
+        self._began = clock.now()
+
+    def spent(self) -> float:
+        """US dollars until now."""
+        return cost_usd(self._records(), [(self._began, self._clock.now())])
+
+    def spent_text(self, machines: int) -> str:
+        """Says that the budget is spent, or would be before so many machines have ended; empty where it is not."""
+        if math.isinf(self.usd):
+            return ""
+        spent = self.spent()
+        if spent + machines * self._price * END_USD_S / 3600 < self.usd:
+            return ""
+        return f"${spent:.4g} of the budget of ${self.usd:.4g} are spent, and the machines must end before the rest is"
+
+    def check(self, machines: int) -> None:
+        """Raises HookeError where it is spent."""
+        if text := self.spent_text(machines):
+            raise HookeError(text, fix="rent fewer machines, or raise --budget")
+
+
+def keep_rented(
+    keeper: FleetKeeper, head: FleetHead, budget: RentBudget, *, stop: Path, command: Sequence[str] = ()
+) -> FleetEnd:
+    """Keep the fleet until the command ends, the budget is nearly spent, there was no work for long, or `stop` exists."""
+    process = subprocess.Popen([*with_parent(), *command]) if command else None
+    try:
+        while True:
+            pause = keeper.turn()
+            if process is not None and (code := process.poll()) is not None:
+                code = code if code >= 0 else 128 - code
+                return FleetEnd(why=f"the command has ended with exit code {code}", code=code)
+            if text := budget.spent_text(len(keeper.fleet.members)):
+                return FleetEnd(why=text, code=1)
+            if name := head.ended():
+                idle = name == "scheduler" and process is None and head.was_idle()
+                why = "there was no work" if idle else f"its {name} has ended: {head.log(name)}"
+                return FleetEnd(why=why, code=0 if idle else 1)
+            if stop.exists():
+                return FleetEnd(why="`hooke fleet down` was called")
+            time.sleep(min(max(pause, 0.02), LOOK_S))
+    finally:
+        if process is not None and process.poll() is None:
+            process.terminate()
+            process.wait()
