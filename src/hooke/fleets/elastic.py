@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -21,11 +22,12 @@ from hooke.fleets.remaining_work import RemainingWork, remaining_work
 from hooke.journal.events import CapacityChanged, Event, RunStarted
 from hooke.journal.fleet_events import FleetDecided, LaunchIntended
 from hooke.journal.run_folders import RunsFolder
-from hooke.machines.keeper import cost_usd, records_of
+from hooke.machines.keeper import cost_usd, has_ledger, records_of
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.run_state import RunState
 from hooke.project.backends import ENGINES, BackendChoice
+from hooke.project.folder import Project
 
 if TYPE_CHECKING:  # SciPy takes a third of a second
     from hooke.planning.timings import TimedCalls
@@ -43,6 +45,7 @@ __all__ = [
     "check_kept",
     "check_wanted",
     "parse_wanted",
+    "run_meter",
     "sized_by",
     "spent_usd",
 ]
@@ -460,17 +463,20 @@ ORPHANS_S = 60.0
 class LedgerMeter:
     """What the machines of a run have cost, by its ledger. The time between two drivers of it costs nothing."""
 
-    def __init__(self, runs: RunsFolder, run: str) -> None:
-        """Reads when drivers lived until now. Raises JournalError."""
-        self._folder = runs.folder(run)
-        signs = [each.at for each in (*runs.events(run), *records_of(self._folder))]
+    def __init__(self, runs: RunsFolder, run: str, *, fleet: str = "", ledger: Path | None = None) -> None:
+        """Reads when drivers lived until now; `ledger` is that of the fleet `fleet`, which the run has joined. Raises JournalError."""
+        self.fleet = fleet
+        """The fleet whose machines are meant, for as long as the run lasted; empty where they are the run's own."""
+        self._folder = ledger or runs.folder(run)
+        signs = [each.at for each in (*runs.events(run), *([] if ledger else records_of(self._folder)))]
+        after_s = 0.0 if ledger else ORPHANS_S
         # In order also where a driver on another machine, whose clock is behind, has resumed the run.
         starts = sorted(each.at for each in runs.events(run) if isinstance(each, RunStarted))
         self._spans: list[tuple[float, float]] = []
         self._lives = runs.alive(run)
         for began, ended in zip(starts, [*starts[1:], math.inf], strict=True):
             last = max((sign for sign in signs if began <= sign < ended), default=began)
-            self._spans.append((began, min(last + ORPHANS_S, ended)))
+            self._spans.append((began, min(last + after_s, ended)))
 
     def usd(self, now: float) -> float:
         """US dollars until now; of a run that nobody drives, until a minute after its last sign of life."""
@@ -480,11 +486,32 @@ class LedgerMeter:
         return cost_usd(records_of(self._folder), spans)
 
     @property
+    def machines(self) -> int:
+        """How many machines the ledger has asked for."""
+        return sum(isinstance(each, LaunchIntended) for each in records_of(self._folder))
+
+    @property
     def priced(self) -> bool:
         """Whether the ledger has a price."""
         return any(
             isinstance(each, LaunchIntended) and each.usd_per_hour > 0 for each in records_of(self._folder)
         )
+
+
+def run_meter(project: Project, run: str) -> LedgerMeter | None:
+    """What says what a run has cost: its own ledger, or that of the fleet at whose scheduler it ran; None where neither has a price.
+
+    Raises JournalError.
+    """
+    runs, own = project.runs, has_ledger(project.runs.folder(run))
+    rented = {name: each.fleet for name, each in project.settings.places.items() if each.fleet and not own}
+    places = [each.place for each in runs.events(run) if isinstance(each, RunStarted)] if rented else []
+    fleet = rented.get(places[-1], "") if places else ""
+    if not own and not fleet:
+        return None
+    ledger = project.data / "fleets" / fleet if fleet else None
+    meter = LedgerMeter(runs, run, fleet=fleet, ledger=ledger)
+    return meter if meter.priced else None
 
 
 def spent_usd(events: Sequence[Event], signs: Sequence[float], *, least: int, usd_per_hour: float) -> float:

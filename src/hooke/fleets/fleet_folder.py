@@ -212,10 +212,15 @@ class FleetFolder:
         """Its existence asks a `hooke fleet up` of this fleet to end all machines."""
         return self.path / "stop"
 
+    @property
+    def up_was_killed(self) -> bool:
+        """Whether the `hooke fleet up` that rented its machines was killed, so that nobody ends them any more."""
+        return (self.path / HEAD).exists() and not FileLock(self.path / "controller.lock").taken()
+
     def ask_to_stop(self, patience_s: float) -> None:
         """Have a `hooke fleet up` of this fleet end, where one is running, and wait for it. Raises UsageError where it has not ended by then."""
         lock = FileLock(self.path / "controller.lock")
-        if not (self.path / HEAD).exists() or not lock.taken():
+        if not (self.path / HEAD).exists() or self.up_was_killed:
             return
         self.stop_file.touch()
         deadline = time.monotonic() + patience_s
@@ -224,16 +229,15 @@ class FleetFolder:
                 raise UsageError(f"hooke fleet up of the fleet {self.name} has not ended yet", fix="wait longer: --wait")
             time.sleep(0.1)
 
-    @contextmanager
-    def headed(self) -> Iterator[None]:
-        """Mark that a `hooke fleet up` keeps this fleet, which `ask_to_stop` ends. Only while the fleet is `kept`."""
+    def mark_up(self) -> None:
+        """Note that a `hooke fleet up` keeps this fleet: `ask_to_stop` ends it, and where it is killed `reap` ends the machines."""
         self.stop_file.unlink(missing_ok=True)
         (self.path / HEAD).touch()
-        try:
-            yield
-        finally:
-            for file in (self.path / HEAD, self.stop_file):
-                file.unlink(missing_ok=True)
+
+    def clear_up(self) -> None:
+        """Note that it has ended its machines, or that another command has them now."""
+        for file in (self.path / HEAD, self.stop_file):
+            file.unlink(missing_ok=True)
 
     def _keep_settings(self) -> None:
         file, facts = self.path / KEPT, msgspec.json.encode(self.settings)

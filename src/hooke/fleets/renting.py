@@ -37,7 +37,6 @@ __all__ = [
     "FleetHead",
     "RentBudget",
     "RentOptions",
-    "check_by_tasks",
     "keep_rented",
     "machine_script",
     "user_data_of",
@@ -52,6 +51,7 @@ READY_S = 60.0
 END_USD_S = 120.0
 """The end of a fleet costs at most so much of its time: it begins before the budget is spent."""
 ANSWER_S = 60.0
+END_S = 10.0
 LOOK_S = 0.5
 
 
@@ -120,7 +120,7 @@ def machine_script(fleet: str, launch: str, token: str, options: RentOptions) ->
 # A machine of Hooke's fleet {fleet}, launch {launch}. It powers itself off when its work or its certificate ends.
 umask 077
 trap 'shutdown -h now || poweroff' EXIT
-cd "$(mktemp -d)" || exit 1
+cd "$(mktemp -d)" && touch hooke.toml || exit 1
 (sleep {int(JOIN_OPEN_S)}; [ -e joined ] || shutdown -h now || poweroff) &
 {setup}cat > token <<'END'
 {token}
@@ -154,11 +154,14 @@ class FleetHead:
         here = [sys.executable, "-m", "hooke", "fleet"]
         root = ["--project", str(project.root)]
         dask = [sys.executable, "-m", "dask", "scheduler", "--host", str(at.hostname), "--port", str(at.port)]
-        dask += ["--dashboard-address", "127.0.0.1:0", "--idle-timeout", f"{parse_seconds(options.idle):g} seconds"]
+        dask += ["--dashboard-address", "127.0.0.1:0"]
         self._commands = {
             "admit": [*here, "admit", fleet, "--listen", options.join, "--for", "3650d", *root],
             "scheduler": [*here, "exec", fleet, *root, "--", *dask],
         }
+        keys = membership.keys_of(project, fleet)
+        self._keys = str(keys.ca), str(keys.machine), str(keys.machine)
+        self._client: Any = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -184,11 +187,13 @@ class FleetHead:
 
     def close(self) -> None:
         """End both."""
+        if self._client is not None:
+            self._client.close(timeout=END_S)
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
             try:
-                process.wait(10.0)
+                process.wait(END_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -202,9 +207,37 @@ class FleetHead:
         lines = (self._logs / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()
         return "\n".join(lines[-5:])
 
-    def was_idle(self) -> bool:
-        """Whether the scheduler has ended because there was no work."""
-        return "after being idle" in (self._logs / "scheduler.log").read_text("utf-8", "replace")
+    def idle_s(self) -> float:
+        """How long the scheduler has had no task, as seen by these calls. Raises OSError where it does not answer."""
+        since: float | None = self._client.sync(self._client.scheduler.check_idle)
+        return max(time.time() - since, 0.0) if since is not None else 0.0
+
+    def check_by_tasks(self, machines: int, *, patience_s: float, turn: Callable[[], object]) -> int:
+        """Wait until so many workers have joined, and run a task on each; returns their number. `turn` is called meanwhile.
+
+        Raises HookeError where they have not come after `patience_s`, or a task has no answer.
+        """
+        from hooke.engines.dask.clusters import connect, workers_of
+
+        self._client = connect(self._options.scheduler, self._keys)
+        deadline = time.monotonic() + patience_s
+        while len(found := workers_of(self._client)) < machines:
+            if time.monotonic() > deadline:
+                raise HookeError(
+                    f"after {format_seconds(patience_s)} {len(found)} of {machines} machines have joined",
+                    why="their setup has not ended, or they cannot reach this machine",
+                    fix=f"look at /var/log/cloud-init-output.log on one of them (ssh), and check that {self._options.join} and "
+                    f"{self._options.scheduler} can be reached from there",
+                )
+            turn()
+            time.sleep(LOOK_S)
+        answers = [self._client.submit(math.sqrt, 4.0, workers=[each], pure=False) for each in found]
+        for address, answer in zip(found, answers, strict=True):
+            try:
+                answer.result(timeout=ANSWER_S)
+            except TimeoutError as error:
+                raise HookeError(f"the machine at {address} has not run a first task within {ANSWER_S:g} s") from error
+        return len(found)
 
     def _await_ready(self) -> None:
         at = urlsplit(self._options.scheduler)
@@ -222,43 +255,6 @@ class FleetHead:
                 waiting.pop(0)
                 continue
             time.sleep(0.1)
-
-
-def check_by_tasks(
-    project: Project, fleet: str, options: RentOptions, machines: int, *, patience_s: float, turn: Callable[[], object]
-) -> int:
-    """Run one task on each worker, once at least as many as machines have come; returns the number of workers.
-
-    `turn` is called meanwhile. Raises HookeError where they have not come after `patience_s`, or a task has no answer.
-    """
-    from hooke.engines.dask.clusters import CONNECTIONS, connect, workers_of
-
-    keys = membership.keys_of(project, fleet)
-    client = connect(options.scheduler, (str(keys.ca), str(keys.machine), str(keys.machine)))
-    deadline = time.monotonic() + patience_s
-    try:
-        while len(found := workers_of(client)) < machines:
-            if time.monotonic() > deadline:
-                raise HookeError(
-                    f"after {format_seconds(patience_s)} {len(found)} of {machines} machines have joined",
-                    why="their setup has not ended, or they cannot reach this machine",
-                    fix=f"look at /var/log/cloud-init-output.log on one of them (ssh), and check that {options.join} and "
-                    f"{options.scheduler} can be reached from there",
-                )
-            turn()
-            time.sleep(LOOK_S)
-        answers = [client.submit(math.sqrt, 4.0, workers=[each], pure=False) for each in found]
-        for address, answer in zip(found, answers, strict=True):
-            try:
-                answer.result(timeout=ANSWER_S)
-            except TimeoutError as error:
-                raise HookeError(
-                    f"the machine at {address} has joined, and did not run a first task within {ANSWER_S:g} s"
-                ) from error
-        return len(found)
-    finally:
-        client.close()
-        CONNECTIONS.close(options.scheduler)
 
 
 # -- until they end --------------------------------------------------------------------------------
@@ -305,9 +301,9 @@ class RentBudget:
 
 
 def keep_rented(
-    keeper: FleetKeeper, head: FleetHead, budget: RentBudget, *, stop: Path, command: Sequence[str] = ()
+    keeper: FleetKeeper, head: FleetHead, budget: RentBudget, *, idle_s: float, stop: Path, command: Sequence[str] = ()
 ) -> FleetEnd:
-    """Keep the fleet until the command ends, the budget is nearly spent, there was no work for long, or `stop` exists."""
+    """Keep the fleet until the command ends, the budget is nearly spent, or `stop` exists; without a command until there was no work for `idle_s`."""
     process = subprocess.Popen([*with_parent(), *command]) if command else None
     try:
         while True:
@@ -318,9 +314,9 @@ def keep_rented(
             if text := budget.spent_text(len(keeper.fleet.members)):
                 return FleetEnd(why=text, code=1)
             if name := head.ended():
-                idle = name == "scheduler" and process is None and head.was_idle()
-                why = "there was no work" if idle else f"its {name} has ended: {head.log(name)}"
-                return FleetEnd(why=why, code=0 if idle else 1)
+                return FleetEnd(why=f"its {name} has ended: {head.log(name)}", code=1)
+            if process is None and (idle := head.idle_s()) >= idle_s:
+                return FleetEnd(why=f"there was no work for {format_seconds(idle)}")
             if stop.exists():
                 return FleetEnd(why="`hooke fleet down` was called")
             time.sleep(min(max(pause, 0.02), LOOK_S))

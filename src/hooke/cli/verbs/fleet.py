@@ -365,7 +365,7 @@ def _stays(row: Mapping[str, Any]) -> str:
 
 def _reap_fleet(project: Project, chosen: FleetFolder, wait: str) -> None:
     """End the machines of a fleet that are not wanted. A living keeper in the cluster does that itself."""
-    forgotten = chosen.name not in project.settings.fleets
+    forgotten = chosen.up_was_killed or chosen.name not in project.settings.fleets
     if not forgotten and chosen.is_kept():
         click.echo(f"{chosen.name}: its keeper is in the cluster", err=True)
         return
@@ -635,6 +635,7 @@ def _do(
         try:
             ask(keeper)
             settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
+            chosen.clear_up()
             while keep:
                 time.sleep(max(keeper.turn(), 0.02))
         except KeyboardInterrupt:
@@ -690,6 +691,7 @@ def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
             "$/h": provider.facts.usd_per_hour,
         }
         for machine in listed
+        if machine.phase != "ended" or provider.facts.keeps_ended  # else it is gone, and only listed for a while
     ]
 
 

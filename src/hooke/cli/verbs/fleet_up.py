@@ -17,7 +17,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.cli.options import in_project
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, line_of, settle
-from hooke.fleets.renting import FleetEnd, FleetHead, RentBudget, check_by_tasks, keep_rented
+from hooke.fleets.renting import FleetEnd, FleetHead, RentBudget, keep_rented
 from hooke.machines.keeper import FleetKeeper
 from hooke.project.folder import Project
 
@@ -72,17 +72,18 @@ def up(
     with (
         FleetHead(project, name, rent, logs=chosen.path / "logs") as head,
         chosen.kept(lambda record: click.echo(f"{name}: {line_of(record)}", err=True)) as keeper,
-        chosen.headed(),
         _sigterm_as_interrupt(),
     ):
+        chosen.mark_up()
         spent = RentBudget(usd, price=chosen.usd_per_hour, records=chosen.records, clock=SystemClock())
         try:
-            _rent(project, chosen, keeper, spent, count, patience_s)
-            end = keep_rented(keeper, head, spent, stop=chosen.stop_file, command=command)
+            _rent(chosen, keeper, head, spent, count, patience_s)
+            idle_s = parse_seconds(rent.idle)
+            end = keep_rented(keeper, head, spent, idle_s=idle_s, stop=chosen.stop_file, command=command)
         except KeyboardInterrupt:
             end = FleetEnd(why="it was interrupted", code=130)
-        except HookeError as error:
-            _end(chosen, keeper, spent, patience_s, FleetEnd(why=error.what))
+        except Exception as error:  # whatever failed, the machines cost money
+            _end(chosen, keeper, spent, patience_s, FleetEnd(why=getattr(error, "what", str(error))))
             raise
         _end(chosen, keeper, spent, patience_s, end)
     return end.code
@@ -100,7 +101,7 @@ def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
     click.echo(f"{name}: {machines} x {offer.name} at ${price:.4g}/h: {together}")
     where = ", ".join(offer.regions) or "nowhere: the launches wait for it"
     click.echo(f"  {settings.provider} offers it at ${offer.usd_per_hour:.4g}/h now; capacity in {where}")
-    limits = [f"{settings.machines} machines"]
+    limits = [f"{settings.machines} machine{'s' * (settings.machines != 1)}"]
     if settings.max_usd_per_hour:
         limits.append(f"${settings.max_usd_per_hour:.4g}/h")
     if not math.isinf(budget_usd):
@@ -124,7 +125,7 @@ def _ask(*, yes: bool) -> None:
 
 
 def _rent(
-    project: Project, chosen: FleetFolder, keeper: FleetKeeper, budget: RentBudget, machines: int, patience_s: float
+    chosen: FleetFolder, keeper: FleetKeeper, head: FleetHead, budget: RentBudget, machines: int, patience_s: float
 ) -> None:
     """Rent the machines, and wait until each has run a task. Raises HookeError."""
 
@@ -139,8 +140,9 @@ def _rent(
 
     keeper.want(machines, "hooke fleet up")
     settle(keeper, patience_s=patience_s, logs=chosen.path / "logs", check=check)
-    workers = check_by_tasks(project, chosen.name, chosen.rent, machines, patience_s=patience_s, turn=turn)
-    click.echo(f"{chosen.name}: {workers} workers at {chosen.rent.scheduler} have run a first task")
+    workers = head.check_by_tasks(machines, patience_s=patience_s, turn=turn)
+    shown = "a worker has" if workers == 1 else f"{workers} workers have"
+    click.echo(f"{chosen.name}: {shown} joined {chosen.rent.scheduler} and run a first task")
     click.echo(
         f"{chosen.name}: they cost ${machines * chosen.usd_per_hour:.4g}/h; to stop the bill: Ctrl-C, or hooke fleet down {chosen.name}"
     )
@@ -157,6 +159,7 @@ def _end(
     except KeyboardInterrupt:
         click.echo(f"{chosen.name}: machines may be left and cost money; end them: hooke fleet down {chosen.name}", err=True)
         raise
+    chosen.clear_up()
     click.echo(f"{chosen.name}: no machines are left; they have cost ${budget.spent():.4g}")
 
 

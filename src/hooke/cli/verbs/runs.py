@@ -21,12 +21,11 @@ from hooke.cli.options import complete_run, in_project, json_option
 from hooke.cli.screens import EXIT_FAILED, say_next
 from hooke.comparing.facts import RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, cell_of, selected, values_hint
-from hooke.fleets.elastic import LedgerMeter
+from hooke.fleets.elastic import run_meter
 from hooke.journal.events import RunStarted
 from hooke.journal.reader import first_event
 from hooke.journal.run_folders import RunElsewhere
 from hooke.journal.run_view import RunRow, moment, view_of
-from hooke.machines.keeper import has_ledger
 from hooke.project.folder import Project
 
 __all__ = ["runs", "stop"]
@@ -234,8 +233,8 @@ def _cells(name: str, row: RunRow | RunElsewhere | HookeError) -> tuple[str, ...
 def _cost(project: Project, run: str) -> str:
     """What its machines have cost, of a run whose ledger has a price."""
     try:
-        meter = LedgerMeter(project.runs, run) if has_ledger(project.runs.folder(run)) else None
-        return f"${meter.usd(time.time()):.4g}" if meter is not None and meter.priced else ""
+        meter = run_meter(project, run)
+        return f"${meter.usd(time.time()):.4g}" if meter is not None else ""
     except HookeError:  # the row says that it is unreadable
         return ""
 

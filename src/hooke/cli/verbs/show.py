@@ -20,16 +20,15 @@ from hooke.cli.in_cluster import look_in_cluster
 from hooke.cli.options import complete_run, in_project, is_unicode, json_option
 from hooke.cli.screens import CommandSession, error_facts, say_next
 from hooke.comparing.facts import facts_of
-from hooke.fleets.elastic import LedgerMeter
+from hooke.fleets.elastic import run_meter
 from hooke.journal import events
-from hooke.journal.fleet_events import FleetDecided, LaunchIntended
+from hooke.journal.fleet_events import FleetDecided
 from hooke.journal.occupancy import SkewedItem, skewed_items
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import RunView, is_service, moment, run_table
 from hooke.journal.study_records import SEARCH_PREFIX as SEARCH
 from hooke.journal.study_records import StudyRecord, read_study
-from hooke.machines.keeper import records_of
 from hooke.project.folder import Project
 from hooke.running.provenance import sentence
 from hooke.searching.search_result import Search
@@ -101,8 +100,9 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
         return 0
     click.echo(run_table(story.view, name))
     if cost := _cost(where, name):
+        whose = f"the fleet {cost['fleet']} while it ran" if cost["fleet"] else f"{cost['machines']} machines"
         click.echo(
-            f"\ncost so far ${cost['usd']:.4g}, of {cost['machines']} machines; their ledger: hooke fleet why {name}"
+            f"\ncost so far ${cost['usd']:.4g}, of {whose}; their ledger: hooke fleet why {cost['fleet'] or name}"
         )
     if story.said:
         click.echo("\ndecisions")
@@ -128,12 +128,10 @@ def _show_tasks(session: CommandSession, where: Project, name: str, *, as_json: 
 
 def _cost(project: Project, run: str) -> dict[str, Any] | None:
     """What the machines of a run have cost, and how many were asked for; None of a run that has no ledger, or no price."""
-    records = records_of(project.runs.folder(run))
-    meter = LedgerMeter(project.runs, run) if records else None
-    if meter is None or not meter.priced:
+    meter = run_meter(project, run)
+    if meter is None:
         return None
-    asked = sum(isinstance(each, LaunchIntended) for each in records)
-    return {"usd": meter.usd(time.time()), "machines": asked}
+    return {"usd": meter.usd(time.time()), "machines": meter.machines, "fleet": meter.fleet}
 
 
 def _artifacts(project: Project, run: str) -> list[dict[str, Any]]:
