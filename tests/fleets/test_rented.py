@@ -15,7 +15,7 @@ from hooke.certificates.key_files import Address
 from hooke.fleets.membership import admit_machines, make_authority
 from hooke.fleets.renting import RentOptions, user_data_of
 from hooke.project.folder import Project
-from hooke.providers.lambda_cloud import LambdaCloud
+from hooke.providers.lambda_cloud import LambdaApi, LambdaCloud, over_https
 from hooke.testing.lambda_cloud import LambdaServer
 
 HOOKE = [sys.executable, "-m", "hooke"]
@@ -53,7 +53,9 @@ class Rented:
         join, scheduler = free_port(), free_port()
         self.seen = folder / "seen"
         self.seen.touch()
-        (folder / "job.py").write_text(JOB.replace("    ", "", 1).replace("\n    ", "\n").replace("SEEN", str(self.seen)))
+        (folder / "job.py").write_text(
+            JOB.replace("    ", "", 1).replace("\n    ", "\n").replace("SEEN", str(self.seen))
+        )
         (folder / "key").write_text(cloud.key)
         (folder / "key").chmod(0o600)
         (folder / "hooke.toml").write_text(f"""
@@ -62,7 +64,7 @@ provider = "lambda"
 instance = "cpu_4x_general"
 price = "lambda"
 ssh_key = "mine"
-key_file = "{folder / 'key'}"
+key_file = "{folder / "key"}"
 endpoint = "{cloud.endpoint}"
 owner = "test"
 request_every = "1ms"
@@ -118,7 +120,22 @@ def test_a_run_on_eight_rented_machines_that_loses_three_at_once_ends_right_with
     items = 160
     with LambdaServer(tmp_path / "cloud") as cloud:
         rented = Rented(tmp_path, cloud)
-        words = ("fleet", "up", "pool", "--yes", "--budget", "$0.20", "--", *HOOKE, "run", "job.py", "--on", "pool", "--n", str(items))
+        words = (
+            "fleet",
+            "up",
+            "pool",
+            "--yes",
+            "--budget",
+            "$0.20",
+            "--",
+            *HOOKE,
+            "run",
+            "job.py",
+            "--on",
+            "pool",
+            "--n",
+            str(items),
+        )
         process = rented.popen(*words)
         wait(lambda: len(rented.seen.read_text().split()) >= 20, process=process)
         running = [each for each in cloud.account.instances if cloud.runs(each)]
@@ -137,7 +154,10 @@ def test_a_run_on_eight_rented_machines_that_loses_three_at_once_ends_right_with
         assert len(set(cloud.account.launches)) == len(cloud.account.launches)
         sees_no_key(rented)
         shown = rented.done(rented.popen("show"))
-        assert re.search(r"cost so far \$0\.00\d+, of the fleet pool while it ran; their ledger: hooke fleet why pool", shown)
+        assert re.search(
+            r"cost so far \$0\.00\d+, of the fleet pool while it ran; their ledger: hooke fleet why pool",
+            shown,
+        )
         assert re.search(r"\$0\.00\d+", rented.done(rented.popen("runs")))
 
 
@@ -182,7 +202,7 @@ def test_when_its_keeper_is_killed_a_machine_stops_working_and_reap_ends_the_bil
         wait(lambda: machine.off)
         wait(lambda: not cloud.runs(machine.id))
         assert [each.id for each in cloud.account.billing()] == [machine.id]
-        assert rented.done(rented.popen("fleet", "reap")) .endswith("no machines are left\n")
+        assert rented.done(rented.popen("fleet", "reap")).endswith("no machines are left\n")
         assert not cloud.account.billing()
         sees_no_key(rented)
 
@@ -202,9 +222,7 @@ def test_a_machine_whose_certificate_nobody_renews_powers_itself_off(tmp_path):
             usd_per_hour=USD,
             instance="cpu_4x_general",
             ssh_key="mine",
-            endpoint=cloud.endpoint,
-            request_every="1ms",
-            environment={"LAMBDA_API_KEY": cloud.key},
+            api=LambdaApi(cloud.key, over_https(cloud.endpoint), request_s=0.001),
         )
         machine = cloud.account.instances[provider.launch("pool-1-1")]
         assert admitting.result() == 1  # from now on nobody renews
@@ -232,7 +250,13 @@ def test_nothing_is_rented_without_consent_or_beyond_the_limits(tmp_path):
         out = rented.done(rented.popen("fleet", "up", "pool", "--yes", "--budget", "$0.001"), code=1)
         assert "of the budget of $0.001 are spent" in out
         (first, second) = os.openpty()
-        asked = subprocess.Popen([*HOOKE, "fleet", "up", "pool"], cwd=rented.folder, stdin=second, stderr=subprocess.PIPE, text=True)
+        asked = subprocess.Popen(
+            [*HOOKE, "fleet", "up", "pool"],
+            cwd=rented.folder,
+            stdin=second,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         os.write(first, b"n\n")
         assert "rent them? [y/N]" in asked.communicate(timeout=60)[1]
         os.close(first)

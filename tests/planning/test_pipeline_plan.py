@@ -2,6 +2,7 @@
 
 import math
 import socket
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -33,6 +34,7 @@ from hooke.processes.devices import cpus_here
 from hooke.project.pipeline_file import load_entry
 from hooke.project.price_lists import read_catalogs
 from hooke.scaling.workload import CallNeed
+from hooke.testing.virtual_world import VirtualClock
 
 REF = Ref("0" * 64, 1, b"x")
 
@@ -282,6 +284,20 @@ class TestMachines:
         assert rows["this machine, 8 workers"].seconds.value < rows["this machine, 1 worker"].seconds.value
         assert any(note.startswith("scaling of part: from measure-job-") for note in plan.notes)
         assert plan.reason.startswith("you do not need a cluster")
+
+    def test_prices_that_are_old_are_named(self, job):
+        job.run(n=12)
+        study(job, seconds=0.0025)
+        (job.folder / "ours.csv").write_text(f"# source: us\n# date: 2026-11-25\n{self.CSV}")
+        pipeline, _ = load_entry(f"{job.file}:job")
+        asked = PlanQuestion(pipeline=pipeline, params={"n": 13, "day": 1}, catalog="ours.csv", workers=[1])
+        clock = VirtualClock()
+        clock.time = datetime(2027, 2, 23, tzinfo=UTC).timestamp()
+        assert "prices of ours are" not in str(make_plan(asked, job.project, clock=clock))
+        clock.time += 86400.0
+        assert "the prices of ours are 91 days old: hooke prices update FILE" in str(
+            make_plan(asked, job.project, clock=clock)
+        )
 
     def test_a_law_beyond_the_cores_says_nothing_of_other_machines(self, job):
         """A task that keeps a core busy, measured past the cores: here that is its law, elsewhere it is not."""

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from datetime import UTC, datetime
 
 import pytest
 
@@ -17,6 +18,7 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import code_of
 from hooke.scaling.provision import LatencyGoal
 from hooke.services.serve_file import load_service
+from hooke.testing.virtual_world import VirtualClock
 
 SERVICE = """
 from hooke import service
@@ -114,6 +116,17 @@ def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
     )
     assert "prices of ours: our own (date: 2026-11-25)" in text
     assert "not predicted: ours:slow: p99 < 25.0 ms was not measured; measured: p99 < 50.0 ms" in text
+    clock = VirtualClock()
+    clock.time = datetime(2027, 2, 24, tzinfo=UTC).timestamp()
+    question = ServiceQuestion(
+        file=kept.file,
+        rate=500,
+        declared=kept.declared,
+        catalog=f"{kept.folder}/ours.csv",
+        replicas=(1, 2, 4),
+    )
+    old = plan_service(question, kept.project, clock=clock)
+    assert "the prices of ours are 91 days old: hooke prices update FILE" in service_plan_text(old)
     facts = service_plan_facts(rented)
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert sum(offer["configuration"] == facts["recommended"] for offer in facts["offers"]) == 1

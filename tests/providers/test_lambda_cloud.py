@@ -4,6 +4,7 @@ import json
 import re
 import time
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hooke.machines.provider import (
     Unreachable,
 )
 from hooke.providers import lambda_cloud
-from hooke.providers.lambda_cloud import LambdaCloud
+from hooke.providers.lambda_cloud import LambdaApi, LambdaCloud, over_https
 from hooke.testing import check_provider
 from hooke.testing.lambda_cloud import LambdaAccount, LambdaFaults, LambdaServer
 from hooke.testing.virtual_world import VirtualClock
@@ -28,7 +29,7 @@ from hooke.testing.virtual_world import VirtualClock
 CAMPAIGN = campaign(__name__)
 PARTS = 8
 USD = 0.2
-QUICK = {"request_every": "1ms", "launch_every": "1ms", "list_every": "50ms", "listed_within": "10s"}
+QUICK = {"launch_every": "1ms", "list_every": "50ms", "listed_within": "10s"}
 SLEEPS = "#!/bin/sh\necho begun\nsleep 600\n"
 
 
@@ -42,14 +43,11 @@ class Virtual:
 
     def provider(self, tag="fleet", **options):
         given = {"instance": "cpu_4x_general", "ssh_key": "mine", "owner": "test", "usd_per_hour": USD}
+        given["api"] = LambdaApi(self.account.key, self.send, clock=self.clock, sleep=self.sleep)
         return LambdaCloud(
             tag,
             user_data=lambda token: SLEEPS,
             logs=Path("/nowhere"),
-            send=self.send,
-            clock=self.clock,
-            sleep=self.sleep,
-            environment={"LAMBDA_API_KEY": self.account.key},
             **(given | options),
         )
 
@@ -67,8 +65,7 @@ def of_server(cloud, tag="fleet", **options):
         tag,
         user_data=lambda token: SLEEPS,
         logs=cloud.folder,
-        environment={"LAMBDA_API_KEY": cloud.key},
-        endpoint=cloud.endpoint,
+        api=LambdaApi(cloud.key, over_https(cloud.endpoint), request_s=0.001, launch_s=0.001),
         **(given | options),
     )
 
@@ -154,12 +151,15 @@ class TrustsPreemption(LambdaCloud):
 class Hurries(LambdaCloud):
     """Waits for no limit."""
 
-    def __init__(self, *words, **options):
-        super().__init__(*words, **(options | {"request_every": "0s", "launch_every": "0s"}))
+    def __init__(self, *words, api, **options):
+        api._every = dict.fromkeys(api._every, 0.0)
+        super().__init__(*words, api=api, **(options | {"launch_every": "0s"}))
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("bug", [LaunchesAgain, ForgetsTags, TrustsPreemption, Hurries], ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize(
+    "bug", [LaunchesAgain, ForgetsTags, TrustsPreemption, Hurries], ids=lambda bug: bug.__name__
+)
 def test_a_planted_bug_is_found(bug):
     def play():
         for seed in range(60):
@@ -217,7 +217,7 @@ def test_requests_keep_their_distance_and_too_many_are_tried_again():
     for number in range(4):
         provider.launch(f"t-{number}")
     at = [when for when, path, _ in virtual.requests if path.endswith("launch")]
-    assert all(later - sooner >= 12.0 for sooner, later in zip(at, at[1:], strict=False))
+    assert all(later - sooner >= 12.0 for sooner, later in pairwise(at))
     assert "early" not in virtual.account.refused
     virtual.account.faults = LambdaFaults(busy=1.0)
     begun = virtual.clock.time
@@ -263,8 +263,8 @@ def test_what_cannot_be_launched_says_why():
         ({"endpoint": "http://example.com/api"}, "in clear text"),
         ({"request_every": "soon"}, "request_every"),
         ({"colour": "red"}, "colour"),
-        ({"key_env": "NOT_SET_HERE"}, "NOT_SET_HERE has no API key"),
-        ({"key_file": "/no/such/key"}, "cannot be read from /no/such/key"),
+        ({"api": None, "key_env": "NOT_SET_HERE"}, "NOT_SET_HERE has no API key"),
+        ({"api": None, "key_file": "/no/such/key"}, "cannot be read from /no/such/key"),
     ],
 )
 def test_options_that_are_not_valid_are_refused(options, says):
@@ -277,10 +277,10 @@ def test_a_key_that_others_can_read_is_refused(tmp_path):
     file.write_text("secret_key\n")
     file.chmod(0o644)
     with pytest.raises(UsageError, match="others can read the API key") as caught:
-        Virtual().provider(key_file=str(file))
+        Virtual().provider(api=None, key_file=str(file))
     assert "secret_key" not in str(caught.value)
     file.chmod(0o600)
-    Virtual().provider(key_file=str(file))
+    Virtual().provider(api=None, key_file=str(file))
 
 
 def test_what_is_preempted_counts_until_it_is_terminated():

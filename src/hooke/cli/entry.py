@@ -123,6 +123,7 @@ VERBS = {
     "cache": "List, explain and remove stored results.",
     "measure": "Measure how a task or a pipeline scales, and whether it beats plain Python.",
     "plan": "Predict time and price here and on other machines; for a service: hooke plan service FILE.py",
+    "prices": "List and update the price lists of providers.",
     "advise": "Recommend cpus and memory for each task, from what earlier runs used.",
     "doctor": "Check the installation and this machine.",
     "demo": "Run an example on real data: cache, edit, scaling, service.",

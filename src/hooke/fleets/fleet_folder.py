@@ -226,7 +226,9 @@ class FleetFolder:
         deadline = time.monotonic() + patience_s
         while lock.taken():
             if time.monotonic() > deadline:
-                raise UsageError(f"hooke fleet up of the fleet {self.name} has not ended yet", fix="wait longer: --wait")
+                raise UsageError(
+                    f"hooke fleet up of the fleet {self.name} has not ended yet", fix="wait longer: --wait"
+                )
             time.sleep(0.1)
 
     def mark_up(self) -> None:

@@ -88,7 +88,9 @@ class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
             if parse_seconds(getattr(made, name), name=name) < 1:
                 raise UsageError(f"{name} = {getattr(made, name)!r} is too short", fix=f'{name} = "1h"')
         if urlsplit(made.scheduler).scheme != "tls" or not urlsplit(made.scheduler).port:
-            raise UsageError(f"scheduler = {made.scheduler!r} is not valid", fix='scheduler = "tls://HOST:8786"')
+            raise UsageError(
+                f"scheduler = {made.scheduler!r} is not valid", fix='scheduler = "tls://HOST:8786"'
+            )
         return made, {name: each for name, each in options.items() if name not in mine}
 
     @property
@@ -236,7 +238,9 @@ class FleetHead:
             try:
                 answer.result(timeout=ANSWER_S)
             except TimeoutError as error:
-                raise HookeError(f"the machine at {address} has not run a first task within {ANSWER_S:g} s") from error
+                raise HookeError(
+                    f"the machine at {address} has not run a first task within {ANSWER_S:g} s"
+                ) from error
         return len(found)
 
     def _await_ready(self) -> None:
@@ -251,7 +255,10 @@ class FleetHead:
                     why=self.log(name),
                     fix="check join and scheduler of the fleet: both are addresses of this machine with free ports",
                 )
-            with contextlib.suppress(OSError), socket.create_connection((waiting[0].host, waiting[0].port), 1.0):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((waiting[0].host, waiting[0].port), 1.0),
+            ):
                 waiting.pop(0)
                 continue
             time.sleep(0.1)
@@ -301,7 +308,13 @@ class RentBudget:
 
 
 def keep_rented(
-    keeper: FleetKeeper, head: FleetHead, budget: RentBudget, *, idle_s: float, stop: Path, command: Sequence[str] = ()
+    keeper: FleetKeeper,
+    head: FleetHead,
+    budget: RentBudget,
+    *,
+    idle_s: float,
+    stop: Path,
+    command: Sequence[str] = (),
 ) -> FleetEnd:
     """Keep the fleet until the command ends, the budget is nearly spent, or `stop` exists; without a command until there was no work for `idle_s`."""
     process = subprocess.Popen([*with_parent(), *command]) if command else None

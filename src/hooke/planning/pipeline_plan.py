@@ -195,10 +195,12 @@ def make_plan(question: PlanQuestion, project: Project, *, clock: Clock | None =
 
     hooke.toml supplies price lists, speeds and start-up times that the question lacks.
     """
+    now = (clock or SystemClock()).now()
     made = _answered(question, project)
     if not any(row.seconds is not None for row in made.rows):
         return made
-    now = (clock or SystemClock()).now()
+    stale = [each.stale_text(now) for each in made.priced_by()]
+    made = replace(made, notes=(*made.notes, *filter(None, stale)))
     try:
         project.plans.add(_event(made, now))
     except (HookeError, OSError) as error:

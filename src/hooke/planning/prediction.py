@@ -70,6 +70,11 @@ class Prediction:
         kept = self.front
         return [row for row in self.rows if row.configuration.is_local or any(row is each for each in kept)]
 
+    def priced_by(self) -> list[Catalog]:
+        """The price lists that rows take their prices from."""
+        used = {row.configuration.machine.catalog for row in self.rows if row.usd or row.spot_usd}
+        return [each for each in self.catalogs if each.name in used]
+
     @property
     def recommended(self) -> Row | None:
         """The best row; None if none can be recommended."""
@@ -179,12 +184,10 @@ def _said(plan: Prediction) -> Iterator[str]:
     yield f"recommended: {plan.advice.reason}" if plan.advice.row is not None else plan.advice.reason
     yield from _refused(plan.rows)
     yield from plan.notes
-    used = {row.configuration.machine.catalog for row in plan.rows if row.usd or row.spot_usd}
-    for catalog in plan.catalogs:
-        if catalog.name in used:
-            yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
-            if catalog.startup_source:
-                yield f"start-up of {catalog.name}: {catalog.startup_source}"
+    for catalog in plan.priced_by():
+        yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+        if catalog.startup_source:
+            yield f"start-up of {catalog.name}: {catalog.startup_source}"
 
 
 def _refused(rows: Sequence[Row]) -> Iterator[str]:

@@ -6,12 +6,13 @@ import math
 import shlex
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hooke.base.clock import Clock, SystemClock
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_seconds
 from hooke.journal.service_events import LoadMeasured
@@ -77,8 +78,13 @@ class ServicePlan:
         kept = self.front
         return [offer for offer in self.offers if offer.setup.is_local or any(offer is each for each in kept)]
 
+    def priced_by(self) -> list[Catalog]:
+        """The price lists that offers take their prices from."""
+        used = {offer.setup.machine.catalog for offer in self.offers if offer.bears is not None}
+        return [each for each in self.catalogs if each.name in used]
 
-def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
+
+def plan_service(question: ServiceQuestion, project: Project, *, clock: Clock | None = None) -> ServicePlan:
     """Make the plan from the project's load tests. Raises UsageError if there are none, or if no SLO is given."""
     settings = project.settings.plan
     declared = question.declared
@@ -99,7 +105,7 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
     bearing = provision.Bearing(past.loads, promise, cores=past.cores)
     offers = tuple(map(bearing.offer, _setups(question, past, here, catalogs)))
     choice = provision.choose(offers, question.rate)
-    return ServicePlan(
+    made = ServicePlan(
         question=question,
         promise=promise,
         method=past.method,
@@ -109,6 +115,9 @@ def plan_service(question: ServiceQuestion, project: Project) -> ServicePlan:
         notes=tuple(_notes(past, here)),
         next=_next(question, past, choice, promise),
     )
+    now = (clock or SystemClock()).now()
+    stale = [each.stale_text(now) for each in made.priced_by()]
+    return replace(made, notes=(*made.notes, *filter(None, stale)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -363,10 +372,8 @@ def _said(plan: ServicePlan) -> Iterator[str]:
     yield f"recommended: {plan.choice.reason}" if chosen else plan.choice.reason
     yield from _refused(plan)
     yield from plan.notes
-    used = {offer.setup.machine.catalog for offer in plan.offers if offer.bears is not None}
-    for catalog in plan.catalogs:
-        if catalog.name in used:
-            yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
+    for catalog in plan.priced_by():
+        yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
 
 
 def _refused(plan: ServicePlan) -> Iterator[str]:

@@ -215,7 +215,7 @@ def find_backend(
 
 
 def _usd_per_hour(name: str, settings: BackendSettings) -> float:
-    if not (settings.price or settings.spot):
+    if not (settings.price or settings.spot or settings.reserved):
         return settings.usd_per_hour
     from hooke.project.price_lists import machine_price  # NumPy, by way of the laws
 

@@ -102,6 +102,8 @@ class BackendSettings(_Section, frozen=True, kw_only=True):
     """`"coreweave:hgx_h100_8x"`: the price of one worker from a price list, instead of `usd_per_hour`; `"coreweave"` alone: of `instance`."""
     spot: bool = False
     """Whether that price is the one of spot machines."""
+    reserved: bool = False
+    """Whether that price is the one of reserved machines."""
     max_usd_per_hour: _Usd = 0.0
     """Limit for all workers together; 0 means no limit."""
     address: str = ""
@@ -132,6 +134,8 @@ class FleetSettings(_Section, frozen=True, kw_only=True):
     """`"coreweave:hgx_h100_8x"`: the price of one machine from a price list, instead of `usd_per_hour`; `"coreweave"` alone: of `instance`."""
     spot: bool = False
     """Whether that price is the one of spot machines."""
+    reserved: bool = False
+    """Whether that price is the one of reserved machines."""
     max_usd_per_hour: _Usd = 0.0
     """Limit for all machines together; 0 means no limit."""
     lifetime: str = ""

@@ -150,7 +150,7 @@ class LambdaApi:
         """`request_s` is the time between two requests, `launch_s` the one between two launches."""
         self._headers = {"Authorization": f"Bearer {key}", "Accept": "application/json"}
         self._send = send
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._sleep = sleep
         self._every = {"": request_s, "launch": launch_s}
         self._next = dict.fromkeys(self._every, -math.inf)
@@ -201,11 +201,11 @@ class LambdaApi:
                 try:
                     status, headers, answer = self._sent(method, path, body)
                 finally:  # from the answer on: on the way there a request may overtake the time since the one before
-                    now = self._clock.monotonic()
+                    now = self.clock.monotonic()
                     self._next |= {each: now + self._every[each] for each in ("", pace)}
                 if status != 429:
                     return _data(path, status, answer)
-                self._next[""] = self._clock.monotonic() + _backoff_s(headers, number)
+                self._next[""] = self.clock.monotonic() + _backoff_s(headers, number)
         raise RateLimited(
             "Lambda Cloud refuses requests, because there were too many",
             why=f"{TRIES} times in a row, with growing pauses",
@@ -224,7 +224,7 @@ class LambdaApi:
 
     def _wait_turn(self, pace: str) -> None:
         due = max(self._next[""], self._next[pace])
-        if (wait := due - self._clock.monotonic()) > 0:
+        if (wait := due - self.clock.monotonic()) > 0:
             self._sleep(wait)
 
 
@@ -268,7 +268,9 @@ def _kind_of(status: int, code: str) -> type[ProviderError]:
 
 
 def _unreadable(path: str) -> Unreachable:
-    return Unreachable(f"Lambda Cloud's answer to {path} cannot be read", why="it is not as its API documents")
+    return Unreachable(
+        f"Lambda Cloud's answer to {path} cannot be read", why="it is not as its API documents"
+    )
 
 
 def over_https(endpoint: str) -> Send:
@@ -298,7 +300,9 @@ def over_https(endpoint: str) -> Send:
 def _check_endpoint(endpoint: str) -> None:
     """Raises UsageError for an address to which the key would go in clear text."""
     parts = urlsplit(endpoint)
-    if parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))):
+    if parts.hostname and (
+        parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
+    ):
         return
     raise UsageError(
         f"endpoint = {endpoint!r} would get the API key in clear text, or is no address",
@@ -326,7 +330,10 @@ def _read_key(options: LambdaOptions, environment: Mapping[str, str]) -> str:
             raise UsageError(f"others can read the API key in {file}", fix=f"chmod 600 {file}")
         where = str(file)
     else:
-        key, where = environment.get(options.key_env, "").strip(), f"the environment variable {options.key_env}"
+        key, where = (
+            environment.get(options.key_env, "").strip(),
+            f"the environment variable {options.key_env}",
+        )
     if not key or not key.isascii() or not key.isprintable():
         raise UsageError(
             f"{where} has no API key of Lambda Cloud",
@@ -364,13 +371,10 @@ class LambdaCloud:
         user_data: Callable[[str], str],
         logs: Path,  # noqa: ARG002 - an instance's output is on the instance
         usd_per_hour: float = 0.0,
-        send: Send | None = None,
-        clock: Clock | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-        environment: Mapping[str, str] | None = None,
+        api: LambdaApi | None = None,
         **options: Any,
     ) -> None:
-        """`options` are those of `LambdaOptions`. `send`, `clock` and `sleep` replace the network and the time.
+        """`options` are those of `LambdaOptions`. `api` replaces the one that they describe, with its key, its limits and its clock.
 
         Raises UsageError where they are not valid, there is no price or no key.
         """
@@ -387,17 +391,14 @@ class LambdaCloud:
             look_s=given.seconds("list_every"),
             launch_s=given.seconds("launch_every"),
         )
-        self._clock = clock or SystemClock()
         self._user_data = user_data
         owner = given.owner or socket.gethostname()
         self._fleet = hashlib.blake2b(f"{owner}\n{tag}".encode(), digest_size=8).hexdigest()
-        self._api = LambdaApi(
-            _read_key(given, os.environ if environment is None else environment),
-            send or over_https(given.endpoint),
+        self._api = api or LambdaApi(
+            _read_key(given, os.environ),
+            over_https(given.endpoint),
             request_s=given.seconds("request_every"),
             launch_s=self.facts.launch_s,
-            clock=self._clock,
-            sleep=sleep,
         )
 
     def launch(self, token: str) -> str:
@@ -417,7 +418,7 @@ class LambdaCloud:
             "tags": [
                 {"key": FLEET_TAG, "value": self._fleet},
                 {"key": TOKEN_TAG, "value": token},
-                {"key": STARTED_TAG, "value": f"{self._clock.now():.3f}"},
+                {"key": STARTED_TAG, "value": f"{self._api.clock.now():.3f}"},
             ],
             "user_data": data,
         }
@@ -461,7 +462,9 @@ class LambdaCloud:
         found = next((region for region in allowed if region in offer.regions), None)
         if found is None:
             where = f" in {', '.join(allowed)}" if self._options.regions else ""
-            elsewhere = f"there is in {', '.join(offer.regions)}" if offer.regions else "nor is there anywhere"
+            elsewhere = (
+                f"there is in {', '.join(offer.regions)}" if offer.regions else "nor is there anywhere"
+            )
             raise NoCapacity(f"Lambda Cloud has no {offer.name}{where} now", why=elsewhere)
         return found
 

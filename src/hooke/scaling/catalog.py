@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +15,16 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.units import parse_seconds
 
-__all__ = ["COLUMNS", "Catalog", "InstanceType", "Range", "as_range", "parse_catalog", "parse_range"]
+__all__ = [
+    "COLUMNS",
+    "STALE_DAYS",
+    "Catalog",
+    "InstanceType",
+    "Range",
+    "as_range",
+    "parse_catalog",
+    "parse_range",
+]
 
 T = TypeVar("T")
 
@@ -22,10 +32,14 @@ Range = tuple[float, float]
 """(low, high)."""
 
 COLUMNS = ("instance_type", "gpu", "gpus", "vcpus", "memory_gib", "usd_per_hour", "spot_usd_per_hour")
-OPTIONAL = ("startup", "speed")
+OPTIONAL = ("startup", "speed", "reserved_usd_per_hour")
 FACTS = ("source", "date", "startup", "startup_source")
 """The names of lines `# NAME: TEXT` before the header."""
 
+STALE_DAYS = 90
+"""Prices that are older may be wrong: providers change some of them several times a year."""
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _FACT = re.compile(r"#\s*(?P<name>\w+)\s*:\s*(?P<text>.*\S)\s*")
 
 
@@ -45,6 +59,7 @@ class InstanceType:
     memory: int | None = None
     usd_per_hour: float | None = None
     spot_usd_per_hour: float | None = None
+    reserved_usd_per_hour: float | None = None
     startup_s: Range | None = None
     speed: Range | None = None
 
@@ -63,6 +78,24 @@ class Catalog:
     date: str
     machines: tuple[InstanceType, ...]
     startup_source: str = ""
+
+    def age_days(self, now: float) -> float | None:
+        """Days since the date of its prices, at `now` in seconds since the epoch; None where it states none."""
+        found = _DATE.search(self.date)
+        if found is None:
+            return None
+        try:
+            day = datetime.fromisoformat(found[0]).replace(tzinfo=UTC)
+        except ValueError:
+            return None
+        return (now - day.timestamp()) / 86400
+
+    def stale_text(self, now: float) -> str:
+        """Says that its prices are older than STALE_DAYS at `now`; empty where they are not, or are not dated."""
+        age = self.age_days(now)
+        if age is None or age <= STALE_DAYS:
+            return ""
+        return f"the prices of {self.name} are {age:.0f} days old: hooke prices update FILE"
 
     def facts(self) -> dict[str, str]:
         """The name and the sources, for JSON."""
@@ -131,7 +164,7 @@ def as_range(name: str, value: Any, parse: Callable[[Any], float], valid: str) -
 def parse_catalog(text: str, *, name: str, file: str) -> Catalog:
     """The price list in the `text` of a CSV file; messages mention `file`.
 
-    The columns are `COLUMNS`, optionally `startup` and `speed`, in any order; an empty cell is unknown. Before the
+    The columns are `COLUMNS`, optionally those of `OPTIONAL`, in any order; an empty cell is unknown. Before the
     header, lines `# source: ...`, `# date: ...`, `# startup: ...` and `# startup_source: ...` apply to the whole list.
     Raises UsageError with the file, the line, the column and the fix.
     """
@@ -229,9 +262,10 @@ def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceTyp
     memory = row.get("memory_gib", _number, "a number of GiB above 0")
     usd = "a price in US dollars above 0"
     price, spot = row.get("usd_per_hour", _number, usd), row.get("spot_usd_per_hour", _number, usd)
+    reserved = row.get("reserved_usd_per_hour", _number, usd)
     lag = row.get("startup", partial(_lag, "startup"), "a length of time such as 3m or 3m-5m")
     speed = row.get("speed", partial(parse_range, "speed"), "a number above 0 such as 1.3 or 1.3-1.5")
-    if price is None and spot is None:
+    if price is None and spot is None and reserved is None:
         raise UsageError(
             f"{row.where}, column usd_per_hour: {name!r} has no price", fix="add one, or remove the line"
         )
@@ -244,6 +278,7 @@ def _machine(row: _Row, *, catalog: str, startup_s: Range | None) -> InstanceTyp
         memory=None if memory is None else round(memory * 2**30),
         usd_per_hour=price,
         spot_usd_per_hour=spot,
+        reserved_usd_per_hour=reserved,
         startup_s=lag or startup_s,
         speed=speed,
     )

@@ -229,7 +229,7 @@ class LambdaAccount:
         """Answer a request: status, headers, body. Raises LostAnswer where the connection is lost."""
         self._calls += 1
         chance = Random(f"{self.seed}/call {self._calls}")
-        refusal = self._refusal(method, path, headers, chance)
+        refusal = self._refusal(path, headers, chance)
         if refusal is not None:
             return refusal
         fault = next((name for name in ("lost", "broken") if self._occurs(name, chance)), "")
@@ -239,7 +239,7 @@ class LambdaAccount:
         return self._faulty(fault, chance) if fault else made
 
     def _refusal(
-        self, method: str, path: str, headers: Mapping[str, str], chance: Random
+        self, path: str, headers: Mapping[str, str], chance: Random
     ) -> tuple[int, dict[str, str], bytes] | None:
         """The answer to a request that is refused before anything is done."""
         now = self.clock.now()
@@ -310,7 +310,9 @@ class LambdaAccount:
         if taken or not self._has_room(body["region_name"]):
             self.refused["shortage"] = self.refused.get("shortage", 0) + 1
             return _error(
-                400, "instance-operations/launch/insufficient-capacity", "Not enough capacity to fulfill launch request."
+                400,
+                "instance-operations/launch/insufficient-capacity",
+                "Not enough capacity to fulfill launch request.",
             )
         if self._occurs("quota", chance):
             return _error(400, "global/quota-exceeded", "Quota exceeded.")
@@ -534,11 +536,11 @@ class LambdaServer:
         class Handler(BaseHTTPRequestHandler):
             """One request."""
 
-            def do_GET(self) -> None:  # noqa: N802 - its name in the standard library
+            def do_GET(self) -> None:
                 """Answer it."""
                 length = int(self.headers.get("Content-Length", 0))
                 try:
-                    status, headers, text = server._answer(  # noqa: SLF001 - a class of this method
+                    status, headers, text = server._answer(
                         self.command, self.path, dict(self.headers), self.rfile.read(length)
                     )
                 except LostAnswer:
@@ -551,11 +553,11 @@ class LambdaServer:
                     self.send_header("Content-Length", str(len(text)))
                     self.end_headers()
                     self.wfile.write(text)
-                server._watch("answered", self.path)  # noqa: SLF001
+                server._watch("answered", self.path)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815 - its name in the standard library
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: ARG002
+            def log_message(self, format: str, *args: Any) -> None:
                 """Log nothing."""
 
         return Handler

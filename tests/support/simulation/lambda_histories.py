@@ -21,7 +21,7 @@ from tests.support.simulation.sim_store import SimJournal
 from hooke.journal.fleet_events import LaunchIntended, LedgerRecord
 from hooke.machines.controller import Caps
 from hooke.machines.keeper import LEDGER, FleetKeeper, Ledger, records_of
-from hooke.providers.lambda_cloud import LambdaCloud
+from hooke.providers.lambda_cloud import LambdaApi, LambdaCloud
 from hooke.testing.lambda_cloud import LambdaAccount, LambdaFaults, draw_lambda_faults
 from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Record, World
 
@@ -30,7 +30,6 @@ __all__ = ["LambdaHistory", "check_lambda", "play_lambda"]
 HORIZON_S = 3600.0
 QUIET_S = 3000.0
 USD = 0.2
-_KEY = {"LAMBDA_API_KEY": LambdaAccount().key}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +56,9 @@ def check_lambda(history: LambdaHistory) -> None:
     twice = {token for token in history.launches if history.launches.count(token) > 1}
     problems += [f"{token} was launched twice" for token in sorted(twice)]
     problems += [f"{token} was not in the ledger" for token in history.launches if token not in intended]
-    if history.refused.get("early", 0) > history.crashes + 2:  # only a new controller does not know when the last request was
+    if (
+        history.refused.get("early", 0) > history.crashes + 2
+    ):  # only a new controller does not know when the last request was
         problems.append(f"{history.refused['early']} requests came faster than the limits allow")
     refuse(problems, f"tests.support.simulation.lambda_histories seed={history.seed}")
 
@@ -120,7 +121,9 @@ class _Play:
         while self.world.clock.time < until:
             begun = self.world.chance(f"controller {self.world.clock.time}")
             self.world.begin(0)
-            self.world.crash_in = begun.randint(1, 300) if begun.random() < self.account.faults.crashes else -1
+            self.world.crash_in = (
+                begun.randint(1, 300) if begun.random() < self.account.faults.crashes else -1
+            )
             try:
                 with self._ledger(self.folder) as ledger:
                     keeper = self._keeper(ledger)
@@ -146,7 +149,9 @@ class _Play:
                 self._turn(keeper)
                 if keeper.fleet.settled and len(self.account.billing()) == self.caps.most(USD):
                     return
-        self.problems.append(f"{len(self.account.billing())} machines came, and {self.caps.most(USD)} are allowed")
+        self.problems.append(
+            f"{len(self.account.billing())} machines came, and {self.caps.most(USD)} are allowed"
+        )
 
     def _reap(self) -> None:
         """The ledger is lost: `hooke fleet reap` ends all that is billed."""
@@ -173,10 +178,7 @@ class _Play:
             user_data=lambda token: f"#!/bin/sh\n# {token}\n",
             logs=self.folder,
             usd_per_hour=USD,
-            send=self._send,
-            clock=self.world.clock,
-            sleep=self._sleep,
-            environment=_KEY,
+            api=LambdaApi(self.account.key, self._send, clock=self.world.clock, sleep=self._sleep),
             instance="cpu_4x_general",
             ssh_key="sim",
             owner="sim",
@@ -208,7 +210,9 @@ class _Play:
         asked = sum(1 for each in self.account.billing() if not each.double)
         self.most = max(self.most, asked)
         if asked > self.caps.most(USD):
-            self.problems.append(f"{asked} are billed at {self.world.clock.time:.1f}, and {self.caps.most(USD)} are allowed")
+            self.problems.append(
+                f"{asked} are billed at {self.world.clock.time:.1f}, and {self.caps.most(USD)} are allowed"
+            )
 
 
 def _main(arguments: list[str], say: Callable[[str], Any] = sys.stdout.write) -> None:

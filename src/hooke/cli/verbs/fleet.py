@@ -31,6 +31,7 @@ from hooke.machines.controller import Caps
 from hooke.machines.keeper import FleetKeeper, cost_usd, records_of
 from hooke.machines.provider import Machine
 from hooke.project.folder import Project
+from hooke.project.settings import BackendSettings, FleetSettings
 
 if TYPE_CHECKING:
     from hooke.project.price_lists import MachinePrice
@@ -540,7 +541,7 @@ def nodepool(*, name: str, nodes: str | None, pool: str | None, project: Project
         labels=node_labels(merged(label, options.get("pod_template", {}))),
     )
     limit = Caps(workers=max(least, most or 0), usd_per_hour=settings.max_usd_per_hour or math.inf)
-    costs = _costs(price, least, most, limit=limit, kind="spot price" if settings.spot else "price")
+    costs = _costs(price, least, most, limit=limit, kind=_kind_of_price(settings))
     click.echo(print_node_pool(made, costs), nl=False)
     return 0
 
@@ -656,17 +657,23 @@ def _tell_price(chosen: FleetFolder, wait: str) -> None:
     if chosen.price.listed is None:
         return
     catalog, machine = chosen.price.listed
-    kind = "spot price" if chosen.settings.spot else "price"
+    kind = _kind_of_price(chosen.settings)
     click.echo(
         f"{chosen.name}: {kind} of one machine ${chosen.usd_per_hour:.4g}/h, of {catalog.date}: {catalog.source}",
         err=True,
     )
+    if text := catalog.stale_text(time.time()):
+        click.echo(f"{chosen.name}: {text}", err=True)
     if machine.startup_s is not None and machine.startup_s[1] > parse_seconds(wait, name="--wait"):
         low, high = (format_seconds(each) for each in machine.startup_s)
         click.echo(
             f"{chosen.name}: such a machine takes {low} to {high} to start, longer than --wait {wait}",
             err=True,
         )
+
+
+def _kind_of_price(settings: FleetSettings | BackendSettings) -> str:
+    return "spot price" if settings.spot else "reserved price" if settings.reserved else "price"
 
 
 def _end_forgotten(keeper: FleetKeeper) -> None:
@@ -691,7 +698,8 @@ def _machines(chosen: FleetFolder) -> list[dict[str, Any]]:
             "$/h": provider.facts.usd_per_hour,
         }
         for machine in listed
-        if machine.phase != "ended" or provider.facts.keeps_ended  # else it is gone, and only listed for a while
+        if machine.phase != "ended"
+        or provider.facts.keeps_ended  # else it is gone, and only listed for a while
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -30,8 +31,12 @@ __all__ = ["up"]
 @click.command()
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
-@click.option("--machines", type=click.IntRange(min=1), metavar="N", help="By default as many as the fleet may have.")
-@click.option("--budget", metavar="USD", help="End all machines before they have cost this much: 20, or '$20'.")
+@click.option(
+    "--machines", type=click.IntRange(min=1), metavar="N", help="By default as many as the fleet may have."
+)
+@click.option(
+    "--budget", metavar="USD", help="End all machines before they have cost this much: 20, or '$20'."
+)
 @click.option("--yes", is_flag=True, help="Rent without a question, as in a script.")
 @click.option(
     "--wait",
@@ -41,7 +46,7 @@ __all__ = ["up"]
     help="How long the machines may take to come, and to end.",
 )
 @in_project
-def up(
+def up(  # noqa: PLR0913 - one parameter for each option of the command
     *,
     name: str,
     command: tuple[str, ...],
@@ -99,6 +104,11 @@ def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
     settings, name, price = chosen.settings, chosen.name, chosen.usd_per_hour
     together = f"${machines * price:.4g}/h together"
     click.echo(f"{name}: {machines} x {offer.name} at ${price:.4g}/h: {together}")
+    if chosen.price.listed is not None:
+        catalog, _ = chosen.price.listed
+        click.echo(f"  price list {catalog.name}, {catalog.date}: {catalog.source}")
+        if text := catalog.stale_text(time.time()):
+            click.echo(f"  {text}")
     where = ", ".join(offer.regions) or "nowhere: the launches wait for it"
     click.echo(f"  {settings.provider} offers it at ${offer.usd_per_hour:.4g}/h now; capacity in {where}")
     limits = [f"{settings.machines} machine{'s' * (settings.machines != 1)}"]
@@ -125,7 +135,12 @@ def _ask(*, yes: bool) -> None:
 
 
 def _rent(
-    chosen: FleetFolder, keeper: FleetKeeper, head: FleetHead, budget: RentBudget, machines: int, patience_s: float
+    chosen: FleetFolder,
+    keeper: FleetKeeper,
+    head: FleetHead,
+    budget: RentBudget,
+    machines: int,
+    patience_s: float,
 ) -> None:
     """Rent the machines, and wait until each has run a task. Raises HookeError."""
 
@@ -157,7 +172,10 @@ def _end(
     try:
         settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
     except KeyboardInterrupt:
-        click.echo(f"{chosen.name}: machines may be left and cost money; end them: hooke fleet down {chosen.name}", err=True)
+        click.echo(
+            f"{chosen.name}: machines may be left and cost money; end them: hooke fleet down {chosen.name}",
+            err=True,
+        )
         raise
     chosen.clear_up()
     click.echo(f"{chosen.name}: no machines are left; they have cost ${budget.spent():.4g}")
