@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-loaders soak-zero check bench bench-costs docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -53,6 +53,9 @@ soak-kubernetes-room: kubernetes  ## have a run's pods go from one to twenty to 
 soak-kubernetes-scale: kubernetes  ## have up to 10,000 pods on 1,000 simulated nodes, count what Hooke asks for, and record it
 	rm -f benchmarks/records/kubernetes_scale.json
 	$(BIN)/python -m tests.kubernetes.scale --sizes 10:100 10:100 10:100 100:1000 100:1000 1000:10000 --steady 20 --seed 7 --record benchmarks/records/kubernetes_scale.json
+
+soak-lambda: venv  ## play 2,000 histories of a fleet on Lambda Cloud's API with every fault, kill 50 keepers, and record it
+	$(BIN)/python -m benchmarks.lambda_fleet --record
 
 soak-loaders: venv  ## measure loaders of shuffled batches beside one another, and record it
 	$(BIN)/python -m benchmarks.loaders

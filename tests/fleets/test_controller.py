@@ -401,3 +401,14 @@ def test_a_launch_begins_when_the_ledger_has_it_and_none_begins_far_ahead(tmp_pa
         keeper.want(40, "the test")
     for number, (_, launched) in enumerate(seen):
         assert number - 5 <= launched <= number
+
+
+def test_a_provider_with_a_rate_of_launches_is_asked_for_one_at_a_time():
+    facts = replace(FACTS, launch_s=12.0)
+    fleet, at = FleetState(name="f"), 1000.0
+    launched = []
+    for event in (ProviderListing(()), SetSize(3, "me"), *[FleetTick()] * 40):
+        fleet, actions = step(fleet, event, at, caps=CAPS, facts=facts)
+        launched += [at for action in actions if isinstance(action, Launch)]
+        at += 1.0
+    assert launched == [1001.0, 1013.0, 1025.0]

@@ -64,6 +64,12 @@ def ended(process, code=0):
     assert process.returncode == code
 
 
+def most_at_once(account):
+    """The most instances that were billed at one time."""
+    spans = [(each.began_at, each.terminated_at) for each in account.instances.values()]
+    return max(sum(first <= began < last for first, last in spans) for began, _ in spans)
+
+
 def check_kill(folder, step, after):
     """One kill; returns whether the next keeper found an instance whose launch got no answer."""
     folder.mkdir()
@@ -76,6 +82,7 @@ def check_kill(folder, step, after):
         account = cloud.account
         assert len(account.billing()) == 2
         assert len(set(account.launches)) == len(account.launches), "a launch is done once for one intent"
+        assert most_at_once(account) == 2, "never beyond the cap"
         found = any(isinstance(each, LaunchAnswered) and each.found for each in records_of(folder / "fleet"))
         ended(keeper_of(folder, cloud, "down"))
         deadline = time.monotonic() + 60.0

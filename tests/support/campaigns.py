@@ -92,7 +92,7 @@ CAMPAIGNS = {
             module="tests.providers.test_lambda_cloud",
             tests=8,
             unit="histories",
-            sample=160,
+            sample=64,
             full=2000,
             seconds=110,
         ),

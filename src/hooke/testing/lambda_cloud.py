@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -429,12 +429,13 @@ class LambdaServer:
         )
         self.account.begun, self.account.ended = self._begun, self._ended
         self.key = self.account.key
-        self.folder = folder
+        self.folder = folder.resolve()
         self._watch = watch
         self._lock = threading.Lock()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._timers: dict[str, threading.Timer] = {}
         self._spawner = ThreadPoolExecutor(1)
+        self._boots: list[Future[None]] = []
         self._lock_of_account = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -449,7 +450,7 @@ class LambdaServer:
         self.close()
 
     def close(self) -> None:
-        """End the server and all instances."""
+        """End the server and all instances. Raises OSError where one could not be started."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -459,6 +460,8 @@ class LambdaServer:
         self._spawner.shutdown()
         for instance in list(self._processes):
             self._cut_power(instance)
+        for boot in self._boots:
+            boot.result()
 
     def log(self, instance: str) -> str:
         """What the instance's user data wrote."""
@@ -473,7 +476,9 @@ class LambdaServer:
     def _begun(self, instance: LambdaInstance) -> None:
         # The spawner's thread lives as long as the server; what a timer's thread starts would end with it.
         boot_s = instance.active_at - instance.began_at
-        timer = threading.Timer(boot_s, lambda: self._spawner.submit(self._boot, instance))
+        timer = threading.Timer(
+            boot_s, lambda: self._boots.append(self._spawner.submit(self._boot, instance))
+        )
         timer.daemon = True
         self._timers[instance.id] = timer
         timer.start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import signal
 import sys
 import time
@@ -62,6 +64,7 @@ def up(  # noqa: PLR0913 - one parameter for each option of the command
     until they have joined, and runs a first task on each. It ends all machines when COMMAND ends, without work for the time `idle`, before
     the budget is spent, at Ctrl-C, and when `hooke fleet down NAME` is called. Its exit code is that of COMMAND.
     """
+    command = _found(command)
     chosen = find_fleet(project, name)
     rent, usd = chosen.rent, parse_usd(budget) if budget is not None else math.inf
     most = chosen.caps.most(chosen.usd_per_hour)
@@ -92,6 +95,18 @@ def up(  # noqa: PLR0913 - one parameter for each option of the command
             raise
         _end(chosen, keeper, spent, patience_s, end)
     return end.code
+
+
+def _found(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The command with the path of its program. Raises UsageError where there is none: before anything is rented."""
+    if not command:
+        return ()
+    program = shutil.which(command[0])
+    if program is None:
+        raise UsageError(
+            f"program {command[0]!r} not found", fix="hooke fleet up NAME -- hooke run FILE.py --on NAME"
+        )
+    return os.path.abspath(program), *command[1:]
 
 
 def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
