@@ -243,6 +243,8 @@ def test_nothing_is_rented_without_consent_or_beyond_the_limits(tmp_path):
         assert "there is no terminal" in out and "add --yes" in out
         out = rented.done(rented.popen("fleet", "up", "pool", "--yes", "--machines", "3"), code=2)
         assert "may have at most 2 machines, not 3" in out
+        out = rented.done(rented.popen("fleet", "scale", "pool", "1"), code=2)
+        assert "hooke fleet up pool --machines 1" in out
         out = rented.done(rented.popen("fleet", "up", "pool", "--yes", "--", "no-such"), code=2)
         assert "program 'no-such' not found" in out
         cloud.account.cents["cpu_4x_general"] = 25

@@ -120,7 +120,7 @@ class FleetFolder:
     def _options(self) -> dict[str, Any]:
         """The provider's own options; `cluster` names a function by file and name, which is called."""
         options = dict(self.settings.options)
-        if self.settings.provider in RENTED:
+        if self.is_rented:
             rent, options = RentOptions.split(options)
             options["user_data"] = user_data_of(self._project, self.name, rent)
         if self.settings.provider == "dask" and isinstance(text := options.get("cluster"), str):
@@ -128,9 +128,14 @@ class FleetFolder:
         return options
 
     @property
+    def is_rented(self) -> bool:
+        """Whether `hooke fleet up` rents its machines."""
+        return self.settings.provider in RENTED
+
+    @property
     def rent(self) -> RentOptions:
         """The options of a rented fleet. Raises UsageError where its machines are not rented."""
-        if self.settings.provider not in RENTED:
+        if not self.is_rented:
             raise UsageError(
                 f"the machines of the fleet {self.name} are not rented: its provider is {self.settings.provider!r}",
                 fix=f"hooke fleet scale {self.name} N; or provider = {' or '.join(map(repr, sorted(RENTED)))} in hooke.toml",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hooke.testing.backend_suite import check_backend
     from hooke.testing.engine_suite import check_engine
+    from hooke.testing.lambda_cloud import LambdaServer
     from hooke.testing.provider_suite import FakeProvider, check_provider
     from hooke.testing.s3_server import S3Server
     from hooke.testing.service_client import client
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FakeProvider",
+    "LambdaServer",
     "MemorySink",
     "S3Server",
     "check_backend",
@@ -34,6 +36,7 @@ __all__ = [
 
 _MODULE_OF = {
     "FakeProvider": "hooke.testing.provider_suite",
+    "LambdaServer": "hooke.testing.lambda_cloud",
     "MemorySink": "hooke.testing.sink_suite",
     "S3Server": "hooke.testing.s3_server",
     "check_backend": "hooke.testing.backend_suite",

@@ -266,6 +266,11 @@ def scale(  # noqa: PLR0913 - one parameter for each option of the command
         raise UsageError(f"{' '.join(words)!r} is not a fleet and a number", fix="hooke fleet scale NAME 3")
     machines = int(words[-1])
     chosen = find_fleet(project, words[0] if len(words) == 2 else "")
+    if machines and chosen.is_rented:
+        raise UsageError(
+            f"the machines of the fleet {chosen.name} join while `hooke fleet up` runs",
+            fix=f"hooke fleet up {chosen.name} --machines {machines}",
+        )
     most = chosen.caps.most(chosen.usd_per_hour)
     if machines > most:
         raise UsageError(

@@ -74,13 +74,13 @@ def up(  # noqa: PLR0913 - one parameter for each option of the command
             f"the fleet {name} may have at most {most} machines, not {count}",
             fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{name}]",
         )
-    _say_plan(chosen, count, usd)
+    _say_plan(chosen, count, usd, command)
     _ask(yes=yes)
     patience_s = parse_seconds(wait, name="--wait")
     with (
         FleetHead(project, name, rent, logs=chosen.path / "logs") as head,
         chosen.kept(lambda record: click.echo(f"{name}: {line_of(record)}", err=True)) as keeper,
-        _sigterm_as_interrupt(),
+        _signals_as_interrupt(),
     ):
         chosen.mark_up()
         spent = RentBudget(usd, price=chosen.usd_per_hour, records=chosen.records, clock=SystemClock())
@@ -109,7 +109,7 @@ def _found(command: tuple[str, ...]) -> tuple[str, ...]:
     return os.path.abspath(program), *command[1:]
 
 
-def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
+def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float, command: tuple[str, ...]) -> None:
     """What would be rented, at which price, within which limits. Raises HookeError where the provider does not offer it so."""
     provider = chosen.provider()
     try:
@@ -134,7 +134,8 @@ def _say_plan(chosen: FleetFolder, machines: int, budget_usd: float) -> None:
     if settings.lifetime:
         limits.append(f"{settings.lifetime} for one machine")
     click.echo(f"  never more than {', '.join(limits)}")
-    click.echo(f"  all end after {chosen.rent.idle} without work, at Ctrl-C, and by: hooke fleet down {name}")
+    when = "with the command" if command else f"after {chosen.rent.idle} without work"
+    click.echo(f"  all end {when}, at Ctrl-C, and by: hooke fleet down {name}")
 
 
 def _ask(*, yes: bool) -> None:
@@ -197,14 +198,15 @@ def _end(
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the machines as Ctrl-C does."""
+def _signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM, and the SIGHUP of a terminal that is closed, end the machines as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
