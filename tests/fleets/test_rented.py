@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_without_work_the_fleet_goes_to_zero_by_itself_and_down_ends_it_sooner(t
         process = rented.popen("fleet", "up", "pool", "--yes")
         wait(lambda: cloud.account.billing(), process=process)
         assert rented.done(rented.popen("fleet", "down", "pool")).endswith("pool: 0 machines\n")
-        out, _ = process.communicate(timeout=100)
+        out = rented.done(process, code=130)
         assert "`hooke fleet down` was called; all machines are ended" in out
         assert not cloud.account.billing()
 
@@ -205,6 +206,31 @@ def test_when_its_keeper_is_killed_a_machine_stops_working_and_reap_ends_the_bil
         assert rented.done(rented.popen("fleet", "reap")).endswith("no machines are left\n")
         assert not cloud.account.billing()
         sees_no_key(rented)
+
+
+@pytest.mark.heavy
+def test_a_signal_or_a_price_that_rises_in_between_ends_what_was_rented(tmp_path):
+    sent = []
+
+    def watch(what, path):
+        if (what, path) != ("done", "/instance-operations/launch"):
+            return
+        if not sent:
+            sent.append(process.send_signal(signal.SIGTERM))
+        elif not stops:
+            cloud.account.cents["cpu_4x_general"] = 25
+
+    with LambdaServer(tmp_path / "cloud", watch=watch) as cloud:
+        rented = Rented(tmp_path, cloud, machines=2)
+        stops = True
+        process = rented.popen("fleet", "up", "pool", "--yes")
+        assert "SIGTERM came; all machines are ended" in rented.done(process, code=130)
+        before = len(cloud.account.launches)
+        assert before and not cloud.account.billing()
+        stops = False
+        out = rented.done(rented.popen("fleet", "up", "pool", "--yes"), code=1)
+        assert "costs $0.25/h now" in out and "no machines are left; they have cost" in out
+        assert len(cloud.account.launches) == before + 1 and not cloud.account.billing()
 
 
 @pytest.mark.heavy

@@ -224,9 +224,9 @@ class FleetFolder:
 
     def ask_to_stop(self, patience_s: float) -> None:
         """Have a `hooke fleet up` of this fleet end, where one is running, and wait for it. Raises UsageError where it has not ended by then."""
-        lock = FileLock(self.path / "controller.lock")
         if not (self.path / HEAD).exists() or self.up_was_killed:
             return
+        lock = FileLock(self.path / "controller.lock")
         self.stop_file.touch()
         deadline = time.monotonic() + patience_s
         while lock.taken():
@@ -315,7 +315,7 @@ def settle(
     pause = keeper.turn()
     while not keeper.fleet.settled:
         check()
-        if isinstance(keeper.refused, Impossible):
+        if keeper.fleet.wanted and isinstance(keeper.refused, Impossible):
             raise HookeError(
                 f"the fleet {keeper.fleet.name} cannot get a machine",
                 why=keeper.refused.what,

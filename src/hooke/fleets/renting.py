@@ -33,6 +33,7 @@ from hooke.processes.start import with_parent
 from hooke.project.folder import Project
 
 __all__ = [
+    "INTERRUPTED",
     "FleetEnd",
     "FleetHead",
     "RentBudget",
@@ -53,6 +54,8 @@ END_USD_S = 120.0
 ANSWER_S = 60.0
 END_S = 10.0
 LOOK_S = 0.5
+INTERRUPTED = 130
+"""The exit code of a command that was stopped, as of one that Ctrl-C has ended."""
 
 
 class RentOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +145,9 @@ HOOKE_MACHINE={shlex.quote(launch)} hooke fleet exec {fleet} -- {shlex.join(opti
 # -- what this machine runs for them ---------------------------------------------------------------
 
 
+_HEAD_NAMES = {"admit": "the admission of machines", "scheduler": "Dask's scheduler"}
+
+
 class FleetHead:
     """Admits machines and runs Dask's scheduler, as two processes that end with this one. Their output is in `logs`."""
 
@@ -201,7 +207,7 @@ class FleetHead:
                 process.wait()
 
     def ended(self) -> str:
-        """Which of them has ended; empty while both live. The scheduler ends after the time without work."""
+        """Which of them has ended; empty while both live."""
         return next((name for name, process in self._processes.items() if process.poll() is not None), "")
 
     def log(self, name: str) -> str:
@@ -249,9 +255,9 @@ class FleetHead:
         deadline = time.monotonic() + READY_S
         while waiting:
             if (name := self.ended()) or time.monotonic() > deadline:
-                name = name or "scheduler"
+                name = name or ("scheduler" if len(waiting) == 1 else "admit")
                 raise HookeError(
-                    f"this machine cannot run what the fleet needs: {self._commands[name][3:5]} ended or does not listen",
+                    f"{_HEAD_NAMES[name]} does not listen at {waiting[0]} on this machine",
                     why=self.log(name),
                     fix="check join and scheduler of the fleet: both are addresses of this machine with free ports",
                 )
@@ -313,10 +319,10 @@ def keep_rented(
     budget: RentBudget,
     *,
     idle_s: float,
-    stop: Path,
+    stopped: Callable[[], str],
     command: Sequence[str] = (),
 ) -> FleetEnd:
-    """Keep the fleet until the command ends, the budget is nearly spent, or `stop` exists; without a command until there was no work for `idle_s`."""
+    """Keep the fleet until the command ends, the budget is nearly spent, or `stopped` says why; without a command until there was no work for `idle_s`."""
     process = subprocess.Popen([*with_parent(), *command]) if command else None
     try:
         while True:
@@ -327,11 +333,11 @@ def keep_rented(
             if text := budget.spent_text(len(keeper.fleet.members)):
                 return FleetEnd(why=text, code=1)
             if name := head.ended():
-                return FleetEnd(why=f"its {name} has ended: {head.log(name)}", code=1)
+                return FleetEnd(why=f"{_HEAD_NAMES[name]} has ended: {head.log(name)}", code=1)
             if process is None and (idle := head.idle_s()) >= idle_s:
                 return FleetEnd(why=f"there was no work for {format_seconds(idle)}")
-            if stop.exists():
-                return FleetEnd(why="`hooke fleet down` was called")
+            if why := stopped():
+                return FleetEnd(why=why, code=INTERRUPTED)
             time.sleep(min(max(pause, 0.02), LOOK_S))
     finally:
         if process is not None and process.poll() is None:

@@ -8,10 +8,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -20,7 +19,7 @@ from hooke.base.errors import HookeError, UsageError
 from hooke.base.units import parse_seconds, parse_usd
 from hooke.cli.options import in_project
 from hooke.fleets.fleet_folder import FleetFolder, close_provider, find_fleet, line_of, settle
-from hooke.fleets.renting import FleetEnd, FleetHead, RentBudget, keep_rented
+from hooke.fleets.renting import INTERRUPTED, FleetEnd, FleetHead, RentBudget, keep_rented
 from hooke.machines.keeper import FleetKeeper
 from hooke.project.folder import Project
 
@@ -78,23 +77,65 @@ def up(  # noqa: PLR0913 - one parameter for each option of the command
     _ask(yes=yes)
     patience_s = parse_seconds(wait, name="--wait")
     with (
-        FleetHead(project, name, rent, logs=chosen.path / "logs") as head,
         chosen.kept(lambda record: click.echo(f"{name}: {line_of(record)}", err=True)) as keeper,
-        _signals_as_interrupt(),
+        FleetHead(project, name, rent, logs=chosen.path / "logs") as head,
+        _Stop(chosen) as stop,
     ):
         chosen.mark_up()
         spent = RentBudget(usd, price=chosen.usd_per_hour, records=chosen.records, clock=SystemClock())
+
+        def check() -> None:
+            spent.check(len(keeper.fleet.members))
+            if why := stop.why():
+                raise _Stopped(why)
+
         try:
-            _rent(chosen, keeper, head, spent, count, patience_s)
+            _rent(chosen, keeper, head, check, machines=count, patience_s=patience_s)
             idle_s = parse_seconds(rent.idle)
-            end = keep_rented(keeper, head, spent, idle_s=idle_s, stop=chosen.stop_file, command=command)
-        except KeyboardInterrupt:
-            end = FleetEnd(why="it was interrupted", code=130)
-        except Exception as error:  # whatever failed, the machines cost money
-            _end(chosen, keeper, spent, patience_s, FleetEnd(why=getattr(error, "what", str(error))))
+            end = keep_rented(keeper, head, spent, idle_s=idle_s, stopped=stop.why, command=command)
+        except _Stopped as stopped:
+            end = FleetEnd(why=str(stopped), code=INTERRUPTED)
+        except BaseException as error:  # whatever failed, the machines cost money
+            _end(chosen, keeper, spent, patience_s, FleetEnd(why=getattr(error, "what", repr(error))))
             raise
         _end(chosen, keeper, spent, patience_s, end)
     return end.code
+
+
+class _Stopped(Exception):
+    """The fleet is to end."""
+
+
+class _Stop:
+    """Whether the fleet is to end: by Ctrl-C, SIGTERM, the SIGHUP of a terminal that is closed, or `hooke fleet down`.
+
+    A signal is taken up between two actions, so that no record or request is cut in two; a second one interrupts at once.
+    """
+
+    def __init__(self, chosen: FleetFolder) -> None:
+        self._chosen = chosen
+        self._signal = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[each] = signal.signal(each, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def why(self) -> str:
+        """What ends it; empty while nothing does."""
+        if self._signal:
+            return f"{self._signal} came"
+        return "`hooke fleet down` was called" if self._chosen.stop_file.exists() else ""
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = signal.Signals(number).name
 
 
 def _found(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -154,16 +195,12 @@ def _rent(
     chosen: FleetFolder,
     keeper: FleetKeeper,
     head: FleetHead,
-    budget: RentBudget,
+    check: Callable[[], None],
+    *,
     machines: int,
     patience_s: float,
 ) -> None:
-    """Rent the machines, and wait until each has run a task. Raises HookeError."""
-
-    def check() -> None:
-        budget.check(len(keeper.fleet.members))
-        if chosen.stop_file.exists():
-            raise HookeError("`hooke fleet down` was called")
+    """Rent the machines, and wait until each has run a task. Raises HookeError, and what `check` raises, which is called meanwhile."""
 
     def turn() -> None:
         keeper.turn()
@@ -187,7 +224,7 @@ def _end(
     keeper.down("hooke fleet up")
     try:
         settle(keeper, patience_s=patience_s, logs=chosen.path / "logs")
-    except KeyboardInterrupt:
+    except (HookeError, KeyboardInterrupt):
         click.echo(
             f"{chosen.name}: machines may be left and cost money; end them: hooke fleet down {chosen.name}",
             err=True,
@@ -195,18 +232,3 @@ def _end(
         raise
     chosen.clear_up()
     click.echo(f"{chosen.name}: no machines are left; they have cost ${budget.spent():.4g}")
-
-
-@contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM, and the SIGHUP of a terminal that is closed, end the machines as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
