@@ -22,6 +22,7 @@ settings.load_profile("any machine")
 
 # A run that logs would start a process that ships it, and outlive its test; tests of that ask for it themselves.
 os.environ["HOOKE_SINKS"] = "none"
+os.environ["HOOKE_PRICES"] = os.devnull  # the shipped price lists, whatever lists the user has
 
 # Else each of the thousands of processes that tests start compiles Hooke anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -17,6 +17,7 @@ from hooke.machines.provider import (
     NoCapacity,
     NotAllowed,
     OverQuota,
+    ProviderError,
     RateLimited,
     Unreachable,
 )
@@ -232,8 +233,6 @@ def test_requests_keep_their_distance_and_too_many_are_tried_again():
     [
         ({"quota": 1.0}, OverQuota, "Quota exceeded"),
         ({"invalid_key": 1.0}, NotAllowed, "invalid, expired, or deleted"),
-        ({"lost": 1.0}, Unreachable, "did not answer"),
-        ({"broken": 1.0}, Unreachable, "refused|cannot be read"),
         ({"shortage": 1.0}, NoCapacity, "nor is there anywhere"),
     ],
 )
@@ -245,6 +244,20 @@ def test_errors_are_typed_and_never_show_the_key(faults, error, says):
     shown = f"{caught.value} {caught.value.__cause__!r} {provider._api!r}"
     assert re.search(says, shown)
     assert virtual.account.key not in shown
+
+
+@pytest.mark.parametrize("fault", ["lost", "broken"])
+def test_only_a_launch_without_an_answer_may_have_been_done(fault):
+    virtual = Virtual()
+    provider = virtual.provider()
+    virtual.account.faults = LambdaFaults(**{fault: 1.0})
+    with pytest.raises(ProviderError, match="did not answer|refused|cannot be read") as caught:
+        provider.launch("t-1")
+    assert caught.value.kind == "error", "the look for capacity failed, and nothing was requested"
+    with pytest.raises(Unreachable):
+        provider.list()
+    with pytest.raises(Unreachable):
+        provider._api.launch({})
 
 
 def test_what_cannot_be_launched_says_why():

@@ -406,7 +406,10 @@ class LambdaCloud:
 
         Raises Impossible where the type does not exist, or costs more now than the fleet was told.
         """
-        region = self._region()
+        try:
+            region = self._region()
+        except Unreachable as error:  # nothing was requested yet
+            raise ProviderError(error.what, why=error.why, fix=error.fix) from error
         data = self._user_data(token)
         if len(data.encode()) > MOST_USER_DATA:
             raise Impossible(f"the user data is longer than {MOST_USER_DATA:,} bytes", fix="shorten `setup`")
