@@ -198,6 +198,8 @@ class RunView:
     task: a million nodes take a tenth of the memory, and no row tells more of them.
     """
 
+    only_rows = False
+
     def __init__(self) -> None:
         self.begun: RunStarted | None = None
         self.ended: RunFinished | None = None
@@ -222,7 +224,6 @@ class RunView:
         self._since: float | None = None
         self._spent_s = 0.0
         self._slot_use = SlotUse()
-        self.only_rows = False
         self._alike: dict[tuple[object, ...], NodePlanned] = {}
         """What rows and failures tell of a call's plan -> the plan of the first such call."""
         self._chain: _Chain | None = None

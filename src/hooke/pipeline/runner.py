@@ -95,6 +95,9 @@ class RunnerParts(msgspec.Struct, frozen=True, kw_only=True):
 class Runner:
     """Drives one run to its end. `run()` returns when the run is finished, failed or stopped."""
 
+    _as_of_then = False
+    """Whether a node is looked up by files as they were before some task has ended, so maybe one that it follows."""
+
     def __init__(self, parts: RunnerParts) -> None:
         self._parts = parts
         self._state = parts.state
@@ -142,8 +145,6 @@ class Runner:
         """Those that are not sent yet, by the gpus of their nodes: hosts without these need not have the files."""
         self._looks_made = 0
         self._waiting_for_look: set[int] = set()
-        self._as_of_then = False
-        """Whether a node is looked up by files as they were before some task has ended, so maybe one that it follows."""
         self._origin = parts.clock.now() - parts.clock.monotonic()
 
     def run(self) -> str:
@@ -406,9 +407,8 @@ class Runner:
         if submit is None:  # its claim was asked for: the engine does not know it
             return
         self._parts.engine.cancel(effect.attempt)
-        worker = self._workers.pop(effect.attempt, "")
+        worker, limit = self._workers.pop(effect.attempt, ""), self._state.nodes[submit.node].plan.timeout_s
         if effect.timed_out:
-            limit = self._state.nodes[submit.node].plan.timeout_s
             failure = Failure(
                 kind="TimedOut",
                 message=f"took longer than its timeout of {limit:g} s",
