@@ -110,6 +110,21 @@ def test_histories_keep_every_invariant(part):
         check_lambda(play_lambda(seed))
 
 
+def test_a_launch_that_waited_long_for_its_turn_is_given_up():
+    """Else its machine is listed after the time in which it counts against the caps: one more is rented, as seed 1479 has shown."""
+    virtual = Virtual()
+    provider = virtual.provider()
+    virtual.account.faults = LambdaFaults(busy=1.0)
+    with pytest.raises(RateLimited):
+        provider.list()
+    virtual.account.faults = LambdaFaults()
+    with pytest.raises(RateLimited, match="its turn came too late"):
+        provider.launch("t-1")
+    assert not virtual.account.launches
+    provider.launch("t-2")
+    check_lambda(play_lambda(1479))
+
+
 def test_a_seed_replays_to_the_same_trace():
     assert play_lambda(7).trace == play_lambda(7).trace
 

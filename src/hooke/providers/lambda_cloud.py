@@ -45,6 +45,7 @@ __all__ = ["InstanceOffer", "LambdaApi", "LambdaCloud", "LambdaOptions", "Send",
 
 ENDPOINT = "https://cloud.lambda.ai/api/v1"
 ANSWER_S = 30.0
+TURN_S = 3.0
 TRIES = 4
 """Of a request that was refused because of the rate."""
 BACKOFF_S = 10.0
@@ -112,6 +113,11 @@ class LambdaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _check_endpoint(made.endpoint)
         return made
 
+    @property
+    def turn_s(self) -> float:
+        """The longest from a launch's record in the ledger until its request: one that waits longer is given up, since its machine might be listed too late."""
+        return 2 * self.seconds("launch_every") + TURN_S
+
     def seconds(self, name: str) -> float:
         """One of the intervals. Raises UsageError."""
         return parse_seconds(getattr(self, name), name=name)
@@ -172,9 +178,9 @@ class LambdaApi:
         except (AttributeError, KeyError, TypeError) as error:
             raise _unreadable("/instance-types") from error
 
-    def launch(self, wanted: Mapping[str, Any]) -> list[str]:
-        """Request one instance, once; returns the ids of what was started."""
-        found = self._call("POST", "/instance-operations/launch", wanted, pace="launch")
+    def launch(self, wanted: Mapping[str, Any], *, before: float = math.inf) -> list[str]:
+        """Request one instance, once, and not later than `before` on the monotonic clock; returns the ids of what was started."""
+        found = self._call("POST", "/instance-operations/launch", wanted, pace="launch", before=before)
         ids = found.get("instance_ids") if isinstance(found, dict) else None
         if not isinstance(ids, list) or not ids:
             raise _unreadable("/instance-operations/launch")
@@ -194,10 +200,20 @@ class LambdaApi:
         except _NoSuchObject:
             return
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, pace: str = "") -> Any:
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        pace: str = "",
+        before: float = math.inf,
+    ) -> Any:
         with self._lock:
             for number in range(TRIES):
                 self._wait_turn(pace)
+                if self.clock.monotonic() > before:
+                    raise RateLimited("a launch was not requested: its turn came too late")
                 try:
                     status, headers, answer = self._sent(method, path, body)
                 finally:  # from the answer on: on the way there a request may overtake the time since the one before
@@ -387,7 +403,7 @@ class LambdaCloud:
         self.facts = ProviderFacts(
             name="lambda",
             usd_per_hour=usd_per_hour,
-            visible_s=given.seconds("listed_within"),
+            visible_s=given.seconds("listed_within") + given.turn_s,
             look_s=given.seconds("list_every"),
             launch_s=given.seconds("launch_every"),
         )
@@ -406,6 +422,7 @@ class LambdaCloud:
 
         Raises Impossible where the type does not exist, or costs more now than the fleet was told.
         """
+        begun = self._api.clock.monotonic()
         try:
             region = self._region()
         except Unreachable as error:  # nothing was requested yet
@@ -427,7 +444,7 @@ class LambdaCloud:
         }
         if self._options.image_family:
             wanted["image"] = {"family": self._options.image_family}
-        return self._api.launch(wanted)[0]
+        return self._api.launch(wanted, before=begun + self._options.turn_s)[0]
 
     def list(self) -> Sequence[Machine]:
         """The fleet's instances, by their tags or their names."""
