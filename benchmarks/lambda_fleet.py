@@ -14,12 +14,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.providers.test_lambda_kills import STEPS, check_kill
 from tests.support import REPOSITORY
-from tests.support.simulation.lambda_histories import check_lambda, play_lambda
+from tests.support.simulation.lambda_histories import USD, check_lambda, play_lambda
 
 RECORD = REPOSITORY / "benchmarks" / "records" / "lambda_fleet.json"
 HISTORIES, KILLS, SEED = 2000, 50, 0
@@ -39,22 +40,29 @@ FAULTS = {
 }
 
 
+def played(seed: int) -> tuple[Mapping[str, int], int, int, bool]:
+    """Faults, launches, killed keepers, and whether the cap was reached. Raises AssertionError where an invariant is broken."""
+    history = play_lambda(seed)
+    check_lambda(history)
+    at_cap = history.most == history.caps.most(USD)
+    return history.refused, len(history.launches), history.crashes, at_cap
+
+
 def histories(count: int, seed: int) -> dict[str, Any]:
-    """Play and check so many. Raises AssertionError where an invariant is broken."""
+    """Play and check so many, in as many processes as there are cores. Raises AssertionError where an invariant is broken."""
     faults: Counter[str] = Counter()
-    launches = crashes = at_cap = 0
-    for number in range(seed, seed + count):
-        history = play_lambda(number)
-        check_lambda(history)
-        faults.update(history.refused)
-        launches += len(history.launches)
-        crashes += history.crashes
-        at_cap += history.most == history.caps.most(0.2)
+    launches = crashes = reached = 0
+    with ProcessPoolExecutor() as pool:
+        for refused, launched, killed, at_cap in pool.map(played, range(seed, seed + count), chunksize=20):
+            faults.update(refused)
+            launches += launched
+            crashes += killed
+            reached += at_cap
     return {
         "histories": count,
         "launches": launches,
         "keepers_killed": crashes,
-        "reached_their_cap": at_cap,
+        "reached_their_cap": reached,
         "faults": dict(faults),
         "beyond_the_cap": 0,
         "launched_twice": 0,

@@ -25,7 +25,7 @@ from hooke.providers.lambda_cloud import LambdaApi, LambdaCloud
 from hooke.testing.lambda_cloud import LambdaAccount, LambdaFaults, draw_lambda_faults
 from hooke.testing.virtual_world import NO_FAULTS, DriverCrash, Record, World
 
-__all__ = ["LambdaHistory", "check_lambda", "play_lambda"]
+__all__ = ["USD", "LambdaHistory", "check_lambda", "play_lambda"]
 
 HORIZON_S = 3600.0
 QUIET_S = 3000.0
