@@ -106,6 +106,7 @@ VERBS = {
     "runs": "List the runs of a project.",
     "compare": "Show what differs between runs, side by side.",
     "show": "Show a run: its tasks, what failed and why.",
+    "graph": "Draw the graph of a pipeline: as text, SVG or Mermaid.",
     "logs": "Print what the tasks of a run printed.",
     "curve": "Show how a task scales, from a run or a study.",
     "reproduce": "Repeat a run from its record, and compare the results.",

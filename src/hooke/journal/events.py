@@ -305,6 +305,10 @@ class NodePlanned(_Event, frozen=True, kw_only=True, tag="node_planned"):
     """Ranks, each with these cpus, memory and gpus; 0 if the task is not a gang. Of an elastic gang, the most that it may have."""
     least_ranks: int = 0
     """Of an elastic gang: the fewest; 0 for another task. How many an attempt had is told by its AttemptStarted."""
+    within: tuple[str, ...] = ()
+    """The nested pipelines whose bodies made the call, outermost first."""
+    where: str = ""
+    """The line that made the call, such as `flights.py:34`."""
 
     @property
     def slots(self) -> int:

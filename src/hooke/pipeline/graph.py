@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from hooke.diagrams.task_diagram import DrawnCall, TaskDiagram, diagram_of
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.task import Task
 
@@ -71,6 +72,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Maps only: whether its list may lack items, because of its own `on_error` or that of a map it follows item by item."""
     where: str = ""
     """The line that made the call, such as `flights.py:34`."""
+    within: tuple[str, ...] = ()
+    """The nested pipelines whose bodies made the call, outermost first; a second call of one is `NAME (2)`."""
 
     @property
     def is_dynamic(self) -> bool:
@@ -148,6 +151,24 @@ class Graph:
         for above in self._parents:
             depths.append(1 + max([depths[parent] for parent in above]) if above else 0)
         return tuple(depths)
+
+    def diagram(self) -> TaskDiagram:
+        """The picture of the graph: a box for a call, one for a map; of many calls, one for each task."""
+        return diagram_of(
+            self.pipeline,
+            [
+                DrawnCall(
+                    number=node.id,
+                    task=node.task.name,
+                    is_map=node.kind == "map",
+                    items=node.items,
+                    parents=self._parents[node.id],
+                    within=node.within,
+                    where=node.where,
+                )
+                for node in self.nodes
+            ],
+        )
 
     def describe(self) -> str:
         """The graph as a tree of text, from the roots down to their inputs. A shared node is drawn once."""

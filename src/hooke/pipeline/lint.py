@@ -20,8 +20,7 @@ import msgspec
 
 from hooke.base.errors import TraceError
 from hooke.base.user_code import SourceLine, shorten_path
-from hooke.pipeline.pipeline import Pipeline
-from hooke.pipeline.task import Task
+from hooke.pipeline.task import Task, Traceable
 
 __all__ = ["ExpressionKind", "LintFinding", "NameScope", "OuterNames", "lint", "read_body", "source_of"]
 
@@ -43,7 +42,7 @@ class LintFinding(msgspec.Struct, frozen=True, kw_only=True):
     """Counted from the body's first line, which is 1."""
 
 
-def lint(pipeline: Pipeline[..., Any]) -> None:
+def lint(pipeline: Traceable) -> None:
     """Raise TraceError for the first finding in the body, and name the others. Skips a body without source."""
     function = inspect.unwrap(pipeline.function)
     if not isinstance(function, FunctionType):

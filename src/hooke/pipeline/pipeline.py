@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from hooke.base.errors import UsageError
+from hooke.diagrams.task_diagram import TaskDiagram
 from hooke.pipeline.arguments import signature_of
 from hooke.pipeline.task import ACTIVE, Task, adopt, check_function, check_name, reduce_declared
 
@@ -56,6 +57,16 @@ class Pipeline(Generic[P, R]):
         if instance is None or get is None:
             return self
         return Pipeline(get(self.function, instance, owner), name=self.name)
+
+    def graph(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskDiagram:
+        """The picture of the graph that a run with these parameters would have: runs the body, but no task.
+
+        Notebooks show it; `print` gives it as text, `.svg()` and `.mermaid()` as files. Raises TraceError, UsageError, and what the
+        body raises.
+        """
+        from hooke.pipeline.trace import trace  # fingerprints are not needed to declare a pipeline
+
+        return trace(self, args, kwargs).diagram()
 
     @functools.cached_property
     def signature(self) -> inspect.Signature:

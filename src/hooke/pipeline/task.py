@@ -39,6 +39,7 @@ __all__ = [
     "Options",
     "Resources",
     "Task",
+    "Traceable",
     "Tracer",
     "adopt",
     "check_function",
@@ -357,6 +358,25 @@ def _given_name(function: Any) -> str:
 
 
 # --- The active trace of this context, if any.
+
+
+class Traceable(Protocol):
+    """What a trace needs of a pipeline."""
+
+    @property
+    def name(self) -> str:
+        """For messages, and for the frame around its calls in pictures."""
+        ...
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The body."""
+        ...
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """Of the body."""
+        ...
 
 
 class Tracer(Protocol):

@@ -16,7 +16,7 @@ import re
 import sys
 import types
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import PurePath
@@ -41,16 +41,13 @@ from hooke.pipeline.arguments import (
 )
 from hooke.pipeline.graph import Graph, Node, Use
 from hooke.pipeline.lint import lint
-from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.promise import MapPromise, Promise, PromiseOrigin, TraceSession
-from hooke.pipeline.task import ACTIVE, Task
+from hooke.pipeline.task import ACTIVE, Task, Traceable
 
 __all__ = ["DEEPEST_SHARED", "SMALL", "ArgumentSnapshots", "GraphTracer", "trace"]
 
 
-def trace(
-    pipeline: Pipeline[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-) -> Graph:
+def trace(pipeline: Traceable, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Graph:
     """The graph of `pipeline(*args, **kwargs)`. Runs the body, but no task.
 
     Raises UsageError for arguments that do not fit the pipeline's parameters or their annotations, TraceError for operations that cannot
@@ -82,7 +79,7 @@ def trace(
     )
 
 
-def _check_types(pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check_types(pipeline: Traceable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raise UsageError for arguments that do not bind, and for values that do not have the annotated types."""
     subject = f"pipeline {pipeline.name!r}"
     given = bind_call(subject, pipeline.signature, args, kwargs)
@@ -100,16 +97,26 @@ class GraphTracer:
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
         self._places: dict[tuple[str, types.CodeType, int], SourceLine] = {}
-        self._origins: dict[tuple[int, int], PromiseOrigin] = {}
-        """One for the calls of a task on a line, by the identities of both."""
+        self._within: tuple[str, ...] | None = None
+        self._names = Counter[tuple[str, ...]]()
 
-    def inline(self, pipeline: Pipeline[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def inline(self, pipeline: Traceable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run a pipeline's body and record its calls."""
         bind_call(f"pipeline {pipeline.name!r}", pipeline.signature, args, kwargs)
         if pipeline.function not in self._linted:
             self._linted.add(pipeline.function)
             lint(pipeline)
-        return pipeline.function(*args, **kwargs)
+        outside = self._within
+        self._within = () if outside is None else (*outside, self._named((*outside, pipeline.name)))
+        try:
+            return pipeline.function(*args, **kwargs)
+        finally:
+            self._within = outside
+
+    def _named(self, path: tuple[str, ...]) -> str:
+        """The name of a nested call of a pipeline: `clean`, and `clean (2)` for the second one."""
+        self._names[path] += 1
+        return path[-1] if self._names[path] == 1 else f"{path[-1]} ({self._names[path]})"
 
     def call(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Promise:
         """Record a call."""
@@ -196,6 +203,7 @@ class GraphTracer:
             id=len(self.nodes),
             task=task,
             uses=tuple(dict.fromkeys(uses)) if len(uses) > 1 else uses,
+            within=self._within or (),
             where=sys.intern(f"{place.file}:{place.line}"),  # one text for the calls of a line
             **fields,
         )

@@ -595,6 +595,8 @@ class Driver(msgspec.Struct, kw_only=True):
             seed=self.seed,
             gang=asked.gang,
             least_ranks=asked.least_ranks,
+            within=node.within,
+            where=node.where,
         )
 
 
