@@ -45,7 +45,7 @@ def test_mlflow_is_served_in_its_light_form(desk):
 
 def test_where_there_is_a_server_its_address_is_said(desk):
     desk.write("hooke.toml", '[tracking.mlflow]\nuri = "http://127.0.0.1:1234"\n')
-    for words in (("ui", "--mlflow"), ("ui",)):
+    for words in (("ui", "--mlflow"),):
         assert desk.hooke(*words).out == "runs are shipped to a server: http://127.0.0.1:1234\n"
 
 
@@ -58,7 +58,7 @@ def test_without_mlflow_it_says_what_else_there_is(desk):
         importlib.util.find_spec = lambda name, *more: None if name == "mlflow" else found(name, *more)
     """,
     )
-    done = desk.hooke("ui", PYTHONPATH=str(desk.folder / "hidden"))
+    done = desk.hooke("ui", "--mlflow", PYTHONPATH=str(desk.folder / "hidden"))
     assert done.code == 2
-    assert "hooke ui opens the pages of MLflow, which is not installed" in done.err
+    assert "hooke ui --mlflow opens the pages of MLflow, which is not installed" in done.err
     assert "hooke show" in done.err

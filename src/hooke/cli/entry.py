@@ -106,6 +106,7 @@ VERBS = {
     "runs": "List the runs of a project.",
     "compare": "Show what differs between runs, side by side.",
     "show": "Show a run: its tasks, what failed and why.",
+    "report": "Write the page of a run as one HTML file.",
     "graph": "Draw the graph of a pipeline: as text, SVG or Mermaid.",
     "logs": "Print what the tasks of a run printed.",
     "curve": "Show how a task scales, from a run or a study.",
@@ -118,7 +119,7 @@ VERBS = {
     "serve": "Serve a class over HTTP: hooke serve FILE.py[:CLASS] [--with NAME=VALUE]",
     "bench": "Load-test a service, and find the highest rate within its SLO.",
     "replay": "Replay a service's arrivals: what each autoscaler would have kept and cost.",
-    "ui": "Open MLflow's web pages for the project.",
+    "ui": "Show runs in a browser, live; with --mlflow, MLflow's pages.",
     "fleet": "List, scale, drain and terminate machines, explain sizes, and let machines join.",
     "stop": "Stop a run cleanly from another terminal.",
     "cache": "List, explain and remove stored results.",
@@ -139,9 +140,10 @@ MADE_IN = {
     "demo": "hooke.cli.demo.demo:demo",
     "import": "hooke.cli.verbs.imports:imports",
     "plan": "hooke.cli.verbs.plan:plans",
+    "report": "hooke.cli.verbs.pages:report",
     "serve": "hooke.cli.serve.services:services",
     "stop": "hooke.cli.verbs.runs:stop",
-    "ui": "hooke.cli.verbs.sync:ui",
+    "ui": "hooke.cli.verbs.pages:ui",
 }
 """Verbs whose module or function has another name."""
 

@@ -258,7 +258,8 @@ class _Layers:
                     points += [(x, self.corners[box][1] + self.sizes[box][1]), (x, top + height)]
                 else:
                     points += [(x, top), (x, self.corners[box][1])]
-            self.routes.append(points if edge == turned else points[::-1])
+            steps = [*dict.fromkeys(points)]
+            self.routes.append(steps if edge == turned else steps[::-1])
 
 
 def _without_cycles(count: int, edges: Sequence[_Edge]) -> list[_Edge]:

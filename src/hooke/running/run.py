@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
+from hooke.base.files import write_atomic
 from hooke.base.formats import did_you_mean, text_of
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event, RunFinished
@@ -374,6 +376,22 @@ class Run:
         `.metric(name)` has all values of a metric, `.curve(name)` those that count: one curve for each call, across retries.
         """
         return logged_in(self.folder)
+
+    def report(self, path: str | Path = "run.html") -> Path:
+        """Write the run's page as one file, to open without a network, mail or print; returns its path.
+
+        At most 2 MB: graph, tasks, timeline, failures, the ends of logs, small pictures, code and environment. Raises UsageError for
+        a missing folder, JournalError and OSError.
+        """
+        from hooke.running.run_page import (
+            run_html_file,
+        )  # the comparison with earlier runs is not needed to run
+
+        file = Path(path)
+        if not file.absolute().parent.is_dir():
+            raise UsageError(f"{file}: its folder does not exist", fix=f"mkdir -p {file.parent}")
+        write_atomic(file, run_html_file(self.project, self.id).encode())
+        return file
 
     def show(self) -> None:
         """Print the run's table."""

@@ -1,20 +1,17 @@
-"""`hooke sync` and `hooke ui`: send what runs logged to the trackers, and open their pages."""
+"""`hooke sync`: send what runs logged to the trackers."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from hooke.base.distributions import install_command
-from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.errors import UsageError
 from hooke.base.files import FileLock
 from hooke.base.formats import aligned, format_bytes
 from hooke.cli.options import complete_run, in_project, json_option
@@ -24,7 +21,7 @@ from hooke.sync.background import LOCK, open_sinks, sink_names
 from hooke.sync.outbox import has_logged
 from hooke.sync.shipper import Shipper, SyncState, logged_bytes, standing
 
-__all__ = ["sync", "ui"]
+__all__ = ["sync"]
 
 COLUMNS = ("run", "sink", "points", "merged", "stands")
 
@@ -138,39 +135,3 @@ def _left(project: Project, run: str, goal: Mapping[str, int]) -> int:
     alive = project.runs.alive(run)
     stands = [standing(project.runs, run, sink, goal) for sink in sink_names(project)]
     return sum(each.pending_bytes + (not each.told and not alive) for each in stands)
-
-
-# --- `hooke ui`: MLflow's web pages for the project's runs.
-
-LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-"""Without its job runner for generative AI, MLflow's server has 2 processes with 0.5 GB instead of 10 with 1.6 GB."""
-
-
-@click.command()
-@click.option("--mlflow", is_flag=True, help="Open MLflow's pages: the default, and currently the only ones.")
-@click.option("--port", default=5000, show_default=True, metavar="PORT", type=click.IntRange(1, 65535))
-@in_project
-def ui(*, mlflow: bool, port: int, project: Project) -> None:  # noqa: ARG001 - the only pages
-    """Serve MLflow's pages on this machine only (127.0.0.1), until Ctrl-C.
-
-    If runs are shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address instead.
-    """
-    if find_spec("mlflow") is None:
-        raise MissingExtra(
-            "hooke ui opens the pages of MLflow, which is not installed",
-            fix=f"{install_command('mlflow')}; without it: hooke runs, hooke show, hooke compare",
-        )
-    options = project.settings.tracking.options.get("mlflow", {})
-    default = f"sqlite:///{project.root / 'mlflow.db'}"
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or options.get("uri") or default
-    if uri.startswith(("http://", "https://")):
-        click.echo(f"runs are shipped to a server: {uri}")
-        return
-    click.echo(f"MLflow on {uri}: http://127.0.0.1:{port} in a few seconds; stop with Ctrl-C", err=True)
-    sys.stderr.flush()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", uri]
-    # In the project's folder, because MLflow's default artifact path is relative.
-    os.chdir(project.root)
-    # Replaces this process, so a signal to it ends the server.
-    os.execve(sys.executable, command, os.environ | LIGHT)  # noqa: S606 - deliberately without a shell

@@ -1,0 +1,130 @@
+"""`hooke ui` and `hooke report`: runs in a browser, and a run as one file. `hooke ui --mlflow` opens MLflow's pages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from hooke.base.distributions import install_command
+from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.formats import format_bytes
+from hooke.cli.options import complete_run, in_project
+from hooke.journal.run_folders import RunsFolder
+from hooke.project.folder import Project
+from hooke.running.run import Run
+
+__all__ = ["report", "ui"]
+
+
+@click.command()
+@click.argument("run", required=False, default="", shell_complete=complete_run)
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    metavar="FILE",
+    default="run.html",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write.",
+)
+@in_project
+def report(*, run: str, file: Path, project: Project) -> int:
+    """Write the page of RUN (by default the last run) as one HTML file of at most 2 MB: to open without a network, mail or print."""
+    name = project.runs.find(run)
+    _check_here(project.runs, name)
+    written = Run(project, name).report(file)
+    click.echo(f"wrote {written}: {format_bytes(written.stat().st_size)}", err=True)
+    return 0
+
+
+def _check_here(runs: RunsFolder, run: str) -> None:
+    if runs.elsewhere(run) is not None:
+        raise UsageError(f"the journal of run {run} is in a cluster", next=f"hooke show {run}")
+
+
+# --- The pages.
+
+PORT = 5180
+MLFLOW_PORT = 5000
+LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without its job runner for generative AI, MLflow's server has 2 processes with 0.5 GB instead of 10 with 1.6 GB."""
+
+
+@click.command()
+@click.option("--mlflow", is_flag=True, help="Open MLflow's pages instead.")
+@click.option(
+    "--port",
+    metavar="PORT",
+    type=click.IntRange(0, 65535),
+    help=f"0 takes a free one.  [default: {PORT}; MLflow's: {MLFLOW_PORT}]",
+)
+@in_project
+def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
+    """Show the project's runs in a browser, until Ctrl-C: graph, tasks, timeline, failures, logs and artifacts, live.
+
+    Only this machine reaches the pages (127.0.0.1), and only with the token in the printed address. They change nothing.
+    With --mlflow, and runs shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address.
+    """
+    if mlflow:
+        _mlflow(project, port or MLFLOW_PORT)
+        return 0
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise MissingExtra(
+            f"hooke ui needs {' and '.join(missing)}",
+            fix=f"{install_command('ui')}; without it: hooke report, hooke runs, hooke show",
+        )
+    return _serve(project, PORT if port is None else port)
+
+
+def _serve(project: Project, port: int) -> int:
+    from hooke.pages.run_index import RunIndex
+    from hooke.pages.server import PageServer, serve_pages
+    from hooke.running.run_page import cost_text, task_causes
+    from hooke.serving.auth import ensure_token
+
+    project.create()
+    token = ensure_token(project.data / "ui-token")
+
+    def beside(run: str, ended: bool) -> tuple[str, dict[str, str]]:  # noqa: FBT001 - the server's call
+        return cost_text(project, run), task_causes(project, run) if ended else {}
+
+    def ready(port: int) -> None:
+        click.echo(f"runs of {project.root}: http://127.0.0.1:{port}/?token={token}")
+        click.echo("stop with Ctrl-C", err=True)
+
+    server = PageServer(RunIndex(project.runs), name=project.root.name, beside=beside)
+    try:
+        serve_pages(server, port=port, token=token, ready=ready)
+    except OSError as error:
+        raise UsageError(
+            f"port {port} cannot be used", why=error.strerror or str(error), fix="hooke ui --port 0"
+        ) from error
+    return 0
+
+
+def _mlflow(project: Project, port: int) -> None:
+    if find_spec("mlflow") is None:
+        raise MissingExtra(
+            "hooke ui --mlflow opens the pages of MLflow, which is not installed",
+            fix=f"{install_command('mlflow')}; without it: hooke ui, hooke runs, hooke show, hooke compare",
+        )
+    options = project.settings.tracking.options.get("mlflow", {})
+    default = f"sqlite:///{project.root / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or options.get("uri") or default
+    if uri.startswith(("http://", "https://")):
+        click.echo(f"runs are shipped to a server: {uri}")
+        return
+    click.echo(f"MLflow on {uri}: http://127.0.0.1:{port} in a few seconds; stop with Ctrl-C", err=True)
+    sys.stderr.flush()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", uri]
+    # In the project's folder, because MLflow's default artifact path is relative.
+    os.chdir(project.root)
+    # Replaces this process, so a signal to it ends the server.
+    os.execve(sys.executable, command, os.environ | LIGHT)  # noqa: S606 - deliberately without a shell

@@ -1,0 +1,150 @@
+"""The runs of a project as rows, read once each: a list of ten thousand opens at once, and a search looks further while it has time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from hooke.base.errors import HookeError
+from hooke.journal.run_folders import DRIVER, RunElsewhere, RunsFolder
+from hooke.journal.run_view import RunRow, view_of
+from hooke.journal.segments import SUFFIX
+from hooke.pages.run_report import RunFollower
+
+__all__ = ["SORTS", "STATUSES", "FoundRuns", "RunIndex"]
+
+PAGE = 100
+"""Runs of a page."""
+SEARCH_S = 0.5
+"""How long a request looks at runs that were not read yet; the next one goes on from there."""
+MOST_FOLLOWED = 4
+"""Runs whose whole state is kept."""
+STATUSES = ("", "running", "finished", "finished with failures", "failed", "stopped", "lost")
+SORTS = ("newest", "took", "failed", "pipeline", "status")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundRuns:
+    """A page of runs: (name, row, why there is none). `partial` if `looked` of all `total` runs were looked at."""
+
+    rows: list[tuple[str, RunRow | None, str]]
+    found: int
+    total: int
+    looked: int
+    page: int
+    pages: int
+
+    @property
+    def partial(self) -> bool:
+        """Whether more may match."""
+        return self.looked < self.total
+
+
+class RunIndex:
+    """Rows of runs, each read again when its journal has grown; and followers of the runs that were opened last. Thread-safe."""
+
+    def __init__(self, runs: RunsFolder) -> None:
+        self.runs = runs
+        self._rows: dict[str, tuple[tuple[int, bool], RunRow | None, str]] = {}
+        self._followed: OrderedDict[str, tuple[threading.Lock, RunFollower]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def page(self, *, query: str = "", status: str = "", sort: str = "newest", page: int = 1) -> FoundRuns:
+        """The runs whose names, pipelines, parameters and tags have all words of `query`, in the order of `sort`."""
+        names = self.runs.names()
+        everything = not (query or status) and sort == "newest"
+        if everything:
+            pages = max(-(-len(names) // PAGE), 1)
+            page = min(max(page, 1), pages)
+            shown = names[(page - 1) * PAGE : page * PAGE]
+            rows = [self._row(name) for name in shown]
+            return FoundRuns(
+                rows=rows, found=len(names), total=len(names), looked=len(names), page=page, pages=pages
+            )
+        deadline, looked = time.monotonic() + SEARCH_S, 0
+        found: list[tuple[str, RunRow | None, str]] = []
+        words = query.lower().split()
+        for name in names:
+            if name not in self._rows and time.monotonic() > deadline:
+                continue
+            looked += 1
+            each = self._row(name)
+            if _matches(each, words, status):
+                found.append(each)
+        found.sort(key=lambda each: _order(each[1], sort))
+        pages = max(-(-len(found) // PAGE), 1)
+        page = min(max(page, 1), pages)
+        rows = found[(page - 1) * PAGE : page * PAGE]
+        return FoundRuns(rows=rows, found=len(found), total=len(names), looked=looked, page=page, pages=pages)
+
+    def state(self) -> object:
+        """Differs when a run has begun, gone on or ended."""
+        names = self.runs.names()
+        return len(names), [(name, self._stamp(name)) for name in names[:PAGE]]
+
+    def has(self, run: str) -> bool:
+        """Whether the project has this run."""
+        return run not in ("", ".", "..") and not set("/\\\0") & set(run) and self.runs.folder(run).is_dir()
+
+    def follower(self, run: str) -> tuple[threading.Lock, RunFollower]:
+        """The run's follower, and the lock to hold while it is used."""
+        with self._lock:
+            if run not in self._followed:
+                self._followed[run] = threading.Lock(), RunFollower(self.runs, run)
+            self._followed.move_to_end(run)
+            gone = [self._followed.popitem(last=False)[1] for _ in range(len(self._followed) - MOST_FOLLOWED)]
+            found = self._followed[run]
+        for lock, follower in gone:
+            with lock:
+                follower.close()
+        return found
+
+    def _row(self, name: str) -> tuple[str, RunRow | None, str]:
+        stamp = self._stamp(name)
+        known = self._rows.get(name)
+        if known is not None and known[0] == stamp and not stamp[1]:
+            return name, known[1], known[2]
+        row, trouble = None, ""
+        try:
+            there = self.runs.elsewhere(name)
+            row = _far(name, there) if there is not None else view_of(self.runs, name).row(time.time())
+        except HookeError as error:
+            trouble = error.what
+        self._rows[name] = stamp, row, trouble
+        return name, row, trouble
+
+    def _stamp(self, name: str) -> tuple[int, bool]:
+        """The size of its journal, and whether a process drives it now."""
+        file = self.runs.folder(name) / f"{DRIVER}{SUFFIX}"
+        try:
+            return file.stat().st_size, self.runs.alive(name)
+        except OSError:
+            return -1, False
+
+
+def _far(name: str, there: RunElsewhere) -> RunRow:
+    """A run whose journal is in a cluster: `hooke show` asks for more."""
+    return RunRow(
+        run=name, pipeline=there.pipeline, entry="", status="in the cluster", place=there.place, parameters={},
+        started_at=there.started_at, seconds=0.0, items=0, waiting=0, running=0, cached=0, done=0, failed=0, workers=0, busy=0,
+        slots=0, peak_bytes=None, remaining=None, message="", resumed=0,
+    )  # fmt: skip
+
+
+def _matches(each: tuple[str, RunRow | None, str], words: list[str], status: str) -> bool:
+    name, row, _ = each
+    if row is None:
+        return not status and all(word in name.lower() for word in words)
+    pairs = " ".join(f"{key}={value}" for key, value in (row.parameters | row.tags).items())
+    text = f"{name} {row.pipeline} {pairs}".lower()
+    return status in ("", row.status) and all(word in text for word in words)
+
+
+def _order(row: RunRow | None, sort: str) -> tuple[float, str]:
+    """Descending by numbers, ascending by text; equal ones stay in their order, the newest first."""
+    if row is None:
+        return 1.0, ""
+    number = {"took": row.seconds, "failed": float(row.failed)}.get(sort, 0.0)
+    return -number, {"pipeline": row.pipeline, "status": row.status}.get(sort, "")

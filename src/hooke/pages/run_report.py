@@ -1,0 +1,505 @@
+"""Everything that the page of a run says, as plain values read from its journal."""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from hooke.base.formats import clip, first_line, format_seconds, text_of
+from hooke.base.user_code import user_frames
+from hooke.diagrams.task_diagram import DrawnCall, TaskDiagram, diagram_of
+from hooke.journal.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    Event,
+    LogSpan,
+    MadeOf,
+    NodePlanned,
+    RetryPlanned,
+    RunMadeOf,
+    RunStarted,
+)
+from hooke.journal.reader import SegmentReader
+from hooke.journal.run_folders import DRIVER, RunsFolder
+from hooke.journal.run_view import RunRow, RunView
+from hooke.journal.segments import SUFFIX
+from hooke.journal.task_view import NodeView, TaskRow, TaskView
+from hooke.pages.timeline import Timeline, TimelineView
+from hooke.sync.outbox import has_logged
+from hooke.tracking.logged_values import Artifact, LoggedNote, full_names, logged_in
+
+__all__ = ["ReportedFile", "ReportedLog", "RunFollower", "RunReport", "image_type"]
+
+MOST_ROWS = 500
+"""Of each table on the page."""
+MOST_FAILURES = 20
+MOST_LOGS = 200
+"""Attempts whose output the page has: the last ones."""
+LOOK_EVERY = 500
+"""Events between two looks at the clock."""
+LOG_TAIL = 4096
+"""Bytes of the output of one attempt."""
+MOST_TRACEBACK = 6000
+PREVIEW_BYTES = 200_000
+"""Larger images are listed, not shown."""
+
+
+class ReportedMetric(NamedTuple):
+    """A metric in short."""
+
+    name: str
+    last: float
+    low: float
+    high: float
+    count: int
+
+
+class ReportedRetry(NamedTuple):
+    """Retries of a task for one reason."""
+
+    task: str
+    reason: str
+    count: int
+    first_at: float
+
+
+class ReportedFailure(NamedTuple):
+    """A failure: what happened, in which line of the user's code, with the traceback and the last lines printed."""
+
+    whose: str
+    said: str
+    source: str
+    traceback: str
+    arguments: str
+    tries: str
+
+
+class ReportedLog(NamedTuple):
+    """The end of what one attempt printed. `cut` are the bytes before."""
+
+    whose: str
+    text: str
+    cut: int
+
+
+class ReportedFile(NamedTuple):
+    """An artifact. `number` is its index in the run; `kind` is the media type of an image that may be shown, else empty."""
+
+    number: int
+    name: str
+    task: str
+    size: int
+    kind: str
+    file: Path
+
+    @property
+    def preview(self) -> str:
+        """A data URI; empty for a file that is not a small image of a known type."""
+        if not self.kind or self.size > PREVIEW_BYTES:
+            return ""
+        data = self.file.read_bytes() if self.file.is_file() else b""
+        return f"data:{self.kind};base64,{base64.b64encode(data).decode()}" if data else ""
+
+
+class ReportedCode(NamedTuple):
+    """A part of the code of a task."""
+
+    task: str
+    part: str
+    where: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """A run at one moment, for its page."""
+
+    row: RunRow
+    kind: str
+    now: float
+    resume: str
+    stopped_by: str
+    error: str
+    cost: str = ""
+    parameters: list[tuple[str, str]] = field(default_factory=list)
+    tags: list[tuple[str, str]] = field(default_factory=list)
+    metrics: list[ReportedMetric] = field(default_factory=list)
+    tasks: list[TaskRow] = field(default_factory=list)
+    diagram: TaskDiagram | None = None
+    timeline: Timeline | None = None
+    retries: list[ReportedRetry] = field(default_factory=list)
+    failures: list[ReportedFailure] = field(default_factory=list)
+    failed: int = 0
+    """All failures; `failures` has the first."""
+    logs: list[ReportedLog] = field(default_factory=list)
+    files: list[ReportedFile] = field(default_factory=list)
+    code: list[ReportedCode] = field(default_factory=list)
+    environment: list[tuple[str, str]] = field(default_factory=list)
+    cached: list[tuple[str, str, str]] = field(default_factory=list)
+    """Task, what happened with it, and why."""
+    reading: str = ""
+    """How far the journal has been read, where that takes longer than a request waits."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Table -> rows that are not on the page."""
+
+
+class RunFollower:
+    """Reads a run's journal as it grows; `report` is the state of what was read. Not thread-safe."""
+
+    def __init__(self, runs: RunsFolder, run: str) -> None:
+        """Raises JournalError as a reader does, also when `report` reads on."""
+        self.run = run
+        self.folder = runs.folder(run)
+        self._runs = runs
+        self._file = self.folder / f"{DRIVER}{SUFFIX}"
+        self._reader: SegmentReader | None = None
+        self.share_left = 0.0
+        """Of the journal, after a `read` with a time limit."""
+        self.view = RunView()
+        self.events = 0
+        """How many were read."""
+        self._timeline = TimelineView()
+        self._logs = _LogTails(self.folder / "logs")
+        self._retries: dict[tuple[str, str], ReportedRetry] = {}
+        self._made_of: MadeOf | None = None
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def read(self, most_s: float | None = None) -> bool:
+        """Read what is new, for about `most_s` seconds; whether anything was. `share_left` is what is left."""
+        if self._reader is None:
+            if not self._file.exists():
+                return False
+            self._reader = SegmentReader(self._file)
+        before = self.events
+        deadline = math.inf if most_s is None else time.monotonic() + most_s
+        self.share_left = 0.0
+        for event in self._reader:
+            self.events += 1
+            self._apply(event)
+            if self.events % LOOK_EVERY == 0 and time.monotonic() > deadline:
+                self.share_left = 1 - self._reader.offset / max(self._file.stat().st_size, 1)
+                break
+        return self.events > before
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more to come: the journal is not read to its end, or a process drives the run."""
+        return self.share_left > 0 or (self.view.ended is None and self._runs.alive(self.run))
+
+    def _apply(self, event: Event) -> None:
+        self.view.apply(event)
+        match event:
+            case AttemptStarted() | RunStarted():
+                self._timeline.apply(event)
+                self._logs.began(event)
+            case AttemptFinished() | AttemptFailed():
+                node = self.view.nodes.get(event.node)
+                planned = node.planned if node is not None else None
+                self._timeline.apply(event, planned.task if planned is not None else "?")
+                self._logs.ended(event, planned)
+            case RetryPlanned() if event.node in self.view.nodes:
+                key = self.view.nodes[event.node].planned.task, first_line(event.reason)
+                known = self._retries.get(key)
+                items = max(event.hi - event.lo, 1)
+                self._retries[key] = ReportedRetry(
+                    *key, items + (known.count if known else 0), known.first_at if known else event.at
+                )
+            case RunMadeOf():
+                self._made_of = event.record
+            case _:
+                pass
+
+    def report(self, now: float, *, cost: str = "", causes: Mapping[str, str] | None = None) -> RunReport:
+        """The run by what was read. `cost` is what it has cost, as text; `causes` say why tasks ran, by task."""
+        view = self.view
+        view.driver_alive(
+            None if self.share_left else self._runs.alive(self.run), self._runs.last_written(self.run)
+        )
+        row, error = view.row(now), view.error(self.run)
+        tasks = view.rows(now)
+        logged = logged_in(self.folder) if has_logged(self.folder) else None
+        metrics = [] if logged is None else _metrics(logged.metrics())
+        files = [] if logged is None else self._files_in(logged.artifacts)
+        code = _code(view)
+        found = view.failures()
+        tables = {"tasks": tasks, "metrics": metrics, "files": files, "code": code}
+        left_out = {name: len(rows) - MOST_ROWS for name, rows in tables.items() if len(rows) > MOST_ROWS}
+        begun = view.begun
+        given = (begun.parameters or begun.shown) if begun is not None else {}
+        notes: list[LoggedNote] = [] if logged is None else logged.params
+        values = {("", name): text_of(value) for name, value in given.items()}
+        values |= {(note.task, note.name): note.value for note in notes}
+        parameters = [(name, values[key]) for key, name in full_names(values).items()]
+        return RunReport(
+            row=row,
+            kind=begun.kind if begun is not None else "",
+            now=now,
+            resume=view.resume_command if row.status in ("failed", "stopped", "lost") else "",
+            stopped_by=view.stopping_by or "",
+            error=first_line(error.what if error is not None else row.message),
+            cost=cost,
+            parameters=parameters[:MOST_ROWS],
+            tags=[*row.tags.items()][:MOST_ROWS],
+            metrics=metrics[:MOST_ROWS],
+            tasks=tasks[:MOST_ROWS],
+            diagram=_diagram(view) if view.nodes else None,
+            timeline=self._timeline.drawn(now) if view.nodes else None,
+            retries=[*self._retries.values()][:MOST_ROWS],
+            failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
+            failed=len(found),
+            logs=self._logs.tails(),
+            files=files[:MOST_ROWS],
+            code=code[:MOST_ROWS],
+            environment=_environment(view, self._made_of),
+            cached=[_cached(task, view.tasks[task.task], causes or {}) for task in tasks[:MOST_ROWS]],
+            reading=f"{1 - self.share_left:.0%}" if self.share_left else "",
+            left_out=left_out,
+        )
+
+    def files(self) -> list[ReportedFile]:
+        """All artifacts."""
+        return self._files_in(logged_in(self.folder).artifacts) if has_logged(self.folder) else []
+
+    def _files_in(self, artifacts: list[Artifact]) -> list[ReportedFile]:
+        """The artifacts; one that lies outside the run's folder, as a damaged journal may have it, is left out."""
+        inside = self.folder.resolve()
+        return [
+            ReportedFile(number, each.path, each.task, each.size, image_type(each.file), each.file)
+            for number, each in enumerate(artifacts)
+            if each.file.resolve().is_relative_to(inside)
+        ]
+
+    def logs_size(self) -> int:
+        """Bytes that running attempts have printed so far."""
+        return self._logs.unfinished_size()
+
+    def logs(self) -> list[ReportedLog]:
+        """The ends of what the last attempts printed."""
+        return self._logs.tails()
+
+
+# --- The graph, with one state a call.
+
+
+def _diagram(view: RunView) -> TaskDiagram:
+    calls = [
+        DrawnCall(
+            number=number,
+            task=node.planned.task,
+            is_map=node.planned.kind == "map",
+            items=node.items,
+            parents=node.planned.parents,
+            within=node.planned.within,
+            where=node.planned.where,
+            state=_state(node),
+            settled=node.settled_count,
+        )
+        for number, node in view.nodes.items()
+    ]
+    return diagram_of(view.begun.pipeline if view.begun is not None else "", calls)
+
+
+def _state(node: NodeView) -> str:
+    if node.running:
+        return "running"
+    if node.failed_count:
+        return "failed"
+    if node.complete:
+        return "cached" if node.cached_count == node.settled_count and node.cached_count else "done"
+    if node.settled_count:
+        return "partly"
+    return "waiting" if node.needed else "not needed"
+
+
+# --- Tables.
+
+
+def _metrics(metrics: Mapping[str, tuple[float, int, float, float, int]]) -> list[ReportedMetric]:
+    return [
+        ReportedMetric(name, last, low, high, count)
+        for name, (last, _, low, high, count) in sorted(metrics.items())
+    ]
+
+
+_IMAGES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+)
+
+
+def image_type(file: Path) -> str:
+    """The media type of a picture that cannot hold a script, by its first bytes; empty for all else, such as SVG."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(12)
+    except OSError:
+        return ""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _IMAGES if head.startswith(magic)), "")
+
+
+def _failure(view: RunView, item: int | None, event: AttemptFailed) -> ReportedFailure:
+    node = view.nodes[event.node]
+    tried, tries = node.tries_of(event)
+    traceback = "\n".join(user_frames(event.failure.traceback)) if event.failure.traceback else ""
+    lines = [*event.failure.log_tail[-20:]]
+    tail = f"\n\nlast lines that it printed:\n{chr(10).join(lines)}" if lines else ""
+    said = event.failure
+    what = said.message if said.message.startswith(said.error_type) else f"{said.error_type}: {said.message}"
+    return ReportedFailure(
+        whose=node.planned.task + ("" if item is None else f"[{item}]"),
+        said=clip(said.whose + (what or said.kind), 1000),
+        source=_source(traceback),
+        traceback=clip(traceback + tail, MOST_TRACEBACK).strip(),
+        arguments=clip(said.arguments, 500),
+        tries=f"try {tried} of {tries}" if tries > 1 else "",
+    )
+
+
+def _source(traceback: str) -> str:
+    """The last frame of the user's code: `flights.py:34: return rows[7]`."""
+    lines = traceback.splitlines()
+    for at in reversed(range(len(lines))):
+        place = lines[at].strip()
+        if place.startswith('File "'):
+            file, _, rest = place.removeprefix('File "').partition('", line ')
+            line = rest.partition(",")[0]
+            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            return f"{file}:{line}: {code}" if code else f"{file}:{line}"
+    return ""
+
+
+def _code(view: RunView) -> list[ReportedCode]:
+    found: dict[ReportedCode, None] = {}
+    for task in view.tasks.values():
+        first: NodePlanned = next(iter(task.nodes.values())).planned
+        for part, digest in first.code.items():
+            seen = view.code.get(digest)
+            found[ReportedCode(task.name, part, seen.where if seen is not None else "", digest[:12])] = None
+    return list(found)
+
+
+def _environment(view: RunView, made_of: MadeOf | None) -> list[tuple[str, str]]:
+    begun = view.begun
+    if begun is None:
+        return []
+    facts = {"entry": begun.entry, "backend": begun.place, "host": begun.host, "folder": begun.folder}
+    facts |= {"Python": begun.python, "Hooke": begun.hooke}
+    if made_of is not None:
+        state = {True: ", with uncommitted changes", False: "", None: ""}[made_of.dirty]
+        facts |= {
+            "commit": f"{made_of.commit[:12]}{state}" if made_of.commit else made_of.trouble,
+            "branch": made_of.branch,
+            "tree": made_of.tree[:12],
+            "environment": made_of.environment[:12],
+            **{f"hardware: {name}": value for name, value in made_of.hardware.items()},
+            **{f"threads: {name}": value for name, value in made_of.threads.items()},
+            "data files": ", ".join([*made_of.files][:20]),
+            "seed": str(made_of.seed) if made_of.seed else "",
+        }
+    return [(name, clip(value, 500)) for name, value in facts.items() if value]
+
+
+def _cached(row: TaskRow, task: TaskView, causes: Mapping[str, str]) -> tuple[str, str, str]:
+    """What of a task came from the cache, and why the rest did not."""
+    parts = []
+    if row.cached:
+        saved = f", {format_seconds(row.saved_s)} of work saved" if row.saved_s else ""
+        parts.append(f"{row.cached:,} of {row.items if row.items is not None else '?'} stored before{saved}")
+    if row.done:
+        parts.append(f"{row.done:,} computed")
+    if row.state == "not needed":
+        parts.append("not needed")
+    why = causes.get(row.task, "")
+    if not why and row.cached and not row.done:
+        why = "an earlier run had the same code and arguments"
+    if not why and row.state == "not needed":
+        why = "everything that uses it was stored"
+    node = next(iter(task.nodes.values()))
+    reasons = [each for each in (why, *node.planned.notes, node.unsettled) if each]
+    return row.task, "; ".join(parts) or row.state, "; ".join(reasons)
+
+
+# --- The ends of what tasks printed, without reading the rest.
+
+
+class _LogTails:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spans: deque[tuple[str, LogSpan]] = deque(maxlen=MOST_LOGS)
+        self._running: dict[str, tuple[int, str]] = {}
+        self._told: Counter[str] = Counter()
+        self._tasks: dict[int, str] = {}
+
+    def began(self, event: AttemptStarted | RunStarted) -> None:
+        if isinstance(event, RunStarted):
+            self._running.clear()
+            return
+        for worker in event.workers or (event.worker,):
+            self._running[worker] = event.attempt, worker
+
+    def ended(self, event: AttemptFinished | AttemptFailed, planned: NodePlanned | None) -> None:
+        self._running.pop(event.worker, None)
+        spans = event.logs or ((event.log,) if event.log is not None else ())
+        for span in spans:
+            self._told[span.name] = max(self._told[span.name], span.end)
+            if span.end > span.start:
+                self._spans.append((_whose(event, planned), span))
+
+    def tails(self) -> list[ReportedLog]:
+        tails = [self._tail(whose, span) for whose, span in self._spans]
+        return [tail for tail in [*tails, *self._unfinished()] if tail.text.strip()]
+
+    def unfinished_size(self) -> int:
+        return sum(self._size(f"{worker}.log") for worker in self._running)
+
+    def _size(self, name: str) -> int:
+        file = self._folder / name
+        return file.stat().st_size if file.exists() else 0
+
+    def _unfinished(self) -> Iterator[ReportedLog]:
+        for worker, (attempt, _) in list(self._running.items()):
+            name = f"{worker}.log"
+            size = self._size(name)
+            if size > self._told[name]:
+                yield self._tail(f"#{attempt}, running on {worker}", LogSpan(name, self._told[name], size))
+
+    def _tail(self, whose: str, span: LogSpan) -> ReportedLog:
+        start = max(span.start, span.end - LOG_TAIL)
+        try:
+            with (self._folder / span.name).open("rb") as file:
+                file.seek(start)
+                data = file.read(span.end - start)
+        except FileNotFoundError:
+            data = b"(the log is gone)"
+        text = data.decode("utf-8", "replace")
+        if start > span.start:
+            text = text.partition("\n")[2]
+        # Progress bars send carriage returns; the last state is shown.
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\r\n").split("\n")]
+        return ReportedLog(whose, "\n".join(lines), start - span.start)
+
+
+def _whose(event: AttemptFinished | AttemptFailed, planned: NodePlanned | None) -> str:
+    task = planned.task if planned is not None else "?"
+    items = ""
+    if planned is not None and planned.kind == "map":
+        items = (
+            f"[{event.lo}]" if event.hi - event.lo == 1 else f"[{event.lo}..{max(event.hi - 1, event.lo)}]"
+        )
+    return f"{task}{items} #{event.attempt}"

@@ -1,0 +1,331 @@
+"""The server of `hooke ui`: pages and their events, on loopback, for who has the token.
+
+Each request, of any method and to any address, passes the gate first: Host, Origin, then the token in a cookie.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hmac
+import time
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote, urlencode
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hooke.base.errors import HookeError
+from hooke.base.formats import readable
+from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
+from hooke.pages.run_index import SORTS, STATUSES, RunIndex
+from hooke.pages.run_report import RunReport
+
+__all__ = ["PageServer", "serve_pages"]
+
+READ_S = 0.4
+"""How long a request reads a journal; the page of a longer one says how far it is, and fills in."""
+POLL_S = 0.25
+"""Between two looks at what a page follows."""
+SHARE = 20
+"""A page is made again no sooner than this many times what making it took: that is 5 % of a core at most."""
+MOST_NODES = 2000
+POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+HEADERS = {
+    "content-security-policy": POLICY,
+    "cache-control": "no-store",
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class PageServer:
+    """The pages of one project. `beside` gives what a run cost and why its tasks ran: (text, task -> text)."""
+
+    def __init__(
+        self, index: RunIndex, *, name: str, beside: Callable[[str, bool], tuple[str, dict[str, str]]]
+    ) -> None:
+        self.index = index
+        self.name = name
+        self._beside = beside
+        self._known: dict[str, tuple[int, tuple[str, dict[str, str]]]] = {}
+        self.took: dict[str, float] = {}
+        """Run -> seconds that its page took to make."""
+
+    def routes(self) -> list[Route]:
+        """All routes; they only read."""
+        return [
+            Route("/", self._first),
+            Route("/runs", self._runs),
+            Route("/events", self._runs_events),
+            Route("/runs/{run}", self._run),
+            Route("/runs/{run}/events", self._run_events),
+            Route("/runs/{run}/logs", self._logs),
+            Route("/runs/{run}/report", self._report),
+            Route("/runs/{run}/artifacts/{number:int}", self._artifact),
+            Route("/static/{name}", self._static),
+        ]
+
+    def app(self, *, hosts: frozenset[str], token: str) -> ASGIApp:
+        """The routes behind the gate."""
+        errors = {HTTPException: _refused, HookeError: _unreadable}
+        return _Gate(Starlette(routes=self.routes(), exception_handlers=errors), hosts=hosts, token=token)
+
+    async def _first(self, _: Request) -> Response:
+        return RedirectResponse("/runs", 303)
+
+    async def _static(self, request: Request) -> Response:
+        kinds = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+        name = request.path_params["name"]
+        if name not in kinds:
+            raise HTTPException(404)
+        text = asset(name) if name != "icon.svg" else (TEMPLATES / name).read_text("utf-8")
+        return Response(text, media_type=kinds[name], headers={"cache-control": "no-cache"})
+
+    async def _runs(self, request: Request) -> Response:
+        asked = request.query_params
+        query, status, sort = asked.get("q", ""), asked.get("status", ""), asked.get("sort", "newest")
+        if status not in STATUSES or sort not in SORTS or not asked.get("page", "1").isdecimal():
+            raise HTTPException(400, "this page has no such filter")
+        find = functools.partial(
+            self.index.page, query=query, status=status, sort=sort, page=int(asked.get("page", "1")[:9])
+        )
+        found = await run_in_threadpool(find)
+        page = page_of(
+            "runs.html",
+            inline=False,
+            project=self.name,
+            query=query,
+            status=status,
+            sort=sort,
+            statuses=STATUSES,
+            sorts=SORTS,
+            rows=found.rows,
+            found=found.found,
+            total=found.total,
+            looked=found.looked,
+            partial=found.partial,
+            page=found.page,
+            pages=found.pages,
+            address=functools.partial(_address, asked),
+        )
+        return HTMLResponse(page)
+
+    async def _run(self, request: Request) -> Response:
+        run = self._named(request)
+        return HTMLResponse(await run_in_threadpool(self._run_page, run))
+
+    def _run_page(self, run: str) -> str:
+        began = time.monotonic()
+        report = self._read(run)
+        page = page_of("run.html", inline=False, report=report, previews={}, links=True)
+        self.took[run] = time.monotonic() - began
+        return page
+
+    async def _report(self, request: Request) -> Response:
+        run = self._named(request)
+        html = await run_in_threadpool(lambda: report_file(self._read(run, whole=True)))
+        return HTMLResponse(html, headers={"content-disposition": _attachment(f"{run}.html")})
+
+    def _read(self, run: str, *, whole: bool = False) -> RunReport:
+        lock, follower = self.index.follower(run)
+        with lock:
+            follower.read(None if whole else READ_S)
+            ended = follower.view.ended is not None and not follower.share_left
+            known = self._known.get(run)
+            if known is None or known[0] != follower.events:
+                compare = ended and len(follower.view.nodes) <= MOST_NODES
+                known = self._known[run] = follower.events, self._beside(run, compare)
+            cost, causes = known[1]
+            return follower.report(time.time(), cost=cost, causes=causes)
+
+    async def _logs(self, request: Request) -> Response:
+        run = self._named(request)
+
+        def page() -> str:
+            lock, follower = self.index.follower(run)
+            with lock:
+                follower.read(READ_S)
+                logs, going = follower.logs(), follower.goes_on
+            return page_of("logs.html", inline=False, run=run, logs=logs, follow=going)
+
+        return HTMLResponse(await run_in_threadpool(page))
+
+    async def _artifact(self, request: Request) -> Response:
+        run = self._named(request)
+        lock, follower = self.index.follower(run)
+
+        def find() -> Response:
+            with lock:
+                files = {file.number: file for file in follower.files()}
+            file = files.get(request.path_params["number"])
+            if file is None or not file.file.is_file():
+                raise HTTPException(404)
+            how = "inline" if file.kind else "attachment"
+            headers = {
+                "content-disposition": _attachment(file.name.rpartition("/")[2], how=how),
+                "content-security-policy": "default-src 'none'; sandbox",
+            }
+            return FileResponse(
+                file.file, media_type=file.kind or "application/octet-stream", headers=headers
+            )
+
+        return await run_in_threadpool(find)
+
+    async def _runs_events(self, request: Request) -> Response:
+        return _events(request, self.index.state, lambda: 1.0)
+
+    async def _run_events(self, request: Request) -> Response:
+        run = self._named(request)
+
+        def state() -> object:
+            lock, follower = self.index.follower(run)
+            with lock:
+                follower.read(READ_S)
+                return follower.events, follower.goes_on, follower.logs_size()
+
+        return _events(request, state, lambda: SHARE * self.took.get(run, 0.0))
+
+    def _named(self, request: Request) -> str:
+        run: str = request.path_params["run"]
+        if not self.index.has(run):
+            raise HTTPException(404, f"there is no run {run}")
+        if self.index.runs.elsewhere(run) is not None:
+            raise HTTPException(404, f"the journal of {run} is in a cluster: hooke show {run}")
+        return run
+
+
+def _events(request: Request, state: Callable[[], object], least_s: Callable[[], float]) -> Response:
+    """Server-sent events: `changed` whenever `state()` differs, at most once in `least_s()` seconds."""
+
+    async def stream() -> AsyncIterator[str]:
+        last: object = None
+        first = True
+        while not await request.is_disconnected():
+            now = await run_in_threadpool(state)
+            if now != last:
+                last = now
+                if not first:
+                    yield "event: changed\ndata:\n\n"
+                    await asyncio.sleep(max(least_s(), POLL_S))
+                    continue
+                yield ": open\n\n"
+                first = False
+            await asyncio.sleep(POLL_S)
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+def _address(asked: QueryParams, page: int) -> str:
+    kept = [(key, value) for key, value in asked.items() if key in ("q", "status", "sort") and value]
+    return f"/runs?{urlencode([*kept, ('page', str(page))])}"
+
+
+def _attachment(name: str, *, how: str = "attachment") -> str:
+    return f"{how}; filename*=UTF-8''{quote(readable(name), safe='')}"
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _said(error.status_code, error.detail, "All runs are listed under Runs.")
+
+
+async def _unreadable(_: Request, error: Exception) -> Response:
+    return _said(500, "The run's journal cannot be read", str(error))
+
+
+def _said(status: int, what: str, fix: str) -> Response:
+    return HTMLResponse(page_of("refused.html", inline=False, what=what, fix=fix), status)
+
+
+# --- The gate.
+
+
+class _Gate:
+    """Admits requests to these hosts, from pages of the same origin, with the token in a cookie.
+
+    `/?token=TOKEN` sets the cookie: that is the address that `hooke ui` prints.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], token: str) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refused = self._answer(scope) if scope["type"] == "http" else None
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif refused is not None:
+            await refused(scope, receive, sent)
+        else:
+            await self._app(scope, receive, sent)
+
+    def _answer(self, scope: Scope) -> Response | None:
+        """What a request gets that does not pass; None for one that does."""
+        headers = Headers(scope=scope)
+        hosts, origins = headers.getlist("host"), headers.getlist("origin")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return _plain(403, "this address is not the server's")
+        if len(origins) > 1 or (origins and origins[0] != f"http://{hosts[0]}"):
+            return _plain(403, "another page asked for this")
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"] != "/":
+            return _plain(403, "another page asked for this")
+        request = Request(scope)
+        cookie = f"hooke-{hosts[0].rpartition(':')[2]}"
+        given = request.query_params.get("token")
+        if scope["path"] == "/" and scope["method"] == "GET" and given is not None and self._is(given):
+            answer = RedirectResponse("/runs", 303)
+            answer.set_cookie(cookie, given, httponly=True, samesite="strict", path="/")
+            return answer
+        if not self._is(request.cookies.get(cookie, "")):
+            return _plain(401, "the token is missing: open the address that `hooke ui` printed")
+        if scope["method"] not in ("GET", "HEAD"):
+            return _plain(405, "these pages only read")
+        return None
+
+    def _is(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self._token)
+
+
+def _plain(status: int, said: str) -> Response:
+    return Response(f"{said}\n", status, media_type="text/plain")
+
+
+def serve_pages(server: PageServer, *, port: int, token: str, ready: Callable[[int], None]) -> None:
+    """Serve on 127.0.0.1 until Ctrl-C; `ready` is called with the port. Port 0 takes a free one. Raises OSError for a taken one."""
+    import socket
+
+    listening = socket.create_server(("127.0.0.1", port))
+    port = listening.getsockname()[1]
+    hosts = frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost"))
+    settings = uvicorn.Config(
+        server.app(hosts=hosts, token=token),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    ready(port)
+    uvicorn.Server(settings).run(sockets=[listening])

@@ -1,0 +1,150 @@
+"use strict";
+(() => {
+  const all = (what, where = document) => Array.from(where.querySelectorAll(what));
+
+  // Filters: rows and logs that do not have the words are hidden.
+  const filter = (input) => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const place = document.getElementById(input.dataset.filter);
+    if (!place) return;
+    for (const each of all("tbody tr, .log", place)) {
+      const text = each.textContent.toLowerCase();
+      each.hidden = !words.every((word) => text.includes(word));
+    }
+  };
+  document.addEventListener("input", (event) => {
+    if (event.target.dataset && event.target.dataset.filter) filter(event.target);
+  });
+
+  // Tables that sort: a button in each head.
+  const sorted = {};
+  const value = (row, at) => {
+    const cell = row.children[at];
+    const text = cell.dataset.v === undefined ? cell.textContent.trim() : cell.dataset.v;
+    const number = Number(text.replaceAll(",", ""));
+    return text !== "" && !Number.isNaN(number) ? number : text;
+  };
+  const compare = (a, b) =>
+    typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+  const sort = (table, at, down) => {
+    const body = table.tBodies[0];
+    const rows = Array.from(body.rows).map((row) => [value(row, at), row]);
+    rows.sort((one, other) => (down ? -1 : 1) * compare(one[0], other[0]));
+    body.append(...rows.map((each) => each[1]));
+    all("thead th", table).forEach((head, index) => {
+      if (index === at) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    });
+  };
+  const sortable = (where) => {
+    for (const table of all("table.sortable", where)) {
+      const key = table.id || (table.closest("section") || {}).id;
+      all("thead th", table).forEach((head, at) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.textContent = head.textContent;
+        head.replaceChildren(button);
+        button.addEventListener("click", () => {
+          const down = sorted[key] && sorted[key].at === at ? !sorted[key].down : head.classList.contains("n");
+          sorted[key] = { at, down };
+          sort(table, at, down);
+        });
+      });
+      if (sorted[key]) sort(table, sorted[key].at, sorted[key].down);
+    }
+  };
+
+  // The timeline: what a bar is, and a part of the time larger.
+  const tip = document.getElementById("tip");
+  const tell = (event) => {
+    const bar = event.target.closest ? event.target.closest("[data-t]") : null;
+    tip.hidden = !bar;
+    if (!bar) return;
+    tip.textContent = bar.dataset.t;
+    tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8)}px`;
+    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
+  };
+  document.addEventListener("pointermove", tell);
+  document.addEventListener("pointerdown", tell);
+  let from = 0;
+  let wide = 1000;
+  const zoomed = () => {
+    from = Math.max(0, Math.min(from, 1000 - wide));
+    for (const svg of all("#lanes svg")) svg.setAttribute("viewBox", `${from} 0 ${wide} 20`);
+    const axis = document.querySelectorAll("#lanes .axis span");
+    const lanes = document.getElementById("lanes");
+    if (axis.length !== 2 || wide === 1000) return;
+    const seconds = Number(lanes.dataset.seconds) / 1000;
+    axis[0].textContent = `${(from * seconds).toPrecision(3)} s`;
+    axis[1].textContent = `${((from + wide) * seconds).toPrecision(3)} s`;
+  };
+  document.addEventListener("click", (event) => {
+    const step = event.target.dataset ? event.target.dataset.zoom : undefined;
+    if (!step) return;
+    const middle = from + wide / 2;
+    if (step === "in") wide = Math.max(wide / 2, 1);
+    if (step === "out") wide = Math.min(wide * 2, 1000);
+    from = middle - wide / 2;
+    if (step === "left") from -= wide / 4;
+    if (step === "right") from += wide / 4;
+    zoomed();
+  });
+
+  // The graph and the table point at each other.
+  document.addEventListener("pointerover", (event) => {
+    const over = event.target.closest ? event.target.closest(".dg-box") : null;
+    for (const box of all(".dg-box.hit")) box.classList.remove("hit");
+    if (over) for (const box of all(".dg-box")) if (box.dataset.task === over.dataset.task) box.classList.add("hit");
+  });
+
+  // Live: the server says that something has changed, and the parts that differ are put in place.
+  const live = document.getElementById("live");
+  const refresh = async () => {
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const ids = (where) => all("[data-live]", where).map((each) => each.id).join();
+    if (ids(page) !== ids(document)) {
+      document.getElementById("main").replaceWith(page.getElementById("main"));
+    } else {
+      for (const fresh of all("[data-live]", page)) {
+        const old = document.getElementById(fresh.id);
+        if (old.dataset.was === undefined) old.dataset.was = "";
+        if (old.dataset.was !== fresh.innerHTML) {
+          const text = fresh.innerHTML;
+          const open = all("details", old).map((each) => each.open);
+          old.replaceChildren(...fresh.childNodes);
+          all("details", old).forEach((each, at) => { each.open = open[at] || false; });
+          for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
+          old.dataset.was = text;
+          sortable(old);
+        }
+      }
+    }
+    document.title = page.title;
+    all("input[data-filter]").forEach(filter);
+    zoomed();
+    return page.body.dataset.follow !== undefined;
+  };
+  const follow = (address) => {
+    const source = new EventSource(address);
+    let busy = false;
+    let again = false;
+    const changed = async () => {
+      if (busy) { again = true; return; }
+      busy = true;
+      try {
+        do { again = false; if (!(await refresh())) source.close(); } while (again);
+        live.textContent = source.readyState === EventSource.CLOSED ? "" : "live";
+      } catch (error) {
+        live.textContent = String(error.message || error);
+      } finally { busy = false; }
+    };
+    source.addEventListener("open", () => { live.textContent = "live"; });
+    source.addEventListener("changed", changed);
+    source.addEventListener("error", () => { live.textContent = "not connected; trying again"; });
+  };
+
+  sortable(document);
+  if (document.body.dataset.follow) follow(document.body.dataset.follow);
+})();
