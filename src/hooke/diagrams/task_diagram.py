@@ -11,14 +11,15 @@ from typing import NamedTuple
 from hooke.base.formats import readable
 from hooke.diagrams.layered_layout import Frame, PlacedArrow, place_graph
 
-__all__ = ["DiagramBox", "DrawnCall", "TaskDiagram", "diagram_of"]
+__all__ = ["DiagramBox", "DrawnCall", "TaskDiagram", "brief", "diagram_of"]
 
 MOST_BOXES = 60
 """With more calls and maps, those of one task are one box."""
 MOST_TASKS = 300
 """Boxes of a picture; it says how many it leaves out."""
 MOST_LETTERS = 40
-"""Of a name in a box; its tooltip has the whole name."""
+"""Of a name in a box; its tooltip has more of it."""
+MOST_TOLD = 120
 
 WORST = ("failed", "running", "partly", "waiting", "skipped", "done", "cached", "not needed", "")
 """States of calls; a box that stands for several has the first of these."""
@@ -171,6 +172,11 @@ def _number(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def brief(name: str) -> str:
+    """A name for tooltips and attributes: whole, unless it is very long."""
+    return readable(name[:MOST_TOLD])
+
+
 def _cut(text: str) -> str:
     text = readable(text)
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
@@ -254,7 +260,7 @@ def _box(box: DiagramBox, frame: Frame) -> str:
     kind = "needless" if box.state == "not needed" else box.state
     middle = frame.x + frame.width / 2
     top = frame.y + (18 if below else frame.height / 2 + 4.5)
-    told = "\n".join(filter(None, [readable(box.task), below, readable(box.where)]))
+    told = "\n".join(filter(None, [brief(box.task), below, brief(box.where)]))
     small = (
         f'<text class="dg-dim" text-anchor="middle" x="{middle:.1f}" y="{frame.y + 34:.1f}">{escape(below)}</text>'
         if below
@@ -262,7 +268,7 @@ def _box(box: DiagramBox, frame: Frame) -> str:
     )
     radius = 5 if not box.is_map else 12
     return (
-        f'<g class="dg-box dg-{kind or "plain"}" data-task="{escape(readable(box.task))}"><title>{escape(told)}</title>'
+        f'<g class="dg-box dg-{kind or "plain"}" data-task="{escape(brief(box.task))}"><title>{escape(told)}</title>'
         f'<rect rx="{radius}" {_at(frame)}/><text text-anchor="middle" x="{middle:.1f}" y="{top:.1f}">{escape(name)}</text>{small}</g>'
     )
 

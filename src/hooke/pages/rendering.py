@@ -15,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from hooke.base.formats import clip, format_bytes, format_seconds, readable
-from hooke.diagrams.task_diagram import SVG_STYLE, TaskDiagram
+from hooke.diagrams.task_diagram import SVG_STYLE, TaskDiagram, brief
 from hooke.journal.run_view import moment
 from hooke.pages.run_report import RunReport
 
@@ -23,8 +23,20 @@ __all__ = ["MOST_BYTES", "asset", "file_policy", "page_of", "report_file"]
 
 MOST_BYTES = 2_000_000
 """Of a report's file: mail servers refuse more than a few megabytes, after base64."""
-MOST_PREVIEWS = 600_000
-"""Bytes of the pictures in a file, as they are written there."""
+STEPS = ((600_000, 200, 500), (0, 200, 500), (0, 20, 200), (0, 20, 50), (0, 0, 10))
+"""Bytes of pictures, logs and rows of a table in a file: the first of these with which it is small enough."""
+TABLES = (
+    "parameters",
+    "tags",
+    "metrics",
+    "tasks",
+    "retries",
+    "failures",
+    "files",
+    "code",
+    "environment",
+    "cached",
+)
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 300
 """Letters of a name or value in a table."""
@@ -33,17 +45,26 @@ LONGEST = 300
 def report_file(report: RunReport) -> str:
     """The run's page as one file of at most MOST_BYTES: it loads nothing, and its policy allows its own style and script alone.
 
-    Pictures that do not fit are listed only; then the logs give way.
+    Pictures that do not fit are listed only; then logs and rows of tables give way.
     """
     html = ""
-    for pictures, logs in ((MOST_PREVIEWS, len(report.logs)), (0, len(report.logs)), (0, 20), (0, 0)):
-        made = replace(report, logs=report.logs[len(report.logs) - logs :])
-        html = page_of(
-            "run.html", inline=True, report=made, previews=_previews(report, pictures), links=False
-        )
+    for pictures, logs, rows in STEPS:
+        made = _shortened(report, logs, rows)
+        html = page_of("run.html", inline=True, report=made, previews=_previews(made, pictures), links=False)
         if len(html.encode()) <= MOST_BYTES:
             break
     return html
+
+
+def _shortened(report: RunReport, logs: int, rows: int) -> RunReport:
+    """The report with the last `logs` logs and the first `rows` of each table; it says how many it leaves out."""
+    cut = {name: getattr(report, name)[:rows] for name in TABLES}
+    left_out = {
+        name: report.left_out.get(name, 0) + len(getattr(report, name)) - len(kept)
+        for name, kept in cut.items()
+    }
+    kept_logs = report.logs[max(len(report.logs) - logs, 0) :]
+    return replace(report, **cut, logs=kept_logs, left_out=left_out)
 
 
 def _previews(report: RunReport, most: int) -> dict[int, str]:
@@ -108,6 +129,7 @@ def _environment() -> jinja2.Environment:
         "number": _number,
         "moment": moment,
         "short": _short,
+        "brief": brief,
         "picture": _picture,
         "tone": _tone,
         "share": _share,

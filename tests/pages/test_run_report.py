@@ -1,0 +1,244 @@
+"""What the page of a run says, that it says no more than 2 MB, and that no text of a user becomes markup."""
+
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.fixtures.played_runs import START, Played
+
+from hooke.base.errors import UsageError
+from hooke.base.ref import Ref
+from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure, RetryPlanned
+from hooke.journal.run_folders import RunsFolder
+from hooke.pages.rendering import MOST_BYTES, report_file
+from hooke.pages.run_report import RunFollower, RunReport
+from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
+from hooke.running.run_page import run_html_file
+
+NASTY = "</script></style><script>hacked()</script><img src=x onerror=hacked()>'\"`{{7*7}}&\x1b[31m\u202e"
+REF = Ref(digest="0" * 64, size=1)
+
+
+class Tags(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report_of(played: Played) -> RunReport:
+    follower = RunFollower(RunsFolder(played.folder.parent), played.run)
+    follower.read()
+    made = follower.report(START + 10)
+    follower.close()
+    return made
+
+
+def nasty_run(root, *, tasks: int = 1, name: str = NASTY) -> Played:
+    played = Played(root, "r-20261125-000001-x", pipeline=name, p=name)
+    for number in range(tasks):
+        task = f"{number}{name}"
+        played.task(task, code={f"part{name}": f"digest{number}"})
+        node, attempt = played.nodes[task], number + 1
+        played.attempts = attempt
+        played.driver.append(
+            AttemptStarted(at=START, attempt=attempt, node=node, lo=0, hi=1, worker=name[:40])
+        )
+        failure = Failure(
+            kind="TaskError", error_type=name, message=name, traceback=f'  File "{name}", line 3, in f\n    {name}\n',
+            arguments=name, log_tail=(name,),
+        )  # fmt: skip
+        played.driver.append(
+            RetryPlanned(at=START, node=node, lo=0, hi=1, number=2, due=START, reason=name + str(number))
+        )
+        played.driver.append(
+            AttemptFailed(
+                at=START + 1,
+                attempt=attempt,
+                node=node,
+                lo=0,
+                hi=1,
+                failure=failure,
+                worker=name[:40],
+                seconds=1.0,
+            )
+        )
+    played.log((name, 1.0, 0), (f"nan{name}", math.nan, 1), params={name: name}, tags={name: name})
+    played.keep("a<img src=x onerror=hacked()>.txt", name)
+    return played
+
+
+class TestText:
+    def test_no_text_becomes_markup(self, tmp_path):
+        html = report_file(report_of(nasty_run(tmp_path)))
+        page = Tags(html)
+        known = set(
+            "html head meta title link style body a main section h1 h2 h3 p span dl div dt dd code svg g rect text path defs marker"
+            " table thead tbody tr th td article details summary pre label input button script".split()
+        )
+        assert {tag for tag, _ in page.tags} <= known
+        assert [tag for tag, _ in page.tags].count("script") == 1
+        names = {name for _, attributes in page.tags for name in attributes}
+        assert not {name for name in names if name.startswith("on") or name in ("style", "srcdoc", "action")}
+        addresses = {
+            attributes[name] for _, attributes in page.tags for name in ("href", "src") if name in attributes
+        }
+        assert addresses == {"data:,", "#main"}
+        assert "{{7*7}}" in page.text
+        assert "hacked()" in page.text
+        assert not re.search("[\x1b\u202e]", html)
+
+    def test_it_has_a_policy_that_allows_no_other_script(self, tmp_path):
+        html = report_file(report_of(nasty_run(tmp_path)))
+        policy = next(
+            a["content"] for t, a in Tags(html).tags if a.get("http-equiv") == "Content-Security-Policy"
+        )
+        assert re.fullmatch(
+            r"default-src 'none'; style-src 'sha256-[\w+/=]{44}'; script-src 'sha256-[\w+/=]{44}'; img-src data:; "
+            r"base-uri 'none'; form-action 'none'",
+            policy,
+        )
+
+    def test_it_is_never_larger_than_it_may_be(self, tmp_path):
+        long = NASTY * 200
+        played = nasty_run(tmp_path, tasks=700, name=long[:4000])
+        played.log(*[(f"{at}{long[:500]}", 1.0, 0) for at in range(1000)])
+        report = report_of(played)
+        assert report.left_out == {"tasks": 200, "metrics": 502, "code": 200}
+        html = report_file(report)
+        assert 300_000 < len(html.encode()) <= MOST_BYTES
+
+
+class TestTimeline:
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 99), st.floats(0, 50), st.floats(0, 9), st.floats(0, 9)),
+            min_size=1,
+            max_size=80,
+        )
+    )
+    def test_no_time_is_lost_or_told_twice(self, attempts):
+        """Each worker does one thing at a time, so what it did adds up to the whole."""
+        view, free = TimelineView(), {}
+        for number, (worker, gap, transfer, seconds) in enumerate(attempts):
+            began = free.get(worker, 0.0) + gap
+            free[worker] = began + transfer + seconds
+            view.apply(AttemptStarted(at=began, attempt=number, node=0, lo=0, hi=1, worker=f"w{worker}"))
+            view.apply(
+                AttemptFinished(
+                    at=free[worker],
+                    attempt=number,
+                    node=0,
+                    lo=0,
+                    hi=1,
+                    ref=REF,
+                    worker=f"w{worker}",
+                    seconds=seconds,
+                ),
+                "t",
+            )
+        line = view.drawn(0.0)
+        assert len(line.lanes) <= MOST_LANES + 1
+        whole = line.seconds * len(free)
+        assert math.isclose(line.compute_s + line.transfer_s + line.wait_s, whole, rel_tol=1e-6, abs_tol=1e-3)
+        assert math.isclose(
+            line.compute_s, sum(seconds for *_, seconds in attempts), rel_tol=1e-6, abs_tol=1e-3
+        )
+        assert sum(lane.attempts for lane in line.lanes) == len(attempts)
+        for lane in line.lanes:
+            for bar in lane.bars:
+                assert 0 <= bar.x <= WIDTH
+                assert 0 < bar.height <= 1.0 + 1e-9
+
+    def test_a_hundred_thousand_attempts_are_a_few_bars(self):
+        view = TimelineView()
+        for number in range(100_000):
+            where = {"attempt": number, "node": 0, "lo": 0, "hi": 1, "worker": f"w{number % 100}"}
+            view.apply(AttemptStarted(at=number // 100, **where))
+            view.apply(AttemptFinished(at=number // 100 + 0.9, ref=REF, seconds=0.6, **where), "t")
+        line = view.drawn(0.0)
+        assert not line.single
+        assert len(line.lanes) == MOST_LANES + 1
+        assert line.lanes[-1].worker == "60 more"
+        assert sum(len(lane.bars) for lane in line.lanes) < 20_000
+        low = [bar.height for bar in line.lanes[-1].bars if bar.kind == "compute"]
+        assert all(0.5 < height < 0.75 for height in low[1:-1])
+
+    def test_what_runs_makes_it_longer_and_a_dead_driver_does_not(self):
+        view = TimelineView()
+        view.apply(AttemptStarted(at=5.0, attempt=1, node=0, lo=0, hi=1, worker="w"))
+        assert view.drawn(9.0).seconds == 4.0
+        assert TimelineView().drawn(9.0).lanes == ()
+
+
+class TestRuns:
+    def test_a_run_tells_its_story(self, workshop, tmp_path):
+        workshop.write("""
+            from hooke import log_metric, pipeline, task
+
+            @task
+            def load(n: int) -> list[int]:
+                return list(range(n))
+
+            @task
+            def half(x: int) -> float:
+                print("half of", x)
+                log_metric("x", x)
+                return x / 2
+
+            @pipeline
+            def job(n: int = 3):
+                return half.map(load(n))
+        """)
+        first = workshop.run()
+        again = workshop.run(n=3)
+        html = Tags(first.report(tmp_path / "run.html").read_text("utf-8")).text
+        for said in (
+            first.id,
+            "finished",
+            "half of 2",
+            "map of 3",
+            "no earlier run had it",
+            "serial",
+            ".half",
+        ):
+            assert said in html, said
+        repeated = Tags(run_html_file(again.project, again.id)).text
+        assert "3 of 3 stored before" in repeated
+        assert "an earlier run had the same code and arguments" in repeated
+        with pytest.raises(UsageError, match="mkdir -p"):
+            first.report(tmp_path / "nowhere" / "run.html")
+
+    def test_a_run_that_did_not_begin_is_refused(self, workshop):
+        workshop.project.runs.create("nothing-20261125-000001-x")
+        with pytest.raises(UsageError, match="has no journal"):
+            run_html_file(workshop.project, "nothing-20261125-000001-x")
+
+    def test_a_journal_may_be_read_in_parts(self, tmp_path):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        for _ in range(1500):
+            played.attempt("fit")
+        played.end()
+        follower = RunFollower(RunsFolder(played.folder.parent), played.run)
+        reports = []
+        while follower.read(0.0) and follower.share_left:
+            reports.append(follower.report(START).reading)
+            assert follower.goes_on
+        assert len(reports) > 3
+        assert all(re.fullmatch(r"\d+%", each) for each in reports)
+        assert follower.report(START).reading == ""
+        assert follower.view.status == "finished"
+        follower.close()
