@@ -95,6 +95,7 @@ class TestNames:
                 DrawnCall(0, NASTY, False, 1, (), (NASTY,), NASTY, "failed"),
                 DrawnCall(1, "b", True, 3, (0,), state="running", settled=1),
             ],
+            2,
         )
         svg = drawn.svg()
         root = ET.fromstring(svg)
@@ -114,7 +115,7 @@ class TestNames:
         assert sum("subgraph" in line for line in lines) == sum(line.strip() == "end" for line in lines) == 2
 
     def test_of_very_many_tasks_it_says_how_many_are_left_out(self):
-        drawn = diagram_of("p", [DrawnCall(at, f"t{at}", False, 1, (at - 1,)) for at in range(1000)])
+        drawn = diagram_of("p", [DrawnCall(at, f"t{at}", False, 1, (at - 1,)) for at in range(1000)], 1000)
         assert len(drawn.boxes) == 300
         assert drawn.summary == "1,000 tasks, 700 of them not drawn, 1,000 calls"
         assert str(drawn).splitlines()[-1] == "  and 700 more tasks"

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,7 +15,8 @@ from hooke.base.ref import Ref
 from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted, Failure, RetryPlanned
 from hooke.journal.run_folders import RunsFolder
 from hooke.pages.rendering import MOST_BYTES, report_file
-from hooke.pages.run_report import RunFollower, RunReport
+from hooke.pages.run_index import NOT_READ, RunIndex
+from hooke.pages.run_report import RunFollower, RunReport, keep_report, kept_report
 from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
 from hooke.running.run_page import run_html_file
 
@@ -163,9 +165,9 @@ class TestTimeline:
                 assert 0 <= bar.x <= WIDTH
                 assert 0 < bar.height <= 1.0 + 1e-9
 
-    def test_a_hundred_thousand_attempts_are_a_few_bars(self):
+    def test_twenty_thousand_attempts_are_a_few_bars(self):
         view = TimelineView()
-        for number in range(100_000):
+        for number in range(20_000):
             where = {"attempt": number, "node": 0, "lo": 0, "hi": 1, "worker": f"w{number % 100}"}
             view.apply(AttemptStarted(at=number // 100, **where))
             view.apply(AttemptFinished(at=number // 100 + 0.9, ref=REF, seconds=0.6, **where), "t")
@@ -242,3 +244,34 @@ class TestRuns:
         assert follower.report(START).reading == ""
         assert follower.view.status == "finished"
         follower.close()
+
+
+class TestKept:
+    def test_a_kept_report_is_the_same_until_the_run_goes_on(self, tmp_path):
+        played = nasty_run(tmp_path)
+        played.end("failed")
+        report = report_of(played)
+        assert kept_report(played.folder, START) is None
+        keep_report(played.folder, report)
+        kept = kept_report(played.folder, START + 99)
+        assert report_file(kept) == report_file(replace(report, now=START + 99))
+        played.log(("later", 1.0, 0), segment="track-w9-1")
+        assert kept_report(played.folder, START) is None
+
+    def test_a_damaged_one_does_not_count(self, tmp_path):
+        played = nasty_run(tmp_path)
+        keep_report(played.folder, report_of(played))
+        (played.folder / ".page").write_bytes(b"\x00\xff")
+        assert kept_report(played.folder, START) is None
+
+    def test_a_list_reads_no_large_journal(self, tmp_path, monkeypatch):
+        played = Played(tmp_path, "r-20261125-000001-x", pipeline="long")
+        played.attempt("fit")
+        played.end()
+        monkeypatch.setattr("hooke.pages.run_index.LARGE_BYTES", 10)
+        index = RunIndex(RunsFolder(played.folder.parent))
+        row = index.page().rows[0][1]
+        assert (row.status, row.pipeline, row.done) == (NOT_READ, "long", 0)
+        keep_report(played.folder, report_of(played))
+        row = index.page().rows[0][1]
+        assert (row.status, row.done) == ("finished", 1)

@@ -81,15 +81,14 @@ class DiagramBox:
         return f"{self.state} {self.settled:,}/{self.items:,}" if partly else self.state
 
 
-def diagram_of(title: str, calls: Iterable[DrawnCall], *, most: int = MOST_BOXES) -> TaskDiagram:
-    """The picture of these calls, whose parents come before them. With more than `most`, those of one task are one box."""
-    drawn = list(calls)
-    whole = len(drawn) <= most
+def diagram_of(title: str, calls: Iterable[DrawnCall], count: int) -> TaskDiagram:
+    """The picture of these `count` calls, whose parents come before them. Of more than MOST_BOXES, those of one task are one box."""
+    whole = count <= MOST_BOXES
     boxes: dict[object, DiagramBox] = {}
     box_of: dict[int, int] = {}
     index: dict[object, int] = {}
     edges: dict[tuple[int, int], None] = {}
-    for call in drawn:
+    for call in calls:
         within = call.within if whole else tuple(name.partition(" (")[0] for name in call.within)
         key: object = call.number if whole else (within, call.task)
         box = boxes.get(key)
@@ -106,7 +105,7 @@ def diagram_of(title: str, calls: Iterable[DrawnCall], *, most: int = MOST_BOXES
         title=title,
         boxes=tuple(kept),
         edges=tuple(edge for edge in edges if max(edge) < len(kept)),
-        calls=len(drawn),
+        calls=count,
         left_out=len(boxes) - len(kept),
     )
 

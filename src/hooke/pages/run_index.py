@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from hooke.base.errors import HookeError
-from hooke.journal.run_folders import DRIVER, RunElsewhere, RunsFolder
+from hooke.journal.events import RunStarted
+from hooke.journal.reader import first_event
+from hooke.journal.run_folders import DRIVER, RunsFolder
 from hooke.journal.run_view import RunRow, view_of
 from hooke.journal.segments import SUFFIX
-from hooke.pages.run_report import RunFollower
+from hooke.pages.run_report import RunFollower, kept_report
 
 __all__ = ["SORTS", "STATUSES", "FoundRuns", "RunIndex"]
 
@@ -21,6 +24,10 @@ SEARCH_S = 0.5
 """How long a request looks at runs that were not read yet; the next one goes on from there."""
 MOST_FOLLOWED = 4
 """Runs whose whole state is kept."""
+LARGE_BYTES = 4 << 20
+"""A journal of so many is not read for the list: that takes a tenth of a second."""
+NOT_READ = "not read yet"
+"""The status of a run with a large journal whose page nobody has opened."""
 STATUSES = ("", "running", "finished", "finished with failures", "failed", "stopped", "lost")
 SORTS = ("newest", "took", "failed", "pipeline", "status")
 
@@ -101,19 +108,47 @@ class RunIndex:
                 follower.close()
         return found
 
+    def forget(self, run: str) -> None:
+        """Close the run's follower, and give back its memory."""
+        with self._lock:
+            known = self._followed.pop(run, None)
+        if known is not None:
+            with known[0]:
+                known[1].close()
+            del known
+            gc.collect()  # nodes and tasks of a run know one another, and a later request would wait for this
+
     def _row(self, name: str) -> tuple[str, RunRow | None, str]:
         stamp = self._stamp(name)
         known = self._rows.get(name)
-        if known is not None and known[0] == stamp and not stamp[1]:
+        unread = known is not None and known[1] is not None and known[1].status == NOT_READ
+        if known is not None and known[0] == stamp and not stamp[1] and not unread:
             return name, known[1], known[2]
         row, trouble = None, ""
         try:
             there = self.runs.elsewhere(name)
-            row = _far(name, there) if there is not None else view_of(self.runs, name).row(time.time())
+            if there is not None:
+                row = _brief(name, there.pipeline, "in the cluster", there.started_at, place=there.place)
+            elif stamp[0] > LARGE_BYTES:
+                row = self._row_of_large(name, alive=stamp[1])
+            else:
+                row = view_of(self.runs, name).row(time.time())
         except HookeError as error:
             trouble = error.what
         self._rows[name] = stamp, row, trouble
         return name, row, trouble
+
+    def _row_of_large(self, name: str, *, alive: bool) -> RunRow:
+        """From the report that opening its page has left, else from its first event: the whole would take seconds."""
+        folder = self.runs.folder(name)
+        kept = kept_report(folder, time.time())
+        if kept is not None:
+            return kept.row
+        begun = first_event(folder, DRIVER)
+        status = "running" if alive else NOT_READ
+        if not isinstance(begun, RunStarted):
+            return _brief(name, "", status, 0.0)
+        return _brief(name, begun.pipeline, status, begun.at, place=begun.place, shown=begun.shown)
 
     def _stamp(self, name: str) -> tuple[int, bool]:
         """The size of its journal, and whether a process drives it now."""
@@ -124,12 +159,20 @@ class RunIndex:
             return -1, False
 
 
-def _far(name: str, there: RunElsewhere) -> RunRow:
-    """A run whose journal is in a cluster: `hooke show` asks for more."""
+def _brief(
+    name: str,
+    pipeline: str,
+    status: str,
+    started_at: float,
+    *,
+    place: str = "",
+    shown: dict[str, str] | None = None,
+) -> RunRow:
+    """A run of which no more is known here."""
     return RunRow(
-        run=name, pipeline=there.pipeline, entry="", status="in the cluster", place=there.place, parameters={},
-        started_at=there.started_at, seconds=0.0, items=0, waiting=0, running=0, cached=0, done=0, failed=0, workers=0, busy=0,
-        slots=0, peak_bytes=None, remaining=None, message="", resumed=0,
+        run=name, pipeline=pipeline, entry="", status=status, place=place, parameters=shown or {}, started_at=started_at,
+        seconds=0.0, items=0, waiting=0, running=0, cached=0, done=0, failed=0, workers=0, busy=0, slots=0, peak_bytes=None,
+        remaining=None, message="", resumed=0,
     )  # fmt: skip
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from hooke.base.files import write_atomic
 from hooke.base.formats import clip, first_line, format_seconds, text_of
 from hooke.base.user_code import user_frames
 from hooke.diagrams.task_diagram import DrawnCall, TaskDiagram, diagram_of
@@ -29,13 +33,22 @@ from hooke.journal.events import (
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER, RunsFolder
 from hooke.journal.run_view import RunRow, RunView
-from hooke.journal.segments import SUFFIX
+from hooke.journal.segments import SUFFIX, segment_files
 from hooke.journal.task_view import NodeView, TaskRow, TaskView
 from hooke.pages.timeline import Timeline, TimelineView
 from hooke.sync.outbox import has_logged
 from hooke.tracking.logged_values import Artifact, LoggedNote, full_names, logged_in
 
-__all__ = ["ReportedFile", "ReportedLog", "RunFollower", "RunReport", "image_type"]
+__all__ = [
+    "WORTH_EVENTS",
+    "ReportedFile",
+    "ReportedLog",
+    "RunFollower",
+    "RunReport",
+    "image_type",
+    "keep_report",
+    "kept_report",
+]
 
 MOST_ROWS = 500
 """Of each table on the page."""
@@ -169,6 +182,8 @@ class RunFollower:
         self._logs = _LogTails(self.folder / "logs")
         self._retries: dict[tuple[str, str], ReportedRetry] = {}
         self._made_of: MadeOf | None = None
+        self._codes: dict[tuple[str, ...], dict[str, str]] = {}
+        """Digests of the parts of a task's code -> one dict for all its calls."""
 
     def close(self) -> None:
         """Close the journal."""
@@ -198,7 +213,14 @@ class RunFollower:
         """Whether there is more to come: the journal is not read to its end, or a process drives the run."""
         return self.share_left > 0 or (self.view.ended is None and self._runs.alive(self.run))
 
+    def _slim(self, event: NodePlanned) -> NodePlanned:
+        """The event without what the page does not say: of a hundred thousand calls that is 100 MB."""
+        code = self._codes.setdefault(tuple(event.code.values()), event.code)
+        return msgspec.structs.replace(event, code=code, inputs={}, shown={}, data={})
+
     def _apply(self, event: Event) -> None:
+        if isinstance(event, NodePlanned):
+            event = self._slim(event)
         self.view.apply(event)
         match event:
             case AttemptStarted() | RunStarted():
@@ -254,8 +276,8 @@ class RunFollower:
             tags=[*row.tags.items()][:MOST_ROWS],
             metrics=metrics[:MOST_ROWS],
             tasks=tasks[:MOST_ROWS],
-            diagram=_diagram(view) if view.nodes else None,
-            timeline=self._timeline.drawn(now) if view.nodes else None,
+            diagram=_diagram(view) if view.nodes and not self.share_left else None,
+            timeline=self._timeline.drawn(now) if view.nodes and not self.share_left else None,
             retries=[*self._retries.values()][:MOST_ROWS],
             failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
             failed=len(found),
@@ -290,11 +312,47 @@ class RunFollower:
         return self._logs.tails()
 
 
+# --- The report of a long run that has ended, kept in its folder: reading its journal again would take seconds.
+
+KEPT = ".page"
+WORTH_EVENTS = 20_000
+"""A shorter journal is read again, in less than a second."""
+_FORM = 1
+
+
+class _Kept(msgspec.Struct):
+    form: int
+    stamp: int
+    report: RunReport
+
+
+def keep_report(folder: Path, report: RunReport) -> None:
+    """Keep the report of an ended run. A project that cannot be written is read again next time."""
+    kept = _Kept(form=_FORM, stamp=_journal_bytes(folder), report=report)
+    with contextlib.suppress(OSError):
+        write_atomic(folder / KEPT, msgspec.msgpack.encode(kept, enc_hook=str))
+
+
+def kept_report(folder: Path, now: float) -> RunReport | None:
+    """The kept report; None if there is none, it is of another version, or the run has gone on or logged since."""
+    try:
+        data = (folder / KEPT).read_bytes()
+        kept = msgspec.msgpack.decode(data, type=_Kept, dec_hook=lambda kind, value: kind(value))
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    current = kept.form == _FORM and kept.stamp == _journal_bytes(folder)
+    return replace(kept.report, now=now) if current else None
+
+
+def _journal_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in segment_files(folder))
+
+
 # --- The graph, with one state a call.
 
 
 def _diagram(view: RunView) -> TaskDiagram:
-    calls = [
+    calls = (
         DrawnCall(
             number=number,
             task=node.planned.task,
@@ -307,8 +365,8 @@ def _diagram(view: RunView) -> TaskDiagram:
             settled=node.settled_count,
         )
         for number, node in view.nodes.items()
-    ]
-    return diagram_of(view.begun.pipeline if view.begun is not None else "", calls)
+    )
+    return diagram_of(view.begun.pipeline if view.begun is not None else "", calls, len(view.nodes))
 
 
 def _state(node: NodeView) -> str:

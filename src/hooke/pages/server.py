@@ -26,7 +26,7 @@ from hooke.base.errors import HookeError
 from hooke.base.formats import readable
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
 from hooke.pages.run_index import SORTS, STATUSES, RunIndex
-from hooke.pages.run_report import RunReport
+from hooke.pages.run_report import WORTH_EVENTS, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "serve_pages"]
 
@@ -137,6 +137,10 @@ class PageServer:
         return HTMLResponse(html, headers={"content-disposition": _attachment(f"{run}.html")})
 
     def _read(self, run: str, *, whole: bool = False) -> RunReport:
+        folder = self.index.runs.folder(run)
+        kept = kept_report(folder, time.time())
+        if kept is not None:
+            return kept
         lock, follower = self.index.follower(run)
         with lock:
             follower.read(None if whole else READ_S)
@@ -146,12 +150,19 @@ class PageServer:
                 compare = ended and len(follower.view.nodes) <= MOST_NODES
                 known = self._known[run] = follower.events, self._beside(run, compare)
             cost, causes = known[1]
-            return follower.report(time.time(), cost=cost, causes=causes)
+            report = follower.report(time.time(), cost=cost, causes=causes)
+        if ended and follower.events >= WORTH_EVENTS:
+            keep_report(folder, report)
+            self.index.forget(run)
+        return report
 
     async def _logs(self, request: Request) -> Response:
         run = self._named(request)
 
         def page() -> str:
+            kept = kept_report(self.index.runs.folder(run), time.time())
+            if kept is not None:
+                return page_of("logs.html", inline=False, run=run, logs=kept.logs, follow=False)
             lock, follower = self.index.follower(run)
             with lock:
                 follower.read(READ_S)
@@ -162,11 +173,10 @@ class PageServer:
 
     async def _artifact(self, request: Request) -> Response:
         run = self._named(request)
-        lock, follower = self.index.follower(run)
 
         def find() -> Response:
-            with lock:
-                files = {file.number: file for file in follower.files()}
+            _, follower = self.index.follower(run)
+            files = {file.number: file for file in follower.files()}
             file = files.get(request.path_params["number"])
             if file is None or not file.file.is_file():
                 raise HTTPException(404)
@@ -209,18 +219,13 @@ def _events(request: Request, state: Callable[[], object], least_s: Callable[[],
 
     async def stream() -> AsyncIterator[str]:
         last: object = None
-        first = True
         while not await request.is_disconnected():
             now = await run_in_threadpool(state)
-            if now != last:
-                last = now
-                if not first:
-                    yield "event: changed\ndata:\n\n"
-                    await asyncio.sleep(max(least_s(), POLL_S))
-                    continue
-                yield ": open\n\n"
-                first = False
-            await asyncio.sleep(POLL_S)
+            pause = POLL_S
+            if now != last:  # also at first: the page may be older than this
+                last, pause = now, max(least_s(), POLL_S)
+                yield "event: changed\ndata:\n\n"
+            await asyncio.sleep(pause)
 
     return StreamingResponse(stream(), media_type="text/event-stream")
 

@@ -156,7 +156,7 @@ class Graph:
         """The picture of the graph: a box for a call, one for a map; of many calls, one for each task."""
         return diagram_of(
             self.pipeline,
-            [
+            (
                 DrawnCall(
                     number=node.id,
                     task=node.task.name,
@@ -167,7 +167,8 @@ class Graph:
                     where=node.where,
                 )
                 for node in self.nodes
-            ],
+            ),
+            len(self.nodes),
         )
 
     def describe(self) -> str:

@@ -106,6 +106,7 @@
     const ids = (where) => all("[data-live]", where).map((each) => each.id).join();
     if (ids(page) !== ids(document)) {
       document.getElementById("main").replaceWith(page.getElementById("main"));
+      sortable(document.getElementById("main"));
     } else {
       for (const fresh of all("[data-live]", page)) {
         const old = document.getElementById(fresh.id);
