@@ -238,11 +238,13 @@ class TestRuns:
         reports = []
         while follower.read(0.0) and follower.share_left:
             reports.append(follower.report(START).reading)
+            follower.close()
             assert follower.goes_on
         assert len(reports) > 3
         assert all(re.fullmatch(r"\d+%", each) for each in reports)
         assert follower.report(START).reading == ""
         assert follower.view.status == "finished"
+        assert follower.view.tasks["fit"].counts.attempts == 1500
         follower.close()
 
 

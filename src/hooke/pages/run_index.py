@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from hooke.base.errors import HookeError
 from hooke.journal.events import RunStarted
-from hooke.journal.reader import first_event
+from hooke.journal.reader import SegmentReader, first_event
 from hooke.journal.run_folders import DRIVER, RunsFolder
-from hooke.journal.run_view import RunRow, view_of
+from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.segments import SUFFIX
 from hooke.pages.run_report import RunFollower, kept_report
 
@@ -87,9 +87,9 @@ class RunIndex:
         return FoundRuns(rows=rows, found=len(found), total=len(names), looked=looked, page=page, pages=pages)
 
     def state(self) -> object:
-        """Differs when a run has begun, gone on or ended."""
+        """Differs when a run has begun, gone on or ended, and while a search has more to look at."""
         names = self.runs.names()
-        return len(names), [(name, self._stamp(name)) for name in names[:PAGE]]
+        return len(names), len(self._rows), [(name, self._stamp(name)) for name in names[:PAGE]]
 
     def has(self, run: str) -> bool:
         """Whether the project has this run."""
@@ -132,11 +132,22 @@ class RunIndex:
             elif stamp[0] > LARGE_BYTES:
                 row = self._row_of_large(name, alive=stamp[1])
             else:
-                row = view_of(self.runs, name).row(time.time())
+                row = self._row_of(name, alive=stamp[1])
         except HookeError as error:
             trouble = error.what
         self._rows[name] = stamp, row, trouble
         return name, row, trouble
+
+    def _row_of(self, name: str, *, alive: bool) -> RunRow:
+        file = self.runs.folder(name) / f"{DRIVER}{SUFFIX}"
+        if not file.exists():
+            return _brief(name, "", "new", 0.0)
+        with SegmentReader(file) as reader:
+            view = RunView.fold(reader)
+        view.driver_alive(
+            alive, self.runs.last_written(name) if view.begun and view.begun.kind == "script" else 0.0
+        )
+        return view.row(time.time())
 
     def _row_of_large(self, name: str, *, alive: bool) -> RunRow:
         """From the report that opening its page has left, else from its first event: the whole would take seconds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import msgspec
 
 from hooke.base.files import write_atomic
 from hooke.base.formats import clip, first_line, format_seconds, text_of
+from hooke.base.ref import Ref
 from hooke.base.user_code import user_frames
 from hooke.diagrams.task_diagram import DrawnCall, TaskDiagram, diagram_of
 from hooke.journal.events import (
@@ -33,7 +35,7 @@ from hooke.journal.events import (
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER, RunsFolder
 from hooke.journal.run_view import RunRow, RunView
-from hooke.journal.segments import SUFFIX, segment_files
+from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.journal.task_view import NodeView, TaskRow, TaskView
 from hooke.pages.timeline import Timeline, TimelineView
 from hooke.sync.outbox import has_logged
@@ -163,6 +165,10 @@ class RunReport:
     """Table -> rows that are not on the page."""
 
 
+_SOME_REF = Ref(digest="", size=0)
+"""Instead of each result's own, which no page names."""
+
+
 class RunFollower:
     """Reads a run's journal as it grows; `report` is the state of what was read. Not thread-safe."""
 
@@ -173,6 +179,7 @@ class RunFollower:
         self._runs = runs
         self._file = self.folder / f"{DRIVER}{SUFFIX}"
         self._reader: SegmentReader | None = None
+        self._offset = HEADER_BYTES
         self.share_left = 0.0
         """Of the journal, after a `read` with a time limit."""
         self.view = RunView()
@@ -186,8 +193,9 @@ class RunFollower:
         """Digests of the parts of a task's code -> one dict for all its calls."""
 
     def close(self) -> None:
-        """Close the journal."""
+        """Close the journal; a later `read` goes on where this one was."""
         if self._reader is not None:
+            self._offset = self._reader.offset
             self._reader.close()
             self._reader = None
 
@@ -196,7 +204,7 @@ class RunFollower:
         if self._reader is None:
             if not self._file.exists():
                 return False
-            self._reader = SegmentReader(self._file)
+            self._reader = SegmentReader(self._file, self._offset)
         before = self.events
         deadline = math.inf if most_s is None else time.monotonic() + most_s
         self.share_left = 0.0
@@ -213,14 +221,18 @@ class RunFollower:
         """Whether there is more to come: the journal is not read to its end, or a process drives the run."""
         return self.share_left > 0 or (self.view.ended is None and self._runs.alive(self.run))
 
-    def _slim(self, event: NodePlanned) -> NodePlanned:
-        """The event without what the page does not say: of a hundred thousand calls that is 100 MB."""
-        code = self._codes.setdefault(tuple(event.code.values()), event.code)
-        return msgspec.structs.replace(event, code=code, inputs={}, shown={}, data={})
+    def _slim(self, event: Event) -> Event:
+        """The event without what the page does not say: of a hundred thousand calls that is 140 MB."""
+        if isinstance(event, NodePlanned):
+            code = self._codes.setdefault(tuple(event.code.values()), event.code)
+            task, kind, where = sys.intern(event.task), sys.intern(event.kind), sys.intern(event.where)
+            return msgspec.structs.replace(
+                event, task=task, kind=kind, where=where, code=code, inputs={}, shown={}, data={}
+            )
+        return msgspec.structs.replace(event, ref=_SOME_REF) if isinstance(event, AttemptFinished) else event
 
     def _apply(self, event: Event) -> None:
-        if isinstance(event, NodePlanned):
-            event = self._slim(event)
+        event = self._slim(event)
         self.view.apply(event)
         match event:
             case AttemptStarted() | RunStarted():
