@@ -16,7 +16,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted,
 from hooke.journal.run_folders import RunsFolder
 from hooke.pages.rendering import MOST_BYTES, report_file
 from hooke.pages.run_index import NOT_READ, RunIndex
-from hooke.pages.run_report import RunFollower, RunReport, keep_report, kept_report
+from hooke.pages.run_report import RunFollower, RunReport, keep_report, kept_report, polyline
 from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
 from hooke.running.run_page import run_html_file
 
@@ -246,6 +246,43 @@ class TestRuns:
         assert follower.view.status == "finished"
         assert follower.view.tasks["fit"].counts.attempts == 1500
         follower.close()
+
+
+class TestLines:
+    def test_metrics_and_the_machine_have_lines(self, tmp_path):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        attempt = played.attempt("fit")
+        played.log(*[("val.loss", 10.0 - at, at) for at in range(10)], attempt=attempt)
+        for at in range(5):
+            used = (
+                ("system/system_memory_usage_percentage", 20.0 * at, at),
+                ("system/gpu_1_utilization_percentage", 50.0, at),
+            )
+            played.log(*used, segment=f"track-system-{at}", at=START + 10 * at)
+        played.end()
+        report = report_of(played)
+        assert report.metrics[0].line.split()[::9] == ["0.0,0.0", "1000.0,100.0"]
+        assert [(each.name, each.mean, each.high) for each in report.usage] == [
+            ("memory", 40.0, 80.0),
+            ("GPU 1", 50.0, 50.0),
+        ]
+        assert report.usage[0].line == "0.0,100.0 250.0,80.0 500.0,60.0 750.0,40.0 1000.0,20.0"
+        assert report_file(report).count("<polyline") == 3
+
+    @given(
+        st.lists(st.tuples(st.floats(0, 1e6), st.floats(allow_infinity=True, allow_nan=True)), max_size=900)
+    )
+    def test_a_line_is_short_and_keeps_its_extremes(self, points):
+        points = sorted(points, key=lambda point: point[0])
+        known = [y for _, y in points if math.isfinite(y)]
+        low, high = min(known, default=0.0), max(known, default=0.0)
+        line = [tuple(map(float, each.split(","))) for each in polyline(points, low, high).split()]
+        if len(known) < 2 or not math.isfinite(high - low):
+            assert line == []
+            return
+        assert len(line) <= 301
+        assert all(-0.1 <= x <= 1000.1 and -0.1 <= y <= 100.1 for x, y in line)
+        assert min(y for _, y in line) <= 0.1 or high == low
 
 
 class TestKept:

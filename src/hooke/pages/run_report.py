@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import math
+import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ from hooke.journal.events import (
     LogSpan,
     MadeOf,
     NodePlanned,
+    PointsLogged,
     RetryPlanned,
     RunMadeOf,
     RunStarted,
@@ -38,8 +41,10 @@ from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.journal.task_view import NodeView, TaskRow, TaskView
 from hooke.pages.timeline import Timeline, TimelineView
-from hooke.sync.outbox import has_logged
-from hooke.tracking.logged_values import Artifact, LoggedNote, full_names, logged_in
+from hooke.sync.outbox import has_logged, logged_segments
+from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, full_names, logged_in
+from hooke.tracking.system_metrics import SEGMENT
+from hooke.tracking.tracker import PREFIX
 
 __all__ = [
     "WORTH_EVENTS",
@@ -50,6 +55,7 @@ __all__ = [
     "image_type",
     "keep_report",
     "kept_report",
+    "polyline",
 ]
 
 MOST_ROWS = 500
@@ -62,18 +68,35 @@ LOOK_EVERY = 500
 LOG_TAIL = 4096
 """Bytes of the output of one attempt."""
 MOST_TRACEBACK = 6000
+LINE_POINTS = 150
+"""Stretches of a line, each with two points at most."""
+MOST_LINES = 30
+"""Metrics with a line."""
+MOST_POINTS = 100_000
+"""With more values, no metric has a line: sorting them would take seconds."""
 PREVIEW_BYTES = 200_000
 """Larger images are listed, not shown."""
 
 
 class ReportedMetric(NamedTuple):
-    """A metric in short."""
+    """A metric in short. `line` are its values over its steps, as points of a polyline of 1000 x 100; empty for one value."""
 
     name: str
     last: float
     low: float
     high: float
     count: int
+    line: str = ""
+
+
+class ReportedUsage(NamedTuple):
+    """How much of something of the driver's machine was used, in percent; `line` over the time, as of a metric."""
+
+    name: str
+    last: float
+    mean: float
+    high: float
+    line: str
 
 
 class ReportedRetry(NamedTuple):
@@ -146,6 +169,7 @@ class RunReport:
     parameters: list[tuple[str, str]] = field(default_factory=list)
     tags: list[tuple[str, str]] = field(default_factory=list)
     metrics: list[ReportedMetric] = field(default_factory=list)
+    usage: list[ReportedUsage] = field(default_factory=list)
     tasks: list[TaskRow] = field(default_factory=list)
     diagram: TaskDiagram | None = None
     timeline: Timeline | None = None
@@ -264,7 +288,7 @@ class RunFollower:
         row, error = view.row(now), view.error(self.run)
         tasks = view.rows(now)
         logged = logged_in(self.folder) if has_logged(self.folder) else None
-        metrics = [] if logged is None else _metrics(logged.metrics())
+        metrics = [] if logged is None else _metrics(logged)
         files = [] if logged is None else self._files_in(logged.artifacts)
         code = _code(view)
         found = view.failures()
@@ -287,6 +311,7 @@ class RunFollower:
             parameters=parameters[:MOST_ROWS],
             tags=[*row.tags.items()][:MOST_ROWS],
             metrics=metrics[:MOST_ROWS],
+            usage=_usage(self.folder),
             tasks=tasks[:MOST_ROWS],
             diagram=_diagram(view) if view.nodes and not self.share_left else None,
             timeline=self._timeline.drawn(now) if view.nodes and not self.share_left else None,
@@ -329,7 +354,7 @@ class RunFollower:
 KEPT = ".page"
 WORTH_EVENTS = 20_000
 """A shorter journal is read again, in less than a second."""
-_FORM = 1
+_FORM = 2
 
 
 class _Kept(msgspec.Struct):
@@ -396,11 +421,74 @@ def _state(node: NodeView) -> str:
 # --- Tables.
 
 
-def _metrics(metrics: Mapping[str, tuple[float, int, float, float, int]]) -> list[ReportedMetric]:
+def _metrics(logged: Logged) -> list[ReportedMetric]:
+    found: list[ReportedMetric] = []
+    points = logged.points if len(logged.points) <= MOST_POINTS else []
+    keys = dict.fromkeys((each.task, each.name) for each in points if not each.name.startswith("system/"))
+    whose = {shown: key for key, shown in full_names(keys).items()}
+    for name, (last, _, low, high, count) in sorted(logged.metrics().items()):
+        line = ""
+        if count > 1 and name in whose and len(found) < MOST_LINES:
+            task, own = whose[name]
+            values = sorted((each.step, each.value) for each in logged.curve(own) if each.task == task)
+            line = polyline(values, low, high)
+        found.append(ReportedMetric(name, last, low, high, count, line))
+    return found
+
+
+def _usage(folder: Path) -> list[ReportedUsage]:
+    """CPU, memory and GPUs of the machine that drove the run, as it was sampled."""
+    samples: dict[str, list[tuple[float, float]]] = {}
+    for file in logged_segments(folder):
+        if not file.name.startswith(f"{PREFIX}{SEGMENT}-"):
+            continue
+        with SegmentReader(file) as reader:
+            for event in reader:
+                for name, value, _ in event.points if isinstance(event, PointsLogged) else ():
+                    if (shown := _USED.fullmatch(name)) is not None:
+                        samples.setdefault(_used_name(shown), []).append((event.at, value))
     return [
-        ReportedMetric(name, last, low, high, count)
-        for name, (last, _, low, high, count) in sorted(metrics.items())
+        ReportedUsage(
+            name,
+            values[-1][1],
+            sum(value for _, value in values) / len(values),
+            max(value for _, value in values),
+            polyline(sorted(values), 0.0, 100.0),
+        )
+        for name, values in samples.items()
+        if len(values) > 1
     ]
+
+
+_USED = re.compile(
+    r"system/(?:(cpu)_utilization|system_(memory)_usage|gpu_(\d+)_(memory_usage|utilization))_percentage"
+)
+
+
+def _used_name(shown: re.Match[str]) -> str:
+    if shown[1]:
+        return "CPU"
+    if shown[2]:
+        return "memory"
+    return f"GPU {shown[3]}{' memory' if shown[4] == 'memory_usage' else ''}"
+
+
+def polyline(points: Sequence[tuple[float, float]], low: float, high: float) -> str:
+    """Points in a box of 1000 x 100, `low` at its bottom: of very many, the least and the most of each stretch."""
+    known = [(x, y) for x, y in points if math.isfinite(y)]
+    if len(known) < 2 or not math.isfinite(high - low):
+        return ""
+    size = -(-len(known) // LINE_POINTS)
+    kept: list[tuple[float, float]] = []
+    for at in range(0, len(known), size):
+        stretch = known[at : at + size]
+        both = {min(stretch, key=itemgetter(1)), max(stretch, key=itemgetter(1))}
+        kept += sorted(both | ({stretch[-1]} if at + size >= len(known) else set()))
+    first, last = known[0][0], known[-1][0]
+    across, up = max(last - first, 1e-12), max(high - low, 1e-12)
+    return " ".join(
+        f"{1000 * ((x - first) / across):.1f},{100 - 100 * ((y - low) / up):.1f}" for x, y in kept
+    )
 
 
 _IMAGES = (
