@@ -62,3 +62,30 @@ def test_without_mlflow_it_says_what_else_there_is(desk):
     assert done.code == 2
     assert "hooke ui --mlflow opens the pages of MLflow, which is not installed" in done.err
     assert "hooke show" in done.err
+
+
+def test_without_the_extra_both_say_how_to_get_it(desk):
+    desk.write(
+        "hidden/sitecustomize.py",
+        """
+        import importlib.util
+        found = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *more: None if name == "jinja2" else found(name, *more)
+    """,
+    )
+    desk.write("job.py", "from hooke import pipeline\n\n@pipeline\ndef job():\n    return 1\n")
+    assert desk.hooke("run", "job.py").code == 0
+    for verb in ("ui", "report"):
+        done = desk.hooke(verb, PYTHONPATH=str(desk.folder / "hidden"))
+        assert done.code == 2
+        assert "jinja2" in done.err.lower()
+        assert "hooke-ml[ui]" in done.err
+
+
+def test_a_port_that_is_taken_is_named(desk):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = desk.hooke("ui", "--port", str(taken.getsockname()[1]))
+    assert done.code == 2
+    assert "hooke ui --port 0" in done.err

@@ -69,9 +69,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 EXTRAS = {
-    "PIL", "comet_ml", "cryptography", "dask", "distributed", "envoy", "fsspec", "hdrh", "httptools", "mlflow", "neptune_api",
+    "PIL", "comet_ml", "cryptography", "dask", "distributed", "envoy", "fsspec", "hdrh", "httptools", "jinja2", "markupsafe", "mlflow", "neptune_api",
     "onnxruntime", "optuna", "pandas", "plotly", "polars", "prometheus_client", "pyarrow", "ray", "s3fs", "safetensors", "sklearn",
-    "skops", "tensorflow", "torch", "uvicorn", "uvloop", "watchfiles",
+    "skops", "starlette", "tensorflow", "torch", "uvicorn", "uvloop", "watchfiles",
 }  # fmt: skip
 
 

@@ -380,8 +380,8 @@ class Run:
     def report(self, path: str | Path = "run.html") -> Path:
         """Write the run's page as one file, to open without a network, mail or print; returns its path.
 
-        At most 2 MB: graph, tasks, timeline, failures, the ends of logs, small pictures, code and environment. Raises UsageError for
-        a missing folder, JournalError and OSError.
+        At most 2 MB: graph, tasks, timeline, failures, the ends of logs, small pictures, code and environment. Needs the extra `ui`.
+        Raises MissingExtra, UsageError for a missing folder, JournalError and OSError.
         """
         from hooke.running.run_page import (
             run_html_file,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 
-from hooke.base.errors import UsageError
+from hooke.base.distributions import install_command
+from hooke.base.errors import MissingExtra, UsageError
 from hooke.fleets.elastic import LedgerMeter
 from hooke.machines.keeper import has_ledger
 from hooke.pages.run_report import RunFollower
@@ -20,7 +22,12 @@ MOST_CAUSES = 3
 
 
 def run_html_file(project: Project, run: str) -> str:
-    """The page as one file. Raises JournalError as a reader does, UsageError for a run without a journal."""
+    """The page as one file. Raises MissingExtra without Jinja2, JournalError as a reader does, UsageError for a run without a journal."""
+    if find_spec("jinja2") is None:
+        raise MissingExtra(
+            "the page of a run is made by Jinja2, which is not installed",
+            fix=f"{install_command('ui')}; without it: hooke show {run}",
+        )
     from hooke.pages.rendering import report_file  # Jinja2 is not needed to run anything
 
     follower = RunFollower(project.runs, run)

@@ -73,11 +73,11 @@ def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
     if mlflow:
         _mlflow(project, port or MLFLOW_PORT)
         return 0
-    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    missing = [name for name in ("jinja2", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"hooke ui needs {' and '.join(missing)}",
-            fix=f"{install_command('ui')}; without it: hooke report, hooke runs, hooke show",
+            fix=f"{install_command('ui')}; without it: hooke runs, hooke show",
         )
     return _serve(project, PORT if port is None else port)
 
