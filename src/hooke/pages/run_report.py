@@ -485,7 +485,7 @@ def polyline(points: Sequence[tuple[float, float]], low: float, high: float) -> 
         both = {min(stretch, key=itemgetter(1)), max(stretch, key=itemgetter(1))}
         kept += sorted(both | ({stretch[-1]} if at + size >= len(known) else set()))
     first, last = known[0][0], known[-1][0]
-    across, up = max(last - first, 1e-12), max(high - low, 1e-12)
+    across, up = (last - first) or 1.0, (high - low) or 1.0
     return " ".join(
         f"{1000 * ((x - first) / across):.1f},{100 - 100 * ((y - low) / up):.1f}" for x, y in kept
     )

@@ -220,7 +220,10 @@ def _events(request: Request, state: Callable[[], object], least_s: Callable[[],
     async def stream() -> AsyncIterator[str]:
         last: object = None
         while not await request.is_disconnected():
-            now = await run_in_threadpool(state)
+            try:
+                now = await run_in_threadpool(state)
+            except HookeError:  # its page says that it cannot be read
+                return
             pause = POLL_S
             if now != last:  # also at first: the page may be older than this
                 last, pause = now, max(least_s(), POLL_S)

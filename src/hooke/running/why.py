@@ -6,14 +6,16 @@ found in the cache. `explain` is pure; `why` reads a project's runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from hooke.base.errors import JournalError
 from hooke.base.observed import describe
 from hooke.journal.events import NodePlanned
-from hooke.journal.run_folders import RunsFolder
+from hooke.journal.run_folders import DRIVER, RunsFolder
 from hooke.journal.run_view import RunView, view_of
+from hooke.journal.segments import SUFFIX
 from hooke.journal.task_view import NodeView
 from hooke.keys.fingerprint_parts import CodeChange, CodePart, expansion_key
 from hooke.keys.fingerprint_parts import explain as changes_between
@@ -64,11 +66,11 @@ class Why:
     unsettled: str = ""
 
 
-def why(runs: RunsFolder, run: str) -> list[Why]:
-    """Every node of `run`, in the order of the graph, compared with earlier runs."""
+def why(runs: RunsFolder, run: str, *, most_bytes: float = math.inf) -> list[Why]:
+    """Every node of `run`, in the order of the graph, compared with earlier runs whose journals have at most `most_bytes`."""
     names = runs.names()
     older = names[names.index(run) + 1 :] if run in names else names
-    return explain(view_of(runs, run), _readable(runs, older[:MOST_RUNS]))
+    return explain(view_of(runs, run), _readable(runs, older[:MOST_RUNS], most_bytes))
 
 
 def explain(now: RunView, earlier: Iterable[RunView]) -> list[Why]:
@@ -144,8 +146,15 @@ def roots(whys: Iterable[Why], node: int) -> list[tuple[str, Cause]]:
     return list(found.values())
 
 
-def _readable(runs: RunsFolder, names: Iterable[str]) -> Iterator[RunView]:
+def _journal_bytes(runs: RunsFolder, run: str) -> int:
+    file = runs.folder(run) / f"{DRIVER}{SUFFIX}"
+    return file.stat().st_size if file.exists() else 0
+
+
+def _readable(runs: RunsFolder, names: Iterable[str], most_bytes: float = math.inf) -> Iterator[RunView]:
     for name in names:
+        if _journal_bytes(runs, name) > most_bytes:
+            continue
         try:
             yield view_of(runs, name)
         except JournalError:
