@@ -11,12 +11,14 @@ import sysconfig
 import time
 
 import pytest
+import yaml
 from tests.kubernetes.manifests import namespace, wait
 from tests.kubernetes.test_runs import HOME, STORE, Driver, toml
 from tests.support import REPOSITORY
 
 from hooke.journal.events import AttemptFinished, AttemptStarted, RunStarted
 from hooke.journal.run_folders import RunsFolder
+from hooke.kubernetes.driver_job import end_of_job
 from hooke.kubernetes.rights import RUN_RIGHTS, role_manifests
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -341,3 +343,31 @@ def test_a_pipeline_with_an_error_is_said_before_the_command_returns(laptop):
     code, _, said = laptop.hooke("run", "broken.py:broken", "--on", "pods", "--detach")
     assert code == 2
     assert "no wheels" in said
+
+
+def test_a_job_of_a_cron_job_is_a_run(laptop, admin):
+    """What `hooke schedule` prints, with the project on a claim where an image would have it."""
+    words = ("--render", "k8s", "--place", "pods", "--at", "0 0 29 2 *", "--time-zone", "Europe/Berlin")
+    code, printed, said = laptop.hooke("schedule", "job.py:squares", *words)
+    assert code == 0, said
+    laptop._volume("project", HOME)
+    cron_job = yaml.safe_load(printed)
+    pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    pod["volumes"].append({"name": "project", "persistentVolumeClaim": {"claimName": "project"}})
+    pod["containers"][0]["volumeMounts"].append({"name": "project", "mountPath": "/app"})
+    made = admin.create(cron_job)
+    assert made["spec"]["timeZone"] == "Europe/Berlin"
+    # As `kubectl create job --from=cronjob/squares` does it.
+    about = {"name": "squares-now", "namespace": laptop.namespace}
+    admin.create({"apiVersion": "batch/v1", "kind": "Job", **made["spec"]["jobTemplate"], "metadata": about})
+    job = wait(
+        lambda: end_of_job(admin.get("batch/v1/Job", "squares-now", namespace=laptop.namespace)), within_s=180
+    )
+    assert job["type"] == "Complete"
+    runs = RunsFolder(laptop.host.path(f"{SHARED}/runs"))
+    assert any(
+        isinstance(event, RunStarted) and event.place == "local"
+        for run in runs.names()
+        for event in runs.events(run)
+    )
+    admin.delete("batch/v1/CronJob", "squares", namespace=laptop.namespace)

@@ -101,6 +101,7 @@ class FileOrVerbs(Commands):
 
 VERBS = {
     "run": "Run a pipeline: hooke run FILE.py[:PIPELINE] [--PARAMETER VALUE ...]",
+    "schedule": "Start runs at given times: for cron, systemd or Kubernetes.",
     "attach": "Show the progress and the result of a run that goes on elsewhere.",
     "resume": "Continue a run that was stopped, failed or killed.",
     "runs": "List the runs of a project.",

@@ -17,6 +17,7 @@ __all__ = [
     "PLACE_OPTIONS",
     "DriverOptions",
     "DriverPaths",
+    "driver_cron_job",
     "driver_job",
     "end_of_job",
     "is_driver_pod",
@@ -75,10 +76,13 @@ CLAIM_FIX = """a claim is made by `kubectl apply -f -` with
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverPaths:
-    """Where a driver's pod has the project, and its archive."""
+    """Where a driver's pod has the project, its archive, and the working directory."""
 
     project: str
-    code: str
+    code: str = ""
+    """Empty where the image has the project."""
+    folder: str = ""
+    """Empty: that of the image."""
 
 
 def driver_job(
@@ -94,6 +98,51 @@ def driver_job(
 
     One that drives a `run` has the rights of its account, and another pod takes the place of a lost one.
     """
+    mounts, volumes = _driver_mounts(paths), _driver_volumes(name, paths, own.home)
+    spec = _job_spec(command, {"volumeMounts": mounts}, volumes, options=options, own=own, run=run)
+    labels = {MANAGED: "hooke", COMPONENT: DRIVER}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels, "annotations": {RUN_NOTE: run}},
+        "spec": spec,
+    }
+
+
+def driver_cron_job(
+    name: str,
+    command: Sequence[str],
+    when: Mapping[str, Any],
+    *,
+    paths: DriverPaths,
+    options: PodOptions,
+    own: DriverOptions,
+) -> Manifest:
+    """A CronJob whose jobs each drive a run of the project that the image has. Pure.
+
+    `when` is the part of its spec that says when a job starts.
+    """
+    labels = {MANAGED: "hooke", COMPONENT: DRIVER}
+    container = {"workingDir": paths.folder, "volumeMounts": [_home_mount(paths)]}
+    spec = _job_spec(command, container, [_home_volume(own.home)], options=options, own=own, run=name)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {**when, "jobTemplate": {"metadata": {"labels": dict(labels)}, "spec": spec}},
+    }
+
+
+def _job_spec(
+    command: Sequence[str],
+    container: Manifest,
+    volumes: Sequence[Manifest],
+    *,
+    options: PodOptions,
+    own: DriverOptions,
+    run: str,
+) -> Manifest:
+    """A job of one pod, which has the rights of its account where it drives a `run`."""
     plain = PodOptions(
         image=options.image, cpus=0.5, drain_s=DRIVER_ENDS_S if run else 1, priority=options.priority
     )
@@ -101,25 +150,16 @@ def driver_job(
     pod["spec"]["containers"][0]["name"] = DRIVER
     account = {"automountServiceAccountToken": True, "serviceAccountName": own.account} if run else {}
     more = {
-        "containers": [
-            {"name": DRIVER, "env": _driver_environment(run), "volumeMounts": _driver_mounts(paths)}
-        ],
-        "volumes": _driver_volumes(name, paths, own.home),
+        "containers": [{"name": DRIVER, "env": _driver_environment(run), **container}],
+        "volumes": [*volumes],
     }
     pod = merged(merged(pod, {"spec": more | account}), own.driver_template)
-    labels = {MANAGED: "hooke", COMPONENT: DRIVER}
-    about = {"labels": {**pod["metadata"].get("labels", {}), **labels}}
-    spec = {
+    labels = {**pod["metadata"].get("labels", {}), MANAGED: "hooke", COMPONENT: DRIVER}
+    return {
         "backoffLimit": DRIVER_TRIES if run else 0,
         "podFailurePolicy": {"rules": _rules_of_failures()},
         "ttlSecondsAfterFinished": DRIVER_KEPT_S if run else LOOK_KEPT_S,
-        "template": {"metadata": pod["metadata"] | about, "spec": pod["spec"]},
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "labels": labels, "annotations": {RUN_NOTE: run}},
-        "spec": spec,
+        "template": {"metadata": pod["metadata"] | {"labels": labels}, "spec": pod["spec"]},
     }
 
 
@@ -131,10 +171,18 @@ def _driver_environment(run: str) -> list[Manifest]:
     return [*named, {"name": "HOOKE_PROGRESS", "value": "lines"}]
 
 
+def _home_mount(paths: DriverPaths) -> Manifest:
+    return {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"}
+
+
+def _home_volume(claim: str) -> Manifest:
+    return {"name": "hooke-home", "persistentVolumeClaim": {"claimName": claim}}
+
+
 def _driver_mounts(paths: DriverPaths) -> list[Manifest]:
     return [
         {"name": "hooke-project", "mountPath": paths.project},
-        {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"},
+        _home_mount(paths),
         {"name": "hooke-code", "mountPath": paths.code.rpartition("/")[0], "readOnly": True},
     ]
 
@@ -145,7 +193,7 @@ def _driver_volumes(secret: str, paths: DriverPaths, claim: str) -> list[Manifes
     code = {"secretName": secret, "defaultMode": 0o444, "items": [{"key": file, "path": file}]}
     return [
         {"name": "hooke-project", "emptyDir": nothing},
-        {"name": "hooke-home", "persistentVolumeClaim": {"claimName": claim}},
+        _home_volume(claim),
         {"name": "hooke-code", "secret": code},
     ]
 

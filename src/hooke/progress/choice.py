@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from contextvars import copy_context
+from pathlib import Path
 from typing import TextIO
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from hooke.base.errors import ConfigError, UsageError
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display
-from hooke.progress.lines import Lines, SummaryLines
+from hooke.progress.lines import Lines, Logged, SummaryLines
 from hooke.progress.notebook import NotebookTable, kernel_shell
 from hooke.progress.progress import Drawn, Progress, Silent
 from hooke.project.settings import PROGRESS
@@ -32,11 +33,12 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run is driven.
 
     `background`: in a thread, while the caller continues and may print. `in_this_process`: tasks print to this terminal and
-    may stop in a debugger.
+    may stop in a debugger. `logs` is the folder with what tasks print, for `log`; without it, `log` is the same as `lines`.
     """
 
     in_this_process: bool
     background: bool = False
+    logs: Path | None = None
 
 
 def wanted_progress(asked: str, setting: str) -> str:
@@ -58,12 +60,14 @@ def open_progress(wanted: str, scene: Scene, earlier: RunView | None = None) -> 
     """The progress on the current stderr, or in the notebook. `earlier` is the view of a run that is resumed, which it goes on with.
 
     `table`: a table at once on a terminal or in a notebook, elsewhere like `lines`. `lines`: start, end and failures of
-    each task. `none`: nothing. `auto`: a table if the run lasts 0.3 s; without a terminal, a line every five seconds of
+    each task. `log`: the same, and what tasks print, to a logger. `none`: nothing. `auto`: a table if the run lasts 0.3 s; without a terminal, a line every five seconds of
     runs longer than two seconds.
     """
     out: TextIO | None = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
     if wanted == "none":
         return Silent()
+    if wanted == "log" and scene.logs is not None:
+        return Logged(scene.logs, earlier)
     if wanted in ("auto", "table"):
         delay_s = TABLE_AFTER_S if wanted == "auto" else 0.0
         if (shell := kernel_shell()) is not None:

@@ -1,19 +1,22 @@
-"""Progress as plain lines: per task, or one summary per run."""
+"""Progress as plain lines: per task, to stderr or to a logger, or one summary per run."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TextIO
 
 from hooke.base.formats import first_line, format_seconds, tries_text
 from hooke.journal import events
 from hooke.journal.events import FINISHED, WITH_FAILURES
+from hooke.journal.run_folders import Transcript
 from hooke.journal.run_view import RunView
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import TERMINAL, RunSnapshot
 from hooke.progress.progress import gone
 
-__all__ = ["Lines", "SummaryLines", "summary"]
+__all__ = ["Lines", "Logged", "SummaryLines", "summary"]
 
 
 EVERY_S = 5.0
@@ -25,7 +28,7 @@ MOST_TROUBLES = 20
 class Lines(AbstractContextManager["Lines"]):
     """Prints changes of state and at most one progress line per task and EVERY_S seconds. `earlier` is the view of a run that is resumed."""
 
-    def __init__(self, out: TextIO, earlier: RunView | None = None) -> None:
+    def __init__(self, out: TextIO | logging.Logger, earlier: RunView | None = None) -> None:
         self._out = out
         self._view = RunView() if earlier is None else earlier
         self._view.only_rows = True
@@ -112,12 +115,38 @@ class Lines(AbstractContextManager["Lines"]):
     def _say(self, line: str) -> None:
         if self._gone:
             return
+        if isinstance(self._out, logging.Logger):
+            self._out.info("%s", line)
+            return
         try:
             TERMINAL.say(line, self._out)
         except (OSError, ValueError) as error:  # the reader is gone (`| head`); the run continues
             if not gone(error):
                 raise
             self._gone = True
+
+
+_run_log, _task_log = logging.getLogger("hooke.run"), logging.getLogger("hooke.tasks")
+
+
+class Logged(AbstractContextManager["Logged"]):
+    """Gives the same lines to the logger `hooke.run`, and what tasks print, when an attempt has ended, to `hooke.tasks`; all as INFO.
+
+    `logs` is the folder with what tasks print.
+    """
+
+    def __init__(self, logs: Path, earlier: RunView | None = None) -> None:
+        self._lines = Lines(_run_log, earlier)
+        self._transcript = Transcript(logs)
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do."""
+
+    def observe(self, event: events.Event) -> None:
+        """Log what is new in the event."""
+        for line in self._transcript.event(event):
+            _task_log.info("%s", line)
+        self._lines.observe(event)
 
 
 def _how_far(row: TaskRow) -> str:

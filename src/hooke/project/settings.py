@@ -41,7 +41,7 @@ _TLS = ("tls_ca", "tls_cert", "tls_key")
 _WITHOUT_OPTIONS = ("dask", "local", "ray", "serial")
 """Engines whose places have no keys of their own."""
 Durable = Literal["group", "each", "none"]
-Progress = Literal["auto", "table", "lines", "none"]
+Progress = Literal["auto", "table", "lines", "log", "none"]
 PROGRESS = get_args(Progress)
 """What `progress` may be; the first is the default."""
 
@@ -80,7 +80,7 @@ class ShowSettings(_Section, frozen=True, kw_only=True):
     """`[show]`: what is shown while a run is in progress."""
 
     progress: Progress = "auto"
-    """`auto`, `table`, `lines` or `none`, as in `run`. The environment variable HOOKE_PROGRESS overrides it."""
+    """`auto`, `table`, `lines`, `log` or `none`, as in `run`. The environment variable HOOKE_PROGRESS overrides it."""
 
 
 class RunSettings(_Section, frozen=True, kw_only=True):

@@ -351,7 +351,7 @@ class Driver(msgspec.Struct, kw_only=True):
             with suppress(StoreError):  # the first error is the one to raise
                 store.sync()
             message = str(error) if isinstance(error, HookeError) else f"{type(error).__name__}: {error}"
-            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = "failed" if isinstance(error, Exception) else "stopped"  # Ctrl-C, or who started it
             _finish(journal, RunFinished(status=status, message=message.removesuffix(": ")))
             raise
         failure, seconds = state.failure, self.clock.monotonic() - began

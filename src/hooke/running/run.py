@@ -75,7 +75,7 @@ def run(  # noqa: PLR0913 - options by name
     longer than this process: call `result()`, or continue it later with `hooke resume`.
     `progress` is what stderr shows: `auto` (a live table on a terminal or in a notebook, elsewhere a line
     every five seconds; nothing for a short run), `table` (at once; lines where a table is impossible), `lines` (for each
-    task) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
+    task), `log` (the same lines, and what tasks print, to the loggers `hooke.run` and `hooke.tasks` instead) or `none`. The environment variable HOOKE_PROGRESS or hooke.toml can change what `auto` means.
     All other arguments are passed to the pipeline, and must have the annotated types.
 
     A run whose failed items were left out (`.map(..., on_error="continue")`) returns too: its `status` is "finished with
@@ -177,7 +177,8 @@ def _prepared(caller: str, order: RunOrder, progress: str, *, background: bool) 
     wanted = wanted_progress(progress, project.settings.show.progress)
     _check_options(caller, order)
     driver = prepare(order, project)
-    scene = Scene(in_this_process=driver.place.engine == "serial", background=background)
+    logs = project.runs.folder(driver.run) / "logs"
+    scene = Scene(in_this_process=driver.place.engine == "serial", background=background, logs=logs)
     shown = open_progress(wanted, scene)
     driver.order = replace(driver.order, observers=(shown.observe,))
     return driver, shown
