@@ -31,6 +31,7 @@ from hooke.progress.lines import NOTHING_NEW_S, SUMMARY_EVERY_S, SummaryLines
 from hooke.progress.notebook import run_html
 from hooke.progress.progress import Drawn, ProgressClock, Silent
 from hooke.project.folder import Project
+from hooke.project.pipeline_file import load_entry
 from hooke.running.run import Run, run
 
 REF = Ref(digest="0" * 64, size=1, inline=b"x")
@@ -255,7 +256,7 @@ def test_who_calls_goes_before_the_environment_and_that_before_the_file(job, wor
 
 
 def test_what_is_not_known_is_refused_with_what_is(job, workshop, monkeypatch):
-    with pytest.raises(UsageError, match=r"progress='fancy' is not valid\n.*auto, table, lines, none"):
+    with pytest.raises(UsageError, match=r"progress='fancy' is not valid\n.*auto, table, lines, log, none"):
         run(job, on="serial", progress="fancy")
     with pytest.raises(UsageError, match="progress=False"):
         run(job, on="serial", progress=False)
@@ -271,6 +272,37 @@ def test_what_is_not_known_is_refused_with_what_is(job, workshop, monkeypatch):
 def test_nothing_is_nothing():
     assert isinstance(open_progress("none", Scene(in_this_process=False)), Silent)
     assert wanted_progress("none", "lines") == "none"
+
+
+def test_a_logger_gets_the_lines_and_what_tasks_print(workshop, caplog, capsys):
+    """Each line once, in the order of what happened, and stderr has none."""
+    workshop.write(PRINTS)
+    job, _ = load_entry(str(workshop.file))
+    with caplog.at_level(logging.INFO, "hooke"):
+        done = run(job, on="local:1", progress="log")
+    lines = [(each.name, each.getMessage()) for each in caplog.records if each.name.startswith("hooke.")]
+    assert lines[0] == ("hooke.run", f"run {done.id} started on local:1")
+    assert [line for name, line in lines if name == "hooke.tasks"] == [
+        "fit #1 | begins to fit",
+        "fit #1 | and is done",
+    ]
+    assert lines[-1][1].endswith("1 done, 0 cached, 0 failed")
+    assert capsys.readouterr().err == ""
+
+
+PRINTS = """
+    from hooke import pipeline, task
+
+    @task
+    def fit(x: int) -> int:
+        print("begins to fit")
+        print("and is done")
+        return x
+
+    @pipeline
+    def job(x: int = 1):
+        return fit(x)
+"""
 
 
 # -- lines for logs -------------------------------------------------------------------------------

@@ -344,7 +344,7 @@ def test_the_command_line_follows_the_variable(place):
     process = place.start("-m", "hooke", "run", "x.py:job", HOOKE_PROGRESS="loud")
     _, err = process.communicate(timeout=180)
     assert process.returncode == 2
-    assert "auto, table, lines, none" in err
+    assert "auto, table, lines, log, none" in err
 
 
 # -- pytest ---------------------------------------------------------------------------------------

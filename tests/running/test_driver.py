@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -120,6 +121,41 @@ def test_ctrl_c_stops_cleanly(workshop):
     assert f"hooke resume {run.id}" in err
     with pytest.raises(RunStopped, match="hooke resume"):
         run.result()
+
+
+ENDED_FROM_OUTSIDE = """
+    import signal, sys
+    sys.path.insert(0, {folder!r})
+    from {module} import job
+    from hooke import run
+
+    class Terminated(BaseException):
+        "As orchestrators raise where SIGTERM finds a task."
+
+    def end(*_):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    run(job, on="local:2", n=50, pause=0.2)
+"""
+
+
+def test_what_ends_the_caller_from_outside_stops_the_run(workshop):
+    workshop.write(SLOW)
+    names = {"folder": str(workshop.folder), "module": workshop.file.stem}
+    code = textwrap.dedent(ENDED_FROM_OUTSIDE.format(**names))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=workshop.folder, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: has_finished_some(workshop, 1))
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert err.rstrip().endswith("Terminated"), err
+    psutil.wait_procs(workers, timeout=30)
+    assert not any(each.is_running() for each in workers)
+    run = Run(workshop.project, runs_of(workshop)[0])
+    assert run.status == "stopped"
 
 
 def test_two_processes_compute_a_shared_key_once(workshop):
