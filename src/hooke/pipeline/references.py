@@ -14,7 +14,8 @@ from hooke.base.observed import StoredPart, note_result
 from hooke.base.ref import Ref
 from hooke.journal.events import MapExpanded
 from hooke.keys.fingerprint import index_items
-from hooke.pipeline.promise import Promise
+from hooke.keys.fingerprint_parts import combine
+from hooke.pipeline.promise import Promise, shown_path
 from hooke.store.by_value import ByValuePickler
 from hooke.store.codecs import encode
 from hooke.store.store import Store
@@ -50,6 +51,16 @@ class StoredValue(msgspec.Struct, frozen=True):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredValue, (self.ref, self.path)  # the default of a dataclass with slots takes 10 us
+
+    def __hash__(self) -> int:
+        return hash((self.ref.digest, len(self.path)))  # a slice in the path has no hash before 3.12
+
+    def __repr__(self) -> str:
+        return f"hooke:{self.ref.digest[:8]}...{shown_path(self.path)}"
+
+    def __hooke_key__(self) -> str:
+        """The key of an argument that is given by reference: it names the content."""
+        return combine("stored", self.ref.digest, shown_path(self.path))
 
 
 class Element(msgspec.Struct, frozen=True):

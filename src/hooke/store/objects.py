@@ -337,6 +337,20 @@ class Objects:
         except Damaged as error:
             return load(self._open_again(ref, error))
 
+    def apart(self, ref: Ref) -> Ref:
+        """See Store.apart."""
+        if (data := ref.inline) is None:
+            return ref
+        name = name_of(ref.digest)
+
+        def fill(sink: ObjectSink) -> str:
+            sink.write(data)
+            return name
+
+        with reaching(self._backend.place):
+            self._backend.write(fill, size=len(data), exclusive=True)
+        return Ref(ref.digest, ref.size, None, ref.files)
+
     def copy(self, ref: Ref, to: Backend) -> None:
         """See Store.copy."""
         data, name = self._read(ref).data, name_of(ref.digest)

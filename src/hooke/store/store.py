@@ -289,6 +289,10 @@ class Store:
         """
         return self._objects.get(ref)
 
+    def apart(self, ref: Ref) -> Ref:
+        """The same object, stored by itself if it is inside its reference: then digest and size are enough to find it. Raises StoreFull."""
+        return self._objects.apart(ref)
+
     def copy(self, ref: Ref, to: Store) -> None:
         """Copy the object into another store with the same secret, byte for byte. Raises MissingObject, StoreFull."""
         if ref.inline is None:

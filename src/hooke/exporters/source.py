@@ -1,0 +1,198 @@
+"""The Python that exported files have in common: values, calls, and the few lines by which they run `hooke exec`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hooke.base.distributions import HOOKE_VERSION
+from hooke.exporters.plan import ParameterValue, Plan, StepResult
+from hooke.pipeline.promise import shown_path
+from hooke.pipeline.value_text import Construction, write_value
+
+__all__ = ["Writer", "exec_helpers", "indented", "needs_code", "project_line", "said_by"]
+
+WIDTH = 100
+"""Characters of a line before a call goes over several."""
+
+
+class Writer:
+    """Writes the values of one plan. `variable` gives the Python name that holds a step's result, by the step's name."""
+
+    def __init__(
+        self, plan: Plan, variable: Callable[[str], str] = str, parameter: Callable[[str], str] = str
+    ) -> None:
+        self._plan = plan
+        self._variable = variable
+        self._parameter = parameter
+        self._mapped = {step.name: step for step in plan.steps if step.is_mapped}
+        self.imports: set[str] = set()
+        """Modules of the classes that constants are made of, in the plain flavour."""
+
+    def value(self, value: Any) -> str:
+        """The value as Python. Items of a mapped step that follow one another are a slice of its list."""
+        return write_value(value, self._leaf, self._construct)
+
+    def call(
+        self, function: str, args: Sequence[str], arguments: Mapping[str, Any], *, indent: int = 0
+    ) -> str:
+        """`function(args..., name=value...)`, over several lines if it is long. `indent` is that of the line it begins in."""
+        parts = [*args, *(f"{name}={self.value(value)}" for name, value in arguments.items())]
+        return joined_call(function, parts, indent=indent)
+
+    def _leaf(self, value: Any) -> str | None:
+        if isinstance(value, ParameterValue):
+            return self._parameter(value.name)
+        if isinstance(value, StepResult):
+            return self._part(value)
+        if type(value) is list and any(self._item(each) for each in value):
+            return self._list(value)
+        return None
+
+    def _part(self, value: StepResult) -> str:
+        name, path = self._variable(value.step), value.path
+        if self._plan.flavour == "plain":
+            return name + shown_path(path)
+        lists = 0
+        if value.step in self._mapped:  # a list of references here, until one of its items is meant
+            while lists < len(path):
+                lists += 1
+                if not isinstance(path[lists - 1], slice):
+                    break
+        text = name + shown_path(path[:lists])
+        return f"{text} + {shown_path(path[lists:])!r}" if path[lists:] else text
+
+    def _item(self, value: Any) -> bool:
+        return (
+            isinstance(value, StepResult)
+            and value.step in self._mapped
+            and len(value.path) == 1
+            and type(value.path[0]) is int
+        )
+
+    def _list(self, values: list[Any]) -> str:
+        """A list in which items of mapped steps are: those that follow one another as a slice."""
+        parts: list[str] = []
+        for run in _runs(values, self._item):
+            first = run[0]
+            if len(run) < 2:
+                parts.append(self.value(first))
+                continue
+            start, stop = first.path[0], run[-1].path[0] + 1
+            length = self._mapped[first.step].length
+            whole = start == 0 and stop == length
+            bounds = "" if whole else f"[{start or ''}:{'' if stop == length else stop}]"
+            parts.append(f"*{self._variable(first.step)}{bounds}")
+        if len(parts) == 1 and parts[0].startswith("*"):
+            return parts[0][1:]
+        return f"[{', '.join(parts)}]"
+
+    def _construct(self, made: Construction) -> str:
+        parts = [
+            *map(self.value, made.args),
+            *(f"{name}={self.value(each)}" for name, each in made.kwargs.items()),
+        ]
+        if self._plan.flavour == "plain":
+            self.imports.add(f"{made.module}.{made.name}")
+            return f"{made.name.rpartition('.')[2]}({', '.join(parts)})"
+        short = made.name in ("File", "Path")
+        inner = f"{made.name if short else f'{made.module}.{made.name}'}({', '.join(parts)})"
+        return f"Code({inner!r})"
+
+
+def _runs(values: Sequence[Any], is_item: Callable[[Any], bool]) -> Iterator[list[Any]]:
+    """The values in groups: items of one step that follow one another together, any other value alone."""
+    run: list[Any] = []
+    for value in values:
+        follows = (
+            bool(run)
+            and is_item(value)
+            and is_item(run[-1])
+            and run[-1].step == value.step
+            and run[-1].path[0] + 1 == value.path[0]
+        )
+        if run and not follows:
+            yield run
+            run = []
+        run.append(value)
+    if run:
+        yield run
+
+
+def joined_call(function: str, parts: Sequence[str], *, indent: int = 0) -> str:
+    """`function(parts...)`, over several lines if it is long."""
+    line = f"{function}({', '.join(parts)})"
+    if len(line) + indent <= WIDTH:
+        return line
+    inner = " " * (indent + 4)
+    return f"{function}(\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + ")"
+
+
+def indented(text: str, spaces: int) -> str:
+    """The text with each of its lines moved to the right."""
+    return "".join(f"{' ' * spaces if line.strip() else ''}{line}" for line in text.splitlines(keepends=True))
+
+
+# --- What every exported file begins with.
+
+
+def said_by(plan: Plan, target: str) -> str:
+    """The first line of an exported file: what it is, and how to write it again."""
+    return f"{plan.name}, exported by Hooke {HOOKE_VERSION}: hooke export {target} {plan.file}:{plan.name}"
+
+
+def project_line(plan: Plan, out: Path) -> str:
+    """`PROJECT = ...`: the project's folder, from that of the exported file if it lies in the project."""
+    folder = out.resolve().parent
+    if not folder.is_relative_to(plan.root):
+        return f"PROJECT = Path(os.environ.get('HOOKE_PROJECT', {str(plan.root)!r}))"
+    depth = len(folder.relative_to(plan.root).parts)
+    own = "Path(__file__).resolve().parent" + (f"s[{depth}]" if depth else "")
+    return f'PROJECT = Path(os.environ.get("HOOKE_PROJECT", {own}))'
+
+
+def needs_code(text: str) -> bool:
+    """Whether written values have constants that are made by a call."""
+    return "Code(" in text
+
+
+CODE = '''
+class Code(str):
+    """A constant that is made by a call, as Python."""
+
+    __repr__ = str.__str__
+'''
+
+HELPERS = '''
+def hooke(target, timeout=None, /, **inputs):
+    """Run a task by `hooke exec`; returns the reference of its result. Inputs are values or references."""
+    return _hooke(target, "--out", inputs, timeout)
+
+
+def items_of(value):
+    """The references of the items of a list."""
+    return json.loads(_hooke("", "--items", {"value": value}))
+
+
+def stored(value):
+    """The reference of a value that has references in it."""
+    return _hooke("", "--out", {"value": value})
+
+
+def _hooke(target, wanted, inputs, timeout=None):
+    command = [HOOKE, "exec", *filter(None, [target]), "--in", "-", wanted, "-"]
+    lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
+    done = subprocess.run(
+        command, cwd=PROJECT, input=lines, stdout=subprocess.PIPE, text=True, check=True, timeout=timeout
+    )
+    return done.stdout.splitlines()[-1]
+'''
+
+EXEC_IMPORTS = ("json", "os", "subprocess")
+
+
+def exec_helpers(plan: Plan, out: Path, *, with_code: bool) -> str:
+    """What a file of the flavour by reference has at its beginning, after its imports."""
+    first = f'{project_line(plan, out)}\nHOOKE = os.environ.get("HOOKE", "hooke")\n'
+    return "\n".join([first, *([CODE] if with_code else []), HELPERS])
