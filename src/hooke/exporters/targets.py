@@ -26,6 +26,7 @@ __all__ = ["TARGETS", "Abilities", "ExportOrder", "ExportTarget", "export", "ref
 TARGETS = Plugins(
     "hooke.exporters",
     {
+        "prefect": "hooke.exporters.prefect:TARGET",
         "script": "hooke.exporters.script:TARGET",
     },
 )

@@ -1,0 +1,219 @@
+"""Prefect 3: a `@task` for each task and one `@flow`, with how to run, serve and deploy it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hooke.exporters.plan import Plan, Refusal, Step, StepResult
+from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
+from hooke.exporters.targets import Abilities, ExportTarget
+
+__all__ = ["TARGET"]
+
+TAKEN = frozenset({"deferred", "return_state", "self", "wait_for"})
+"""Parameters of Prefect's own `submit` and `map`."""
+_ONE_MACHINE = "the tasks of a flow share one machine, and Prefect does not divide it among them"
+
+
+def _able(_plan: Plan) -> Abilities:
+    return Abilities(
+        flavours=("reference",),
+        gpus=False,
+        memory=False,
+        reasons={
+            "flavours": "a function in a thread of the flow cannot be ended from outside, and has no process of its own",
+            "gpus": _ONE_MACHINE,
+            "memory": _ONE_MACHINE,
+        },
+    )
+
+
+def _refusals(plan: Plan) -> list[Refusal]:
+    found = []
+    for step in plan.steps:
+        for name in sorted(TAKEN & {*step.arguments, *step.columns}):
+            found.append(
+                Refusal(
+                    what=f"{step.name}: its parameter {name!r}",
+                    why="Prefect's submit() and map() have a parameter of this name, too",
+                    fix="rename the parameter",
+                )
+            )
+    return found
+
+
+PART = '''
+@dataclass
+class Part:
+    """A part of a result. Prefect puts the reference in the place of `of` before a task runs."""
+
+    of: str
+    path: str
+
+    def __repr__(self):
+        return repr(self.of + self.path)
+'''
+
+OWN_TASKS = {"list": "items_of", "value": "stored"}
+"""Kind of a step without a task -> the helper that does it."""
+
+
+class _Flow(Writer):
+    """Writes values in which results are futures, which Prefect resolves wherever they are in an argument."""
+
+    def _part(self, value: StepResult) -> str:
+        """A future; a part of one is a Part, since the reference exists only at run time."""
+        future, plus, path = super()._part(value).partition(" + ")
+        return f"Part({future}, {path})" if plus else future
+
+    def step(self, step: Step, functions: Mapping[str, str]) -> str:
+        """The call that begins a step."""
+        function = functions[step.name]
+        if step.is_mapped:
+            once = {
+                name: _Written(f"unmapped({self.value(value)})") for name, value in step.arguments.items()
+            }
+            columns = {name: self._column(column) for name, column in step.columns.items()}
+            return self.call(f"{function}.map", [], columns | once, indent=4)
+        return self.call(f"{function}.submit", [], step.arguments, indent=4)
+
+    def _column(self, column: Any) -> Any:
+        """A list of a `list` step is awaited: how many items there are is known then."""
+        is_future = isinstance(column, StepResult) and self._plan.step(column.step).kind == "list"
+        return _Written(f"{self.value(column)}.result()") if is_future else column
+
+    def _leaf(self, value: Any) -> str | None:
+        if isinstance(value, _Written):
+            return value.text
+        if type(value) is range:
+            return f"list({value!r})"
+        return super()._leaf(value)
+
+
+class _Written(NamedTuple):
+    """An argument that is written already."""
+
+    text: str
+
+
+def _write(plan: Plan, out: Path) -> str:
+    writer = _Flow(plan)
+    tasks, functions = _tasks(plan)
+    steps = "".join(f"    {step.name} = {writer.step(step, functions)}\n" for step in plan.steps)
+    given = ", ".join(f"{each.name}={writer.value(each.default)}" for each in plan.parameters)
+    body = _secrets(plan) + steps + _end(plan)
+    flow = f'@flow(name="{plan.name}", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))\ndef {plan.name}({given}):\n{body}'
+    parts = [
+        _docstring(plan, out),
+        _imports(plan, steps),
+        exec_helpers(plan, out, with_code=needs_code(flow)),
+        *([PART] if "Part(" in steps else []),
+        *tasks,
+        f"\n{flow}",
+        _main(plan),
+    ]
+    return "\n".join(parts)
+
+
+def _docstring(plan: Plan, out: Path) -> str:
+    deploy = (
+        f"    python {out.name} deploy POOL    has the workers of a pool run it in containers of the image\n"
+        if plan.image
+        else ""
+    )
+    return f'''"""{said_by(plan, "prefect")}
+
+Each task runs by `hooke exec`, which finds what is stored already. The flow returns the reference of the result.
+
+    python {out.name}          runs it once
+    python {out.name} serve    waits here for the schedule, and for who starts it in Prefect's pages
+{deploy}"""
+'''
+
+
+def _imports(plan: Plan, steps: str) -> str:
+    own = ["flow", "task", *(["unmapped"] if "unmapped(" in steps else [])]
+    names = sorted({*EXEC_IMPORTS, "sys"})
+    lines = [f"import {name}" for name in names]
+    lines += ["from dataclasses import dataclass"] if "Part(" in steps else []
+    lines += ["from pathlib import Path", "", f"from prefect import {', '.join(own)}"]
+    lines += ["from prefect.blocks.system import Secret"] if plan.secrets else []
+    lines += [
+        "from prefect.cache_policies import NO_CACHE",
+        "from prefect.task_runners import ThreadPoolTaskRunner",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tasks(plan: Plan) -> tuple[list[str], dict[str, str]]:
+    """The tasks of Prefect, and step -> the function that it calls. Steps of one task share it."""
+    texts: list[str] = []
+    functions: dict[str, str] = {}
+    made: dict[str, str] = {}
+    for step in plan.steps:
+        if step.entry is None:
+            key = OWN_TASKS[step.kind]
+            function = f"run_{key}"
+            text = f"\n{function} = task({key}, cache_policy=NO_CACHE)\n"
+        else:
+            key, function = step.entry.target, f"run_{step.name}"
+            text = _task(step, function)
+        if key not in made:
+            made[key] = function
+            texts.append(text)
+        functions[step.name] = made[key]
+    return texts, functions
+
+
+def _task(step: Step, function: str) -> str:
+    assert step.entry is not None
+    timeout = f", {step.timeout_s:g}" if step.timeout_s is not None else ""
+    retries = f"retries={step.retries}, " if step.retries else ""
+    needs = f"    # needs {step.cpus:g} cpus of the machine\n" if step.cpus > 1 else ""
+    return (
+        f'\n@task(name="{step.entry.task.name}", {retries}cache_policy=NO_CACHE)\n'
+        f'def {function}(**inputs):\n{needs}    return hooke("{step.entry.target}"{timeout}, **inputs)\n'
+    )
+
+
+def _secrets(plan: Plan) -> str:
+    return "".join(
+        f'    os.environ["{each.variable}"] = Secret.load("{each.secret}").get()["{each.key}"]\n'
+        for each in plan.secrets
+    )
+
+
+def _end(plan: Plan) -> str:
+    """Waits for what nobody uses, and returns the result."""
+    used = {name for step in plan.steps for name in step.uses}
+    if plan.output is not None:
+        used.add(plan.output.step)
+    lines = "".join(f"    {step.name}.result()\n" for step in plan.steps if step.name not in used)
+    if plan.output is None:
+        return lines or "    pass\n"
+    return f"{lines}    return {plan.output.step}.result()\n"
+
+
+def _main(plan: Plan) -> str:
+    cron = f', cron="{plan.schedule}"' if plan.schedule else ""
+    deploy = (
+        '    elif sys.argv[1:2] == ["deploy"]:\n'
+        f'        {plan.name}.deploy("{plan.name}", work_pool_name=sys.argv[2], image="{plan.image}", build=False, push=False{cron})\n'
+        if plan.image
+        else ""
+    )
+    return (
+        '\nif __name__ == "__main__":\n'
+        '    if sys.argv[1:] == ["serve"]:\n'
+        f'        {plan.name}.serve("{plan.name}"{cron})\n'
+        f"{deploy}"
+        "    else:\n"
+        f"        print({plan.name}())\n"
+    )
+
+
+TARGET = ExportTarget(title="Prefect", able=_able, write=_write, refusals=_refusals)
+"""The target `prefect`."""
