@@ -67,9 +67,13 @@ class StepResult(msgspec.Struct, frozen=True):
 
 
 class ParameterValue(msgspec.Struct, frozen=True):
-    """The value of a parameter of the pipeline, which whoever starts it there may give."""
+    """The value of a parameter of the pipeline, which whoever starts it there may give, or the part of it at `path`."""
 
     name: str
+    path: tuple[Any, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.name, len(self.path)))
 
 
 class PipelineParameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,7 +263,7 @@ class _PlanMaker:
         self._flavour = flavour
         self._symbols = symbols
         self._names: dict[int, str] = {}
-        self._taken: set[str] = set()
+        self._taken: set[str] = set(self._symbols.values())
         self._lists: dict[StepResult | ParameterValue, str] = {}
         self._steps: list[Step] = []
         self.output: StepResult | None = None
@@ -391,7 +395,7 @@ class _PlanMaker:
         """The value with StepResults and ParameterValues instead of promises."""
         if isinstance(value, Promise):
             if value.node in self._symbols:
-                return ParameterValue(self._symbols[value.node])
+                return ParameterValue(self._symbols[value.node], tuple(value.path))
             return StepResult(self._names[value.node], tuple(value.path))
         kind = type(value)
         if kind in (list, tuple, set, frozenset):

@@ -43,7 +43,7 @@ class Writer:
 
     def _leaf(self, value: Any) -> str | None:
         if isinstance(value, ParameterValue):
-            return self._parameter(value.name)
+            return self._parameter(value.name) + shown_path(value.path)
         if isinstance(value, StepResult):
             return self._part(value)
         if type(value) is list and any(self._item(each) for each in value):

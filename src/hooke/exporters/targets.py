@@ -8,6 +8,7 @@ and finds nothing wrong any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import msgspec
 from hooke.base.distributions import Plugins
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.exporters.plan import Flavour, Plan, Refusal, Secret, Step, plan_of_graph
+from hooke.exporters.plan import Flavour, PipelineParameter, Plan, Refusal, Secret, Step, plan_of_graph
+from hooke.pipeline.arguments import bind_call, unbind
+from hooke.pipeline.graph import Graph
 from hooke.pipeline.pipeline import Pipeline
+from hooke.pipeline.task import Task
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
 
@@ -52,6 +56,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     secrets: bool = True
     image: bool = True
     parameters: bool = True
+    """Whether who starts the pipeline there may give its parameters. Else they have the values that they are exported with."""
     most_items: int = 0
     """Of one map; 0 for any number."""
     reasons: dict[str, str] = {}
@@ -97,13 +102,86 @@ def export(order: ExportOrder, project: Project) -> str:
     Raises UsageError with all that the target cannot express, and what `trace` raises.
     """
     target: ExportTarget = TARGETS.load(order.target)
-    graph = trace(order.pipeline, order.args, order.params)
-    plan, refusals = plan_of_graph(graph, file=order.file.resolve(), root=project.root, flavour=order.flavour)
-    plan = msgspec.structs.replace(
-        plan, pods=order.pods, schedule=order.schedule, image=order.image, secrets=order.secrets
-    )
+    plan, refusals = _planned(order, project, _with_parameters(order))
+    if plan.parameters and not target.able(plan).parameters:
+        plan, refusals = _planned(order, project, {})
     refuse_all(f"pipeline {plan.name!r}", refusals + refused_by(target, plan))
     return target.write(plan, order.out)
+
+
+def _planned(order: ExportOrder, project: Project, symbols: Mapping[str, Any]) -> tuple[Plan, list[Refusal]]:
+    graph, nodes = _traced(order, symbols)
+    plan, refusals = plan_of_graph(
+        graph, file=order.file.resolve(), root=project.root, flavour=order.flavour, symbols=nodes
+    )
+    given = tuple(PipelineParameter(name=name, default=value) for name, value in symbols.items())
+    plan = msgspec.structs.replace(
+        plan,
+        parameters=given,
+        pods=order.pods,
+        schedule=order.schedule,
+        image=order.image,
+        secrets=order.secrets,
+    )
+    return plan, refusals
+
+
+# --- Parameters of the pipeline that stay parameters there: those whose values its body only hands to tasks.
+
+
+def _with_parameters(order: ExportOrder) -> dict[str, Any]:
+    """The parameters that the body does not look at, with their values."""
+    pipeline = order.pipeline
+    given = bind_call(f"pipeline {pipeline.name!r}", pipeline.signature, order.args, order.params)
+    kinds = {name: each.kind for name, each in pipeline.signature.parameters.items()}
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    may = {name: value for name, value in given.items() if kinds[name] in named and _is_json(value)}
+    if not may or _can_trace(order, may):
+        return may
+    may = {name: value for name, value in may.items() if _can_trace(order, {name: value})}
+    return may if _can_trace(order, may) else {}
+
+
+def _can_trace(order: ExportOrder, symbols: Mapping[str, Any]) -> bool:
+    try:
+        _traced(order, symbols)
+    except Exception:  # noqa: BLE001 - a body that looks at a value which is not there may raise anything
+        return False
+    return True
+
+
+def _traced(order: ExportOrder, symbols: Mapping[str, Any]) -> tuple[Graph, dict[int, str]]:
+    """The graph, and the nodes in it that stand for these parameters: node -> name."""
+    if not symbols:
+        return trace(order.pipeline, order.args, order.params), {}
+    pipeline = order.pipeline
+    tasks = {name: Task(_symbol, name=name) for name in symbols}
+
+    def body() -> Any:
+        given = bind_call(f"pipeline {pipeline.name!r}", pipeline.signature, order.args, order.params)
+        args, kwargs = unbind(pipeline.signature, given | {name: task() for name, task in tasks.items()})
+        return pipeline(*args, **kwargs)
+
+    trace(pipeline, order.args, order.params)  # what is wrong with the values themselves is said as usual
+    graph = trace(Pipeline(body, name=pipeline.name))
+    names = {id(task): name for name, task in tasks.items()}
+    return graph, {node.id: names[id(node.task)] for node in graph.nodes if id(node.task) in names}
+
+
+def _symbol() -> None:
+    """What stands for a parameter in a graph; never called."""
+
+
+def _is_json(value: Any) -> bool:
+    kind = type(value)
+    if kind is list:
+        return all(map(_is_json, value))
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
+    return kind in (bool, int, float, str, type(None))
+
+
+# --- What is refused.
 
 
 def refused_by(target: ExportTarget, plan: Plan) -> list[Refusal]:
@@ -148,13 +226,6 @@ def _of_plan(target: ExportTarget, able: Abilities, plan: Plan) -> Iterator[Refu
     ):
         if is_asked and not getattr(able, name):
             yield Refusal(what=option, why=_why(title, able, name), fix=f"leave out {option}")
-    if plan.parameters and not able.parameters:
-        names = ", ".join(each.name for each in plan.parameters)
-        yield Refusal(
-            what=f"the parameters {names}",
-            why=_why(title, able, "parameters"),
-            fix="give them to hooke export",
-        )
 
 
 def _of_step(title: str, able: Abilities, plan: Plan, step: Step) -> Iterator[Refusal]:
