@@ -2,7 +2,7 @@
 
 For whoever writes a target, this is all there is to know:
 
-- `Plan.steps` are in an order in which each comes after those that it uses. Names are unique Python identifiers.
+- `ExportPlan.steps` are in an order in which each comes after those that it uses. Names are unique Python identifiers.
 - An argument is a Python value in which a StepResult stands for the result of another step, and a ParameterValue for a
   parameter of the pipeline. `hooke.exporters.source` writes it.
 - In the flavour by reference, a step's result is a text: a reference such as `hooke:DIGEST.SIZE`. `hooke exec` takes it wherever
@@ -13,7 +13,7 @@ For whoever writes a target, this is all there is to know:
 - A `list` step (by reference only) has one argument, `value`, a list that exists only at run time; its result is the list of
   the references of its items: `hooke exec --in value=... --items PATH`, with PATH a JSON list.
 - A `value` step, the last, has one argument, `value`: what the pipeline returns, where that is not just what one step returns. By
-  reference it is `hooke exec --in value=...`, so that the pipeline's result is one reference, too: `Plan.output`.
+  reference it is `hooke exec --in value=...`, so that the pipeline's result is one reference, too: `ExportPlan.output`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
+from hooke.exporters.value_text import stored_value, write_value
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import MapPromise, Promise
 from hooke.pipeline.task import Task, is_importable
-from hooke.pipeline.value_text import stored_value, write_value
 
 __all__ = [
+    "ExportPlan",
     "Flavour",
     "ParameterValue",
     "PipelineParameter",
-    "Plan",
     "Refusal",
     "Secret",
     "Step",
@@ -138,7 +138,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(each.step for each in found))
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ExportPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A pipeline as another scheduler runs it."""
 
     name: str
@@ -231,14 +231,14 @@ def plan_of_graph(
     root: Path,
     flavour: Flavour = "reference",
     symbols: Mapping[int, str] | None = None,
-) -> tuple[Plan, list[Refusal]]:
+) -> tuple[ExportPlan, list[Refusal]]:
     """The plan of a traced pipeline in `file`, and what no target can express. If there are such refusals, the plan is incomplete.
 
     `symbols` are nodes that stand for parameters of the pipeline: node -> name.
     """
     maker = _PlanMaker(graph, file, root, flavour, symbols or {})
     steps = maker.make()
-    plan = Plan(
+    plan = ExportPlan(
         name=graph.pipeline,
         file=_below(root, file),
         flavour=flavour,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hooke.exporters.plan import Plan, Step
+from hooke.exporters.plan import ExportPlan, Step
 from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
 
@@ -13,7 +13,7 @@ __all__ = ["TARGET"]
 _IN_THIS_PROCESS = "a function of the same process cannot be ended from outside"
 
 
-def _able(plan: Plan) -> Abilities:
+def _able(plan: ExportPlan) -> Abilities:
     reasons = {
         "schedule": "a script runs when it is started",
         "image": "a script runs where it is started",
@@ -42,7 +42,7 @@ def retry(times, call, /, *args, **inputs):
 '''
 
 
-def _write(plan: Plan, out: Path) -> str:
+def _write(plan: ExportPlan, out: Path) -> str:
     writer = Writer(plan)
     body = "".join(f"    {step.name} = {_step(writer, step)}\n" for step in plan.steps)
     if plan.output is not None:
@@ -83,7 +83,7 @@ def _step(writer: Writer, step: Step) -> str:
     return f"[\n        {call}\n        for {', '.join(names.values())} in {over}\n    ]"
 
 
-def _secrets(plan: Plan) -> str:
+def _secrets(plan: ExportPlan) -> str:
     if not plan.secrets:
         return ""
     names = ", ".join(f'"{each.variable}"' for each in plan.secrets)

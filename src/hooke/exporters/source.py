@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hooke.base.distributions import HOOKE_VERSION
-from hooke.exporters.plan import ParameterValue, Plan, StepResult
+from hooke.exporters.plan import ExportPlan, ParameterValue, StepResult
+from hooke.exporters.value_text import Construction, write_value
 from hooke.pipeline.promise import shown_path
-from hooke.pipeline.value_text import Construction, write_value
 
 __all__ = ["Writer", "exec_helpers", "indented", "needs_code", "project_line", "said_by"]
 
@@ -21,7 +21,7 @@ class Writer:
     """Writes the values of one plan. `variable` gives the Python name that holds a step's result, by the step's name."""
 
     def __init__(
-        self, plan: Plan, variable: Callable[[str], str] = str, parameter: Callable[[str], str] = str
+        self, plan: ExportPlan, variable: Callable[[str], str] = str, parameter: Callable[[str], str] = str
     ) -> None:
         self._plan = plan
         self._variable = variable
@@ -137,12 +137,12 @@ def indented(text: str, spaces: int) -> str:
 # --- What every exported file begins with.
 
 
-def said_by(plan: Plan, target: str) -> str:
+def said_by(plan: ExportPlan, target: str) -> str:
     """The first line of an exported file: what it is, and how to write it again."""
     return f"{plan.name}, exported by Hooke {HOOKE_VERSION}: hooke export {target} {plan.file}:{plan.name}"
 
 
-def project_line(plan: Plan, out: Path) -> str:
+def project_line(plan: ExportPlan, out: Path) -> str:
     """`PROJECT = ...`: the project's folder, from that of the exported file if it lies in the project."""
     folder = out.resolve().parent
     if not folder.is_relative_to(plan.root):
@@ -192,7 +192,7 @@ def _hooke(target, wanted, inputs, timeout=None):
 EXEC_IMPORTS = ("json", "os", "subprocess")
 
 
-def exec_helpers(plan: Plan, out: Path, *, with_code: bool) -> str:
+def exec_helpers(plan: ExportPlan, out: Path, *, with_code: bool) -> str:
     """What a file of the flavour by reference has at its beginning, after its imports."""
     first = f'{project_line(plan, out)}\nHOOKE = os.environ.get("HOOKE", "hooke")\n'
     return "\n".join([first, *([CODE] if with_code else []), HELPERS])

@@ -17,7 +17,7 @@ import msgspec
 from hooke.base.distributions import Plugins
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes, format_seconds
-from hooke.exporters.plan import Flavour, PipelineParameter, Plan, Refusal, Secret, Step, plan_of_graph
+from hooke.exporters.plan import ExportPlan, Flavour, PipelineParameter, Refusal, Secret, Step, plan_of_graph
 from hooke.pipeline.arguments import bind_call, unbind
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.pipeline import Pipeline
@@ -67,11 +67,11 @@ class ExportTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A target: its `title` for messages, its abilities by flavour, and the function that writes the file."""
 
     title: str
-    able: Callable[[Plan], Abilities]
+    able: Callable[[ExportPlan], Abilities]
     """By the plan's flavour, and whether its steps are pods."""
-    write: Callable[[Plan, Path], str]
+    write: Callable[[ExportPlan, Path], str]
     """The text of the file for a plan, given where the file will be. Pure."""
-    refusals: Callable[[Plan], list[Refusal]] = lambda _: []
+    refusals: Callable[[ExportPlan], list[Refusal]] = lambda _: []
     """More that it cannot express."""
     pods: bool = False
     """Whether it has a flavour in which each step is a pod of a Kubernetes cluster."""
@@ -109,7 +109,9 @@ def export(order: ExportOrder, project: Project) -> str:
     return target.write(plan, order.out)
 
 
-def _planned(order: ExportOrder, project: Project, symbols: Mapping[str, Any]) -> tuple[Plan, list[Refusal]]:
+def _planned(
+    order: ExportOrder, project: Project, symbols: Mapping[str, Any]
+) -> tuple[ExportPlan, list[Refusal]]:
     graph, nodes = _traced(order, symbols)
     plan, refusals = plan_of_graph(
         graph, file=order.file.resolve(), root=project.root, flavour=order.flavour, symbols=nodes
@@ -184,7 +186,7 @@ def _is_json(value: Any) -> bool:
 # --- What is refused.
 
 
-def refused_by(target: ExportTarget, plan: Plan) -> list[Refusal]:
+def refused_by(target: ExportTarget, plan: ExportPlan) -> list[Refusal]:
     """What the target cannot express of the plan, in the order of the steps."""
     able = target.able(plan)
     found = [*_of_plan(target, able, plan)]
@@ -209,7 +211,7 @@ def refuse_all(what: str, refusals: list[Refusal]) -> None:
     )
 
 
-def _of_plan(target: ExportTarget, able: Abilities, plan: Plan) -> Iterator[Refusal]:
+def _of_plan(target: ExportTarget, able: Abilities, plan: ExportPlan) -> Iterator[Refusal]:
     title = target.title
     if plan.pods and not target.pods:
         yield Refusal(what="--pods", why=f"{title} has no such flavour", fix="leave out --pods")
@@ -228,7 +230,7 @@ def _of_plan(target: ExportTarget, able: Abilities, plan: Plan) -> Iterator[Refu
             yield Refusal(what=option, why=_why(title, able, name), fix=f"leave out {option}")
 
 
-def _of_step(title: str, able: Abilities, plan: Plan, step: Step) -> Iterator[Refusal]:
+def _of_step(title: str, able: Abilities, plan: ExportPlan, step: Step) -> Iterator[Refusal]:
     dynamic = step.is_mapped and step.length is None
     plain = plan.flavour == "plain"
     memory = f"memory={format_bytes(step.memory)}" if step.memory is not None else ""

@@ -20,6 +20,7 @@ from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.ref import Ref
+from hooke.exporters.value_text import read_value, reference_text
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_loaded
@@ -34,7 +35,6 @@ from hooke.pipeline.references import StoredValue, pack, unpack
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Task
-from hooke.pipeline.value_text import read_value, reference_text
 from hooke.project.backends import BackendChoice, open_engine
 from hooke.project.folder import Project, new_run_id
 from hooke.project.pipeline_file import load_file
@@ -48,7 +48,7 @@ class ExecOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     target: str
     inputs: Mapping[str, str] = {}
-    """Parameter -> its value as text, as `hooke.pipeline.value_text` reads it."""
+    """Parameter -> its value as text, as `hooke.exporters.value_text` reads it."""
     listed: bool = False
     """Whether the result is a list whose items are wanted as references of their own."""
 

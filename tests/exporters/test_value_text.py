@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hooke import File
 from hooke.base.errors import UsageError
 from hooke.base.ref import Ref
+from hooke.exporters.value_text import Construction, read_value, reference_text, stored_value, write_value
 from hooke.pipeline.references import StoredValue
-from hooke.pipeline.value_text import Construction, read_value, reference_text, stored_value, write_value
 
 
 class Point(NamedTuple):
@@ -143,7 +143,9 @@ def test_anything_else_is_refused(text):
         read_value(text)
 
 
-@pytest.mark.parametrize("value", [object(), Counted(), len, datetime.datetime.now(datetime.UTC), {1: object()}])
+@pytest.mark.parametrize(
+    "value", [object(), Counted(), len, datetime.datetime.now(datetime.UTC), {1: object()}]
+)
 def test_what_has_no_text_is_refused(value):
     with pytest.raises(UsageError, match="cannot be written as text"):
         written(value)
