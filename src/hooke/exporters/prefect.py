@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hooke.exporters.plan import Plan, Refusal, Step, StepResult
+from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult
 from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
 
@@ -17,7 +17,7 @@ TAKEN = frozenset({"deferred", "return_state", "self", "wait_for"})
 _ONE_MACHINE = "the tasks of a flow share one machine, and Prefect does not divide it among them"
 
 
-def _able(_plan: Plan) -> Abilities:
+def _able(_plan: ExportPlan) -> Abilities:
     return Abilities(
         flavours=("reference",),
         gpus=False,
@@ -30,18 +30,16 @@ def _able(_plan: Plan) -> Abilities:
     )
 
 
-def _refusals(plan: Plan) -> list[Refusal]:
-    found = []
-    for step in plan.steps:
-        for name in sorted(TAKEN & {*step.arguments, *step.columns}):
-            found.append(
-                Refusal(
-                    what=f"{step.name}: its parameter {name!r}",
-                    why="Prefect's submit() and map() have a parameter of this name, too",
-                    fix="rename the parameter",
-                )
-            )
-    return found
+def _refusals(plan: ExportPlan) -> list[Refusal]:
+    taken = [(step, name) for step in plan.steps for name in sorted(TAKEN & {*step.arguments, *step.columns})]
+    return [
+        Refusal(
+            what=f"{step.name}: its parameter {name!r}",
+            why="Prefect's submit() and map() have a parameter of this name, too",
+            fix="rename the parameter",
+        )
+        for step, name in taken
+    ]
 
 
 PART = '''
@@ -98,7 +96,7 @@ class _Written(NamedTuple):
     text: str
 
 
-def _write(plan: Plan, out: Path) -> str:
+def _write(plan: ExportPlan, out: Path) -> str:
     writer = _Flow(plan)
     tasks, functions = _tasks(plan)
     steps = "".join(f"    {step.name} = {writer.step(step, functions)}\n" for step in plan.steps)
@@ -117,7 +115,7 @@ def _write(plan: Plan, out: Path) -> str:
     return "\n".join(parts)
 
 
-def _docstring(plan: Plan, out: Path) -> str:
+def _docstring(plan: ExportPlan, out: Path) -> str:
     deploy = (
         f"    python {out.name} deploy POOL    has the workers of a pool run it in containers of the image\n"
         if plan.image
@@ -133,7 +131,7 @@ Each task runs by `hooke exec`, which finds what is stored already. The flow ret
 '''
 
 
-def _imports(plan: Plan, steps: str) -> str:
+def _imports(plan: ExportPlan, steps: str) -> str:
     own = ["flow", "task", *(["unmapped"] if "unmapped(" in steps else [])]
     names = sorted({*EXEC_IMPORTS, "sys"})
     lines = [f"import {name}" for name in names]
@@ -148,7 +146,7 @@ def _imports(plan: Plan, steps: str) -> str:
     return "\n".join(lines)
 
 
-def _tasks(plan: Plan) -> tuple[list[str], dict[str, str]]:
+def _tasks(plan: ExportPlan) -> tuple[list[str], dict[str, str]]:
     """The tasks of Prefect, and step -> the function that it calls. Steps of one task share it."""
     texts: list[str] = []
     functions: dict[str, str] = {}
@@ -179,14 +177,14 @@ def _task(step: Step, function: str) -> str:
     )
 
 
-def _secrets(plan: Plan) -> str:
+def _secrets(plan: ExportPlan) -> str:
     return "".join(
         f'    os.environ["{each.variable}"] = Secret.load("{each.secret}").get()["{each.key}"]\n'
         for each in plan.secrets
     )
 
 
-def _end(plan: Plan) -> str:
+def _end(plan: ExportPlan) -> str:
     """Waits for what nobody uses, and returns the result."""
     used = {name for step in plan.steps for name in step.uses}
     if plan.output is not None:
@@ -197,7 +195,7 @@ def _end(plan: Plan) -> str:
     return f"{lines}    return {plan.output.step}.result()\n"
 
 
-def _main(plan: Plan) -> str:
+def _main(plan: ExportPlan) -> str:
     cron = f', cron="{plan.schedule}"' if plan.schedule else ""
     deploy = (
         '    elif sys.argv[1:2] == ["deploy"]:\n'

@@ -68,6 +68,8 @@ def execute_task(order: ExecOrder, project: Project | None = None) -> Executed:
     """
     task, path = _loaded(order.target) if order.target else (None, Path.cwd())
     project = project or Project.find(path)
+    if task is None and str(project.root) not in sys.path:
+        sys.path.append(str(project.root))  # stored values may be of classes in the project's modules
     values = {name: _read(name, text) for name, text in order.inputs.items()}
     project.create()
     store = project.store()

@@ -1,0 +1,302 @@
+"""Kubeflow Pipelines 2: a file that compiles to a package, of lightweight components, or with `--pods` of container components."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult
+from hooke.exporters.source import CODE as CODE_CLASS
+from hooke.exporters.source import Writer, joined_call, needs_code, said_by
+from hooke.exporters.targets import Abilities, ExportTarget
+from hooke.images.contents import CODE
+
+__all__ = ["TARGET"]
+
+MOST_ITEMS = 200
+"""Of a map whose items are known: each is a task of its own in the package."""
+
+
+def _able(_plan: ExportPlan) -> Abilities:
+    return Abilities(
+        flavours=("reference",),
+        parameters=False,
+        schedule=False,
+        most_items=MOST_ITEMS,
+        reasons={
+            "flavours": "a component of KFP is a function without its module, and its values are JSON",
+            "schedule": "a package has no schedule; in KFP, make a recurring run of it",
+            "most_items": f"each item of a known list is a task of the package, at most {MOST_ITEMS}; KFP loops over a list that a task makes",
+        },
+    )
+
+
+def _refusals(plan: ExportPlan) -> list[Refusal]:
+    found = []
+    if not plan.image:
+        found.append(
+            Refusal(
+                what="no image",
+                why="each task is a pod, whose image has Hooke and the project",
+                fix="--image REGISTRY/NAME:TAG; `hooke image build` makes one",
+            )
+        )
+    for step in plan.steps:
+        if step.is_mapped and step.length is None and len(step.columns) > 1:
+            found.append(
+                Refusal(
+                    what=f"{step.name}: it is mapped over several lists, of which one exists only at run time",
+                    why="a loop of KFP goes over one list",
+                    fix="make one list of tuples in a task, and map over that",
+                )
+            )
+        if step.gpus != int(step.gpus):
+            found.append(
+                Refusal(
+                    what=f"{step.name}: gpus={step.gpus:g}",
+                    why="a pod has whole GPUs",
+                    fix=f"gpus={math.ceil(step.gpus)}",
+                )
+            )
+    return found
+
+
+LIGHTWEIGHT = '''
+@dsl.component(base_image=IMAGE)
+def hooke_exec(target: str, inputs: str, timeout: float) -> str:
+    """Run a task by `hooke exec`; the output is the reference of its result. Without a target, that of its only input."""
+    import os
+    import subprocess
+
+    done = subprocess.run(
+        [os.environ.get("HOOKE", "hooke"), "exec", *filter(None, [target]), "--in", "-", "--out", "-"],
+        cwd=os.environ.get("HOOKE_PROJECT", "/app"),
+        input=inputs,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=timeout or None,
+    )
+    return done.stdout.splitlines()[-1]
+'''
+LIGHTWEIGHT_LOOPS = '''
+@dsl.component(base_image=IMAGE)
+def hooke_items(value: str) -> list:
+    """The references of the items of a list."""
+    import json
+    import os
+    import subprocess
+
+    done = subprocess.run(
+        [os.environ.get("HOOKE", "hooke"), "exec", "--in", f"value={value!r}", "--items", "-"],
+        cwd=os.environ.get("HOOKE_PROJECT", "/app"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@dsl.component(base_image=IMAGE)
+def hooke_gather(items: list) -> str:
+    """The reference of the list of what a loop returned."""
+    import os
+    import subprocess
+
+    done = subprocess.run(
+        [os.environ.get("HOOKE", "hooke"), "exec", "--in", f"value={items!r}", "--out", "-"],
+        cwd=os.environ.get("HOOKE_PROJECT", "/app"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()[-1]
+'''
+PODS = '''
+EXEC = 'cd "${HOOKE_PROJECT:-/app}"; printf "%s" "$1" | timeout "$2" "${HOOKE:-hooke}" exec $0 --in - --out "$3"'
+
+
+@dsl.container_component
+def hooke_exec(target: str, inputs: str, timeout: float, reference: dsl.OutputPath(str)):
+    """Run a task by `hooke exec`; the output is the reference of its result. Without a target, that of its only input."""
+    return dsl.ContainerSpec(
+        image=IMAGE, command=["sh", "-ec", EXEC], args=[target, inputs, timeout, reference]
+    )
+'''
+PODS_LOOPS = '''
+VALUE = 'cd "${HOOKE_PROJECT:-/app}"; "${HOOKE:-hooke}" exec --in value="$0" "$1" "$2"'
+
+
+@dsl.container_component
+def hooke_items(value: str, references: dsl.OutputPath(list)):
+    """The references of the items of a list."""
+    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[value, "--items", references])
+
+
+@dsl.container_component
+def hooke_gather(items: list, reference: dsl.OutputPath(str)):
+    """The reference of the list of what a loop returned."""
+    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[items, "--out", reference])
+'''
+
+RESULT = '''
+class Result(str):
+    """The reference that a task returns, as KFP's placeholder, which may be a part of a text. `output` is KFP's own."""
+
+    def __new__(cls, output):
+        made = super().__new__(cls, str(output))
+        made.output = output
+        return made
+
+
+def started(target, needs, /, **inputs):
+    """A task of KFP that runs a task of Hooke. `needs` has its retries, timeout, cpus, memory (bytes) and gpus."""
+    lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
+    task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))
+    task.set_display_name(target.rpartition(":")[2] or "result")
+    task.set_caching_options(False)  # Hooke's own cache decides
+    task.set_retry(needs.get("retries", 0))
+'''
+NEEDS = {
+    "cpus": '    if "cpus" in needs:\n        task.set_cpu_request(needs["cpus"]).set_cpu_limit(needs["cpus"])\n',
+    "memory": '    if "memory" in needs:\n        task.set_memory_request(needs["memory"]).set_memory_limit(needs["memory"])\n',
+    "gpus": '    if "gpus" in needs:\n        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(needs["gpus"])\n',
+}
+HOOKE = '''    return task
+
+
+def hooke(target, needs, /, **inputs):
+    """The result of a task, by reference. Without a target, that of its only input."""
+    return Result(started(target, needs, **inputs).output)
+'''
+LOOPS = '''
+
+def items(value):
+    """The references of the items of a list that exists only at run time."""
+    return hooke_items(value=str(value)).set_caching_options(False).output
+
+
+def loop(target, needs, over, item, /, **inputs):
+    """The reference of the list of a task's results for each of the items; `item` is the parameter that gets one."""
+    with dsl.ParallelFor(over) as each:
+        task = started(target, needs, **{item: str(each)}, **inputs)
+    return Result(hooke_gather(items=dsl.Collected(task.output)).set_caching_options(False).output)
+'''
+
+
+class _PackageWriter(Writer):
+    """A map over a known list is a list of tasks; another one is a loop, whose result is one reference to a list."""
+
+    def __init__(self, plan: ExportPlan) -> None:
+        super().__init__(plan)
+        self._mapped = {name: step for name, step in self._mapped.items() if step.length is not None}
+
+    def step(self, step: Step) -> str:
+        """The call of a step, as an expression."""
+        if step.kind == "list":
+            return self.call("items", [self.value(step.arguments["value"])], {}, indent=4)
+        target = f'"{step.entry.target if step.entry is not None else ""}"'
+        args = [target, _needs(step)]
+        if not step.is_mapped:
+            return self.call("hooke", args, step.arguments, indent=4)
+        if step.name not in self._mapped:
+            [(item, column)] = step.columns.items()
+            return self.call("loop", [*args, self._looped(column), f'"{item}"'], step.arguments, indent=4)
+        names = {name: f"{name}_item" if name in step.uses else name for name in step.columns}
+        parts = [*args, *(f"{name}={item}" for name, item in names.items())]
+        call = self.call("hooke", parts, step.arguments, indent=8)
+        columns = [self.value(column) for column in step.columns.values()]
+        over = columns[0] if len(columns) == 1 else f"zip({', '.join(columns)}, strict=True)"
+        line = f"[{call} for {', '.join(names.values())} in {over}]"
+        if "\n" not in line and len(line) < 90:
+            return line
+        return f"[\n        {call}\n        for {', '.join(names.values())} in {over}\n    ]"
+
+    def _looped(self, column: Any) -> str:
+        """What KFP loops over: the items of a `list` step, or those of another loop."""
+        text = self.value(column)
+        is_listed = isinstance(column, StepResult) and self._plan.step(column.step).kind == "list"
+        return text if is_listed else f"items({text})"
+
+
+def _needs(step: Step) -> str:
+    found: dict[str, Any] = {
+        "retries": step.retries,
+        "timeout": step.timeout_s,
+        "cpus": f"{step.cpus:g}" if step.cpus != 1 else None,
+        "memory": str(step.memory) if step.memory is not None else None,
+        "gpus": int(step.gpus),
+    }
+    ranks = max(1, step.ranks)
+    if ranks > 1:
+        found["cpus"] = f"{step.cpus * ranks:g}"
+        found["gpus"] = int(step.gpus) * ranks
+        found["memory"] = str(step.memory * ranks) if step.memory is not None else None
+    return repr({name: value for name, value in found.items() if value})
+
+
+def _write(plan: ExportPlan, out: Path) -> str:
+    writer = _PackageWriter(plan)
+    steps = "".join(f"    {step.name} = {writer.step(step)}\n" for step in plan.steps)
+    returned, end = _end(plan, writer)
+    name = plan.name.replace("_", "-").lower()
+    pipeline = f'\n\n@dsl.pipeline(name="{name}")\ndef {plan.name}(){returned}:\n{steps}{end}'
+    loops = "loop(" in steps or "items(" in steps
+    first = PODS if plan.pods else LIGHTWEIGHT
+    more = (PODS_LOOPS if plan.pods else LIGHTWEIGHT_LOOPS) if loops else ""
+    needs = "".join(text for need, text in NEEDS.items() if f"'{need}'" in steps)
+    parts = [
+        _docstring(plan, out),
+        f"from kfp import compiler, dsl{', kubernetes' if plan.secrets else ''}\n\nIMAGE = {plan.image!r}\n\n",
+        f"{CODE_CLASS}\n" if needs_code(steps) else "",
+        f"{first}{chr(10) if more else ''}{more}\n{RESULT}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
+        pipeline,
+        f'\n\nif __name__ == "__main__":\n    compiler.Compiler().compile({plan.name}, sys.argv[1])\n',
+    ]
+    return "".join(parts)
+
+
+def _docstring(plan: ExportPlan, out: Path) -> str:
+    return f'''"""{said_by(plan, "kubeflow")}
+
+Each task runs by `hooke exec` in a pod of the image, which has the project in /{CODE}. Values pass through the store of the project's
+hooke.toml, to which the pods need access.
+
+    python {out.name} PACKAGE.yaml    compiles the package
+"""
+
+import sys
+
+'''
+
+
+def _end(plan: ExportPlan, writer: _PackageWriter) -> tuple[str, str]:
+    """The annotation of what the pipeline returns, and its last lines."""
+    if plan.output is None:
+        return "", "" if plan.steps else "    pass\n"
+    last = plan.step(plan.output.step)
+    if last.is_mapped and last.length is not None:
+        value = writer.call("hooke", ['""', "{}"], {"value": plan.output}, indent=4)
+        return " -> str", f"    return {value}.output\n"
+    return " -> str", f"    return {last.name}.output\n"
+
+
+def _secrets(plan: ExportPlan) -> str:
+    lines = [
+        joined_call(
+            "kubernetes.use_secret_as_env",
+            [
+                "task",
+                f"secret_name={each.secret!r}",
+                f"secret_key_to_env={{{each.key!r}: {each.variable!r}}}",
+            ],
+            indent=4,
+        )
+        for each in plan.secrets
+    ]
+    return "".join(f"    {line}\n" for line in lines)
+
+
+TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods=True)
+"""The target `kubeflow`."""
