@@ -65,12 +65,12 @@ def _refusals(plan: ExportPlan) -> list[Refusal]:
 LIGHTWEIGHT = '''
 @dsl.component(base_image=IMAGE)
 def hooke_exec(target: str, inputs: str, timeout: float) -> str:
-    """Run a task by `hooke exec`; the output is the reference of its result. Without a target, that of its only input."""
+    """Run a task by `hooke exec`; the output is the reference of its result; of a file alone, that of its only input."""
     import os
     import subprocess
 
     done = subprocess.run(
-        [os.environ.get("HOOKE", "hooke"), "exec", *filter(None, [target]), "--in", "-", "--out", "-"],
+        [os.environ.get("HOOKE", "hooke"), "exec", target, "--in", "-", "--out", "-"],
         cwd=os.environ.get("HOOKE_PROJECT", "/app"),
         input=inputs,
         stdout=subprocess.PIPE,
@@ -82,14 +82,14 @@ def hooke_exec(target: str, inputs: str, timeout: float) -> str:
 '''
 LIGHTWEIGHT_LOOPS = '''
 @dsl.component(base_image=IMAGE)
-def hooke_items(value: str) -> list:
+def hooke_items(file: str, value: str) -> list:
     """The references of the items of a list."""
     import json
     import os
     import subprocess
 
     done = subprocess.run(
-        [os.environ.get("HOOKE", "hooke"), "exec", "--in", f"value={value!r}", "--items", "-"],
+        [os.environ.get("HOOKE", "hooke"), "exec", file, "--in", f"value={value!r}", "--items", "-"],
         cwd=os.environ.get("HOOKE_PROJECT", "/app"),
         stdout=subprocess.PIPE,
         text=True,
@@ -99,13 +99,13 @@ def hooke_items(value: str) -> list:
 
 
 @dsl.component(base_image=IMAGE)
-def hooke_gather(items: list) -> str:
+def hooke_gather(file: str, items: list) -> str:
     """The reference of the list of what a loop returned."""
     import os
     import subprocess
 
     done = subprocess.run(
-        [os.environ.get("HOOKE", "hooke"), "exec", "--in", f"value={items!r}", "--out", "-"],
+        [os.environ.get("HOOKE", "hooke"), "exec", file, "--in", f"value={items!r}", "--out", "-"],
         cwd=os.environ.get("HOOKE_PROJECT", "/app"),
         stdout=subprocess.PIPE,
         text=True,
@@ -114,30 +114,30 @@ def hooke_gather(items: list) -> str:
     return done.stdout.splitlines()[-1]
 '''
 PODS = '''
-EXEC = 'cd "${HOOKE_PROJECT:-/app}"; printf "%s" "$1" | timeout "$2" "${HOOKE:-hooke}" exec $0 --in - --out "$3"'
+EXEC = 'cd "${HOOKE_PROJECT:-/app}"; printf "%s" "$1" | timeout "$2" "${HOOKE:-hooke}" exec "$0" --in - --out "$3"'
 
 
 @dsl.container_component
 def hooke_exec(target: str, inputs: str, timeout: float, reference: dsl.OutputPath(str)):
-    """Run a task by `hooke exec`; the output is the reference of its result. Without a target, that of its only input."""
+    """Run a task by `hooke exec`; the output is the reference of its result; of a file alone, that of its only input."""
     return dsl.ContainerSpec(
         image=IMAGE, command=["sh", "-ec", EXEC], args=[target, inputs, timeout, reference]
     )
 '''
 PODS_LOOPS = '''
-VALUE = 'cd "${HOOKE_PROJECT:-/app}"; "${HOOKE:-hooke}" exec --in value="$0" "$1" "$2"'
+VALUE = 'cd "${HOOKE_PROJECT:-/app}"; "${HOOKE:-hooke}" exec "$0" --in value="$1" "$2" "$3"'
 
 
 @dsl.container_component
-def hooke_items(value: str, references: dsl.OutputPath(list)):
+def hooke_items(file: str, value: str, references: dsl.OutputPath(list)):
     """The references of the items of a list."""
-    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[value, "--items", references])
+    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[file, value, "--items", references])
 
 
 @dsl.container_component
-def hooke_gather(items: list, reference: dsl.OutputPath(str)):
+def hooke_gather(file: str, items: list, reference: dsl.OutputPath(str)):
     """The reference of the list of what a loop returned."""
-    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[items, "--out", reference])
+    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-ec", VALUE], args=[file, items, "--out", reference])
 '''
 
 RESULT = '''
@@ -154,7 +154,7 @@ def started(target, needs, /, **inputs):
     """A task of KFP that runs a task of Hooke. `needs` has its retries, timeout, cpus, memory (bytes) and gpus."""
     lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
     task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))
-    task.set_display_name(target.rpartition(":")[2] or "result")
+    task.set_display_name(target.rpartition(":")[2])
     task.set_caching_options(False)  # Hooke's own cache decides
     task.set_retry(needs.get("retries", 0))
 '''
@@ -167,21 +167,21 @@ HOOKE = '''    return task
 
 
 def hooke(target, needs, /, **inputs):
-    """The result of a task, by reference. Without a target, that of its only input."""
+    """The result of a task, by reference; of a file alone, its only input."""
     return Result(started(target, needs, **inputs).output)
 '''
 LOOPS = '''
 
 def items(value):
     """The references of the items of a list that exists only at run time."""
-    return hooke_items(value=str(value)).set_caching_options(False).output
+    return hooke_items(file=FILE, value=str(value)).set_caching_options(False).output
 
 
 def loop(target, needs, over, item, /, **inputs):
     """The reference of the list of a task's results for each of the items; `item` is the parameter that gets one."""
     with dsl.ParallelFor(over) as each:
         task = started(target, needs, **{item: str(each)}, **inputs)
-    return Result(hooke_gather(items=dsl.Collected(task.output)).set_caching_options(False).output)
+    return Result(hooke_gather(file=FILE, items=dsl.Collected(task.output)).set_caching_options(False).output)
 '''
 
 
@@ -196,7 +196,7 @@ class _PackageWriter(Writer):
         """The call of a step, as an expression."""
         if step.kind == "list":
             return self.call("items", [self.value(step.arguments["value"])], {}, indent=4)
-        target = f'"{step.entry.target if step.entry is not None else ""}"'
+        target = "FILE" if step.entry is None else f'"{step.entry.target}"'
         args = [target, _needs(step)]
         if not step.is_mapped:
             return self.call("hooke", args, step.arguments, indent=4)
@@ -246,9 +246,10 @@ def _write(plan: ExportPlan, out: Path) -> str:
     first = PODS if plan.pods else LIGHTWEIGHT
     more = (PODS_LOOPS if plan.pods else LIGHTWEIGHT_LOOPS) if loops else ""
     needs = "".join(text for need, text in NEEDS.items() if f"'{need}'" in steps)
+    constant = f'FILE = "{plan.file}"\n' if "FILE" in steps + end or loops else ""
     parts = [
         _docstring(plan, out),
-        f"from kfp import compiler, dsl{', kubernetes' if plan.secrets else ''}\n\nIMAGE = {plan.image!r}\n\n",
+        f"from kfp import compiler, dsl{', kubernetes' if plan.secrets else ''}\n\nIMAGE = {plan.image!r}\n{constant}\n",
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
         f"{first}{chr(10) if more else ''}{more}\n{RESULT}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
@@ -277,7 +278,7 @@ def _end(plan: ExportPlan, writer: _PackageWriter) -> tuple[str, str]:
         return "", "" if plan.steps else "    pass\n"
     last = plan.step(plan.output.step)
     if last.is_mapped and last.length is not None:
-        value = writer.call("hooke", ['""', "{}"], {"value": plan.output}, indent=4)
+        value = writer.call("hooke", ["FILE", "{}"], {"value": plan.output}, indent=4)
         return " -> str", f"    return {value}.output\n"
     return " -> str", f"    return {last.name}.output\n"
 
