@@ -1,4 +1,4 @@
-"""Environments for peers that do not fit beside the others: each shares all libraries that it does not have itself."""
+"""Environments for peers that do not fit beside the others: each shares all libraries that it does not have itself, if it is to."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ __all__ = ["environment_python"]
 ROOT = Path(__file__).parents[1]
 
 
-def environment_python(name: str, *packages: str) -> Path:
+def environment_python(name: str, *packages: str, shared: bool = True) -> Path:
     """Python of `.venv-NAME` with these packages, in the versions of constraints-NAME.txt. It is made if these have changed.
 
-    All other libraries are those of this environment. Raises RuntimeError, with what pip says, if it cannot be made.
+    If `shared`, all other libraries are those of this environment. Raises RuntimeError, with what pip says, if it cannot be made.
     """
     folder, constraints = ROOT / f".venv-{name}", ROOT / f"constraints-{name}.txt"
     python, stamp = folder / "bin" / "python", folder / ".installed"
     if not stamp.exists() or stamp.read_text() != constraints.read_text():
         venv.create(folder, with_pip=True, clear=True)
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
-        (own / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        if shared:
+            own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+            (own / "shared.pth").write_text(
+                f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+            )
         done = subprocess.run(
             [
                 *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),

@@ -58,7 +58,7 @@ SCALARS = (
 )
 OBJECTS = (
     st.builds(Point, st.integers(), st.floats(allow_nan=False))
-    | st.builds(Named, st.text(), st.lists(st.builds(Point, st.integers())).map(tuple))
+    | st.builds(Named, st.text(), st.lists(st.builds(Point, st.integers(), st.just(0.25))).map(tuple))
     | st.just(Color.RED)
     | st.dates()
     | st.datetimes()

@@ -11,9 +11,9 @@ For whoever writes a target, this is all there is to know:
   gets element i of each column and the same `arguments`. A column is a Python list or range (of values as above), or one StepResult: the
   list of another mapped step, or of a `list` step.
 - A `list` step (by reference only) has one argument, `value`, a list that exists only at run time; its result is the list of
-  the references of its items: `hooke exec --in value=... --items PATH`, with PATH a JSON list.
+  the references of its items: `hooke exec FILE --in value=... --items PATH`, with PATH a JSON list (FILE: `ExportPlan.file`).
 - A `value` step, the last, has one argument, `value`: what the pipeline returns, where that is not just what one step returns. By
-  reference it is `hooke exec --in value=...`, so that the pipeline's result is one reference, too: `ExportPlan.output`.
+  reference it is `hooke exec FILE --in value=...`, so that the pipeline's result is one reference, too: `ExportPlan.output`.
 """
 
 from __future__ import annotations

@@ -172,16 +172,16 @@ def hooke(target, timeout=None, /, **inputs):
 
 def items_of(value):
     """The references of the items of a list."""
-    return json.loads(_hooke("", "--items", {"value": value}))
+    return json.loads(_hooke("FILE", "--items", {"value": value}))
 
 
 def stored(value):
     """The reference of a value that has references in it."""
-    return _hooke("", "--out", {"value": value})
+    return _hooke("FILE", "--out", {"value": value})
 
 
 def _hooke(target, wanted, inputs, timeout=None):
-    command = [HOOKE, "exec", *filter(None, [target]), "--in", "-", wanted, "-"]
+    command = [HOOKE, "exec", target, "--in", "-", wanted, "-"]
     lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
     done = subprocess.run(
         command, cwd=PROJECT, input=lines, stdout=subprocess.PIPE, text=True, check=True, timeout=timeout
@@ -192,7 +192,15 @@ def _hooke(target, wanted, inputs, timeout=None):
 EXEC_IMPORTS = ("json", "os", "subprocess")
 
 
-def exec_helpers(plan: ExportPlan, out: Path, *, with_code: bool) -> str:
-    """What a file of the flavour by reference has at its beginning, after its imports."""
+def exec_helpers(plan: ExportPlan, out: Path, *, with_code: bool, environment: str = "") -> str:
+    """What a file of the flavour by reference has at its beginning, after its imports.
+
+    `environment` is the Python of the environment variables of `hooke exec`; empty for those of the process itself.
+    """
     first = f'{project_line(plan, out)}\nHOOKE = os.environ.get("HOOKE", "hooke")\n'
-    return "\n".join([first, *([CODE] if with_code else []), HELPERS])
+    helpers = HELPERS.replace("FILE", plan.file)
+    if environment:
+        helpers = helpers.replace(
+            "timeout=timeout\n    )", f"timeout=timeout,\n        env={environment},\n    )"
+        )
+    return "\n".join([first, *([CODE] if with_code else []), helpers])

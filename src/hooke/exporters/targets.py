@@ -30,8 +30,7 @@ __all__ = ["TARGETS", "Abilities", "ExportOrder", "ExportTarget", "export", "ref
 TARGETS = Plugins(
     "hooke.exporters",
     {
-        "kubeflow": "hooke.exporters.kubeflow:TARGET",
-        "prefect": "hooke.exporters.prefect:TARGET",
+        "airflow": "hooke.exporters.airflow:TARGET",
         "script": "hooke.exporters.script:TARGET",
     },
 )

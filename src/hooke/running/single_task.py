@@ -44,9 +44,10 @@ __all__ = ["ExecOrder", "Executed", "execute_task"]
 
 
 class ExecOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: `target` is `FILE.py:TASK`; empty means that the only input itself is the result."""
+    """What to run."""
 
     target: str
+    """`FILE.py:TASK`; with `FILE.py` alone the only input itself is the result."""
     inputs: Mapping[str, str] = {}
     """Parameter -> its value as text, as `hooke.exporters.value_text` reads it."""
     listed: bool = False
@@ -61,12 +62,12 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def execute_task(order: ExecOrder, project: Project | None = None) -> Executed:
-    """Run the task, or find its stored result. By default the project is that of the file, else of the working directory.
+    """Run the task, or find its stored result. By default the project is that of the file.
 
     Raises UsageError for a target or inputs that do not fit, MissingObject for a reference that the store lacks, TaskFailed as a run
     does, StoreFull.
     """
-    task, path = _loaded(order.target) if order.target else (None, Path.cwd())
+    task, path = _loaded(order.target)
     project = project or Project.find(path)
     if task is None and str(project.root) not in sys.path:
         sys.path.append(str(project.root))  # stored values may be of classes in the project's modules
@@ -96,16 +97,18 @@ def _read(name: str, text: str) -> Any:
 # --- The task, by file and name.
 
 
-def _loaded(target: str) -> tuple[Task[..., Any], Path]:
+def _loaded(target: str) -> tuple[Task[..., Any] | None, Path]:
     with contextlib.redirect_stdout(sys.stderr):
         module, path, name = load_file(target, "task")
+    if not name:
+        return None, path.resolve()
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Task):
         tasks = sorted(key for key, value in vars(module).items() if isinstance(value, Task))
         raise UsageError(
-            f"{path} has no task {name!r}" if name else f"{target} names no task",
+            f"{path} has no task {name!r}",
             fix=f"{did_you_mean(name, tasks)}it has: {', '.join(tasks)}"
             if tasks
             else "write @task above the function",
@@ -201,14 +204,21 @@ class _Execution(msgspec.Struct):
 def _carried(project: Project, store: Store, values: Mapping[str, Any]) -> Ref:
     if len(values) != 1:
         raise UsageError(
-            f"without FILE.py:TASK, exactly one input is the result, but {len(values)} are given",
+            f"without a task, exactly one input is the result, but {len(values)} are given",
             fix="write --in value=...",
         )
     (value,) = values.values()
-    if isinstance(value, StoredValue) and not value.path:
+    if isinstance(value, StoredValue) and not value.path and all(store.keep([value.ref])):
         return value.ref
     with files_loaded(project.root) as files:
-        made = unpack(pack(value, _no_promise), store)
+        try:
+            made = unpack(pack(value, _no_promise), store)
+        except (LookupError, TypeError, AttributeError, ImportError) as error:
+            raise UsageError(
+                f"the value cannot be made: {type(error).__name__}: {error}",
+                why="\n".join(getattr(error, "__notes__", ())),
+                fix="name the file whose modules its classes are in: hooke exec FILE.py --in value=...",
+            ) from error
         return FileResults(project.root, store).carry(made, inputs=files)
 
 

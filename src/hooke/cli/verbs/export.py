@@ -114,7 +114,7 @@ def _secret(text: str) -> Secret:
 
 
 @click.command(name="exec")
-@click.argument("target", metavar="[FILE.py:TASK]", default="")
+@click.argument("target", metavar="FILE.py[:TASK]")
 @click.option(
     "--in",
     "inputs",
@@ -149,7 +149,7 @@ def execute(
     """Run one task, store its result, and write its reference. Exported pipelines run their tasks by it.
 
     A reference, such as hooke:DIGEST.SIZE, is what `hooke exec` wrote; ['key'] or [0] behind it means a part. References may be anywhere in a value:
-    --in xs='["hooke:...", 3]'. What is stored for the same code and the same inputs is not run again. Without FILE.py:TASK the one input is the
+    --in xs='["hooke:...", 3]'. What is stored for the same code and the same inputs is not run again. Without a task the one input is the
     result. What the task prints goes to stderr. Retries and timeouts are the caller's. Exit codes: 0 stored; 1 the task failed; 2 wrong usage.
     """
     from hooke.running.single_task import ExecOrder, execute_task

@@ -1,0 +1,308 @@
+"""Traced graphs as steps: order, names, arguments; what is refused; the files that come of it, and how little an edit changes them."""
+
+import ast
+import difflib
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooke import File, pipeline, task
+from hooke.base.errors import UsageError
+from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
+from hooke.exporters.source import Writer
+from hooke.exporters.targets import TARGETS, ExportOrder, export
+from hooke.pipeline.trace import trace
+from hooke.project.folder import Project
+
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
+
+
+@task
+def numbers(n):
+    return list(range(n))
+
+
+@task(cpus=2, memory="1GiB", retries=3, timeout="5m")
+def double(x, by=2):
+    return x * by
+
+
+@task
+def total(values, *, weights=()):
+    return sum(values)
+
+
+def named(body):
+    return pipeline(name="job")(body)
+
+
+def made(body, *args, flavour="reference"):
+    plan, refusals = plan_of_graph(trace(named(body), args), file=HERE, root=ROOT, flavour=flavour)
+    assert not refusals
+    return plan
+
+
+def refused(body, target="script", **asked):
+    with pytest.raises(UsageError) as error:
+        exported(body, target, **asked)
+    return str(error.value)
+
+
+def exported(body, target="script", out=HERE.with_name("out.py"), **asked):
+    order = ExportOrder(target=target, pipeline=named(body), file=HERE, out=out, **asked)
+    return export(order, Project.at(ROOT))
+
+
+# --- Steps.
+
+
+def test_steps_have_names_arguments_and_what_their_tasks_ask_for():
+    def body():
+        listed = numbers(3)
+        first = double.map(listed, by=5)
+        return total(double.map(first))
+
+    plan = made(body)
+    assert [step.name for step in plan.steps] == ["numbers", "numbers_items", "double", "double_2", "total"]
+    listed, items, first, second, last = plan.steps
+    assert listed.arguments == {"n": 3} and listed.entry.target == "tests/exporters/test_plan.py:numbers"
+    assert items.kind == "list" and items.arguments == {"value": StepResult("numbers")}
+    assert first.columns == {"x": StepResult("numbers_items")} and first.arguments == {"by": 5}
+    assert first.length is None and first.is_mapped and first.uses == ("numbers_items",)
+    assert (first.cpus, first.memory, first.retries, first.timeout_s) == (2, 2**30, 3, 300)
+    assert second.columns == {"x": StepResult("double")} and second.arguments == {}, (
+        "a default is not written"
+    )
+    assert last.arguments == {"values": StepResult("double_2")} and plan.output == StepResult("total")
+
+
+def test_what_a_pipeline_returns_is_a_step_where_it_is_more_than_a_result():
+    def body():
+        mapped = double.map([1, 2])
+        return {"one": mapped[0], "all": mapped}
+
+    plan = made(body)
+    assert plan.output == StepResult("result") and plan.steps[-1].kind == "value"
+    assert plan.steps[-1].arguments["value"] == {
+        "one": StepResult("double", (0,)),
+        "all": StepResult("double"),
+    }
+    assert made(lambda: double.map([1])).output == StepResult("result"), "a list of references is not one"
+    assert made(lambda: double.map([1]), flavour="plain").output == StepResult("double")
+
+
+def test_without_hooke_a_list_needs_no_step():
+    plan = made(lambda: double.map(numbers(2)), flavour="plain")
+    assert [step.name for step in plan.steps] == ["numbers", "double"]
+    assert plan.steps[1].columns == {"x": StepResult("numbers")}
+
+
+def test_names_are_identifiers_that_files_do_not_use_themselves():
+    renamed = [task(name=name)(lambda: 1) for name in ("task", "a-b", "a.b", "import", "sum")]
+
+    def body():
+        return [each() for each in renamed]
+
+    plan, _ = plan_of_graph(trace(named(body)), file=HERE, root=ROOT)
+    assert [step.name for step in plan.steps] == ["task_", "a_b", "a_b_2", "import_", "sum_", "result"]
+
+
+@st.composite
+def bodies(draw):
+    """A body of calls, maps and parts, each on results of earlier ones."""
+    choices = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=12))
+
+    def body():
+        lists, values = [], [1]
+        for kind, which in choices:
+            if kind == 0:
+                lists.append(numbers(values[which % len(values)]))
+            elif kind == 1:
+                values.append(double(values[which % len(values)], by=which))
+            elif kind == 2:
+                lists.append(double.map([*values[: which + 1], which]))
+            elif kind == 3 and lists:
+                lists.append(double.map(lists[which % len(lists)]))
+            elif lists:
+                values.append(total(lists[which % len(lists)]))
+        return values, lists
+
+    return body
+
+
+@given(bodies(), st.sampled_from(["reference", "plain"]))
+def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(body, flavour):
+    plan = made(body, flavour=flavour)
+    before = set()
+    for step in plan.steps:
+        assert step.name.isidentifier() and step.name not in before
+        assert before.issuperset(step.uses)
+        before.add(step.name)
+    for target in TARGETS.names():
+        if TARGETS.load(target).able(plan).flavours and flavour == "reference":
+            text = exported(body, target)
+            ast.parse(text)
+            assert text == exported(body, target)
+
+
+@given(
+    st.recursive(
+        st.integers() | st.text() | st.floats(allow_nan=False),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
+def test_constants_are_written_as_python(value):
+    plan = made(lambda: double(value))
+    text = Writer(plan).value(plan.steps[0].arguments.get("x", value))
+    assert eval(text) == value
+
+
+def test_parts_and_items_are_written_as_a_person_would():
+    def body():
+        mapped = double.map([1, 2, 3])
+        return (
+            total(mapped),
+            total(mapped[1:]),
+            total([0, *mapped[:2], mapped[2]["a"]]),
+            total([mapped[2], mapped[0]]),
+        )
+
+    plan = made(body)
+    writer = Writer(plan)
+    assert [writer.value(step.arguments["values"]) for step in plan.steps[1:5]] == [
+        "double",
+        "double[1:]",
+        "[0, *double[:2], double[2] + \"['a']\"]",
+        "[double[2], double[0]]",
+    ]
+    assert writer.value(ParameterValue("rows", ("train", 0))) == "rows['train'][0]"
+    assert step_results_in({"a": [StepResult("x"), (StepResult("y", (0,)),)]}) == [
+        StepResult("x"),
+        StepResult("y", (0,)),
+    ]
+    assert eval(writer.value(-math.inf)) == -math.inf
+
+
+# --- Parameters.
+
+
+def test_parameters_that_the_body_only_hands_on_stay_parameters():
+    def body(n=3, label="x", many=False, scale=2):
+        listed = numbers(n)
+        found = double.map(listed, by=scale)
+        return (total(found) if many else found), label
+
+    text = exported(body)
+    assert "def main(n=3, label='x', scale=2):" in text and "n=n" in text and "by=scale" in text
+    assert "def main(n=5, label='x', scale=2):" in exported(body, params={"n": 5})
+    assert (
+        "total" not in text.partition("def main")[2]
+        and "total" in exported(body, params={"many": True}).partition("def main")[2]
+    )
+
+
+# --- What is refused, all of it at once.
+
+
+@task(gang=2)
+def ranks():
+    return 1
+
+
+@task(gpus=1)
+def on_gpu():
+    return 1
+
+
+def local_task():
+    @task
+    def inside():
+        return 1
+
+    return inside()
+
+
+def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
+    def body():
+        double.map([1], on_error="continue")
+        total(object())
+        local_task()
+        return double("hooke:" + "0" * 64 + ".7")
+
+    said = refused(body)
+    assert "4 reasons; nothing is written" in said
+    assert said.count("fix:") == 5
+    for reason in (
+        'double.map has on_error="continue"',
+        "it is of the type object",
+        "task 'inside' cannot be found by another process",
+        "is the text of a reference, which would be read as the stored value",
+    ):
+        assert reason in said, said
+
+
+@pytest.mark.parametrize(
+    ("body", "target", "asked", "reason"),
+    [
+        (lambda: total(list(range(20_000))), "script", {}, "is a constant of "),
+        (lambda: double.map(numbers_array()), "script", {}, "double.map goes over a ndarray"),
+        (
+            lambda: double(1),
+            "script",
+            {"schedule": "0 6 * * *"},
+            "--schedule: a script runs when it is started",
+        ),
+        (lambda: double(1), "script", {"image": "a:1"}, "--image: a script runs where it is started"),
+        (lambda: double(1), "script", {"pods": True}, "--pods: a script has no such flavour"),
+        (lambda: on_gpu(), "airflow", {}, "on_gpu: gpus=1: a worker of Airflow gives"),
+        (lambda: double.map([]), "airflow", {}, "double: a map over no items: Airflow skips"),
+        (lambda: double(1), "airflow", {"image": "a:1"}, "--image: a worker of Airflow"),
+    ],
+)
+def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, asked, reason):
+    assert reason in refused(body, target, **asked)
+
+
+def numbers_array():
+    import numpy as np
+
+    return np.arange(3)
+
+
+# --- Files: golden, and small changes.
+
+
+def golden():
+    """As in docs: a chain with a map, a file, a retry and a timeout."""
+    listed = numbers(3)
+    found = double.map(listed, by=5)
+    return {"sum": total(found), "first": found[0], "of": File("data.csv")}
+
+
+@pytest.mark.parametrize("target", ["script", "airflow"])
+def test_the_file_is_the_golden_one(target):
+    text = exported(golden, target, secrets=(Secret(variable="TOKEN", secret="service", key="token"),))
+    kept = HERE.with_name(f"golden_{target}.txt")
+    assert text == kept.read_text("utf-8"), f"if this is meant, write it to {kept}"
+
+
+def edited():
+    listed = numbers(4)
+    found = double.map(listed, by=5)
+    extra = total(found, weights=(1, 2))
+    return {"sum": total(found), "first": found[0], "of": File("data.csv"), "extra": extra}
+
+
+@pytest.mark.parametrize("target", ["script", "airflow"])
+def test_an_edited_pipeline_changes_few_lines(target):
+    before, after = exported(golden, target), exported(edited, target)
+    changed = [
+        line
+        for line in difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)
+        if line.startswith(("+", "-")) and not line.startswith(("+++", "---")) and line.strip("+- ")
+    ]
+    assert len(changed) <= {"script": 10, "airflow": 20}[target], "\n".join(changed)

@@ -1,0 +1,214 @@
+"""`hooke exec`: one task with inputs by reference."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hooke.base.errors import TaskFailed, UsageError
+from hooke.cli.entry import hooke
+from hooke.cli.screens import CommandSession
+from hooke.exporters.value_text import stored_value
+from hooke.pipeline.references import resolve
+from hooke.running.single_task import ExecOrder, execute_task
+
+JOB = """
+    import os
+    from pathlib import Path
+    from hooke import File, task
+
+    def note(text):
+        with open("ran", "a") as file:
+            file.write(text + "\\n")
+
+    @task
+    def numbers(n: int) -> list[int]:
+        note("numbers")
+        print("printed")
+        return list(range(n))
+
+    @task(retries=5, timeout="1ms")
+    def total(values, *, start=0, **more):
+        note("total")
+        return start + sum(values) + sum(more.values())
+
+    @task
+    def fails(x):
+        note("fails")
+        raise ValueError("no")
+
+    @task
+    def words(file: File):
+        note("words")
+        return Path(file).read_text().split()
+
+    @task
+    def reads():
+        note("reads")
+        return Path("data.txt").read_text()
+
+    @task
+    def write(x):
+        Path("out.txt").write_text(str(x))
+        return {"made": File("out.txt")}
+
+    @task(cache=False)
+    def impure():
+        note("impure")
+
+    class Model:
+        @task
+        def scaled(self, by):
+            return by * 2
+
+    @task(gang=2, results="all")
+    def ranks(x):
+        return x + int(os.environ["RANK"])
+"""
+
+
+@pytest.fixture
+def shop(workshop):
+    workshop.write(JOB)
+    return workshop
+
+
+def done(shop, task, *, listed=False, **inputs):
+    target = f"{shop.file}:{task}" if task else str(shop.file)
+    return execute_task(ExecOrder(target=target, inputs=inputs, listed=listed))
+
+
+def value(shop, reference):
+    return resolve(stored_value(reference), shop.project.store())
+
+
+def ran():
+    return Path("ran").read_text().split() if Path("ran").exists() else []
+
+
+def test_inputs_are_values_or_references_and_parts_of_them(shop):
+    listed = done(shop, "numbers", n="4")
+    found = done(
+        shop,
+        "total",
+        values=listed.reference,
+        start=f"{listed.reference}[3]",
+        more=repr({"a": listed.reference + "[1]"}),
+    )
+    assert value(shop, found.reference) == 6 + 3 + 1
+    assert (
+        value(shop, done(shop, "total", values=f"[{listed.reference + '[2]'!r}, 5]", extra="1").reference)
+        == 8
+    )
+    assert ran() == ["numbers", "total", "total"]
+
+
+def test_what_is_stored_for_the_same_content_is_found(shop):
+    first = done(shop, "numbers", n="3")
+    assert done(shop, "numbers", n="3") == first and ran() == ["numbers"]
+    same = done(shop, "", value="[0, 1, 2]")
+    assert same.reference == first.reference, "a value is named by its content, whoever made it"
+    found = done(shop, "total", values=first.reference)
+    assert done(shop, "total", values=same.reference) == found and ran() == ["numbers", "total"]
+    shop.edit("list(range(n))", "[0, 1, *range(2, n)]")
+    assert done(shop, "numbers", n="3") == first, "other code"
+    assert done(shop, "total", values=first.reference) == found, "made the same, so what follows is found"
+    assert ran() == ["numbers", "total", "numbers"]
+
+
+def test_items_are_objects_of_their_own(shop):
+    few, many = done(shop, "numbers", n="2", listed=True), done(shop, "numbers", n="3", listed=True)
+    assert few.items == many.items[:2] and [value(shop, each) for each in many.items] == [0, 1, 2]
+    with pytest.raises(UsageError, match="the items of a int are wanted"):
+        done(shop, "total", values="[1]", listed=True)
+
+
+def test_a_failure_is_that_of_a_run_and_is_not_tried_again(shop):
+    with pytest.raises(TaskFailed, match=r"fails\(x=1\) failed: ValueError: no"):
+        done(shop, "fails", x="1")
+    assert ran() == ["fails"]
+
+
+def test_files_that_change_count_as_in_a_run(shop):
+    Path("data.txt").write_text("a b")
+    Path("words.txt").write_text("c d")
+    assert value(shop, done(shop, "reads").reference) == "a b"
+    assert value(shop, done(shop, "words", file="File('words.txt')").reference) == ["c", "d"]
+    done(shop, "reads"), done(shop, "words", file="File('words.txt')")
+    assert ran() == ["reads", "words"]
+    Path("data.txt").write_text("a c")
+    Path("words.txt").write_text("c e")
+    assert value(shop, done(shop, "reads").reference) == "a c"
+    assert value(shop, done(shop, "words", file="File('words.txt')").reference) == ["c", "e"]
+
+
+def test_files_that_a_task_returns_are_put_back(shop):
+    made = done(shop, "write", x="'one two'").reference
+    kept = done(shop, "", value=f"[{made + repr(['made'])!r}]", listed=True)
+    Path("out.txt").unlink()
+    assert value(shop, done(shop, "words", file=kept.items[0]).reference) == ["one", "two"]
+    assert Path("out.txt").read_text() == "one two"
+
+
+def test_a_gang_has_its_ranks_and_a_method_its_object(shop):
+    assert value(shop, done(shop, "ranks", x="10").reference) == [10, 11]
+    assert value(shop, done(shop, "Model.scaled", self="None", by="4").reference) == 8
+    done(shop, "impure"), done(shop, "impure")
+    assert ran() == ["impure", "impure"]
+
+
+def test_two_at_once_compute_it_once(shop):
+    shop.edit('print("printed")', "import time; time.sleep(0.5)")
+    found = []
+    others = [threading.Thread(target=lambda: found.append(done(shop, "numbers", n="2"))) for _ in range(2)]
+    for each in others:
+        each.start()
+    for each in others:
+        each.join()
+    assert found[0] == found[1] and ran() == ["numbers"]
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "message"),
+    [
+        ("number", {"n": "1"}, "has no task 'number'.*did you mean numbers"),
+        ("numbers", {"m": "1"}, "task 'numbers' has no parameter 'm'"),
+        ("numbers", {}, "task 'numbers' lacks a value for its parameter 'n'"),
+        ("numbers", {"n": "a"}, "--in n: 'a' is not a value"),
+        ("numbers", {"n": "hooke:12"}, "--in n: hooke:12 is not a reference"),
+        ("", {"n": "1", "m": "2"}, "exactly one input is the result, but 2 are given"),
+    ],
+)
+def test_wrong_orders_are_refused(shop, task, inputs, message):
+    with pytest.raises(UsageError) as error:
+        done(shop, task, **inputs)
+    assert re.search(message, str(error.value), re.DOTALL)
+
+
+def test_a_reference_that_the_store_lacks(shop):
+    for task in ("numbers", ""):
+        with pytest.raises(Exception, match="the store does not hold the object"):
+            done(shop, task, n="hooke:" + "0" * 64 + ".12")
+
+
+def run_command(*words, stdin=""):
+    return CliRunner().invoke(
+        hooke, ["exec", *words], input=stdin, obj=CommandSession(), standalone_mode=False
+    )
+
+
+def test_the_command_writes_references_where_it_is_told(shop):
+    target = f"{shop.file.name}:numbers"
+    told = run_command(target, "--in", "-", "--out", "ref", "--items", "items.json", stdin="n=2\n")
+    assert told.return_value == 0 and told.stdout == "", told
+    reference, items = Path("ref").read_text(), json.loads(Path("items.json").read_text())
+    assert value(shop, reference) == [0, 1] and [value(shop, each) for each in items] == [0, 1]
+    assert run_command(target, "--in", "n=2").stdout == reference + "\n", (
+        "what the task prints is not among it"
+    )
+    assert json.loads(run_command(target, "--in", "n=2", "--items", "-").stdout) == items
+    for wrong in (["--in", "n"], ["--in", "n=1", "--in", "n=2"]):
+        assert isinstance(run_command(target, *wrong).exception, UsageError)
