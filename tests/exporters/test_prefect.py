@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,14 +19,14 @@ import pytest
 from benchmarks.environments import environment_python
 from tests.exporters.exported import Exported
 from tests.exporters.shapes import NAMES
-from tests.support import wait_for
 
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import Secret
+from hooke.exporters.targets import ExportOrder, export
 from hooke.project.folder import Project
+from hooke.project.pipeline_file import load_entry
 from hooke.running.run import Run
 
-heavy = [pytest.mark.heavy, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 HOOKE = Path(sys.executable).with_name("hooke")
 PAGE = ROOT / "docs" / "how-to" / "inside-orchestrators.md"
@@ -37,7 +39,9 @@ class Prefect:
         self.python = python
         self.url = f"http://127.0.0.1:{port}/api"
         hidden = ("PYTEST", "HOOKE", "PREFECT")
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)} | {
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(hidden)
+        } | {
             "HOOKE": str(HOOKE),
             "HOOKE_SINKS": "none",
             "PREFECT_API_URL": self.url,
@@ -72,10 +76,30 @@ class Prefect:
         told = folder / "told.json"
         command = [self.python, ROOT / "tests" / "exporters" / "prefect_cases.py", json.dumps(cases), told]
         done = subprocess.run(
-            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
         return json.loads(told.read_text())
+
+
+def wait_until(condition, *, within_s=180.0):
+    """Wait for something that another process does."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def end(process):
@@ -88,11 +112,13 @@ def end(process):
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory, free_port):
+def prefect(tmp_path_factory):
     found = Prefect(environment_python("prefect", "prefect"), tmp_path_factory.mktemp("prefect"), free_port())
-    wait_for(found.answers, within_s=180)
-    yield found
-    end(found.server)
+    try:
+        wait_until(found.answers)
+        yield found
+    finally:
+        end(found.server)
 
 
 @pytest.fixture
@@ -100,3 +126,152 @@ def shapes(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield Exported(tmp_path)
     sys.modules.pop("shapes_job", None)
+
+
+# --- Exported flows.
+
+FLAKY = """
+import os
+from pathlib import Path
+
+from hooke import pipeline, task
+
+
+@task(retries=1, timeout="1m")
+def asks(limit: int) -> str:
+    with open("tries", "a") as file:
+        file.write(".")
+    if len(Path("tries").read_text()) == 1:
+        raise ConnectionError("not yet")
+    return os.environ["TOKEN"] * limit
+
+
+@pipeline
+def flaky(limit: int = 2):
+    return asks(limit)
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
+    for name in NAMES:
+        shapes.export("prefect", name, shapes.folder / f"{name}_flow.py")
+    (shapes.folder / "flaky.py").write_text(FLAKY)
+    flaky, file = load_entry(str(shapes.folder / "flaky.py"))
+    secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
+    order = ExportOrder(
+        target="prefect", pipeline=flaky, file=file, out=shapes.folder / "flaky_flow.py", secrets=secrets
+    )
+    order.out.write_text(export(order, Project.at(shapes.folder)))
+    cases = {name: (f"{name}_flow", "main", {}, False, "") for name in NAMES}
+    cases["empty"] = ("dynamic_flow", "main", {"n": 0}, False, "")
+    cases["deployed"] = ("chain_flow", "chain", {"n": 2}, True, "")
+    cases["flaky"] = ("flaky_flow", "main", {}, False, "")
+    serving = prefect.start("chain_flow.py", "serve", folder=shapes.folder)
+    try:
+        told = prefect.run(shapes.folder, **cases)
+    finally:
+        end(serving)
+    assert {name: each["state"] for name, each in told.items()} == dict.fromkeys(cases, "COMPLETED"), told
+    values = {name: shapes.value(each["result"]) for name, each in told.items()}
+    assert values.pop("gang") == {"sum": 7, "count": 2}, "called as a function a gang has one rank"
+    assert values.pop("empty") == shapes.here("dynamic", n=0)
+    assert values.pop("deployed") == shapes.here("chain", n=2)
+    assert values.pop("flaky") == "a tokena token"
+    assert (shapes.folder / "tries").read_text() == ".."
+    assert values == {name: shapes.here(name) for name in values}
+
+
+def test_what_prefect_cannot_express_is_refused(tmp_path, shapes):
+    (tmp_path / "demanding.py").write_text(DEMANDING)
+    found, file = load_entry(str(tmp_path / "demanding.py"))
+    order = ExportOrder(
+        target="prefect", pipeline=found, file=file, out=tmp_path / "flow.py", flavour="plain"
+    )
+    with pytest.raises(UsageError) as refused:
+        export(order, Project.at(tmp_path))
+    for said in (
+        "fit: gpus=1: the tasks of a flow share one machine",
+        "fit: memory=8.00 GiB: the tasks of a flow share one machine",
+        "fit: its parameter 'wait_for'",
+        "--plain: a function in a thread of the flow cannot be ended",
+    ):
+        assert said in refused.value.why
+
+
+DEMANDING = """
+from hooke import pipeline, task
+
+
+@task(gpus=1, memory="8GiB")
+def fit(wait_for: int) -> int:
+    return wait_for
+
+
+@pipeline
+def demanding():
+    return fit(1)
+"""
+
+
+# --- Runs of Hooke inside a flow, with the code of the page.
+
+
+def lay_page(folder, *changes):
+    """The page's pipeline, with changes, and its flow."""
+    text = PAGE.read_text("utf-8")
+    blocks = dict(re.findall(r"^```python[^\n]*\n# (\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    code = blocks["training.py"]
+    for old, new in changes:
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    (folder / "training.py").write_text(f"import time\nfrom pathlib import Path\n{code}")
+    (folder / "nightly.py").write_text(blocks["nightly.py"])
+    (folder / "hooke.toml").touch()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_a_run_inside_a_flow_reports_its_state_and_its_lines_and_is_not_tried_twice_over(prefect, tmp_path):
+    fails = (
+        "\n    if day == 5:\n        open('tries', 'a').write('.')\n        raise ValueError('no such day')\n"
+    )
+    lay_page(tmp_path, ('    print("loading day", day)', f'    print("loading day", day){fails}'))
+    cases = {
+        "good": ("nightly", "nightly", {"days": 3}, False, "finished in"),
+        "bad": ("nightly", "nightly", {"days": 6}, False, "failed in"),
+    }
+    told = prefect.run(tmp_path, **cases)
+    good, bad = told["good"], told["bad"]
+    assert (good["state"], good["result"]) == ("COMPLETED", 9)
+    lines = [tuple(line) for line in good["log"]]
+    assert any(name == "hooke.run" and line.startswith("run training-") for name, line in lines), lines
+    assert {line.rpartition(" | ")[2] for name, line in lines if name == "hooke.tasks"} == {
+        f"loading day {day}" for day in range(3)
+    }
+    assert bad["state"] == "FAILED"
+    assert bad["result"].startswith("TaskError: load(day=5) failed: ValueError: no such day"), bad["result"]
+    assert (tmp_path / "tries").read_text() == "...", "three tries of the task, and not of the run"
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_a_flow_that_is_ended_stops_the_run_in_it(prefect, tmp_path):
+    lay_page(
+        tmp_path,
+        (
+            "    return [day, day + 1]",
+            "    Path('began').touch()\n    time.sleep(600)\n    return [day, day + 1]",
+        ),
+    )
+    flow = prefect.start("nightly.py", folder=tmp_path)
+    try:
+        wait_until(lambda: (tmp_path / "began").exists() or flow.poll() is not None)
+        flow.send_signal(signal.SIGTERM)
+        said, _ = flow.communicate(timeout=120)
+    finally:
+        end(flow)
+    assert "Crashed" in said, said
+    project = Project.at(tmp_path)
+    assert Run(project, project.runs.find()).status == "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def started(target, needs, /, **inputs):
     """A task of KFP that runs a task of Hooke. `needs` has its retries, timeout, cpus, memory (bytes) and gpus."""
     lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
     task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))
-    task.set_display_name(target.rpartition(":")[2])
+    task.set_display_name(target.rpartition(":")[2] if ":" in target else "result")
     task.set_caching_options(False)  # Hooke's own cache decides
     task.set_retry(needs.get("retries", 0))
 '''
@@ -240,8 +241,8 @@ def _write(plan: ExportPlan, out: Path) -> str:
     writer = _PackageWriter(plan)
     steps = "".join(f"    {step.name} = {writer.step(step)}\n" for step in plan.steps)
     returned, end = _end(plan, writer)
-    name = plan.name.replace("_", "-").lower()
-    pipeline = f'\n\n@dsl.pipeline(name="{name}")\ndef {plan.name}(){returned}:\n{steps}{end}'
+    name = re.sub(r"[^a-z0-9]+", "-", plan.name.lower()).strip("-")
+    pipeline = f'\n\n@dsl.pipeline(name="{name}")\ndef main(){returned}:\n{steps}{end}'
     loops = "loop(" in steps or "items(" in steps
     first = PODS if plan.pods else LIGHTWEIGHT
     more = (PODS_LOOPS if plan.pods else LIGHTWEIGHT_LOOPS) if loops else ""
@@ -253,7 +254,7 @@ def _write(plan: ExportPlan, out: Path) -> str:
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
         f"{first}{chr(10) if more else ''}{more}\n{RESULT}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
-        f'\n\nif __name__ == "__main__":\n    compiler.Compiler().compile({plan.name}, sys.argv[1])\n',
+        f'\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
     ]
     return "".join(parts)
 

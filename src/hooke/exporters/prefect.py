@@ -102,7 +102,7 @@ def _write(plan: ExportPlan, out: Path) -> str:
     steps = "".join(f"    {step.name} = {writer.step(step, functions)}\n" for step in plan.steps)
     given = ", ".join(f"{each.name}={writer.value(each.default)}" for each in plan.parameters)
     body = _secrets(plan) + steps + _end(plan)
-    flow = f'@flow(name="{plan.name}", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))\ndef {plan.name}({given}):\n{body}'
+    flow = f'@flow(name="{plan.name}", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))\ndef main({given}):\n{body}'
     parts = [
         _docstring(plan, out),
         _imports(plan, steps),
@@ -199,17 +199,17 @@ def _main(plan: ExportPlan) -> str:
     cron = f', cron="{plan.schedule}"' if plan.schedule else ""
     deploy = (
         '    elif sys.argv[1:2] == ["deploy"]:\n'
-        f'        {plan.name}.deploy("{plan.name}", work_pool_name=sys.argv[2], image="{plan.image}", build=False, push=False{cron})\n'
+        f'        main.deploy("{plan.name}", work_pool_name=sys.argv[2], image="{plan.image}", build=False, push=False{cron})\n'
         if plan.image
         else ""
     )
     return (
         '\nif __name__ == "__main__":\n'
         '    if sys.argv[1:] == ["serve"]:\n'
-        f'        {plan.name}.serve("{plan.name}"{cron})\n'
+        f'        main.serve("{plan.name}"{cron})\n'
         f"{deploy}"
         "    else:\n"
-        f"        print({plan.name}())\n"
+        f"        print(main())\n"
     )
 
 
