@@ -19,6 +19,9 @@ from hooke.project.folder import Project
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
+WRITTEN = ("airflow", "kubeflow", "prefect", "script")
+IMAGES = {"kubeflow": "registry.example.com/job:1"}
+"""Of targets that need one."""
 
 
 @task
@@ -144,9 +147,10 @@ def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(bo
         before.add(step.name)
     for target in TARGETS.names():
         if TARGETS.load(target).able(plan).flavours and flavour == "reference":
-            text = exported(body, target)
+            image = IMAGES.get(target, "")
+            text = exported(body, target, image=image)
             ast.parse(text)
-            assert text == exported(body, target)
+            assert text == exported(body, target, image=image)
 
 
 @given(
@@ -283,9 +287,10 @@ def golden():
     return {"sum": total(found), "first": found[0], "of": File("data.csv")}
 
 
-@pytest.mark.parametrize("target", ["script", "airflow"])
+@pytest.mark.parametrize("target", WRITTEN)
 def test_the_file_is_the_golden_one(target):
-    text = exported(golden, target, secrets=(Secret(variable="TOKEN", secret="service", key="token"),))
+    secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
+    text = exported(golden, target, secrets=secrets, image=IMAGES.get(target, ""))
     kept = HERE.with_name(f"golden_{target}.txt")
     assert text == kept.read_text("utf-8"), f"if this is meant, write it to {kept}"
 
@@ -297,12 +302,14 @@ def edited():
     return {"sum": total(found), "first": found[0], "of": File("data.csv"), "extra": extra}
 
 
-@pytest.mark.parametrize("target", ["script", "airflow"])
+@pytest.mark.parametrize("target", WRITTEN)
 def test_an_edited_pipeline_changes_few_lines(target):
-    before, after = exported(golden, target), exported(edited, target)
+    before, after = (exported(body, target, image=IMAGES.get(target, "")) for body in (golden, edited))
     changed = [
         line
         for line in difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)
         if line.startswith(("+", "-")) and not line.startswith(("+++", "---")) and line.strip("+- ")
     ]
-    assert len(changed) <= {"script": 10, "airflow": 20}[target], "\n".join(changed)
+    assert len(changed) <= {"airflow": 20, "kubeflow": 12, "prefect": 10, "script": 10}[target], "\n".join(
+        changed
+    )

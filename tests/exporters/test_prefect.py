@@ -192,8 +192,6 @@ def test_what_prefect_cannot_express_is_refused(tmp_path, shapes):
     with pytest.raises(UsageError) as refused:
         export(order, Project.at(tmp_path))
     for said in (
-        "fit: gpus=1: the tasks of a flow share one machine",
-        "fit: memory=8.00 GiB: the tasks of a flow share one machine",
         "fit: its parameter 'wait_for'",
         "--plain: a function in a thread of the flow cannot be ended",
     ):
@@ -204,7 +202,7 @@ DEMANDING = """
 from hooke import pipeline, task
 
 
-@task(gpus=1, memory="8GiB")
+@task
 def fit(wait_for: int) -> int:
     return wait_for
 

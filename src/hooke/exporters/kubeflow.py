@@ -157,9 +157,9 @@ def started(target, needs, /, **inputs):
     task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))
     task.set_display_name(target.rpartition(":")[2] if ":" in target else "result")
     task.set_caching_options(False)  # Hooke's own cache decides
-    task.set_retry(needs.get("retries", 0))
 '''
 NEEDS = {
+    "retries": '    if "retries" in needs:\n        task.set_retry(needs["retries"])\n',
     "cpus": '    if "cpus" in needs:\n        task.set_cpu_request(needs["cpus"]).set_cpu_limit(needs["cpus"])\n',
     "memory": '    if "memory" in needs:\n        task.set_memory_request(needs["memory"]).set_memory_limit(needs["memory"])\n',
     "gpus": '    if "gpus" in needs:\n        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(needs["gpus"])\n',
@@ -254,7 +254,7 @@ def _write(plan: ExportPlan, out: Path) -> str:
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
         f"{first}{chr(10) if more else ''}{more}\n{RESULT}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
-        f'\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
+        '\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
     ]
     return "".join(parts)
 

@@ -14,18 +14,13 @@ __all__ = ["TARGET"]
 
 TAKEN = frozenset({"deferred", "return_state", "self", "wait_for"})
 """Parameters of Prefect's own `submit` and `map`."""
-_ONE_MACHINE = "the tasks of a flow share one machine, and Prefect does not divide it among them"
 
 
 def _able(_plan: ExportPlan) -> Abilities:
     return Abilities(
         flavours=("reference",),
-        gpus=False,
-        memory=False,
         reasons={
-            "flavours": "a function in a thread of the flow cannot be ended from outside, and has no process of its own",
-            "gpus": _ONE_MACHINE,
-            "memory": _ONE_MACHINE,
+            "flavours": "a function in a thread of the flow cannot be ended from outside, and has no process of its own"
         },
     )
 
@@ -102,7 +97,7 @@ def _write(plan: ExportPlan, out: Path) -> str:
     steps = "".join(f"    {step.name} = {writer.step(step, functions)}\n" for step in plan.steps)
     given = ", ".join(f"{each.name}={writer.value(each.default)}" for each in plan.parameters)
     body = _secrets(plan) + steps + _end(plan)
-    flow = f'@flow(name="{plan.name}", task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count()))\ndef main({given}):\n{body}'
+    flow = f"{_runner(plan)}def main({given}):\n{body}"
     parts = [
         _docstring(plan, out),
         _imports(plan, steps),
@@ -113,6 +108,14 @@ def _write(plan: ExportPlan, out: Path) -> str:
         _main(plan),
     ]
     return "\n".join(parts)
+
+
+def _runner(plan: ExportPlan) -> str:
+    """The decorator of the flow. Prefect does not divide a machine: what asks for much of it runs alone."""
+    alone = [step.name for step in plan.steps if step.cpus > 1 or step.memory is not None or step.gpus]
+    says = f"# One task at a time, since Prefect does not divide a machine: {', '.join(alone)} asked for cpus, memory or GPUs.\n"
+    most = "1" if alone else "os.cpu_count()"
+    return f'{says if alone else ""}@flow(name="{plan.name}", task_runner=ThreadPoolTaskRunner(max_workers={most}))\n'
 
 
 def _docstring(plan: ExportPlan, out: Path) -> str:
@@ -170,10 +173,9 @@ def _task(step: Step, function: str) -> str:
     assert step.entry is not None
     timeout = f", {step.timeout_s:g}" if step.timeout_s is not None else ""
     retries = f"retries={step.retries}, " if step.retries else ""
-    needs = f"    # needs {step.cpus:g} cpus of the machine\n" if step.cpus > 1 else ""
     return (
         f'\n@task(name="{step.entry.task.name}", {retries}cache_policy=NO_CACHE)\n'
-        f'def {function}(**inputs):\n{needs}    return hooke("{step.entry.target}"{timeout}, **inputs)\n'
+        f'def {function}(**inputs):\n    return hooke("{step.entry.target}"{timeout}, **inputs)\n'
     )
 
 

@@ -168,7 +168,7 @@ def _numbers(word: str, field: _Field, text: str) -> frozenset[int]:
             low, high = field.low, min(field.high, 6) if field is WEEKDAY else field.high
         else:
             low, high = _number(first, field, text), _number(last or first, field, text)
-        if field is WEEKDAY and last is not None and high == 0:
+        if field is WEEKDAY and high == 0 < low:
             high = 7  # fri-sun
         if low > high:
             raise _bad(text, field, part, f"a range goes upwards: {first}-{field.high},{field.low}-{last}")

@@ -1,0 +1,181 @@
+"""Exported packages of Kubeflow Pipelines, compiled in an environment of their own, compute what the pipelines do.
+
+Lightweight components run by its SubprocessRunner, which cannot run container components; those run command by command.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from benchmarks.environments import environment_python
+from tests.exporters.exported import Exported
+from tests.exporters.kubeflow_package import Package
+from tests.exporters.shapes import NAMES
+
+from hooke.base.errors import UsageError
+from hooke.exporters.plan import Secret
+from hooke.exporters.targets import ExportOrder, export
+from hooke.project.folder import Project
+from hooke.project.pipeline_file import load_entry
+
+ROOT = Path(__file__).parents[2]
+HOOKE = Path(sys.executable).with_name("hooke")
+IMAGE = "registry.example.com/shapes:1"
+RUNNING = ("delays", "dynamic")
+"""Those that run as lightweight components: lists of tasks with constants of a class, and a loop."""
+
+DEMANDING = """
+from hooke import pipeline, task
+
+
+@task
+def numbers(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task(gpus={gpus}, cpus=2, memory="8GiB", retries=1, timeout="10m")
+def fit(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@pipeline
+def demanding():
+    return fit.map({lists})
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The project, and for each exported file its package and what it returned."""
+    folder = tmp_path_factory.mktemp("kubeflow")
+    python = environment_python("kfp", "kfp", "kfp-kubernetes", shared=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        shapes = Exported(folder)
+        for name in NAMES:
+            shapes.export("kubeflow", name, folder / f"{name}_pods.py", image=IMAGE, pods=True)
+        for name in RUNNING:
+            shapes.export("kubeflow", name, folder / f"{name}_light.py", image=IMAGE)
+        demanding(folder, gpus=1, lists="[1, 2]")
+        modules = [
+            *(f"{name}_pods" for name in NAMES),
+            *(f"{name}_light" for name in RUNNING),
+            "demanding_out",
+        ]
+        running = ",".join(f"{name}_light" for name in RUNNING)
+        done = subprocess.run(
+            [python, ROOT / "tests/exporters/kubeflow_cases.py", ",".join(modules), running, "told.json"],
+            cwd=folder,
+            env=environment(folder),
+            capture_output=True,
+            text=True,
+            timeout=800,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+        yield shapes, json.loads((folder / "told.json").read_text())
+    sys.modules.pop("shapes_job", None)
+
+
+def environment(folder):
+    hidden = ("PYTEST", "HOOKE", "PYTHON")
+    known = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    return known | {"HOOKE": str(HOOKE), "HOOKE_PROJECT": str(folder)}
+
+
+def demanding(folder, **given):
+    """Export a pipeline that asks for much."""
+    (folder / "hooke.toml").touch()
+    (folder / "demanding.py").write_text(DEMANDING.format(**given))
+    found, file = load_entry(str(folder / "demanding.py"))
+    secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
+    out = folder / "demanding_out.py"
+    order = ExportOrder(target="kubeflow", pipeline=found, file=file, out=out, image=IMAGE, secrets=secrets)
+    out.write_text(export(order, Project.at(folder)))
+    sys.modules.pop("demanding", None)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_lightweight_components_compute_what_the_pipelines_do(told):
+    shapes, found = told
+    for name in RUNNING:
+        assert shapes.value(found[f"{name}_light"]["output"]) == shapes.here(name)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_the_containers_of_ten_shapes_compute_what_the_pipelines_do(told):
+    shapes, found = told
+    packages = {name: Package(found[f"{name}_pods"]["package"], environment(shapes.folder)) for name in NAMES}
+    with ThreadPoolExecutor(3) as threads:
+        returned = dict(zip(packages, threads.map(Package.run, packages.values()), strict=True))
+    values = {name: shapes.value(each["Output"]) for name, each in returned.items()}
+    assert packages["fan"].ran == ["shapes_job.py:double"] * 4 + ["shapes_job.py:total"]
+    assert values.pop("gang") == {"sum": 7, "count": 2}, "called as a function a gang has one rank"
+    assert values == {name: shapes.here(name) for name in values}
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+def test_a_package_says_what_its_tasks_need(told):
+    _, found = told
+    package, [platform] = found["demanding_out"]["package"], found["demanding_out"]["platform"]
+    executors = package["deploymentSpec"]["executors"]
+    resources = executors["exec-hooke-exec"]["container"]["resources"]
+    assert resources["resourceCpuLimit"] == "2"
+    assert resources["resourceMemoryLimit"] == "8589934592"
+    assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert {each["container"]["image"] for each in executors.values()} == {IMAGE}
+    task = package["root"]["dag"]["tasks"]["hooke-exec"]
+    assert task["retryPolicy"]["maxRetryCount"] == 1
+    assert task["inputs"]["parameters"]["timeout"]["runtimeValue"]["constant"] == 600
+    assert "enableCache" not in task["cachingOptions"]
+    secret = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-hooke-exec"][
+        "secretAsEnv"
+    ]
+    assert [each["secretName"] for each in secret] == ["service"]
+    assert "8589934592" not in json.dumps(executors["exec-hooke-exec-3"]), "the list of results needs nothing"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"gpus": 0.5, "lists": "[1, 2]"}, "fit: gpus=0.5: a pod has whole GPUs"),
+        (
+            {"gpus": 0, "lists": "range(201)"},
+            "fit: 201 items: each item of a known list is a task of the package",
+        ),
+        ({"gpus": 0, "lists": "numbers(2), y=3"}, ""),
+        ({"gpus": 0, "lists": "numbers(2), fit.map(numbers(2))"}, "a loop of KFP goes over one list"),
+    ],
+)
+def test_what_it_cannot_express_is_refused(tmp_path, monkeypatch, given, said):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if not said:
+        demanding(tmp_path, **given)
+        return
+    with pytest.raises(UsageError) as refused:
+        demanding(tmp_path, **given)
+    assert said in refused.value.why
+    assert not (tmp_path / "demanding_out.py").exists()
+    sys.modules.pop("demanding", None)
+
+
+def test_an_image_is_asked_for_and_a_schedule_is_not_a_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "shapes_job", raising=False)  # another test's
+    shapes = Exported(tmp_path)
+    with pytest.raises(UsageError) as refused:
+        shapes.export("kubeflow", "chain", tmp_path / "out.py", schedule="@daily", flavour="plain")
+    for said in (
+        "no image: each task is a pod",
+        "--schedule: a package has no schedule",
+        "--plain: a component",
+    ):
+        assert said in refused.value.why
+    sys.modules.pop("shapes_job", None)
