@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks.environments import environment_python
+from tests.exporters.airflow_server import airflow_server, postgres
 from tests.exporters.exported import Exported
-from tests.exporters.shapes import NAMES
+from tests.exporters.shapes import NAMES, SOURCE
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
@@ -29,24 +30,28 @@ def python():
     )
 
 
-def airflow(python, home, *command, **more):
-    """Run a command of Airflow's environment to its end."""
+def settings_of(home):
+    """The environment of commands that have this folder."""
     known = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PYTEST", "HOOKE", "AIRFLOW"))
     }
-    settings = {
+    return known | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
         "HOOKE": str(HOOKE),
         "HOOKE_PROJECT": str(home / "project"),
     }
+
+
+def airflow(python, settings, *command):
+    """Run a command of Airflow's environment to its end."""
     done = subprocess.run(
         [python, *command],
-        env=known | settings | more,
-        cwd=home,
+        env=settings,
+        cwd=settings["AIRFLOW_HOME"],
         capture_output=True,
         text=True,
         timeout=800,
@@ -55,19 +60,19 @@ def airflow(python, home, *command, **more):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
 
 
-@pytest.fixture(scope="module")
-def home(python, tmp_path_factory):
-    """Airflow's folder, with a database of SQLite."""
-    home = tmp_path_factory.mktemp("airflow")
-    for name in ("dags", "project"):
-        (home / name).mkdir()
-    airflow(python, home, "-m", "airflow", "db", "migrate")
-    return home
-
-
-def test_ten_shapes_compute_what_the_pipelines_do(python, home, monkeypatch):
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Airflow's folder, with one for DAGs and the project."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    shapes = Exported(home / "project")
+    for name in ("dags", "project"):
+        (tmp_path / name).mkdir()
+    yield tmp_path
+    sys.modules.pop("shapes_job", None)
+
+
+def test_ten_shapes_compute_what_the_pipelines_do(python, home):
+    """By `dag.test()`, in one process, with a database of SQLite."""
+    settings, shapes = settings_of(home), Exported(home / "project")
     for name in NAMES:
         shapes.export("airflow", name, home / "dags" / f"{name}.py")
     shapes.export("airflow", "dynamic", home / "dags" / "empty.py")
@@ -77,9 +82,10 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home, monkeypatch):
     cases = {name: {"result": RESULTS.get(name, "result")} for name in NAMES}
     cases["empty"] = {"result": "result", "conf": {"n": 0}}
     told = home / "told.json"
+    airflow(python, settings, "-m", "airflow", "db", "migrate")
     airflow(
         python,
-        home,
+        settings,
         str(ROOT / "tests" / "exporters" / "airflow_cases.py"),
         str(home / "dags"),
         json.dumps(cases),
@@ -94,4 +100,68 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home, monkeypatch):
     assert values == {name: shapes.here(name) for name in values}
     mapped = [index for task, index, _ in found["fan"]["tasks"] if task == "double"]
     assert mapped == [0, 1, 2, 3], "each item is a task of its own"
-    sys.modules.pop("shapes_job", None)
+
+
+TRYING = """
+import time
+from pathlib import Path
+from hooke import pipeline, task
+
+@task(retries=1)
+def fails_once(x: int) -> int:
+    if not Path("failed").exists():
+        Path("failed").touch()
+        raise ValueError("the first try")
+    return x + 1
+
+@task(timeout="3s")
+def sleeps(x: int) -> int:
+    Path("began").touch()
+    time.sleep(120)
+    return x
+
+@pipeline
+def again(x: int = 1):
+    return fails_once(x)
+
+@pipeline
+def late():
+    return sleeps(1)
+"""
+
+
+def test_a_real_server_runs_retries_and_times_out(python, home):
+    """PostgreSQL, API server, DAG processor, scheduler with LocalExecutor."""
+    settings, shapes = settings_of(home), Exported(home / "project")
+    shapes.export("airflow", "delays", home / "dags" / "delays.py")
+    shapes.file.write_text(TRYING)
+    sys.modules.pop("shapes_job")
+    for name in ("again", "late"):
+        text = shapes.export("airflow", name, home / "dags" / f"{name}.py")
+        assert "seconds=10" in text
+        (home / "dags" / f"{name}.py").write_text(text.replace("seconds=10", "seconds=1"))
+    shapes.file.write_text(SOURCE + TRYING)
+    with postgres(home / "postgres") as address:
+        settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = address
+        airflow(python, settings, "-m", "airflow", "db", "migrate")
+        with airflow_server(python, settings, home, {"delays", "again", "late"}) as server:
+            conf = {"delays": {"scale": 2.0}, "again": {"x": 5}, "late": {}}
+            runs = {name: server.start(name, given) for name, given in conf.items()}
+            assert {name: server.ended(run) for name, run in runs.items()} == {
+                "delays": "success",
+                "again": "success",
+                "late": "failed",
+            }
+
+            def told(dag, task, part):
+                return server.call(f"{runs[dag]}/taskInstances/{task}{part}")
+
+            tries = told("again", "fails_once", "")["try_number"]
+            results = {
+                name: told(name, task, "/xcomEntries/return_value")["value"]
+                for name, task in (("delays", "result"), ("again", "fails_once"))
+            }
+    sys.modules.pop("shapes_job")
+    assert shapes.value(results["delays"]) == shapes.here("delays", scale=2.0)
+    assert shapes.value(results["again"]) == 6 and tries == 2
+    assert (home / "project" / "began").exists()
