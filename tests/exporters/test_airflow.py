@@ -19,6 +19,9 @@ HOOKE = Path(sys.executable).with_name("hooke")
 RESULTS = {"chain": "double", "fan": "total", "gang": "total"}
 """The step whose result is that of the pipeline, where it is not called `result`."""
 
+PLAIN = ("chain", "fan", "dynamic", "maps_of_maps", "nested")
+"""Those that run on Airflow without Hooke, too: the others return or pass what is not JSON, or are a gang."""
+
 
 @pytest.fixture(scope="module")
 def python():
@@ -75,11 +78,13 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home):
     settings, shapes = settings_of(home), Exported(home / "project")
     for name in NAMES:
         shapes.export("airflow", name, home / "dags" / f"{name}.py")
-    shapes.export("airflow", "dynamic", home / "dags" / "empty.py")
-    (home / "dags" / "empty.py").write_text(
-        (home / "dags" / "empty.py").read_text().replace('dag_id="dynamic"', 'dag_id="empty"')
-    )
+    renamed = {"empty": ("dynamic", "reference")} | {f"plain_{name}": (name, "plain") for name in PLAIN}
+    for dag, (name, flavour) in renamed.items():
+        file = home / "dags" / f"{dag}.py"
+        text = shapes.export("airflow", name, file, flavour=flavour)
+        file.write_text(text.replace(f'dag_id="{name}"', f'dag_id="{dag}"'))
     cases = {name: {"result": RESULTS.get(name, "result")} for name in NAMES}
+    cases |= {f"plain_{name}": {"result": RESULTS.get(name, "result")} for name in PLAIN}
     cases["empty"] = {"result": "result", "conf": {"n": 0}}
     told = home / "told.json"
     airflow(python, settings, "-m", "airflow", "db", "migrate")
@@ -94,6 +99,9 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home):
     found = json.loads(told.read_text())
     assert found.pop("errors") == {}
     assert {name: each["state"] for name, each in found.items()} == dict.fromkeys(cases, "success")
+    assert {name: found.pop(f"plain_{name}")["result"] for name in PLAIN} == {
+        name: shapes.here(name) for name in PLAIN
+    }
     values = {name: shapes.value(each["result"]) for name, each in found.items()}
     assert values.pop("gang") == {"sum": 7, "count": 2}, "called as a function a gang has one rank"
     assert values.pop("empty") == shapes.here("dynamic", n=0)

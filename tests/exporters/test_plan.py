@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hooke import File, pipeline, task
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
-from hooke.exporters.source import Writer
+from hooke.exporters.source import Writer, joined_call
 from hooke.exporters.targets import TARGETS, ExportOrder, export
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
@@ -163,6 +163,7 @@ def test_constants_are_written_as_python(value):
     plan = made(lambda: double(value))
     text = Writer(plan).value(plan.steps[0].arguments.get("x", value))
     assert eval(text) == value
+    assert eval(joined_call("dict", [f"x={text}", "y=1"], indent=8)) == {"x": value, "y": 1}
 
 
 def test_parts_and_items_are_written_as_a_person_would():

@@ -6,11 +6,14 @@ reference. A map is `expand`: over the items themselves where that is one list o
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult, step_results_in
+from hooke.exporters.plain_source import PlainSource
+from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult, TaskEntry, step_results_in
 from hooke.exporters.source import (
     EXEC_IMPORTS,
     Writer,
@@ -82,12 +85,23 @@ def _able(plan: ExportPlan) -> Abilities:
         "image": "a worker of Airflow runs the task where it is itself",
         "secrets": "without `hooke exec` there is no process of a task to give them to",
     }
-    by_reference = plan.flavour == "reference"
-    return Abilities(flavours=("reference",), gpus=False, image=False, secrets=by_reference, reasons=reasons)
+    return Abilities(gpus=False, image=False, secrets=plan.flavour == "reference", reasons=reasons)
 
 
 def _refusals(plan: ExportPlan) -> list[Refusal]:
-    return [
+    used = {name for step in plan.steps for name in step.uses}
+    by_value = [
+        Refusal(
+            what=f"{step.name}: returns {inspect.formatannotation(annotation)}",
+            why="without Hooke values pass as XComs, which are JSON",
+            fix="export by reference (without --plain), or return numbers, texts, lists and dicts",
+        )
+        for step in plan.steps
+        if plan.flavour == "plain" and step.name in used and step.entry is not None
+        for annotation in [_returned(step.entry)]
+        if not _is_json(annotation)
+    ]
+    return by_value + [
         Refusal(
             what=f"{step.name}: a map over no items",
             why="Airflow skips such a task, and the export would hide that",
@@ -98,28 +112,61 @@ def _refusals(plan: ExportPlan) -> list[Refusal]:
     ]
 
 
+def _returned(entry: TaskEntry) -> Any:
+    """What a task is annotated to return; None if that is not known."""
+    try:
+        return get_type_hints(inspect.unwrap(entry.task.function)).get("return")
+    except (NameError, TypeError):  # a name that only a type checker has
+        return None
+
+
+def _is_json(annotation: Any) -> bool:
+    """Whether values of the annotation are the same after they were JSON; True where that is not known."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return all(map(_is_json, parts))
+    if origin is list:
+        return all(map(_is_json, parts))
+    if origin is dict:
+        return parts[0] is str and _is_json(parts[1])
+    return annotation in (None, Any, bool, dict, float, int, list, str, NoneType)
+
+
 def _write(plan: ExportPlan, out: Path) -> str:
     names = _Names(plan)
-    steps = [_StepSource(plan, step, names) for step in plan.steps]
+    made = _PlainStep if plan.flavour == "plain" else _StepSource
+    steps = [made(plan, step, names) for step in plan.steps]
     functions = "".join(f"\n\n{each.function()}" for each in steps)
     used = {name for step in plan.steps for name in step.uses}
     wiring = indented("".join(each.wiring(is_used=each.name in used) for each in steps) or "pass\n", 4)
-    head = [
-        f'"""{said_by(plan, "airflow")}\n\n{_ABOUT}\n"""\n',
-        "\n".join(f"import {name}" for name in EXEC_IMPORTS),
-        f"from datetime import {_datetime_names(plan)}",
-        "from pathlib import Path\n",
-        f"from airflow.sdk import {'Variable, ' if plan.secrets else ''}dag, task\n",
-        exec_helpers(plan, out, with_code=needs_code(functions), environment=_environment(plan)),
+    own = [
+        f"from datetime import {'UTC, datetime, timedelta' if plan.schedule else 'timedelta'}",
+        f"from airflow.sdk import {'Variable, ' if plan.secrets else ''}dag, task",
     ]
-    return "\n".join(head) + f"{functions}\n\n{_dag(plan)}\ndef main():\n{wiring}\n\nexported = main()\n"
+    if plan.flavour == "plain":
+        about = _PLAIN
+        head = PlainSource(plan).head(plan, out, own)
+        functions += NOT_NONE if "not_none(" in functions else ""
+    else:
+        about = _BY_REFERENCE
+        lines = [f"import {name}" for name in EXEC_IMPORTS]
+        helpers = exec_helpers(plan, out, with_code=needs_code(functions), environment=_environment(plan))
+        head = "\n".join([*lines, own[0], "from pathlib import Path\n", f"{own[1]}\n", helpers])
+    about = f'"""{said_by(plan, "airflow")}\n\n{about}\n"""\n'
+    return f"{about}\n{head}{functions}\n\n{_dag(plan)}\ndef main():\n{wiring}\n\nexported = main()\n"
 
 
-_ABOUT = """Each task runs by `hooke exec`, which finds what is stored already. An XCom is the reference of a result in the project's store."""
+_BY_REFERENCE = """Each task runs by `hooke exec`, which finds what is stored already. An XCom is the reference of a result in the project's store."""
+_PLAIN = """Needs no Hooke. An XCom is a result itself, so results are JSON."""
 
+NOT_NONE = '''
 
-def _datetime_names(plan: ExportPlan) -> str:
-    return "UTC, datetime, timedelta" if plan.schedule else "timedelta"
+def not_none(value):
+    """The value. Airflow leaves None out of the list of a mapped task's results."""
+    if value is None:
+        raise ValueError("an item of a mapped task returned None")
+    return value
+'''
 
 
 def _dag(plan: ExportPlan) -> str:
@@ -181,14 +228,14 @@ def _after_dynamic(plan: ExportPlan) -> set[str]:
 
 
 class _StepSource:
-    """One step: its function, and the line that calls it."""
+    """One step by reference: its function, and the line that calls it."""
 
     def __init__(self, plan: ExportPlan, step: Step, names: _Names) -> None:
         self.name = step.name
         self._plan = plan
         self._step = step
         self._names = names
-        self._writer = Writer(plan, variable=_variable, parameter=lambda name: f'params["{name}"]')
+        self._writer = Writer(plan, variable=self._variable, parameter=lambda name: f'params["{name}"]')
         self._is_direct = self._can_expand_items()
         self._is_paired = step.is_mapped and not self._is_direct and step.length is None
 
@@ -196,26 +243,35 @@ class _StepSource:
 
     def function(self) -> str:
         """The function, and the one that pairs its items if there is one."""
-        step, used = self._step, self._used()
+        used = self._used()
         items = self._item_names()
         call = self._call(items)
-        parameters = [*map(_variable, used), *items.values()]
+        parameters = [*map(self._variable, used), *items.values()]
         if 'params["' in call:
             parameters.append("params=None")
-        lists = "".join(f"    {name} = list({name})\n" for name in map(_variable, self._lists(used)))
-        decorator = joined_call("@task", self._options()) if self._options() else "@task"
-        made = f"{decorator}\ndef {step.name}({', '.join(parameters)}):\n{lists}    return {call}\n"
+        lists = "".join(f"    {name} = list({name})\n" for name in map(self._variable, self._lists(used)))
+        options = self._options()
+        decorator = joined_call("@task", options) if options else "@task"
+        made = f"{decorator}\ndef {self._function()}({', '.join(parameters)}):\n{lists}    return {call}\n"
         return f"{self._pairing()}{made}" if self._is_paired else made
 
-    def _options(self, *, body: bool = True) -> list[str]:
+    def _function(self) -> str:
+        """The name of the function."""
+        return self._step.name
+
+    def _variable(self, step: str) -> str:
+        """The parameter that a step's result has in the functions of others."""
+        return f"{step}_" if step in _CONTEXT else step
+
+    def _rule(self) -> list[str]:
+        return ['trigger_rule="none_failed"'] if self._names.may_be_skipped(self._step) else []
+
+    def _options(self) -> list[str]:
         step = self._step
-        rule = ['trigger_rule="none_failed"'] if self._names.may_be_skipped(step) else []
-        if not body:
-            return rule
         limit = (
             [f"execution_timeout=timedelta(seconds={step.timeout_s:g})"] if step.timeout_s is not None else []
         )
-        return [*([f"retries={step.retries}"] if step.retries else []), *limit, *rule]
+        return [*([f"retries={step.retries}"] if step.retries else []), *limit, *self._rule()]
 
     def _call(self, items: dict[str, str]) -> str:
         step = self._step
@@ -239,7 +295,7 @@ class _StepSource:
         step = self._step
         if not step.is_mapped:
             return {}
-        taken = set(map(_variable, self._used()))
+        taken = {*map(self._variable, self._used()), *([step.entry.function] if step.entry else [])}
         if self._is_direct:
             return {name: self._names.parameter(name, taken) for name in step.columns}
         return {"": self._names.parameter("row" if self._is_paired else "i", taken)}
@@ -248,10 +304,11 @@ class _StepSource:
         """A task of its own that pairs the items of several lists, which must be of one length."""
         used = self._mapped_over()
         lists = [self._writer.value(column) for column in self._step.columns.values()]
-        options = self._options(body=False)
+        options = self._rule()
         decorator = joined_call("@task", options) if options else "@task"
+        parameters = [*map(self._variable, used), *(["params=None"] if 'params["' in "".join(lists) else [])]
         return (
-            f"{decorator}\ndef {self._names.rows(self._step.name)}({', '.join(map(_variable, used))}):\n"
+            f"{decorator}\ndef {self._names.rows(self._step.name)}({', '.join(parameters)}):\n"
             f"    return [list(row) for row in zip({', '.join(lists)}, strict=True)]\n\n\n"
         )
 
@@ -261,17 +318,17 @@ class _StepSource:
         """The lines of the DAG that call the function; its result has a name if another step uses it."""
         step = self._step
         name = f"{step.name}_out = " if is_used else ""
-        given = [f"{_variable(name)}={name}_out" for name in self._used()]
+        given = [f"{self._variable(name)}={name}_out" for name in self._used()]
         if not step.is_mapped:
-            return f"{name}{joined_call(step.name, given, indent=4)}\n"
-        start = f"{step.name}.partial({', '.join(given)})" if given else step.name
+            return f"{name}{joined_call(self._function(), given, indent=4)}\n"
+        start = f"{self._function()}.partial({', '.join(given)})" if given else self._function()
         items = self._item_names()
         if self._is_direct:
             ((parameter, column),) = step.columns.items()
             over, before = f"{items[parameter]}={self._expanded(column)}", ""
         elif self._is_paired:
             rows = self._names.rows(step.name)
-            given = [f"{_variable(name)}={name}_out" for name in self._mapped_over()]
+            given = [f"{self._variable(name)}={name}_out" for name in self._mapped_over()]
             before = f"{rows}_out = {joined_call(rows, given, indent=4)}\n"
             over = f"{items['']}={rows}_out"
         else:
@@ -310,9 +367,25 @@ class _StepSource:
         return [name for name in used if self._plan.step(name).is_mapped]
 
 
-def _variable(step: str) -> str:
-    """The parameter that a step's result has in the functions of others."""
-    return f"{step}_" if step in _CONTEXT else step
+class _PlainStep(_StepSource):
+    """One step without Hooke: its function calls the task's own, which has the step's name."""
+
+    def _function(self) -> str:
+        return f"{self._step.name}_step"
+
+    def _variable(self, step: str) -> str:
+        return f"{step}_out"
+
+    def _options(self) -> list[str]:
+        return [f'task_id="{self._step.name}"', *super()._options()]
+
+    def _call(self, items: dict[str, str]) -> str:
+        step = self._step
+        if step.entry is None:
+            return self._writer.value(step.arguments["value"])
+        function = step.entry.function
+        call = self._writer.call(function, self._items(items), step.arguments, indent=4)
+        return f"not_none({call})" if step.is_mapped else call
 
 
 def _steps_in(values: Iterable[Any]) -> list[str]:

@@ -19,6 +19,7 @@ For whoever writes a target, this is all there is to know:
 from __future__ import annotations
 
 import builtins
+import inspect
 import keyword
 import sys
 from collections.abc import Mapping
@@ -102,6 +103,11 @@ class TaskEntry(msgspec.Struct, frozen=True, kw_only=True):
     def target(self) -> str:
         """As `hooke exec` takes it."""
         return f"{self.file}:{self.name}"
+
+    @property
+    def function(self) -> str:
+        """The name of its function, as files without Hooke call it."""
+        return str(inspect.unwrap(self.task.function).__name__)
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

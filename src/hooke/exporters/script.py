@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hooke.exporters.plan import ExportPlan, Step
+from hooke.exporters.plain_source import PlainSource
+from hooke.exporters.plan import ExportPlan, ParameterValue, Step, StepResult, TaskEntry
 from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
 
@@ -19,13 +20,7 @@ def _able(plan: ExportPlan) -> Abilities:
         "image": "a script runs where it is started",
         "timeouts": _IN_THIS_PROCESS,
     }
-    return Abilities(
-        flavours=("reference",),
-        schedule=False,
-        image=False,
-        timeouts=plan.flavour == "reference",
-        reasons=reasons,
-    )
+    return Abilities(schedule=False, image=False, timeouts=plan.flavour == "reference", reasons=reasons)
 
 
 _NOTHING = "    pass\n"
@@ -43,44 +38,95 @@ def retry(times, call, /, *args, **inputs):
 
 
 def _write(plan: ExportPlan, out: Path) -> str:
-    writer = Writer(plan)
-    body = "".join(f"    {step.name} = {_step(writer, step)}\n" for step in plan.steps)
+    retries = [RETRY] if any(step.retries for step in plan.steps) else []
+    last = (
+        f'\nif __name__ == "__main__":\n{_secrets(plan)}    {"print(main())" if plan.output else "main()"}\n'
+    )
+    imports = ["import os", "import sys"] if plan.secrets else []
+    if plan.flavour == "plain":
+        source = PlainSource(plan)
+        main = _plain_main(plan, source.functions)
+        about = "Needs no Hooke. Prints what the pipeline returns."
+        head = source.head(plan, out, imports)
+    else:
+        main = _main(plan, Writer(plan), _ByReference)
+        about = "Each task runs by `hooke exec`, which finds what is stored already. Prints the reference of the result."
+        lines = [f"import {name}" for name in EXEC_IMPORTS] + ["import sys"] * bool(plan.secrets)
+        head = "\n".join(
+            [*lines, "from pathlib import Path\n", exec_helpers(plan, out, with_code=needs_code(main))]
+        )
+    return "\n".join([f'"""{said_by(plan, "script")}\n\n{about}\n"""\n', head, *retries, f"\n{main}", last])
+
+
+def _plain_main(plan: ExportPlan, functions: frozenset[str]) -> str:
+    def parameter(name: str) -> str:
+        return f"{name}_" if name in functions else name
+
+    return _main(plan, Writer(plan, variable=lambda step: f"{step}_out", parameter=parameter), _Plain)
+
+
+def _main(plan: ExportPlan, writer: Writer, kind: type[_ByReference]) -> str:
+    made = kind(writer)
+    lines = [f"    {writer.value(StepResult(step.name))} = {made.step(step)}\n" for step in plan.steps]
     if plan.output is not None:
-        body += f"    return {writer.value(plan.output)}\n"
-    given = ", ".join(f"{each.name}={writer.value(each.default)}" for each in plan.parameters)
-    main = f"def main({given}):\n{body or _NOTHING}"
-    parts = [
-        f'"""{said_by(plan, "script")}\n\nEach task runs by `hooke exec`, which finds what is stored already. Prints the reference of the result.\n"""\n',
-        "\n".join(f"import {name}" for name in (*EXEC_IMPORTS, *(["sys"] if plan.secrets else []))),
-        "from pathlib import Path\n",
-        exec_helpers(plan, out, with_code=needs_code(main)),
-        *([RETRY] if any(step.retries for step in plan.steps) else []),
-        f"\n{main}",
-        f'\nif __name__ == "__main__":\n{_secrets(plan)}    {"print(main())" if plan.output else "main()"}',
-    ]
-    return "\n".join(parts) + "\n"
+        lines.append(f"    return {writer.value(plan.output)}\n")
+    given = (
+        f"{writer.value(ParameterValue(each.name))}={writer.value(each.default)}" for each in plan.parameters
+    )
+    return f"def main({', '.join(given)}):\n{''.join(lines) or _NOTHING}"
 
 
-def _step(writer: Writer, step: Step) -> str:
-    if step.entry is None:
+class _ByReference:
+    """The steps as calls of `hooke exec`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    def step(self, step: Step) -> str:
+        """What gives the step's result."""
+        if step.entry is None:
+            return self.value(step)
+        function, args = self.called(step.entry)
+        if step.timeout_s is not None:
+            args.append(f"{step.timeout_s:g}")
+        if step.retries:
+            function, args = "retry", [str(step.retries), function, *args]
+        return self._mapped(step, function, args) if step.is_mapped else self._call(step, function, args, 4)
+
+    def value(self, step: Step) -> str:
+        """A step without a task."""
         function = "items_of" if step.kind == "list" else "stored"
-        return writer.call(function, [writer.value(step.arguments["value"])], {}, indent=4)
-    target = f'"{step.entry.target}"'
-    args = [target, f"{step.timeout_s:g}"] if step.timeout_s is not None else [target]
-    function = "hooke"
-    if step.retries:
-        function, args = "retry", [str(step.retries), "hooke", *args]
-    if not step.is_mapped:
-        return writer.call(function, args, step.arguments, indent=4)
-    names = {name: f"{name}_item" if name in step.uses else name for name in step.columns}
-    columns = [writer.value(column) for column in step.columns.values()]
-    items = [*args, *(f"{name}={item}" for name, item in names.items())]
-    call = writer.call(function, items, step.arguments, indent=8)
-    over = columns[0] if len(columns) == 1 else f"zip({', '.join(columns)}, strict=True)"
-    line = f"[{call} for {', '.join(names.values())} in {over}]"
-    if "\n" not in call and len(line) < 90:
-        return line
-    return f"[\n        {call}\n        for {', '.join(names.values())} in {over}\n    ]"
+        return self.writer.call(function, [self.writer.value(step.arguments["value"])], {}, indent=4)
+
+    def called(self, entry: TaskEntry) -> tuple[str, list[str]]:
+        """The function that runs a task, and its first arguments."""
+        return "hooke", [f'"{entry.target}"']
+
+    def _call(self, step: Step, function: str, args: list[str], indent: int) -> str:
+        return self.writer.call(function, args, step.arguments, indent=indent)
+
+    def _mapped(self, step: Step, function: str, args: list[str]) -> str:
+        names = {
+            name: f"{name}_item" if name in (*step.uses, *args, function) else name for name in step.columns
+        }
+        columns = [self.writer.value(column) for column in step.columns.values()]
+        items = [*args, *(f"{name}={item}" for name, item in names.items())]
+        call = self._call(step, function, items, 8)
+        over = columns[0] if len(columns) == 1 else f"zip({', '.join(columns)}, strict=True)"
+        line = f"[{call} for {', '.join(names.values())} in {over}]"
+        if "\n" not in call and len(line) < 90:
+            return line
+        return f"[\n        {call}\n        for {', '.join(names.values())} in {over}\n    ]"
+
+
+class _Plain(_ByReference):
+    """The steps as calls of the functions."""
+
+    def value(self, step: Step) -> str:
+        return self.writer.value(step.arguments["value"])
+
+    def called(self, entry: TaskEntry) -> tuple[str, list[str]]:
+        return entry.function, []
 
 
 def _secrets(plan: ExportPlan) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hooke.base.distributions import HOOKE_VERSION
 from hooke.exporters.plan import ExportPlan, ParameterValue, StepResult
@@ -27,8 +28,8 @@ class Writer:
         self._variable = variable
         self._parameter = parameter
         self._mapped = {step.name: step for step in plan.steps if step.is_mapped}
-        self.imports: set[str] = set()
-        """Modules of the classes that constants are made of, in the plain flavour."""
+        self.classes: set[tuple[str, str]] = set()
+        """Module and name of the classes that constants are made of."""
 
     def value(self, value: Any) -> str:
         """The value as Python. Items of a mapped step that follow one another are a slice of its list."""
@@ -93,9 +94,9 @@ class Writer:
             *map(self.value, made.args),
             *(f"{name}={self.value(each)}" for name, each in made.kwargs.items()),
         ]
+        self.classes.add((made.module, made.name))
         if self._plan.flavour == "plain":
-            self.imports.add(f"{made.module}.{made.name}")
-            return f"{made.name.rpartition('.')[2]}({', '.join(parts)})"
+            return f"{made.name}({', '.join(parts)})"
         short = made.name in ("File", "Path")
         inner = f"{made.name if short else f'{made.module}.{made.name}'}({', '.join(parts)})"
         return f"Code({inner!r})"
@@ -126,7 +127,29 @@ def joined_call(function: str, parts: Sequence[str], *, indent: int = 0) -> str:
     if len(line) + indent <= WIDTH:
         return line
     inner = " " * (indent + 4)
-    return f"{function}(\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + ")"
+    lines = "".join(f"{inner}{_wrapped(part, indent + 4)},\n" for part in parts)
+    return f"{function}(\n{lines}{' ' * indent})"
+
+
+def _wrapped(part: str, indent: int) -> str:
+    """An argument of a call; a list, tuple or dict that is long with an element a line."""
+    if len(part) + indent <= WIDTH:
+        return part
+    call = cast("ast.Call", ast.parse(f"_({part})", mode="eval").body)
+    node = call.keywords[0].value if call.keywords else call.args[0]
+    node = node.value if isinstance(node, ast.Subscript) else node
+    if isinstance(node, ast.List | ast.Tuple):
+        elements = [(each, each) for each in node.elts]
+    elif isinstance(node, ast.Dict) and all(node.keys):
+        elements = [(cast("ast.expr", key), value) for key, value in zip(node.keys, node.values, strict=True)]
+    else:
+        return part
+    data = part.encode()  # columns are counted in bytes, and `_(` stands before
+    inner = " " * (indent + 4)
+    texts = [data[first.col_offset - 2 : (last.end_col_offset or 0) - 2].decode() for first, last in elements]
+    lines = "".join(f"{inner}{text},\n" for text in texts)
+    start, end = node.col_offset - 1, (node.end_col_offset or 0) - 3
+    return f"{data[:start].decode()}\n{lines}{' ' * indent}{data[end:].decode()}"
 
 
 def indented(text: str, spaces: int) -> str:

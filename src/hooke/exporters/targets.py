@@ -17,6 +17,7 @@ import msgspec
 from hooke.base.distributions import Plugins
 from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes, format_seconds
+from hooke.exporters.plain_source import PlainSource
 from hooke.exporters.plan import ExportPlan, Flavour, PipelineParameter, Refusal, Secret, Step, plan_of_graph
 from hooke.pipeline.arguments import bind_call, unbind
 from hooke.pipeline.graph import Graph
@@ -192,6 +193,8 @@ def refused_by(target: ExportTarget, plan: ExportPlan) -> list[Refusal]:
     found = [*_of_plan(target, able, plan)]
     for step in plan.steps:
         found += _of_step(target.title, able, plan, step)
+    if plan.flavour == "plain":
+        found += PlainSource(plan).refusals
     return found + target.refusals(plan)
 
 

@@ -157,7 +157,9 @@ def write_value(
     made = construction_of(value)
     text = construct(made) if made is not None else None
     if text is None:
-        raise UsageError(f"{short_repr(value)} cannot be written as text: it is of the type {kind.__qualname__}")
+        raise UsageError(
+            f"{short_repr(value)} cannot be written as text: it is of the type {kind.__qualname__}"
+        )
     return text
 
 
