@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,14 @@ def airflow(python, settings, *command):
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
 
 
+@pytest.fixture(scope="module")
+def database(python, tmp_path_factory):
+    """A database of SQLite with Airflow's tables, to copy."""
+    home = tmp_path_factory.mktemp("airflow")
+    airflow(python, settings_of(home), "-m", "airflow", "db", "migrate")
+    return home / "airflow.db"
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """Airflow's folder, with one for DAGs and the project."""
@@ -73,9 +84,20 @@ def home(tmp_path, monkeypatch):
     sys.modules.pop("shapes_job", None)
 
 
-def test_ten_shapes_compute_what_the_pipelines_do(python, home):
-    """By `dag.test()`, in one process, with a database of SQLite."""
+def tested(python, settings, home, cases):
+    """DAG -> how its `dag.test()` ended; all in one process."""
+    told = home / "told.json"
+    command = (str(ROOT / "tests" / "exporters" / "airflow_cases.py"), str(home / "dags"), json.dumps(cases))
+    airflow(python, settings, *command, str(told))
+    found = json.loads(told.read_text())
+    assert found.pop("errors") == {}
+    return found
+
+
+def test_ten_shapes_compute_what_the_pipelines_do(python, home, database):
+    """By `dag.test()`, with a database of SQLite."""
     settings, shapes = settings_of(home), Exported(home / "project")
+    shutil.copy(database, home)
     for name in NAMES:
         shapes.export("airflow", name, home / "dags" / f"{name}.py")
     renamed = {"empty": ("dynamic", "reference")} | {f"plain_{name}": (name, "plain") for name in PLAIN}
@@ -86,18 +108,7 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home):
     cases = {name: {"result": RESULTS.get(name, "result")} for name in NAMES}
     cases |= {f"plain_{name}": {"result": RESULTS.get(name, "result")} for name in PLAIN}
     cases["empty"] = {"result": "result", "conf": {"n": 0}}
-    told = home / "told.json"
-    airflow(python, settings, "-m", "airflow", "db", "migrate")
-    airflow(
-        python,
-        settings,
-        str(ROOT / "tests" / "exporters" / "airflow_cases.py"),
-        str(home / "dags"),
-        json.dumps(cases),
-        str(told),
-    )
-    found = json.loads(told.read_text())
-    assert found.pop("errors") == {}
+    found = tested(python, settings, home, cases)
     assert {name: each["state"] for name, each in found.items()} == dict.fromkeys(cases, "success")
     assert {name: found.pop(f"plain_{name}")["result"] for name in PLAIN} == {
         name: shapes.here(name) for name in PLAIN
@@ -108,6 +119,35 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home):
     assert values == {name: shapes.here(name) for name in values}
     mapped = [index for task, index, _ in found["fan"]["tasks"] if task == "double"]
     assert mapped == [0, 1, 2, 3], "each item is a task of its own"
+
+
+def test_a_run_inside_a_task_reports_its_state_and_is_not_tried_twice_over(python, home, database):
+    """The page's DAG, with Hooke in the environment; in another one, the pipeline fails."""
+    shutil.copy(database, home)
+    text = (ROOT / "docs" / "how-to" / "inside-orchestrators.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```python[^\n]*\n# (\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    fails = '\n    with open("tries", "a") as file:\n        file.write(".")\n    raise ValueError("no such day")\n'
+    (home / "dags" / "hooke.toml").touch()
+    (home / "dags" / "training.py").write_text(blocks["training.py"])
+    (home / "dags" / "failing.py").write_text(
+        blocks["training.py"].replace('    print("loading day", day)', fails)
+    )
+    (home / "dags" / "nightly.py").write_text(blocks["dags/nightly.py"])
+    bad = blocks["dags/nightly.py"].replace("def nightly", "def bad").replace("\nnightly()", "\nbad()")
+    (home / "dags" / "bad.py").write_text(
+        bad.replace("from training", "from failing").replace("train(3)", "train(1)")
+    )
+    # Hooke and what it needs, behind what Airflow has itself.
+    site = home / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        f"import site\nsite.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
+    settings = settings_of(home) | {"PYTHONPATH": str(site), "HOOKE_SINKS": "none"}
+    found = tested(python, settings, home, {"nightly": {"result": "train"}, "bad": {"result": "train"}})
+    assert (found["nightly"]["state"], found["nightly"]["result"]) == ("success", 9)
+    assert found["bad"]["tasks"] == [["train", -1, "failed"]]
+    assert (home / "tries").read_text() == "...", "three tries of the task, and not of the run"
 
 
 TRYING = """

@@ -165,6 +165,10 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
     )
     order.out.write_text(export(order, Project.at(shapes.folder)))
     cases = {name: (f"{name}_flow", "main", {}, False, "") for name in NAMES}
+    plain = [name for name in NAMES if name not in ("files", "gang")]
+    for name in plain:
+        shapes.export("prefect", name, shapes.folder / f"{name}_plain.py", flavour="plain")
+        cases[f"{name}_plain"] = (f"{name}_plain", "main", {}, False, "")
     cases["empty"] = ("dynamic_flow", "main", {"n": 0}, False, "")
     cases["deployed"] = ("chain_flow", "chain", {"n": 2}, True, "")
     cases["flaky"] = ("flaky_flow", "main", {}, False, "")
@@ -174,6 +178,9 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
     finally:
         end(serving)
     assert {name: each["state"] for name, each in told.items()} == dict.fromkeys(cases, "COMPLETED"), told
+    for name in plain:
+        here = shapes.here(name)
+        assert told.pop(f"{name}_plain")["result"] == json.loads(json.dumps(here)), name
     values = {name: shapes.value(each["result"]) for name, each in told.items()}
     assert values.pop("gang") == {"sum": 7, "count": 2}, "called as a function a gang has one rank"
     assert values.pop("empty") == shapes.here("dynamic", n=0)

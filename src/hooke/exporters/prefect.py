@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+from hooke.exporters.plain_source import PlainSource
 from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult
 from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
@@ -16,24 +20,35 @@ TAKEN = frozenset({"deferred", "return_state", "self", "wait_for"})
 """Parameters of Prefect's own `submit` and `map`."""
 
 
-def _able(_plan: ExportPlan) -> Abilities:
+OWN = frozenset({"NO_CACHE", "Secret", "ThreadPoolTaskRunner", "flow", "main", "task", "unmapped"})
+"""Names that the file uses itself."""
+
+
+def _able(plan: ExportPlan) -> Abilities:
     return Abilities(
-        flavours=("reference",),
-        reasons={
-            "flavours": "a function in a thread of the flow cannot be ended from outside, and has no process of its own"
-        },
+        timeouts=plan.flavour == "reference",
+        reasons={"timeouts": "a function in a thread of the flow cannot be ended from outside"},
     )
 
 
 def _refusals(plan: ExportPlan) -> list[Refusal]:
     taken = [(step, name) for step in plan.steps for name in sorted(TAKEN & {*step.arguments, *step.columns})]
-    return [
+    found = [
         Refusal(
             what=f"{step.name}: its parameter {name!r}",
             why="Prefect's submit() and map() have a parameter of this name, too",
             fix="rename the parameter",
         )
         for step, name in taken
+    ]
+    own = sorted(OWN & PlainSource(plan).functions) if plan.flavour == "plain" else []
+    return found + [
+        Refusal(
+            what=f"the name {name}",
+            why="the file has it from Prefect",
+            fix="rename it in the module",
+        )
+        for name in own
     ]
 
 
@@ -56,10 +71,17 @@ OWN_TASKS = {"list": "items_of", "value": "stored"}
 class _Flow(Writer):
     """Writes values in which results are futures, which Prefect resolves wherever they are in an argument."""
 
+    def __init__(self, plan: ExportPlan) -> None:
+        super().__init__(plan)
+        self._plain = plan.flavour == "plain"
+        self._references = Writer(msgspec.structs.replace(plan, flavour="reference"))
+
     def _part(self, value: StepResult) -> str:
-        """A future; a part of one is a Part, since the reference exists only at run time."""
-        future, plus, path = super()._part(value).partition(" + ")
-        return f"Part({future}, {path})" if plus else future
+        """A future. A part of a result exists only at run time: by reference it is a Part, else it is awaited."""
+        future, plus, path = self._references.value(value).partition(" + ")
+        if not plus:
+            return future
+        return f"{future}.result(){ast.literal_eval(path)}" if self._plain else f"Part({future}, {path})"
 
     def step(self, step: Step, functions: Mapping[str, str]) -> str:
         """The call that begins a step."""
@@ -73,9 +95,12 @@ class _Flow(Writer):
         return self.call(f"{function}.submit", [], step.arguments, indent=4)
 
     def _column(self, column: Any) -> Any:
-        """A list of a `list` step is awaited: how many items there are is known then."""
-        is_future = isinstance(column, StepResult) and self._plan.step(column.step).kind == "list"
-        return _Written(f"{self.value(column)}.result()") if is_future else column
+        """How many items a list from a task has is known when that has ended. Several futures are a list already."""
+        if not isinstance(column, StepResult) or (self._plan.step(column.step).is_mapped and not column.path):
+            return column
+        text = self.value(column)
+        is_list = ".result()" in text or (bool(column.path) and isinstance(column.path[-1], slice))
+        return _Written(text if is_list else f"{text}.result()")
 
     def _leaf(self, value: Any) -> str | None:
         if isinstance(value, _Written):
@@ -97,13 +122,15 @@ def _write(plan: ExportPlan, out: Path) -> str:
     steps = "".join(f"    {step.name} = {writer.step(step, functions)}\n" for step in plan.steps)
     given = ", ".join(f"{each.name}={writer.value(each.default)}" for each in plan.parameters)
     body = _secrets(plan) + steps + _end(plan)
+    source = PlainSource(plan) if plan.flavour == "plain" else None
     flow = f"{_runner(plan)}def main({given}):\n{body}"
     parts = [
         _docstring(plan, out),
-        _imports(plan, steps),
-        exec_helpers(plan, out, with_code=needs_code(flow)),
+        _imports(plan, steps) + (source.head(plan, out) if source is not None else ""),
+        *([exec_helpers(plan, out, with_code=needs_code(flow))] if source is None else []),
         *([PART] if "Part(" in steps else []),
-        *tasks,
+        *(text for text in tasks if text.startswith("\n")),
+        "".join(["\n", *(text for text in tasks if not text.startswith("\n"))]),
         f"\n{flow}",
         _main(plan),
     ]
@@ -124,9 +151,14 @@ def _docstring(plan: ExportPlan, out: Path) -> str:
         if plan.image
         else ""
     )
+    about = (
+        "Needs no Hooke. The flow returns what the pipeline does."
+        if plan.flavour == "plain"
+        else "Each task runs by `hooke exec`, which finds what is stored already. The flow returns the reference of the result."
+    )
     return f'''"""{said_by(plan, "prefect")}
 
-Each task runs by `hooke exec`, which finds what is stored already. The flow returns the reference of the result.
+{about}
 
     python {out.name}          runs it once
     python {out.name} serve    waits here for the schedule, and for who starts it in Prefect's pages
@@ -136,10 +168,11 @@ Each task runs by `hooke exec`, which finds what is stored already. The flow ret
 
 def _imports(plan: ExportPlan, steps: str) -> str:
     own = ["flow", "task", *(["unmapped"] if "unmapped(" in steps else [])]
-    names = sorted({*EXEC_IMPORTS, "sys"})
+    plain = plan.flavour == "plain"
+    names = ["os", "sys"] if plain else sorted({*EXEC_IMPORTS, "sys"})
     lines = [f"import {name}" for name in names]
     lines += ["from dataclasses import dataclass"] if "Part(" in steps else []
-    lines += ["from pathlib import Path", "", f"from prefect import {', '.join(own)}"]
+    lines += [*([] if plain else ["from pathlib import Path"]), "", f"from prefect import {', '.join(own)}"]
     lines += ["from prefect.blocks.system import Secret"] if plan.secrets else []
     lines += [
         "from prefect.cache_policies import NO_CACHE",
@@ -158,10 +191,11 @@ def _tasks(plan: ExportPlan) -> tuple[list[str], dict[str, str]]:
         if step.entry is None:
             key = OWN_TASKS[step.kind]
             function = f"run_{key}"
-            text = f"\n{function} = task({key}, cache_policy=NO_CACHE)\n"
+            called = key if plan.flavour == "reference" else "lambda value: value"
+            text = f'{function} = task({called}, name="{key}", cache_policy=NO_CACHE)\n'
         else:
             key, function = step.entry.target, f"run_{step.name}"
-            text = _task(step, function)
+            text = _plain_task(step, function) if plan.flavour == "plain" else _task(step, function)
         if key not in made:
             made[key] = function
             texts.append(text)
@@ -177,6 +211,12 @@ def _task(step: Step, function: str) -> str:
         f'\n@task(name="{step.entry.task.name}", {retries}cache_policy=NO_CACHE)\n'
         f'def {function}(**inputs):\n    return hooke("{step.entry.target}"{timeout}, **inputs)\n'
     )
+
+
+def _plain_task(step: Step, function: str) -> str:
+    assert step.entry is not None
+    retries = f", retries={step.retries}" if step.retries else ""
+    return f"{function} = task({step.entry.function}{retries}, cache_policy=NO_CACHE)\n"
 
 
 def _secrets(plan: ExportPlan) -> str:
