@@ -14,7 +14,7 @@ import msgspec
 from hooke.base.errors import ConfigError, UsageError
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display
-from hooke.progress.lines import Lines, Logged, SummaryLines
+from hooke.progress.lines import Lines, LoggedLines, SummaryLines
 from hooke.progress.notebook import NotebookTable, kernel_shell
 from hooke.progress.progress import Drawn, Progress, Silent
 from hooke.project.settings import PROGRESS
@@ -67,7 +67,7 @@ def open_progress(wanted: str, scene: Scene, earlier: RunView | None = None) -> 
     if wanted == "none":
         return Silent()
     if wanted == "log" and scene.logs is not None:
-        return Logged(scene.logs, earlier)
+        return LoggedLines(scene.logs, earlier)
     if wanted in ("auto", "table"):
         delay_s = TABLE_AFTER_S if wanted == "auto" else 0.0
         if (shell := kernel_shell()) is not None:

@@ -16,7 +16,7 @@ from hooke.journal.task_view import TaskRow
 from hooke.progress.display import TERMINAL, RunSnapshot
 from hooke.progress.progress import gone
 
-__all__ = ["Lines", "Logged", "SummaryLines", "summary"]
+__all__ = ["Lines", "LoggedLines", "SummaryLines", "summary"]
 
 
 EVERY_S = 5.0
@@ -129,7 +129,7 @@ class Lines(AbstractContextManager["Lines"]):
 _run_log, _task_log = logging.getLogger("hooke.run"), logging.getLogger("hooke.tasks")
 
 
-class Logged(AbstractContextManager["Logged"]):
+class LoggedLines(AbstractContextManager["LoggedLines"]):
     """Gives the same lines to the logger `hooke.run`, and what tasks print, when an attempt has ended, to `hooke.tasks`; all as INFO.
 
     `logs` is the folder with what tasks print.
