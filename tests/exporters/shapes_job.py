@@ -77,7 +77,7 @@ def chain(n: int = 3):
 
 
 @pipeline
-def fan(n: int = 4):
+def fan(n: int = 3):
     """A map over a known list."""
     return total(double.map(range(n), by=3))
 
@@ -90,11 +90,11 @@ def dynamic(n: int = 3):
 
 
 @pipeline
-def maps_of_maps(n: int = 3):
+def maps_of_maps(n: int = 2):
     """Maps that follow maps item by item, of a known and of an unknown length, and a map over one item."""
     once = double.map(numbers(n))
-    twice = double.map(double.map(double.map([1, 2])), by=5)
-    lists = numbers.map([2, 3])
+    twice = double.map(double.map([1, 2]), by=5)
+    lists = numbers.map([1, 2])
     return [total(once), total(twice), double.map(lists[1])]
 
 
@@ -114,7 +114,7 @@ def inner(n: int):
 @pipeline
 def nested():
     """Pipelines inside a pipeline."""
-    return {"two": inner(2), "three": inner(3)["sum"]}
+    return {"one": inner(1), "two": inner(2)["sum"]}
 
 
 @pipeline

@@ -5,6 +5,7 @@ import difflib
 import math
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hooke import File, pipeline, task
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
 from hooke.exporters.source import Writer, joined_call
-from hooke.exporters.targets import TARGETS, ExportOrder, export
+from hooke.exporters.targets import TARGETS, Abilities, ExportOrder, ExportTarget, export, refused_by
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
 
@@ -137,7 +138,7 @@ def bodies(draw):
     return body
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(bodies(), st.sampled_from(["reference", "plain"]))
 def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(body, flavour):
     plan = made(body, flavour=flavour)
@@ -146,14 +147,15 @@ def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(bo
         assert step.name.isidentifier() and step.name not in before
         assert before.issuperset(step.uses)
         before.add(step.name)
-    for target in TARGETS.names():
-        if TARGETS.load(target).able(plan).flavours and flavour == "reference":
-            image = IMAGES.get(target, "")
-            text = exported(body, target, image=image)
+    for name in TARGETS.names() if flavour == "reference" else ():
+        target = TARGETS.load(name)
+        if not target.refusals(plan):
+            text = target.write(plan, HERE.with_name("out.py"))
             ast.parse(text)
-            assert text == exported(body, target, image=image)
+            assert text == target.write(made(body), HERE.with_name("out.py"))
 
 
+@settings(max_examples=50)
 @given(
     st.recursive(
         st.integers() | st.text() | st.floats(allow_nan=False),
@@ -271,6 +273,42 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
 )
 def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, asked, reason):
     assert reason in refused(body, target, **asked)
+
+
+def test_each_ability_that_a_target_lacks_has_its_reason():
+    lacking = Abilities(
+        flavours=(),
+        **dict.fromkeys(
+            "maps dynamic_maps several_columns gangs gpus memory retries timeouts schedule secrets image".split(),
+            False,
+        ),
+        most_items=2,
+        reasons={"memory": "it has no memory"},
+    )
+
+    def body():
+        ranks(), on_gpu()
+        return total(double.map(numbers(2), [1, 2, 3]), weights=double.map([1, 2, 3]))
+
+    plan, _ = plan_of_graph(trace(named(body)), file=HERE, root=ROOT)
+    secret = Secret(variable="A", secret="b", key="c")
+    plan = msgspec.structs.replace(plan, pods=True, image="a:1", schedule="0 6 * * *", secrets=(secret,))
+    found = refused_by(ExportTarget(title="the target", able=lambda _: lacking, write=lambda *_: ""), plan)
+    said = [each.what for each in found]
+    assert said[:5] == ["--pods", "--plain", "--schedule", "--secret", "--image"]
+    assert "double: it is mapped over several lists" in said and "double_2: 3 items" in said
+    assert {each.why for each in found if "memory" in each.what} == {"it has no memory"}
+    for what in (
+        "ranks: gang=2",
+        "on_gpu: gpus=1",
+        "double: retries=3",
+        "double: timeout=5",
+        "double: memory=1",
+    ):
+        assert any(each.startswith(what) for each in said), said
+    assert not refused_by(
+        ExportTarget(title="t", able=lambda _: Abilities(), write=lambda *_: "", pods=True), plan
+    )
 
 
 def numbers_array():

@@ -50,8 +50,8 @@ def test_it_computes_what_the_pipeline_does(shapes, name, monkeypatch):
         assert found == {"sum": 7, "count": 2}
     else:
         assert found == shapes.here(name)
-    if "main(n=3)" in text:
-        assert shapes.value(script["main"](n=2)) == shapes.here(name, n=2)
+    if name == "chain":
+        assert "main(n=3)" in text and shapes.value(script["main"](n=2)) == shapes.here(name, n=2)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("files", "gang")])

@@ -24,7 +24,7 @@ __all__ = ["execute", "export"]
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-@click.argument("target", metavar="[airflow|prefect|kubeflow|script]")
+@click.argument("target", metavar="TARGET")
 @click.argument("source", metavar="FILE.py[:PIPELINE]")
 @click.option(
     "-o",
@@ -37,7 +37,9 @@ __all__ = ["execute", "export"]
 @click.option(
     "--plain", is_flag=True, help="Call the functions themselves: the file needs no Hooke when it runs."
 )
-@click.option("--pods", is_flag=True, help="Run each task as a pod of a Kubernetes cluster.")
+@click.option(
+    "--pods", is_flag=True, help="Run each task as a pod of a Kubernetes cluster, where the target can."
+)
 @click.option("--image", default="", metavar="IMAGE", help="The container image of the tasks.")
 @click.option(
     "--schedule",
@@ -69,7 +71,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     project: Path | None,
     parameters: tuple[str, ...],
 ) -> int:
-    """Write the pipeline of FILE.py as a file of another scheduler, which runs it there without Hooke's control plane.
+    """Write the pipeline of FILE.py as a file of TARGET, which runs it there without Hooke's control plane: script, or a scheduler such as airflow.
 
     Each task runs by `hooke exec`, and values pass by reference through the project's store; with --plain the functions are called directly.
     Whatever the target cannot express is refused with its reason before anything is written. The pipeline's parameters are options, as for
