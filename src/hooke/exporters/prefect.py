@@ -187,14 +187,16 @@ def _tasks(plan: ExportPlan) -> tuple[list[str], dict[str, str]]:
     texts: list[str] = []
     functions: dict[str, str] = {}
     made: dict[str, str] = {}
+    names = [*(step.name for step in plan.steps), *(each.name for each in plan.parameters)]
+    prefix = "run_" if not any(name.startswith("run_") for name in names) else "begin_"
     for step in plan.steps:
         if step.entry is None:
             key = OWN_TASKS[step.kind]
-            function = f"run_{key}"
+            function = f"{prefix}{key}"
             called = key if plan.flavour == "reference" else "lambda value: value"
             text = f'{function} = task({called}, name="{key}", cache_policy=NO_CACHE)\n'
         else:
-            key, function = step.entry.target, f"run_{step.name}"
+            key, function = step.entry.target, f"{prefix}{step.name}"
             text = _plain_task(step, function) if plan.flavour == "plain" else _task(step, function)
         if key not in made:
             made[key] = function

@@ -36,6 +36,7 @@ from hooke.images.contents import CODE
 from hooke.kubernetes.driver_job import PLACE_OPTIONS, DriverOptions, DriverPaths, driver_cron_job
 from hooke.kubernetes.pods import PodOptions
 from hooke.processes.start import python_module
+from hooke.project.backends import find_backend
 from hooke.project.folder import Project
 from hooke.project.settings import FILE
 
@@ -137,8 +138,8 @@ def schedule(  # noqa: PLR0913 - one parameter for each option of the command
         zone=zone,
     )
     check_expressible(render, wanted)
-    files = _files(render, wanted, project, place, (target, *words))
-    _write(render, wanted.name, files, output, project)
+    files = _files(render, wanted, project, place=place, words=(target, *words))
+    _write(render, wanted.name, files, folder=output, project=project)
     return 0
 
 
@@ -157,15 +158,8 @@ def _check_run(session: CommandSession, target: str, words: Sequence[str]) -> tu
         parameters.parse(context.params["parameters"], context.params["params"])
         parameters.refuse_shared(context)
     session.project = Project.find(path)
-    on = context.params["backend"]
-    _check_backend(on, session.project)
+    find_backend(context.params["backend"], workers=None, places=session.project.settings.places)
     return pipeline.name, session.project
-
-
-def _check_backend(on: str, project: Project) -> None:
-    from hooke.project.backends import find_backend
-
-    find_backend(on, workers=None, places=project.settings.places)
 
 
 def _name(text: str) -> str:
@@ -183,7 +177,7 @@ def _program() -> list[str]:
 
 
 def _files(
-    render: Target, wanted: Schedule, project: Project, place: str, words: Sequence[str]
+    render: Target, wanted: Schedule, project: Project, *, place: str, words: Sequence[str]
 ) -> dict[str, str]:
     """File name -> text."""
     if render == "cron":
@@ -238,7 +232,7 @@ def _options_of_place(project: Project, place: str) -> Mapping[str, object]:
 
 
 def _write(
-    render: Target, name: str, files: Mapping[str, str], folder: Path | None, project: Project
+    render: Target, name: str, files: Mapping[str, str], *, folder: Path | None, project: Project
 ) -> None:
     """The files into the folder, or to stdout."""
     if folder is None:
