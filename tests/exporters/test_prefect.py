@@ -61,6 +61,7 @@ class Prefect:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def answers(self):
@@ -105,9 +106,9 @@ def free_port():
 def end(process):
     process.send_signal(signal.SIGINT)
     try:
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # with the children of the server
         process.communicate()
 
 
