@@ -9,12 +9,15 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.exporters.test_value_text import VALUES
 
 from hooke import File, pipeline, task
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
 from hooke.exporters.source import Writer, joined_call
 from hooke.exporters.targets import TARGETS, Abilities, ExportOrder, ExportTarget, export, refused_by
+from hooke.exporters.value_text import read_value
+from hooke.pipeline.graph import Graph
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
 
@@ -155,18 +158,20 @@ def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(bo
             assert text == target.write(made(body), HERE.with_name("out.py"))
 
 
+class Code(str):
+    """As in exported files."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 @settings(max_examples=50)
-@given(
-    st.recursive(
-        st.integers() | st.text() | st.floats(allow_nan=False),
-        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
-    )
-)
-def test_constants_are_written_as_python(value):
-    plan = made(lambda: double(value))
-    text = Writer(plan).value(plan.steps[0].arguments.get("x", value))
-    assert eval(text) == value
-    assert eval(joined_call("dict", [f"x={text}", "y=1"], indent=8)) == {"x": value, "y": 1}
+@given(VALUES)
+def test_constants_reach_a_task_as_they_are(value):
+    plan = plan_of_graph(Graph(pipeline="job", nodes=()), file=HERE, root=ROOT)[0]
+    text = Writer(plan).value([value])
+    there = eval(joined_call("dict", [f"x={text}", "y=1"], indent=8), {"Code": Code})
+    assert read_value(repr(there)) == {"x": [value], "y": 1}
 
 
 def test_parts_and_items_are_written_as_a_person_would():

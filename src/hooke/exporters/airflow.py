@@ -202,7 +202,7 @@ class _Names:
 
     def parameter(self, name: str, taken: Iterable[str] = ()) -> str:
         """The parameter of a step's function that an item goes to."""
-        while name in _CONTEXT or name in taken:
+        while name in _CONTEXT or name in taken or name in ("Code", "hooke", "list"):
             name += "_item"
         return name
 

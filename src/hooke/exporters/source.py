@@ -90,16 +90,24 @@ class Writer:
         return f"[{', '.join(parts)}]"
 
     def _construct(self, made: Construction) -> str:
-        parts = [
-            *map(self.value, made.args),
-            *(f"{name}={self.value(each)}" for name, each in made.kwargs.items()),
-        ]
-        self.classes.add((made.module, made.name))
         if self._plan.flavour == "plain":
-            return f"{made.name}({', '.join(parts)})"
-        short = made.name in ("File", "Path")
-        inner = f"{made.name if short else f'{made.module}.{made.name}'}({', '.join(parts)})"
-        return f"Code({inner!r})"
+            return self._called(made, self._construct)
+        return f"Code({self._called(made, self._in_code)!r})"
+
+    def _in_code(self, made: Construction) -> str:
+        """An object inside of a constant that is a text already."""
+        return self._called(made, self._in_code)
+
+    def _called(self, made: Construction, construct: Callable[[Construction], str]) -> str:
+        self.classes.add((made.module, made.name))
+        args = [write_value(each, self._leaf, construct) for each in made.args]
+        kwargs = [f"{name}={write_value(each, self._leaf, construct)}" for name, each in made.kwargs.items()]
+        is_short = self._plan.flavour == "plain" or (made.module, made.name) in _SHORT
+        return f"{made.name if is_short else f'{made.module}.{made.name}'}({', '.join([*args, *kwargs])})"
+
+
+_SHORT = (("hooke", "File"), ("pathlib", "Path"))
+"""Classes that `hooke exec` knows by their names alone."""
 
 
 def _runs(values: Sequence[Any], is_item: Callable[[Any], bool]) -> Iterator[list[Any]]:
