@@ -7,12 +7,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.exporters.test_value_text import VALUES
 
 from hooke import File, pipeline, task
 from hooke.base.errors import UsageError
+from hooke.cli.entry import hooke
+from hooke.cli.screens import CommandSession
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
 from hooke.exporters.source import Writer, joined_call
 from hooke.exporters.targets import TARGETS, Abilities, ExportOrder, ExportTarget, export, refused_by
@@ -355,6 +358,39 @@ def test_an_edited_pipeline_changes_few_lines(target):
         for line in difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)
         if line.startswith(("+", "-")) and not line.startswith(("+++", "---")) and line.strip("+- ")
     ]
-    assert len(changed) <= {"airflow": 20, "kubeflow": 20, "prefect": 10, "script": 10}[target], "\n".join(
-        changed
+    assert len(changed) <= {"script": 10, "airflow": 20}[target], "\n".join(changed)
+
+
+# --- The command.
+
+
+def test_wrong_options_are_refused_before_anything_is_written(workshop):
+    workshop.write(
+        "from hooke import pipeline, task\n@task\ndef one():\n    return 1\n@pipeline\ndef job():\n    return one()\n"
     )
+    words = ["export", "airflow", str(workshop.file), "-o", "out.py"]
+    for more, message in (
+        (["--schedule", "daily"], "--schedule 'daily' is not five fields of cron"),
+        (["--secret", "A=b"], "--secret 'A=b' is not VARIABLE=SECRET:KEY"),
+        (["--image", "a:1"], "pipeline 'job' cannot be exported"),
+        (["--months", "3"], "months"),
+    ):
+        done = CliRunner().invoke(hooke, [*words, *more], obj=CommandSession(), standalone_mode=False)
+        assert message in str(done.exception or done.stderr), done
+        assert not Path("out.py").exists()
+    assert (
+        CliRunner()
+        .invoke(
+            hooke, [*words, "--schedule", "*/5 * * * MON-FRI"], obj=CommandSession(), standalone_mode=False
+        )
+        .return_value
+        == 0
+    )
+    assert 'schedule="*/5 * * * MON-FRI"' in Path("out.py").read_text()
+    done = CliRunner().invoke(
+        hooke,
+        ["export", "airflo", str(workshop.file), "-o", "x.py"],
+        obj=CommandSession(),
+        standalone_mode=False,
+    )
+    assert "no target 'airflo'" in str(done.exception)

@@ -141,6 +141,7 @@ def test_what_functions_use_comes_along_and_nothing_else(workshop):
             "class A:\n    @task\n    def one(self):\n        return 1\none = A.one\n",
             "one: its function is not at the top",
         ),
+        ("def main():\n    return 1\n@task\ndef one():\n    return main()\n", "one uses main of job"),
         ("@task\ndef one(*xs):\n    return 1\n", "one: its parameter xs has no name to be given by"),
     ],
 )

@@ -21,6 +21,7 @@ from hooke.exporters.source import (
     indented,
     joined_call,
     needs_code,
+    quoted,
     said_by,
 )
 from hooke.exporters.targets import Abilities, ExportTarget
@@ -278,7 +279,7 @@ class _StepSource:
         if step.entry is None:
             function = "items_of" if step.kind == "list" else "stored"
             return self._writer.call(function, [self._writer.value(step.arguments["value"])], {}, indent=4)
-        given = [f'"{step.entry.target}"', *self._items(items)]
+        given = [quoted(step.entry.target), *self._items(items)]
         return self._writer.call("hooke", given, step.arguments, indent=4)
 
     def _items(self, items: dict[str, str]) -> list[str]:

@@ -26,6 +26,8 @@ from hooke.pipeline.task import BoundTask, Task
 __all__ = ["PlainSource"]
 
 _OURS = "hooke"
+_OWN_NAMES = frozenset({"dag", "exported", "flow", "main", "not_none", "params", "retry", "task"})
+"""Names that exported files have themselves."""
 _FIX = "export by reference (without --plain), or keep Hooke out of the task"
 
 
@@ -151,6 +153,10 @@ class PlainSource:
             )
         elif isinstance(stmt, ast.Import | ast.ImportFrom):
             self._take_imported(source, stmt, name, of=of)
+        elif name in _OWN_NAMES:
+            self._refuse(
+                f"{of or name} uses {name} of {module}", "the file has a name of its own like it", "rename it"
+            )
         elif self._owners.setdefault(name, module) != module:
             self._refuse(
                 f"{name} is defined in {module} and in {self._owners[name]}",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hooke.exporters.plain_source import PlainSource
 from hooke.exporters.plan import ExportPlan, ParameterValue, Step, StepResult, TaskEntry
-from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, said_by
+from hooke.exporters.source import EXEC_IMPORTS, Writer, exec_helpers, needs_code, quoted, said_by
 from hooke.exporters.targets import Abilities, ExportTarget
 
 __all__ = ["TARGET"]
@@ -100,7 +100,7 @@ class _ByReference:
 
     def called(self, entry: TaskEntry) -> tuple[str, list[str]]:
         """The function that runs a task, and its first arguments."""
-        return "hooke", [f'"{entry.target}"']
+        return "hooke", [quoted(entry.target)]
 
     def _call(self, step: Step, function: str, args: list[str], indent: int) -> str:
         return self.writer.call(function, args, step.arguments, indent=indent)

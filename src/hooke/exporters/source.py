@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,16 @@ from hooke.exporters.plan import ExportPlan, ParameterValue, StepResult
 from hooke.exporters.value_text import Construction, write_value
 from hooke.pipeline.promise import shown_path
 
-__all__ = ["Writer", "exec_helpers", "indented", "needs_code", "project_line", "said_by"]
+__all__ = [
+    "Writer",
+    "exec_helpers",
+    "indented",
+    "joined_call",
+    "needs_code",
+    "project_line",
+    "quoted",
+    "said_by",
+]
 
 WIDTH = 100
 """Characters of a line before a call goes over several."""
@@ -158,6 +168,11 @@ def _wrapped(part: str, indent: int) -> str:
     lines = "".join(f"{inner}{text},\n" for text in texts)
     start, end = node.col_offset - 1, (node.end_col_offset or 0) - 3
     return f"{data[:start].decode()}\n{lines}{' ' * indent}{data[end:].decode()}"
+
+
+def quoted(text: str) -> str:
+    """A text of Python, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def indented(text: str, spaces: int) -> str:

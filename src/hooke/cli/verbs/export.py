@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
         params=params,
         flavour="plain" if plain else "reference",
         pods=pods,
-        schedule=schedule,
+        schedule=_cron(schedule),
         image=image,
         secrets=tuple(map(_secret, secrets)),
     )
@@ -102,14 +103,27 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     return 0
 
 
+_CRON = re.compile(r"[\w*/,-]+( [\w*/,-]+){4}", re.ASCII)
+_SECRET = re.compile(r"(?P<variable>[A-Za-z_]\w*)=(?P<secret>[\w./-]+):(?P<key>[\w./-]+)", re.ASCII)
+
+
+def _cron(text: str) -> str:
+    """Raises UsageError for what is not five fields; what they mean is the target's to say."""
+    if text and not _CRON.fullmatch(text):
+        raise UsageError(
+            f"--schedule {text!r} is not five fields of cron",
+            fix="write --schedule '0 6 * * *' for six o'clock each day",
+        )
+    return text
+
+
 def _secret(text: str) -> Secret:
-    variable, equals, named = text.partition("=")
-    secret, colon, key = named.partition(":")
-    if not (variable.isidentifier() and equals and secret and colon and key):
+    found = _SECRET.fullmatch(text)
+    if found is None:
         raise UsageError(
             f"--secret {text!r} is not VARIABLE=SECRET:KEY", fix="write --secret DATABASE_URL=database:url"
         )
-    return Secret(variable=variable, secret=secret, key=key)
+    return Secret(variable=found["variable"], secret=found["secret"], key=found["key"])
 
 
 # --- `hooke exec`.
