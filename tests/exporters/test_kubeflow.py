@@ -95,8 +95,10 @@ def demanding(folder, **given):
     secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
     out = folder / "demanding_out.py"
     order = ExportOrder(target="kubeflow", pipeline=found, file=file, out=out, image=IMAGE, secrets=secrets)
-    out.write_text(export(order, Project.at(folder)))
-    sys.modules.pop("demanding", None)
+    try:
+        out.write_text(export(order, Project.at(folder)))
+    finally:
+        sys.modules.pop("demanding")
 
 
 @pytest.mark.heavy
@@ -163,7 +165,6 @@ def test_what_it_cannot_express_is_refused(tmp_path, monkeypatch, given, said):
         demanding(tmp_path, **given)
     assert said in refused.value.why
     assert not (tmp_path / "demanding_out.py").exists()
-    sys.modules.pop("demanding", None)
 
 
 def test_an_image_is_asked_for_and_a_schedule_is_not_a_packages(tmp_path, monkeypatch):

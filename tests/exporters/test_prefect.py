@@ -165,6 +165,7 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
         target="prefect", pipeline=flaky, file=file, out=shapes.folder / "flaky_flow.py", secrets=secrets
     )
     order.out.write_text(export(order, Project.at(shapes.folder)))
+    sys.modules.pop("flaky")
     cases = {name: (f"{name}_flow", "main", {}, False, "") for name in NAMES}
     plain = [name for name in NAMES if name not in ("files", "gang")]
     for name in plain:
@@ -192,16 +193,17 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
 
 
 def test_what_prefect_cannot_express_is_refused(tmp_path, shapes):
-    (tmp_path / "demanding.py").write_text(DEMANDING)
-    found, file = load_entry(str(tmp_path / "demanding.py"))
+    (tmp_path / "asking.py").write_text(DEMANDING)
+    found, file = load_entry(str(tmp_path / "asking.py"))
     order = ExportOrder(
         target="prefect", pipeline=found, file=file, out=tmp_path / "flow.py", flavour="plain"
     )
+    sys.modules.pop("asking")
     with pytest.raises(UsageError) as refused:
         export(order, Project.at(tmp_path))
     for said in (
-        "fit: its parameter 'wait_for'",
-        "--plain: a function in a thread of the flow cannot be ended",
+        "fit: its parameter 'wait_for': Prefect's submit() and map() have",
+        "fit: timeout=1m 00s: a function in a thread of the flow cannot be ended",
     ):
         assert said in refused.value.why
 
