@@ -47,6 +47,11 @@ def fit(candidate: Candidate, rows: list[list[float]]) -> float:
 
 
 @task
+def scaled(candidate: Candidate, by: int) -> float:
+    return candidate.rate * by
+
+
+@task
 def best(candidates: tuple[Candidate, ...], scores: list[float]) -> Candidate:
     return max(zip(candidates, scores, strict=True), key=lambda each: each[1])[0]
 
@@ -100,10 +105,10 @@ def maps_of_maps(n: int = 2):
 
 @pipeline
 def two_lists():
-    """A map over two lists: another map, and items of it with a constant among them; slices of it."""
+    """Maps over two lists: another map, and items of it with a constant among them; objects, and a list of run time."""
     firsts = double.map([1, 2, 3])
     pairs = pair.map(firsts, [None, *firsts[:-1]])
-    return total(firsts[1:])["sum"], pairs
+    return total(firsts[1:])["sum"], pairs, scaled.map(GRID, numbers(2, start=1))
 
 
 @pipeline

@@ -207,9 +207,9 @@ class _Names:
             name += "_item"
         return name
 
-    def rows(self, step: str) -> str:
-        """The function that pairs the items of several lists."""
-        name = f"{step}_rows"
+    def counting(self, step: str) -> str:
+        """The function that counts the items of a step."""
+        name = f"{step}_numbers"
         while name in self._steps:
             name += "_"
         return name
@@ -238,12 +238,12 @@ class _StepSource:
         self._names = names
         self._writer = Writer(plan, variable=self._variable, parameter=lambda name: f'params["{name}"]')
         self._is_direct = self._can_expand_items()
-        self._is_paired = step.is_mapped and not self._is_direct and step.length is None
+        self._is_counted = step.is_mapped and not self._is_direct and step.length is None
 
     # -- the function
 
     def function(self) -> str:
-        """The function, and the one that pairs its items if there is one."""
+        """The function, and the one that counts its items if there is one."""
         used = self._used()
         items = self._item_names()
         call = self._call(items)
@@ -254,7 +254,7 @@ class _StepSource:
         options = self._options()
         decorator = joined_call("@task", options) if options else "@task"
         made = f"{decorator}\ndef {self._function()}({', '.join(parameters)}):\n{lists}    return {call}\n"
-        return f"{self._pairing()}{made}" if self._is_paired else made
+        return f"{self._counting()}{made}" if self._is_counted else made
 
     def _function(self) -> str:
         """The name of the function."""
@@ -287,30 +287,32 @@ class _StepSource:
         columns = self._step.columns
         if self._is_direct:
             return [f"{name}={items[name]}" for name in columns]
-        if self._is_paired:
-            return [f"{name}={items['']}[{at}]" for at, name in enumerate(columns)]
         return [f"{name}={self._writer.value(column)}[{items['']}]" for name, column in columns.items()]
 
     def _item_names(self) -> dict[str, str]:
-        """Column -> the parameter for its items; under "" the one for the number of an item, or for its row."""
+        """Column -> the parameter for its items; or under "" the one for the number of an item."""
         step = self._step
         if not step.is_mapped:
             return {}
         taken = {*map(self._variable, self._used()), *([step.entry.function] if step.entry else [])}
         if self._is_direct:
             return {name: self._names.parameter(name, taken) for name in step.columns}
-        return {"": self._names.parameter("row" if self._is_paired else "i", taken)}
+        return {"": self._names.parameter("i", taken)}
 
-    def _pairing(self) -> str:
-        """A task of its own that pairs the items of several lists, which must be of one length."""
+    def _counting(self) -> str:
+        """A task of its own that counts the items of lists, which must be of one length."""
         used = self._mapped_over()
-        lists = [self._writer.value(column) for column in self._step.columns.values()]
+        columns = self._step.columns.values()
+        lists = [
+            f"range({len(each)})" if type(each) in (list, range) else self._writer.value(each)
+            for each in columns
+        ]
         options = self._rule()
         decorator = joined_call("@task", options) if options else "@task"
         parameters = [*map(self._variable, used), *(["params=None"] if 'params["' in "".join(lists) else [])]
         return (
-            f"{decorator}\ndef {self._names.rows(self._step.name)}({', '.join(parameters)}):\n"
-            f"    return [list(row) for row in zip({', '.join(lists)}, strict=True)]\n\n\n"
+            f"{decorator}\ndef {self._names.counting(self._step.name)}({', '.join(parameters)}):\n"
+            f"    return [i for i, _ in enumerate(zip({', '.join(lists)}, strict=True))]\n\n\n"
         )
 
     # -- the call of it
@@ -327,11 +329,11 @@ class _StepSource:
         if self._is_direct:
             ((parameter, column),) = step.columns.items()
             over, before = f"{items[parameter]}={self._expanded(column)}", ""
-        elif self._is_paired:
-            rows = self._names.rows(step.name)
+        elif self._is_counted:
+            numbers = self._names.counting(step.name)
             given = [f"{self._variable(name)}={name}_out" for name in self._mapped_over()]
-            before = f"{rows}_out = {joined_call(rows, given, indent=4)}\n"
-            over = f"{items['']}={rows}_out"
+            before = f"{numbers}_out = {joined_call(numbers, given, indent=4)}\n"
+            over = f"{items['']}={numbers}_out"
         else:
             over, before = f"{items['']}=list(range({step.length}))", ""
         return f"{before}{name}{joined_call(f'{start}.expand', [over], indent=4)}\n"
@@ -356,12 +358,13 @@ class _StepSource:
     def _used(self) -> list[str]:
         """The steps whose results the function itself gets."""
         step = self._step
-        if step.is_mapped and (self._is_direct or self._is_paired):
+        if step.is_mapped and self._is_direct:
             return _steps_in(step.arguments.values())
         return list(step.uses)
 
     def _mapped_over(self) -> list[str]:
-        return _steps_in(self._step.columns.values())
+        """The steps whose lists must be there to be counted."""
+        return _steps_in(each for each in self._step.columns.values() if isinstance(each, StepResult))
 
     def _lists(self, used: Iterable[str]) -> list[str]:
         """Those of them that are mapped: Airflow gives a sequence of theirs that is no list."""
