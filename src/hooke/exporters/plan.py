@@ -1,4 +1,4 @@
-"""A traced graph as steps that another scheduler can run. Pure: a value in, a value out.
+"""A traced graph as steps that another scheduler can run. Nothing is read or written: a value in, a value out.
 
 For whoever writes a target, this is all there is to know:
 
