@@ -87,7 +87,10 @@ def home(tmp_path, monkeypatch):
 def tested(python, settings, home, cases):
     """DAG -> how its `dag.test()` ended; all in one process."""
     told = home / "told.json"
-    command = (str(ROOT / "tests" / "exporters" / "airflow_cases.py"), str(home / "dags"), json.dumps(cases))
+    shutil.copy(
+        ROOT / "tests" / "exporters" / "airflow_cases.py", home
+    )  # the project is that of the running script
+    command = ("airflow_cases.py", str(home / "dags"), json.dumps(cases))
     airflow(python, settings, *command, str(told))
     found = json.loads(told.read_text())
     assert found.pop("errors") == {}

@@ -25,6 +25,8 @@ from hooke.project.pipeline_file import load_entry
 ROOT = Path(__file__).parents[2]
 HOOKE = Path(sys.executable).with_name("hooke")
 IMAGE = "registry.example.com/shapes:1"
+LOOPING = [name for name in NAMES if name != "two_lists"]
+"""All but the one that maps over two lists of which one exists only at run time."""
 RUNNING = ("delays", "dynamic")
 """Those that run as lightweight components: lists of tasks with constants of a class, and a loop."""
 
@@ -56,13 +58,13 @@ def told(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
         shapes = Exported(folder)
-        for name in NAMES:
+        for name in LOOPING:
             shapes.export("kubeflow", name, folder / f"{name}_pods.py", image=IMAGE, pods=True)
         for name in RUNNING:
             shapes.export("kubeflow", name, folder / f"{name}_light.py", image=IMAGE)
         demanding(folder, gpus=1, lists="[1, 2]")
         modules = [
-            *(f"{name}_pods" for name in NAMES),
+            *(f"{name}_pods" for name in LOOPING),
             *(f"{name}_light" for name in RUNNING),
             "demanding_out",
         ]
@@ -111,9 +113,11 @@ def test_lightweight_components_compute_what_the_pipelines_do(told):
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_the_containers_of_ten_shapes_compute_what_the_pipelines_do(told):
+def test_the_containers_of_nine_shapes_compute_what_the_pipelines_do(told):
     shapes, found = told
-    packages = {name: Package(found[f"{name}_pods"]["package"], environment(shapes.folder)) for name in NAMES}
+    packages = {
+        name: Package(found[f"{name}_pods"]["package"], environment(shapes.folder)) for name in LOOPING
+    }
     with ThreadPoolExecutor(3) as threads:
         returned = dict(zip(packages, threads.map(Package.run, packages.values()), strict=True))
     values = {name: shapes.value(each["Output"]) for name, each in returned.items()}
@@ -167,10 +171,17 @@ def test_what_it_cannot_express_is_refused(tmp_path, monkeypatch, given, said):
     assert not (tmp_path / "demanding_out.py").exists()
 
 
-def test_an_image_is_asked_for_and_a_schedule_is_not_a_packages(tmp_path, monkeypatch):
+def test_the_tenth_shape_is_refused_and_an_image_is_asked_for_and_a_schedule_is_not_a_packages(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "shapes_job", raising=False)  # another test's
     shapes = Exported(tmp_path)
+    with pytest.raises(UsageError) as refused:
+        shapes.export("kubeflow", "two_lists", tmp_path / "out.py", image=IMAGE)
+    assert (
+        "scaled: it is mapped over several lists, of which one exists only at run time" in refused.value.why
+    )
     with pytest.raises(UsageError) as refused:
         shapes.export("kubeflow", "chain", tmp_path / "out.py", schedule="@daily", flavour="plain")
     for said in (

@@ -6,6 +6,7 @@ One server on the loopback lives for all of them.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,9 +28,9 @@ from hooke.project.folder import Project
 from hooke.project.pipeline_file import load_entry
 from hooke.running.run import Run
 
-ROOT = Path(__file__).parents[2]
+CASES = Path(__file__).with_name("prefect_cases.py")
 HOOKE = Path(sys.executable).with_name("hooke")
-PAGE = ROOT / "docs" / "how-to" / "inside-orchestrators.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "inside-orchestrators.md"
 
 
 class Prefect:
@@ -75,7 +76,8 @@ class Prefect:
     def run(self, folder, **cases):
         """Case -> how its flow ended: `case=(module, flow, parameters, deployed, last line)`."""
         told = folder / "told.json"
-        command = [self.python, ROOT / "tests" / "exporters" / "prefect_cases.py", json.dumps(cases), told]
+        shutil.copy(CASES, folder)  # the project is that of the running script
+        command = [self.python, CASES.name, json.dumps(cases), told]
         done = subprocess.run(
             command,
             cwd=folder,
@@ -255,9 +257,8 @@ def test_a_run_inside_a_flow_reports_its_state_and_its_lines_and_is_not_tried_tw
     assert (good["state"], good["result"]) == ("COMPLETED", 9)
     lines = [tuple(line) for line in good["log"]]
     assert any(name == "hooke.run" and line.startswith("run training-") for name, line in lines), lines
-    assert {line.rpartition(" | ")[2] for name, line in lines if name == "hooke.tasks"} == {
-        f"loading day {day}" for day in range(3)
-    }
+    printed = {line.rpartition(" | ")[2] for name, line in lines if name == "hooke.tasks"}
+    assert printed == {f"loading day {day}" for day in range(3)}, lines
     assert bad["state"] == "FAILED"
     assert bad["result"].startswith("TaskError: load(day=5) failed: ValueError: no such day"), bad["result"]
     assert (tmp_path / "tries").read_text() == "...", "three tries of the task, and not of the run"

@@ -343,7 +343,7 @@ def crontab(schedule: Schedule) -> str:
     }[schedule.overlap]
     return (
         f"# {schedule.name}: {what}\n"
-        "# A time at which the machine is off is missed. The times are in the machine's time zone.\n"
+        "# A time at which the machine is off is missed. The times are in the time zone of the machine.\n"
         f"{schedule.times.expression} {_percent(command)}\n"
     )
 
