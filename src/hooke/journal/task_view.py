@@ -512,7 +512,8 @@ class TaskView:
     def begin_anew(self) -> None:
         """A new driver resumes the run: it plans the nodes again, and the rate starts again."""
         self._nodes = 0
-        self._first: NodePlanned | None = None
+        self.first: NodePlanned | None = None
+        """The plan of the first node; there is one as soon as the task is in a view."""
         self.changed: set[NodeView] = set()
         self.levels: set[int] = set()
         """Of its nodes: a path through the graph has at most one node of each."""
@@ -529,7 +530,7 @@ class TaskView:
             node.counted = former.counted
         else:
             self._nodes += 1
-        self._first = self._first or node.planned
+        self.first = self.first or node.planned
         self.levels.add(node.level)
         self.changed.add(node)
 
@@ -708,8 +709,8 @@ class TaskView:
 
     def row(self, now: float) -> TaskRow:
         """The task at `now`."""
-        counts, first = self.counts, self._first
-        assert first is not None  # a task is in a view from its first node on
+        counts, first = self.counts, self.first
+        assert first is not None
         return TaskRow(
             task=self.name,
             state=self.state,

@@ -39,7 +39,7 @@ from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER, RunsFolder
 from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
-from hooke.journal.task_view import NodeView, TaskRow, TaskView
+from hooke.journal.task_view import NodeView, TaskRow
 from hooke.pages.timeline import Timeline, TimelineView
 from hooke.sync.outbox import has_logged, logged_segments
 from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, full_names, logged_in
@@ -322,7 +322,7 @@ class RunFollower:
             files=files[:MOST_ROWS],
             code=code[:MOST_ROWS],
             environment=_environment(view, self._made_of),
-            cached=[_cached(task, view.tasks[task.task], causes or {}) for task in tasks[:MOST_ROWS]],
+            cached=[_cached(view, task, causes or {}) for task in tasks[:MOST_ROWS]],
             reading=f"{1 - self.share_left:.0%}" if self.share_left else "",
             left_out=left_out,
         )
@@ -545,8 +545,7 @@ def _source(traceback: str) -> str:
 def _code(view: RunView) -> list[ReportedCode]:
     found: dict[ReportedCode, None] = {}
     for task in view.tasks.values():
-        first: NodePlanned = next(iter(task.nodes.values())).planned
-        for part, digest in first.code.items():
+        for part, digest in task.first.code.items() if task.first is not None else ():
             seen = view.code.get(digest)
             found[ReportedCode(task.name, part, seen.where if seen is not None else "", digest[:12])] = None
     return list(found)
@@ -573,7 +572,7 @@ def _environment(view: RunView, made_of: MadeOf | None) -> list[tuple[str, str]]
     return [(name, clip(value, 500)) for name, value in facts.items() if value]
 
 
-def _cached(row: TaskRow, task: TaskView, causes: Mapping[str, str]) -> tuple[str, str, str]:
+def _cached(view: RunView, row: TaskRow, causes: Mapping[str, str]) -> tuple[str, str, str]:
     """What of a task came from the cache, and why the rest did not."""
     parts = []
     if row.cached:
@@ -588,8 +587,9 @@ def _cached(row: TaskRow, task: TaskView, causes: Mapping[str, str]) -> tuple[st
         why = "an earlier run had the same code and arguments"
     if not why and row.state == "not needed":
         why = "everything that uses it was stored"
-    node = next(iter(task.nodes.values()))
-    reasons = [each for each in (why, *node.planned.notes, node.unsettled) if each]
+    first = view.tasks[row.task].first
+    found = (*first.notes, view.nodes[first.node].unsettled) if first is not None else ()
+    reasons = [each for each in (why, *found) if each]
     return row.task, "; ".join(parts) or row.state, "; ".join(reasons)
 
 
