@@ -7,6 +7,7 @@ import pwd
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -61,35 +62,33 @@ def await_until(holds, *, what: str, within_s: float = 300.0) -> None:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """A server of Debian's PostgreSQL on a socket below `folder`, with a database for Airflow; gives its address."""
+def postgres() -> Iterator[str]:
+    """A server of Debian's PostgreSQL on a socket, with a database for Airflow; gives its address."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     if not found or os.geteuid() != 0:
         pytest.skip("Airflow's server needs Debian's postgresql, and root to start it as another user")
     programs, user = found[-1].parent, pwd.getpwnam("postgres")
-    folder.mkdir()
-    for each in (folder, *folder.parents[:3]):
-        each.chmod(each.stat().st_mode | 0o011)
-    data, sockets = folder / "data", folder / "sockets"
-    for each in (data, sockets):
-        each.mkdir()
-        os.chown(each, user.pw_uid, user.pw_gid)
     asks = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
-    with (folder / "log").open("w") as log:
+    # Folders of pytest are root's alone.
+    with tempfile.TemporaryDirectory(prefix="hooke-postgres-") as made, tempfile.TemporaryFile("w+") as log:
+        folder = Path(made)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        data = folder / "data"
         initdb = [programs / "initdb", "-D", data, "-U", "airflow", "--auth=trust", "--no-sync"]
-        subprocess.run(initdb, check=True, stdout=log, stderr=log, **asks)
+        done = subprocess.run(initdb, capture_output=True, text=True, check=False, **asks)
+        assert done.returncode == 0, done.stderr
         server = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-k", sockets, "-c", "listen_addresses=", "-c", "fsync=off"],
+            [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
             stdout=log,
             stderr=log,
             **asks,
         )
-        create = [programs / "createdb", "-h", sockets, "-U", "airflow", "airflow"]
+        create = [programs / "createdb", "-h", folder, "-U", "airflow", "airflow"]
         try:
             await_until(
                 lambda: subprocess.run(create, stderr=log, check=False).returncode == 0, what="PostgreSQL"
             )
-            yield f"postgresql+psycopg2://airflow@/airflow?host={sockets}"
+            yield f"postgresql+psycopg2://airflow@/airflow?host={folder}"
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(60)

@@ -192,7 +192,7 @@ def test_a_real_server_runs_retries_and_times_out(python, home):
         assert "seconds=10" in text
         (home / "dags" / f"{name}.py").write_text(text.replace("seconds=10", "seconds=1"))
     shapes.file.write_text(SOURCE + TRYING)
-    with postgres(home / "postgres") as address:
+    with postgres() as address:
         settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = address
         airflow(python, settings, "-m", "airflow", "db", "migrate")
         with airflow_server(python, settings, home, {"delays", "again", "late"}) as server:
