@@ -160,6 +160,16 @@ def test_a_gang_has_its_ranks_and_a_method_its_object(shop):
     assert ran() == ["impure", "impure"]
 
 
+def test_a_shared_store_has_its_signatures(shop):
+    Path("secret").write_text("0123456789abcdef")
+    Path("hooke.toml").write_text('[store]\nurl = "shared"\nsecret_file = "secret"\n')
+    listed = done(shop, "numbers", n="2", listed=True)
+    assert value(shop, done(shop, "total", values=f"[{listed.items[1]!r}, 5]").reference) == 6
+    Path("secret").write_text("another secret of the store")
+    with pytest.raises(TaskFailed, match="sign"):
+        done(shop, "total", values=listed.reference)
+
+
 def test_two_at_once_compute_it_once(shop):
     shop.edit('print("printed")', "import time; time.sleep(0.5)")
     found = []

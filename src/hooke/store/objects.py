@@ -348,7 +348,7 @@ class Objects:
             return name
 
         with reaching(self._backend.place):
-            self._backend.write(fill, size=len(data), exclusive=True)
+            self._backend.write(fill, size=len(data))
         return Ref(ref.digest, ref.size, None, ref.files)
 
     def copy(self, ref: Ref, to: Backend) -> None:
