@@ -80,6 +80,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("dags", "project"):
         (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "project")  # where pipelines write that are called as functions
     yield tmp_path
     sys.modules.pop("shapes_job", None)
 
