@@ -142,6 +142,7 @@ MADE_IN = {
     "debug": "hooke.cli.verbs.reproduce:debug",
     "demo": "hooke.cli.demo.demo:demo",
     "exec": "hooke.cli.verbs.export:execute",
+    "graph": "hooke.cli.verbs.pages:graph",
     "import": "hooke.cli.verbs.imports:imports",
     "plan": "hooke.cli.verbs.plan:plans",
     "report": "hooke.cli.verbs.pages:report",

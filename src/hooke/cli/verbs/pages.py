@@ -1,7 +1,11 @@
-"""`hooke ui` and `hooke report`: runs in a browser, and a run as one file. `hooke ui --mlflow` opens MLflow's pages."""
+"""What people look at: `hooke ui` and `hooke report`, runs in a browser and as one file; `hooke graph`, the picture of a pipeline.
+
+`hooke ui --mlflow` opens MLflow's pages.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib.util import find_spec
@@ -11,13 +15,16 @@ import click
 
 from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
+from hooke.base.files import write_atomic
 from hooke.base.formats import format_bytes
-from hooke.cli.options import complete_run, in_project
+from hooke.cli.drive import load_pipeline, user_code
+from hooke.cli.options import complete_run, debug_option, in_project
+from hooke.cli.parameters import Parameters
 from hooke.journal.run_folders import RunsFolder
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
-__all__ = ["report", "ui"]
+__all__ = ["graph", "report", "ui"]
 
 
 @click.command()
@@ -128,3 +135,40 @@ def _mlflow(project: Project, port: int) -> None:
     os.chdir(project.root)
     # Replaces this process, so a signal to it ends the server.
     os.execve(sys.executable, command, os.environ | LIGHT)  # noqa: S606 - deliberately without a shell
+
+
+# --- The picture of a pipeline.
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("target", metavar="FILE.py[:PIPELINE]")
+@click.option(
+    "--svg",
+    "file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the picture to FILE, as SVG.",
+)
+@click.option("--mermaid", is_flag=True, help="Print a Mermaid flowchart, for Markdown.")
+@debug_option
+@click.argument("parameters", nargs=-1, metavar="[--PARAMETER VALUE ...]", type=click.UNPROCESSED)
+def graph(*, target: str, file: Path | None, mermaid: bool, parameters: tuple[str, ...]) -> int:
+    """Draw the graph of the pipeline in FILE.py: its calls, maps with their items, and nested pipelines.
+
+    The pipeline's body runs, but no task. The text has a line for each call, with the calls whose results it takes. Of more than
+    60 calls, those of one task are one. The pipeline's parameters are options, as for `hooke run`.
+    """
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UsageError(f"--svg {file}: its folder does not exist", fix=f"mkdir -p {file.parent}")
+    with contextlib.redirect_stdout(sys.stderr):
+        pipeline, _ = load_pipeline(target)
+        args, params = Parameters(pipeline, target=target, verb="graph").parse(parameters)
+        drawn = user_code(lambda: pipeline.graph(*args, **params), pipeline)
+    if file is not None:
+        write_atomic(file, drawn.svg().encode())
+        click.echo(f"wrote {file}: {drawn.summary}", err=True)
+    if mermaid:
+        click.echo(drawn.mermaid(), nl=False)
+    elif file is None:
+        click.echo(drawn.text())
+    return 0
