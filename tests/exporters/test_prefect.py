@@ -214,7 +214,7 @@ DEMANDING = """
 from hooke import pipeline, task
 
 
-@task
+@task(timeout="1m")
 def fit(wait_for: int) -> int:
     return wait_for
 

@@ -32,6 +32,8 @@ TARGETS = Plugins(
     "hooke.exporters",
     {
         "airflow": "hooke.exporters.airflow:TARGET",
+        "kubeflow": "hooke.exporters.kubeflow:TARGET",
+        "prefect": "hooke.exporters.prefect:TARGET",
         "script": "hooke.exporters.script:TARGET",
     },
 )

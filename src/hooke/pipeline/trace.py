@@ -97,6 +97,8 @@ class GraphTracer:
         """Node -> its iterables, which a later change of the body may replace by copies."""
         self._linted: set[Callable[..., Any]] = set()
         self._places: dict[tuple[str, types.CodeType, int], SourceLine] = {}
+        self._origins: dict[tuple[int, int], PromiseOrigin] = {}
+        """One for the calls of a task on a line, by the identities of both."""
         self._within: tuple[str, ...] | None = None
         self._names = Counter[tuple[str, ...]]()
 
