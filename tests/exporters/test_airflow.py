@@ -85,7 +85,7 @@ def home(tmp_path, monkeypatch):
     sys.modules.pop("shapes_job", None)
 
 
-def tested(python, settings, home, cases):
+def ended(python, settings, home, cases):
     """DAG -> how its `dag.test()` ended; all in one process."""
     told = home / "told.json"
     shutil.copy(
@@ -112,7 +112,7 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home, database):
     cases = {name: {"result": RESULTS.get(name, "result")} for name in NAMES}
     cases |= {f"plain_{name}": {"result": RESULTS.get(name, "result")} for name in PLAIN}
     cases["empty"] = {"result": "result", "conf": {"n": 0}}
-    found = tested(python, settings, home, cases)
+    found = ended(python, settings, home, cases)
     assert {name: each["state"] for name, each in found.items()} == dict.fromkeys(cases, "success")
     assert {name: found.pop(f"plain_{name}")["result"] for name in PLAIN} == {
         name: shapes.here(name) for name in PLAIN
@@ -148,7 +148,7 @@ def test_a_run_inside_a_task_reports_its_state_and_is_not_tried_twice_over(pytho
         f"import site\nsite.addsitedir({sysconfig.get_path('purelib')!r})\n"
     )
     settings = settings_of(home) | {"PYTHONPATH": str(site), "HOOKE_SINKS": "none"}
-    found = tested(python, settings, home, {"nightly": {"result": "train"}, "bad": {"result": "train"}})
+    found = ended(python, settings, home, {"nightly": {"result": "train"}, "bad": {"result": "train"}})
     assert (found["nightly"]["state"], found["nightly"]["result"]) == ("success", 9)
     assert found["bad"]["tasks"] == [["train", -1, "failed"]]
     assert (home / "tries").read_text() == "...", "three tries of the task, and not of the run"

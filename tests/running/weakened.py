@@ -112,6 +112,7 @@ def finds_the_tasks_last(patch: pytest.MonkeyPatch) -> None:
     last: dict[str, dict[str, str]] = {}
     patch.setattr(Store, "commit", committed)
     patch.setattr(Store, "find", found)
+    patch.setattr(Store, "lacking", lambda _self, keys: [False] * len(keys))
 
 
 def resumes_by_number(patch: pytest.MonkeyPatch) -> None:
