@@ -160,6 +160,14 @@ class TestLabels:
         assert done.code == 2
         assert "no parameter bonsu" in done.err and "did you mean bonus?" in done.err
 
+    def test_without_the_extra_a_file_of_yaml_says_how_to_get_it(self, desk):
+        desk.write("job.py", ARITHMETIC)
+        desk.write("p.yaml", "n: 4\n")
+        desk.write("hidden/sitecustomize.py", "import sys\n\nsys.modules['yaml'] = None\n")
+        done = desk.hooke("run", "job.py", "--params", "p.yaml", PYTHONPATH=str(desk.folder / "hidden"))
+        assert done.code == 1
+        assert 'pip install "hooke-ml[yaml]"' in done.err
+
     def test_an_option_that_is_a_parameter_too_is_no_guess(self, desk):
         desk.write(
             "job.py",

@@ -32,6 +32,7 @@ from hooke.base.annotations import (
 )
 from hooke.base.errors import ConfigError, UsageError
 from hooke.base.formats import did_you_mean, short_repr
+from hooke.base.yaml_text import parse_yaml
 from hooke.cli.options import TYPED, options_of_command
 from hooke.models.registry_protocol import parse_wanted
 from hooke.pipeline.arguments import unbind
@@ -170,7 +171,7 @@ def _is_plain(kind: Any) -> bool:
 
 def read_params(path: Path) -> dict[str, Any]:
     """Parameter -> value, from a TOML, YAML or JSON file. Raises UsageError, which names the file."""
-    readers = {".toml": _toml, ".json": msgspec.json.decode, ".yaml": _yaml, ".yml": _yaml}
+    readers = {".toml": _toml, ".json": msgspec.json.decode, ".yaml": parse_yaml, ".yml": parse_yaml}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise UsageError(
@@ -202,15 +203,6 @@ def _siblings(path: Path) -> list[Path]:
 
 def _toml(data: bytes) -> Any:
     return tomllib.loads(data.decode())
-
-
-def _yaml(data: bytes) -> Any:
-    import yaml  # 30 ms that other commands do not need
-
-    try:
-        return yaml.safe_load(data)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
 
 
 # --- Parameters of a pipeline.

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from hooke.base.errors import UsageError
+from hooke.base.yaml_text import parse_yaml
 
 __all__ = ["Access", "Credentials", "access_of", "find_access", "pod_access"]
 
@@ -267,8 +266,8 @@ def _plugin_status(plugin: Mapping[str, Any], cluster: Mapping[str, Any]) -> dic
 
 def _parsed(file: Path) -> dict[str, Any]:
     try:
-        parsed = yaml.safe_load(_read(file, "kubeconfig"))
-    except yaml.YAMLError as error:
+        parsed = parse_yaml(_read(file, "kubeconfig"))
+    except ValueError as error:
         raise UsageError("the kubeconfig is no YAML", where=str(file), why=str(error)) from error
     if not isinstance(parsed, dict):
         raise UsageError("the kubeconfig has no clusters, users and contexts", where=str(file))

@@ -9,9 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from hooke.base.errors import UsageError
+from hooke.base.yaml_text import write_yaml
 from hooke.kubernetes.client import Manifest
 
 __all__ = ["NODES_OF_A_RACK", "node_labels", "node_pool", "print_node_pool"]
@@ -95,4 +94,4 @@ def node_labels(pod_template: Mapping[str, Any]) -> dict[str, str]:
 
 def print_node_pool(pool: Manifest, notes: Sequence[str]) -> str:
     """The manifest as YAML for `kubectl apply -f -`, below the notes as comments. Pure."""
-    return "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(pool, sort_keys=False)
+    return "".join(f"# {note}\n" for note in notes) + write_yaml(pool)

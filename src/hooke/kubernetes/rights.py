@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import yaml
-
+from hooke.base.yaml_text import write_yaml
 from hooke.kubernetes.client import Kubernetes, Manifest
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "REAP_RIGHTS",
     "RUN_RIGHTS",
     "Right",
-    "as_yaml",
     "lacking_rights",
     "lacking_text",
     "print_rights",
@@ -122,12 +120,7 @@ def print_rights(rights: Sequence[Right], *, account: str, namespace: str) -> st
     """The manifests as YAML for `kubectl apply -f -`; a comment says what needs each right. Pure."""
     reasons = "".join(f"# {right}: to {right.needed_to}\n" for right in rights)
     manifests = role_manifests(rights, account=account, namespace=namespace)
-    return reasons + "---\n".join(map(as_yaml, manifests))
-
-
-def as_yaml(manifest: Manifest) -> str:
-    """A manifest for people to read. Pure."""
-    return str(yaml.dump(manifest, Dumper=_Plain, sort_keys=False))
+    return reasons + "---\n".join(map(write_yaml, manifests))
 
 
 def lacking_rights(client: Kubernetes, rights: Iterable[Right], *, namespace: str) -> list[Right]:
@@ -166,10 +159,3 @@ def _rules(rights: Iterable[Right]) -> list[Manifest]:
         {"apiGroups": [group], "resources": [resource], "verbs": each}
         for (group, resource), each in verbs.items()
     ]
-
-
-class _Plain(yaml.SafeDumper):
-    """Without `&id001` for what stands twice: people read it."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
-        return True

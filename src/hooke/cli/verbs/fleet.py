@@ -278,10 +278,10 @@ def scale(  # noqa: PLR0913 - one parameter for each option of the command
             fix=f"raise machines or max_usd_per_hour in hooke.toml under [fleets.{chosen.name}]",
         )
     if only_print:
-        from hooke.kubernetes.rights import as_yaml
+        from hooke.base.yaml_text import write_yaml
 
         with closing(chosen.cluster_keeper()) as keeper:
-            click.echo(as_yaml(keeper.manifest(machines, chosen.caps, chosen.usd_per_hour)), nl=False)
+            click.echo(write_yaml(keeper.manifest(machines, chosen.caps, chosen.usd_per_hour)), nl=False)
         return 0
     if keep and detach:
         raise UsageError(

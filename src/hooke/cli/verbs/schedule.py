@@ -13,6 +13,7 @@ import click
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
+from hooke.base.yaml_text import write_yaml
 from hooke.cli.drive import load_pipeline
 from hooke.cli.options import debug_option
 from hooke.cli.parameters import Parameters
@@ -188,8 +189,6 @@ def _files(
 
 
 def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[str]) -> str:
-    import yaml  # 30 ms that other commands do not need
-
     options = _options_of_place(project, place)
     here = Path.cwd()
     if not here.is_relative_to(project.root):
@@ -214,7 +213,7 @@ def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[st
         if wanted.catch_up_s == float("inf")
         else f"A run starts at most {trigger(wanted)['startingDeadlineSeconds']} s late."
     )
-    return f"# {missed}\n{yaml.safe_dump(made, sort_keys=False)}"
+    return f"# {missed}\n{write_yaml(made)}"
 
 
 def _options_of_place(project: Project, place: str) -> Mapping[str, object]:
