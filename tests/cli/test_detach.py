@@ -165,7 +165,7 @@ class TestLabels:
         desk.write("p.yaml", "n: 4\n")
         desk.write("hidden/sitecustomize.py", "import sys\n\nsys.modules['yaml'] = None\n")
         done = desk.hooke("run", "job.py", "--params", "p.yaml", PYTHONPATH=str(desk.folder / "hidden"))
-        assert done.code == 1
+        assert done.code == 2
         assert 'pip install "hooke-ml[yaml]"' in done.err
 
     def test_an_option_that_is_a_parameter_too_is_no_guess(self, desk):
