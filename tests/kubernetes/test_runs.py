@@ -172,11 +172,11 @@ class Driver:
         self.cluster, self.admin, self.namespace = cluster, admin, where
         self.host = cluster.nodes["node1"]
         self.variables = variables or {}
-        for folder in (STORE, HOME):
-            # Runs of another module that were not to end are none of this one's.
-            self.host.run(
-                ["sh", "-c", f"rm -rf {folder}/.hooke && mkdir -p {folder} && chown 65534:65534 {folder}"]
-            )
+        # Runs of another module that were not to end are none of this one's, and neither are its results.
+        self.host.run(
+            ["sh", "-ec", f"mkdir -p {STORE} && find {STORE} -mindepth 1 -delete && rm -rf {HOME}/.hooke"]
+        )
+        self.host.run(["sh", "-ec", f"mkdir -p {HOME} && chown 65534:65534 {STORE} {HOME}"])
         self.volumes = {
             f"{where}-{number}": (str(folder), True) for number, folder in enumerate(folders())
         } | {f"{where}-{os.path.basename(each)}": (each, False) for each in (STORE, *claims)}

@@ -67,7 +67,9 @@ _OWN_THREADS = ("threading.py", "queue.py", "concurrent/futures/", "multiprocess
 _TOOK_PART = 0.03
 """A thread of a library that used this share of a core since the last sample is what its caller waits for."""
 _COMPUTED = 0.5
-"""A thread that used this share of a core since the last sample did not wait for others."""
+"""A thread that ran for this share of the time since the last sample in which it could have had a core did not wait for others."""
+_MOST_DELAY = 0.8
+"""Of the time since the last sample: a thread that had no core for longer has shown little of what it does."""
 _LOOKS, _LOOK_AGAIN_US = 4, 200
 """How often a thread that is ready to run is looked at again, and after how long. All others wait meanwhile, at most 2 % of the time."""
 _RUNTIME_BYTES = 1 << 20
@@ -118,8 +120,8 @@ class Sampler:
         self._told = os.memfd_create("hooke-stacks", os.MFD_CLOEXEC)
         self._lock = _interpreter_lock()
         self._ended = threading.Event()
-        self._before: dict[int, int] = {}
-        """Thread -> its nanoseconds of CPU at the last sample."""
+        self._before: dict[int, tuple[int, int]] = {}
+        """Thread -> the nanoseconds that it had run at the last sample, and had been ready without a core."""
         self._thread = threading.Thread(target=self._follow, name="hooke-samples", daemon=True)
         self._thread.start()
 
@@ -161,9 +163,9 @@ class Sampler:
             thread
             for thread, (cpu, _) in used.items()
             # A thread that is new since the last sample has used all of its time since then.
-            if cpu - self._before.get(thread, 0 if self._before else cpu) >= _TOOK_PART * 1e9 * since_s
+            if cpu - self._before.get(thread, (0 if self._before else cpu, 0))[0] >= _TOOK_PART * 1e9 * since_s
         ]
-        self._before = {thread: cpu for thread, (cpu, _) in used.items()}
+        self._before = used
         native = bool(set(took) - threads.keys())
         wait, place = _attempt_waits(threads, main, beginning=beginning, held=held, native=native)
         usage, io = resource.getrusage(resource.RUSAGE_SELF), _io()
@@ -207,10 +209,13 @@ class Sampler:
             os.pread(self._told, os.fstat(self._told).st_size, 0).decode("ascii", "replace")
         )
         stacks = {thread: found_stacks.get(ident or 0, []) for thread, ident in known.items()}
-        ran = {thread: _scheduled(thread)[0] - self._before.get(thread, 0) for thread in known}
         found = {}
         for thread, stack in stacks.items():
-            computed = ran[thread] >= _COMPUTED * 1e9 * since_s
+            ran, delayed = (
+                now - then
+                for now, then in zip(_scheduled(thread), self._before.get(thread, (0, 0)), strict=True)
+            )
+            computed = ran >= _COMPUTED * (1e9 * since_s - min(delayed, _MOST_DELAY * 1e9 * since_s))
             found[thread] = _Thread.of(
                 stack, _wait_of(told[thread], self._lock), held=held, computed=computed
             )
