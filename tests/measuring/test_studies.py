@@ -178,7 +178,8 @@ def test_another_question_goes_on_with_what_was_measured(workshop):
     (after,) = find_studies(workshop.project.runs)
     assert after.measured[: len(before.measured)] == before.measured
     assert len(after.measured) >= len(before.measured)  # a busy machine may have used up the budget before
-    assert "\ntime  8 items take 4 workers " in str(more)
+    # On a quiet machine the few repeats agree so well that no law passes through them, and then it has no answer.
+    assert "\ntime  8 items take 4 workers " in str(more) or "\ntime  unknown: " in str(more)
     assert len({(each.n, each.repeat) for each in after.measured}) == len(after.measured)
     count = len(ran(workshop))
     assert measure(naps, task="nap", workers=[1, 2, 4], answer=4, within=1e-6, progress="none").id == study.id
