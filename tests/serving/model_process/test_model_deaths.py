@@ -154,7 +154,7 @@ class TestDeaths:
         pid = one.post("/pid", {}).json()
         with ThreadPoolExecutor(2) as threads:
             asked = threads.submit(one.post, "/count", {"n": 4})
-            wait_until((tmp_path / "waits").exists)  # one that dies before its first item is no stream, but a 500
+            wait_until((tmp_path / "waits").exists)  # before its first item it would be no stream, but a 500
             second = threads.submit(one.post, "/echo", {"x": "waits"})
             os.kill(pid, signal.SIGKILL)
             events = asked.result().events()

@@ -163,7 +163,8 @@ class Sampler:
             thread
             for thread, (cpu, _) in used.items()
             # A thread that is new since the last sample has used all of its time since then.
-            if cpu - self._before.get(thread, (0 if self._before else cpu, 0))[0] >= _TOOK_PART * 1e9 * since_s
+            if cpu - self._before.get(thread, (0 if self._before else cpu, 0))[0]
+            >= _TOOK_PART * 1e9 * since_s
         ]
         self._before = used
         native = bool(set(took) - threads.keys())
