@@ -373,7 +373,8 @@ def test_wrong_options_are_refused_before_anything_is_written(workshop):
     )
     words = ["export", "airflow", str(workshop.file), "-o", "out.py"]
     for more, message in (
-        (["--schedule", "daily"], "--schedule 'daily' is not five fields of cron"),
+        (["--schedule", "daily"], "--schedule 'daily' has 1 field, "),
+        (["--schedule", "0 25 * * *"], "--schedule '0 25 * * *': '25' is not a valid hour"),
         (["--secret", "A=b"], "--secret 'A=b' is not VARIABLE=SECRET:KEY"),
         (["--image", "a:1"], "pipeline 'job' cannot be exported"),
         (["--months", "3"], "months"),
@@ -389,7 +390,7 @@ def test_wrong_options_are_refused_before_anything_is_written(workshop):
         .return_value
         == 0
     )
-    assert 'schedule="*/5 * * * MON-FRI"' in Path("out.py").read_text()
+    assert 'schedule="*/5 * * * 1-5"' in Path("out.py").read_text()
     done = CliRunner().invoke(
         hooke,
         ["export", "airflo", str(workshop.file), "-o", "x.py"],

@@ -122,8 +122,8 @@ def rests(marks: str, began: float):
 def test_a_run_that_can_do_nothing_until_a_retry_has_no_pod_until_shortly_before(driver):
     driver.configure(workers="[0, 2]", more="usd_per_hour = 0.9")
     driver.put("again.py", AGAIN)
-    """The retry comes after three times as long as it took until the first pod worked, so a slow machine tests the same; and later than
-    three times the eight seconds that a start is taken for where none was seen."""
+    # The retry comes after three times as long as it took until the first pod worked, so a slow machine tests the same; and later than
+    # three times the eight seconds that a start is taken for where none was seen.
     words = ("again.py:rests", "--on", "pods", "--", "--marks", STORE, "--began", str(time.time()))
     result = driver.result(*words, within_s=500)
     run, records = result["run"], ledger(driver, result["run"])

@@ -110,30 +110,29 @@ class CronTimes:
 DAYS_OF_MONTHS = range(DAY.low, DAY.high + 1)
 
 
-def parse_cron(text: str) -> CronTimes:
-    """The times of a cron expression, such as `30 6 * * mon-fri` or `@daily`. Raises UsageError, which names the field."""
+def parse_cron(text: str, option: str = "--at") -> CronTimes:
+    """The times of a cron expression, such as `30 6 * * mon-fri` or `@daily`. Raises UsageError, which names the option and the field."""
+    said = f"{option} {text!r}"
     words = NICKNAMES.get(text.strip().lower(), text).split()
     if text.strip().startswith("@") and len(words) != len(FIELDS):
         meant = did_you_mean(text.strip().lower(), NICKNAMES)
         why = "a start of the machine is not a time" if text.strip() == "@reboot" else ""
-        raise UsageError(
-            f"--at {text!r} is not a schedule", why=why, fix=f"{meant}valid: {', '.join(NICKNAMES)}"
-        )
+        raise UsageError(f"{said} is not a schedule", why=why, fix=f"{meant}valid: {', '.join(NICKNAMES)}")
     if len(words) != len(FIELDS):
         seconds = "cron knows no seconds and no years; " if len(words) > len(FIELDS) else ""
         raise UsageError(
-            f"--at {text!r} has {len(words)} fields, and a schedule has {len(FIELDS)}",
-            fix=f"{seconds}write minute, hour, day of the month, month and day of the week: --at '30 6 * * 1-5'",
+            f"{said} has {len(words)} field{'s' if len(words) != 1 else ''}, and a schedule has {len(FIELDS)}",
+            fix=f"{seconds}write minute, hour, day of the month, month and day of the week: {option} '30 6 * * 1-5'",
         )
-    parsed = [_numbers(word, field, text) for word, field in zip(words, FIELDS, strict=True)]
+    parsed = [_numbers(word, field, said) for word, field in zip(words, FIELDS, strict=True)]
     minutes, hours, days, months, found = parsed
     weekdays = frozenset(each % 7 for each in found)
-    _check_days(text, words)
+    _check_days(said, words)
     if len(weekdays) == len(WEEKDAYS) and not any(
         day <= DAYS_IN[month - 1] for month in months for day in days
     ):
         raise UsageError(
-            f"--at {text!r} never happens: these months have no such day", fix="correct the day or the month"
+            f"{said} never happens: these months have no such day", fix="correct the day or the month"
         )
     return CronTimes(
         minutes=minutes,
@@ -150,51 +149,51 @@ def parse_cron(text: str) -> CronTimes:
     )
 
 
-def _numbers(word: str, field: _Field, text: str) -> frozenset[int]:
+def _numbers(word: str, field: _Field, said: str) -> frozenset[int]:
     """The numbers that a field stands for."""
     found: set[int] = set()
     for part in word.split(","):
         match = _PART.fullmatch(part)
         if match is None:
             raise _bad(
-                text, field, part, "a field has numbers, *, ranges (1-5), steps (*/15) and lists (1,15)"
+                said, field, part, "a field has numbers, *, ranges (1-5), steps (*/15) and lists (1,15)"
             )
         first, last, step = match["first"], match["last"], match["step"]
         if step is not None and (int(step) == 0 or (first != "*" and last is None)):
-            raise _bad(text, field, part, f"a step follows * or a range: {first}-{field.high}/{step or 1}")
+            raise _bad(said, field, part, f"a step follows * or a range: {first}-{field.high}/{step or 1}")
         if first == "*":
             if last is not None:
-                raise _bad(text, field, part, "write * alone")
+                raise _bad(said, field, part, "write * alone")
             low, high = field.low, min(field.high, 6) if field is WEEKDAY else field.high
         else:
-            low, high = _number(first, field, text), _number(last or first, field, text)
+            low, high = _number(first, field, said), _number(last or first, field, said)
         if field is WEEKDAY and high == 0 < low:
             high = 7  # fri-sun
         if low > high:
-            raise _bad(text, field, part, f"a range goes upwards: {first}-{field.high},{field.low}-{last}")
+            raise _bad(said, field, part, f"a range goes upwards: {first}-{field.high},{field.low}-{last}")
         found.update(range(low, high + 1, int(step or 1)))
     return frozenset(found)
 
 
-def _number(word: str, field: _Field, text: str) -> int:
+def _number(word: str, field: _Field, said: str) -> int:
     number = field.number(word)
     if number is None:
         names = f", or {field.names[0]} to {field.names[-1]}" if field.names else ""
         meant = did_you_mean(word.lower(), field.names)
-        raise _bad(text, field, word, f"{meant}valid: {field.low} to {field.high}{names}")
+        raise _bad(said, field, word, f"{meant}valid: {field.low} to {field.high}{names}")
     return number
 
 
-def _bad(text: str, field: _Field, part: str, fix: str) -> UsageError:
-    return UsageError(f"--at {text!r}: {part!r} is not a valid {field.name}", fix=fix)
+def _bad(said: str, field: _Field, part: str, fix: str) -> UsageError:
+    return UsageError(f"{said}: {part!r} is not a valid {field.name}", fix=fix)
 
 
-def _check_days(text: str, words: Sequence[str]) -> None:
+def _check_days(said: str, words: Sequence[str]) -> None:
     """Raise UsageError for days that cron takes for both and Kubernetes for either: `*/2` beside a weekday."""
     day, weekday = words[2], words[4]
     if "*" not in (day, weekday) and (day.startswith("*") or weekday.startswith("*")):
         raise UsageError(
-            f"--at {text!r} means different days to cron and to Kubernetes",
+            f"{said} means different days to cron and to Kubernetes",
             why="with * in one of the two, cron takes days that fit both the day of the month and the weekday; "
             "Kubernetes takes days that fit either",
             fix="write the days without *: 1-31/2 for */2",

@@ -17,6 +17,7 @@ from hooke.cli.options import project_option, the_project
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession
 from hooke.exporters.plan import Secret
+from hooke.exporters.schedules import parse_cron
 from hooke.exporters.targets import TARGETS, ExportOrder
 from hooke.exporters.targets import export as exported
 from hooke.project.folder import Project
@@ -92,7 +93,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
         params=params,
         flavour="plain" if plain else "reference",
         pods=pods,
-        schedule=_cron(schedule),
+        schedule=parse_cron(schedule, "--schedule").expression if schedule else "",
         image=image,
         secrets=tuple(map(_secret, secrets)),
     )
@@ -103,18 +104,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     return 0
 
 
-_CRON = re.compile(r"[\w*/,-]+( [\w*/,-]+){4}", re.ASCII)
 _SECRET = re.compile(r"(?P<variable>[A-Za-z_]\w*)=(?P<secret>[\w./-]+):(?P<key>[\w./-]+)", re.ASCII)
-
-
-def _cron(text: str) -> str:
-    """Raises UsageError for what is not five fields; what they mean is the target's to say."""
-    if text and not _CRON.fullmatch(text):
-        raise UsageError(
-            f"--schedule {text!r} is not five fields of cron",
-            fix="write --schedule '0 6 * * *' for six o'clock each day",
-        )
-    return text
 
 
 def _secret(text: str) -> Secret:
