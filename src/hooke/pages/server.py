@@ -9,7 +9,8 @@ import asyncio
 import functools
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import uvicorn
@@ -28,7 +29,7 @@ from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
 from hooke.pages.run_index import SORTS, STATUSES, RunIndex
 from hooke.pages.run_report import WORTH_EVENTS, RunReport, keep_report, kept_report
 
-__all__ = ["PageServer", "serve_pages"]
+__all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
 
 READ_S = 0.4
 """How long a request reads a journal; the page of a longer one says how far it is, and fills in."""
@@ -48,14 +49,35 @@ HEADERS = {
 }
 
 
+class SubjectPages(Protocol):
+    """Pages about one thing beside runs: laws, services, fleets. They only read."""
+
+    @property
+    def title(self) -> str:
+        """What the link at the top says: "Laws"."""
+
+    @property
+    def address(self) -> str:
+        """Its first page: "/laws"."""
+
+    def routes(self, server: PageServer) -> list[Route]:
+        """Its routes; `server.page` makes their pages, `changed_events` follows what is live."""
+
+
 class PageServer:
     """The pages of one project. `beside` gives what a run cost and why its tasks ran: (text, task -> text)."""
 
     def __init__(
-        self, index: RunIndex, *, name: str, beside: Callable[[str, bool], tuple[str, dict[str, str]]]
+        self,
+        index: RunIndex,
+        *,
+        name: str,
+        beside: Callable[[str, bool], tuple[str, dict[str, str]]],
+        subjects: Sequence[SubjectPages] = (),
     ) -> None:
         self.index = index
         self.name = name
+        self.subjects = subjects
         self._beside = beside
         self._known: dict[str, tuple[int, tuple[str, dict[str, str]]]] = {}
         self.took: dict[str, float] = {}
@@ -63,7 +85,7 @@ class PageServer:
 
     def routes(self) -> list[Route]:
         """All routes; they only read."""
-        return [
+        routes = [
             Route("/", self._first),
             Route("/runs", self._runs),
             Route("/events", self._runs_events),
@@ -74,10 +96,16 @@ class PageServer:
             Route("/runs/{run}/artifacts/{number:int}", self._artifact),
             Route("/static/{name}", self._static),
         ]
+        return routes + [route for subject in self.subjects for route in subject.routes(self)]
+
+    def page(self, template: str, **values: Any) -> str:
+        """A page with the links to all subjects at its top."""
+        links = [("Runs", "/runs"), *((each.title, each.address) for each in self.subjects)]
+        return page_of(template, inline=False, subjects=links, project=self.name, **values)
 
     def app(self, *, hosts: frozenset[str], token: str) -> ASGIApp:
         """The routes behind the gate."""
-        errors = {HTTPException: _refused, HookeError: _unreadable}
+        errors = {HTTPException: self._refused, HookeError: self._unreadable}
         return _Gate(Starlette(routes=self.routes(), exception_handlers=errors), hosts=hosts, token=token)
 
     async def _first(self, _: Request) -> Response:
@@ -100,10 +128,8 @@ class PageServer:
             self.index.page, query=query, status=status, sort=sort, page=int(asked.get("page", "1")[:9])
         )
         found = await run_in_threadpool(find)
-        page = page_of(
+        page = self.page(
             "runs.html",
-            inline=False,
-            project=self.name,
             query=query,
             status=status,
             sort=sort,
@@ -127,7 +153,7 @@ class PageServer:
     def _run_page(self, run: str) -> str:
         began = time.monotonic()
         report = self._read(run)
-        page = page_of("run.html", inline=False, report=report, previews={}, links=True)
+        page = self.page("run.html", report=report, previews={}, links=True)
         self.took[run] = time.monotonic() - began
         return page
 
@@ -162,12 +188,12 @@ class PageServer:
         def page() -> str:
             kept = kept_report(self.index.runs.folder(run), time.time())
             if kept is not None:
-                return page_of("logs.html", inline=False, run=run, logs=kept.logs, follow=False)
+                return self.page("logs.html", run=run, logs=kept.logs, follow=False)
             lock, follower = self.index.follower(run)
             with lock:
                 follower.read(READ_S)
                 logs, going = follower.logs(), follower.goes_on
-            return page_of("logs.html", inline=False, run=run, logs=logs, follow=going)
+            return self.page("logs.html", run=run, logs=logs, follow=going)
 
         return HTMLResponse(await run_in_threadpool(page))
 
@@ -192,7 +218,7 @@ class PageServer:
         return await run_in_threadpool(find)
 
     async def _runs_events(self, request: Request) -> Response:
-        return _events(request, self.index.state, lambda: 1.0)
+        return changed_events(request, self.index.state, lambda: 1.0)
 
     async def _run_events(self, request: Request) -> Response:
         run = self._named(request)
@@ -203,7 +229,17 @@ class PageServer:
                 follower.read(READ_S)
                 return follower.events, follower.goes_on, follower.logs_size()
 
-        return _events(request, state, lambda: SHARE * self.took.get(run, 0.0))
+        return changed_events(request, state, lambda: SHARE * self.took.get(run, 0.0))
+
+    async def _refused(self, _: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return self._said(error.status_code, error.detail, "The links at the top lead to all that there is.")
+
+    async def _unreadable(self, _: Request, error: Exception) -> Response:
+        return self._said(500, "What this page shows cannot be read", str(error))
+
+    def _said(self, status: int, what: str, fix: str) -> Response:
+        return HTMLResponse(self.page("refused.html", what=what, fix=fix), status)
 
     def _named(self, request: Request) -> str:
         run: str = request.path_params["run"]
@@ -214,7 +250,7 @@ class PageServer:
         return run
 
 
-def _events(request: Request, state: Callable[[], object], least_s: Callable[[], float]) -> Response:
+def changed_events(request: Request, state: Callable[[], object], least_s: Callable[[], float]) -> Response:
     """Server-sent events: `changed` whenever `state()` differs, at most once in `least_s()` seconds."""
 
     async def stream() -> AsyncIterator[str]:
@@ -240,19 +276,6 @@ def _address(asked: QueryParams, page: int) -> str:
 
 def _attachment(name: str, *, how: str = "attachment") -> str:
     return f"{how}; filename*=UTF-8''{quote(readable(name), safe='')}"
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _said(error.status_code, error.detail, "All runs are listed under Runs.")
-
-
-async def _unreadable(_: Request, error: Exception) -> Response:
-    return _said(500, "The run's journal cannot be read", str(error))
-
-
-def _said(status: int, what: str, fix: str) -> Response:
-    return HTMLResponse(page_of("refused.html", inline=False, what=what, fix=fix), status)
 
 
 # --- The gate.

@@ -90,6 +90,7 @@ def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
 
 
 def _serve(project: Project, port: int) -> int:
+    from hooke.cli.ui.subjects import subjects_of
     from hooke.pages.run_index import RunIndex
     from hooke.pages.server import PageServer, serve_pages
     from hooke.running.run_page import cost_text, task_causes
@@ -105,7 +106,9 @@ def _serve(project: Project, port: int) -> int:
         click.echo(f"runs of {project.root}: http://127.0.0.1:{port}/?token={token}")
         click.echo("stop with Ctrl-C", err=True)
 
-    server = PageServer(RunIndex(project.runs), name=project.root.name, beside=beside)
+    server = PageServer(
+        RunIndex(project.runs), name=project.root.name, beside=beside, subjects=subjects_of(project)
+    )
     try:
         serve_pages(server, port=port, token=token, ready=ready)
     except OSError as error:

@@ -1,0 +1,14 @@
+"""The subjects of `hooke ui`, in the order of their links."""
+
+from __future__ import annotations
+
+from hooke.pages.server import SubjectPages
+from hooke.project.folder import Project
+
+__all__ = ["subjects_of"]
+
+
+def subjects_of(project: Project) -> tuple[SubjectPages, ...]:
+    """Those that the project has pages for."""
+    _ = project
+    return ()
