@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -16,7 +17,7 @@ from hooke.journal.events import AttemptFailed, AttemptFinished, AttemptStarted,
 from hooke.journal.run_folders import RunsFolder
 from hooke.pages.rendering import MOST_BYTES, report_file
 from hooke.pages.run_index import NOT_READ, RunIndex
-from hooke.pages.run_report import RunFollower, RunReport, keep_report, kept_report, polyline
+from hooke.pages.run_report import RarelyMade, RunFollower, RunReport, keep_report, kept_report, polyline
 from hooke.pages.timeline import MOST_LANES, WIDTH, TimelineView
 from hooke.running.run_page import run_html_file
 
@@ -314,3 +315,22 @@ class TestKept:
         keep_report(played.folder, report_of(played))
         row = index.page().rows[0][1]
         assert (row.status, row.done) == ("finished", 1)
+
+
+class TestParts:
+    def test_what_takes_long_is_made_again_only_now_and_then_but_always_at_the_end(self):
+        made: list[float] = []
+
+        def make(now: float) -> int:
+            made.append(now)
+            time.sleep(0.1)
+            return len(made)
+
+        part = RarelyMade(make)
+        assert not part.due(1)
+        assert part.at(1.0, 1, over=False) == 1
+        assert part.at(2.0, 2, over=False) == 1  # ten seconds long
+        assert not part.due(2)
+        assert part.at(3.0, 2, over=True) == 2
+        assert part.at(4.0, 2, over=True) == 2
+        assert made == [1.0, 3.0]

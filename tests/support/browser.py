@@ -72,6 +72,11 @@ class Browser:
         port, path = file.read_text().splitlines()[:2]
         return f"ws://127.0.0.1:{port}{path}"
 
+    @property
+    def pid(self) -> int:
+        """Of its main process."""
+        return self._process.pid
+
     def call(self, method: str, **given: Any) -> dict[str, Any]:
         """A method of the page's session."""
         return self._call(method, session=self._session, **given)

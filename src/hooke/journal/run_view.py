@@ -320,7 +320,7 @@ class RunView:
             return None
         if self.ended is not None and self.ended.node in self.nodes:
             return self.nodes[self.ended.node].failure
-        if not any(task.counts.failed for task in self.tasks.values()):
+        if not self._has_failed:
             return None
         failures = [node.failure for node in self.nodes.values() if node.failed_count and node.failure]
         return max(failures, key=lambda event: event.at, default=None)
@@ -330,7 +330,13 @@ class RunView:
 
         The item is None for a call, and for the list of a map.
         """
+        if not self._has_failed:
+            return []
         return [each for number in sorted(self.nodes) for each in self.nodes[number].failed_attempts()]
+
+    @property
+    def _has_failed(self) -> bool:
+        return any(task.counts.failed for task in self.tasks.values())
 
     def error(self, run: str = "") -> TaskFailed | None:
         """The failure as an error with the next command to type; None if no task failed. `run` defaults to its id."""

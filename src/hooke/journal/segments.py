@@ -164,10 +164,12 @@ class RecordScan:
                     return
                 data, at = more, 0
                 continue
-            self.offset += end - at
-            self.records += 1
-            yield data[at + _RECORD.size : end]
-            at = end
+            base = self.offset - at
+            for payload, end in whole_records(data, at):
+                self.offset = base + end
+                self.records += 1
+                yield payload
+            at = self.offset - base
 
     def torn(self, path: Path) -> TornTail | None:
         """What follows the last whole record, if it is not damage in the middle."""
@@ -184,6 +186,22 @@ class RecordScan:
         framed = len(rest) >= _RECORD.size and read_length(rest, 0) >= 0
         why = "the checksum of the record there does not match" if framed else "no record begins there"
         return SegmentDamage(offset=self.offset, why=why, following=count_records(rest, 1))
+
+
+def whole_records(data: bytes, at: int) -> Iterator[tuple[bytes, int]]:
+    """Payloads of the whole records from `at` on, each with its end; it stops before the first that is not whole."""
+    unpack, head, size_of = _RECORD.unpack_from, _RECORD.size, len(data)
+    start = at + head
+    while start <= size_of:
+        marker, size, complement, check = unpack(data, at)
+        at = start + size
+        if marker != MARKER or size ^ MOST_BYTES != complement or at > size_of:
+            return
+        payload = data[start:at]
+        if crc32(payload, size) != check:
+            return
+        yield payload, at
+        start = at + head
 
 
 def read_length(data: bytes, at: int) -> int:

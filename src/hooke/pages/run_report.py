@@ -9,11 +9,11 @@ import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -48,6 +48,7 @@ from hooke.tracking.tracker import PREFIX
 
 __all__ = [
     "WORTH_EVENTS",
+    "RarelyMade",
     "ReportedFile",
     "ReportedLog",
     "RunFollower",
@@ -57,6 +58,8 @@ __all__ = [
     "kept_report",
     "polyline",
 ]
+
+T = TypeVar("T")
 
 MOST_ROWS = 500
 """Of each table on the page."""
@@ -74,6 +77,8 @@ MOST_LINES = 30
 """Metrics with a line."""
 MOST_POINTS = 100_000
 """With more values, no metric has a line: sorting them would take seconds."""
+PART_SHARE = 100
+"""The graph and the timeline of a long run are made again no sooner than this many times what that took: 1 % of a core each."""
 PREVIEW_BYTES = 200_000
 """Larger images are listed, not shown."""
 
@@ -189,6 +194,29 @@ class RunReport:
     """Table -> rows that are not on the page."""
 
 
+class RarelyMade(Generic[T]):
+    """A part of the report that takes long to make, made again only once in PART_SHARE times what that takes."""
+
+    def __init__(self, make: Callable[[float], T]) -> None:
+        self._make = make
+        self._made: T | None = None
+        self._of = -1
+        self._due_at = 0.0
+
+    def at(self, now: float, events: int, *, over: bool) -> T:
+        """As it is after so many events, or a little older; not if the run is `over`."""
+        if self._made is None or (self._of != events and (over or time.monotonic() >= self._due_at)):
+            began = time.monotonic()
+            self._made, self._of = self._make(now), events
+            ended = time.monotonic()
+            self._due_at = ended + PART_SHARE * (ended - began)
+        return self._made
+
+    def due(self, events: int) -> bool:
+        """Whether a report would make it again."""
+        return self._made is not None and self._of != events and time.monotonic() >= self._due_at
+
+
 _SOME_REF = Ref(digest="", size=0)
 """Instead of each result's own, which no page names."""
 
@@ -213,6 +241,8 @@ class RunFollower:
         self._logs = _LogTails(self.folder / "logs")
         self._retries: dict[tuple[str, str], ReportedRetry] = {}
         self._made_of: MadeOf | None = None
+        self._diagram = RarelyMade(lambda _: _diagram(self.view))
+        self._drawn_timeline = RarelyMade(self._timeline.drawn)
         self._codes: dict[tuple[str, ...], dict[str, str]] = {}
         """Digests of the parts of a task's code -> one dict for all its calls."""
 
@@ -292,6 +322,7 @@ class RunFollower:
         files = [] if logged is None else self._files_in(logged.artifacts)
         code = _code(view)
         found = view.failures()
+        whole, over = bool(view.nodes) and not self.share_left, row.status != "running"
         tables = {"tasks": tasks, "metrics": metrics, "files": files, "code": code}
         left_out = {name: len(rows) - MOST_ROWS for name, rows in tables.items() if len(rows) > MOST_ROWS}
         begun = view.begun
@@ -313,8 +344,8 @@ class RunFollower:
             metrics=metrics[:MOST_ROWS],
             usage=_usage(self.folder),
             tasks=tasks[:MOST_ROWS],
-            diagram=_diagram(view) if view.nodes and not self.share_left else None,
-            timeline=self._timeline.drawn(now) if view.nodes and not self.share_left else None,
+            diagram=self._diagram.at(now, self.events, over=over) if whole else None,
+            timeline=self._drawn_timeline.at(now, self.events, over=over) if whole else None,
             retries=[*self._retries.values()][:MOST_ROWS],
             failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
             failed=len(found),
@@ -339,6 +370,11 @@ class RunFollower:
             for number, each in enumerate(artifacts)
             if each.file.resolve().is_relative_to(inside)
         ]
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last report has a graph or a timeline older than the events, and the next would not."""
+        return self._diagram.due(self.events) or self._drawn_timeline.due(self.events)
 
     def logs_size(self) -> int:
         """Bytes that running attempts have printed so far."""

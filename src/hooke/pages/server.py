@@ -23,20 +23,26 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
 from hooke.base.formats import readable
+from hooke.base.this_process import RareCollections
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
 from hooke.pages.run_index import SORTS, STATUSES, RunIndex
-from hooke.pages.run_report import WORTH_EVENTS, RunReport, keep_report, kept_report
+from hooke.pages.run_report import WORTH_EVENTS, RunFollower, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
 
 READ_S = 0.4
-"""How long a request reads a journal; the page of a longer one says how far it is, and fills in."""
+"""How long the first request reads a journal; the page of a longer one says how far it is, and fills in."""
+READ_ON_S = 3.0
+"""How long the next ones do, while that page is there to look at."""
 POLL_S = 0.25
 """Between two looks at what a page follows."""
-SHARE = 20
-"""A page is made again no sooner than this many times what making it took: that is 5 % of a core at most."""
+LEAST_S = 0.5
+"""Between two changes that a browser is told of."""
+SHARE = 50
+"""A page is made again no sooner than this many times what making it took: that is 2 % of a core at most."""
 MOST_NODES = 2000
 POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 HEADERS = {
@@ -81,7 +87,7 @@ class PageServer:
         self._beside = beside
         self._known: dict[str, tuple[int, tuple[str, dict[str, str]]]] = {}
         self.took: dict[str, float] = {}
-        """Run -> seconds that its page took to make."""
+        """Run -> seconds that its page took to make again; the first time it has the whole journal to read."""
 
     def routes(self) -> list[Route]:
         """All routes; they only read."""
@@ -154,7 +160,7 @@ class PageServer:
         began = time.monotonic()
         report = self._read(run)
         page = self.page("run.html", report=report, previews={}, links=True)
-        self.took[run] = time.monotonic() - began
+        self.took[run] = time.monotonic() - began if run in self.took else 0.0
         return page
 
     async def _report(self, request: Request) -> Response:
@@ -169,7 +175,7 @@ class PageServer:
             return kept
         lock, follower = self.index.follower(run)
         with lock:
-            follower.read(None if whole else READ_S)
+            follower.read(None if whole else _patience(follower))
             ended = follower.view.ended is not None and not follower.share_left
             known = self._known.get(run)
             if known is None or known[0] != follower.events:
@@ -191,7 +197,7 @@ class PageServer:
                 return self.page("logs.html", run=run, logs=kept.logs, follow=False)
             lock, follower = self.index.follower(run)
             with lock:
-                follower.read(READ_S)
+                follower.read(_patience(follower))
                 logs, going = follower.logs(), follower.goes_on
             return self.page("logs.html", run=run, logs=logs, follow=going)
 
@@ -226,8 +232,8 @@ class PageServer:
         def state() -> object:
             lock, follower = self.index.follower(run)
             with lock:
-                follower.read(READ_S)
-                return follower.events, follower.goes_on, follower.logs_size()
+                follower.read(_patience(follower))
+                return follower.events, follower.goes_on, follower.logs_size(), follower.is_behind
 
         return changed_events(request, state, lambda: SHARE * self.took.get(run, 0.0))
 
@@ -262,11 +268,15 @@ def changed_events(request: Request, state: Callable[[], object], least_s: Calla
                 return
             pause = POLL_S
             if now != last:  # also at first: the page may be older than this
-                last, pause = now, max(least_s(), POLL_S)
+                last, pause = now, max(least_s(), LEAST_S)
                 yield "event: changed\ndata:\n\n"
             await asyncio.sleep(pause)
 
     return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+def _patience(follower: RunFollower) -> float:
+    return READ_ON_S if follower.events else READ_S
 
 
 def _address(asked: QueryParams, page: int) -> str:
@@ -359,4 +369,5 @@ def serve_pages(server: PageServer, *, port: int, token: str, ready: Callable[[i
         timeout_graceful_shutdown=1,
     )
     ready(port)
-    uvicorn.Server(settings).run(sockets=[listening])
+    with RareCollections(SystemClock()):
+        uvicorn.Server(settings).run(sockets=[listening])
