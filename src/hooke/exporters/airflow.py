@@ -1,12 +1,14 @@
-"""Airflow 3: one file with a DAG, of `airflow.sdk` alone.
+"""Airflow 3: one file with a DAG, of `airflow.sdk` alone, or with `--pods` of KubernetesPodOperator.
 
 Each step is a function with `@task`; its arguments are the results of the steps that it uses. By reference, an XCom is the text of a
 reference. A map is `expand`: over the items themselves where that is one list of numbers and texts, or of references; else over their numbers.
+With `--pods` the decorator is that of a pod, and the function returns the pod's command.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
@@ -14,17 +16,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hooke.exporters.plain_source import PlainSource
 from hooke.exporters.plan import ExportPlan, Refusal, Step, StepResult, TaskEntry, step_results_in
+from hooke.exporters.source import CODE as CODE_CLASS
 from hooke.exporters.source import (
     EXEC_IMPORTS,
     Writer,
     exec_helpers,
     indented,
     joined_call,
+    laid_out,
     needs_code,
     quoted,
     said_by,
 )
 from hooke.exporters.targets import Abilities, ExportTarget
+from hooke.images.contents import CODE, USER
 
 __all__ = ["TARGET"]
 
@@ -81,6 +86,10 @@ _MAPPED_PLAIN = frozenset({bool, float, int, str})
 
 
 def _able(plan: ExportPlan) -> Abilities:
+    if plan.pods:
+        return Abilities(
+            flavours=("reference",), reasons={"flavours": "a pod runs a command, which is `hooke exec`"}
+        )
     reasons = {
         "gpus": "a worker of Airflow gives a task whatever the worker has",
         "image": "a worker of Airflow runs the task where it is itself",
@@ -135,16 +144,20 @@ def _is_json(annotation: Any) -> bool:
 
 def _write(plan: ExportPlan, out: Path) -> str:
     names = _Names(plan)
-    made = _PlainStep if plan.flavour == "plain" else _StepSource
+    made = _PodStep if plan.pods else _PlainStep if plan.flavour == "plain" else _StepSource
     steps = [made(plan, step, names) for step in plan.steps]
     functions = "".join(f"\n\n{each.function()}" for each in steps)
     used = {name for step in plan.steps for name in step.uses}
     wiring = indented("".join(each.wiring(is_used=each.name in used) for each in steps) or "pass\n", 4)
+    variables = plan.secrets and not plan.pods
     own = [
         f"from datetime import {'UTC, datetime, timedelta' if plan.schedule else 'timedelta'}",
-        f"from airflow.sdk import {'Variable, ' if plan.secrets else ''}dag, task",
+        f"from airflow.sdk import {'Variable, ' if variables else ''}dag, task",
     ]
-    if plan.flavour == "plain":
+    if plan.pods:
+        about = _IN_PODS
+        head = _pod_head(plan, own, functions)
+    elif plan.flavour == "plain":
         about = _PLAIN
         head = PlainSource(plan).head(plan, out, own)
         functions += NOT_NONE if "not_none(" in functions else ""
@@ -158,6 +171,8 @@ def _write(plan: ExportPlan, out: Path) -> str:
 
 
 _BY_REFERENCE = """Each task runs by `hooke exec`, which finds what is stored already. An XCom is the reference of a result in the project's store."""
+_IN_PODS = f"""Each task is a pod, which runs `hooke exec` in the project's folder in the image, /{CODE}. An XCom is the reference of a result in the
+project's store. Needs the provider cncf.kubernetes."""
 _PLAIN = """Needs no Hooke. An XCom is a result itself, so results are JSON."""
 
 NOT_NONE = '''
@@ -192,6 +207,74 @@ def _environment(plan: ExportPlan) -> str:
         for each in plan.secrets
     ]
     return "{**os.environ, " + ", ".join(parts) + "}"
+
+
+# --- The flavour of pods.
+
+STARTUP_S = 600
+"""How long a pod may wait for a node and its image; Airflow's own is two minutes, in which a cluster does not get a node."""
+
+POD_HELPERS = '''
+def pod(**options):
+    """A task that is a pod: its function returns the command. Options are those of KubernetesPodOperator."""
+    return task.kubernetes_cmd(
+        COMMON
+        **options,
+    )
+
+
+def hooke(target, /, **inputs):
+    """The command that runs a task; its XCom is the reference of the result. Inputs are values or references."""
+    return _hooke(target, "--out", inputs)
+
+
+def items_of(value):
+    """The command whose XCom is the list of the references of a list's items."""
+    return _hooke("FILE", "--items", {"value": value})
+
+
+def stored(value):
+    """The command whose XCom is the reference of a value that has references in it."""
+    return _hooke("FILE", "--out", {"value": value})
+
+
+def _hooke(target, wanted, inputs):
+    given = [word for name, value in inputs.items() for word in ("--in", f"{name}={_text(value)}")]
+    return ["hooke", "exec", target, *given, wanted, "/airflow/xcom/return.json"]
+
+
+def _text(value):
+    """The value as Python, without what Airflow ({{) or Kubernetes ($) would fill in: these can only be in texts."""
+    return re.sub(r"\{(?=[{%#])|\$", lambda found: f"\\\\x{ord(found[0]):02x}", repr(value))
+'''
+
+
+def _pod_head(plan: ExportPlan, own: list[str], functions: str) -> str:
+    """What stands before the tasks: imports, what all pods have, and the commands."""
+    security = plan.pod["spec"]["containers"][0]["securityContext"]
+    common = [
+        "image=IMAGE",
+        *([f"namespace={quoted(plan.namespace)}"] if plan.namespace else []),
+        "pod_template_dict=POD",
+        "do_xcom_push=True",
+        "xcom_sidecar_container_security_context=SIDECAR",
+        f"startup_timeout_seconds={STARTUP_S}",
+    ]
+    helpers = POD_HELPERS.replace("COMMON", "\n        ".join(f"{each}," for each in common))
+    imports = ["import re", own[0], "", own[1]]
+    if "k8s." in functions:
+        imports.append("from kubernetes.client import models as k8s")
+    sidecar = {**security, "runAsUser": int(USER.partition(":")[0])}
+    return "\n".join(
+        [
+            *imports,
+            f"\nIMAGE = {quoted(plan.image)}",
+            f"POD = {laid_out(dict(plan.pod))}",
+            f"# Of the container that holds an XCom until Airflow has read it: its image is one of root's.\nSIDECAR = {laid_out(sidecar)}\n",
+            *([CODE_CLASS] if needs_code(functions) else []),
+            helpers.replace("FILE", plan.file),
+        ]
+    )
 
 
 class _Names:
@@ -252,13 +335,15 @@ class _StepSource:
             parameters.append("params=None")
         lists = "".join(f"    {name} = list({name})\n" for name in map(self._variable, self._lists(used)))
         options = self._options()
-        decorator = joined_call("@task", options) if options else "@task"
-        made = f"{decorator}\ndef {self._function()}({', '.join(parameters)}):\n{lists}    return {call}\n"
+        made = f"{self._decorator(options)}\ndef {self._function()}({', '.join(parameters)}):\n{lists}    return {call}\n"
         return f"{self._counting()}{made}" if self._is_counted else made
 
     def _function(self) -> str:
         """The name of the function."""
         return self._step.name
+
+    def _decorator(self, options: list[str]) -> str:
+        return _task(options)
 
     def _variable(self, step: str) -> str:
         """The parameter that a step's result has in the functions of others."""
@@ -307,11 +392,9 @@ class _StepSource:
             f"range({len(each)})" if type(each) in (list, range) else self._writer.value(each)
             for each in columns
         ]
-        options = self._rule()
-        decorator = joined_call("@task", options) if options else "@task"
         parameters = [*map(self._variable, used), *(["params=None"] if 'params["' in "".join(lists) else [])]
         return (
-            f"{decorator}\ndef {self._names.counting(self._step.name)}({', '.join(parameters)}):\n"
+            f"{_task(self._rule())}\ndef {self._names.counting(self._step.name)}({', '.join(parameters)}):\n"
             f"    return [i for i, _ in enumerate(zip({', '.join(lists)}, strict=True))]\n\n\n"
         )
 
@@ -353,7 +436,10 @@ class _StepSource:
         column = columns[0]
         if isinstance(column, StepResult):
             return not column.path
-        return type(column) is range or {type(each) for each in column} <= _MAPPED_PLAIN
+        if type(column) is range:
+            return True
+        is_plain = {type(each) for each in column} <= _MAPPED_PLAIN
+        return is_plain and not any(_is_template(each) for each in column if type(each) is str)
 
     def _used(self) -> list[str]:
         """The steps whose results the function itself gets."""
@@ -392,8 +478,55 @@ class _PlainStep(_StepSource):
         return f"not_none({call})" if step.is_mapped else call
 
 
+class _PodStep(_StepSource):
+    """One step as a pod: its function returns the pod's command, by `hooke`, `items_of` or `stored`."""
+
+    def _decorator(self, options: list[str]) -> str:
+        return joined_call("@pod", options)
+
+    def _options(self) -> list[str]:
+        step = self._step
+        limit = (
+            [f"active_deadline_seconds={math.ceil(step.timeout_s)}"] if step.timeout_s is not None else []
+        )
+        retries = [f"retries={step.retries}"] if step.retries else []
+        return [*retries, *limit, *_resources(step), *self._rule()]
+
+
+def _resources(step: Step) -> list[str]:
+    """What a step asks for, if that is more than one cpu: all ranks of a gang are in its pod."""
+    limits: dict[str, str] = {}
+    if step.memory is not None:
+        limits["memory"] = _binary(step.memory * step.processes)
+    if step.gpus:
+        limits["nvidia.com/gpu"] = str(int(step.gpus) * step.processes)
+    cpus = step.cpus * step.processes
+    requests = ({"cpu": f"{cpus:g}"} if cpus != 1 else {}) | limits
+    if not requests:
+        return []
+    shown = [f"requests={requests!r}", *([f"limits={limits!r}"] if limits else [])]
+    return [f"container_resources=k8s.V1ResourceRequirements({', '.join(shown)})"]
+
+
+def _binary(size: int) -> str:
+    """Bytes as Kubernetes has them: 8Gi."""
+    for power, unit in ((30, "Gi"), (20, "Mi"), (10, "Ki")):
+        if size % (1 << power) == 0:
+            return f"{size >> power}{unit}"
+    return str(size)
+
+
+def _task(options: list[str]) -> str:
+    return joined_call("@task", options) if options else "@task"
+
+
+def _is_template(text: str) -> bool:
+    """Whether Airflow would fill in something."""
+    return any(each in text for each in ("{{", "{%", "{#"))
+
+
 def _steps_in(values: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(each.step for each in step_results_in(list(values))))
 
 
-TARGET = ExportTarget(title="Airflow", able=_able, write=_write, refusals=_refusals)
+TARGET = ExportTarget(title="Airflow", able=_able, write=_write, refusals=_refusals, pods="asked")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -34,33 +33,15 @@ def _able(_plan: ExportPlan) -> Abilities:
 
 
 def _refusals(plan: ExportPlan) -> list[Refusal]:
-    found = []
-    if not plan.image:
-        found.append(
-            Refusal(
-                what="no image",
-                why="each task is a pod, whose image has Hooke and the project",
-                fix="--image REGISTRY/NAME:TAG; `hooke image build` makes one",
-            )
+    return [
+        Refusal(
+            what=f"{step.name}: it is mapped over several lists, of which one exists only at run time",
+            why="a loop of KFP goes over one list",
+            fix="make one list of tuples in a task, and map over that",
         )
-    for step in plan.steps:
-        if step.is_mapped and step.length is None and len(step.columns) > 1:
-            found.append(
-                Refusal(
-                    what=f"{step.name}: it is mapped over several lists, of which one exists only at run time",
-                    why="a loop of KFP goes over one list",
-                    fix="make one list of tuples in a task, and map over that",
-                )
-            )
-        if step.gpus != int(step.gpus):
-            found.append(
-                Refusal(
-                    what=f"{step.name}: gpus={step.gpus:g}",
-                    why="a pod has whole GPUs",
-                    fix=f"gpus={math.ceil(step.gpus)}",
-                )
-            )
-    return found
+        for step in plan.steps
+        if step.is_mapped and step.length is None and len(step.columns) > 1
+    ]
 
 
 LIGHTWEIGHT = '''
@@ -225,15 +206,10 @@ def _needs(step: Step) -> str:
     found: dict[str, Any] = {
         "retries": step.retries,
         "timeout": step.timeout_s,
-        "cpus": f"{step.cpus:g}" if step.cpus != 1 else None,
-        "memory": str(step.memory) if step.memory is not None else None,
-        "gpus": int(step.gpus),
+        "cpus": f"{step.cpus * step.processes:g}" if step.cpus * step.processes != 1 else None,
+        "memory": str(step.memory * step.processes) if step.memory is not None else None,
+        "gpus": int(step.gpus) * step.processes,
     }
-    ranks = max(1, step.ranks)
-    if ranks > 1:
-        found["cpus"] = f"{step.cpus * ranks:g}"
-        found["gpus"] = int(step.gpus) * ranks
-        found["memory"] = str(step.memory * ranks) if step.memory is not None else None
     return repr({name: value for name, value in found.items() if value})
 
 
@@ -300,5 +276,5 @@ def _secrets(plan: ExportPlan) -> str:
     return "".join(f"    {line}\n" for line in lines)
 
 
-TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods=True)
+TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods="always")
 """The target `kubeflow`."""

@@ -138,6 +138,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.columns)
 
     @property
+    def processes(self) -> int:
+        """How many times it needs its cpus, memory and gpus: the ranks of a gang, which run in one pod."""
+        return max(1, self.ranks)
+
+    @property
     def uses(self) -> tuple[str, ...]:
         """The names of the steps whose results it uses, each once, in the order of its arguments."""
         found = step_results_in([*self.columns.values(), *self.arguments.values()])
@@ -161,6 +166,10 @@ class ExportPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Whether each step is to be a pod of a Kubernetes cluster, where the target has that."""
     image: str = ""
     """The container image of every step; empty if there is none."""
+    namespace: str = ""
+    """Where the pods run; empty for where the scheduler runs them by default."""
+    pod: Mapping[str, Any] = {}
+    """Of steps that are pods: the manifest without command, image and resources, as `hooke.exporters.pod_settings` makes it."""
     schedule: str = ""
     """Five fields of cron; empty for a pipeline that is started by hand."""
     root: Path = Path()
@@ -203,6 +212,7 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
         "FILE",
         "HOOKE",
         "IMAGE",
+        "POD",
         "PROJECT",
         "Part",
         "Path",
@@ -216,11 +226,13 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
         "items",
         "items_of",
         "json",
+        "k8s",
         "kfp",
         "loop",
         "main",
         "os",
         "params",
+        "pod",
         "prefect",
         "result",
         "retry",

@@ -18,6 +18,7 @@ __all__ = [
     "exec_helpers",
     "indented",
     "joined_call",
+    "laid_out",
     "needs_code",
     "project_line",
     "quoted",
@@ -168,6 +169,24 @@ def _wrapped(part: str, indent: int) -> str:
     lines = "".join(f"{inner}{text},\n" for text in texts)
     start, end = node.col_offset - 1, (node.end_col_offset or 0) - 3
     return f"{data[:start].decode()}\n{lines}{' ' * indent}{data[end:].decode()}"
+
+
+def laid_out(value: Any, indent: int = 0) -> str:
+    """A manifest as Python: lists and dicts that are long with an element a line."""
+    if not isinstance(value, dict | list):
+        return quoted(value) if isinstance(value, str) else repr(value)
+    inner = indent + 4
+    if isinstance(value, dict):
+        parts = [f"{quoted(key)}: {laid_out(each, inner)}" for key, each in value.items()]
+        start, end = "{}"
+    else:
+        parts = [laid_out(each, inner) for each in value]
+        start, end = "[]"
+    line = f"{start}{', '.join(parts)}{end}"
+    if len(line) + indent <= WIDTH and "\n" not in line:
+        return line
+    lines = "".join(f"{' ' * inner}{part},\n" for part in parts)
+    return f"{start}\n{lines}{' ' * indent}{end}"
 
 
 def quoted(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,7 @@ from hooke.base.errors import UsageError
 from hooke.base.formats import format_bytes, format_seconds
 from hooke.exporters.plain_source import PlainSource
 from hooke.exporters.plan import ExportPlan, Flavour, PipelineParameter, Refusal, Secret, Step, plan_of_graph
+from hooke.exporters.pod_settings import pod_settings, refused_as_pods, store_refusal
 from hooke.pipeline.arguments import bind_call, unbind
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.pipeline import Pipeline
@@ -76,8 +77,8 @@ class ExportTarget(msgspec.Struct, frozen=True, kw_only=True):
     """The text of the file for a plan, given where the file will be. Pure."""
     refusals: Callable[[ExportPlan], list[Refusal]] = lambda _: []
     """More that it cannot express."""
-    pods: bool = False
-    """Whether it has a flavour in which each step is a pod of a Kubernetes cluster."""
+    pods: Literal["never", "asked", "always"] = "never"
+    """When each step is a pod of a Kubernetes cluster: with `--pods`, or always; then `--pods` may mean a flavour of its own."""
 
 
 class ExportOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,8 @@ class ExportOrder(msgspec.Struct, frozen=True, kw_only=True):
     params: Mapping[str, Any] = {}
     flavour: Flavour = "reference"
     pods: bool = False
+    place: str = ""
+    """The place in hooke.toml that describes the pods; empty for the only one, if there is one."""
     schedule: str = ""
     image: str = ""
     secrets: tuple[Secret, ...] = ()
@@ -108,8 +111,23 @@ def export(order: ExportOrder, project: Project) -> str:
     plan, refusals = _planned(order, project, _with_parameters(order))
     if plan.parameters and not target.able(plan).parameters:
         plan, refusals = _planned(order, project, {})
+    if target.pods == "always" or (target.pods == "asked" and order.pods):
+        plan, more = _in_pods(plan, order, project)
+        refusals += more
+    elif order.place:
+        refusals.append(
+            Refusal(what="--place", why="it describes pods, and there are none", fix="leave out --place")
+        )
     refuse_all(f"pipeline {plan.name!r}", refusals + refused_by(target, plan))
     return target.write(plan, order.out)
+
+
+def _in_pods(plan: ExportPlan, order: ExportOrder, project: Project) -> tuple[ExportPlan, list[Refusal]]:
+    """The plan with what its pods have, and what they cannot do."""
+    pods = pod_settings(project, place=order.place, image=order.image, secrets=order.secrets)
+    plan = msgspec.structs.replace(plan, image=pods.image, namespace=pods.namespace, pod=pods.manifest)
+    store = store_refusal(project, pods.manifest)
+    return plan, [*refused_as_pods(plan), *([store] if store else [])]
 
 
 def _planned(
@@ -218,7 +236,7 @@ def refuse_all(what: str, refusals: list[Refusal]) -> None:
 
 def _of_plan(target: ExportTarget, able: Abilities, plan: ExportPlan) -> Iterator[Refusal]:
     title = target.title
-    if plan.pods and not target.pods:
+    if plan.pods and target.pods == "never":
         yield Refusal(what="--pods", why=f"{title} has no such flavour", fix="leave out --pods")
     if plan.flavour not in able.flavours:
         yield Refusal(

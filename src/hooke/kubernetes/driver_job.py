@@ -20,6 +20,8 @@ __all__ = [
     "driver_cron_job",
     "driver_job",
     "end_of_job",
+    "home_mount",
+    "home_volume",
     "is_driver_pod",
     "owner_here",
 ]
@@ -123,8 +125,8 @@ def driver_cron_job(
     `when` is the part of its spec that says when a job starts.
     """
     labels = {MANAGED: "hooke", COMPONENT: DRIVER}
-    container = {"workingDir": paths.folder, "volumeMounts": [_home_mount(paths)]}
-    spec = _job_spec(command, container, [_home_volume(own.home)], options=options, own=own, run=name)
+    container = {"workingDir": paths.folder, "volumeMounts": [home_mount(paths.project)]}
+    spec = _job_spec(command, container, [home_volume(own.home)], options=options, own=own, run=name)
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -171,18 +173,23 @@ def _driver_environment(run: str) -> list[Manifest]:
     return [*named, {"name": "HOOKE_PROGRESS", "value": "lines"}]
 
 
-def _home_mount(paths: DriverPaths) -> Manifest:
-    return {"name": "hooke-home", "mountPath": f"{paths.project}/.hooke"}
+def home_mount(project: str) -> Manifest:
+    """Where a pod has the `.hooke` of the project in that folder. Pure."""
+    return {"name": "hooke-home", "mountPath": f"{project}/.hooke"}
 
 
-def _home_volume(claim: str) -> Manifest:
+def home_volume(claim: str) -> Manifest:
+    """What `home_mount` mounts: the claim, or a folder of the pod's own where it is empty. Pure."""
+    nothing: Manifest = {}
+    if not claim:
+        return {"name": "hooke-home", "emptyDir": nothing}
     return {"name": "hooke-home", "persistentVolumeClaim": {"claimName": claim}}
 
 
 def _driver_mounts(paths: DriverPaths) -> list[Manifest]:
     return [
         {"name": "hooke-project", "mountPath": paths.project},
-        _home_mount(paths),
+        home_mount(paths.project),
         {"name": "hooke-code", "mountPath": paths.code.rpartition("/")[0], "readOnly": True},
     ]
 
@@ -193,7 +200,7 @@ def _driver_volumes(secret: str, paths: DriverPaths, claim: str) -> list[Manifes
     code = {"secretName": secret, "defaultMode": 0o444, "items": [{"key": file, "path": file}]}
     return [
         {"name": "hooke-project", "emptyDir": nothing},
-        _home_volume(claim),
+        home_volume(claim),
         {"name": "hooke-code", "secret": code},
     ]
 

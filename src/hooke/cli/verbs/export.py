@@ -42,7 +42,18 @@ __all__ = ["execute", "export"]
 @click.option(
     "--pods", is_flag=True, help="Run each task as a pod of a Kubernetes cluster, where the target can."
 )
-@click.option("--image", default="", metavar="IMAGE", help="The container image of the tasks.")
+@click.option(
+    "--place",
+    default="",
+    metavar="PLACE",
+    help="The place in hooke.toml that describes the pods.  [default: the only one of the engine kubernetes]",
+)
+@click.option(
+    "--image",
+    default="",
+    metavar="IMAGE",
+    help="The container image of the tasks.  [default: of pods, that of the place]",
+)
 @click.option(
     "--schedule",
     default="",
@@ -67,6 +78,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     out: Path,
     plain: bool,
     pods: bool,
+    place: str,
     image: str,
     schedule: str,
     secrets: tuple[str, ...],
@@ -93,6 +105,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
         params=params,
         flavour="plain" if plain else "reference",
         pods=pods,
+        place=place,
         schedule=parse_cron(schedule, "--schedule").expression if schedule else "",
         image=image,
         secrets=tuple(map(_secret, secrets)),
@@ -133,7 +146,7 @@ def _secret(text: str) -> Secret:
     metavar="PATH",
     default="-",
     show_default=True,
-    help="Where the reference of the result goes; - is stdout.",
+    help="Where the reference of the result goes, as JSON if it ends with .json; - is stdout.",
 )
 @click.option(
     "--items",
@@ -170,7 +183,7 @@ def execute(
     if items:
         _write(items, json.dumps(done.items))
     if not items or out != "-":
-        _write(out, done.reference)
+        _write(out, json.dumps(done.reference) if out.endswith(".json") else done.reference)
     return 0
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import click
 
 from hooke.base.errors import UsageError
-from hooke.base.formats import did_you_mean
 from hooke.base.yaml_text import write_yaml
 from hooke.cli.drive import load_pipeline
 from hooke.cli.options import debug_option
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import CommandSession, say_next
 from hooke.cli.verbs.run import run
+from hooke.exporters.pod_settings import options_of_place
 from hooke.exporters.schedules import (
     OVERLAPS,
     TARGETS,
@@ -189,7 +189,14 @@ def _files(
 
 
 def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[str]) -> str:
-    options = _options_of_place(project, place)
+    if not place:
+        raise UsageError(
+            "a CronJob needs --place",
+            why="it says the image, the claim and the account of the pods",
+            where=str(project.root / FILE),
+            fix='name a place of hooke.toml with engine = "kubernetes"',
+        )
+    options = options_of_place(project, place)
     here = Path.cwd()
     if not here.is_relative_to(project.root):
         raise UsageError(
@@ -214,20 +221,6 @@ def _cron_job(wanted: Schedule, project: Project, place: str, words: Sequence[st
         else f"A run starts at most {trigger(wanted)['startingDeadlineSeconds']} s late."
     )
     return f"# {missed}\n{write_yaml(made)}"
-
-
-def _options_of_place(project: Project, place: str) -> Mapping[str, object]:
-    places = {name: each for name, each in project.settings.places.items() if each.engine == "kubernetes"}
-    if place not in places:
-        meant = did_you_mean(place, places)
-        valid = f"valid: {', '.join(places)}" if places else 'write [places.NAME] with engine = "kubernetes"'
-        raise UsageError(
-            f"no place {place!r} of the engine kubernetes" if place else "a CronJob needs --place",
-            why="" if place else "it says the image, the claim and the account of the pods",
-            where=str(project.root / FILE),
-            fix=meant + valid,
-        )
-    return places[place].options
 
 
 def _write(
