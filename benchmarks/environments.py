@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sysconfig
 import venv
@@ -18,6 +19,12 @@ def environment_python(name: str, *packages: str, shared: bool = True) -> Path:
     If `shared`, all other libraries are those of this environment. Raises RuntimeError, with what pip says, if it cannot be made.
     """
     folder, constraints = ROOT / f".venv-{name}", ROOT / f"constraints-{name}.txt"
+    with constraints.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # tests of several processes may need it at once
+        return _made(folder, constraints, packages, shared=shared)
+
+
+def _made(folder: Path, constraints: Path, packages: tuple[str, ...], *, shared: bool) -> Path:
     python, stamp = folder / "bin" / "python", folder / ".installed"
     if not stamp.exists() or stamp.read_text() != constraints.read_text():
         venv.create(folder, with_pip=True, clear=True)

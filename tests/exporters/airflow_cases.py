@@ -19,7 +19,9 @@ def main(cases: dict[str, dict]) -> None:
         told[name] = {
             "state": str(run.state),
             "result": instances[0].xcom_pull(task_ids=case["result"]),
-            "tasks": sorted((each.task_id, each.map_index, str(each.state)) for each in instances),
+            "tasks": sorted(
+                (each.task_id, each.map_index, str(each.state), each.try_number) for each in instances
+            ),
         }
     Path(sys.argv[3]).write_text(json.dumps(told), encoding="utf-8")
 

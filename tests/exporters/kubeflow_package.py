@@ -1,4 +1,4 @@
-"""Runs a compiled package of Kubeflow Pipelines: each container's command as a process here, one after another.
+"""Runs a compiled package of Kubeflow Pipelines, one container after another: as processes here, or as whoever uses it starts them.
 
 It knows what packages of `hooke export kubeflow --pods` have: parameters, constants with placeholders, loops and retries.
 """
@@ -9,20 +9,50 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-__all__ = ["Package"]
+__all__ = ["ContainerFailed", "Package", "processes", "with_outputs_at"]
 
 INPUT = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 OUTPUT = re.compile(r"\{\{\$\.outputs\.parameters\['([^']+)'\]\.output_file\}\}")
 
 
-class Package:
-    """A PipelineSpec as JSON. `environment` is that of its processes; `ran` counts them by the executor's first argument."""
+class ContainerFailed(Exception):
+    """A container ended with another code than 0."""
 
-    def __init__(self, spec, environment):
+
+def processes(environment):
+    """Starts the command of a container as a process here."""
+
+    def start(container, platform, words, outputs):
+        with tempfile.TemporaryDirectory() as folder:
+            places = {name: f"{folder}/{name}" for name in outputs}
+            command = with_outputs_at(places, words)
+            done = subprocess.run(command, env=environment, check=False, timeout=300)
+            if done.returncode:
+                raise ContainerFailed(command)
+            return {name: Path(at).read_text("utf-8") for name, at in places.items()}
+
+    return start
+
+
+def with_outputs_at(places, words):
+    """The words of a command, with the files of its outputs: name -> path."""
+    return [OUTPUT.sub(lambda found: places[found[1]], word) for word in words]
+
+
+class Package:
+    """A PipelineSpec as JSON, and the platform's part of the package if there is one.
+
+    `start(container, platform, words, outputs)` runs a container, and returns the text of each output; the words still have the
+    placeholders of outputs. It raises ContainerFailed. `ran` names the containers by the executor's first argument.
+    """
+
+    def __init__(self, spec, start, *, platform=None):
         self.components = spec["components"]
         self.executors = spec["deploymentSpec"]["executors"]
         self.root = spec["root"]
-        self.environment = environment
+        found = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"] if platform else {}
+        self.platform = found
+        self.start = start
         self.ran = []
 
     def run(self):
@@ -67,27 +97,22 @@ class Package:
     def _component(self, component, inputs, task):
         if "dag" in component:
             return self._dag(component, inputs)
-        container = self.executors[component["executorLabel"]]["container"]
         for _ in range(task.get("retryPolicy", {}).get("maxRetryCount", 0)):
             try:
-                return self._container(container, component, inputs)
-            except subprocess.CalledProcessError:
+                return self._container(component, inputs)
+            except ContainerFailed:
                 pass
-        return self._container(container, component, inputs)
+        return self._container(component, inputs)
 
-    def _container(self, container, component, inputs):
-        with tempfile.TemporaryDirectory() as folder:
-            words = [
-                OUTPUT.sub(lambda found: f"{folder}/{found[1]}", filled(word, inputs))
-                for word in (*container["command"], *container["args"])
-            ]
-            self.ran.append(inputs.get("target", "items"))
-            subprocess.run(words, env=self.environment, check=True, timeout=300)
-            kinds = {
-                name: each["parameterType"]
-                for name, each in component["outputDefinitions"]["parameters"].items()
-            }
-            texts = {name: Path(folder, name).read_text("utf-8") for name in kinds}
+    def _container(self, component, inputs):
+        label = component["executorLabel"]
+        container = self.executors[label]["container"]
+        words = [filled(word, inputs) for word in (*container["command"], *container["args"])]
+        kinds = {
+            name: each["parameterType"] for name, each in component["outputDefinitions"]["parameters"].items()
+        }
+        self.ran.append(inputs.get("target", "items"))
+        texts = self.start(container, self.platform.get(label, {}), words, [*kinds])
         return {
             name: json.loads(text) if kinds[name] == "LIST" else text.strip() for name, text in texts.items()
         }

@@ -1,16 +1,13 @@
 """Exported DAGs run in Airflow 3, which has an environment of its own, and compute what the pipelines do."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
-from benchmarks.environments import environment_python
+from tests.exporters.airflow_home import airflow, airflow_python, ended, migrated, settings_of
 from tests.exporters.airflow_server import airflow_server, postgres
 from tests.exporters.exported import Exported
 from tests.exporters.shapes import NAMES, SOURCE
@@ -18,7 +15,6 @@ from tests.exporters.shapes import NAMES, SOURCE
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
-HOOKE = Path(sys.executable).with_name("hooke")
 RESULTS = {"chain": "double", "fan": "total", "gang": "total"}
 """The step whose result is that of the pipeline, where it is not called `result`."""
 
@@ -29,49 +25,13 @@ PLAIN = ("chain", "dynamic")
 @pytest.fixture(scope="module")
 def python():
     """Python with Airflow."""
-    return environment_python(
-        *("airflow", "apache-airflow", "apache-airflow-providers-cncf-kubernetes"),
-        *("apache-airflow-providers-postgres", "asyncpg", "psycopg2-binary"),
-        shared=False,
-    )
-
-
-def settings_of(home):
-    """The environment of commands that have this folder."""
-    known = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTEST", "HOOKE", "AIRFLOW"))
-    }
-    return known | {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
-        "HOOKE": str(HOOKE),
-        "HOOKE_PROJECT": str(home / "project"),
-    }
-
-
-def airflow(python, settings, *command):
-    """Run a command of Airflow's environment to its end."""
-    done = subprocess.run(
-        [python, *command],
-        env=settings,
-        cwd=settings["AIRFLOW_HOME"],
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return airflow_python()
 
 
 @pytest.fixture(scope="module")
-def database(python, tmp_path_factory):
+def database(python):
     """A database of SQLite with Airflow's tables, to copy."""
-    home = tmp_path_factory.mktemp("airflow")
-    airflow(python, settings_of(home), "-m", "airflow", "db", "migrate")
-    return home / "airflow.db"
+    return migrated(python)
 
 
 @pytest.fixture
@@ -83,19 +43,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "project")  # where pipelines write that are called as functions
     yield tmp_path
     sys.modules.pop("shapes_job", None)
-
-
-def ended(python, settings, home, cases):
-    """DAG -> how its `dag.test()` ended; all in one process."""
-    told = home / "told.json"
-    shutil.copy(
-        ROOT / "tests" / "exporters" / "airflow_cases.py", home
-    )  # the project is that of the running script
-    command = ("airflow_cases.py", str(home / "dags"), json.dumps(cases))
-    airflow(python, settings, *command, str(told))
-    found = json.loads(told.read_text())
-    assert found.pop("errors") == {}
-    return found
 
 
 def test_ten_shapes_compute_what_the_pipelines_do(python, home, database):
@@ -121,7 +68,7 @@ def test_ten_shapes_compute_what_the_pipelines_do(python, home, database):
     assert values.pop("gang") == {"sum": 7, "count": 2}, "called as a function a gang has one rank"
     assert values.pop("empty") == shapes.here("dynamic", n=0)
     assert values == {name: shapes.here(name) for name in values}
-    mapped = [index for task, index, _ in found["fan"]["tasks"] if task == "double"]
+    mapped = [index for task, index, _, _ in found["fan"]["tasks"] if task == "double"]
     assert mapped == [0, 1, 2], "each item is a task of its own"
 
 
@@ -150,7 +97,7 @@ def test_a_run_inside_a_task_reports_its_state_and_is_not_tried_twice_over(pytho
     settings = settings_of(home) | {"PYTHONPATH": str(site), "HOOKE_SINKS": "none"}
     found = ended(python, settings, home, {"nightly": {"result": "train"}, "bad": {"result": "train"}})
     assert (found["nightly"]["state"], found["nightly"]["result"]) == ("success", 9)
-    assert found["bad"]["tasks"] == [["train", -1, "failed"]]
+    assert found["bad"]["tasks"] == [["train", -1, "failed", 3]]
     assert (home / "tries").read_text() == "...", "three tries of the task, and not of the run"
 
 

@@ -214,7 +214,7 @@ def _environment(plan: ExportPlan) -> str:
 STARTUP_S = 600
 """How long a pod may wait for a node and its image; Airflow's own is two minutes, in which a cluster does not get a node."""
 
-POD_HELPERS = '''
+POD_HELPERS = r'''
 def pod(**options):
     """A task that is a pod: its function returns the command. Options are those of KubernetesPodOperator."""
     return task.kubernetes_cmd(
@@ -245,7 +245,7 @@ def _hooke(target, wanted, inputs):
 
 def _text(value):
     """The value as Python, without what Airflow ({{) or Kubernetes ($) would fill in: these can only be in texts."""
-    return re.sub(r"\{(?=[{%#])|\$", lambda found: f"\\\\x{ord(found[0]):02x}", repr(value))
+    return re.sub(r"\{(?=[{%#])|\$", lambda found: f"\\x{ord(found[0]):02x}", repr(value))
 '''
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,17 @@ class Result(str):
         return made
 
 
+def placed(task):
+    """The task with what all pods have."""
+    task.set_caching_options(False)  # Hooke's own cache decides
+PLACED    return task
+
+
 def started(target, needs, /, **inputs):
     """A task of KFP that runs a task of Hooke. `needs` has its retries, timeout, cpus, memory (bytes) and gpus."""
     lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
-    task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))
+    task = placed(hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0)))
     task.set_display_name(target.rpartition(":")[2] if ":" in target else "result")
-    task.set_caching_options(False)  # Hooke's own cache decides
 '''
 NEEDS = {
     "retries": '    if "retries" in needs:\n        task.set_retry(needs["retries"])\n',
@@ -156,14 +162,14 @@ LOOPS = '''
 
 def items(value):
     """The references of the items of a list that exists only at run time."""
-    return hooke_items(file=FILE, value=str(value)).set_caching_options(False).output
+    return placed(hooke_items(file=FILE, value=str(value))).output
 
 
 def loop(target, needs, over, item, /, **inputs):
     """The reference of the list of a task's results for each of the items; `item` is the parameter that gets one."""
     with dsl.ParallelFor(over) as each:
         task = started(target, needs, **{item: str(each)}, **inputs)
-    return Result(hooke_gather(file=FILE, items=dsl.Collected(task.output)).set_caching_options(False).output)
+    return Result(placed(hooke_gather(file=FILE, items=dsl.Collected(task.output))).output)
 '''
 
 
@@ -226,9 +232,9 @@ def _write(plan: ExportPlan, out: Path) -> str:
     constant = f'FILE = "{plan.file}"\n' if "FILE" in steps + end or loops else ""
     parts = [
         _docstring(plan, out),
-        f"from kfp import compiler, dsl{', kubernetes' if plan.secrets else ''}\n\nIMAGE = {plan.image!r}\n{constant}\n",
+        f"from kfp import compiler, dsl, kubernetes\n\nIMAGE = {plan.image!r}\n{constant}\n",
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
-        f"{first}{chr(10) if more else ''}{more}\n{RESULT}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
+        f"{first}{chr(10) if more else ''}{more}\n{RESULT.replace('PLACED', _placed(plan))}{needs}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
         '\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
     ]
@@ -260,20 +266,35 @@ def _end(plan: ExportPlan, writer: _PackageWriter) -> tuple[str, str]:
     return " -> str", f"    return {last.name}.output\n"
 
 
-def _secrets(plan: ExportPlan) -> str:
-    lines = [
-        joined_call(
-            "kubernetes.use_secret_as_env",
-            [
-                "task",
-                f"secret_name={each.secret!r}",
-                f"secret_key_to_env={{{each.key!r}: {each.variable!r}}}",
-            ],
-            indent=4,
-        )
-        for each in plan.secrets
+def _placed(plan: ExportPlan) -> str:
+    """What KFP can say of the pods: variables, secrets, claims and folders of their own. Its cluster decides the rest."""
+    [container, *_] = plan.pod["spec"]["containers"]
+    volumes = {each["name"]: each for each in plan.pod["spec"].get("volumes", ())}
+    lines = [line for each in container.get("env", ()) for line in _variable(each)]
+    lines += [
+        line
+        for each in container.get("volumeMounts", ())
+        for line in _mount(each, volumes.get(each["name"], {}))
     ]
     return "".join(f"    {line}\n" for line in lines)
+
+
+def _variable(given: Mapping[str, Any]) -> Iterator[str]:
+    secret = given.get("valueFrom", {}).get("secretKeyRef")
+    if secret:
+        parts = [f"secret_name={secret['name']!r}", f"secret_key_to_env={{{secret['key']!r}: {given['name']!r}}}"]
+        yield joined_call("kubernetes.use_secret_as_env", ["task", *parts], indent=4)
+    elif "value" in given and given["name"] != "HOME":  # which the image has
+        yield joined_call("task.set_env_variable", [repr(given["name"]), repr(given["value"])], indent=4)
+
+
+def _mount(given: Mapping[str, Any], volume: Mapping[str, Any]) -> Iterator[str]:
+    at = [f"mount_path={given['mountPath']!r}", *([f"sub_path={given['subPath']!r}"] if "subPath" in given else [])]
+    if "persistentVolumeClaim" in volume:
+        claim = volume["persistentVolumeClaim"]["claimName"]
+        yield joined_call("kubernetes.mount_pvc", ["task", f"pvc_name={claim!r}", *at], indent=4)
+    elif "emptyDir" in volume and given["name"] != "tmp":  # which is writable here
+        yield joined_call("kubernetes.empty_dir_mount", ["task", f"volume_name={given['name']!r}", *at], indent=4)
 
 
 TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods="always")
