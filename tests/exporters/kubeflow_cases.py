@@ -16,7 +16,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 def main() -> None:
     """`MODULE,... MODULE,... TOLD`: those to compile, those of them to run, and where to write."""
-    compiled, running = (names.split(",") for names in sys.argv[1:3])
+    compiled, running = (list(filter(None, names.split(","))) for names in sys.argv[1:3])
     told = {}
     for name in compiled:
         pipeline = importlib.import_module(name).main

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from benchmarks.environments import environment_python
 from tests.exporters.exported import Exported
-from tests.exporters.kubeflow_package import Package
+from tests.exporters.kubeflow_package import Package, processes
 from tests.exporters.shapes import NAMES
 
 from hooke.base.errors import UsageError
@@ -27,6 +27,8 @@ HOOKE = Path(sys.executable).with_name("hooke")
 IMAGE = "registry.example.com/shapes:1"
 LOOPING = [name for name in NAMES if name != "two_lists"]
 """All but the one that maps over two lists of which one exists only at run time."""
+SHARED = '[store]\nurl = "s3://results/shapes"\n'
+"""What pods need. Here the containers run on one machine, so when they run the store is a folder."""
 RUNNING = ("delays", "dynamic")
 """Those that run as lightweight components: lists of tasks with constants of a class, and a loop."""
 
@@ -58,11 +60,13 @@ def told(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
         shapes = Exported(folder)
+        (folder / "hooke.toml").write_text(SHARED)
         for name in LOOPING:
             shapes.export("kubeflow", name, folder / f"{name}_pods.py", image=IMAGE, pods=True)
         for name in RUNNING:
             shapes.export("kubeflow", name, folder / f"{name}_light.py", image=IMAGE)
         demanding(folder, gpus=1, lists="[1, 2]")
+        (folder / "hooke.toml").write_text("")
         modules = [
             *(f"{name}_pods" for name in LOOPING),
             *(f"{name}_light" for name in RUNNING),
@@ -91,7 +95,7 @@ def environment(folder):
 
 def demanding(folder, **given):
     """Export a pipeline that asks for much."""
-    (folder / "hooke.toml").touch()
+    (folder / "hooke.toml").write_text(SHARED)
     (folder / "demanding.py").write_text(DEMANDING.format(**given))
     found, file = load_entry(str(folder / "demanding.py"))
     secrets = (Secret(variable="TOKEN", secret="service", key="token"),)
@@ -116,7 +120,8 @@ def test_lightweight_components_compute_what_the_pipelines_do(told):
 def test_the_containers_of_nine_shapes_compute_what_the_pipelines_do(told):
     shapes, found = told
     packages = {
-        name: Package(found[f"{name}_pods"]["package"], environment(shapes.folder)) for name in LOOPING
+        name: Package(found[f"{name}_pods"]["package"], processes(environment(shapes.folder)))
+        for name in LOOPING
     }
     with ThreadPoolExecutor(3) as threads:
         returned = dict(zip(packages, threads.map(Package.run, packages.values()), strict=True))

@@ -3,6 +3,7 @@
 import ast
 import difflib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,18 +18,22 @@ from hooke.base.errors import UsageError
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
+from hooke.exporters.pod_settings import pod_settings
 from hooke.exporters.source import Writer, joined_call
 from hooke.exporters.targets import TARGETS, Abilities, ExportOrder, ExportTarget, export, refused_by
 from hooke.exporters.value_text import read_value
 from hooke.pipeline.graph import Graph
 from hooke.pipeline.trace import trace
 from hooke.project.folder import Project
+from hooke.project.settings import BackendSettings, Settings, StoreSettings
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
-WRITTEN = ("airflow", "kubeflow", "prefect", "script")
-IMAGES = {"kubeflow": "registry.example.com/job:1"}
+WRITTEN = ("airflow", "airflow_pods", "kubeflow", "prefect", "script")
+IMAGES = {"airflow_pods": "registry.example.com/job:1", "kubeflow": "registry.example.com/job:1"}
 """Of targets that need one."""
+PROJECT = replace(Project.at(ROOT), settings=Settings(store=StoreSettings(url="s3://results/job")))
+"""With a store that pods reach."""
 
 
 @task
@@ -62,9 +67,11 @@ def refused(body, target="script", **asked):
     return str(error.value)
 
 
-def exported(body, target="script", out=HERE.with_name("out.py"), **asked):
+def exported(body, target="script", out=HERE.with_name("out.py"), project=PROJECT, **asked):
+    target, _, pods = target.partition("_")
+    asked |= {"pods": True} if pods else {}
     order = ExportOrder(target=target, pipeline=named(body), file=HERE, out=out, **asked)
-    return export(order, Project.at(ROOT))
+    return export(order, project)
 
 
 # --- Steps.
@@ -155,9 +162,10 @@ def test_steps_come_after_what_they_use_and_the_same_body_gives_the_same_text(bo
         before.add(step.name)
     for name in TARGETS.names() if flavour == "reference" else ():
         target, image = TARGETS.load(name), IMAGES.get(name, "")
-        again = msgspec.structs.replace(made(body), image=image)
+        given = {"image": image, "pod": pod_settings(PROJECT).manifest}
+        again = msgspec.structs.replace(made(body), **given)
         if not target.refusals(again):
-            text = target.write(msgspec.structs.replace(plan, image=image), HERE.with_name("out.py"))
+            text = target.write(msgspec.structs.replace(plan, **given), HERE.with_name("out.py"))
             ast.parse(text)
             assert text == target.write(again, HERE.with_name("out.py"))
 
@@ -235,6 +243,11 @@ def on_gpu():
     return 1
 
 
+@task(gpus=0.5)
+def half_a_gpu():
+    return 1
+
+
 def local_task():
     @task
     def inside():
@@ -278,6 +291,10 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
         (lambda: on_gpu(), "airflow", {}, "on_gpu: gpus=1: a worker of Airflow gives"),
         (lambda: double.map([]), "airflow", {}, "double: a map over no items: Airflow skips"),
         (lambda: double(1), "airflow", {"image": "a:1"}, "--image: a worker of Airflow"),
+        (lambda: double(1), "airflow", {"place": "a"}, "--place: it describes pods, and there are none"),
+        (lambda: double(1), "airflow_pods", {}, "no image: each task is a pod"),
+        (lambda: half_a_gpu(), "airflow_pods", {"image": "a:1"}, "half_a_gpu: gpus=0.5: a pod has whole GPUs"),
+        (lambda: double(1), "airflow_pods", {"image": "a:1", "flavour": "plain"}, "--plain: a pod runs a command"),
     ],
 )
 def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, asked, reason):
@@ -316,7 +333,77 @@ def test_each_ability_that_a_target_lacks_has_its_reason():
     ):
         assert any(each.startswith(what) for each in said), said
     assert not refused_by(
-        ExportTarget(title="t", able=lambda _: Abilities(), write=lambda *_: "", pods=True), plan
+        ExportTarget(title="t", able=lambda _: Abilities(), write=lambda *_: "", pods="asked"), plan
+    )
+
+
+# --- Pods: the place in hooke.toml that describes them, and the store that they share.
+
+
+def placed(store="", **places):
+    """A project with places of the engine kubernetes."""
+    engines = {
+        name: BackendSettings(engine="kubernetes", options=options) for name, options in places.items()
+    }
+    return replace(PROJECT, settings=Settings(store=StoreSettings(url=store), places=engines))
+
+
+CLAIM = {
+    "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "results"}}],
+    "containers": [{"name": "worker", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+}
+OWN = CLAIM | {"volumes": [{"name": "data", "emptyDir": {}}]}
+MISSING = CLAIM | {"volumes": []}
+
+
+def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
+    one = {"image": "a:1", "namespace": "team", "pod_template": {"spec": {"nodeSelector": {"gpu": "h100"}}}}
+    text = exported(lambda: ranks(), "airflow_pods", project=placed("s3://a/b", one=one))
+    assert 'IMAGE = "a:1"' in text and 'namespace="team",' in text and '"nodeSelector": {"gpu": "h100"}' in text
+    assert "container_resources=k8s.V1ResourceRequirements(requests={'cpu': '2'})" in text, "of both ranks"
+    two = placed("s3://a/b", one=one, two={"image": "b:1"})
+    assert 'IMAGE = "b:1"' in exported(lambda: double(1), "airflow_pods", project=two, place="two")
+    assert 'IMAGE = "c:1"' in exported(
+        lambda: double(1), "airflow_pods", project=two, place="two", image="c:1"
+    )
+    assert "IMAGE = 'b:1'" in exported(lambda: double(1), "kubeflow", project=two, place="two")
+    assert "several places of the engine kubernetes: one, two" in refused(
+        lambda: double(1), "airflow_pods", project=two
+    )
+    assert "did you mean two?" in refused(lambda: double(1), "airflow_pods", project=two, place="tow")
+
+
+@pytest.mark.parametrize(
+    ("store", "place", "said"),
+    [
+        ("", {}, "the store is the folder .hooke/store: each pod would have a folder /app/.hooke/store"),
+        ("", {"home": "claim"}, ""),
+        ("/data/store", {}, "a folder /data/store of its own"),
+        ("/data/store", {"pod_template": {"spec": OWN}}, "a volume that the place's pod_template mounts at /data/store"),
+        ("/data/store", {"pod_template": {"spec": MISSING}}, "a folder /data/store of its own"),
+        ("/data/store", {"pod_template": {"spec": CLAIM}}, ""),
+        ("file:///data/store", {"pod_template": {"spec": CLAIM}}, ""),
+        ("data", {"pod_template": {"spec": CLAIM}}, "a folder /app/data of its own"),
+        ("s3://bucket/results", {}, ""),
+    ],
+)
+@pytest.mark.parametrize("target", ["airflow_pods", "kubeflow"])
+def test_a_store_that_pods_do_not_share_is_refused(store, place, said, target):
+    project = placed(store, one={"image": "a:1", **place})
+    if said:
+        assert said in refused(lambda: double(1), target, project=project)
+        return
+    text = exported(lambda: double(1), target, project=project)
+    claims = {"airflow_pods": "persistentVolumeClaim", "kubeflow": "mount_pvc"}
+    assert (claims[target] in text) == ("s3" not in store)
+
+
+def test_a_volume_that_kubeflow_cannot_mount_is_refused():
+    server = CLAIM | {"volumes": [{"name": "data", "nfs": {"server": "a", "path": "/b"}}]}
+    project = placed("/data", one={"image": "a:1", "pod_template": {"spec": server}})
+    assert "nfs" in exported(lambda: double(1), "airflow_pods", project=project)
+    assert "the volume data at /data: KFP mounts claims" in refused(
+        lambda: double(1), "kubeflow", project=project
     )
 
 
@@ -359,7 +446,7 @@ def test_an_edited_pipeline_changes_few_lines(target):
         for line in difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)
         if line.startswith(("+", "-")) and not line.startswith(("+++", "---")) and line.strip("+- ")
     ]
-    assert len(changed) <= {"airflow": 20, "kubeflow": 20, "prefect": 10, "script": 10}[target], "\n".join(
+    assert len(changed) <= {"airflow": 20, "airflow_pods": 20, "kubeflow": 20, "prefect": 10, "script": 10}[target], "\n".join(
         changed
     )
 

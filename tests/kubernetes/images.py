@@ -46,7 +46,7 @@ WHEELS = (
     "yaml",
 )
 """Packages with native code that pods import."""
-SHELL = ("/bin/sh", "/bin/cat", "/bin/sleep", "/usr/bin/env")
+SHELL = ("/bin/sh", "/bin/cat", "/bin/sleep", "/usr/bin/env", "/usr/bin/timeout")
 
 
 def write_image(

@@ -1,8 +1,6 @@
 """Exported pipelines whose tasks are pods run on a real cluster: from Airflow, and the containers of a package of Kubeflow Pipelines."""
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +11,7 @@ from tests.exporters.airflow_home import airflow_python, ended, migrated, settin
 from tests.exporters.exported import Exported
 from tests.exporters.kubeflow_package import ContainerFailed, Package, with_outputs_at
 from tests.kubernetes.images import PYTHON
-from tests.kubernetes.manifests import CONTAINER, NOBODY, wait
+from tests.kubernetes.manifests import wait
 from tests.kubernetes.test_runs import HOME, STORE, toml
 
 from hooke.exporters.plan import Secret
@@ -131,13 +129,14 @@ def value(exported, driver, reference):
         settings.write_text(kept)
 
 
-def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, airflow_home):
+def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, admin, airflow_home):
     """By KubernetesPodOperator: one pod fails and is tried again, one is ended at its deadline."""
     for name in ("job", "late"):
         file = airflow_home / "dags" / f"{name}.py"
         text = exported.export("airflow", name, file, pods=True, secrets=SECRETS)
-        assert "seconds=10" in text
-        file.write_text(text.replace("seconds=10", "seconds=1"))
+        assert "seconds=10)" in text and "startup_timeout_seconds=600" in text
+        often = "startup_timeout_seconds=600, startup_check_interval_seconds=1"
+        file.write_text(text.replace("seconds=10)", "seconds=1)").replace("startup_timeout_seconds=600", often))
     python = airflow_python()
     (airflow_home / "airflow.db").write_bytes(migrated(python).read_bytes())
     connection = {"kube_config_path": str(cluster.kubeconfig), "xcom_sidecar_container_image": PYTHON}
@@ -152,4 +151,111 @@ def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, airflow_ho
         **dict.fromkeys([("numbers", -1), ("numbers_items", -1), ("signed", 0), ("count", -1)], 1),
         ("signed", 1): 2,
     }
-    assert driver.there("v1/Pod") == []
+    late, _ = admin.list("v1/Event", namespace=driver.namespace, fields="reason=DeadlineExceeded")
+    assert ["sleeps" in each["involvedObject"]["name"] for each in late] == [True]
+    wait(lambda: not driver.there("v1/Pod"))
+
+
+def test_the_containers_of_a_package_are_pods(exported, expected, driver, admin):
+    """In the order of its graph, as KFP's launcher starts them: one fails, and is tried again as the package says."""
+    file = exported.folder / "job_package.py"
+    exported.export("kubeflow", "job", file, pods=True, secrets=SECRETS)
+    python = environment_python("kfp", "kfp", "kfp-kubernetes", shared=False)
+    done = subprocess.run(
+        [python, CASES, "job_package", "", "told.json"],
+        cwd=exported.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((exported.folder / "told.json").read_text())["job_package"]
+    pods = Pods(admin, driver.namespace)
+    package = Package(told["package"], pods.start, platform=told["platform"][0])
+    assert value(exported, driver, package.run()["Output"]) == expected
+    signed = ["shapes_job.py:signed"] * 3
+    assert package.ran == ["shapes_job.py:numbers", "items", *signed, "items", "shapes_job.py:count"]
+    assert pods.failed == 1
+    [asked] = {json.dumps(each) for each in pods.asked if each["limits"]}
+    assert json.loads(asked) == {
+        "requests": {"cpu": "0.05", "memory": "314572800"},
+        "limits": {"cpu": "0.05", "memory": "314572800"},
+    }
+
+
+class Pods:
+    """Starts containers of a package as pods."""
+
+    def __init__(self, admin, namespace):
+        self.admin, self.namespace = admin, namespace
+        self.failed, self.asked = 0, []
+
+    def start(self, container, platform, words, outputs):
+        """The text of the only output, which the pod leaves in its status."""
+        [output] = outputs
+        command = with_outputs_at({output: TERMINATION_LOG}, words)
+        pod = self._pod(container, platform, command)
+        name = self.admin.create(pod)["metadata"]["name"]
+        ended = wait(lambda: self._ended(name), within_s=180)
+        with self.admin.logs(name, namespace=self.namespace) as lines:
+            log = b"\n".join(lines)
+        self.admin.delete("v1/Pod", name, namespace=self.namespace, grace_s=0)
+        if ended["exitCode"]:
+            self.failed += 1
+            raise ContainerFailed(f"{command}: {log.decode()}")
+        return {output: ended["message"]}
+
+    def _ended(self, name):
+        status = self.admin.get("v1/Pod", name, namespace=self.namespace)["status"]
+        return status.get("containerStatuses", [{}])[0].get("state", {}).get("terminated")
+
+    def _pod(self, container, platform, command):
+        secrets = [
+            {
+                "name": each["envVar"],
+                "valueFrom": {"secretKeyRef": {"name": secret["secretName"], "key": each["secretKey"]}},
+            }
+            for secret in platform.get("secretAsEnv", ())
+            for each in secret["keyToEnv"]
+        ]
+        places = [(each["mountPath"], {"emptyDir": {}}) for each in platform.get("emptyDirMounts", ())]
+        places += [
+            (each["mountPath"], {"persistentVolumeClaim": {"claimName": each["constant"]}})
+            for each in platform.get("pvcMount", ())
+        ]
+        asked = container.get("resources", {})
+        kinds = {"cpu": "Cpu", "memory": "Memory"}
+        resources = {
+            f"{what.lower()}s": {
+                kind: asked[f"resource{key}{what}"]
+                for kind, key in kinds.items()
+                if f"resource{key}{what}" in asked
+            }
+            for what in ("Request", "Limit")
+        }
+        self.asked.append(resources)
+        about = {"generateName": "package-", "namespace": self.namespace}
+        spec = {
+            "restartPolicy": "Never",
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "volumes": [{"name": f"v{number}", **volume} for number, (_, volume) in enumerate(places)],
+            "containers": [
+                {
+                    "name": "main",
+                    "image": container["image"],
+                    "imagePullPolicy": "Never",
+                    "command": command,
+                    "env": [*container.get("env", ()), *secrets],
+                    "resources": resources,
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [
+                        {"name": f"v{number}", "mountPath": at} for number, (at, _) in enumerate(places)
+                    ],
+                }
+            ],
+        }
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": spec}

@@ -505,7 +505,7 @@ def _resources(step: Step) -> list[str]:
     if not requests:
         return []
     shown = [f"requests={requests!r}", *([f"limits={limits!r}"] if limits else [])]
-    return [f"container_resources=k8s.V1ResourceRequirements({', '.join(shown)})"]
+    return [joined_call("container_resources=k8s.V1ResourceRequirements", shown, indent=4)]
 
 
 def _binary(size: int) -> str:

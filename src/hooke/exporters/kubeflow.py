@@ -34,7 +34,16 @@ def _able(_plan: ExportPlan) -> Abilities:
 
 
 def _refusals(plan: ExportPlan) -> list[Refusal]:
-    return [
+    found = [
+        Refusal(
+            what=f"the volume {each['name']} at {each['mountPath']}",
+            why="KFP mounts claims, and folders of a pod's own",
+            fix="a volume with persistentVolumeClaim in the place's pod_template",
+        )
+        for each, volume in _mounted(plan)
+        if not {"persistentVolumeClaim", "emptyDir"} & volume.keys()
+    ]
+    return found + [
         Refusal(
             what=f"{step.name}: it is mapped over several lists, of which one exists only at run time",
             why="a loop of KFP goes over one list",
@@ -142,6 +151,7 @@ PLACED    return task
 def started(target, needs, /, **inputs):
     """A task of KFP that runs a task of Hooke. `needs` has its retries, timeout, cpus, memory (bytes) and gpus."""
     lines = "".join(f"{name}={value!r}\\n" for name, value in inputs.items())
+    lines = lines.replace("$", "\\\\x24")  # else Kubernetes would fill in $(NAME), and make one $ of two
     task = placed(hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0)))
     task.set_display_name(target.rpartition(":")[2] if ":" in target else "result")
 '''
@@ -268,15 +278,17 @@ def _end(plan: ExportPlan, writer: _PackageWriter) -> tuple[str, str]:
 
 def _placed(plan: ExportPlan) -> str:
     """What KFP can say of the pods: variables, secrets, claims and folders of their own. Its cluster decides the rest."""
-    [container, *_] = plan.pod["spec"]["containers"]
-    volumes = {each["name"]: each for each in plan.pod["spec"].get("volumes", ())}
-    lines = [line for each in container.get("env", ()) for line in _variable(each)]
-    lines += [
-        line
-        for each in container.get("volumeMounts", ())
-        for line in _mount(each, volumes.get(each["name"], {}))
-    ]
+    lines = [line for each in plan.pod["spec"]["containers"][0]["env"] for line in _variable(each)]
+    lines += [line for each, volume in _mounted(plan) for line in _mount(each, volume)]
     return "".join(f"    {line}\n" for line in lines)
+
+
+def _mounted(plan: ExportPlan) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """What the pods mount, and each one's volume."""
+    spec = plan.pod["spec"]
+    volumes = {each["name"]: each for each in spec["volumes"]}
+    for each in spec["containers"][0]["volumeMounts"]:
+        yield each, volumes.get(each["name"], {})
 
 
 def _variable(given: Mapping[str, Any]) -> Iterator[str]:
