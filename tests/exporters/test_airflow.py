@@ -97,7 +97,7 @@ def test_a_run_inside_a_task_reports_its_state_and_is_not_tried_twice_over(pytho
     settings = settings_of(home) | {"PYTHONPATH": str(site), "HOOKE_SINKS": "none"}
     found = ended(python, settings, home, {"nightly": {"result": "train"}, "bad": {"result": "train"}})
     assert (found["nightly"]["state"], found["nightly"]["result"]) == ("success", 9)
-    assert found["bad"]["tasks"] == [["train", -1, "failed", 3]]
+    assert found["bad"]["tasks"] == [["train", -1, "failed", 1]]
     assert (home / "tries").read_text() == "...", "three tries of the task, and not of the run"
 
 

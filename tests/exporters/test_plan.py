@@ -293,8 +293,18 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
         (lambda: double(1), "airflow", {"image": "a:1"}, "--image: a worker of Airflow"),
         (lambda: double(1), "airflow", {"place": "a"}, "--place: it describes pods, and there are none"),
         (lambda: double(1), "airflow_pods", {}, "no image: each task is a pod"),
-        (lambda: half_a_gpu(), "airflow_pods", {"image": "a:1"}, "half_a_gpu: gpus=0.5: a pod has whole GPUs"),
-        (lambda: double(1), "airflow_pods", {"image": "a:1", "flavour": "plain"}, "--plain: a pod runs a command"),
+        (
+            lambda: half_a_gpu(),
+            "airflow_pods",
+            {"image": "a:1"},
+            "half_a_gpu: gpus=0.5: a pod has whole GPUs",
+        ),
+        (
+            lambda: double(1),
+            "airflow_pods",
+            {"image": "a:1", "flavour": "plain"},
+            "--plain: a pod runs a command",
+        ),
     ],
 )
 def test_what_a_target_cannot_express_is_refused_with_its_reason(body, target, asked, reason):
@@ -359,7 +369,9 @@ MISSING = CLAIM | {"volumes": []}
 def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
     one = {"image": "a:1", "namespace": "team", "pod_template": {"spec": {"nodeSelector": {"gpu": "h100"}}}}
     text = exported(lambda: ranks(), "airflow_pods", project=placed("s3://a/b", one=one))
-    assert 'IMAGE = "a:1"' in text and 'namespace="team",' in text and '"nodeSelector": {"gpu": "h100"}' in text
+    assert (
+        'IMAGE = "a:1"' in text and 'namespace="team",' in text and '"nodeSelector": {"gpu": "h100"}' in text
+    )
     assert "container_resources=k8s.V1ResourceRequirements(requests={'cpu': '2'})" in text, "of both ranks"
     two = placed("s3://a/b", one=one, two={"image": "b:1"})
     assert 'IMAGE = "b:1"' in exported(lambda: double(1), "airflow_pods", project=two, place="two")
@@ -379,7 +391,11 @@ def test_pods_have_the_image_and_the_namespace_and_the_template_of_a_place():
         ("", {}, "the store is the folder .hooke/store: each pod would have a folder /app/.hooke/store"),
         ("", {"home": "claim"}, ""),
         ("/data/store", {}, "a folder /data/store of its own"),
-        ("/data/store", {"pod_template": {"spec": OWN}}, "a volume that the place's pod_template mounts at /data/store"),
+        (
+            "/data/store",
+            {"pod_template": {"spec": OWN}},
+            "a volume that the place's pod_template mounts at /data/store",
+        ),
         ("/data/store", {"pod_template": {"spec": MISSING}}, "a folder /data/store of its own"),
         ("/data/store", {"pod_template": {"spec": CLAIM}}, ""),
         ("file:///data/store", {"pod_template": {"spec": CLAIM}}, ""),
@@ -446,9 +462,10 @@ def test_an_edited_pipeline_changes_few_lines(target):
         for line in difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)
         if line.startswith(("+", "-")) and not line.startswith(("+++", "---")) and line.strip("+- ")
     ]
-    assert len(changed) <= {"airflow": 20, "airflow_pods": 20, "kubeflow": 20, "prefect": 10, "script": 10}[target], "\n".join(
-        changed
-    )
+    assert (
+        len(changed)
+        <= {"airflow": 20, "airflow_pods": 20, "kubeflow": 20, "prefect": 10, "script": 10}[target]
+    ), "\n".join(changed)
 
 
 # --- The command.

@@ -24,9 +24,9 @@ TERMINATION_LOG = "/dev/termination-log"
 TOKEN = "the token of a service"
 SECRETS = (Secret(variable="TOKEN", secret="service", key="token"),)
 JOB = """
-import hashlib, os, time
+import hashlib, os, tempfile, time
 from pathlib import Path
-from hooke import pipeline, task
+from hooke import File, pipeline, task
 
 # What Jinja, Kubernetes and a shell would fill in.
 WORD = "{{ ds }} {% raw %} $(HOME) $$ `id` 'a' " + '"b"'
@@ -36,15 +36,17 @@ def numbers(n: int) -> list[int]:
     return list(range(n))
 
 @task(retries=1, cpus=0.05, memory="300 MiB", timeout="5m")
-def signed(x: int, word: str) -> tuple[int, str, str]:
+def signed(x: int, word: str) -> File:
     if x == 1 and not Path("tried").exists():
         Path("tried").touch()
         raise ValueError("the first try")
-    return x, word, hashlib.sha256(os.environ["TOKEN"].encode()).hexdigest()
+    path = Path(tempfile.mkdtemp(), "row.txt")
+    path.write_text(f"{x} {word} {hashlib.sha256(os.environ['TOKEN'].encode()).hexdigest()}")
+    return File(path)
 
 @task
-def count(rows: list[tuple[int, str, str]], first: int) -> dict[str, object]:
-    return {"rows": rows, "sum": first + sum(row[0] for row in rows)}
+def count(rows: list[File], first: int) -> dict[str, object]:
+    return {"rows": [Path(row).read_text() for row in rows], "first": first}
 
 @task(timeout="2s")
 def sleeps(x: int) -> int:
@@ -59,6 +61,10 @@ def job(n: int = 2):
 @pipeline
 def late():
     return sleeps(1)
+
+@pipeline
+def pairs():
+    return signed.map(numbers(2), ["a", WORD])
 """
 PLACE = """
 [store]
@@ -131,12 +137,14 @@ def value(exported, driver, reference):
 
 def test_tasks_of_a_dag_are_pods(exported, expected, driver, cluster, admin, airflow_home):
     """By KubernetesPodOperator: one pod fails and is tried again, one is ended at its deadline."""
-    for name in ("job", "late"):
+    for name in ("job", "late", "pairs"):  # the last is only loaded
         file = airflow_home / "dags" / f"{name}.py"
         text = exported.export("airflow", name, file, pods=True, secrets=SECRETS)
         assert "seconds=10)" in text and "startup_timeout_seconds=600" in text
         often = "startup_timeout_seconds=600, startup_check_interval_seconds=1"
-        file.write_text(text.replace("seconds=10)", "seconds=1)").replace("startup_timeout_seconds=600", often))
+        file.write_text(
+            text.replace("seconds=10)", "seconds=1)").replace("startup_timeout_seconds=600", often)
+        )
     python = airflow_python()
     (airflow_home / "airflow.db").write_bytes(migrated(python).read_bytes())
     connection = {"kube_config_path": str(cluster.kubeconfig), "xcom_sidecar_container_image": PYTHON}

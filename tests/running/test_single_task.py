@@ -220,5 +220,7 @@ def test_the_command_writes_references_where_it_is_told(shop):
         "what the task prints is not among it"
     )
     assert json.loads(run_command(target, "--in", "n=2", "--items", "-").stdout) == items
+    run_command(target, "--in", "n=2", "--out", "ref.json")
+    assert json.loads(Path("ref.json").read_text()) == reference
     for wrong in (["--in", "n"], ["--in", "n=1", "--in", "n=2"]):
         assert isinstance(run_command(target, *wrong).exception, UsageError)

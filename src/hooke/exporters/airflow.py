@@ -486,9 +486,7 @@ class _PodStep(_StepSource):
 
     def _options(self) -> list[str]:
         step = self._step
-        limit = (
-            [f"active_deadline_seconds={math.ceil(step.timeout_s)}"] if step.timeout_s is not None else []
-        )
+        limit = [f"active_deadline_seconds={math.ceil(step.timeout_s)}"] if step.timeout_s is not None else []
         retries = [f"retries={step.retries}"] if step.retries else []
         return [*retries, *limit, *_resources(step), *self._rule()]
 

@@ -294,19 +294,27 @@ def _mounted(plan: ExportPlan) -> Iterator[tuple[Mapping[str, Any], Mapping[str,
 def _variable(given: Mapping[str, Any]) -> Iterator[str]:
     secret = given.get("valueFrom", {}).get("secretKeyRef")
     if secret:
-        parts = [f"secret_name={secret['name']!r}", f"secret_key_to_env={{{secret['key']!r}: {given['name']!r}}}"]
+        parts = [
+            f"secret_name={secret['name']!r}",
+            f"secret_key_to_env={{{secret['key']!r}: {given['name']!r}}}",
+        ]
         yield joined_call("kubernetes.use_secret_as_env", ["task", *parts], indent=4)
     elif "value" in given and given["name"] != "HOME":  # which the image has
         yield joined_call("task.set_env_variable", [repr(given["name"]), repr(given["value"])], indent=4)
 
 
 def _mount(given: Mapping[str, Any], volume: Mapping[str, Any]) -> Iterator[str]:
-    at = [f"mount_path={given['mountPath']!r}", *([f"sub_path={given['subPath']!r}"] if "subPath" in given else [])]
+    at = [
+        f"mount_path={given['mountPath']!r}",
+        *([f"sub_path={given['subPath']!r}"] if "subPath" in given else []),
+    ]
     if "persistentVolumeClaim" in volume:
         claim = volume["persistentVolumeClaim"]["claimName"]
         yield joined_call("kubernetes.mount_pvc", ["task", f"pvc_name={claim!r}", *at], indent=4)
     elif "emptyDir" in volume and given["name"] != "tmp":  # which is writable here
-        yield joined_call("kubernetes.empty_dir_mount", ["task", f"volume_name={given['name']!r}", *at], indent=4)
+        yield joined_call(
+            "kubernetes.empty_dir_mount", ["task", f"volume_name={given['name']!r}", *at], indent=4
+        )
 
 
 TARGET = ExportTarget(title="Kubeflow Pipelines", able=_able, write=_write, refusals=_refusals, pods="always")

@@ -155,5 +155,9 @@ def store_refusal(project: Project, manifest: Manifest) -> Refusal | None:
         what=f"the store is the folder {url or STORE}",
         why=f"each pod would have a folder {folder} of its own, and find no result of another",
         fix='[store] url = "s3://BUCKET/PREFIX" in hooke.toml'
-        + (f", or a volume that the place's pod_template mounts at {folder}" if url else ', or home = "CLAIM" below the place'),
+        + (
+            f", or a volume that the place's pod_template mounts at {folder}"
+            if url
+            else ', or home = "CLAIM" below the place'
+        ),
     )

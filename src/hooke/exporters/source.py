@@ -205,7 +205,9 @@ def indented(text: str, spaces: int) -> str:
 def said_by(plan: ExportPlan, target: str) -> str:
     """The first line of an exported file: what it is, and how to write it again."""
     pods = " --pods" if plan.pods else ""
-    return f"{plan.name}, exported by Hooke {HOOKE_VERSION}: hooke export {target}{pods} {plan.file}:{plan.name}"
+    return (
+        f"{plan.name}, exported by Hooke {HOOKE_VERSION}: hooke export {target}{pods} {plan.file}:{plan.name}"
+    )
 
 
 def project_line(plan: ExportPlan, out: Path) -> str:
