@@ -173,7 +173,7 @@ def _wrapped(part: str, indent: int) -> str:
 
 def laid_out(value: Any, indent: int = 0) -> str:
     """A manifest as Python: lists and dicts that are long with an element a line."""
-    if not isinstance(value, dict | list):
+    if not isinstance(value, (dict, list)):
         return quoted(value) if isinstance(value, str) else repr(value)
     inner = indent + 4
     if isinstance(value, dict):
