@@ -196,7 +196,7 @@ def test_an_image_runs(order, layout, tmp_path, monkeypatch):
         "python", "-c", "import hooke, numpy, sys, os; print(numpy.arange(3).sum(), sys.prefix, os.getuid())"
     )
     assert done.stdout == "3 /opt/venv 65532\n", done
-    done = run("sh", "-c", "cp -r /app /tmp/app && hooke run /tmp/app/job.py")
+    done = run("hooke", "run", "/app/job.py")
     assert done.stdout == "42\n", done
 
 

@@ -24,7 +24,7 @@ TERMINATION_LOG = "/dev/termination-log"
 TOKEN = "the token of a service"
 SECRETS = (Secret(variable="TOKEN", secret="service", key="token"),)
 JOB = """
-import hashlib, os, tempfile, time
+import hashlib, os, time
 from pathlib import Path
 from hooke import File, pipeline, task
 
@@ -40,7 +40,8 @@ def signed(x: int, word: str) -> File:
     if x == 1 and not Path("tried").exists():
         Path("tried").touch()
         raise ValueError("the first try")
-    path = Path(tempfile.mkdtemp(), "row.txt")
+    path = Path("rows", f"{x}.txt")  # in a folder that each pod has for itself
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"{x} {word} {hashlib.sha256(os.environ['TOKEN'].encode()).hexdigest()}")
     return File(path)
 
@@ -98,8 +99,14 @@ def exported(driver, admin, airflow_home):
     admin.create({"apiVersion": "v1", "kind": "Secret", **data})
     spec = driver.pod_spec()
     [container] = spec["containers"]
-    spec["volumes"].append({"name": "project", "persistentVolumeClaim": {"claimName": "project"}})
-    container["volumeMounts"].append({"name": "project", "mountPath": "/app"})
+    spec["volumes"] += [
+        {"name": "project", "persistentVolumeClaim": {"claimName": "project"}},
+        {"name": "rows", "emptyDir": {}},
+    ]
+    container["volumeMounts"] += [
+        {"name": "project", "mountPath": "/app"},
+        {"name": "rows", "mountPath": "/app/rows"},
+    ]
     container["env"].append({"name": "PATH", "value": f"{sys.prefix}/bin:/usr/bin:/bin"})
     settings = PLACE.format(store=STORE, image=PYTHON, namespace=driver.namespace, spec=toml(spec))
     with pytest.MonkeyPatch.context() as patch:

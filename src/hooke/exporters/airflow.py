@@ -29,7 +29,7 @@ from hooke.exporters.source import (
     said_by,
 )
 from hooke.exporters.targets import Abilities, ExportTarget
-from hooke.images.contents import CODE, USER
+from hooke.images.contents import CODE, USER_ID
 
 __all__ = ["TARGET"]
 
@@ -264,7 +264,7 @@ def _pod_head(plan: ExportPlan, own: list[str], functions: str) -> str:
     imports = ["import re", own[0], "", own[1]]
     if "k8s." in functions:
         imports.append("from kubernetes.client import models as k8s")
-    sidecar = {**security, "runAsUser": int(USER.partition(":")[0])}
+    sidecar = {**security, "runAsUser": USER_ID}
     return "\n".join(
         [
             *imports,

@@ -33,7 +33,8 @@ __all__ = ["BuildOrder", "build", "debian_base", "dockerfile", "packages_of", "p
 
 VENV = "opt/venv"
 CODE = "app"
-USER = "65532:65532"
+USER_ID = 65532
+USER = f"{USER_ID}:{USER_ID}"
 """Nobody's own: what Kubernetes' restricted policy asks for."""
 SUITES = {"3.11": "bookworm", "3.13": "trixie"}
 """Debian's release with that Python."""
@@ -369,7 +370,7 @@ def _environment(program: str) -> list[Inside]:
 
 
 def project_files(project: Path) -> list[Inside]:
-    """The files of a project: in a git repository those that git does not ignore, else all but hidden folders, environments and caches.
+    """The files of a project, owned by who runs them, since tasks write files beside them: in a git repository those that git does not ignore, else all but hidden folders, environments and caches.
 
     Raises UsageError where there are none.
     """
@@ -381,7 +382,8 @@ def project_files(project: Path) -> list[Inside]:
             f"{project} has no files for the image", fix="name the folder of the project with --project"
         )
     return [
-        Inside(path=f"{CODE}/{path.relative_to(project).as_posix()}", file=path) for path in sorted(found)
+        Inside(path=f"{CODE}/{path.relative_to(project).as_posix()}", file=path, owner=USER_ID)
+        for path in sorted(found)
     ]
 
 
@@ -422,7 +424,7 @@ def dockerfile(packages: Iterable[str]) -> str:
         f"FROM python:{MINOR}-slim\n"
         f"RUN python -m venv /{VENV} && /{VENV}/bin/pip install --no-cache-dir --no-deps \\\n{lines}\n"
         f"ENV PATH=/{VENV}/bin:$PATH VIRTUAL_ENV=/{VENV} HOME=/tmp\n"
-        f"COPY . /{CODE}\n"
+        f"COPY --chown={USER} . /{CODE}\n"
         f"WORKDIR /{CODE}\n"
         f"USER {USER}\n"
         'CMD ["hooke", "--help"]\n'

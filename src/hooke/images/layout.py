@@ -75,6 +75,8 @@ class Inside(msgspec.Struct, frozen=True, kw_only=True):
     content: bytes | None = None
     link: str = ""
     executable: bool = False
+    owner: int = 0
+    """The number of its user and group, and of the folders above it that are named by nothing else."""
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,12 +295,12 @@ def checked_digest(digest: str) -> str:
 
 
 def _write_entries(out: _Hashed, files: Iterable[Inside]) -> None:
-    """An archive of `files`, sorted, owned by root and without times. Folders above each file are in it."""
+    """An archive of `files`, sorted and without times. Folders above each file are in it."""
     named = {each.path: each for each in files}
-    for path in [*named]:
+    for path, each in [*named.items()]:
         for above in Path(path).parents:
             if str(above) != ".":
-                named.setdefault(str(above), Inside(path=str(above)))
+                named.setdefault(str(above), Inside(path=str(above), owner=each.owner))
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, bufsize=PIECE) as tar:  # pyrefly: ignore[no-matching-overload]
         for path in sorted(named):
             _add(tar, named[path])
@@ -324,6 +326,7 @@ class _Hashed:
 def _add(tar: tarfile.TarFile, each: Inside) -> None:
     entry = tarfile.TarInfo(each.path)
     entry.mode = 0o755
+    entry.uid = entry.gid = each.owner
     if each.link:
         entry.type, entry.linkname, entry.mode = tarfile.SYMTYPE, each.link, 0o777
         tar.addfile(entry)
