@@ -20,7 +20,7 @@ from hooke.exporters.plan import ExportPlan, Refusal, Secret
 from hooke.images.contents import CODE
 from hooke.kubernetes.client import Manifest
 from hooke.kubernetes.driver_job import PLACE_OPTIONS, home_mount, home_volume
-from hooke.kubernetes.pods import WORKER, PodOptions, merged, worker_pod
+from hooke.kubernetes.pods import RELEASE_GRACE_S, WORKER, PodOptions, merged, worker_pod
 from hooke.project.folder import Project
 from hooke.project.settings import FILE
 
@@ -92,8 +92,8 @@ def _manifest(options: PodOptions, *, home: str, secrets: Sequence[Secret]) -> M
     [container] = spec["containers"]
     for name in ("command", "image", "resources"):
         del container[name]
-    for name in ("restartPolicy", "terminationGracePeriodSeconds"):
-        del spec[name]
+    del spec["restartPolicy"]
+    spec["terminationGracePeriodSeconds"] = int(RELEASE_GRACE_S)
     # Tasks write files to the project's folder, where the image's user may.
     del container["securityContext"]["readOnlyRootFilesystem"]
     container["workingDir"] = PROJECT
