@@ -17,6 +17,7 @@ from hooke import File, pipeline, task
 from hooke.base.errors import UsageError
 from hooke.cli.entry import hooke
 from hooke.cli.screens import CommandSession
+from hooke.exporters.airflow import POD_HELPERS
 from hooke.exporters.plan import ParameterValue, Secret, StepResult, plan_of_graph, step_results_in
 from hooke.exporters.pod_settings import pod_settings
 from hooke.exporters.source import Writer, joined_call
@@ -184,6 +185,21 @@ def test_constants_reach_a_task_as_they_are(value):
     text = Writer(plan).value([value])
     there = eval(joined_call("dict", [f"x={text}", "y=1"], indent=8), {"Code": Code})
     assert read_value(repr(there)) == {"x": [value], "y": 1}
+
+
+@settings(max_examples=50)
+@given(st.text("{%#$}'\"\\(A"), st.one_of(st.text("{%#$}'\"\\(A"), st.binary()))
+def test_texts_reach_a_pod_past_what_airflow_and_kubernetes_fill_in(key, value):
+    helpers = {}
+    exec("import re\n" + POD_HELPERS[POD_HELPERS.index("def _text") :], helpers)
+    text = helpers["_text"]({key: [{1: value}]})
+    assert not any(each in text for each in ("{{", "{%", "{#", "$"))
+    assert read_value(text) == {key: [{1: value}]}
+
+
+def test_items_that_airflow_would_fill_in_go_by_their_number():
+    assert "double.expand(x=['a', 'b'])" in exported(lambda: double.map(["a", "b"]), "airflow")
+    assert "double.expand(i=list(range(2)))" in exported(lambda: double.map(["a", "{{ ds }}"]), "airflow")
 
 
 def test_parts_and_items_are_written_as_a_person_would():
