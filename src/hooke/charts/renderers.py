@@ -15,10 +15,23 @@ import numpy as np
 from hooke.base.distributions import install_command
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.files import write_atomic
-from hooke.charts.sheet import COLOURS, INK, LAW_ON_EITHER, Area, Dot, Label, Sheet, SheetItem, Stroke
+from hooke.base.formats import readable
+from hooke.charts.sheet import (
+    COLOURS,
+    GREY,
+    INK,
+    LAW_ON_EITHER,
+    SERIES,
+    Area,
+    Dot,
+    Label,
+    Sheet,
+    SheetItem,
+    Stroke,
+)
 from hooke.scaling.families import Floats
 
-__all__ = ["inline_svg", "png_of", "save_as", "svg_of"]
+__all__ = ["inline_svg", "page_svg", "png_of", "save_as", "svg_of", "theme_class"]
 
 
 def save_as(path: str | Path, what: str, makers: Mapping[str, Callable[[], str | bytes]]) -> Path:
@@ -59,6 +72,29 @@ def inline_svg(sheet: Sheet) -> str:
     return _svg(sheet, size, "").replace(INK, "currentColor").replace(COLOURS["law"], LAW_ON_EITHER)
 
 
+_THEME = {INK: "ink", GREY: "grey"} | {
+    colour: f"series{at}" for at, colour in enumerate(SERIES, 1) if colour not in (INK, GREY)
+}
+"""Colour -> its name in the style of pages, which has a light and a dark one."""
+
+
+def theme_class(colour: str) -> str:
+    """The CSS class, and the variable without its dashes, of one of the charts' colours."""
+    return _THEME[colour]
+
+
+def page_svg(sheet: Sheet) -> str:
+    """Markup for a page under a policy without inline styles: colours are CSS variables, and hints are `data-t`.
+
+    It takes the focus, so that a script can say its hints to those who use a keyboard.
+    """
+    body = "\n".join(_element(item, page=True) for item in sheet.items)
+    return (
+        f'<svg class="chart" tabindex="0" viewBox="0 0 {sheet.width:g} {sheet.height:g}" role="img" '
+        f"aria-label={quoteattr(readable(sheet.title))}>\n{body}\n</svg>"
+    )
+
+
 def _svg(sheet: Sheet, size: str, ground: str) -> str:
     body = "\n".join(filter(None, [ground, *map(_element, sheet.items)]))
     return (
@@ -67,45 +103,52 @@ def _svg(sheet: Sheet, size: str, ground: str) -> str:
     )
 
 
-def _element(item: SheetItem) -> str:
+def _element(item: SheetItem, *, page: bool = False) -> str:
+    colour = f"var(--{_THEME[item.colour]})" if page else item.colour
+    kind = f"chart-{item.kind}" if page else item.kind
     match item:
         case Stroke():
             dash = "" if item.dash is None else f' stroke-dasharray="{item.dash[0]:g} {item.dash[1]:g}"'
             faint = "" if item.opacity == 1 else f' stroke-opacity="{item.opacity:g}"'
             return (
-                f'<path class="{item.kind}" d="{_path(zip(item.x, item.y, strict=True))}" fill="none" '
-                f'stroke="{item.colour}" stroke-width="{item.width:g}" stroke-linejoin="round"{dash}{faint}/>'
+                f'<path class="{kind}" d="{_path(zip(item.x, item.y, strict=True))}" fill="none" '
+                f'stroke="{colour}" stroke-width="{item.width:g}" stroke-linejoin="round"{dash}{faint}/>'
             )
         case Area():
             x, y = np.append(item.x, item.x[::-1]), np.append(item.top, item.bottom[::-1])
-            return (
-                f'<path class="{item.kind}" d="{_path(zip(x, y, strict=True))}Z" fill="{item.colour}" '
-                f'fill-opacity="{item.opacity:g}"/>'
-            )
+            drawn = f'class="{kind}" d="{_path(zip(x, y, strict=True))}Z" fill="{colour}"'
+            return _hinted("path", f'{drawn} fill-opacity="{item.opacity:g}"', item.hint, page=page)
         case Dot():
-            return _dot(item)
+            return _dot(item, kind, colour, page=page)
         case Label():
-            return _text(item)
+            return _text(item, kind, colour)
 
 
-def _dot(dot: Dot) -> str:
-    drawn = f'class="{dot.kind}" fill="{dot.colour}"'
+def _hinted(tag: str, drawn: str, hint: str, *, page: bool) -> str:
+    """An element with its tooltip: a page's script shows `data-t`, a viewer of files a title."""
+    if not hint:
+        return f"<{tag} {drawn}/>"
+    if page:
+        return f"<{tag} {drawn} data-t={quoteattr(readable(hint))}/>"
+    return f"<{tag} {drawn}><title>{escape(hint)}</title></{tag}>"
+
+
+def _dot(dot: Dot, kind: str, colour: str, *, page: bool) -> str:
+    drawn = f'class="{kind}" fill="{colour}"'
     if dot.shape == "circle":
         tag, form = "circle", f'cx="{dot.x:.2f}" cy="{dot.y:.2f}" r="{dot.radius:g}"'
     else:
         corners = [(dot.x + dot.radius * x, dot.y + dot.radius * y) for x, y in dot.corners]
         tag, form = "path", f'd="{_path(corners)}Z"'
-    if not dot.hint:
-        return f"<{tag} {drawn} {form}/>"
-    return f"<{tag} {drawn} {form}><title>{escape(dot.hint)}</title></{tag}>"
+    return _hinted(tag, f"{drawn} {form}", dot.hint, page=page)
 
 
-def _text(words: Label) -> str:
+def _text(words: Label, kind: str, colour: str) -> str:
     anchor = "" if words.anchor == "start" else f' text-anchor="{words.anchor}"'
     bold = ' font-weight="bold"' if words.bold else ""
     return (
-        f'<text class="{words.kind}" x="{words.x:.2f}" y="{words.y:.2f}" font-size="{words.size:g}" '
-        f'fill="{words.colour}"{anchor}{bold}>{escape(words.text)}</text>'
+        f'<text class="{kind}" x="{words.x:.2f}" y="{words.y:.2f}" font-size="{words.size:g}" '
+        f'fill="{colour}"{anchor}{bold}>{escape(words.text)}</text>'
     )
 
 

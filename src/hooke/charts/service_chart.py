@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from hooke.charts.fleet_chart import LOST, SizeChange, change_marks, replica_lin
 from hooke.charts.terminal import Canvas, inked, plain_rows, x_axis_rows
 from hooke.scaling.families import Floats
 
-__all__ = ["SeriesLine", "ServicePicture", "SizeChange", "service_plot", "service_sheet"]
+__all__ = ["SeriesLine", "ServicePicture", "SizeChange", "service_panels", "service_plot", "service_sheet"]
 
 
 LEFT, PANEL = 40.0, 396.0
@@ -37,7 +37,8 @@ class ServicePicture:
     """The chart as plain numbers. `edges` (m + 1,) bound the intervals, in `unit` since the start, as are all moments.
 
     `asked`, `answered` and `unanswered` (m,) are requests per second. `ready` and `wanted` (k,) replicas hold from `moments`
-    (k,) on. `times` are latency percentiles in milliseconds, `limit` is the SLO.
+    (k,) on. `times` are latency percentiles in milliseconds, `limit` is the SLO. `busy` (m,) is how many replicas the
+    batches kept busy on average, `batch` (m,) the mean rows of a batch, NaN without one; both are for pages.
     """
 
     title: str
@@ -54,11 +55,14 @@ class ServicePicture:
     limit: float | None
     limit_text: str
     caption: str
+    busy: Floats = field(default_factory=lambda: np.zeros(0))
+    batch: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def x(self) -> sheet.Axis:
         """The axis of time below all panels."""
-        return sheet.Axis(label=f"time since the start ({self.unit})", low=0.0, high=float(self.edges[-1]))
+        low, high = float(self.edges[0]), float(self.edges[-1])
+        return sheet.Axis(label=f"time since the start ({self.unit})", low=low, high=max(high, low + 1e-3))
 
     @property
     def load_axis(self) -> sheet.Axis:
@@ -120,19 +124,26 @@ def _axes(frame: sheet.PanelFrame, head: str, *, last: bool) -> Iterator[sheet.S
 
 def _load(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     yield from _axes(frame, "requests per second", last=False)
+    yield from _load_drawn(frame, picture)
+    yield from sheet.corner_labels(frame, _load_names(picture))
+
+
+def _load_names(picture: ServicePicture) -> list[tuple[str, str]]:
+    names = [(sheet.INK, "received"), (LOAD, "answered")]
+    return [*names, (LOST, "not answered")] if (picture.unanswered > 0).any() else names
+
+
+def _load_drawn(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     x = frame.across(np.repeat(picture.edges, 2)[1:-1])
     floor = np.full(x.size, frame.bottom)
     answered = frame.down(np.repeat(picture.answered, 2))
     yield sheet.Area(kind="answered", x=x, top=answered, bottom=floor, colour=LOAD, opacity=0.25)
-    names = [(sheet.INK, "received"), (LOAD, "answered")]
     if (picture.unanswered > 0).any():
         lost = frame.down(np.repeat(picture.unanswered, 2))
         yield sheet.Area(kind="unanswered", x=x, top=lost, bottom=floor, colour=LOST, opacity=0.55)
-        names.append((LOST, "not answered"))
     yield sheet.Stroke(
         kind="asked", x=x, y=frame.down(np.repeat(picture.asked, 2)), colour=sheet.INK, width=1.1
     )
-    yield from sheet.corner_labels(frame, names)
 
 
 def _replicas(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
@@ -146,10 +157,20 @@ def _replicas(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[shee
 
 def _times(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
     yield from _axes(frame, "latency, measured in the service (ms)", last=True)
+    yield from _times_drawn(frame, picture)
     names: list[tuple[float, str, str]] = []
     if picture.limit is not None:
-        yield sheet.level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=sheet.LIMIT_DASH)
         names.append((float(frame.down(picture.limit)), LIMIT, picture.limit_text))
+    for at, line in enumerate(picture.times):
+        last = line.value[np.isfinite(line.value)]
+        if last.size:
+            names.append((float(frame.down(last[-1])), sheet.SERIES[at], line.name))
+    yield from sheet.side_labels(frame, names)
+
+
+def _times_drawn(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.SheetItem]:
+    if picture.limit is not None:
+        yield sheet.level(frame, picture.limit, kind="limit", colour=LIMIT, width=1.2, dash=sheet.LIMIT_DASH)
     middles = (picture.edges[1:] + picture.edges[:-1]) / 2
     for at, line in enumerate(picture.times):
         for part in _unbroken(line.value):
@@ -157,10 +178,6 @@ def _times(frame: sheet.PanelFrame, picture: ServicePicture) -> Iterator[sheet.S
             yield sheet.Stroke(kind="quantile", x=x, y=y, colour=sheet.SERIES[at], width=1.4)
             if x.size == 1:
                 yield sheet.circle("quantile", float(x[0]), float(y[0]), 1.6, sheet.SERIES[at])
-        last = line.value[np.isfinite(line.value)]
-        if last.size:
-            names.append((float(frame.down(last[-1])), sheet.SERIES[at], line.name))
-    yield from sheet.side_labels(frame, names)
 
 
 def _unbroken(values: Floats) -> Iterator[slice]:
@@ -168,6 +185,94 @@ def _unbroken(values: Floats) -> Iterator[slice]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.isfinite(values), [False]]).astype(int)))
     for first, end in edges.reshape(-1, 2).tolist():
         yield slice(first, end)
+
+
+# --- For a page.
+
+
+def service_panels(picture: ServicePicture) -> list[sheet.PagePanel]:
+    """Requests, latency, replicas, batches and unanswered requests for a page, always all of them, so that nothing moves while they change."""
+    return [
+        _requests_panel(picture),
+        _latency_panel(picture),
+        _replicas_panel(picture),
+        _steps_panel(picture, "rows in a batch, on average", picture.batch, LOAD),
+        _steps_panel(picture, "not answered per second", picture.unanswered, LOST),
+    ]
+
+
+def _requests_panel(picture: ServicePicture) -> sheet.PagePanel:
+    frame = sheet.page_frame(picture.x, picture.load_axis)
+    values = zip(picture.asked, picture.answered, picture.unanswered, strict=True)
+    hints = [
+        f"{asked:.3g} received, {answered:.3g} answered, {lost:.3g} not answered per second"
+        for asked, answered, lost in values
+    ]
+    body = [*sheet.axes_of(frame), *_load_drawn(frame, picture), *_said(frame, picture, hints)]
+    return sheet.page_panel("requests per second", body, _load_names(picture))
+
+
+def _latency_panel(picture: ServicePicture) -> sheet.PagePanel:
+    axis = picture.times_axis or sheet.Axis(label="", low=1.0, high=100.0, logarithmic=True)
+    frame = sheet.page_frame(picture.x, axis)
+    names = [(sheet.SERIES[at], line.name) for at, line in enumerate(picture.times)]
+    limit = [] if picture.limit is None else [(LIMIT, f"SLO: {picture.limit_text}")]
+    hints = []
+    for at in range(picture.asked.size):
+        told = [f"{line.name} {_ms(float(line.value[at]))}" for line in picture.times]
+        hints.append("; ".join([", ".join(told), *(text for _, text in limit)]))
+    body = [*sheet.axes_of(frame), *_times_drawn(frame, picture), *_said(frame, picture, hints)]
+    return sheet.page_panel("latency, measured in the service (ms)", body, [*names, *limit])
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g} ms" if math.isfinite(value) else "unknown"
+
+
+def _replicas_panel(picture: ServicePicture) -> sheet.PagePanel:
+    """What was ready and desired, and what the load kept busy; under the cursor the decision that held then."""
+    frame = sheet.page_frame(picture.x, picture.replicas_axis)
+    first, last = float(picture.edges[0]), float(picture.edges[-1])
+    moments = np.clip(np.append(picture.moments, last), first, last)
+    body = [*sheet.axes_of(frame), *replica_lines(frame, moments, picture.ready, picture.wanted)]
+    x = frame.across(np.repeat(picture.edges, 2)[1:-1])
+    body.append(
+        sheet.Stroke(kind="busy", x=x, y=frame.down(np.repeat(picture.busy, 2)), colour=LOAD, width=1.2)
+    )
+    shown = [each for each in picture.changes if first <= each.at <= last]
+    marks = [item for item in change_marks(frame, shown) if isinstance(item, sheet.Dot)]
+    hints = [_decision(picture, at) for at in range(picture.asked.size)]
+    names = [(sheet.COLOURS["peak"], "ready"), (LOST, "desired (dots: decisions)"), (LOAD, "busy with batches")]
+    return sheet.page_panel("replicas and demand", [*body, *marks, *_said(frame, picture, hints)], names)
+
+
+def _decision(picture: ServicePicture, at: int) -> str:
+    """The replicas in an interval, and the last decision before its end."""
+    until = picture.edges[at + 1]
+    held = max(int(np.searchsorted(picture.moments, until, side="right")) - 1, 0)
+    text = f"{picture.ready[held]:g} ready, {picture.wanted[held]:g} desired, {picture.busy[at]:.2g} busy"
+    before = [each for each in picture.changes if each.at <= until]
+    return f"{text}; {before[-1].text} (at {before[-1].at:.4g} {picture.unit})" if before else text
+
+
+def _steps_panel(picture: ServicePicture, title: str, values: Floats, colour: str) -> sheet.PagePanel:
+    most = float(np.nanmax(values, initial=0.0))
+    frame = sheet.page_frame(picture.x, sheet.Axis(label="", low=0.0, high=1.15 * max(most, 0.1)))
+    x, known = frame.across(np.repeat(picture.edges, 2)[1:-1]), np.nan_to_num(np.repeat(values, 2))
+    area = sheet.Area(
+        kind="steps", x=x, top=frame.down(known), bottom=np.full(x.size, frame.bottom), colour=colour, opacity=0.55
+    )  # fmt: skip
+    hints = [f"{each:.3g} {title}" if math.isfinite(each) else "none" for each in values.tolist()]
+    return sheet.page_panel(title, [*sheet.axes_of(frame), area, *_said(frame, picture, hints)], ())
+
+
+def _said(frame: sheet.PanelFrame, picture: ServicePicture, hints: Sequence[str]) -> Iterator[sheet.Area]:
+    """Each interval with its time and what is said of it."""
+    edges = picture.edges
+    times = [f"{begin:.4g} to {end:.4g} {picture.unit}" for begin, end in zip(edges[:-1], edges[1:], strict=True)]
+    yield from sheet.strips(
+        frame, edges, [f"{time}: {hint}" for time, hint in zip(times, hints, strict=True)]
+    )
 
 
 # --- For terminals.

@@ -28,6 +28,7 @@ __all__ = [
     "Axis",
     "Dot",
     "Label",
+    "PagePanel",
     "PanelFrame",
     "Sheet",
     "SheetItem",
@@ -37,7 +38,10 @@ __all__ = [
     "corner_labels",
     "framed",
     "level",
+    "page_frame",
+    "page_panel",
     "side_labels",
+    "strips",
     "text_width",
     "vertical",
 ]
@@ -214,7 +218,7 @@ class Stroke:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Area:
-    """The area between `top` and `bottom` over ascending `x`, each (m,)."""
+    """The area between `top` and `bottom` over ascending `x`, each (m,). `hint` is its tooltip."""
 
     kind: str
     x: Floats
@@ -222,6 +226,7 @@ class Area:
     bottom: Floats
     colour: str
     opacity: float
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,3 +393,44 @@ def corner_labels(frame: PanelFrame, named: Sequence[tuple[str, str]]) -> Iterat
     """Labels right of the panel, one below the other from its top: (colour, text)."""
     for at, (colour, text) in enumerate(named):
         yield Label(kind="name", x=frame.right + 5, y=frame.top + 8 + 10.5 * at, text=text, colour=colour)
+
+
+# --- One panel for a page: its title and legend are text of the page, and what is under the cursor is said.
+
+PAGE_WIDTH, PAGE_HEIGHT = 270.0, 172.0
+"""On a phone that is 1.35 pixels a point, so that ticks have the size of small text."""
+_PAGE_LEFT, _PAGE_TOP, _PAGE_RIGHT, _PAGE_BELOW = 34.0, 8.0, 8.0, 28.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagePanel:
+    """A figure of a page. `legend` has (colour, text) for each line."""
+
+    title: str
+    sheet: Sheet
+    legend: tuple[tuple[str, str], ...]
+
+
+def page_frame(x: Axis, y: Axis) -> PanelFrame:
+    """The rectangle inside the axes of a page's panel."""
+    return PanelFrame(
+        left=_PAGE_LEFT, top=_PAGE_TOP, width=PAGE_WIDTH - _PAGE_LEFT - _PAGE_RIGHT,
+        height=PAGE_HEIGHT - _PAGE_TOP - _PAGE_BELOW, x=x, y=y,
+    )  # fmt: skip
+
+
+def page_panel(title: str, body: Sequence[SheetItem], legend: Sequence[tuple[str, str]]) -> PagePanel:
+    """A panel with `body`, which is laid out in a `page_frame`."""
+    made = Sheet(width=PAGE_WIDTH, height=PAGE_HEIGHT, title=title, items=tuple(body))
+    return PagePanel(title=title, sheet=made, legend=tuple(legend))
+
+
+def strips(frame: PanelFrame, edges: Floats, hints: Sequence[str]) -> Iterator[Area]:
+    """Invisible strips between `edges` (m + 1,), in units of the x axis, each with what is said of it (m,). They lie above all else."""
+    across = np.clip(frame.across(edges), frame.left, frame.right)
+    for (begin, end), hint in zip(pairwise(across.tolist()), hints, strict=True):
+        if end > begin:
+            yield Area(
+                kind="at", x=np.array([begin, end]), top=np.full(2, frame.top), bottom=np.full(2, frame.bottom),
+                colour=INK, opacity=0.0, hint=hint,
+            )  # fmt: skip

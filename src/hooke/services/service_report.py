@@ -23,7 +23,7 @@ from hooke.charts.fleet_chart import SizeChange
 from hooke.charts.html import html_table, static_page
 from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
 from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
-from hooke.journal.events import RunFinished, RunStarted
+from hooke.journal.events import Event, RunFinished, RunStarted
 from hooke.journal.reader import read
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import moment
@@ -56,9 +56,10 @@ from hooke.services.service_runs import (
     start_times_s,
     time_slices,
 )
-from hooke.serving.stats_windows import merge_windows
+from hooke.serving.stats_windows import SHORTEST_WINDOW_S, merge_windows
 
 __all__ = [
+    "ServiceFold",
     "ServiceRecord",
     "event_line",
     "law_lines",
@@ -196,35 +197,59 @@ class ServiceRecord:
         return found
 
 
+class ServiceFold:
+    """A service's run, by the events of its journal that were applied so far."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        """How many were applied."""
+        self._started: RunStarted | None = None
+        self._declared = ServiceBegan()
+        self._windows: list[BatchWindow] = []
+        self._replicas: list[ReplicaEvent] = []
+        self._finished: RunFinished | None = None
+        self._until = 0.0
+
+    def apply(self, event: Event) -> None:
+        """Fold one event."""
+        self.events += 1
+        self._until = max(self._until, event.at)
+        match event:
+            case RunStarted():
+                self._started, self._finished = event, None
+            case ServiceBegan():
+                self._declared = event
+            case BatchWindow():
+                self._windows.append(event)
+            case RunFinished():
+                self._finished = event
+            case _:
+                if isinstance(event, ReplicaEvent):
+                    self._replicas.append(event)
+
+    def record(self) -> ServiceRecord | None:
+        """The record; None before the run has begun."""
+        if self._started is None:
+            return None
+        return ServiceRecord(
+            started=self._started,
+            declared=self._declared,
+            windows=tuple(self._windows),
+            replicas=tuple(self._replicas),
+            finished=self._finished,
+            until=self._until,
+        )
+
+
 def read_service(folder: Path) -> ServiceRecord:
     """Read the run of a service. Raises JournalError as `read` does."""
-    started, declared, finished, until = None, ServiceBegan(), None, 0.0
-    windows: list[BatchWindow] = []
-    replicas: list[ReplicaEvent] = []
+    fold = ServiceFold()
     for segment in read(folder, DRIVER):
         for event in segment.events:
-            until = max(until, event.at)
-            match event:
-                case RunStarted():
-                    started, finished = event, None
-                case ServiceBegan():
-                    declared = event
-                case BatchWindow():
-                    windows.append(event)
-                case RunFinished():
-                    finished = event
-                case _:
-                    if isinstance(event, ReplicaEvent):
-                        replicas.append(event)
-    assert started is not None, "the run has a beginning"
-    return ServiceRecord(
-        started=started,
-        declared=declared,
-        windows=tuple(windows),
-        replicas=tuple(replicas),
-        finished=finished,
-        until=until,
-    )
+            fold.apply(event)
+    record = fold.record()
+    assert record is not None, "the run has a beginning"
+    return record
 
 
 def service_text(record: ServiceRecord, *, alive: bool, drawn: str = "") -> str:
@@ -487,16 +512,18 @@ MOST_STRETCHES = 90
 _UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0, 60.0, "minutes"))
 
 
-def picture_of(record: ServiceRecord) -> ServicePicture | None:
-    """The chart of a run; None without windows."""
-    if not record.windows:
-        return None
+def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServicePicture | None:
+    """The chart of a run, from the moment `since` on if it is given; None without windows."""
     began = record.started.at
+    first = began if since is None else min(max(since, began), record.until - SHORTEST_WINDOW_S)
+    windows = [each for each in record.windows if since is None or each.at - each.seconds >= first]
+    if not windows:
+        return None
     scale, unit = next(
         ((scale, unit) for least, scale, unit in _UNITS if record.until - began >= least), (1.0, "s")
     )
     staff = record.staff
-    parts = time_slices(record.windows, staff, began=began, ended=record.until, most=MOST_STRETCHES)
+    parts = time_slices(windows, staff, began=first, ended=record.until, most=MOST_STRETCHES)
     lengths = np.array([part.seconds for part in parts])
     slo = record.declared.slo_percent
     percents = sorted({50.0, slo if slo is not None else 99.0})
@@ -504,7 +531,7 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
     return ServicePicture(
         title=f"{record.started.pipeline}: load, replicas and latency",
         unit=unit,
-        edges=np.array([0.0, *((part.began + part.seconds - began) / scale for part in parts)]),
+        edges=np.array([(first - began) / scale, *((part.began + part.seconds - began) / scale for part in parts)]),
         asked=np.array([part.asked for part in parts]) / lengths,
         answered=np.array([part.answered for part in parts]) / lengths,
         unanswered=np.array([part.unanswered for part in parts]) / lengths,
@@ -530,6 +557,8 @@ def picture_of(record: ServiceRecord) -> ServicePicture | None:
         limit=1e3 * limit if limit is not None else None,
         limit_text=f"p{slo:g} < {format_seconds(limit)}" if slo is not None and limit is not None else "",
         caption=f"from the journal of {record.started.run}, in intervals of {format_seconds(float(np.median(lengths)))}",
+        busy=np.array([part.busy_s for part in parts]) / lengths,
+        batch=np.array([part.rows / part.batches if part.batches else math.nan for part in parts]),
     )
 
 
