@@ -227,7 +227,9 @@ def _legend(panel: Panel, picture: CurvePicture) -> Iterator[tuple[str, str]]:
 def _said_at(panel: Panel, picture: CurvePicture) -> Floats:
     """The N of which a page says something: whole numbers where these are few, and all that were measured."""
     first, last = max(np.ceil(picture.x.low), 1.0), np.floor(picture.x.high)
-    whole = np.arange(first, last + 1) if last - first < MOST_STRIPS else np.geomspace(first, last, MOST_STRIPS)
+    whole = (
+        np.arange(first, last + 1) if last - first < MOST_STRIPS else np.geomspace(first, last, MOST_STRIPS)
+    )
     measured: Floats = panel.points.n
     return np.unique(np.concatenate([np.round(whole), measured]))
 

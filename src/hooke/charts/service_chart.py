@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -242,7 +243,11 @@ def _replicas_panel(picture: ServicePicture) -> sheet.PagePanel:
     shown = [each for each in picture.changes if first <= each.at <= last]
     marks = [item for item in change_marks(frame, shown) if isinstance(item, sheet.Dot)]
     hints = [_decision(picture, at) for at in range(picture.asked.size)]
-    names = [(sheet.COLOURS["peak"], "ready"), (LOST, "desired (dots: decisions)"), (LOAD, "busy with batches")]
+    names = [
+        (sheet.COLOURS["peak"], "ready"),
+        (LOST, "desired (dots: decisions)"),
+        (LOAD, "busy with batches"),
+    ]
     return sheet.page_panel("replicas and demand", [*body, *marks, *_said(frame, picture, hints)], names)
 
 
@@ -269,7 +274,9 @@ def _steps_panel(picture: ServicePicture, title: str, values: Floats, colour: st
 def _said(frame: sheet.PanelFrame, picture: ServicePicture, hints: Sequence[str]) -> Iterator[sheet.Area]:
     """Each interval with its time and what is said of it."""
     edges = picture.edges
-    times = [f"{begin:.4g} to {end:.4g} {picture.unit}" for begin, end in zip(edges[:-1], edges[1:], strict=True)]
+    times = [
+        f"{begin:.4g} to {end:.4g} {picture.unit}" for begin, end in pairwise(edges.tolist())
+    ]
     yield from sheet.strips(
         frame, edges, [f"{time}: {hint}" for time, hint in zip(times, hints, strict=True)]
     )

@@ -30,8 +30,12 @@ __all__ = [
     "budget_unit",
     "cause_of_study",
     "facts_of",
+    "heading_of",
     "known_to",
+    "plain_throughput",
     "rows_of",
+    "sentences_of",
+    "table_of",
     "text_of",
     "workers_to_use",
 ]
@@ -591,7 +595,8 @@ def text_of(record: StudyRecord) -> str:
     """The table of the measurements, and the conclusions."""
     parts = ["\n".join(heading_of(record))]
     if record.measured:
-        parts.append("\n".join(_table(record)))
+        columns, rows = table_of(record)
+        parts.append("\n".join(aligned(columns, rows, right=range(len(columns)))))
     parts.append("\n".join(f"{about:<5} {sentence}" for about, sentence in sentences_of(record)))
     return "\n\n".join(parts)
 
@@ -649,7 +654,8 @@ def _unbound(record: StudyRecord) -> str:
     )
 
 
-def _table(record: StudyRecord) -> list[str]:
+def table_of(record: StudyRecord) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """The table of the measurements: column names, and a row for the plain calls and for each N, or for each size."""
     unit, rows = record.started.unit, rows_of(record)
     over = "" if rows[0].n == 1 else f" over N = {rows[0].n}"
     header = ("N", unit, "seconds", f"{unit}/s", "+-", f"speed-up{over}", "efficiency")
@@ -658,7 +664,7 @@ def _table(record: StudyRecord) -> list[str]:
         work, rate = record.plain[0].work, plain_throughput(record)
         lines.insert(0, ("plain", f"{work:g}", format_seconds(work / rate), f"{rate:.4g}", "", "", ""))
     shown = len(header) - 2 if record.started.sizes else len(header)
-    return aligned(header[:shown], [line[:shown] for line in lines], right=range(shown))
+    return header[:shown], [line[:shown] for line in lines]
 
 
 def _cells(row: StudyRow) -> tuple[str, ...]:

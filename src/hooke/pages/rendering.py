@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -18,6 +18,9 @@ from hooke.base.formats import clip, format_bytes, format_seconds, readable
 from hooke.diagrams.task_diagram import SVG_STYLE, TaskDiagram, brief
 from hooke.journal.run_view import moment
 from hooke.pages.run_report import RunReport
+
+if TYPE_CHECKING:
+    from hooke.charts.sheet import Sheet
 
 __all__ = ["MOST_BYTES", "asset", "file_policy", "page_of", "report_file"]
 
@@ -131,6 +134,8 @@ def _environment() -> jinja2.Environment:
         "short": _short,
         "brief": brief,
         "picture": _picture,
+        "chart": _chart,
+        "theme": _theme,
         "tone": _tone,
         "share": _share,
         "zip": zip,
@@ -151,6 +156,20 @@ def _short(text: str) -> str:
 def _picture(diagram: TaskDiagram) -> Markup:
     """It escapes the names in it."""
     return Markup(diagram.inline_svg())  # noqa: S704 - as it says
+
+
+def _chart(figure: Sheet) -> Markup:
+    """It escapes the texts in it."""
+    from hooke.charts.renderers import page_svg  # NumPy
+
+    return Markup(page_svg(figure))  # noqa: S704 - as it says
+
+
+def _theme(colour: str) -> str:
+    """The class of a chart's colour."""
+    from hooke.charts.renderers import theme_class  # NumPy
+
+    return theme_class(colour)
 
 
 def _number(value: float) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from hooke.base.errors import HookeError
 from hooke.journal.events import RunStarted
@@ -16,7 +19,7 @@ from hooke.journal.run_view import RunRow, RunView
 from hooke.journal.segments import SUFFIX
 from hooke.pages.run_report import RunFollower, kept_report
 
-__all__ = ["SORTS", "STATUSES", "FoundRuns", "RunIndex"]
+__all__ = ["SORTS", "STATUSES", "FollowedRuns", "FoundRuns", "PartReader", "RunIndex"]
 
 PAGE = 100
 """Runs of a page."""
@@ -49,14 +52,110 @@ class FoundRuns:
         return self.looked < self.total
 
 
+Fact = TypeVar("Fact")
+
+
+class PartReader(Generic[Fact]):
+    """A fact of each of many journals, read once each and in parts, so that no request takes long. Thread-safe.
+
+    `read(name)` yields None after each part of the work, and the fact in the end. What cannot be read has no fact: the list of
+    runs says why.
+    """
+
+    def __init__(self, read: Callable[[str], Iterator[Fact | None]]) -> None:
+        self._read = read
+        self._known: dict[str, tuple[Hashable, Fact | None]] = {}
+        self._going: OrderedDict[str, tuple[Hashable, Iterator[Fact | None]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, wanted: Iterable[tuple[str, Hashable]], most_s: float) -> tuple[dict[str, Fact], int]:
+        """The facts of the wanted names in their order, after reading on for about `most_s`; and how many names are not read yet.
+
+        Each name comes with a stamp: with another one, the journal has changed and is read again.
+        """
+        with self._lock:
+            deadline, left = time.monotonic() + most_s, 0
+            found: dict[str, Fact] = {}
+            for name, stamp in wanted:
+                known = self._known.get(name)
+                if known is None or known[0] != stamp:
+                    if time.monotonic() > deadline or not self._advance(name, stamp, deadline):
+                        left += 1
+                        continue
+                    known = self._known[name]
+                if known[1] is not None:
+                    found[name] = known[1]
+            return found, left
+
+    def _advance(self, name: str, stamp: Hashable, deadline: float) -> bool:
+        """Read on until the deadline; whether the fact, or that there is none, is known."""
+        going = self._going.pop(name, None)
+        steps = going[1] if going is not None and going[0] == stamp else self._read(name)
+        try:
+            for fact in steps:
+                if fact is not None:
+                    self._known[name] = stamp, fact
+                    return True
+                if time.monotonic() > deadline:
+                    self._going[name] = stamp, steps
+                    while len(self._going) > MOST_FOLLOWED:
+                        self._going.popitem(last=False)
+                    return False
+        except HookeError:
+            pass
+        self._known[name] = stamp, None
+        return True
+
+
+class JournalFollower(Protocol):
+    """What reads a growing journal."""
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+
+
+Follower = TypeVar("Follower", bound=JournalFollower)
+
+
+class FollowedRuns(Generic[Follower]):
+    """Followers of the runs that were opened last. Thread-safe."""
+
+    def __init__(self, make: Callable[[str], Follower]) -> None:
+        self._make = make
+        self._followed: OrderedDict[str, tuple[threading.Lock, Follower]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def follower(self, run: str) -> tuple[threading.Lock, Follower]:
+        """A run's follower, and the lock to hold while it is used."""
+        with self._lock:
+            if run not in self._followed:
+                self._followed[run] = threading.Lock(), self._make(run)
+            self._followed.move_to_end(run)
+            gone = [self._followed.popitem(last=False)[1] for _ in range(len(self._followed) - MOST_FOLLOWED)]
+            found = self._followed[run]
+        for lock, follower in gone:
+            with lock:
+                follower.close()
+        return found
+
+    def forget(self, run: str) -> None:
+        """Close the run's follower, and give back its memory."""
+        with self._lock:
+            known = self._followed.pop(run, None)
+        if known is not None:
+            with known[0]:
+                known[1].close()
+            del known
+            gc.collect()  # nodes and tasks of a run know one another, and a later request would wait for this
+
+
 class RunIndex:
     """Rows of runs, each read again when its journal has grown; and followers of the runs that were opened last. Thread-safe."""
 
     def __init__(self, runs: RunsFolder) -> None:
         self.runs = runs
         self._rows: dict[str, tuple[tuple[int, bool], RunRow | None, str]] = {}
-        self._followed: OrderedDict[str, tuple[threading.Lock, RunFollower]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._followed = FollowedRuns(functools.partial(RunFollower, runs))
 
     def page(self, *, query: str = "", status: str = "", sort: str = "newest", page: int = 1) -> FoundRuns:
         """The runs whose names, pipelines, parameters and tags have all words of `query`, in the order of `sort`."""
@@ -96,27 +195,12 @@ class RunIndex:
         return run not in ("", ".", "..") and not set("/\\\0") & set(run) and self.runs.folder(run).is_dir()
 
     def follower(self, run: str) -> tuple[threading.Lock, RunFollower]:
-        """The run's follower, and the lock to hold while it is used."""
-        with self._lock:
-            if run not in self._followed:
-                self._followed[run] = threading.Lock(), RunFollower(self.runs, run)
-            self._followed.move_to_end(run)
-            gone = [self._followed.popitem(last=False)[1] for _ in range(len(self._followed) - MOST_FOLLOWED)]
-            found = self._followed[run]
-        for lock, follower in gone:
-            with lock:
-                follower.close()
-        return found
+        """A run's follower, and the lock to hold while it is used."""
+        return self._followed.follower(run)
 
     def forget(self, run: str) -> None:
         """Close the run's follower, and give back its memory."""
-        with self._lock:
-            known = self._followed.pop(run, None)
-        if known is not None:
-            with known[0]:
-                known[1].close()
-            del known
-            gc.collect()  # nodes and tasks of a run know one another, and a later request would wait for this
+        self._followed.forget(run)
 
     def _row(self, name: str) -> tuple[str, RunRow | None, str]:
         stamp = self._stamp(name)

@@ -153,7 +153,7 @@ class PageServer:
         return HTMLResponse(page)
 
     async def _run(self, request: Request) -> Response:
-        run = self._named(request)
+        run = self.named(request)
         return HTMLResponse(await run_in_threadpool(self._run_page, run))
 
     def _run_page(self, run: str) -> str:
@@ -164,7 +164,7 @@ class PageServer:
         return page
 
     async def _report(self, request: Request) -> Response:
-        run = self._named(request)
+        run = self.named(request)
         html = await run_in_threadpool(lambda: report_file(self._read(run, whole=True)))
         return HTMLResponse(html, headers={"content-disposition": _attachment(f"{run}.html")})
 
@@ -189,7 +189,7 @@ class PageServer:
         return report
 
     async def _logs(self, request: Request) -> Response:
-        run = self._named(request)
+        run = self.named(request)
 
         def page() -> str:
             kept = kept_report(self.index.runs.folder(run), time.time())
@@ -204,7 +204,7 @@ class PageServer:
         return HTMLResponse(await run_in_threadpool(page))
 
     async def _artifact(self, request: Request) -> Response:
-        run = self._named(request)
+        run = self.named(request)
 
         def find() -> Response:
             _, follower = self.index.follower(run)
@@ -227,7 +227,7 @@ class PageServer:
         return changed_events(request, self.index.state, lambda: 1.0)
 
     async def _run_events(self, request: Request) -> Response:
-        run = self._named(request)
+        run = self.named(request)
 
         def state() -> object:
             lock, follower = self.index.follower(run)
@@ -247,7 +247,8 @@ class PageServer:
     def _said(self, status: int, what: str, fix: str) -> Response:
         return HTMLResponse(self.page("refused.html", what=what, fix=fix), status)
 
-    def _named(self, request: Request) -> str:
+    def named(self, request: Request) -> str:
+        """The run in the address. Raises HTTPException if there is none, or its journal is in a cluster."""
         run: str = request.path_params["run"]
         if not self.index.has(run):
             raise HTTPException(404, f"there is no run {run}")

@@ -19,7 +19,17 @@ from hooke.journal.throughput import Dropped, ThroughputRow, throughput
 from hooke.planning.task_facts import LEAST_LEVELS, law_of_study
 from hooke.scaling.measurements import Measurements
 
-__all__ = ["curve_of", "study_curve"]
+__all__ = [
+    "MOST_RUNS",
+    "Sampled",
+    "chosen_task",
+    "comparability_key",
+    "comparable_rows",
+    "curve_among",
+    "curve_of",
+    "sampled",
+    "study_curve",
+]
 
 
 # --- Whether two measurements are comparable, and how they differ if not.
@@ -112,18 +122,33 @@ def curve_of(runs: RunsFolder, run: str, task: str = "") -> Curve:
     study = read_study(runs.folder(run)) if run.startswith(STUDY_PREFIX) else None
     if study is not None:
         return study_curve(study, task)
-    own = _chosen(sampled(runs.events(run)), run, task)
+    own = chosen_task(sampled(runs.events(run)), run, task)
+    return curve_among(own, _elsewhere(runs, own) if own.rows else ())
+
+
+def curve_among(own: Sampled, others: Iterable[ThroughputRow]) -> Curve:
+    """The curve of a run's task, with `others`, rows of this task in other runs. Raises NotEnoughData as `curve_of`."""
     if not own.rows:
         raise _nothing(own)
-    groups = _by_comparability([*own.rows, *_elsewhere(runs, own)])
-    mine = list(_by_comparability(own.rows))
-    best = max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
+    groups = _by_comparability([*own.rows, *others])
+    best = _best_kind(own, groups)
     levels = _levels(groups[best])
     if len(levels) < 2:
         raise _one_n(own, best, groups)
     if len(levels) < LEAST_LEVELS:
         raise _two_n(own, groups[best])
     return _fitted(own, groups[best], _left_out(own, best))
+
+
+def comparable_rows(own: Sampled, others: Iterable[ThroughputRow]) -> list[ThroughputRow]:
+    """The rows that `curve_among` fits: of the run's kind of work that was measured at the most N. Nothing if `own` has no row."""
+    groups = _by_comparability([*own.rows, *others])
+    return groups[_best_kind(own, groups)] if own.rows else []
+
+
+def _best_kind(own: Sampled, groups: Mapping[ComparabilityKey, Sequence[ThroughputRow]]) -> ComparabilityKey:
+    mine = list(_by_comparability(own.rows))
+    return max(mine, key=lambda kind: (len(_levels(groups[kind])), sum(row.items for row in groups[kind])))
 
 
 def sampled(events: Sequence[Event]) -> list[Sampled]:
@@ -177,7 +202,8 @@ def study_curve(study: StudyRecord, task: str = "") -> Curve:
     )
 
 
-def _chosen(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
+def chosen_task(tasks: Sequence[Sampled], run: str, task: str) -> Sampled:
+    """The task of that name, or the one that took its workers longest. Raises NotEnoughData without tasks, UsageError for an unknown one."""
     if not tasks:
         raise NotEnoughData(f"run {run} has no task yet", next=f"hooke show {run}")
     if task:

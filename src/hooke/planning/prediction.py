@@ -20,6 +20,7 @@ from hooke.scaling.workload import Untimed
 __all__ = [
     "Prediction",
     "TaskShare",
+    "against",
     "filled",
     "lacking",
     "plan_facts",
@@ -241,3 +242,13 @@ def _cells(plan: Prediction, row: Row) -> tuple[str, ...]:
         "" if row.spot_usd is None else row.spot_usd.shown(usd),
         "" if row.efficiency is None else row.efficiency.shown("{:.0%}".format),
     )
+
+
+def against(predicted: tuple[float, float, float] | None, seconds: float) -> tuple[str, str, str]:
+    """The predicted time, the measured one, and where this lies: inside, faster or slower. None was not predicted."""
+    if predicted is None:
+        return "not counted", format_seconds(seconds), ""
+    low, value, high = map(format_seconds, predicted)
+    faster = "faster" if seconds < predicted[0] else "slower"
+    verdict = "inside" if predicted[0] <= seconds <= predicted[2] else faster
+    return f"{value} ({low} to {high})", format_seconds(seconds), verdict

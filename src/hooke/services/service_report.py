@@ -515,7 +515,7 @@ _UNITS = ((3 * 86400.0, 86400.0, "days"), (3 * 3600.0, 3600.0, "hours"), (600.0,
 def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServicePicture | None:
     """The chart of a run, from the moment `since` on if it is given; None without windows."""
     began = record.started.at
-    first = began if since is None else min(max(since, began), record.until - SHORTEST_WINDOW_S)
+    first = began if since is None else max(began, min(since, record.until - SHORTEST_WINDOW_S))
     windows = [each for each in record.windows if since is None or each.at - each.seconds >= first]
     if not windows:
         return None
@@ -531,7 +531,9 @@ def picture_of(record: ServiceRecord, *, since: float | None = None) -> ServiceP
     return ServicePicture(
         title=f"{record.started.pipeline}: load, replicas and latency",
         unit=unit,
-        edges=np.array([(first - began) / scale, *((part.began + part.seconds - began) / scale for part in parts)]),
+        edges=np.array(
+            [(first - began) / scale, *((part.began + part.seconds - began) / scale for part in parts)]
+        ),
         asked=np.array([part.asked for part in parts]) / lengths,
         answered=np.array([part.answered for part in parts]) / lengths,
         unanswered=np.array([part.unanswered for part in parts]) / lengths,

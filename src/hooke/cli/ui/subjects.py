@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hooke.cli.ui.law import LawPages
+from hooke.cli.ui.plan import PlanPages
+from hooke.cli.ui.service import ServicePages
 from hooke.pages.server import SubjectPages
 from hooke.project.folder import Project
 
@@ -10,5 +13,4 @@ __all__ = ["subjects_of"]
 
 def subjects_of(project: Project) -> tuple[SubjectPages, ...]:
     """Those that the project has pages for."""
-    _ = project
-    return ()
+    return LawPages(project), PlanPages(project), ServicePages(project)

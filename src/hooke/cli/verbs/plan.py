@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hooke.base.errors import HookeError, TraceError, UsageError
-from hooke.base.formats import aligned, format_seconds
+from hooke.base.formats import aligned
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.entry import FileOrVerbs
 from hooke.cli.options import json_option, number_list, project_option, the_project
@@ -23,6 +23,7 @@ from hooke.cli.screens import CommandSession, refuse, say_next
 from hooke.journal.events import PlanChecked
 from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.pipeline_plan import Plan, PlanQuestion, make_plan, plan_limits
+from hooke.planning.prediction import against
 from hooke.project.folder import Project
 from hooke.services.serve_file import load_service
 from hooke.serving.slo import parse_slo
@@ -160,29 +161,14 @@ def _check(
 
 
 def _checked(run: str, event: PlanChecked) -> str:
-    rows = [("total", "", *_against(event.predicted_s, event.seconds))]
+    rows = [("total", "", *against(event.predicted_s, event.seconds))]
     for each in event.tasks:
         planned = "?" if each.planned is None else str(each.planned)
         items = f"{each.ran}" if each.planned == each.ran else f"{each.ran}, planned {planned}"
-        rows.append((each.task, items, *_against(each.predicted_s, each.seconds)))
+        rows.append((each.task, items, *against(each.predicted_s, each.seconds)))
     lines = [f"run {run} on {event.configuration}, against plan {event.plan}", ""]
     lines += aligned(("", "ran", "predicted", "took", ""), rows)
     return "\n".join([*lines, "", "the total is wall time; a task's seconds are the work of all its calls"])
-
-
-def _against(predicted: tuple[float, float, float] | None, seconds: float) -> tuple[str, str, str]:
-    """The predicted time, the measured one, and where this lies."""
-    if predicted is None:
-        return "not counted", format_seconds(seconds), ""
-    low, value, high = map(format_seconds, predicted)
-    verdict = (
-        "inside"
-        if predicted[0] <= seconds <= predicted[2]
-        else "faster"
-        if seconds < predicted[0]
-        else "slower"
-    )
-    return f"{value} ({low} to {high})", format_seconds(seconds), verdict
 
 
 def _load(target: str) -> tuple[Pipeline[..., Any], Path]:

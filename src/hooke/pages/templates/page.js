@@ -56,13 +56,16 @@
 
   // The timeline: what a bar is, and a part of the time larger.
   const tip = document.getElementById("tip");
+  const place = (x, y) => {
+    tip.style.left = `${Math.max(0, Math.min(x + 12, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${Math.max(0, Math.min(y + 14, innerHeight - tip.offsetHeight - 8))}px`;
+  };
   const tell = (event) => {
     const bar = event.target.closest ? event.target.closest("[data-t]") : null;
     tip.hidden = !bar;
     if (!bar) return;
     tip.textContent = bar.dataset.t;
-    tip.style.left = `${Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8)}px`;
-    tip.style.top = `${Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 8)}px`;
+    place(event.clientX, event.clientY);
   };
   document.addEventListener("pointermove", tell);
   document.addEventListener("pointerdown", tell);
@@ -114,7 +117,9 @@
         if (old.dataset.was !== fresh.innerHTML) {
           const text = fresh.innerHTML;
           const open = all("details", old).map((each) => each.open);
+          const charts = all("svg.chart", old).indexOf(document.activeElement);
           old.replaceChildren(...fresh.childNodes);
+          if (charts >= 0) (all("svg.chart", old)[charts] || document.body).focus({ preventScroll: true });
           all("details", old).forEach((each, at) => { each.open = open[at] || false; });
           for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
           old.dataset.was = text;
@@ -145,6 +150,30 @@
     source.addEventListener("changed", changed);
     source.addEventListener("error", () => { live.textContent = "not connected; trying again"; });
   };
+
+  // Charts by keyboard: the arrows go through what the pointer would be told.
+  document.addEventListener("keydown", (event) => {
+    const chart = event.target.closest ? event.target.closest("svg.chart") : null;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, Home: -1e9, End: 1e9 };
+    const told = chart ? all("[data-t]", chart) : [];
+    if (!told.length || !(event.key in steps || event.key === "Escape")) return;
+    event.preventDefault();
+    const now = told.findIndex((each) => each.classList.contains("hit"));
+    if (now >= 0) told[now].classList.remove("hit");
+    tip.hidden = event.key === "Escape";
+    if (tip.hidden) return;
+    const next = told[Math.max(0, Math.min(told.length - 1, (now < 0 && event.key === "ArrowRight" ? 0 : now + steps[event.key])))];
+    next.classList.add("hit");
+    const box = next.getBoundingClientRect();
+    tip.textContent = next.dataset.t;
+    place(box.right, box.top);
+  });
+  document.addEventListener("focusout", (event) => {
+    const left = event.target.closest ? event.target.closest("svg.chart") : null;
+    if (!left) return;
+    tip.hidden = true;
+    for (const each of all(".hit", left)) each.classList.remove("hit");
+  });
 
   sortable(document);
   if (document.body.dataset.follow) follow(document.body.dataset.follow);
