@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,13 @@ def pages(tmp_path_factory) -> Iterator[Pages]:
     for name in ("good", "bad"):
         hooke(folder, "run", f"job.py:{name}", "--on", "local:2", "--tag", f"team={SCRIPT}")
         runs[name] = max((folder / ".hooke" / "runs").iterdir(), key=lambda each: each.stat().st_mtime).name
+    with served_pages(folder, runs) as made:
+        yield made
+
+
+@contextmanager
+def served_pages(folder: Path, runs: dict[str, str]) -> Iterator[Pages]:
+    """The project's pages, by `hooke ui` as it is typed."""
     with (folder / "served").open("w") as said:
         server = subprocess.Popen(
             [sys.executable, "-P", "-m", "hooke", "ui", "--port", "0"],

@@ -62,15 +62,22 @@ def test_it_fits_and_can_be_read(seen, pages, tmp_path, width, theme, audited):
     for number, address in enumerate(pages_of(pages)):
         seen.open(address)
         assert seen.js("document.scrollingElement.scrollWidth") <= width, address
-        seen.picture(Path(os.environ.get("HOOKE_PICTURES", tmp_path)) / f"page{number}-{width}-{theme}.png")
-        if not audited:
-            continue
-        seen.js(AXE.read_text("utf-8") + "; 0")
-        found = seen.js(
-            "axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]))"
-        )
-        assert [each for each in found if each[1] in ("serious", "critical")] == []
+        save_picture(seen, tmp_path, f"page{number}-{width}-{theme}")
+        if audited:
+            assert_accessible(seen)
     assert seen.troubles == []
+
+
+def save_picture(seen: Browser, folder: Path, name: str) -> None:
+    """For people to look at, where HOOKE_PICTURES names a folder."""
+    seen.picture(Path(os.environ.get("HOOKE_PICTURES", folder)) / f"{name}.png")
+
+
+def assert_accessible(seen: Browser) -> None:
+    """axe finds nothing serious."""
+    seen.js(AXE.read_text("utf-8") + "; 0")
+    found = seen.js("axe.run().then(r => r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)]))")
+    assert [each for each in found if each[1] in ("serious", "critical")] == []
 
 
 def test_filter_sort_and_zoom(seen, pages):

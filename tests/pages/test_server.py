@@ -9,16 +9,19 @@ from starlette.testclient import TestClient
 from tests.fixtures.played_runs import Played
 
 from hooke.base.clock import SystemClock
+from hooke.cli.ui.subjects import subjects_of
 from hooke.journal.events import ArtifactLogged
 from hooke.journal.run_folders import RunElsewhere, RunsFolder
 from hooke.journal.writer import Journal
 from hooke.pages.run_index import PAGE, RunIndex
 from hooke.pages.server import PageServer
+from hooke.project.folder import Project
 
 TOKEN = "t" * 43
 HOST = "127.0.0.1:5180"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "CONNECT")
 RUN = "sweep-20261125-004622-x7k2"
+PLAN = "sweep-20261125-004500-aaaa"
 
 
 @pytest.fixture
@@ -33,8 +36,11 @@ def runs(tmp_path) -> RunsFolder:
 
 
 @pytest.fixture
-def server(runs) -> PageServer:
-    return PageServer(RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}))
+def server(runs, tmp_path) -> PageServer:
+    """With all subjects, as `hooke ui` has them."""
+    (tmp_path / "hooke.toml").touch()
+    subjects = subjects_of(Project.find(tmp_path))
+    return PageServer(RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}), subjects=subjects)
 
 
 def client(server: PageServer, *, token: str = TOKEN, host: str = HOST) -> TestClient:
@@ -48,7 +54,7 @@ def client(server: PageServer, *, token: str = TOKEN, host: str = HOST) -> TestC
 def addresses(server: PageServer) -> list[str]:
     """One for each route."""
     paths = [route.path for route in server.routes()]
-    values = {"{run}": RUN, "{number:int}": "0", "{name}": "style.css"}
+    values = {"{run}": RUN, "{plan}": PLAN, "{number:int}": "0", "{name}": "style.css"}
     filled = []
     for path in paths:
         for name, value in values.items():

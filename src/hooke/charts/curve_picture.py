@@ -158,8 +158,11 @@ LAWS = {
     "hard_knee": "hard-knee law",
     "linear": "linear law",
     "power": "power law",
+    "staircase": "linear law of whole items",
     "usl": "USL",
 }
+STAIRCASE = "staircase_"
+"""The prefix of families whose items do not divide evenly among N."""
 CROWDED = 0.5
 """The axis of N is logarithmic if more than this share of the points would lie in its first tenth."""
 
@@ -370,6 +373,9 @@ def _said(law: Law) -> Iterator[str]:
 
 def law_name(family: str) -> str:
     """The usual name of a family: `Amdahl's law`."""
+    form = family.removeprefix(STAIRCASE)
+    if form != family:
+        return f"{law_name(form)} of whole items"
     return LAWS.get(family, f"{family} law")
 
 

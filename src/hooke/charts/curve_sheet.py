@@ -211,7 +211,7 @@ def _page_panel(panel: Panel, picture: CurvePicture) -> sheet.PagePanel:
     edges = np.concatenate([[picture.x.low], middles, [picture.x.high]])
     hints = [_said(each, panel, picture) for each in n.tolist()]
     body = [*_drawn(frame, panel, picture), *leaders, *sheet.strips(frame, edges, hints)]
-    return sheet.page_panel(_head(panel, picture), body, _legend(panel, picture))
+    return sheet.page_panel(_head(panel, picture), body, list(_legend(panel, picture)))
 
 
 def _legend(panel: Panel, picture: CurvePicture) -> Iterator[tuple[str, str]]:
@@ -230,8 +230,9 @@ def _said_at(panel: Panel, picture: CurvePicture) -> Floats:
     whole = (
         np.arange(first, last + 1) if last - first < MOST_STRIPS else np.geomspace(first, last, MOST_STRIPS)
     )
-    measured: Floats = panel.points.n
-    return np.unique(np.concatenate([np.round(whole), measured]))
+    measured = [np.round(whole).astype(np.float64), panel.points.n]
+    found: Floats = np.unique(np.concatenate(measured))
+    return found
 
 
 def _said(n: float, panel: Panel, picture: CurvePicture) -> str:

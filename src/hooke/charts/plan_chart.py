@@ -50,7 +50,7 @@ class PlanPicture:
         wide = most >= WIDE * least
         low, high = (least / 1.3, most * 1.3) if wide else (0.0, most * 1.08)
         x = sheet.Axis(label=f"time ({name})", low=low, high=high, logarithmic=wide)
-        dearest = max(0.01, *(each.usd[2] for each in self.points))
+        dearest = max(each.usd[2] for each in self.points) or 1.0
         # Below zero there is room for the marks of what costs nothing.
         return x, sheet.Axis(label="", low=-0.06 * dearest, high=1.12 * dearest)
 

@@ -217,7 +217,7 @@ def _latency_panel(picture: ServicePicture) -> sheet.PagePanel:
     axis = picture.times_axis or sheet.Axis(label="", low=1.0, high=100.0, logarithmic=True)
     frame = sheet.page_frame(picture.x, axis)
     names = [(sheet.SERIES[at], line.name) for at, line in enumerate(picture.times)]
-    limit = [] if picture.limit is None else [(LIMIT, f"SLO: {picture.limit_text}")]
+    limit = [(LIMIT, f"SLO: {picture.limit_text}")] * (picture.limit is not None)
     hints = []
     for at in range(picture.asked.size):
         told = [f"{line.name} {_ms(float(line.value[at]))}" for line in picture.times]
@@ -274,9 +274,7 @@ def _steps_panel(picture: ServicePicture, title: str, values: Floats, colour: st
 def _said(frame: sheet.PanelFrame, picture: ServicePicture, hints: Sequence[str]) -> Iterator[sheet.Area]:
     """Each interval with its time and what is said of it."""
     edges = picture.edges
-    times = [
-        f"{begin:.4g} to {end:.4g} {picture.unit}" for begin, end in pairwise(edges.tolist())
-    ]
+    times = [f"{begin:.4g} to {end:.4g} {picture.unit}" for begin, end in pairwise(edges.tolist())]
     yield from sheet.strips(
         frame, edges, [f"{time}: {hint}" for time, hint in zip(times, hints, strict=True)]
     )

@@ -63,10 +63,10 @@ class MeasuredRow:
 
     n: str
     sort: float
-    work: float
+    work: str
     seconds: float
-    rate: float
-    cores: float | None
+    rate: str
+    cores: str
     at: float
     run: str = ""
 
@@ -206,7 +206,7 @@ class LawPages:
         names = [
             each for each in self.project.runs.names() if not each.startswith((STUDY_PREFIX, SEARCH_PREFIX))
         ]
-        wanted = self._stamped(dict.fromkeys([*first, *names[:MOST_RUNS]]))
+        wanted = self._stamped([*dict.fromkeys([*first, *names[:MOST_RUNS]])])
         small = [(name, size) for name, size in wanted if size <= LARGE_BYTES]
         ended = [(name, size) for name, size in small if not self.project.runs.alive(name)]
         found, left = self._samples.known(ended, READ_S)
@@ -306,7 +306,8 @@ def _tasks_of(samples: dict[str, tuple[Sampled, ...]]) -> list[ListedLaw]:
 
 
 def _of_run(own: Sampled, samples: dict[str, tuple[Sampled, ...]], left: int) -> LawView:
-    from hooke.planning.curves import comparable_rows, curve_among  # SciPy takes half a second
+    from hooke.charts.curve_picture import number  # SciPy takes half a second
+    from hooke.planning.curves import comparable_rows, curve_among
 
     others = [
         row
@@ -324,8 +325,8 @@ def _of_run(own: Sampled, samples: dict[str, tuple[Sampled, ...]], left: int) ->
         unit=own.unit,
         measured=tuple(
             MeasuredRow(
-                n=str(row.n), sort=row.n, work=row.items, seconds=row.seconds, rate=row.rate,
-                cores=None, at=row.began_at, run=row.run,
+                n=str(row.n), sort=row.n, work=number(row.items), seconds=row.seconds, rate=number(row.rate),
+                cores="", at=row.began_at, run=row.run,
             )
             for row in sorted(rows, key=lambda row: (row.n, row.began_at))[:MOST_ROWS]
         ),
@@ -368,11 +369,13 @@ def _of_study(name: str, record: StudyRecord, status: str) -> LawView:
 
 def _measured(record: StudyRecord) -> tuple[MeasuredRow, ...]:
     """All measurements in the order in which they were taken; those of plain calls have N 0."""
+    from hooke.charts.curve_picture import number  # NumPy
+
     taken = [(each.n, each) for each in record.measured] + [(0, each) for each in record.plain]
     return tuple(
         MeasuredRow(
-            n=str(n) if n else "plain", sort=n, work=each.work, seconds=each.seconds, rate=each.work / each.seconds,
-            cores=each.cpu_s / each.seconds if each.cpu_s else None, at=each.at,
+            n=str(n) if n else "plain", sort=n, work=number(each.work), seconds=each.seconds, rate=number(each.work / each.seconds),
+            cores=f"{each.cpu_s / each.seconds:.2f}" if each.cpu_s else "", at=each.at,
         )
         for n, each in sorted(taken, key=lambda each: each[1].at)
     )  # fmt: skip

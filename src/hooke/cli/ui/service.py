@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -38,6 +38,7 @@ from hooke.pages.run_index import PAGE, FollowedRuns, PartReader
 from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
 from hooke.project.folder import Project
 from hooke.services.supervisor.service_folder import service_folders
+from hooke.serving.stats_windows import merge_windows, window_length_s
 
 if TYPE_CHECKING:
     from hooke.charts.sheet import PagePanel
@@ -48,7 +49,9 @@ __all__ = ["ServicePages"]
 LOOK_EVERY = 200
 """Events of a journal between two looks at the clock."""
 NOW_S = 60.0
-"""The last so many seconds are now."""
+"""The last so many seconds are now, or the last window of a service that is up for long."""
+REFRESH_S = 10.0
+"""How often a page is made again while nothing happens."""
 SPANS = (("all of it", ""), ("the last hour", "3600"), ("the last 10 minutes", "600"))
 """Parts of the time to look at: name, and seconds."""
 MOST_ROWS = 50
@@ -107,6 +110,8 @@ class ServiceView:
     service: str
     status: str
     facts: tuple[tuple[str, str], ...]
+    facts_of: str
+    """The time that the facts are of."""
     told: tuple[str, ...]
     panels: tuple[PagePanel, ...]
     caption: str
@@ -256,10 +261,13 @@ class ServicePages:
         record, reading = self._read(run)
         if record is None or record.started.kind != "service":
             raise HTTPException(404, f"{run} is not the run of a service")
+        going = alive and record.finished is None
+        if going and not reading:
+            record = replace(record, until=_told_until(record, time.time()))
         page = server.page(
             "service.html",
             view=_view(record, alive=alive, last=last, reading=reading),
-            follow=bool(reading) or (alive and record.finished is None),
+            follow=bool(reading) or going,
             spans=SPANS,
             last=last,
         )
@@ -281,7 +289,8 @@ class ServicePages:
         def state() -> object:
             record, reading = self._read(run)
             events = 0 if record is None else len(record.windows) + len(record.replicas)
-            return events, reading, self.project.runs.alive(run)
+            # Without events the rates fall, too.
+            return events, reading, self.project.runs.alive(run) and time.time() // REFRESH_S
 
         return changed_events(request, state, lambda: SHARE * self._took.get(run, 0.0))
 
@@ -289,10 +298,15 @@ class ServicePages:
 # --- What the page says.
 
 
+def _told_until(record: ServiceRecord, now: float) -> float:
+    """Up to when it is known what a running service did: a window is written when it ends, and none is written without requests."""
+    last = max((window.at for window in record.windows), default=record.started.at)
+    return last if now - last < window_length_s(now - record.started.at) + REFRESH_S else now
+
+
 def _view(record: ServiceRecord, *, alive: bool, last: str, reading: str) -> ServiceView:
     from hooke.charts.service_chart import service_panels  # SciPy takes half a second
     from hooke.services.service_report import event_line, picture_of, service_summary, service_table
-    from hooke.serving.stats_windows import merge_windows
 
     whole = merge_windows(record.windows, side_by_side=True)
     picture = picture_of(record, since=record.until - float(last) if last else None)
@@ -309,6 +323,7 @@ def _view(record: ServiceRecord, *, alive: bool, last: str, reading: str) -> Ser
         service=record.started.pipeline,
         status=head.partition(": ")[2],
         facts=tuple(_facts(record)),
+        facts_of=f"the last {format_seconds(_now_s(record))} until {moment(record.until)}",
         told=tuple(filter(None, told)),
         panels=tuple(service_panels(picture)) if picture is not None else (),
         caption=picture.caption if picture is not None else "",
@@ -325,13 +340,18 @@ def _view(record: ServiceRecord, *, alive: bool, last: str, reading: str) -> Ser
     )
 
 
+def _now_s(record: ServiceRecord) -> float:
+    """The last so many seconds of it are now."""
+    age = max(record.until - record.started.at, 1.0)
+    return min(max(NOW_S, window_length_s(age)), age)
+
+
 def _facts(record: ServiceRecord) -> Iterator[tuple[str, str]]:
-    """The last minute, always the same facts."""
+    """What it does now: always the same facts."""
     from hooke.services.service_runs import time_slice  # SciPy takes half a second
 
-    began = max(record.until - NOW_S, record.started.at)
-    recent = [each for each in record.windows if each.at - each.seconds >= began - 1.0]
-    part = time_slice(recent, record.staff, began=began, ended=max(record.until, began + 1.0))
+    began = record.until - _now_s(record)
+    part = time_slice(record.windows, record.staff, began=began, ended=record.until)
     percent = record.declared.slo_percent or 99.0
     yield "received", f"{part.asked / part.seconds:.3g}/s"
     yield "answered", f"{part.answered / part.seconds:.3g}/s"
