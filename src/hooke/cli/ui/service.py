@@ -314,7 +314,7 @@ def _view(record: ServiceRecord, *, alive: bool, last: str, reading: str) -> Ser
     others = [
         each for each in record.replicas if not isinstance(each, ServiceScaled | RuleChosen | RollOutChanged)
     ]
-    replicas = _replicas(record.replicas)
+    replicas = _replicas(record.replicas, alive=alive)
     columns, rows = service_table(record) if record.windows else ((), [])
     head, *told = (line.strip() for line in service_summary(record, alive=alive))
     tables: dict[str, Sequence[object]] = {"decisions": decided, "replicas": replicas, "events": others}
@@ -394,8 +394,8 @@ def _roll_outs(events: Sequence[ReplicaEvent]) -> list[RollOutRow]:
     return list(reversed(found))
 
 
-def _replicas(events: Sequence[ReplicaEvent]) -> list[ReplicaRow]:
-    """Each replica in the order of its start."""
+def _replicas(events: Sequence[ReplicaEvent], *, alive: bool) -> list[ReplicaRow]:
+    """Each replica in the order of its start. What one does after the supervisor has ended is not known."""
     from hooke.services.service_report import event_line  # SciPy takes half a second
 
     found: dict[str, ReplicaRow] = {}
@@ -417,6 +417,8 @@ def _replicas(events: Sequence[ReplicaEvent]) -> list[ReplicaRow]:
                 row.end = event_line(event).partition("\n")[0]
             case _:
                 pass
+    for row in found.values():
+        row.state += "" if alive or row.state in ("ended", "died") else " at the end"
     return list(found.values())
 
 

@@ -74,6 +74,8 @@ LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 def ui(*, mlflow: bool, port: int | None, project: Project) -> int:
     """Show the project's runs in a browser, until Ctrl-C: graph, tasks, timeline, failures, logs and artifacts, live.
 
+    Beside them are its scaling laws, its plans, and its services with their load, latencies and replicas.
+
     Only this machine reaches the pages (127.0.0.1), and only with the token in the printed address. They change nothing.
     With --mlflow, and runs shipped to a server (MLFLOW_TRACKING_URI, or an http:// `uri` in hooke.toml), print its address.
     """
