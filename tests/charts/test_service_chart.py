@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.charts.test_page_panels import assert_on_the_page
 
 from hooke.charts.fleet_chart import MOST_CHANGES, SizeChange
 from hooke.charts.renderers import svg_of
-from hooke.charts.service_chart import SeriesLine, ServicePicture, service_plot, service_sheet
+from hooke.charts.service_chart import (
+    SeriesLine,
+    ServicePicture,
+    service_panels,
+    service_plot,
+    service_sheet,
+)
 from hooke.charts.sheet import Label
 
 
@@ -45,6 +52,8 @@ def picture(rates, *, changes=2, lost=0.0, times=(10.0, 400.0), limit=500.0):
         limit=limit,
         limit_text="p99 < 500 ms" if limit else "",
         caption="all of it",
+        busy=np.arange(count) / max(count, 1),
+        batch=np.where(np.arange(count) % 2 == 1, np.nan, 3.0),
     )
 
 
@@ -64,6 +73,32 @@ def test_all_is_drawn_within_the_sheet(rates, changes, lost, limit):
     (caption,) = [each for each in words if each.kind == "caption"]
     assert ("not listed" in caption.text) == (changes > MOST_CHANGES)
     ET.fromstring(svg_of(made))
+
+
+@settings(max_examples=30)
+@given(
+    rates=st.lists(st.floats(0.0, 1e5), min_size=1, max_size=40),
+    changes=st.integers(0, 40),
+    lost=st.sampled_from([0.0, 0.5, 1.0]),
+    limit=st.sampled_from([None, 500.0]),
+)
+def test_a_page_has_all_panels_and_says_each_interval_once(rates, changes, lost, limit):
+    panels = service_panels(picture(rates, changes=changes, lost=lost, limit=limit))
+    assert len(panels) == 5
+    for panel in panels:
+        assert_on_the_page(panel)
+        assert len([item for item in panel.sheet.items if item.kind == "at"]) == len(rates)
+
+
+def test_a_decision_is_said_from_its_moment_on():
+    """The first is at 45 of 100 s, in the fifth of ten intervals."""
+    (replicas,) = [
+        each for each in service_panels(picture([1.0] * 10, changes=2)) if "replicas" in each.title
+    ]
+    told = [item.hint for item in replicas.sheet.items if item.kind == "at"]
+    assert ["1 -> 2" in each or "so many requests" in each for each in told] == [False] * 4 + [True] * 6
+    assert told[5].startswith("50 to 60 s: 2 ready, 2 desired, 0.5 busy; so many requests")
+    assert "(at 45 s)" in told[5] and "(at 90 s)" in told[9]
 
 
 @pytest.mark.parametrize("width", [20, 60, 110])

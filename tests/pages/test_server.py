@@ -73,6 +73,11 @@ class TestGate:
                 assert answer.status_code == 401, (method, path)
                 assert "shop" not in answer.text
 
+    def test_the_routes_of_all_subjects_are_among_them(self, server):
+        assert {"/laws", "/plans", f"/plans/{PLAN}", f"/laws/{RUN}/events", f"/services/{RUN}"} <= set(
+            addresses(server)
+        )
+
     def test_no_foreign_host_is_answered(self, server):
         for host in ("evil.example", "evil.example:5180", "127.0.0.1:80", "127.0.0.1", "localhost.evil:5180"):
             with client(server, host=host) as asking:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -56,8 +56,8 @@ class ServicePicture:
     limit: float | None
     limit_text: str
     caption: str
-    busy: Floats = field(default_factory=lambda: np.zeros(0))
-    batch: Floats = field(default_factory=lambda: np.zeros(0))
+    busy: Floats
+    batch: Floats
 
     @property
     def x(self) -> sheet.Axis:
