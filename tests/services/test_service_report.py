@@ -1,8 +1,10 @@
 """From windows to a law, and to what is said of a service's run."""
 
 import dataclasses
+import itertools
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +18,12 @@ from hooke.autoscaling.service_policy import (
     stretches,
 )
 from hooke.base.errors import NotEnoughData, UsageError
+from hooke.journal.events import RunStarted
 from hooke.journal.run_view import is_service, view_of
 from hooke.journal.service_events import BatchSize, BatchWindow, MethodBatches
 from hooke.project.folder import Project
 from hooke.services.service_report import (
+    ServiceFold,
     law_lines,
     read_service,
     save_service,
@@ -172,6 +176,40 @@ def test_one_that_was_killed_says_when_it_was_heard_of_last(run):
     assert f"run {run.id}: running after" in service_text(record, alive=True)
     facts = service_facts(record, alive=False)
     assert (facts["status"], facts["last_heard_at"]) == ("lost", record.until)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from([5.0, 5.0, 5.0, 3600.0])), min_size=1, max_size=400
+    )
+)
+def test_merging_older_windows_keeps_all_sums_and_the_times_without_requests(steps):
+    at = dict.fromkeys("ab", 1e9)
+    windows = []
+    for replica, step in steps:
+        at[replica] += step
+        windows.append(window(at[replica], 1, 4, replica=replica, busy_s=1.0, arrived=20))
+    windows.sort(key=lambda each: each.at)
+    fold, every = ServiceFold(most_windows=20), ServiceFold()
+    for event in (RunStarted(at=1e9, run="r", pipeline="Rows", entry="x", kind="service"), *windows):
+        fold.apply(event)
+        every.apply(event)
+    merged, plain = fold.record(), every.record()
+    assert [(each.replica, each.at) for each in plain.windows] == [
+        (each.replica, each.at) for each in windows
+    ]
+    for replica in "ab":
+        own, all_of_it = (
+            merge_windows([each for each in record.windows if each.replica == replica])
+            for record in (merged, plain)
+        )
+        assert own == msgspec.structs.replace(all_of_it, seconds=own.seconds)
+        spans = [(each.at - each.seconds, each.at) for each in merged.windows if each.replica == replica]
+        assert all(end <= begin + 1e-6 for (_, end), (begin, _) in itertools.pairwise(spans))
+        assert all(end - begin <= 1.5 * 5 * len(steps) for begin, end in spans)
+    if all(step == 5.0 for _, step in steps):
+        assert len(merged.windows) <= 20
+    assert merged.windows[-1] == windows[-1]
 
 
 def test_a_service_that_was_never_asked(tmp_path):

@@ -163,6 +163,8 @@ MOST_ROWS = 12
 """Rows of the table."""
 FINEST_S = 0.001
 """The resolution of an event loop's clock."""
+GAP = 1.5
+"""Windows are not merged where that would be so many times as long as both."""
 MOST_EVENTS = 30
 """Events of replicas in the text; `--json` has all."""
 
@@ -198,9 +200,14 @@ class ServiceRecord:
 
 
 class ServiceFold:
-    """A service's run, by the events of its journal that were applied so far."""
+    """A service's run, by the events of its journal that were applied so far.
 
-    def __init__(self) -> None:
+    With `most_windows`, older windows of a replica that follow one another are merged, so that there are not many more. Sums stay
+    as they are.
+    """
+
+    def __init__(self, *, most_windows: float = math.inf) -> None:
+        self._most, self._merge_at = most_windows, most_windows
         self.events = 0
         """How many were applied."""
         self._started: RunStarted | None = None
@@ -221,6 +228,8 @@ class ServiceFold:
                 self._declared = event
             case BatchWindow():
                 self._windows.append(event)
+                if len(self._windows) > self._merge_at:
+                    self._merge_older()
             case RunFinished():
                 self._finished = event
             case _:
@@ -239,6 +248,27 @@ class ServiceFold:
             finished=self._finished,
             until=self._until,
         )
+
+    def _merge_older(self) -> None:
+        """Merge the older half of all windows in pairs, except across times without requests, which have no window."""
+        half = len(self._windows) // 2
+        kept: list[BatchWindow] = []
+        waiting: dict[str, BatchWindow] = {}
+        for window in self._windows[:half]:
+            before = waiting.pop(window.replica, None)
+            if before is None:
+                waiting[window.replica] = window
+                continue
+            began, lasted = before.at - before.seconds, before.seconds + window.seconds
+            if window.at - began > GAP * lasted:
+                kept.append(before)
+                waiting[window.replica] = window
+                continue
+            both = merge_windows([before, window], replica=window.replica)
+            kept.append(msgspec.structs.replace(both, seconds=window.at - began))
+        kept += waiting.values()
+        self._windows = [*sorted(kept, key=lambda each: each.at), *self._windows[half:]]
+        self._merge_at = max(self._most, 4 / 3 * len(self._windows))
 
 
 def read_service(folder: Path) -> ServiceRecord:

@@ -162,12 +162,14 @@ class PlanPages:
             if pipeline not in oldest or when[:2] < oldest[pipeline]:
                 continue
             file = self.project.runs.folder(name) / f"{DRIVER}{SUFFIX}"
-            if file.exists() and not self.project.runs.alive(name):
+            if file.exists():
                 wanted.append((name, file.stat().st_size))
         return self._checks.known(wanted, READ_S)
 
     def _read_check(self, run: str) -> Iterator[PlanChecked | None]:
-        """A run ends with its comparison, so all of its journal is passed."""
+        """A run ends with its comparison, so all of its journal is passed. One that still runs has none; it grows, and is asked again."""
+        if self.project.runs.alive(run):
+            return
         checked: PlanChecked | None = None
         with SegmentReader(self.project.runs.folder(run) / f"{DRIVER}{SUFFIX}") as reader:
             for number, event in enumerate(reader, 1):

@@ -54,6 +54,8 @@ REFRESH_S = 10.0
 """How often a page is made again while nothing happens."""
 SPANS = (("all of it", ""), ("the last hour", "3600"), ("the last 10 minutes", "600"))
 """Parts of the time to look at: name, and seconds."""
+MOST_WINDOWS = 2000
+"""Windows that are kept of a run: of weeks, older ones are merged. A chart has 90 intervals."""
 MOST_ROWS = 50
 """Rows of a table; the last ones are shown."""
 
@@ -136,7 +138,7 @@ class ServiceFollower:
         self._file = project.runs.folder(run) / f"{DRIVER}{SUFFIX}"
         self._reader: SegmentReader | None = None
         self._offset = HEADER_BYTES
-        self.fold = ServiceFold()
+        self.fold = ServiceFold(most_windows=MOST_WINDOWS)
         self.share_left = 0.0
         """Of the journal, after a `read`."""
 
@@ -262,7 +264,9 @@ class ServicePages:
         if record is None or record.started.kind != "service":
             raise HTTPException(404, f"{run} is not the run of a service")
         going = alive and record.finished is None
-        if going and not reading:
+        if reading:  # charts of a part would be of no use
+            record = replace(record, windows=())
+        elif going:
             record = replace(record, until=_told_until(record, time.time()))
         page = server.page(
             "service.html",
