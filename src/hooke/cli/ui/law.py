@@ -18,10 +18,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from hooke.base.errors import HookeError
+from hooke.base.formats import format_bytes, format_seconds
 from hooke.journal.events import Event
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.segments import SUFFIX
+from hooke.journal.service_events import LoadMeasured
 from hooke.journal.study_records import SEARCH_PREFIX, STUDY_PREFIX, StudyRecord, read_study
 from hooke.pages.run_index import LARGE_BYTES, PAGE, PartReader
 from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
@@ -30,6 +32,7 @@ from hooke.project.folder import Project
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
     from hooke.charts.sheet import PagePanel
+    from hooke.journal.throughput import ThroughputRow
     from hooke.planning.curves import Sampled
 
 __all__ = ["LawPages"]
@@ -92,6 +95,8 @@ class LawView:
     """Of each family that was tried: its name, its scatter, how much less likely it is, and what became of it."""
     sentences: tuple[tuple[str, str], ...] = ()
     measured: tuple[MeasuredRow, ...] = ()
+    loads: tuple[tuple[str, ...], ...] = ()
+    """Of a service, a row for each load test: see `_load`."""
     left_out: int = 0
     status: str = ""
     reading: int = 0
@@ -281,25 +286,24 @@ def _tasks_of(samples: dict[str, tuple[Sampled, ...]]) -> list[ListedLaw]:
     """The kinds of work that runs did, those measured at the most N first; `address` is of the newest run that did it."""
     from hooke.planning.curves import comparability_key  # SciPy takes half a second
 
-    groups: dict[Any, list[tuple[str, Sampled, Any]]] = {}
+    groups: dict[Any, list[tuple[str, ThroughputRow]]] = {}
     for run, tasks in samples.items():
         for each in tasks:
             for row in each.rows:
-                groups.setdefault((each.task, comparability_key(row)), []).append((run, each, row))
+                groups.setdefault((each.task, comparability_key(row)), []).append((run, row))
     found: list[ListedLaw] = []
     for (task, kind), rows in groups.items():
-        run, own, newest = rows[0]
-        levels = sorted({row.n for _, _, row in rows})
-        runs = len({name for name, _, _ in rows})
+        run, newest = rows[0]
+        levels = sorted({row.n for _, row in rows})
+        runs = len({name for name, _ in rows})
         found.append(
             ListedLaw(
                 address=f"/laws/{quote(run)}?{urlencode({'task': task})}",
                 name=run,
                 what=f"{task}({kind.text})",
                 levels=f"{_numbers(levels)} workers",
-                status=f"{runs} run{'' if runs == 1 else 's'}",
+                status=_counted(runs, "run"),
                 at=newest.began_at,
-                plain=own.unit,
             )
         )
     return sorted(found, key=lambda each: (-each.levels.count(","), -each.at))
@@ -358,6 +362,7 @@ def _of_study(name: str, record: StudyRecord, status: str) -> LawView:
         rows=tuple(rows),
         sentences=tuple(sentences_of(record)) if record.measured else (),
         measured=_measured(record)[:MOST_ROWS],
+        loads=tuple(_load(each) for each in record.loads[:MOST_ROWS]),
         left_out=max(len(record.measured) + len(record.plain) - MOST_ROWS, 0),
         status=status,
     )
@@ -379,6 +384,19 @@ def _measured(record: StudyRecord) -> tuple[MeasuredRow, ...]:
         )
         for n, each in sorted(taken, key=lambda each: each[1].at)
     )  # fmt: skip
+
+
+def _load(load: LoadMeasured) -> tuple[str, ...]:
+    """The service, its SLO, the rate that kept it and the one that broke it, and what it used at the former."""
+    threads = f", {_counted(load.threads, 'thread')} each" if load.threads else ""
+    return (
+        f"{_counted(load.replicas, 'replica')}{threads}",
+        f"p{load.slo_percent:g} < {format_seconds(load.slo_limit_s)}",
+        f"{load.rate:,.4g}/s",
+        "" if load.breaks_at is None else f"{load.breaks_at:,.4g}/s",
+        f"{load.cores:.2f}" if load.cores else "",
+        format_bytes(load.rss) if load.rss else "",
+    )
 
 
 # --- Both.
@@ -419,6 +437,10 @@ def _with_curve(view: LawView, curve: Curve, *, said: bool) -> LawView:
         families=families,
         sentences=(*view.sentences, *(("", note) for note in notes)),
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _pairs(shown: dict[str, str]) -> str:

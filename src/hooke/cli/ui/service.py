@@ -170,6 +170,8 @@ class ServicePages:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._begun: PartReader[RunStarted] = PartReader(self._read_begun)
+        self._seen: set[str] = set()
+        """Runs that have begun."""
         self._followed = FollowedRuns(functools.partial(ServiceFollower, project))
         self._took: dict[str, float] = {}
 
@@ -216,10 +218,17 @@ class ServicePages:
 
     def _services(self) -> tuple[dict[str, RunStarted], int]:
         """The first event of each service's run, the newest first; and how many runs are not looked at yet."""
-        folder = self.project.runs.folder
-        files = [(name, folder(name) / f"{DRIVER}{SUFFIX}") for name in self.project.runs.names()]
-        wanted = [(name, file.stat().st_size > HEADER_BYTES) for name, file in files if file.exists()]
+        wanted = [(name, 0) for name in self.project.runs.names() if self._has_begun(name)]
         return self._begun.known(wanted, READ_S)
+
+    def _has_begun(self, run: str) -> bool:
+        """Whether its journal has an event: asked of each run until it does."""
+        if run not in self._seen:
+            file = self.project.runs.folder(run) / f"{DRIVER}{SUFFIX}"
+            if not file.exists() or file.stat().st_size <= HEADER_BYTES:
+                return False
+            self._seen.add(run)
+        return True
 
     def _read_begun(self, run: str) -> Iterator[RunStarted | None]:
         begun = first_event(self.project.runs.folder(run), DRIVER)
