@@ -453,6 +453,19 @@ class TestServices:
         shown(asking, f"/services/{run}?last=1", status=400)
         shown(asking, "/services/nothing", status=404)
 
+    def test_a_single_process_has_no_replicas(self, project, asking):
+        run = "Delay-20261125-000023-aaaa"
+        begun = RunStarted(at=AT, run=run, pipeline="Delay", entry="delays.py:Delay", kind="service")
+        played(
+            project,
+            run,
+            begun,
+            BatchWindow(at=AT + 5, seconds=5.0, arrived=30, requests=30, latencies=((40, 30),)),
+        )
+        text = shown(asking, f"/services/{run}")
+        assert "served by a single process" in text and "<dd>6/s</dd>" in text
+        assert text.count('class="chart"') == 5
+
     def test_one_without_a_request_and_one_that_is_none(self, project, asking):
         run, other = "Delay-20261125-000021-aaaa", "train-20261125-000022-aaaa"
         played(

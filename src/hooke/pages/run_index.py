@@ -101,8 +101,8 @@ class PartReader(Generic[Fact]):
                     while len(self._going) > MOST_FOLLOWED:
                         self._going.popitem(last=False)
                     return False
-        except HookeError:
-            pass
+        except (HookeError, OSError):
+            pass  # it has no fact, as said above
         self._known[name] = stamp, None
         return True
 
