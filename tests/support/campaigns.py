@@ -89,6 +89,14 @@ CAMPAIGNS = {
             seconds=100,
         ),
         Campaign(
+            module="tests.generation.test_token_scheduler",
+            tests=4,
+            unit="histories",
+            sample=64,
+            full=10_000,
+            seconds=1000,
+        ),
+        Campaign(
             module="tests.providers.test_lambda_cloud",
             tests=8,
             unit="histories",

@@ -1,0 +1,223 @@
+"""Language models on recorded requests: what batches that change with each token gain, and how many hits prompts find that go by their beginning.
+
+    python -m benchmarks.generation --record
+
+Nothing is real but the requests. *Batches*: all requests wait at the beginning; a step takes as long with few requests as with many, so
+what is counted is steps. In a static batch all wait for the longest, so the most that can be gained is E[max of B] / mean of the outputs.
+*Prefixes*: a replica computes a prompt's blocks that it does not have at PROMPT_RATE, then a token each TOKEN_S; arrivals are made denser in
+proportion to the fleet. Hits are compared with one memory of all replicas' capacity; the load of a replica is the tokens of what it has not answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import platform
+import random
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+from hooke.generation.page_pool import PagePool
+from hooke.generation.prefix_router import BlockMemory, PrefixRouter, RoutedPrompt
+from hooke.generation.token_scheduler import TokenLimits, TokenRequest, TokenScheduler
+
+HERE = Path(__file__).parent
+RECORD = HERE / "records" / "generation.json"
+SLOTS = (8, 16, 32, 64)
+PROMPT_TOKENS = 2048
+"""Tokens of prompts in a step, beside one for each running request."""
+DRAWS = 20_000
+SEED = 1
+REPLICAS, SHARES = (4, 16, 64), (0.01, 0.1, 1.0)
+PROMPT_RATE, TOKEN_S, BLOCK = 8000.0, 0.02, 512
+DENSER = 0.8
+"""Times the number of replicas, so much denser do prompts arrive: some 30 are then on each replica at once."""
+WINDOW_S = 10.0
+EDGE = 2
+"""Windows at either end in which the fleet fills and empties."""
+
+
+class Prompt(NamedTuple):
+    """A request of the trace."""
+
+    at: float
+    prompt: int
+    output: int
+    blocks: tuple[int, ...]
+
+
+def lengths(name: str) -> list[tuple[int, int]]:
+    """Prompt and output of each request."""
+    lines = (HERE / "traces" / f"azure_{name}.csv").read_text("utf-8").splitlines()[1:]
+    return [(int(prompt), int(output)) for prompt, output in (line.split(",") for line in lines)]
+
+
+def prompts() -> list[Prompt]:
+    """The requests of Mooncake's conversations."""
+    found = []
+    for line in (HERE / "traces" / "mooncake_conversation.csv").read_text("utf-8").splitlines()[1:]:
+        at, prompt, output, parts = line.split(",")
+        blocks: list[int] = []
+        for part in parts.split():
+            first, _, last = part.partition("-")
+            blocks += range(int(first), int(last or first) + 1)
+        found.append(Prompt(float(at), int(prompt), int(output), tuple(blocks)))
+    return found
+
+
+# --- Batches.
+
+
+def bound(outputs: list[int], slots: int) -> float:
+    """E[max of `slots` outputs] / their mean, of random groups."""
+    draw = random.Random(SEED)
+    most = mean(max(draw.choices(outputs, k=slots)) for _ in range(DRAWS))
+    return most / mean(outputs)
+
+
+def static_steps(requests: list[tuple[int, int]], slots: int, step_tokens: int) -> int:
+    """Steps of batches that are computed to their end: parts of prompts, then tokens until the longest has all."""
+    steps = 0
+    for at in range(0, len(requests), slots):
+        batch = requests[at : at + slots]
+        steps += -(-sum(prompt for prompt, _ in batch) // step_tokens) + max(out for _, out in batch) - 1
+    return steps
+
+
+def continuous_steps(requests: list[tuple[int, int]], slots: int, step_tokens: int) -> int:
+    """Steps of our scheduler, with memory for all slots."""
+    longest = max(prompt + output for prompt, output in requests)
+    pool = PagePool(slots * -(-longest // 16), 16)
+    limits = TokenLimits(
+        slots=slots, step_tokens=step_tokens, context=longest, max_waiting=len(requests), patience_s=1e12
+    )
+    scheduler = TokenScheduler(limits, pool)
+    for prompt, output in requests:
+        assert not scheduler.offer(TokenRequest(prompt=prompt, most=output, arrived=0.0))
+    steps = 0
+    while scheduler.waiting or scheduler.running:
+        scheduler.stepped(scheduler.step(0.0))
+        steps += 1
+    return steps
+
+
+def batches(name: str, slots: int, requests: list[tuple[int, int]] | None = None) -> dict[str, Any]:
+    """The gain of one trace with so many slots, and its bound."""
+    requests = lengths(name) if requests is None else requests
+    step_tokens = slots + PROMPT_TOKENS
+    static, ours = (
+        static_steps(requests, slots, step_tokens),
+        continuous_steps(requests, slots, step_tokens),
+    )
+    most = bound([output for _, output in requests], slots)
+    facts = {"trace": name, "slots": slots, "static_steps": static, "continuous_steps": ours}
+    return facts | {"gain": round(static / ours, 3), "bound": round(most, 3)}
+
+
+# --- Prefixes.
+
+
+def one_memory(trace: list[Prompt], blocks: int) -> int:
+    """Hits of a single memory."""
+    memory, hits = BlockMemory(blocks), 0
+    for each in trace:
+        hits += memory.known(each.blocks)
+        memory.use(each.blocks)
+    return hits
+
+
+class Loads:
+    """Tokens on each replica, averaged over windows."""
+
+    def __init__(self, replicas: int) -> None:
+        self.now = [0] * replicas
+        self._since = [0.0] * replicas
+        self._windows: dict[int, list[float]] = defaultdict(lambda: [0.0] * replicas)
+
+    def change(self, replica: int, at: float, tokens: int) -> None:
+        """So many more, or fewer."""
+        since = self._since[replica]
+        while since < at:
+            window = int(since // WINDOW_S)
+            until = min(at, (window + 1) * WINDOW_S)
+            self._windows[window][replica] += self.now[replica] * (until - since)
+            since = until
+        self._since[replica] = at
+        self.now[replica] += tokens
+
+    def ratios(self) -> list[float]:
+        """The highest of the replicas by the mean, in each window between the edges."""
+        inside = sorted(self._windows)[EDGE : -EDGE - 1]
+        return sorted(max(self._windows[at]) / mean(self._windows[at]) for at in inside)
+
+
+def prefixes(trace: list[Prompt], share: float, replicas: int) -> dict[str, Any]:
+    """Hits and loads of a fleet whose memories have this share of all distinct blocks."""
+    distinct = len({block for each in trace for block in each.blocks})
+    blocks = max(int(share * distinct) // replicas, 1)
+    router = PrefixRouter()
+    for replica in range(replicas):
+        router.add(replica, blocks)
+    loads, ends = Loads(replicas), list[tuple[float, int, RoutedPrompt]]()
+    hits = spilled = 0
+    for number, each in enumerate(trace):
+        at = each.at / (DENSER * replicas)
+        while ends and ends[0][0] <= at:
+            ended, _, routed = heapq.heappop(ends)
+            routed.done()
+            loads.change(int(str(routed.replica)), ended, -routed.tokens)
+        sent = router.route(each.blocks, each.prompt + each.output)
+        assert sent is not None
+        hits, spilled = hits + sent.known, spilled + sent.spilled
+        loads.change(int(str(sent.replica)), at, sent.tokens)
+        took = max(each.prompt - BLOCK * sent.known, 0) / PROMPT_RATE + TOKEN_S * each.output
+        heapq.heappush(ends, (at + took, number, sent))
+    ratios = loads.ratios()
+    facts = {"share": share, "replicas": replicas, "blocks_each": blocks, "prompts": len(trace)}
+    facts |= {"hits": hits, "one_memory_hits": one_memory(trace, blocks * replicas), "spilled": spilled}
+    return facts | {"windows": len(ratios), "highest_load": round(ratios[-1], 3) if ratios else None}
+
+
+def batch_table(record: dict[str, Any]) -> str:
+    """Gains of batches."""
+    lines = [
+        f"| {each['trace']} | {each['slots']} | {each['gain']:.2f}x | {each['bound']:.2f}x | {each['gain'] / each['bound']:.0%} |\n"
+        for each in record["batches"]
+    ]
+    return "| Azure's requests | slots | gain | bound | reached |\n|---|---:|---:|---:|---:|\n" + "".join(
+        lines
+    )
+
+
+def prefix_table(record: dict[str, Any]) -> str:
+    """Hits and loads of fleets."""
+    lines = [
+        f"| {each['share']:.0%} | {each['replicas']} | {each['hits'] / each['one_memory_hits']:.1%} | {each['highest_load']:.2f}x |\n"
+        for each in record["prefixes"]
+    ]
+    head = "| memory of all, of the distinct blocks | replicas | hits of one memory | highest load of ten seconds |\n"
+    return f"{head}|---:|---:|---:|---:|\n" + "".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD}")
+    asked = parser.parse_args()
+    trace = prompts()
+    record = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "seed": SEED,
+        "batches": [batches(name, slots) for name in ("conversation", "code") for slots in SLOTS],
+        "prefixes": [prefixes(trace, share, replicas) for share in SHARES for replicas in REPLICAS],
+    }
+    print(batch_table(record), prefix_table(record), sep="\n")
+    if asked.record:
+        RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,345 @@
+"""What the next step of a language model computes: tokens of requests that come and go one by one. Pure.
+
+A step computes, for each running request, the tokens that it has and the model has not seen: a part of its prompt, or the one token
+that it was answered last. A request whose tokens are all computed gets a new one. One that ends frees its place at once, and
+the next step has another: no request waits for the longest of its batch.
+
+- *Order*: urgent requests first; among equals the user who was served least, in tokens (as in "Fairness in Serving Large Language
+  Models", Sheng and others, OSDI 2024); of one user the first. Who has waited for `patience_s` is as urgent as any.
+- *Memory*: requests hold pages for the tokens that they have. If none is free, the least urgent that began last gives way, and its
+  tokens are computed again later. The first one never does, so all end.
+- *Urgency*: what is more urgent takes the place of what is less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hooke.generation.page_pool import PagePool
+
+__all__ = ["Piece", "TokenLimits", "TokenRequest", "TokenScheduler", "TokenStep"]
+
+ANSWER_WEIGHT = 2
+"""What a token of an answer counts, where one of a prompt counts 1: it takes a step of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimits:
+    """Limits of a step, and of what waits."""
+
+    slots: int
+    """Requests of a step."""
+    step_tokens: int
+    """Tokens of a step: one for each request in it, and parts of prompts with the rest."""
+    context: int
+    """Tokens of a prompt and its answer."""
+    max_waiting: int = 1024
+    patience_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slots <= self.step_tokens:
+            raise ValueError(f"step_tokens={self.step_tokens} has no token for each of slots={self.slots}")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TokenRequest:
+    """A prompt of `prompt` tokens that is answered with at most `most`."""
+
+    prompt: int
+    most: int
+    arrived: float
+    user: Hashable = None
+    urgency: int = 0
+    """Higher goes first."""
+    deadline: float = math.inf
+    """It waits no longer than until then; what has begun goes on."""
+    names: tuple[Hashable, ...] = ()
+    """Of the full pages of its prompt: each names all tokens up to its end."""
+    answered: int = 0
+    """Tokens of the answer so far."""
+    computed: int = 0
+    """Tokens, of the prompt and the answer, that the model has seen and still has in memory."""
+    reused: int = 0
+    """Tokens of the prompt that were in memory when it began."""
+    evictions: int = 0
+    ended: bool = False
+    """It was answered, cancelled or given up."""
+    pages: list[int] = field(default_factory=list)
+    rank: float = 0.0
+    """Its urgency when it began."""
+    counted: int = 0
+    """Tokens that its user was charged for."""
+
+    @property
+    def length(self) -> int:
+        """Its tokens so far."""
+        return self.prompt + self.answered
+
+
+class Piece(NamedTuple):
+    """Tokens `start` to `start + tokens` of a request. With the last of them it gets a new one."""
+
+    request: TokenRequest
+    start: int
+    tokens: int
+
+    @property
+    def gives_token(self) -> bool:
+        """Whether these are its last ones."""
+        return self.start + self.tokens == self.request.length
+
+
+@dataclass(frozen=True, slots=True)
+class TokenStep:
+    """What the model computes together. `evicted` lost their pages before it."""
+
+    pieces: tuple[Piece, ...]
+    evicted: tuple[TokenRequest, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of all pieces."""
+        return sum(piece.tokens for piece in self.pieces)
+
+
+class TokenScheduler:
+    """The waiting and the running requests. All times are seconds of one monotonic clock.
+
+    The driver calls `offer` for an arrival, `cancel` for a departure, `expired` at times, `step` when the model is free, and then `stepped`.
+    """
+
+    def __init__(self, limits: TokenLimits, pool: PagePool) -> None:
+        self.limits = limits
+        self.pool = pool
+        self.running: list[TokenRequest] = []
+        """The most urgent first, then who began first."""
+        self.waiting = 0
+        self._lines: dict[tuple[int, Hashable], deque[TokenRequest]] = {}
+        """By urgency and user, who arrived first at the head."""
+        self._served: dict[Hashable, float] = {}
+        """Weighted tokens that a user was given."""
+        self._active: dict[Hashable, int] = {}
+        """Requests of a user that wait or run."""
+        self._in_step: set[TokenRequest] = set()
+
+    def offer(self, request: TokenRequest) -> str:
+        """Let a request wait. Returns why it is refused: `context`, if it can never be computed, or `full`; empty if it is not."""
+        whole = request.prompt + request.most
+        if request.prompt < 1 or whole > self.limits.context or self.pool.pages_for(whole) > self.pool.pages:
+            return "context"
+        if self.waiting >= self.limits.max_waiting:
+            return "full"
+        self._begin_user(request.user)
+        self._line(request).append(request)
+        self.waiting += 1
+        return ""
+
+    def cancel(self, request: TokenRequest) -> None:
+        """Nobody wants the rest. Its place is free at once, but for a step that computes it now."""
+        if request.ended:
+            return
+        request.ended = True
+        if request in self.running:
+            if request not in self._in_step:
+                self._end(request)
+        else:
+            self._leave_line(request)
+
+    def expired(self, now: float) -> list[TokenRequest]:
+        """Those that have waited past their deadlines; they are given up."""
+        waits = [each for line in self._lines.values() for each in line if not each.evictions]
+        late = [each for each in waits if each.deadline <= now]
+        for request in late:
+            request.ended = True
+            self._leave_line(request)
+        return late
+
+    def step(self, now: float) -> TokenStep:
+        """What to compute next; without pieces if there is nothing."""
+        evicted: list[TokenRequest] = []
+        pieces = self._go_on(evicted)
+        spare = 0 if evicted else self.limits.step_tokens - sum(piece.tokens for piece in pieces)
+        while spare > 0 and (request := self._next(now)) is not None and request not in evicted:
+            rank = self._rank(request, now)
+            if len(self.running) >= self.limits.slots and not self._make_way(rank, pieces, evicted):
+                break
+            while (piece := self._begin(request, rank, spare)) is None:
+                if not self._make_way(rank, pieces, evicted):
+                    break
+            if piece is None:
+                break
+            pieces.append(piece)
+            spare = self.limits.step_tokens - sum(each.tokens for each in pieces)
+        self._in_step = {piece.request for piece in pieces}
+        for piece in pieces:
+            self._charge(piece)
+        return TokenStep(tuple(pieces), tuple(evicted))
+
+    def stepped(self, step: TokenStep, last: Collection[TokenRequest] = ()) -> list[TokenRequest]:
+        """The step was computed; `last` got their last tokens with it. Returns who was answered, also those that have all they may."""
+        answered: list[TokenRequest] = []
+        self._in_step = set()
+        for piece in step.pieces:
+            request = piece.request
+            if request.ended:
+                self._end(request)
+                continue
+            gives = piece.gives_token
+            request.computed += piece.tokens
+            self._name_pages(request)
+            if gives:
+                request.answered += 1
+                if request in last or request.answered >= request.most:
+                    request.ended = True
+                    answered.append(request)
+                    self._end(request)
+        return answered
+
+    # -- who goes on -------------------------------------------------------------------------------
+
+    def _go_on(self, evicted: list[TokenRequest]) -> list[Piece]:
+        """A piece for each running request, after evictions: one token each, and of prompts as many as there is room for."""
+        pieces: list[Piece] = []
+        spare = self.limits.step_tokens - len(self.running)
+        at = 0
+        while at < len(self.running):
+            request = self.running[at]
+            tokens = 1 + min(request.length - request.computed - 1, spare)
+            if self._grow(request, request.computed + tokens):
+                spare -= tokens - 1
+                pieces.append(Piece(request, request.computed, tokens))
+                at += 1
+            else:  # the last one gives way: it has no piece yet, and may be this one
+                spare += 1
+                evicted.append(self._evict(self.running[-1]))
+        return pieces
+
+    def _grow(self, request: TokenRequest, tokens: int) -> bool:
+        """Give it pages for so many tokens; whether there were enough."""
+        pages = self.pool.take(self.pool.pages_for(tokens) - len(request.pages))
+        if pages is None:
+            return False
+        request.pages += pages
+        return True
+
+    def _evict(self, request: TokenRequest) -> TokenRequest:
+        """Take its pages, and let it wait at the head of its line."""
+        self.running.remove(request)
+        self._free(request)
+        request.computed = 0
+        request.evictions += 1
+        self._line(request).appendleft(request)
+        self.waiting += 1
+        return request
+
+    # -- who begins --------------------------------------------------------------------------------
+
+    def _rank(self, request: TokenRequest, now: float) -> float:
+        return math.inf if now - request.arrived >= self.limits.patience_s else request.urgency
+
+    def _next(self, now: float) -> TokenRequest | None:
+        heads = (line[0] for line in self._lines.values())
+        return min(
+            heads,
+            key=lambda each: (
+                -self._rank(each, now),
+                each.arrived if now - each.arrived >= self.limits.patience_s else self._served[each.user],
+                each.arrived,
+            ),
+            default=None,
+        )
+
+    def _make_way(self, rank: float, pieces: list[Piece], evicted: list[TokenRequest]) -> bool:
+        """Evict the last running request if it is less urgent than `rank`; whether it was.
+
+        What is urgent may need more than all of these have: then they wait until it has begun.
+        """
+        if not self.running or self.running[-1].rank >= rank:
+            return False
+        request = self._evict(self.running[-1])
+        pieces[:] = [piece for piece in pieces if piece.request is not request]
+        evicted.append(request)
+        return True
+
+    def _begin(self, request: TokenRequest, rank: float, spare: int) -> Piece | None:
+        """Run it, if there are pages for all tokens that it has and one more, and a page for each running request, which it may need next.
+
+        What is in memory of its prompt is not computed again.
+        """
+        known = self.pool.known(request.names)[: (request.length - 1) // self.pool.page_tokens]
+        self.pool.share(known)
+        more = self.pool.pages_for(request.length + 1) - len(known)
+        if more + len(self.running) > self.pool.free:
+            self.pool.release(known)
+            return None
+        self._leave_line(request, waits=True)
+        request.pages = known
+        request.computed = len(known) * self.pool.page_tokens
+        request.reused = request.reused or request.computed
+        request.rank = rank
+        tokens = min(request.length - request.computed, spare)
+        grown = self._grow(request, request.computed + tokens)
+        assert grown, "free pages were counted"
+        self.running.append(request)
+        self.running.sort(key=lambda each: -each.rank)  # stable: who began first stays first
+        return Piece(request, request.computed, tokens)
+
+    # -- bookkeeping -------------------------------------------------------------------------------
+
+    def _line(self, request: TokenRequest) -> deque[TokenRequest]:
+        return self._lines.setdefault((request.urgency, request.user), deque())
+
+    def _leave_line(self, request: TokenRequest, *, waits: bool = False) -> None:
+        """It waits no longer; it runs now if it still `waits` for its answer."""
+        key = request.urgency, request.user
+        self._lines[key].remove(request)
+        if not self._lines[key]:
+            del self._lines[key]
+        self.waiting -= 1
+        if not waits:
+            self._leave_user(request.user)
+
+    def _end(self, request: TokenRequest) -> None:
+        self.running.remove(request)
+        self._free(request)
+        self._leave_user(request.user)
+
+    def _free(self, request: TokenRequest) -> None:
+        self.pool.release(request.pages)
+        request.pages = []
+
+    def _name_pages(self, request: TokenRequest) -> None:
+        """Say what its full pages hold, so that later prompts can use them."""
+        full = min(request.computed // self.pool.page_tokens, len(request.names))
+        for page, name in zip(request.pages[:full], request.names, strict=False):
+            self.pool.name(page, name)
+
+    def _begin_user(self, user: Hashable) -> None:
+        """Who comes back has no claim to what was not asked for meanwhile."""
+        if user not in self._active:
+            least = min((self._served[each] for each in self._active), default=0.0)
+            self._served[user] = max(self._served.get(user, 0.0), least)
+            for gone in [each for each in self._idle() if self._served[each] <= least or not self._active]:
+                if gone != user:
+                    del self._served[gone]
+        self._active[user] = self._active.get(user, 0) + 1
+
+    def _idle(self) -> Iterator[Hashable]:
+        return (user for user in self._served if user not in self._active)
+
+    def _leave_user(self, user: Hashable) -> None:
+        self._active[user] -= 1
+        if not self._active[user]:
+            del self._active[user]
+
+    def _charge(self, piece: Piece) -> None:
+        """Count the tokens of a prompt once, and each of an answer; not what is computed again after an eviction."""
+        request = piece.request
+        end = piece.start + piece.tokens
+        prompt = max(min(end, request.prompt) - max(request.counted, piece.start), 0)
+        request.counted = max(request.counted, end)
+        self._served[request.user] += prompt + ANSWER_WEIGHT * piece.gives_token
