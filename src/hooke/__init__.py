@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from hooke.comparing.run_list import Runs, compare, runs
     from hooke.comparing.side_by_side import Comparison
+    from hooke.generation.token_scheduler import TokenLimits
     from hooke.keys.file import File
     from hooke.measuring.studies import Study, measure
     from hooke.planning.pipeline_plan import Plan, plan
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from hooke.searching.search_result import Search
     from hooke.searching.space import loguniform
     from hooke.services.map_service import map_service
+    from hooke.serving.openai.token_engine import TokenModel, TokenPiece
     from hooke.serving.request_context import request_contexts
     from hooke.serving.service import service
     from hooke.store.checkpoints import checkpoint_dir, checkpoint_saved
@@ -113,6 +115,9 @@ __all__ = [
     "TaskFailed",
     "Temporary",
     "TimedOut",
+    "TokenLimits",
+    "TokenModel",
+    "TokenPiece",
     "TraceError",
     "UntrustedModel",
     "UsageError",
@@ -156,6 +161,7 @@ __version__ = HOOKE_VERSION
 _NAMES = {
     "hooke.comparing.run_list": ("Runs", "compare", "runs"),
     "hooke.comparing.side_by_side": ("Comparison",),
+    "hooke.generation.token_scheduler": ("TokenLimits",),
     "hooke.keys.file": ("File",),
     "hooke.measuring.studies": ("Study", "measure"),
     "hooke.planning.pipeline_plan": ("Plan", "plan"),
@@ -169,6 +175,7 @@ _NAMES = {
     "hooke.searching.search_result": ("Search",),
     "hooke.searching.space": ("loguniform",),
     "hooke.services.map_service": ("map_service",),
+    "hooke.serving.openai.token_engine": ("TokenModel", "TokenPiece"),
     "hooke.serving.request_context": ("request_contexts",),
     "hooke.serving.service": ("service",),
     "hooke.store.checkpoints": ("checkpoint_dir", "checkpoint_saved"),

@@ -24,7 +24,8 @@ def request(prompt: int = 8, most: int = 4, arrived: float = 0.0, **more) -> Tok
 
 
 def offered(to: TokenScheduler, *requests: TokenRequest) -> list[TokenRequest]:
-    assert not any([to.offer(each) for each in requests])
+    refused = [to.offer(each) for each in requests]
+    assert not any(refused), refused
     return list(requests)
 
 

@@ -37,8 +37,13 @@ class TokenLimits:
     """Tokens of a step: one for each request in it, and parts of prompts with the rest."""
     context: int
     """Tokens of a prompt and its answer."""
+    pages: int | None = None
+    """Pages of memory; None: enough for all slots to have the whole context."""
+    page_tokens: int = 16
     max_waiting: int = 1024
+    """Requests that wait."""
     patience_s: float = 60.0
+    """Who has waited for so long is as urgent as any."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.slots <= self.step_tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,11 +20,13 @@ from hooke.serving.problems import (
 )
 from hooke.serving.request_context import Gone, RequestContext, context_of, request_id_of
 
-__all__ = ["INFERENCE", "JSON", "Exchange", "HttpOptions", "Wire"]
+__all__ = ["INFERENCE", "JSON", "OPENAI", "Exchange", "HttpOptions", "Wire"]
 
 JSON = (b"content-type", b"application/json")
 INFERENCE = "/v2"
 """The path prefix of the Open Inference Protocol."""
+OPENAI = "/v1/"
+"""That of OpenAI's."""
 ATTEMPT = b"x-envoy-attempt-count"
 """The number of times the proxy has sent this request."""
 _STREAM = STREAM_HEADER.encode()
@@ -102,6 +104,8 @@ class HttpOptions:
     """The memory for all bodies."""
     pass_on_bytes: int = 0
     """The proxy asks another replica if this one is full and the body has at most so many bytes. 0: there is no other."""
+    error_body: Callable[[Problem], bytes] | None = None
+    """Writes errors of paths that begin with OPENAI."""
     closing: bool = False
     """Whether each answer ends its connection."""
 
@@ -288,8 +292,11 @@ class Exchange:
 
     async def refuse(self, problem: Problem) -> None:
         """Send a problem document."""
-        kind = (b"content-type", MEDIA_TYPE)
-        body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
+        kind, write = (b"content-type", MEDIA_TYPE), self.options.error_body
+        if write is not None and self.path.startswith(OPENAI):
+            kind, body = JSON, write(problem)
+        else:
+            body = problem.body(self.id.decode(), as_error=self.path.startswith(INFERENCE))
         headers = problem.headers()
         if self.tried:
             headers = [pair for pair in headers if pair != _ONCE_MORE]

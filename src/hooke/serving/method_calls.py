@@ -148,7 +148,7 @@ class MethodCalls:
         if method.by_name and self.models is not None:
             name = arguments[MODEL_FIELD]
             if not self.models.acquire_now(name):
-                await self._watched(self.models.acquire(name), exchange, method)
+                await self.watched(self.models.acquire(name), exchange, method.name)
             try:
                 await self._answer(method, arguments, exchange)
             finally:
@@ -221,7 +221,7 @@ class MethodCalls:
                 answer = write(work.value)
                 windows.unbatched(0.0)
             else:
-                answer = write(await self._watched(work, exchange, method))
+                answer = write(await self.watched(work, exchange, method.name))
                 windows.unbatched(time.perf_counter() - began)
         except CallerGone:
             windows.gone(time.perf_counter() - began)
@@ -238,8 +238,8 @@ class MethodCalls:
             self._async_calls -= 1
             self.open_calls -= 1
 
-    async def _watched(
-        self, work: Awaitable[Any], exchange: Exchange, method: Method, timeout_s: float = 0
+    async def watched(
+        self, work: Awaitable[Any], exchange: Exchange, method: str, timeout_s: float = 0
     ) -> Any:
         """The result of `work` within the service's timeout, or another one."""
         limit_s = timeout_s or self.declared.timeout_s
@@ -248,7 +248,7 @@ class MethodCalls:
             return await self._watches.over(work, exchange.gone, deadline)
         except DeadlinePassed:
             self.dispatch.windows.late += 1
-            raise Problem(504, f"{method.name} gave no answer within {limit_s:g} s") from None
+            raise Problem(504, f"{method} gave no answer within {limit_s:g} s") from None
         except asyncio.CancelledError:
             self._raise_if_closing(exchange)
             raise
@@ -271,7 +271,7 @@ class MethodCalls:
         self.called += 1
         self.open_calls += 1
         try:
-            await self._watched(_send_items(items, exchange, streams), exchange, method, math.inf)
+            await self.watched(_send_items(items, exchange, streams), exchange, method.name, math.inf)
         except Problem as problem:
             self.called -= problem.reason == PASSED_ON
             if not exchange.status:

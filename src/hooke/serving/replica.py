@@ -45,6 +45,8 @@ from hooke.serving.model_calls import Arguments, ModelThread, ServiceObject
 from hooke.serving.model_process.model_client import ModelProcess
 from hooke.serving.models_by_name.model_loads import ModelLoads
 from hooke.serving.observing.observer import RequestObserver
+from hooke.serving.openai.messages import error_body
+from hooke.serving.openai.openai_routes import OpenAIRoutes
 from hooke.serving.openapi import State, document
 from hooke.serving.payloads import encode, methods_of
 from hooke.serving.problems import PASSED_ON, Problem, problem_of
@@ -119,6 +121,9 @@ class Replica:
         self._model: ModelThread | ModelProcess | None = None
         self._document: dict[str, Any] | None = None
         self._inference = Inference(declared, self._methods, lambda: self.ready)
+        self._openai = OpenAIRoutes(declared) if declared.protocol == "openai" else None
+        if self._openai is not None:
+            self._options.error_body = error_body
         self.routes = self._all_routes()
         """All routes."""
 
@@ -208,6 +213,8 @@ class Replica:
         for name, method in bound.items():
             self.routes[f"/{name}"].verbs["POST"] = partial(self.calls.answer, method)
         self._inference.start(self.calls, bound)
+        if self._openai is not None:
+            self._openai.start(self.calls, self.made)
         self.ready_at = time.time()
         self._state = State.READY
 
@@ -224,6 +231,8 @@ class Replica:
             ]
         )
         self._described = tuple(routes)
+        for route in self._openai.routes() if self._openai is not None else ():
+            routes.add(route)
         routes.add(Route(DOCS, {"GET": self._get_docs, "POST": self._post_docs}, open=True))
         if DOCS_ALIAS[1:] not in self._methods:
             routes.add(Route(DOCS_ALIAS, {"GET": self._to_docs}, open=True))
@@ -251,6 +260,8 @@ class Replica:
 
     def close(self) -> None:
         """End the model's thread or process. Called on the event loop, or when that has ended."""
+        if self._openai is not None:
+            self._openai.close()
         if self._model is not None:
             self._model.close()
         if self.models is not None:

@@ -19,12 +19,16 @@ __all__ = ["LOAD", "MODEL_FIELD", "SETUP", "Service", "service", "service_of"]
 
 C = TypeVar("C", bound=type)
 Where: TypeAlias = Literal["thread", "process"]
+Protocol: TypeAlias = Literal["openai"]
 Middleware: TypeAlias = Callable[[Application], Application]
 """Wraps an ASGI application in another one."""
 
 SETUP = "setup"
 LOAD = "load"
 """With `model_memory`, the method that loads a model by its name."""
+TOKEN_METHODS = {"encode", "decode", "step", "embed"}
+"""With `protocol="openai"`, what the engine calls: no routes of their own."""
+TOKEN_NEEDED = ("limits", "encode", "decode", "step", "end")
 MODEL_FIELD = "model"
 """And the parameter of other methods that is a model."""
 TIMEOUT_S = 30.0
@@ -65,6 +69,8 @@ class Service:
     model: Where = "thread"
     """Where the class's own code runs: a thread of the replica, or a process of its own."""
     middleware: Middleware | None = None
+    protocol: Protocol | None = None
+    """Another protocol, which the class answers by methods of other names."""
     model_memory: int | None = None
     """Bytes of all models that `load` returns; None: the service has no such models."""
 
@@ -76,6 +82,7 @@ class Service:
     def methods(self) -> dict[str, Callable[..., Any]]:
         """The methods that answer requests, by name: public methods of the object, without `setup`, and `load` with `model_memory`."""
         own = {SETUP, LOAD} if self.model_memory is not None else {SETUP}
+        own |= TOKEN_METHODS if self.protocol == "openai" else set()
         found: dict[str, Callable[..., Any]] = {}
         for kind in reversed(self.made_by.__mro__[:-1]):
             for name, value in vars(kind).items():
@@ -108,6 +115,7 @@ def service(
     model: Where = "thread",
     middleware: Middleware | None = None,
     model_memory: str | int | None = None,
+    protocol: Protocol | None = None,
 ) -> Callable[[C], C]: ...
 def service(  # noqa: PLR0913 - the options of a service, each by name
     made: Any = None,
@@ -126,6 +134,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     model: Where = "thread",
     middleware: Middleware | None = None,
     model_memory: str | int | None = None,
+    protocol: Protocol | None = None,
 ) -> Any:
     """Declare that a class answers requests. The class is returned unchanged, and its objects are ordinary ones.
 
@@ -157,6 +166,10 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
     called `model` of another method is a name in the request, and in the method what `load` returned for it. A model is loaded
     when it is first asked for, beside requests for others. If there is no room, the one gives way that was used least recently.
 
+    `protocol="openai"` makes it a service for OpenAI's clients: `/v1/chat/completions`, `/v1/completions`, `/v1/models`, and `/v1/embeddings` if it has
+    `embed`. The class then has `encode`, `decode` and `step`, the attributes `limits` and `end` (see `hooke.TokenModel`), and computes tokens of all requests together,
+    step by step. Its name is the name of the model. A request waits for its first token no longer than `timeout`.
+
     `middleware` wraps the service, as an ASGI application, in another one: `middleware=lambda app: CORSMiddleware(app, allow_origins=["https://example.org"])`.
     It sees each request before any check of Hooke's, and each answer; the limits of connections stay as they are. ASGI's messages cost some 10 us a request.
 
@@ -187,6 +200,7 @@ def service(  # noqa: PLR0913 - the options of a service, each by name
             model=model,
             middleware=middleware,
             model_memory=budget,
+            protocol=protocol,
         )
         _check(declared)
         setattr(made, _MARK, declared)
@@ -309,7 +323,9 @@ def _check(declared: Service) -> None:
             fix="take these in setup(self, ...); --with or keywords give them",
         )
     methods = declared.methods()
-    if not methods:
+    if declared.protocol is not None:
+        _check_token_model(declared, where)
+    elif not methods:
         raise UsageError(
             f"@service: {declared.name} has no public method",
             where=where,
@@ -325,6 +341,28 @@ def _check(declared: Service) -> None:
             )
     if declared.model_memory is not None:
         _check_load(declared)
+
+
+def _check_token_model(declared: Service, where: str) -> None:
+    lacking = [name for name in TOKEN_NEEDED[1:4] if not callable(getattr(declared.made_by, name, None))]
+    if declared.protocol not in get_args(Protocol):
+        raise UsageError(
+            f"protocol={declared.protocol!r} is not valid",
+            where=where,
+            fix='write protocol="openai", or leave it out: V2 needs none',
+        )
+    if lacking:
+        raise UsageError(
+            f'@service(protocol="openai"): {declared.name} has no method {", ".join(lacking)}',
+            where=where,
+            fix="add def encode(self, prompt), def decode(self, tokens) and def step(self, pieces): see hooke.TokenModel",
+        )
+    if declared.model == "process":
+        raise UsageError(
+            f'@service(protocol="openai", model="process"): the engine of {declared.name} has a thread of its own already',
+            where=where,
+            fix="leave out model=",
+        )
 
 
 def _check_load(declared: Service) -> None:

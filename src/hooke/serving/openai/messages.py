@@ -1,0 +1,361 @@
+"""Requests and answers of the protocol. What is not supported is refused by name; fields that nobody knows are ignored, as clients send many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+
+from hooke.serving.openai.sampling import ChosenToken, Sampling
+from hooke.serving.problems import Problem
+
+__all__ = [
+    "AnswerWriter",
+    "AskedAnswer",
+    "EmbeddingsBody",
+    "error_body",
+    "read_chat",
+    "read_completion",
+    "read_embeddings",
+    "usage",
+]
+
+S = TypeVar("S", bound=msgspec.Struct)
+Decode: TypeAlias = Callable[[Sequence[int]], str]
+MOST_ANSWERS, MOST_LIKELY, MOST_STOPS = 128, 20, 4
+DEFAULT_COMPLETION = 16
+"""Tokens of an answer of `/v1/completions`, as OpenAI has it."""
+
+
+class StreamOptions(msgspec.Struct):
+    """What a stream says beside its tokens."""
+
+    include_usage: bool = False
+
+
+class _Asked(msgspec.Struct, kw_only=True):
+    """What both kinds of requests have."""
+
+    model: str
+    temperature: float | None = None
+    top_p: float | None = None
+    n: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+
+
+class ChatBody(_Asked, kw_only=True):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class CompletionBody(_Asked, kw_only=True):
+    """`POST /v1/completions`."""
+
+    prompt: str | list[Any]
+    logprobs: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class EmbeddingsBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/embeddings`."""
+
+    model: str
+    input: str | list[str]
+    encoding_format: str = "float"
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAnswer:
+    """A request, as the engine takes it. Each prompt is answered `n` times."""
+
+    model: str
+    chat: bool
+    prompts: Sequence[str | list[dict[str, Any]] | list[int]]
+    n: int
+    most: int | None
+    """Tokens of an answer; None: as many as fit."""
+    stream: bool
+    with_usage: bool
+    stop: tuple[str, ...]
+    sampling: Sampling
+    user: str
+
+
+def read_chat(data: bytes) -> AskedAnswer:
+    """A request for chat. Raises Problem (400)."""
+    body = _read(data, ChatBody)
+    if not body.messages:
+        raise _wrong("messages", "it is empty")
+    for at, message in enumerate(body.messages):
+        if not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{at}].role", "it is missing, or no text")
+    if body.tools:
+        raise _wrong("tools", "this service does not support tools")
+    if body.response_format and body.response_format.get("type") != "text":
+        raise _wrong("response_format", "this service answers with text only")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise _wrong("top_logprobs", "it needs logprobs=true")
+    likely = _bounded(body.top_logprobs, "top_logprobs", 0, MOST_LIKELY) or 0
+    most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    return _asked(body, [body.messages], most, chat=True, logprobs=likely if body.logprobs else None)
+
+
+def read_completion(data: bytes) -> AskedAnswer:
+    """A request for a completion of one prompt or several. Raises Problem (400)."""
+    body = _read(data, CompletionBody)
+    if body.echo or body.suffix or (body.best_of or 1) > (body.n or 1):
+        named = "echo" if body.echo else "suffix" if body.suffix else "best_of"
+        raise _wrong(named, "this service does not support it")
+    most = DEFAULT_COMPLETION if body.max_tokens is None else body.max_tokens
+    logprobs = _bounded(body.logprobs, "logprobs", 0, MOST_LIKELY)
+    return _asked(body, _prompts(body.prompt), most, chat=False, logprobs=logprobs)
+
+
+def read_embeddings(data: bytes) -> EmbeddingsBody:
+    """A request for embeddings. Raises Problem (400)."""
+    body = _read(data, EmbeddingsBody)
+    if body.encoding_format not in ("float", "base64"):
+        raise _wrong("encoding_format", "it is float or base64")
+    if body.dimensions is not None:
+        raise _wrong("dimensions", "this service does not support it")
+    if not body.input:
+        raise _wrong("input", "it is empty")
+    return body
+
+
+def _read(data: bytes, kind: type[S]) -> S:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        what, _, path = str(error).partition(" - at `$")
+        raise _wrong(path.strip("`.") or _field_in(what), what) from None
+
+
+def _field_in(what: str) -> str:
+    return what.split("`")[-2] if "required field" in what else ""
+
+
+def _asked(
+    body: _Asked, prompts: Sequence[Any], most: int | None, *, chat: bool, logprobs: int | None
+) -> AskedAnswer:
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    if len(stop) > MOST_STOPS or not all(stop):
+        raise _wrong("stop", f"up to {MOST_STOPS} texts that are not empty")
+    if body.stream_options is not None and not body.stream:
+        raise _wrong("stream_options", "it needs stream=true")
+    sampling = Sampling(
+        temperature=_in(body.temperature, "temperature", 0, 2, 1.0),
+        top_p=_in(body.top_p, "top_p", 0, 1, 1.0),
+        seed=body.seed if body.seed is None else body.seed % 2**63,
+        frequency_penalty=_in(body.frequency_penalty, "frequency_penalty", -2, 2, 0.0),
+        presence_penalty=_in(body.presence_penalty, "presence_penalty", -2, 2, 0.0),
+        logit_bias=_biases(body.logit_bias or {}),
+        logprobs=logprobs,
+    )
+    return AskedAnswer(
+        model=body.model,
+        chat=chat,
+        prompts=prompts,
+        n=_bounded(body.n, "n", 1, MOST_ANSWERS) or 1,
+        most=_bounded(most, "max_tokens", 1, 2**31),
+        stream=bool(body.stream),
+        with_usage=body.stream_options is not None and body.stream_options.include_usage,
+        stop=stop,
+        sampling=sampling,
+        user=body.user or "",
+    )
+
+
+def _prompts(prompt: str | list[Any]) -> Sequence[Any]:
+    if isinstance(prompt, str):
+        return [prompt]
+    kinds = {type(each) for each in prompt}
+    if kinds == {int}:
+        return [prompt]
+    tokens = kinds == {list} and all(each and {type(token) for token in each} == {int} for each in prompt)
+    if kinds == {str} or tokens:
+        return prompt
+    raise _wrong("prompt", "a text, a list of texts, or lists of tokens that are not empty")
+
+
+def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    if not all(key.isdecimal() for key in given):
+        raise _wrong("logit_bias", "its keys are tokens")
+    return {int(key): _in(value, "logit_bias", -100, 100, 0.0) for key, value in given.items()}
+
+
+def _bounded(value: int | None, name: str, low: int, high: int) -> int | None:
+    if value is not None and not low <= value <= high:
+        raise _wrong(name, f"{value} is not between {low} and {high}")
+    return value
+
+
+def _in(value: float | None, name: str, low: float, high: float, default: float) -> float:
+    if value is None:
+        return default
+    if not low <= value <= high:
+        raise _wrong(name, f"{value:g} is not between {low:g} and {high:g}")
+    return value
+
+
+class WrongField(Problem):
+    """A field of the request that is refused (400)."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(400, f"{field}: {why}" if field else f"the body is not what it should be: {why}")
+        self.field = field
+
+
+def _wrong(field: str, why: str) -> WrongField:
+    return WrongField(field, why)
+
+
+# --- Errors, as OpenAI's clients read them.
+
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class _Error(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+def error_body(problem: Problem) -> bytes:
+    """A problem as `{"error": {"message", "type", "param", "code"}}`."""
+    kind = _KINDS.get(problem.status, "server_error" if problem.status >= 500 else "invalid_request_error")
+    code = problem.reason if "_" in problem.reason else None
+    field = problem.field if isinstance(problem, WrongField) else None
+    return msgspec.json.encode({"error": _Error(problem.detail, kind, field or None, code)})
+
+
+# --- Answers, whole or as server-sent events.
+
+
+def usage(prompt: int, answer: int, cached: int) -> dict[str, Any]:
+    """The count of tokens. `cached` ones of the prompt were in memory."""
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+class AnswerWriter:
+    """Writes the answer to one request."""
+
+    def __init__(self, asked: AskedAnswer, identity: str, decode: Decode) -> None:
+        self._asked = asked
+        self._decode = decode
+        kind = "chat.completion" if asked.chat else "text_completion"
+        self._head = {
+            "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{identity}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": asked.model,
+        }
+        self._chunk = self._head | ({"object": "chat.completion.chunk"} if asked.chat else {})
+        self._chunk |= {"usage": None} if asked.with_usage else {}
+
+    def whole(
+        self, choices: Sequence[tuple[str, str, Sequence[ChosenToken]]], used: Mapping[str, Any]
+    ) -> bytes:
+        """All answers in their order, each with its text, why it ended, and its tokens."""
+        made = [
+            {
+                "index": index,
+                **(
+                    {"message": {"role": "assistant", "content": text}}
+                    if self._asked.chat
+                    else {"text": text}
+                ),
+                "logprobs": self._logprobs(tokens, 0),
+                "finish_reason": reason,
+            }
+            for index, (text, reason, tokens) in enumerate(choices)
+        ]
+        return msgspec.json.encode({**self._head, "choices": made, "usage": used})
+
+    def first(self, index: int) -> bytes:
+        """The event before the first token of a chat's answer; empty for a completion."""
+        if not self._asked.chat:
+            return b""
+        return self._event([self._choice(index, {"role": "assistant", "content": ""}, None, None)])
+
+    def more(
+        self, index: int, text: str, tokens: Sequence[ChosenToken], reason: str | None, at: int
+    ) -> bytes:
+        """The event of a token, whose text begins `at` so many letters into the answer."""
+        delta = {"content": text} if text or reason is None else {}
+        return self._event([self._choice(index, delta, self._logprobs(tokens, at), reason, text)])
+
+    def last(self, used: Mapping[str, Any]) -> bytes:
+        """The end of the stream, after the count of tokens if it was asked for."""
+        counted = _sse({**self._chunk, "choices": [], "usage": used}) if self._asked.with_usage else b""
+        return counted + b"data: [DONE]\n\n"
+
+    def failed(self, problem: Problem) -> bytes:
+        """An error after the stream has begun."""
+        return b"data: " + error_body(problem) + b"\n\n"
+
+    def _event(self, choices: list[dict[str, Any]]) -> bytes:
+        return _sse({**self._chunk, "choices": choices})
+
+    def _choice(
+        self, index: int, delta: Mapping[str, Any], logprobs: Any, reason: str | None, text: str = ""
+    ) -> dict[str, Any]:
+        said = {"delta": delta} if self._asked.chat else {"text": text}
+        return {"index": index, **said, "logprobs": logprobs, "finish_reason": reason}
+
+    def _logprobs(self, tokens: Sequence[ChosenToken], at: int) -> dict[str, Any] | None:
+        if self._asked.sampling.logprobs is None:
+            return None
+        if self._asked.chat:
+            return {"content": [self._likely(each) for each in tokens], "refusal": None}
+        texts = [self._decode([each.token]) for each in tokens]
+        offsets = [at + sum(map(len, texts[:number])) for number in range(len(texts))]
+        return {
+            "tokens": texts,
+            "token_logprobs": [each.logprob for each in tokens],
+            "top_logprobs": [{self._decode([token]): log for token, log in each.likely} for each in tokens],
+            "text_offset": offsets,
+        }
+
+    def _likely(self, chosen: ChosenToken) -> dict[str, Any]:
+        likely = [self._told(token, log) for token, log in chosen.likely]
+        return {**self._told(chosen.token, chosen.logprob), "top_logprobs": likely}
+
+    def _told(self, token: int, log: float) -> dict[str, Any]:
+        text = self._decode([token])
+        return {"token": text, "logprob": log, "bytes": list(text.encode())}
+
+
+def _sse(value: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"

@@ -1,0 +1,241 @@
+"""The routes of the protocol: chat, completions, embeddings, and the models."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hooke.base.errors import UsageError
+from hooke.serving.http import JSON, OPENAI, Exchange
+from hooke.serving.method_calls import MethodCalls
+from hooke.serving.openai.messages import (
+    AnswerWriter,
+    AskedAnswer,
+    read_chat,
+    read_completion,
+    read_embeddings,
+    usage,
+)
+from hooke.serving.openai.sampling import ChosenToken
+from hooke.serving.openai.token_engine import Generation, TokenEngine, TokenUpdate
+from hooke.serving.problems import Problem
+from hooke.serving.routes import Route
+from hooke.serving.service import Service
+
+__all__ = ["STREAMED", "OpenAIRoutes"]
+
+CHAT, COMPLETIONS = f"{OPENAI}chat/completions", f"{OPENAI}completions"
+STREAMED = (CHAT, COMPLETIONS)
+"""Paths that may answer with a stream."""
+STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"))
+LOW = -1
+"""The urgency of a request that may wait for others."""
+
+
+class OpenAIRoutes:
+    """Serves the protocol for one replica, once `start` has brought the engine."""
+
+    def __init__(self, declared: Service) -> None:
+        self._declared = declared
+        self._engine: TokenEngine | None = None
+        self._calls: MethodCalls | None = None
+        self._began = int(time.time())
+
+    def start(self, calls: MethodCalls, made: Any) -> None:
+        """Serve this object, which is set up. Raises UsageError if it lacks what only `setup` knows."""
+        lacking = [name for name in ("limits", "end") if not hasattr(made, name)]
+        if lacking:
+            raise UsageError(
+                f"{self._declared.name} has no {' and no '.join(lacking)} after setup",
+                fix="set self.limits = hooke.TokenLimits(slots=8, step_tokens=256, context=1024) and self.end = {0}, the tokens that end an answer",
+            )
+        self._engine = TokenEngine(made, self._declared.name)
+        self._calls = calls
+
+    def close(self) -> None:
+        """End the engine's thread. Called on the event loop, or when that has ended."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def routes(self) -> Iterator[Route]:
+        """All routes."""
+        yield Route(CHAT, {"POST": self._chat})
+        yield Route(COMPLETIONS, {"POST": self._complete})
+        if hasattr(self._declared.made_by, "embed"):
+            yield Route(f"{OPENAI}embeddings", {"POST": self._embed})
+        yield Route(f"{OPENAI}models", {"GET": self._list})
+        yield Route(f"{OPENAI}models/{{model}}", {"GET": self._get})
+
+    async def _list(self, exchange: Exchange) -> None:
+        listed = {"object": "list", "data": [self._model()]}
+        await exchange.answer(200, msgspec.json.encode(listed), JSON)
+
+    async def _get(self, exchange: Exchange) -> None:
+        self._check_model(exchange.parameters["model"])
+        await exchange.answer(200, msgspec.json.encode(self._model()), JSON)
+
+    def _model(self) -> dict[str, Any]:
+        return {
+            "id": self._declared.name,
+            "object": "model",
+            "created": self._began,
+            "owned_by": "hooke",
+            **({"max_model_len": self._engine.limits.context} if self._engine is not None else {}),
+        }
+
+    def _check_model(self, name: str) -> None:
+        if name != self._declared.name:
+            said = f"there is no model {name[:80]!r}; this service has {self._declared.name!r}"
+            raise Problem(404, said, reason="model_not_found")
+
+    async def _chat(self, exchange: Exchange) -> None:
+        await self._answer(exchange, read_chat)
+
+    async def _complete(self, exchange: Exchange) -> None:
+        await self._answer(exchange, read_completion)
+
+    def _ready(self) -> tuple[TokenEngine, MethodCalls]:
+        if self._engine is None or self._calls is None:
+            raise Problem(503, f"{self._declared.name} is being set up", retry_after_s=1)
+        return self._engine, self._calls
+
+    async def _answer(self, exchange: Exchange, read: Callable[[bytes], AskedAnswer]) -> None:
+        engine, calls = self._ready()
+        asked = read(await calls.body(exchange.json_body()))
+        self._check_model(asked.model)
+        generations = [
+            self._generation(asked, prompt, number, exchange)
+            for prompt in asked.prompts
+            for number in range(asked.n)
+        ]
+        writer = AnswerWriter(asked, exchange.id.decode(), engine.model.decode)
+        calls.called += 1
+        calls.open_calls += 1
+        try:
+            for generation in generations:
+                engine.submit(generation)
+            send = self._stream if asked.stream else self._whole
+            await calls.watched(send(exchange, writer, generations), exchange, read.__name__, math.inf)
+        finally:
+            calls.open_calls -= 1
+            for generation in generations:
+                engine.cancel(generation)
+
+    def _generation(self, asked: AskedAnswer, prompt: Any, number: int, exchange: Exchange) -> Generation:
+        sampling = asked.sampling
+        if number and sampling.seed is not None:
+            sampling = replace(sampling, seed=sampling.seed + number)
+        return Generation(
+            prompt=prompt,
+            most=asked.most,
+            sampling=sampling,
+            stop=asked.stop,
+            user=exchange.client or asked.user,
+            urgency=LOW if exchange.is_low else 0,
+            deadline=time.monotonic() + self._declared.timeout_s,
+        )
+
+    async def _whole(
+        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[Generation]
+    ) -> None:
+        choices = [await _collected(each) for each in generations]
+        await exchange.answer(200, writer.whole(choices, _usage(generations)), JSON)
+
+    async def _stream(
+        self, exchange: Exchange, writer: AnswerWriter, generations: Sequence[Generation]
+    ) -> None:
+        updates = _merged(generations)
+        try:
+            # The first token decides the status: an error before it is a plain refusal.
+            index, update = await anext(updates)
+            await exchange.begin(200, *STREAM_HEADERS)
+            lengths = [0] * len(generations)
+            begun: set[int] = set()
+            try:
+                while True:
+                    head = b"" if index in begun else writer.first(index)
+                    begun.add(index)
+                    data = writer.more(index, update.text, update.tokens, update.reason, lengths[index])
+                    lengths[index] += len(update.text)
+                    await exchange.piece(head + data)
+                    index, update = await anext(updates)
+            except StopAsyncIteration:
+                end = writer.last(_usage(generations))
+            except Problem as problem:
+                end = writer.failed(problem)
+            await exchange.end(end)
+        finally:
+            await updates.aclose()
+
+    async def _embed(self, exchange: Exchange) -> None:
+        engine, calls = self._ready()
+        asked = read_embeddings(await calls.body(exchange.json_body()))
+        self._check_model(asked.model)
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        calls.called += 1
+        calls.open_calls += 1
+        try:
+            counts, made = await calls.watched(engine.embed(texts), exchange, "embeddings")
+        finally:
+            calls.open_calls -= 1
+        rows = [
+            {"object": "embedding", "index": at, "embedding": _vector(row, asked.encoding_format)}
+            for at, row in enumerate(made)
+        ]
+        used = {"prompt_tokens": counts, "total_tokens": counts}
+        answer = {"object": "list", "data": rows, "model": asked.model, "usage": used}
+        await exchange.answer(200, msgspec.json.encode(answer), JSON)
+
+
+async def _collected(generation: Generation) -> tuple[str, str, list[ChosenToken]]:
+    """The text of a whole answer, why it ended, and its tokens."""
+    text, tokens = "", list[ChosenToken]()
+    while True:
+        update = await generation.next()
+        text += update.text
+        tokens += update.tokens
+        if update.reason is not None:
+            return text, update.reason, tokens
+
+
+async def _merged(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, TokenUpdate]]:
+    """Updates of all answers as they come, each with the number of its answer."""
+    if len(generations) == 1:  # most are: no task is needed
+        reason = None
+        while reason is None:
+            update = await generations[0].next()
+            reason = update.reason
+            yield 0, update
+        return
+    waits = {asyncio.ensure_future(each.next()): index for index, each in enumerate(generations)}
+    try:
+        while waits:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                index = waits.pop(one)
+                update = one.result()
+                if update.reason is None:
+                    waits[asyncio.ensure_future(generations[index].next())] = index
+                yield index, update
+    finally:
+        for one in waits:
+            one.cancel()
+
+
+def _usage(generations: Sequence[Generation]) -> dict[str, Any]:
+    requests = [each.request for each in generations if each.request is not None]
+    answered = sum(len(each.answered) for each in generations)
+    return usage(sum(each.prompt for each in requests), answered, sum(each.reused for each in requests))
+
+
+def _vector(row: np.ndarray, form: str) -> list[float] | str:
+    values = np.asarray(row, dtype=np.float32)
+    return base64.b64encode(values.tobytes()).decode() if form == "base64" else values.tolist()

@@ -1,0 +1,90 @@
+"""Which token comes next, by the model's logits and what the client asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ChosenToken", "Sampling", "TokenChooser"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen, with OpenAI's names and defaults. Of equal logits the first token is the highest."""
+
+    temperature: float = 1.0
+    """0 chooses the highest logit."""
+    top_p: float = 1.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    """How many likely tokens to tell beside each chosen one; None: no probabilities."""
+
+
+class ChosenToken(NamedTuple):
+    """A token, its log probability, and the likeliest ones; without probabilities where nobody asked for them."""
+
+    token: int
+    logprob: float = 0.0
+    likely: tuple[tuple[int, float], ...] = ()
+
+
+class TokenChooser:
+    """Chooses the tokens of one answer."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._draw = np.random.default_rng(sampling.seed)
+
+    def choose(self, logits: NDArray[np.floating], before: Sequence[int]) -> ChosenToken:
+        """The next token by its logits (vocabulary,), after those `before` it in the answer.
+
+        Log probabilities are of the model's own logits, as vLLM and OpenAI tell them: before temperature, `top_p` and penalties.
+        """
+        asked = self._sampling
+        token = int(np.argmax(logits)) if self._is_plain else self._drawn(self._bent(logits, before))
+        if asked.logprobs is None:
+            return ChosenToken(token)
+        logs = logits.astype(np.float64)
+        logs -= logs.max()
+        logs -= np.log(np.exp(logs).sum())
+        likely = np.argsort(-logs, kind="stable")[: asked.logprobs]
+        return ChosenToken(
+            token, float(logs[token]), tuple((int(each), float(logs[each])) for each in likely)
+        )
+
+    @property
+    def _is_plain(self) -> bool:
+        asked = self._sampling
+        bent = asked.logit_bias or asked.frequency_penalty or asked.presence_penalty
+        return not asked.temperature and not bent
+
+    def _bent(self, logits: NDArray[np.floating], before: Sequence[int]) -> NDArray[np.float64]:
+        """The logits after penalties and biases."""
+        asked = self._sampling
+        made = logits.astype(np.float64)
+        if before and (asked.frequency_penalty or asked.presence_penalty):
+            tokens, counts = np.unique(np.asarray(before), return_counts=True)
+            made[tokens] -= asked.frequency_penalty * counts + asked.presence_penalty
+        for token, bias in asked.logit_bias.items():
+            if 0 <= token < made.size:
+                made[token] += bias
+        return made
+
+    def _drawn(self, logits: NDArray[np.float64]) -> int:
+        asked = self._sampling
+        if not asked.temperature:
+            return int(np.argmax(logits))
+        shares = np.exp((logits - logits.max()) / asked.temperature)
+        if asked.top_p < 1:
+            order = np.argsort(-shares, kind="stable")
+            ends = np.cumsum(shares[order]) / shares.sum()
+            shares[order[int(np.searchsorted(ends, asked.top_p)) + 1 :]] = 0
+        ends = np.cumsum(shares)
+        return int(np.searchsorted(ends, self._draw.random() * ends[-1], side="right"))

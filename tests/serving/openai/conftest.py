@@ -1,0 +1,79 @@
+"""A service of the protocol behind a real socket of this process, and OpenAI's own client."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import openai
+import pytest
+from tests.serving.openai.paged_model import Paged
+
+from hooke.serving.auth import Auth
+from hooke.serving.replica import Replica
+from hooke.serving.server.connection import Connections
+from hooke.serving.server.serve import bind
+from hooke.serving.service import service_of
+
+TOKEN = "t" * 32
+
+
+@dataclass
+class Served:
+    replica: Replica
+    address: str
+
+    @property
+    def model(self) -> Paged:
+        return self.replica.made
+
+    def client(self, **more) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=TOKEN, max_retries=0, timeout=60, **more)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.address}/v1", api_key=TOKEN, max_retries=0, timeout=60)
+
+
+@contextmanager
+def served(made: type = Paged, **setup) -> Iterator[Served]:
+    replica = Replica(service_of(made), auth=Auth(hosts=frozenset({"127.0.0.1"}), token=TOKEN))
+    listening = bind(0)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start():
+        await replica.start(lambda: setup)
+        connections = Connections(replica.serve, replica.connection_limits, replica.refused)
+        return await loop.create_server(connections.make, sock=listening), connections
+
+    async def end(server, connections):
+        replica.drain()
+        server.close()
+        await connections.end(1, at_once=lambda: True)
+        replica.close()
+
+    server = None
+    try:
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        yield Served(replica, f"http://127.0.0.1:{listening.getsockname()[1]}")
+    finally:
+        if server is not None:
+            asyncio.run_coroutine_threadsafe(end(*server), loop).result(30)
+        listening.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def paged() -> Iterator[Served]:
+    with served() as made:
+        yield made
+
+
+@pytest.fixture
+def client(paged: Served) -> Iterator[openai.OpenAI]:
+    with paged.client() as made:
+        yield made

@@ -1,0 +1,261 @@
+"""OpenAI's own client: what it asks for comes, whole and as a stream, and what it can't have is an error of its own kinds."""
+
+import asyncio
+import random
+import time
+
+import openai
+import pytest
+from scipy.special import logsumexp
+from tests.serving.openai.conftest import Served, served
+from tests.serving.openai.paged_model import END, Paged, chat_tokens, greedy, logits_after
+
+from hooke import UsageError, service
+
+LONG = "tell 3"
+"""A prompt whose answer is long."""
+MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello, who are you?"}]
+
+
+def test_a_chat(client):
+    answer = client.chat.completions.create(model="Paged", messages=MESSAGES, temperature=0, max_tokens=40)
+    choice = answer.choices[0]
+    assert (choice.message.content, choice.finish_reason) == greedy(chat_tokens(MESSAGES), 40)
+    assert choice.message.role == "assistant"
+    assert answer.usage.prompt_tokens == len(chat_tokens(MESSAGES))
+    assert answer.usage.completion_tokens == len(choice.message.content)
+    assert answer.id.startswith("chatcmpl-")
+    assert answer._request_id in answer.id
+
+
+def test_a_stream_says_the_same_token_by_token(client):
+    whole = client.chat.completions.create(model="Paged", messages=MESSAGES, temperature=0, max_tokens=40)
+    events = list(
+        client.chat.completions.create(
+            model="Paged",
+            messages=MESSAGES,
+            temperature=0,
+            max_tokens=40,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = [each.choices[0].delta.content or "" for each in events if each.choices]
+    assert "".join(text) == whole.choices[0].message.content
+    assert all(len(each) <= 1 for each in text), "an event for each token"
+    assert [each.choices[0].finish_reason for each in events if each.choices][-1] == whole.choices[
+        0
+    ].finish_reason
+    assert events[0].choices[0].delta.role == "assistant"
+    assert events[-1].choices == []
+    assert events[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert len({each.id for each in events}) == 1
+
+
+def test_completions_of_several_prompts(client):
+    prompts = ["Once upon", "Once upon a time", "x"]
+    answer = client.completions.create(model="Paged", prompt=prompts, temperature=0)
+    assert [(each.text, each.finish_reason) for each in answer.choices] == [
+        greedy(list(each.encode()), 16) for each in prompts
+    ]
+    by_tokens = client.completions.create(model="Paged", prompt=list(b"Once upon"), temperature=0)
+    assert by_tokens.choices[0].text == answer.choices[0].text
+    streamed = client.completions.create(model="Paged", prompt=prompts, temperature=0, stream=True)
+    texts = [""] * 3
+    for event in streamed:
+        texts[event.choices[0].index] += event.choices[0].text
+    assert texts == [each.text for each in answer.choices]
+
+
+def test_seeds_repeat_and_answers_of_one_request_differ(client):
+    def ask(**more):
+        answer = client.chat.completions.create(model="Paged", messages=MESSAGES, max_tokens=20, n=3, **more)
+        return [each.message.content for each in answer.choices]
+
+    first = ask(seed=7)
+    assert ask(seed=7) == first
+    assert len(set(first)) == 3
+    assert ask(seed=8) != first
+    assert ask(seed=7, temperature=0) == [greedy(chat_tokens(MESSAGES), 20)[0]] * 3
+
+
+def test_a_stop_ends_the_answer_before_it_and_is_never_streamed(client):
+    whole = greedy(list(LONG.encode()), 40)[0]
+    stop = whole[5:8]
+    expected = whole[: whole.index(stop)]
+    asked = {"model": "Paged", "prompt": LONG, "temperature": 0, "max_tokens": 40, "stop": ["\n\n", stop]}
+    answer = client.completions.create(**asked)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == (expected, "stop")
+    streamed = [each.choices[0].text for each in client.completions.create(**asked, stream=True)]
+    assert "".join(streamed) == expected
+    almost = whole[5:7] + "\x01"
+    asked["stop"] = almost
+    assert client.completions.create(**asked).choices[0].text == whole, "what only begins like a stop is said"
+
+
+def test_log_probabilities(client):
+    answer = client.chat.completions.create(
+        model="Paged", messages=MESSAGES, temperature=0, max_tokens=5, logprobs=True, top_logprobs=3
+    )
+    told = answer.choices[0].logprobs.content
+    assert "".join(each.token for each in told) == answer.choices[0].message.content
+    logits = logits_after(chat_tokens(MESSAGES))
+    assert told[0].logprob == pytest.approx(logits.max() - logsumexp(logits))
+    assert told[0].top_logprobs[0].token == told[0].token
+    assert len(told[0].top_logprobs) == 3
+    old = client.completions.create(model="Paged", prompt=LONG, temperature=0, max_tokens=4, logprobs=2)
+    assert "".join(old.choices[0].logprobs.tokens) == old.choices[0].text
+    assert old.choices[0].logprobs.text_offset == [0, 1, 2, 3]
+
+
+def test_penalties_and_biases_change_what_is_said(client):
+    def ask(**more):
+        return (
+            client.completions.create(model="Paged", prompt=LONG, temperature=0, max_tokens=8, **more)
+            .choices[0]
+            .text
+        )
+
+    assert ask(logit_bias={"97": 100}) == "a" * 8
+    assert ask(logit_bias={"97": 50}, frequency_penalty=2, presence_penalty=2) == "a" * 8
+    assert ask(logit_bias={str(END): 100}) == ""
+
+
+def test_embeddings_and_models(client):
+    made = client.embeddings.create(model="Paged", input=["banana", "b"])
+    assert [each.embedding for each in made.data] == [[6.0, 3.0, 0.5], [1.0, 0.0, 0.5]]
+    assert made.usage.prompt_tokens == 7
+    plain = client.embeddings.create(model="Paged", input="aa", encoding_format="float")
+    assert plain.data[0].embedding == [2.0, 2.0, 0.5]
+    assert [each.id for each in client.models.list()] == ["Paged"]
+    assert client.models.retrieve("Paged").id == "Paged"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "said", "code"),
+    [
+        ({"model": "gpt-4"}, openai.NotFoundError, "gpt-4", "model_not_found"),
+        ({"max_tokens": 0}, openai.BadRequestError, "max_tokens: 0 is not between", None),
+        ({"max_tokens": 4000}, openai.BadRequestError, "takes 400 together", "context_length_exceeded"),
+        (
+            {"prompt": "x" * 500},
+            openai.BadRequestError,
+            "the prompt has 500 tokens",
+            "context_length_exceeded",
+        ),
+        ({"prompt": []}, openai.BadRequestError, "prompt:", None),
+        ({"prompt": ""}, openai.BadRequestError, "the prompt has no tokens", None),
+        ({"prompt": "forbidden"}, openai.UnprocessableEntityError, "ask for something else", None),
+        ({"temperature": 3}, openai.BadRequestError, "temperature: 3 is not between 0 and 2", None),
+        ({"n": "two"}, openai.BadRequestError, "n: Expected `int | null`", None),
+        ({"best_of": 3}, openai.BadRequestError, "best_of", None),
+        ({"stop": ["a"] * 5}, openai.BadRequestError, "stop", None),
+        ({"logit_bias": {"a": 1}}, openai.BadRequestError, "logit_bias", None),
+        ({"stream_options": {"include_usage": True}}, openai.BadRequestError, "stream=true", None),
+    ],
+)
+def test_what_cannot_be_had(client, asked, kind, said, code):
+    given = {"model": "Paged", "prompt": "hello", "temperature": 0, **asked}
+    with pytest.raises(kind) as caught:
+        client.completions.create(**given)
+    assert said in str(caught.value)
+    assert caught.value.code == code
+    assert caught.value.request_id
+
+
+def test_what_a_chat_cannot_have(client):
+    for asked, said in (
+        ({"messages": []}, "messages"),
+        ({"messages": [{"content": "x"}]}, r"messages\[0\].role"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said):
+            client.chat.completions.create(**({"model": "Paged", "messages": MESSAGES} | asked))
+
+
+def test_without_the_token_and_on_unknown_paths_errors_have_the_same_shape(paged):
+    stranger = openai.OpenAI(base_url=f"{paged.address}/v1", api_key="wrong" * 8, max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError, match="token is wrong"):
+        stranger.models.list()
+    with (
+        paged.client() as client,
+        pytest.raises(openai.NotFoundError, match="no route /v1/images/generations"),
+    ):
+        client.images.generate(prompt="a cat")
+
+
+def test_an_exception_of_the_model_fails_its_requests_and_no_later_one(paged, client, caplog):
+    with pytest.raises(openai.InternalServerError, match=r"Paged.step raised RuntimeError") as caught:
+        client.completions.create(model="Paged", prompt="explode")
+    assert "secret" not in str(caught.value)
+    assert "secret" in caplog.text
+    assert client.completions.create(model="Paged", prompt=LONG, temperature=0).choices[0].text
+    assert paged.replica._openai._engine.scheduler.pool.free == 200
+
+
+def test_a_prompt_whose_beginning_is_known_is_computed_from_there(paged, client):
+    prompt = "The same long beginning for everybody, of eighty letters or so, and then the rest: "
+    first = client.completions.create(model="Paged", prompt=prompt + "one", temperature=0)
+    before = paged.model.computed
+    second = client.completions.create(model="Paged", prompt=prompt + "two", temperature=0)
+    assert second.usage.prompt_tokens_details.cached_tokens == len(prompt) // 8 * 8
+    assert paged.model.computed - before < 40
+    assert second.choices[0].text == greedy(list(f"{prompt}two".encode()), 16)[0]
+    assert first.usage.prompt_tokens_details.cached_tokens < 8
+
+
+def test_hundreds_of_prompts_at_once_get_their_own_answers():
+    """Little memory: requests are evicted and begin anew, share beginnings, are cancelled; and all that is answered is what the model says."""
+    draw = random.Random(1)
+    prompts = [
+        f"User {draw.randrange(9)} asks: " + "why? " * draw.randrange(12) + str(at) for at in range(240)
+    ]
+    with served(slots=16, pages=150, step_tokens=40) as it:
+        answers = asyncio.run(_all_at_once(it, prompts))
+        for at, answer in enumerate(answers):
+            assert answer is None or answer == greedy(list(prompts[at].encode()), 24), prompts[at]
+        assert sum(each is not None for each in answers) > 200
+        assert max(it.model.steps) == 16, "they ran together"
+        engine = it.replica._openai._engine
+        deadline = time.monotonic() + 30
+        while engine._of and time.monotonic() < deadline:
+            time.sleep(0.01)  # those that left in the middle are taken out with the next step
+        scheduler = engine.scheduler
+        assert (scheduler.running, scheduler.waiting, scheduler.pool.free) == ([], 0, 150)
+
+
+async def _all_at_once(it: Served, prompts: list[str]) -> list[tuple[str, str] | None]:
+    async with it.async_client() as client:
+
+        async def ask(at: int) -> tuple[str, str] | None:
+            asked = {"model": "Paged", "prompt": prompts[at], "temperature": 0, "max_tokens": 24}
+            if at % 4 == 0:
+                answer = await client.completions.create(**asked)
+                return answer.choices[0].text, answer.choices[0].finish_reason
+            text, reason = "", ""
+            async with await client.completions.create(**asked, stream=True) as events:
+                async for event in events:
+                    text += event.choices[0].text
+                    reason = event.choices[0].finish_reason or reason
+                    if at % 10 == 1:
+                        return None  # it leaves in the middle
+            return text, reason
+
+        return await asyncio.gather(*[ask(at) for at in range(len(prompts))])
+
+
+def test_a_class_that_lacks_something_is_told_so():
+    with pytest.raises(UsageError, match="has no method encode, step"):
+
+        @service(protocol="openai")
+        class Half:
+            def decode(self, tokens):
+                return ""
+
+    with pytest.raises(UsageError, match="thread of its own"):
+        service(protocol="openai", model="process")(type("Twice", (Paged,), {}))
+    bare = service(protocol="openai")(type("Bare", (Paged,), {"setup": lambda self: None}))
+    with pytest.raises(UsageError, match="has no limits after setup"), served(bare):
+        pass
