@@ -56,7 +56,7 @@ def served(made: type = Paged, **setup) -> Iterator[Served]:
 
     server = None
     try:
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(300)
         yield Served(replica, f"http://127.0.0.1:{listening.getsockname()[1]}")
     finally:
         if server is not None:

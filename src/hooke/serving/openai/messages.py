@@ -275,14 +275,15 @@ class AnswerWriter:
         self._asked = asked
         self._decode = decode
         kind = "chat.completion" if asked.chat else "text_completion"
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": f"{'chatcmpl' if asked.chat else 'cmpl'}-{identity}",
             "object": kind,
             "created": int(time.time()),
             "model": asked.model,
         }
         self._chunk = self._head | ({"object": "chat.completion.chunk"} if asked.chat else {})
-        self._chunk |= {"usage": None} if asked.with_usage else {}
+        if asked.with_usage:
+            self._chunk["usage"] = None
 
     def whole(
         self, choices: Sequence[tuple[str, str, Sequence[ChosenToken]]], used: Mapping[str, Any]

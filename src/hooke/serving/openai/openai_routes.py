@@ -159,18 +159,19 @@ class OpenAIRoutes:
             await exchange.begin(200, *STREAM_HEADERS)
             lengths = [0] * len(generations)
             begun: set[int] = set()
-            try:
-                while True:
-                    head = b"" if index in begun else writer.first(index)
-                    begun.add(index)
-                    data = writer.more(index, update.text, update.tokens, update.reason, lengths[index])
-                    lengths[index] += len(update.text)
-                    await exchange.piece(head + data)
+            end = b""
+            while not end:
+                head = b"" if index in begun else writer.first(index)
+                begun.add(index)
+                data = writer.more(index, update.text, update.tokens, update.reason, lengths[index])
+                lengths[index] += len(update.text)
+                await exchange.piece(head + data)
+                try:
                     index, update = await anext(updates)
-            except StopAsyncIteration:
-                end = writer.last(_usage(generations))
-            except Problem as problem:
-                end = writer.failed(problem)
+                except StopAsyncIteration:
+                    end = writer.last(_usage(generations))
+                except Problem as problem:
+                    end = writer.failed(problem)
             await exchange.end(end)
         finally:
             await updates.aclose()
