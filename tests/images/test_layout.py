@@ -38,6 +38,15 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
     assert [f"{each.mode:o}" for each in inside.values()] == ["755", "755", "644"]
 
 
+def test_an_owner_has_the_folders_above_its_files_too(layout):
+    layer, _ = layout.add_layer(
+        [Inside(path="app/sub/a.py", content=b"", owner=7), Inside(path="opt/b", content=b"")]
+    )
+    owners = {name: (each.uid, each.gid) for name, each in files_of(layout, layer).items()}
+    own, root = (7, 7), (0, 0)
+    assert owners == {"app": own, "app/sub": own, "app/sub/a.py": own, "opt": root, "opt/b": root}
+
+
 def test_the_configuration_names_the_archive_before_compression(layout):
     layer, diff = layout.add_layer([Inside(path="x", content=b"1"), Inside(path="l", link="/x")])
     plain = gzip.decompress(layout.path(layer.digest).read_bytes())
