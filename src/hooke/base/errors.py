@@ -24,10 +24,11 @@ from __future__ import annotations
 import signal as signals
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from hooke.base.formats import first_line, format_bytes, readable, tries_text
-from hooke.base.user_code import user_frames
+from hooke.base.user_code import raising_line, user_frames, user_stack
 
 __all__ = [
     "BeyondTheData",
@@ -90,6 +91,14 @@ class HookeError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own reduce passes only `args` to the class, which loses a subclass's required arguments.
         return _rebuild, (type(self), self.args), self.__dict__
+
+    def _repr_html_(self) -> str:
+        text = escape(f"{type(self).__name__}: {self}")
+        return f'<pre style="white-space:pre-wrap">{text}</pre>'
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows below a cell: the user's own lines that led here, then the text."""
+        return [*user_stack(self.__traceback__), "", f"{type(self).__name__}: {self}"]
 
     def _lines(self) -> Iterator[str]:
         yield from _entry("where", self.where)
@@ -226,6 +235,11 @@ class TaskFailed(HookeError):
         self.worker = worker
         self.log_tail = tuple(log_tail)
         self.details = dict(details or {})
+
+    @property
+    def source(self) -> str:
+        """The last line of the user's code that ran: `flights.py:34: return rows[7]`; empty if none raised."""
+        return raising_line(str(self.details.get("traceback") or ""))
 
     @staticmethod
     def from_facts(  # noqa: PLR0913 - as above

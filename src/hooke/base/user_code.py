@@ -12,7 +12,7 @@ import re
 import sys
 import types
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = [
@@ -20,10 +20,14 @@ __all__ = [
     "SourceLine",
     "is_hooke",
     "is_users",
+    "kernel_shell",
     "module_of_method",
+    "raising_line",
     "shorten_path",
     "user_frames",
     "user_place",
+    "user_stack",
+    "with_cells_named",
 ]
 
 HOOKE_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -44,8 +48,41 @@ def is_users(file: str) -> bool:
 
 
 def shorten_path(file: str) -> str:
-    """`file` relative to the working directory if it lies below it, else unchanged."""
-    return file.removeprefix(os.getcwd() + os.sep)
+    """`file` relative to the working directory if it lies below it; of a notebook's cell `Cell In[3]`; else unchanged."""
+    return _cell(file) or file.removeprefix(os.getcwd() + os.sep)
+
+
+# --- Notebooks: code of a cell has a made-up file, which nobody finds.
+
+
+def _shell() -> Any | None:
+    """The IPython shell of this process, if there is one."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+
+
+def kernel_shell() -> Any | None:
+    """The IPython shell if this process is a Jupyter kernel, else None."""
+    shell = _shell()
+    return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
+
+
+def _cell(file: str) -> str:
+    """`Cell In[3]` for the file that IPython made up for a cell of this process; empty for other files."""
+    namer = getattr(getattr(_shell(), "compile", None), "format_code_name", None)
+    return " ".join(namer(file) or ()) if namer is not None else ""
+
+
+def with_cells_named(traceback: str) -> str:
+    """`traceback` (as Python formats it), in which files of this process's cells are `Cell In[3]`, as IPython writes it."""
+    if _shell() is None:
+        return traceback
+
+    def named(match: re.Match[str]) -> str:
+        cell = _cell(match[1])
+        return f"  {cell}, line " if cell else match[0]
+
+    return re.sub(r'^  File "(.+?)", line ', named, traceback, flags=re.MULTILINE)
 
 
 def module_of_method(value: Any) -> str | None:
@@ -114,7 +151,9 @@ def _place(frame: FrameType) -> SourceLine:
     return SourceLine(shorten_path(file), frame.f_lineno, text)
 
 
-_FRAME = re.compile(r'  File "(?P<file>.+?)", line (?P<line>\d+)(?:, in (?P<name>.+))?$')
+_FRAME = re.compile(
+    r'  (?:File ")?(?P<file>(?<=").+?(?=")|Cell In\[\d+\])"?, line (?P<line>\d+)(?:, in (?P<name>.+))?$'
+)
 _OURS = re.compile(rf"{re.escape(HOOKE_FOLDER)}|[/\\](src|site-packages)[/\\]hooke[/\\]")
 """A traceback may come from another machine."""
 _LIBRARY = re.compile(r"([/\\](site|dist)-packages[/\\])|([/\\]lib(64)?[/\\]python3(\.\d+)?[/\\])|^<frozen ")
@@ -153,3 +192,26 @@ def _raised_in(frame: list[str]) -> list[str]:
     if match is None or _OURS.search(match["file"]):
         return []
     return [f"  raised in {match['name']}, line {match['line']} of {match['file']}"]
+
+
+def raising_line(traceback: str) -> str:
+    """The last line of the user's code in `traceback`: `flights.py:34: return rows[7]`; empty if there is none."""
+    lines = user_frames(traceback)
+    for at in reversed(range(len(lines))):
+        if (match := _FRAME.match(lines[at])) is not None:
+            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            return str(SourceLine(match["file"], int(match["line"]), code))
+    return ""
+
+
+def user_stack(trace: TracebackType | None) -> list[str]:
+    """The frames of the user's code in a traceback: two lines for each, where and what."""
+    lines: list[str] = []
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if is_users(code.co_filename):
+            text = linecache.getline(code.co_filename, trace.tb_lineno, trace.tb_frame.f_globals).strip()
+            within = "" if code.co_name == "<module>" else f", in {code.co_name}"
+            lines += [f"{shorten_path(code.co_filename)}, line {trace.tb_lineno}{within}", f"    {text}"]
+        trace = trace.tb_next
+    return lines

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from hooke.base.table import html_table
 from hooke.charts.curve_picture import COLUMNS, curve_rows
 from hooke.scaling.law import Law
 
-__all__ = ["curve_html", "html_table", "plotly_page", "static_page"]
+__all__ = ["curve_html", "plotly_page", "static_page"]
 
 
 _PAGE = "font:15px/1.5 system-ui,sans-serif;color:#222;background:#fff;max-width:{}rem;margin:2rem auto;padding:0 1rem"
@@ -41,18 +42,7 @@ def plotly_page(specs: Sequence[Mapping[str, Any]], script: str, below: str, *, 
     )
 
 
-_TABLE = "border-collapse:collapse;font-size:inherit;font-variant-numeric:tabular-nums;margin:.3em 0"
-_TEXT = "text-align:left;padding:.1em 1.2em .1em 0;vertical-align:top"
 _NUMBER = "text-align:right;padding:.1em 0 .1em 1.2em;white-space:nowrap"
-
-
-def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: str = _TEXT) -> str:
-    """A table whose text is escaped and whose colors are the page's own; `cell` is the style of its cells."""
-    head = "".join(f'<th style="{cell}">{escape(name)}</th>' for name in header)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{cell}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
-    )
-    return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def static_page(title: str, body: str) -> str:

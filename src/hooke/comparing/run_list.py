@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
-from hooke.base.errors import MissingExtra, UsageError
-from hooke.charts.html import html_table
+from hooke.base.errors import UsageError
+from hooke.base.table import Tabular
 from hooke.comparing.facts import Name, RunFacts, facts_of
 from hooke.comparing.query import NameGroup, RunQuery, is_system, number, selected
 from hooke.comparing.side_by_side import Comparison
-from hooke.journal.run_view import moment
 from hooke.project.folder import Project, start_of
 from hooke.running.run import Run
 
-__all__ = ["Runs", "compare", "frame_of", "runs"]
-
-
-# --- Data frames.
-
-FRAMES = ("pandas", "polars")
-
-
-def frame_of(columns: Mapping[str, Sequence[Any]], kind: str) -> Any:
-    """A `DataFrame` of `pandas` or `polars`. Raises UsageError for another kind, MissingExtra."""
-    if kind not in FRAMES:
-        raise UsageError(f"to_frame({kind!r}) is not valid", fix=f"valid: {', '.join(FRAMES)}")
-    try:
-        library = import_module(kind)
-    except ImportError as error:
-        raise MissingExtra(
-            f"a frame of {kind} needs {kind}, which is not installed",
-            why=str(error),
-            fix=f"pip install {kind}; columns() gives plain lists",
-        ) from error
-    return library.DataFrame(dict(columns))
-
-
-MOST_ROWS = 50
-"""Rows of a notebook's table."""
+__all__ = ["Runs", "compare", "runs"]
 
 
 def runs(
@@ -84,7 +58,7 @@ def compare(*runs: Run | str, project: str | Path | None = None) -> Comparison:
     return Comparison(found.runs, [facts_of(found.runs, name) for name in named])
 
 
-class Runs(Sequence[Run]):
+class Runs(Sequence[Run], Tabular):
     """Runs, as they were when they were listed. A slice is also a `Runs`."""
 
     def __init__(self, project: Project, facts: Sequence[RunFacts]) -> None:
@@ -108,12 +82,6 @@ class Runs(Sequence[Run]):
         more = f" and {len(self) - 3} more" if len(self) > 3 else ""
         return f"<{len(self)} runs: {named}{more}>" if self._facts else "<no runs>"
 
-    def _repr_html_(self) -> str:
-        columns = self.columns()
-        rows = list(zip(*(column[:MOST_ROWS] for column in columns.values()), strict=True))
-        more = f"<div>and {len(self) - MOST_ROWS} more runs</div>" if len(self) > MOST_ROWS else ""
-        return html_table(list(columns), [tuple(map(_cell_text, row)) for row in rows]) + more
-
     def columns(self) -> dict[str, list[Any]]:
         """Column -> one value per run: `run`, `pipeline`, `status`, `started`, `seconds`, `params.*`, `metrics.*` and `tags.*`.
 
@@ -135,10 +103,6 @@ class Runs(Sequence[Run]):
             if not is_system(name):
                 made |= self._metric(name, f"metrics.{names.shown(name)}")
         return made | self._notes("tags")
-
-    def to_frame(self, kind: str = "pandas") -> Any:
-        """The `columns` as a frame of `pandas` or `polars`, one row per run. Raises UsageError for another kind, MissingExtra."""
-        return frame_of(self.columns(), kind)
 
     def compare(self) -> Comparison:
         """Compare these runs. Raises UsageError if there are fewer than two."""
@@ -184,11 +148,3 @@ def _numbers(texts: Sequence[str | None]) -> list[Any]:
         if all(number(text) is not None for text in known):
             return [None if text is None else next(taken) for text in texts]
     return list(texts)
-
-
-def _cell_text(value: Any) -> str:
-    if isinstance(value, datetime):
-        return moment(value.timestamp())
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value)

@@ -15,7 +15,7 @@ from blake3 import blake3
 from hooke.base.errors import UsageError
 from hooke.base.files import write_atomic
 from hooke.base.formats import aligned, format_bytes, format_seconds
-from hooke.charts.html import html_table
+from hooke.base.table import html_table
 from hooke.comparing import drawing
 from hooke.comparing.facts import RunFacts
 from hooke.comparing.query import WHICH, NameGroup, is_system, number

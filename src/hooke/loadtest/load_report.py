@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from hooke.base.formats import aligned, format_bytes, format_seconds
-from hooke.charts.html import html_table, static_page
+from hooke.base.table import html_table
+from hooke.charts.html import static_page
 from hooke.charts.latency_chart import Latencies, LoadPicture, SafeRange, latency_sheet
 from hooke.charts.renderers import inline_svg
 from hooke.loadtest.load_result import BenchResult, LevelResult

@@ -20,7 +20,7 @@ import msgspec
 from hooke.base.files import write_atomic
 from hooke.base.formats import clip, first_line, format_seconds, text_of
 from hooke.base.ref import Ref
-from hooke.base.user_code import user_frames
+from hooke.base.user_code import raising_line, user_frames
 from hooke.diagrams.task_diagram import DrawnCall, TaskDiagram, diagram_of
 from hooke.journal.events import (
     AttemptFailed,
@@ -42,7 +42,7 @@ from hooke.journal.segments import HEADER_BYTES, SUFFIX, segment_files
 from hooke.journal.task_view import NodeView, TaskRow
 from hooke.pages.timeline import Timeline, TimelineView
 from hooke.sync.outbox import has_logged, logged_segments
-from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, full_names, logged_in
+from hooke.tracking.logged_values import Artifact, Logged, LoggedNote, Point, full_names, logged_in
 from hooke.tracking.system_metrics import SEGMENT
 from hooke.tracking.tracker import PREFIX
 
@@ -459,7 +459,7 @@ def _state(node: NodeView) -> str:
 
 def _metrics(logged: Logged) -> list[ReportedMetric]:
     found: list[ReportedMetric] = []
-    points = logged.points if len(logged.points) <= MOST_POINTS else []
+    points: list[Point] = logged.points if len(logged.points) <= MOST_POINTS else []
     keys = dict.fromkeys((each.task, each.name) for each in points if not each.name.startswith("system/"))
     whose = {shown: key for key, shown in full_names(keys).items()}
     for name, (last, _, low, high, count) in sorted(logged.metrics().items()):
@@ -558,24 +558,11 @@ def _failure(view: RunView, item: int | None, event: AttemptFailed) -> ReportedF
     return ReportedFailure(
         whose=node.planned.task + ("" if item is None else f"[{item}]"),
         said=clip(said.whose + (what or said.kind), 1000),
-        source=_source(traceback),
+        source=raising_line(traceback),
         traceback=clip(traceback + tail, MOST_TRACEBACK).strip(),
         arguments=clip(said.arguments, 500),
         tries=f"try {tried} of {tries}" if tries > 1 else "",
     )
-
-
-def _source(traceback: str) -> str:
-    """The last frame of the user's code: `flights.py:34: return rows[7]`."""
-    lines = traceback.splitlines()
-    for at in reversed(range(len(lines))):
-        place = lines[at].strip()
-        if place.startswith('File "'):
-            file, _, rest = place.removeprefix('File "').partition('", line ')
-            line = rest.partition(",")[0]
-            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
-            return f"{file}:{line}: {code}" if code else f"{file}:{line}"
-    return ""
 
 
 def _code(view: RunView) -> list[ReportedCode]:

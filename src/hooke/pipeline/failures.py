@@ -24,11 +24,18 @@ from hooke.base.errors import (
     Temporary,
 )
 from hooke.base.formats import clip, readable, short_repr
-from hooke.base.user_code import is_hooke
+from hooke.base.user_code import is_hooke, with_cells_named
 from hooke.journal.events import GANG_RESIZED, AttemptFailed, AttemptFinished, Failure
 from hooke.store.store import Store
 
-__all__ = ["failed_instead", "failure_of", "missing_module_fix", "task_failed", "user_traceback"]
+__all__ = [
+    "failed_in_cell",
+    "failed_instead",
+    "failure_of",
+    "missing_module_fix",
+    "task_failed",
+    "user_traceback",
+]
 
 _LONGEST_TEXT = 16 * 1024
 """Characters of a message or a traceback that a journal keeps."""
@@ -82,6 +89,16 @@ _FACTS = ("at", "attempt", "node", "lo", "hi", "worker", "seconds", "cpu_s", "pe
 def failed_instead(event: AttemptFinished | AttemptFailed, failure: Failure) -> AttemptFailed:
     """The event that an attempt has failed so, instead of what its worker said."""
     return AttemptFailed(failure=failure, **{name: getattr(event, name) for name in _FACTS})
+
+
+def failed_in_cell(event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
+    """The same event with `Cell In[3]` in its traceback for a cell of the notebook that drives the run, whose number no worker knows."""
+    if not isinstance(event, AttemptFailed) or not event.failure.traceback:
+        return event
+    named = with_cells_named(event.failure.traceback)
+    if named == event.failure.traceback:
+        return event
+    return msgspec.structs.replace(event, failure=msgspec.structs.replace(event.failure, traceback=named))
 
 
 def _fix(error: BaseException) -> str:

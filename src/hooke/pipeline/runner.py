@@ -39,7 +39,7 @@ from hooke.journal.writer import Journal
 from hooke.keys.fingerprint_parts import expansion_key
 from hooke.pipeline.calls import CallMaker
 from hooke.pipeline.engine import Call, Engine, EngineEvent
-from hooke.pipeline.failures import failed_instead, failure_of
+from hooke.pipeline.failures import failed_in_cell, failed_instead, failure_of
 from hooke.pipeline.file_results import ProducedFiles
 from hooke.pipeline.finished_results import Lineage, Look, Recovered, ResultWrites
 from hooke.pipeline.graph import Graph, list_maker
@@ -456,7 +456,7 @@ class Runner:
             if event.attempt not in self._state.running:
                 self._state.apply(event)
                 return
-            event = self._with_lineage(self._with_files_noted(self._without_partial_results(event)))
+            event = self._with_lineage(self._with_files_noted(self._without_parts(failed_in_cell(event))))
             if self._state.is_tainted(event.node):
                 event = msgspec.structs.replace(event, tainted=True)
             self._submitted.pop(event.attempt, None)
@@ -498,9 +498,7 @@ class Runner:
             if refs:  # else they are in the journal
                 self._parts.store.sync(refs, wait=False)
 
-    def _without_partial_results(
-        self, event: AttemptFinished | AttemptFailed
-    ) -> AttemptFinished | AttemptFailed:
+    def _without_parts(self, event: AttemptFinished | AttemptFailed) -> AttemptFinished | AttemptFailed:
         """The event; a failed attempt whose twin still runs loses its partial results."""
         loses = isinstance(event, AttemptFailed) and self._state.running[event.attempt].twin is not None
         return msgspec.structs.replace(event, ref=None) if loses else event

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from hooke.base.formats import aligned, format_seconds
-from hooke.charts.html import html_table
+from hooke.base.table import html_table
 from hooke.journal.events import PlannedRow
 from hooke.scaling.catalog import Catalog
 from hooke.scaling.pareto import Advice, front, measured, usd

@@ -12,10 +12,11 @@ from typing import TextIO
 import msgspec
 
 from hooke.base.errors import ConfigError, UsageError
+from hooke.base.user_code import kernel_shell
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display
 from hooke.progress.lines import Lines, LoggedLines, SummaryLines
-from hooke.progress.notebook import NotebookTable, kernel_shell
+from hooke.progress.notebook import NotebookTable
 from hooke.progress.progress import Drawn, Progress, Silent
 from hooke.project.settings import PROGRESS
 

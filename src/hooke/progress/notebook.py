@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextvars import Context
 from html import escape
@@ -15,7 +14,7 @@ from hooke.journal.task_view import TaskRow
 from hooke.progress.display import RunSnapshot, clock, most_telling
 from hooke.progress.lines import summary
 
-__all__ = ["NotebookTable", "kernel_shell", "run_html"]
+__all__ = ["NotebookTable", "run_html"]
 
 
 MOST_TASKS = 40
@@ -96,13 +95,6 @@ def _count(count: int) -> str:
 
 
 NOT_YET = "nothing has run yet"
-
-
-def kernel_shell() -> Any | None:
-    """The IPython shell if this process is a Jupyter kernel, else None."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
-    return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
 
 
 class NotebookTable:

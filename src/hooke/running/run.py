@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from msgspec.structs import replace
 
 from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.files import write_atomic
-from hooke.base.formats import did_you_mean, text_of
+from hooke.base.formats import did_you_mean, first_line, text_of
+from hooke.base.table import TableDict, TableKind, TableList, fields_by_name
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event, RunFinished
 from hooke.journal.run_folders import LogLine, Transcript
@@ -32,7 +34,14 @@ from hooke.progress.progress import Progress
 from hooke.project.folder import Project, project_of
 from hooke.project.pipeline_file import check_call
 from hooke.running.driver import Driver, RunOrder, prepare
-from hooke.tracking.logged_values import Artifact, Logged, Metric, full_names, logged_in
+from hooke.tracking.logged_values import (
+    ARTIFACTS,
+    Artifact,
+    Logged,
+    Metric,
+    full_names,
+    logged_in,
+)
 
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
@@ -40,6 +49,42 @@ if TYPE_CHECKING:
 __all__ = ["Run", "run", "run_async"]
 
 _log = logging.getLogger("hooke")
+
+TASKS: TableKind[TaskRow] = TableKind(
+    one="task",
+    columns=fields_by_name(
+        "task",
+        "state",
+        "kind",
+        "items",
+        "waiting",
+        "running",
+        "cached",
+        "done",
+        "failed",
+        "attempts",
+        "seconds",
+        "cpu_s",
+        "item_s",
+        "peak_bytes",
+        "error",
+    ),
+    label=attrgetter("task"),
+)
+LOGS: TableKind[LogLine] = TableKind(
+    one="log line",
+    columns=fields_by_name("task", "items", "attempt", "number", "tries", "text"),
+    text=str,
+)
+PARAMS: TableKind[str] = TableKind(one="parameter", columns={"value": str})
+FAILURES: TableKind[TaskFailed] = TableKind(
+    one="failure",
+    columns=fields_by_name("task", "item", "arguments")
+    | {"error": lambda error: first_line(error.details.get("message") or error.what)}
+    | fields_by_name("source", "attempt", "worker"),
+    label=attrgetter("what"),
+    text=str,
+)
 
 
 def run(  # noqa: PLR0913 - options by name
@@ -236,13 +281,13 @@ class Run:
         return self._view().stopping_by
 
     @property
-    def failures(self) -> list[TaskFailed]:
+    def failures(self) -> TableList[TaskFailed]:
         """The items and calls that failed for good, each as a TaskFailed: `task`, `item`, `arguments`, `log_tail`.
 
         The exception of the task is the `__cause__`. Empty for a run without failures.
         """
         view, store = self._view(), self.project.store()
-        return [
+        found = [
             task_failed(
                 event,
                 task=view.nodes[event.node].planned.task,
@@ -255,9 +300,10 @@ class Run:
             )
             for item, event in view.failures()
         ]
+        return TableList(found, kind=FAILURES)
 
     @property
-    def params(self) -> dict[str, str]:
+    def params(self) -> TableDict[str]:
         """The parameters as text, as `hooke runs` shows them: those of the pipeline, with defaults, and of `log_param`.
 
         What tasks logged is `TASK.NAME` where others logged NAME, too; the last value counts.
@@ -266,10 +312,10 @@ class Run:
         given = (begun.parameters or begun.shown) if begun is not None else {}
         values = {("", name): text_of(value) for name, value in given.items()}
         values |= {(note.task, note.name): note.value for note in self.logged().params}
-        return {name: values[key] for key, name in full_names(values).items()}
+        return TableDict({name: values[key] for key, name in full_names(values).items()}, kind=PARAMS)
 
     @property
-    def metrics(self) -> dict[str, Metric]:
+    def metrics(self) -> TableDict[Metric]:
         """Each metric's last, smallest and largest value; `logged()` has all values, and `system/` metrics.
 
         The name is `TASK.NAME` where others logged NAME, too. Of several attempts at the same items one counts.
@@ -277,15 +323,15 @@ class Run:
         return self.logged().metrics()
 
     @property
-    def artifacts(self) -> list[Artifact]:
+    def artifacts(self) -> TableList[Artifact]:
         """The files that were logged, the last of each path, task and item: `.path` is its name, `.file` where it lies."""
         found = {(each.path, each.task, each.item): each for each in self.logged().artifacts}
-        return list(found.values())
+        return TableList(found.values(), kind=ARTIFACTS)
 
-    def logs(self, task: str = "") -> list[LogLine]:
+    def logs(self, task: str = "") -> TableList[LogLine]:
         """The lines that the tasks, or one of them, printed so far, in the order in which their attempts ended.
 
-        `str()` of one is the line of `hooke logs`. Raises UsageError for an unknown task.
+        `print` shows them as `hooke logs` does. Raises UsageError for an unknown task.
         """
         tasks = self._view().tasks
         if task and task not in tasks:
@@ -295,7 +341,7 @@ class Run:
             )
         transcript = Transcript(self.folder / "logs", only=task)
         ended = [line for event in self.project.runs.events(self.id) for line in transcript.event(event)]
-        return [*ended, *transcript.unfinished()]
+        return TableList([*ended, *transcript.unfinished()], kind=LOGS)
 
     def result(self, timeout: float | None = None) -> Any:
         """The pipeline's return value, without failed items of maps with `on_error="continue"`. Waits for it, at most `timeout` seconds.
@@ -351,9 +397,9 @@ class Run:
             f"run {self.id} is {view.status} and has no result", why=why, next=view.resume_command
         )
 
-    def tasks(self) -> list[TaskRow]:
+    def tasks(self) -> TableList[TaskRow]:
         """For each task: the numbers of items that are waiting, running, cached, done and failed, with times and memory."""
-        return self._view().rows(time.time())
+        return TableList(self._view().rows(time.time()), kind=TASKS)
 
     @property
     def journal(self) -> Iterator[Event]:

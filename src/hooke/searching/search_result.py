@@ -10,10 +10,9 @@ from typing import Any, overload
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_seconds, text_of
-from hooke.charts.html import html_table
+from hooke.base.table import Tabular, html_table
 from hooke.comparing import drawing
 from hooke.comparing.query import number
-from hooke.comparing.run_list import frame_of
 from hooke.journal.study_records import SearchRecord, TrialRecord, read_search
 from hooke.project.folder import Project
 from hooke.running.run import Run
@@ -96,7 +95,7 @@ class Trial:
         return f"<trial {self.number}:{value} {self.status}, {params}>"
 
 
-class Trials(Sequence[Trial]):
+class Trials(Sequence[Trial], Tabular):
     """The trials of a search, by number."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
@@ -126,10 +125,6 @@ class Trials(Sequence[Trial]):
             "run": [trial.run.id for trial in self],
         }
         return made | {f"params.{name}": [trial.params.get(name) for trial in self] for name in names}
-
-    def to_frame(self, kind: str = "pandas") -> Any:
-        """The `columns` as a frame of `pandas` or `polars`. Raises UsageError for another kind, MissingExtra."""
-        return frame_of(self.columns(), kind)
 
 
 class Search:

@@ -19,8 +19,9 @@ import numpy as np
 from hooke.autoscaling.service_policy import law_of
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import aligned, format_bytes, format_seconds
+from hooke.base.table import html_table
 from hooke.charts.fleet_chart import SizeChange
-from hooke.charts.html import html_table, static_page
+from hooke.charts.html import static_page
 from hooke.charts.renderers import inline_svg, png_of, save_as, svg_of
 from hooke.charts.service_chart import SeriesLine, ServicePicture, service_sheet
 from hooke.journal.events import Event, RunFinished, RunStarted

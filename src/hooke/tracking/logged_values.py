@@ -11,17 +11,22 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from hooke.base.table import TableDict, TableKind, TableList, fields_by_name
 from hooke.base.this_process import on_fork
 from hooke.journal.events import ArtifactLogged, Event, NotesLogged, PointsLogged
 from hooke.journal.reader import Segment, read
 from hooke.journal.run_view import AttemptFacts, AttemptsView
 
 __all__ = [
+    "ARTIFACTS",
     "SUFFIX",
     "Artifact",
     "CurvePart",
@@ -279,6 +284,33 @@ class Artifact(NamedTuple):
     step: int = 0
 
 
+def _moment(point: Point) -> datetime:
+    return datetime.fromtimestamp(point.at, UTC)
+
+
+def _file(artifact: Artifact) -> str:
+    return str(artifact.file)
+
+
+_OWNER = fields_by_name("task", "item", "attempt")
+
+_POINTS: TableKind[Point] = TableKind(
+    one="value",
+    columns=fields_by_name("name", "step", "value") | {"at": _moment} | _OWNER,
+)
+_NOTES: TableKind[LoggedNote] = TableKind(
+    one="note",
+    columns=fields_by_name("name", "value") | _OWNER,
+    label=lambda note: f"{note.name}={note.value}",
+)
+ARTIFACTS: TableKind[Artifact] = TableKind(
+    one="artifact",
+    columns=fields_by_name("path", "size") | _OWNER | fields_by_name("kind") | {"file": _file},
+    label=attrgetter("path"),
+)
+_METRICS: TableKind[Metric] = TableKind(one="metric", columns=fields_by_name(*Metric._fields))
+
+
 class LoggedHistogram(NamedTuple):
     """How many values lie between each two `edges`. The last bin includes its upper edge.
 
@@ -312,29 +344,48 @@ class HistogramFile(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(file.read_bytes(), type=cls)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Logged:
-    """All logged values of a run, in the order of time; of notes and artifacts with one name the last."""
+    """All logged values of a run, in the order of time; of notes and artifacts with one name the last.
 
-    points: list[Point] = field(default_factory=list)
-    params: list[LoggedNote] = field(default_factory=list)
-    tags: list[LoggedNote] = field(default_factory=list)
-    artifacts: list[Artifact] = field(default_factory=list)
+    Each list is a table: `points.to_frame()` has a row for each value.
+    """
+
+    points: TableList[Point] = field(default_factory=partial(TableList, kind=_POINTS))
+    params: TableList[LoggedNote] = field(default_factory=partial(TableList, kind=_NOTES))
+    tags: TableList[LoggedNote] = field(default_factory=partial(TableList, kind=_NOTES))
+    artifacts: TableList[Artifact] = field(default_factory=partial(TableList, kind=ARTIFACTS))
     refused: dict[str, DroppedCalls] = field(default_factory=dict)
     """The dropped calls, by segment."""
     _parts: dict[Owner, CurvePart] = field(default_factory=dict)
 
-    def metric(self, name: str) -> list[Point]:
-        """The values of one metric, also of attempts that failed."""
-        return [point for point in self.points if point.name == name]
+    def __repr__(self) -> str:
+        counts = {"value": self.points, "param": self.params, "tag": self.tags, "artifact": self.artifacts}
+        told = [f"{len(each):,} {what}{'s' * (len(each) != 1)}" for what, each in counts.items() if each]
+        return f"<logged: {', '.join(told) or 'nothing'}>"
 
-    def curve(self, name: str) -> list[Point]:
+    def _repr_html_(self) -> str:
+        titled = {
+            "metrics": self.metrics(),
+            "params": self.params,
+            "tags": self.tags,
+            "artifacts": self.artifacts,
+        }
+        shown = [f"<b>{title}</b>{each._repr_html_()}" for title, each in titled.items() if each]
+        return f"<div>{''.join(shown) or 'nothing was logged'}</div>"
+
+    def metric(self, name: str) -> TableList[Point]:
+        """The values of one metric, also of attempts that failed."""
+        return TableList((point for point in self.points if point.name == name), kind=_POINTS)
+
+    def curve(self, name: str) -> TableList[Point]:
         """The values of one metric that count, as in tables and charts.
 
         Of several attempts at the same items, the one that finished counts, and the part of earlier ones before the step
         at which it went on from a checkpoint.
         """
-        return [point for point in self.points if point.name == name and self._counts(point)]
+        counting = (point for point in self.points if point.name == name and self._counts(point))
+        return TableList(counting, kind=_POINTS)
 
     def image(self, name: str) -> list[Artifact]:
         """The images of one name, in the order of their steps; of equal steps, in that of items."""
@@ -361,13 +412,14 @@ class Logged:
         }
         return [found[key] for key in sorted(found)]
 
-    def metrics(self) -> dict[str, Metric]:
+    def metrics(self) -> TableDict[Metric]:
         """Each metric in short, without system metrics. Its name is `TASK.NAME` where others logged NAME, too."""
         values: dict[tuple[str, str], list[Point]] = defaultdict(list)
         for point in self.points:
             if self._counts(point) and not point.name.startswith("system/"):
                 values[point.task, point.name].append(point)
-        return {name: _metric(values[key]) for key, name in full_names(values).items()}
+        found = {name: _metric(values[key]) for key, name in full_names(values).items()}
+        return TableDict(found, kind=_METRICS)
 
     def _counts(self, point: Point) -> bool:
         part = self._parts.get((point.attempt, point.item))
@@ -422,8 +474,9 @@ def logged_in(folder: Path) -> Logged:
                 artifacts[event.path, whose] = kept
     if apart:  # events with times of their own overlap
         logged.points.sort(key=lambda point: point.at)
-    logged.params, logged.tags = list(params.values()), list(tags.values())
-    logged.artifacts = list(artifacts.values())
+    logged.params.extend(params.values())
+    logged.tags.extend(tags.values())
+    logged.artifacts.extend(artifacts.values())
     logged._parts = curve_parts(_steps(logged.points), view.attempts)  # noqa: SLF001 - it makes the object
     return logged
 
