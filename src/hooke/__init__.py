@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from hooke.registry.loaded_models import load_model
     from hooke.registry.register import ModelVersion, register
     from hooke.running.reproduce.reproduce import Reproduction, reproduce
-    from hooke.running.run import Run, run, run_async
+    from hooke.running.run import Run, follow, run, run_async
     from hooke.running.start_run import AttachedRun, ScriptRun, attach_run, start_run
     from hooke.searching.search_driver import search
     from hooke.searching.search_result import Search
@@ -126,6 +126,7 @@ __all__ = [
     "checkpoint_dir",
     "checkpoint_saved",
     "compare",
+    "follow",
     "load_model",
     "log_artifact",
     "log_figure",
@@ -169,7 +170,7 @@ _NAMES = {
     "hooke.registry.loaded_models": ("load_model",),
     "hooke.registry.register": ("ModelVersion", "register"),
     "hooke.running.reproduce.reproduce": ("Reproduction", "reproduce"),
-    "hooke.running.run": ("Run", "run", "run_async"),
+    "hooke.running.run": ("Run", "follow", "run", "run_async"),
     "hooke.running.start_run": ("AttachedRun", "ScriptRun", "attach_run", "start_run"),
     "hooke.searching.search_driver": ("search",),
     "hooke.searching.search_result": ("Search",),

@@ -18,6 +18,7 @@ from typing import Any
 __all__ = [
     "HOOKE_FOLDER",
     "SourceLine",
+    "cell_number",
     "is_hooke",
     "is_users",
     "kernel_shell",
@@ -65,6 +66,12 @@ def kernel_shell() -> Any | None:
     """The IPython shell if this process is a Jupyter kernel, else None."""
     shell = _shell()
     return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
+
+
+def cell_number() -> int | None:
+    """The number of the notebook's cell that runs now, as in `In [3]`; None if this process is no Jupyter kernel."""
+    shell = kernel_shell()
+    return None if shell is None else shell.execution_count
 
 
 def _cell(file: str) -> str:

@@ -109,6 +109,17 @@ class RunsFolder:
             listed = get_close_matches(prefix, names, MOST_NAMED, 0.5) or names
         raise UsageError(what, where=str(self.path), fix=f"name one of: {_some(listed)}", next="hooke runs")
 
+    def current(self) -> str:
+        """The only running run, else the newest. Raises UsageError if several are running, or if there is none."""
+        running = [name for name in self.names() if self.alive(name)]
+        if len(running) > 1:
+            raise UsageError(
+                f"{len(running)} runs are running",
+                fix=f"pass one of: {', '.join(running)}",
+                next=f"hooke attach {running[0]}",
+            )
+        return running[0] if running else self.find()
+
     def alive(self, run: str) -> bool:
         """Whether a process drives the run now: it holds the lock on `driver.lock`."""
         return FileLock(self.folder(run) / LOCK).taken()

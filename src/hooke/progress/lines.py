@@ -28,6 +28,8 @@ MOST_TROUBLES = 20
 class Lines(AbstractContextManager["Lines"]):
     """Prints changes of state and at most one progress line per task and EVERY_S seconds. `earlier` is the view of a run that is resumed."""
 
+    has_shown = False
+
     def __init__(self, out: TextIO | logging.Logger, earlier: RunView | None = None) -> None:
         self._out = out
         self._view = RunView() if earlier is None else earlier
@@ -134,6 +136,8 @@ class LoggedLines(AbstractContextManager["LoggedLines"]):
 
     `logs` is the folder with what tasks print.
     """
+
+    has_shown = False
 
     def __init__(self, logs: Path, earlier: RunView | None = None) -> None:
         self._lines = Lines(_run_log, earlier)

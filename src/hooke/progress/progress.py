@@ -91,12 +91,18 @@ _log = logging.getLogger(__name__)
 class Progress(AbstractContextManager["Progress"], Protocol):
     """Shows a run while its context is open. `observe` runs in the driver's thread; it is quick and raises nothing."""
 
+    @property
+    def has_shown(self) -> bool:
+        """Whether there is a display, on a terminal or in a notebook."""
+
     def observe(self, event: Event) -> None:
         """Record an event."""
 
 
 class Silent(AbstractContextManager["Silent"]):
     """No display."""
+
+    has_shown = False
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
@@ -142,6 +148,11 @@ class Drawn(AbstractContextManager["Drawn"]):
             if not self._ended and self._display is not None:
                 self._close(self._display)
             self._ended = True
+
+    @property
+    def has_shown(self) -> bool:
+        """Whether the run took long enough to be shown."""
+        return self._display is not None
 
     def observe(self, event: Event) -> None:
         """Queue the event for the next frame."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from msgspec.structs import replace
 
@@ -17,9 +17,11 @@ from hooke.base.errors import HookeError, RunStopped, TaskFailed, UsageError
 from hooke.base.files import write_atomic
 from hooke.base.formats import did_you_mean, first_line, text_of
 from hooke.base.table import TableDict, TableKind, TableList, fields_by_name
+from hooke.base.user_code import cell_number
 from hooke.fleets.elastic import parse_wanted
 from hooke.journal.events import FINISHED, WITH_FAILURES, Event, RunFinished
-from hooke.journal.run_folders import LogLine, Transcript
+from hooke.journal.reader import follow as follow_events
+from hooke.journal.run_folders import DRIVER, LogLine, Transcript
 from hooke.journal.run_view import RunView, ending, failed_items_text, output_ref, run_table, view_of
 from hooke.journal.task_view import TaskRow
 from hooke.keys.file import files_loaded
@@ -31,9 +33,10 @@ from hooke.pipeline.runner import CTRL_C
 from hooke.progress.choice import Scene, open_progress, wanted_progress
 from hooke.progress.notebook import run_html
 from hooke.progress.progress import Progress
-from hooke.project.folder import Project, project_of
+from hooke.project.folder import Project, project_of, start_of
 from hooke.project.pipeline_file import check_call
 from hooke.running.driver import Driver, RunOrder, prepare
+from hooke.sync.outbox import has_logged
 from hooke.tracking.logged_values import (
     ARTIFACTS,
     Artifact,
@@ -46,7 +49,7 @@ from hooke.tracking.logged_values import (
 if TYPE_CHECKING:
     from hooke.charts.curve_chart import Curve
 
-__all__ = ["Run", "run", "run_async"]
+__all__ = ["Run", "follow", "run", "run_async", "watch_run"]
 
 _log = logging.getLogger("hooke")
 
@@ -147,10 +150,11 @@ def run(  # noqa: PLR0913 - options by name
     driver, shown = _prepared("run", order, progress, background=not wait)
     handle = Run(driver.project, driver.run)
     if not wait:
-        handle.follow(driver, shown)
+        handle.drive_behind(driver, shown)
         return handle
     with shown:
         status = driver.drive()
+    handle.note_cell(shown)
     if status == "stopped" and handle.stopped_by == CTRL_C:
         raise KeyboardInterrupt(f"run {driver.run} stopped cleanly; next: hooke resume {driver.run}")
     _conclude(handle, status)
@@ -204,7 +208,7 @@ async def run_async(  # noqa: PLR0913 - options by name
         with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(ended.set)
 
-    handle.follow(driver, shown, then=tell)
+    handle.drive_behind(driver, shown, then=tell)
     try:
         await ended.wait()
     except asyncio.CancelledError:
@@ -249,6 +253,30 @@ def _conclude(handle: Run, status: str) -> None:
         _log.warning("%s", failed_items_text(handle._view(), handle.id))  # noqa: SLF001 - this module's class
 
 
+def follow(run: Run | str = "", *, progress: str = "auto") -> Run:
+    """Show a run that another process drives until it ends, as `run` shows its own: a cell's table, or a terminal's.
+
+    `run` is a `Run`, an id or the beginning of one; by default the run that is running now, else the newest one, of the script's project.
+    `progress` is that of `run`, but a table shows at once. A run that has ended shows its final table. Ctrl-C, or interrupting the
+    kernel, ends this call with KeyboardInterrupt, and not the run. A failure of the run is not raised: the `Run` that is returned has it.
+
+    Raises UsageError for an unknown run, for one in a Kubernetes cluster, and without an id if several are running.
+    """
+    if not isinstance(run, Run):
+        project = Project.find(start_of())
+        run = Run(project, project.runs.find(run) if run else project.runs.current())
+    return run.follow(progress=progress)
+
+
+def watch_run(project: Project, run: str, shown: Progress) -> None:
+    """Show the events of a run that another process drives, from the first one, until it has no driver."""
+    events = follow_events(
+        project.runs.folder(run), segments=(DRIVER,), stop=lambda: not project.runs.alive(run)
+    )
+    for event in events:
+        shown.observe(event)
+
+
 class Run:
     """A run in progress, or an earlier run read from its journal."""
 
@@ -258,14 +286,20 @@ class Run:
         self.folder = project.runs.folder(run)
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._cell: int | None = None
+        """The cell that has its table already, from its progress."""
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, {self.status})"
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
+        metrics = self.metrics if has_logged(self.folder) else None
+        below = metrics._repr_html_() if metrics else ""
+        if self._cell is not None and self._cell == cell_number():
+            return below or None  # its progress is above
         view, now = self._view(), time.time()
         error = str(view.error(self.id) or view.row(now).message)
-        return run_html(view.row(now), view.rows(now), stopping=self.stopped_by, error=error)
+        return run_html(view.row(now), view.rows(now), stopping=view.stopping_by, error=error) + below
 
     @property
     def status(self) -> str:
@@ -448,7 +482,30 @@ class Run:
         """Request a clean stop; the run can be resumed."""
         self.project.runs.request_stop(self.id, "Run.stop()")
 
-    def follow(
+    def follow(self, *, progress: str = "auto") -> Self:
+        """Show the run until it ends, as `hooke.follow` does. Raises UsageError for a run in a Kubernetes cluster."""
+        if self.project.runs.elsewhere(self.id) is not None:
+            raise UsageError(
+                f"run {self.id} is in a cluster, and so is its journal", next=f"hooke attach {self.id}"
+            )
+        wanted = wanted_progress(progress, self.project.settings.show.progress)
+        view = RunView()
+        scene = Scene(in_this_process=False, logs=self.folder / "logs")
+        shown = open_progress("table" if wanted == "auto" else wanted, scene, view)
+        with shown:
+            try:
+                watch_run(self.project, self.id, shown)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(f"run {self.id} goes on; next: hooke attach {self.id}") from error
+            view.driver_alive(self.project.runs.alive(self.id), self.project.runs.last_written(self.id))
+        self.note_cell(shown)
+        return self
+
+    def note_cell(self, shown: Progress) -> None:
+        """Note whether this cell of a notebook shows the run's table, which is not to be there twice."""
+        self._cell = cell_number() if shown.has_shown else None
+
+    def drive_behind(
         self, driver: Driver, shown: Progress | None = None, *, then: Callable[[], None] | None = None
     ) -> None:
         """Drive the run in a thread of this process. `shown` is entered in the calling thread; the other one calls `then` at the end."""
@@ -468,6 +525,7 @@ class Run:
         self.project.runs.create(driver.run)  # so that stop() works at once
         if shown is not None:
             context.enter_context(shown)
+            self.note_cell(shown)
         self._thread = threading.Thread(target=drive, name=f"hooke-{self.id}", daemon=True)
         self._thread.start()
 

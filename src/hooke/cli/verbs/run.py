@@ -34,8 +34,7 @@ from hooke.cli.options import (
 from hooke.cli.parameters import Parameters
 from hooke.cli.screens import EXIT_FAILED, EXIT_STOPPED, CommandSession, say_next
 from hooke.fleets.elastic import parse_wanted
-from hooke.journal.reader import follow
-from hooke.journal.run_folders import DRIVER, RunElsewhere
+from hooke.journal.run_folders import RunElsewhere
 from hooke.journal.run_view import view_of
 from hooke.pipeline.pipeline import Pipeline
 from hooke.pipeline.trace import trace
@@ -43,7 +42,7 @@ from hooke.processes.start import python_module, start_apart
 from hooke.project.backends import find_backend
 from hooke.project.folder import Project, check_run_name, new_run_id
 from hooke.running.driver import Driver, RunOrder, prepare
-from hooke.running.run import Run
+from hooke.running.run import Run, watch_run
 
 __all__ = ["attach", "run"]
 
@@ -383,7 +382,7 @@ def attach(session: CommandSession, *, run: str, as_json: bool, project: Project
 
     The exit code is that of the run, as of hooke run. Ctrl-C leaves the run running.
     """
-    name = project.runs.find(run) if run else _attachable(project)
+    name = project.runs.find(run) if run else project.runs.current()
     if project.runs.elsewhere(name) is not None:
         return attach_in_cluster(project, name, as_json=as_json)
     begun = view_of(project.runs, name).begun
@@ -394,27 +393,12 @@ def attach(session: CommandSession, *, run: str, as_json: bool, project: Project
     conduct = DrivenRun(session=session, as_json=as_json)
     try:
         with conduct.progress:
-            for event in follow(
-                project.runs.folder(name), segments=(DRIVER,), stop=lambda: not project.runs.alive(name)
-            ):
-                conduct.progress.observe(event)
+            watch_run(project, name, conduct.progress)
     except KeyboardInterrupt:
         click.echo(f"run {name} goes on", err=True)
         say_next(f"hooke attach {name}, or hooke stop {name}", project)
         return EXIT_STOPPED
     return _ended(conduct, project, name)
-
-
-def _attachable(project: Project) -> str:
-    """The only running run, else the newest. Raises UsageError if several are running, or if there is none."""
-    running = [name for name in project.runs.names() if project.runs.alive(name)]
-    if len(running) > 1:
-        raise UsageError(
-            f"{len(running)} runs are running",
-            fix=f"pass one of: {', '.join(running)}",
-            next=f"hooke attach {running[0]}",
-        )
-    return running[0] if running else project.runs.find()
 
 
 def _ended(conduct: DrivenRun, project: Project, name: str) -> int:
