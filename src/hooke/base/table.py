@@ -14,7 +14,7 @@ from typing import Any, Generic, SupportsIndex, TypeVar, overload
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.formats import aligned, readable
 
-__all__ = ["TableDict", "TableKind", "TableList", "Tabular", "fields_by_name", "html_table"]
+__all__ = ["Printed", "TableDict", "TableKind", "TableList", "Tabular", "fields_by_name", "html_table"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,15 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: st
         "<tr>" + "".join(f'<td style="{cell}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
     )
     return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+class Printed:
+    """What `print` shows as lines of text: a notebook shows the same lines."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space:pre-wrap">{escape(str(self))}</pre>'
 
 
 class Tabular:

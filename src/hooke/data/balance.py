@@ -145,6 +145,9 @@ class _Strata:
                 fix="leave it out of classes, or pass data in which it occurs",
             )
 
+    def __str__(self) -> str:
+        return f"{self.members.size:,} rows, {len(self.names):,} classes"
+
     def classes(self) -> tuple[Sequence[Any], Rows]:
         """The names of the classes, and the number of each row's: (rows,)."""
         codes = np.empty(self.members.size, np.int64)
@@ -235,6 +238,9 @@ class Stratified:
     def __init__(self, labels: Any, *, classes: Sequence[Any] | None = None) -> None:
         self.strata = _Strata(labels, classes)
 
+    def __repr__(self) -> str:
+        return f"Stratified({self.strata})"
+
     def plan(self, rows: int, *, seed: int, batch: int | None, drop_last: bool) -> BatchPlan:
         """The batches of a data set of `rows` rows. Raises UsageError if they cannot be stratified."""
         size = needed(batch)
@@ -259,6 +265,9 @@ class Oversampled:
 
     def __init__(self, labels: Any, *, classes: Sequence[Any] | None = None) -> None:
         self.strata = _Strata(labels, classes)
+
+    def __repr__(self) -> str:
+        return f"Oversampled({self.strata})"
 
     def plan(self, rows: int, *, seed: int, batch: int | None, drop_last: bool) -> BatchPlan:
         """The batches of a data set of `rows` rows. Raises UsageError if they cannot be balanced."""
@@ -402,6 +411,9 @@ class Weighted:
         self.table = _Cumulative(np.floor(sums / sums[-1] * (1 << DRAW_BITS)).astype(np.int64))
         self.digest = digest(given)
 
+    def __repr__(self) -> str:
+        return f"Weighted({self.table.ends.size:,} rows)"
+
     def plan(self, rows: int, *, seed: int, batch: int | None, drop_last: bool) -> BatchPlan:
         """The batches of a data set of `rows` rows. Raises UsageError if the weights are of other data."""
         size = needed(batch)
@@ -537,6 +549,9 @@ class TokenBuckets:
         self.members = compact(np.argsort(few, kind="stable"))
         self.sorted = compact(given[self.members])
         self.digest = digest(given)
+
+    def __repr__(self) -> str:
+        return f"TokenBuckets({self.members.size:,} rows, tokens={self.tokens:,}, multiple={self.multiple})"
 
     def plan(self, rows: int, *, seed: int, batch: int | None, drop_last: bool) -> BatchPlan:
         """The batches of a data set of `rows` rows. Raises UsageError if the lengths are of other data."""

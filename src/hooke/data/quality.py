@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hooke.base.table import Printed
 from hooke.data.order import BatchPlan, BlockLayout, Order, Rows, mixed
 
 __all__ = ["Balance", "Quality", "measured_balance", "measured_vif", "plan_layout", "predicted_vif"]
@@ -125,8 +126,8 @@ def _signs(blocks: Rows) -> NDArray[np.float32]:
 # --- Balance.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Balance(Printed):
     """How evenly batches divide their work between ranks, measured on `steps` batches of epoch 0.
 
     `rows`, `tokens` and `padded_tokens` are what the rank with the most has at each step over the mean of all ranks, so 1.05 means that
@@ -143,6 +144,9 @@ class Balance:
     padding: float | None = None
     classes: Mapping[Any, tuple[int, float, int]] = field(default_factory=dict)
     plain: Balance | None = None
+
+    def __repr__(self) -> str:
+        return f"Balance({self.ranks} ranks, {self.steps:,} steps: {self.rows:.3f} times the mean rows)"
 
     def __str__(self) -> str:
         columns = [self] if self.plain is None else [self, self.plain]

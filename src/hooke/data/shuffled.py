@@ -61,6 +61,9 @@ class Batches(Iterator[Any]):
         self._ranks, self._moved = ranks, moved
         self._read = _read(source, parts, at_once)
 
+    def __repr__(self) -> str:
+        return f"<batches of an epoch: next is {self.step + 1}>"
+
     def __iter__(self) -> Batches:
         return self
 

@@ -115,7 +115,7 @@ _WIDTH = 7.3
 _SMALL = 6.4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TaskDiagram:
     """A picture of a graph. `str()` is for terminals; notebooks show the SVG."""
 
@@ -127,6 +127,9 @@ class TaskDiagram:
     left_out: int = 0
     """Boxes beyond the most that a picture has."""
     _svg: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<graph of {brief(self.title)}: {self.summary}>"
 
     def __str__(self) -> str:
         return self.text()

@@ -481,6 +481,11 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True):
     least_ranks: int
     """Of an elastic gang: the fewest."""
 
+    def __repr__(self) -> str:
+        counts = {"done": self.done, "cached": self.cached, "failed": self.failed, "running": self.running}
+        told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"TaskRow({self.task!r}, {self.state}: {told or 'none'} of {'?' if self.items is None else self.items})"
+
 
 class TaskView:
     """The state of a task by the journal. `seconds` is the work of all its attempts, `saved_s` that of found results.

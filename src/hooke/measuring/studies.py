@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, TextIO
 
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
+from hooke.base.table import Printed, TableKind, TableList, fields_by_name
 from hooke.charts.curve_chart import Curve
 from hooke.journal.events import Event, Measured, PlainMeasured, RunFinished, StudyStarted
 from hooke.journal.study_records import StudyRecord, read_study
@@ -231,7 +231,12 @@ def _check_own(pipeline: Pipeline[..., Any], given: int) -> None:
         )
 
 
-class Study:
+ROWS: TableKind[StudyRow] = TableKind(
+    one="row", columns=fields_by_name(*StudyRow.__struct_fields__), label=lambda row: f"N = {row.n}"
+)
+
+
+class Study(Printed):
     """A study, read from its journal. `print` shows the table, the law, the COST and what is missing."""
 
     def __init__(self, project: Project, study: str) -> None:
@@ -246,7 +251,7 @@ class Study:
         return text_of(self._record())
 
     def _repr_html_(self) -> str:
-        text = f"<pre>{escape(str(self))}</pre>"
+        text = super()._repr_html_()
         try:
             return f"{self.curve._repr_html_()}{text}"
         except (NotEnoughData, UsageError):  # the text says why there is no figure
@@ -261,9 +266,9 @@ class Study:
         return "running" if self.project.runs.alive(self.id) else "lost"
 
     @property
-    def rows(self) -> list[StudyRow]:
+    def rows(self) -> TableList[StudyRow]:
         """The results at each N."""
-        return rows_of(self._record())
+        return TableList(rows_of(self._record()), kind=ROWS)
 
     @property
     def measurements(self) -> Measurements:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hooke.base.table import Printed
 from hooke.journal.events import Measured
 from hooke.scaling.measurements import spread_of
 
@@ -41,13 +42,19 @@ LEAST_SAMPLES = 5
 INFERRED = "inferred: memory bandwidth cannot be read without hardware counters; user time per item rises while workers have cores"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bottleneck:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Bottleneck(Printed):
     """What a task loses time to: a short `name`, a `sentence`, and the `evidence` in sentences, with what is inferred from what."""
 
     name: str
     sentence: str
     evidence: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Bottleneck({self.sentence})"
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *(f"  {each}" for each in self.evidence)])
 
     def facts(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -117,7 +117,7 @@ UNRUN = "plan"
 """Stands for the run in keys of uncached tasks, so that nothing stored has such a key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan(Prediction):
     """The prediction for a pipeline. `print` shows a table.
 
@@ -139,6 +139,10 @@ class Plan(Prediction):
     def facts(self) -> dict[str, Any]:
         """The plan as plain values, for JSON."""
         return plan_facts(self)
+
+    def __repr__(self) -> str:
+        best = self.recommended
+        return f"<{self.title}: {best.configuration if best is not None else self.reason}>"
 
     def __str__(self) -> str:
         return plan_text(self)

@@ -41,7 +41,7 @@ class CallBlock:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Affine:
     """A call on n rows takes a n + b seconds on average. `left_out` (blocks, 2) is a and b without each block.
 
@@ -54,6 +54,9 @@ class Affine:
     calls: int
     least_rows: float
     most_rows: float
+
+    def __repr__(self) -> str:
+        return f"Affine({self.a}; {self.b}; {self.calls:,} calls on {self.least_rows:g} to {self.most_rows:g} rows)"
 
     @property
     def a(self) -> Estimate:

@@ -6,13 +6,14 @@ import contextlib
 import csv
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import did_you_mean
+from hooke.base.table import Tabular
 from hooke.base.units import parse_seconds
 
 __all__ = [
@@ -69,8 +70,8 @@ class InstanceType:
         return f"{self.catalog}:{self.name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Catalog:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Catalog(Tabular):
     """A price list with the source and date of its prices and the source of its start-up times."""
 
     name: str
@@ -78,6 +79,14 @@ class Catalog:
     date: str
     machines: tuple[InstanceType, ...]
     startup_source: str = ""
+
+    def __repr__(self) -> str:
+        return f"Catalog({self.name!r}, {len(self.machines)} instance types, {self.date or 'no date'})"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Column -> one value per instance type."""
+        names = [each.name for each in fields(InstanceType) if each.name != "catalog"]
+        return {name: [getattr(each, name) for each in self.machines] for name in names}
 
     def age_days(self, now: float) -> float | None:
         """Days since the date of its prices, at `now` in seconds since the epoch; None where it states none."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri, stdtrit
 
 from hooke.base.errors import UsageError
+from hooke.base.table import Tabular
 from hooke.scaling.families import Floats
 
 __all__ = ["ENOUGH", "Estimate", "MeasurementSpread", "Measurements", "finite", "positive", "spread_of"]
@@ -61,8 +62,8 @@ class Estimate:
         return f"{self.name} {self.value:.4g} ({low:.4g} to {high:.4g} at {self.level:.0%})"
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
-class Measurements:
+@dataclass(frozen=True, slots=True, init=False, eq=False, repr=False)
+class Measurements(Tabular):
     """Throughput at each N. The arrays have one entry per measurement, ordered by N.
 
     `n` is what was varied: workers, threads, load, items per call. Pass either `throughput`, in work per second, or
@@ -118,6 +119,17 @@ class Measurements:
 
     def __len__(self) -> int:
         return self.n.size
+
+    def __repr__(self) -> str:
+        levels = ", ".join(f"{n:g}" for n in self.levels[:12])
+        return f"Measurements({len(self)} at N = {levels}{' and more' * (self.levels.size > 12)})"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Column -> one value per measurement."""
+        return {
+            name: getattr(self, name).tolist()
+            for name in ("n", "throughput", "work", "repeats", "conditions", "at")
+        }
 
     @property
     def levels(self) -> Floats:

@@ -57,7 +57,7 @@ class Configuration:
         return f"{self.instances} x {self.machine.id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Row:
     """The prediction for a configuration, or in `refused` the reason why there is none.
 
@@ -75,6 +75,11 @@ class Row:
     work_s: Mapping[str, Estimate] = field(default_factory=dict)
     refused: str = ""
     measure: tuple[str, int] | None = None
+
+    def __repr__(self) -> str:
+        known = {"seconds": self.seconds, "usd": self.usd}
+        told = [f"{name} {each.shown()}" for name, each in known.items() if each is not None]
+        return f"Row({self.configuration}: {'; '.join(told) or self.refused})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ _REFUSED = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Service:
     """The declaration of a service's class."""
 
@@ -78,6 +78,9 @@ class Service:
     def name(self) -> str:
         """The name of the class."""
         return self.made_by.__name__
+
+    def __repr__(self) -> str:
+        return f"<service {self.name!r} of {self.made_by.__module__}: {', '.join(self.methods())}>"
 
     def methods(self) -> dict[str, Callable[..., Any]]:
         """The methods that answer requests, by name: public methods of the object, without `setup`, and `load` with `model_memory`."""

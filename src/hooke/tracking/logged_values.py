@@ -328,6 +328,10 @@ class LoggedHistogram(NamedTuple):
     item: int | None
     attempt: int | None
 
+    def __repr__(self) -> str:
+        within = f" from {self.edges[0]:g} to {self.edges[-1]:g}" if self.edges else ""
+        return f"LoggedHistogram({self.name!r}, step {self.step}: {sum(self.counts):,} values{within})"
+
 
 class HistogramFile(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a histogram's file, as JSON."""

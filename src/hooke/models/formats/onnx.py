@@ -26,6 +26,9 @@ class OnnxModel:
         self.inputs = [each.name for each in session.get_inputs()]
         self.outputs = [each.name for each in session.get_outputs()]
 
+    def __repr__(self) -> str:
+        return f"OnnxModel({', '.join(self.inputs)} -> {', '.join(self.outputs)})"
+
     def predict(self, rows: Any) -> Any:
         """The outputs for `rows`: an array for the only input, or a mapping of arrays by name. A single output is an array, several are a mapping.
 

@@ -16,6 +16,7 @@ import msgspec
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.files import FileLock
 from hooke.base.formats import aligned
+from hooke.base.table import Printed
 from hooke.journal.events import WITH_FAILURES, MadeOf, RunMadeOf, RunStarted, SearchStarted, StudyStarted
 from hooke.journal.run_view import view_of
 from hooke.keys.file import File
@@ -51,8 +52,8 @@ WORDS = {
 KINDS = ("code", "python", "library", "data", "parameters", "seed", "threads", "hardware")
 
 
-@dataclass(slots=True, kw_only=True)
-class Reproduction:
+@dataclass(slots=True, kw_only=True, repr=False)
+class Reproduction(Printed):
     """The outcome of a reproduction. `str()` gives the report.
 
     `status` is `checked` (without `verify`), `unmet` (a condition differs, so nothing ran), `reproduced`, `different` or `failed`.
@@ -71,6 +72,9 @@ class Reproduction:
     def unmet(self) -> list[RunCondition]:
         """The conditions that differ."""
         return [condition for condition in self.conditions if not condition.met]
+
+    def __repr__(self) -> str:
+        return f"Reproduction({self.run!r}, {self.status}: {len(self.unmet)} of {len(self.conditions)} conditions differ)"
 
     def __str__(self) -> str:
         return _text_of(self)
