@@ -6,7 +6,7 @@ EXTRAS := remote,dask,ray,demo,data,features,plot,mlflow,comet,neptune,models,se
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs clean
+.PHONY: help venv demo kubernetes test test-again test-all unit campaigns soak-canary soak-causes soak-kubernetes soak-kubernetes-room soak-kubernetes-scale soak-lambda soak-loaders soak-zero check bench bench-costs docs screenshots clean
 
 # Most tests wait for processes, so more of them run at once than there are cores: the order is that of tests/fixtures/sessions.py.
 PYTEST := $(BIN)/python -m pytest -n 4 --dist loadgroup --no-loadscope-reorder
@@ -83,6 +83,9 @@ bench-costs: venv  ## measure what docs/explanation/speed.md says of tasks, grap
 
 docs: venv  ## build the pages into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+screenshots: venv  ## make the pictures of pages that the docs show
+	$(BIN)/python -m tests.pages.screenshots
 
 clean:  ## remove what was built, but not the environment
 	rm -rf hooke-demo build dist docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

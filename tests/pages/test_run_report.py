@@ -249,6 +249,19 @@ class TestRuns:
         follower.close()
 
 
+class TestEnd:
+    def test_the_timeline_of_a_run_that_ended_does_not_go_on(self, tmp_path):
+        """An attempt that was abandoned for its twin has no end."""
+        played = Played(tmp_path, "r-20261125-000001-x")
+        played.attempt("fit")
+        played.end()
+        follower = RunFollower(RunsFolder(played.folder.parent), played.run)
+        follower.read()
+        seconds = {follower.report(START + later).timeline.seconds for later in (10, 1000)}
+        follower.close()
+        assert len(seconds) == 1
+
+
 class TestLines:
     def test_metrics_and_the_machine_have_lines(self, tmp_path):
         played = Played(tmp_path, "r-20261125-000001-x")
@@ -269,6 +282,25 @@ class TestLines:
         ]
         assert report.usage[0].line == "0.0,100.0 250.0,80.0 500.0,60.0 750.0,40.0 1000.0,20.0"
         assert report_file(report).count("<polyline") == 3
+
+    @pytest.mark.parametrize(
+        ("values", "line"),
+        [
+            (
+                {0: {0: 1.0, 1: 0.0}, 1: {0: 0.5, 2: 1.0}},
+                "0.0,0.0 500.0,100.0;0.0,50.0 1000.0,0.0",
+            ),
+            ({0: {0: 1.0}, 1: {1: 0.0}}, "0.0,0.0 1000.0,100.0"),
+        ],
+        ids=["curves", "single values"],
+    )
+    def test_items_of_a_map_have_a_line_each(self, tmp_path, values, line):
+        played = Played(tmp_path, "r-20261125-000001-x")
+        attempt = played.attempt("fit")
+        for item, curve in values.items():
+            played.log(*[("loss", value, step) for step, value in curve.items()], attempt=attempt, item=item)
+        played.end()
+        assert report_of(played).metrics[0].line == line
 
     @given(
         st.lists(st.tuples(st.floats(0, 1e6), st.floats(allow_infinity=True, allow_nan=True)), max_size=900)

@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -75,6 +75,8 @@ LINE_POINTS = 150
 """Stretches of a line, each with two points at most."""
 MOST_LINES = 30
 """Metrics with a line."""
+MOST_CURVES = 20
+"""Items of a map whose curves of a metric are drawn together."""
 MOST_POINTS = 100_000
 """With more values, no metric has a line: sorting them would take seconds."""
 PART_SHARE = 100
@@ -84,7 +86,7 @@ PREVIEW_BYTES = 200_000
 
 
 class ReportedMetric(NamedTuple):
-    """A metric in short. `line` are its values over its steps, as points of a polyline of 1000 x 100; empty for one value."""
+    """A metric in short. `line` are its values over its steps, as points of a polyline of 1000 x 100, or several with `;` between; empty for one value."""
 
     name: str
     last: float
@@ -344,8 +346,11 @@ class RunFollower:
             metrics=metrics[:MOST_ROWS],
             usage=_usage(self.folder),
             tasks=tasks[:MOST_ROWS],
-            diagram=self._diagram.at(now, self.events, over=over) if whole else None,
-            timeline=self._drawn_timeline.at(now, self.events, over=over) if whole else None,
+            diagram=_diagram(view) if view.nodes and not self.share_left else None,
+            # Attempts that were abandoned for their twins have no end of their own.
+            timeline=self._timeline.drawn(now if row.status == "running" else view.last_at)
+            if view.nodes and not self.share_left
+            else None,
             retries=[*self._retries.values()][:MOST_ROWS],
             failures=[_failure(view, item, event) for item, event in found[:MOST_FAILURES]],
             failed=len(found),
@@ -466,10 +471,21 @@ def _metrics(logged: Logged) -> list[ReportedMetric]:
         line = ""
         if count > 1 and name in whose and len(found) < MOST_LINES:
             task, own = whose[name]
-            values = sorted((each.step, each.value) for each in logged.curve(own) if each.task == task)
-            line = polyline(values, low, high)
+            line = _lines((each for each in logged.curve(own) if each.task == task), low, high)
         found.append(ReportedMetric(name, last, low, high, count, line))
     return found
+
+
+def _lines(points: Iterable[Point], low: float, high: float) -> str:
+    """A polyline for each item of a map that logged a curve, separated by `;`; one through all, where none logged more than a value."""
+    curves: dict[int | None, list[tuple[float, float]]] = {}
+    for each in points:
+        curves.setdefault(each.item, []).append((each.step, each.value))
+    whole = sorted(point for curve in curves.values() for point in curve)
+    several = [sorted(curve) for curve in curves.values() if len(curve) > 1] or [whole]
+    span = whole[0][0], whole[-1][0]
+    drawn = (polyline(curve, low, high, span) for curve in several[:MOST_CURVES])
+    return ";".join(filter(None, drawn))
 
 
 def _usage(folder: Path) -> list[ReportedUsage]:
@@ -509,8 +525,13 @@ def _used_name(shown: re.Match[str]) -> str:
     return f"GPU {shown[3]}{' memory' if shown[4] == 'memory_usage' else ''}"
 
 
-def polyline(points: Sequence[tuple[float, float]], low: float, high: float) -> str:
-    """Points in a box of 1000 x 100, `low` at its bottom: of very many, the least and the most of each stretch."""
+def polyline(
+    points: Sequence[tuple[float, float]], low: float, high: float, span: tuple[float, float] | None = None
+) -> str:
+    """Points in a box of 1000 x 100, `low` at its bottom: of very many, the least and the most of each stretch.
+
+    `span` are the first and last place of the box, by default those of the points.
+    """
     known = [(x, y) for x, y in points if math.isfinite(y)]
     if len(known) < 2 or not math.isfinite(high - low):
         return ""
@@ -520,7 +541,7 @@ def polyline(points: Sequence[tuple[float, float]], low: float, high: float) -> 
         stretch = known[at : at + size]
         both = {min(stretch, key=itemgetter(1)), max(stretch, key=itemgetter(1))}
         kept += sorted(both | ({stretch[-1]} if at + size >= len(known) else set()))
-    first, last = known[0][0], known[-1][0]
+    first, last = span or (known[0][0], known[-1][0])
     across, up = (last - first) or 1.0, (high - low) or 1.0
     return " ".join(
         f"{1000 * ((x - first) / across):.1f},{100 - 100 * ((y - low) / up):.1f}" for x, y in kept
@@ -554,11 +575,12 @@ def _failure(view: RunView, item: int | None, event: AttemptFailed) -> ReportedF
     lines = [*event.failure.log_tail[-20:]]
     tail = f"\n\nlast lines that it printed:\n{chr(10).join(lines)}" if lines else ""
     said = event.failure
+    folder = f"{view.begun.folder}/" if view.begun is not None and view.begun.folder else ""
     what = said.message if said.message.startswith(said.error_type) else f"{said.error_type}: {said.message}"
     return ReportedFailure(
         whose=node.planned.task + ("" if item is None else f"[{item}]"),
         said=clip(said.whose + (what or said.kind), 1000),
-        source=raising_line(traceback),
+        source=raising_line(traceback).removeprefix(folder),
         traceback=clip(traceback + tail, MOST_TRACEBACK).strip(),
         arguments=clip(said.arguments, 500),
         tries=f"try {tried} of {tries}" if tries > 1 else "",
