@@ -224,7 +224,9 @@ def test_a_whole_pipeline_is_measured_in_runs(workshop):
     assert [(row.n, row.work) for row in study.rows] == [(1, 1), (2, 1)]
     assert study.facts()["unit"] == "runs"
     assert study.facts()["task"] == ""
-    assert study._repr_html_().startswith('<pre style="white-space:pre-wrap">naps(n=4), strong scaling')
+    assert study._repr_html_().startswith(
+        '<pre style="font-family:monospace;white-space:pre-wrap">naps(n=4), strong scaling'
+    )
 
 
 def test_weak_scaling_and_sizes(workshop):

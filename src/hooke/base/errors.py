@@ -94,7 +94,7 @@ class HookeError(Exception):
 
     def _repr_html_(self) -> str:
         text = escape(f"{type(self).__name__}: {self}")
-        return f'<pre style="white-space:pre-wrap">{text}</pre>'
+        return f'<pre style="font-family:monospace;white-space:pre-wrap">{text}</pre>'
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows below a cell: the user's own lines that led here, then the text."""

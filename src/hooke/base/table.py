@@ -14,7 +14,16 @@ from typing import Any, Generic, SupportsIndex, TypeVar, overload
 from hooke.base.errors import MissingExtra, UsageError
 from hooke.base.formats import aligned, readable
 
-__all__ = ["Printed", "TableDict", "TableKind", "TableList", "Tabular", "fields_by_name", "html_table"]
+__all__ = [
+    "Printed",
+    "TableDict",
+    "TableKind",
+    "TableList",
+    "Tabular",
+    "fields_by_name",
+    "html_table",
+    "preformatted",
+]
 
 T = TypeVar("T")
 
@@ -37,13 +46,18 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: st
     return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
+def preformatted(text: str) -> str:
+    """Lines of text as they are, escaped."""
+    return f'<pre style="font-family:monospace;white-space:pre-wrap">{escape(text)}</pre>'
+
+
 class Printed:
     """What `print` shows as lines of text: a notebook shows the same lines."""
 
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return f'<pre style="white-space:pre-wrap">{escape(str(self))}</pre>'
+        return preformatted(str(self))
 
 
 class Tabular:

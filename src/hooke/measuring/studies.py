@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from hooke.base.errors import NotEnoughData, UsageError
 from hooke.base.formats import format_seconds
@@ -26,7 +25,7 @@ from hooke.pipeline.pipeline import Pipeline
 from hooke.planning.causes import Bottleneck
 from hooke.planning.curves import study_curve
 from hooke.planning.task_facts import cost_of, law_of_study, measurements_of
-from hooke.progress.choice import wanted_progress
+from hooke.progress.choice import LineStream, line_stream, wanted_progress
 from hooke.project.folder import Project, project_of
 from hooke.project.pipeline_file import check_call
 from hooke.scaling import Cost, Law, Measurements
@@ -40,8 +39,8 @@ __all__ = ["Study", "StudyLines", "measure", "take_study"]
 class StudyLines:
     """Writes the progress of a study to `stream`, until the stream is closed."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream: TextIO | None = stream
+    def __init__(self, stream: LineStream) -> None:
+        self._stream: LineStream | None = stream
         self._started: StudyStarted | None = None
         self._forecasted = False
         self._first: list[Measured | PlainMeasured] = []
@@ -195,7 +194,7 @@ def measure(  # noqa: PLR0913 - one keyword for each choice
     check_call("measure", pipeline)
     _check_own(pipeline, len(args))
     project = project_of(pipeline)
-    lines = StudyLines(sys.stderr)
+    lines = StudyLines(line_stream())
     wanted = wanted_progress(progress, project.settings.show.progress)
     order = StudyOrder(
         pipeline=pipeline,

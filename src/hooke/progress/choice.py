@@ -7,7 +7,7 @@ import sys
 import threading
 from contextvars import copy_context
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import msgspec
 
@@ -16,11 +16,11 @@ from hooke.base.user_code import kernel_shell
 from hooke.journal.run_view import RunView
 from hooke.progress.display import Display
 from hooke.progress.lines import Lines, LoggedLines, SummaryLines
-from hooke.progress.notebook import NotebookTable
+from hooke.progress.notebook import NotebookLines, NotebookTable
 from hooke.progress.progress import Drawn, Progress, Silent
 from hooke.project.settings import PROGRESS
 
-__all__ = ["VARIABLE", "Scene", "open_progress", "wanted_progress"]
+__all__ = ["VARIABLE", "LineStream", "Scene", "line_stream", "open_progress", "wanted_progress"]
 
 VARIABLE = "HOOKE_PROGRESS"
 
@@ -87,6 +87,22 @@ def open_progress(wanted: str, scene: Scene, earlier: RunView | None = None) -> 
             earlier=earlier,
         )
     return Lines(out, earlier)
+
+
+class LineStream(Protocol):
+    """What takes progress lines; they show with `flush`."""
+
+    def write(self, text: str, /) -> object:
+        """Add text."""
+
+    def flush(self) -> None:
+        """Show it."""
+
+
+def line_stream() -> LineStream:
+    """Where progress lines of a study or a search go: to the current stderr, or below the notebook's cell."""
+    shell = kernel_shell()
+    return sys.stderr if shell is None else NotebookLines(shell)
 
 
 def _takes_a_table(out: TextIO, scene: Scene) -> bool:

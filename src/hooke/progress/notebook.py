@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from html import escape
 from typing import Any
 from uuid import uuid4
 
 from hooke.base.formats import first_line, format_bytes, format_seconds
+from hooke.base.table import preformatted
 from hooke.journal.run_view import RunRow
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import RunSnapshot, clock, most_telling
 from hooke.progress.lines import summary
 
-__all__ = ["NotebookTable", "run_html"]
+__all__ = ["NotebookLines", "NotebookTable", "run_html"]
 
 
 MOST_TASKS = 40
 """The maximum number of rows."""
+MOST_LINES = 20
+"""Progress lines that stay below a cell."""
 
 _COLOURS = {"cached": "#3b82f6", "done": "#16a34a", "failed": "#dc2626", "running": "#06b6d4"}
 _STATUS = {"running": "#06b6d4", "finished": "#16a34a", "failed": "#dc2626"}
@@ -39,7 +42,7 @@ def run_html(run: RunRow, tasks: Sequence[TaskRow], *, stopping: str | None = No
         f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>' if rows else ""
     )
     more = f"<div>and {len(tasks) - len(shown)} more tasks</div>" if len(shown) < len(tasks) else ""
-    told = f'<pre style="white-space:pre-wrap">{escape(error)}</pre>' if error else ""
+    told = preformatted(error) if error else ""
     return f'<div class="hooke-run">{_title(run, stopping)}{table}{more}{told}</div>'
 
 
@@ -97,13 +100,11 @@ def _count(count: int) -> str:
 NOT_YET = "nothing has run yet"
 
 
-class NotebookTable:
-    """Shows HTML, with one line of text as the fallback.
+class _CellDisplay:
+    """A part of a cell's output that is replaced in place.
 
-    `context` is that of the thread that called `run`. It tells the kernel which cell the drawing thread's output belongs to.
+    `context` is that of the thread that called. It tells the kernel which cell the output of another thread belongs to.
     """
-
-    every_s = 0.5
 
     def __init__(self, shell: Any, context: Context) -> None:
         self._shell = shell
@@ -111,18 +112,8 @@ class NotebookTable:
         self._id = f"hooke-{uuid4().hex}"
         self._shown = False
 
-    def draw(self, snapshot: RunSnapshot) -> None:
-        """Replace the table."""
-        begun = bool(snapshot.run.run)
-        html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
-        told = {"text/plain": summary(snapshot), "text/html": html}
-        self._publish(told if begun else {"text/plain": NOT_YET, "text/html": f"<i>{NOT_YET}</i>"})
-
-    def close(self, snapshot: RunSnapshot) -> None:
-        """Show the final state."""
-        self.draw(snapshot)
-
-    def _publish(self, data: dict[str, str]) -> None:
+    def show(self, data: dict[str, str]) -> None:
+        """Replace it by what `data` is, by media type."""
         # Only the first display depends on the cell; updates find it by its id.
         call = self._shell.display_pub.publish if self._shown else self._first
         call(data=data, metadata={}, transient={"display_id": self._id}, update=self._shown)
@@ -130,3 +121,40 @@ class NotebookTable:
 
     def _first(self, **message: Any) -> None:
         self._context.run(self._shell.display_pub.publish, **message)
+
+
+class NotebookLines:
+    """Where progress lines go in a notebook, instead of stderr, which it shows in red: the last ones, below the cell."""
+
+    def __init__(self, shell: Any) -> None:
+        self._display = _CellDisplay(shell, copy_context())
+        self._text = ""
+
+    def write(self, text: str) -> None:
+        """Add lines."""
+        self._text += text
+
+    def flush(self) -> None:
+        """Show them."""
+        text = "\n".join(self._text.splitlines()[-MOST_LINES:])
+        self._display.show({"text/plain": text, "text/html": preformatted(text)})
+
+
+class NotebookTable:
+    """Shows HTML, with one line of text as the fallback. `context` is that of the thread that called `run`."""
+
+    every_s = 0.5
+
+    def __init__(self, shell: Any, context: Context) -> None:
+        self._display = _CellDisplay(shell, context)
+
+    def draw(self, snapshot: RunSnapshot) -> None:
+        """Replace the table."""
+        begun = bool(snapshot.run.run)
+        html = run_html(snapshot.run, snapshot.tasks, stopping=snapshot.stopping)
+        told = {"text/plain": summary(snapshot), "text/html": html}
+        self._display.show(told if begun else {"text/plain": NOT_YET, "text/html": f"<i>{NOT_YET}</i>"})
+
+    def close(self, snapshot: RunSnapshot) -> None:
+        """Show the final state."""
+        self.draw(snapshot)

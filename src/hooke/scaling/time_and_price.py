@@ -78,7 +78,7 @@ class Row:
 
     def __repr__(self) -> str:
         known = {"seconds": self.seconds, "usd": self.usd}
-        told = [f"{name} {each.shown()}" for name, each in known.items() if each is not None]
+        told = [f"{name} {each.shown()}" for name, each in known.items() if each is not None and each.value]
         return f"Row({self.configuration}: {'; '.join(told) or self.refused})"
 
 

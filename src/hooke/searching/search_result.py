@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, overload
@@ -14,13 +13,14 @@ from hooke.base.table import Tabular, html_table
 from hooke.comparing import drawing
 from hooke.comparing.query import number
 from hooke.journal.study_records import SearchRecord, TrialRecord, read_search
+from hooke.progress.choice import line_stream
 from hooke.project.folder import Project
 from hooke.running.run import Run
 
 __all__ = ["Search", "SearchLines", "Trial", "Trials", "params_line", "short", "standing_line"]
 
 
-# --- Progress lines on stderr, for searches longer than five seconds.
+# --- Progress lines, for searches longer than five seconds.
 
 EVERY_S = 5.0
 
@@ -33,12 +33,14 @@ class SearchLines:
         self._trials = trials
         self._due = now + EVERY_S
         self._quiet = quiet
+        self._stream = line_stream()
 
     def look(self, record: SearchRecord, now: float) -> None:
         """Print a line if one is due."""
         if not self._quiet and now >= self._due:
             self._due = now + EVERY_S
-            print(standing_line(record, self._trials), file=sys.stderr, flush=True)  # noqa: T201 - the purpose of the class
+            self._stream.write(f"{standing_line(record, self._trials)}\n")
+            self._stream.flush()
 
 
 def standing_line(record: SearchRecord, trials: int) -> str:
