@@ -1,4 +1,4 @@
-"""The foundation of all other folders: errors, units, text for values, files, the clock, plug-ins, user code.
+"""The foundation of all other folders: errors, units, text for values, tables, files, the clock, plug-ins, user code.
 
 It knows nothing of runs, tasks or services. Imports no other folder of Hooke.
 """
