@@ -14,7 +14,15 @@ pytestmark = pytest.mark.heavy
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 SHOWN = {
     "first_pipeline": ["<svg", "finished</b>", ">best</td>", "Cell In[6]:3: return price / of", "0.428571"],
-    "scaling": ["COST", "round 2 of 2 is done", "<svg", ">speedup</th>", ">efficiency</th>", "recommended", "this machine, "],
+    "scaling": [
+        "COST",
+        "round 2 of 2 is done",
+        "<svg",
+        ">speedup</th>",
+        ">efficiency</th>",
+        "recommended",
+        "this machine, ",
+    ],
     "looking_at_runs": [
         "fitting depth 3 at rate 0.2",
         ">error</td>",

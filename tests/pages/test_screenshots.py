@@ -65,4 +65,5 @@ def test_each_picture_is_small_and_shown():
         assert file in shown, f"no page of the docs shows {file}"
         assert file.stat().st_size < MOST_BYTES
         if file.suffix == ".png":
-            assert Image.open(file).width == WIDTH
+            with Image.open(file) as picture:
+                assert picture.width == WIDTH

@@ -189,7 +189,9 @@ def test_ctrl_c_on_a_terminal_leaves_the_terminal_as_it_was(place):
 
 def test_a_run_of_another_process_is_followed_on_a_terminal(place):
     driver = place.start("-m", "hooke", "run", place.write("x.py", GATED) + ":job", "--on", "local:1")
-    follow = "import hooke, time\nwhile not hooke.runs(): time.sleep(0.05)\nprint('status', hooke.follow().status)"
+    follow = (
+        "import hooke, time\nwhile not hooke.runs(): time.sleep(0.05)\nprint('status', hooke.follow().status)"
+    )
     child = place.terminal("-c", follow)
     child.expect(r"running.*1 of 1 workers busy")
     child.expect("gated")
