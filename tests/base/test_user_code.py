@@ -1,6 +1,13 @@
 from __future__ import annotations
 
-from hooke.base.user_code import LONGEST_LINE, SourceLine, user_frames
+from hooke.base.user_code import (
+    LONGEST_LINE,
+    SourceLine,
+    cell_number,
+    raising_line,
+    user_frames,
+    with_cells_named,
+)
 
 TEXT = """Traceback (most recent call last):
   File "/opt/venv/lib/python3.11/site-packages/hooke/engines/local_worker.py", line 5, in work
@@ -62,3 +69,36 @@ def test_frames_from_windows_and_frozen_modules_are_libraries():
 def test_a_line_of_source_is_cut_to_fit_a_message():
     assert str(SourceLine("job.py", 3, "run(job)")) == "job.py:3: run(job)"
     assert str(SourceLine("job.py", 3, "x" * 500)) == f"job.py:3: {'x' * LONGEST_LINE} ..."
+
+
+def test_the_line_that_raised_is_the_last_of_the_users():
+    assert raising_line(TEXT) == '/project/flights.py:36: raise ValueError("no wind")'
+    assert raising_line("  Cell In[3], line 5, in half\n    return 1 / x\nZeroDivisionError: x") == (
+        "Cell In[3]:5: return 1 / x"
+    )
+    assert raising_line("ValueError: no frames") == ""
+
+
+def test_frames_of_cells_stay_and_those_before_them_are_left_out_as_before():
+    text = "\n".join(
+        [
+            '  File "/opt/venv/lib/python3.11/site-packages/hooke/pipeline/task.py", line 5, in work',
+            "    call()",
+            "  Cell In[12], line 2, in half",
+            "    return deeper(x)",
+            '  File "/opt/venv/lib/python3.11/site-packages/polars/frame.py", line 1, in join',
+            '    raise KeyError("wind")',
+            "KeyError: 'wind'",
+        ]
+    )
+    assert user_frames(text) == [
+        "  Cell In[12], line 2, in half",
+        "    return deeper(x)",
+        "  raised in join, line 1 of /opt/venv/lib/python3.11/site-packages/polars/frame.py",
+        "KeyError: 'wind'",
+    ]
+
+
+def test_where_there_is_no_notebook_no_cell_has_a_name():
+    assert with_cells_named(TEXT) == TEXT
+    assert cell_number() is None

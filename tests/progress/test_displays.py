@@ -12,6 +12,8 @@ import pytest
 import hooke
 from hooke.base.table import Tabular
 
+pytestmark = pytest.mark.heavy
+
 PAGES = ("python", "scaling", "data")
 """Pages of the reference with objects that a user holds."""
 MOST = 300
