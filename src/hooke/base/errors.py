@@ -24,10 +24,9 @@ from __future__ import annotations
 import signal as signals
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
-from hooke.base.formats import first_line, format_bytes, readable, tries_text
+from hooke.base.formats import first_line, format_bytes, preformatted, readable, tries_text
 from hooke.base.user_code import raising_line, user_frames, user_stack
 
 __all__ = [
@@ -93,8 +92,7 @@ class HookeError(Exception):
         return _rebuild, (type(self), self.args), self.__dict__
 
     def _repr_html_(self) -> str:
-        text = escape(f"{type(self).__name__}: {self}")
-        return f'<pre style="font-family:monospace;white-space:pre-wrap">{text}</pre>'
+        return preformatted(f"{type(self).__name__}: {self}")
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows below a cell: the user's own lines that led here, then the text."""

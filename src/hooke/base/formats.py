@@ -8,6 +8,7 @@ import itertools
 import re
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "first_line",
     "format_bytes",
     "format_seconds",
+    "preformatted",
     "readable",
     "short_call",
     "short_parameters",
@@ -210,6 +212,11 @@ def readable(text: str) -> str:
     if _INVISIBLE.search(text) is None:
         return text
     return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], _COLOURS.sub("", text))
+
+
+def preformatted(text: str) -> str:
+    """HTML of lines as they are, escaped."""
+    return f'<pre style="font-family:monospace;white-space:pre-wrap">{escape(text)}</pre>'
 
 
 def clip(text: str, most: int) -> str:

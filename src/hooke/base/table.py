@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Generic, SupportsIndex, TypeVar, overload
 
 from hooke.base.errors import MissingExtra, UsageError
-from hooke.base.formats import aligned, readable
+from hooke.base.formats import aligned, preformatted, readable
 
 __all__ = [
     "Printed",
@@ -22,7 +22,6 @@ __all__ = [
     "Tabular",
     "fields_by_name",
     "html_table",
-    "preformatted",
 ]
 
 T = TypeVar("T")
@@ -44,11 +43,6 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, cell: st
         "<tr>" + "".join(f'<td style="{cell}">{escape(text)}</td>' for text in row) + "</tr>" for row in rows
     )
     return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def preformatted(text: str) -> str:
-    """Lines of text as they are, escaped."""
-    return f'<pre style="font-family:monospace;white-space:pre-wrap">{escape(text)}</pre>'
 
 
 class Printed:
@@ -86,14 +80,15 @@ class Tabular:
         return library.DataFrame(self.columns())
 
     def _repr_html_(self) -> str:
-        header, rows = self._cells()
-        more = f"<div>and {len(rows) - MOST_ROWS:,} more</div>" if len(rows) > MOST_ROWS else ""
-        return html_table(header, rows[:MOST_ROWS]) + more
-
-    def _cells(self) -> tuple[list[str], list[tuple[str, ...]]]:
-        """The header and the rows, as text."""
         columns = self.columns()
-        return list(columns), [tuple(map(_cell, row)) for row in zip(*columns.values(), strict=True)]
+        rows = max(map(len, columns.values()), default=0)
+        more = f"<div>and {rows - MOST_ROWS:,} more</div>" if rows > MOST_ROWS else ""
+        return html_table(list(columns), _as_text(columns, MOST_ROWS)) + more
+
+
+def _as_text(columns: Mapping[str, list[Any]], most: int | None = None) -> list[tuple[str, ...]]:
+    """The rows, or `most` of them, as text."""
+    return [tuple(map(_cell, row)) for row in zip(*(each[:most] for each in columns.values()), strict=True)]
 
 
 def _cell(value: Any) -> str:
@@ -160,7 +155,8 @@ class TableList(list[T], Tabular):
             return repr(self)
         if self._kind.text is not None:
             return "\n".join(map(self._kind.text, self))
-        return "\n".join(aligned(*self._cells()))
+        columns = self.columns()
+        return "\n".join(aligned(list(columns), _as_text(columns)))
 
     def columns(self) -> dict[str, list[Any]]:
         """Column -> one value per row."""

@@ -8,8 +8,7 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from hooke.base.formats import first_line, format_bytes, format_seconds
-from hooke.base.table import preformatted
+from hooke.base.formats import first_line, format_bytes, format_seconds, preformatted
 from hooke.journal.run_view import RunRow
 from hooke.journal.task_view import TaskRow
 from hooke.progress.display import RunSnapshot, clock, most_telling
@@ -137,6 +136,7 @@ class NotebookLines:
     def flush(self) -> None:
         """Show them."""
         text = "\n".join(self._text.splitlines()[-MOST_LINES:])
+        self._text = f"{text}\n"
         self._display.show({"text/plain": text, "text/html": preformatted(text)})
 
 
