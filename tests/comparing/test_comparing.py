@@ -410,7 +410,7 @@ def test_side_by_side_fits_its_width_and_loses_nothing(width, rows, times):
     section = Section(
         title="things",
         differ={f"row {at}": row * times for at, row in enumerate(rows)},
-        equal=("x", "y" * 99),
+        equal={"x": 1, "y" * 99: 2},
     )
     count = 3 * times
     legend = [(letter, "run", "finished") for letter in letters(count)]

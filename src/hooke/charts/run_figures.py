@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from hooke.charts.sheet import GREY, INK, SERIES
 
-__all__ = ["Curves", "ParallelColumn", "Trace", "curves_spec", "parallel_spec", "thinned"]
+__all__ = ["Curves", "ParallelColumn", "Trace", "curves_spec", "dimension_of", "parallel_spec", "thinned"]
 
 
 MOST_POINTS = 1000
@@ -144,7 +144,7 @@ class ParallelColumn:
 
 def parallel_spec(columns: Sequence[ParallelColumn], *, colour: str = "", title: str = "") -> dict[str, Any]:
     """Plotly's traces and layout. `colour` names the column that colors the lines; by default the last numeric one."""
-    dimensions = [_dimension(column) for column in columns]
+    dimensions = [dimension_of(column) for column in columns]
     numeric = [at for at, column in enumerate(columns) if column.is_numeric]
     named = [at for at in numeric if columns[at].name == colour]
     shade = next(iter(named or reversed(numeric)), None)
@@ -165,7 +165,8 @@ def parallel_spec(columns: Sequence[ParallelColumn], *, colour: str = "", title:
     return {"data": [{"type": "parcoords", "dimensions": dimensions, "line": line}], "layout": layout}
 
 
-def _dimension(column: ParallelColumn) -> dict[str, Any]:
+def dimension_of(column: ParallelColumn) -> dict[str, Any]:
+    """Where its values lie on an axis, logarithmic for numbers of many magnitudes: Plotly's dimension, with its texts escaped for HTML."""
     made = _numbers(column) if column.is_numeric else _texts(column)
     return {"label": escape(column.name)} | made
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hooke.base.errors import UsageError
 from hooke.comparing.facts import Name, RunFacts
@@ -15,7 +15,10 @@ from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import RunsFolder
 from hooke.sync.outbox import logged_segments
 
-__all__ = ["curves", "figure", "page", "parallel"]
+if TYPE_CHECKING:
+    from hooke.charts.run_figures import Curves, ParallelColumn
+
+__all__ = ["curves", "figure", "has_curves", "page", "panels", "parallel", "parallel_columns"]
 
 MOST_LINES = 60
 """Lines of one run in a panel; more could not be told apart."""
@@ -28,15 +31,26 @@ _Line = tuple[int | None, int | None, Name]
 def curves(
     folder: RunsFolder, runs: Sequence[RunFacts], sources: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """Learning curves as a Plotly specification, one panel per metric. `sources` are the runs' labels.
+    """Learning curves as a Plotly specification, one panel per metric; as `panels` finds them, and raising as it does."""
+    from hooke.charts.run_figures import curves_spec
 
-    By default for the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
+    shown, left_out = panels(folder, runs, sources, metrics)
+    title = "Learning curves" + (f", {left_out} lines of items left out" if left_out else "")
+    return curves_spec(shown, title=title)
+
+
+def panels(
+    folder: RunsFolder, runs: Sequence[RunFacts], sources: Sequence[str], metrics: Sequence[str]
+) -> tuple[list[Curves], int]:
+    """The curves of each metric, and how many lines of items are left out. `sources` are the runs' labels.
+
+    By default of the metrics of which some run logged several values. Raises UsageError for a metric that no run logged.
     """
-    from hooke.charts.run_figures import Curves, Trace, curves_spec
+    from hooke.charts.run_figures import Curves, Trace
 
     names = NameGroup("metrics", runs)
     wanted = [names.find(metric) for metric in metrics] or _several(names, runs)
-    panels: dict[Name, list[Trace]] = {name: [] for name in wanted}
+    traces: dict[Name, list[Trace]] = {name: [] for name in wanted}
     left_out = 0
     for source, facts in zip(sources, runs, strict=True):
         label = source if source == facts.run else f"{source}  {facts.run}"
@@ -50,20 +64,32 @@ def curves(
             points.sort(key=lambda point: point[:2])
             detail = f"{name.task}[{item}]" if item is not None else name.task
             steps, values = [step for step, _, _ in points], [value for _, _, value in points]
-            panels[name].append(Trace(source=label, steps=steps, values=values, detail=detail))
-    title = "Learning curves" + (f", {left_out} lines of items left out" if left_out else "")
-    shown = [Curves(metric=names.shown(name), traces=traces) for name, traces in panels.items()]
-    return curves_spec(shown, title=title)
+            traces[name].append(Trace(source=label, steps=steps, values=values, detail=detail))
+    return [Curves(metric=names.shown(name), traces=each) for name, each in traces.items()], left_out
+
+
+def has_curves(runs: Sequence[RunFacts]) -> bool:
+    """Whether some run logged several values of a metric."""
+    return any(
+        spread.count > 1 and not is_system(name) for each in runs for name, spread in each.metrics.items()
+    )
 
 
 def parallel(runs: Sequence[RunFacts], columns: Sequence[str], colour: str) -> dict[str, Any]:
     """Parallel coordinates as a Plotly specification. Raises UsageError for a column that no run has, and for no columns."""
-    from hooke.charts.run_figures import ParallelColumn, parallel_spec
+    from hooke.charts.run_figures import parallel_spec
 
     if not columns:
         raise UsageError("these runs do not differ", fix="name columns, such as params.depth or metrics.auc")
-    made = [ParallelColumn(name=column.partition(".")[2], values=_values(runs, column)) for column in columns]
+    made = parallel_columns(runs, columns)
     return parallel_spec(made, colour=colour.partition(".")[2] or colour, title=f"{len(runs)} runs")
+
+
+def parallel_columns(runs: Sequence[RunFacts], columns: Sequence[str]) -> list[ParallelColumn]:
+    """The values of each column, one for each run. Raises UsageError for a column that no run has."""
+    from hooke.charts.run_figures import ParallelColumn
+
+    return [ParallelColumn(name=column.partition(".")[2], values=_values(runs, column)) for column in columns]
 
 
 def figure(spec: Mapping[str, Any]) -> Any:

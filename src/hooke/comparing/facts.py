@@ -15,12 +15,13 @@ import msgspec
 
 from hooke.base.files import write_atomic
 from hooke.base.formats import text_of
-from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged
+from hooke.journal.events import ArtifactLogged, NotesLogged, PointsLogged, RunMadeOf
 from hooke.journal.reader import SegmentReader
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import AttemptFacts, AttemptsView, RunRow, RunView
 from hooke.journal.segments import HEADER_BYTES
 from hooke.journal.task_view import TaskRow
+from hooke.pages.run_report import environment_of
 from hooke.sync.outbox import logged_segments
 from hooke.tracking.logged_values import CurvePart, Owner, curve_parts
 
@@ -201,6 +202,8 @@ class RunFacts:
     run: str
     row: RunRow
     tasks: list[TaskRow] = field(default_factory=list)
+    conditions: dict[str, str] = field(default_factory=dict)
+    """Where and by what it ran: the host, the commit, the hardware."""
     code: dict[str, str] = field(default_factory=dict)
     """Part of the code -> digest."""
     params: dict[Name, tuple[str, ...]] = field(default_factory=dict)
@@ -219,14 +222,18 @@ def facts_of(runs: RunsFolder, run: str, *, of_key: str = "") -> RunFacts:
     folder = runs.folder(run)
     view, attempts = RunView(), AttemptsView()
     owned = folded_in(folder).owned
+    made_of = None
     for event in runs.events(run):
         view.apply(event)
+        if isinstance(event, RunMadeOf):
+            made_of = event.record
         if owned:
             attempts.apply(event)
     view.driver_alive(runs.alive(run), runs.last_written(run))
     now = time.time()
     code = {name: digest for node in view.nodes.values() for name, digest in node.planned.code.items()}
     facts = RunFacts(run=run, row=view.row(now), tasks=view.rows(now), code=code)
+    facts.conditions = dict(environment_of(view, made_of))
     given = view.begun.parameters or view.begun.shown if view.begun is not None else {}
     facts.params = {Name("", name): (text_of(value),) for name, value in given.items()}
     if of_key:

@@ -22,7 +22,7 @@ from hooke.comparing.query import WHICH, NameGroup, is_system, number
 from hooke.journal.run_folders import RunsFolder
 from hooke.journal.run_view import moment
 
-__all__ = ["Comparison", "Section", "letters", "sections_of", "side_by_side"]
+__all__ = ["Comparison", "Section", "columns_of", "conditions_of", "letters", "sections_of", "side_by_side"]
 
 
 # --- Differences by kind, as plain values.
@@ -33,14 +33,21 @@ _Values = Sequence[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One kind of fact: name -> values that differ, one per run (None if it has none), and the names of equal ones."""
+    """One kind of fact: name -> values that differ, one per run (None if it has none); and name -> the value that all runs have."""
 
     title: str
     differ: Mapping[str, Sequence[Any]]
-    equal: tuple[str, ...]
+    equal: Mapping[str, Any]
+
+    def rows(self, runs: int) -> Iterator[tuple[str, list[str], bool]]:
+        """Each name, its cells for so many runs, and whether they differ; those that do come first."""
+        for name in self.differ:
+            yield name, self.cells(name), True
+        for name, value in self.equal.items():
+            yield name, [_short(value)] * runs, False
 
     def cells(self, name: str) -> list[str]:
-        """A row as text: numbers with six digits, or with all digits if six are not enough to see the difference."""
+        """A row that differs as text: numbers with six digits, or with all digits if six are not enough to see the difference."""
         values = self.differ[name]
         texts = ["-" if value is None else _short(value) for value in values]
         if len(set(texts)) < 2:
@@ -48,23 +55,41 @@ class Section:
         return texts
 
 
-def sections_of(runs: Sequence[RunFacts]) -> list[Section]:
-    """Parameters, metrics, tags, artifacts, durations and code. Reads artifacts whose sizes are equal."""
+def sections_of(runs: Sequence[RunFacts], *, artifacts: bool = True) -> list[Section]:
+    """Parameters, metrics, tags, artifacts, durations and code. Reads artifacts whose sizes are equal, unless they are left out."""
     return [
         _section("parameters", _notes(runs, "params")),
         _section("metrics", _metrics(runs)),
         _section("tags", _notes(runs, "tags")),
-        _section("artifacts", _artifacts(runs)),
+        *([_section("artifacts", _artifacts(runs))] if artifacts else []),
         _section("durations", _durations(runs)),
         _section("code", _code(runs)),
     ]
+
+
+def conditions_of(runs: Sequence[RunFacts]) -> Section:
+    """Under which conditions each ran: the backend, host, commit, environment and hardware."""
+    names = dict.fromkeys(name for each in runs for name in each.conditions)
+    return _section("conditions", {name: [each.conditions.get(name) for each in runs] for name in names})
+
+
+def columns_of(sections: Sequence[Section]) -> tuple[str, ...]:
+    """The default columns of parallel coordinates: parameters, then last values of metrics, that differ."""
+    groups = {"parameters": "params", "metrics": "metrics"}
+    return tuple(
+        f"{groups[each.title]}.{name}"
+        for each in sections
+        if each.title in groups
+        for name in each.differ
+        if each.title == "parameters" or not name.endswith((".min", ".max"))
+    )
 
 
 def _section(title: str, rows: Mapping[str, _Values]) -> Section:
     # Compared as text, because `nan` does not equal `nan`.
     equal = {name for name, values in rows.items() if len({repr(value) for value in values}) == 1}
     differ = {name: values for name, values in rows.items() if name not in equal}
-    return Section(title=title, differ=differ, equal=tuple(name for name in rows if name in equal))
+    return Section(title=title, differ=differ, equal={name: rows[name][0] for name in rows if name in equal})
 
 
 def _short(value: Any) -> str:
@@ -281,12 +306,12 @@ class Comparison:
         By default through the parameters and metrics that differ; `colour` is the column that colours the lines, by default the
         last. Raises UsageError for a column that no run has, and if nothing differs; MissingExtra.
         """
-        return drawing.figure(drawing.parallel(self._facts, columns or self._columns(), colour))
+        return drawing.figure(drawing.parallel(self._facts, columns or columns_of(self.sections), colour))
 
     def html(self) -> str:
         """A self-contained HTML page with tables, learning curves and parallel coordinates. Raises MissingExtra."""
         specs = []
-        if columns := self._columns():
+        if columns := columns_of(self.sections):
             specs.append(drawing.parallel(self._facts, columns, ""))
         if any(name.endswith((".min", ".max")) for name in self._metrics()):
             specs.append(self._curves(()))
@@ -321,14 +346,3 @@ class Comparison:
     def _metrics(self) -> list[str]:
         (section,) = [each for each in self.sections if each.title == "metrics"]
         return [*section.differ, *section.equal]
-
-    def _columns(self) -> tuple[str, ...]:
-        """The default columns of parallel coordinates: parameters, then last values of metrics."""
-        groups = {"parameters": "params", "metrics": "metrics"}
-        return tuple(
-            f"{groups[each.title]}.{name}"
-            for each in self.sections
-            if each.title in groups
-            for name in each.differ
-            if each.title == "parameters" or not name.endswith((".min", ".max"))
-        )

@@ -53,6 +53,7 @@ __all__ = [
     "ReportedLog",
     "RunFollower",
     "RunReport",
+    "environment_of",
     "image_type",
     "keep_report",
     "kept_report",
@@ -357,7 +358,7 @@ class RunFollower:
             logs=self._logs.tails(),
             files=files[:MOST_ROWS],
             code=code[:MOST_ROWS],
-            environment=_environment(view, self._made_of),
+            environment=environment_of(view, self._made_of),
             cached=[_cached(view, task, causes or {}) for task in tasks[:MOST_ROWS]],
             reading=f"{1 - self.share_left:.0%}" if self.share_left else "",
             left_out=left_out,
@@ -596,7 +597,8 @@ def _code(view: RunView) -> list[ReportedCode]:
     return list(found)
 
 
-def _environment(view: RunView, made_of: MadeOf | None) -> list[tuple[str, str]]:
+def environment_of(view: RunView, made_of: MadeOf | None) -> list[tuple[str, str]]:
+    """Where and by what a run ran, as far as it is known: host, versions, commit, hardware, data files."""
     begun = view.begun
     if begun is None:
         return []

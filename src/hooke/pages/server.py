@@ -26,10 +26,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hooke.base.clock import SystemClock
 from hooke.base.errors import HookeError
 from hooke.base.formats import readable
-from hooke.base.this_process import RareCollections
+from hooke.journal.run_view import RunRow
 from hooke.pages.rendering import TEMPLATES, asset, page_of, report_file
-from hooke.pages.run_index import SORTS, STATUSES, RunIndex
-from hooke.pages.run_report import WORTH_EVENTS, RunFollower, RunReport, keep_report, kept_report
+from hooke.pages.run_index import SORTS, STATUSES, FoundRuns, RunIndex
+from hooke.pages.run_report import WORTH_EVENTS, RunReport, keep_report, kept_report
 
 __all__ = ["PageServer", "SubjectPages", "changed_events", "serve_pages"]
 
@@ -60,7 +60,7 @@ class SubjectPages(Protocol):
 
     @property
     def title(self) -> str:
-        """What the link at the top says: "Laws"."""
+        """What the link at the top says: "Laws"; empty for no link."""
 
     @property
     def address(self) -> str:
@@ -71,7 +71,7 @@ class SubjectPages(Protocol):
 
 
 class PageServer:
-    """The pages of one project. `beside` gives what a run cost and why its tasks ran: (text, task -> text)."""
+    """The pages of one project. `beside` gives what a run cost and why its tasks ran: (text, task -> text); `costs` what those of a list cost."""
 
     def __init__(
         self,
@@ -79,12 +79,16 @@ class PageServer:
         *,
         name: str,
         beside: Callable[[str, bool], tuple[str, dict[str, str]]],
+        costs: Callable[[Sequence[RunRow]], dict[str, str]] = lambda _: {},
         subjects: Sequence[SubjectPages] = (),
     ) -> None:
         self.index = index
         self.name = name
         self.subjects = subjects
         self._beside = beside
+        self._costs = costs
+        self._priced: set[str] = set()
+        """Runs whose cost is known: with more of them, the list has changed."""
         self._known: dict[str, tuple[int, tuple[str, dict[str, str]]]] = {}
         self.took: dict[str, float] = {}
         """Run -> seconds that its page took to make again; the first time it has the whole journal to read."""
@@ -106,7 +110,7 @@ class PageServer:
 
     def page(self, template: str, **values: Any) -> str:
         """A page with the links to all subjects at its top."""
-        links = [("Runs", "/runs"), *((each.title, each.address) for each in self.subjects)]
+        links = [("Runs", "/runs"), *((each.title, each.address) for each in self.subjects if each.title)]
         return page_of(template, inline=False, subjects=links, project=self.name, **values)
 
     def app(self, *, hosts: frozenset[str], token: str) -> ASGIApp:
@@ -130,10 +134,15 @@ class PageServer:
         query, status, sort = asked.get("q", ""), asked.get("status", ""), asked.get("sort", "newest")
         if status not in STATUSES or sort not in SORTS or not asked.get("page", "1").isdecimal():
             raise HTTPException(400, "this page has no such filter")
-        find = functools.partial(
-            self.index.page, query=query, status=status, sort=sort, page=int(asked.get("page", "1")[:9])
-        )
-        found = await run_in_threadpool(find)
+        number = int(asked.get("page", "1")[:9])
+
+        def find() -> tuple[FoundRuns, dict[str, str]]:
+            found = self.index.page(query=query, status=status, sort=sort, page=number)
+            costs = self._costs([row for _, row, _ in found.rows if row is not None])
+            self._priced.update(costs)
+            return found, costs
+
+        found, costs = await run_in_threadpool(find)
         page = self.page(
             "runs.html",
             query=query,
@@ -142,6 +151,7 @@ class PageServer:
             statuses=STATUSES,
             sorts=SORTS,
             rows=found.rows,
+            costs=costs,
             found=found.found,
             total=found.total,
             looked=found.looked,
@@ -158,17 +168,18 @@ class PageServer:
 
     def _run_page(self, run: str) -> str:
         began = time.monotonic()
-        report = self._read(run)
+        report = self.report(run)
         page = self.page("run.html", report=report, previews={}, links=True)
         self.took[run] = time.monotonic() - began if run in self.took else 0.0
         return page
 
     async def _report(self, request: Request) -> Response:
-        run = self.named(request)
-        html = await run_in_threadpool(lambda: report_file(self._read(run, whole=True)))
+        run = self._named(request)
+        html = await run_in_threadpool(lambda: report_file(self.report(run, whole=True)))
         return HTMLResponse(html, headers={"content-disposition": _attachment(f"{run}.html")})
 
-    def _read(self, run: str, *, whole: bool = False) -> RunReport:
+    def report(self, run: str, *, whole: bool = False) -> RunReport:
+        """What the run's page says; read for a while, unless `whole` is asked for. Raises JournalError."""
         folder = self.index.runs.folder(run)
         kept = kept_report(folder, time.time())
         if kept is not None:
@@ -224,7 +235,7 @@ class PageServer:
         return await run_in_threadpool(find)
 
     async def _runs_events(self, request: Request) -> Response:
-        return changed_events(request, self.index.state, lambda: 1.0)
+        return changed_events(request, lambda: (self.index.state(), len(self._priced)), lambda: 1.0)
 
     async def _run_events(self, request: Request) -> Response:
         run = self.named(request)
@@ -247,9 +258,11 @@ class PageServer:
     def _said(self, status: int, what: str, fix: str) -> Response:
         return HTMLResponse(self.page("refused.html", what=what, fix=fix), status)
 
-    def named(self, request: Request) -> str:
-        """The run in the address. Raises HTTPException if there is none, or its journal is in a cluster."""
-        run: str = request.path_params["run"]
+    def _named(self, request: Request) -> str:
+        return self.named(request.path_params["run"])
+
+    def named(self, run: str) -> str:
+        """The run, if its journal is here. Raises HTTPException."""
         if not self.index.has(run):
             raise HTTPException(404, f"there is no run {run}")
         if self.index.runs.elsewhere(run) is not None:

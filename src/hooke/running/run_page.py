@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from hooke.base.distributions import install_command
-from hooke.base.errors import MissingExtra, UsageError
-from hooke.fleets.elastic import LedgerMeter
+from hooke.base.errors import JournalError, MissingExtra, UsageError
+from hooke.fleets.elastic import run_meter
+from hooke.journal.run_folders import DRIVER
+from hooke.journal.run_view import RunRow
+from hooke.journal.segments import SUFFIX
 from hooke.machines.keeper import has_ledger
 from hooke.pages.run_report import RunFollower
 from hooke.project.folder import Project
 from hooke.running.why import why
 
-__all__ = ["cost_text", "run_html_file", "task_causes"]
+__all__ = ["RunCosts", "cost_text", "run_html_file", "task_causes"]
 
 MOST_NODES = 2000
 """Of a run that is compared with earlier ones: each look costs a millisecond for ten nodes."""
 MOST_BYTES = 4 << 20
 """Of the journal of an earlier run to compare with: reading it takes a tenth of a second."""
+COSTS_S = 0.2
+"""How long a request for a list looks for costs; the next one goes on from there."""
 MOST_CAUSES = 3
 """For one task."""
 
@@ -55,6 +62,37 @@ def task_causes(project: Project, run: str) -> dict[str, str]:
 
 
 def cost_text(project: Project, run: str) -> str:
-    """What its machines have cost, as text; empty for a run whose ledger has no price, or that has none."""
-    meter = LedgerMeter(project.runs, run) if has_ledger(project.runs.folder(run)) else None
-    return f"${meter.usd(time.time()):.4g}" if meter is not None and meter.priced else ""
+    """What its machines, or those of the fleet that it ran on, have cost, as text; empty for a run whose ledger has no price, or that has none."""
+    meter = run_meter(project, run)
+    return f"${meter.usd(time.time()):.4g}" if meter is not None else ""
+
+
+class RunCosts:
+    """What the runs of a list have cost, as text; looked up for a fraction of a second at a time, and kept for those that have ended."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._rented = {name for name, each in project.settings.places.items() if each.fleet}
+        self.ended: dict[str, str] = {}
+        """Run -> its cost."""
+
+    def __call__(self, rows: Iterable[RunRow]) -> dict[str, str]:
+        """Run -> cost, of those that have one and were looked up so far."""
+        deadline, found = time.monotonic() + COSTS_S, {}
+        for row in rows:
+            text = self.ended.get(row.run, "")
+            if row.run not in self.ended and self._may_cost(row) and time.monotonic() < deadline:
+                with contextlib.suppress(JournalError):  # its row says that it is unreadable
+                    text = cost_text(self._project, row.run)
+                if row.status != "running":
+                    self.ended[row.run] = text
+            if text:
+                found[row.run] = text
+        return found
+
+    def _may_cost(self, row: RunRow) -> bool:
+        """Whether it has a ledger, or ran on a rented fleet; of a large journal the run's page tells."""
+        folder = self._project.runs.folder(row.run)
+        file = folder / f"{DRIVER}{SUFFIX}"
+        priced = row.place in self._rented or has_ledger(folder)
+        return priced and file.is_file() and file.stat().st_size <= MOST_BYTES

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import aligned, format_seconds, text_of
@@ -16,6 +17,9 @@ from hooke.journal.study_records import SearchRecord, TrialRecord, read_search
 from hooke.progress.choice import line_stream
 from hooke.project.folder import Project
 from hooke.running.run import Run
+
+if TYPE_CHECKING:
+    from hooke.charts.run_figures import Curves, ParallelColumn
 
 __all__ = ["Search", "SearchLines", "Trial", "Trials", "params_line", "short", "standing_line"]
 
@@ -199,41 +203,84 @@ class Search:
             "best": best.trial if best is not None else None, "trials": rows,
         }  # fmt: skip
 
+    @property
+    def started_at(self) -> float:
+        """When it began, or was last continued, in seconds since the epoch."""
+        return self._record.begun.at
+
+    def counts(self) -> dict[str, int]:
+        """Status -> how many trials have it."""
+        return dict(Counter(each.status for each in self._record.trials.values()))
+
+    def importance(self) -> dict[str, float]:
+        """Parameter -> which share of the differences between the values of trials it explains alone, 0 to 1, the largest first.
+
+        The finished trials are put into groups of like values of the parameter, of numbers at most five of about equal size. The share is
+        epsilon squared (Kelley 1935) of the ranks of their values: eta squared less what chance would explain. Empty below LEAST_TRIALS.
+        """
+        ended = self._ended()
+        if len(ended) < LEAST_TRIALS:
+            return {}
+        ranks = _ranks([trial.value or 0.0 for trial in ended])
+        shares = {
+            name: _explained(_groups([trial.params.get(name) for trial in ended]), ranks)
+            for name in self._record.looked.space
+        }
+        return dict(sorted(shares.items(), key=lambda each: -each[1]))
+
     def history(self) -> Any:
         """A `plotly.graph_objects.Figure`: the values of trials by number, and the best so far. Raises MissingExtra."""
-        from hooke.charts.run_figures import Curves, Trace, curves_spec  # SciPy comes with the laws
+        from hooke.charts.run_figures import curves_spec  # SciPy comes with the laws
+
+        return drawing.figure(curves_spec([self.history_curves()], title=self.id, steps="trial"))
+
+    def history_curves(self) -> Curves:
+        """What `history` draws."""
+        from hooke.charts.run_figures import Curves, Trace
 
         ended = [each for _, each in sorted(self._record.trials.items()) if each.value is not None]
         numbers = [each.trial for each in ended]
         values = [each.value or 0.0 for each in ended]
         pick = max if self._record.looked.direction == "maximize" else min
-        best = [pick(values[: at + 1]) for at in range(len(values))]
+        best = list(itertools.accumulate(values, pick))
         traces = [
             Trace(source="best so far", steps=numbers, values=best),
             Trace(source="trial", steps=numbers, values=values, joined=False),
         ]
-        panel = Curves(metric=self._record.looked.metric or "result", traces=traces)
-        return drawing.figure(curves_spec([panel], title=self.id, steps="trial"))
+        return Curves(metric=self._record.looked.metric or "result", traces=traces)
 
     def parallel_coordinates(self) -> Any:
         """A `plotly.graph_objects.Figure`: one line per finished trial through its parameters and its value. Raises MissingExtra."""
-        from hooke.charts.run_figures import ParallelColumn, parallel_spec
+        from hooke.charts.run_figures import parallel_spec
 
-        ended = [trial for trial in self.trials if trial.value is not None]
-        names = list(self._record.looked.space)
+        return drawing.figure(parallel_spec(self.parallel_columns(self._ended()), title=self.id))
+
+    def parallel_columns(self, trials: Sequence[Trial]) -> list[ParallelColumn]:
+        """A column for each parameter, and one for the value of these trials."""
+        from hooke.charts.run_figures import ParallelColumn
+
         columns = [
-            ParallelColumn(name=name, values=[trial.params.get(name) for trial in ended]) for name in names
+            ParallelColumn(name=name, values=[trial.params.get(name) for trial in trials])
+            for name in self._record.looked.space
         ]
         value = ParallelColumn(
-            name=self._record.looked.metric or "result", values=[trial.value for trial in ended]
+            name=self._record.looked.metric or "result", values=[trial.value for trial in trials]
         )
-        return drawing.figure(parallel_spec([*columns, value], title=self.id))
+        return [*columns, value]
+
+    def ranked(self) -> list[Trial]:
+        """All trials, the best first, then those without a value."""
+        sign = -1 if self._record.looked.direction == "maximize" else 1
+        return sorted(
+            self.trials,
+            key=lambda each: (math.inf if each.value is None else sign * each.value, each.number),
+        )
+
+    def _ended(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.value is not None]
 
     def _head(self) -> list[str]:
-        counts: dict[str, int] = {}
-        for each in self._record.trials.values():
-            counts[each.status] = counts.get(each.status, 0) + 1
-        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        told = ", ".join(f"{count} {status}" for status, count in self.counts().items())
         lines = [f"search {self.id}: {self.status}", f"  {self.objective}: {told or 'no trial yet'}"]
         best = self._record.best()
         if best is not None and best.value is not None:
@@ -270,3 +317,45 @@ def _typed(text: str) -> Any:
     if found is None:
         return text_of(text)
     return int(text) if text.lstrip("-").isdigit() else found
+
+
+# --- Importance: how much of the differences between trials one parameter explains.
+
+LEAST_TRIALS = 8
+"""With fewer finished trials, chance explains most of any parameter."""
+MOST_GROUPS = 5
+IN_A_GROUP = 4
+"""Trials, at least, of a number's group."""
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    for _, same in itertools.groupby(enumerate(order, 1), key=lambda each: values[each[1]]):
+        alike = list(same)
+        for _, at in alike:
+            ranks[at] = sum(rank for rank, _ in alike) / len(alike)
+    return ranks
+
+
+def _groups(values: Sequence[Any]) -> list[Any]:
+    """The group of each value: the value itself where few are different, else the part of the order in which it lies."""
+    most = min(MOST_GROUPS, len(values) // IN_A_GROUP)
+    if len(set(values)) <= most or not all(isinstance(value, int | float) for value in values):
+        return list(values)
+    return [int(most * (rank - 0.5) / len(values)) for rank in _ranks(values)]
+
+
+def _explained(groups: Sequence[Any], ranks: Sequence[float]) -> float:
+    """Epsilon squared of the ranks by group; 0 where each group has one member, or there is one group."""
+    by_group: dict[Any, list[float]] = {}
+    for group, rank in zip(groups, ranks, strict=True):
+        by_group.setdefault(group, []).append(rank)
+    mean, free = sum(ranks) / len(ranks), len(ranks) - len(by_group)
+    whole = sum((rank - mean) ** 2 for rank in ranks)
+    if not free or not whole or len(by_group) < 2:
+        return 0.0
+    means = {group: sum(found) / len(found) for group, found in by_group.items()}
+    within = sum((rank - means[group]) ** 2 for group, found in by_group.items() for rank in found)
+    return max(0.0, 1 - within / free / (whole / (len(ranks) - 1)))

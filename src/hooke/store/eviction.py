@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,13 +19,16 @@ __all__ = [
     "Evicted",
     "EvictionReport",
     "EvictionUnit",
+    "StoreSurvey",
     "StoreUsage",
+    "TaskUsage",
     "VerifyReport",
     "await_removals",
     "clear_abandoned",
     "evict",
     "measure",
     "pieces",
+    "survey",
     "verify",
 ]
 
@@ -83,6 +86,17 @@ class StoreUsage(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int = 0
 
 
+class TaskUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of one task: their number, bytes and seconds of work, and when one was used first and last."""
+
+    task: str
+    results: int
+    bytes: int
+    seconds: float
+    first_used: float
+    last_used: float
+
+
 class Evicted(msgspec.Struct, frozen=True, kw_only=True):
     """A removed unit, and the reason for the choice."""
 
@@ -100,6 +114,15 @@ class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
     spared: int
     live: tuple[str, ...]
     evicted: tuple[Evicted, ...]
+
+
+class StoreSurvey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store holds, by task, the largest first; and what an eviction to `most` bytes would remove now: None without a limit."""
+
+    usage: StoreUsage
+    tasks: tuple[TaskUsage, ...]
+    most: int | None
+    eviction: EvictionReport | None
 
 
 def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> Iterator[EvictionUnit]:
@@ -137,7 +160,12 @@ def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> It
 def measure(backend: Backend, entries: Iterable[tuple[str, Entry]], *, checkpoints: int = 0) -> StoreUsage:
     """How much the store holds."""
     stored = list(_stored(backend))
-    found = list(pieces(stored, entries))
+    return _usage(backend, stored, list(pieces(stored, entries)), checkpoints)
+
+
+def _usage(
+    backend: Backend, stored: Sequence[Stored], found: Sequence[EvictionUnit], checkpoints: int
+) -> StoreUsage:
     by_task: dict[str, int] = defaultdict(int)
     for piece in found:
         for task in piece.tasks:
@@ -149,6 +177,61 @@ def measure(backend: Backend, entries: Iterable[tuple[str, Entry]], *, checkpoin
         corrupt=sum(item.size for item in backend.list("corrupt/")),
         by_task=dict(by_task),
         checkpoints=checkpoints,
+    )
+
+
+def survey(
+    backend: Backend,
+    entries: Iterable[tuple[str, Entry]],
+    *,
+    most: int | None,
+    live: ListedClaims,
+    checkpoints: int = 0,
+) -> StoreSurvey:
+    """What the store holds, and what an eviction would remove, without removing anything."""
+    stored = list(_stored(backend))
+    found = list(pieces(stored, entries))
+    usage = _usage(backend, stored, found, checkpoints)
+    by_task: dict[str, list[EvictionUnit]] = defaultdict(list)
+    for piece in found:
+        for task in piece.tasks:
+            by_task[task].append(piece)
+    tasks = [
+        TaskUsage(
+            task=task,
+            results=len(own),
+            bytes=sum(piece.size for piece in own),
+            seconds=sum(piece.seconds for piece in own),
+            first_used=min(piece.used for piece in own),
+            last_used=max(piece.used for piece in own),
+        )
+        for task, own in by_task.items()
+    ]
+    return StoreSurvey(
+        usage=usage,
+        tasks=tuple(sorted(tasks, key=lambda each: -each.bytes)),
+        most=most,
+        eviction=None if most is None else _foreseen(backend, found, usage.bytes, most, live.held()),
+    )
+
+
+def _foreseen(
+    backend: Backend, found: Iterable[EvictionUnit], before: int, most: int, runs: dict[str, float]
+) -> EvictionReport:
+    """What `evict` would remove with these runs alive."""
+    after, spared = before, 0
+    evicted: list[Evicted] = []
+    since = _since(runs)
+    for piece in sorted(found, key=_worth):
+        if after <= most:
+            break
+        if since is not None and (not backend.notes_use or piece.used >= since):
+            spared += piece.size
+            continue
+        after -= piece.size
+        evicted.append(_gone(piece))
+    return EvictionReport(
+        before=before, after=after, spared=spared, live=tuple(sorted(runs)), evicted=tuple(evicted)
     )
 
 
@@ -165,7 +248,7 @@ def evict(
     spared = 0
     evicted: list[Evicted] = []
     seen: set[str] = set()
-    waiting = deque(sorted(pieces(stored, entries), key=lambda piece: (piece.value, piece.used)))
+    waiting = deque(sorted(pieces(stored, entries), key=_worth))
     while True:
         with waiting_claim(claims, _REMOVALS):
             runs = live.held()
@@ -177,7 +260,7 @@ def evict(
                     spared += piece.size
                     continue
                 after -= piece.size
-                evicted.append(Evicted(name=piece.name, size=piece.size, tasks=piece.tasks, why=_why(piece)))
+                evicted.append(_gone(piece))
         if not waiting or after <= most:
             break
         time.sleep(PAUSE_S)
@@ -205,10 +288,24 @@ def _stored(backend: Backend) -> Iterator[Stored]:
         yield from backend.list(prefix)
 
 
+def _worth(piece: EvictionUnit) -> tuple[float, float]:
+    """The least worthy goes first; of equal ones the one that was not used for longer."""
+    return piece.value, piece.used
+
+
+def _since(runs: Mapping[str, float]) -> float | None:
+    """What was used since then stays, because a live run may need it; None where none lives."""
+    return min(runs.values()) - SLACK_S if runs else None
+
+
+def _gone(piece: EvictionUnit) -> Evicted:
+    return Evicted(name=piece.name, size=piece.size, tasks=piece.tasks, why=_why(piece))
+
+
 def _remove(backend: Backend, piece: EvictionUnit, runs: dict[str, float]) -> bool:
     if runs and not backend.notes_use:
         return False
-    since = min(runs.values()) - SLACK_S if runs else None
+    since = _since(runs)
     if not backend.remove(piece.name, unused_since=since):
         return False
     for record in piece.records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -44,12 +44,14 @@ from hooke.store.codecs import Reducer
 from hooke.store.entries import MOST_VARIANTS, Counts, Entry, Hit, Records, refs_of
 from hooke.store.eviction import (
     EvictionReport,
+    StoreSurvey,
     StoreUsage,
     VerifyReport,
     await_removals,
     clear_abandoned,
     evict,
     measure,
+    survey,
     verify,
 )
 from hooke.store.map_index import MapIndex
@@ -548,6 +550,19 @@ class Store:
     def usage(self) -> StoreUsage:
         """How much the store holds."""
         return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
+
+    def survey(self, max_bytes: int | None, tell: Callable[[int, int], None]) -> StoreSurvey:
+        """What the store holds, and what `gc` would remove now. It reads all records, and calls `tell` with how many it has read, of about how many."""
+        about = self._backend.about() if isinstance(self._backend, Packing) else 0
+
+        def told() -> Iterator[tuple[str, Entry]]:
+            for number, entry in enumerate(self._entries()):
+                if number % 100 == 0:
+                    tell(number, about)
+                yield entry
+
+        used = self.checkpoints.used_bytes()
+        return survey(self._backend, told(), most=max_bytes, live=self._live, checkpoints=used)
 
     def clear_checkpoints(self, *, run: str = "", abandoned: bool = False) -> int:
         """Remove checkpoint folders whose result was stored after their last use, unless they are kept; returns how many.

@@ -95,7 +95,7 @@ def _serve(project: Project, port: int) -> int:
     from hooke.cli.ui.subjects import subjects_of
     from hooke.pages.run_index import RunIndex
     from hooke.pages.server import PageServer, serve_pages
-    from hooke.running.run_page import cost_text, task_causes
+    from hooke.running.run_page import RunCosts, cost_text, task_causes
     from hooke.serving.auth import ensure_token
 
     project.create()
@@ -109,7 +109,11 @@ def _serve(project: Project, port: int) -> int:
         click.echo("stop with Ctrl-C", err=True)
 
     server = PageServer(
-        RunIndex(project.runs), name=project.root.name, beside=beside, subjects=subjects_of(project)
+        RunIndex(project.runs),
+        name=project.root.name,
+        beside=beside,
+        costs=RunCosts(project),
+        subjects=subjects_of(project),
     )
     try:
         serve_pages(server, port=port, token=token, ready=ready)

@@ -100,6 +100,19 @@
     if (over) for (const box of all(".dg-box")) if (box.dataset.task === over.dataset.task) box.classList.add("hit");
   });
 
+  // What a reader has ticked and where the keyboard is stay when a part is put in place.
+  const kept = (where) => {
+    const named = (each) => `${each.name || ""} ${each.value || ""} ${each.getAttribute("href") || ""} ${each.textContent}`;
+    const keys = "a,button,input,select,[tabindex]";
+    const ticked = new Set(all("input:checked", where).map(named));
+    const at = where.contains(document.activeElement) ? named(document.activeElement) : undefined;
+    return () => {
+      for (const each of all("input[type=checkbox]", where)) each.checked = ticked.has(named(each));
+      const again = at === undefined ? undefined : all(keys, where).find((each) => named(each) === at);
+      if (again) again.focus({ preventScroll: true });
+    };
+  };
+
   // Live: the server says that something has changed, and the parts that differ are put in place.
   const live = document.getElementById("live");
   const refresh = async () => {
@@ -117,9 +130,9 @@
         if (old.dataset.was !== fresh.innerHTML) {
           const text = fresh.innerHTML;
           const open = all("details", old).map((each) => each.open);
-          const charts = all("svg.chart", old).indexOf(document.activeElement);
+          const mine = kept(old);
           old.replaceChildren(...fresh.childNodes);
-          if (charts >= 0) (all("svg.chart", old)[charts] || document.body).focus({ preventScroll: true });
+          mine();
           all("details", old).forEach((each, at) => { each.open = open[at] || false; });
           for (const name of Object.keys(fresh.dataset)) old.dataset[name] = fresh.dataset[name];
           old.dataset.was = text;
