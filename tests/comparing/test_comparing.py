@@ -346,14 +346,14 @@ class TestComparison:
         _, _, _, artifacts, *_ = runs(project=tmp_path).compare().sections
         first, second, third = artifacts.differ["x.txt"]
         assert first == third != second
-        assert artifacts.equal == ("y.txt",)
+        assert list(artifacts.equal) == ["y.txt"]
 
     def test_nan_equals_nan_and_close_numbers_are_told_apart(self, played, tmp_path):
         for at, auc in enumerate((0.123456781, 0.123456782)):
             run = played(f"r-20261125-01000{at}-aaaa")
             run.log(("auc", auc, 0), ("loss", math.nan, 0))
         metrics = runs(project=tmp_path).compare().sections[1]
-        assert metrics.equal == ("loss",)
+        assert list(metrics.equal) == ["loss"]
         assert metrics.cells("auc") == ["0.123456782", "0.123456781"]
 
     def test_parameters_of_many_digits_are_shortened_where_that_tells_them_apart(self, played, tmp_path):
