@@ -120,6 +120,13 @@ def python(folder: Path, script: str) -> subprocess.CompletedProcess:
     )
 
 
+SHIFTS = (
+    "window.shifts = 0; new PerformanceObserver(list => { for (const each of list.getEntries()) window.shifts += each.value; })"
+    ".observe({type: 'layout-shift'}); 0"
+)
+"""Has the page add up by how much its parts move, as Web Vitals do it."""
+
+
 @pytest.fixture
 def seen(browser: Browser, others: Pages) -> Iterator[Browser]:
     """The browser, with the token; at the end it must not have seen any trouble, nor anything from elsewhere."""
@@ -192,6 +199,19 @@ def test_runs_that_are_ticked_are_compared(seen, others):
     assert seen.js("document.querySelectorAll('#figures .parallel g').length") == 3
 
 
+def test_what_is_ticked_stays_while_the_list_goes_on(seen, others):
+    """A new run comes into the list; the tick and the keyboard stay where they were."""
+    seen.open(f"{others.address}/runs?q=sweep")
+    seen.wait("document.getElementById('live').textContent === 'live'")
+    box = f"document.querySelector('input[value=\"{others.runs['two']}\"]')"
+    seen.js(f"{box}.click(), {box}.focus()")
+    rows = seen.js("document.querySelectorAll('#runs tbody tr').length")
+    assert hooke(others.folder, "run", "job.py:sweep", "--depth", "2", "--on", "local:1").returncode == 0
+    seen.wait(f"document.querySelectorAll('#runs tbody tr').length === {rows + 1}")
+    assert seen.js(f"{box}.checked && document.activeElement === {box}")
+    assert seen.js("document.querySelectorAll('#runs input:checked').length") == 1
+
+
 def test_what_is_said_under_the_pointer(seen, others):
     seen.open(pages_of(others)["search"])
     lines = seen.js("[...document.querySelectorAll('.parallel g')].map(g => g.dataset.t)")
@@ -240,7 +260,9 @@ def test_the_store_says_what_an_eviction_takes(seen, others):
 
 
 def test_a_fleet_is_followed_live(seen, others):
+    seen.look(width=390)
     seen.open(f"{others.address}/fleets/pool")
+    seen.js(SHIFTS)
     seen.wait("document.querySelectorAll('#machines tbody tr').length === 2")
     seen.js("window.same = true")
     cost = "document.querySelector('#machines tbody .n:last-child').textContent"
@@ -251,6 +273,7 @@ def test_a_fleet_is_followed_live(seen, others):
         "document.querySelector('#events').textContent"
     )
     assert seen.js("window.same") is True
+    assert seen.js("window.shifts") < 0.02
 
 
 def test_a_search_is_followed_live(seen, others):
@@ -270,10 +293,12 @@ def test_a_search_is_followed_live(seen, others):
             "document.querySelector('#trials tbody tr') !== null && document.getElementById('live').textContent === 'live'"
         )
         seen.js("window.same = true")
+        seen.js(SHIFTS)
         (others.folder / "go").touch()
         seen.wait("document.querySelector('#head .state').textContent === 'finished'")
         assert seen.js("document.querySelectorAll('#history .dot').length") == 2
         assert seen.js("window.same") is True
+        assert seen.js("window.shifts") < 0.1
     finally:
         going.kill()
         going.wait()

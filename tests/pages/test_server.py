@@ -11,11 +11,14 @@ from tests.fixtures.played_runs import Played
 from hooke.base.clock import SystemClock
 from hooke.cli.ui.subjects import subjects_of
 from hooke.journal.events import ArtifactLogged
+from hooke.journal.fleet_events import LaunchIntended
 from hooke.journal.run_folders import RunElsewhere, RunsFolder
 from hooke.journal.writer import Journal
+from hooke.machines.keeper import Ledger
 from hooke.pages.run_index import PAGE, RunIndex
 from hooke.pages.server import PageServer
 from hooke.project.folder import Project
+from hooke.running.run_page import RunCosts
 
 TOKEN = "t" * 43
 HOST = "127.0.0.1:5180"
@@ -36,11 +39,11 @@ def runs(tmp_path) -> RunsFolder:
 
 
 @pytest.fixture
-def server(runs, tmp_path) -> PageServer:
-    """With all subjects, as `hooke ui` has them."""
-    (tmp_path / "hooke.toml").touch()
-    subjects = subjects_of(Project.find(tmp_path))
-    return PageServer(RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}), subjects=subjects)
+def server(runs) -> PageServer:
+    project = Project.at(runs.path.parents[1])
+    return PageServer(
+        RunIndex(runs), name="shop", beside=lambda run, ended: ("", {}), subjects=subjects_of(project)
+    )
 
 
 def client(server: PageServer, *, token: str = TOKEN, host: str = HOST) -> TestClient:
@@ -54,7 +57,8 @@ def client(server: PageServer, *, token: str = TOKEN, host: str = HOST) -> TestC
 def addresses(server: PageServer) -> list[str]:
     """One for each route."""
     paths = [route.path for route in server.routes()]
-    values = {"{run}": RUN, "{plan}": PLAN, "{number:int}": "0", "{name}": "style.css"}
+    values = {"{run}": RUN, "{number:int}": "0", "{name}": "style.css"}
+    values |= {"{search}": "search-none-x", "{model}": "none", "{fleet}": "none"}
     filled = []
     for path in paths:
         for name, value in values.items():
@@ -121,6 +125,7 @@ class TestGate:
             assert asking.get("/runs").status_code == 200
 
     def test_every_answer_has_the_policy(self, server):
+        assert {"/runs", "/compare", "/searches", "/models", "/store", "/fleets"} <= set(addresses(server))
         with client(server) as asking:
             for path in [each for each in addresses(server) if "events" not in each] + ["/nothing"]:
                 headers = asking.get(path).headers
@@ -203,6 +208,42 @@ class TestRuns:
             assert asking.get("/runs/new-20261125-000003-x").status_code == 200
             far = asking.get("/runs/far-20261125-000002-x")
             assert (far.status_code, "hooke show far-" in far.text) == (404, True)
+
+    def test_the_list_says_what_runs_on_rented_machines_cost(self, tmp_path):
+        priced = Played(tmp_path, "priced-20261125-000001-x", at=1e9)
+        priced.end(seconds=3600.0)
+        Played(tmp_path, "free-20261125-000002-x").end()
+        with Ledger.open(priced.folder, durable="none") as ledger:
+            ledger.write(LaunchIntended(at=1e9, token="m-1", reason="work", usd_per_hour=2.5))
+        project = Project.at(tmp_path)
+        costs = RunCosts(project)
+        made = PageServer(
+            RunIndex(project.runs), name="shop", beside=lambda run, ended: ("", {}), costs=costs
+        )
+        with client(made) as asking:
+            for _ in range(2):
+                listed = asking.get("/runs").text
+                assert listed.count('<td class="n">$2.5') == 1
+                assert ">cost</th>" in listed
+        assert set(costs.ended) == {"priced-20261125-000001-x"}
+        with client(
+            PageServer(RunIndex(project.runs), name="shop", beside=lambda run, ended: ("", {}))
+        ) as asking:
+            assert ">cost</th>" not in asking.get("/runs").text
+
+    def test_no_more_is_compared_than_a_page_can_read(self, server, runs, tmp_path):
+        for number in range(12):
+            Played(tmp_path, f"r{number}-20261125-{number:06d}-x").end()
+        names = runs.names()
+        with client(server) as asking:
+            many = asking.get("/compare", params={"run": names})
+            assert (many.status_code, "12 at most" in many.text) == (400, True)
+            with (runs.folder(names[0]) / "driver.journal").open("ab") as file:
+                file.truncate(20 << 20)
+            large = asking.get("/compare", params={"run": names[:2]})
+            assert large.status_code == 400
+            assert f"hooke compare {names[0]} {names[1]}" in large.text
+            assert asking.get("/compare", params={"run": [names[1]] * 2}).text.count("<h2>") == 0
 
     def test_unknown_filters_are_refused(self, server):
         with client(server) as asking:

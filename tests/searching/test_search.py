@@ -17,8 +17,11 @@ import hooke
 from hooke import TaskFailed, UsageError
 from hooke.cli.entry import hooke as command
 from hooke.cli.screens import CommandSession
+from hooke.journal.events import RunStarted, SearchStarted, TrialBegan, TrialEnded
 from hooke.journal.study_records import SEARCH_PREFIX, read_search
-from hooke.searching.search_result import standing_line
+from hooke.journal.writer import Journal
+from hooke.project.folder import Project
+from hooke.searching.search_result import Search, standing_line
 
 JOB = """
     import os, time
@@ -519,3 +522,51 @@ class TestDeath:
         _, err = process.communicate(timeout=120)
         assert "RunStopped" in err
         assert hooke.Search(workshop.project, self.search_of(workshop)).status == "stopped"
+
+
+class TestImportance:
+    """Of searches that were never driven: their journals are written here."""
+
+    def found(self, folder, values, **params):
+        name = "search-fit-20261130-000001-aaaa"
+        (folder / ".hooke" / "runs" / name).mkdir(parents=True)
+        with Journal.create(folder / ".hooke" / "runs" / name, "driver", durable="none") as journal:
+            journal.append(RunStarted(run=name, pipeline="fit", entry="job.py:fit"))
+            space = dict.fromkeys(params, "any")
+            journal.append(
+                SearchStarted(
+                    key="k",
+                    space=space,
+                    metric="",
+                    direction="minimize",
+                    sampler="tpe",
+                    pruner="none",
+                    seed=0,
+                )
+            )
+            for number, value in enumerate(values):
+                shown = {each: repr(given[number]) for each, given in params.items()}
+                journal.append(TrialBegan(trial=number, run=f"r{number}", shown=shown))
+                journal.append(TrialEnded(trial=number, status="finished", value=value))
+        return Search(Project.at(folder), name)
+
+    def test_a_parameter_explains_what_follows_from_it_and_chance_explains_nothing(self, tmp_path):
+        x = [(7 * number % 40) / 40 for number in range(40)]
+        noise = [(13 * number % 17) / 17 for number in range(40)]
+        kind = ["plain" if number % 2 else "odd" for number in range(40)]
+        values = [10 * each + (100 if which == "odd" else 0) for each, which in zip(x, kind, strict=True)]
+        shares = self.found(tmp_path, values, x=x, noise=noise, kind=kind).importance()
+        assert next(iter(shares)) == "kind"
+        assert shares["kind"] > 0.7
+        assert shares["noise"] < 0.1
+        assert 0 <= shares["x"] < shares["kind"]
+
+    def test_a_valley_counts_though_it_has_no_slope(self, tmp_path):
+        x = [number / 30 for number in range(30)]
+        shares = self.found(tmp_path, [(each - 0.5) ** 2 for each in x], x=x).importance()
+        assert shares["x"] > 0.7
+
+    def test_few_equal_or_constant_trials_say_nothing(self, tmp_path):
+        assert self.found(tmp_path / "few", [1.0] * 7, x=[0.1] * 7).importance() == {}
+        assert self.found(tmp_path / "equal", [1.0] * 9, x=[*range(9)]).importance() == {"x": 0.0}
+        assert self.found(tmp_path / "constant", [*range(9)], x=[5] * 9).importance() == {"x": 0.0}

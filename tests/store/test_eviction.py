@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -248,3 +249,21 @@ def test_the_folder_restores_what_is_used_during_its_removal(tmp_path):
     assert not backend.remove("objects/aa/x", unused_since=time.time() - 60)
     assert bytes(backend.read("objects/aa/x").data) == b"x"
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("most", [0, 100_000, 250_000, 10**9])
+@pytest.mark.parametrize("lives", [False, True])
+def test_a_survey_foresees_what_an_eviction_takes_and_takes_nothing(old, clock, most, lives):
+    old.put(np.full(10_000, 77))
+    clock.time += 3600
+    seen = []
+    with old.live("one") if lives else nullcontext():
+        clock.time += 600
+        assert old.find(f"{2:032x}")
+        before = kept(old)
+        found = old.survey(most, seen.append)
+        assert kept(old) == before
+        assert found.eviction == old.gc(most)
+    assert [(each.task, each.results) for each in found.tasks if each.task == "task2"] == [("task2", 1)]
+    assert {each.task: each.bytes for each in found.tasks} == found.usage.by_task
+    assert old.survey(None).eviction is None

@@ -5,6 +5,7 @@ The page's style has the rules: `s0` to `s11` are the colors of lines, `q0` to `
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,20 +49,28 @@ def _cut(text: str) -> str:
 
 # --- Parallel coordinates: a line for each trial or run, an axis for each parameter, the last one for the value.
 
-GAP, HEIGHT, TOP, SIDE, BELOW = 150, 250, 40, 80, 16
+GAP, HEIGHT, TOP, SIDE, BELOW = 150, 250, 40, 70, 16
 FIFTHS = 5
 
 
 def parallel_svg(
-    columns: Sequence[ParallelColumn], told: Sequence[str], *, name: str, best: int | None = None
+    columns: Sequence[ParallelColumn],
+    told: Sequence[str],
+    *,
+    name: str,
+    best: int | None = None,
+    downwards: bool = False,
 ) -> InlineSvg:
-    """A line through the values of all columns for each of `told`, which says what it is; the fifth of its last value is its class."""
+    """A line through the values of all columns for each of `told`, which says what it is; the fifth of its last value is its class.
+
+    The higher the value, the stronger the line; `downwards`, the lower.
+    """
     axes = [dimension_of(column) for column in columns]
     width = SIDE * 2 + GAP * (len(axes) - 1)
     height = TOP + HEIGHT + BELOW
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [f'<svg class="parallel" {size} role="img" aria-label="{_safe(name)}">']
-    shades = _fifths(axes[-1]["values"])
+    shades = _fifths([-value if downwards else value for value in axes[-1]["values"]])
     order = sorted(range(len(told)), key=lambda at: (at == best, shades[at]))  # the best ones lie above
     for at in order:
         points = " ".join(
@@ -146,6 +155,9 @@ def steps_plot(panel: Curves, *, sources: Sequence[str], steps: str = "step") ->
         ]
         whose = trace.source + (f", {trace.detail}" if trace.detail else "")
         if trace.joined and len(places) > 1:
+            if trace.stairs:
+                corners = [(after[0], before[1]) for before, after in itertools.pairwise(places)]
+                places = [*itertools.chain.from_iterable(zip(places, corners, strict=False)), places[-1]]
             points = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
             said = _safe(f"{whose}: last {y[-1]:.6g}, from {y.min():.6g} to {y.max():.6g}")
             parts.append(

@@ -37,6 +37,8 @@ class Trace:
     """Distinguishes it from other lines of its source."""
     joined: bool = True
     """Whether the points are joined by a line."""
+    stairs: bool = False
+    """Whether a value holds until the next point, as the best so far does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def _line(trace: Trace, colour: str) -> dict[str, Any]:
         "mode": "markers" if not trace.joined else "lines+markers" if len(steps) < 30 else "lines",
         "x": steps, "y": [value if np.isfinite(value) else None for value in values],
         "name": escape(trace.source), "legendgroup": trace.source,
-        "line": {"color": colour, "width": 1.5, "simplify": False}, "marker": {"size": 5},
+        "line": {"color": colour, "width": 1.5, "simplify": False, "shape": "hv" if trace.stairs else "linear"}, "marker": {"size": 5},
         "hovertemplate": f"{detail}%{{x}}: %{{y:.4g}}<extra>{escape(trace.source)}</extra>",
     }  # fmt: skip
 

@@ -244,7 +244,7 @@ class Search:
         pick = max if self._record.looked.direction == "maximize" else min
         best = list(itertools.accumulate(values, pick))
         traces = [
-            Trace(source="best so far", steps=numbers, values=best),
+            Trace(source="best so far", steps=numbers, values=best, stairs=True),
             Trace(source="trial", steps=numbers, values=values, joined=False),
         ]
         return Curves(metric=self._record.looked.metric or "result", traces=traces)

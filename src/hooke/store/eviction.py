@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -47,6 +49,11 @@ _REMOVALS = "0" * 31 + "1"
 
 ABANDONED_S = 24 * 3600.0
 """Older temporary files and damaged objects are removed."""
+
+TOLD_EVERY = 100
+"""Entries and names between two words of how far a survey is."""
+
+_Item = TypeVar("_Item")
 
 FORGOTTEN_S = 90 * 24 * 3600.0
 """Facts that were not used for so long are removed."""
@@ -125,59 +132,103 @@ class StoreSurvey(msgspec.Struct, frozen=True, kw_only=True):
     eviction: EvictionReport | None
 
 
+class _About:
+    """What the entries say of one name: seconds of work, tasks, and the records that refer to it."""
+
+    __slots__ = ("records", "seconds", "tasks")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.tasks: tuple[str, ...] = ()
+        self.records: tuple[str, ...] = ()
+
+    def add(self, record: str, entry: Entry) -> None:
+        self.seconds += entry.seconds
+        if entry.task not in self.tasks:
+            self.tasks = (*self.tasks, sys.intern(entry.task))
+        if record not in self.records:
+            self.records = (*self.records, record)
+
+
 def pieces(stored: Iterable[Stored], entries: Iterable[tuple[str, Entry]]) -> Iterator[EvictionUnit]:
-    """Group a store's content into units. `entries` has each entry with the name of its record."""
-    holding: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
+    """Group a store's content into units. `entries` has each entry with the name of its record; `stored` is read after them."""
+    holding: dict[str, _About] = defaultdict(_About)
     beside: dict[str, float] = defaultdict(float)
-    kept_in: dict[str, set[str]] = defaultdict(set)
+    kept_in: dict[str, str] = {}
+    several: set[str] = set()
+    """Records of several results, from other observed inputs: one that loses a result stays for the others."""
     for record, entry in entries:
-        names = {record if ref.inline is not None else name_of(ref.digest) for ref in refs_of(entry)}
+        own = name_of(entry.ref.digest)
+        names = {
+            record if ref.inline is not None else own if ref is entry.ref else name_of(ref.digest)
+            for ref in refs_of(entry)
+        }
         for name in names:
-            holding[name].append((record, entry))
-        kept_in[record].add(name_of(entry.ref.digest))
-        # Evicting a map's record for its inline values also loses its entries of other objects.
-        beside[record] += entry.seconds if record not in names else 0.0
+            holding[name].add(record, entry)
+        if kept_in.setdefault(record, own) != own:
+            several.add(record)
+        if (
+            record not in names
+        ):  # evicting a map's record for its inline values also loses its entries of other objects
+            beside[record] += entry.seconds
     for name, size, used in stored:
-        about = holding.get(name, [])
-        if about or name.startswith("objects/"):
-            yield EvictionUnit(
-                name=name,
-                size=size,
-                used=used,
-                seconds=sum(entry.seconds for _, entry in about) + beside.get(name, 0.0),
-                tasks=tuple(sorted({entry.task for _, entry in about})),
-                # A record of several results, from other observed inputs, stays for the others.
-                records=tuple(
-                    dict.fromkeys(
-                        record
-                        for record, _ in about
-                        if record != name and record.startswith("keys/") and len(kept_in[record]) == 1
-                    )
-                ),
-            )
+        about = holding.get(name)
+        if about is None and not name.startswith("objects/"):
+            continue
+        about = about or _About()
+        yield EvictionUnit(
+            name=name,
+            size=size,
+            used=used,
+            seconds=about.seconds + beside.get(name, 0.0),
+            tasks=tuple(sorted(about.tasks)),
+            records=tuple(
+                record
+                for record in about.records
+                if record != name and record.startswith("keys/") and record not in several
+            ),
+        )
 
 
 def measure(backend: Backend, entries: Iterable[tuple[str, Entry]], *, checkpoints: int = 0) -> StoreUsage:
     """How much the store holds."""
-    stored = list(_stored(backend))
-    return _usage(backend, stored, list(pieces(stored, entries)), checkpoints)
+    return _measured(backend, entries, checkpoints, lambda _: None)[0]
 
 
-def _usage(
-    backend: Backend, stored: Sequence[Stored], found: Sequence[EvictionUnit], checkpoints: int
-) -> StoreUsage:
+def _measured(
+    backend: Backend, entries: Iterable[tuple[str, Entry]], checkpoints: int, tell: Callable[[int], None]
+) -> tuple[StoreUsage, list[EvictionUnit]]:
+    size = objects = read = 0
+
+    def listed() -> Iterator[Stored]:
+        nonlocal size, objects
+        for item in _stored(backend):
+            size += item.size
+            objects += item.name.startswith("objects/")
+            yield item
+
+    def told(items: Iterable[_Item]) -> Iterator[_Item]:
+        nonlocal read
+        for item in items:
+            read += 1
+            if read % TOLD_EVERY == 0:
+                tell(read)
+            yield item
+
+    found = list(pieces(told(listed()), told(entries)))
     by_task: dict[str, int] = defaultdict(int)
     for piece in found:
         for task in piece.tasks:
             by_task[task] += piece.size
-    return StoreUsage(
-        bytes=sum(item.size for item in stored),
-        objects=sum(item.name.startswith("objects/") for item in stored),
+    usage = StoreUsage(
+        bytes=size,
+        objects=objects,
         unreferenced=sum(piece.size for piece in found if not piece.tasks),
         corrupt=sum(item.size for item in backend.list("corrupt/")),
         by_task=dict(by_task),
         checkpoints=checkpoints,
     )
+    return usage, found
 
 
 def survey(
@@ -187,11 +238,10 @@ def survey(
     most: int | None,
     live: ListedClaims,
     checkpoints: int = 0,
+    tell: Callable[[int], None],
 ) -> StoreSurvey:
-    """What the store holds, and what an eviction would remove, without removing anything."""
-    stored = list(_stored(backend))
-    found = list(pieces(stored, entries))
-    usage = _usage(backend, stored, found, checkpoints)
+    """What the store holds, and what an eviction would remove, without removing anything. `tell` gets the number of entries and names read so far."""
+    usage, found = _measured(backend, entries, checkpoints, tell)
     by_task: dict[str, list[EvictionUnit]] = defaultdict(list)
     for piece in found:
         for task in piece.tasks:

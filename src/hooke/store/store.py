@@ -551,18 +551,16 @@ class Store:
         """How much the store holds."""
         return measure(self._backend, self._entries(), checkpoints=self.checkpoints.used_bytes())
 
-    def survey(self, max_bytes: int | None, tell: Callable[[int, int], None]) -> StoreSurvey:
-        """What the store holds, and what `gc` would remove now. It reads all records, and calls `tell` with how many it has read, of about how many."""
-        about = self._backend.about() if isinstance(self._backend, Packing) else 0
-
-        def told() -> Iterator[tuple[str, Entry]]:
-            for number, entry in enumerate(self._entries()):
-                if number % 100 == 0:
-                    tell(number, about)
-                yield entry
-
-        used = self.checkpoints.used_bytes()
-        return survey(self._backend, told(), most=max_bytes, live=self._live, checkpoints=used)
+    def survey(self, max_bytes: int | None, tell: Callable[[int], None] = lambda _: None) -> StoreSurvey:
+        """What the store holds, and what `gc` would remove now. It reads all records and lists all names, and calls `tell` with their number so far."""
+        return survey(
+            self._backend,
+            self._entries(),
+            most=max_bytes,
+            live=self._live,
+            checkpoints=self.checkpoints.used_bytes(),
+            tell=tell,
+        )
 
     def clear_checkpoints(self, *, run: str = "", abandoned: bool = False) -> int:
         """Remove checkpoint folders whose result was stored after their last use, unless they are kept; returns how many.

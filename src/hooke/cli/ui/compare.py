@@ -75,7 +75,8 @@ class ComparePages:
         runs = [facts_of(self._project.runs, name) for name in names]
         kept = sum(size for each in runs for files in each.artifacts.values() for _, size in files)
         read = kept <= MOST_ARTIFACTS
-        sections = [conditions_of(runs), *sections_of(runs, artifacts=read)]
+        parameters, metrics, *others = sections_of(runs, artifacts=read)
+        sections = [parameters, metrics, conditions_of(runs), *others]
         labels = letters(len(runs))
         values["runs"] = list(zip(labels, (each.row for each in runs), strict=True))
         values["costs"] = self._costs(each.row for each in runs)

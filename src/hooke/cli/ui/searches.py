@@ -146,6 +146,7 @@ class SearchPages:
             [_told(trial) for trial in shown],
             name="Each finished trial through its parameters and its value",
             best=0,
+            downwards=found.facts()["direction"] == "minimize",
         )
         return {
             "found": found,
@@ -160,6 +161,7 @@ class SearchPages:
             "least": LEAST_TRIALS,
             "ended": len(ended),
             "trials": ranked[:MOST_TRIALS],
+            "numeric": {column.name for column in found.parallel_columns(shown) if column.is_numeric},
             "more": max(len(ranked) - MOST_TRIALS, 0),
         }
 

@@ -15,12 +15,14 @@ from starlette.routing import Route
 
 from hooke.base.errors import HookeError, UsageError
 from hooke.base.units import parse_bytes
-from hooke.pages.server import READ_S, SHARE, PageServer, changed_events
+from hooke.pages.server import SHARE, PageServer, changed_events
 from hooke.project.folder import Project
 from hooke.store.eviction import EvictionReport, StoreSurvey
 
 __all__ = ["StorePages"]
 
+WAIT_S = 0.3
+"""How long a request waits for the count; the page of a large store says how far it is, and fills in."""
 MOST_TASKS = 200
 MOST_EVICTED = 20
 """Single results that an eviction would take, as `hooke cache gc` lists them."""
@@ -63,11 +65,11 @@ class StorePages:
             if self._counting is None or not self._counting.is_current(most):
                 self._counting = StoreCount(self._project, most)
             counting = self._counting
-        counting.done.wait(READ_S)
+        counting.done.wait(WAIT_S)
         if counting.error is not None:
             raise counting.error
         made = counting.made
-        values: dict[str, Any] = {"made": made, "read": counting.read, "about": counting.about}
+        values: dict[str, Any] = {"made": made, "read": counting.read}
         values |= {
             "at": counting.at,
             "place": counting.place,
@@ -82,8 +84,8 @@ class StoreCount:
 
     def __init__(self, project: Project, most: int | None) -> None:
         self.most = most
-        self.read = self.about = 0
-        """Records that were read so far, of about how many; 0 where that is not known."""
+        self.read = 0
+        """Records and names that were read so far."""
         self.place = ""
         self.made: StoreSurvey | None = None
         self.error: HookeError | None = None
@@ -110,8 +112,8 @@ class StoreCount:
             self._again = ended + SHARE * (ended - began)
             self.done.set()
 
-    def _tell(self, read: int, about: int) -> None:
-        self.read, self.about = read, about
+    def _tell(self, read: int) -> None:
+        self.read = read
 
 
 def _by_task(report: EvictionReport) -> list[tuple[str, int, int]]:
