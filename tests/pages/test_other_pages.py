@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -62,8 +61,9 @@ class Doubles:
         return 2 * rows
 
 found = hooke.search(climb, {"x": (0.0, 1.0), "kind": ["plain", SCRIPT]}, trials=12, direction="maximize", workers=1)
-run = hooke.run(sweep, depth=1, workers=1)
-print(found.id, run.id, hooke.register(Doubles(), "flights", alias="champion", run=run, metrics={"loss": 0.5}))
+runs = [hooke.run(sweep, depth=depth, workers=1) for depth in (2, 3, 1)]
+print(found.id, *[run.id for run in runs])
+print(hooke.register(Doubles(), "flights", alias="champion", run=runs[2], metrics={"loss": 0.5}))
 """
 WAITS = """
 import hooke
@@ -76,7 +76,7 @@ SLEEPER = "import time\nwhile True: time.sleep(0.1)"
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory, tables) -> Iterator[Pages]:
-    """`runs` has two runs of a pipeline, and a run and a search of a script, which registers a model; a fleet of two processes is up."""
+    """`runs` has a search and three runs of a script, which registers a model of the last one; a fleet of two processes is up."""
     folder = tmp_path_factory.mktemp("others")
     command = json.dumps([sys.executable, "-c", SLEEPER])
     (folder / "hooke.toml").write_text(
@@ -92,13 +92,10 @@ def others(tmp_path_factory, tables) -> Iterator[Pages]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for depth in ("2", "3"):
-            assert hooke(folder, "run", "job.py:sweep", "--depth", depth, "--on", "local:1").returncode == 0
         done = python(folder, "searched.py")
-        found = re.search(r"(search-\S+) (sweep-\S+) flights:1", done.stdout)
-        assert found, done.stdout + done.stderr
-        names = sorted((folder / ".hooke" / "runs").glob("sweep-*"), key=lambda each: each.stat().st_mtime)
-        runs = {"search": found[1], "registered": found[2], "two": names[0].name, "three": names[1].name}
+        assert "flights:1" in done.stdout, done.stdout + done.stderr
+        ids = done.stdout.splitlines()[0].split()
+        runs = dict(zip(("search", "two", "three", "registered"), ids, strict=True))
         with served(folder) as (address, opening):
             yield Pages(address, opening, folder, runs)
     finally:
@@ -189,7 +186,7 @@ def test_runs_that_are_ticked_are_compared(seen, others):
     seen.wait("location.pathname === '/compare' && document.querySelector('#parameters') !== null")
     rows = "[...document.querySelectorAll('#parameters tbody tr')].map(r => [r.className, ...[...r.children].map(c => c.textContent)])"
     assert ["differs", "depth", "3", "2"] in seen.js(rows)
-    assert ["same", "note", SCRIPT, SCRIPT] in seen.js(rows)
+    assert ["same", "fit.note", SCRIPT, SCRIPT] in seen.js(rows)
     metrics = "[...document.querySelectorAll('#metrics tr.differs')].map(r => r.children[0].textContent)"
     assert {"loss", "loss.min", "loss.max"} <= set(seen.js(metrics))
     assert "host" in seen.js("document.querySelector('#conditions').textContent")

@@ -49,7 +49,7 @@ def _cut(text: str) -> str:
 
 # --- Parallel coordinates: a line for each trial or run, an axis for each parameter, the last one for the value.
 
-GAP, HEIGHT, TOP, SIDE, BELOW = 150, 250, 40, 70, 16
+GAP, HEIGHT, TOP, SIDE, BELOW = 150, 250, 40, 60, 16
 FIFTHS = 5
 
 
@@ -146,7 +146,7 @@ def steps_plot(panel: Curves, *, sources: Sequence[str], steps: str = "step") ->
     low, high = float(min(y.min() for y in ys)), float(max(y.max() for y in ys))
     across, up = (last - first) or 1.0, (high - low) or 1.0
     label = _safe(f"{panel.metric} over {steps}s, from {low:.4g} to {high:.4g}")
-    parts = [f'<svg viewBox="0 -4 1000 108" preserveAspectRatio="none" role="img" aria-label="{label}">']
+    parts = [f'<svg viewBox="-8 -6 1016 112" preserveAspectRatio="none" role="img" aria-label="{label}">']
     for trace, x, y in lines:
         kind = f"s{sources.index(trace.source) % KINDS}"
         places = [
