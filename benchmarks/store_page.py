@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from benchmarks.pages import served
+
 from hooke.project.folder import Project
 from hooke.store.entries import Entry
 

@@ -78,7 +78,8 @@ class RunCosts:
 
     def __call__(self, rows: Iterable[RunRow]) -> dict[str, str]:
         """Run -> cost, of those that have one and were looked up so far."""
-        deadline, found = time.monotonic() + COSTS_S, {}
+        deadline = time.monotonic() + COSTS_S
+        found: dict[str, str] = {}
         for row in rows:
             text = self.ended.get(row.run, "")
             if row.run not in self.ended and self._may_cost(row) and time.monotonic() < deadline:
