@@ -10,15 +10,16 @@ from tests.fixtures.played_runs import Played
 
 from hooke.base.clock import SystemClock
 from hooke.cli.ui.subjects import subjects_of
-from hooke.journal.events import ArtifactLogged
+from hooke.journal.events import ArtifactLogged, RunStarted
 from hooke.journal.fleet_events import LaunchIntended
 from hooke.journal.run_folders import RunElsewhere, RunsFolder
+from hooke.journal.run_view import view_of
 from hooke.journal.writer import Journal
 from hooke.machines.keeper import Ledger
 from hooke.pages.run_index import PAGE, RunIndex
 from hooke.pages.server import PageServer
 from hooke.project.folder import Project
-from hooke.running.run_page import RunCosts
+from hooke.running.run_page import RunCosts, cost_text
 
 TOKEN = "t" * 43
 HOST = "127.0.0.1:5180"
@@ -225,11 +226,29 @@ class TestRuns:
                 listed = asking.get("/runs").text
                 assert listed.count('<td class="n">$2.5') == 1
                 assert ">cost</th>" in listed
-        assert set(costs.ended) == {"priced-20261125-000001-x"}
+        assert [run for run, _ in costs.ended] == ["priced-20261125-000001-x"]
         with client(
             PageServer(RunIndex(project.runs), name="shop", beside=lambda run, ended: ("", {}))
         ) as asking:
             assert ">cost</th>" not in asking.get("/runs").text
+
+    def test_a_run_on_a_rented_fleet_costs_what_the_fleet_did_meanwhile(self, tmp_path):
+        (tmp_path / "hooke.toml").write_text(
+            '[places.pool]\nengine = "dask"\naddress = "tcp://127.0.0.1:1"\nfleet = "pool"\n'
+        )
+        run = "there-20261125-000001-x"
+        played = Played(tmp_path, run, at=1e9)
+        played.driver.append(
+            RunStarted(at=1e9, run=run, pipeline="sweep", entry="job.py:sweep", place="pool")
+        )
+        played.end(seconds=3600.0)
+        (tmp_path / ".hooke" / "fleets" / "pool").mkdir(parents=True)
+        with Ledger.open(tmp_path / ".hooke" / "fleets" / "pool", durable="none") as ledger:
+            ledger.write(LaunchIntended(at=0.9e9, token="m-1", reason="work", usd_per_hour=1.25))
+        project = Project.at(tmp_path)
+        assert RunCosts(project)([view_of(project.runs, run).row(2e9)]) == {run: "$1.25"}
+        assert cost_text(project, run) == "$1.25"
+        assert cost_text(project, run, most_bytes=1) == f"cost: hooke show {run}"
 
     def test_no_more_is_compared_than_a_page_can_read(self, server, runs, tmp_path):
         for number in range(12):

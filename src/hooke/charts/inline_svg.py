@@ -17,7 +17,7 @@ import numpy as np
 from hooke.base.formats import clip, readable
 from hooke.charts.run_figures import Curves, ParallelColumn, Trace, dimension_of, thinned
 
-__all__ = ["KINDS", "InlineSvg", "StepsPlot", "parallel_svg", "steps_plot"]
+__all__ = ["InlineSvg", "StepsPlot", "parallel_svg", "steps_plot"]
 
 KINDS = 12
 """Of lines that can be told apart: six colors, plain and dashed."""
@@ -136,7 +136,7 @@ class StepsPlot:
 
 
 def steps_plot(panel: Curves, *, sources: Sequence[str], steps: str = "step") -> StepsPlot | None:
-    """The panel's lines, each in the color of its source's number in `sources`; None where no value is a number."""
+    """The panel's lines, each in the color of its source's number in `sources`; None where no value is a number, or they span more than numbers can."""
     lines = [(trace, *_finite(trace)) for trace in panel.traces]
     xs = [x for _, x, _ in lines if x.size]
     ys = [y for _, _, y in lines if y.size]
@@ -145,6 +145,8 @@ def steps_plot(panel: Curves, *, sources: Sequence[str], steps: str = "step") ->
     first, last = float(min(x.min() for x in xs)), float(max(x.max() for x in xs))
     low, high = float(min(y.min() for y in ys)), float(max(y.max() for y in ys))
     across, up = (last - first) or 1.0, (high - low) or 1.0
+    if not math.isfinite(across * up):
+        return None
     label = _safe(f"{panel.metric} over {steps}s, from {low:.4g} to {high:.4g}")
     parts = [f'<svg viewBox="-8 -6 1016 112" preserveAspectRatio="none" role="img" aria-label="{label}">']
     for trace, x, y in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -10,6 +11,8 @@ from importlib.util import find_spec
 from hooke.base.distributions import install_command
 from hooke.base.errors import JournalError, MissingExtra, UsageError
 from hooke.fleets.elastic import run_meter
+from hooke.journal.events import RunStarted
+from hooke.journal.reader import first_event
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.run_view import RunRow
 from hooke.journal.segments import SUFFIX
@@ -18,12 +21,12 @@ from hooke.pages.run_report import RunFollower
 from hooke.project.folder import Project
 from hooke.running.why import why
 
-__all__ = ["RunCosts", "cost_text", "run_html_file", "task_causes"]
+__all__ = ["MOST_BYTES", "RunCosts", "cost_text", "run_html_file", "task_causes"]
 
 MOST_NODES = 2000
 """Of a run that is compared with earlier ones: each look costs a millisecond for ten nodes."""
 MOST_BYTES = 4 << 20
-"""Of the journal of an earlier run to compare with: reading it takes a tenth of a second."""
+"""Of a journal that is read while a page waits: that takes a tenth of a second."""
 COSTS_S = 0.2
 """How long a request for a list looks for costs; the next one goes on from there."""
 MOST_CAUSES = 3
@@ -61,10 +64,24 @@ def task_causes(project: Project, run: str) -> dict[str, str]:
     }
 
 
-def cost_text(project: Project, run: str) -> str:
-    """What its machines, or those of the fleet that it ran on, have cost, as text; empty for a run whose ledger has no price, or that has none."""
+def cost_text(project: Project, run: str, *, most_bytes: float = math.inf) -> str:
+    """What its machines, or those of the fleet that it ran on, have cost, as text; empty for a run whose ledger has no price, or that has none.
+
+    The whole journal is read for it; of one with more than `most_bytes` the text names the command that does so.
+    """
+    folder = project.runs.folder(run)
+    file = folder / f"{DRIVER}{SUFFIX}"
+    if file.is_file() and file.stat().st_size > most_bytes:
+        begun = first_event(folder, DRIVER)
+        place = begun.place if isinstance(begun, RunStarted) else ""
+        return f"cost: hooke show {run}" if has_ledger(folder) or place in _rented(project) else ""
     meter = run_meter(project, run)
     return f"${meter.usd(time.time()):.4g}" if meter is not None else ""
+
+
+def _rented(project: Project) -> set[str]:
+    """The places whose machines a fleet has."""
+    return {name for name, each in project.settings.places.items() if each.fleet}
 
 
 class RunCosts:
@@ -72,21 +89,22 @@ class RunCosts:
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._rented = {name for name, each in project.settings.places.items() if each.fleet}
-        self.ended: dict[str, str] = {}
-        """Run -> its cost."""
+        self._rented = _rented(project)
+        self.ended: dict[tuple[str, float], str] = {}
+        """Run and its seconds, which are others after it was resumed -> its cost."""
 
     def __call__(self, rows: Iterable[RunRow]) -> dict[str, str]:
         """Run -> cost, of those that have one and were looked up so far."""
         deadline = time.monotonic() + COSTS_S
         found: dict[str, str] = {}
         for row in rows:
-            text = self.ended.get(row.run, "")
-            if row.run not in self.ended and self._may_cost(row) and time.monotonic() < deadline:
+            key = row.run, row.seconds
+            text = self.ended.get(key, "")
+            if key not in self.ended and self._may_cost(row) and time.monotonic() < deadline:
                 with contextlib.suppress(JournalError):  # its row says that it is unreadable
                     text = cost_text(self._project, row.run)
                 if row.status != "running":
-                    self.ended[row.run] = text
+                    self.ended[key] = text
             if text:
                 found[row.run] = text
         return found

@@ -136,32 +136,33 @@ class SearchPages:
         from hooke.charts.inline_svg import parallel_svg, steps_plot  # NumPy
 
         found = Search(self._project, name)
-        ranked = found.ranked()
+        ranked, facts = found.ranked(), found.facts()
         ended = [trial for trial in ranked if trial.value is not None]
         shown = ended[:MOST_TRIALS]
         curves = found.history_curves()
         sources = [trace.source for trace in curves.traces]
+        columns = found.parallel_columns(shown)
         lines = parallel_svg(
-            found.parallel_columns(shown),
+            columns,
             [_told(trial) for trial in shown],
             name="Each finished trial through its parameters and its value",
             best=0,
-            downwards=found.facts()["direction"] == "minimize",
+            downwards=facts["direction"] == "minimize",
         )
         return {
             "found": found,
-            "facts": found.facts(),
+            "facts": facts,
             "counts": found.counts(),
             "best": ended[0] if ended else None,
             "failed": next((trial for trial in ranked if trial.status == "failed"), None),
-            "lines": lines if shown and found.parallel_columns([])[1:] else "",
+            "lines": lines if shown else "",
             "plot": steps_plot(curves, sources=sources, steps="trial") if ended else None,
             "sources": sources,
             "importance": found.importance(),
             "least": LEAST_TRIALS,
             "ended": len(ended),
             "trials": ranked[:MOST_TRIALS],
-            "numeric": {column.name for column in found.parallel_columns(shown) if column.is_numeric},
+            "numeric": {column.name for column in columns if column.is_numeric},
             "more": max(len(ranked) - MOST_TRIALS, 0),
         }
 

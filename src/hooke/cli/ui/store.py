@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import UsageError
 from hooke.base.units import parse_bytes
 from hooke.pages.server import SHARE, PageServer, changed_events
 from hooke.project.folder import Project
@@ -23,6 +23,8 @@ __all__ = ["StorePages"]
 
 WAIT_S = 0.3
 """How long a request waits for the count; the page of a large store says how far it is, and fills in."""
+MOST_KEPT = 4
+"""Counts, for as many limits."""
 MOST_TASKS = 200
 MOST_EVICTED = 20
 """Single results that an eviction would take, as `hooke cache gc` lists them."""
@@ -37,7 +39,8 @@ class StorePages:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._lock = threading.Lock()
-        self._counting: StoreCount | None = None
+        self._counts: dict[int | None, StoreCount] = {}
+        """Limit -> its last count; the last one of all may be going on."""
 
     def routes(self, server: PageServer) -> list[Route]:
         """One page, and its events while the store is counted."""
@@ -57,18 +60,14 @@ class StorePages:
         return [Route("/store", store), Route("/store/events", store_events)]
 
     def _state(self) -> object:
-        counting = self._counting
-        return counting is None or counting.done.is_set() or counting.read
+        return [(each.done.is_set(), each.read) for each in list(self._counts.values())]
 
     def _values(self, most: int | None) -> dict[str, Any]:
-        with self._lock:
-            if self._counting is None or not self._counting.is_current(most):
-                self._counting = StoreCount(self._project, most)
-            counting = self._counting
+        counting = self._count(most)
         counting.done.wait(WAIT_S)
         if counting.error is not None:
             raise counting.error
-        made = counting.made
+        made = counting.made if counting.most == most else None
         values: dict[str, Any] = {"made": made, "read": counting.read}
         values |= {
             "at": counting.at,
@@ -77,6 +76,21 @@ class StorePages:
             "most_evicted": MOST_EVICTED,
         }
         return values | {"evicted": _by_task(made.eviction) if made is not None and made.eviction else []}
+
+    def _count(self, most: int | None) -> StoreCount:
+        """The count down to this limit; or the one that is going on, which has to end before."""
+        with self._lock:
+            known = self._counts.get(most)
+            if known is not None and known.is_current:
+                return known
+            for each in self._counts.values():
+                if not each.done.is_set():
+                    return each
+            self._counts.pop(most, None)
+            made = self._counts[most] = StoreCount(self._project, most)
+            while len(self._counts) > MOST_KEPT:
+                del self._counts[next(iter(self._counts))]
+            return made
 
 
 class StoreCount:
@@ -88,16 +102,17 @@ class StoreCount:
         """Records and names that were read so far."""
         self.place = ""
         self.made: StoreSurvey | None = None
-        self.error: HookeError | None = None
+        self.error: Exception | None = None
         self.done = threading.Event()
         self.at = 0.0
         """When it ended, in seconds since the epoch."""
         self._again = 0.0
         threading.Thread(target=self._count, args=(project,), name="store survey", daemon=True).start()
 
-    def is_current(self, most: int | None) -> bool:
+    @property
+    def is_current(self) -> bool:
         """Whether it need not be made again: it goes on, or has just ended."""
-        return not self.done.is_set() or (self.most == most and time.monotonic() < self._again)
+        return not self.done.is_set() or time.monotonic() < self._again
 
     def _count(self, project: Project) -> None:
         began = time.monotonic()
@@ -105,7 +120,7 @@ class StoreCount:
             store = project.store()
             self.place = store.place
             self.made = store.survey(self.most, self._tell)
-        except HookeError as error:
+        except Exception as error:  # noqa: BLE001 - the request that waits raises it
             self.error = error
         finally:
             self.at, ended = time.time(), time.monotonic()

@@ -95,14 +95,14 @@ def _serve(project: Project, port: int) -> int:
     from hooke.cli.ui.subjects import subjects_of
     from hooke.pages.run_index import RunIndex
     from hooke.pages.server import PageServer, serve_pages
-    from hooke.running.run_page import RunCosts, cost_text, task_causes
+    from hooke.running.run_page import MOST_BYTES, RunCosts, cost_text, task_causes
     from hooke.serving.auth import ensure_token
 
     project.create()
     token = ensure_token(project.data / "ui-token")
 
     def beside(run: str, ended: bool) -> tuple[str, dict[str, str]]:  # noqa: FBT001 - the server's call
-        return cost_text(project, run), task_causes(project, run) if ended else {}
+        return cost_text(project, run, most_bytes=MOST_BYTES), task_causes(project, run) if ended else {}
 
     def ready(port: int) -> None:
         click.echo(f"runs of {project.root}: http://127.0.0.1:{port}/?token={token}")
