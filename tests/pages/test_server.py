@@ -226,7 +226,8 @@ class TestRuns:
                 listed = asking.get("/runs").text
                 assert listed.count('<td class="n">$2.5') == 1
                 assert ">cost</th>" in listed
-        assert [run for run, _ in costs.ended] == ["priced-20261125-000001-x"]
+        assert [run for run, _ in costs.ended] == [priced.run]
+        assert cost_text(project, priced.run, most_bytes=1) == f"cost: hooke show {priced.run}"
         with client(
             PageServer(RunIndex(project.runs), name="shop", beside=lambda run, ended: ("", {}))
         ) as asking:
@@ -248,7 +249,6 @@ class TestRuns:
         project = Project.at(tmp_path)
         assert RunCosts(project)([view_of(project.runs, run).row(2e9)]) == {run: "$1.25"}
         assert cost_text(project, run) == "$1.25"
-        assert cost_text(project, run, most_bytes=1) == f"cost: hooke show {run}"
 
     def test_no_more_is_compared_than_a_page_can_read(self, server, runs, tmp_path):
         for number in range(12):

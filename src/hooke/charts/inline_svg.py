@@ -88,8 +88,13 @@ def parallel_svg(
 
 def _fifths(values: Sequence[float]) -> list[int]:
     low, high = min(values, default=0.0), max(values, default=0.0)
-    span = high - low or 1.0
-    return [min(int(FIFTHS * (value - low) / span), FIFTHS - 1) for value in values]
+    return [min(int(FIFTHS * _share(value, low, high)), FIFTHS - 1) for value in values]
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Where it lies between the two, 0 to 1; halves, for the difference of two numbers may be too large for one."""
+    share = (value / 2 - low / 2) / ((high / 2 - low / 2) or 1.0)
+    return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
 
 
 def _ends(axis: Mapping[str, Any]) -> tuple[float, float]:
@@ -98,8 +103,7 @@ def _ends(axis: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _height(axis: Mapping[str, Any], value: float) -> float:
-    low, high = _ends(axis)
-    return TOP + HEIGHT * (1 - (value - low) / (high - low))
+    return TOP + HEIGHT * (1 - _share(value, *_ends(axis)))
 
 
 def _axis(x: int, name: str, axis: Mapping[str, Any]) -> Iterator[str]:
