@@ -23,7 +23,7 @@ __all__ = [
     "EvictionUnit",
     "StoreSurvey",
     "StoreUsage",
-    "TaskUsage",
+    "StoredTask",
     "VerifyReport",
     "await_removals",
     "clear_abandoned",
@@ -93,7 +93,7 @@ class StoreUsage(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: int = 0
 
 
-class TaskUsage(msgspec.Struct, frozen=True, kw_only=True):
+class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
     """The results of one task: their number, bytes and seconds of work, and when one was used first and last."""
 
     task: str
@@ -127,7 +127,7 @@ class StoreSurvey(msgspec.Struct, frozen=True, kw_only=True):
     """What a store holds, by task, the largest first; and what an eviction to `most` bytes would remove now: None without a limit."""
 
     usage: StoreUsage
-    tasks: tuple[TaskUsage, ...]
+    tasks: tuple[StoredTask, ...]
     most: int | None
     eviction: EvictionReport | None
 
@@ -247,7 +247,7 @@ def survey(
         for task in piece.tasks:
             by_task[task].append(piece)
     tasks = [
-        TaskUsage(
+        StoredTask(
             task=task,
             results=len(own),
             bytes=sum(piece.size for piece in own),
