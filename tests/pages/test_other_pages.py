@@ -262,7 +262,7 @@ def test_a_fleet_is_followed_live(seen, others):
     seen.js(SHIFTS)
     seen.wait("document.querySelectorAll('#machines tbody tr').length === 2")
     seen.js("window.same = true")
-    cost = "document.querySelector('#machines tbody .n:last-child').textContent"
+    cost = "document.querySelector('#machines tbody .n').textContent"
     before = seen.js(cost)
     seen.wait(f"{cost} !== {before!r}")
     assert "hooke fleet down pool" in seen.js("document.querySelector('#head').textContent")
