@@ -1,4 +1,4 @@
-"""Ten pipelines of different shapes, exported to each target: the file of them, and how their results are compared."""
+"""Eleven pipelines of different shapes, exported to each target: the file of them, and how their results are compared."""
 
 from pathlib import Path
 
@@ -12,8 +12,12 @@ NAMES = (
     "files",
     "optional",
     "gang",
+    "lossy",
     "delays",
 )
-"""One pipeline each. All but `gang` run without Hooke, too, and all but `files`, which returns hooke.File."""
+"""One pipeline each."""
+
+PLAIN_NAMES = tuple(name for name in NAMES if name not in ("files", "gang", "lossy"))
+"""Those that run without Hooke, too: not with hooke.File, ranks, or items that may fail."""
 
 SOURCE = (Path(__file__).parent / "shapes_job.py").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Pipelines of ten shapes. Plain Python but for the decorators and File."""
+"""Pipelines of eleven shapes. Plain Python but for the decorators and File."""
 
 import os
 from pathlib import Path
@@ -29,6 +29,13 @@ def double(x: int, by: int = 2) -> int:
 @task
 def total(values: list[int], label: str = "sum") -> dict[str, int]:
     return {label: sum(values), "count": len(values)}
+
+
+@task(retries=1)
+def careful(x: int, bad: int = 2) -> int:
+    if x == bad:
+        raise ValueError(f"{x} is bad")
+    return x * 10
 
 
 @task
@@ -141,6 +148,14 @@ def optional(with_total: bool = False, label: str | None = None):
 def gang():
     """A task of two processes."""
     return total(ranks(3))
+
+
+@pipeline
+def lossy(n: int = 4):
+    """Maps that go on without items that fail, what follows them item by item, and a list that is as long as all items."""
+    some = careful.map([1, 2, 3], on_error="continue")
+    found = careful.map(numbers(n), on_error="continue")
+    return total(some), pair.map(double.map(some), [7, 8, 9]), total(double.map(found)), found
 
 
 @pipeline

@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from benchmarks.environments import environment_python
-from tests.exporters.exported import Exported
-from tests.exporters.kubeflow_package import Package, processes
+from tests.exporters.exported import Exported, environment_of
+from tests.exporters.kubeflow_package import Package
 from tests.exporters.shapes import NAMES
 
 from hooke.base.errors import UsageError
@@ -27,10 +26,8 @@ HOOKE = Path(sys.executable).with_name("hooke")
 IMAGE = "registry.example.com/shapes:1"
 LOOPING = [name for name in NAMES if name != "two_lists"]
 """All but the one that maps over two lists of which one exists only at run time."""
-SHARED = '[store]\nurl = "s3://results/shapes"\n'
-"""What pods need. Here the containers run on one machine, so when they run the store is a folder."""
-RUNNING = ("delays", "dynamic")
-"""Those that run as lightweight components: lists of tasks with constants of a class, and a loop."""
+RUNNING = ("delays", "dynamic", "lossy")
+"""Those that run as lightweight components: lists of tasks with constants of a class, a loop, and items that fail."""
 
 DEMANDING = """
 from hooke import pipeline, task
@@ -56,9 +53,10 @@ def demanding():
 def told(tmp_path_factory):
     """The project, and for each exported file its package and what it returned."""
     folder = tmp_path_factory.mktemp("kubeflow")
-    python = environment_python("kfp", "kfp", "kfp-kubernetes", shared=False)
+    python = environment_of("kfp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
+        patch.chdir(folder)  # where pipelines write that are called as functions
         shapes = Exported(folder)
         (folder / "hooke.toml").write_text(SHARED)
         for name in LOOPING:
@@ -117,7 +115,7 @@ def test_lightweight_components_compute_what_the_pipelines_do(told):
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_the_containers_of_nine_shapes_compute_what_the_pipelines_do(told):
+def test_the_containers_of_all_shapes_but_one_compute_what_the_pipelines_do(told):
     shapes, found = told
     packages = {
         name: Package(found[f"{name}_pods"]["package"], processes(environment(shapes.folder)))
@@ -176,7 +174,7 @@ def test_what_it_cannot_express_is_refused(tmp_path, monkeypatch, given, said):
     assert not (tmp_path / "demanding_out.py").exists()
 
 
-def test_the_tenth_shape_is_refused_and_an_image_is_asked_for_and_a_schedule_is_not_a_packages(
+def test_a_map_over_two_lists_is_refused_and_an_image_is_asked_for_and_a_schedule_is_not_a_packages(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -113,6 +113,12 @@ def test_what_a_pipeline_returns_is_a_step_where_it_is_more_than_a_result():
     assert made(lambda: double.map([1]), flavour="plain").output == StepResult("double")
 
 
+def test_an_item_that_may_fail_has_its_timeout_in_hooke_exec():
+    step = made(lambda: double.map([1, 2], on_error="continue")).steps[0]
+    assert (step.on_error, step.retries, step.timeout_s) == ("continue", 3, None)
+    assert made(lambda: double.map([1, 2])).steps[0].on_error == "raise"
+
+
 def test_without_hooke_a_list_needs_no_step():
     plan = made(lambda: double.map(numbers(2)), flavour="plain")
     assert [step.name for step in plan.steps] == ["numbers", "double"]
@@ -274,19 +280,18 @@ def local_task():
 
 def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
     def body():
-        double.map([1], on_error="continue")
         total(object())
         local_task()
-        return double("hooke:" + "0" * 64 + ".7")
+        return double("hooke:" + "0" * 64 + ".7"), double("hooke:failed")
 
     said = refused(body)
     assert "4 reasons; nothing is written" in said
     assert said.count("fix:") == 5
     for reason in (
-        'double.map has on_error="continue"',
         "it is of the type object",
         "task 'inside' cannot be found by another process",
         "is the text of a reference, which would be read as the stored value",
+        "'hooke:failed' is the text of a reference",
     ):
         assert reason in said, said
 
@@ -295,6 +300,12 @@ def test_everything_that_cannot_be_expressed_is_said_at_once_and_with_its_fix():
     ("body", "target", "asked", "reason"),
     [
         (lambda: total(list(range(20_000))), "script", {}, "is a constant of "),
+        (
+            lambda: double.map([1], on_error="continue"),
+            "script",
+            {"flavour": "plain"},
+            'double.map has on_error="continue" (test',
+        ),
         (lambda: double.map(numbers_array()), "script", {}, "double.map goes over a ndarray"),
         (
             lambda: double(1),

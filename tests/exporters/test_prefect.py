@@ -17,9 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from benchmarks.environments import environment_python
-from tests.exporters.exported import Exported
-from tests.exporters.shapes import NAMES
+from tests.exporters.exported import Exported, environment_of
+from tests.exporters.shapes import NAMES, PLAIN_NAMES
 
 from hooke.base.errors import UsageError
 from hooke.exporters.plan import Secret
@@ -116,7 +115,7 @@ def end(process):
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory):
-    found = Prefect(environment_python("prefect", "prefect"), tmp_path_factory.mktemp("prefect"), free_port())
+    found = Prefect(environment_of("prefect"), tmp_path_factory.mktemp("prefect"), free_port())
     try:
         wait_until(found.answers)
         yield found
@@ -157,7 +156,7 @@ def flaky(limit: int = 2):
 
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
-def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
+def test_all_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
     for name in NAMES:
         shapes.export("prefect", name, shapes.folder / f"{name}_flow.py")
     (shapes.folder / "flaky.py").write_text(FLAKY)
@@ -169,8 +168,7 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
     order.out.write_text(export(order, Project.at(shapes.folder)))
     sys.modules.pop("flaky")
     cases = {name: (f"{name}_flow", "main", {}, False, "") for name in NAMES}
-    plain = [name for name in NAMES if name not in ("files", "gang")]
-    for name in plain:
+    for name in PLAIN_NAMES:
         shapes.export("prefect", name, shapes.folder / f"{name}_plain.py", flavour="plain")
         cases[f"{name}_plain"] = (f"{name}_plain", "main", {}, False, "")
     cases["empty"] = ("dynamic_flow", "main", {"n": 0}, False, "")
@@ -182,7 +180,7 @@ def test_ten_shapes_a_deployment_a_retry_and_a_secret(prefect, shapes):
     finally:
         end(serving)
     assert {name: each["state"] for name, each in told.items()} == dict.fromkeys(cases, "COMPLETED"), told
-    for name in plain:
+    for name in PLAIN_NAMES:
         here = shapes.here(name)
         assert told.pop(f"{name}_plain")["result"] == json.loads(json.dumps(here)), name
     values = {name: shapes.value(each["result"]) for name, each in told.items()}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.exporters.exported import Exported
-from tests.exporters.shapes import NAMES
+from tests.exporters.shapes import NAMES, PLAIN_NAMES
 
+import hooke
 from hooke.base.errors import UsageError
 from hooke.exporters.targets import ExportOrder, export
 from hooke.project.pipeline_file import load_entry
@@ -28,12 +29,13 @@ def shapes(tmp_path, monkeypatch):
     sys.modules.pop("shapes_job", None)
 
 
-def in_this_process(target, wanted, inputs, timeout=None):
+def in_this_process(target, wanted, inputs, timeout=None, *options):
     """What `hooke exec` does, without a process for each task."""
     order = ExecOrder(
         target=target,
         inputs={name: repr(value) for name, value in inputs.items()},
         listed=wanted == "--items",
+        on_error="continue" if options == ("--on-error", "continue") else "raise",
     )
     done = execute_task(order)
     return json.dumps(done.items) if wanted == "--items" else done.reference
@@ -50,11 +52,14 @@ def test_it_computes_what_the_pipeline_does(shapes, name, monkeypatch):
         assert found == {"sum": 7, "count": 2}
     else:
         assert found == shapes.here(name)
+    if name == "lossy":
+        run = hooke.run(load_entry(f"{shapes.file}:{name}")[0], on="serial")
+        assert (run.result(), run.status) == (found, "finished with failures")
     if name == "chain":
         assert "main(n=3)" in text and shapes.value(script["main"](n=2)) == shapes.here(name, n=2)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("files", "gang")])
+@pytest.mark.parametrize("name", PLAIN_NAMES)
 def test_without_hooke_it_computes_the_same(shapes, name):
     text = shapes.export("script", name, shapes.folder / "exported.py", flavour="plain")
     imported = [each for each in ast.walk(ast.parse(text)) if isinstance(each, ast.Import | ast.ImportFrom)]

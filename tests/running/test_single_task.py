@@ -132,6 +132,75 @@ def test_a_failure_is_that_of_a_run_and_is_not_tried_again(shop):
     assert ran() == ["fails"]
 
 
+FAILING = """
+    import os, time
+    from pathlib import Path
+    from hooke import Permanent, task
+
+    def tries(path, most):
+        with open(path, "a") as file:
+            file.write(".")
+        return len(Path(path).read_text()) > most
+
+    @task(retries=2)
+    def raises(x, most=9):
+        if not tries("raised", most):
+            raise ValueError(f"try {x}")
+        return x
+
+    @task(retries=2)
+    def for_good(x):
+        tries("for_good", 9)
+        raise Permanent("no use")
+
+    @task
+    def dies(x):
+        os.kill(os.getpid(), 9)
+
+    @task(timeout="200ms")
+    def sleeps(x):
+        time.sleep(600)
+
+    @task
+    def listed(values, more=None):
+        return [values, more]
+"""
+
+
+def item(shop, task, **inputs):
+    return execute_task(ExecOrder(target=f"{shop.file}:{task}", inputs=inputs, on_error="continue"))
+
+
+def test_an_item_that_may_fail_has_all_its_tries_and_is_left_out_of_lists(workshop):
+    workshop.write(FAILING)
+    good = item(workshop, "raises", x="1", most="2")
+    assert value(workshop, good.reference) == 1 and good.failure is None
+    assert Path("raised").read_text() == "..."
+    failed = {name: item(workshop, name, x="1") for name in ("raises", "for_good", "dies", "sleeps")}
+    assert {each.reference for each in failed.values()} == {"hooke:failed"}
+    assert len(Path("raised").read_text()) == 6 and Path("for_good").read_text() == "."
+    for name, said in (("raises", "ValueError: try 1"), ("dies", "SIGKILL"), ("sleeps", "timeout")):
+        assert said in str(failed[name].failure), str(failed[name].failure)
+    found = done(workshop, "listed", values=f"[{good.reference!r}, 'hooke:failed', ['hooke:failed']]")
+    assert value(workshop, found.reference) == [[1, []], None]
+    assert done(workshop, "listed", values="[1]", more="hooke:failed").reference == "hooke:failed"
+    assert item(workshop, "listed", values="[1]", more="'hooke:failed'").failure is None
+    assert done(workshop, "", value="hooke:failed").reference == "hooke:failed"
+    with pytest.raises(UsageError, match="an item that failed has no items"):
+        done(workshop, "", value="hooke:failed", listed=True)
+    with pytest.raises(UsageError, match="an item of a list, and nothing else"):
+        done(workshop, "listed", values="{'a': 'hooke:failed'}")
+
+
+def test_what_is_not_the_items_own_fails_it(workshop):
+    workshop.write(FAILING)
+    with pytest.raises(Exception, match="the store does not hold the object"):
+        item(workshop, "listed", values="hooke:" + "0" * 64 + ".12")
+    told = run_command(f"{workshop.file.name}:for_good", "--in", "x=1", "--on-error", "continue")
+    assert (told.return_value, told.stdout) == (0, "hooke:failed\n")
+    assert "Permanent: no use" in told.stderr and "hooke show" not in told.stderr
+
+
 def test_files_that_change_count_as_in_a_run(shop):
     Path("data.txt").write_text("a b")
     Path("words.txt").write_text("c d")

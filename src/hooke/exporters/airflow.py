@@ -286,7 +286,7 @@ class _Names:
 
     def parameter(self, name: str, taken: Iterable[str] = ()) -> str:
         """The parameter of a step's function that an item goes to."""
-        while name in _CONTEXT or name in taken or name in ("Code", "hooke", "list"):
+        while name in _CONTEXT or name in taken or name in ("Code", "hooke", "hooke_or_failed", "list"):
             name += "_item"
         return name
 
@@ -365,7 +365,8 @@ class _StepSource:
             function = "items_of" if step.kind == "list" else "stored"
             return self._writer.call(function, [self._writer.value(step.arguments["value"])], {}, indent=4)
         given = [quoted(step.entry.target), *self._items(items)]
-        return self._writer.call("hooke", given, step.arguments, indent=4)
+        function = "hooke_or_failed" if step.on_error == "continue" else "hooke"
+        return self._writer.call(function, given, step.arguments, indent=4)
 
     def _items(self, items: dict[str, str]) -> list[str]:
         """The arguments that an item has of its own."""

@@ -155,6 +155,20 @@ def started(target, needs, /, **inputs):
     task = placed(hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0)))
     task.set_display_name(target.rpartition(":")[2] if ":" in target else "result")
 '''
+OR_FAILED = (
+    ("timeout: float", "timeout: float, on_error: str"),
+    ('"exec", target,', '"exec", target, "--on-error", on_error,'),
+    ('exec "$0" --in - --out', 'exec "$0" --on-error "$4" --in - --out'),
+    ("timeout, reference]", "timeout, reference, on_error]"),
+    (
+        '    task = hooke_exec(target=target, inputs=lines, timeout=needs.get("timeout", 0.0))\n',
+        """    tries = {"timeout": needs.get("timeout", 0.0), "on_error": needs.get("on_error", "raise")}
+    task = hooke_exec(target=target, inputs=lines, **tries)
+""",
+    ),
+    ("cpus, memory (bytes)", "on_error, cpus, memory (bytes)"),
+)
+"""How the parts above are written where an item may fail: old, new."""
 NEEDS = {
     "retries": '    if "retries" in needs:\n        task.set_retry(needs["retries"])\n',
     "cpus": '    if "cpus" in needs:\n        task.set_cpu_request(needs["cpus"]).set_cpu_limit(needs["cpus"])\n',
@@ -222,9 +236,10 @@ def _needs(step: Step) -> str:
     found: dict[str, Any] = {
         "retries": step.retries,
         "timeout": step.timeout_s,
-        "cpus": f"{step.cpus * step.processes:g}" if step.cpus * step.processes != 1 else None,
-        "memory": str(step.memory * step.processes) if step.memory is not None else None,
-        "gpus": int(step.gpus) * step.processes,
+        "on_error": step.on_error if step.on_error == "continue" else None,
+        "cpus": f"{step.cpus:g}" if step.cpus != 1 else None,
+        "memory": str(step.memory) if step.memory is not None else None,
+        "gpus": int(step.gpus),
     }
     return repr({name: value for name, value in found.items() if value})
 
@@ -244,11 +259,19 @@ def _write(plan: ExportPlan, out: Path) -> str:
         _docstring(plan, out),
         f"from kfp import compiler, dsl, kubernetes\n\nIMAGE = {plan.image!r}\n{constant}\n",
         f"{CODE_CLASS}\n" if needs_code(steps) else "",
-        f"{first}{chr(10) if more else ''}{more}\n{RESULT.replace('PLACED', _placed(plan))}{needs}{HOOKE}{LOOPS if loops else ''}",
+        f"{_or_failed(first, plan)}{chr(10) if more else ''}{more}\n{_or_failed(RESULT, plan)}{needs}{_secrets(plan)}{HOOKE}{LOOPS if loops else ''}",
         pipeline,
         '\n\nif __name__ == "__main__":\n    compiler.Compiler().compile(main, sys.argv[1])\n',
     ]
     return "".join(parts)
+
+
+def _or_failed(text: str, plan: ExportPlan) -> str:
+    """A part of the file, where an item may fail."""
+    if any(step.on_error == "continue" for step in plan.steps):
+        for old, new in OR_FAILED:
+            text = text.replace(old, new)
+    return text
 
 
 def _docstring(plan: ExportPlan, out: Path) -> str:

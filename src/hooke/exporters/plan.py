@@ -14,6 +14,8 @@ For whoever writes a target, this is all there is to know:
   the references of its items: `hooke exec FILE --in value=... --items PATH`, with PATH a JSON list (FILE: `ExportPlan.file`).
 - A `value` step, the last, has one argument, `value`: what the pipeline returns, where that is not just what one step returns. By
   reference it is `hooke exec FILE --in value=...`, so that the pipeline's result is one reference, too: `ExportPlan.output`.
+- A step with `on_error="continue"` is mapped, by reference, and runs by `hooke exec --on-error continue`. The result of an item that failed
+  is the text `hooke:failed`. A target hands it on like any other; `hooke exec` leaves it out of lists, and of the maps that follow item by item.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import msgspec
 
 from hooke.base.errors import UsageError
 from hooke.base.formats import short_repr
-from hooke.exporters.value_text import stored_value, write_value
+from hooke.exporters.value_text import FAILED_TEXT, stored_value, write_value
 from hooke.pipeline.arguments import promises_in
 from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.promise import MapPromise, Promise
@@ -129,6 +131,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     gpus: float = 0
     retries: int = 0
     timeout_s: float | None = None
+    """Of an attempt, which the target ends; None, too, for a step with on_error="continue", whose attempts `hooke exec` ends."""
+    on_error: Literal["raise", "continue"] = "raise"
+    """`continue`: `hooke exec --on-error continue` runs it, with the tries of the task; an item that fails is left out of lists."""
     ranks: int = 0
     """Of a gang: its processes, or the most of them, each with these cpus, this memory and these gpus; 0 for another task."""
 
@@ -224,6 +229,7 @@ RESERVED = frozenset(dir(builtins)) | frozenset(
         "dsl",
         "flow",
         "hooke",
+        "hooke_or_failed",
         "items",
         "items_of",
         "json",
@@ -329,7 +335,8 @@ class _PlanMaker:
                 memory=asked.memory,
                 gpus=asked.gpus,
                 retries=asked.retries,
-                timeout_s=asked.timeout_s,
+                timeout_s=asked.timeout_s if node.on_error == "raise" else None,
+                on_error=node.on_error,
                 ranks=asked.gang,
             )
         )
@@ -460,12 +467,12 @@ class _PlanMaker:
     # -- refusals
 
     def _refuse_unable(self, node: Node) -> None:
-        if node.on_error == "continue":
+        if node.on_error == "continue" and self._flavour == "plain":
             self._refuse(
                 node,
                 f'{node.task.name}.map has on_error="continue"',
-                "the schedulers fail a run of which an item fails, and what follows it",
-                "return a value that says that the item failed, and leave it out in the next task",
+                "without `hooke exec` a result and the mark of a failed item look alike",
+                "export by reference (without --plain), or return a value that says that the item failed",
             )
         odd = [name for name in node.columns if not name.isidentifier()]
         if odd:
@@ -484,7 +491,7 @@ def _is_symbol(value: Any) -> str | None:
     """A text for what stands for a value; raises UsageError for a text that would be taken for a reference."""
     if isinstance(value, (StepResult, ParameterValue)):
         return "_"
-    if isinstance(value, str) and stored_value(value) is not None:
+    if isinstance(value, str) and (value == FAILED_TEXT or stored_value(value) is not None):
         raise UsageError(
             f"{short_repr(value)} is the text of a reference, which would be read as the stored value"
         )

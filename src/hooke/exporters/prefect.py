@@ -196,7 +196,7 @@ def _tasks(plan: ExportPlan) -> tuple[list[str], dict[str, str]]:
             called = key if plan.flavour == "reference" else "lambda value: value"
             text = f'{function} = task({called}, name="{key}", cache_policy=NO_CACHE)\n'
         else:
-            key, function = step.entry.target, f"{prefix}{step.name}"
+            key, function = f"{step.entry.target} {step.on_error}", f"{prefix}{step.name}"
             text = _plain_task(step, function) if plan.flavour == "plain" else _task(step, function)
         if key not in made:
             made[key] = function
@@ -208,10 +208,11 @@ def _tasks(plan: ExportPlan) -> tuple[list[str], dict[str, str]]:
 def _task(step: Step, function: str) -> str:
     assert step.entry is not None
     timeout = f", {step.timeout_s:g}" if step.timeout_s is not None else ""
+    call = "hooke_or_failed" if step.on_error == "continue" else "hooke"
     retries = f"retries={step.retries}, " if step.retries else ""
     return (
         f'\n@task(name="{step.entry.task.name}", {retries}cache_policy=NO_CACHE)\n'
-        f'def {function}(**inputs):\n    return hooke("{step.entry.target}"{timeout}, **inputs)\n'
+        f'def {function}(**inputs):\n    return {call}("{step.entry.target}"{timeout}, **inputs)\n'
     )
 
 

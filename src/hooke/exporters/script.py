@@ -87,6 +87,8 @@ class _ByReference:
         if step.entry is None:
             return self.value(step)
         function, args = self.called(step.entry)
+        if step.on_error == "continue":
+            function = "hooke_or_failed"
         if step.timeout_s is not None:
             args.append(f"{step.timeout_s:g}")
         if step.retries:

@@ -257,6 +257,12 @@ def _hooke(target, wanted, inputs, timeout=None):
     return done.stdout.splitlines()[-1]
 '''
 
+OR_FAILED = '''
+def hooke_or_failed(target, /, **inputs):
+    """As hooke(), with the task's own retries and timeout. Of an item that fails, it is hooke:failed, and lists lack it."""
+    return _hooke(target, "--out", inputs, None, "--on-error", "continue")
+'''
+
 EXEC_IMPORTS = ("json", "os", "subprocess")
 
 
@@ -267,6 +273,10 @@ def exec_helpers(plan: ExportPlan, out: Path, *, with_code: bool, environment: s
     """
     first = f'{project_line(plan, out)}\nHOOKE = os.environ.get("HOOKE", "hooke")\n'
     helpers = HELPERS.replace("FILE", plan.file)
+    if any(step.on_error == "continue" for step in plan.steps):
+        helpers = helpers.replace("\n\ndef _hooke(", f"\n{OR_FAILED}\n\ndef _hooke(")
+        helpers = helpers.replace("timeout=None):", "timeout=None, *options):")
+        helpers = helpers.replace('target, "--in"', 'target, *options, "--in"')
     if environment:
         helpers = helpers.replace(
             "timeout=timeout\n    )", f"timeout=timeout,\n        env={environment},\n    )"

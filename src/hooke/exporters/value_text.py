@@ -1,7 +1,8 @@
 """Values as text: Python literals, calls of a few constructors, and references into the store.
 
 `hooke exec` reads its inputs so, and exported files write them. A text that is a reference, such as `hooke:DIGEST.SIZE['train'][0]`,
-stands for the stored value, or for the part of it behind it, wherever it is in a value.
+stands for the stored value, or for the part of it behind it, wherever it is in a value. `hooke:failed` stands for an item of a map that
+failed and is left out: a list does not have it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from hooke.keys.file import File
 from hooke.pipeline.promise import shown_path
 from hooke.pipeline.references import StoredValue
 
-__all__ = ["Construction", "construction_of", "read_value", "reference_text", "stored_value", "write_value"]
+__all__ = [
+    "FAILED",
+    "FAILED_TEXT",
+    "Construction",
+    "construction_of",
+    "read_value",
+    "reference_text",
+    "stored_value",
+    "write_value",
+]
 
 
 # --- References.
@@ -34,6 +44,12 @@ __all__ = ["Construction", "construction_of", "read_value", "reference_text", "s
 _REFERENCE = re.compile(
     r"hooke:(?P<digest>[0-9a-f]{64})\.(?P<size>[0-9]{1,15})(?P<path>(\[.*\])?)", re.DOTALL
 )
+
+
+FAILED_TEXT = "hooke:failed"
+"""The result of an item that failed in a map with `on_error="continue"`, in the place of a reference."""
+FAILED = object()
+"""What stands for FAILED_TEXT among values that were read."""
 
 
 def reference_text(ref: Ref, path: tuple[Any, ...] = ()) -> str:
@@ -178,7 +194,12 @@ def _group(kind: type, parts: list[str]) -> str:
 
 
 def read_value(text: str) -> Any:
-    """The value of the text, in which a StoredValue stands for each reference. Raises UsageError."""
+    """The value of the text, in which a StoredValue stands for each reference. Lists lack failed items. Raises UsageError.
+
+    It is FAILED if the text is that of a failed item itself.
+    """
+    if text == FAILED_TEXT:
+        return FAILED
     if text.startswith("hooke:"):
         stored = stored_value(text)
         if stored is None:
@@ -188,7 +209,8 @@ def read_value(text: str) -> Any:
             )
         return stored
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
+        node = ast.parse(text.strip(), mode="eval").body
+        return FAILED if _is_failed(node) else _value(node)
     except (SyntaxError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{text[:100]!r} is not a value",
@@ -197,12 +219,18 @@ def read_value(text: str) -> Any:
         ) from error
 
 
+def _is_failed(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == FAILED_TEXT
+
+
 def _value(node: ast.expr) -> Any:
     match node:
         case ast.Constant(value=str() as text):
+            if text == FAILED_TEXT:
+                raise ValueError(f"{text} is an input, or an item of a list, and nothing else")
             return stored_value(text) or text
         case ast.List(elts=parts):
-            return [_value(each) for each in parts]
+            return [_value(each) for each in parts if not _is_failed(each)]
         case ast.Tuple(elts=parts):
             return tuple([_value(each) for each in parts])
         case ast.Set(elts=parts):

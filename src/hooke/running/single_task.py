@@ -1,7 +1,8 @@
 """`hooke exec`: one task with inputs by reference, without a run. Other schedulers call it for each task.
 
 The result is in the store, and survives a power loss, before its reference is told. What is stored already for the same code and
-the same inputs is found: inputs that are references count by their content. Retries and timeouts are those of the caller.
+the same inputs is found: inputs that are references count by their content. Retries and timeouts are those of the caller, but for items
+of maps that go on without failed items: whether the last try failed is for the scheduler of runs to say, so it has all tries.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import tempfile
 from collections.abc import Mapping
 from inspect import Parameter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from hooke.base.clock import SystemClock
-from hooke.base.errors import HookeError, UsageError
+from hooke.base.errors import HookeError, TaskFailed, UsageError
 from hooke.base.formats import did_you_mean
 from hooke.base.ref import Ref
-from hooke.exporters.value_text import read_value, reference_text
+from hooke.exporters.value_text import FAILED, FAILED_TEXT, read_value, reference_text
 from hooke.journal.run_folders import DRIVER
 from hooke.journal.writer import Journal
 from hooke.keys.file import files_loaded
@@ -32,6 +33,7 @@ from hooke.pipeline.graph import Graph, Node
 from hooke.pipeline.node_keys import GraphKeys
 from hooke.pipeline.node_state import NodePlan
 from hooke.pipeline.references import StoredValue, pack, unpack
+from hooke.pipeline.retries import is_items_own
 from hooke.pipeline.run_state import RunState
 from hooke.pipeline.runner import Runner, RunnerParts
 from hooke.pipeline.task import Task
@@ -52,32 +54,42 @@ class ExecOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Parameter -> its value as text, as `hooke.exporters.value_text` reads it."""
     listed: bool = False
     """Whether the result is a list whose items are wanted as references of their own."""
+    on_error: Literal["raise", "continue"] = "raise"
+    """`continue` for an item of such a map: with the task's own retries and timeout, in a process of its own, and it may fail."""
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
     """The reference of the result, and those of its items if they were wanted. Each item is an object of its own."""
 
     reference: str
+    """FAILED_TEXT for an item that is left out: it failed, or one of its inputs is such an item."""
     items: tuple[str, ...] = ()
+    failure: TaskFailed | None = None
+    """Why an item is left out that failed itself."""
 
 
 def execute_task(order: ExecOrder, project: Project | None = None) -> Executed:
     """Run the task, or find its stored result. By default the project is that of the file.
 
     Raises UsageError for a target or inputs that do not fit, MissingObject for a reference that the store lacks, TaskFailed as a run
-    does, StoreFull.
+    does, StoreFull. With `on_error="continue"` a failure that is the item's own is told instead of raised.
     """
     task, path = _loaded(order.target)
     project = project or Project.find(path)
     if task is None and str(project.root) not in sys.path:
         sys.path.append(str(project.root))  # stored values may be of classes in the project's modules
     values = {name: _read(name, text) for name, text in order.inputs.items()}
+    if any(value is FAILED for value in values.values()) and not order.listed:
+        return Executed(reference=FAILED_TEXT)
     project.create()
     store = project.store()
     try:
-        ref = (
-            _carried(project, store, values) if task is None else _Execution(project, store, task).run(values)
-        )
+        if task is None:
+            ref = _carried(project, store, values)
+        else:
+            ref = _Execution(project, store, task, order.on_error).run(values)
+        if isinstance(ref, TaskFailed):
+            return Executed(reference=FAILED_TEXT, failure=ref)
         ref = store.apart(ref)
         items = _items(project, store, ref) if order.listed else ()
         store.sync([ref, *items])
@@ -136,9 +148,10 @@ class _Execution(msgspec.Struct):
     project: Project
     store: Store
     task: Task[..., Any]
+    on_error: Literal["raise", "continue"]
 
-    def run(self, values: Mapping[str, Any]) -> Ref:
-        """The result. Raises TaskFailed, and KeyboardInterrupt after Ctrl-C."""
+    def run(self, values: Mapping[str, Any]) -> Ref | TaskFailed:
+        """The result, or why there is none if this may be. Raises TaskFailed, and KeyboardInterrupt after Ctrl-C."""
         name = new_run_id(f"exec-{self.task.name}", SystemClock().now())
         node = Node(id=0, task=self.task, arguments=_bound(self.task, values))
         graph = Graph(pipeline=self.task.name, nodes=(node,))
@@ -146,9 +159,16 @@ class _Execution(msgspec.Struct):
         with tempfile.TemporaryDirectory(prefix="hooke-exec-") as folder, self.store.live(name):
             return self._run(graph, keys, Path(folder))
 
-    def _run(self, graph: Graph, keys: GraphKeys, folder: Path) -> Ref:
+    def _run(self, graph: Graph, keys: GraphKeys, folder: Path) -> Ref | TaskFailed:
         asked, clock = self.task.resources, SystemClock()
-        plan = NodePlan(cpus=asked.cpus, memory=asked.memory, ranks=asked.gang, least_ranks=asked.least_ranks)
+        plan = NodePlan(
+            cpus=asked.cpus,
+            memory=asked.memory,
+            retries=asked.retries if self._may_fail else 0,
+            timeout_s=asked.timeout_s if self._may_fail else None,
+            ranks=asked.gang,
+            least_ranks=asked.least_ranks,
+        )
         state = RunState(graph, [plan])
         context = EngineContext(
             run=keys.run,
@@ -179,18 +199,25 @@ class _Execution(msgspec.Struct):
                 status = Runner(parts).run()
         return self._result(state, status)
 
+    @property
+    def _may_fail(self) -> bool:
+        return self.on_error == "continue"
+
     def _place(self) -> BackendChoice:
-        """In this process; the ranks of a gang each in one of their own."""
-        ranks = self.task.resources.gang
+        """In this process; the ranks of a gang each in one of their own, and what may fail, too, since it may die."""
+        count = self.task.resources.gang or int(self._may_fail)
         return BackendChoice(
-            name="exec", engine="local" if ranks else "serial", workers=(ranks, ranks) if ranks else None
+            name="exec", engine="local" if count else "serial", workers=(count, count) if count else None
         )
 
-    def _result(self, state: RunState, status: str) -> Ref:
+    def _result(self, state: RunState, status: str) -> Ref | TaskFailed:
         if state.failure is not None:
-            raise task_failed(
+            failed = task_failed(
                 state.failure, task=self.task.name, run="", unseal=self.store.unseal, joined=False
             )
+            if self._may_fail and is_items_own(state.failure):
+                return failed
+            raise failed
         if status == "stopped":
             raise KeyboardInterrupt
         if not state.nodes[0].complete:
@@ -208,6 +235,8 @@ def _carried(project: Project, store: Store, values: Mapping[str, Any]) -> Ref:
             fix="write --in value=...",
         )
     (value,) = values.values()
+    if value is FAILED:
+        raise UsageError("an item that failed has no items", fix="give the reference of a list")
     if isinstance(value, StoredValue) and not value.path and all(store.keep([value.ref])):
         return value.ref
     with files_loaded(project.root) as files:

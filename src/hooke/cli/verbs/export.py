@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -15,7 +16,7 @@ from hooke.base.files import writing
 from hooke.cli.drive import load_pipeline, user_code
 from hooke.cli.options import project_option, the_project
 from hooke.cli.parameters import Parameters
-from hooke.cli.screens import CommandSession
+from hooke.cli.screens import CommandSession, error_screen
 from hooke.exporters.plan import Secret
 from hooke.exporters.schedules import parse_cron
 from hooke.exporters.targets import TARGETS, ExportOrder
@@ -154,15 +155,23 @@ def _secret(text: str) -> Secret:
     default="",
     help="The result is a list: where the references of its items go, as JSON.",
 )
+@click.option(
+    "--on-error",
+    type=click.Choice(["raise", "continue"]),
+    default="raise",
+    show_default=True,
+    help="continue: of an item that fails, the reference is hooke:failed.",
+)
 @project_option
 @click.pass_obj
-def execute(
+def execute(  # noqa: PLR0913 - one parameter for each option of the command
     session: CommandSession,
     *,
     target: str,
     inputs: tuple[str, ...],
     out: str,
     items: str,
+    on_error: Literal["raise", "continue"],
     project: Path | None,
 ) -> int:
     """Run one task, store its result, and write its reference. Exported pipelines run their tasks by it.
@@ -170,16 +179,22 @@ def execute(
     A reference, such as hooke:DIGEST.SIZE, is what `hooke exec` wrote; ['key'] or [0] behind it means a part. References may be anywhere in a value:
     --in xs='["hooke:...", 3]'. What is stored for the same code and the same inputs is not run again. Without a task the one input is the
     result. What the task prints goes to stderr. Retries and timeouts are the caller's. Exit codes: 0 stored; 1 the task failed; 2 wrong usage.
+
+    With --on-error continue, as in a map that has it, the task's own retries and timeout count. If the last try fails, the error goes to stderr,
+    the reference is hooke:failed, and the exit code 0. Lists of inputs lack such items, and a task with one as an input is not run: it is left out, too.
     """
     from hooke.running.single_task import ExecOrder, execute_task
 
     where = None if project is None else the_project(session, project)
-    order = ExecOrder(target=target, inputs=_inputs(inputs), listed=bool(items))
+    order = ExecOrder(target=target, inputs=_inputs(inputs), listed=bool(items), on_error=on_error)
     try:
         done = execute_task(order, where)
     except HookeError as error:
         error.next = ""  # there is no run to look at
         raise
+    if done.failure is not None:
+        done.failure.next = ""
+        click.echo(error_screen(done.failure, session), err=True)
     if items:
         _write(items, json.dumps(done.items))
     if not items or out != "-":
