@@ -265,6 +265,7 @@ class TestTimes:
 
 class TestMachines:
     CSV = "instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,startup,speed\nbig,,0,8,16,0.80,0.20,10s,1.0-1.2\n"
+    RESERVED = "instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,reserved_usd_per_hour,startup,speed\n"
 
     def test_a_speed_is_never_invented(self, job):
         job.run(n=12)
@@ -284,6 +285,37 @@ class TestMachines:
         assert rows["this machine, 8 workers"].seconds.value < rows["this machine, 1 worker"].seconds.value
         assert any(note.startswith("scaling of part: from measure-job-") for note in plan.notes)
         assert plan.reason.startswith("you do not need a cluster")
+
+    @pytest.mark.parametrize(
+        ("prices", "shown"),
+        [
+            ("80000,20000,40000", ["time", "cost", "spot", "reserved", "efficiency"]),
+            ("80000,,40000", ["time", "cost", "reserved", "efficiency"]),
+            ("80000,,", ["time", "cost", "efficiency"]),
+        ],
+    )
+    def test_spot_and_reserved_prices_have_a_column_where_they_are_known(self, job, prices, shown):
+        job.run(n=12)
+        study(job, seconds=0.0025)
+        (job.folder / "ours.csv").write_text(f"{self.RESERVED}big,,0,8,16,{prices},1ms-2ms,50-60\n")
+        plan = planned(job, n=13, day=1, catalog="ours.csv", workers=[1], budget="$1000000")
+        lines = str(plan).splitlines()
+        header = next(line.split() for line in lines if line.split()[:1] == ["configuration"])
+        assert header == ["configuration", *shown], lines
+        (cells,) = [line for line in lines if "1 x ours:big" in line and "recommended" not in line]
+        row = next(row for row in plan.rows if str(row.configuration) == "1 x ours:big")
+        for name in ("spot", "reserved"):
+            estimate = getattr(row, f"{name}_usd")
+            assert (estimate is not None) == (name in shown)
+            if estimate is not None:
+                assert f"  ${estimate.value:,.2f}  " in cells
+                assert f"at the {name} price" in plan.reason, plan.reason
+        if row.reserved_usd is not None:
+            assert 2 * row.reserved_usd.value == pytest.approx(row.usd.value)
+        assert ("a reserved machine costs its other hours, too" in str(plan)) == ("reserved" in shown)
+        assert max(map(len, lines[3:5])) < 120
+        facts = next(each for each in plan.facts()["rows"] if each["configuration"] == "1 x ours:big")
+        assert facts["reserved_usd"] == (row.reserved_usd and row.reserved_usd.ends)
 
     def test_prices_that_are_old_are_named(self, job):
         job.run(n=12)

@@ -35,10 +35,10 @@ class Promiseless:
 """
 PRICES = """# source: our own
 # date: 2026-11-25
-instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,speed
-small,,0,2,1,0.10,,1
-large,,0,8,64,0.30,,1-1.2
-slow,,0,8,64,0.01,,0.5
+instance_type,gpu,gpus,vcpus,memory_gib,usd_per_hour,spot_usd_per_hour,reserved_usd_per_hour,speed
+small,,0,2,1,0.10,0.04,,1
+large,,0,8,64,0.30,,0.21,1-1.2
+slow,,0,8,64,0.01,,,0.5
 """
 
 
@@ -51,7 +51,7 @@ class Kept:
         (folder / f"{name}.py").write_text(SERVICE)
         (folder / "ours.csv").write_text(PRICES)
         (folder / "slow.csv").write_text(
-            "".join(PRICES.splitlines(keepends=True)[:3]) + "slow,,0,8,64,0.01,,\n"
+            "".join(PRICES.splitlines(keepends=True)[:3]) + "slow,,0,8,64,0.01,,,\n"
         )
         self.folder = folder
         self.project = Project.find(folder)
@@ -115,6 +115,9 @@ def test_this_machine_where_it_bears_the_rate_else_the_cheapest_that_does(kept):
         "recommended: the cheapest that reliably sustains 500/s: 1 x ours:large" in text and "$0.30" in text
     )
     assert "prices of ours: our own (date: 2026-11-25)" in text
+    (chosen,) = [line for line in text.splitlines() if line.startswith("*")]
+    assert [each for each in chosen.split() if each.startswith("$")][:2] == ["$0.30", "$0.21"]
+    assert "per hour" in text and "reserved" in text
     assert "not predicted: ours:slow: p99 < 25.0 ms was not measured; measured: p99 < 50.0 ms" in text
     clock = VirtualClock()
     clock.time = datetime(2027, 2, 24, tzinfo=UTC).timestamp()

@@ -73,7 +73,11 @@ class Prediction:
 
     def priced_by(self) -> list[Catalog]:
         """The price lists that rows take their prices from."""
-        used = {row.configuration.machine.catalog for row in self.rows if row.usd or row.spot_usd}
+        used = {
+            row.configuration.machine.catalog
+            for row in self.rows
+            if row.usd or row.spot_usd or row.reserved_usd
+        }
         return [each for each in self.catalogs if each.name in used]
 
     @property
@@ -120,9 +124,12 @@ def planned_row(row: Row) -> PlannedRow:
     )
 
 
+ESTIMATES = ("seconds", "usd", "spot_usd", "reserved_usd", "efficiency")
+
+
 def _row(plan: Prediction, row: Row) -> dict[str, Any]:
     configuration = row.configuration
-    estimates = {name: getattr(row, name) for name in ("seconds", "usd", "spot_usd", "efficiency")}
+    estimates = {name: getattr(row, name) for name in ESTIMATES}
     return {
         "configuration": str(configuration),
         "machine": LOCAL if configuration.is_local else configuration.machine.id,
@@ -136,7 +143,8 @@ def _row(plan: Prediction, row: Row) -> dict[str, Any]:
 
 # --- As text, and as a small HTML table for notebooks.
 
-COLUMNS = ("", "configuration", "time", "cost", "at spot price", "efficiency")
+COLUMNS = ("", "configuration", "time", "cost", "spot", "reserved", "efficiency")
+RESERVED = "reserved: the price of these hours alone; a reserved machine costs its other hours, too"
 MOST_NAMED = 3
 """Instance types that are named when many have the same problem."""
 
@@ -153,14 +161,18 @@ def plan_text(plan: Prediction) -> str:
 
 def filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """A table without its empty columns; the first column stays."""
+    return aligned(*_filled(columns, rows))
+
+
+def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     kept = [at for at in range(len(columns)) if at == 0 or any(row[at] for row in rows)]
-    return aligned([columns[at] for at in kept], [[row[at] for at in kept] for row in rows])
+    return [columns[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def plan_html(plan: Prediction) -> str:
     """The plan for a notebook. All text is escaped; no script runs and nothing is loaded."""
     rows = plan.main_rows
-    table = html_table(COLUMNS, [_cells(plan, row) for row in rows]) if rows else ""
+    table = html_table(*_filled(COLUMNS, [_cells(plan, row) for row in rows])) if rows else ""
     above = "".join(f"<div>{escape(line)}</div>" for line in _left(plan))
     below = "".join(f"<div>{escape(line)}</div>" for line in _said(plan))
     return f'<div class="hooke-plan"><div><b>{escape(plan.title)}</b></div>{above}{table}{below}</div>'
@@ -185,6 +197,8 @@ def _said(plan: Prediction) -> Iterator[str]:
     yield f"recommended: {plan.advice.reason}" if plan.advice.row is not None else plan.advice.reason
     yield from _refused(plan.rows)
     yield from plan.notes
+    if any(row.reserved_usd for row in plan.main_rows):
+        yield RESERVED
     for catalog in plan.priced_by():
         yield f"prices of {catalog.name}: {catalog.source} (date: {catalog.date})"
         if catalog.startup_source:
@@ -233,13 +247,16 @@ def _fix(reason: str, name: str) -> str:
 def _cells(plan: Prediction, row: Row) -> tuple[str, ...]:
     mark = "*" if row is plan.advice.row else ""
     if row.seconds is None:
-        return mark, str(row.configuration), "not predicted", "", "", ""
+        return mark, str(row.configuration), "not predicted", "", "", "", ""
     return (
         mark,
         str(row.configuration),
         row.seconds.shown(format_seconds),
         "" if row.configuration.is_local or row.usd is None else row.usd.shown(usd),
-        "" if row.spot_usd is None else row.spot_usd.shown(usd),
+        ""
+        if row.spot_usd is None
+        else usd(row.spot_usd.value),  # its interval is as wide as that of the cost
+        "" if row.reserved_usd is None else usd(row.reserved_usd.value),
         "" if row.efficiency is None else row.efficiency.shown("{:.0%}".format),
     )
 

@@ -317,7 +317,16 @@ def _short(question: ServiceQuestion) -> str:
 
 # --- As text, and as plain values for JSON.
 
-COLUMNS = ("", "configuration", "safe rate", "of required", "per hour", "per million requests")
+COLUMNS = (
+    "",
+    "configuration",
+    "safe rate",
+    "of required",
+    "per hour",
+    "spot",
+    "reserved",
+    "per million requests",
+)
 
 
 def service_plan_text(plan: ServicePlan) -> str:
@@ -351,6 +360,8 @@ def service_plan_facts(plan: ServicePlan) -> dict[str, Any]:
                 "threads": offer.setup.threads,
                 "requests_per_s": None if offer.bears is None else offer.bears.facts(),
                 "usd_per_hour": offer.setup.usd_per_hour,
+                "spot_usd_per_hour": offer.setup.spot_usd_per_hour,
+                "reserved_usd_per_hour": offer.setup.reserved_usd_per_hour,
                 "grants": offer.grants(question.rate),
                 "on_front": any(offer is each for each in front),
                 "refused": offer.refused or None,
@@ -396,9 +407,15 @@ def _cells(plan: ServicePlan, offer: provision.Offer) -> tuple[str, ...]:
         str(offer.setup),
         f"{_rate(offer.bears.value)}/s ({_ends(offer.bears)})",
         f"{offer.bears.interval[0] / rate:.0%}" + ("" if offer.grants(rate) else ", too little"),
-        "" if local or usd is None else f"${usd:,.2f}",
+        "" if local else _usd(usd),
+        _usd(offer.setup.spot_usd_per_hour),
+        _usd(offer.setup.reserved_usd_per_hour),
         "" if local or usd is None or not offer.grants(rate) else f"${usd / rate / 3600 * 1e6:,.2f}",
     )
+
+
+def _usd(price: float | None) -> str:
+    return "" if price is None else f"${price:,.2f}"
 
 
 def _ends(estimate: Estimate) -> str:

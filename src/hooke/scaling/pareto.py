@@ -47,7 +47,7 @@ class Advice:
 def front(rows: Sequence[Row]) -> list[Row]:
     """The rows that no other row beats in both time and money, the cheapest first.
 
-    It compares values at list prices, neither interval ends nor spot prices.
+    It compares values at list prices, neither interval ends nor spot and reserved prices.
     """
     priced = [
         (row.usd.value, row.seconds.value, row)
@@ -86,7 +86,7 @@ def recommend(rows: Sequence[Row], wish: PlanLimits, untimed: Sequence[Untimed] 
     if wish.deadline_s is None:
         return _without_wish(known)
     row = min(granted, key=lambda each: (_usd(each), _seconds(each)))
-    return Advice(row=row, reason=f"the cheapest that keeps {wish}: {_what(row)}{_spot(row)}")
+    return Advice(row=row, reason=f"the cheapest that keeps {wish}: {_what(row)}{_other_prices(row)}")
 
 
 def _in_part(known: Sequence[Row], wish: PlanLimits, untimed: str) -> Advice:
@@ -110,7 +110,7 @@ def _without_wish(known: Sequence[Row]) -> Advice:
         return Advice(row=fastest, reason=f"{need}{_what(fastest)}, and {why}")
     if cheapest is fastest:
         return Advice(
-            row=cheapest, reason=f"the cheapest and the fastest: {_what(cheapest)}{_spot(cheapest)}"
+            row=cheapest, reason=f"the cheapest and the fastest: {_what(cheapest)}{_other_prices(cheapest)}"
         )
     return Advice(
         row=cheapest,
@@ -132,7 +132,7 @@ def _within_budget(granted: Sequence[Row], wish: PlanLimits) -> Advice:
     if row.configuration.is_local:
         row = _at_the_knee([each for each in granted if each.configuration.is_local])
         return Advice(row=row, reason=f"you do not need a cluster, nothing faster keeps {wish}: {_what(row)}")
-    return Advice(row=row, reason=f"the fastest that keeps {wish}: {_what(row)}{_spot(row)}")
+    return Advice(row=row, reason=f"the fastest that keeps {wish}: {_what(row)}{_other_prices(row)}")
 
 
 def _none_granted(known: Sequence[Row], wish: PlanLimits, measure: tuple[str, int] | None) -> Advice:
@@ -173,12 +173,15 @@ def _what(row: Row) -> str:
     return f"{row.configuration} in {row.seconds.shown(format_seconds)}{money}"
 
 
-def _spot(row: Row) -> str:
-    return (
-        f" ({row.spot_usd.shown(usd)} at the spot price, if nothing is preempted)"
-        if row.spot_usd is not None
-        else ""
-    )
+def _other_prices(row: Row) -> str:
+    found = [
+        ""
+        if row.spot_usd is None
+        else f"{row.spot_usd.shown(usd)} at the spot price, if nothing is preempted",
+        "" if row.reserved_usd is None else f"{row.reserved_usd.shown(usd)} at the reserved price",
+    ]
+    said = "; ".join(filter(None, found))
+    return f" ({said})" if said else ""
 
 
 def _seconds(row: Row) -> float:

@@ -81,7 +81,19 @@ class ServiceSetup:
     @property
     def usd_per_hour(self) -> float | None:
         """The price of all instances; None if not listed."""
-        price = self.machine.usd_per_hour
+        return self._of_all(self.machine.usd_per_hour)
+
+    @property
+    def spot_usd_per_hour(self) -> float | None:
+        """The spot price of all instances; None if not listed."""
+        return self._of_all(self.machine.spot_usd_per_hour)
+
+    @property
+    def reserved_usd_per_hour(self) -> float | None:
+        """The reserved price of all instances; None if not listed."""
+        return self._of_all(self.machine.reserved_usd_per_hour)
+
+    def _of_all(self, price: float | None) -> float | None:
         return None if price is None else self.instances * price
 
     def __str__(self) -> str:

@@ -62,7 +62,8 @@ class Row:
     """The prediction for a configuration, or in `refused` the reason why there is none.
 
     `seconds` lasts from the request for machines until the last result, including start-up. `usd` is the price of all
-    machines for that time, `spot_usd` the price without preemptions at the spot price. `efficiency` is the time of one
+    machines for that time, `spot_usd` the price without preemptions at the spot price, `reserved_usd` that of the same hours of
+    reserved machines, whose other hours cost as much. `efficiency` is the time of one
     worker over workers times seconds. `work_s` maps tasks to the seconds of all their calls. `measure` is the (task, N)
     to measure next.
     """
@@ -71,6 +72,7 @@ class Row:
     seconds: Estimate | None = None
     usd: Estimate | None = None
     spot_usd: Estimate | None = None
+    reserved_usd: Estimate | None = None
     efficiency: Estimate | None = None
     work_s: Mapping[str, Estimate] = field(default_factory=dict)
     refused: str = ""
@@ -143,6 +145,7 @@ class Planner:
             seconds=_estimate("seconds", seconds),
             usd=price("US dollars", machine.usd_per_hour),
             spot_usd=price("US dollars at the spot price", machine.spot_usd_per_hour),
+            reserved_usd=price("US dollars at the reserved price", machine.reserved_usd_per_hour),
             efficiency=self._efficiency(configuration, seconds, speed),
             work_s={
                 task: _estimate(f"seconds of {task}", _divided(ends, speed))
