@@ -109,6 +109,7 @@ VERBS = {
     "show": "Show a run: its tasks, what failed and why.",
     "report": "Write the page of a run as one HTML file.",
     "graph": "Draw the graph of a pipeline: as text, SVG or Mermaid.",
+    "top": "Show what runs on this machine and in its fleets, and what it costs, live.",
     "logs": "Print what the tasks of a run printed.",
     "curve": "Show how a task scales, from a run or a study.",
     "reproduce": "Repeat a run from its record, and compare the results.",
@@ -148,6 +149,7 @@ MADE_IN = {
     "report": "hooke.cli.verbs.pages:report",
     "serve": "hooke.cli.serve.services:services",
     "stop": "hooke.cli.verbs.runs:stop",
+    "top": "hooke.cli.top:top",
     "ui": "hooke.cli.verbs.pages:ui",
 }
 """Verbs whose module or function has another name."""

@@ -32,7 +32,16 @@ from hooke.project.settings import FleetSettings
 if TYPE_CHECKING:
     from hooke.project.price_lists import MachinePrice
 
-__all__ = ["PROVIDERS", "FleetFolder", "close_provider", "find_fleet", "fleets_of", "line_of", "settle"]
+__all__ = [
+    "KEEPER_LOCK",
+    "PROVIDERS",
+    "FleetFolder",
+    "close_provider",
+    "find_fleet",
+    "fleets_of",
+    "line_of",
+    "settle",
+]
 
 PROVIDERS = Plugins(
     "hooke.providers",
@@ -45,6 +54,8 @@ PROVIDERS = Plugins(
     {"dask": "dask"},
 )
 
+KEEPER_LOCK = "controller.lock"
+"""What the process that keeps a fleet has locked, in the fleet's folder."""
 HEAD = "up"
 """Exists while a `hooke fleet up` runs."""
 
@@ -171,7 +182,7 @@ class FleetFolder:
         self._project.create()
         with writing("the fleet's folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / "controller.lock")
+        lock = FileLock(self.path / KEEPER_LOCK)
         if not lock.try_acquire():
             raise UsageError(
                 f"another hooke fleet command is running for the fleet {self.name}",
@@ -220,13 +231,22 @@ class FleetFolder:
     @property
     def up_was_killed(self) -> bool:
         """Whether the `hooke fleet up` that rented its machines was killed, so that nobody ends them any more."""
-        return (self.path / HEAD).exists() and not FileLock(self.path / "controller.lock").taken()
+        return (self.path / HEAD).exists() and not FileLock(self.path / KEEPER_LOCK).taken()
+
+    @property
+    def kept_by(self) -> str:
+        """What keeps its size now: a keeper in `the cluster`, a `hooke fleet up`, or another `hooke fleet`; empty if nothing does."""
+        if self.detached:
+            return "the cluster"
+        if not FileLock(self.path / KEEPER_LOCK).taken():
+            return ""
+        return "hooke fleet up" if (self.path / HEAD).exists() else "hooke fleet"
 
     def ask_to_stop(self, patience_s: float) -> None:
         """Have a `hooke fleet up` of this fleet end, where one is running, and wait for it. Raises UsageError where it has not ended by then."""
         if not (self.path / HEAD).exists() or self.up_was_killed:
             return
-        lock = FileLock(self.path / "controller.lock")
+        lock = FileLock(self.path / KEEPER_LOCK)
         self.stop_file.touch()
         deadline = time.monotonic() + patience_s
         while lock.taken():

@@ -41,6 +41,7 @@ from hooke.project.settings import FILE, Settings, read_settings
 from hooke.store.store import Store
 
 __all__ = [
+    "DATA",
     "MARKERS",
     "SEED",
     "Project",
